@@ -1,0 +1,49 @@
+"""A typed, asynchronous mediator: messages, handlers, pipelines, scopes. Nothing here needs an extra."""
+
+from mediator.behaviors.logging import LoggingBehavior
+from mediator.context import MessageContext
+from mediator.distributed.broker import DistributedEventBroker
+from mediator.distributed.consumer import DistributedEventHandler, EventConsumer, current_delivery
+from mediator.distributed.events import DistributedEvent
+from mediator.distributed.relay import OutboxRelay
+from mediator.distributed.unit_of_work import DistributedUnitOfWorkBehavior, UnitOfWork, current_unit_of_work
+from mediator.errors import MediatorError
+from mediator.handlers import NotificationHandler, RequestHandler
+from mediator.mediator import Mediator, Publisher, Sender
+from mediator.messages import Command, Notification, Query, Request
+from mediator.pipeline import CallNext, PipelineBehavior
+from mediator.registry import Binding, Registry
+from mediator.scope import Outcome, Scope, TransactionMode, current_context, current_scope
+
+__all__ = [
+    "Binding",
+    "CallNext",
+    "Command",
+    "DistributedEvent",
+    "DistributedEventBroker",
+    "DistributedEventHandler",
+    "DistributedUnitOfWorkBehavior",
+    "EventConsumer",
+    "LoggingBehavior",
+    "Mediator",
+    "MediatorError",
+    "MessageContext",
+    "Notification",
+    "NotificationHandler",
+    "Outcome",
+    "OutboxRelay",
+    "PipelineBehavior",
+    "Publisher",
+    "Query",
+    "Registry",
+    "Request",
+    "RequestHandler",
+    "Scope",
+    "Sender",
+    "TransactionMode",
+    "UnitOfWork",
+    "current_context",
+    "current_delivery",
+    "current_scope",
+    "current_unit_of_work",
+]

@@ -1,0 +1,1 @@
+"""Behaviors in the box, one file each."""

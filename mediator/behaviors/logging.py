@@ -1,0 +1,64 @@
+"""LoggingBehavior: one structured log line for each message that was handled, and one for each that failed."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from mediator.pipeline import CallNext, PipelineBehavior
+from mediator.scope import current_context
+
+
+class LoggingBehavior(PipelineBehavior[Any, Any]):
+    """Logs every message with its name, duration and ids; never its payload, unless asked.
+
+    Place it outermost, so that it sees what the other behaviors do. Lines: `handled` at info, `failed` at error with
+    the type of the exception (the exception itself belongs to whoever catches it).
+
+    Args:
+        log_payload: Also log the message itself, as `redact` returns it.
+        redact: Makes a message fit to be logged; by default only the names of its fields are.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        log_payload: bool = False,
+        redact: Callable[[Any], object] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
+        self._redact = (redact or _field_names) if log_payload else None
+        self._clock = clock
+
+    async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
+        """Run the rest and log how it went."""
+        started = self._clock()
+        try:
+            response = await call_next()
+        except BaseException as error:
+            self._log.error("failed", error=type(error).__name__, **self._fields(message, started))
+            raise
+        self._log.info("handled", **self._fields(message, started))
+        return response
+
+    def _fields(self, message: Any, started: float) -> dict[str, Any]:
+        context = current_context()
+        fields: dict[str, Any] = {
+            "message": type(message).__name__,
+            "milliseconds": round((self._clock() - started) * 1000, 3),
+            "message_id": context.message_id,
+            "correlation_id": context.correlation_id,
+            "causation_id": context.causation_id,
+        }
+        if self._redact is not None:
+            fields["payload"] = self._redact(message)
+        return fields
+
+
+def _field_names(message: Any) -> dict[str, str]:
+    slots = getattr(type(message), "__slots__", ())
+    names = getattr(type(message), "__annotations__", None) or slots
+    return dict.fromkeys(names, "***")

@@ -1,0 +1,1 @@
+"""Reliable events between applications: ports and policies, without a third party."""

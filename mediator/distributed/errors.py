@@ -1,0 +1,304 @@
+"""Every error of units of work and distributed events: what happened, with the objects, and what to do.
+
+Each error carries its objects as attributes and renders its text from them. `docs/errors.md` has a section for each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mediator.errors import MediatorError, name_of
+
+
+class UnitOfWorkError(MediatorError, RuntimeError):
+    """Something is wrong with how a unit of work is used, or with how it ended."""
+
+
+@dataclass(eq=False)
+class NoUnitOfWorkError(UnitOfWorkError):
+    """Something that belongs to a unit of work was done outside one."""
+
+    subject: object
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.subject)} needs a running unit of work, and there is none. Do it in the handler of a command "
+            "whose pipeline has a DistributedUnitOfWorkBehavior, or inside `async with unit_of_work:`."
+        )
+
+
+@dataclass(eq=False)
+class UnitOfWorkRunningError(UnitOfWorkError):
+    """A unit of work was begun while it runs already."""
+
+    transaction_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"Unit of work {self.transaction_id} runs already in this scope. Join it, or open another scope with "
+            "`mediator.scope(TransactionMode.NEW)`."
+        )
+
+
+@dataclass(eq=False)
+class UnitOfWorkRolledBackError(UnitOfWorkError):
+    """Something in the transaction failed although its caller went on; the whole was rolled back."""
+
+    transaction_id: str
+    message: object
+    cause: BaseException
+
+    def __str__(self) -> str:
+        return (
+            f"Unit of work {self.transaction_id} was rolled back, because {name_of(self.message)} failed in it: "
+            f"{self.cause!r}. Swallowing an error does not undo half of a transaction. To try something that may fail, "
+            "send it with `mode=TransactionMode.NESTED`."
+        )
+
+
+@dataclass(eq=False)
+class TransactionOwnershipError(UnitOfWorkError):
+    """A handler committed or rolled back the session, which belongs to the unit of work."""
+
+    operation: str
+    transaction_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"`session.{self.operation}()` was called inside unit of work {self.transaction_id}. The unit of work commits "
+            "when the command succeeds and rolls back when it raises; the handler does neither. For a part that may "
+            "fail use `session.begin_nested()` or `TransactionMode.NESTED`."
+        )
+
+
+@dataclass(eq=False)
+class CommitOutcomeUnknownError(UnitOfWorkError):
+    """The answer to COMMIT was lost or late: the transaction may have happened, and is not run again."""
+
+    transaction_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"Whether unit of work {self.transaction_id} committed is unknown: {self.reason}. It is not repeated, "
+            "because that could double its effect. Look for what it should have written, or repeat it with a command "
+            "that can be repeated safely."
+        )
+
+
+@dataclass(eq=False)
+class CommittedError(UnitOfWorkError):
+    """The command committed; something after the commit failed. Never repeat the command.
+
+    Attributes:
+        transaction_id: The unit of work.
+        response: What the command's handler returned.
+    """
+
+    transaction_id: str
+    response: Any
+
+    def __str__(self) -> str:
+        return (
+            f"Unit of work {self.transaction_id} committed, but something after it failed. Do not repeat the command."
+        )
+
+
+@dataclass(eq=False)
+class EventsNotPublishedError(CommittedError):
+    """The command committed, and some of its events did not reach the broker (direct delivery only)."""
+
+    events: Sequence[Any] = ()
+    errors: Sequence[Exception] = field(default_factory=tuple[Exception, ...])
+
+    def __str__(self) -> str:
+        first = f": {self.errors[0]}" if self.errors else ""
+        return (
+            f"Unit of work {self.transaction_id} committed, but {len(self.events)} of its events were not published"
+            f'{first}. Do not repeat the command. With `delivery="direct"` such events are lost unless you send the '
+            "`events` of this error yourself; outbox delivery cannot lose them."
+        )
+
+
+@dataclass(eq=False)
+class NestedWriterError(UnitOfWorkError):
+    """An inner unit of work would write to the SQLite file in which an enclosing one writes already."""
+
+    database: str
+
+    def __str__(self) -> str:
+        return (
+            f"This unit of work would wait for ever: an enclosing one already writes to {self.database}, and SQLite has "
+            "one writer. Join it (TransactionMode.DEFAULT or NESTED), or send the inner command before the outer one's "
+            "first statement."
+        )
+
+
+@dataclass(eq=False)
+class WriterTimeoutError(UnitOfWorkError):
+    """Other writers kept the SQLite file busy for too long."""
+
+    database: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.database} was busy with other writers for {self.seconds:g} s. Look for a long transaction, or raise "
+            "`writer_timeout`."
+        )
+
+
+@dataclass(eq=False)
+class DatabaseUnavailableError(MediatorError, OSError):
+    """The database cannot be opened."""
+
+    database: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"The database {self.database} cannot be opened: {self.reason}"
+
+
+@dataclass(eq=False)
+class SchemaMissingError(MediatorError, RuntimeError):
+    """The tables of this library are not in the database."""
+
+    database: str
+    table: str
+
+    def __str__(self) -> str:
+        return (
+            f"The database {self.database} has no table {self.table}. Create the tables with "
+            "`mediator schema create module:container`, or with `await create_schema(engine)`."
+        )
+
+
+class EventError(MediatorError, ValueError):
+    """Something is wrong with a distributed event."""
+
+
+@dataclass(eq=False)
+class EventKindError(EventError, TypeError):
+    """Something that is not a distributed event was added to the broker."""
+
+    message: object
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.message)} is not a DistributedEvent and cannot leave the process. Publish a notification "
+            "with `await mediator.publish(...)`, or derive the class from DistributedEvent."
+        )
+
+
+@dataclass(eq=False)
+class EventDeclarationError(EventError, TypeError):
+    """An event class does not say, or wrongly says, what its type is on the wire."""
+
+    event_class: type
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event_class)} {self.problem}. Declare it as "
+            '`event_type: ClassVar[str] = "<context>.<name>"`, both of lower-case letters, digits and hyphens, and '
+            "`event_version: ClassVar[int] = 1`."
+        )
+
+
+@dataclass(eq=False)
+class EventNotSerializableError(EventError):
+    """An event cannot be encoded; the command that raised it has failed and nothing is committed."""
+
+    event: object
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{name_of(self.event)} cannot be serialized: {self.reason}. The command was rolled back."
+
+
+@dataclass(eq=False)
+class EventTooLargeError(EventError):
+    """An event is larger than allowed; the command that raised it has failed and nothing is committed."""
+
+    event: object
+    size: int
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event)} is {self.size:,} bytes, more than max_event_bytes ({self.limit:,}). The command was "
+            "rolled back. Send a reference instead of the content, or raise the limit here and `max_payload` in NATS."
+        )
+
+
+@dataclass(eq=False)
+class EventNotDecodableError(EventError):
+    """An event that arrived cannot be read as the class that handles its type."""
+
+    event_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"An event of type {self.event_type} cannot be decoded: {self.reason}"
+
+
+@dataclass(eq=False)
+class PublisherUnavailableError(MediatorError, ConnectionError):
+    """The broker cannot be reached or did not answer; nothing is known of the event, and it may be sent again."""
+
+    broker: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.broker} is not available: {self.reason}"
+
+
+@dataclass(eq=False)
+class StreamNotFoundError(PublisherUnavailableError):
+    """The stream of an event does not exist."""
+
+    stream: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"The stream {self.stream} does not exist at {self.broker}: {self.reason}. Create it, or let the publisher "
+            "do so with `provision=True`. Events stay in the outbox meanwhile."
+        )
+
+
+@dataclass(eq=False)
+class StreamMismatchError(PublisherUnavailableError):
+    """A stream exists with other settings than this application needs; it is never changed silently."""
+
+    stream: str = ""
+    differences: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"The stream {self.stream} at {self.broker} differs from what is needed: {'; '.join(self.differences)}. "
+            "Change the stream or the settings so that they agree. Events stay in the outbox meanwhile."
+        )
+
+
+@dataclass(eq=False)
+class EventRefusedError(EventError):
+    """The broker refuses this event, and will refuse it every time."""
+
+    event_id: str
+    event_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Event {self.event_id} of type {self.event_type} was refused by the broker: {self.reason}"
+
+
+@dataclass(eq=False)
+class ServerStartError(MediatorError, RuntimeError):
+    """A nats-server could not be started."""
+
+    reason: str
+    log: str = ""
+
+    def __str__(self) -> str:
+        tail = f"\nThe end of its log:\n{self.log}" if self.log else ""
+        return f"nats-server did not start: {self.reason}{tail}"

@@ -1,0 +1,61 @@
+"""DistributedEvent: a fact that leaves the process after the commit, under a name and a version of its own."""
+
+import re
+from functools import cache
+from typing import ClassVar
+
+from mediator.distributed.errors import EventDeclarationError
+
+_TOKEN = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_EVENT_TYPE = re.compile(rf"{_TOKEN}\.{_TOKEN}")
+
+
+class DistributedEvent:
+    """The base of events for other applications. It is no notification: it is added to a `DistributedEventBroker`.
+
+    A subclass declares `event_type`, and `event_version` when it is not 1. A type is a name and a version, never a
+    Python path: classes can be moved and renamed. `partition_key` can be overridden by a property or a field.
+    """
+
+    __slots__ = ()
+
+    event_type: ClassVar[str] = ""
+    """`<context>.<name>`, tokens of lower-case letters, digits and hyphens. The context names the stream."""
+
+    event_version: ClassVar[int] = 1
+    """Raised when the payload changes incompatibly."""
+
+    @property
+    def partition_key(self) -> str | None:
+        """Order is kept among the events of one key; `None` for an event without order."""
+        return None
+
+
+@cache
+def wire_type(event_class: type[DistributedEvent]) -> str:
+    """The type on the wire: `<event_type>.v<event_version>`.
+
+    Raises:
+        EventDeclarationError: The class does not declare a valid one.
+    """
+    event_type: object = getattr(event_class, "event_type", None)
+    version: object = getattr(event_class, "event_version", None)
+    if not event_type:
+        raise EventDeclarationError(event_class, "has no event_type")
+    if not isinstance(event_type, str) or not _EVENT_TYPE.fullmatch(event_type):
+        raise EventDeclarationError(event_class, f"has the event_type {event_type!r}")
+    if type(version) is not int or version < 1:
+        raise EventDeclarationError(event_class, f"has the event_version {version!r}")
+    return f"{event_type}.v{version}"
+
+
+def split_wire_type(wire: str) -> tuple[str, int]:
+    """The event type and the version that a type on the wire stands for.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    event_type, separator, version = wire.rpartition(".v")
+    if not separator or not version.isascii() or not version.isdigit() or not _EVENT_TYPE.fullmatch(event_type):
+        raise ValueError(f"{wire!r} is not <context>.<name>.v<version>")
+    return event_type, int(version)

@@ -1,0 +1,36 @@
+"""EventPublisher: the port through which stored events reach the broker."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mediator.distributed.cloudevents import CloudEvent
+
+
+@dataclass(frozen=True, slots=True)
+class PublishResult:
+    """What became of one event.
+
+    Attributes:
+        event: The event as it was given.
+        error: `None` when the broker has stored it (now, or earlier under the same id); a `PublisherUnavailableError`
+            when nothing is known of it and the same event may be sent again; an `EventRefusedError` when the broker
+            will refuse this event every time.
+    """
+
+    event: CloudEvent
+    error: Exception | None = None
+
+
+class EventPublisher(ABC):
+    """Sends events to the broker and tells of each whether it is stored there."""
+
+    @abstractmethod
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        """Send events and return one result an event, in the order given.
+
+        Events of one partition key are stored in the order given: after one of them failed, none of its successors is
+        sent in this call (their result is a `PublisherUnavailableError`). The same event sent twice is stored once, as
+        long as the broker remembers its id. Bounded in time, and never raises for a broker that is away: the results
+        say it. Cancelling leaves the events in flight unknown, which is safe, because a resend carries the same id.
+        """

@@ -1,0 +1,80 @@
+"""Handlers: what does the work for a message, and how a class says which messages it handles."""
+
+import types
+import typing
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from mediator.messages import Notification, Request
+
+Request_contra = TypeVar("Request_contra", bound=Request[Any], contravariant=True)
+Notification_contra = TypeVar("Notification_contra", bound=Notification, contravariant=True)
+Response_co = TypeVar("Response_co", covariant=True)
+
+
+class RequestHandler(ABC, Generic[Request_contra, Response_co]):
+    """Handles one kind of request. `RequestHandler[EnrollStudent, StudentId]` handles `EnrollStudent`."""
+
+    @abstractmethod
+    async def handle(self, request: Request_contra, /) -> Response_co:
+        """Do what the request asks for and return its response. Errors reach the sender as they are."""
+
+
+class NotificationHandler(ABC, Generic[Notification_contra]):
+    """Handles one kind of notification, and those derived from it. `NotificationHandler[A | B]` handles both."""
+
+    @abstractmethod
+    async def handle(self, notification: Notification_contra, /) -> None:
+        """Act on the notification, in the scope and the transaction of whoever published it."""
+
+
+def type_arguments(cls: type, generic: type) -> tuple[Any, ...] | None:
+    """The type arguments that `cls` gives to its generic base, seen through classes between them.
+
+    Returns `None` when `cls` does not derive from `generic`, and an empty tuple when it does without arguments.
+    """
+    if generic not in getattr(cls, "__mro__", ()):
+        return None
+    for declared in types.get_original_bases(cls) if hasattr(types, "get_original_bases") else _original_bases(cls):
+        origin = typing.get_origin(declared) or declared
+        arguments = typing.get_args(declared)
+        if origin is generic:
+            return arguments
+        inherited = type_arguments(origin, generic) if isinstance(origin, type) else None
+        if inherited is not None:
+            parameters = getattr(origin, "__parameters__", ())
+            known = dict(zip(parameters, arguments, strict=False))
+            return tuple(_substitute(argument, known) for argument in inherited)
+    return ()
+
+
+def _original_bases(cls: type) -> tuple[Any, ...]:
+    """What `types.get_original_bases` returns; it is new in Python 3.12."""
+    return tuple(cls.__dict__.get("__orig_bases__", cls.__bases__))
+
+
+def _substitute(argument: Any, known: dict[Any, Any]) -> Any:
+    if isinstance(argument, TypeVar):
+        return known.get(argument, argument)
+    parameters = getattr(argument, "__parameters__", ())
+    if parameters and any(parameter in known for parameter in parameters):
+        return argument[tuple(known.get(parameter, parameter) for parameter in parameters)]
+    return argument
+
+
+def message_types(argument: Any) -> tuple[type, ...]:
+    """The message classes that a type argument stands for; unions expand.
+
+    `Any` stands for every message (`object`), a type variable for its bound. Returns an empty tuple for what is no
+    class, such as the forward reference of `RequestHandler["EnrollStudent", int]`.
+    """
+    if argument is Any:
+        return (object,)
+    if isinstance(argument, TypeVar):
+        return message_types(argument.__bound__ if argument.__bound__ is not None else Any)
+    origin = typing.get_origin(argument)
+    if origin in (typing.Union, types.UnionType):
+        expanded = [message_types(member) for member in typing.get_args(argument)]
+        return tuple(cls for members in expanded for cls in members) if all(expanded) else ()
+    origin = origin or argument
+    return (origin,) if isinstance(origin, type) else ()

@@ -1,0 +1,159 @@
+"""Mediator: sends requests to their handler and publishes notifications to theirs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+from mediator.context import IdFactory, MessageContext, new_id
+from mediator.errors import MediatorNotStartedError, MessageKindError
+from mediator.messages import Command, Notification, Request
+from mediator.pipeline import Call
+from mediator.registry import Registry
+from mediator.scope import Scope, Transaction, TransactionMode, enter
+
+R = TypeVar("R")
+
+
+class Sender(Protocol):
+    """The half of the mediator that sends requests."""
+
+    async def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
+        """See `Mediator.send`."""
+        ...
+
+
+class Publisher(Protocol):
+    """The half of the mediator that publishes notifications."""
+
+    async def publish(self, notification: Notification, /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> None:
+        """See `Mediator.publish`."""
+        ...
+
+
+class Mediator:
+    """Dispatches messages through the pipelines of a registry.
+
+    Args:
+        registry: Handlers and behaviors.
+        ids: Makes the ids of messages.
+        started: False when something else, such as `lifespan`, starts it.
+    """
+
+    def __init__(self, registry: Registry, *, ids: IdFactory = new_id, started: bool = True) -> None:
+        self._registry = registry
+        self._ids = ids
+        self.started = started
+
+    @property
+    def registry(self) -> Registry:
+        """The handlers and behaviors in use."""
+        return self._registry
+
+    def rebind(self, registry: Registry) -> None:
+        """Use another registry from the next dispatch on: for containers whose list of behaviors was overridden."""
+        self._registry = registry
+
+    async def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
+        """Send a request to its handler and return the response.
+
+        Inside a running dispatch the request joins its scope and transaction, unless `mode` says otherwise. What the
+        handler or a behavior raises reaches the caller as it is.
+
+        Raises:
+            MessageKindError: It is not a request.
+            HandlerNotFoundError: Nothing handles it.
+            MediatorNotStartedError: The container is not started.
+            ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
+        """
+        if not isinstance(request, Request):
+            raise MessageKindError(request, "send")
+        response: R = await self._dispatch(request, mode)
+        return response
+
+    async def publish(self, notification: Notification, /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> None:
+        """Publish a notification to its handlers, one after the other; having none is fine.
+
+        Handlers of its base classes are called too, each once, in the order of declaration. The first error stops and
+        reaches the caller as it is.
+
+        Raises:
+            MessageKindError: It is not a notification.
+            MediatorNotStartedError: The container is not started.
+            ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
+        """
+        if not isinstance(notification, Notification):
+            raise MessageKindError(notification, "publish")
+        await self._dispatch(notification, mode)
+
+    @asynccontextmanager
+    async def scope(
+        self,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        *,
+        message: object = "mediator.scope()",
+        context: MessageContext | None = None,
+    ) -> AsyncIterator[Scope]:
+        """Open a scope by hand, for a script or a web request; dispatches inside join it.
+
+        Args:
+            mode: How it stands to a running dispatch.
+            message: What it is for, in error texts.
+            context: Where what happens inside comes from.
+        """
+        if not self.started:
+            raise MediatorNotStartedError(message)
+        frame = enter(mode, message, self._ids, context)
+        try:
+            transaction = frame.scope.transaction if mode is TransactionMode.NESTED else None
+            if transaction is None:
+                yield frame.scope
+            else:
+                async with transaction.savepoint(message):
+                    yield frame.scope
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        await frame.leave()
+
+    def describe(self, message_type: type | None = None, /) -> str:
+        """The exact chain of a message class, or of all of them, as text.
+
+        Raises:
+            HandlerNotFoundError: It is a request, and nothing handles it.
+        """
+        chosen = self._registry.message_types() if message_type is None else (message_type,)
+        return "\n\n".join(str(self._registry.pipeline(cls)) for cls in chosen)
+
+    async def _dispatch(self, message: Any, mode: TransactionMode) -> Any:
+        if not self.started:
+            raise MediatorNotStartedError(message)
+        call = self._registry.pipeline(type(message)).call
+        frame = enter(mode, message, self._ids)
+        joined = frame.scope.transaction
+        try:
+            if joined is None:
+                response = await call(message)
+            elif mode is TransactionMode.NESTED:
+                response = await _call_in_savepoint(joined, message, call)
+            else:
+                response = await _call_joined(joined, message, call)
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        await frame.leave()
+        return response
+
+
+async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call) -> Any:
+    async with transaction.savepoint(message):
+        return await call(message)
+
+
+async def _call_joined(transaction: Transaction, message: Any, call: Call) -> Any:
+    """Call in somebody else's transaction: a command or publish that fails leaves that nothing but a rollback."""
+    try:
+        return await call(message)
+    except BaseException as error:
+        if isinstance(message, Command | Notification):
+            transaction.doom(message, error)
+        raise

@@ -1,0 +1,29 @@
+"""Messages: what an application sends to itself. Any class becomes one by deriving from a marker below."""
+
+from typing import Generic, TypeVar
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Request(Generic[R_co]):
+    """A message with exactly one handler; `await mediator.send(request)` returns `R_co`."""
+
+    __slots__ = ()
+
+
+class Command(Request[R_co]):
+    """A request that changes something. An outermost command runs in a unit of work."""
+
+    __slots__ = ()
+
+
+class Query(Request[R_co]):
+    """A request that only reads. It begins no unit of work."""
+
+    __slots__ = ()
+
+
+class Notification:
+    """A message with any number of handlers, in this process and in the transaction that runs."""
+
+    __slots__ = ()

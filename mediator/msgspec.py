@@ -1,0 +1,41 @@
+"""MsgspecCodec: event payloads as JSON, through msgspec. Dataclasses, attrs classes and Structs need nothing more."""
+
+from typing import TypeVar
+
+import msgspec
+
+from mediator.distributed.errors import EventNotDecodableError, EventNotSerializableError
+from mediator.distributed.events import DistributedEvent
+
+E = TypeVar("E", bound=DistributedEvent)
+
+
+class MsgspecCodec:
+    """Encodes events as JSON objects of their fields (https://jcristharif.com/msgspec/supported-types.html)."""
+
+    content_type = "application/json"
+
+    def encode(self, event: DistributedEvent, /) -> bytes:
+        """The event's fields as a JSON object, UTF-8.
+
+        Raises:
+            EventNotSerializableError: A field has a value that JSON has no form for, or the class has no fields.
+        """
+        try:
+            data = msgspec.json.encode(event)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise EventNotSerializableError(event, str(error)) from error
+        if not data.startswith(b"{"):
+            raise EventNotSerializableError(event, "its class has no fields that msgspec knows; make it a dataclass")
+        return data
+
+    def decode(self, data: bytes, event_class: type[E], /) -> E:
+        """Read an event, checking the type of every field and ignoring unknown ones.
+
+        Raises:
+            EventNotDecodableError: The data is not JSON, or not of that class.
+        """
+        try:
+            return msgspec.json.decode(data, type=event_class)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise EventNotDecodableError(event_class.__name__, str(error)) from error

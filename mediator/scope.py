@@ -1,0 +1,238 @@
+"""Scope: what lives as long as one dispatch and those that join it.
+
+One context variable holds the chain of running frames. A frame is one dispatch; the frames that joined each other share
+a scope. A frame is left by setting the variable to its parent, never by resetting a token: a token cannot be reset in
+another context than it was made in, which is where generators and fixtures are closed.
+"""
+
+import enum
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from mediator.context import IdFactory, MessageContext, new_id
+from mediator.errors import ConcurrentDispatchError, NoScopeError, ScopeClosedError
+
+ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
+
+
+class TransactionMode(enum.Enum):
+    """How a dispatch stands to the one that is running."""
+
+    DEFAULT = "default"
+    """Join the running scope and its transaction, or begin new ones."""
+    NEW = "new"
+    """A scope and a transaction of its own, whatever becomes of the running one."""
+    NESTED = "nested"
+    """Join, behind a savepoint: a failure undoes only what was done since and dooms nothing further out."""
+    SUPPRESS = "suppress"
+    """A scope of its own, without a transaction; what joins it has none either."""
+
+
+class Outcome(enum.Enum):
+    """What became of the last transaction of a scope."""
+
+    NONE = "none"
+    ROLLED_BACK = "rolled back"
+    COMMITTED = "committed"
+    UNKNOWN = "unknown"
+
+
+class Transaction(Protocol):
+    """What a scope needs to know of the transaction that runs in it."""
+
+    def doom(self, message: object, error: BaseException, /) -> None:
+        """Allow nothing but a rollback (to the innermost savepoint, if there is one) from now on."""
+        ...
+
+    def savepoint(self, message: object, /) -> AbstractAsyncContextManager[None]:
+        """Set a savepoint, and roll back to it if the body fails."""
+        ...
+
+
+class Scope:
+    """The objects of one dispatch: made once, shared by what joins it, disposed of at its end.
+
+    Attributes:
+        instances: Objects by the key of whoever keeps them here.
+        transaction: The transaction that runs now; one scope may see several in turn.
+        transactional: False when nothing in this scope may begin a transaction.
+        outcome: What became of the last transaction.
+        response: What the command of a committed transaction returned.
+        closed: Whether the dispatch is over.
+    """
+
+    __slots__ = ("_exits", "closed", "instances", "outcome", "response", "tip", "transaction", "transactional")
+
+    def __init__(self, *, transactional: bool = True) -> None:
+        self.instances: dict[Any, Any] = {}
+        self.transaction: Transaction | None = None
+        self.transactional = transactional
+        self.outcome = Outcome.NONE
+        self.response: Any = None
+        self.closed = False
+        self.tip: Frame | None = None
+        self._exits: list[ExitCallback] | None = None
+
+    @property
+    def has_exits(self) -> bool:
+        """Whether closing has anything to do."""
+        return self._exits is not None
+
+    def on_exit(self, callback: ExitCallback) -> None:
+        """Call `callback(error or None)` at the end of the scope, last added first. It may be a coroutine function."""
+        if self._exits is None:
+            self._exits = []
+        self._exits.append(callback)
+
+    async def close(self, error: BaseException | None) -> None:
+        """Run every exit callback, also when one fails or is cancelled, then raise what failed.
+
+        Raises:
+            BaseException: The one failure, or a group of them; a cancellation wins. When the scope ends with `error`,
+                failures are added to it as notes instead.
+        """
+        self.closed = True
+        failures: list[BaseException] = []
+        while self._exits:
+            try:
+                pending = self._exits.pop()(error)
+                if pending is not None:
+                    await pending
+            except BaseException as failure:  # collected: every other callback still runs
+                failures.append(failure)
+        self.instances = {}
+        _raise_failures(failures, error)
+
+
+def _raise_failures(failures: list[BaseException], error: BaseException | None) -> None:
+    for failure in failures:
+        if not isinstance(failure, Exception):
+            raise failure
+    if error is not None:
+        for failure in failures:
+            error.add_note(f"While closing the scope: {failure!r}")
+    elif len(failures) == 1:
+        raise failures[0]
+    elif failures:
+        raise BaseExceptionGroup("errors while closing the scope", failures)
+
+
+class Frame:
+    """One running dispatch: its message, its scope, and the dispatch it came from."""
+
+    __slots__ = ("_context", "_ids", "message", "owner", "parent", "scope")
+
+    def __init__(self, scope: Scope, parent: "Frame | None", message: object, ids: IdFactory, *, owner: bool) -> None:
+        self.scope = scope
+        self.parent = parent
+        self.message = message
+        self.owner = owner
+        self._ids = ids
+        self._context: MessageContext | None = None
+
+    @property
+    def context(self) -> MessageContext:
+        """The message's context, made when first asked for: most dispatches never need it."""
+        if self._context is None:
+            message_id = self._ids()
+            parent = self.parent
+            self._context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
+        return self._context
+
+    @context.setter
+    def context(self, context: MessageContext) -> None:
+        self._context = context
+
+    def check_last(self) -> None:
+        """Make sure that no dispatch which joined this one is still running.
+
+        Raises:
+            ConcurrentDispatchError: One is: a task that was not awaited.
+        """
+        if self.scope.tip is not self:
+            raise ConcurrentDispatchError(self.message, self.scope.tip.message if self.scope.tip else "a dispatch")
+
+    async def leave(self, error: BaseException | None = None) -> None:
+        """End the dispatch: restore the frame before it, doom what it failed in, close the scope it opened.
+
+        Raises:
+            ConcurrentDispatchError: A dispatch that joined this one is still running.
+        """
+        scope, last = self.scope, self.scope.tip is self
+        try:
+            if self.owner:
+                if not last and error is None:
+                    await self._close_under_a_running_dispatch()
+                await scope.close(error)
+            elif last:
+                scope.tip = self.parent
+        finally:
+            _frame.set(self.parent)
+
+    async def _close_under_a_running_dispatch(self) -> None:
+        running = self.scope.tip.message if self.scope.tip else "a dispatch"
+        failure = ConcurrentDispatchError(self.message, running)
+        await self.scope.close(failure)
+        raise failure
+
+
+_frame: ContextVar[Frame | None] = ContextVar("mediator_frame", default=None)
+
+
+def current_frame() -> Frame | None:
+    """The innermost running dispatch, if any."""
+    return _frame.get()
+
+
+def enter(
+    mode: TransactionMode, message: object, ids: IdFactory = new_id, context: MessageContext | None = None
+) -> Frame:
+    """Begin a dispatch: join the running scope or open one, as `mode` says.
+
+    Raises:
+        ConcurrentDispatchError: The scope to join is in use by another dispatch at this moment.
+    """
+    parent = _frame.get()
+    joins = mode is TransactionMode.DEFAULT or mode is TransactionMode.NESTED
+    if joins and parent is not None and not parent.scope.closed:
+        scope = parent.scope
+        if scope.tip is not parent:
+            raise ConcurrentDispatchError(message, scope.tip.message if scope.tip else "a dispatch")
+        frame = Frame(scope, parent, message, ids, owner=False)
+    else:
+        scope = Scope(transactional=mode is not TransactionMode.SUPPRESS)
+        frame = Frame(scope, parent, message, ids, owner=True)
+    if context is not None:
+        frame.context = context
+    scope.tip = frame
+    _frame.set(frame)
+    return frame
+
+
+def current_scope(wanted: str = "the current scope") -> Scope:
+    """The scope of the running dispatch.
+
+    Raises:
+        NoScopeError: Nothing is being dispatched.
+        ScopeClosedError: The dispatch is over; this is a task that outlived it.
+    """
+    frame = _frame.get()
+    if frame is None:
+        raise NoScopeError(wanted)
+    if frame.scope.closed:
+        raise ScopeClosedError(frame.message)
+    return frame.scope
+
+
+def current_context() -> MessageContext:
+    """The context of the running message.
+
+    Raises:
+        NoScopeError: Nothing is being dispatched.
+    """
+    frame = _frame.get()
+    if frame is None:
+        raise NoScopeError("the message context")
+    return frame.context
