@@ -2,11 +2,7 @@
 
 from mediator.behaviors.logging import LoggingBehavior
 from mediator.context import MessageContext
-from mediator.distributed.broker import DistributedEventBroker
-from mediator.distributed.consumer import DistributedEventHandler, EventConsumer, current_delivery
 from mediator.distributed.events import DistributedEvent
-from mediator.distributed.relay import OutboxRelay
-from mediator.distributed.unit_of_work import DistributedUnitOfWorkBehavior, UnitOfWork, current_unit_of_work
 from mediator.errors import MediatorError
 from mediator.handlers import NotificationHandler, RequestHandler
 from mediator.mediator import Mediator, Publisher, Sender
@@ -20,10 +16,6 @@ __all__ = [
     "CallNext",
     "Command",
     "DistributedEvent",
-    "DistributedEventBroker",
-    "DistributedEventHandler",
-    "DistributedUnitOfWorkBehavior",
-    "EventConsumer",
     "LoggingBehavior",
     "Mediator",
     "MediatorError",
@@ -31,7 +23,6 @@ __all__ = [
     "Notification",
     "NotificationHandler",
     "Outcome",
-    "OutboxRelay",
     "PipelineBehavior",
     "Publisher",
     "Query",
@@ -41,9 +32,6 @@ __all__ = [
     "Scope",
     "Sender",
     "TransactionMode",
-    "UnitOfWork",
     "current_context",
-    "current_delivery",
     "current_scope",
-    "current_unit_of_work",
 ]

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from mediator.distributed.errors import EventDeclarationError
 
-_TOKEN = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-_EVENT_TYPE = re.compile(rf"{_TOKEN}\.{_TOKEN}")
+_WORD = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_EVENT_TYPE = re.compile(rf"{_WORD}\.{_WORD}")
 
 
 class DistributedEvent:
