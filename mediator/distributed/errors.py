@@ -41,6 +41,31 @@ class UnitOfWorkRunningError(UnitOfWorkError):
 
 
 @dataclass(eq=False)
+class UnitOfWorkMismatchError(UnitOfWorkError, TypeError):
+    """Two parts that must share one unit of work, or one kind of database, do not."""
+
+    part: object
+    unit_of_work: object
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.part)} was given another unit of work than the {name_of(self.unit_of_work)} it is used with. "
+            "Both must come from one `Scoped` provider, and outbox, inbox and unit of work from one database."
+        )
+
+
+@dataclass(eq=False)
+class IsolationNotSupportedError(UnitOfWorkError, ValueError):
+    """A database cannot give the isolation level that was asked for."""
+
+    database: str
+    isolation: str
+
+    def __str__(self) -> str:
+        return f"{self.database} cannot run a transaction at isolation level {self.isolation!r}."
+
+
+@dataclass(eq=False)
 class UnitOfWorkRolledBackError(UnitOfWorkError):
     """Something in the transaction failed although its caller went on; the whole was rolled back."""
 

@@ -31,7 +31,6 @@ class DistributedEvent:
         return None
 
 
-@cache
 def wire_type(event_class: type[DistributedEvent]) -> str:
     """The type on the wire: `<event_type>.v<event_version>`.
 
@@ -42,11 +41,16 @@ def wire_type(event_class: type[DistributedEvent]) -> str:
     version: object = getattr(event_class, "event_version", None)
     if not event_type:
         raise EventDeclarationError(event_class, "has no event_type")
-    if not isinstance(event_type, str) or not _EVENT_TYPE.fullmatch(event_type):
+    if not isinstance(event_type, str) or not _is_event_type(event_type):
         raise EventDeclarationError(event_class, f"has the event_type {event_type!r}")
     if type(version) is not int or version < 1:
         raise EventDeclarationError(event_class, f"has the event_version {version!r}")
     return f"{event_type}.v{version}"
+
+
+@cache
+def _is_event_type(text: str) -> bool:
+    return _EVENT_TYPE.fullmatch(text) is not None
 
 
 def split_wire_type(wire: str) -> tuple[str, int]:

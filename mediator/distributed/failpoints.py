@@ -1,7 +1,7 @@
 """Failpoint: a named place in the commit path, the relay or the consumer where a test can make the process fail.
 
-Nothing is armed in production, where reaching one costs a look at an empty mapping:
-`if armed: await hit("relay.after_publish")`. Tests arm them through `mediator.testing.failpoints`.
+Nothing is armed in production, where reaching one costs a look at an empty mapping. Tests arm them through
+`mediator.testing.failpoints`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,8 +27,7 @@ NAMES = (
 """Every failpoint there is."""
 
 
-async def hit(name: str) -> None:
-    """Do what is armed at a failpoint."""
-    action = armed.get(name)
-    if action is not None:
+async def reach(name: str) -> None:
+    """Do what is armed at a failpoint, if anything is."""
+    if armed and (action := armed.get(name)):
         await action()

@@ -1,0 +1,57 @@
+"""DistributedEventBroker: where handlers put the events that leave the process after the commit."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from mediator.context import IdFactory, new_id
+from mediator.distributed.errors import EventKindError, NoUnitOfWorkError
+from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.transaction import CollectedEvent
+from mediator.distributed.unit_of_work import UnitOfWork, UnitOfWorkState
+from mediator.scope import current_context
+
+
+def utc_now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+class DistributedEventBroker:
+    """Collects events for the running transaction. They are stored with it, and forgotten with it.
+
+    Args:
+        unit_of_work: The one of this scope.
+        ids: Makes event ids.
+        clock: The time, timezone-aware.
+    """
+
+    def __init__(
+        self, unit_of_work: UnitOfWork, *, ids: IdFactory = new_id, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.unit_of_work = unit_of_work
+        self._ids = ids
+        self._clock = clock
+
+    @property
+    def pending(self) -> Sequence[DistributedEvent]:
+        """The events that wait for the commit, in the order in which they were added."""
+        return self.unit_of_work.pending_events
+
+    def add(self, event: DistributedEvent, /) -> str:
+        """Send an event once the running transaction has committed, and return its id.
+
+        Events of one partition key arrive in the order in which they were added and committed.
+
+        Raises:
+            EventKindError: It is not a distributed event.
+            EventDeclarationError: Its class declares no valid type.
+            NoUnitOfWorkError: No transaction runs.
+        """
+        if not isinstance(event, DistributedEvent):
+            raise EventKindError(event)
+        wire_type(type(event))
+        event_id = self._ids()
+        if self.unit_of_work.state is UnitOfWorkState.IDLE:
+            raise NoUnitOfWorkError(event)
+        self.unit_of_work.collect(CollectedEvent(event, event_id, self._clock(), current_context()))
+        return event_id

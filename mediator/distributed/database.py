@@ -1,0 +1,47 @@
+"""DatabaseTransaction: the half of a unit of work that an adapter for a database provides."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from mediator.distributed.cloudevents import CloudEvent
+
+
+class DatabaseTransaction(ABC):
+    """The port to a database. The methods are called in order, never two at a time; what they raise rolls back."""
+
+    @abstractmethod
+    async def prepare(self, isolation: str | None) -> None:
+        """Get ready for a transaction, without I/O if possible; refuse an isolation level that cannot be given."""
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Write what the session still holds."""
+
+    @abstractmethod
+    async def stage(self, events: Sequence[CloudEvent]) -> None:
+        """Store events in the outbox, with one statement, in the running transaction."""
+
+    @abstractmethod
+    async def commit_transaction(self) -> None:
+        """Commit and free everything held; then wake the relay when events were staged.
+
+        Raises:
+            CommitOutcomeUnknownError: The answer was lost.
+        """
+
+    @abstractmethod
+    async def roll_back_transaction(self) -> None:
+        """Roll back and free everything held; also after a failed or unknown commit. Never raises for a lost connection."""
+
+    @abstractmethod
+    async def set_savepoint(self) -> Any:
+        """Set a savepoint and return what identifies it."""
+
+    @abstractmethod
+    async def release_savepoint(self, savepoint: Any) -> None:
+        """Write what the session still holds and keep what was done since the savepoint."""
+
+    @abstractmethod
+    async def roll_back_to_savepoint(self, savepoint: Any) -> None:
+        """Undo what was done since the savepoint."""

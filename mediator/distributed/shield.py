@@ -1,0 +1,87 @@
+"""Shield: finishing work that must not be torn in the middle, although its caller is cancelled."""
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+_late: set[asyncio.Task[Any]] = set()
+"""Work that was given up waiting for. Kept referenced until it ends, which is when it frees what it holds."""
+
+
+class Shielded(Generic[T]):
+    """How shielded work ended.
+
+    Attributes:
+        task: The work; not done when it was given up waiting for.
+        cancellation: What the caller was cancelled with meanwhile, to be raised once everything is in order.
+    """
+
+    __slots__ = ("cancellation", "task")
+
+    def __init__(self, task: asyncio.Task[T], cancellation: asyncio.CancelledError | None) -> None:
+        self.task = task
+        self.cancellation = cancellation
+
+
+async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (work is not cancelled)
+    """Run `work` to its end whatever happens to the caller, waiting at most `timeout` seconds.
+
+    Never raises: what the work raised is in its task. Work that takes longer goes on by itself.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    deadline = loop.time() + timeout
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done() and (remaining := deadline - loop.time()) > 0:
+        try:
+            await asyncio.wait((task,), timeout=None if remaining == math.inf else remaining)
+        except asyncio.CancelledError as error:  # kept, and raised by the caller of this function
+            cancellation = error
+    if not task.done():
+        _late.add(task)
+        task.add_done_callback(_forget)
+    return Shielded(task, cancellation)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _late.discard(task)
+    if not task.cancelled():
+        task.exception()  # was reported when the wait was given up
+
+
+async def wait_for_late_work(timeout: float) -> None:  # noqa: ASYNC109  (nothing is cancelled)
+    """Give work that came late another `timeout` seconds, before its database is closed."""
+    if _late:
+        await asyncio.wait(_late, timeout=timeout)
+
+
+async def drain(work: Coroutine[Any, Any, T], grace: float) -> T:
+    """Run `work`; when the caller is cancelled let it end within `grace` seconds, else cancel it too.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled; the work has ended by then.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        await _end(task, grace)
+        raise
+    return task.result()
+
+
+async def _end(task: asyncio.Task[Any], grace: float) -> None:
+    deadline = asyncio.get_running_loop().time() + grace
+    while not task.done():
+        remaining = deadline - asyncio.get_running_loop().time()
+        if remaining <= 0:
+            task.cancel()
+        try:
+            await asyncio.wait((task,), timeout=max(remaining, 1.0))
+        except asyncio.CancelledError:  # cancelled again: no more grace, but what runs still ends in order
+            task.cancel()
+    if not task.cancelled():
+        task.exception()  # the cancellation is what the caller gets to know

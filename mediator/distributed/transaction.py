@@ -1,0 +1,116 @@
+"""RunningTransaction: what one transaction has collected, and whether it may still commit."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mediator.context import MessageContext
+from mediator.distributed.cloudevents import CAUSATION, CORRELATION, CloudEvent
+from mediator.distributed.errors import EventTooLargeError
+from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.serialization import EventCodec
+from mediator.scope import Frame, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedEvent:
+    """An event that waits for the commit.
+
+    Attributes:
+        event: As it was added; it is encoded at the commit.
+        id: Drawn once, when it was added.
+        time: When it was added, UTC.
+        context: Of the message in whose handling it was added.
+    """
+
+    event: DistributedEvent
+    id: str
+    time: datetime
+    context: MessageContext
+
+    def encode(self, codec: EventCodec, limit: int) -> CloudEvent:
+        """The envelope to store.
+
+        Raises:
+            EventNotSerializableError: The payload cannot be encoded.
+            EventTooLargeError: It is larger than `limit` bytes.
+        """
+        data = codec.encode(self.event)
+        if len(data) > limit:
+            raise EventTooLargeError(self.event, len(data), limit)
+        return CloudEvent(
+            id=self.id,
+            type=wire_type(type(self.event)),
+            time=self.time,
+            data=data,
+            datacontenttype=codec.content_type,
+            partitionkey=self.event.partition_key,
+            extensions={CORRELATION: self.context.correlation_id, CAUSATION: self.context.message_id},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """Why a transaction, or what follows its innermost savepoint, can only be rolled back."""
+
+    message: object
+    error: BaseException
+
+
+@dataclass(slots=True)
+class _Level:
+    mark: int
+    doom: Doom | None = None
+
+
+@dataclass(slots=True)
+class RunningTransaction:
+    """The state that belongs to one transaction and dies with it.
+
+    Attributes:
+        id: For logs and errors.
+        message: What it was begun for.
+        scope: The scope in which it runs.
+        frame: The dispatch that began it.
+        events: Collected so far, in the order of `add`.
+        clock: Monotonic time in seconds.
+    """
+
+    id: str
+    message: object
+    scope: Scope
+    frame: Frame
+    events: list[CollectedEvent] = field(default_factory=list[CollectedEvent])
+    clock: Callable[[], float] = time.perf_counter
+    started: float = 0.0
+    _levels: list[_Level] = field(default_factory=lambda: [_Level(0)])
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @property
+    def milliseconds(self) -> float:
+        """How long it has been running."""
+        return round((self.clock() - self.started) * 1000, 3)
+
+    @property
+    def doom(self) -> Doom | None:
+        """Why the innermost level can only be rolled back, if so."""
+        return self._levels[-1].doom
+
+    def doomed(self, message: object, error: BaseException) -> None:
+        """Doom the innermost level; the first reason stays."""
+        level = self._levels[-1]
+        if level.doom is None:
+            level.doom = Doom(message, error)
+
+    def enter_savepoint(self) -> None:
+        """What is collected from here on can be dropped alone."""
+        self._levels.append(_Level(len(self.events)))
+
+    def leave_savepoint(self, *, keep: bool) -> None:
+        """Keep what was collected since the savepoint, or drop it."""
+        level = self._levels.pop()
+        if not keep:
+            del self.events[level.mark :]

@@ -1,0 +1,289 @@
+"""UnitOfWork: one database transaction at a time, with the events that leave the process only if it commits."""
+
+import enum
+import math
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+
+from mediator.context import IdFactory, new_id
+from mediator.distributed import failpoints
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.database import DatabaseTransaction
+from mediator.distributed.errors import (
+    CommitOutcomeUnknownError,
+    NoUnitOfWorkError,
+    UnitOfWorkRolledBackError,
+    UnitOfWorkRunningError,
+)
+from mediator.distributed.events import DistributedEvent
+from mediator.distributed.serialization import EventCodec
+from mediator.distributed.shield import Shielded, finish
+from mediator.distributed.transaction import CollectedEvent, RunningTransaction
+from mediator.errors import NoScopeError, name_of
+from mediator.scope import Outcome, current_frame, current_scope
+
+AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
+
+
+class UnitOfWorkState(enum.Enum):
+    """Whether a transaction runs in a unit of work."""
+
+    IDLE = "idle"
+    ACTIVE = "active"
+    ROLLBACK_ONLY = "rollback only"
+
+
+class UnitOfWork(DatabaseTransaction):
+    """The port of a database transaction; one object a scope, which may run several transactions in turn.
+
+    `DistributedUnitOfWorkBehavior` runs it around a command. A script does so by hand, on the same commit path:
+    `async with mediator.scope(): async with unit_of_work: ...`.
+
+    Args:
+        codec: Writes and reads the payloads of events.
+        max_event_bytes: The largest payload of an event, in bytes.
+        commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
+        ids: Makes transaction ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        codec: EventCodec,
+        max_event_bytes: int = 1_000_000,
+        commit_timeout: float = 30.0,
+        ids: IdFactory = new_id,
+    ) -> None:
+        self.codec = codec
+        self._max_event_bytes = max_event_bytes
+        self._commit_timeout = commit_timeout
+        self._ids = ids
+        self._running: RunningTransaction | None = None
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
+
+    # What users see.
+
+    @property
+    def state(self) -> UnitOfWorkState:
+        """Whether a transaction runs, and whether it may still commit."""
+        if self._running is None:
+            return UnitOfWorkState.IDLE
+        return UnitOfWorkState.ROLLBACK_ONLY if self._running.doom else UnitOfWorkState.ACTIVE
+
+    @property
+    def transaction_id(self) -> str:
+        """The id of the running transaction, as it stands in the logs.
+
+        Raises:
+            NoUnitOfWorkError: None runs.
+        """
+        return self._require("transaction_id").id
+
+    @property
+    def pending_events(self) -> Sequence[DistributedEvent]:
+        """The events collected so far; empty when no transaction runs."""
+        return tuple(collected.event for collected in self._running.events) if self._running else ()
+
+    def collect(self, collected: CollectedEvent) -> None:
+        """Keep an event for the commit.
+
+        Raises:
+            NoUnitOfWorkError: No transaction runs.
+        """
+        self._require(collected.event).events.append(collected)
+
+    async def __aenter__(self) -> Self:
+        """Begin a transaction by hand."""
+        await self.begin("async with unit_of_work")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Commit, or roll back when the body failed."""
+        if error is None:
+            await self.commit()
+        else:
+            await self.roll_back(error)
+
+    # The commit path.
+
+    async def begin(self, message: object, *, isolation: str | None = None) -> None:
+        """Begin a transaction; the database hears of it at the first statement.
+
+        Raises:
+            UnitOfWorkRunningError: One runs in this scope already.
+            NoScopeError: Nothing is being dispatched.
+        """
+        scope, frame = current_scope("a unit of work"), current_frame()
+        if frame is None:
+            raise NoScopeError("a unit of work")
+        if scope.transaction is not None or self._running is not None:
+            raise UnitOfWorkRunningError(self._running.id if self._running else "of another database")
+        await self.prepare(isolation)
+        self._running = RunningTransaction(self._ids(), message, scope, frame)
+        scope.transaction = self
+        scope.outcome, scope.response = Outcome.NONE, None
+        self._log.debug("transaction begun", transaction_id=self._running.id, message=name_of(message))
+
+    async def commit(self, response: Any = None, *, then: AfterCommit | None = None) -> None:
+        """Write what is pending, store the events in the outbox, and commit.
+
+        From COMMIT on nothing tears this apart: a cancellation is raised again when all is done.
+
+        Args:
+            response: What the command returned; kept in the scope beside the outcome.
+            then: Takes the events instead of the outbox, right after the commit. It bounds itself in time; what it
+                raises reaches the caller.
+
+        Raises:
+            UnitOfWorkRolledBackError: Something failed before, although its caller went on.
+            CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
+            EventError: An event cannot be stored. As after any other error up to COMMIT, all is rolled back.
+        """
+        running = self._require("commit")
+        try:
+            events = await self._write(running, stage=then is None)
+        except BaseException as error:
+            await self.roll_back(error)
+            raise
+        done = await finish(self._commit(), self._commit_timeout)
+        failure, cancellation = await self._settle_commit(running, response, done), done.cancellation
+        if failure is None:
+            await failpoints.reach("unit_of_work.after_commit")
+        if failure is None and then is not None and events:
+            after = await finish(then(events), math.inf)
+            failure, cancellation = after.task.exception(), after.cancellation or cancellation
+        if cancellation is not None:
+            raise cancellation from failure
+        if failure is not None:
+            raise failure
+
+    async def roll_back(self, error: BaseException) -> None:
+        """Undo everything since `begin`, and forget the events. Bounded, and shielded from cancellation.
+
+        Raises:
+            asyncio.CancelledError: The caller was cancelled meanwhile.
+        """
+        running = self._require("rollback")
+        done = await finish(self.roll_back_transaction(), self._commit_timeout)
+        self._end(running, Outcome.ROLLED_BACK)
+        late = not done.task.done()
+        failure = None if late else done.task.exception()
+        self._log.warning(
+            "transaction rolled back",
+            error=type(error).__name__,
+            rollback="late" if late else repr(failure) if failure else "done",
+            **self._fields(running),
+        )
+        if done.cancellation is not None:
+            raise done.cancellation
+
+    async def _write(self, running: RunningTransaction, *, stage: bool) -> Sequence[CloudEvent]:
+        running.frame.check_last()
+        self._raise_doom(running)
+        await self.flush()
+        self._raise_doom(running)
+        events = [collected.encode(self.codec, self._max_event_bytes) for collected in running.events]
+        await failpoints.reach("unit_of_work.before_stage")
+        if events and stage:
+            await self.stage(events)
+        await failpoints.reach("unit_of_work.before_commit")
+        return events
+
+    async def _commit(self) -> None:
+        await failpoints.reach("unit_of_work.during_commit")
+        await self.commit_transaction()
+
+    async def _settle_commit(
+        self, running: RunningTransaction, response: Any, done: Shielded[None]
+    ) -> BaseException | None:
+        if not done.task.done():
+            reason = f"the database did not answer within {self._commit_timeout:g} s"
+            return self._unknown(running, CommitOutcomeUnknownError(running.id, reason))
+        failure = done.task.exception()
+        if failure is None:
+            self._end(running, Outcome.COMMITTED)
+            running.scope.response = response
+            self._log.info("transaction committed", **self._fields(running))
+        elif isinstance(failure, CommitOutcomeUnknownError):
+            await finish(self.roll_back_transaction(), self._commit_timeout)
+            self._unknown(running, failure)
+        else:
+            await self.roll_back(failure)
+        return failure
+
+    def _unknown(self, running: RunningTransaction, error: CommitOutcomeUnknownError) -> CommitOutcomeUnknownError:
+        self._end(running, Outcome.UNKNOWN)
+        self._log.error("transaction outcome unknown", reason=error.reason, **self._fields(running))
+        return error
+
+    def _end(self, running: RunningTransaction, outcome: Outcome) -> None:
+        running.scope.transaction = None
+        running.scope.outcome = outcome
+        self._running = None
+
+    def _fields(self, running: RunningTransaction) -> dict[str, Any]:
+        return {
+            "transaction_id": running.id,
+            "message": name_of(running.message),
+            "milliseconds": running.milliseconds,
+            "events": len(running.events),
+        }
+
+    def _require(self, subject: object) -> RunningTransaction:
+        if self._running is None:
+            raise NoUnitOfWorkError(subject)
+        return self._running
+
+    # Dooming and savepoints: `mediator.scope.Transaction`.
+
+    def doom(self, message: object, error: BaseException, /) -> None:
+        """Allow only a rollback (to the innermost savepoint) from now on; the first reason is kept."""
+        if self._running is not None:
+            self._running.doomed(message, error)
+
+    def _raise_doom(self, running: RunningTransaction) -> None:
+        if running.doom is not None:
+            raise UnitOfWorkRolledBackError(
+                running.id, running.doom.message, running.doom.error
+            ) from running.doom.error
+
+    @asynccontextmanager
+    async def savepoint(self, message: object, /) -> AsyncGenerator[None, None]:
+        """Undo to this point, events included, when the body fails; nothing further out is doomed by it.
+
+        Raises:
+            UnitOfWorkRolledBackError: Something inside failed although its caller went on.
+        """
+        running = self._require(message)
+        handle = await self.set_savepoint()
+        running.enter_savepoint()
+        try:
+            yield
+            self._raise_doom(running)
+            await self.release_savepoint(handle)
+        except BaseException as error:
+            running.leave_savepoint(keep=False)
+            done = await finish(self.roll_back_to_savepoint(handle), self._commit_timeout)
+            if not done.task.done() or done.task.exception() is not None:
+                self.doom(message, error)
+            raise
+        running.leave_savepoint(keep=True)
+
+
+def current_unit_of_work() -> UnitOfWork:
+    """The unit of work that runs in the current scope.
+
+    Raises:
+        NoScopeError: Nothing is being dispatched.
+        NoUnitOfWorkError: No transaction runs.
+    """
+    transaction = current_scope("a unit of work").transaction
+    if not isinstance(transaction, UnitOfWork):
+        raise NoUnitOfWorkError("current_unit_of_work()")
+    return transaction
