@@ -2,7 +2,12 @@
 
 from mediator.behaviors.logging import LoggingBehavior
 from mediator.context import MessageContext
+from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
+from mediator.distributed.broker import DistributedEventBroker
+from mediator.distributed.consumer import DistributedEventHandler, EventConsumer, current_delivery
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.relay import OutboxRelay
+from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
 from mediator.errors import MediatorError
 from mediator.handlers import NotificationHandler, RequestHandler
 from mediator.mediator import Mediator, Publisher, Sender
@@ -16,12 +21,17 @@ __all__ = [
     "CallNext",
     "Command",
     "DistributedEvent",
+    "DistributedEventBroker",
+    "DistributedEventHandler",
+    "DistributedUnitOfWorkBehavior",
+    "EventConsumer",
     "LoggingBehavior",
     "Mediator",
     "MediatorError",
     "MessageContext",
     "Notification",
     "NotificationHandler",
+    "OutboxRelay",
     "Outcome",
     "PipelineBehavior",
     "Publisher",
@@ -32,6 +42,9 @@ __all__ = [
     "Scope",
     "Sender",
     "TransactionMode",
+    "UnitOfWork",
     "current_context",
+    "current_delivery",
     "current_scope",
+    "current_unit_of_work",
 ]

@@ -18,8 +18,12 @@ def name_of(message: object) -> str:
 class MediatorError(Exception):
     """The base of every error that this library raises."""
 
+    def __repr__(self) -> str:
+        """The text rather than the objects, whose own representation may hold a payload."""
+        return f"{type(self).__name__}({str(self)!r})"
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class HandlerNotFoundError(MediatorError, LookupError):
     """A request was sent that no handler handles."""
 
@@ -34,7 +38,7 @@ class HandlerNotFoundError(MediatorError, LookupError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class MessageKindError(MediatorError, TypeError):
     """Something was sent or published that is not the kind of message this method takes."""
 
@@ -54,7 +58,7 @@ class MessageKindError(MediatorError, TypeError):
         return f"`{self.method}` cannot take a {name_of(self.message)}. {remedy}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class MediatorNotStartedError(MediatorError, RuntimeError):
     """The mediator was used before its container was started, or after it was stopped."""
 
@@ -71,7 +75,7 @@ class ScopeError(MediatorError, RuntimeError):
     """Something that lives in a scope was used where that scope is not running."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NoScopeError(ScopeError):
     """A scoped object was asked for while nothing is being dispatched."""
 
@@ -84,7 +88,7 @@ class NoScopeError(ScopeError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ScopeClosedError(ScopeError):
     """A scoped object was asked for after its dispatch had ended."""
 
@@ -97,7 +101,7 @@ class ScopeClosedError(ScopeError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ConcurrentDispatchError(ScopeError):
     """Two dispatches were in one scope at the same time."""
 
@@ -129,7 +133,7 @@ class Problem:
         return f"{self.label} ({self.subject}): {self.text}" if self.subject else f"{self.label}: {self.text}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ContainerValidationError(MediatorError):
     """The wiring is faulty. The text is the whole report, every problem in it."""
 
@@ -141,7 +145,7 @@ class ContainerValidationError(MediatorError):
         return "\n".join([f"{count} problem{'s' * (count != 1)} in the container:", *lines])
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ProviderNotFoundError(MediatorError, LookupError):
     """A provider was named that the container does not have."""
 
@@ -153,7 +157,7 @@ class ProviderNotFoundError(MediatorError, LookupError):
         return f"The container has no provider {self.name!r}.{hint}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ContainerError(MediatorError, TypeError):
     """A container was used in a way that cannot work."""
 

@@ -35,22 +35,17 @@ def type_arguments(cls: type, generic: type) -> tuple[Any, ...] | None:
     """
     if generic not in getattr(cls, "__mro__", ()):
         return None
-    for declared in types.get_original_bases(cls) if hasattr(types, "get_original_bases") else _original_bases(cls):
-        origin = typing.get_origin(declared) or declared
-        arguments = typing.get_args(declared)
+    declared: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", cls.__bases__)
+    for parent in declared:
+        origin: Any = typing.get_origin(parent) or parent
+        arguments = typing.get_args(parent)
         if origin is generic:
             return arguments
         inherited = type_arguments(origin, generic) if isinstance(origin, type) else None
         if inherited is not None:
-            parameters = getattr(origin, "__parameters__", ())
-            known = dict(zip(parameters, arguments, strict=False))
+            known = dict(zip(getattr(origin, "__parameters__", ()), arguments, strict=False))
             return tuple(_substitute(argument, known) for argument in inherited)
     return ()
-
-
-def _original_bases(cls: type) -> tuple[Any, ...]:
-    """What `types.get_original_bases` returns; it is new in Python 3.12."""
-    return tuple(cls.__dict__.get("__orig_bases__", cls.__bases__))
 
 
 def _substitute(argument: Any, known: dict[Any, Any]) -> Any:

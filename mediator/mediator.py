@@ -115,14 +115,13 @@ class Mediator:
             raise
         await frame.leave()
 
-    def describe(self, message_type: type | None = None, /) -> str:
+    def describe(self, message_type: type[Any] | None = None, /) -> str:
         """The exact chain of a message class, or of all of them, as text.
 
         Raises:
             HandlerNotFoundError: It is a request, and nothing handles it.
         """
-        chosen = self._registry.message_types() if message_type is None else (message_type,)
-        return "\n\n".join(str(self._registry.pipeline(cls)) for cls in chosen)
+        return self._registry.describe(message_type)
 
     async def _dispatch(self, message: Any, mode: TransactionMode) -> Any:
         if not self.started:
@@ -149,11 +148,11 @@ async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call)
         return await call(message)
 
 
-async def _call_joined(transaction: Transaction, message: Any, call: Call) -> Any:
+async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
     """Call in somebody else's transaction: a command or publish that fails leaves that nothing but a rollback."""
     try:
         return await call(message)
     except BaseException as error:
-        if isinstance(message, Command | Notification):
+        if issubclass(type(message), (Command, Notification)):
             transaction.doom(message, error)
         raise

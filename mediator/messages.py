@@ -27,3 +27,8 @@ class Notification:
     """A message with any number of handlers, in this process and in the transaction that runs."""
 
     __slots__ = ()
+
+
+def is_request(cls: type) -> bool:
+    """Whether messages of a class are sent to one handler (and not published to any number)."""
+    return issubclass(cls, Request)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mediator.errors import HandlerNotFoundError
 from mediator.handlers import RequestHandler, message_types, type_arguments
-from mediator.messages import Request
+from mediator.messages import Request, is_request
 from mediator.pipeline import Call, PipelineBehavior, Source, compile_chain, handler_link, handlers_link
 
 
@@ -64,7 +64,7 @@ class Pipeline:
     def __str__(self) -> str:
         lines = [_heading(self.message_type)]
         lines += [f"  {n}. {b.cls.__name__:<32} {b.label}" for n, b in enumerate(self.behaviors, 1)]
-        word = "handler" if issubclass(self.message_type, Request) else "subscriber"
+        word = "handler" if is_request(self.message_type) else "subscriber"
         lines += [f"  {word}: {handler.cls.__name__:<25} {handler.label}" for handler in self.handlers]
         return "\n".join(lines if self.handlers else [*lines, f"  no {word}s"])
 
@@ -88,6 +88,15 @@ class Registry:
         """Every message class that has a handler, in the order of declaration."""
         return tuple(dict.fromkeys(cls for binding in self.handlers for cls in binding.messages))
 
+    def describe(self, message_type: type | None = None) -> str:
+        """The chain of a message class, or of all that have a handler, as text.
+
+        Raises:
+            HandlerNotFoundError: It is a request, and nothing handles it.
+        """
+        chosen = self.message_types() if message_type is None else (message_type,)
+        return "\n\n".join(str(self.pipeline(cls)) for cls in chosen)
+
     def handlers_of(self, kind: type) -> tuple[Binding, ...]:
         """The handlers bound through one generic base."""
         return tuple(binding for binding in self.handlers if binding.kind is kind)
@@ -105,7 +114,7 @@ class Registry:
 
     def _compile(self, message_type: type) -> Pipeline:
         behaviors = self._behaviors_of(message_type)
-        if issubclass(message_type, Request):
+        if is_request(message_type):
             handlers = [b for b in self.handlers_of(RequestHandler) if message_type in b.messages][:1]
             if not handlers:
                 raise HandlerNotFoundError(message_type, self._nearest(message_type))

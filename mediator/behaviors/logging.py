@@ -58,7 +58,6 @@ class LoggingBehavior(PipelineBehavior[Any, Any]):
         return fields
 
 
-def _field_names(message: Any) -> dict[str, str]:
-    slots = getattr(type(message), "__slots__", ())
-    names = getattr(type(message), "__annotations__", None) or slots
-    return dict.fromkeys(names, "***")
+def _field_names(message: object) -> dict[str, str]:
+    annotations: dict[str, object] = getattr(type(message), "__annotations__", {})
+    return dict.fromkeys(annotations, "***")

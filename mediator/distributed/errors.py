@@ -14,7 +14,7 @@ class UnitOfWorkError(MediatorError, RuntimeError):
     """Something is wrong with how a unit of work is used, or with how it ended."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NoUnitOfWorkError(UnitOfWorkError):
     """Something that belongs to a unit of work was done outside one."""
 
@@ -27,7 +27,7 @@ class NoUnitOfWorkError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnitOfWorkRunningError(UnitOfWorkError):
     """A unit of work was begun while it runs already."""
 
@@ -40,7 +40,7 @@ class UnitOfWorkRunningError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnitOfWorkMismatchError(UnitOfWorkError, TypeError):
     """Two parts that must share one unit of work, or one kind of database, do not."""
 
@@ -54,7 +54,7 @@ class UnitOfWorkMismatchError(UnitOfWorkError, TypeError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class IsolationNotSupportedError(UnitOfWorkError, ValueError):
     """A database cannot give the isolation level that was asked for."""
 
@@ -65,7 +65,7 @@ class IsolationNotSupportedError(UnitOfWorkError, ValueError):
         return f"{self.database} cannot run a transaction at isolation level {self.isolation!r}."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnitOfWorkRolledBackError(UnitOfWorkError):
     """Something in the transaction failed although its caller went on; the whole was rolled back."""
 
@@ -81,7 +81,7 @@ class UnitOfWorkRolledBackError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TransactionOwnershipError(UnitOfWorkError):
     """A handler committed or rolled back the session, which belongs to the unit of work."""
 
@@ -96,7 +96,7 @@ class TransactionOwnershipError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CommitOutcomeUnknownError(UnitOfWorkError):
     """The answer to COMMIT was lost or late: the transaction may have happened, and is not run again."""
 
@@ -111,7 +111,7 @@ class CommitOutcomeUnknownError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CommittedError(UnitOfWorkError):
     """The command committed; something after the commit failed. Never repeat the command.
 
@@ -129,7 +129,7 @@ class CommittedError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EventsNotPublishedError(CommittedError):
     """The command committed, and some of its events did not reach the broker (direct delivery only)."""
 
@@ -145,7 +145,7 @@ class EventsNotPublishedError(CommittedError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NestedWriterError(UnitOfWorkError):
     """An inner unit of work would write to the SQLite file in which an enclosing one writes already."""
 
@@ -159,7 +159,7 @@ class NestedWriterError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class WriterTimeoutError(UnitOfWorkError):
     """Other writers kept the SQLite file busy for too long."""
 
@@ -173,7 +173,7 @@ class WriterTimeoutError(UnitOfWorkError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DatabaseUnavailableError(MediatorError, OSError):
     """The database cannot be opened."""
 
@@ -184,7 +184,7 @@ class DatabaseUnavailableError(MediatorError, OSError):
         return f"The database {self.database} cannot be opened: {self.reason}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SchemaMissingError(MediatorError, RuntimeError):
     """The tables of this library are not in the database."""
 
@@ -202,7 +202,7 @@ class EventError(MediatorError, ValueError):
     """Something is wrong with a distributed event."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EventKindError(EventError, TypeError):
     """Something that is not a distributed event was added to the broker."""
 
@@ -215,7 +215,7 @@ class EventKindError(EventError, TypeError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EventDeclarationError(EventError, TypeError):
     """An event class does not say, or wrongly says, what its type is on the wire."""
 
@@ -230,7 +230,7 @@ class EventDeclarationError(EventError, TypeError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EventNotSerializableError(EventError):
     """An event cannot be encoded; the command that raised it has failed and nothing is committed."""
 
@@ -241,7 +241,7 @@ class EventNotSerializableError(EventError):
         return f"{name_of(self.event)} cannot be serialized: {self.reason}. The command was rolled back."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EventTooLargeError(EventError):
     """An event is larger than allowed; the command that raised it has failed and nothing is committed."""
 
@@ -256,7 +256,7 @@ class EventTooLargeError(EventError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EventNotDecodableError(EventError):
     """An event that arrived cannot be read as the class that handles its type."""
 
@@ -267,7 +267,7 @@ class EventNotDecodableError(EventError):
         return f"An event of type {self.event_type} cannot be decoded: {self.reason}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PublisherUnavailableError(MediatorError, ConnectionError):
     """The broker cannot be reached or did not answer; nothing is known of the event, and it may be sent again."""
 
@@ -278,7 +278,7 @@ class PublisherUnavailableError(MediatorError, ConnectionError):
         return f"{self.broker} is not available: {self.reason}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StreamNotFoundError(PublisherUnavailableError):
     """The stream of an event does not exist."""
 
@@ -291,7 +291,7 @@ class StreamNotFoundError(PublisherUnavailableError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StreamMismatchError(PublisherUnavailableError):
     """A stream exists with other settings than this application needs; it is never changed silently."""
 
@@ -305,7 +305,7 @@ class StreamMismatchError(PublisherUnavailableError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EventRefusedError(EventError):
     """The broker refuses this event, and will refuse it every time."""
 
@@ -317,7 +317,7 @@ class EventRefusedError(EventError):
         return f"Event {self.event_id} of type {self.event_type} was refused by the broker: {self.reason}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ServerStartError(MediatorError, RuntimeError):
     """A nats-server could not be started."""
 

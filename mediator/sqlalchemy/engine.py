@@ -1,0 +1,169 @@
+"""Engine: an SQLAlchemy engine set up for units of work, and what this process knows of its database."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from mediator.distributed.errors import DatabaseUnavailableError, NoUnitOfWorkError
+from mediator.distributed.shield import wait_for_late_work
+from mediator.scope import current_frame
+from mediator.sqlalchemy.writer import WriterLock
+
+_MODE = "mediator_mode"
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
+
+
+class Database:
+    """What this process knows of one database.
+
+    Attributes:
+        name: The file, for texts.
+        engine: As the application has it.
+        reading: The same pool; its transactions read.
+        writer: The engine of transactions that write, to be used by whoever holds `lock`.
+        lock: The right to write.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, writer_timeout: float = 30.0) -> None:
+        file = _file_of(engine.url)
+        self.name = str(file)
+        self.engine = engine
+        self.reader = engine.execution_options(**{_MODE: "read"})
+        self.writer = engine.execution_options(**{_MODE: "write"})
+        self.lock = WriterLock(file, timeout=writer_timeout)
+        self.relay_lock_file = f"{file}.relay"
+        self._wakes: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
+        event.listen(engine.sync_engine, "connect", _configure)
+        event.listen(engine.sync_engine, "begin", _begin)
+        event.listen(engine.sync_engine, "handle_error", _on_error)
+
+    def listen(self, wake: asyncio.Event) -> None:
+        """Set `wake` whenever events were committed by this process, for as long as somebody holds it."""
+        self._wakes.add(wake)
+
+    def wake(self) -> None:
+        """Tell those who listen that events were committed."""
+        for wake in self._wakes:
+            wake.set()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
+        """A short transaction that writes, outside any unit of work."""
+        await self.lock.acquire(self)
+        try:
+            async with self.writer.begin() as connection:
+                yield connection
+        finally:
+            self.lock.release()
+
+
+_databases: weakref.WeakKeyDictionary[Engine, Database] = weakref.WeakKeyDictionary()
+
+
+def database_of(engine: AsyncEngine, *, writer_timeout: float | None = None) -> Database:
+    """The database of an engine; the first call sets the engine up.
+
+    Raises:
+        DatabaseUnavailableError: It is not an SQLite file.
+    """
+    known = _databases.get(engine.sync_engine)
+    if known is None:
+        known = Database(engine, writer_timeout=30.0 if writer_timeout is None else writer_timeout)
+        _databases[engine.sync_engine] = known
+    return known
+
+
+@asynccontextmanager
+async def open_engine(url: str, *, writer_timeout: float = 30.0, **options: Any) -> AsyncGenerator[AsyncEngine, None]:
+    """Open a database for units of work, and close it in the end: `providers.Resource(open_engine, url)`.
+
+    SQLite runs in WAL mode with `synchronous=FULL`, so that a commit survives a loss of power.
+
+    Args:
+        url: `sqlite:///file` (relative) or `sqlite:////file` (absolute).
+        writer_timeout: How long a writer waits for others, in seconds.
+        options: For SQLAlchemy's `create_async_engine`.
+
+    Raises:
+        DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted.
+    """
+    parsed = _parse(url)
+    engine = create_async_engine(parsed, **options)
+    try:
+        database_of(engine, writer_timeout=writer_timeout)
+        try:
+            async with engine.connect():
+                pass
+        except DBAPIError as error:
+            raise DatabaseUnavailableError(str(_file_of(parsed)), _reason(parsed, error)) from error
+        yield engine
+    finally:
+        await wait_for_late_work(5.0)
+        await engine.dispose()
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise DatabaseUnavailableError(
+            "at the given URL", "it is not a database URL such as sqlite:///app.db"
+        ) from error
+    return parsed.set(drivername="sqlite+aiosqlite") if parsed.drivername == "sqlite" else parsed
+
+
+def _file_of(url: URL) -> Path:
+    if url.get_backend_name() != "sqlite":
+        reason = "only SQLite files are supported in this version: use sqlite:///app.db"
+        raise DatabaseUnavailableError(url.render_as_string(hide_password=True), reason)
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise DatabaseUnavailableError(
+            url.database or ":memory:", "the outbox needs a file that outlives the process: use sqlite:///app.db"
+        )
+    return Path(url.database).resolve()
+
+
+def _reason(url: URL, error: DBAPIError) -> str:
+    folder = _file_of(url).parent
+    return f"{error.orig}" if folder.is_dir() else f"the folder {folder} does not exist"
+
+
+def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    """Set a new connection up; transactions are begun by `_begin`, not by the driver."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    """Writers take SQLite's lock at once, since upgrading a reader can deadlock; readers are kept from writing."""
+    mode = connection.get_execution_options().get(_MODE)
+    guarded = mode == "read"
+    if connection.info.get(_MODE, False) is not guarded:
+        connection.exec_driver_sql(f"PRAGMA query_only={int(guarded)}")
+        connection.info[_MODE] = guarded
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+
+
+def _on_error(context: ExceptionContext) -> None:
+    """An error of the database dooms the unit of work in which it happened, even if its caller swallows it."""
+    connection, error = context.connection, context.original_exception
+    mode = connection.get_execution_options().get(_MODE) if connection is not None else None
+    if mode == "read" and "readonly database" in str(error):
+        raise NoUnitOfWorkError("Writing to the database") from error
+    frame = current_frame()
+    if mode == "write" and frame is not None and frame.scope.transaction is not None:
+        doomed = getattr(frame.scope.transaction, "doom_by_database", None)
+        if doomed is not None:
+            doomed(context.sqlalchemy_exception or error)
