@@ -151,7 +151,7 @@ class UnitOfWork(DatabaseTransaction):
         except BaseException as error:
             await self.roll_back(error)
             raise
-        done = await finish(self._commit(), self._commit_timeout)
+        done = await finish(self._commit(running.id), self._commit_timeout)
         failure, cancellation = await self._settle_commit(running, response, done), done.cancellation
         if failure is None:
             await failpoints.reach("unit_of_work.after_commit")
@@ -170,7 +170,7 @@ class UnitOfWork(DatabaseTransaction):
             asyncio.CancelledError: The caller was cancelled meanwhile.
         """
         running = self._require("rollback")
-        done = await finish(self.roll_back_transaction(), self._commit_timeout)
+        done = await finish(self._roll_back(), self._commit_timeout)
         self._end(running, Outcome.ROLLED_BACK)
         late = not done.task.done()
         failure = None if late else done.task.exception()
@@ -195,9 +195,20 @@ class UnitOfWork(DatabaseTransaction):
         await failpoints.reach("unit_of_work.before_commit")
         return events
 
-    async def _commit(self) -> None:
-        await failpoints.reach("unit_of_work.during_commit")
-        await self.commit_transaction()
+    async def _commit(self, transaction_id: str) -> None:
+        self.settling = True
+        try:
+            await failpoints.reach("unit_of_work.during_commit")
+            await self.commit_transaction(transaction_id)
+        finally:
+            self.settling = False
+
+    async def _roll_back(self) -> None:
+        self.settling = True
+        try:
+            await self.roll_back_transaction()
+        finally:
+            self.settling = False
 
     async def _settle_commit(
         self, running: RunningTransaction, response: Any, done: Shielded[None]
@@ -211,7 +222,7 @@ class UnitOfWork(DatabaseTransaction):
             running.scope.response = response
             self._log.info("transaction committed", **self._fields(running))
         elif isinstance(failure, CommitOutcomeUnknownError):
-            await finish(self.roll_back_transaction(), self._commit_timeout)
+            await finish(self._roll_back(), self._commit_timeout)
             self._unknown(running, failure)
         else:
             await self.roll_back(failure)
