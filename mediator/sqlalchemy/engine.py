@@ -101,6 +101,7 @@ async def open_engine(url: str, *, writer_timeout: float = 30.0, **options: Any)
         DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted.
     """
     parsed = _parse(url)
+    _file_of(parsed)
     engine = create_async_engine(parsed, **options)
     try:
         database_of(engine, writer_timeout=writer_timeout)

@@ -75,22 +75,23 @@ async def test_cancelled_after_the_commit_a_command_stays_committed(ledger: Ledg
 
 async def test_an_outer_timeout_during_the_commit_is_a_timeout_and_the_command_committed(ledger: Ledger) -> None:
     pause = Pause()
-    with failpoint("unit_of_work.during_commit", pause):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as group:
+    with failpoint("unit_of_work.during_commit", pause), pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as group:
 
-                async def expire() -> None:
-                    await pause.reached.wait()
-                    limit.reschedule(0)
-                    await asyncio.sleep(0)
-                    pause.release()
+            async def expire() -> None:
+                await pause.reached.wait()
+                limit.reschedule(0)
+                await asyncio.sleep(0)
+                pause.release()
 
-                group.create_task(expire())
-                await ledger.send(Write("a"))
+            group.create_task(expire())
+            await ledger.send(Write("a"))
     assert await ledger.entries() == ["a"]
 
 
-@pytest.mark.parametrize("name", ["unit_of_work.before_stage", "unit_of_work.before_commit", "unit_of_work.during_commit"])
+@pytest.mark.parametrize(
+    "name", ["unit_of_work.before_stage", "unit_of_work.before_commit", "unit_of_work.during_commit"]
+)
 async def test_an_error_on_the_way_to_the_commit_rolls_back(ledger: Ledger, name: str) -> None:
     with failpoint(name, Failure(LookupError("there"))), pytest.raises(LookupError, match="there"):
         await ledger.send(Write("a"))

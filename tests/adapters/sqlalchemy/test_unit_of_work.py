@@ -36,7 +36,9 @@ async def test_a_failed_command_leaves_neither_rows_nor_events(ledger: Ledger) -
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_good_command_after_a_rolled_back_one_in_the_same_scope_sends_only_its_own_events(ledger: Ledger) -> None:
+async def test_a_good_command_after_a_rolled_back_one_in_the_same_scope_sends_only_its_own_events(
+    ledger: Ledger,
+) -> None:
     async with ledger.mediator.scope() as scope:
         with pytest.raises(LookupError):
             await ledger.send(Write("bad", then=fail))
