@@ -98,6 +98,7 @@ class Link:
         """Stop connecting and close the client, within about a second."""
         task, self._task = self._task, None
         if task is not None:
+            self._reason = "closed"
             task.cancel()
             await asyncio.wait([task])
 
@@ -139,6 +140,7 @@ class Link:
     def _up(self, client: Client | None) -> None:
         self._client = client
         self.epoch += 1
+        self._reason = "the connection was lost"
         self._ready.set()
         self._announce("connected")
         for callback in tuple(self._on_connect):
