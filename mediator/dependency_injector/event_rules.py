@@ -41,7 +41,7 @@ def _type_faults(events: dict[type, str]) -> Iterator[Problem]:
         if not issubclass(event, DistributedEvent):
             continue  # a fault of its own kind
         try:
-            wire = wire_type(event)  # type: ignore[arg-type]  # mypy takes a class for one without a hash
+            wire = wire_type(event)
         except EventDeclarationError as error:
             yield Problem(label, event.__name__, str(error))
             continue
