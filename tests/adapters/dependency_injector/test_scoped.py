@@ -92,9 +92,8 @@ async def test_concurrent_scopes_do_not_share():
 
 
 async def test_two_containers_share_no_instance_although_they_share_the_scope():
-    async with lifespan(Shared()) as one, lifespan(Shared()) as other, one.mediator().scope():
-        async with other.mediator().scope():
-            assert one.unit_of_work() is not other.unit_of_work()
+    async with lifespan(Shared()) as one, lifespan(Shared()) as other, one.mediator().scope(), other.mediator().scope():
+        assert one.unit_of_work() is not other.unit_of_work()
 
 
 async def test_no_instance_survives_its_dispatch():

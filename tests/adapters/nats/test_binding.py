@@ -145,7 +145,7 @@ def test_whatever_arrives_is_an_event_or_a_problem(headers: dict[str, str], data
     ],
 )
 def test_what_cannot_be_written_is_refused(event, change) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         to_headers(event(**change))
 
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from mediator.distributed.errors import PublisherUnavailableError, SettingError
 from mediator.nats import NatsConnection, NatsServer, open_connection
 
-PASSWORD = "s3cr%2Ft"  # noqa: S105
+PASSWORD = "s3cr%2Ft"
 AUTHORIZATION = 'authorization { user: "app", password: "s3cr/t" }'
 
 
@@ -162,7 +162,7 @@ async def test_credentials_are_used_from_the_url_and_from_the_options() -> None:
     async with NatsServer(settings=AUTHORIZATION) as server:
         async with open_connection(server.url.replace("nats://", f"nats://app:{PASSWORD}@")) as connection:
             await connection.client("publish", timeout=5)
-        async with open_connection(server.url, user="app", password="s3cr/t") as connection:  # noqa: S106
+        async with open_connection(server.url, user="app", password="s3cr/t") as connection:
             await connection.client("publish", timeout=5)
 
 
@@ -178,7 +178,7 @@ async def test_a_client_that_may_not_ask_jetstream_is_left_alone() -> None:
     users = 'authorization { users: [{user: a, password: b, permissions: {publish: {deny: "$JS.API.INFO"}}}] }'
     async with NatsServer(settings=users) as server:
         with capture_logs() as logs:
-            async with open_connection(server.url, user="a", password="b", probe_interval=0.1) as connection:  # noqa: S106
+            async with open_connection(server.url, user="a", password="b", probe_interval=0.1) as connection:
                 await connection.client("publish", timeout=5)
                 async with asyncio.timeout(5):
                     while not any(line["event"] == "refused by the broker" for line in logs):
