@@ -8,7 +8,7 @@ cancellation kills the reader).
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import nats.errors
 import structlog
@@ -99,8 +99,7 @@ class Link:
         task, self._task = self._task, None
         if task is not None:
             self._reason = "closed"
-            task.cancel()
-            await asyncio.wait([task])
+            await end(task)
 
     async def _run(self) -> None:
         while True:
@@ -197,12 +196,35 @@ class Link:
 
     async def _answers(self, client: Client) -> bool:
         try:
-            await client.request(_PROBE_SUBJECT, b"", timeout=min(_PROBE_SECONDS, self._probe_interval))
+            await ask(client, _PROBE_SUBJECT, b"", min(_PROBE_SECONDS, self._probe_interval))
         except nats.errors.NoRespondersError:
             return True  # a server without JetStream answers too
         except (nats.errors.Error, OSError):
             return not self._probing
         return True
+
+
+async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
+    """A request and its answer. Can be cancelled, unlike one with a timeout of nats-py: before Python 3.12 `wait_for`
+    forgets a cancellation that comes together with the answer.
+
+    Raises:
+        nats.errors.Error: There was no answer, or nobody to give one.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await client.request(subject, body, timeout=cast("float", None))
+    except TimeoutError:
+        raise nats.errors.TimeoutError from None
+
+
+async def end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks until they end: nats-py swallows a cancellation now and then."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.2)
 
 
 async def listen(client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Subscription:

@@ -19,7 +19,7 @@ from mediator.distributed.errors import PublisherUnavailableError
 from mediator.nats.binding import context_of, stream_name
 from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery
-from mediator.nats.link import listen
+from mediator.nats.link import ask, listen
 from mediator.nats.topology import StreamSettings, ensure_consumer, ensure_stream
 
 _NANOSECONDS = 1_000_000_000
@@ -112,7 +112,7 @@ class Puller:
                 await _withdraw(client, subscription)
                 # what was sent before the server knew arrives before the answer to this request
                 with contextlib.suppress(nats.errors.Error):
-                    await client.request("$JS.API.INFO", b"", timeout=_LEAVE_SECONDS / 2)
+                    await ask(client, "$JS.API.INFO", b"", _LEAVE_SECONDS / 2)
                 while subscription.pending_msgs:  # noqa: ASYNC110  # nats-py has no event for it
                     await asyncio.sleep(0)
         with contextlib.suppress(nats.errors.Error, OSError):
