@@ -155,6 +155,8 @@ class Link:
 
     def _note(self, error: Exception) -> None:
         text = self._text(error)
+        if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
+            return  # a server that refuses the credentials says so only now and then before it hangs up
         if "permissions violation" in text.lower():
             if _PROBE_SUBJECT in text:
                 self._probing = False  # not allowed to ask is not the same as no answer

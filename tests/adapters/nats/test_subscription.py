@@ -1,10 +1,12 @@
 """Pulling deliveries: everything arrives, nothing beyond the prefetch, and outages are waited for."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 from structlog.testing import capture_logs
 
 from mediator.distributed.errors import SettingError
@@ -40,8 +42,12 @@ async def consumer_state(raw: Client, prefix: str, group: str = "g", context: st
 
 
 async def until(condition, seconds: float = 8) -> None:
+    """Wait until a condition holds; what it looks at may not exist yet."""
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while True:
+            with contextlib.suppress(NotFoundError):
+                if await condition():
+                    return
             await asyncio.sleep(0.01)
 
 
