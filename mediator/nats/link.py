@@ -7,6 +7,7 @@ cancellation kills the reader).
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ RETRY_SECONDS = 0.5
 _PROBE_SUBJECT = "$JS.API.INFO"
 _PROBE_SECONDS = 2.0
 _CLOSE_SECONDS = 1.0
+_STUCK_SECONDS = 15.0
 
 
 class Link:
@@ -60,6 +62,7 @@ class Link:
         self._ready = asyncio.Event()
         self._client_closed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._heard = 0.0
         self._on_connect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[], None]] = []
 
@@ -149,11 +152,13 @@ class Link:
         if not self._ready.is_set():
             return
         self._ready.clear()
+        self._heard = time.monotonic()
         self._announce("disconnected")
         for callback in tuple(self._on_disconnect):
             callback()
 
     def _note(self, error: Exception) -> None:
+        self._heard = time.monotonic()
         text = self._text(error)
         if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
             return  # a server that refuses the credentials says so only now and then before it hangs up
@@ -188,6 +193,8 @@ class Link:
                 failures = 0
                 if self._ready.is_set():  # nats-py waits for a dead socket to take its last bytes
                     _abort(client)
+                elif time.monotonic() - self._heard > _STUCK_SECONDS:  # its reconnecting task has died
+                    return
             elif client.is_connected and self._probing:
                 failures = 0 if await self._answers(client) else failures + 1
             if failures > 1 and client.is_connected:
@@ -207,8 +214,10 @@ class Link:
 
 
 async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
-    """A request and its answer. Can be cancelled, unlike one with a timeout of nats-py: before Python 3.12 `wait_for`
-    forgets a cancellation that comes together with the answer.
+    """The answer to a request, waited for at most so many seconds.
+
+    The timeout of nats-py is not used: before Python 3.12 `wait_for` forgets a cancellation that comes together with the
+    answer.
 
     Raises:
         nats.errors.Error: There was no answer, or nobody to give one.

@@ -28,7 +28,7 @@ class NatsEventSubscription(EventSubscription):
         group: The name of the group; also that of its durable consumers.
         prefix: The first token of streams and subjects.
         provision: Create missing streams; otherwise wait for them.
-        settings: How missing streams are created, and what existing ones are compared with.
+        settings: How missing streams are created. A stream that differs is consumed, and the difference logged.
         ack_wait: How long the broker waits for an acknowledgement, in seconds.
 
     Raises:

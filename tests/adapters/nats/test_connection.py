@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from mediator.distributed.errors import PublisherUnavailableError, SettingError
 from mediator.nats import NatsConnection, NatsServer, open_connection
 
-PASSWORD = "s3cr%2Ft"  # noqa: S105
+PASSWORD = "s3cr%2Ft"
 AUTHORIZATION = 'authorization { user: "app", password: "s3cr/t" }'
 
 
@@ -51,7 +51,7 @@ async def test_opening_with_nobody_listening_returns_at_once_and_closes_cleanly(
     started = time.monotonic()
     async with open_connection(f"nats://127.0.0.1:{free_port()}") as connection:
         assert time.monotonic() - started < 0.2
-        with pytest.raises(PublisherUnavailableError, match="111|refused|Connect"):
+        with pytest.raises(PublisherUnavailableError, match=r"111|refused|Connect"):
             await connection.client("publish", timeout=0.1)
     assert time.monotonic() - started < 2.5
     assert asyncio.all_tasks() == before
@@ -170,7 +170,7 @@ async def test_credentials_are_used_from_the_url_and_from_the_options() -> None:
     async with NatsServer(settings=AUTHORIZATION) as server:
         async with open_connection(server.url.replace("nats://", f"nats://app:{PASSWORD}@")) as connection:
             await connection.client("publish", timeout=5)
-        async with open_connection(server.url, user="app", password="s3cr/t") as connection:  # noqa: S106
+        async with open_connection(server.url, user="app", password="s3cr/t") as connection:
             await connection.client("publish", timeout=5)
 
 
@@ -186,10 +186,10 @@ async def test_a_client_that_may_not_ask_jetstream_is_left_alone() -> None:
     users = 'authorization { users: [{user: a, password: b, permissions: {publish: {deny: "$JS.API.INFO"}}}] }'
     async with NatsServer(settings=users) as server:
         with capture_logs() as logs:
-            async with open_connection(server.url, user="a", password="b", probe_interval=0.1) as connection:  # noqa: S106
+            async with open_connection(server.url, user="a", password="b", probe_interval=0.1) as connection:
                 await connection.client("publish", timeout=5)
                 async with asyncio.timeout(5):
                     while not any(line["event"] == "refused by the broker" for line in logs):
                         await asyncio.sleep(0.05)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)  # five probes
                 assert connection.epoch("publish") == 1

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from mediator.distributed.errors import SettingError
 from mediator.distributed.subscription import Deliveries, Delivery
-from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, open_connection
+from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
 
 TYPE = "shop.order-placed"
 
@@ -214,7 +214,8 @@ async def test_leaving_is_bounded_when_the_server_is_frozen(server, prefix, even
 async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server, prefix, event) -> None:
     await server.kill()
     async with open_connection(server.url) as connection:
-        async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+        async with subscription.open([TYPE], prefetch=10) as deliveries:
             waiting = asyncio.create_task(deliveries.next())
             await server.start()
             await publish(connection, prefix, event("a"))
@@ -232,7 +233,8 @@ async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server,
 
 async def test_after_a_reconnect_the_pull_is_repeated_at_once(server, prefix, event) -> None:
     async with open_connection(server.url) as connection:
-        async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+        async with subscription.open([TYPE], prefetch=10) as deliveries:
             await publish(connection, prefix, event("a"))
             assert await take_ids(deliveries, 1) == ["a"]
             back = asyncio.Event()
@@ -289,6 +291,16 @@ async def test_without_provision_a_missing_stream_is_waited_for_and_logged_once(
             await publish(connection, prefix, event("a"))
             assert await take_ids(deliveries, 1) == ["a"]
     assert [line["event"] for line in logs if line["event"] == "not consuming"] == ["not consuming"]
+
+
+async def test_a_stream_with_other_settings_is_consumed_and_the_difference_is_logged(connection, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    settings = StreamSettings(max_age=3600)
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, settings=settings)
+    with capture_logs() as logs:
+        async with subscription.open([TYPE], prefetch=10) as deliveries:
+            assert await take_ids(deliveries, 1) == ["a"]
+    assert [line["event"] for line in logs if "max_age" in line.get("reason", "")] == ["the stream differs"]
 
 
 async def test_event_types_are_added_to_a_group_and_never_taken_from_it(connection, raw, prefix, event) -> None:
