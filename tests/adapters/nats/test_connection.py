@@ -37,12 +37,21 @@ async def until_answered(connection: NatsConnection) -> None:
             await asyncio.sleep(0.05)
 
 
+async def reason_that_tells(connection: NatsConnection, what: str) -> PublisherUnavailableError:
+    async with asyncio.timeout(10):
+        while True:
+            with pytest.raises(PublisherUnavailableError) as caught:
+                await connection.client("publish", timeout=0.2)
+            if what in str(caught.value):
+                return caught.value
+
+
 async def test_opening_with_nobody_listening_returns_at_once_and_closes_cleanly() -> None:
     before = asyncio.all_tasks()
     started = time.monotonic()
     async with open_connection(f"nats://127.0.0.1:{free_port()}") as connection:
         assert time.monotonic() - started < 0.2
-        with pytest.raises(PublisherUnavailableError, match="111|refused|Connect"):
+        with pytest.raises(PublisherUnavailableError, match=r"111|refused|Connect"):
             await connection.client("publish", timeout=0.1)
     assert time.monotonic() - started < 2.5
     assert asyncio.all_tasks() == before
@@ -151,9 +160,8 @@ async def test_secrets_are_nowhere_to_be_seen() -> None:
         url = server.url.replace("nats://", f"nats://app:{PASSWORD}wrong@")
         with capture_logs() as logs:
             async with open_connection([url]) as connection:
-                with pytest.raises(PublisherUnavailableError, match="(?i)authorization") as caught:
-                    await connection.client("publish", timeout=0.5)
-            shown = f"{connection!r} {connection} {caught.value} {caught.value!r} {logs}"
+                reason = await reason_that_tells(connection, "Authorization")
+            shown = f"{connection!r} {connection} {reason} {reason!r} {logs}"
         assert "s3cr" not in shown
         assert server.url in shown
 
@@ -183,5 +191,5 @@ async def test_a_client_that_may_not_ask_jetstream_is_left_alone() -> None:
                 async with asyncio.timeout(5):
                     while not any(line["event"] == "refused by the broker" for line in logs):
                         await asyncio.sleep(0.05)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)  # five probes
                 assert connection.epoch("publish") == 1
