@@ -34,7 +34,9 @@ class Relay(OutboxRelay):
 
 
 def event(event_type, version=1, name="Event"):
-    return type(name, (DistributedEvent,), {"event_type": event_type, "event_version": version, "__module__": "shipping"})
+    return type(
+        name, (DistributedEvent,), {"event_type": event_type, "event_version": version, "__module__": "shipping"}
+    )
 
 
 def handler_of(event_class):
@@ -55,7 +57,9 @@ def container_of(*event_classes):
 
 
 def test_handlers_of_events_with_types_of_their_own_are_fine():
-    validate(container_of(event("shipping.sent"), event("shipping.sent", 2, "Other"), event("shipping.lost", name="Lost")))
+    validate(
+        container_of(event("shipping.sent"), event("shipping.sent", 2, "Other"), event("shipping.lost", name="Lost"))
+    )
 
 
 @pytest.mark.parametrize("event_type", ["", "sent", "shipping.Sent", "a.b.c", None, 3])
@@ -172,7 +176,9 @@ def transactional(*arguments, relay=False, behavior=DistributedUnitOfWorkBehavio
     given = {key: getattr(container, key) if value is True else value for key, value in options.items()}
     made = providers.Factory(behavior)
     made.add_args(providers.Factory(make_anything), providers.Factory(make_anything), *map(anything, chosen))
-    made.add_kwargs(**{key: anything(value) if key in {"outbox", "publisher"} else value for key, value in given.items()})
+    made.add_kwargs(
+        **{key: anything(value) if key in {"outbox", "publisher"} else value for key, value in given.items()}
+    )
     container.transaction = made
     container.mediator = MediatorProvider(behaviors=providers.List(made))
     if relay:

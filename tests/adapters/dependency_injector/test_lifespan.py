@@ -51,7 +51,10 @@ async def test_resources_start_in_the_order_of_their_needs_and_stop_in_reverse()
         holder = providers.Singleton(Box, providers.Factory(Box, connection))
         lazily = log.resource("lazily", holder.provider)
         container = container_of(
-            server=log.resource("server", providers.List(lazily)), holder=holder, lazily=lazily, last=log.resource("last")
+            server=log.resource("server", providers.List(lazily)),
+            holder=holder,
+            lazily=lazily,
+            last=log.resource("last"),
         )
         container.connection = connection
         async with lifespan(container):

@@ -141,7 +141,11 @@ async def test_a_mediator_in_a_nested_container_knows_the_handlers_of_that_conta
         other = providers.Factory(CountOrdersHandler)
 
     async with lifespan(Whole()) as container:
-        assert labels(container.module) == ["container.place_order", "container.count_orders", "container.remember_order"]
+        assert labels(container.module) == [
+            "container.place_order",
+            "container.count_orders",
+            "container.remember_order",
+        ]
         assert await container.module.mediator().send(CountOrders()) == 7
 
 

@@ -98,7 +98,9 @@ def test_every_fault_is_reported_at_once_with_its_label_and_class():
         ("container.repository", "Repository"),
     ]
     text = str(caught.value)
-    assert text.startswith("3 problems in the container:\n  1. container.counting (Counting): handles CountOrders, which has 3")
+    assert text.startswith(
+        "3 problems in the container:\n  1. container.counting (Counting): handles CountOrders, which has 3"
+    )
     assert "container.first, container.second, container.counting" in text
     assert "missing a required argument: 'session'" in text
 
@@ -405,12 +407,18 @@ def test_what_fits_is_no_fault(repository):
             providers.Factory(Repository, providers.Dependency(default=providers.Factory(Orders, 1))),
             "container.counting provides a Orders",
         ),
-        (providers.Factory(Repository, providers.Dependency(instance_of=Session)), "needs a Session that nobody provides"),
+        (
+            providers.Factory(Repository, providers.Dependency(instance_of=Session)),
+            "needs a Session that nobody provides",
+        ),
         (providers.Factory(Repository, providers.Factory(Abstract)), "does not implement work"),
         (providers.AbstractFactory(Repository), "is abstract: override it"),
         (providers.Factory(), "is abstract: override it"),
         (providers.Factory(Repository, providers.Singleton(Repository)), "missing a required argument"),
-        (providers.Factory(Wanting, kind=providers.Factory(Session), url=Session), "gets the class Session itself as 'url'"),
+        (
+            providers.Factory(Wanting, kind=providers.Factory(Session), url=Session),
+            "gets the class Session itself as 'url'",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_a_fault(repository, text):
@@ -494,7 +502,9 @@ def circular(first_kind, second_kind):
     return container
 
 
-@pytest.mark.parametrize("kind", [providers.Factory, providers.Singleton, providers.Resource, Scoped, providers.Callable])
+@pytest.mark.parametrize(
+    "kind", [providers.Factory, providers.Singleton, providers.Resource, Scoped, providers.Callable]
+)
 def test_a_circular_dependency_is_found_before_anything_is_resolved(kind):
     found = problems_of(circular(kind, providers.Factory))
     circles = [problem for problem in found if "circular" in problem.text]
