@@ -126,7 +126,8 @@ class Mediator:
     async def _dispatch(self, message: Any, mode: TransactionMode) -> Any:
         if not self.started:
             raise MediatorNotStartedError(message)
-        call = self._registry.pipeline(type(message)).call
+        message_type: type[Any] = type(message)
+        call = self._registry.pipeline(message_type).call
         frame = enter(mode, message, self._ids)
         joined = frame.scope.transaction
         try:
