@@ -75,6 +75,7 @@ class Scope:
     def __init__(self) -> None:
         self.instances: dict[Any, Any] = {}
 
+    @property
     def has_exits(self) -> bool:
         """Whether closing has anything to do."""
         return self._exits is not None
@@ -160,7 +161,7 @@ class Frame:
             return False
         if not self.owner:
             scope.tip = self.parent
-        elif scope.has_exits():
+        elif scope.has_exits:
             return False
         else:
             scope.closed = True
