@@ -96,14 +96,15 @@ async def open_engine(url: str, *, writer_timeout: float = 30.0, **options: Any)
     Args:
         url: `sqlite:///file` (relative) or `sqlite:////file` (absolute).
         writer_timeout: How long a writer waits for others, in seconds.
-        options: For SQLAlchemy's `create_async_engine`.
+        options: For SQLAlchemy's `create_async_engine`. `hide_parameters` is on unless given, so that errors, and with
+            them logs, show statements without the values in them.
 
     Raises:
         DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted.
     """
     parsed = _parse(url)
     await asyncio.to_thread(_probe, _file_of(parsed))
-    engine = create_async_engine(parsed, **options)
+    engine = create_async_engine(parsed, **{"hide_parameters": True, **options})
     try:
         database_of(engine, writer_timeout=writer_timeout)
         yield engine
