@@ -129,10 +129,9 @@ class Modular(containers.DeclarativeContainer):
 async def test_modules_share_the_mediator_and_the_unit_of_work():
     container = Modular()
     assert labels(container) == ["container.ordering.place_order", "container.noticing.remember_order"]
-    async with lifespan(container, requests=[PlaceOrder]):
-        async with container.mediator().scope():
-            await container.mediator().send(PlaceOrder(3))
-            assert container.infrastructure.seen().items == [(3, container.infrastructure.unit_of_work())]
+    async with lifespan(container, requests=[PlaceOrder]), container.mediator().scope():
+        await container.mediator().send(PlaceOrder(3))
+        assert container.infrastructure.seen().items == [(3, container.infrastructure.unit_of_work())]
 
 
 async def test_a_mediator_in_a_nested_container_knows_the_handlers_of_that_container():

@@ -107,7 +107,7 @@ async def test_a_worker_that_fails_cancels_the_body_and_its_error_is_raised_as_i
     container = App()
     container.consumer = providers.Singleton(Consumer, container.log, container.mediator)
     cancelled = []
-    with pytest.raises(OSError, match="relay") as caught:
+    with pytest.raises(OSError, match="relay") as caught:  # noqa: PT012  (the body is what is tested)
         async with lifespan(container, workers=True):
             log = container.log()
             await container.relay().running.wait()
@@ -124,7 +124,7 @@ async def test_a_worker_that_fails_cancels_the_body_and_its_error_is_raised_as_i
 
 
 async def test_errors_of_a_worker_and_of_the_body_are_raised_together():
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  (the body is what is tested)
         async with lifespan(App(), workers=True) as container:
             await container.relay().running.wait()
             container.relay().fail.set()
@@ -137,7 +137,7 @@ async def test_errors_of_a_worker_and_of_the_body_are_raised_together():
 
 async def test_an_error_or_group_of_the_body_is_raised_as_it_is():
     for error in (ValueError("body"), ExceptionGroup("several", [ValueError("body")])):
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(type(error)) as caught:  # noqa: PT012  (the body is what is tested)
             async with lifespan(App(), workers=True) as container:
                 await container.relay().running.wait()
                 raise error
