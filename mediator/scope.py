@@ -169,6 +169,14 @@ class Frame:
             elif last:
                 scope.tip = self.parent
         finally:
+            self._step_out()
+
+    def _step_out(self) -> None:
+        """Restore the frame before this one, unless this is the context of another dispatch, which goes on."""
+        frame = _frame.get()
+        while frame is not None and frame is not self:
+            frame = frame.parent
+        if frame is self:
             _frame.set(self.parent)
 
     async def _close_under_a_running_dispatch(self) -> None:

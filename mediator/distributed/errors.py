@@ -327,3 +327,26 @@ class ServerStartError(MediatorError, RuntimeError):
     def __str__(self) -> str:
         tail = f"\nThe end of its log:\n{self.log}" if self.log else ""
         return f"nats-server did not start: {self.reason}{tail}"
+
+
+@dataclass(eq=False, repr=False)
+class FailpointNotFoundError(MediatorError, LookupError):
+    """A test names a failpoint that does not exist."""
+
+    name: str
+    known: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"There is no failpoint {self.name!r}. There are: {', '.join(self.known)}."
+
+
+@dataclass(eq=False, repr=False)
+class SettingError(MediatorError, ValueError):
+    """A setting of an adapter has a value that cannot work. Secrets in the value are redacted."""
+
+    setting: str
+    value: object
+    problem: str
+
+    def __str__(self) -> str:
+        return f"The setting {self.setting}={self.value!r} cannot work: {self.problem}"

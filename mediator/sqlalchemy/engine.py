@@ -19,6 +19,7 @@ from mediator.scope import current_frame
 from mediator.sqlalchemy.writer import WriterLock
 
 _MODE = "mediator_mode"
+_RUNS = "mediator_transaction_runs"
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
 
 
@@ -44,6 +45,9 @@ class Database:
         self._wakes: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
         event.listen(engine.sync_engine, "connect", _configure)
         event.listen(engine.sync_engine, "begin", _begin)
+        event.listen(engine.sync_engine, "commit", _end)
+        event.listen(engine.sync_engine, "rollback", _end)
+        event.listen(engine.sync_engine, "before_cursor_execute", _refuse_outside_transaction)
         event.listen(engine.sync_engine, "handle_error", _on_error)
 
     def listen(self, wake: asyncio.Event) -> None:
@@ -97,6 +101,7 @@ async def open_engine(url: str, *, writer_timeout: float = 30.0, **options: Any)
         DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted.
     """
     parsed = _parse(url)
+    _file_of(parsed)
     engine = create_async_engine(parsed, **options)
     try:
         database_of(engine, writer_timeout=writer_timeout)
@@ -153,7 +158,21 @@ def _begin(connection: Connection) -> None:
     if connection.info.get(_MODE, False) is not guarded:
         connection.exec_driver_sql(f"PRAGMA query_only={int(guarded)}")
         connection.info[_MODE] = guarded
+    connection.info[_RUNS] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+
+
+def _end(connection: Connection) -> None:
+    connection.info[_RUNS] = False
+
+
+def _refuse_outside_transaction(
+    connection: Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
+) -> None:
+    """Keep a task that outlived its transaction from writing on: without one, SQLite would commit each statement."""
+    writes = connection.get_execution_options().get(_MODE) == "write"
+    if writes and not connection.info.get(_RUNS) and not statement.startswith("PRAGMA"):
+        raise NoUnitOfWorkError("A statement of a transaction that has ended")
 
 
 def _on_error(context: ExceptionContext) -> None:
