@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -90,7 +90,8 @@ async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
 async def _stop(label: str, task: asyncio.Task[None], drain_timeout: float) -> None:
     for seconds in (drain_timeout, _GIVE_UP_TIMEOUT):
         task.cancel()
-        await asyncio.wait({task}, timeout=seconds)
+        with suppress(asyncio.CancelledError):  # whoever stops is in a hurry: the worker is told a second time
+            await asyncio.wait({task}, timeout=seconds)
         if task.done():
             return
     raise WorkerNotStoppedError(label, drain_timeout)

@@ -95,7 +95,7 @@ def test_an_unknown_name_is_an_error_and_nothing_is_replaced(name, nearest):
 
 async def test_an_error_inside_restores_everything():
     container = App()
-    with pytest.raises(ValueError, match="inside"), override(container, connection="fake", billing__gateway="fake"):  # noqa: PT012  (the body is what is tested)
+    with pytest.raises(ValueError, match="inside"), override(container, connection="fake", billing__gateway="fake"):
         assert container.service().content == "fake"
         raise ValueError("inside")
     async with lifespan(container):

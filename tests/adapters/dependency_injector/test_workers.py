@@ -107,7 +107,7 @@ async def test_a_worker_that_fails_cancels_the_body_and_its_error_is_raised_as_i
     container = App()
     container.consumer = providers.Singleton(Consumer, container.log, container.mediator)
     cancelled = []
-    with pytest.raises(OSError, match="relay") as caught:  # noqa: PT012  (the body is what is tested)
+    with pytest.raises(OSError, match="relay") as caught:
         async with lifespan(container, workers=True):
             log = container.log()
             await container.relay().running.wait()
@@ -124,7 +124,7 @@ async def test_a_worker_that_fails_cancels_the_body_and_its_error_is_raised_as_i
 
 
 async def test_errors_of_a_worker_and_of_the_body_are_raised_together():
-    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  (the body is what is tested)
+    with pytest.raises(ExceptionGroup) as caught:
         async with lifespan(App(), workers=True) as container:
             await container.relay().running.wait()
             container.relay().fail.set()
@@ -137,7 +137,7 @@ async def test_errors_of_a_worker_and_of_the_body_are_raised_together():
 
 async def test_an_error_or_group_of_the_body_is_raised_as_it_is():
     for error in (ValueError("body"), ExceptionGroup("several", [ValueError("body")])):
-        with pytest.raises(type(error)) as caught:  # noqa: PT012  (the body is what is tested)
+        with pytest.raises(type(error)) as caught:
             async with lifespan(App(), workers=True) as container:
                 await container.relay().running.wait()
                 raise error
@@ -163,6 +163,43 @@ async def test_a_cancelled_body_drains_the_workers():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert log == [["open", "running", "drained", "closed"]]
+
+
+async def test_a_cancellation_during_draining_cuts_it_short():
+    draining = asyncio.Event()
+    log = []
+
+    class Slow(Relay):
+        async def drain(self):
+            draining.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.log.append("cut short")
+
+    async def main():
+        container = App()
+        container.relay.override(providers.Singleton(Slow, container.log))
+        async with lifespan(container, workers=True):
+            log.append(container.log())
+            await container.relay().running.wait()
+
+    task = asyncio.create_task(main())
+    await draining.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == [["open", "running", "cut short", "closed"]]
+
+
+async def test_it_may_be_entered_and_left_in_different_tasks():
+    container = App()
+    entering = lifespan(container, workers=True)
+    await asyncio.create_task(entering.__aenter__())
+    log = container.log()
+    await container.relay().running.wait()
+    await asyncio.create_task(entering.__aexit__(None, None, None))
+    assert log == ["open", "running", "drained", "closed"]
 
 
 async def test_an_error_in_draining_is_raised():
