@@ -5,8 +5,8 @@ that overlooks indirect dependencies, and stop stopping at the first error. A re
 (dependency-injector does that), so it cannot hold a task group or a timeout open.
 """
 
-from collections.abc import AsyncGenerator, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from mediator.dependency_injector.mediator_provider import check_instance, mediators_of
@@ -57,10 +57,12 @@ async def lifespan(
     if check:
         validate(container, requests=requests, packages=packages, relay_elsewhere=relay_elsewhere)
     mediators = _idle_mediators(container)
-    async with started_resources(container):
-        with _started(mediators):
-            async with running(workers_of(container) if workers else (), drain_timeout):
-                yield container
+    async with (
+        started_resources(container),
+        _started(mediators),
+        running(workers_of(container) if workers else (), drain_timeout),
+    ):
+        yield container
 
 
 def _idle_mediators(container: Any) -> list[Mediator]:
@@ -70,8 +72,8 @@ def _idle_mediators(container: Any) -> list[Mediator]:
     return mediators
 
 
-@contextmanager
-def _started(mediators: Iterable[Mediator]) -> Generator[None]:
+@asynccontextmanager
+async def _started(mediators: Iterable[Mediator]) -> AsyncGenerator[None]:
     for mediator in mediators:
         mediator.started = True
     try:

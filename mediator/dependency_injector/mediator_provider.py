@@ -25,7 +25,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
     is resolved next; overriding a handler or a behavior, at the next dispatch.
 
     Args:
-        behaviors: The behaviors, outermost first: `providers.List(...)` or a sequence of providers.
+        behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on one, or a sequence of providers.
 
     Calling it raises:
         ContainerError: The container is a class, not an instance.
@@ -34,10 +34,10 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     # `Dependency` is what a container tells who its parent is; `providers.Self` would give subclasses the base class.
 
-    def __init__(self, *, behaviors: providers.List | Sequence[Any] = ()) -> None:
+    def __init__(self, *, behaviors: providers.Provider[Any] | Sequence[Any] = ()) -> None:
         base: Any = super()
         base.__init__(Mediator)
-        self._behaviors: Any = behaviors if isinstance(behaviors, providers.List) else providers.List(*behaviors)
+        self._behaviors: Any = behaviors if isinstance(behaviors, providers.Provider) else providers.List(*behaviors)
         self._mediator: Mediator | None = None
         self._named: dict[str, Any] = {}
         self._overriding: Any = None
