@@ -22,7 +22,8 @@ _log: Any = structlog.get_logger("mediator")
 
 def worker_providers(container: Any) -> list[tuple[str, Any]]:
     """The providers of relays and consumers, with their labels, in the order of declaration."""
-    return [(label, provider) for label, provider, cls in instances_of(container, object) if issubclass(cls, _WORKERS)]
+    found = {provider: label for label, provider, cls in instances_of(container, object) if issubclass(cls, _WORKERS)}
+    return [(label, provider) for provider, label in found.items()]
 
 
 def workers_of(container: Any) -> list[tuple[str, Any]]:

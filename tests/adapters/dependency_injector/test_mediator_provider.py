@@ -275,6 +275,20 @@ async def test_the_same_handler_under_two_names_is_one():
         assert labels(container) == ["container.count_orders"]
 
 
+async def test_a_handler_that_is_passed_in_and_passed_on_is_one():
+    class Module(containers.DeclarativeContainer):
+        handler = providers.Dependency(instance_of=CountOrdersHandler)
+
+    class Whole(containers.DeclarativeContainer):
+        mediator = MediatorProvider()
+        handler = providers.Dependency(instance_of=CountOrdersHandler)
+        module = providers.Container(Module, handler=handler)
+
+    async with lifespan(Whole(handler=providers.Factory(CountOrdersHandler))) as container:
+        assert labels(container) == ["container.handler"]
+        assert await container.mediator().send(CountOrders()) == 7
+
+
 async def test_configuration_options_in_a_container_are_left_alone():
     class App(containers.DeclarativeContainer):
         config = providers.Configuration(strict=True)

@@ -103,6 +103,14 @@ async def test_workers_are_found_by_type_in_nested_containers_too():
         ]
 
 
+async def test_a_selected_worker_is_one_worker():
+    container = App()
+    other = providers.Singleton(Relay, container.log)
+    container.relay = providers.Selector(providers.Object("one"), one=container.relay, two=other)
+    async with lifespan(container):
+        assert [label for label, _ in workers_of(container)] == ["container.relay"]
+
+
 async def test_a_worker_that_fails_cancels_the_body_and_its_error_is_raised_as_it_is():
     container = App()
     container.consumer = providers.Singleton(Consumer, container.log, container.mediator)
