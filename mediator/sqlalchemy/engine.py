@@ -145,10 +145,14 @@ def _reason(url: URL, error: DBAPIError) -> str:
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     """Set a new connection up; transactions are begun by `_begin`, not by the driver."""
     connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:
+        connection.close()  # the pool does not know it yet; its thread would outlive the event loop
+        raise
 
 
 def _begin(connection: Connection) -> None:
