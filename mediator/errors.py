@@ -169,3 +169,17 @@ class ContainerError(MediatorError, TypeError):
 
     def __str__(self) -> str:
         return self.problem
+
+
+@dataclass(eq=False, repr=False)
+class WorkerNotStoppedError(MediatorError, TimeoutError):
+    """A worker went on in spite of being cancelled; what it uses is closed all the same."""
+
+    worker: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"The worker {self.worker} was told to stop and did not within {self.seconds:g} s. Let its `run()` pass on "
+            "CancelledError, or raise `drain_timeout` if it only needs longer."
+        )

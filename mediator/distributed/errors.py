@@ -338,3 +338,15 @@ class FailpointNotFoundError(MediatorError, LookupError):
 
     def __str__(self) -> str:
         return f"There is no failpoint {self.name!r}. There are: {', '.join(self.known)}."
+
+
+@dataclass(eq=False, repr=False)
+class SettingError(MediatorError, ValueError):
+    """A setting of an adapter has a value that cannot work. Secrets in the value are redacted."""
+
+    setting: str
+    value: object
+    problem: str
+
+    def __str__(self) -> str:
+        return f"The setting {self.setting}={self.value!r} cannot work: {self.problem}"

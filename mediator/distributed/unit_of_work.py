@@ -97,8 +97,9 @@ class UnitOfWork(DatabaseTransaction):
         self._require(collected.event).events.append(collected)
 
     async def __aenter__(self) -> Self:
-        """Begin a transaction by hand."""
-        await self.begin("async with unit_of_work")
+        """Begin a transaction by hand, named after the message or the scope it is begun in."""
+        frame = current_frame()
+        await self.begin(frame.message if frame is not None else "async with unit_of_work")
         return self
 
     async def __aexit__(

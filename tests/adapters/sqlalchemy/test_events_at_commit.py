@@ -29,14 +29,20 @@ class Blob(DistributedEvent):
         return self.key
 
 
-@dataclass(frozen=True, slots=True)
-class Untyped(DistributedEvent):
-    content: str = ""
+def untyped() -> DistributedEvent:
+    @dataclass(frozen=True, slots=True)
+    class Untyped(DistributedEvent):
+        content: str = ""
+
+    return Untyped()
 
 
-@dataclass(frozen=True, slots=True)
-class Misnamed(DistributedEvent):
-    event_type: ClassVar[str] = "Ledger.Entry"
+def misnamed() -> DistributedEvent:
+    @dataclass(frozen=True, slots=True)
+    class Misnamed(DistributedEvent):
+        event_type: ClassVar[str] = "Ledger.Entry"
+
+    return Misnamed()
 
 
 def adding(*events: Any) -> Callable[[Ledger], Any]:
@@ -52,8 +58,8 @@ def adding(*events: Any) -> Callable[[Ledger], Any]:
     [
         (Blob(object()), EventNotSerializableError, "Blob cannot be serialized"),
         (Blob("x" * 1_000_001), EventTooLargeError, "more than max_event_bytes"),
-        (Untyped(), EventDeclarationError, "has no event_type"),
-        (Misnamed(), EventDeclarationError, "'Ledger.Entry'"),
+        (untyped(), EventDeclarationError, "has no event_type"),
+        (misnamed(), EventDeclarationError, "'Ledger.Entry'"),
         (Noted("a"), EventKindError, "Publish a notification"),
         ("text", EventKindError, "not a DistributedEvent"),
     ],

@@ -1,0 +1,199 @@
+"""Catalog: the handlers and behaviors of a container, found by the classes of its named providers.
+
+Only named providers count, in the order of their declaration, nested containers included; what is nested inside another
+provider is a part of that one: `Factory(Caching, Factory(Inner))` is one handler. `container.traverse()` is no
+substitute: it walks a set, and it shows overriding providers beside the ones they override. The class is that of the
+provider as it was declared, and the provider itself is called at dispatch, so overriding needs no new catalog.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dependency_injector import providers
+
+from mediator.dependency_injector import provider_kinds as kinds
+from mediator.dependency_injector.annotations import class_of, returned_class
+from mediator.distributed.consumer import DistributedEventHandler
+from mediator.errors import Problem
+from mediator.handlers import NotificationHandler, RequestHandler, message_types, type_arguments
+from mediator.pipeline import PipelineBehavior
+from mediator.registry import Binding
+
+_SEQUENCES: kinds.Kinds = (list, tuple)
+_BEHAVIORS: kinds.Kinds = (PipelineBehavior,)
+HANDLERS: kinds.Kinds = (RequestHandler, NotificationHandler, DistributedEventHandler)
+
+
+def named_providers(container: Any, path: str = "container") -> Iterator[tuple[str, Any]]:
+    """The named providers of a container and those nested in it, with their labels, in the order of declaration."""
+    for name, provider in container.providers.items():
+        label = f"{path}.{name}"
+        if isinstance(provider, kinds.CONTAINERS):
+            yield from named_providers(provider.container, label)
+        elif not isinstance(provider, kinds.PLACEHOLDERS):
+            yield label, provider
+
+
+def provided_class(provider: Any) -> type | None:
+    """The class of what a provider gives, without calling it; `None` when nothing says it."""
+    if isinstance(provider, kinds.DEPENDENCIES):
+        cls: type = provider.instance_of
+        return cls if cls is not object else _class_of_target(provider)
+    if isinstance(provider, (*kinds.DELEGATES, *kinds.SETTINGS, *kinds.PLACEHOLDERS)):
+        return None
+    if isinstance(provider, kinds.OBJECTS):
+        held: type = provider.provides.__class__
+        return held if held is not type else None
+    if isinstance(provider, kinds.CALLING):
+        return _class_of_called(provider)
+    return None
+
+
+def _class_of_target(dependency: Any) -> type | None:
+    target = kinds.effective(dependency)
+    return None if isinstance(target, kinds.DEPENDENCIES) else provided_class(target)
+
+
+def _class_of_called(provider: Any) -> type | None:
+    provides = provider.provides
+    if provides is None or kinds.is_provider(provides):
+        return None
+    resource = isinstance(provider, kinds.RESOURCES)
+    cls = class_of(provides)
+    if cls is None:
+        return returned_class(provides, unwrap=resource)
+    # A resource enters what can be entered, and gives what that returns.
+    entered = resource and any(hasattr(cls, name) for name in ("__enter__", "__aenter__"))
+    return None if entered else cls
+
+
+def instances_of(container: Any, cls: type, path: str = "container") -> Iterator[tuple[str, Any, type]]:
+    """The named providers of a class or of classes derived from it: label, provider, class. Each once."""
+    named = list(named_providers(container, path))
+    known = {provider for _, provider in named}
+    seen: set[Any] = set()
+    for label, provider in named:
+        if provider in seen or _is_alias(provider, known):
+            continue
+        seen.add(provider)
+        for candidate in _candidates(provider):
+            found = provided_class(candidate)
+            if found is not None and issubclass(found, cls):
+                yield label, provider, found
+
+
+def _is_alias(provider: Any, known: set[Any]) -> bool:
+    """Whether it is a `Dependency` that another named provider fills."""
+    if not isinstance(provider, kinds.DEPENDENCIES):
+        return False
+    target = kinds.effective(provider)
+    return target is not provider and target in known
+
+
+def _candidates(provider: Any) -> tuple[Any, ...]:
+    return tuple(provider.providers.values()) if isinstance(provider, kinds.SELECTORS) else (provider,)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What was found in a container.
+
+    Attributes:
+        handlers: In the order of declaration.
+        behaviors: Outermost first.
+        problems: What looks like a handler or a behavior but cannot be one.
+    """
+
+    handlers: tuple[Binding, ...]
+    behaviors: tuple[Binding, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Catalog:
+    """Read a container instance; nothing in it is called.
+
+    Args:
+        container: The container.
+        behaviors: The provider of the list of behaviors.
+        path: What labels begin with.
+    """
+    problems: list[Problem] = []
+    handlers = tuple(_handlers(container, path, problems))
+    return Catalog(handlers, tuple(_behaviors(container, behaviors, path, problems)), tuple(problems))
+
+
+def _handlers(container: Any, path: str, problems: list[Problem]) -> Iterator[Binding]:
+    taken: set[tuple[Any, type]] = set()
+    for label, provider, cls in instances_of(container, object, path):
+        for kind in HANDLERS:
+            if not issubclass(cls, kind):
+                continue
+            problem = _undeclared(label, cls, kind)
+            if problem is not None:
+                problems.append(problem)
+                continue
+            binding = Binding(provider, cls, label, kind)
+            news = {(provider, message) for message in binding.messages} - taken
+            if news:  # the candidates of a Selector usually handle the same message
+                taken |= news
+                yield binding
+
+
+def _undeclared(label: str, cls: type, kind: type) -> Problem | None:
+    arguments = type_arguments(cls, kind)
+    said: Any = arguments[0] if arguments else None
+    if said is not None and said is not Any and not isinstance(said, TypeVar) and message_types(said):
+        return None
+    text = (
+        f"does not say what it handles. Declare `class {cls.__name__}({kind.__name__}[...])` with the message class "
+        "itself as the argument: not a string, not a type variable, not Any."
+    )
+    return Problem(label, cls.__name__, text)
+
+
+def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem]) -> Iterator[Binding]:
+    labels = {provider: label for label, provider in named_providers(container, path)}
+    for index, item in enumerate(_items(behaviors), 1):
+        provider = item.provides if isinstance(item, kinds.DELEGATES) else item
+        label = (
+            labels.get(provider, f"{path}: behavior {index}")
+            if kinds.is_provider(item)
+            else f"{path}: behavior {index}"
+        )
+        if isinstance(item, _BEHAVIORS):
+            provider = providers.Object(item)
+        cls = provided_class(provider) if kinds.is_provider(provider) else None
+        if cls is not None and issubclass(cls, _BEHAVIORS):
+            binding = Binding(provider, cls, label, PipelineBehavior)
+            if binding.messages:
+                yield binding
+            else:
+                problems.append(
+                    Problem(label, cls.__name__, "does not say which messages it applies to (not a string).")
+                )
+        else:
+            problems.append(_no_behavior(label, item, cls))
+
+
+def _items(behaviors: Any) -> tuple[Any, ...]:
+    given = kinds.effective(behaviors)
+    if isinstance(given, kinds.LISTS):
+        return tuple(given.args)
+    if isinstance(given, kinds.OBJECTS) and isinstance(given.provides, _SEQUENCES):
+        return tuple(given.provides)
+    return (given,)
+
+
+def _no_behavior(label: str, item: Any, cls: type | None) -> Problem:
+    if isinstance(item, type):
+        text = (
+            f"is the class itself. Put a provider in the list of behaviors: `providers.Factory({item.__name__}, ...)`."
+        )
+        return Problem(label, item.__name__, text)
+    name = cls.__name__ if cls is not None else type(item).__name__
+    text = (
+        "is in the list of behaviors and provides no PipelineBehavior. Derive its class from PipelineBehavior, or, if it "
+        "is a function that makes one, annotate what it returns."
+    )
+    return Problem(label, name, text)

@@ -1,0 +1,116 @@
+"""Rules for handlers: each request has exactly one, it is async, and returns what the request promises."""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mediator.dependency_injector.annotations import describe, fits
+from mediator.dependency_injector.catalog import Catalog
+from mediator.distributed.consumer import DistributedEventHandler
+from mediator.distributed.events import DistributedEvent
+from mediator.errors import HandlerNotFoundError, Problem
+from mediator.handlers import NotificationHandler, RequestHandler, type_arguments
+from mediator.messages import Notification, Request
+from mediator.registry import Binding
+
+_KINDS: dict[type, type] = {
+    RequestHandler: Request,
+    NotificationHandler: Notification,
+    DistributedEventHandler: DistributedEvent,
+}
+
+
+def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
+    """What is wrong with the handlers and behaviors of one mediator."""
+    for binding in (*catalog.handlers, *catalog.behaviors):
+        yield from _not_async(binding)
+    for binding in catalog.handlers:
+        yield from _wrong_kind(binding)
+    requests = [binding for binding in catalog.handlers if binding.kind is RequestHandler]
+    for binding in requests:
+        yield from _wrong_result(binding)
+    yield from _ambiguous(requests)
+
+
+def find_unhandled(catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str]) -> Iterator[Problem]:
+    """Requests that no handler of any mediator handles."""
+    handled = {
+        message
+        for catalog in catalogs
+        for binding in catalog.handlers
+        if binding.kind is RequestHandler
+        for message in binding.messages
+    }
+    names = [message.__name__ for message in handled]
+    for request in dict.fromkeys([*requests, *declared_classes(Request, packages)]):
+        if request not in handled:
+            nearest = difflib.get_close_matches(request.__name__, names, n=2)
+            yield Problem(
+                f"{request.__module__}.{request.__qualname__}", "", str(HandlerNotFoundError(request, nearest))
+            )
+
+
+def declared_classes(base: type, packages: Iterable[str]) -> list[type]:
+    """The classes derived from `base`, and not derived from again, at the top level of the modules of some packages.
+
+    What a module no longer holds under its name does not count: `@dataclass(slots=True)` makes a second class of the same
+    name and leaves the first behind among the subclasses.
+    """
+    prefixes = tuple(f"{package}." for package in packages)
+    found: dict[type, None] = {}
+    waiting: list[type] = list(base.__subclasses__())
+    for cls in waiting:  # grows while it is walked
+        derived: list[type] = cls.__subclasses__()
+        waiting += derived
+        if not derived and f"{cls.__module__}.".startswith(prefixes) and _is_current(cls):
+            found[cls] = None
+    return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
+
+
+def _is_current(cls: type) -> bool:
+    held: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        held = getattr(held, name, None)
+    return held is cls
+
+
+def _not_async(binding: Binding) -> Iterator[Problem]:
+    handle: Any = getattr(binding.cls, "handle", None)
+    if handle is not None and not inspect.iscoroutinefunction(inspect.unwrap(handle)):
+        yield Problem(
+            binding.label, binding.cls.__name__, "has a `handle` that is not async. Write `async def handle(...)`."
+        )
+
+
+def _wrong_kind(binding: Binding) -> Iterator[Problem]:
+    wanted = _KINDS[binding.kind]
+    for message in binding.messages:
+        if not issubclass(message, wanted):
+            text = f"is a {binding.kind.__name__} of {message.__name__}, which does not derive from {wanted.__name__}."
+            yield Problem(binding.label, binding.cls.__name__, text)
+
+
+def _wrong_result(binding: Binding) -> Iterator[Problem]:
+    returned = (type_arguments(binding.cls, RequestHandler) or ())[1:2]
+    for message in binding.messages:
+        promised = type_arguments(message, Request)
+        if promised and returned and not fits(returned[0], promised[0]):
+            text = f"returns {describe(returned[0])}, but {message.__name__} is a request for {describe(promised[0])}."
+            yield Problem(binding.label, binding.cls.__name__, text)
+
+
+def _ambiguous(requests: list[Binding]) -> Iterator[Problem]:
+    by_message: dict[type, list[Binding]] = {}
+    for binding in requests:
+        for message in binding.messages:
+            by_message.setdefault(message, []).append(binding)
+    for message, bindings in by_message.items():
+        labels = list(dict.fromkeys(binding.label for binding in bindings))
+        if len(labels) > 1:
+            text = (
+                f"handles {message.__name__}, which has {len(labels)} handlers: {', '.join(labels)}. Exactly one is "
+                "allowed; one that wraps another takes it inline: `Factory(Outer, Factory(Inner))`."
+            )
+            yield Problem(labels[-1], bindings[-1].cls.__name__, text)

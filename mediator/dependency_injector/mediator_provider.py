@@ -1,0 +1,124 @@
+"""MediatorProvider: the mediator of the container that it is placed in."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dependency_injector import providers
+
+from mediator.dependency_injector.catalog import named_providers, read_catalog
+from mediator.dependency_injector.provider_kinds import effective, overriding
+from mediator.errors import ContainerError, ContainerValidationError
+from mediator.mediator import Mediator
+from mediator.registry import Registry
+
+
+class MediatorProvider(providers.Dependency[Mediator]):
+    """Gives one `Mediator` per container instance, with the handlers found in that container.
+
+        class AppContainer(containers.DeclarativeContainer):
+            logging = providers.Factory(LoggingBehavior)
+            mediator = MediatorProvider(behaviors=providers.List(logging))
+            enroll_student = providers.Factory(EnrollStudentHandler)
+
+    It belongs to the container *instance*, also in subclasses, nested and copied containers. The mediator refuses
+    messages until `lifespan(container)` has started it. Overriding the list of behaviors takes effect when the mediator
+    is resolved next; overriding a handler or a behavior, at the next dispatch.
+
+    Args:
+        behaviors: The behaviors, outermost first: `providers.List(...)` or a sequence of providers.
+
+    Calling it raises:
+        ContainerError: The container is a class, not an instance.
+        ContainerValidationError: A handler does not say what it handles, or something else is in the list of behaviors.
+    """
+
+    # `Dependency` is what a container tells who its parent is; `providers.Self` would give subclasses the base class.
+
+    def __init__(self, *, behaviors: providers.List | Sequence[Any] = ()) -> None:
+        base: Any = super()
+        base.__init__(Mediator)
+        self._behaviors: Any = behaviors if isinstance(behaviors, providers.List) else providers.List(*behaviors)
+        self._mediator: Mediator | None = None
+        self._version: tuple[Any, int] | None = None
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        known = memo.get(id(self))
+        if known is not None:
+            return known
+        base: Any = super()
+        copied = base.__deepcopy__(memo)
+        copied._behaviors = providers.deepcopy(self._behaviors, memo)  # noqa: SLF001 - a copy of this class
+        return copied
+
+    @property
+    def behaviors(self) -> Any:
+        """The provider of the list of behaviors."""
+        return self._behaviors
+
+    @property
+    def is_defined(self) -> bool:
+        """Always: a mediator needs nobody to provide it."""
+        return True
+
+    @property
+    def related(self) -> Iterator[Any]:
+        """The behaviors, and what overrides the mediator."""
+        yield self._behaviors
+        base: Any = super()
+        yield from base.related
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Mediator:  # type: ignore[override]  # the stub overloads it
+        """The mediator; see the class for what it raises."""
+        replacement = overriding(self)
+        if replacement is not None:
+            replaced: Mediator = replacement(*args, **kwargs)
+            return replaced
+        return self.own()
+
+    @property
+    def container(self) -> Any:
+        """The container that it is placed in: an instance, the class while that is being declared, or `None`."""
+        provider: Any = self
+        return provider.parent
+
+    def own(self) -> Mediator:
+        """The mediator of the container, whatever overrides this provider; its registry is up to date."""
+        container = self.container
+        if container is None or isinstance(container, type):
+            raise _no_instance(container)
+        version = (effective(self._behaviors), len(container.providers))
+        if self._mediator is None:
+            self._mediator = Mediator(self._read(container), started=False)
+        elif version != self._version:
+            self._mediator.rebind(self._read(container))
+        self._version = version
+        return self._mediator
+
+    def _read(self, container: Any) -> Registry:
+        catalog = read_catalog(container, self._behaviors)
+        if catalog.problems:
+            raise ContainerValidationError(catalog.problems)
+        return Registry(catalog.handlers, catalog.behaviors)
+
+
+def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:
+    """The mediator providers of a container and of those nested in it, with their labels."""
+    return [(label, each) for label, each in named_providers(container) if isinstance(each, MediatorProvider)]
+
+
+def check_instance(container: Any) -> None:
+    """Make sure that a container is an instance.
+
+    Raises:
+        ContainerError: It is a class.
+    """
+    if isinstance(container, type):
+        raise _no_instance(container)
+
+
+def _no_instance(container: Any) -> ContainerError:
+    name = container.__name__ if isinstance(container, type) else "AppContainer"
+    found = f"the container class {name}" if isinstance(container, type) else "no container"
+    return ContainerError(
+        container, f"An instance of a container is needed, and this is {found}. Make one first: `container = {name}()`."
+    )

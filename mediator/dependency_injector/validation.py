@@ -1,0 +1,74 @@
+"""Validation: every fault in the wiring of a container, found before anything is made."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dependency_injector import providers
+
+from mediator.dependency_injector.catalog import Catalog, read_catalog
+from mediator.dependency_injector.construction import find_unbuildable
+from mediator.dependency_injector.event_rules import find_event_faults, find_undelivered
+from mediator.dependency_injector.graph import Graph, find_captives, find_cycles
+from mediator.dependency_injector.handler_rules import find_handler_faults, find_unhandled
+from mediator.dependency_injector.mediator_provider import check_instance, mediators_of
+from mediator.dependency_injector.workers import worker_providers
+from mediator.errors import ContainerValidationError, Problem
+
+
+def validate(
+    container: Any, *, requests: Iterable[type] = (), packages: Iterable[str] = (), relay_elsewhere: bool = False
+) -> None:
+    """Check a whole container and call nothing in it.
+
+    Checked are: that each request has exactly one handler, that handlers and behaviors are async and say what they are
+    for, that what the library calls can be made from what it is given, that there is no circular dependency, that nothing
+    long-lived holds something scoped, and that events have types of their own and somebody to deliver them.
+
+    Args:
+        container: The container, an instance.
+        requests: Requests that must have a handler.
+        packages: Names of imported packages, all of whose requests must have a handler.
+        relay_elsewhere: True when another process runs the relay of this application's outbox.
+
+    Raises:
+        ContainerValidationError: There are faults; it has all of them.
+        ContainerError: `container` is a class.
+    """
+    check_instance(container)
+    found = _problems(container, requests, packages, relay_elsewhere=relay_elsewhere)
+    problems = tuple(dict.fromkeys(found))
+    if problems:
+        raise ContainerValidationError(problems)
+
+
+def _problems(
+    container: Any, requests: Iterable[type], packages: Iterable[str], *, relay_elsewhere: bool
+) -> Iterator[Problem]:
+    catalogs = _catalogs(container)
+    for catalog in catalogs:
+        yield from catalog.problems
+        yield from find_handler_faults(catalog)
+    yield from find_unhandled(catalogs, requests, packages)
+    graph = Graph(container)
+    yield from find_unbuildable(graph, _used(container, graph, catalogs))
+    yield from find_cycles(graph)
+    yield from find_captives(graph)
+    yield from find_event_faults(catalogs)
+    yield from find_undelivered(container, catalogs, relay_elsewhere=relay_elsewhere)
+
+
+def _catalogs(container: Any) -> list[Catalog]:
+    """What each mediator dispatches to; without a mediator, the handlers there are."""
+    found = [
+        read_catalog(mediator.container, mediator.behaviors, label.rpartition(".")[0])
+        for label, mediator in mediators_of(container)
+    ]
+    return found or [read_catalog(container, providers.List())]
+
+
+def _used(container: Any, graph: Graph, catalogs: Iterable[Catalog]) -> set[Any]:
+    """What the library calls: handlers, behaviors, workers, resources, and all that these call."""
+    roots = [binding.source for catalog in catalogs for binding in (*catalog.handlers, *catalog.behaviors)]
+    roots += graph.resources()
+    roots += [provider for _, provider in worker_providers(container)]
+    return graph.reachable(root for root in roots if root in graph.calls)
