@@ -10,8 +10,10 @@ EXTRAS = ("sqlalchemy", "aiosqlite", "asyncpg", "filelock", "click", "rich", "op
 
 IMPORTS_NO_EXTRA = f"""
 import sys
+import structlog  # takes rich along where it is installed
+before = set(sys.modules)
 import mediator
-print(sorted(set({EXTRAS!r}) & set(sys.modules)))
+print(sorted(set({EXTRAS!r}) & (set(sys.modules) - before)))
 """
 
 CHANGES_NOTHING = """

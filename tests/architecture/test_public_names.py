@@ -7,9 +7,7 @@ import pytest
 import mediator
 from tests.architecture.package import modules, needs_docstring, public_names
 
-PUBLIC = [
-    pytest.param(getattr(module, name, None), id=f"{module.__name__}.{name}") for module, name in public_names()
-]
+PUBLIC = [pytest.param(getattr(module, name, None), id=f"{module.__name__}.{name}") for module, name in public_names()]
 
 
 @pytest.mark.parametrize("module", [m for m in modules() if hasattr(m, "__all__")], ids=lambda module: module.__name__)

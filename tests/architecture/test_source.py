@@ -13,6 +13,8 @@ LONGEST_CATALOGUE = 450
 """For a file that is nothing but a list of errors, which is looked up and not read."""
 
 LONGEST_FUNCTION = 40
+"""Without the docstring, which is as long as what the function promises."""
+
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "core", "types", "manager", "impl", "misc"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -29,6 +31,14 @@ def at(found: list[ast.AST]) -> list[str]:
     return [f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node).splitlines()[0]}" for node in found]
 
 
+def length(function: Function) -> int:
+    """The lines of a function, but for its decorators and its docstring."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
 @each_file
 def test_a_file_is_short(file: Path):
     limit = LONGEST_CATALOGUE if file.name == "errors.py" else LONGEST_FILE
@@ -38,7 +48,7 @@ def test_a_file_is_short(file: Path):
 @each_file
 def test_functions_are_short(file: Path):
     functions = [node for node in nodes(file) if isinstance(node, Function)]
-    assert at([node for node in functions if (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION]) == []
+    assert [f"{node.name}: {length(node)}" for node in functions if length(node) > LONGEST_FUNCTION] == []
 
 
 @each_file

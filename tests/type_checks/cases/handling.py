@@ -32,7 +32,7 @@ class Find(RequestHandler[FindStudents, list[StudentId]]):
 
 class Expel(RequestHandler[ExpelStudent, None]):
     async def handle(self, command: ExpelStudent) -> None:
-        print(command.student_id)
+        assert_type(command.student_id, StudentId)
 
 
 class Announce(NotificationHandler[StudentEnrolled]):
@@ -77,7 +77,7 @@ class NotAsynchronous(RequestHandler[EnrollStudent, StudentId]):
 
 class OtherNotification(NotificationHandler[StudentEnrolled]):
     async def handle(self, notification: StudentStatusChanged) -> None:  # error
-        print(notification)
+        assert_type(notification, StudentStatusChanged)
 
 
 class NoRequest(RequestHandler[StudentEnrolled, None]):  # error
@@ -97,4 +97,4 @@ class OtherBehavior(PipelineBehavior[EnrollStudent, StudentId]):
         return message.student_id
 
 
-print(Enroll())  # error
+enroll = Enroll()  # error

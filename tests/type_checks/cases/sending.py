@@ -33,4 +33,4 @@ async def mistakes(mediator: Mediator) -> None:
     await mediator.send(EnrollStudent("Ada"), TransactionMode.NEW)  # error
     await mediator.send(EnrollStudent("Ada"), mode="new")  # error
     number: int = await mediator.send(EnrollStudent("Ada"))  # error
-    print(number)
+    number += 1
