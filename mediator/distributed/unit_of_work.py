@@ -260,10 +260,8 @@ class UnitOfWork(DatabaseTransaction):
             self._running.doomed(message, error)
 
     def _raise_doom(self, running: RunningTransaction) -> None:
-        if running.doom is not None:
-            raise UnitOfWorkRolledBackError(
-                running.id, running.doom.message, running.doom.error
-            ) from running.doom.error
+        if (doom := running.doom) is not None:
+            raise UnitOfWorkRolledBackError(running.id, doom.message, doom.error) from doom.error
 
     @asynccontextmanager
     async def savepoint(self, message: object, /) -> AsyncGenerator[None, None]:

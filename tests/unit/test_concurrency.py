@@ -38,7 +38,9 @@ async def test_two_dispatches_gathered_inside_a_handler_are_refused():
         await asyncio.gather(mediator.send(ExpelStudent()), mediator.send(CountStudents()))
 
     mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, gate.wait), handles(CountStudents, see_scope))
-    with pytest.raises(ConcurrentDispatchError, match=r"CountStudents and ExpelStudent .*TransactionMode\.NEW") as caught:
+    with pytest.raises(
+        ConcurrentDispatchError, match=r"CountStudents and ExpelStudent .*TransactionMode\.NEW"
+    ) as caught:
         await mediator.send(EnrollStudent())
     assert (caught.value.message, caught.value.running) == (CountStudents(), ExpelStudent())
     gate.open.set()

@@ -40,7 +40,8 @@ def test_what_is_no_type_on_the_wire_is_refused(wire: str):
 
 
 @pytest.mark.parametrize(
-    "event_type", ["", "one", "Upper.case", "a.b.c", "a.", ".b", "a b.c", "-a.b", "a.b-", "a--b.c", "a.b\n", "ä.b", 3, None]
+    "event_type",
+    ["", "one", "Upper.case", "a.b.c", "a.", ".b", "a b.c", "-a.b", "a.b-", "a--b.c", "a.b\n", "ä.b", 3, None],
 )
 def test_an_event_type_must_be_a_context_and_a_name(event_type: Any):
     with pytest.raises(EventDeclarationError, match=r"Declared has .*Declare it as"):

@@ -100,7 +100,8 @@ def test_the_response_of_a_message_is_its_type_argument():
 
 
 @pytest.mark.parametrize(
-    "union", [EnrollStudent | ExpelStudent, typing.Union[EnrollStudent, ExpelStudent]]  # noqa: UP007
+    "union",
+    [EnrollStudent | ExpelStudent, typing.Union[EnrollStudent, ExpelStudent]],  # noqa: UP007
 )
 def test_a_union_stands_for_its_members(union: Any):
     assert message_types(union) == (EnrollStudent, ExpelStudent)

@@ -1,6 +1,7 @@
 """LoggingBehavior: what it writes, and what it keeps to itself."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,8 @@ async def logged(message: Any, work: Any = answer_name, **options: Any) -> list[
         behavior = bind(LoggingBehavior, lambda: LoggingBehavior(clock=Clock(), **options))
         mediator = wire(handles(type(message), work), behaviors=[behavior], ids=lambda: "inner")
         async with mediator.scope(context=MessageContext("outer", "flow")):
-            try:
+            with contextlib.suppress(ValueError, asyncio.CancelledError):
                 await mediator.send(message)
-            except (ValueError, asyncio.CancelledError):
-                pass
     return lines
 
 

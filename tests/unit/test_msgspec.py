@@ -1,5 +1,6 @@
 """MsgspecCodec: payloads as JSON."""
 
+import contextlib
 import enum
 import uuid
 from dataclasses import dataclass
@@ -109,7 +110,9 @@ def test_an_event_that_is_no_object_of_fields_is_refused(event: DistributedEvent
         codec.encode(event)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b'{"student_id":3}', b"\xff", b'{"student_id":"\xff"}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b"{}", b'{"student_id":3}', b"\xff", b'{"student_id":"\xff"}']
+)
 def test_what_is_not_of_the_class_is_refused(data: bytes):
     with pytest.raises(EventNotDecodableError, match="type Moved cannot be decoded"):
         codec.decode(data, Moved)
@@ -122,10 +125,8 @@ def test_deeply_nested_data_is_refused():
 
 @given(st.binary())
 def test_any_data_is_either_decoded_or_refused(data: bytes):
-    try:
+    with contextlib.suppress(EventNotDecodableError):
         assert isinstance(codec.decode(data, Moved), Moved)
-    except EventNotDecodableError:
-        pass
 
 
 def test_unknown_fields_are_ignored_and_missing_ones_take_their_default():

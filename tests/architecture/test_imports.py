@@ -1,0 +1,59 @@
+"""What importing the package does, and what may import what."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.architecture.package import ROOT
+
+EXTRAS = ("sqlalchemy", "aiosqlite", "asyncpg", "filelock", "click", "rich", "opentelemetry", "nats_server", "pytest")
+
+IMPORTS_NO_EXTRA = f"""
+import sys
+import structlog  # takes rich along where it is installed
+before = set(sys.modules)
+import mediator
+print(sorted(set({EXTRAS!r}) & (set(sys.modules) - before)))
+"""
+
+CHANGES_NOTHING = """
+import asyncio, logging, signal, sys, warnings
+import structlog
+
+def state():
+    return (
+        structlog.is_configured(),
+        repr(structlog.get_config()["processors"]),
+        logging.getLogger().handlers[:],
+        sorted(name for name in logging.Logger.manager.loggerDict if name.startswith("mediator")),
+        signal.getsignal(signal.SIGTERM),
+        signal.getsignal(signal.SIGINT),
+        sys.excepthook,
+        list(warnings.filters),
+        asyncio.get_event_loop_policy.__module__,
+    )
+
+before = state()
+import mediator
+print(state() == before)
+"""
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_the_package_imports_no_extra():
+    assert python(IMPORTS_NO_EXTRA) == "[]"
+
+
+def test_importing_the_package_changes_nothing_around_it():
+    assert python(CHANGES_NOTHING) == "True"
+
+
+def test_imports_run_downward_only():
+    lint_imports = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,96 @@
+"""What holds for every source file of the package."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.package import FILES, label
+
+LONGEST_FILE = 300
+LONGEST_CATALOGUE = 450
+"""For a file that is nothing but a list of errors, which is looked up and not read."""
+
+LONGEST_FUNCTION = 40
+"""Without the docstring, which is as long as what the function promises."""
+
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "core", "types", "manager", "impl", "misc"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+each_file = pytest.mark.parametrize("file", FILES, ids=label)
+
+
+def nodes(file: Path) -> Iterator[ast.AST]:
+    yield from ast.walk(ast.parse(file.read_text(), str(file)))
+
+
+def at(found: list[ast.AST]) -> list[str]:
+    """Found nodes by line, to be read in a failure."""
+    return [f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node).splitlines()[0]}" for node in found]
+
+
+def length(function: Function) -> int:
+    """The lines of a function, but for its decorators and its docstring."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
+@each_file
+def test_a_file_is_short(file: Path):
+    limit = LONGEST_CATALOGUE if file.name == "errors.py" else LONGEST_FILE
+    assert len(file.read_text().splitlines()) <= limit
+
+
+@each_file
+def test_functions_are_short(file: Path):
+    functions = [node for node in nodes(file) if isinstance(node, Function)]
+    assert [f"{node.name}: {length(node)}" for node in functions if length(node) > LONGEST_FUNCTION] == []
+
+
+@each_file
+def test_a_file_is_named_after_what_is_in_it(file: Path):
+    assert not {part.lower().strip("_") for part in label(file).removesuffix(".py").split("/")} & FORBIDDEN_NAMES
+
+
+@each_file
+def test_a_file_says_what_it_is_in_the_first_sentence(file: Path):
+    docstring = ast.get_docstring(ast.parse(file.read_text()))
+    assert docstring
+    assert docstring.splitlines()[0].rstrip().endswith((".", ":")) or "\n" in docstring
+
+
+@each_file
+def test_imports_stand_at_the_top(file: Path):
+    functions = [node for node in nodes(file) if isinstance(node, Function)]
+    inner = [node for function in functions for node in ast.walk(function)]
+    assert at([node for node in inner if isinstance(node, ast.Import | ast.ImportFrom)]) == []
+
+
+@each_file
+def test_nothing_is_imported_for_type_checkers_only(file: Path):
+    assert "TYPE_CHECKING" not in file.read_text()
+    futures = [node for node in nodes(file) if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    assert at(list(futures)) == []
+
+
+@each_file
+def test_what_users_hand_in_is_never_checked_by_assert(file: Path):
+    assert at([node for node in nodes(file) if isinstance(node, ast.Assert)]) == []
+
+
+@each_file
+def test_nothing_is_unpickled_or_given_to_a_shell(file: Path):
+    imported = {
+        name.split(".")[0]
+        for node in nodes(file)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
+    }
+    assert not imported & {"pickle", "marshal", "shelve", "dill"}
+    calls = [node for node in nodes(file) if isinstance(node, ast.Call)]
+    assert at([call for call in calls if any(keyword.arg == "shell" for keyword in call.keywords)]) == []
+    assert at([call for call in calls if isinstance(call.func, ast.Name) and call.func.id in {"eval", "exec"}]) == []
