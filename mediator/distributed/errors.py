@@ -327,3 +327,15 @@ class ServerStartError(MediatorError, RuntimeError):
     def __str__(self) -> str:
         tail = f"\nThe end of its log:\n{self.log}" if self.log else ""
         return f"nats-server did not start: {self.reason}{tail}"
+
+
+@dataclass(eq=False)
+class SettingError(MediatorError, ValueError):
+    """A setting of an adapter has a value that cannot work. Secrets in the value are redacted."""
+
+    setting: str
+    value: object
+    problem: str
+
+    def __str__(self) -> str:
+        return f"The setting {self.setting}={self.value!r} cannot work: {self.problem}"

@@ -1,1 +1,16 @@
-"""Placeholder."""
+"""The NATS JetStream adapter: connection, publisher, subscription, and a server for development and tests."""
+
+from mediator.nats.connection import NatsConnection, open_connection
+from mediator.nats.publisher import NatsEventPublisher
+from mediator.nats.server import NatsServer
+from mediator.nats.subscription import NatsEventSubscription
+from mediator.nats.topology import StreamSettings
+
+__all__ = [
+    "NatsConnection",
+    "NatsEventPublisher",
+    "NatsEventSubscription",
+    "NatsServer",
+    "StreamSettings",
+    "open_connection",
+]

@@ -1,0 +1,187 @@
+"""Binding: how a CloudEvent becomes the headers, subject and body of a NATS message, and is read from one again.
+
+The NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec, "nats-protocol-binding"): binary mode
+is written; binary mode and structured JSON are read.
+"""
+
+import base64
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote, unquote_to_bytes
+
+import msgspec
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.errors import EventNotDecodableError, SettingError
+from mediator.distributed.events import split_wire_type
+
+_CONTENT_TYPE = "application/cloudevents"
+_ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey"})
+_RESERVED = _ATTRIBUTES | {"data", "data_base64"}
+_TRACE = ("traceparent", "tracestate")
+_TOKEN = re.compile(r"[a-z0-9-]{1,64}")
+_NAME = re.compile(r"[a-z0-9]+")
+_PLAIN = re.compile(r"[!#-$&-~]*")
+_UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+
+def checked_prefix(prefix: str) -> str:
+    """A prefix of streams and subjects: one token of lower-case letters, digits and hyphens.
+
+    Raises:
+        SettingError: It is not one.
+    """
+    if not _TOKEN.fullmatch(prefix):
+        raise SettingError("prefix", prefix, "use one token of 1 to 64 lower-case letters, digits and hyphens")
+    return prefix
+
+
+def stream_name(prefix: str, context: str) -> str:
+    """The stream of a context: `<prefix>-<context>`."""
+    return f"{prefix}-{context}"
+
+
+def context_of(event_type: str) -> str:
+    """The context of an event type: what stands before its dot."""
+    return event_type.partition(".")[0]
+
+
+def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
+    """The subject of an event: `<prefix>.<context>.<name>.<partition>`.
+
+    Raises:
+        ValueError: The type of the event is not `<context>.<name>.v<version>`.
+    """
+    event_type, _ = split_wire_type(event.type)
+    return f"{prefix}.{event_type}.{event.bucket % partitions}"
+
+
+def to_headers(event: CloudEvent) -> dict[str, str]:
+    """The headers of an event in binary mode; its data is the body.
+
+    Raises:
+        ValueError: An attribute cannot be written: an extension's name, a time without a zone, a broken string.
+    """
+    if event.time.tzinfo is None:
+        raise ValueError("its time has no time zone")
+    identity = _encode(event.id)
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": identity,
+        "ce-source": _encode(event.source),
+        "ce-type": _encode(event.type),
+        "ce-time": event.time.astimezone(UTC).isoformat(),
+        "ce-datacontenttype": _encode(event.datacontenttype),
+        "Nats-Msg-Id": identity,
+    }
+    if event.partitionkey is not None:
+        headers["ce-partitionkey"] = _encode(event.partitionkey)
+    for name, value in event.extensions.items():
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            raise ValueError(f"{name!r} cannot be the name of an extension attribute")
+        headers[f"ce-{name}"] = _encode(value)
+        if name in _TRACE:
+            headers[name] = headers[f"ce-{name}"]
+    return headers
+
+
+def from_message(
+    headers: Mapping[str, str] | None, data: bytes, *, fallback_id: str, stored_at: datetime
+) -> CloudEvent:
+    """The event in a message.
+
+    Args:
+        headers: The headers of the message; names in any case.
+        data: The body of the message.
+        fallback_id: The id of an event that has none: `<stream>:<sequence>`.
+        stored_at: The time of an event that has none.
+
+    Raises:
+        EventNotDecodableError: The message is not a CloudEvent, or a broken one.
+    """
+    lowered = {name.lower(): value for name, value in (headers or {}).items()}
+    content_type = lowered.get("content-type", "").strip().lower()
+    try:
+        if content_type.startswith(_CONTENT_TYPE):
+            attributes, body = _read_structured(content_type, data)
+        else:
+            attributes, body = _read_binary(lowered), data
+        return _event(attributes, body, fallback_id, stored_at)
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise EventNotDecodableError(lowered.get("ce-type", "unknown"), str(error)) from error
+
+
+def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at: datetime) -> CloudEvent:
+    if attributes.get("specversion") != "1.0":
+        raise ValueError("it is not a CloudEvent of version 1.0: the attribute specversion is missing or another")
+    for required in ("type", "source"):
+        if not attributes.get(required):
+            raise ValueError(f"the attribute {required} is missing")
+    time = attributes.get("time")
+    return CloudEvent(
+        id=attributes.get("id") or fallback_id,
+        type=attributes["type"],
+        time=_read_time(time) if time else stored_at,
+        data=data,
+        source=attributes["source"],
+        datacontenttype=attributes.get("datacontenttype", "application/json"),
+        partitionkey=attributes.get("partitionkey"),
+        extensions={name: value for name, value in attributes.items() if name not in _ATTRIBUTES},
+    )
+
+
+def _read_time(text: str) -> datetime:
+    time = datetime.fromisoformat(text.upper())
+    if time.tzinfo is None:
+        raise ValueError(f"the time {text!r} has no time zone")
+    return time
+
+
+def _read_binary(headers: Mapping[str, str]) -> dict[str, str]:
+    attributes = {name[3:]: _decode(value) for name, value in headers.items() if name.startswith("ce-")}
+    if "specversion" in attributes:
+        for name in _TRACE:
+            if name in headers:
+                attributes.setdefault(name, _decode(headers[name]))
+    return attributes
+
+
+def _read_structured(content_type: str, data: bytes) -> tuple[dict[str, str], bytes]:
+    media_type = content_type.partition(";")[0].strip()
+    if media_type not in {_CONTENT_TYPE, f"{_CONTENT_TYPE}+json"}:
+        raise ValueError(f"the format {media_type} is not supported")
+    members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    body = _structured_data(members)
+    attributes: dict[str, str] = {}
+    for name, raw in members.items():
+        value = msgspec.json.decode(raw, type=str | int | bool | None)
+        if value is not None:
+            attributes[name] = value if isinstance(value, str) else str(value).lower()
+    return attributes, body
+
+
+def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
+    """Take the data out of the members of a structured event (JSON event format, section 3.1)."""
+    plain, encoded = members.pop("data", None), members.pop("data_base64", None)
+    if encoded is not None:
+        return base64.b64decode(msgspec.json.decode(encoded, type=str), validate=True)
+    if plain is None:
+        return b""
+    declared = members.get("datacontenttype")
+    media_type = "application/json" if declared is None else msgspec.json.decode(declared, type=str).lower()
+    if "json" in media_type or not bytes(plain).startswith(b'"'):
+        return bytes(plain)
+    return msgspec.json.decode(plain, type=str).encode()
+
+
+def _encode(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) else quote(value, safe=_UNENCODED)
+
+
+def _decode(value: str) -> str:
+    if "\ufffd" in value:  # nats-py puts it where the bytes were not UTF-8
+        raise ValueError("a header is not valid UTF-8")
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    return unquote_to_bytes(value).decode() if "%" in value else value

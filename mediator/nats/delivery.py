@@ -1,0 +1,71 @@
+"""NatsDelivery: one message of a durable consumer, until it is acknowledged."""
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from nats.aio.msg import Msg
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.errors import EventNotDecodableError
+from mediator.distributed.subscription import Delivery
+from mediator.nats.binding import from_message
+
+_PLAIN_TOKENS = 9  # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>
+_NANOSECONDS = 1_000_000_000
+
+Reply = Callable[[str, bytes], Awaitable[None]]
+
+
+class NatsDelivery(Delivery):
+    """A message that was pulled. Settling it twice does nothing; settling it offline leads to a redelivery.
+
+    Args:
+        message: The message.
+        reply: Sends a body to a subject.
+        settled: Called once, when the delivery was acknowledged or handed back.
+
+    Attributes:
+        unread: Whether it still waits to be taken.
+    """
+
+    def __init__(self, message: Msg, reply: Reply, settled: Callable[["NatsDelivery"], None]) -> None:
+        self.unread = True
+        self.subject = message.subject
+        self._address = message.reply
+        self._reply = reply
+        self._on_settled = settled
+        self._open = True
+        tokens = message.reply.split(".")
+        stream, _, attempt, sequence, _, stored = (tokens if len(tokens) == _PLAIN_TOKENS else tokens[2:])[2:8]
+        self.attempt = int(attempt)
+        self.sequence = int(sequence)
+        self.event, self.problem = _read(message, f"{stream}:{sequence}", int(stored))
+
+    async def ack(self) -> None:
+        """Tell the broker that the event has taken effect."""
+        await self._settle(b"+ACK")
+
+    async def nak(self, delay: float) -> None:
+        """Ask for the event again after `delay` seconds."""
+        body = b"-NAK " + json.dumps({"delay": round(delay * _NANOSECONDS)}).encode() if delay > 0 else b"-NAK"
+        await self._settle(body)
+
+    async def in_progress(self) -> None:
+        """Ask the broker to wait longer before it delivers the event again."""
+        if self._open:
+            await self._reply(self._address, b"+WPI")
+
+    async def _settle(self, body: bytes) -> None:
+        if self._open:
+            self._open = False
+            self._on_settled(self)
+            await self._reply(self._address, body)
+
+
+def _read(message: Msg, fallback_id: str, stored: int) -> tuple[CloudEvent | None, str]:
+    stored_at = datetime.fromtimestamp(stored / _NANOSECONDS, UTC)
+    try:
+        return from_message(message.headers, message.data, fallback_id=fallback_id, stored_at=stored_at), ""
+    except EventNotDecodableError as error:
+        return None, str(error)

@@ -1,0 +1,158 @@
+"""Flight: the events of one publish call on their way to the broker, and what became of each."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nats.errors
+from nats.aio.client import Client
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.errors import EventRefusedError, PublisherUnavailableError
+
+WINDOW = 500
+"""How many events are on their way at the same time, at most."""
+
+_FRAME_BYTES = len(b"NATS/1.0\r\n\r\n")
+_HEADER_BYTES = len(b": \r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One event as a NATS message."""
+
+    event: CloudEvent
+    context: str
+    subject: str
+    headers: dict[str, str]
+
+    def size(self) -> int:
+        """What the server counts against `max_payload`, in bytes: the headers too. All headers are ASCII."""
+        headers = sum(len(name) + len(value) + _HEADER_BYTES for name, value in self.headers.items())
+        return _FRAME_BYTES + headers + len(self.event.data)
+
+
+class Flight:
+    """Sends letters in order, at most `WINDOW` and at most one of each partition key at a time.
+
+    A letter whose predecessor of the same key was not stored is not sent, so that an order survives partial failure.
+
+    Args:
+        letters: What to send; an `EventRefusedError` stands for an event that cannot be sent.
+        keys: The partition key of each; `None` for one without order.
+        broker: The name of the broker, for errors.
+    """
+
+    def __init__(self, letters: Sequence[Letter | EventRefusedError], keys: Sequence[str | None], broker: str) -> None:
+        self._letters = letters
+        self._broker = broker
+        self._errors: dict[int, Exception | None] = {}
+        self._flying: set[int] = set()
+        self._ready: deque[int] = deque()
+        self._next: dict[int, int] = {}
+        self._wake = asyncio.Event()
+        self._line_up(keys)
+        for index, letter in enumerate(letters):
+            if isinstance(letter, EventRefusedError):
+                self.settle(index, letter)
+
+    @property
+    def done(self) -> bool:
+        """Whether the fate of every letter is known."""
+        return len(self._errors) == len(self._letters)
+
+    @property
+    def errors(self) -> list[Exception | None]:
+        """What became of each letter, in order; `None` is stored."""
+        return [self._errors[index] for index in range(len(self._letters))]
+
+    def contexts(self) -> list[str]:
+        """The contexts of the letters that are to be sent."""
+        open_letters = (letter for index, letter in enumerate(self._letters) if index not in self._errors)
+        return sorted({letter.context for letter in open_letters if isinstance(letter, Letter)})
+
+    def refuse_context(self, context: str, error: Exception) -> None:
+        """Settle every letter of a context."""
+        for index, letter in enumerate(self._letters):
+            if isinstance(letter, Letter) and letter.context == context:
+                self.settle(index, error)
+
+    def context(self, index: int) -> str:
+        """The context of a letter."""
+        letter = self._letters[index]
+        return letter.context if isinstance(letter, Letter) else ""
+
+    async def run(self, client: Client, inbox: str) -> None:
+        """Send everything; acknowledgements go to `<inbox>.<index>` and come back through `settle`."""
+        while not self.done:
+            self._wake.clear()
+            while self._ready and len(self._flying) < WINDOW:
+                await self._send(client, inbox, self._ready.popleft())
+            if not self.done:
+                await self._wake.wait()
+
+    def settle(self, index: int, error: Exception | None) -> None:
+        """Note what became of a letter, and let its successor go, or not."""
+        if index in self._errors or not 0 <= index < len(self._letters):
+            return
+        self._errors[index] = error
+        self._flying.discard(index)
+        self._wake.set()
+        successor = self._next.get(index)
+        if successor is not None and error is None and successor not in self._errors:
+            self._ready.append(successor)
+        elif successor is not None:
+            self._hold_back(successor)
+
+    def refuse(self, index: int, reason: str) -> None:
+        """Settle a letter as one that the broker will refuse every time."""
+        letter = self._letters[index]
+        if isinstance(letter, Letter):
+            self.settle(index, refusal(letter.event, reason))
+
+    def give_up(self, error: Exception) -> None:
+        """Settle everything that is still open."""
+        for index in range(len(self._letters)):
+            self._errors.setdefault(index, error)
+        self._flying.clear()
+        self._ready.clear()
+        self._wake.set()
+
+    def _line_up(self, keys: Sequence[str | None]) -> None:
+        last: dict[str, int] = {}
+        for index, key in enumerate(keys):
+            if key is not None and key in last:
+                self._next[last[key]] = index
+            else:
+                self._ready.append(index)
+            if key is not None:
+                last[key] = index
+
+    def _hold_back(self, index: int | None) -> None:
+        while index is not None:
+            reason = "an earlier event of the same partition key was not stored"
+            self._errors.setdefault(index, PublisherUnavailableError(self._broker, reason))
+            index = self._next.get(index)
+
+    async def _send(self, client: Client, inbox: str, index: int) -> None:
+        letter = self._letters[index]
+        if index in self._errors or not isinstance(letter, Letter):
+            return
+        size = letter.size()
+        if size > client.max_payload:  # the server would close the connection for good
+            text = f"with its headers it is {size:,} bytes, and the broker takes at most {client.max_payload:,}"
+            self.settle(index, refusal(letter.event, text))
+            return
+        try:
+            await client.publish(letter.subject, letter.event.data, f"{inbox}.{index}", letter.headers)
+            self._flying.add(index)
+        except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            self.settle(index, refusal(letter.event, str(error)))
+        except (nats.errors.Error, OSError) as error:
+            self.give_up(PublisherUnavailableError(self._broker, str(error) or type(error).__name__))
+
+
+def refusal(event: CloudEvent, reason: str) -> EventRefusedError:
+    """The error of an event that the broker will refuse every time."""
+    return EventRefusedError(event.id, event.type, reason)

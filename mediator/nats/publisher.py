@@ -1,0 +1,156 @@
+"""NatsEventPublisher: the event publisher that stores events in JetStream streams, one stream a context.
+
+Messages are pipelined over `publish` with one wildcard inbox for all acknowledgements: `publish_async` of nats-py leaves
+futures pending for ever when the server refuses a message or the connection breaks.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.errors import EventRefusedError, PublisherUnavailableError, SettingError
+from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.nats.binding import checked_prefix, context_of, subject_of, to_headers
+from mediator.nats.connection import NatsConnection
+from mediator.nats.flight import Flight, Letter, refusal
+from mediator.nats.link import listen
+from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, ensure_stream
+
+_CONNECT_SECONDS = 1.0
+_MAX_APPLICATION = 128
+_REFUSALS = frozenset({10054, 10060, 10071, 10166})
+"""Error codes that the same message meets every time: too large, wrong expectation, a TTL that is not allowed."""
+
+
+class NatsEventPublisher(EventPublisher):
+    """Stores events in the streams `<prefix>-<context>`, in order per partition key.
+
+    Args:
+        connection: Where the broker is.
+        application: The source of events that have none: the name of this application.
+        prefix: The first token of streams and subjects.
+        provision: Create missing streams; otherwise their events fail with `StreamNotFoundError`.
+        settings: How missing streams are created, and what existing ones are compared with.
+        timeout: How long one `publish` takes at most, in seconds.
+
+    Raises:
+        SettingError: The application, prefix or timeout cannot work.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        application: str,
+        *,
+        prefix: str = "events",
+        provision: bool = True,
+        settings: StreamSettings = DEFAULT_SETTINGS,
+        timeout: float = 5.0,
+    ) -> None:
+        if not (0 < len(application) <= _MAX_APPLICATION and application.isprintable() and application.strip()):
+            raise SettingError("application", application, f"use 1 to {_MAX_APPLICATION} printable characters")
+        if timeout <= 0:
+            raise SettingError("timeout", timeout, "use a positive number of seconds")
+        self._connection = connection
+        self._broker = connection.broker
+        self._application = application
+        self._prefix = checked_prefix(prefix)
+        self._provision = provision
+        self._settings = settings
+        self._timeout = timeout
+        self._numbers = itertools.count()
+        self._flights: dict[str, Flight] = {}
+        self._preparing = asyncio.Lock()
+        self._client: Client | None = None
+        self._inbox = ""
+        self._streams: set[tuple[int, str]] = set()
+        connection.on_disconnect("publish", self._disconnected)
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        """Send events and return one result an event, in the order given (see `EventPublisher.publish`)."""
+        flight = Flight([self._letter(event) for event in events], [e.partitionkey for e in events], self._broker)
+        number = str(next(self._numbers))
+        self._flights[number] = flight
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._fly(flight, number)
+        except TimeoutError:
+            flight.give_up(PublisherUnavailableError(self._broker, f"no acknowledgement within {self._timeout:g} s"))
+        except PublisherUnavailableError as error:
+            flight.give_up(error)
+        except (nats.errors.Error, OSError) as error:
+            flight.give_up(PublisherUnavailableError(self._broker, str(error) or type(error).__name__))
+        finally:
+            del self._flights[number]
+        return [PublishResult(event, error) for event, error in zip(events, flight.errors, strict=True)]
+
+    async def _fly(self, flight: Flight, number: str) -> None:
+        if flight.done:
+            return
+        client = await self._connection.client("publish", timeout=min(_CONNECT_SECONDS, self._timeout))
+        async with self._preparing:
+            await self._open_inbox(client)
+            for context in flight.contexts():
+                await self._check_stream(client, context, flight)
+        await flight.run(client, f"{self._inbox}.{number}")
+
+    def _letter(self, event: CloudEvent) -> Letter | EventRefusedError:
+        stamped = event if event.source else dataclasses.replace(event, source=self._application)
+        try:
+            subject = subject_of(self._prefix, stamped, self._settings.partitions)
+            return Letter(stamped, context_of(stamped.type), subject, to_headers(stamped))
+        except ValueError as error:
+            return refusal(event, str(error))
+
+    async def _open_inbox(self, client: Client) -> None:
+        if self._client is not client:
+            inbox = client.new_inbox()
+            await listen(client, f"{inbox}.*.*", self._acknowledged)
+            self._client, self._inbox = client, inbox
+
+    async def _check_stream(self, client: Client, context: str, flight: Flight) -> None:
+        epoch = self._connection.epoch("publish")
+        if (epoch, context) in self._streams:
+            return
+        try:
+            await ensure_stream(
+                client, self._prefix, context, self._settings, provision=self._provision, broker=self._broker
+            )
+        except PublisherUnavailableError as error:
+            flight.refuse_context(context, error)
+        else:
+            self._streams = {(at, name) for at, name in self._streams if at == epoch} | {(epoch, context)}
+
+    async def _acknowledged(self, message: Msg) -> None:
+        number, index = message.subject.rsplit(".", 2)[1:]
+        flight = self._flights.get(number)
+        if flight is None:
+            return
+        data = message.data
+        if data.startswith(b'{"stream":') and b'"error"' not in data:  # the common case is not parsed
+            flight.settle(int(index), None)
+        else:
+            self._failed(flight, int(index), data)
+
+    def _failed(self, flight: Flight, index: int, data: bytes) -> None:
+        context = flight.context(index)
+        self._streams = {(epoch, name) for epoch, name in self._streams if name != context}
+        error: dict[str, Any] = json.loads(data).get("error", {}) if data else {}
+        reason = f"{error['description']} ({error.get('err_code')})" if error else "no stream answers (503)"
+        if error.get("err_code") in _REFUSALS:
+            flight.refuse(index, reason)
+        else:
+            flight.settle(index, PublisherUnavailableError(self._broker, reason))
+
+    def _disconnected(self) -> None:
+        error = PublisherUnavailableError(self._broker, "the connection was lost before the acknowledgement")
+        for flight in self._flights.values():
+            flight.give_up(error)
