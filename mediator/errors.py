@@ -46,8 +46,11 @@ class MessageKindError(MediatorError, TypeError):
     method: str
 
     def __str__(self) -> str:
-        kinds = {cls.__name__ for cls in type(self.message).__mro__}
-        if "DistributedEvent" in kinds:
+        cls = self.message if isinstance(self.message, type) else type(self.message)
+        kinds = {base.__name__ for base in cls.__mro__}
+        if cls is self.message:
+            remedy = f"That is a class; make a message of it: `{cls.__name__}(...)`."
+        elif "DistributedEvent" in kinds:
             remedy = "Add it to the DistributedEventBroker: it leaves the process after the commit."
         elif "Notification" in kinds:
             remedy = "A notification is published: `await mediator.publish(...)`."
@@ -55,7 +58,7 @@ class MessageKindError(MediatorError, TypeError):
             remedy = "A request is sent: `await mediator.send(...)`."
         else:
             remedy = "Derive its class from Command, Query or Notification."
-        return f"`{self.method}` cannot take a {name_of(self.message)}. {remedy}"
+        return f"`{self.method}` cannot take a {cls.__name__}. {remedy}"
 
 
 @dataclass(eq=False, repr=False)

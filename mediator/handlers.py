@@ -60,13 +60,16 @@ def _substitute(argument: Any, known: dict[Any, Any]) -> Any:
 def message_types(argument: Any) -> tuple[type, ...]:
     """The message classes that a type argument stands for; unions expand.
 
-    `Any` stands for every message (`object`), a type variable for its bound. Returns an empty tuple for what is no
-    class, such as the forward reference of `RequestHandler["EnrollStudent", int]`.
+    `Any` stands for every message (`object`), a type variable for its bound, an alias (PEP 695) for its value. Returns
+    an empty tuple for what is no class, such as the forward reference of `RequestHandler["EnrollStudent", int]`.
     """
     if argument is Any:
         return (object,)
     if isinstance(argument, TypeVar):
         return message_types(argument.__bound__ if argument.__bound__ is not None else Any)
+    alias = None if isinstance(argument, type) else getattr(argument, "__value__", None)
+    if alias is not None:
+        return message_types(alias)
     origin = typing.get_origin(argument)
     if origin in (typing.Union, types.UnionType):
         expanded = [message_types(member) for member in typing.get_args(argument)]

@@ -126,7 +126,7 @@ class Mediator:
     async def _dispatch(self, message: Any, mode: TransactionMode) -> Any:
         if not self.started:
             raise MediatorNotStartedError(message)
-        call = self._registry.pipeline(type(message)).call
+        call = self._registry.pipeline(message.__class__).call
         frame = enter(mode, message, self._ids)
         joined = frame.scope.transaction
         try:
@@ -139,7 +139,8 @@ class Mediator:
         except BaseException as error:
             await frame.leave(error)
             raise
-        await frame.leave()
+        if not frame.leave_quietly():
+            await frame.leave()
         return response
 
 

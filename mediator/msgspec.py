@@ -37,5 +37,5 @@ class MsgspecCodec:
         """
         try:
             return msgspec.json.decode(data, type=event_class)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise EventNotDecodableError(event_class.__name__, str(error)) from error

@@ -63,17 +63,17 @@ class Scope:
         closed: Whether the dispatch is over.
     """
 
-    __slots__ = ("_exits", "closed", "instances", "outcome", "response", "tip", "transaction", "transactional")
+    # Class attributes are the defaults: a scope is made for every dispatch, and most use few of them.
+    transaction: Transaction | None = None
+    transactional: bool = True
+    outcome: Outcome = Outcome.NONE
+    response: Any = None
+    closed: bool = False
+    tip: "Frame | None" = None
+    _exits: list[ExitCallback] | None = None
 
-    def __init__(self, *, transactional: bool = True) -> None:
+    def __init__(self) -> None:
         self.instances: dict[Any, Any] = {}
-        self.transaction: Transaction | None = None
-        self.transactional = transactional
-        self.outcome = Outcome.NONE
-        self.response: Any = None
-        self.closed = False
-        self.tip: Frame | None = None
-        self._exits: list[ExitCallback] | None = None
 
     @property
     def has_exits(self) -> bool:
@@ -124,7 +124,7 @@ class Frame:
 
     __slots__ = ("_context", "_ids", "message", "owner", "parent", "scope")
 
-    def __init__(self, scope: Scope, parent: "Frame | None", message: object, ids: IdFactory, *, owner: bool) -> None:
+    def __init__(self, scope: Scope, parent: "Frame | None", message: object, ids: IdFactory, owner: bool) -> None:
         self.scope = scope
         self.parent = parent
         self.message = message
@@ -154,6 +154,21 @@ class Frame:
         if self.scope.tip is not self:
             raise ConcurrentDispatchError(self.message, self.scope.tip.message if self.scope.tip else "a dispatch")
 
+    def leave_quietly(self) -> bool:
+        """End a dispatch that went well and leaves nothing to do; False when there is something: then `leave` it."""
+        scope = self.scope
+        if scope.tip is not self:
+            return False
+        if not self.owner:
+            scope.tip = self.parent
+        elif scope.has_exits:
+            return False
+        else:
+            scope.closed = True
+            scope.instances = {}
+        _frame.set(self.parent)
+        return True
+
     async def leave(self, error: BaseException | None = None) -> None:
         """End the dispatch: restore the frame before it, doom what it failed in, close the scope it opened.
 
@@ -169,6 +184,14 @@ class Frame:
             elif last:
                 scope.tip = self.parent
         finally:
+            self._step_out()
+
+    def _step_out(self) -> None:
+        """Restore the frame before this one, unless this is the context of another dispatch, which goes on."""
+        frame = _frame.get()
+        while frame is not None and frame is not self:
+            frame = frame.parent
+        if frame is self:
             _frame.set(self.parent)
 
     async def _close_under_a_running_dispatch(self) -> None:
@@ -200,10 +223,12 @@ def enter(
         scope = parent.scope
         if scope.tip is not parent:
             raise ConcurrentDispatchError(message, scope.tip.message if scope.tip else "a dispatch")
-        frame = Frame(scope, parent, message, ids, owner=False)
+        frame = Frame(scope, parent, message, ids, False)
     else:
-        scope = Scope(transactional=mode is not TransactionMode.SUPPRESS)
-        frame = Frame(scope, parent, message, ids, owner=True)
+        scope = Scope()
+        if mode is TransactionMode.SUPPRESS:
+            scope.transactional = False
+        frame = Frame(scope, parent, message, ids, True)
     if context is not None:
         frame.context = context
     scope.tip = frame

@@ -1,5 +1,6 @@
 """LoggingBehavior: one structured log line for each message that was handled, and one for each that failed."""
 
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -59,5 +60,5 @@ class LoggingBehavior(PipelineBehavior[Any, Any]):
 
 
 def _field_names(message: object) -> dict[str, str]:
-    annotations: dict[str, object] = getattr(type(message), "__annotations__", {})
-    return dict.fromkeys(annotations, "***")
+    classes = reversed(type(message).__mro__)
+    return {name: "***" for cls in classes for name in inspect.get_annotations(cls)}

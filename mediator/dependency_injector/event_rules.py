@@ -21,7 +21,8 @@ _UNKNOWN: Any = object()
 def find_event_faults(catalogs: Iterable[Catalog]) -> Iterator[Problem]:
     """Events without a valid type, and two classes of one type and version.
 
-    Looked at are the events that are handled, and those declared in the top-level packages of the handlers' classes.
+    Looked at are the events that are handled, and those declared in the packages of the handlers' classes: two
+    applications of one repository have packages of their own, and each its own class for the same event.
     """
     handlers = [binding for catalog in catalogs for binding in catalog.handlers]
     events: dict[type, str] = {}
@@ -29,10 +30,15 @@ def find_event_faults(catalogs: Iterable[Catalog]) -> Iterator[Problem]:
         if binding.kind is DistributedEventHandler:
             for event in binding.messages:
                 events.setdefault(event, binding.label)
-    packages = {binding.cls.__module__.partition(".")[0] for binding in handlers}
+    packages = {_package(binding.cls) for binding in handlers}
     for event in declared_classes(DistributedEvent, packages):
         events.setdefault(event, f"{event.__module__}.{event.__qualname__}")
     yield from _type_faults(events)
+
+
+def _package(cls: type) -> str:
+    """The package of a class's module; the module itself when it is in none."""
+    return cls.__module__.rpartition(".")[0] or cls.__module__
 
 
 def _type_faults(events: dict[type, str]) -> Iterator[Problem]:
@@ -41,7 +47,7 @@ def _type_faults(events: dict[type, str]) -> Iterator[Problem]:
         if not issubclass(event, DistributedEvent):
             continue  # a fault of its own kind
         try:
-            wire = wire_type(event)  # type: ignore[arg-type]  # mypy takes a class for one without a hash
+            wire = wire_type(event)
         except EventDeclarationError as error:
             yield Problem(label, event.__name__, str(error))
             continue

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from dependency_injector import providers
+
 from mediator.dependency_injector.catalog import Catalog, read_catalog
 from mediator.dependency_injector.construction import find_unbuildable
 from mediator.dependency_injector.event_rules import find_event_faults, find_undelivered
@@ -61,7 +63,7 @@ def _catalogs(container: Any) -> list[Catalog]:
         read_catalog(mediator.container, mediator.behaviors, label.rpartition(".")[0])
         for label, mediator in mediators_of(container)
     ]
-    return found or [read_catalog(container, [])]
+    return found or [read_catalog(container, providers.List())]
 
 
 def _used(container: Any, graph: Graph, catalogs: Iterable[Catalog]) -> set[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from mediator.dependency_injector.catalog import instances_of
+from mediator.dependency_injector.graph import Graph
 from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.relay import OutboxRelay
 from mediator.errors import ContainerError, WorkerNotStoppedError
@@ -28,16 +29,18 @@ def workers_of(container: Any) -> list[tuple[str, Any]]:
     """The relays and consumers of a started container: label and object, which has `async def run()`.
 
     Raises:
-        ContainerError: One of them needs a resource that is not started.
+        ContainerError: One of them needs a resource that is not started, or is made by a coroutine.
     """
-    workers = [(label, provider()) for label, provider in worker_providers(container)]
-    for label, worker in workers:
-        if hasattr(worker, "__await__"):
-            worker.cancel()
-            raise ContainerError(
-                container,
-                f"{label} needs resources that are not started: ask for it inside `async with lifespan(...)`.",
-            )
+    graph = Graph(container)
+    waiting = {each for each in graph.resources() if not each.initialized}
+    workers: list[tuple[str, Any]] = []
+    for label, provider in worker_providers(container):
+        worker = provider() if waiting.isdisjoint(graph.reachable([provider])) else None
+        if worker is None or hasattr(worker, "__await__"):
+            reason = "is made asynchronously" if worker is not None else "needs resources that are not started"
+            text = f"{label} {reason}. Ask for it inside `async with lifespan(...)`, and make it of resources."
+            raise ContainerError(container, text)
+        workers.append((label, worker))
     return workers
 
 

@@ -74,7 +74,8 @@ class EventConsumer:
 
     Each delivery has a scope and a transaction of its own: the inbox row first, then the handlers, then the events they
     raise, then the commit, then the acknowledgement. An event that cannot be handled yet (its handler fails, its type is
-    unknown, it cannot be decoded) comes again, with growing pauses, and is logged each time; none is ever dropped.
+    unknown, it cannot be decoded) comes again, with growing pauses, and is logged each time; none is ever dropped. What is
+    delivered again may be overtaken by later events, also by those of its partition key.
 
     Args:
         subscription: Where events come from.

@@ -8,7 +8,13 @@ from mediator.distributed.cloudevents import CloudEvent
 
 
 class DatabaseTransaction(ABC):
-    """The port to a database. The methods are called in order, never two at a time; what they raise rolls back."""
+    """The port to a database. The methods are called in order, never two at a time; what they raise rolls back.
+
+    Attributes:
+        settling: A COMMIT or ROLLBACK is on its way and not answered; nothing else may use the connection.
+    """
+
+    settling: bool = False
 
     @abstractmethod
     async def prepare(self, isolation: str | None) -> None:
@@ -23,8 +29,10 @@ class DatabaseTransaction(ABC):
         """Store events in the outbox, with one statement, in the running transaction."""
 
     @abstractmethod
-    async def commit_transaction(self) -> None:
-        """Commit and free everything held; then wake the relay when events were staged.
+    async def commit_transaction(self, transaction_id: str) -> None:
+        """Commit and free everything held, or roll back and free it; then wake the relay when events were staged.
+
+        May be answered so late that nobody waits any more (`settling` is true until then).
 
         Raises:
             CommitOutcomeUnknownError: The answer was lost.

@@ -329,7 +329,18 @@ class ServerStartError(MediatorError, RuntimeError):
         return f"nats-server did not start: {self.reason}{tail}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
+class FailpointNotFoundError(MediatorError, LookupError):
+    """A test names a failpoint that does not exist."""
+
+    name: str
+    known: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"There is no failpoint {self.name!r}. There are: {', '.join(self.known)}."
+
+
+@dataclass(eq=False, repr=False)
 class SettingError(MediatorError, ValueError):
     """A setting of an adapter has a value that cannot work. Secrets in the value are redacted."""
 

@@ -8,6 +8,7 @@ from mediator.distributed.errors import EventDeclarationError
 
 _WORD = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _EVENT_TYPE = re.compile(rf"{_WORD}\.{_WORD}")
+_WIRE_TYPE = re.compile(rf"({_WORD}\.{_WORD})\.v([1-9][0-9]*)")
 
 
 class DistributedEvent:
@@ -59,7 +60,7 @@ def split_wire_type(wire: str) -> tuple[str, int]:
     Raises:
         ValueError: It is not one.
     """
-    event_type, separator, version = wire.rpartition(".v")
-    if not separator or not version.isascii() or not version.isdigit() or not _EVENT_TYPE.fullmatch(event_type):
+    found = _WIRE_TYPE.fullmatch(wire)
+    if found is None:
         raise ValueError(f"{wire!r} is not <context>.<name>.v<version>")
-    return event_type, int(version)
+    return found[1], int(found[2])

@@ -80,7 +80,7 @@ async def _end(task: asyncio.Task[Any], grace: float) -> None:
         if remaining <= 0:
             task.cancel()
         try:
-            await asyncio.wait((task,), timeout=max(remaining, 1.0))
+            await asyncio.wait((task,), timeout=remaining if remaining > 0 else 1.0)
         except asyncio.CancelledError:  # cancelled again: no more grace, but what runs still ends in order
             task.cancel()
     if not task.cancelled():

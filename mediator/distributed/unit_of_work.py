@@ -97,8 +97,9 @@ class UnitOfWork(DatabaseTransaction):
         self._require(collected.event).events.append(collected)
 
     async def __aenter__(self) -> Self:
-        """Begin a transaction by hand."""
-        await self.begin("async with unit_of_work")
+        """Begin a transaction by hand, named after the message or the scope it is begun in."""
+        frame = current_frame()
+        await self.begin(frame.message if frame is not None else "async with unit_of_work")
         return self
 
     async def __aexit__(
@@ -151,7 +152,7 @@ class UnitOfWork(DatabaseTransaction):
         except BaseException as error:
             await self.roll_back(error)
             raise
-        done = await finish(self._commit(), self._commit_timeout)
+        done = await finish(self._commit(running.id), self._commit_timeout)
         failure, cancellation = await self._settle_commit(running, response, done), done.cancellation
         if failure is None:
             await failpoints.reach("unit_of_work.after_commit")
@@ -170,7 +171,7 @@ class UnitOfWork(DatabaseTransaction):
             asyncio.CancelledError: The caller was cancelled meanwhile.
         """
         running = self._require("rollback")
-        done = await finish(self.roll_back_transaction(), self._commit_timeout)
+        done = await finish(self._roll_back(), self._commit_timeout)
         self._end(running, Outcome.ROLLED_BACK)
         late = not done.task.done()
         failure = None if late else done.task.exception()
@@ -195,9 +196,20 @@ class UnitOfWork(DatabaseTransaction):
         await failpoints.reach("unit_of_work.before_commit")
         return events
 
-    async def _commit(self) -> None:
-        await failpoints.reach("unit_of_work.during_commit")
-        await self.commit_transaction()
+    async def _commit(self, transaction_id: str) -> None:
+        self.settling = True
+        try:
+            await failpoints.reach("unit_of_work.during_commit")
+            await self.commit_transaction(transaction_id)
+        finally:
+            self.settling = False
+
+    async def _roll_back(self) -> None:
+        self.settling = True
+        try:
+            await self.roll_back_transaction()
+        finally:
+            self.settling = False
 
     async def _settle_commit(
         self, running: RunningTransaction, response: Any, done: Shielded[None]
@@ -211,7 +223,7 @@ class UnitOfWork(DatabaseTransaction):
             running.scope.response = response
             self._log.info("transaction committed", **self._fields(running))
         elif isinstance(failure, CommitOutcomeUnknownError):
-            await finish(self.roll_back_transaction(), self._commit_timeout)
+            await finish(self._roll_back(), self._commit_timeout)
             self._unknown(running, failure)
         else:
             await self.roll_back(failure)

@@ -5,7 +5,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from nats.aio.client import Client
 
@@ -28,7 +28,7 @@ class NatsConnection:
     def __init__(
         self, urls: Sequence[str], options: dict[str, Any], secrets: Sequence[str], probe_interval: float
     ) -> None:
-        self.broker = ",".join(map(redacted, urls))
+        self.broker = ",".join(urls)
         self._closed = False
         hidden = sorted(filter(None, secrets), key=len, reverse=True)
 
@@ -108,19 +108,13 @@ async def open_connection(
     urls = [url] if isinstance(url, str) else list(url)
     if not urls:
         raise SettingError("url", url, "give at least one")
-    secrets = [password or "", token or ""]
-    for each in urls:
-        secrets += _secrets_of(each)
-    credentials: dict[str, Any] = {
-        "user": user,
-        "password": password,
-        "token": token,
-        "user_credentials": user_credentials,
-        "nkeys_seed": nkeys_seed,
-        "tls": tls,
-    }
+    from_urls = _userinfo(urls)
+    given = {"user": user, "password": password, "token": token}
+    credentials: dict[str, Any] = {key: value for key, value in given.items() if value} or from_urls
+    secrets = [value for name, value in credentials.items() if name != "user"]
+    credentials |= {"user_credentials": user_credentials, "nkeys_seed": nkeys_seed, "tls": tls}
     options = _OPTIONS | {"name": name} | {key: value for key, value in credentials.items() if value is not None}
-    connection = NatsConnection(urls, options, secrets, probe_interval)
+    connection = NatsConnection([redacted(each) for each in urls], options, secrets, probe_interval)
     try:
         yield connection
     finally:
@@ -141,18 +135,28 @@ _OPTIONS: dict[str, Any] = {
 
 def redacted(url: str) -> str:
     """A URL without user, password and token."""
-    scheme, separator, rest = url.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url.rpartition("@")[2]
 
 
-def _secrets_of(url: str) -> list[str]:
+def _userinfo(urls: Sequence[str]) -> dict[str, str]:
+    """The credentials in URLs, decoded as RFC 3986 has it; a user without password is a token."""
+    found = {_checked(url).netloc.rpartition("@")[0] for url in urls}
+    if len(found) > 1:
+        raise SettingError("url", [redacted(url) for url in urls], "give all of them the same user and password")
+    user, separator, password = found.pop().partition(":")
+    if not separator:
+        return {"token": unquote(user)} if user else {}
+    return {"user": unquote(user), "password": unquote(password)}
+
+
+def _checked(url: str) -> SplitResult:
+    problem = "write it as nats://host:port"
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         valid = bool(parts.hostname) and parts.port != 0 and parts.scheme in _SCHEMES
-    except ValueError:
-        valid, parts = False, urlsplit("")
+    except ValueError:  # its text may show the password
+        raise SettingError("url", redacted(url), problem) from None
     if not valid:
-        raise SettingError("url", redacted(url), "write it as nats://host:port")
-    userinfo = parts.netloc.rpartition("@")[0]
-    secret = parts.password if parts.password is not None else parts.username
-    return [userinfo, secret or "", unquote(secret or "")]
+        raise SettingError("url", redacted(url), problem)
+    return parts

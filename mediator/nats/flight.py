@@ -14,6 +14,9 @@ from mediator.distributed.errors import EventRefusedError, PublisherUnavailableE
 WINDOW = 500
 """How many events are on their way at the same time, at most."""
 
+WINDOW_BYTES = 8 * 1024**2
+"""How many bytes are on their way at the same time, at most, before one more event is sent."""
+
 _FRAME_BYTES = len(b"NATS/1.0\r\n\r\n")
 _HEADER_BYTES = len(b": \r\n")
 
@@ -36,6 +39,8 @@ class Letter:
 class Flight:
     """Sends letters in order, at most `WINDOW` and at most one of each partition key at a time.
 
+    nats-py buffers without a limit here (a limit makes it swallow cancellations), hence the limits of our own.
+
     A letter whose predecessor of the same key was not stored is not sent, so that an order survives partial failure.
 
     Args:
@@ -48,7 +53,8 @@ class Flight:
         self._letters = letters
         self._broker = broker
         self._errors: dict[int, Exception | None] = {}
-        self._flying: set[int] = set()
+        self._flying: dict[int, int] = {}
+        self._flying_bytes = 0
         self._ready: deque[int] = deque()
         self._next: dict[int, int] = {}
         self._wake = asyncio.Event()
@@ -87,7 +93,7 @@ class Flight:
         """Send everything; acknowledgements go to `<inbox>.<index>` and come back through `settle`."""
         while not self.done:
             self._wake.clear()
-            while self._ready and len(self._flying) < WINDOW:
+            while self._ready and len(self._flying) < WINDOW and self._flying_bytes < WINDOW_BYTES:
                 await self._send(client, inbox, self._ready.popleft())
             if not self.done:
                 await self._wake.wait()
@@ -97,7 +103,7 @@ class Flight:
         if index in self._errors or not 0 <= index < len(self._letters):
             return
         self._errors[index] = error
-        self._flying.discard(index)
+        self._flying_bytes -= self._flying.pop(index, 0)
         self._wake.set()
         successor = self._next.get(index)
         if successor is not None and error is None and successor not in self._errors:
@@ -146,7 +152,8 @@ class Flight:
             return
         try:
             await client.publish(letter.subject, letter.event.data, f"{inbox}.{index}", letter.headers)
-            self._flying.add(index)
+            self._flying[index] = size
+            self._flying_bytes += size
         except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             self.settle(index, refusal(letter.event, str(error)))
         except (nats.errors.Error, OSError) as error:

@@ -7,8 +7,9 @@ cancellation kills the reader).
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import nats.errors
 import structlog
@@ -22,6 +23,7 @@ RETRY_SECONDS = 0.5
 _PROBE_SUBJECT = "$JS.API.INFO"
 _PROBE_SECONDS = 2.0
 _CLOSE_SECONDS = 1.0
+_STUCK_SECONDS = 15.0
 
 
 class Link:
@@ -60,6 +62,7 @@ class Link:
         self._ready = asyncio.Event()
         self._client_closed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._heard = 0.0
         self._on_connect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[], None]] = []
 
@@ -98,8 +101,8 @@ class Link:
         """Stop connecting and close the client, within about a second."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            self._reason = "closed"
+            await end(task)
 
     async def _run(self) -> None:
         while True:
@@ -139,6 +142,7 @@ class Link:
     def _up(self, client: Client | None) -> None:
         self._client = client
         self.epoch += 1
+        self._reason = "the connection was lost"
         self._ready.set()
         self._announce("connected")
         for callback in tuple(self._on_connect):
@@ -148,12 +152,16 @@ class Link:
         if not self._ready.is_set():
             return
         self._ready.clear()
+        self._heard = time.monotonic()
         self._announce("disconnected")
         for callback in tuple(self._on_disconnect):
             callback()
 
     def _note(self, error: Exception) -> None:
+        self._heard = time.monotonic()
         text = self._text(error)
+        if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
+            return  # a server that refuses the credentials says so only now and then before it hangs up
         if "permissions violation" in text.lower():
             if _PROBE_SUBJECT in text:
                 self._probing = False  # not allowed to ask is not the same as no answer
@@ -185,6 +193,8 @@ class Link:
                 failures = 0
                 if self._ready.is_set():  # nats-py waits for a dead socket to take its last bytes
                     _abort(client)
+                elif time.monotonic() - self._heard > _STUCK_SECONDS:  # its reconnecting task has died
+                    return
             elif client.is_connected and self._probing:
                 failures = 0 if await self._answers(client) else failures + 1
             if failures > 1 and client.is_connected:
@@ -195,12 +205,37 @@ class Link:
 
     async def _answers(self, client: Client) -> bool:
         try:
-            await client.request(_PROBE_SUBJECT, b"", timeout=min(_PROBE_SECONDS, self._probe_interval))
+            await ask(client, _PROBE_SUBJECT, b"", min(_PROBE_SECONDS, self._probe_interval))
         except nats.errors.NoRespondersError:
             return True  # a server without JetStream answers too
         except (nats.errors.Error, OSError):
             return not self._probing
         return True
+
+
+async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
+    """The answer to a request, waited for at most so many seconds.
+
+    The timeout of nats-py is not used: before Python 3.12 `wait_for` forgets a cancellation that comes together with the
+    answer.
+
+    Raises:
+        nats.errors.Error: There was no answer, or nobody to give one.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await client.request(subject, body, timeout=cast("float", None))
+    except TimeoutError:
+        raise nats.errors.TimeoutError from None
+
+
+async def end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks until they end: nats-py swallows a cancellation now and then."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.2)
 
 
 async def listen(client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Subscription:

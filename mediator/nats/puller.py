@@ -15,11 +15,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from mediator.distributed.errors import PublisherUnavailableError
+from mediator.distributed.errors import PublisherUnavailableError, StreamMismatchError
 from mediator.nats.binding import context_of, stream_name
 from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery
-from mediator.nats.link import listen
+from mediator.nats.link import ask, listen
 from mediator.nats.topology import StreamSettings, ensure_consumer, ensure_stream
 
 _NANOSECONDS = 1_000_000_000
@@ -41,7 +41,7 @@ class Puller:
         event_types: The event types wanted, all of one context.
         prefix: The first token of streams and subjects.
         provision: Create the stream when it is missing.
-        settings: How it is created, and what an existing one is compared with.
+        settings: How it is created.
         ack_wait: After how long without an acknowledgement the broker delivers again, in seconds.
         limit: How many deliveries may be here without an acknowledgement.
         arrived: Takes each delivery.
@@ -75,6 +75,8 @@ class Puller:
             broker=connection.broker, stream=self._stream, group=group
         )
         self._trouble = ""
+        self._refusal = ""
+        self._pause = _FIRST_PAUSE
         self._client: Client | None = None
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -88,17 +90,15 @@ class Puller:
     async def run(self) -> None:
         """Pull until cancelled, through outages of the broker."""
         forget = self._connection.on_connect("consume", self._interrupt)
-        pause = _FIRST_PAUSE
         try:
             while True:
                 try:
                     client = await self._set_up()
-                    pause = _FIRST_PAUSE
                     await self._pull_until_interrupted(client)
                 except (PublisherUnavailableError, nats.errors.Error, OSError) as error:
-                    self._report(error)
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    self._report("not consuming", error)
+                    await asyncio.sleep(self._pause)
+                    self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         finally:
             forget()
 
@@ -112,19 +112,30 @@ class Puller:
                 await _withdraw(client, subscription)
                 # what was sent before the server knew arrives before the answer to this request
                 with contextlib.suppress(nats.errors.Error):
-                    await client.request("$JS.API.INFO", b"", timeout=_LEAVE_SECONDS / 2)
+                    await ask(client, "$JS.API.INFO", b"", _LEAVE_SECONDS / 2)
                 while subscription.pending_msgs:  # noqa: ASYNC110  # nats-py has no event for it
                     await asyncio.sleep(0)
         with contextlib.suppress(nats.errors.Error, OSError):
             await subscription.unsubscribe()
 
+    async def _connected(self) -> Client:
+        while True:
+            try:
+                return await self._connection.client("consume", timeout=_PATIENCE)
+            except PublisherUnavailableError:  # the connection has logged it
+                await asyncio.sleep(_FIRST_PAUSE)
+
     async def _set_up(self) -> Client:
+        client = await self._connected()
         self._interrupted = False
-        client = await self._connection.client("consume", timeout=_PATIENCE)
+        self._refusal = ""
         broker = self._connection.broker
-        await ensure_stream(
-            client, self._prefix, self._context, self._settings, provision=self._provision, broker=broker
-        )
+        try:
+            await ensure_stream(
+                client, self._prefix, self._context, self._settings, provision=self._provision, broker=broker
+            )
+        except StreamMismatchError as error:  # its publisher's business: nothing here depends on the settings
+            self._report("the stream differs", error)
         await ensure_consumer(client, self._stream, self._group, self._subjects, ack_wait=self._ack_wait, broker=broker)
         if self._client is not client:
             inbox = client.new_inbox()
@@ -149,6 +160,8 @@ class Puller:
             if now >= next_sign_of_life:
                 next_sign_of_life = now + self._ack_wait / 3
                 await self._keep_waiting()
+        if self._refusal:
+            raise PublisherUnavailableError(self._connection.broker, self._refusal)
 
     async def _request(self, client: Client) -> None:
         room = self._limit - len(self._held) - self._requested
@@ -171,6 +184,7 @@ class Puller:
             self._hear_status(message)
             return
         self._trouble = ""
+        self._pause = _FIRST_PAUSE
         self._requested = max(0, self._requested - 1)
         delivery = NatsDelivery(message, self._reply, self._settled)
         if len(self._held) >= self._limit:  # a request that was given up was served after all
@@ -190,7 +204,7 @@ class Puller:
             self._requested = max(0, self._requested - int(unserved))
             self._wake.set()
             return
-        self._report(f"{status} {headers.get('Description', '')}".strip())
+        self._refusal = f"a pull request was refused: {status} {headers.get('Description', '')}".rstrip()
         self._interrupt()
 
     def _interrupt(self) -> None:
@@ -217,12 +231,12 @@ class Puller:
             with contextlib.suppress(nats.errors.Error, OSError):  # lost: the broker delivers again
                 await self._client.publish(subject, body)
 
-    def _report(self, error: Exception | str) -> None:
-        """Log a trouble once, until something arrives."""
+    def _report(self, trouble: str, error: Exception) -> None:
+        """Log a trouble once, until another comes or something arrives."""
         text = str(error) or type(error).__name__
         if text != self._trouble:
             self._trouble = text
-            self._log.warning("not consuming", reason=text)
+            self._log.warning(trouble, reason=text)
 
 
 async def _withdraw(client: Client, subscription: Subscription) -> None:

@@ -12,6 +12,7 @@ from mediator.distributed.subscription import Deliveries, Delivery, EventSubscri
 from mediator.nats.binding import checked_prefix, context_of
 from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery
+from mediator.nats.link import end
 from mediator.nats.puller import Puller
 from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings
 
@@ -27,7 +28,7 @@ class NatsEventSubscription(EventSubscription):
         group: The name of the group; also that of its durable consumers.
         prefix: The first token of streams and subjects.
         provision: Create missing streams; otherwise wait for them.
-        settings: How missing streams are created, and what existing ones are compared with.
+        settings: How missing streams are created. A stream that differs is consumed, and the difference logged.
         ack_wait: How long the broker waits for an acknowledgement, in seconds.
 
     Raises:
@@ -86,9 +87,7 @@ class NatsEventSubscription(EventSubscription):
         try:
             yield deliveries
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(*tasks)
             await asyncio.gather(*(puller.leave() for puller in pullers))
             await deliveries.hand_back()
 

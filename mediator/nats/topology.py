@@ -20,6 +20,7 @@ from mediator.distributed.errors import (
     StreamNotFoundError,
 )
 from mediator.nats.binding import stream_name
+from mediator.nats.link import ask
 
 _PARTITIONS = "mediator.partitions"
 _NANOSECONDS = 1_000_000_000
@@ -255,7 +256,7 @@ def _config_of(answer: dict[str, Any]) -> dict[str, Any]:
 async def _call(client: Client, subject: str, body: dict[str, Any] | None, broker: str) -> dict[str, Any]:
     payload = b"" if body is None else json.dumps(body).encode()
     try:
-        message = await client.request(f"$JS.API.{subject}", payload, timeout=_TIMEOUT)
+        message = await ask(client, f"$JS.API.{subject}", payload, _TIMEOUT)
     except (nats.errors.Error, OSError) as error:
         reason = str(error) or type(error).__name__
         raise PublisherUnavailableError(broker, f"no answer from JetStream: {reason}") from error

@@ -1,15 +1,16 @@
 """Engine: an SQLAlchemy engine set up for units of work, and what this process knows of its database."""
 
 import asyncio
+import sqlite3
 import weakref
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -19,6 +20,7 @@ from mediator.scope import current_frame
 from mediator.sqlalchemy.writer import WriterLock
 
 _MODE = "mediator_mode"
+_RUNS = "mediator_transaction_runs"
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
 
 
@@ -44,6 +46,9 @@ class Database:
         self._wakes: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
         event.listen(engine.sync_engine, "connect", _configure)
         event.listen(engine.sync_engine, "begin", _begin)
+        event.listen(engine.sync_engine, "commit", _end)
+        event.listen(engine.sync_engine, "rollback", _end)
+        event.listen(engine.sync_engine, "before_cursor_execute", _refuse_outside_transaction)
         event.listen(engine.sync_engine, "handle_error", _on_error)
 
     def listen(self, wake: asyncio.Event) -> None:
@@ -91,20 +96,17 @@ async def open_engine(url: str, *, writer_timeout: float = 30.0, **options: Any)
     Args:
         url: `sqlite:///file` (relative) or `sqlite:////file` (absolute).
         writer_timeout: How long a writer waits for others, in seconds.
-        options: For SQLAlchemy's `create_async_engine`.
+        options: For SQLAlchemy's `create_async_engine`. `hide_parameters` is on unless given, so that errors, and with
+            them logs, show statements without the values in them.
 
     Raises:
         DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted.
     """
     parsed = _parse(url)
-    engine = create_async_engine(parsed, **options)
+    await asyncio.to_thread(_probe, _file_of(parsed))
+    engine = create_async_engine(parsed, **{"hide_parameters": True, **options})
     try:
         database_of(engine, writer_timeout=writer_timeout)
-        try:
-            async with engine.connect():
-                pass
-        except DBAPIError as error:
-            raise DatabaseUnavailableError(str(_file_of(parsed)), _reason(parsed, error)) from error
         yield engine
     finally:
         await wait_for_late_work(5.0)
@@ -132,18 +134,28 @@ def _file_of(url: URL) -> Path:
     return Path(url.database).resolve()
 
 
-def _reason(url: URL, error: DBAPIError) -> str:
-    folder = _file_of(url).parent
-    return f"{error.orig}" if folder.is_dir() else f"the folder {folder} does not exist"
+def _probe(file: Path) -> None:
+    """Open the file once, before the engine does: aiosqlite leaves a thread behind when it cannot."""
+    if not file.parent.is_dir():
+        raise DatabaseUnavailableError(str(file), f"the folder {file.parent} does not exist")
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise DatabaseUnavailableError(str(file), str(error)) from error
 
 
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     """Set a new connection up; transactions are begun by `_begin`, not by the driver."""
     connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:
+        connection.close()  # the pool does not know it yet; its thread would outlive the event loop
+        raise
 
 
 def _begin(connection: Connection) -> None:
@@ -153,7 +165,21 @@ def _begin(connection: Connection) -> None:
     if connection.info.get(_MODE, False) is not guarded:
         connection.exec_driver_sql(f"PRAGMA query_only={int(guarded)}")
         connection.info[_MODE] = guarded
+    connection.info[_RUNS] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+
+
+def _end(connection: Connection) -> None:
+    connection.info[_RUNS] = False
+
+
+def _refuse_outside_transaction(
+    connection: Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
+) -> None:
+    """Keep a task that outlived its transaction from writing on: without one, SQLite would commit each statement."""
+    writes = connection.get_execution_options().get(_MODE) == "write"
+    if writes and not connection.info.get(_RUNS) and not statement.startswith("PRAGMA"):
+        raise NoUnitOfWorkError("A statement of a transaction that has ended")
 
 
 def _on_error(context: ExceptionContext) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from filelock import FileLock, Timeout
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, or_, select
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.distributed.cloudevents import CloudEvent
@@ -69,7 +69,7 @@ class SqlAlchemyOutbox(Outbox):
     async def pending(self) -> int:
         """How many events wait."""
         async with self._database.reader.connect() as connection:
-            return len((await connection.execute(select(outbox.c.sequence))).all())
+            return int((await connection.execute(select(func.count()).select_from(outbox))).scalar_one())
 
     async def _select(self, limit: int, without: Collection[str]) -> Sequence[Row[Any]]:
         statement = select(outbox).order_by(outbox.c.sequence).limit(limit)

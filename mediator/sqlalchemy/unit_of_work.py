@@ -70,7 +70,6 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._holds_lock = False
         self._staged = False
         self._own = False
-        self._ending = False
 
     @property
     def session(self) -> AsyncSession:
@@ -90,7 +89,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
         Called by the session, inside the greenlet in which SQLAlchemy runs its synchronous half.
         """
-        if self.state is UnitOfWorkState.IDLE and not self._ending:
+        if self.state is UnitOfWorkState.IDLE and not self.settling:
             return self._database.reader.sync_engine
         if not self._holds_lock:
             await_only(self._database.lock.acquire(self))
@@ -122,7 +121,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
     async def aclose(self) -> None:
         """End what the session reads and give its connection back. Called at the end of the scope."""
-        if self._session is None or self._ending:
+        if self._session is None or self.settling:
             return
         done = await finish(self._session.close(), 10.0)
         if done.cancellation is not None:
@@ -134,7 +133,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """See `DatabaseTransaction.prepare`. SQLite's transactions are serializable."""
         if isolation not in (None, "SERIALIZABLE"):
             raise IsolationNotSupportedError(self._database.name, isolation)
-        if self._ending:
+        if self.settling:
             raise UnitOfWorkRunningError("whose COMMIT is not answered yet")
         self._staged = False
         if self._session is not None and self._session.in_transaction():
@@ -160,10 +159,9 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             raise
         self._staged = True
 
-    async def commit_transaction(self) -> None:
+    async def commit_transaction(self, transaction_id: str) -> None:
         """See `DatabaseTransaction.commit_transaction`."""
-        transaction_id = self.transaction_id
-        self._own = self._ending = True
+        self._own = True
         try:
             if self._session is not None:
                 await self._session.commit()
@@ -182,7 +180,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
     async def roll_back_transaction(self) -> None:
         """See `DatabaseTransaction.roll_back_transaction`."""
-        self._own = self._ending = True
+        self._own = True
         try:
             if self._session is not None:
                 await self._session.rollback()
@@ -195,7 +193,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
     def _free(self) -> None:
         """The database has answered: others may write."""
-        self._own = self._ending = False
+        self._own = False
         self._savepoints.clear()
         if self._holds_lock:
             self._holds_lock = False

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""What tests of applications need: failpoints."""

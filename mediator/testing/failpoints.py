@@ -1,0 +1,75 @@
+"""Failpoints for tests: make the process fail, stop or die at a named place of the commit path, relay or consumer."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from mediator.distributed import failpoints
+from mediator.distributed.errors import FailpointNotFoundError
+
+Action = Callable[[], Awaitable[None]]
+
+
+@contextmanager
+def failpoint(name: str, action: Action) -> Iterator[None]:
+    """Do `action` whenever the failpoint is reached inside the block.
+
+    Args:
+        name: One of `mediator.distributed.failpoints.NAMES`.
+        action: `kill`, `Failure(error)`, a `Pause`, or any coroutine function without arguments.
+
+    Raises:
+        FailpointNotFoundError: There is no such failpoint.
+    """
+    if name not in failpoints.NAMES:
+        raise FailpointNotFoundError(name, failpoints.NAMES)
+    before = failpoints.armed.get(name)
+    failpoints.armed[name] = action
+    try:
+        yield
+    finally:
+        del failpoints.armed[name]
+        if before is not None:
+            failpoints.armed[name] = before
+
+
+async def kill() -> None:
+    """End this process at once, as `kill -9` does: nothing is flushed, no handler runs."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Failure:
+    """Raises an exception, the first `times` it is reached."""
+
+    def __init__(self, error: BaseException, *, times: int = 1) -> None:
+        self._error = error
+        self._times = times
+
+    async def __call__(self) -> None:
+        """Raise."""
+        if self._times > 0:
+            self._times -= 1
+            raise self._error
+
+
+class Pause:
+    """Stops whoever reaches it until it is released.
+
+    Attributes:
+        reached: Set when somebody is stopped here.
+    """
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self._released = asyncio.Event()
+
+    async def __call__(self) -> None:
+        """Stop until released."""
+        self.reached.set()
+        await self._released.wait()
+
+    def release(self) -> None:
+        """Let go on who is stopped, and who comes later."""
+        self._released.set()

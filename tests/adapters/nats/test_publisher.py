@@ -1,0 +1,273 @@
+"""Publishing events into JetStream: stored once, in order, bounded, and every failure told apart."""
+
+import asyncio
+import time
+
+import pytest
+from nats.aio.client import Client
+
+from mediator.distributed.errors import (
+    EventRefusedError,
+    PublisherUnavailableError,
+    SettingError,
+    StreamMismatchError,
+    StreamNotFoundError,
+)
+from mediator.nats import NatsConnection, NatsEventPublisher, NatsServer, StreamSettings, open_connection
+
+
+async def stored(client: Client, stream: str) -> list[str]:
+    """The ids in a stream, in its order."""
+    jetstream = client.jetstream()
+    state = (await jetstream.stream_info(stream)).state
+    messages = [await jetstream.get_msg(stream, seq, direct=True) for seq in range(1, state.last_seq + 1)]
+    return [(message.headers or {})["ce-id"] for message in messages]
+
+
+async def publish_until_stored(publisher: NatsEventPublisher, events) -> None:
+    async with asyncio.timeout(20):
+        while any(result.error for result in await publisher.publish(events)):
+            await asyncio.sleep(0.05)
+
+
+async def test_events_are_stored_with_source_and_subject(connection, raw, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "enrollment", prefix=prefix)
+    given = event("a", "key")
+    [result] = await publisher.publish([given])
+    assert result.error is None
+    assert result.event is given
+    message = await raw.jetstream().get_msg(f"{prefix}-shop", 1, direct=True)
+    assert message.subject == f"{prefix}.shop.order-placed.{given.bucket % 16}"
+    assert message.headers["ce-source"] == "enrollment"
+    assert message.data == given.data
+
+
+async def test_a_source_that_is_set_is_kept(connection, raw, prefix, event) -> None:
+    await NatsEventPublisher(connection, "enrollment", prefix=prefix).publish([event(source="other")])
+    message = await raw.jetstream().get_msg(f"{prefix}-shop", 1, direct=True)
+    assert message.headers["ce-source"] == "other"
+
+
+async def test_the_same_event_sent_twice_is_stored_once(connection, raw, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    for _ in range(2):
+        assert [r.error for r in await publisher.publish([event("a"), event("b")])] == [None, None]
+    assert await stored(raw, f"{prefix}-shop") == ["a", "b"]
+
+
+async def test_nothing_to_publish_is_nothing_to_do(connection) -> None:
+    assert await NatsEventPublisher(connection, "app").publish([]) == []
+
+
+async def test_many_events_of_several_keys_keep_their_order(connection, raw, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    events = [event(f"{n}", f"k{n % 7}" if n % 3 else None) for n in range(700)]
+    assert not [r for r in await publisher.publish(events) if r.error]
+    ids = await stored(raw, f"{prefix}-shop")
+    assert sorted(ids) == sorted(e.id for e in events)
+    for key in {e.partitionkey for e in events} - {None}:
+        assert [i for i in ids if int(i) % 3 and f"k{int(i) % 7}" == key] == [
+            e.id for e in events if e.partitionkey == key
+        ]
+
+
+async def test_after_a_failure_no_later_event_of_its_key_is_sent(connection, raw, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    too_large = event("2", "k", data=b"x" * 2_000_000)
+    events = [event("1", "k"), too_large, event("3", "k"), event("4", "k"), event("5", "other"), event("6")]
+    errors = [type(r.error) for r in await publisher.publish(events)]
+    unavailable = PublisherUnavailableError
+    assert errors == [type(None), EventRefusedError, unavailable, unavailable, type(None), type(None)]
+    assert sorted(await stored(raw, f"{prefix}-shop")) == ["1", "5", "6"]
+
+
+async def test_an_event_that_cannot_be_written_is_refused_and_holds_back_its_key(connection, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    results = await publisher.publish([event("1", "k", type="nonsense"), event("2", "k"), event("3")])
+    assert [type(r.error) for r in results] == [EventRefusedError, PublisherUnavailableError, type(None)]
+
+
+async def test_a_header_too_large_for_the_broker_is_refused_and_the_connection_lives(event) -> None:
+    async with NatsServer(settings="max_payload: 2048") as server, open_connection(server.url) as connection:
+        publisher = NatsEventPublisher(connection, "app")
+        extension = {"note": "x" * 1900}
+        [fits_not] = await publisher.publish([event("1", data=b"x" * 500, extensions=extension)])
+        assert isinstance(fits_not.error, EventRefusedError)
+        [fits] = await publisher.publish([event("2", data=b"x" * 500)])
+        assert fits.error is None
+        assert connection.epoch("publish") == 1
+
+
+async def test_the_size_that_is_checked_is_the_size_that_the_broker_counts(event) -> None:
+    async with NatsServer(settings="max_payload: 2048") as server, open_connection(server.url) as connection:
+        publisher = NatsEventPublisher(connection, "app")
+        sizes = range(1500, 2000)
+        results = await publisher.publish([event(f"{size}", data=b"x" * size) for size in sizes])
+        kinds = [type(r.error) for r in results]
+        first_refused = kinds.index(EventRefusedError)
+        assert set(kinds[:first_refused]) == {type(None)}
+        assert set(kinds[first_refused:]) == {EventRefusedError}
+        assert connection.epoch("publish") == 1
+
+
+async def test_with_the_broker_away_results_say_so_quickly_and_later_the_same_events_are_stored(event) -> None:
+    server = NatsServer()
+    await server.start()
+    await server.kill()
+    events = [event("1", "k"), event("2", "k"), event("3")]
+    try:
+        async with open_connection(server.url) as connection:
+            publisher = NatsEventPublisher(connection, "app")
+            started = time.monotonic()
+            results = await publisher.publish(events)
+            assert time.monotonic() - started < 2
+            assert {type(r.error) for r in results} == {PublisherUnavailableError}
+            await server.start()
+            await publish_until_stored(publisher, events)
+            client = await connection.client("publish", timeout=1)
+            assert sorted(await stored(client, "events-shop")) == ["1", "2", "3"]
+    finally:
+        await server.stop()
+
+
+async def test_a_crash_of_the_broker_between_publishes_loses_and_doubles_nothing(server, event) -> None:
+    async with open_connection(server.url) as connection:
+        publisher = NatsEventPublisher(connection, "app")
+        await publish_until_stored(publisher, [event("1", "k"), event("2", "k")])
+        await server.kill()
+        await server.start()
+        await publish_until_stored(publisher, [event("2", "k"), event("3", "k")])
+        client = await connection.client("publish", timeout=5)
+        assert await stored(client, "events-shop") == ["1", "2", "3"]
+
+
+async def test_what_is_in_flight_fails_at_once_when_the_connection_breaks(server, event) -> None:
+    async with open_connection(server.url) as connection:
+        publisher = NatsEventPublisher(connection, "app", timeout=30)
+        await publish_until_stored(publisher, [event("0")])
+        server.suspend()
+        publishing = asyncio.create_task(publisher.publish([event(f"{n}") for n in range(1, 50)]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert not publishing.done()
+        await server.kill()
+        results = await asyncio.wait_for(publishing, 3)
+        assert {type(r.error) for r in results} == {PublisherUnavailableError}
+        assert "lost" in str(results[0].error)
+
+
+async def test_a_frozen_broker_costs_no_more_than_the_timeout(server, event) -> None:
+    async with open_connection(server.url) as connection:
+        publisher = NatsEventPublisher(connection, "app", timeout=0.3)
+        await publish_until_stored(publisher, [event("0")])
+        server.suspend()
+        [result] = await asyncio.wait_for(publisher.publish([event("1")]), 2)
+        assert isinstance(result.error, PublisherUnavailableError)
+        assert "0.3 s" in str(result.error)
+        server.resume()
+        await publish_until_stored(publisher, [event("1"), event("2")])
+
+
+async def test_publishing_can_be_cancelled_and_repeated(server, event) -> None:
+    async with open_connection(server.url) as connection:
+        publisher = NatsEventPublisher(connection, "app")
+        await publish_until_stored(publisher, [event("0")])
+        server.suspend()
+        publishing = asyncio.create_task(publisher.publish([event("1"), event("2")]))
+        await asyncio.sleep(0.05)
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        server.resume()
+        await publish_until_stored(publisher, [event("1"), event("2")])
+        assert await stored(await connection.client("publish", timeout=5), "events-shop") == ["0", "1", "2"]
+
+
+async def test_concurrent_publishes_do_not_mix_up_their_results(connection, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    batches = [[event(f"{b}-{n}") for n in range(20)] + [event(f"{b}", type="bad")] for b in range(20)]
+    for batch, results in zip(batches, await asyncio.gather(*map(publisher.publish, batches)), strict=True):
+        assert [r.event for r in results] == batch
+        assert [r.error is None for r in results] == [True] * 20 + [False]
+
+
+async def test_without_provision_a_missing_stream_is_told_and_other_contexts_go_on(connection, prefix, event) -> None:
+    await NatsEventPublisher(connection, "app", prefix=prefix).publish([event(type="there.x.v1")])
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, provision=False)
+    results = await publisher.publish([event("1"), event("2", type="there.x.v1")])
+    assert isinstance(results[0].error, StreamNotFoundError)
+    assert results[0].error.stream == f"{prefix}-shop"
+    assert results[1].error is None
+
+
+async def test_a_stream_that_differs_is_told_and_not_changed(connection, raw, prefix, event) -> None:
+    small = StreamSettings(max_bytes=1_000_000, partitions=8, max_age=3600, duplicate_window=60)
+    await NatsEventPublisher(connection, "app", prefix=prefix, settings=small).publish([event("1")])
+    before = (await raw.jetstream().stream_info(f"{prefix}-shop")).config
+    [result] = await NatsEventPublisher(connection, "app", prefix=prefix).publish([event("2")])
+    assert isinstance(result.error, StreamMismatchError)
+    assert [d.split(" ")[0] for d in result.error.differences] == [
+        "duplicate_window",
+        "max_age",
+        "mediator.partitions",
+    ]
+    assert (await raw.jetstream().stream_info(f"{prefix}-shop")).config == before
+
+
+async def test_a_stream_is_created_as_the_settings_say(connection, raw, prefix, event) -> None:
+    await NatsEventPublisher(connection, "app", prefix=prefix).publish([event()])
+    config = (await raw.jetstream().stream_info(f"{prefix}-shop")).config
+    assert config.subjects == [f"{prefix}.shop.>"]
+    assert (config.discard, config.retention, config.storage) == ("new", "limits", "file")
+    assert (config.max_age, config.duplicate_window) == (7 * 24 * 3600, 600)
+    assert (config.allow_atomic, config.allow_direct) == (True, True)
+    assert config.metadata["mediator.partitions"] == "16"
+
+
+async def test_a_stream_that_was_deleted_is_created_again(connection, raw, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    await publisher.publish([event("1")])
+    await raw.jetstream().delete_stream(f"{prefix}-shop")
+    [result] = await publisher.publish([event("2")])
+    assert isinstance(result.error, PublisherUnavailableError)
+    await publish_until_stored(publisher, [event("2")])
+
+
+async def test_a_full_stream_leaves_events_to_be_sent_again(connection, raw, prefix, event) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=StreamSettings(max_bytes=10_000))
+    results = await publisher.publish([event(f"{n}", data=b"x" * 1000) for n in range(20)])
+    errors = [r.error for r in results if r.error]
+    assert errors
+    assert {type(error) for error in errors} == {PublisherUnavailableError}
+    assert "10077" in str(errors[0])
+    await raw.jetstream().purge_stream(f"{prefix}-shop")
+    assert (await publisher.publish([results[-1].event]))[0].error is None
+
+
+async def test_a_broker_without_room_for_the_stream_is_told(event) -> None:
+    async with NatsServer(jetstream="max_file: 1M") as server, open_connection(server.url) as connection:
+        [result] = await NatsEventPublisher(connection, "app").publish([event()])
+        assert isinstance(result.error, PublisherUnavailableError)
+        assert "storage" in str(result.error)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"application": ""},
+        {"application": " "},
+        {"application": "a\nb"},
+        {"application": "a" * 129},
+        {"prefix": "a.b"},
+        {"timeout": 0},
+    ],
+)
+async def test_settings_that_cannot_work_are_refused(connection: NatsConnection, wrong) -> None:
+    with pytest.raises(SettingError):
+        NatsEventPublisher(connection, **({"application": "app"} | wrong))
+
+
+@pytest.mark.parametrize("wrong", [{"partitions": 0}, {"partitions": 65}, {"max_age": 0}, {"duplicate_window": 10**9}])
+def test_stream_settings_that_cannot_work_are_refused(wrong) -> None:
+    with pytest.raises(SettingError):
+        StreamSettings(**wrong)

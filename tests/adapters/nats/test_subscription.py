@@ -1,0 +1,370 @@
+"""Pulling deliveries: everything arrives, nothing beyond the prefetch, and outages are waited for."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+from structlog.testing import capture_logs
+
+from mediator.distributed.errors import SettingError
+from mediator.distributed.subscription import Deliveries, Delivery
+from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+
+TYPE = "shop.order-placed"
+
+
+async def take(deliveries: Deliveries, timeout: float = 8) -> Delivery:
+    return await asyncio.wait_for(deliveries.next(), timeout)
+
+
+async def take_ids(deliveries: Deliveries, count: int) -> list[str]:
+    ids: list[str] = []
+    for _ in range(count):
+        delivery = await take(deliveries)
+        assert delivery.event is not None
+        ids.append(delivery.event.id)
+        await delivery.ack()
+    return ids
+
+
+async def publish(connection: NatsConnection, prefix: str, *events) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    async with asyncio.timeout(20):
+        while any(result.error for result in await publisher.publish(events)):
+            await asyncio.sleep(0.05)
+
+
+async def consumer_state(raw: Client, prefix: str, group: str = "g", context: str = "shop"):
+    return await raw.jetstream().consumer_info(f"{prefix}-{context}", group)
+
+
+async def until(condition, seconds: float = 8) -> None:
+    """Wait until a condition holds; what it looks at may not exist yet."""
+    async with asyncio.timeout(seconds):
+        while True:
+            with contextlib.suppress(NotFoundError):
+                if await condition():
+                    return
+            await asyncio.sleep(0.01)
+
+
+async def test_what_was_published_is_delivered_whole(connection, raw, prefix, event) -> None:
+    given = event("a", "key", extensions={"correlationid": "c 1"})
+    await publish(connection, prefix, given)
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        delivery = await take(deliveries)
+        assert delivery.event is not None
+        assert delivery.event.source == "app"
+        assert (delivery.event.id, delivery.event.data, delivery.event.time) == (given.id, given.data, given.time)
+        assert (delivery.event.partitionkey, delivery.event.extensions) == ("key", given.extensions)
+        assert (delivery.attempt, delivery.sequence, delivery.problem) == (1, 1, "")
+        assert delivery.subject == f"{prefix}.shop.order-placed.{given.bucket % 16}"
+        await delivery.ack()
+        await delivery.ack()
+
+        async def acknowledged() -> bool:
+            state = await consumer_state(raw, prefix)
+            return state.ack_floor.stream_seq == 1 and state.num_ack_pending == 0
+
+        await until(acknowledged)
+
+
+async def test_a_group_subscribes_before_anything_was_published_and_receives_it_quickly(
+    connection, prefix, event
+) -> None:
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        waiting = asyncio.create_task(deliveries.next())
+        await publish(connection, prefix, event("a"))
+        assert (await asyncio.wait_for(waiting, 3)).event.id == "a"
+
+
+async def test_many_events_of_one_key_arrive_in_order_with_little_prefetch(connection, prefix, event) -> None:
+    await publish(connection, prefix, *(event(f"{n}", "k") for n in range(300)))
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=3) as deliveries:
+        assert await take_ids(deliveries, 300) == [f"{n}" for n in range(300)]
+
+
+async def test_several_contexts_come_from_several_streams_and_other_types_stay_away(connection, prefix, event) -> None:
+    types = ["shop.order-placed.v1", "shop.order-placed.v2", "bank.paid.v1", "shop.unwanted.v1"]
+    await publish(connection, prefix, *(event(f"{n}", type=wire) for n, wire in enumerate(types)))
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+    async with subscription.open([TYPE, "bank.paid"], prefetch=10) as deliveries:
+        assert sorted(await take_ids(deliveries, 3)) == ["0", "1", "2"]
+        with pytest.raises(TimeoutError):
+            await take(deliveries, 0.2)
+
+
+async def test_no_more_than_the_prefetch_is_here_without_an_acknowledgement(connection, raw, prefix, event) -> None:
+    await publish(connection, prefix, *(event(f"{n}") for n in range(20)))
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=4) as deliveries:
+        held = [await take(deliveries) for _ in range(4)]
+        with pytest.raises(TimeoutError):
+            await take(deliveries, 0.2)
+        assert (await consumer_state(raw, prefix)).num_ack_pending == 4
+        await held[0].ack()
+        await held[1].nak(60)
+        assert [(await take(deliveries)).event.id for _ in range(2)] == ["4", "5"]
+        with pytest.raises(TimeoutError):
+            await take(deliveries, 0.2)
+
+
+async def test_a_nak_brings_the_event_again_after_its_delay(connection, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        await (await take(deliveries)).nak(0.3)
+        started = time.monotonic()
+        again = await take(deliveries)
+        assert 0.25 < time.monotonic() - started < 3
+        assert again.attempt == 2
+        await again.nak(0)
+        assert (await take(deliveries)).attempt == 3
+
+
+async def test_without_an_acknowledgement_it_comes_again_unless_it_is_in_progress(connection, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=0.5)
+    async with subscription.open([TYPE], prefetch=10) as deliveries:
+        delivery = await take(deliveries)
+        for _ in range(6):
+            await delivery.in_progress()
+            with pytest.raises(TimeoutError):
+                await take(deliveries, 0.15)
+        assert (await take(deliveries)).attempt == 2
+
+
+async def test_what_waits_to_be_taken_is_not_delivered_twice(connection, raw, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=0.3)
+    async with subscription.open([TYPE], prefetch=10) as deliveries:
+
+        async def delivered() -> bool:
+            return (await consumer_state(raw, prefix)).delivered.stream_seq == 1
+
+        await until(delivered)
+        await asyncio.sleep(1)
+        assert (await take(deliveries)).attempt == 1
+        assert (await consumer_state(raw, prefix)).delivered.consumer_seq == 1
+
+
+async def test_a_message_that_is_no_event_is_handed_over_with_its_problem(connection, raw, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    await raw.jetstream().publish(f"{prefix}.shop.order-placed.0", b"hello")
+    await raw.jetstream().publish(
+        f"{prefix}.shop.order-placed.0", b"{}", headers={"Content-Type": "application/cloudevents+json"}
+    )
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        assert await take_ids(deliveries, 1) == ["a"]
+        for sequence in (2, 3):
+            delivery = await take(deliveries)
+            assert (delivery.event, delivery.sequence) == (None, sequence)
+            assert "specversion" in delivery.problem
+            await delivery.ack()
+
+
+async def test_a_foreign_event_without_id_is_named_after_its_place(connection, raw, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    headers = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "legacy"}
+    await raw.jetstream().publish(f"{prefix}.shop.order-placed.0", b"{}", headers=headers)
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        assert await take_ids(deliveries, 2) == ["a", f"{prefix}-shop:2"]
+
+
+async def test_leaving_hands_unread_deliveries_back_at_once(connection, raw, prefix, event) -> None:
+    await publish(connection, prefix, *(event(f"{n}") for n in range(30)))
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+    async with subscription.open([TYPE], prefetch=10) as deliveries:
+        first = await take(deliveries)
+
+        async def all_here() -> bool:
+            return (await consumer_state(raw, prefix)).num_ack_pending == 10
+
+        await until(all_here)
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+    await first.ack()
+    async with subscription.open([TYPE], prefetch=10) as deliveries:
+        assert sorted(map(int, await take_ids(deliveries, 29))) == list(range(1, 30))
+
+
+async def test_leaving_in_the_middle_of_a_flood_leaves_nothing_to_wait_for(connection, prefix, event) -> None:
+    await publish(connection, prefix, *(event(f"{n}") for n in range(400)))
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+    seen: set[str] = set()
+    started = time.monotonic()
+    while len(seen) < 400:
+        async with subscription.open([TYPE], prefetch=50) as deliveries:
+            seen.update(await take_ids(deliveries, min(40, 400 - len(seen))))
+    assert time.monotonic() - started < 10
+
+
+async def test_leaving_is_bounded_when_the_server_is_frozen(server, prefix, event) -> None:
+    async with open_connection(server.url) as connection:
+        await publish(connection, prefix, *(event(f"{n}") for n in range(10)))
+        async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=5) as deliveries:
+            delivery = await take(deliveries)
+            server.suspend()
+            started = time.monotonic()
+            await delivery.ack()
+        assert time.monotonic() - started < 2
+
+
+async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server, prefix, event) -> None:
+    await server.kill()
+    async with open_connection(server.url) as connection:
+        subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+        async with subscription.open([TYPE], prefetch=10) as deliveries:
+            waiting = asyncio.create_task(deliveries.next())
+            await server.start()
+            await publish(connection, prefix, event("a"))
+            delivery = await asyncio.wait_for(waiting, 10)
+            await server.kill()
+            await delivery.in_progress()
+            await delivery.ack()
+            await server.start()
+            await publish(connection, prefix, event("b"))
+            async with asyncio.timeout(10):
+                while (await deliveries.next()).event.id != "b":
+                    pass
+        assert connection.epoch("consume") == 2
+
+
+async def test_after_a_reconnect_the_pull_is_repeated_at_once(server, prefix, event) -> None:
+    async with open_connection(server.url) as connection:
+        subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+        async with subscription.open([TYPE], prefetch=10) as deliveries:
+            await publish(connection, prefix, event("a"))
+            assert await take_ids(deliveries, 1) == ["a"]
+            back = asyncio.Event()
+            connection.on_connect("consume", back.set)
+            await (await connection.client("consume", timeout=1)).force_reconnect()
+            await asyncio.wait_for(back.wait(), 5)
+            started = time.monotonic()
+            await publish(connection, prefix, event("b"))
+            assert await take_ids(deliveries, 1) == ["b"]
+            assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("what", ["consumer", "stream"])
+async def test_a_consumer_or_stream_that_was_deleted_is_set_up_again(connection, raw, prefix, event, what) -> None:
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        await publish(connection, prefix, event("a"))
+        assert await take_ids(deliveries, 1) == ["a"]
+        if what == "consumer":
+            await raw.jetstream().delete_consumer(f"{prefix}-shop", "g")
+        else:
+            await raw.jetstream().delete_stream(f"{prefix}-shop")
+        await publish(connection, prefix, event("b"))
+        async with asyncio.timeout(10):
+            while (await deliveries.next()).event.id != "b":
+                pass
+
+
+async def test_a_pull_that_died_in_silence_is_noticed(connection, raw, prefix, event) -> None:
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=1) as deliveries:
+        await publish(connection, prefix, event("a"))
+        held = await take(deliveries)
+        client = await connection.client("consume", timeout=1)
+        publish_raw, lost = client.publish, asyncio.Event()
+
+        async def lose_one(subject: str, *args, **kwargs) -> None:
+            if ".MSG.NEXT." in subject and not lost.is_set():
+                lost.set()
+            else:
+                await publish_raw(subject, *args, **kwargs)
+
+        client.publish = lose_one
+        await held.ack()
+        await asyncio.wait_for(lost.wait(), 2)
+        await publish(connection, prefix, event("b"))
+        assert await take_ids(deliveries, 1) == ["b"]
+
+
+async def test_without_provision_a_missing_stream_is_waited_for_and_logged_once(connection, prefix, event) -> None:
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, provision=False)
+    with capture_logs() as logs:
+        async with subscription.open([TYPE], prefetch=10) as deliveries:
+            with pytest.raises(TimeoutError):
+                await take(deliveries, 0.8)
+            await publish(connection, prefix, event("a"))
+            assert await take_ids(deliveries, 1) == ["a"]
+    assert [line["event"] for line in logs if line["event"] == "not consuming"] == ["not consuming"]
+
+
+async def test_a_stream_with_other_settings_is_consumed_and_the_difference_is_logged(connection, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    settings = StreamSettings(max_age=3600)
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, settings=settings)
+    with capture_logs() as logs:
+        async with subscription.open([TYPE], prefetch=10) as deliveries:
+            assert await take_ids(deliveries, 1) == ["a"]
+    assert [line["event"] for line in logs if "max_age" in line.get("reason", "")] == ["the stream differs"]
+
+
+async def test_event_types_are_added_to_a_group_and_never_taken_from_it(connection, raw, prefix, event) -> None:
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+    async with subscription.open([TYPE], prefetch=10) as deliveries:
+        await publish(connection, prefix, event("a"))
+        await take_ids(deliveries, 1)
+    slower = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=60)
+    async with slower.open([TYPE, "shop.added"], prefetch=10) as deliveries:
+        await publish(connection, prefix, event("b", type="shop.added.v1"))
+        assert await take_ids(deliveries, 1) == ["b"]
+    async with subscription.open([TYPE], prefetch=10) as deliveries:
+        await publish(connection, prefix, event("c"))
+        assert await take_ids(deliveries, 1) == ["c"]
+    config = (await consumer_state(raw, prefix)).config
+    assert config.filter_subjects == [f"{prefix}.shop.added.*", f"{prefix}.shop.order-placed.*"]
+    assert (config.ack_wait, config.max_deliver) == (30, -1)
+
+
+async def test_a_consumer_that_cannot_be_used_is_told_and_not_changed(connection, raw, prefix, event) -> None:
+    await publish(connection, prefix, event("a"))
+    await raw.jetstream().add_consumer(f"{prefix}-shop", durable_name="g", max_deliver=3)
+    before = (await consumer_state(raw, prefix)).config
+    with capture_logs() as logs:
+        async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+            with pytest.raises(TimeoutError):
+                await take(deliveries, 0.3)
+    assert any("max_deliver is 3, not -1" in line.get("reason", "") for line in logs)
+    assert (await consumer_state(raw, prefix)).config == before
+
+
+async def test_two_members_of_a_group_share_the_events(connection, shared_server, prefix, event) -> None:
+    async with open_connection(shared_server.url) as other:
+        first = NatsEventSubscription(connection, "g", prefix=prefix)
+        second = NatsEventSubscription(other, "g", prefix=prefix)
+        async with first.open([TYPE], prefetch=2) as here, second.open([TYPE], prefetch=2) as there:
+            await publish(connection, prefix, *(event(f"{n}") for n in range(4)))
+            held = [await take(deliveries) for deliveries in (here, here, there, there)]
+            assert sorted(delivery.event.id for delivery in held) == ["0", "1", "2", "3"]
+
+
+async def test_cancelling_next_loses_nothing(connection, prefix, event) -> None:
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        for n in range(20):
+            waiting = asyncio.create_task(deliveries.next())
+            await asyncio.sleep(0)
+            await publish(connection, prefix, event(f"{n}"))
+            waiting.cancel()
+            done, _ = await asyncio.wait([waiting])
+            if not waiting.cancelled():
+                assert done.pop().result().event.id == f"{n}"
+            else:
+                assert await take_ids(deliveries, 1) == [f"{n}"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"group": ""}, {"group": "a.b"}, {"group": "a" * 65}, {"ack_wait": 0}, {"prefix": "*"}]
+)
+async def test_settings_that_cannot_work_are_refused(connection, wrong) -> None:
+    with pytest.raises(SettingError):
+        NatsEventSubscription(connection, **({"group": "g"} | wrong))
+
+
+@pytest.mark.parametrize(("types", "prefetch"), [([], 1), (["shop"], 1), (["shop.*"], 1), ([TYPE], 0)])
+async def test_a_subscription_to_nothing_sensible_is_refused(connection, types, prefetch) -> None:
+    with pytest.raises(SettingError):
+        NatsEventSubscription(connection, "g").open(types, prefetch=prefetch)

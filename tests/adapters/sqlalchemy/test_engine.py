@@ -1,0 +1,91 @@
+"""Opening a database: what can be wrong is said at once, and nothing is left behind."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator.distributed.errors import DatabaseUnavailableError, WriterTimeoutError
+from mediator.sqlalchemy import create_schema, open_engine, schema_sql
+from mediator.sqlalchemy.engine import database_of
+from mediator.sqlalchemy.writer import WriterLock
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("sqlite:////nowhere/at/all/app.db", "the folder /nowhere/at/all does not exist"),
+        ("sqlite://", "outlives the process"),
+        ("sqlite:///:memory:", "outlives the process"),
+        ("mysql://user:secret@host/db", "only SQLite files"),
+        ("no url at all", "not a database URL"),
+    ],
+)
+async def test_a_database_that_cannot_be_opened_is_a_clear_error(url: str, reason: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match=reason) as caught:
+        async with open_engine(url):
+            pass
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "app.db").write_bytes(b"this is a text, and not a short one, so that it cannot be a database header")
+    with pytest.raises(DatabaseUnavailableError, match="not a database"):
+        async with open_engine(f"sqlite:///{tmp_path / 'app.db'}"):
+            pass
+
+
+async def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="unable to open"):
+        async with open_engine(f"sqlite:///{tmp_path}"):
+            pass
+
+
+async def test_an_open_database_is_safe_against_a_loss_of_power(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        settings = [
+            (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert settings == ["wal", 2, 1]
+
+
+async def test_the_tables_can_be_created_twice_and_at_once(engine: AsyncEngine) -> None:
+    await asyncio.gather(create_schema(engine), create_schema(engine))
+
+
+async def test_the_sql_text_creates_the_same_tables(tmp_path: Path, engine: AsyncEngine) -> None:
+    async def tables(of: AsyncEngine) -> list[str]:
+        async with of.connect() as connection:
+            found = await connection.execute(
+                text("SELECT name FROM sqlite_master WHERE name LIKE 'mediator%' ORDER BY name")
+            )
+            return [row.name for row in found]
+
+    async with open_engine(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        async with other.begin() as connection:
+            for statement in schema_sql(other.dialect).split(";\n"):
+                await connection.execute(text(statement))
+        assert await tables(other) == await tables(engine) != []
+
+
+async def test_a_writer_waits_no_longer_than_allowed(file: Path, engine: AsyncEngine) -> None:
+    async with database_of(engine).writing():
+        with pytest.raises(WriterTimeoutError, match=r"0\.05 s"):
+            await WriterLock(file, timeout=0.05).acquire(object())
+
+
+async def test_a_cancelled_wait_for_the_writers_lock_leaves_it_to_the_others(file: Path, engine: AsyncEngine) -> None:
+    lock = database_of(engine).lock
+    await lock.acquire("first")
+    waiting = [asyncio.create_task(lock.acquire(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    lock.release()
+    await waiting[1]
+    lock.release()
+    await waiting[2]
+    lock.release()
+    assert waiting[0].cancelled()

@@ -1,0 +1,105 @@
+"""Events are checked and stored with the commit: one that cannot be stored fails the command, and nothing is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from sqlalchemy import text
+
+from mediator import DistributedEvent, current_unit_of_work
+from mediator.distributed.errors import (
+    EventDeclarationError,
+    EventKindError,
+    EventNotSerializableError,
+    EventTooLargeError,
+    SchemaMissingError,
+)
+from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Noted, Write
+
+
+@dataclass(frozen=True, slots=True)
+class Blob(DistributedEvent):
+    event_type: ClassVar[str] = "ledger.blob"
+    content: Any
+    key: str | None = None
+
+    @property
+    def partition_key(self) -> str | None:
+        return self.key
+
+
+def untyped() -> DistributedEvent:
+    @dataclass(frozen=True, slots=True)
+    class Untyped(DistributedEvent):
+        content: str = ""
+
+    return Untyped()
+
+
+def misnamed() -> DistributedEvent:
+    @dataclass(frozen=True, slots=True)
+    class Misnamed(DistributedEvent):
+        event_type: ClassVar[str] = "Ledger.Entry"
+
+    return Misnamed()
+
+
+def adding(*events: Any) -> Callable[[Ledger], Any]:
+    async def add(ledger: Ledger) -> None:
+        for event in events:
+            ledger.events.add(event)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("event", "error", "text"),
+    [
+        (Blob(object()), EventNotSerializableError, "Blob cannot be serialized"),
+        (Blob("x" * 1_000_001), EventTooLargeError, "more than max_event_bytes"),
+        (untyped(), EventDeclarationError, "has no event_type"),
+        (misnamed(), EventDeclarationError, "'Ledger.Entry'"),
+        (Noted("a"), EventKindError, "Publish a notification"),
+        ("text", EventKindError, "not a DistributedEvent"),
+    ],
+)
+async def test_an_event_that_cannot_be_sent_fails_the_command_and_nothing_is_committed(
+    ledger: Ledger, event: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        await ledger.send(Write("a", then=adding(event)))
+    assert await ledger.entries() == await ledger.staged() == []
+    await ledger.send(Write("b"))
+    assert await ledger.staged() == ["b"]
+
+
+async def test_the_limit_of_an_events_size_can_be_set(ledger: Ledger) -> None:
+    small = Ledger(ledger.engine, uow_options={"max_event_bytes": 40})
+    await small.send(Do(adding(EntryWritten("short"))))
+    with pytest.raises(EventTooLargeError, match=r"more than max_event_bytes \(40\)"):
+        await small.send(Do(adding(EntryWritten("long" * 10))))
+    assert await small.staged() == ["short"]
+
+
+async def test_add_returns_the_id_under_which_the_event_is_stored_with_its_context(ledger: Ledger) -> None:
+    async def add(ledger: Ledger) -> tuple[str, str]:
+        event_id = ledger.events.add(Blob("x", key="k"))
+        await ledger.send(Do(adding(Blob("y", key="k"))))
+        return event_id, current_unit_of_work().transaction_id
+
+    event_id, _ = await ledger.send(Do(add))
+    async with ledger.outbox.claim(10) as batch:
+        first, second = batch.events
+    assert (first.id, first.type, first.partitionkey, first.source) == (event_id, "ledger.blob.v1", "k", "")
+    assert first.time.tzinfo is not None
+    assert first.extensions["correlationid"] == second.extensions["correlationid"]
+    assert first.extensions["causationid"] != second.extensions["causationid"]
+
+
+async def test_missing_tables_are_named_with_the_remedy_and_nothing_is_committed(ledger: Ledger) -> None:
+    async with ledger.engine.begin() as connection:
+        await connection.execute(text("DROP TABLE mediator_outbox"))
+    with pytest.raises(SchemaMissingError, match="mediator schema create"):
+        await ledger.send(Write("a"))
+    assert await ledger.entries() == []

@@ -1,0 +1,111 @@
+"""The outbox hands events to one relay at a time, in order; the inbox tells new events from known ones."""
+
+import asyncio
+from pathlib import Path
+
+from sqlalchemy import text
+
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, open_engine
+from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
+from tests.adapters.sqlalchemy.test_events_at_commit import Blob, adding
+
+
+async def archived(ledger: Ledger) -> int:
+    async with ledger.engine.connect() as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM mediator_outbox_archive"))).scalar_one())
+
+
+async def test_a_claim_gives_the_oldest_events_in_the_order_of_commit_and_add(ledger: Ledger) -> None:
+    await ledger.send(Do(adding(Blob(1), Blob(2))))
+    await ledger.send(Do(adding(Blob(3))))
+    async with ledger.outbox.claim(2) as batch:
+        assert [event.data for event in batch.events] == [b'{"content":1,"key":null}', b'{"content":2,"key":null}']
+
+
+async def test_settled_events_move_to_the_archive_and_the_others_stay(ledger: Ledger) -> None:
+    await ledger.send(Do(adding(Blob(1), Blob(2), Blob(3))))
+    async with ledger.outbox.claim(10) as batch:
+        kept = batch.events[1]
+        await batch.settle([event.id for event in batch.events if event is not kept])
+    async with ledger.outbox.claim(10) as batch:
+        assert batch.events == [kept]
+    assert await archived(ledger) == 2
+
+
+async def test_an_event_survives_the_way_through_the_table_unchanged(ledger: Ledger) -> None:
+    await ledger.send(Do(adding(Blob("ä", key="k"))))
+    async with ledger.outbox.claim(1) as first:
+        pass
+    async with ledger.outbox.claim(1) as second:
+        assert first.events == second.events
+
+
+async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger, file: Path) -> None:
+    await ledger.send(Write("a"))
+    async with open_engine(f"sqlite:///{file}") as other_engine:
+        other = SqlAlchemyOutbox(other_engine)
+        async with ledger.outbox.claim(1) as mine, other.claim(1) as theirs:
+            assert (len(mine.events), len(theirs.events)) == (1, 0)
+        async with other.claim(1) as theirs:
+            assert len(theirs.events) == 1
+
+
+async def test_refused_events_and_keys_are_left_out(ledger: Ledger) -> None:
+    await ledger.send(Do(adding(Blob(1, "bad"), Blob(2), Blob(3, "good"), Blob(4, "bad"))))
+    async with ledger.outbox.claim(10) as batch:
+        unkeyed = batch.events[1]
+    async with ledger.outbox.claim(10, without={"bad", unkeyed.id}) as batch:
+        assert [event.partitionkey for event in batch.events] == ["good"]
+
+
+async def test_a_commit_wakes_who_waits_also_when_it_came_first(ledger: Ledger) -> None:
+    await ledger.send(Write("a"))
+    async with asyncio.timeout(5):
+        await ledger.outbox.wait(60)
+        waiting = asyncio.create_task(ledger.outbox.wait(60))
+        await ledger.send(Write("b"))
+        await waiting
+
+
+async def test_the_archive_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) -> None:
+    now = 0.0
+    outbox = SqlAlchemyOutbox(ledger.engine, archive_seconds=100, clock=lambda: now)
+    await ledger.send(Do(adding(Blob(1), Blob(2), Blob(3))))
+    async with outbox.claim(10) as batch:
+        await batch.settle([event.id for event in batch.events])
+    assert await outbox.clean(10) == 0
+    now = 101.0
+    assert [await outbox.clean(2), await outbox.clean(2)] == [2, 1]
+
+
+async def test_the_inbox_knows_an_event_once_its_transaction_has_committed(ledger: Ledger) -> None:
+    inbox = SqlAlchemyInbox(ledger.engine)
+
+    async def insert_and_fail(ledger: Ledger) -> None:
+        assert await inbox.insert(ledger.unit_of_work, "group", "source", "1")
+        raise LookupError
+
+    async def insert(ledger: Ledger) -> bool:
+        return await inbox.insert(ledger.unit_of_work, "group", "source", "1")
+
+    await asyncio.gather(ledger.send(Do(insert_and_fail)), return_exceptions=True)
+    assert not await inbox.contains("group", "source", "1")
+    assert await ledger.send(Do(insert)) is True
+    assert await inbox.contains("group", "source", "1")
+    assert await ledger.send(Do(insert)) is False
+    assert not await inbox.contains("other group", "source", "1")
+    assert not await inbox.contains("group", "other source", "1")
+
+
+async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) -> None:
+    now = 0.0
+    inbox = SqlAlchemyInbox(ledger.engine, keep_seconds=100, clock=lambda: now)
+
+    async def insert(ledger: Ledger) -> None:
+        for number in range(3):
+            await inbox.insert(ledger.unit_of_work, "group", "source", str(number))
+
+    await ledger.send(Do(insert))
+    assert await inbox.clean(10) == 0
+    now = 101.0
+    assert [await inbox.clean(2), await inbox.clean(2)] == [2, 1]

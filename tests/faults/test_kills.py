@@ -1,0 +1,176 @@
+"""SIGKILL of real processes at every point between a commit and its effect elsewhere: each event takes effect once."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+import pytest
+
+from mediator.nats import NatsServer
+from tests.end_to_end.conftest import Databases, eventually
+from tests.end_to_end.test_events import stored
+
+KILLED = -signal.SIGKILL
+
+
+async def start(log: Path, *arguments: object) -> asyncio.subprocess.Process:
+    """Start an application; what it logs is appended to a file."""
+    with log.open("ab") as stderr:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-m", "tests.faults.process", *map(str, arguments),
+            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+        )  # fmt: skip
+
+
+async def run(log: Path, *arguments: object) -> int:
+    """Run an application to its end; its exit status."""
+    process = await start(log, *arguments)
+    try:
+        async with asyncio.timeout(60):
+            return await process.wait()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+
+
+@asynccontextmanager
+async def running(log: Path, *arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An application that is terminated at the end of the block, and must then drain and exit with 0."""
+    process = await start(log, *arguments)
+    try:
+        yield process
+        if process.returncode is None:
+            process.terminate()
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0, log.read_text()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def numbers_in_the_stream(server: NatsServer) -> list[str]:
+    """The numbers of the orders whose events are in the stream, in its order."""
+    client = await nats.connect(server.url)
+    try:
+        jetstream = client.jetstream()
+        last = (await jetstream.stream_info("events-shop")).state.last_seq
+        messages = [await jetstream.get_msg("events-shop", sequence) for sequence in range(1, last + 1)]
+        return [json.loads(message.data or b"")["number"] for message in messages]
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "applications.log"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unit_of_work.after_commit",
+        "relay.after_select",
+        "relay.after_publish",
+        "relay.before_delete",
+        "relay.after_delete",
+    ],
+)
+async def test_a_publishing_process_killed_after_the_commit_loses_and_doubles_nothing(
+    server: NatsServer, databases: Databases, log: Path, name: str
+) -> None:
+    shop = ("shop", "--database", databases.shop, "--nats", server.url)
+    warehouse = ("warehouse", "--database", databases.warehouse, "--nats", server.url)
+    async with running(log, *warehouse):
+        assert await run(log, *shop, "--orders", 0, 10, "--kill-at", name) == KILLED, log.read_text()
+        committed = databases.orders()
+        assert committed
+        assert await run(log, *shop, "--orders", 10, 12) == 0, log.read_text()
+        expected = [*committed, "10", "11"]
+        await eventually(lambda: len(databases.reservations()) >= len(expected), f"effects of {expected}")
+    assert sorted(databases.reservations()) == sorted(expected)
+    assert await stored(server) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["unit_of_work.before_stage", "unit_of_work.before_commit", "unit_of_work.during_commit"]
+)
+async def test_a_publishing_process_killed_before_the_commit_leaves_no_trace(
+    server: NatsServer, databases: Databases, log: Path, name: str
+) -> None:
+    shop = ("shop", "--database", databases.shop, "--nats", server.url)
+    assert await run(log, *shop, "--orders", 0, 1, "--kill-at", name) == KILLED, log.read_text()
+    assert (databases.orders(), databases.pending()) == ([], 0)
+    assert await run(log, *shop, "--orders", 1, 2) == 0, log.read_text()
+    assert databases.orders() == ["1"]
+    assert await stored(server) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["consumer.after_insert", "consumer.after_handlers", "consumer.after_commit", "consumer.after_ack"]
+)
+async def test_a_consuming_process_killed_around_its_commit_takes_the_event_in_once(
+    server: NatsServer, databases: Databases, log: Path, name: str
+) -> None:
+    warehouse = ("warehouse", "--database", databases.warehouse, "--nats", server.url)
+    async with running(log, "shop", "--database", databases.shop, "--nats", server.url, "--orders", 0, 5) as shop:
+        assert await run(log, *warehouse, "--kill-at", name) == KILLED, log.read_text()
+        async with running(log, *warehouse):
+            await eventually(lambda: len(databases.reservations()) >= 5, "five reservations")
+            await eventually(lambda: databases.pending() == 0, "empty outboxes")
+            await shop.wait()
+    assert sorted(databases.reservations()) == ["0", "1", "2", "3", "4"]
+    assert databases.follow_ups() == 5
+    assert await stored(server, "events-warehouse") == 5
+
+
+async def test_two_publishing_processes_and_a_consumer_share_one_file_without_a_locked_database(
+    server: NatsServer, databases: Databases, log: Path
+) -> None:
+    common = ("--database", databases.shop, "--nats", server.url)
+    databases.warehouse = databases.shop
+    async with running(log, "warehouse", *common):
+        statuses = await asyncio.gather(
+            run(log, "shop", *common, "--orders", 0, 60, "--writers", 8),
+            run(log, "shop", *common, "--orders", 60, 120, "--writers", 8),
+        )
+        assert statuses == [0, 0], log.read_text()
+        await eventually(lambda: len(databases.reservations()) >= 120, "120 reservations")
+    assert sorted(databases.reservations(), key=int) == [str(number) for number in range(120)]
+    assert "locked" not in log.read_text()
+    assert "delivery failed" not in log.read_text()
+
+
+async def test_kills_of_both_processes_lose_and_double_nothing_and_keep_each_customers_order_in_the_stream(
+    server: NatsServer, databases: Databases, log: Path
+) -> None:
+    warehouse = ("warehouse", "--database", databases.warehouse, "--nats", server.url)
+    sent = 0
+    for kill_after in (5, 12, 20):
+        consuming = await start(log, *warehouse)
+        shop = await start(
+            log, "shop", "--database", databases.shop, "--nats", server.url, "--orders", sent, sent + 1000
+        )
+        goal = len(databases.orders()) + kill_after
+        await eventually(lambda goal=goal: len(databases.orders()) >= goal, f"{goal} orders")  # type: ignore[misc]
+        for process in (shop, consuming):
+            process.kill()
+            await process.wait()
+        sent += 1000
+    async with running(log, *warehouse):
+        shop_arguments = ("--database", databases.shop, "--nats", server.url, "--orders", sent, sent + 1)
+        assert await run(log, "shop", *shop_arguments) == 0, log.read_text()
+        orders = databases.orders()
+        await eventually(lambda: len(databases.reservations()) >= len(orders), "all reservations")
+    assert sorted(databases.reservations()) == sorted(orders)
+    streamed = await numbers_in_the_stream(server)
+    for customer in range(3):
+        mine = [number for number in streamed if int(number) % 3 == customer]
+        assert mine == [number for number in orders if int(number) % 3 == customer]

@@ -1,0 +1,208 @@
+"""Tasks and scopes: who joins, who is refused, and what is left behind."""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mediator import Mediator, Scope, TransactionMode, current_context, current_scope
+from mediator.errors import ConcurrentDispatchError, ScopeClosedError
+from mediator.scope import current_frame
+from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent
+from tests.unit.wiring import handles, wire
+
+
+class Gate:
+    """Somebody waits here until let through."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def wait(self, _message: Any = None) -> Scope:
+        self.reached.set()
+        await self.open.wait()
+        return current_scope()
+
+
+async def see_scope(_message: Any) -> Scope:
+    return current_scope()
+
+
+async def test_two_dispatches_gathered_inside_a_handler_are_refused():
+    gate = Gate()
+
+    async def outer(_message: Any) -> None:
+        await asyncio.gather(mediator.send(ExpelStudent()), mediator.send(CountStudents()))
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, gate.wait), handles(CountStudents, see_scope))
+    with pytest.raises(ConcurrentDispatchError, match=r"CountStudents and ExpelStudent .*TransactionMode\.NEW") as caught:
+        await mediator.send(EnrollStudent())
+    assert (caught.value.message, caught.value.running) == (CountStudents(), ExpelStudent())
+    gate.open.set()
+
+
+@pytest.mark.parametrize("mode", [TransactionMode.NEW, TransactionMode.SUPPRESS])
+async def test_dispatches_with_scopes_of_their_own_may_be_gathered(mode: TransactionMode):
+    async def outer(_message: Any) -> list[Scope]:
+        return await asyncio.gather(*(mediator.send(ExpelStudent(), mode=mode) for _ in range(3)))
+
+    async def inner(_message: Any) -> Scope:
+        scope = current_scope()
+        await asyncio.sleep(0)
+        assert current_scope() is scope
+        return scope
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, inner))
+    assert len(set(map(id, await mediator.send(EnrollStudent())))) == 3
+
+
+async def test_dispatches_one_after_the_other_join():
+    async def outer(_message: Any) -> list[Scope]:
+        return [await mediator.send(ExpelStudent()) for _ in range(2)] + [current_scope()]
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, see_scope))
+    assert len(set(map(id, await mediator.send(EnrollStudent())))) == 1
+
+
+@pytest.mark.parametrize("in_a_task", [True, False])
+async def test_an_awaited_dispatch_joins_also_from_another_task(in_a_task: bool):
+    async def outer(_message: Any) -> bool:
+        dispatch = mediator.send(ExpelStudent())
+        inner = await (asyncio.create_task(dispatch) if in_a_task else asyncio.wait_for(dispatch, 60))
+        assert await mediator.send(ExpelStudent()) is inner
+        return inner is current_scope()
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, see_scope))
+    assert await mediator.send(EnrollStudent())
+
+
+async def test_after_a_dispatch_ran_into_its_timeout_the_next_one_joins():
+    async def outer(_message: Any) -> bool:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(mediator.send(CountStudents()), 0.001)
+        return await mediator.send(ExpelStudent()) is current_scope()
+
+    parts = [handles(EnrollStudent, outer), handles(ExpelStudent, see_scope), handles(CountStudents, Gate().wait)]
+    mediator = wire(*parts)
+    assert await mediator.send(EnrollStudent())
+
+
+async def test_a_dispatch_forgotten_in_a_task_fails_the_one_that_forgot_it():
+    gate, tasks, errors = Gate(), [], []
+
+    async def outer(_message: Any) -> str:
+        current_scope().on_exit(errors.append)
+        tasks.append(asyncio.create_task(mediator.send(ExpelStudent())))
+        await gate.reached.wait()
+        return "unnoticed"
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, gate.wait))
+    with pytest.raises(ConcurrentDispatchError, match="EnrollStudent and ExpelStudent") as caught:
+        await mediator.send(EnrollStudent())
+    assert errors == [caught.value]
+    gate.open.set()
+    with pytest.raises(ScopeClosedError):
+        await tasks[0]
+    assert current_frame() is None
+
+
+async def test_a_task_that_outlives_its_dispatch_gets_a_scope_of_its_own():
+    gate, tasks, scopes = Gate(), [], []
+
+    async def later() -> tuple[Scope, str | None]:
+        await gate.open.wait()
+        with pytest.raises(ScopeClosedError, match="EnrollStudent is over"):
+            current_scope()
+        return await mediator.send(ExpelStudent())
+
+    async def outer(_message: Any) -> str:
+        scopes.append(current_scope())
+        tasks.append(asyncio.create_task(later()))
+        return current_context().correlation_id
+
+    async def inner(_message: Any) -> tuple[Scope, str]:
+        return current_scope(), current_context().correlation_id
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, inner))
+    correlation = await mediator.send(EnrollStudent())
+    gate.open.set()
+    scope, inherited = await tasks[0]
+    assert scope is not scopes[0]
+    assert inherited == correlation
+
+
+async def opened(mediator: Mediator) -> AsyncIterator[Scope]:
+    async with mediator.scope() as scope:
+        yield scope
+
+
+async def in_context(context: contextvars.Context, step: Any) -> Any:
+    async def take() -> Any:
+        return await step
+
+    return await asyncio.create_task(take(), context=context)
+
+
+async def test_a_frame_that_is_left_in_another_context_than_it_was_entered_leaves_nothing():
+    mediator = wire()
+    steps = opened(mediator)
+    scope = await in_context(contextvars.copy_context(), anext(steps))
+    assert current_frame() is None
+    await in_context(contextvars.copy_context(), steps.aclose())
+    assert scope.closed
+    assert current_frame() is None
+
+
+async def test_leaving_a_frame_of_another_context_does_not_end_the_dispatch_that_runs_here():
+    async def outer(_message: Any) -> bool:
+        await steps.aclose()
+        return await mediator.send(ExpelStudent()) is current_scope()
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, see_scope))
+    steps = opened(mediator)
+    scope = await in_context(contextvars.copy_context(), anext(steps))
+    assert await mediator.send(EnrollStudent())
+    assert scope.closed
+
+
+async def test_frames_left_in_the_wrong_order_leave_nothing():
+    mediator = wire()
+    outer, inner = mediator.scope(), mediator.scope(TransactionMode.NEW)
+    await outer.__aenter__()
+    await inner.__aenter__()
+    await outer.__aexit__(None, None, None)
+    await inner.__aexit__(None, None, None)
+    assert current_frame() is None
+
+
+async def test_in_the_context_of_a_frame_that_was_left_elsewhere_the_next_dispatch_opens_its_own_scope():
+    mediator = wire(handles(EnrollStudent, see_scope))
+    steps, context = opened(mediator), contextvars.copy_context()
+    scope = await in_context(context, anext(steps))
+    await steps.aclose()
+    assert await in_context(context, mediator.send(EnrollStudent())) is not scope
+
+
+async def test_a_thousand_concurrent_dispatches_never_see_each_others_scope():
+    async def outer(command: Any) -> Any:
+        scope = current_scope()
+        scope.instances["name"] = command.name
+        await asyncio.sleep(0)
+        await mediator.send(ExpelStudent(command.name))
+        await asyncio.sleep(0)
+        assert current_scope() is scope
+        assert current_scope().instances == {"name": command.name}
+        return scope, current_context().correlation_id
+
+    async def inner(command: Any) -> None:
+        await asyncio.sleep(0)
+        assert current_scope().instances["name"] == command.name
+
+    mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, inner))
+    answers = await asyncio.gather(*(mediator.send(EnrollStudent(str(number))) for number in range(1000)))
+    assert len({id(scope) for scope, _ in answers}) == 1000
+    assert len({correlation for _, correlation in answers}) == 1000
+    assert all(scope.closed for scope, _ in answers)

@@ -1,0 +1,154 @@
+"""Sending requests and publishing notifications."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from mediator import Command, DistributedEvent, Notification
+from mediator.errors import HandlerNotFoundError, MediatorNotStartedError, MessageKindError
+from tests.unit.samples import (
+    CountStudents,
+    EnrollStudent,
+    ExpelStudent,
+    StudentChanged,
+    StudentEnrolled,
+    answer_name,
+    answer_none,
+)
+from tests.unit.wiring import around, bind, handles, listens, wire
+
+
+@dataclass(frozen=True)
+class StatusChanged(DistributedEvent):
+    event_type = "university.status-changed"
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "remedy"),
+    [
+        ("send", StudentChanged(), "await mediator.publish("),
+        ("publish", EnrollStudent(), "await mediator.send("),
+        ("send", StatusChanged(), "DistributedEventBroker"),
+        ("publish", StatusChanged(), "DistributedEventBroker"),
+        ("send", "private text", "Derive its class from"),
+        ("publish", 3, "Derive its class from"),
+        ("send", EnrollStudent, "`EnrollStudent(...)`"),
+        ("publish", StudentChanged, "`StudentChanged(...)`"),
+    ],
+)
+async def test_what_cannot_be_dispatched_is_refused_with_the_remedy(method: str, message: Any, remedy: str):
+    with pytest.raises(MessageKindError) as caught:
+        await getattr(wire(), method)(message)
+    assert remedy in str(caught.value)
+    assert f"`{method}`" in str(caught.value)
+    assert caught.value.message is message
+    assert "private" not in str(caught.value)
+
+
+async def test_a_request_without_a_handler_is_refused_naming_the_nearest():
+    @dataclass
+    class EnrolStudent(Command[str]):
+        pass
+
+    with pytest.raises(HandlerNotFoundError) as caught:
+        await wire(handles(EnrollStudent, answer_name), handles(ExpelStudent, answer_none)).send(EnrolStudent())
+    assert caught.value.request_type is EnrolStudent
+    assert caught.value.nearest[0] == "EnrollStudent"
+    assert "Did you mean EnrollStudent" in str(caught.value)
+
+
+async def test_nothing_is_suggested_when_nothing_is_near():
+    with pytest.raises(HandlerNotFoundError) as caught:
+        await wire(handles(CountStudents, answer_none)).send(ExpelStudent())
+    assert "Did you mean" not in str(caught.value)
+
+
+async def test_nothing_is_dispatched_before_the_start():
+    mediator = wire(handles(EnrollStudent, answer_name), started=False)
+    with pytest.raises(MediatorNotStartedError, match="EnrollStudent .* lifespan"):
+        await mediator.send(EnrollStudent())
+    with pytest.raises(MediatorNotStartedError):
+        await mediator.publish(StudentChanged())
+    with pytest.raises(MediatorNotStartedError):
+        async with mediator.scope():
+            pass
+    mediator.started = True
+    assert await mediator.send(EnrollStudent()) == "Ada"
+
+
+async def test_what_a_handler_raises_reaches_the_sender_as_the_same_object():
+    raised = ValueError("raw")
+
+    async def fail(_message: Any) -> None:
+        raise raised
+
+    async def pass_on(_message: Any, call_next: Any) -> Any:
+        return await call_next()
+
+    with pytest.raises(ValueError, match="raw") as caught:
+        await wire(handles(EnrollStudent, fail), behaviors=[around(Any, pass_on)]).send(EnrollStudent())
+    assert caught.value is raised
+    assert raised.__cause__ is raised.__context__ is None
+
+
+async def test_a_notification_reaches_its_handlers_in_the_order_of_declaration_those_of_base_classes_too():
+    log: list[str] = []
+
+    def note(name: str) -> Any:
+        async def work(_message: Any) -> None:
+            log.append(name)
+
+        return work
+
+    mediator = wire(
+        listens(StudentEnrolled, note("enrolled")),
+        listens(Notification, note("any")),
+        listens(StudentChanged, note("changed")),
+        listens(StudentEnrolled | StudentChanged, note("both")),
+        handles(EnrollStudent, note("command")),
+    )
+    await mediator.publish(StudentEnrolled())
+    assert log == ["enrolled", "any", "changed", "both"]
+    log.clear()
+    await mediator.publish(StudentChanged())
+    assert log == ["any", "changed", "both"]
+
+
+async def test_the_first_error_stops_a_publish_and_is_raised_as_it_is():
+    log: list[str] = []
+    raised = KeyError("raw")
+
+    async def note(_message: Any) -> None:
+        log.append("first")
+
+    async def fail(_message: Any) -> None:
+        raise raised
+
+    def never() -> Any:
+        raise AssertionError("built")
+
+    listeners = [listens(StudentChanged, note), listens(StudentChanged, fail)]
+    with pytest.raises(KeyError) as caught:
+        await wire(*listeners, bind(listens(StudentChanged, note), never)).publish(StudentChanged())
+    assert caught.value is raised
+    assert log == ["first"]
+
+
+async def test_a_notification_without_handlers_is_fine():
+    await wire().publish(StudentChanged())
+
+
+async def test_each_handler_is_built_when_its_turn_comes():
+    log: list[str] = []
+
+    async def note(_message: Any) -> None:
+        log.append("handled")
+
+    def source() -> Any:
+        log.append("built")
+        return listens(StudentChanged, note)
+
+    listener = bind(listens(StudentChanged, note), source)
+    await wire(listener, listener).publish(StudentChanged())
+    assert log == ["built", "handled"] * 2

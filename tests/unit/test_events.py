@@ -1,0 +1,83 @@
+"""The type of an event on the wire."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mediator import DistributedEvent, Notification
+from mediator.distributed.errors import EventDeclarationError
+from mediator.distributed.events import split_wire_type, wire_type
+
+WORDS = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True)
+EVENT_TYPES = st.builds("{}.{}".format, WORDS, WORDS)
+
+
+def declare(event_type: Any, version: Any = 1) -> type[DistributedEvent]:
+    return type("Declared", (DistributedEvent,), {"event_type": event_type, "event_version": version})
+
+
+@given(EVENT_TYPES, st.integers(1, 10**9))
+def test_a_type_survives_the_way_over_the_wire(event_type: str, version: int):
+    assert split_wire_type(wire_type(declare(event_type, version))) == (event_type, version)
+
+
+@given(st.one_of(st.text(), st.builds("{}.v{}".format, EVENT_TYPES, st.text("0123456789٣²-+_ \n"))))
+def test_what_is_split_is_what_some_event_declares(wire: str):
+    try:
+        event_type, version = split_wire_type(wire)
+    except ValueError:
+        return
+    assert wire_type(declare(event_type, version)) == wire
+
+
+@pytest.mark.parametrize("wire", ["a.b.v0", "a.b.v007", "a.b", "a.b.v", "a.v1", "a.b.c.v1", "a.b.v1\n", "A.b.v1", ""])
+def test_what_is_no_type_on_the_wire_is_refused(wire: str):
+    with pytest.raises(ValueError, match="is not <context>"):
+        split_wire_type(wire)
+
+
+@pytest.mark.parametrize(
+    "event_type", ["", "one", "Upper.case", "a.b.c", "a.", ".b", "a b.c", "-a.b", "a.b-", "a--b.c", "a.b\n", "ä.b", 3, None]
+)
+def test_an_event_type_must_be_a_context_and_a_name(event_type: Any):
+    with pytest.raises(EventDeclarationError, match=r"Declared has .*Declare it as"):
+        wire_type(declare(event_type))
+
+
+@pytest.mark.parametrize("version", [0, -1, True, "1", 1.0, None])
+def test_an_event_version_must_be_a_positive_number(version: Any):
+    with pytest.raises(EventDeclarationError, match="event_version"):
+        wire_type(declare("university.changed", version))
+
+
+def test_the_version_is_one_unless_declared():
+    class Changed(DistributedEvent):
+        event_type: ClassVar[str] = "university.changed"
+
+    assert wire_type(Changed) == "university.changed.v1"
+
+
+def test_an_event_is_no_notification():
+    assert not issubclass(DistributedEvent, Notification)
+
+
+def test_the_partition_key_is_none_a_property_or_a_field():
+    @dataclass(frozen=True, slots=True)
+    class ByProperty(DistributedEvent):
+        student_id: str
+
+        @property
+        def partition_key(self) -> str:
+            return self.student_id
+
+    @dataclass(frozen=True, slots=True)
+    class ByField(DistributedEvent):
+        student_id: str
+        partition_key: str
+
+    assert DistributedEvent().partition_key is None
+    assert ByProperty("s-1").partition_key == "s-1"
+    assert ByField("s-1", "k").partition_key == "k"

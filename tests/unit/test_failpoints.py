@@ -1,0 +1,35 @@
+"""Failpoints: nothing happens unless a test arms one."""
+
+from mediator.distributed import failpoints
+
+
+async def test_nothing_is_armed_and_reaching_a_failpoint_does_nothing():
+    assert failpoints.armed == {}
+    for name in failpoints.NAMES:
+        await failpoints.reach(name)
+
+
+def test_reaching_a_failpoint_never_suspends():
+    step = failpoints.reach(failpoints.NAMES[0])
+    try:
+        step.send(None)
+    except StopIteration as stop:
+        assert stop.value is None
+    else:
+        raise AssertionError("suspended")
+
+
+async def test_only_what_is_armed_happens():
+    reached: list[str] = []
+
+    async def action() -> None:
+        reached.append("here")
+
+    failpoints.armed["relay.after_select"] = action
+    try:
+        await failpoints.reach("relay.after_publish")
+        assert reached == []
+        await failpoints.reach("relay.after_select")
+    finally:
+        del failpoints.armed["relay.after_select"]
+    assert reached == ["here"]

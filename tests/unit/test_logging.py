@@ -1,0 +1,107 @@
+"""LoggingBehavior: what it writes, and what it keeps to itself."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from mediator import Command, LoggingBehavior, MessageContext
+from tests.unit.samples import EnrollStudent, ExpelStudent, StudentChanged, answer_name, answer_none
+from tests.unit.wiring import bind, handles, listens, wire
+
+
+class Clock:
+    """Ticks a quarter of a second each time it is read."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        self.now += 0.25
+        return self.now
+
+
+async def logged(message: Any, work: Any = answer_name, **options: Any) -> list[Any]:
+    """What is logged when a message is handled."""
+    with capture_logs() as lines:
+        behavior = bind(LoggingBehavior, lambda: LoggingBehavior(clock=Clock(), **options))
+        mediator = wire(handles(type(message), work), behaviors=[behavior], ids=lambda: "inner")
+        async with mediator.scope(context=MessageContext("outer", "flow")):
+            try:
+                await mediator.send(message)
+            except (ValueError, asyncio.CancelledError):
+                pass
+    return lines
+
+
+async def test_a_handled_message_is_one_line_with_name_duration_and_ids_and_no_payload():
+    assert await logged(EnrollStudent("secret")) == [
+        {
+            "event": "handled",
+            "log_level": "info",
+            "message": "EnrollStudent",
+            "milliseconds": 250.0,
+            "message_id": "inner",
+            "correlation_id": "flow",
+            "causation_id": "outer",
+        }
+    ]
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_a_failed_message_is_one_line_with_the_type_of_the_error(error: type[BaseException]):
+    async def fail(_message: Any) -> None:
+        raise error("secret")
+
+    (line,) = await logged(EnrollStudent("secret"), fail)
+    assert (line["event"], line["log_level"], line["error"]) == ("failed", "error", error.__name__)
+    assert line["milliseconds"] == 250.0
+    assert "secret" not in str(line)
+
+
+async def test_a_payload_is_logged_when_asked_for_and_then_redacted():
+    (line,) = await logged(EnrollStudent("secret"), log_payload=True)
+    assert line["payload"] == {"name": "***"}
+
+
+async def test_redaction_by_default_names_inherited_fields_too():
+    @dataclass(frozen=True)
+    class Transfer(EnrollStudent):
+        school: str = "secret"
+
+    (line,) = await logged(Transfer(), log_payload=True)
+    assert line["payload"] == {"name": "***", "school": "***"}
+
+
+async def test_a_message_without_fields_has_an_empty_payload():
+    class Ping(Command[None]):
+        pass
+
+    (line,) = await logged(Ping(), answer_none, log_payload=True)
+    assert line["payload"] == {}
+
+
+async def test_the_payload_is_what_redact_returns():
+    (line,) = await logged(EnrollStudent("Ada"), log_payload=True, redact=lambda message: message.name[0])
+    assert line["payload"] == "A"
+
+
+async def test_redact_is_not_called_unless_payloads_are_asked_for():
+    (line,) = await logged(EnrollStudent("Ada"), redact=lambda message: message.name)
+    assert "payload" not in line
+
+
+async def test_nested_messages_are_logged_inside_out_with_one_correlation_id():
+    async def outer(_message: Any) -> None:
+        await mediator.send(ExpelStudent())
+        await mediator.publish(StudentChanged())
+
+    parts = [handles(EnrollStudent, outer), handles(ExpelStudent, answer_none), listens(StudentChanged, answer_none)]
+    mediator = wire(*parts, behaviors=[LoggingBehavior])
+    with capture_logs() as lines:
+        await mediator.send(EnrollStudent())
+    assert [line["message"] for line in lines] == ["ExpelStudent", "StudentChanged", "EnrollStudent"]
+    assert len({line["correlation_id"] for line in lines}) == 1
+    assert {line["causation_id"] for line in lines[:2]} == {lines[2]["message_id"]}

@@ -1,0 +1,240 @@
+"""The chain of behaviors around a message."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mediator import Command, Notification, PipelineBehavior, Query, RequestHandler
+from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, StudentChanged, StudentEnrolled, answer_name
+from tests.unit.wiring import around, bind, handles, listens, wire
+
+
+def recorder(name: str, log: list[str]) -> Any:
+    async def work(_message: Any, call_next: Any) -> Any:
+        log.append(f"{name} in")
+        response = await call_next()
+        log.append(f"{name} out")
+        return response
+
+    return work
+
+
+async def test_behaviors_run_in_the_order_of_the_list_outermost_first():
+    log: list[str] = []
+    behaviors = [around(Any, recorder(name, log)) for name in ("first", "second", "third")]
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=behaviors)
+    assert await mediator.send(EnrollStudent("Ada")) == "Ada"
+    assert log == ["first in", "second in", "third in", "third out", "second out", "first out"]
+
+
+async def test_a_behavior_that_does_not_call_on_answers_and_the_handler_is_never_built():
+    def never() -> Any:
+        raise AssertionError("built")
+
+    async def from_cache(_message: Any, _call_next: Any) -> str:
+        return "cached"
+
+    handler = bind(handles(EnrollStudent, answer_name), never)
+    mediator = wire(handler, behaviors=[around(Any, from_cache), bind(around(Any, from_cache), never)])
+    assert await mediator.send(EnrollStudent()) == "cached"
+
+
+async def test_calling_on_again_builds_all_that_lies_inside_afresh():
+    built: list[str] = []
+
+    class Inner(PipelineBehavior[Any, Any]):
+        def __init__(self):
+            built.append("behavior")
+
+        async def handle(self, message, call_next, /):
+            return await call_next()
+
+    class Flaky(RequestHandler[EnrollStudent, str]):
+        def __init__(self):
+            built.append("handler")
+
+        async def handle(self, command, /):
+            if built.count("handler") == 1:
+                raise ConnectionError
+            return command.name
+
+    async def retry(_message: Any, call_next: Any) -> Any:
+        try:
+            return await call_next()
+        except ConnectionError:
+            return await call_next()
+
+    assert await wire(Flaky, behaviors=[around(Any, retry), Inner]).send(EnrollStudent("Ada")) == "Ada"
+    assert built == ["behavior", "handler", "behavior", "handler"]
+
+
+async def test_a_behavior_may_replace_the_message_for_all_that_lies_inside():
+    seen: list[Any] = []
+
+    async def shout(message: Any, call_next: Any) -> Any:
+        return await call_next(replace(message, name=message.name.upper()))
+
+    async def look(message: Any, call_next: Any) -> Any:
+        seen.append(message)
+        return await call_next()
+
+    behaviors = [around(Any, look), around(Any, shout), around(Any, look)]
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=behaviors)
+    assert await mediator.send(EnrollStudent("Ada")) == "ADA"
+    assert seen == [EnrollStudent("Ada"), EnrollStudent("ADA")]
+
+
+async def test_a_replaced_notification_reaches_every_handler():
+    seen: list[Any] = []
+
+    async def see(message: Any) -> None:
+        seen.append(message.name)
+
+    async def shout(message: Any, call_next: Any) -> Any:
+        return await call_next(replace(message, name=message.name.upper()))
+
+    mediator = wire(
+        listens(StudentChanged, see), listens(StudentChanged, see), behaviors=[around(Notification, shout)]
+    )
+    await mediator.publish(StudentChanged("Ada"))
+    assert seen == ["ADA", "ADA"]
+
+
+async def test_a_message_may_be_replaced_even_by_none():
+    async def drop(_message: Any, call_next: Any) -> Any:
+        return await call_next(None)
+
+    async def answer(message: Any) -> Any:
+        return message
+
+    assert await wire(handles(EnrollStudent, answer), behaviors=[around(Any, drop)]).send(EnrollStudent()) is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        (Any, {"enroll", "expel", "count", "changed"}),
+        (Command[Any], {"enroll", "expel"}),
+        (Command[Any] | Notification, {"enroll", "expel", "changed"}),
+        (Query[Any], {"count"}),
+        (ExpelStudent, {"expel"}),
+    ],
+)
+async def test_a_behavior_applies_only_where_its_type_argument_matches(argument: Any, expected: set[str]):
+    seen: set[str] = set()
+    names = {EnrollStudent: "enroll", ExpelStudent: "expel", CountStudents: "count", StudentChanged: "changed"}
+
+    async def look(message: Any, call_next: Any) -> Any:
+        seen.add(names[type(message)])
+        return await call_next()
+
+    async def work(_message: Any) -> None:
+        return None
+
+    mediator = wire(*(handles(cls, work) for cls in list(names)[:3]), behaviors=[around(argument, look)])
+    await mediator.send(EnrollStudent())
+    await mediator.send(ExpelStudent())
+    await mediator.send(CountStudents())
+    await mediator.publish(StudentChanged())
+    assert seen == expected
+
+
+async def test_of_the_behaviors_that_share_a_name_the_most_specific_applies_and_keeps_its_place():
+    log: list[str] = []
+
+    class General(PipelineBehavior[Command[Any] | Notification, Any]):
+        one_of = "transaction"
+
+        async def handle(self, message, call_next, /):
+            log.append("general")
+            return await call_next()
+
+    class Special(PipelineBehavior[EnrollStudent, Any]):
+        one_of = "transaction"
+
+        async def handle(self, message, call_next, /):
+            log.append("special")
+            return await call_next()
+
+    behaviors = [General, around(Any, recorder("between", log)), Special]
+    mediator = wire(handles(EnrollStudent, answer_name), handles(ExpelStudent, answer_name), behaviors=behaviors)
+    await mediator.send(EnrollStudent())
+    assert log == ["between in", "special", "between out"]
+    log.clear()
+    await mediator.send(ExpelStudent())
+    assert log == ["general", "between in", "between out"]
+
+
+async def test_handlers_and_behaviors_may_come_from_asynchronous_providers():
+    log: list[str] = []
+    handler, listener = handles(EnrollStudent, answer_name), listens(StudentChanged, answer_name)
+    behavior = around(Any, recorder("behavior", log))
+
+    def later(part: Any) -> Any:
+        async def source() -> Any:
+            log.append("resolved")
+            return part
+
+        return bind(part, source)
+
+    mediator = wire(later(handler), later(listener), behaviors=[later(behavior)])
+    assert await mediator.send(EnrollStudent("Ada")) == "Ada"
+    await mediator.publish(StudentEnrolled())
+    assert log == ["resolved", "behavior in", "resolved", "behavior out"] * 2
+
+
+async def test_a_pipeline_is_compiled_once_per_message_class():
+    mediator = wire(handles(EnrollStudent, answer_name))
+    assert mediator.registry.pipeline(EnrollStudent) is mediator.registry.pipeline(EnrollStudent)
+
+
+async def test_a_behavior_around_a_publish_runs_once_however_many_handlers_there_are():
+    log: list[str] = []
+    listeners = [listens(StudentChanged, answer_name) for _ in range(3)]
+    await wire(*listeners, behaviors=[around(Notification, recorder("behavior", log))]).publish(StudentChanged())
+    assert log == ["behavior in", "behavior out"]
+
+
+async def test_another_registry_takes_over_from_the_next_dispatch_on():
+    mediator = wire(handles(EnrollStudent, answer_name))
+
+    async def other(_message: Any) -> str:
+        return "other"
+
+    mediator.rebind(wire(handles(EnrollStudent, other)).registry)
+    assert await mediator.send(EnrollStudent()) == "other"
+
+
+def test_describe_shows_the_exact_chain_with_its_labels():
+    class Audit(PipelineBehavior[Command[Any], Any]):
+        pass
+
+    class Trace(PipelineBehavior[Any, Any]):
+        pass
+
+    class Enroll(RequestHandler[EnrollStudent, str]):
+        pass
+
+    mediator = wire(Enroll, listens(StudentChanged, answer_name), behaviors=[Trace, Audit])
+    assert mediator.describe(EnrollStudent) == "\n".join(
+        [
+            "EnrollStudent -> str",
+            "  1. Trace                            container.Trace",
+            "  2. Audit                            container.Audit",
+            "  handler: Enroll                    container.Enroll",
+        ]
+    )
+    assert mediator.describe(StudentEnrolled) == "\n".join(
+        [
+            "StudentEnrolled",
+            "  1. Trace                            container.Trace",
+            "  subscriber: Listener                  container.Listener",
+        ]
+    )
+
+
+def test_describe_without_a_class_shows_every_message_that_has_a_handler():
+    mediator = wire(handles(EnrollStudent, answer_name), listens(StudentChanged, answer_name))
+    assert mediator.describe() == f"{mediator.describe(EnrollStudent)}\n\n{mediator.describe(StudentChanged)}"
+    assert "no subscribers" in wire().describe(StudentChanged)

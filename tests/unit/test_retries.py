@@ -1,0 +1,35 @@
+"""Backoff: pauses that grow, within bounds."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mediator.distributed.retries import Backoff
+
+seconds = st.floats(0.001, 3600)
+
+
+@given(seconds, seconds, st.integers(0, 2000), st.integers())
+def test_a_pause_doubles_up_to_the_last_and_is_at_most_halved(first: float, last: float, tries: int, seed: int):
+    longest = min(first * 2.0 ** min(tries, 500), last)
+    assert longest / 2 <= Backoff(first, last, random.Random(seed)).at(tries) <= longest
+
+
+@given(st.integers())
+def test_the_same_randomness_gives_the_same_pauses(seed: int):
+    one, other = (Backoff(0.5, 60, random.Random(seed)) for _ in range(2))
+    assert [one.next() for _ in range(20)] == [other.next() for _ in range(20)]
+
+
+def test_each_next_pause_is_that_of_one_more_failed_try():
+    one, other = (Backoff(0.5, 60, random.Random(7)) for _ in range(2))
+    assert [one.next() for _ in range(10)] == [other.at(tries) for tries in range(10)]
+
+
+def test_reset_begins_again_with_the_first_pause():
+    backoff = Backoff(1, 1000, random.Random(7))
+    for _ in range(10):
+        backoff.next()
+    backoff.reset()
+    assert backoff.next() <= 1

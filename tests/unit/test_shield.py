@@ -1,0 +1,176 @@
+"""Work that is finished although its caller is cancelled."""
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from mediator.distributed.shield import drain, finish, wait_for_late_work
+
+
+class Work:
+    """Waits until released; knows what happened to it."""
+
+    def __init__(self, *, stubborn: bool = False) -> None:
+        self.started = asyncio.Event()
+        self.released = asyncio.Event()
+        self.stubborn = stubborn
+        self.cancellations = 0
+
+    async def run(self) -> str:
+        self.started.set()
+        while True:
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                self.cancellations += 1
+                if not self.stubborn:
+                    raise
+            else:
+                return "done"
+
+
+async def turns(count: int = 5) -> None:
+    """Let everything that is ready run."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_finish_returns_what_the_work_did():
+    work = Work()
+    work.released.set()
+    done = await finish(work.run(), 60)
+    assert done.task.result() == "done"
+    assert done.cancellation is None
+
+
+async def test_finish_never_raises_what_the_work_raised():
+    async def fail() -> None:
+        raise ValueError("raw")
+
+    done = await finish(fail(), math.inf)
+    assert str(done.task.exception()) == "raw"
+
+
+async def test_finish_keeps_a_cancellation_and_lets_the_work_end():
+    work = Work()
+    caller = asyncio.create_task(finish(work.run(), math.inf))
+    await work.started.wait()
+    for reason in ("first", "second"):
+        caller.cancel(reason)
+        await turns()
+        assert not caller.done()
+    work.released.set()
+    done = await caller
+    assert done.task.result() == "done"
+    assert work.cancellations == 0
+    assert isinstance(done.cancellation, asyncio.CancelledError)
+
+
+async def test_work_that_takes_too_long_goes_on_by_itself_and_can_be_waited_for():
+    work = Work()
+    done = await finish(work.run(), 0.001)
+    assert not done.task.done()
+    await wait_for_late_work(0.001)
+    assert not done.task.done()
+    work.released.set()
+    await wait_for_late_work(60)
+    assert done.task.result() == "done"
+    assert work.cancellations == 0
+
+
+async def test_late_work_that_fails_is_no_unhandled_error():
+    release, unhandled = asyncio.Event(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))
+
+    async def fail() -> None:
+        await release.wait()
+        raise ValueError
+
+    await finish(fail(), 0.001)
+    release.set()
+    await wait_for_late_work(60)
+    await turns()
+    assert unhandled == []
+
+
+async def test_there_may_be_no_late_work():
+    await wait_for_late_work(60)
+
+
+async def test_drain_gives_the_result_or_the_error():
+    async def fail() -> None:
+        raise ValueError("raw")
+
+    work = Work()
+    work.released.set()
+    assert await drain(work.run(), 60) == "done"
+    with pytest.raises(ValueError, match="raw"):
+        await drain(fail(), 60)
+
+
+async def drained(work: Work, grace: float) -> asyncio.Task[Any]:
+    caller = asyncio.create_task(drain(work.run(), grace))
+    await work.started.wait()
+    caller.cancel()
+    await turns()
+    return caller
+
+
+async def test_drain_lets_the_work_end_within_its_grace():
+    work = Work()
+    caller = await drained(work, 60)
+    assert not caller.done()
+    work.released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert work.cancellations == 0
+
+
+async def test_drain_cancels_the_work_when_the_grace_is_over():
+    work = Work()
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    with pytest.raises(asyncio.CancelledError):
+        await (await drained(work, 0.02))
+    assert work.cancellations == 1
+    assert 0.02 <= loop.time() - before < 0.9
+
+
+async def test_a_second_cancellation_ends_the_grace():
+    work = Work()
+    caller = await drained(work, 3600)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert work.cancellations == 1
+
+
+async def test_drain_waits_also_for_work_that_resists_its_cancellation():
+    work = Work(stubborn=True)
+    caller = await drained(work, 3600)
+    caller.cancel()
+    await turns()
+    assert work.cancellations == 1
+    assert not caller.done()
+    work.released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+async def test_an_error_during_the_grace_gives_way_to_the_cancellation():
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def fail() -> None:
+        started.set()
+        await release.wait()
+        raise ValueError
+
+    caller = asyncio.create_task(drain(fail(), 60))
+    await started.wait()
+    caller.cancel()
+    await turns()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller

@@ -1,0 +1,46 @@
+"""FakeTransaction: a transaction of a scope that only keeps a log, and the behavior that runs it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mediator import Command, Notification, PipelineBehavior, current_scope
+from mediator.errors import name_of
+
+
+class FakeTransaction:
+    """Keeps what the scope tells it."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def doom(self, message: object, error: BaseException, /) -> None:
+        self.log.append(f"doomed by {name_of(message)}: {type(error).__name__}")
+
+    @asynccontextmanager
+    async def savepoint(self, message: object, /) -> AsyncIterator[None]:
+        self.log.append(f"savepoint for {name_of(message)}")
+        try:
+            yield
+        except BaseException:
+            self.log.append("rolled back to savepoint")
+            raise
+        self.log.append("released savepoint")
+
+
+class Transactional(PipelineBehavior[Command[Any] | Notification, Any]):
+    """Begins a `FakeTransaction` where there is none and there may be one, and remembers all it began."""
+
+    def __init__(self) -> None:
+        self.begun: list[FakeTransaction] = []
+
+    async def handle(self, message: Any, call_next: Any, /) -> Any:
+        scope = current_scope()
+        if scope.transaction is not None or not scope.transactional:
+            return await call_next()
+        scope.transaction = FakeTransaction()
+        self.begun.append(scope.transaction)
+        try:
+            return await call_next()
+        finally:
+            scope.transaction = None
