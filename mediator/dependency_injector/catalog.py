@@ -69,26 +69,27 @@ def _class_of_called(provider: Any) -> type | None:
 
 
 def instances_of(container: Any, cls: type, path: str = "container") -> Iterator[tuple[str, Any, type]]:
-    """The named providers of a class or of classes derived from it: label, provider, class. Each once."""
+    """The named providers of a class or of classes derived from it: label, provider, class.
+
+    Each comes once, whatever other names it has; a `Selector` once for each of its candidates.
+    """
     named = list(named_providers(container, path))
     known = {provider for _, provider in named}
     seen: set[Any] = set()
     for label, provider in named:
-        if provider in seen or _is_alias(provider, known):
-            continue
-        seen.add(provider)
+        target = _target(provider)
+        if target in seen or (target is not provider and target in known):
+            continue  # another name of what was found, or will be found, under its own
+        seen.add(target)
         for candidate in _candidates(provider):
             found = provided_class(candidate)
             if found is not None and issubclass(found, cls):
                 yield label, provider, found
 
 
-def _is_alias(provider: Any, known: set[Any]) -> bool:
-    """Whether it is a `Dependency` that another named provider fills."""
-    if not isinstance(provider, kinds.DEPENDENCIES):
-        return False
-    target = kinds.effective(provider)
-    return target is not provider and target in known
+def _target(provider: Any) -> Any:
+    """What fills a `Dependency`; any other provider itself, also when it is overridden."""
+    return kinds.effective(provider) if isinstance(provider, kinds.DEPENDENCIES) else provider
 
 
 def _candidates(provider: Any) -> tuple[Any, ...]:

@@ -1,7 +1,12 @@
-"""Lifespan: a container from start to stop."""
+"""Lifespan: a container from start to stop.
 
-from collections.abc import AsyncGenerator, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager
+It takes the place of `container.init_resources()` and `shutdown_resources()`, which start concurrently, stop in an order
+that overlooks indirect dependencies, and stop stopping at the first error. A resource starts in a task of its own
+(dependency-injector does that), so it cannot hold a task group or a timeout open.
+"""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from mediator.dependency_injector.mediator_provider import check_instance, mediators_of
@@ -29,11 +34,8 @@ async def lifespan(
 
     The container is validated, its resources are started one after another, each after those it depends on, its mediators
     accept messages, and the workers run. At the end, also after an error or a cancellation, everything stops in reverse
-    order: workers finish what they are at, mediators refuse messages, resources are closed. It takes the place of
-    `init_resources()` and `shutdown_resources()`, which start concurrently, stop in an order that overlooks indirect
-    dependencies, and stop stopping at the first error. Overridden resources are not started.
-
-    A resource starts in a task of its own (dependency-injector does that), so it cannot hold a task group or a timeout open.
+    order: workers finish what they are at, mediators refuse messages, resources are closed. Overridden resources are not
+    started, and singletons that use a resource are made anew at the next start.
 
     Args:
         container: The container, an instance.
@@ -44,25 +46,23 @@ async def lifespan(
         relay_elsewhere: See `validate`.
         drain_timeout: How long workers may take to stop, in seconds.
 
-    Yields:
-        The container.
-
     Raises:
         ContainerValidationError: The container is faulty; nothing was started.
         ContainerError: It is a class, or is running already.
-        Exception: What a resource raised when starting, after those before it were stopped. What the body raised, as it
-            is, with a note for each failure in stopping. What a worker raised: as it is, with a note that names the
-            worker, after the body was cancelled. Of several, an `ExceptionGroup`.
+        Exception: What a resource, the body or a worker raised, as it is, with notes that say where and what else failed
+            in stopping; of several, an `ExceptionGroup`. A worker that fails cancels the body.
         WorkerNotStoppedError: A worker went on in spite of being cancelled.
     """
     check_instance(container)
     if check:
         validate(container, requests=requests, packages=packages, relay_elsewhere=relay_elsewhere)
     mediators = _idle_mediators(container)
-    async with started_resources(container):
-        with _started(mediators):
-            async with running(workers_of(container) if workers else (), drain_timeout):
-                yield container
+    async with (
+        started_resources(container),
+        _started(mediators),
+        running(workers_of(container) if workers else (), drain_timeout),
+    ):
+        yield container
 
 
 def _idle_mediators(container: Any) -> list[Mediator]:
@@ -72,8 +72,8 @@ def _idle_mediators(container: Any) -> list[Mediator]:
     return mediators
 
 
-@contextmanager
-def _started(mediators: Iterable[Mediator]) -> Generator[None]:
+@asynccontextmanager
+async def _started(mediators: Iterable[Mediator]) -> AsyncGenerator[None]:
     for mediator in mediators:
         mediator.started = True
     try:

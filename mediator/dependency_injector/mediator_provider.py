@@ -6,7 +6,7 @@ from typing import Any
 from dependency_injector import providers
 
 from mediator.dependency_injector.catalog import named_providers, read_catalog
-from mediator.dependency_injector.provider_kinds import effective, overriding
+from mediator.dependency_injector.provider_kinds import overriding
 from mediator.errors import ContainerError, ContainerValidationError
 from mediator.mediator import Mediator
 from mediator.registry import Registry
@@ -25,7 +25,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
     is resolved next; overriding a handler or a behavior, at the next dispatch.
 
     Args:
-        behaviors: The behaviors, outermost first: `providers.List(...)` or a sequence of providers.
+        behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on one, or a sequence of providers.
 
     Calling it raises:
         ContainerError: The container is a class, not an instance.
@@ -34,12 +34,14 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     # `Dependency` is what a container tells who its parent is; `providers.Self` would give subclasses the base class.
 
-    def __init__(self, *, behaviors: providers.List | Sequence[Any] = ()) -> None:
+    def __init__(self, *, behaviors: providers.Provider[Any] | Sequence[Any] = ()) -> None:
         base: Any = super()
         base.__init__(Mediator)
-        self._behaviors: Any = behaviors if isinstance(behaviors, providers.List) else providers.List(*behaviors)
+        self._behaviors: Any = behaviors if isinstance(behaviors, providers.Provider) else providers.List(*behaviors)
         self._mediator: Mediator | None = None
-        self._version: tuple[Any, int] | None = None
+        self._named: dict[str, Any] = {}
+        self._overriding: Any = None
+        self._count = 0
 
     def __deepcopy__(self, memo: Any) -> Any:
         known = memo.get(id(self))
@@ -69,7 +71,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Mediator:  # type: ignore[override]  # the stub overloads it
         """The mediator; see the class for what it raises."""
-        replacement = overriding(self)
+        replacement: Any = overriding(self)
         if replacement is not None:
             replaced: Mediator = replacement(*args, **kwargs)
             return replaced
@@ -82,22 +84,24 @@ class MediatorProvider(providers.Dependency[Mediator]):
         return provider.parent
 
     def own(self) -> Mediator:
-        """The mediator of the container, whatever overrides this provider; its registry is up to date."""
-        container = self.container
-        if container is None or isinstance(container, type):
-            raise _no_instance(container)
-        version = (effective(self._behaviors), len(container.providers))
+        """The mediator of the container, whatever overrides this provider; its registry is up to date.
+
+        This runs at every dispatch to a handler that holds the mediator, so what it compares is cheap to get at.
+        """
         if self._mediator is None:
-            self._mediator = Mediator(self._read(container), started=False)
-        elif version != self._version:
-            self._mediator.rebind(self._read(container))
-        self._version = version
+            check_instance(self.container)
+            self._named = self.container.providers
+            self._mediator = Mediator(self._read(), started=False)
+        elif self._behaviors.last_overriding is not self._overriding or len(self._named) != self._count:
+            self._mediator.rebind(self._read())
         return self._mediator
 
-    def _read(self, container: Any) -> Registry:
-        catalog = read_catalog(container, self._behaviors)
+    def _read(self) -> Registry:
+        catalog = read_catalog(self.container, self._behaviors)
         if catalog.problems:
             raise ContainerValidationError(catalog.problems)
+        self._overriding = self._behaviors.last_overriding
+        self._count = len(self._named)
         return Registry(catalog.handlers, catalog.behaviors)
 
 
@@ -110,15 +114,10 @@ def check_instance(container: Any) -> None:
     """Make sure that a container is an instance.
 
     Raises:
-        ContainerError: It is a class.
+        ContainerError: It is a class, or `None`.
     """
-    if isinstance(container, type):
-        raise _no_instance(container)
-
-
-def _no_instance(container: Any) -> ContainerError:
-    name = container.__name__ if isinstance(container, type) else "AppContainer"
-    found = f"the container class {name}" if isinstance(container, type) else "no container"
-    return ContainerError(
-        container, f"An instance of a container is needed, and this is {found}. Make one first: `container = {name}()`."
-    )
+    if container is None or isinstance(container, type):
+        name = "AppContainer" if container is None else container.__name__
+        found = "no container" if container is None else f"the container class {name}"
+        text = f"An instance of a container is needed, and this is {found}. Make one first: `container = {name}()`."
+        raise ContainerError(container, text)

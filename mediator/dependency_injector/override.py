@@ -24,7 +24,8 @@ def override(container: C, **replacements: Any) -> Generator[C]:
 
     Two underscores lead into a nested container. It does what `provider.override()` leaves undone: singletons that were
     made with what is replaced are made anew, here and after the block; what was synchronous may become asynchronous; and
-    mediators see another list of behaviors at once.
+    mediators see another list of behaviors at once. A resource that is put in the place of something is started by
+    `lifespan` like any other, so do that before it.
 
     Raises:
         ProviderNotFoundError: The container has no provider of that name; nothing is replaced.

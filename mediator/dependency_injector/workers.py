@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -22,7 +22,8 @@ _log: Any = structlog.get_logger("mediator")
 
 def worker_providers(container: Any) -> list[tuple[str, Any]]:
     """The providers of relays and consumers, with their labels, in the order of declaration."""
-    return [(label, provider) for label, provider, cls in instances_of(container, object) if issubclass(cls, _WORKERS)]
+    found = {provider: label for label, provider, cls in instances_of(container, object) if issubclass(cls, _WORKERS)}
+    return [(label, provider) for provider, label in found.items()]
 
 
 def workers_of(container: Any) -> list[tuple[str, Any]]:
@@ -90,7 +91,8 @@ async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
 async def _stop(label: str, task: asyncio.Task[None], drain_timeout: float) -> None:
     for seconds in (drain_timeout, _GIVE_UP_TIMEOUT):
         task.cancel()
-        await asyncio.wait({task}, timeout=seconds)
+        with suppress(asyncio.CancelledError):  # whoever stops is in a hurry: the worker is told a second time
+            await asyncio.wait({task}, timeout=seconds)
         if task.done():
             return
     raise WorkerNotStoppedError(label, drain_timeout)

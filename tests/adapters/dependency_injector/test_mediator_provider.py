@@ -161,6 +161,22 @@ async def test_an_overridden_list_of_behaviors_takes_effect_when_the_mediator_is
     assert container.seen().items.count("PlaceOrder") == 3
 
 
+async def test_the_list_of_behaviors_may_come_from_another_container():
+    class Module(containers.DeclarativeContainer):
+        behaviors = providers.Dependency(instance_of=list)
+        mediator = MediatorProvider(behaviors=behaviors)
+        place_order = providers.Factory(PlaceOrderHandler, None, mediator)
+
+    class Whole(containers.DeclarativeContainer):
+        seen = providers.Singleton(Seen)
+        behaviors = providers.List(providers.Factory(Spy, seen))
+        module = providers.Container(Module, behaviors=behaviors)
+
+    async with lifespan(Whole()) as container:
+        await container.module.mediator().send(PlaceOrder())
+        assert container.seen().items == ["PlaceOrder"]
+
+
 async def test_an_overridden_behavior_or_handler_takes_effect_at_the_next_dispatch():
     class Other(RequestHandler[CountOrders, int]):
         async def handle(self, _):
@@ -257,6 +273,20 @@ async def test_the_same_handler_under_two_names_is_one():
 
     async with lifespan(App()) as container:
         assert labels(container) == ["container.count_orders"]
+
+
+async def test_a_handler_that_is_passed_in_and_passed_on_is_one():
+    class Module(containers.DeclarativeContainer):
+        handler = providers.Dependency(instance_of=CountOrdersHandler)
+
+    class Whole(containers.DeclarativeContainer):
+        mediator = MediatorProvider()
+        handler = providers.Dependency(instance_of=CountOrdersHandler)
+        module = providers.Container(Module, handler=handler)
+
+    async with lifespan(Whole(handler=providers.Factory(CountOrdersHandler))) as container:
+        assert labels(container) == ["container.handler"]
+        assert await container.mediator().send(CountOrders()) == 7
 
 
 async def test_configuration_options_in_a_container_are_left_alone():

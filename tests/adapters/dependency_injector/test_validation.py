@@ -610,7 +610,8 @@ def test_a_captive_is_found_behind_overrides_and_dependencies():
     replaced.override(scoped)
     scoped_overridden = Scoped(UnitOfWork)
     scoped_overridden.override(UnitOfWork())
-    for held in (dependency, replaced, scoped_overridden):
+    attribute = Scoped(UnitOfWork).provided.closed
+    for held in (dependency, replaced, scoped_overridden, attribute):
         assert "which lives for one dispatch" in only_problem(container_of(s=providers.Singleton(Needing, held))).text
 
 

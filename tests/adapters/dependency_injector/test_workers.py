@@ -103,6 +103,14 @@ async def test_workers_are_found_by_type_in_nested_containers_too():
         ]
 
 
+async def test_a_selected_worker_is_one_worker():
+    container = App()
+    other = providers.Singleton(Relay, container.log)
+    container.relay = providers.Selector(providers.Object("one"), one=container.relay, two=other)
+    async with lifespan(container):
+        assert [label for label, _ in workers_of(container)] == ["container.relay"]
+
+
 async def test_a_worker_that_fails_cancels_the_body_and_its_error_is_raised_as_it_is():
     container = App()
     container.consumer = providers.Singleton(Consumer, container.log, container.mediator)
@@ -163,6 +171,43 @@ async def test_a_cancelled_body_drains_the_workers():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert log == [["open", "running", "drained", "closed"]]
+
+
+async def test_a_cancellation_during_draining_cuts_it_short():
+    draining = asyncio.Event()
+    log = []
+
+    class Slow(Relay):
+        async def drain(self):
+            draining.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.log.append("cut short")
+
+    async def main():
+        container = App()
+        container.relay.override(providers.Singleton(Slow, container.log))
+        async with lifespan(container, workers=True):
+            log.append(container.log())
+            await container.relay().running.wait()
+
+    task = asyncio.create_task(main())
+    await draining.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == [["open", "running", "cut short", "closed"]]
+
+
+async def test_it_may_be_entered_and_left_in_different_tasks():
+    container = App()
+    entering = lifespan(container, workers=True)
+    await asyncio.create_task(entering.__aenter__())
+    log = container.log()
+    await container.relay().running.wait()
+    await asyncio.create_task(entering.__aexit__(None, None, None))
+    assert log == ["open", "running", "drained", "closed"]
 
 
 async def test_an_error_in_draining_is_raised():

@@ -1,0 +1,164 @@
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from dependency_injector import containers, providers
+
+from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
+from mediator.errors import ConcurrentDispatchError
+from mediator.handlers import RequestHandler
+from mediator.mediator import Mediator
+from mediator.messages import Command, Query
+from mediator.scope import TransactionMode, current_frame, current_scope
+
+from .shop import UnitOfWork
+
+
+@dataclass(frozen=True)
+class Outer(Command[Any]):
+    body: Callable[[Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Inner(Query[Any]):
+    wait: asyncio.Event | None = None
+
+
+@dataclass
+class OuterHandler(RequestHandler[Outer, Any]):
+    mediator: Mediator
+    unit_of_work: UnitOfWork
+
+    async def handle(self, command: Outer) -> Any:
+        return await command.body(self)
+
+
+@dataclass
+class InnerHandler(RequestHandler[Inner, Any]):
+    unit_of_work: UnitOfWork
+
+    async def handle(self, query: Inner) -> Any:
+        await (query.wait.wait() if query.wait is not None else asyncio.sleep(0))
+        return self.unit_of_work
+
+
+class App(containers.DeclarativeContainer):
+    made = providers.Singleton(list)
+    unit_of_work = Scoped(UnitOfWork)
+    mediator = MediatorProvider()
+    outer = providers.Factory(OuterHandler, mediator, unit_of_work)
+    inner = providers.Factory(InnerHandler, unit_of_work)
+
+
+@pytest.fixture
+async def mediator():
+    async with lifespan(App()) as container:
+        yield container.mediator()
+    assert current_frame() is None
+
+
+async def test_a_nested_dispatch_shares_the_scoped_objects(mediator):
+    async def body(handler):
+        assert await handler.mediator.send(Inner()) is handler.unit_of_work
+        assert await asyncio.wait_for(handler.mediator.send(Inner()), 10) is handler.unit_of_work
+        assert not handler.unit_of_work.closed
+        return handler.unit_of_work
+
+    assert (await mediator.send(Outer(body))).closed
+
+
+async def test_concurrent_dispatches_in_one_scope_are_refused(mediator):
+    async def gather(handler):
+        await asyncio.gather(handler.mediator.send(Inner()), handler.mediator.send(Inner()))
+
+    async def group(handler):
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(3):
+                tasks.create_task(handler.mediator.send(Inner()))
+
+    with pytest.raises(ConcurrentDispatchError):
+        await mediator.send(Outer(gather))
+    with pytest.raises(ExceptionGroup) as caught:
+        await mediator.send(Outer(group))
+    assert any(isinstance(error, ConcurrentDispatchError) for error in caught.value.exceptions)
+
+
+async def test_concurrent_dispatches_in_new_scopes_have_objects_of_their_own(mediator):
+    async def body(handler):
+        sent = [handler.mediator.send(Inner(), mode=TransactionMode.NEW) for _ in range(5)]
+        return [handler.unit_of_work, *await asyncio.gather(*sent)]
+
+    made = await mediator.send(Outer(body))
+    assert len({id(each) for each in made}) == 6
+    assert all(each.closed for each in made)
+
+
+async def test_a_dispatch_that_was_not_awaited_is_an_error_of_the_one_it_joined(mediator):
+    event, tasks = asyncio.Event(), []
+
+    async def body(handler):
+        tasks.append(asyncio.create_task(handler.mediator.send(Inner(event))))
+        await asyncio.sleep(0)
+
+    with pytest.raises(ConcurrentDispatchError):
+        await mediator.send(Outer(body))
+    event.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_task_that_sends_after_its_dispatch_has_a_scope_of_its_own(mediator):
+    over = asyncio.Event()
+
+    async def later(handler):
+        await over.wait()
+        return await handler.mediator.send(Inner()), handler.unit_of_work
+
+    async def body(handler):
+        return asyncio.create_task(later(handler))
+
+    task = await mediator.send(Outer(body))
+    over.set()
+    late, early = await task
+    assert late is not early
+    assert late.closed
+
+
+async def test_a_suppressed_transaction_is_inherited_by_what_joins(mediator):
+    async def body(handler):
+        async with handler.mediator.scope(TransactionMode.SUPPRESS), handler.mediator.scope():
+            return current_scope().transactional
+
+    assert await mediator.send(Outer(body)) is False
+
+
+async def test_under_random_cancellation_no_object_is_shared_or_left_open(mediator):
+    chance = random.Random(7)
+    made: list[UnitOfWork] = []
+    owners: dict[int, object] = {}
+
+    async def body(handler):
+        made.append(handler.unit_of_work)
+        me = owners.setdefault(id(handler.unit_of_work), object())
+        await asyncio.sleep(0)
+        if chance.random() < 0.3:
+            await handler.mediator.send(Outer(body), mode=chance.choice(list(TransactionMode)))
+        if chance.random() < 0.1:
+            raise ValueError("expected")
+        assert owners[id(handler.unit_of_work)] is me
+        assert not handler.unit_of_work.closed
+
+    async def one():
+        task = asyncio.create_task(mediator.send(Outer(body)))
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.4:
+            task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        assert result is None or isinstance(result, (asyncio.CancelledError, ValueError))
+
+    await asyncio.gather(*[one() for _ in range(1000)])
+    assert len(made) > 500
+    assert all(each.closed for each in made)
