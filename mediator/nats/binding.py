@@ -8,6 +8,7 @@ import base64
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -53,12 +54,16 @@ def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
     Raises:
         ValueError: The type of the event is not `<context>.<name>.v<version>`.
     """
-    event_type, _ = split_wire_type(event.type)
-    return f"{prefix}.{event_type}.{event.bucket % partitions}"
+    return f"{prefix}.{_event_type(event.type)}.{event.bucket % partitions}"
 
 
-def to_headers(event: CloudEvent) -> dict[str, str]:
-    """The headers of an event in binary mode; its data is the body.
+@lru_cache(maxsize=1024)
+def _event_type(wire_type: str) -> str:
+    return split_wire_type(wire_type)[0]
+
+
+def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
+    """The headers of an event in binary mode; its data is the body. `application` is the source of one without.
 
     Raises:
         ValueError: An attribute cannot be written: an extension's name, a time without a zone, a broken string.
@@ -69,7 +74,7 @@ def to_headers(event: CloudEvent) -> dict[str, str]:
     headers = {
         "ce-specversion": "1.0",
         "ce-id": identity,
-        "ce-source": _encode(event.source),
+        "ce-source": _encode(event.source or application),
         "ce-type": _encode(event.type),
         "ce-time": event.time.astimezone(UTC).isoformat(),
         "ce-datacontenttype": _encode(event.datacontenttype),

@@ -32,8 +32,9 @@ class Letter:
 
     def size(self) -> int:
         """What the server counts against `max_payload`, in bytes: the headers too. All headers are ASCII."""
-        headers = sum(len(name) + len(value) + _HEADER_BYTES for name, value in self.headers.items())
-        return _FRAME_BYTES + headers + len(self.event.data)
+        headers = self.headers
+        text = sum(map(len, headers)) + sum(map(len, headers.values()))
+        return _FRAME_BYTES + text + _HEADER_BYTES * len(headers) + len(self.event.data)
 
 
 class Flight:
@@ -78,7 +79,7 @@ class Flight:
         open_letters = (letter for index, letter in enumerate(self._letters) if index not in self._errors)
         return sorted({letter.context for letter in open_letters if isinstance(letter, Letter)})
 
-    def refuse_context(self, context: str, error: Exception) -> None:
+    def settle_context(self, context: str, error: Exception) -> None:
         """Settle every letter of a context."""
         for index, letter in enumerate(self._letters):
             if isinstance(letter, Letter) and letter.context == context:

