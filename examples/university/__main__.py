@@ -61,8 +61,10 @@ async def run(options: argparse.Namespace, data: Path, console: Console) -> Audi
     plan = Plan(options.commands, options.seed, kill=options.kill, restart_broker=options.restart_broker)
     prefix = f"run-{secrets.token_hex(6)}"  # streams of this run's own: the next one starts from nothing
     async with contextlib.AsyncExitStack() as stack:
-        server = None if options.nats else await stack.enter_async_context(NatsServer(data / "nats"))
-        url = options.nats or server.url
+        url, server = options.nats, None
+        if url is None:
+            server = await stack.enter_async_context(NatsServer(data / "nats"))
+            url = server.url
         stream = await stack.enter_async_context(Stream.open(url, f"{prefix}-university", group="advising"))
         with Progress(console, options.commands) as progress:
             semester = Semester(plan, data, stream, prefix=prefix, server=server, progress=progress)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,13 +24,14 @@ class Process:
         self._process: asyncio.subprocess.Process | None = None
         self._killed = False
 
-    async def start(self, *arguments: str) -> None:
+    async def start(self, *arguments: str, reports: bool = False) -> None:
+        """Start it. What it prints is read with `lines()` when it reports, and is logged when not."""
         self._killed = False
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", *arguments),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE if reports else log,
                 stderr=log,
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end the others in order
@@ -63,20 +65,22 @@ class Process:
         """SIGTERM, and SIGKILL for one that does not end then.
 
         Raises:
-            ProcessDiedError: It did not end in good order.
+            ProcessDiedError: It did not end in good order (to die of SIGTERM is).
         """
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
         try:
             async with asyncio.timeout(STOP_SECONDS):
+                await self._process.communicate()  # reads what is left, else a full pipe would keep it from ending
+            if self._process.returncode != -signal.SIGTERM:
                 await self.ended()
         except TimeoutError:
             raise ProcessDiedError(f"{self._name} did not stop within {STOP_SECONDS:g} s.") from None
         finally:
             if self._process.returncode is None:
                 self._process.kill()
-                await self._process.wait()
+                await self._process.communicate()
 
     @property
     def _running(self) -> asyncio.subprocess.Process:

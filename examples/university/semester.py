@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from examples.university.ledger import Ledger
 from examples.university.process import Process
@@ -58,6 +59,7 @@ class Semester:
                 watches = [group.create_task(self._keep_advising()), group.create_task(self._count_effects())]
                 await self._enroll(group)
                 await self._stream.settle()
+                self._show_effects()
                 for watch in watches:
                     watch.cancel()
         except TimeoutError:
@@ -73,7 +75,7 @@ class Semester:
         while killed:
             first, last = len(self.reports) + 1, self.plan.commands
             await self._enrollment.start(
-                ENROLLMENT, "--first", str(first), "--last", str(last), "--seed", str(self.plan.seed)
+                *(ENROLLMENT, "--first", str(first), "--last", str(last), "--seed", str(self.plan.seed)), reports=True
             )
             async for line in self._enrollment.lines():
                 report = json.loads(line)
@@ -91,11 +93,14 @@ class Semester:
 
     async def _count_effects(self) -> None:
         while True:
-            committed = sum(outcome == "committed" for outcome in self.reports.values())
-            self._progress.effects(self.ledger.count_effects(), 2 * committed)
+            self._show_effects()
             await asyncio.sleep(POLL_SECONDS)
 
-    def _planned(self) -> list[tuple[int, Callable[[], Awaitable[None]]]]:
+    def _show_effects(self) -> None:
+        committed = sum(outcome == "committed" for outcome in self.reports.values())
+        self._progress.effects(self.ledger.count_effects(), 2 * committed)
+
+    def _planned(self) -> list[tuple[int, Callable[[], Coroutine[Any, Any, None]]]]:
         commands, planned = self.plan.commands, []
         if self.plan.kill:
             planned += [(commands // 4, self._kill_enrollment), (commands * 3 // 4, self._kill_advising)]

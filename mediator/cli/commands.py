@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import ModuleType
 
 import click
 
@@ -13,12 +14,15 @@ from mediator.cli.running import run_workers
 from mediator.cli.target import load_container
 from mediator.errors import ContainerError, ContainerValidationError, MediatorError
 
+_tables: ModuleType | None
 try:
-    from mediator.cli import schema as database_schema
+    from mediator.cli import schema as _schema
+
+    _tables = _schema
 except ModuleNotFoundError as missing:
     if missing.name not in {"sqlalchemy", "aiosqlite", "filelock"}:
         raise
-    database_schema = None
+    _tables = None
 
 TARGET = click.argument("target", metavar="MODULE:NAME")
 
@@ -73,9 +77,14 @@ def describe_command(target: str, message: str | None) -> None:
 @cli.group()
 def schema() -> None:
     """Create the tables of outbox and inbox, or show their SQL."""
-    if database_schema is None:
-        click.echo("This needs SQLAlchemy. Install it with: pip install 'mediator[sqlalchemy]'", err=True)
-        sys.exit(2)
+    with _reporting():
+        _required_tables()
+
+
+def _required_tables() -> ModuleType:
+    if _tables is None:
+        raise CommandError("This needs SQLAlchemy. Install it with: pip install 'mediator[sqlalchemy]'")
+    return _tables
 
 
 @schema.command("create")
@@ -83,7 +92,7 @@ def schema() -> None:
 def schema_create(target: str) -> None:
     """Create the missing tables in every database of a container."""
     with _reporting():
-        for url in asyncio.run(database_schema.create_tables(load_container(target))):
+        for url in asyncio.run(_required_tables().create_tables(load_container(target))):
             click.echo(printable(f"The tables are in {url}"))
 
 
@@ -91,4 +100,4 @@ def schema_create(target: str) -> None:
 @click.option("--dialect", type=click.Choice(["sqlite"]), default="sqlite", show_default=True)
 def schema_sql(dialect: str) -> None:
     """Print the statements that create the tables."""
-    click.echo(database_schema.tables_as_text(dialect), nl=False)
+    click.echo(_required_tables().tables_as_text(dialect), nl=False)

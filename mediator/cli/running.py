@@ -35,9 +35,7 @@ async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: 
     stop = _Stop(drain_timeout + _STOP_GRACE)
     with stop.on_signals():
         try:
-            async with lifespan(
-                container, workers=True, drain_timeout=drain_timeout, relay_elsewhere=relay_elsewhere
-            ):
+            async with lifespan(container, workers=True, drain_timeout=drain_timeout, relay_elsewhere=relay_elsewhere):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             if not stop.requested:

@@ -58,9 +58,10 @@ def _container(target: str, found: Any) -> Any:
         return _call(target, found)
     if isinstance(found, containers.Container):
         return found
-    if not callable(found) or isinstance(found, type):
-        raise _no_container(target, found)
-    made = _call(target, found)
+    factory: Any = found
+    if isinstance(found, type) or not callable(factory):
+        raise _no_container(target, factory)
+    made = _call(target, factory)
     if isinstance(made, containers.Container):
         return made
     if inspect.iscoroutine(made):

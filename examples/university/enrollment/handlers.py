@@ -26,9 +26,7 @@ class StudentRepository:
 
     async def add(self, command: EnrollStudent) -> StudentId:
         student_id = StudentId(str(uuid.uuid4()))
-        self._session.add(
-            Student(id=student_id, number=command.number, name=command.name, programme=command.programme)
-        )
+        self._session.add(Student(id=student_id, number=command.number, name=command.name, programme=command.programme))
         await self._session.flush()
         return student_id
 
