@@ -20,5 +20,6 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command and exit: 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
     if _command is None:
-        sys.exit("The mediator command needs click. Install it with: pip install 'mediator[cli]'")
+        print("The mediator command needs click. Install it with: pip install 'mediator[cli]'", file=sys.stderr)
+        sys.exit(2)
     _command(prog_name="mediator")

@@ -64,6 +64,7 @@ class _Stop:
     def _on_signal(self, number: signal.Signals) -> None:
         if not self.requested:
             self.requested = True
+            print("Stopping. Ctrl-C stops at once.", file=sys.stderr, flush=True)
             self._loop.call_later(self._seconds, _exit, 1, f"Stopping took longer than {self._seconds:g} s.")
             if self._task is not None:
                 self._task.cancel()

@@ -54,14 +54,11 @@ def _import(name: str) -> ModuleType:
 
 
 def _container(target: str, found: Any) -> Any:
-    if isinstance(found, type) and issubclass(found, containers.Container):
-        return _call(target, found)
     if isinstance(found, containers.Container):
         return found
-    factory: Any = found
-    if isinstance(found, type) or not callable(factory):
-        raise _no_container(target, factory)
-    made = _call(target, factory)
+    if not callable(found) or (inspect.isclass(found) and not issubclass(found, containers.Container)):
+        raise _no_container(target, found)
+    made = _call(target, found)
     if isinstance(made, containers.Container):
         return made
     if inspect.iscoroutine(made):
