@@ -48,7 +48,7 @@ class SlowRecord(DistributedEventHandler[OrderPlaced]):
         self._release = release
 
     async def handle(self, event: OrderPlaced) -> None:
-        print(f"handling {event.order}", flush=True)
+        print(f"handling {event.order}", flush=True)  # noqa: T201  (the test waits for it)
         while not self._release.exists():
             await asyncio.sleep(0.01)
         session = self._unit_of_work.session
