@@ -24,7 +24,7 @@ class Progress:
         )
         self._sent = self._bars.add_task("commands", total=commands)
         self._effects = self._bars.add_task("effects in advising", total=None)
-        self._fifths = 0
+        self._fifths = -1
 
     def __enter__(self) -> Self:
         self._bars.start()
