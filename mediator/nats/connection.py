@@ -25,12 +25,10 @@ class NatsConnection:
         broker: The URLs without their secrets, for errors and logs.
     """
 
-    def __init__(
-        self, urls: Sequence[str], options: dict[str, Any], secrets: Sequence[str], probe_interval: float
-    ) -> None:
+    def __init__(self, urls: Sequence[str], options: dict[str, Any], probe_interval: float) -> None:
         self.broker = ",".join(urls)
         self._closed = False
-        hidden = sorted(filter(None, secrets), key=len, reverse=True)
+        hidden: list[str] = [options[name] for name in ("password", "token") if options.get(name)]
 
         def hide(text: str) -> str:
             for secret in hidden:
@@ -106,15 +104,10 @@ async def open_connection(
         SettingError: A URL is not one.
     """
     urls = [url] if isinstance(url, str) else list(url)
-    if not urls:
-        raise SettingError("url", url, "give at least one")
-    from_urls = _userinfo(urls)
-    given = {"user": user, "password": password, "token": token}
-    credentials: dict[str, Any] = {key: value for key, value in given.items() if value} or from_urls
-    secrets = [value for name, value in credentials.items() if name != "user"]
-    credentials |= {"user_credentials": user_credentials, "nkeys_seed": nkeys_seed, "tls": tls}
-    options = _OPTIONS | {"name": name} | {key: value for key, value in credentials.items() if value is not None}
-    connection = NatsConnection([redacted(each) for each in urls], options, secrets, probe_interval)
+    credentials = _credentials(urls, user=user, password=password, token=token)
+    files = {"user_credentials": user_credentials, "nkeys_seed": nkeys_seed, "tls": tls}
+    options = _OPTIONS | credentials | {"name": name} | _present(files)
+    connection = NatsConnection(list(map(redacted, urls)), options, probe_interval)
     try:
         yield connection
     finally:
@@ -139,11 +132,19 @@ def redacted(url: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url.rpartition("@")[2]
 
 
-def _userinfo(urls: Sequence[str]) -> dict[str, str]:
-    """The credentials in URLs, decoded as RFC 3986 has it; a user without password is a token."""
+def _present(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _credentials(urls: Sequence[str], **given: str | None) -> dict[str, Any]:
+    """What was given, else what is in the URLs, decoded as RFC 3986 has it; a user without password is a token."""
+    if not urls:
+        raise SettingError("url", urls, "give at least one")
     found = {_checked(url).netloc.rpartition("@")[0] for url in urls}
     if len(found) > 1:
         raise SettingError("url", [redacted(url) for url in urls], "give all of them the same user and password")
+    if any(given.values()):
+        return _present(given)
     user, separator, password = found.pop().partition(":")
     if not separator:
         return {"token": unquote(user)} if user else {}

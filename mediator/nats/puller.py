@@ -89,7 +89,8 @@ class Puller:
 
     async def run(self) -> None:
         """Pull until cancelled, through outages of the broker."""
-        forget = self._connection.on_connect("consume", self._interrupt)
+        forget_connects = self._connection.on_connect("consume", self._interrupt)
+        forget_disconnects = self._connection.on_disconnect("consume", self._interrupt)
         try:
             while True:
                 try:
@@ -100,7 +101,8 @@ class Puller:
                     await asyncio.sleep(self._pause)
                     self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         finally:
-            forget()
+            forget_connects()
+            forget_disconnects()
 
     async def leave(self) -> None:
         """Stop what was requested and take what is still coming, within about a second. `run` has ended before."""
@@ -129,6 +131,7 @@ class Puller:
         client = await self._connected()
         self._interrupted = False
         self._refusal = ""
+        self._forget_requests()
         broker = self._connection.broker
         try:
             await ensure_stream(
@@ -141,7 +144,6 @@ class Puller:
             inbox = client.new_inbox()
             self._subscription = await listen(client, f"{inbox}.*", self._receive)
             self._client, self._inbox = client, inbox
-        self._forget_requests()
         return client
 
     async def _pull_until_interrupted(self, client: Client) -> None:

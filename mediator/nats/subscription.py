@@ -88,8 +88,10 @@ class NatsEventSubscription(EventSubscription):
             yield deliveries
         finally:
             await end(*tasks)
-            await asyncio.gather(*(puller.leave() for puller in pullers))
-            await deliveries.hand_back()
+            try:
+                await asyncio.gather(*(puller.leave() for puller in pullers))
+            finally:
+                await deliveries.hand_back()
 
     def _puller(self, event_types: set[str], limit: int, deliveries: "_NatsDeliveries") -> Puller:
         return Puller(

@@ -231,6 +231,24 @@ async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server,
         assert connection.epoch("consume") == 2
 
 
+async def test_an_outage_is_logged_by_the_connection_and_by_nobody_else(server, prefix, event) -> None:
+    with capture_logs() as logs:
+        async with open_connection(server.url) as connection:
+            subscription = NatsEventSubscription(connection, "g", prefix=prefix)
+            async with subscription.open([TYPE], prefetch=10) as deliveries:
+                await publish(connection, prefix, event("a"))
+                assert await take_ids(deliveries, 1) == ["a"]
+                await server.kill()
+                with pytest.raises(TimeoutError):
+                    await take(deliveries, 0.7)
+                await server.start()
+                await publish(connection, prefix, event("b"))
+                async with asyncio.timeout(10):
+                    while (await deliveries.next()).event.id != "b":
+                        pass
+    assert {line["event"] for line in logs} == {"connected", "disconnected"}
+
+
 async def test_after_a_reconnect_the_pull_is_repeated_at_once(server, prefix, event) -> None:
     async with open_connection(server.url) as connection:
         subscription = NatsEventSubscription(connection, "g", prefix=prefix)
