@@ -1,1 +1,25 @@
-"""Placeholder."""
+"""The `mediator` command (the `cli` extra): runs workers, creates tables, and shows what a container is made of."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_command: Callable[..., Any] | None
+try:
+    from mediator.cli.commands import cli
+
+    _command = cli
+except ModuleNotFoundError as error:
+    if error.name != "click":
+        raise
+    _command = None
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command and exit: 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
+    if _command is None:
+        print("The mediator command needs click. Install it with: pip install 'mediator[cli]'", file=sys.stderr)
+        sys.exit(2)
+    _command(prog_name="mediator")

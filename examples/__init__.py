@@ -1,0 +1,1 @@
+"""Examples: programs that show how the library is used."""

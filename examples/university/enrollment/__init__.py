@@ -1,0 +1,1 @@
+"""Enrollment: takes commands, and tells the rest of the university about its students."""

@@ -1,0 +1,103 @@
+"""Commands: what `mediator` understands on its command line."""
+
+import asyncio
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import ModuleType
+
+import click
+
+from mediator.cli.description import describe
+from mediator.cli.errors import CommandError, printable
+from mediator.cli.running import run_workers
+from mediator.cli.target import load_container
+from mediator.errors import ContainerError, ContainerValidationError, MediatorError
+
+_tables: ModuleType | None
+try:
+    from mediator.cli import schema as _schema
+
+    _tables = _schema
+except ModuleNotFoundError as missing:
+    if missing.name not in {"sqlalchemy", "aiosqlite", "filelock"}:
+        raise
+    _tables = None
+
+TARGET = click.argument("target", metavar="MODULE:NAME")
+
+
+@contextmanager
+def _reporting() -> Generator[None]:
+    """Turn the library's errors into their text on standard error and an exit status."""
+    try:
+        yield
+    except (ContainerError, ContainerValidationError) as error:
+        _fail(error, 2)
+    except CommandError as error:
+        _fail(error, error.status)
+    except MediatorError as error:
+        _fail(error, 1)
+
+
+def _fail(error: MediatorError, status: int) -> None:
+    click.echo(printable(str(error)), err=True)
+    sys.exit(status)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mediator")
+def cli() -> None:
+    """Work with an application's container, named as MODULE:NAME.
+
+    NAME is a container, a container class, or a function without arguments that returns a container.
+    """
+
+
+@cli.command()
+@TARGET
+@click.option("--drain-timeout", default=30.0, show_default=True, help="Seconds that workers may take to stop.")
+@click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
+def run(target: str, drain_timeout: float, relay_elsewhere: bool) -> None:
+    """Run the relays and consumers of a container until SIGTERM or Ctrl-C."""
+    with _reporting():
+        container = load_container(target)
+        asyncio.run(run_workers(container, drain_timeout=drain_timeout, relay_elsewhere=relay_elsewhere))
+
+
+@cli.command("describe")
+@TARGET
+@click.argument("message", required=False)
+def describe_command(target: str, message: str | None) -> None:
+    """Show the exact chain of every message, or of the one with the class name MESSAGE."""
+    with _reporting():
+        click.echo(printable(describe(load_container(target), message)))
+
+
+@cli.group()
+def schema() -> None:
+    """Create the tables of outbox and inbox, or show their SQL."""
+    with _reporting():
+        _required_tables()
+
+
+def _required_tables() -> ModuleType:
+    if _tables is None:
+        raise CommandError("This needs SQLAlchemy. Install it with: pip install 'mediator[sqlalchemy]'")
+    return _tables
+
+
+@schema.command("create")
+@TARGET
+def schema_create(target: str) -> None:
+    """Create the missing tables in every database of a container."""
+    with _reporting():
+        for url in asyncio.run(_required_tables().create_tables(load_container(target))):
+            click.echo(printable(f"The tables are in {url}"))
+
+
+@schema.command("sql")
+@click.option("--dialect", type=click.Choice(["sqlite"]), default="sqlite", show_default=True)
+def schema_sql(dialect: str) -> None:
+    """Print the statements that create the tables."""
+    click.echo(_required_tables().tables_as_text(dialect), nl=False)

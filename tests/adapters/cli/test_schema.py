@@ -1,0 +1,58 @@
+"""`mediator schema`: the library's tables, created or as text."""
+
+import sqlite3
+
+from click.testing import CliRunner
+
+from mediator.cli.commands import cli
+
+SAMPLE = "tests.adapters.cli.sample"
+
+
+def tables(path):
+    connection = sqlite3.connect(path)
+    try:
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'mediator%' ORDER BY name"
+        return [name for (name,) in connection.execute(query)]
+    finally:
+        connection.close()
+
+
+def test_create_makes_the_tables_in_the_database_of_the_container_as_often_as_it_is_called(tmp_path, monkeypatch):
+    file = tmp_path / "app.db"
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
+
+    results = [CliRunner().invoke(cli, ["schema", "create", f"{SAMPLE}:create"]) for _ in range(2)]
+
+    assert [result.exit_code for result in results] == [0, 0]
+    assert str(file) in results[0].stdout
+    assert tables(file) == ["mediator_inbox", "mediator_outbox", "mediator_outbox_archive"]
+
+
+def test_create_reports_a_database_that_cannot_be_opened(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{tmp_path}/missing/app.db")
+
+    result = CliRunner().invoke(cli, ["schema", "create", f"{SAMPLE}:create"])
+
+    assert result.exit_code == 1
+    assert "cannot be opened" in result.stderr
+
+
+def test_create_needs_a_database():
+    result = CliRunner().invoke(cli, ["schema", "create", f"{SAMPLE}:IdleContainer"])
+
+    assert result.exit_code == 2
+    assert "has no database" in result.stderr
+
+
+def test_the_text_of_sql_creates_the_same_tables(tmp_path):
+    result = CliRunner().invoke(cli, ["schema", "sql", "--dialect", "sqlite"])
+    connection = sqlite3.connect(tmp_path / "app.db")
+    connection.executescript(result.stdout)
+    connection.close()
+
+    assert tables(tmp_path / "app.db") == ["mediator_inbox", "mediator_outbox", "mediator_outbox_archive"]
+
+
+def test_an_unknown_dialect_is_refused():
+    assert CliRunner().invoke(cli, ["schema", "sql", "--dialect", "klingon"]).exit_code == 2

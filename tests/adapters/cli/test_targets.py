@@ -1,0 +1,84 @@
+"""What may stand on the command line in place of a container, and what is said when it does not."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mediator.cli.commands import cli
+from mediator.cli.errors import CommandError, printable
+from mediator.cli.target import load_container
+from tests.adapters.cli.sample import IdleContainer, idle
+
+SAMPLE = "tests.adapters.cli.sample"
+
+
+def problem(target):
+    with pytest.raises(CommandError) as caught:
+        load_container(target)
+    assert caught.value.status == 2
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_container_a_class_and_a_factory_are_accepted(monkeypatch):
+    monkeypatch.setenv("SAMPLE_DATABASE", "sqlite:///unused.db")
+
+    assert load_container(f"{SAMPLE}:idle") is idle
+    assert load_container(f"{SAMPLE}:create").config.database() == "sqlite:///unused.db"
+    assert load_container(f"{SAMPLE}:IdleContainer").providers.keys() == IdleContainer.providers.keys()
+
+
+@pytest.mark.parametrize("target", ["nothing", ":create", "module:", ""])
+def test_a_target_without_module_or_name_is_explained(target):
+    assert "is not module:name" in problem(target)
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_application.py").write_text("import no_such_dependency\n")
+
+    assert "The module 'no_such_module' was not found" in problem("no_such_module.container:create")
+    assert "broken_application.py:1" in problem("broken_application:create")
+    assert "no_such_dependency" in problem("broken_application:create")
+
+
+def test_a_module_that_cannot_be_imported_shows_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("failing_application.py").write_text("x = 1\nraise RuntimeError('not today')\n")
+
+    assert "failing_application.py:2: RuntimeError: not today" in problem("failing_application:x")
+
+
+def test_a_name_that_is_not_there_comes_with_the_nearest_one():
+    assert "Did you mean create" in problem(f"{SAMPLE}:creat")
+    assert "IdleContainer" in problem(f"{SAMPLE}:idlecontainer")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("with_arguments", "needs arguments (settings)"),
+        ("asynchronous", "is async"),
+        ("returns_a_list", "is of type list"),
+        ("ShipOrder", "is the class ShipOrder"),
+        ("os", "is of type module"),
+        ("failing", "ValueError: no"),
+    ],
+)
+def test_what_is_no_container_is_refused_with_the_reason(name, text):
+    assert text in problem(f"{SAMPLE}:{name}")
+
+
+@pytest.mark.parametrize("command", ["run", "describe", "schema create"])
+def test_a_bad_target_is_one_sentence_on_standard_error_and_status_2(command):
+    result = CliRunner().invoke(cli, [*command.split(), f"{SAMPLE}:failing"])
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "\x1b" not in result.stderr
+    assert "no\\x1b[2J settings" in result.stderr
+
+
+def test_control_characters_of_foreign_text_are_escaped():
+    assert printable("a\x1b[31m\r\tb\u202e\udc80é\n") == "a\\x1b[31m\\r\\tb\\u202e\\udc80é\n"

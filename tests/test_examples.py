@@ -1,0 +1,167 @@
+"""Every example runs: the Python blocks of README.md and docs/, the scripts of examples/, and the university."""
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import psutil
+import pytest
+import structlog
+
+ROOT = Path(__file__).parents[1]
+FRAGMENTS = {"errors.md"}  # shows single statements, whose surroundings are on the other pages
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+
+
+def blocks(page):
+    """The fenced blocks of a page: language, text, and the line on which the text begins."""
+    source = page.read_text("utf-8")
+    return [(m[1], m[2], source.count("\n", 0, m.start(2))) for m in BLOCK.finditer(source)]
+
+
+def compiled(page, text, line):
+    """Compiled so that `await` may stand at the top level and tracebacks point into the page."""
+    return compile("\n" * line + text, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.fixture
+def quiet():
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # pages show what they print
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in FRAGMENTS], ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run_and_print_what_the_page_says(page, tmp_path, monkeypatch, capsys, quiet):
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with asyncio.Runner() as runner:
+        for language, text, line in blocks(page):
+            if language == "python":
+                capsys.readouterr()
+                running = eval(compiled(page, text, line), vars(module))
+                if inspect.iscoroutine(running):
+                    runner.run(running)
+            elif language == "text":  # what the block before it prints
+                assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_are_python(page):
+    for language, text, line in blocks(page):
+        if language == "python":
+            compiled(page, text, line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("heading", ["Run it", "Test it"])
+def test_the_readme_has_exactly_one_command_line_under_a_heading(heading):
+    section = (ROOT / "README.md").read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (block,) = BLOCK.findall(section)
+    language, text = block
+
+    assert language == "sh"
+    assert text.count("\n") == 1
+    assert not re.search(r"^\s*[$#>]|\\$", text)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "script"])
+def test_a_script_prints_what_it_says(name):
+    source = (ROOT / "examples" / f"{name}.py").read_text("utf-8")
+    stated = ast.get_docstring(ast.parse(source)).partition("\n\n")[2]
+    done = subprocess.run(
+        [sys.executable, "-m", f"examples.{name}"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == stated + "\n"
+
+
+def university(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "examples.university", *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("options", [(), ("--kill",), ("--restart-broker",)], ids=["calm", "kill", "restart-broker"])
+def test_the_university_adds_up(options):
+    process = university("--commands", "40", *options)
+    output, errors = process.communicate(timeout=90)
+    table = {name: int(figure) for name, figure in re.findall(r"^ +(\w[\w ]*?) +(\d+) *$", output, re.MULTILINE)}
+
+    assert (process.returncode, errors) == (0, ""), output
+    assert table == {
+        "commands sent": 40,
+        "committed": 35,
+        "rolled back": 5,
+        "events staged": 70,
+        "events in the stream": 70,
+        "effects in advising": 70,
+        "duplicates": 0,
+    }
+    assert output.count("is killed and started again") == {(): 0, ("--kill",): 2, ("--restart-broker",): 1}[options]
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_the_university_stops_everything_on_ctrl_c():
+    process = university("--commands", "5000")
+    process.stdout.readline()
+    started = children(process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+
+    assert (process.returncode, errors) == (130, "")
+    assert "Interrupted" in output
+    assert len(started) == 3  # nats-server and two applications
+    assert not [child for child in started if child.is_running()]
+
+
+def test_the_university_fails_and_shows_the_log_when_an_application_dies():
+    process = university("--commands", "5000")
+    process.stdout.readline()
+    started = children(process)
+    (advising,) = (child for child in started if "mediator.cli" in child.cmdline())
+    advising.kill()
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "advising ended with status -9. The end of its log:" in errors
+    assert not [child for child in started if child.is_running()]
+
+
+def test_the_university_says_what_does_not_add_up(tmp_path):
+    process = university("--commands", "5000", "--timeout", "1.5", "--keep", str(tmp_path))
+    output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "WRONG: of 5000 commands" in output
+    assert len(list(tmp_path.glob("run-*/enrollment.sqlite3"))) == 1
