@@ -76,3 +76,17 @@ def message_types(argument: Any) -> tuple[type, ...]:
         return tuple(cls for members in expanded for cls in members) if all(expanded) else ()
     origin = origin or argument
     return (origin,) if isinstance(origin, type) else ()
+
+
+def spelled(annotation: Any) -> str:
+    """A type argument as one would write it: `list[Student] | None`."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join(spelled(member) for member in arguments)
+    if annotation is types.NoneType or annotation is None:
+        return "None"
+    if arguments and isinstance(typing.get_origin(annotation), type):
+        inner = ", ".join("..." if member is ... else spelled(member) for member in arguments)
+        return f"{typing.get_origin(annotation).__name__}[{inner}]"
+    named = hasattr(annotation, "__name__") and not arguments
+    return str(annotation.__name__) if named else str(annotation).removeprefix("typing.")

@@ -4,8 +4,8 @@ from typing import TypeVar
 
 import msgspec
 
-from mediator.distributed.errors import EventNotDecodableError, EventNotSerializableError
 from mediator.distributed.events import DistributedEvent
+from mediator.errors import EventNotDecodableError, EventNotSerializableError
 
 E = TypeVar("E", bound=DistributedEvent)
 

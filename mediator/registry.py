@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mediator.errors import HandlerNotFoundError
-from mediator.handlers import RequestHandler, message_types, type_arguments
+from mediator.handlers import RequestHandler, message_types, spelled, type_arguments
 from mediator.messages import Request, is_request
 from mediator.pipeline import Call, PipelineBehavior, Source, compile_chain, handler_link, handlers_link
 
@@ -62,10 +62,10 @@ class Pipeline:
     call: Call
 
     def __str__(self) -> str:
-        lines = [_heading(self.message_type)]
-        lines += [f"  {n}. {b.cls.__name__:<32} {b.label}" for n, b in enumerate(self.behaviors, 1)]
+        rows = [(f"  {n}. {behavior.cls.__name__}", behavior.label) for n, behavior in enumerate(self.behaviors, 1)]
         word = "handler" if is_request(self.message_type) else "subscriber"
-        lines += [f"  {word}: {handler.cls.__name__:<25} {handler.label}" for handler in self.handlers]
+        rows += [(f"  {word}: {handler.cls.__name__}", handler.label) for handler in self.handlers]
+        lines = [_heading(self.message_type), *(f"{what:<40} {where}" for what, where in rows)]
         return "\n".join(lines if self.handlers else [*lines, f"  no {word}s"])
 
 
@@ -73,7 +73,7 @@ def _heading(message_type: type) -> str:
     response = type_arguments(message_type, Request)
     if not response:
         return message_type.__name__
-    return f"{message_type.__name__} -> {getattr(response[0], '__name__', response[0])}"
+    return f"{message_type.__name__} -> {spelled(response[0])}"
 
 
 class Registry:

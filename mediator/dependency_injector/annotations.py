@@ -47,13 +47,6 @@ def class_of(annotation: Any) -> type | None:
     return origin if isinstance(origin, type) and origin not in (Any, types.UnionType) else None
 
 
-def describe(annotation: Any) -> str:
-    """An annotation as one would write it."""
-    return (
-        annotation.__name__ if isinstance(annotation, type) or hasattr(annotation, "__supertype__") else str(annotation)
-    )
-
-
 def fits(given: Any, wanted: Any) -> bool:
     """Whether a value annotated `given` may be used where `wanted` is asked for; true when that cannot be told."""
     if typing.get_origin(given) in _UNIONS:

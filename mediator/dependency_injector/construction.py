@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.annotations import class_fits, describe, hints_of, takes_class
+from mediator.dependency_injector.annotations import class_fits, hints_of, takes_class
 from mediator.dependency_injector.catalog import provided_class
 from mediator.dependency_injector.graph import Graph, class_name
 from mediator.dependency_injector.mediator_provider import MediatorProvider
 from mediator.errors import Problem
+from mediator.handlers import spelled
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -89,7 +90,7 @@ def _argument_faults(graph: Graph, name: str, value: Any, wanted: Any) -> Iterat
     elif kinds.is_provider(value):
         cls = _declared_class(value)
         if cls is not None and not class_fits(cls, wanted):
-            yield f"needs a {describe(wanted)} as {name!r}, and {graph.labels[value]} provides a {cls.__name__}."
+            yield f"needs a {spelled(wanted)} as {name!r}, and {graph.labels[value]} provides a {cls.__name__}."
 
 
 def _declared_class(provider: Any) -> type | None:

@@ -9,10 +9,9 @@ from mediator.dependency_injector.catalog import Catalog, instances_of
 from mediator.dependency_injector.handler_rules import declared_classes
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.consumer import DistributedEventHandler, EventConsumer
-from mediator.distributed.errors import EventDeclarationError
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.relay import OutboxRelay
-from mediator.errors import Problem
+from mediator.errors import EventDeclarationError, Problem
 from mediator.registry import Binding
 
 _UNKNOWN: Any = object()

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mediator.dependency_injector.annotations import describe, fits
+from mediator.dependency_injector.annotations import fits
 from mediator.dependency_injector.catalog import Catalog
 from mediator.distributed.consumer import DistributedEventHandler
 from mediator.distributed.events import DistributedEvent
 from mediator.errors import HandlerNotFoundError, Problem
-from mediator.handlers import NotificationHandler, RequestHandler, type_arguments
+from mediator.handlers import NotificationHandler, RequestHandler, spelled, type_arguments
 from mediator.messages import Notification, Request
 from mediator.registry import Binding
 
@@ -97,7 +97,7 @@ def _wrong_result(binding: Binding) -> Iterator[Problem]:
     for message in binding.messages:
         promised = type_arguments(message, Request)
         if promised and returned and not fits(returned[0], promised[0]):
-            text = f"returns {describe(returned[0])}, but {message.__name__} is a request for {describe(promised[0])}."
+            text = f"returns {spelled(returned[0])}, but {message.__name__} is a request for {spelled(promised[0])}."
             yield Problem(binding.label, binding.cls.__name__, text)
 
 

@@ -3,15 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.errors import EventsNotPublishedError, UnitOfWorkMismatchError
 from mediator.distributed.outbox import Outbox
 from mediator.distributed.publisher import EventPublisher
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ContainerError
+from mediator.errors import ContainerError, EventsNotPublishedError, UnitOfWorkMismatchError
 from mediator.messages import Command, Notification
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_scope
@@ -38,6 +37,32 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
     """
 
     one_of = "unit of work"
+
+    @overload  # for the class as it is: type checkers need not be told what it applies to
+    def __init__(
+        self: "DistributedUnitOfWorkBehavior[Command[Any] | Notification]",
+        unit_of_work: UnitOfWork,
+        distributed_events: DistributedEventBroker,
+        outbox: Outbox | None = ...,
+        *,
+        publisher: EventPublisher | None = ...,
+        delivery: Delivery = ...,
+        isolation: str | None = ...,
+        after_commit_timeout: float = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(  # pyright: ignore[reportOverlappingOverload]  # classes that narrow the message use it
+        self,
+        unit_of_work: UnitOfWork,
+        distributed_events: DistributedEventBroker,
+        outbox: Outbox | None = ...,
+        *,
+        publisher: EventPublisher | None = ...,
+        delivery: Delivery = ...,
+        isolation: str | None = ...,
+        after_commit_timeout: float = ...,
+    ) -> None: ...
 
     def __init__(
         self,

@@ -14,14 +14,13 @@ import structlog
 from mediator.context import MessageContext
 from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CAUSATION, CORRELATION, CloudEvent
-from mediator.distributed.errors import EventNotDecodableError
 from mediator.distributed.events import DistributedEvent, split_wire_type, wire_type
 from mediator.distributed.inbox import Inbox
 from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import NoScopeError
+from mediator.errors import EventNotDecodableError, NoScopeError
 from mediator.mediator import Mediator
 from mediator.scope import TransactionMode, current_frame
 

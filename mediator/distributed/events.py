@@ -4,7 +4,7 @@ import re
 from functools import cache
 from typing import ClassVar
 
-from mediator.distributed.errors import EventDeclarationError
+from mediator.errors import EventDeclarationError
 
 _WORD = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _EVENT_TYPE = re.compile(rf"{_WORD}\.{_WORD}")

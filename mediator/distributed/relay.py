@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from mediator.distributed import failpoints
-from mediator.distributed.errors import EventRefusedError
 from mediator.distributed.outbox import Outbox
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain
+from mediator.errors import EventRefusedError
 
 
 class OutboxRelay:

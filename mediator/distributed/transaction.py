@@ -7,9 +7,9 @@ from datetime import datetime
 
 from mediator.context import MessageContext
 from mediator.distributed.cloudevents import CAUSATION, CORRELATION, CloudEvent
-from mediator.distributed.errors import EventTooLargeError
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.serialization import EventCodec
+from mediator.errors import EventTooLargeError
 from mediator.scope import Frame, Scope
 
 

@@ -13,17 +13,18 @@ from mediator.context import IdFactory, new_id
 from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.database import DatabaseTransaction
-from mediator.distributed.errors import (
-    CommitOutcomeUnknownError,
-    NoUnitOfWorkError,
-    UnitOfWorkRolledBackError,
-    UnitOfWorkRunningError,
-)
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import Shielded, finish
 from mediator.distributed.transaction import CollectedEvent, RunningTransaction
-from mediator.errors import NoScopeError, name_of
+from mediator.errors import (
+    CommitOutcomeUnknownError,
+    NoScopeError,
+    NoUnitOfWorkError,
+    UnitOfWorkRolledBackError,
+    UnitOfWorkRunningError,
+    name_of,
+)
 from mediator.scope import Outcome, current_frame, current_scope
 
 AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]

@@ -14,8 +14,8 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.errors import EventNotDecodableError, SettingError
 from mediator.distributed.events import split_wire_type
+from mediator.errors import EventNotDecodableError, SettingError
 
 _CONTENT_TYPE = "application/cloudevents"
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey"})

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from nats.aio.client import Client
 
-from mediator.distributed.errors import PublisherUnavailableError, SettingError
+from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.nats.link import RETRY_SECONDS, Link
 
 Purpose = Literal["publish", "consume"]

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from nats.aio.msg import Msg
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.errors import EventNotDecodableError
 from mediator.distributed.subscription import Delivery
+from mediator.errors import EventNotDecodableError
 from mediator.nats.binding import from_message
 
 _PLAIN_TOKENS = 9  # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>

@@ -9,7 +9,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.errors import EventRefusedError, PublisherUnavailableError
+from mediator.errors import EventRefusedError, PublisherUnavailableError
 
 WINDOW = 500
 """How many events are on their way at the same time, at most."""

@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from mediator.distributed.errors import PublisherUnavailableError
+from mediator.errors import PublisherUnavailableError
 
 RETRY_SECONDS = 0.5
 _PROBE_SUBJECT = "$JS.API.INFO"

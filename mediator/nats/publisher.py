@@ -15,8 +15,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.errors import EventRefusedError, PublisherUnavailableError, SettingError
 from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError
 from mediator.nats.binding import checked_prefix, context_of, subject_of, to_headers
 from mediator.nats.connection import NatsConnection
 from mediator.nats.flight import Flight, Letter, refusal

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from mediator.distributed.errors import PublisherUnavailableError, StreamMismatchError
+from mediator.errors import PublisherUnavailableError, StreamMismatchError
 from mediator.nats.binding import context_of, stream_name
 from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery

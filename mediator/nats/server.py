@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mediator.distributed.errors import ServerStartError
+from mediator.errors import ServerStartError
 
 _POLL = 0.01
 _STOP_SECONDS = 5.0

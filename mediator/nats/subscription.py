@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
 
-from mediator.distributed.errors import SettingError
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
+from mediator.errors import SettingError
 from mediator.nats.binding import checked_prefix, context_of
 from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery

@@ -13,7 +13,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import BUCKETS
-from mediator.distributed.errors import (
+from mediator.errors import (
     PublisherUnavailableError,
     SettingError,
     StreamMismatchError,

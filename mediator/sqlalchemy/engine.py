@@ -14,8 +14,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from mediator.distributed.errors import DatabaseUnavailableError, NoUnitOfWorkError
 from mediator.distributed.shield import wait_for_late_work
+from mediator.errors import DatabaseUnavailableError, NoUnitOfWorkError
 from mediator.scope import current_frame
 from mediator.sqlalchemy.writer import WriterLock
 

@@ -8,9 +8,9 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.distributed.errors import SchemaMissingError, UnitOfWorkMismatchError
 from mediator.distributed.inbox import Inbox
 from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import SchemaMissingError, UnitOfWorkMismatchError
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import inbox
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork

@@ -13,16 +13,16 @@ from sqlalchemy.util import await_only
 
 from mediator.context import IdFactory, new_id
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.errors import (
+from mediator.distributed.serialization import EventCodec
+from mediator.distributed.shield import finish
+from mediator.distributed.unit_of_work import UnitOfWork, UnitOfWorkState
+from mediator.errors import (
     CommitOutcomeUnknownError,
     IsolationNotSupportedError,
     SchemaMissingError,
     TransactionOwnershipError,
     UnitOfWorkRunningError,
 )
-from mediator.distributed.serialization import EventCodec
-from mediator.distributed.shield import finish
-from mediator.distributed.unit_of_work import UnitOfWork, UnitOfWorkState
 from mediator.msgspec import MsgspecCodec
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import outbox

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mediator.distributed.errors import DatabaseUnavailableError, NestedWriterError, WriterTimeoutError
+from mediator.errors import DatabaseUnavailableError, NestedWriterError, WriterTimeoutError
 from mediator.scope import current_frame
 
 _LONGEST_PAUSE = 0.005

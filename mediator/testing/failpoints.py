@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from mediator.distributed import failpoints
-from mediator.distributed.errors import FailpointNotFoundError
+from mediator.errors import FailpointNotFoundError
 
 Action = Callable[[], Awaitable[None]]
 

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from mediator import TransactionMode
 from mediator.dependency_injector import lifespan
-from mediator.distributed.errors import EventsNotPublishedError
+from mediator.errors import EventsNotPublishedError
 from mediator.nats import NatsServer
 from mediator.testing.failpoints import Failure, Pause, failpoint
 from tests.end_to_end.conftest import Databases, eventually

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mediator import DistributedEvent, Notification
-from mediator.distributed.errors import EventDeclarationError
 from mediator.distributed.events import split_wire_type, wire_type
+from mediator.errors import EventDeclarationError
 
 WORDS = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True)
 EVENT_TYPES = st.builds("{}.{}".format, WORDS, WORDS)

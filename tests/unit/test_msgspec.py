@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mediator import DistributedEvent
-from mediator.distributed.errors import EventNotDecodableError, EventNotSerializableError
+from mediator.errors import EventNotDecodableError, EventNotSerializableError
 from mediator.msgspec import MsgspecCodec
 
 codec = MsgspecCodec()

@@ -1,7 +1,7 @@
 """The chain of behaviors around a message."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, NewType
 
 import pytest
 
@@ -217,15 +217,38 @@ def test_describe_shows_the_exact_chain_with_its_labels():
     mediator = wire(Enroll, listens(StudentChanged, answer_name), behaviors=[Trace, Audit])
     assert mediator.describe(EnrollStudent).splitlines() == [
         "EnrollStudent -> str",
-        "  1. Trace                            container.Trace",
-        "  2. Audit                            container.Audit",
-        "  handler: Enroll                    container.Enroll",
+        "  1. Trace                               container.Trace",
+        "  2. Audit                               container.Audit",
+        "  handler: Enroll                        container.Enroll",
     ]
     assert mediator.describe(StudentEnrolled).splitlines() == [
         "StudentEnrolled",
-        "  1. Trace                            container.Trace",
-        "  subscriber: Listener                  container.Listener",
+        "  1. Trace                               container.Trace",
+        "  subscriber: Listener                   container.Listener",
     ]
+
+
+@pytest.mark.parametrize(
+    ("response", "spelling"),
+    [
+        (None, "None"),
+        (int | None, "int | None"),
+        (EnrollStudent | None, "EnrollStudent | None"),
+        (dict[str, list[EnrollStudent]], "dict[str, list[EnrollStudent]]"),
+        (tuple[int, ...], "tuple[int, ...]"),
+        (Literal["a", "b"], "Literal['a', 'b']"),
+        (Any, "Any"),
+        (NewType("StudentId", str), "StudentId"),
+    ],
+)
+def test_describe_spells_the_response_as_one_writes_it(response: Any, spelling: str):
+    class Ask(Query[response]):  # type: ignore[valid-type]  # only known here
+        pass
+
+    class Answer(RequestHandler[Ask, response]):  # type: ignore[valid-type]
+        pass
+
+    assert wire(Answer).describe(Ask).splitlines()[0] == f"Ask -> {spelling}"
 
 
 def test_describe_without_a_class_shows_every_message_that_has_a_handler():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.errors import EventNotDecodableError, SettingError
+from mediator.errors import EventNotDecodableError, SettingError
 from mediator.nats.binding import checked_prefix, from_message, stream_name, subject_of, to_headers
 
 STORED_AT = datetime(2026, 5, 6, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 from dependency_injector import containers, providers
 from structlog.testing import capture_logs
 
-from mediator.distributed.errors import PublisherUnavailableError, SettingError
+from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.nats import NatsConnection, NatsServer, open_connection
 
 PASSWORD = "s3cr%2Ft"

@@ -6,7 +6,7 @@ import time
 import pytest
 from nats.aio.client import Client
 
-from mediator.distributed.errors import (
+from mediator.errors import (
     EventRefusedError,
     PublisherUnavailableError,
     SettingError,

@@ -9,7 +9,7 @@ import nats
 import nats.js.api
 import pytest
 
-from mediator.distributed.errors import ServerStartError
+from mediator.errors import ServerStartError
 from mediator.nats import NatsServer
 
 

@@ -9,8 +9,8 @@ from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 from structlog.testing import capture_logs
 
-from mediator.distributed.errors import SettingError
 from mediator.distributed.subscription import Deliveries, Delivery
+from mediator.errors import SettingError
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
 
 TYPE = "shop.order-placed"

@@ -7,8 +7,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from mediator import Outcome, TransactionMode, current_scope
-from mediator.distributed.errors import CommitOutcomeUnknownError
 from mediator.distributed.shield import wait_for_late_work
+from mediator.errors import CommitOutcomeUnknownError
 from mediator.testing.failpoints import Failure, Pause, failpoint
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.distributed.errors import DatabaseUnavailableError, WriterTimeoutError
+from mediator.errors import DatabaseUnavailableError, WriterTimeoutError
 from mediator.sqlalchemy import create_schema, open_engine, schema_sql
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.writer import WriterLock

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from mediator import DistributedEvent, current_unit_of_work
-from mediator.distributed.errors import (
+from mediator.errors import (
     EventDeclarationError,
     EventKindError,
     EventNotSerializableError,

@@ -9,7 +9,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from structlog.testing import capture_logs
 
 from mediator import Outcome, TransactionMode, current_scope, current_unit_of_work
-from mediator.distributed.errors import (
+from mediator.errors import (
+    ConcurrentDispatchError,
     IsolationNotSupportedError,
     NestedWriterError,
     NoUnitOfWorkError,
@@ -17,7 +18,6 @@ from mediator.distributed.errors import (
     UnitOfWorkRolledBackError,
     UnitOfWorkRunningError,
 )
-from mediator.errors import ConcurrentDispatchError
 from tests.adapters.sqlalchemy.ledger import Count, Do, EntryWritten, Ledger, Noted, Write
 
 

@@ -3,16 +3,20 @@
 from typing import Any, assert_type
 
 from cases.university import EnrollStudent, ExpelStudent, FindStudents, StudentEnrolled, StudentId, StudentStatusChanged
+from dependency_injector import providers
 
 from mediator import (
     CallNext,
     Command,
+    DistributedEventBroker,
     DistributedEventHandler,
     DistributedUnitOfWorkBehavior,
     Mediator,
+    Notification,
     NotificationHandler,
     PipelineBehavior,
     RequestHandler,
+    UnitOfWork,
 )
 
 
@@ -58,6 +62,14 @@ class Narrow(PipelineBehavior[EnrollStudent, StudentId]):
 
 class BillingTransaction(DistributedUnitOfWorkBehavior[EnrollStudent]):
     pass
+
+
+def transaction_of_everything(unit_of_work: UnitOfWork, distributed_events: DistributedEventBroker) -> None:
+    everything = DistributedUnitOfWorkBehavior(unit_of_work, distributed_events)
+    assert_type(everything, DistributedUnitOfWorkBehavior[Command[Any] | Notification])
+    provider = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events)
+    assert_type(provider, providers.Factory[DistributedUnitOfWorkBehavior[Command[Any] | Notification]])
+    assert_type(providers.Factory(BillingTransaction), providers.Factory[BillingTransaction])
 
 
 class OtherMessage(RequestHandler[EnrollStudent, StudentId]):

@@ -1,26 +1,9 @@
-"""Every error of the in-process part: what happened, with the objects, and what to do.
-
-Each error carries its objects as attributes and renders its text from them. `docs/errors.md` has a section for each.
-"""
+"""Errors of a dispatch: what was sent cannot be taken, or the scope it belongs to is not running."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-
-def name_of(message: object) -> str:
-    """The short name of a message, a class or a label, for texts."""
-    if isinstance(message, str):
-        return message
-    return message.__name__ if isinstance(message, type) else type(message).__name__
-
-
-class MediatorError(Exception):
-    """The base of every error that this library raises."""
-
-    def __repr__(self) -> str:
-        """The text rather than the objects, whose own representation may hold a payload."""
-        return f"{type(self).__name__}({str(self)!r})"
+from mediator.errors.root import MediatorError, name_of
 
 
 @dataclass(eq=False, repr=False)
@@ -115,71 +98,4 @@ class ConcurrentDispatchError(ScopeError):
         return (
             f"{name_of(self.message)} and {name_of(self.running)} would use one unit of work at the same time. Await "
             "dispatches one after the other, or give each its own with `mode=TransactionMode.NEW`."
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One fault in the wiring: where it is, what it is, what to do.
-
-    Attributes:
-        label: Where: `container.<name>`, or the name of a message.
-        subject: The name of the class concerned.
-        text: What is wrong and what to do about it.
-    """
-
-    label: str
-    subject: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.label} ({self.subject}): {self.text}" if self.subject else f"{self.label}: {self.text}"
-
-
-@dataclass(eq=False, repr=False)
-class ContainerValidationError(MediatorError):
-    """The wiring is faulty. The text is the whole report, every problem in it."""
-
-    problems: Sequence[Problem]
-
-    def __str__(self) -> str:
-        count = len(self.problems)
-        lines = [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
-        return "\n".join([f"{count} problem{'s' * (count != 1)} in the container:", *lines])
-
-
-@dataclass(eq=False, repr=False)
-class ProviderNotFoundError(MediatorError, LookupError):
-    """A provider was named that the container does not have."""
-
-    name: str
-    nearest: Sequence[str] = ()
-
-    def __str__(self) -> str:
-        hint = f" Did you mean {self.nearest[0]!r}?" if self.nearest else ""
-        return f"The container has no provider {self.name!r}.{hint}"
-
-
-@dataclass(eq=False, repr=False)
-class ContainerError(MediatorError, TypeError):
-    """A container was used in a way that cannot work."""
-
-    container: Any
-    problem: str
-
-    def __str__(self) -> str:
-        return self.problem
-
-
-@dataclass(eq=False, repr=False)
-class WorkerNotStoppedError(MediatorError, TimeoutError):
-    """A worker went on in spite of being cancelled; what it uses is closed all the same."""
-
-    worker: str
-    seconds: float
-
-    def __str__(self) -> str:
-        return (
-            f"The worker {self.worker} was told to stop and did not within {self.seconds:g} s. Let its `run()` pass on "
-            "CancelledError, or raise `drain_timeout` if it only needs longer."
         )

@@ -1,0 +1,137 @@
+"""Errors of distributed events: their classes, their content, and the broker that carries them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mediator.errors.root import MediatorError, name_of
+
+
+class EventError(MediatorError, ValueError):
+    """Something is wrong with a distributed event."""
+
+
+@dataclass(eq=False, repr=False)
+class EventKindError(EventError, TypeError):
+    """Something that is not a distributed event was added to the broker."""
+
+    message: object
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.message)} is not a DistributedEvent and cannot leave the process. Publish a notification "
+            "with `await mediator.publish(...)`, or derive the class from DistributedEvent."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class EventDeclarationError(EventError, TypeError):
+    """An event class does not say, or wrongly says, what its type is on the wire."""
+
+    event_class: type
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event_class)} {self.problem}. Declare it as "
+            '`event_type: ClassVar[str] = "<context>.<name>"`, both of lower-case letters, digits and hyphens, and '
+            "`event_version: ClassVar[int] = 1`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class EventNotSerializableError(EventError):
+    """An event cannot be encoded; the command that raised it has failed and nothing is committed."""
+
+    event: object
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{name_of(self.event)} cannot be serialized: {self.reason}. The command was rolled back."
+
+
+@dataclass(eq=False, repr=False)
+class EventTooLargeError(EventError):
+    """An event is larger than allowed; the command that raised it has failed and nothing is committed."""
+
+    event: object
+    size: int
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event)} is {self.size:,} bytes, more than max_event_bytes ({self.limit:,}). The command was "
+            "rolled back. Send a reference instead of the content, or raise the limit here and `max_payload` in NATS."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class EventNotDecodableError(EventError):
+    """An event that arrived cannot be read as the class that handles its type."""
+
+    event_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"An event of type {self.event_type} cannot be decoded: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class EventRefusedError(EventError):
+    """The broker refuses this event, and will refuse it every time."""
+
+    event_id: str
+    event_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Event {self.event_id} of type {self.event_type} was refused by the broker: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class PublisherUnavailableError(MediatorError, ConnectionError):
+    """The broker cannot be reached or did not answer; nothing is known of the event, and it may be sent again."""
+
+    broker: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.broker} is not available: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class StreamNotFoundError(PublisherUnavailableError):
+    """The stream of an event does not exist."""
+
+    stream: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"The stream {self.stream} does not exist at {self.broker}: {self.reason}. Create it, or let the publisher "
+            "do so with `provision=True`. Events stay in the outbox meanwhile."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class StreamMismatchError(PublisherUnavailableError):
+    """A stream exists with other settings than this application needs; it is never changed silently."""
+
+    stream: str = ""
+    differences: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"The stream {self.stream} at {self.broker} differs from what is needed: {'; '.join(self.differences)}. "
+            "Change the stream or the settings so that they agree. Events stay in the outbox meanwhile."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ServerStartError(MediatorError, RuntimeError):
+    """A nats-server could not be started."""
+
+    reason: str
+    log: str = ""
+
+    def __str__(self) -> str:
+        tail = f"\nThe end of its log:\n{self.log}" if self.log else ""
+        return f"nats-server did not start: {self.reason}{tail}"
