@@ -17,11 +17,12 @@ from mediator.registry import Binding
 _UNKNOWN: Any = object()
 
 
-def find_event_faults(catalogs: Iterable[Catalog]) -> Iterator[Problem]:
+def find_event_faults(catalogs: Iterable[Catalog], where: str) -> Iterator[Problem]:
     """Events without a valid type, and two classes of one type and version.
 
     Looked at are the events that are handled, and those declared in the packages of the handlers' classes: two
-    applications of one repository have packages of their own, and each its own class for the same event.
+    applications of one repository have packages of their own, and each its own class for the same event. What is only
+    declared is reported at `where`.
     """
     handlers = [binding for catalog in catalogs for binding in catalog.handlers]
     events: dict[type, str] = {}
@@ -31,7 +32,7 @@ def find_event_faults(catalogs: Iterable[Catalog]) -> Iterator[Problem]:
                 events.setdefault(event, binding.label)
     packages = {_package(binding.cls) for binding in handlers}
     for event in declared_classes(DistributedEvent, packages):
-        events.setdefault(event, f"{event.__module__}.{event.__qualname__}")
+        events.setdefault(event, where)
     yield from _type_faults(events)
 
 
@@ -48,12 +49,12 @@ def _type_faults(events: dict[type, str]) -> Iterator[Problem]:
         try:
             wire = wire_type(event)
         except EventDeclarationError as error:
-            yield Problem(label, event.__name__, str(error))
+            yield Problem(label, _path(event), str(error))
             continue
         owner = owners.setdefault(wire, event)
         if _path(owner) != _path(event):
             text = f"has the type {wire}, and so has {_path(owner)}. A type and version belong to one class."
-            yield Problem(label, event.__name__, text)
+            yield Problem(label, _path(event), text)
 
 
 def _path(cls: type) -> str:

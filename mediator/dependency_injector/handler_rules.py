@@ -34,8 +34,10 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
     yield from _ambiguous(requests)
 
 
-def find_unhandled(catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str]) -> Iterator[Problem]:
-    """Requests that no handler of any mediator handles."""
+def find_unhandled(
+    catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str], where: str
+) -> Iterator[Problem]:
+    """Requests that no handler of any mediator handles; no provider is at fault, so they are reported at `where`."""
     handled = {
         message
         for catalog in catalogs
@@ -47,9 +49,8 @@ def find_unhandled(catalogs: Iterable[Catalog], requests: Iterable[type], packag
     for request in dict.fromkeys([*requests, *declared_classes(Request, packages)]):
         if request not in handled:
             nearest = difflib.get_close_matches(request.__name__, names, n=2)
-            yield Problem(
-                f"{request.__module__}.{request.__qualname__}", "", str(HandlerNotFoundError(request, nearest))
-            )
+            path = f"{request.__module__}.{request.__qualname__}"
+            yield Problem(where, path, str(HandlerNotFoundError(request, nearest)))
 
 
 def declared_classes(base: type, packages: Iterable[str]) -> list[type]:

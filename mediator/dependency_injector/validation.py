@@ -10,7 +10,7 @@ from mediator.dependency_injector.construction import find_unbuildable
 from mediator.dependency_injector.event_rules import find_event_faults, find_undelivered
 from mediator.dependency_injector.graph import Graph, find_captives, find_cycles
 from mediator.dependency_injector.handler_rules import find_handler_faults, find_unhandled
-from mediator.dependency_injector.mediator_provider import check_instance, mediators_of
+from mediator.dependency_injector.mediator_provider import MediatorProvider, check_instance, mediators_of
 from mediator.dependency_injector.workers import worker_providers
 from mediator.errors import ContainerValidationError, Problem
 
@@ -44,24 +44,25 @@ def validate(
 def _problems(
     container: Any, requests: Iterable[type], packages: Iterable[str], *, relay_elsewhere: bool
 ) -> Iterator[Problem]:
-    catalogs = _catalogs(container)
+    mediators = mediators_of(container)
+    where = mediators[0][0] if mediators else "container"
+    catalogs = _catalogs(container, mediators)
     for catalog in catalogs:
         yield from catalog.problems
         yield from find_handler_faults(catalog)
-    yield from find_unhandled(catalogs, requests, packages)
+    yield from find_unhandled(catalogs, requests, packages, where)
     graph = Graph(container)
     yield from find_unbuildable(graph, _used(container, graph, catalogs))
     yield from find_cycles(graph)
     yield from find_captives(graph)
-    yield from find_event_faults(catalogs)
+    yield from find_event_faults(catalogs, where)
     yield from find_undelivered(container, catalogs, relay_elsewhere=relay_elsewhere)
 
 
-def _catalogs(container: Any) -> list[Catalog]:
+def _catalogs(container: Any, mediators: Iterable[tuple[str, MediatorProvider]]) -> list[Catalog]:
     """What each mediator dispatches to; without a mediator, the handlers there are."""
     found = [
-        read_catalog(mediator.container, mediator.behaviors, label.rpartition(".")[0])
-        for label, mediator in mediators_of(container)
+        read_catalog(mediator.container, mediator.behaviors, label.rpartition(".")[0]) for label, mediator in mediators
     ]
     return found or [read_catalog(container, providers.List())]
 

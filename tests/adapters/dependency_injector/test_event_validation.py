@@ -65,7 +65,7 @@ def test_handlers_of_events_with_types_of_their_own_are_fine():
 @pytest.mark.parametrize("event_type", ["", "sent", "shipping.Sent", "a.b.c", None, 3])
 def test_a_handled_event_needs_a_valid_type(event_type):
     ((label, subject, text),) = problems_of(container_of(event(event_type)))
-    assert (label, subject) == ("container.handler_0", "Event")
+    assert (label, subject) == ("container.handler_0", "shipping.Event")
     assert "Declare it as" in text
 
 
@@ -76,7 +76,7 @@ def test_a_handled_event_needs_a_valid_version():
 
 def test_two_event_classes_must_not_share_a_type_and_version():
     ((label, subject, text),) = problems_of(container_of(event("shipping.sent"), event("shipping.sent", name="Other")))
-    assert (label, subject) == ("container.handler_1", "Other")
+    assert (label, subject) == ("container.handler_1", "shipping.Other")
     assert text.startswith("has the type shipping.sent.v1, and so has shipping.Event.")
 
 
@@ -144,8 +144,8 @@ def test_events_that_are_only_raised_are_checked_in_the_packages_of_the_handlers
     container.handler_0.provides.__module__ = "shipping_app.handlers"
     found = problems_of(container)
     assert [(label, subject) for label, subject, _ in found] == [
-        ("shipping_app.events.Undeclared", "Undeclared"),
-        ("shipping_app.more.events.SentAgain", "SentAgain"),
+        ("container.mediator", "shipping_app.events.Undeclared"),
+        ("container.mediator", "shipping_app.more.events.SentAgain"),
     ]
     assert "and so has shipping_app.events.Sent" in found[1][2]
 

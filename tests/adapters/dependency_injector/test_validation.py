@@ -94,7 +94,7 @@ def test_every_fault_is_reported_at_once_with_its_label_and_class():
         validate(App(), requests=[PlaceOrder])
     assert [(problem.label, problem.subject) for problem in caught.value.problems] == [
         ("container.counting", "Counting"),
-        (f"{PlaceOrder.__module__}.PlaceOrder", ""),
+        ("container.mediator", f"{PlaceOrder.__module__}.PlaceOrder"),
         ("container.repository", "Repository"),
     ]
     text = str(caught.value)
@@ -174,7 +174,7 @@ def test_requests_of_a_package_need_handlers_but_their_bases_ghosts_and_local_cl
 
     container = container_of(pay=providers.Factory(PayHandler))
     problem = only_problem(container, packages=["billing_requests"])
-    assert problem.label == "billing_requests.Refund"
+    assert (problem.label, problem.subject) == ("container.mediator", "billing_requests.Refund")
     validate(container, packages=["billing", "billing_requests.more"])
 
 
