@@ -23,8 +23,8 @@ from mediator.errors import (
     NoUnitOfWorkError,
     UnitOfWorkRolledBackError,
     UnitOfWorkRunningError,
-    name_of,
 )
+from mediator.errors.root import name_of
 from mediator.scope import Outcome, current_frame, current_scope
 
 AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]

@@ -27,7 +27,6 @@ from mediator.errors.events import (
 )
 from mediator.errors.root import (
     MediatorError,
-    name_of,
 )
 from mediator.errors.unit_of_work import (
     CommitOutcomeUnknownError,
@@ -96,5 +95,4 @@ __all__ = [
     "UnitOfWorkRunningError",
     "WorkerNotStoppedError",
     "WriterTimeoutError",
-    "name_of",
 ]

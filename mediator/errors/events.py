@@ -17,8 +17,9 @@ class EventKindError(EventError, TypeError):
     message: object
 
     def __str__(self) -> str:
+        cls = self.message if isinstance(self.message, type) else type(self.message)  # a text may be a payload
         return (
-            f"{name_of(self.message)} is not a DistributedEvent and cannot leave the process. Publish a notification "
+            f"{name_of(cls)} is not a DistributedEvent and cannot leave the process. Publish a notification "
             "with `await mediator.publish(...)`, or derive the class from DistributedEvent."
         )
 

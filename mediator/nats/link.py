@@ -69,6 +69,7 @@ class Link:
     def start(self) -> None:
         """Begin to connect, unless that was done before."""
         if self._task is None:
+            self._state = ""
             self._task = asyncio.create_task(self._run(), name="mediator nats link")
 
     async def client(self, timeout: float) -> Client:  # noqa: ASYNC109  # the bound is part of the promise
@@ -102,6 +103,7 @@ class Link:
         task, self._task = self._task, None
         if task is not None:
             self._reason = "closed"
+            self._announce("closed")
             await end(task)
 
     async def _run(self) -> None:
@@ -172,10 +174,10 @@ class Link:
             self._announce("disconnected")
 
     def _announce(self, state: str) -> None:
-        if state == self._state:
+        if self._state in {state, "closed"}:
             return
         self._state = state
-        if state == "connected":
+        if state in {"connected", "closed"}:
             self._log.info(state)
         else:
             self._log.warning(state, reason=self._reason)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mediator import Command, Notification, PipelineBehavior, current_scope
-from mediator.errors import name_of
+from mediator.errors.root import name_of
 
 
 class FakeTransaction:

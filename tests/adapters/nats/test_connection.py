@@ -118,7 +118,8 @@ async def test_each_change_of_state_is_one_line_in_the_log(server: NatsServer) -
             await server.start()
             await asyncio.wait_for(back.wait(), 10)
             assert connection.epoch("publish") == 2
-    assert [line["event"] for line in logs] == ["connected", "disconnected", "connected", "disconnected"]
+    states = [("connected", "info"), ("disconnected", "warning"), ("connected", "info"), ("closed", "info")]
+    assert [(line["event"], line["log_level"]) for line in logs] == states
 
 
 async def test_a_client_that_was_closed_unasked_is_replaced(shared_server: NatsServer) -> None:

@@ -246,7 +246,7 @@ async def test_an_outage_is_logged_by_the_connection_and_by_nobody_else(server, 
                 async with asyncio.timeout(10):
                     while (await deliveries.next()).event.id != "b":
                         pass
-    assert {line["event"] for line in logs} == {"connected", "disconnected"}
+    assert {line["event"] for line in logs} == {"connected", "disconnected", "closed"}
 
 
 async def test_after_a_reconnect_the_pull_is_repeated_at_once(server, prefix, event) -> None:
