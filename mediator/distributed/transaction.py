@@ -9,7 +9,7 @@ from mediator.context import MessageContext
 from mediator.distributed.cloudevents import CAUSATION, CORRELATION, CloudEvent
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.serialization import EventCodec
-from mediator.errors import EventTooLargeError
+from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventTooLargeError
 from mediator.scope import Frame, Scope
 
 
@@ -30,15 +30,21 @@ class CollectedEvent:
     context: MessageContext
 
     def encode(self, codec: EventCodec, limit: int) -> CloudEvent:
-        """The envelope to store.
+        """The envelope to store; its payload has been read back, so that what is stored can be handled.
 
         Raises:
-            EventNotSerializableError: The payload cannot be encoded.
+            EventNotSerializableError: The payload cannot be encoded, or not be decoded again.
             EventTooLargeError: It is larger than `limit` bytes.
         """
         data = codec.encode(self.event)
         if len(data) > limit:
             raise EventTooLargeError(self.event, len(data), limit)
+        try:
+            codec.decode(data, type(self.event))
+        except EventNotDecodableError as error:
+            raise EventNotSerializableError(
+                self.event, f"what it gives cannot be read again: {error.reason}"
+            ) from error
         return CloudEvent(
             id=self.id,
             type=wire_type(type(self.event)),

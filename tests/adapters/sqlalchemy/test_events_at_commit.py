@@ -45,6 +45,12 @@ def misnamed() -> DistributedEvent:
     return Misnamed()
 
 
+@dataclass(frozen=True, slots=True)
+class Measured(DistributedEvent):
+    event_type: ClassVar[str] = "ledger.measured"
+    value: float
+
+
 def adding(*events: Any) -> Callable[[Ledger], Any]:
     async def add(ledger: Ledger) -> None:
         for event in events:
@@ -57,6 +63,8 @@ def adding(*events: Any) -> Callable[[Ledger], Any]:
     ("event", "error", "text"),
     [
         (Blob(object()), EventNotSerializableError, "Blob cannot be serialized"),
+        (Measured("7"), EventNotSerializableError, r"cannot be read again: .*Expected `float`, got `str`"),
+        (Measured(float("nan")), EventNotSerializableError, "cannot be read again"),
         (Blob("x" * 1_000_001), EventTooLargeError, "more than max_event_bytes"),
         (untyped(), EventDeclarationError, "has no event_type"),
         (misnamed(), EventDeclarationError, "'Ledger.Entry'"),
