@@ -8,7 +8,14 @@ a traceback shows behaviors and handlers only.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from mediator.context import new_id
+from mediator.errors import CallNextError, ConcurrentPublishError, NotAwaitedError
+from mediator.handlers import Notification_contra
+from mediator.scope import TransactionMode, current_frame, current_scope, enter
+from mediator.strategies import PublishStrategy, Sequential
 
 Message_contra = TypeVar("Message_contra", contravariant=True)
 Response = TypeVar("Response")
@@ -40,17 +47,49 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     one_of: ClassVar[str | None] = None
     """Of the behaviors that share this name only the one with the most specific type argument applies to a message."""
 
+    per_scope: ClassVar[bool] = False
+    """When the handlers of a notification have scopes of their own, it runs in each of these, not around the publish."""
+
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
         """Return the response: that of `await call_next()`, or another one."""
 
 
+class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
+    """Something that happens around each single handler of a notification; it stands in the same list.
+
+    `NotificationPipelineBehavior[Notification]` wraps every handler of every notification, and
+    `NotificationPipelineBehavior[StudentEnrolled]` those of this one. A `PipelineBehavior` wraps the publish as a whole.
+    """
+
+    @abstractmethod
+    async def handle(self, notification: Notification_contra, handler: type, call_next: CallNext[None], /) -> None:
+        """Act around `await call_next()`. `handler` is the class of the handler inside."""
+
+
+class _Next:
+    """`call_next` of one run of a behavior; refuses once that run is over.
+
+    The run is the coroutine of `handle`: the interpreter takes its frame away when it ends, so looking costs nothing.
+    """
+
+    __slots__ = ("inner", "message", "run")
+
+    def __init__(self, inner: Call, message: Any) -> None:
+        self.inner = inner
+        self.message = message
+        self.run: Any = None
+
+    def __call__(self, replacement: Any = _KEEP, /) -> Awaitable[Any]:
+        if getattr(self.run, "cr_frame", self) is None:
+            raise CallNextError(self.message, self.run.__qualname__)
+        return self.inner(self.message if replacement is _KEEP else replacement)
+
+
 def handler_link(source: Source) -> Call:
     """The innermost link of a request: its handler."""
 
-    def call(message: Any, replacement: Any = _KEEP, /) -> Awaitable[Any]:
-        if replacement is not _KEEP:
-            message = replacement
+    def call(message: Any, /) -> Awaitable[Any]:
         handler = source()
         if hasattr(handler, "__await__"):
             return _handle_when_resolved(handler, message)
@@ -60,17 +99,12 @@ def handler_link(source: Source) -> Call:
     return call
 
 
-def handlers_link(sources: Sequence[Source]) -> Call:
+def handlers_link(calls: Sequence[Call]) -> Call:
     """The innermost link of a notification or an event: all its handlers, in order; the first error stops."""
 
-    async def call(message: Any, replacement: Any = _KEEP, /) -> None:
-        if replacement is not _KEEP:
-            message = replacement
-        for source in sources:
-            handler = source()
-            if hasattr(handler, "__await__"):
-                handler = await handler
-            await handler.handle(message)
+    async def call(message: Any, /) -> None:
+        for handle in calls:
+            await handle(message)
 
     return call
 
@@ -78,13 +112,30 @@ def handlers_link(sources: Sequence[Source]) -> Call:
 def behavior_link(source: Source, inner: Call) -> Call:
     """A link that lets a behavior decide about the links inside it."""
 
-    def call(message: Any, replacement: Any = _KEEP, /) -> Awaitable[Any]:
-        if replacement is not _KEEP:
-            message = replacement
+    def call(message: Any, /) -> Awaitable[Any]:
         behavior = source()
+        call_next = _Next(inner, message)
         if hasattr(behavior, "__await__"):
-            return _handle_when_resolved(behavior, message, partial(inner, message))
-        result: Awaitable[Any] = behavior.handle(message, partial(inner, message))
+            call_next.run = _handle_when_resolved(behavior, message, call_next)
+        else:
+            call_next.run = behavior.handle(message, call_next)
+        result: Awaitable[Any] = call_next.run
+        return result
+
+    return call
+
+
+def notification_behavior_link(source: Source, handler: type, inner: Call) -> Call:
+    """A link that lets a behavior decide about one handler of a notification."""
+
+    def call(message: Any, /) -> Awaitable[Any]:
+        behavior = source()
+        call_next = _Next(inner, message)
+        if hasattr(behavior, "__await__"):
+            call_next.run = _handle_when_resolved(behavior, message, handler, call_next)
+        else:
+            call_next.run = behavior.handle(message, handler, call_next)
+        result: Awaitable[Any] = call_next.run
         return result
 
     return call
@@ -100,3 +151,47 @@ def compile_chain(behaviors: Sequence[Source], innermost: Call) -> Call:
     for source in reversed(behaviors):
         chain = behavior_link(source, chain)
     return chain
+
+
+def strategy_link(strategy: PublishStrategy, calls: Sequence[Call]) -> Call:
+    """The innermost link of a notification."""
+    if strategy == Sequential():
+        return handlers_link(calls)
+    own = strategy.scope_per_handler
+
+    async def call(message: Any, /) -> None:
+        if own and current_scope().transaction is not None:
+            raise ConcurrentPublishError(message)
+        await strategy.run([partial(each, message) for each in calls], message)
+
+    return call
+
+
+def own_scope_link(inner: Call) -> Call:
+    """A link that opens a scope for what is inside: one without a transaction if that around it may have none."""
+
+    async def call(message: Any, /) -> Any:
+        outer = current_frame()
+        transactional = outer is None or outer.scope.transactional
+        mode = TransactionMode.NEW if transactional else TransactionMode.SUPPRESS
+        frame = enter(mode, message, outer.ids if outer is not None else new_id)
+        try:
+            response = await inner(message)
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        await frame.leave()
+        return response
+
+    return call
+
+
+def check_awaited(response: Any, message: object) -> None:
+    """Make sure that a response is not a coroutine that a behavior forgot to await.
+
+    Raises:
+        NotAwaitedError: It is; nobody will run it any more.
+    """
+    if response.__class__ is CoroutineType:
+        response.close()
+        raise NotAwaitedError(message, response.__qualname__)

@@ -17,11 +17,11 @@ from mediator.dependency_injector.annotations import class_of, returned_class
 from mediator.distributed.consumer import DistributedEventHandler
 from mediator.errors import Problem
 from mediator.handlers import NotificationHandler, RequestHandler, message_types, type_arguments
-from mediator.pipeline import PipelineBehavior
+from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior
 from mediator.registry import Binding
 
 _SEQUENCES: kinds.Kinds = (list, tuple)
-_BEHAVIORS: kinds.Kinds = (PipelineBehavior,)
+_BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior)
 HANDLERS: kinds.Kinds = (RequestHandler, NotificationHandler, DistributedEventHandler)
 
 
@@ -166,7 +166,8 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
             provider = providers.Object(item)
         cls = provided_class(provider) if kinds.is_provider(provider) else None
         if cls is not None and issubclass(cls, _BEHAVIORS):
-            binding = Binding(provider, cls, label, PipelineBehavior)
+            kind = PipelineBehavior if issubclass(cls, PipelineBehavior) else NotificationPipelineBehavior
+            binding = Binding(provider, cls, label, kind)
             if binding.messages:
                 yield binding
             else:

@@ -20,7 +20,7 @@ from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import EventNotDecodableError, NoScopeError
+from mediator.errors import CommittedError, EventNotDecodableError, NoScopeError
 from mediator.mediator import Mediator
 from mediator.scope import TransactionMode, current_frame
 
@@ -152,11 +152,13 @@ class EventConsumer:
         except asyncio.CancelledError:  # the consumer is stopping: another one may have it at once
             await delivery.nak(0)
             raise
+        except CommittedError as error:  # the event has taken effect: to have it again would change nothing
+            self._log.error("after the commit of a delivery", error=type(error).__name__, exc_info=error)
         except Exception as error:  # settled: the broker delivers it again
             await self._put_back(delivery, error)
-        else:
-            await delivery.ack()
-            await failpoints.reach("consumer.after_ack")
+            return
+        await delivery.ack()
+        await failpoints.reach("consumer.after_ack")
 
     async def _put_back(self, delivery: Delivery, error: Exception) -> None:
         pause = self._retries.at(delivery.attempt - 1)

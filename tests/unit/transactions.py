@@ -17,6 +17,9 @@ class FakeTransaction:
     def doom(self, message: object, error: BaseException, /) -> None:
         self.log.append(f"doomed by {name_of(message)}: {type(error).__name__}")
 
+    def after_commit(self, message: object, _call: Any, /) -> None:
+        self.log.append(f"after the commit: {name_of(message)}")
+
     @asynccontextmanager
     async def savepoint(self, message: object, /) -> AsyncIterator[None]:
         self.log.append(f"savepoint for {name_of(message)}")

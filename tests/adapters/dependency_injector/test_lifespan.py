@@ -338,7 +338,7 @@ async def test_the_check_can_be_left_out():
 
 
 async def test_requests_and_packages_are_checked():
-    with pytest.raises(ContainerValidationError, match=r"container\.mediator \(\S+\.PlaceOrder\): PlaceOrder has no handler"):
+    with pytest.raises(ContainerValidationError, match=r"container\.mediator .*PlaceOrder has no handler"):
         async with lifespan(Shop(), packages=[f"{__package__}.shop"]):
             raise AssertionError("entered")
 
