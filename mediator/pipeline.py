@@ -121,7 +121,7 @@ def behavior_link(source: Source, inner: Call) -> Call:
         else:
             run = behavior.handle(message, call_next)
         call_next.run = run if run.__class__ is CoroutineType else None
-        return run  # type: ignore[no-any-return]  # what `handle` gives
+        return run
 
     return call
 
