@@ -12,14 +12,16 @@ from mediator.errors import MediatorError
 from mediator.handlers import NotificationHandler, RequestHandler
 from mediator.mediator import Mediator, Publisher, Sender
 from mediator.messages import Command, Notification, Query, Request
-from mediator.pipeline import CallNext, PipelineBehavior
+from mediator.pipeline import CallNext, NotificationPipelineBehavior, PipelineBehavior
 from mediator.registry import Binding, Registry
 from mediator.scope import Outcome, Scope, TransactionMode, current_context, current_scope
+from mediator.strategies import Concurrent, PublishStrategy, Sequential
 
 __all__ = [
     "Binding",
     "CallNext",
     "Command",
+    "Concurrent",
     "DistributedEvent",
     "DistributedEventBroker",
     "DistributedEventHandler",
@@ -31,9 +33,11 @@ __all__ = [
     "MessageContext",
     "Notification",
     "NotificationHandler",
+    "NotificationPipelineBehavior",
     "OutboxRelay",
     "Outcome",
     "PipelineBehavior",
+    "PublishStrategy",
     "Publisher",
     "Query",
     "Registry",
@@ -41,6 +45,7 @@ __all__ = [
     "RequestHandler",
     "Scope",
     "Sender",
+    "Sequential",
     "TransactionMode",
     "UnitOfWork",
     "current_context",

@@ -2,14 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from types import CoroutineType
 from typing import Any, Protocol, TypeVar
 
 from mediator.context import IdFactory, MessageContext, new_id
-from mediator.errors import MediatorNotStartedError, MessageKindError
+from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
 from mediator.messages import Command, Notification, Request
-from mediator.pipeline import Call
+from mediator.pipeline import Call, check_awaited
 from mediator.registry import Registry
-from mediator.scope import Scope, Transaction, TransactionMode, enter
+from mediator.scope import Scope, Transaction, TransactionMode, current_scope, enter
+from mediator.strategies import PublishStrategy
 
 R = TypeVar("R")
 
@@ -25,7 +28,14 @@ class Sender(Protocol):
 class Publisher(Protocol):
     """The half of the mediator that publishes notifications."""
 
-    async def publish(self, notification: Notification, /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> None:
+    async def publish(
+        self,
+        notification: Notification,
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        strategy: PublishStrategy | None = None,
+    ) -> None:
         """See `Mediator.publish`."""
         ...
 
@@ -37,10 +47,14 @@ class Mediator:
         registry: Handlers and behaviors.
         ids: Makes the ids of messages.
         started: False when something else, such as `lifespan`, starts it.
+        max_depth: How many dispatches may be nested in each other.
     """
 
-    def __init__(self, registry: Registry, *, ids: IdFactory = new_id, started: bool = True) -> None:
+    def __init__(
+        self, registry: Registry, *, ids: IdFactory = new_id, started: bool = True, max_depth: int = 50
+    ) -> None:
         self._registry = registry
+        self._max_depth = max_depth
         self._ids = ids
         self.started = started
 
@@ -64,26 +78,57 @@ class Mediator:
             HandlerNotFoundError: Nothing handles it.
             MediatorNotStartedError: The container is not started.
             ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
+            DispatchDepthError: Dispatches cause each other in a circle.
         """
         if not isinstance(request, Request):
             raise MessageKindError(request, "send")
         response: R = await self._dispatch(request, mode)
         return response
 
-    async def publish(self, notification: Notification, /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> None:
-        """Publish a notification to its handlers, one after the other; having none is fine.
+    async def publish(
+        self,
+        notification: Notification,
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        strategy: PublishStrategy | None = None,
+    ) -> None:
+        """Publish a notification to its handlers; having none is fine.
 
-        Handlers of its base classes are called too, each once, in the order of declaration. The first error stops and
-        reaches the caller as it is.
+        Handlers of its base classes are called too, each once, in the order of declaration. Unless another strategy is
+        given here, by the notification's class or by the mediator, they run one after the other, and the first error
+        stops them and reaches the caller as it is.
 
         Raises:
             MessageKindError: It is not a notification.
             MediatorNotStartedError: The container is not started.
             ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
+            ConcurrentPublishError: The strategy is `Concurrent`, and a unit of work runs.
+            DispatchDepthError: Dispatches cause each other in a circle.
         """
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish")
-        await self._dispatch(notification, mode)
+        await self._dispatch(notification, mode, strategy)
+
+    def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
+        """Publish a notification once the running unit of work has committed, in a unit of work of its own.
+
+        First in, first out; each is published although one before it failed. None is when the unit of work rolls back,
+        or, in a `NESTED` dispatch, what follows its savepoint. What fails reaches the sender of the outermost command as
+        one `AfterCommitError`. A process that dies after the commit publishes no more of them: what must not be lost is
+        a distributed event.
+
+        Raises:
+            MessageKindError: It is not a notification.
+            NoScopeError: Nothing is being dispatched.
+            NoUnitOfWorkError: No unit of work runs.
+        """
+        if not isinstance(notification, Notification):
+            raise MessageKindError(notification, "publish_after_commit")
+        transaction = current_scope("publish_after_commit").transaction
+        if transaction is None:
+            raise NoUnitOfWorkError(notification)
+        transaction.after_commit(notification, partial(self._dispatch, notification, TransactionMode.NEW, strategy))
 
     @asynccontextmanager
     async def scope(
@@ -123,19 +168,23 @@ class Mediator:
         """
         return self._registry.describe(message_type)
 
-    async def _dispatch(self, message: Any, mode: TransactionMode) -> Any:
+    async def _dispatch(self, message: Any, mode: TransactionMode, strategy: PublishStrategy | None = None) -> Any:
         if not self.started:
             raise MediatorNotStartedError(message)
-        call = self._registry.pipeline(message.__class__).call
+        call = self._registry.pipeline(message.__class__, strategy).call
         frame = enter(mode, message, self._ids)
         joined = frame.scope.transaction
         try:
+            if frame.depth > self._max_depth:
+                frame.refuse(self._max_depth)
             if joined is None:
                 response = await call(message)
             elif mode is TransactionMode.NESTED:
                 response = await _call_in_savepoint(joined, message, call)
             else:
                 response = await _call_joined(joined, message, call)
+            if response.__class__ is CoroutineType:
+                check_awaited(response, message)
         except BaseException as error:
             await frame.leave(error)
             raise

@@ -1,6 +1,8 @@
 """Messages: what an application sends to itself. Any class becomes one by deriving from a marker below."""
 
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
+
+from mediator.strategies import PublishStrategy
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -27,6 +29,9 @@ class Notification:
     """A message with any number of handlers, in this process and in the transaction that runs."""
 
     __slots__ = ()
+
+    publish_strategy: ClassVar[PublishStrategy | None] = None
+    """How its handlers are run; `None` leaves that to the mediator."""
 
 
 def is_request(cls: type) -> bool:

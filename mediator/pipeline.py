@@ -8,7 +8,14 @@ a traceback shows behaviors and handlers only.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from mediator.context import new_id
+from mediator.errors import CallNextError, ConcurrentPublishError, NotAwaitedError
+from mediator.handlers import Notification_contra
+from mediator.scope import TransactionMode, current_frame, current_scope, enter
+from mediator.strategies import PublishStrategy, Sequential
 
 Message_contra = TypeVar("Message_contra", contravariant=True)
 Response = TypeVar("Response")
@@ -40,17 +47,49 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     one_of: ClassVar[str | None] = None
     """Of the behaviors that share this name only the one with the most specific type argument applies to a message."""
 
+    per_scope: ClassVar[bool] = False
+    """When the handlers of a notification have scopes of their own, it runs in each of these, not around the publish."""
+
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
         """Return the response: that of `await call_next()`, or another one."""
 
 
+class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
+    """Something that happens around each single handler of a notification; it stands in the same list.
+
+    `NotificationPipelineBehavior[Notification]` wraps every handler of every notification, and
+    `NotificationPipelineBehavior[StudentEnrolled]` those of this one. A `PipelineBehavior` wraps the publish as a whole.
+    """
+
+    @abstractmethod
+    async def handle(self, notification: Notification_contra, handler: type, call_next: CallNext[None], /) -> None:
+        """Act around `await call_next()`. `handler` is the class of the handler inside."""
+
+
+class _Next:
+    """`call_next` of one run of a behavior; it refuses when that run is over.
+
+    A coroutine that neither runs nor waits has ended, so nothing need be noted on the way.
+    """
+
+    __slots__ = ("inner", "message", "run")
+
+    inner: Call
+    message: Any
+    run: Any
+
+    def __call__(self, replacement: Any = _KEEP, /) -> Awaitable[Any]:
+        run = self.run
+        if run is not None and not run.cr_running and not run.cr_suspended:
+            raise CallNextError(self.message, run.__qualname__)
+        return self.inner(self.message if replacement is _KEEP else replacement)
+
+
 def handler_link(source: Source) -> Call:
     """The innermost link of a request: its handler."""
 
-    def call(message: Any, replacement: Any = _KEEP, /) -> Awaitable[Any]:
-        if replacement is not _KEEP:
-            message = replacement
+    def call(message: Any, /) -> Awaitable[Any]:
         handler = source()
         if hasattr(handler, "__await__"):
             return _handle_when_resolved(handler, message)
@@ -60,17 +99,12 @@ def handler_link(source: Source) -> Call:
     return call
 
 
-def handlers_link(sources: Sequence[Source]) -> Call:
+def handlers_link(calls: Sequence[Call]) -> Call:
     """The innermost link of a notification or an event: all its handlers, in order; the first error stops."""
 
-    async def call(message: Any, replacement: Any = _KEEP, /) -> None:
-        if replacement is not _KEEP:
-            message = replacement
-        for source in sources:
-            handler = source()
-            if hasattr(handler, "__await__"):
-                handler = await handler
-            await handler.handle(message)
+    async def call(message: Any, /) -> None:
+        for handle in calls:
+            await handle(message)
 
     return call
 
@@ -78,16 +112,46 @@ def handlers_link(sources: Sequence[Source]) -> Call:
 def behavior_link(source: Source, inner: Call) -> Call:
     """A link that lets a behavior decide about the links inside it."""
 
-    def call(message: Any, replacement: Any = _KEEP, /) -> Awaitable[Any]:
-        if replacement is not _KEEP:
-            message = replacement
+    def call(message: Any, /) -> Awaitable[Any]:
         behavior = source()
+        call_next = _Next()
+        call_next.inner, call_next.message = inner, message
         if hasattr(behavior, "__await__"):
-            return _handle_when_resolved(behavior, message, partial(inner, message))
-        result: Awaitable[Any] = behavior.handle(message, partial(inner, message))
-        return result
+            run = _handle_when_resolved(behavior, message, call_next)
+        else:
+            run = behavior.handle(message, call_next)
+        call_next.run = run if run.__class__ is CoroutineType else None
+        return run
 
     return call
+
+
+def notification_behavior_link(source: Source, handler: type, inner: Call) -> Call:
+    """A link that lets a behavior decide about one handler of a notification."""
+
+    def resolve() -> Any:
+        behavior = source()
+        return _around(behavior, handler) if hasattr(behavior, "__await__") else _Around(behavior, handler)
+
+    return behavior_link(resolve, inner)
+
+
+class _Around:
+    """A behavior that has been told which handler it wraps."""
+
+    __slots__ = ("_behavior", "_handler")
+
+    def __init__(self, behavior: Any, handler: type) -> None:
+        self._behavior = behavior
+        self._handler = handler
+
+    def handle(self, message: Any, call_next: CallNext[None], /) -> Awaitable[None]:
+        result: Awaitable[None] = self._behavior.handle(message, self._handler, call_next)
+        return result
+
+
+async def _around(resolving: Awaitable[Any], handler: type) -> _Around:
+    return _Around(await resolving, handler)
 
 
 async def _handle_when_resolved(resolving: Awaitable[Any], *arguments: Any) -> Any:
@@ -100,3 +164,47 @@ def compile_chain(behaviors: Sequence[Source], innermost: Call) -> Call:
     for source in reversed(behaviors):
         chain = behavior_link(source, chain)
     return chain
+
+
+def strategy_link(strategy: PublishStrategy, calls: Sequence[Call]) -> Call:
+    """The innermost link of a notification."""
+    if strategy == Sequential():
+        return handlers_link(calls)
+    own = strategy.scope_per_handler
+
+    async def call(message: Any, /) -> None:
+        if own and current_scope().transaction is not None:
+            raise ConcurrentPublishError(message)
+        await strategy.run([partial(each, message) for each in calls], message)
+
+    return call
+
+
+def own_scope_link(inner: Call) -> Call:
+    """A link that opens a scope for what is inside: one without a transaction if that around it may have none."""
+
+    async def call(message: Any, /) -> Any:
+        outer = current_frame()
+        transactional = outer is None or outer.scope.transactional
+        mode = TransactionMode.NEW if transactional else TransactionMode.SUPPRESS
+        frame = enter(mode, message, outer.ids if outer is not None else new_id)
+        try:
+            response = await inner(message)
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        await frame.leave()
+        return response
+
+    return call
+
+
+def check_awaited(response: Any, message: object) -> None:
+    """Make sure that a response is not a coroutine that a behavior forgot to await.
+
+    Raises:
+        NotAwaitedError: It is; nobody will run it any more.
+    """
+    if response.__class__ is CoroutineType:
+        response.close()
+        raise NotAwaitedError(message, response.__qualname__)

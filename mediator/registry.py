@@ -7,8 +7,19 @@ from typing import Any
 
 from mediator.errors import HandlerNotFoundError
 from mediator.handlers import RequestHandler, message_types, spelled, type_arguments
-from mediator.messages import Request, is_request
-from mediator.pipeline import Call, PipelineBehavior, Source, compile_chain, handler_link, handlers_link
+from mediator.messages import Notification, Request, is_request
+from mediator.pipeline import (
+    Call,
+    NotificationPipelineBehavior,
+    PipelineBehavior,
+    Source,
+    compile_chain,
+    handler_link,
+    notification_behavior_link,
+    own_scope_link,
+    strategy_link,
+)
+from mediator.strategies import PublishStrategy, Sequential
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,7 @@ class Binding:
 
     def __post_init__(self) -> None:
         arguments = type_arguments(self.cls, self.kind) or ()
-        unsaid: tuple[Any, ...] = (Any,) if self.kind is PipelineBehavior else ()
+        unsaid: tuple[Any, ...] = (Any,) if self.kind in (PipelineBehavior, NotificationPipelineBehavior) else ()
         found = message_types((arguments or unsaid)[0]) if arguments or unsaid else ()
         object.__setattr__(self, "messages", found)
 
@@ -54,19 +65,31 @@ class Pipeline:
         behaviors: Around the handlers, outermost first.
         handlers: One for a request, any number for a notification or an event.
         call: The compiled chain.
+        handler_behaviors: Around each single handler of a notification, outermost first.
+        strategy: How the handlers of a notification are run.
     """
 
     message_type: type
     behaviors: Sequence[Binding]
     handlers: Sequence[Binding]
     call: Call
+    handler_behaviors: Sequence[Binding] = ()
+    strategy: PublishStrategy | None = None
 
     def __str__(self) -> str:
         rows = [(f"  {n}. {behavior.cls.__name__}", behavior.label) for n, behavior in enumerate(self.behaviors, 1)]
         word = "handler" if is_request(self.message_type) else "subscriber"
+        rows += [(f"  around each: {each.cls.__name__}", each.label) for each in self.handler_behaviors]
         rows += [(f"  {word}: {handler.cls.__name__}", handler.label) for handler in self.handlers]
         lines = [_heading(self.message_type), *(f"{what:<40} {where}" for what, where in rows)]
         return "\n".join(lines if self.handlers else [*lines, f"  no {word}s"])
+
+
+def _around(behaviors: Sequence[Binding], handler: Binding) -> Call:
+    call = handler_link(handler.source)
+    for behavior in reversed(behaviors):
+        call = notification_behavior_link(behavior.source, handler.cls, call)
+    return call
 
 
 def _heading(message_type: type) -> str:
@@ -77,12 +100,25 @@ def _heading(message_type: type) -> str:
 
 
 class Registry:
-    """Handlers and behaviors in the order in which they were declared. Safe to share; it never changes."""
+    """Handlers and behaviors in the order in which they were declared. Safe to share; it never changes.
 
-    def __init__(self, handlers: Iterable[Binding] = (), behaviors: Iterable[Binding] = ()) -> None:
+    Args:
+        handlers: What handles requests, notifications and events.
+        behaviors: What is around them, outermost first.
+        strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
+    """
+
+    def __init__(
+        self,
+        handlers: Iterable[Binding] = (),
+        behaviors: Iterable[Binding] = (),
+        *,
+        strategy: PublishStrategy | None = None,
+    ) -> None:
         self.handlers = tuple(handlers)
         self.behaviors = tuple(behaviors)
-        self._pipelines: dict[type, Pipeline] = {}
+        self.strategy = strategy or Sequential()
+        self._pipelines: dict[Any, Pipeline] = {}
 
     def message_types(self) -> tuple[type, ...]:
         """Every message class that has a handler, in the order of declaration."""
@@ -101,32 +137,54 @@ class Registry:
         """The handlers bound through one generic base."""
         return tuple(binding for binding in self.handlers if binding.kind is kind)
 
-    def pipeline(self, message_type: type) -> Pipeline:
+    def pipeline(self, message_type: type, strategy: PublishStrategy | None = None) -> Pipeline:
         """The pipeline of a message class, compiled at the first call.
+
+        Args:
+            message_type: The class.
+            strategy: Another one for this notification than its class or the registry says.
 
         Raises:
             HandlerNotFoundError: It is a request, and nothing handles it.
         """
-        found = self._pipelines.get(message_type)
+        key = message_type if strategy is None else (message_type, strategy)
+        found = self._pipelines.get(key)
         if found is None:
-            found = self._pipelines[message_type] = self._compile(message_type)
+            found = self._pipelines[key] = (
+                self._compile_request(message_type)
+                if is_request(message_type)
+                else self._compile_publish(message_type, strategy or self._strategy_of(message_type))
+            )
         return found
 
-    def _compile(self, message_type: type) -> Pipeline:
+    def _compile_request(self, message_type: type) -> Pipeline:
         behaviors = self._behaviors_of(message_type)
-        if is_request(message_type):
-            handlers = [b for b in self.handlers_of(RequestHandler) if message_type in b.messages][:1]
-            if not handlers:
-                raise HandlerNotFoundError(message_type, self._nearest(message_type))
-            innermost = handler_link(handlers[0].source)
-        else:
-            handlers = [b for b in self.handlers if b.takes(message_type) and b.kind is not RequestHandler]
-            innermost = handlers_link([binding.source for binding in handlers])
-        chain = compile_chain([binding.source for binding in behaviors], innermost)
+        handlers = [b for b in self.handlers_of(RequestHandler) if message_type in b.messages][:1]
+        if not handlers:
+            raise HandlerNotFoundError(message_type, self._nearest(message_type))
+        chain = compile_chain([binding.source for binding in behaviors], handler_link(handlers[0].source))
         return Pipeline(message_type, behaviors, handlers, chain)
 
+    def _compile_publish(self, message_type: type, strategy: PublishStrategy) -> Pipeline:
+        behaviors = self._behaviors_of(message_type)
+        around_each = [b for b in self.behaviors if b.kind is NotificationPipelineBehavior and b.takes(message_type)]
+        handlers = [b for b in self.handlers if b.takes(message_type) and b.kind is not RequestHandler]
+        calls = [_around(around_each, handler) for handler in handlers]
+        around = behaviors
+        if strategy.scope_per_handler:
+            inside = [b.source for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
+            around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
+            calls = [own_scope_link(compile_chain(inside, call)) for call in calls]
+        chain = compile_chain([binding.source for binding in around], strategy_link(strategy, calls))
+        return Pipeline(message_type, behaviors, handlers, chain, around_each, strategy)
+
+    def _strategy_of(self, message_type: type) -> PublishStrategy:
+        if not issubclass(message_type, Notification):
+            return Sequential()  # the handlers of a delivered event share its transaction
+        return message_type.publish_strategy or self.strategy
+
     def _behaviors_of(self, message_type: type) -> list[Binding]:
-        matching = [binding for binding in self.behaviors if binding.takes(message_type)]
+        matching = [b for b in self.behaviors if b.kind is PipelineBehavior and b.takes(message_type)]
         chosen: dict[str, Binding] = {}
         for binding in matching:
             name = getattr(binding.cls, "one_of", None)

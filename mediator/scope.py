@@ -9,10 +9,10 @@ import enum
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from mediator.context import IdFactory, MessageContext, new_id
-from mediator.errors import ConcurrentDispatchError, NoScopeError, ScopeClosedError
+from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
 
 ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
 
@@ -48,6 +48,10 @@ class Transaction(Protocol):
 
     def savepoint(self, message: object, /) -> AbstractAsyncContextManager[None]:
         """Set a savepoint, and roll back to it if the body fails."""
+        ...
+
+    def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
+        """Make a call once the transaction has committed, and none if it (or the innermost savepoint) is rolled back."""
         ...
 
 
@@ -122,21 +126,22 @@ def _raise_failures(failures: list[BaseException], error: BaseException | None) 
 class Frame:
     """One running dispatch: its message, its scope, and the dispatch it came from."""
 
-    __slots__ = ("_context", "_ids", "message", "owner", "parent", "scope")
+    __slots__ = ("_context", "depth", "ids", "message", "owner", "parent", "scope")
 
     def __init__(self, scope: Scope, parent: "Frame | None", message: object, ids: IdFactory, owner: bool) -> None:
         self.scope = scope
         self.parent = parent
         self.message = message
         self.owner = owner
-        self._ids = ids
+        self.ids = ids
+        self.depth: int = parent.depth + 1 if parent is not None and not parent.scope.closed else 1
         self._context: MessageContext | None = None
 
     @property
     def context(self) -> MessageContext:
         """The message's context, made when first asked for: most dispatches never need it."""
         if self._context is None:
-            message_id = self._ids()
+            message_id = self.ids()
             parent = self.parent
             self._context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
         return self._context
@@ -144,6 +149,19 @@ class Frame:
     @context.setter
     def context(self, context: MessageContext) -> None:
         self._context = context
+
+    def refuse(self, max_depth: int) -> NoReturn:
+        """Refuse a dispatch that is nested too deeply.
+
+        Raises:
+            DispatchDepthError: Always, with the messages of all dispatches that run.
+        """
+        path: list[object] = []
+        frame: Frame | None = self
+        while frame is not None and len(path) < self.depth:
+            path.append(frame.message)
+            frame = frame.parent
+        raise DispatchDepthError(max_depth, path[::-1])
 
     def check_last(self) -> None:
         """Make sure that no dispatch which joined this one is still running.

@@ -17,11 +17,11 @@ from mediator.dependency_injector.annotations import class_of, returned_class
 from mediator.distributed.consumer import DistributedEventHandler
 from mediator.errors import Problem
 from mediator.handlers import NotificationHandler, RequestHandler, message_types, type_arguments
-from mediator.pipeline import PipelineBehavior
+from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior
 from mediator.registry import Binding
 
 _SEQUENCES: kinds.Kinds = (list, tuple)
-_BEHAVIORS: kinds.Kinds = (PipelineBehavior,)
+BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior)
 HANDLERS: kinds.Kinds = (RequestHandler, NotificationHandler, DistributedEventHandler)
 
 
@@ -162,11 +162,11 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
             if kinds.is_provider(item)
             else f"{path}: behavior {index}"
         )
-        if isinstance(item, _BEHAVIORS):
+        if isinstance(item, BEHAVIORS):
             provider = providers.Object(item)
         cls = provided_class(provider) if kinds.is_provider(provider) else None
-        if cls is not None and issubclass(cls, _BEHAVIORS):
-            binding = Binding(provider, cls, label, PipelineBehavior)
+        if cls is not None and issubclass(cls, BEHAVIORS):
+            binding = Binding(provider, cls, label, next(kind for kind in BEHAVIORS if issubclass(cls, kind)))
             if binding.messages:
                 yield binding
             else:

@@ -10,6 +10,7 @@ from mediator.dependency_injector.provider_kinds import overriding
 from mediator.errors import ContainerError, ContainerValidationError
 from mediator.mediator import Mediator
 from mediator.registry import Registry
+from mediator.strategies import PublishStrategy
 
 
 class MediatorProvider(providers.Dependency[Mediator]):
@@ -26,6 +27,8 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     Args:
         behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on one, or a sequence of providers.
+        strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
+        max_depth: How many dispatches may be nested in each other.
 
     Calling it raises:
         ContainerError: The container is a class, not an instance.
@@ -34,9 +37,17 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     # `Dependency` is what a container tells who its parent is; `providers.Self` would give subclasses the base class.
 
-    def __init__(self, *, behaviors: providers.Provider[Any] | Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        behaviors: providers.Provider[Any] | Sequence[Any] = (),
+        strategy: PublishStrategy | None = None,
+        max_depth: int = 50,
+    ) -> None:
         base: Any = super()
         base.__init__(Mediator)
+        self._strategy = strategy
+        self._max_depth = max_depth
         self._behaviors: Any = behaviors if isinstance(behaviors, providers.Provider) else providers.List(*behaviors)
         self._mediator: Mediator | None = None
         self._named: dict[str, Any] = {}
@@ -50,6 +61,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
         base: Any = super()
         copied = base.__deepcopy__(memo)
         copied._behaviors = providers.deepcopy(self._behaviors, memo)  # noqa: SLF001 - a copy of this class
+        copied._strategy, copied._max_depth = self._strategy, self._max_depth  # noqa: SLF001
         return copied
 
     @property
@@ -91,7 +103,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
         if self._mediator is None:
             check_instance(self.container)
             self._named = self.container.providers
-            self._mediator = Mediator(self._read(), started=False)
+            self._mediator = Mediator(self._read(), started=False, max_depth=self._max_depth)
         elif self._behaviors.last_overriding is not self._overriding or len(self._named) != self._count:
             self._mediator.rebind(self._read())
         return self._mediator
@@ -102,7 +114,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
             raise ContainerValidationError(catalog.problems)
         self._overriding = self._behaviors.last_overriding
         self._count = len(self._named)
-        return Registry(catalog.handlers, catalog.behaviors)
+        return Registry(catalog.handlers, catalog.behaviors, strategy=self._strategy)
 
 
 def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:

@@ -12,8 +12,8 @@ from mediator.distributed.publisher import EventPublisher
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ContainerError, EventsNotPublishedError, UnitOfWorkMismatchError
 from mediator.messages import Command, Notification
-from mediator.pipeline import CallNext, PipelineBehavior
-from mediator.scope import current_scope
+from mediator.pipeline import CallNext, PipelineBehavior, check_awaited
+from mediator.scope import Outcome, current_scope
 
 Delivery = Literal["outbox", "direct"]
 Message = TypeVar("Message", bound=Command[Any] | Notification)
@@ -33,10 +33,11 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses what a crash or an outage of the
             broker catches between the commit and the broker's acknowledgement.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: How long direct delivery may take, in seconds.
+        after_commit_timeout: How long direct delivery may take, and what is published after the commit, in seconds each.
     """
 
     one_of = "unit of work"
+    per_scope = True
 
     @overload  # for the class as it is: type checkers need not be told what it applies to
     def __init__(
@@ -93,6 +94,7 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
             UnitOfWorkRolledBackError: Something inside failed although its caller went on.
             CommitOutcomeUnknownError: The database's answer to COMMIT was lost.
             EventsNotPublishedError: Committed, but direct delivery failed. It carries the response.
+            AfterCommitError: Committed, but something that waited for the commit failed. It carries the response.
         """
         scope = current_scope("a unit of work")
         if scope.transaction is not None or not scope.transactional:
@@ -102,14 +104,17 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         transaction_id = unit_of_work.transaction_id
         try:
             response = await call_next()
+            check_awaited(response, message)
         except BaseException as error:
             await unit_of_work.roll_back(error)
             raise
-        if self._publisher is None:
-            await unit_of_work.commit(response)
-            self._wake()
-        else:
-            await unit_of_work.commit(response, then=partial(self._publish, self._publisher, transaction_id, response))
+        publisher = self._publisher
+        then = None if publisher is None else partial(self._publish, publisher, transaction_id, response)
+        try:
+            await unit_of_work.commit(response, then=then, after_commit_timeout=self._after_commit_timeout)
+        finally:
+            if scope.outcome is Outcome.COMMITTED:
+                self._wake()
         return response
 
     def _wake(self) -> None:

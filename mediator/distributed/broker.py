@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from mediator.context import IdFactory, new_id
 from mediator.distributed.events import DistributedEvent, wire_type
-from mediator.distributed.transaction import CollectedEvent
-from mediator.distributed.unit_of_work import UnitOfWork, UnitOfWorkState
+from mediator.distributed.transaction import CollectedEvent, UnitOfWorkState
+from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventKindError, NoUnitOfWorkError
 from mediator.scope import current_context
 

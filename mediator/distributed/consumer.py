@@ -22,7 +22,7 @@ from mediator.distributed.subscription import Deliveries, Delivery, EventSubscri
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError, NoScopeError
 from mediator.mediator import Mediator
-from mediator.scope import TransactionMode, current_frame
+from mediator.scope import Outcome, TransactionMode, current_frame
 
 E_contra = TypeVar("E_contra", bound=DistributedEvent, contravariant=True)
 
@@ -188,7 +188,13 @@ class EventConsumer:
             TransactionMode.NEW, message=envelope.type, context=_context(envelope)
         ) as scope:
             scope.instances[CurrentDelivery] = CurrentDelivery(envelope, delivery.attempt)
-            await self._handle(self._unit_of_work(), envelope, event_class)
+            try:
+                await self._handle(self._unit_of_work(), envelope, event_class)
+            except Exception as error:
+                if scope.outcome is not Outcome.COMMITTED:
+                    raise
+                # It has taken effect, and having it again would change nothing: what failed came after the commit.
+                self._log.error("delivery failed after the commit", error=type(error).__name__, exc_info=error)
 
     async def _handle(
         self, unit_of_work: UnitOfWork, envelope: CloudEvent, event_class: type[DistributedEvent]

@@ -1,16 +1,26 @@
 """RunningTransaction: what one transaction has collected, and whether it may still commit."""
 
+import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from mediator.context import MessageContext
+from mediator.distributed.after_commit import AfterCommitQueue
 from mediator.distributed.cloudevents import CAUSATION, CORRELATION, CloudEvent
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.serialization import EventCodec
 from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventTooLargeError
 from mediator.scope import Frame, Scope
+
+
+class UnitOfWorkState(enum.Enum):
+    """Whether a transaction runs in a unit of work."""
+
+    IDLE = "idle"
+    ACTIVE = "active"
+    ROLLBACK_ONLY = "rollback only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,7 @@ class Doom:
 @dataclass(slots=True)
 class _Level:
     mark: int
+    calls: int
     doom: Doom | None = None
 
 
@@ -80,6 +91,7 @@ class RunningTransaction:
         scope: The scope in which it runs.
         frame: The dispatch that began it.
         events: Collected so far, in the order of `add`.
+        after_commit: What is to be called after the commit.
         clock: Monotonic time in seconds.
     """
 
@@ -88,9 +100,10 @@ class RunningTransaction:
     scope: Scope
     frame: Frame
     events: list[CollectedEvent] = field(default_factory=list[CollectedEvent])
+    after_commit: AfterCommitQueue = field(default_factory=AfterCommitQueue)
     clock: Callable[[], float] = time.perf_counter
     started: float = 0.0
-    _levels: list[_Level] = field(default_factory=lambda: [_Level(0)])
+    _levels: list[_Level] = field(default_factory=lambda: [_Level(0, 0)])
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -113,10 +126,11 @@ class RunningTransaction:
 
     def enter_savepoint(self) -> None:
         """What is collected from here on can be dropped alone."""
-        self._levels.append(_Level(len(self.events)))
+        self._levels.append(_Level(len(self.events), len(self.after_commit)))
 
     def leave_savepoint(self, *, keep: bool) -> None:
         """Keep what was collected since the savepoint, or drop it."""
         level = self._levels.pop()
         if not keep:
             del self.events[level.mark :]
+            self.after_commit.drop(level.calls)

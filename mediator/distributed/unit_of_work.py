@@ -1,8 +1,7 @@
 """UnitOfWork: one database transaction at a time, with the events that leave the process only if it commits."""
 
-import enum
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +15,7 @@ from mediator.distributed.database import DatabaseTransaction
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import Shielded, finish
-from mediator.distributed.transaction import CollectedEvent, RunningTransaction
+from mediator.distributed.transaction import CollectedEvent, RunningTransaction, UnitOfWorkState
 from mediator.errors import (
     CommitOutcomeUnknownError,
     NoScopeError,
@@ -28,14 +27,6 @@ from mediator.errors.root import name_of
 from mediator.scope import Outcome, current_frame, current_scope
 
 AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
-
-
-class UnitOfWorkState(enum.Enum):
-    """Whether a transaction runs in a unit of work."""
-
-    IDLE = "idle"
-    ACTIVE = "active"
-    ROLLBACK_ONLY = "rollback only"
 
 
 class UnitOfWork(DatabaseTransaction):
@@ -112,8 +103,6 @@ class UnitOfWork(DatabaseTransaction):
         else:
             await self.roll_back(error)
 
-    # The commit path.
-
     async def begin(self, message: object, *, isolation: str | None = None) -> None:
         """Begin a transaction; the database hears of it at the first statement.
 
@@ -132,7 +121,9 @@ class UnitOfWork(DatabaseTransaction):
         scope.outcome, scope.response = Outcome.NONE, None
         self._log.debug("transaction begun", transaction_id=self._running.id, message=name_of(message))
 
-    async def commit(self, response: Any = None, *, then: AfterCommit | None = None) -> None:
+    async def commit(
+        self, response: Any = None, *, then: AfterCommit | None = None, after_commit_timeout: float = 30.0
+    ) -> None:
         """Write what is pending, store the events in the outbox, and commit.
 
         From COMMIT on nothing tears this apart: a cancellation is raised again when all is done.
@@ -141,8 +132,10 @@ class UnitOfWork(DatabaseTransaction):
             response: What the command returned; kept in the scope beside the outcome.
             then: Takes the events instead of the outbox, right after the commit. It bounds itself in time; what it
                 raises reaches the caller.
+            after_commit_timeout: How long the calls may take that waited for the commit, in seconds.
 
         Raises:
+            AfterCommitError: Committed, but such a call failed.
             UnitOfWorkRolledBackError: Something failed before, although its caller went on.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
             EventError: An event cannot be stored. As after any other error up to COMMIT, all is rolled back.
@@ -157,8 +150,10 @@ class UnitOfWork(DatabaseTransaction):
         failure, cancellation = await self._settle_commit(running, response, done), done.cancellation
         if failure is None:
             await failpoints.reach("unit_of_work.after_commit")
-        if failure is None and then is not None and events:
-            after = await finish(then(events), math.inf)
+        deliver = then(events) if failure is None and then is not None and events else None
+        if deliver is not None or (failure is None and running.after_commit):
+            calls = running.after_commit.run(running.id, response, deliver, after_commit_timeout)
+            after = await finish(calls, math.inf)
             failure, cancellation = after.task.exception(), after.cancellation or cancellation
         if cancellation is not None:
             raise cancellation from failure
@@ -166,7 +161,7 @@ class UnitOfWork(DatabaseTransaction):
             raise failure
 
     async def roll_back(self, error: BaseException) -> None:
-        """Undo everything since `begin`, and forget the events. Bounded, and shielded from cancellation.
+        """Undo everything since `begin`. Bounded, and shielded from cancellation.
 
         Raises:
             asyncio.CancelledError: The caller was cancelled meanwhile.
@@ -259,6 +254,10 @@ class UnitOfWork(DatabaseTransaction):
         """Allow only a rollback (to the innermost savepoint) from now on; the first reason is kept."""
         if self._running is not None:
             self._running.doomed(message, error)
+
+    def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
+        """Make a call after the commit; none if what was done since the innermost savepoint is rolled back."""
+        self._require(message).after_commit.add(message, call)
 
     def _raise_doom(self, running: RunningTransaction) -> None:
         if (doom := running.doom) is not None:

@@ -4,11 +4,15 @@ Each error carries its objects as attributes and renders its text from them. `do
 """
 
 from mediator.errors.dispatch import (
+    CallNextError,
     ConcurrentDispatchError,
+    ConcurrentPublishError,
+    DispatchDepthError,
     HandlerNotFoundError,
     MediatorNotStartedError,
     MessageKindError,
     NoScopeError,
+    NotAwaitedError,
     ScopeClosedError,
     ScopeError,
 )
@@ -29,6 +33,7 @@ from mediator.errors.root import (
     MediatorError,
 )
 from mediator.errors.unit_of_work import (
+    AfterCommitError,
     CommitOutcomeUnknownError,
     CommittedError,
     DatabaseUnavailableError,
@@ -55,12 +60,16 @@ from mediator.errors.wiring import (
 )
 
 __all__ = [
+    "AfterCommitError",
+    "CallNextError",
     "CommitOutcomeUnknownError",
     "CommittedError",
     "ConcurrentDispatchError",
+    "ConcurrentPublishError",
     "ContainerError",
     "ContainerValidationError",
     "DatabaseUnavailableError",
+    "DispatchDepthError",
     "EventDeclarationError",
     "EventError",
     "EventKindError",
@@ -78,6 +87,7 @@ __all__ = [
     "NestedWriterError",
     "NoScopeError",
     "NoUnitOfWorkError",
+    "NotAwaitedError",
     "Problem",
     "ProviderNotFoundError",
     "PublisherUnavailableError",

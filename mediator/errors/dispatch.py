@@ -99,3 +99,76 @@ class ConcurrentDispatchError(ScopeError):
             f"{name_of(self.message)} and {name_of(self.running)} would use one unit of work at the same time. Await "
             "dispatches one after the other, or give each its own with `mode=TransactionMode.NEW`."
         )
+
+
+@dataclass(eq=False, repr=False)
+class CallNextError(MediatorError, RuntimeError):
+    """A behavior called on after its `handle` had returned."""
+
+    message: object
+    behavior: str
+
+    def __str__(self) -> str:
+        return (
+            f"`call_next` was called for {name_of(self.message)} after {self.behavior} had ended, when the response was "
+            "given already. Await it inside `handle`; is this a task that was not awaited there?"
+        )
+
+
+@dataclass(eq=False, repr=False)
+class NotAwaitedError(MediatorError, TypeError):
+    """The response of a dispatch is a coroutine: a behavior or handler did not await what it called."""
+
+    message: object
+    coroutine: str
+
+    def __str__(self) -> str:
+        return (
+            f"The response to {name_of(self.message)} is the coroutine {self.coroutine}, which nobody awaited, so it has "
+            "not run. Write `return await call_next()` in the behavior around it, not `return call_next()`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class DispatchDepthError(MediatorError, RecursionError):
+    """Dispatches are nested too deeply, most likely because they cause each other in a circle.
+
+    Attributes:
+        limit: The `max_depth` of the mediator.
+        path: The messages that run, outermost first.
+    """
+
+    limit: int
+    path: Sequence[object]
+
+    @property
+    def cycle(self) -> Sequence[str]:
+        """The names of the messages that cause each other, once each; empty when there is no circle."""
+        names = [name_of(message) for message in self.path]
+        last = names[-1] if names else ""
+        before = len(names) - 2 - names[-2::-1].index(last) if last in names[:-1] else None
+        return names[before + 1 :] if before is not None else []
+
+    def __str__(self) -> str:
+        names = [name_of(message) for message in self.path]
+        circle = self.cycle
+        shown = " -> ".join([circle[-1], *circle] if circle else names)
+        return (
+            f"{len(self.path)} dispatches are nested, more than max_depth ({self.limit}): {shown}. "
+            + ("They cause each other without end. Break the circle" if circle else "Nest less deeply")
+            + ", or raise `max_depth` of the mediator."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ConcurrentPublishError(MediatorError, RuntimeError):
+    """Handlers were to run in transactions of their own while the one they depend on has not committed."""
+
+    notification: object
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.notification)} cannot be published with this strategy inside a unit of work: each handler would "
+            "commit by itself, although the unit of work may still roll back. Use `mediator.publish_after_commit(...)`, or "
+            "`strategy=Sequential()`."
+        )

@@ -143,6 +143,27 @@ class EventsNotPublishedError(CommittedError):
 
 
 @dataclass(eq=False, repr=False)
+class AfterCommitError(CommittedError):
+    """The command committed; some of the notifications that were to follow it failed.
+
+    Attributes:
+        notifications: Those that failed, or that there was no time for.
+        errors: What failed; with direct delivery, its error too.
+    """
+
+    notifications: Sequence[Any] = ()
+    errors: Sequence[BaseException] = field(default_factory=tuple[BaseException, ...])
+
+    def __str__(self) -> str:
+        names = ", ".join(name_of(each) for each in self.notifications) or "what was to follow"
+        reasons = "; ".join(repr(error) for error in self.errors)
+        return (
+            f"Unit of work {self.transaction_id} committed, but after the commit this failed: {names}: {reasons}. Do not "
+            "repeat the command; publish the `notifications` of this error again, if they matter."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class NestedWriterError(UnitOfWorkError):
     """An inner unit of work would write to the SQLite file in which an enclosing one writes already."""
 

@@ -15,7 +15,8 @@ from mediator.context import IdFactory, new_id
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import finish
-from mediator.distributed.unit_of_work import UnitOfWork, UnitOfWorkState
+from mediator.distributed.transaction import UnitOfWorkState
+from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
     CommitOutcomeUnknownError,
     IsolationNotSupportedError,

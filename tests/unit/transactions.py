@@ -17,6 +17,9 @@ class FakeTransaction:
     def doom(self, message: object, error: BaseException, /) -> None:
         self.log.append(f"doomed by {name_of(message)}: {type(error).__name__}")
 
+    def after_commit(self, message: object, _call: Any, /) -> None:
+        self.log.append(f"after the commit: {name_of(message)}")
+
     @asynccontextmanager
     async def savepoint(self, message: object, /) -> AsyncIterator[None]:
         self.log.append(f"savepoint for {name_of(message)}")
@@ -30,6 +33,8 @@ class FakeTransaction:
 
 class Transactional(PipelineBehavior[Command[Any] | Notification, Any]):
     """Begins a `FakeTransaction` where there is none and there may be one, and remembers all it began."""
+
+    per_scope = True
 
     def __init__(self) -> None:
         self.begun: list[FakeTransaction] = []
