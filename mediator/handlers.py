@@ -3,13 +3,16 @@
 import types
 import typing
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
 from typing import Any, Generic, TypeVar
 
-from mediator.messages import Notification, Request
+from mediator.messages import Notification, Request, StreamRequest
 
 Request_contra = TypeVar("Request_contra", bound=Request[Any], contravariant=True)
 Notification_contra = TypeVar("Notification_contra", bound=Notification, contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
+StreamRequest_contra = TypeVar("StreamRequest_contra", bound=StreamRequest[Any], contravariant=True)
+Item_co = TypeVar("Item_co", covariant=True)
 
 
 class RequestHandler(ABC, Generic[Request_contra, Response_co]):
@@ -26,6 +29,14 @@ class NotificationHandler(ABC, Generic[Notification_contra]):
     @abstractmethod
     async def handle(self, notification: Notification_contra, /) -> None:
         """Act on the notification, in the scope and the transaction of whoever published it."""
+
+
+class StreamRequestHandler(ABC, Generic[StreamRequest_contra, Item_co]):
+    """Handles one kind of stream request; its `handle` is an async generator: `async def` with `yield` in it."""
+
+    @abstractmethod
+    def handle(self, request: StreamRequest_contra, /) -> AsyncIterator[Item_co]:
+        """Yield the items. What is opened here is closed in `finally` or `async with`, also when nobody wants the rest."""
 
 
 def type_arguments(cls: type, generic: type) -> tuple[Any, ...] | None:

@@ -1,20 +1,22 @@
 """Mediator: sends requests to their handler and publishes notifications to theirs."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import CoroutineType
 from typing import Any, Protocol, TypeVar
 
 from mediator.context import IdFactory, MessageContext, new_id
 from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
-from mediator.messages import Command, Notification, Request
+from mediator.messages import Command, Notification, Request, StreamRequest
 from mediator.pipeline import Call, check_awaited
 from mediator.registry import Registry
 from mediator.scope import Scope, Transaction, TransactionMode, current_scope, enter
 from mediator.strategies import PublishStrategy
+from mediator.streams import Stream
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Sender(Protocol):
@@ -22,6 +24,12 @@ class Sender(Protocol):
 
     async def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
         """See `Mediator.send`."""
+        ...
+
+    def stream(
+        self, request: StreamRequest[T], /, *, mode: TransactionMode = TransactionMode.DEFAULT
+    ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+        """See `Mediator.stream`."""
         ...
 
 
@@ -84,6 +92,28 @@ class Mediator:
             raise MessageKindError(request, "send")
         response: R = await self._dispatch(request, mode)
         return response
+
+    def stream(
+        self, request: StreamRequest[T], /, *, mode: TransactionMode = TransactionMode.DEFAULT
+    ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+        """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
+
+        Leaving the block, early or not, closes the behaviors and the handler at once. The scope of the stream, its own
+        or the one it joins, is there while a step is made, not between the items. A stream begins no unit of work.
+
+        Raises:
+            MessageKindError: It is not a stream request.
+            HandlerNotFoundError: Nothing handles it.
+            MediatorNotStartedError: The container is not started.
+            SettingError: `mode` is `NESTED`.
+        """
+        if not isinstance(request, StreamRequest):
+            raise MessageKindError(request, "stream")
+        if not self.started:
+            raise MediatorNotStartedError(request)
+        call = self._registry.pipeline(request.__class__).call
+        stream: Stream[T] = Stream(request, call, mode, self._ids, self._max_depth)
+        return stream
 
     async def publish(
         self,

@@ -5,6 +5,7 @@ from typing import ClassVar, Generic, TypeVar
 from mediator.strategies import PublishStrategy
 
 R_co = TypeVar("R_co", covariant=True)
+Item_co = TypeVar("Item_co", covariant=True)
 
 
 class Request(Generic[R_co]):
@@ -25,6 +26,12 @@ class Query(Request[R_co]):
     __slots__ = ()
 
 
+class StreamRequest(Generic[Item_co]):
+    """A request that is answered with any number of items: `async with mediator.stream(request) as items`."""
+
+    __slots__ = ()
+
+
 class Notification:
     """A message with any number of handlers, in this process and in the transaction that runs."""
 
@@ -32,6 +39,11 @@ class Notification:
 
     publish_strategy: ClassVar[PublishStrategy | None] = None
     """How its handlers are run; `None` leaves that to the mediator."""
+
+
+def is_stream_request(cls: type) -> bool:
+    """Whether messages of a class are answered with a stream of items."""
+    return issubclass(cls, StreamRequest)
 
 
 def is_request(cls: type) -> bool:

@@ -1,13 +1,13 @@
 """Registry: what is bound to which message, compiled on first use and never changed."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mediator.errors import HandlerNotFoundError
-from mediator.handlers import RequestHandler, message_types, spelled, type_arguments
-from mediator.messages import Notification, Request, is_request
+from mediator.handlers import RequestHandler, StreamRequestHandler, message_types, spelled, type_arguments
+from mediator.messages import Notification, Request, StreamRequest, is_request, is_stream_request
 from mediator.pipeline import (
     Call,
     NotificationPipelineBehavior,
@@ -20,6 +20,10 @@ from mediator.pipeline import (
     strategy_link,
 )
 from mediator.strategies import PublishStrategy, Sequential
+from mediator.streams import StreamPipelineBehavior, compile_stream
+
+_BEHAVIORS = (PipelineBehavior, NotificationPipelineBehavior, StreamPipelineBehavior)
+_ONE_HANDLER = (RequestHandler, StreamRequestHandler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Binding:
 
     def __post_init__(self) -> None:
         arguments = type_arguments(self.cls, self.kind) or ()
-        unsaid: tuple[Any, ...] = (Any,) if self.kind in (PipelineBehavior, NotificationPipelineBehavior) else ()
+        unsaid: tuple[Any, ...] = (Any,) if self.kind in _BEHAVIORS else ()
         found = message_types((arguments or unsaid)[0]) if arguments or unsaid else ()
         object.__setattr__(self, "messages", found)
 
@@ -64,7 +68,7 @@ class Pipeline:
         message_type: The class.
         behaviors: Around the handlers, outermost first.
         handlers: One for a request, any number for a notification or an event.
-        call: The compiled chain.
+        call: The compiled chain: of a stream request a `StreamCall`.
         handler_behaviors: Around each single handler of a notification, outermost first.
         strategy: How the handlers of a notification are run.
     """
@@ -72,13 +76,13 @@ class Pipeline:
     message_type: type
     behaviors: Sequence[Binding]
     handlers: Sequence[Binding]
-    call: Call
+    call: Callable[..., Any]
     handler_behaviors: Sequence[Binding] = ()
     strategy: PublishStrategy | None = None
 
     def __str__(self) -> str:
         rows = [(f"  {n}. {behavior.cls.__name__}", behavior.label) for n, behavior in enumerate(self.behaviors, 1)]
-        word = "handler" if is_request(self.message_type) else "subscriber"
+        word = "handler" if is_request(self.message_type) or is_stream_request(self.message_type) else "subscriber"
         rows += [(f"  around each: {each.cls.__name__}", each.label) for each in self.handler_behaviors]
         rows += [(f"  {word}: {handler.cls.__name__}", handler.label) for handler in self.handlers]
         lines = [_heading(self.message_type), *(f"{what:<40} {where}" for what, where in rows)]
@@ -93,10 +97,11 @@ def _around(behaviors: Sequence[Binding], handler: Binding) -> Call:
 
 
 def _heading(message_type: type) -> str:
-    response = type_arguments(message_type, Request)
-    if not response:
-        return message_type.__name__
-    return f"{message_type.__name__} -> {spelled(response[0])}"
+    name = message_type.__name__
+    if response := type_arguments(message_type, Request):
+        return f"{name} -> {spelled(response[0])}"
+    items = type_arguments(message_type, StreamRequest)
+    return f"{name} -> stream of {spelled(items[0])}" if items else name
 
 
 class Registry:
@@ -150,25 +155,40 @@ class Registry:
         key = message_type if strategy is None else (message_type, strategy)
         found = self._pipelines.get(key)
         if found is None:
-            found = self._pipelines[key] = (
-                self._compile_request(message_type)
-                if is_request(message_type)
-                else self._compile_publish(message_type, strategy or self._strategy_of(message_type))
-            )
+            found = self._pipelines[key] = self._compile(message_type, strategy)
         return found
+
+    def _compile(self, message_type: type, strategy: PublishStrategy | None) -> Pipeline:
+        if is_request(message_type):
+            return self._compile_request(message_type)
+        if is_stream_request(message_type):
+            return self._compile_stream(message_type)
+        return self._compile_publish(message_type, strategy or self._strategy_of(message_type))
+
+    def _compile_stream(self, message_type: type) -> Pipeline:
+        behaviors = [b for b in self.behaviors if b.kind is StreamPipelineBehavior and b.takes(message_type)]
+        handler = self._handler_of(message_type, StreamRequestHandler)
+        chain = compile_stream([binding.source for binding in behaviors], handler.source)
+        return Pipeline(message_type, behaviors, [handler], chain)
 
     def _compile_request(self, message_type: type) -> Pipeline:
         behaviors = self._behaviors_of(message_type)
-        handlers = [b for b in self.handlers_of(RequestHandler) if message_type in b.messages][:1]
-        if not handlers:
-            raise HandlerNotFoundError(message_type, self._nearest(message_type))
-        chain = compile_chain([binding.source for binding in behaviors], handler_link(handlers[0].source))
-        return Pipeline(message_type, behaviors, handlers, chain)
+        handler = self._handler_of(message_type, RequestHandler)
+        chain = compile_chain([binding.source for binding in behaviors], handler_link(handler.source))
+        return Pipeline(message_type, behaviors, [handler], chain)
+
+    def _handler_of(self, message_type: type, kind: type) -> Binding:
+        for binding in self.handlers_of(kind):
+            if message_type in binding.messages:
+                return binding
+        known = [cls.__name__ for binding in self.handlers_of(kind) for cls in binding.messages]
+        nearest = difflib.get_close_matches(message_type.__name__, known, n=2, cutoff=0.6)
+        raise HandlerNotFoundError(message_type, nearest)
 
     def _compile_publish(self, message_type: type, strategy: PublishStrategy) -> Pipeline:
         behaviors = self._behaviors_of(message_type)
         around_each = [b for b in self.behaviors if b.kind is NotificationPipelineBehavior and b.takes(message_type)]
-        handlers = [b for b in self.handlers if b.takes(message_type) and b.kind is not RequestHandler]
+        handlers = [b for b in self.handlers if b.takes(message_type) and b.kind not in _ONE_HANDLER]
         calls = [_around(around_each, handler) for handler in handlers]
         around = behaviors
         if strategy.scope_per_handler:
@@ -191,7 +211,3 @@ class Registry:
             if name and (name not in chosen or binding.distance(message_type) < chosen[name].distance(message_type)):
                 chosen[name] = binding
         return [b for b in matching if not (n := getattr(b.cls, "one_of", None)) or chosen[n] is b]
-
-    def _nearest(self, message_type: type) -> list[str]:
-        known = [cls.__name__ for binding in self.handlers_of(RequestHandler) for cls in binding.messages]
-        return difflib.get_close_matches(message_type.__name__, known, n=2, cutoff=0.6)

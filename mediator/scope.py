@@ -6,8 +6,8 @@ another context than it was made in, which is where generators and fixtures are 
 """
 
 import enum
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol
 
@@ -80,6 +80,11 @@ class Scope:
         self.instances: dict[Any, Any] = {}
 
     @property
+    def running(self) -> object:
+        """The message of the innermost dispatch, for texts."""
+        return self.tip.message if self.tip else "a dispatch"
+
+    @property
     def has_exits(self) -> bool:
         """Whether closing has anything to do."""
         return self._exits is not None
@@ -141,8 +146,7 @@ class Frame:
     def context(self) -> MessageContext:
         """The message's context, made when first asked for: most dispatches never need it."""
         if self._context is None:
-            message_id = self.ids()
-            parent = self.parent
+            message_id, parent = self.ids(), self.parent
             self._context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
         return self._context
 
@@ -150,18 +154,34 @@ class Frame:
     def context(self, context: MessageContext) -> None:
         self._context = context
 
-    def refuse(self, max_depth: int) -> NoReturn:
-        """Refuse a dispatch that is nested too deeply.
+    def suspend(self) -> None:
+        """Let the dispatch before this one go on, until the next `resumed`: a stream runs only while it is stepped."""
+        _frame.set(self.parent)
+        if not self.owner:
+            self.scope.tip = self.parent
 
-        Raises:
-            DispatchDepthError: Always, with the messages of all dispatches that run.
-        """
-        path: list[object] = []
-        frame: Frame | None = self
-        while frame is not None and len(path) < self.depth:
-            path.append(frame.message)
-            frame = frame.parent
-        raise DispatchDepthError(max_depth, path[::-1])
+    @contextmanager
+    def resumed(self) -> Generator[None, None, None]:
+        """Make this the running dispatch for the body; an error when its scope is closed, or in use by another one."""
+        scope, before = self.scope, _frame.get()
+        if scope.closed:
+            raise ScopeClosedError(self.message)
+        if not self.owner and scope.tip is not before:
+            raise ConcurrentDispatchError(self.message, scope.running)
+        scope.tip = self
+        _frame.set(self)
+        try:
+            yield
+        finally:
+            scope.tip = self if self.owner else before
+            _frame.set(before)
+
+    def refuse(self, max_depth: int) -> NoReturn:
+        """Refuse a dispatch that is nested too deeply, with a `DispatchDepthError` that names all that run."""
+        frames: list[Frame] = [self]
+        while len(frames) < self.depth and (parent := frames[-1].parent) is not None:
+            frames.append(parent)
+        raise DispatchDepthError(max_depth, [frame.message for frame in reversed(frames)])
 
     def check_last(self) -> None:
         """Make sure that no dispatch which joined this one is still running.
@@ -170,7 +190,7 @@ class Frame:
             ConcurrentDispatchError: One is: a task that was not awaited.
         """
         if self.scope.tip is not self:
-            raise ConcurrentDispatchError(self.message, self.scope.tip.message if self.scope.tip else "a dispatch")
+            raise ConcurrentDispatchError(self.message, self.scope.running)
 
     def leave_quietly(self) -> bool:
         """End a dispatch that went well and leaves nothing to do; False when there is something: then `leave` it."""
@@ -213,8 +233,7 @@ class Frame:
             _frame.set(self.parent)
 
     async def _close_under_a_running_dispatch(self) -> None:
-        running = self.scope.tip.message if self.scope.tip else "a dispatch"
-        failure = ConcurrentDispatchError(self.message, running)
+        failure = ConcurrentDispatchError(self.message, self.scope.running)
         await self.scope.close(failure)
         raise failure
 
@@ -240,7 +259,7 @@ def enter(
     if joins and parent is not None and not parent.scope.closed:
         scope = parent.scope
         if scope.tip is not parent:
-            raise ConcurrentDispatchError(message, scope.tip.message if scope.tip else "a dispatch")
+            raise ConcurrentDispatchError(message, scope.running)
         frame = Frame(scope, parent, message, ids, False)
     else:
         scope = Scope()

@@ -1,27 +1,19 @@
-"""LoggingBehavior: one structured log line for each message that was handled, and one for each that failed."""
+"""LoggingBehavior: one structured log line for each message or stream that was handled or failed."""
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
 
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_context
+from mediator.streams import StreamNext, StreamPipelineBehavior
 
 
-class LoggingBehavior(PipelineBehavior[Any, Any]):
-    """Logs every message with its name, duration and ids; never its payload, unless asked.
-
-    Place it outermost, so that it sees what the other behaviors do. Lines: `handled` at info, `failed` at error with
-    the type of the exception (the exception itself belongs to whoever catches it).
-
-    Args:
-        log_payload: Also log the message itself, as `redact` returns it.
-        redact: Makes a message fit to be logged; by default only the names of its fields are.
-        clock: Monotonic time in seconds.
-    """
+class _Logger:
+    """What both behaviors below have in common: their options, and the fields of a line."""
 
     def __init__(
         self,
@@ -33,17 +25,6 @@ class LoggingBehavior(PipelineBehavior[Any, Any]):
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
         self._redact = (redact or _field_names) if log_payload else None
         self._clock = clock
-
-    async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
-        """Run the rest and log how it went."""
-        started = self._clock()
-        try:
-            response = await call_next()
-        except BaseException as error:
-            self._log.error("failed", error=type(error).__name__, **self._fields(message, started))
-            raise
-        self._log.info("handled", **self._fields(message, started))
-        return response
 
     def _fields(self, message: Any, started: float) -> dict[str, Any]:
         context = current_context()
@@ -57,6 +38,57 @@ class LoggingBehavior(PipelineBehavior[Any, Any]):
         if self._redact is not None:
             fields["payload"] = self._redact(message)
         return fields
+
+
+class LoggingBehavior(_Logger, PipelineBehavior[Any, Any]):
+    """Logs every message with its name, duration and ids; never its payload, unless asked.
+
+    Place it outermost, so that it sees what the other behaviors do. Lines: `handled` at info, `failed` at error with
+    the type of the exception (the exception itself belongs to whoever catches it).
+
+    Args:
+        log_payload: Also log the message itself, as `redact` returns it.
+        redact: Makes a message fit to be logged; by default only the names of its fields are.
+        clock: Monotonic time in seconds.
+    """
+
+    async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
+        """Run the rest and log how it went."""
+        started = self._clock()
+        try:
+            response = await call_next()
+        except BaseException as error:
+            self._log.error("failed", error=type(error).__name__, **self._fields(message, started))
+            raise
+        self._log.info("handled", **self._fields(message, started))
+        return response
+
+
+class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
+    """Logs every stream when it ends, as `LoggingBehavior` does messages, with the number of its `items`.
+
+    Lines: `streamed` at info, with `exhausted` false when the consumer wanted no more; `failed` at error.
+
+    Args:
+        log_payload: Also log the request itself, as `redact` returns it.
+        redact: Makes a request fit to be logged; by default only the names of its fields are.
+        clock: Monotonic time in seconds.
+    """
+
+    async def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
+        """Pass the items on and count them."""
+        started, items = self._clock(), 0
+        try:
+            async for item in call_next():
+                yield item
+                items += 1
+        except GeneratorExit:
+            self._log.info("streamed", items=items + 1, exhausted=False, **self._fields(request, started))
+            raise
+        except BaseException as error:
+            self._log.error("failed", error=type(error).__name__, items=items, **self._fields(request, started))
+            raise
+        self._log.info("streamed", items=items, exhausted=True, **self._fields(request, started))
 
 
 def _field_names(message: object) -> dict[str, str]:

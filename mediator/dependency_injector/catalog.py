@@ -16,13 +16,20 @@ from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.annotations import class_of, returned_class
 from mediator.distributed.consumer import DistributedEventHandler
 from mediator.errors import Problem
-from mediator.handlers import NotificationHandler, RequestHandler, message_types, type_arguments
+from mediator.handlers import (
+    NotificationHandler,
+    RequestHandler,
+    StreamRequestHandler,
+    message_types,
+    type_arguments,
+)
 from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior
 from mediator.registry import Binding
+from mediator.streams import StreamPipelineBehavior
 
 _SEQUENCES: kinds.Kinds = (list, tuple)
-BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior)
-HANDLERS: kinds.Kinds = (RequestHandler, NotificationHandler, DistributedEventHandler)
+BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior, StreamPipelineBehavior)
+HANDLERS: kinds.Kinds = (RequestHandler, NotificationHandler, StreamRequestHandler, DistributedEventHandler)
 
 
 def named_providers(container: Any, path: str = "container") -> Iterator[tuple[str, Any]]:

@@ -11,15 +11,20 @@ from mediator.dependency_injector.catalog import Catalog
 from mediator.distributed.consumer import DistributedEventHandler
 from mediator.distributed.events import DistributedEvent
 from mediator.errors import HandlerNotFoundError, Problem
-from mediator.handlers import NotificationHandler, RequestHandler, spelled, type_arguments
-from mediator.messages import Notification, Request
+from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler, spelled, type_arguments
+from mediator.messages import Notification, Request, StreamRequest
 from mediator.registry import Binding
+from mediator.streams import StreamPipelineBehavior
 
 _KINDS: dict[type, type] = {
     RequestHandler: Request,
+    StreamRequestHandler: StreamRequest,
     NotificationHandler: Notification,
     DistributedEventHandler: DistributedEvent,
 }
+
+
+_ONE_HANDLER: dict[type, type] = {RequestHandler: Request, StreamRequestHandler: StreamRequest}
 
 
 def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
@@ -28,7 +33,7 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
         yield from _not_async(binding)
     for binding in catalog.handlers:
         yield from _wrong_kind(binding)
-    requests = [binding for binding in catalog.handlers if binding.kind is RequestHandler]
+    requests = [binding for binding in catalog.handlers if binding.kind in _ONE_HANDLER]
     for binding in requests:
         yield from _wrong_result(binding)
     yield from _ambiguous(requests)
@@ -42,11 +47,12 @@ def find_unhandled(
         message
         for catalog in catalogs
         for binding in catalog.handlers
-        if binding.kind is RequestHandler
+        if binding.kind in _ONE_HANDLER
         for message in binding.messages
     }
     names = [message.__name__ for message in handled]
-    for request in dict.fromkeys([*requests, *declared_classes(Request, packages)]):
+    declared = [request for base in _ONE_HANDLER.values() for request in declared_classes(base, packages)]
+    for request in dict.fromkeys([*requests, *declared]):
         if request not in handled:
             nearest = difflib.get_close_matches(request.__name__, names, n=2)
             path = f"{request.__module__}.{request.__qualname__}"
@@ -79,7 +85,14 @@ def _is_current(cls: type) -> bool:
 
 def _not_async(binding: Binding) -> Iterator[Problem]:
     handle: Any = getattr(binding.cls, "handle", None)
-    if handle is not None and not inspect.iscoroutinefunction(inspect.unwrap(handle)):
+    if handle is None:
+        return
+    handle = inspect.unwrap(handle)
+    if binding.kind in (StreamRequestHandler, StreamPipelineBehavior):
+        if inspect.iscoroutinefunction(handle) or inspect.isgeneratorfunction(handle):
+            text = "has a `handle` that is no async generator. Write `async def handle(...)` with `yield` in it."
+            yield Problem(binding.label, binding.cls.__name__, text)
+    elif not inspect.iscoroutinefunction(handle):
         yield Problem(
             binding.label, binding.cls.__name__, "has a `handle` that is not async. Write `async def handle(...)`."
         )
@@ -94,11 +107,12 @@ def _wrong_kind(binding: Binding) -> Iterator[Problem]:
 
 
 def _wrong_result(binding: Binding) -> Iterator[Problem]:
-    returned = (type_arguments(binding.cls, RequestHandler) or ())[1:2]
+    returned = (type_arguments(binding.cls, binding.kind) or ())[1:2]
     for message in binding.messages:
-        promised = type_arguments(message, Request)
+        promised = type_arguments(message, _ONE_HANDLER[binding.kind])
         if promised and returned and not fits(returned[0], promised[0]):
-            text = f"returns {spelled(returned[0])}, but {message.__name__} is a request for {spelled(promised[0])}."
+            verb = "returns" if binding.kind is RequestHandler else "yields"
+            text = f"{verb} {spelled(returned[0])}, but {message.__name__} is a request for {spelled(promised[0])}."
             yield Problem(binding.label, binding.cls.__name__, text)
 
 

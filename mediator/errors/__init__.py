@@ -12,9 +12,11 @@ from mediator.errors.dispatch import (
     MediatorNotStartedError,
     MessageKindError,
     NoScopeError,
+    NotAStreamError,
     NotAwaitedError,
     ScopeClosedError,
     ScopeError,
+    StreamNotOpenError,
 )
 from mediator.errors.events import (
     EventDeclarationError,
@@ -87,6 +89,7 @@ __all__ = [
     "NestedWriterError",
     "NoScopeError",
     "NoUnitOfWorkError",
+    "NotAStreamError",
     "NotAwaitedError",
     "Problem",
     "ProviderNotFoundError",
@@ -98,6 +101,7 @@ __all__ = [
     "SettingError",
     "StreamMismatchError",
     "StreamNotFoundError",
+    "StreamNotOpenError",
     "TransactionOwnershipError",
     "UnitOfWorkError",
     "UnitOfWorkMismatchError",

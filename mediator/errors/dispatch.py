@@ -15,9 +15,11 @@ class HandlerNotFoundError(MediatorError, LookupError):
 
     def __str__(self) -> str:
         hint = f" Did you mean {' or '.join(self.nearest)}?" if self.nearest else ""
+        streamed = any(base.__name__ == "StreamRequest" for base in self.request_type.__mro__)
+        kind = "StreamRequestHandler" if streamed else "RequestHandler"
         return (
             f"{name_of(self.request_type)} has no handler.{hint} Add a provider of a "
-            f"RequestHandler[{name_of(self.request_type)}, ...] to the container."
+            f"{kind}[{name_of(self.request_type)}, ...] to the container."
         )
 
 
@@ -37,6 +39,8 @@ class MessageKindError(MediatorError, TypeError):
             remedy = "Add it to the DistributedEventBroker: it leaves the process after the commit."
         elif "Notification" in kinds:
             remedy = "A notification is published: `await mediator.publish(...)`."
+        elif "StreamRequest" in kinds:
+            remedy = "A stream is opened: `async with mediator.stream(...) as items:`."
         elif "Request" in kinds:
             remedy = "A request is sent: `await mediator.send(...)`."
         else:
@@ -172,3 +176,28 @@ class ConcurrentPublishError(MediatorError, RuntimeError):
             "commit by itself, although the unit of work may still roll back. Use `mediator.publish_after_commit(...)`, or "
             "`strategy=Sequential()`."
         )
+
+
+@dataclass(eq=False, repr=False)
+class NotAStreamError(MediatorError, TypeError):
+    """What handles a stream request, or a behavior around it, gave something that cannot be iterated."""
+
+    message: object
+    given: object
+
+    def __str__(self) -> str:
+        return (
+            f"The stream of {name_of(self.message)} got a {name_of(self.given)} where it needs an async iterator. Write "
+            "`async def handle(...)` with `yield` in it; and iterate over `call_next()`, which is not awaited."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class StreamNotOpenError(MediatorError, RuntimeError):
+    """A stream was iterated before it was opened, or after it was closed."""
+
+    message: object
+
+    def __str__(self) -> str:
+        name = name_of(self.message)
+        return f"The stream of {name} is not open. Iterate inside `async with mediator.stream({name}(...)) as items:`."

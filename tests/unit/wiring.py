@@ -10,9 +10,18 @@ from mediator import (
     PipelineBehavior,
     Registry,
     RequestHandler,
+    StreamPipelineBehavior,
+    StreamRequestHandler,
 )
 
-KINDS = (RequestHandler, NotificationHandler, PipelineBehavior, NotificationPipelineBehavior)
+KINDS = (
+    RequestHandler,
+    NotificationHandler,
+    StreamRequestHandler,
+    PipelineBehavior,
+    NotificationPipelineBehavior,
+    StreamPipelineBehavior,
+)
 
 
 def bind(part: Any, source: Any = None) -> Binding:
@@ -60,3 +69,23 @@ def around(message: Any, work: Any) -> PipelineBehavior[Any, Any]:
             return await work(message, call_next)
 
     return Around()
+
+
+def streams(message: Any, work: Any) -> StreamRequestHandler[Any, Any]:
+    """A handler of stream requests that gives `work(request)`."""
+
+    class Streamer(StreamRequestHandler[message, Any]):
+        def handle(self, request, /):
+            return work(request)
+
+    return Streamer()
+
+
+def along(message: Any, work: Any) -> StreamPipelineBehavior[Any, Any]:
+    """A behavior around streams that gives `work(request, call_next)`."""
+
+    class Along(StreamPipelineBehavior[message, Any]):
+        def handle(self, request, call_next, /):
+            return work(request, call_next)
+
+    return Along()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, NewType
 
-from mediator import Command, DistributedEvent, Notification, Query
+from mediator import Command, DistributedEvent, Notification, Query, StreamRequest
 
 StudentId = NewType("StudentId", str)
 
@@ -38,3 +38,8 @@ class StudentStatusChanged(DistributedEvent):
     @property
     def partition_key(self) -> str:
         return self.student_id
+
+
+@dataclass(frozen=True, slots=True)
+class ListStudents(StreamRequest[StudentId]):
+    course: str = ""

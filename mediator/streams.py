@@ -1,0 +1,190 @@
+"""Stream: one running stream request, the behaviors around it, and the scope that is there only while it is stepped."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from mediator.context import IdFactory
+from mediator.errors import CallNextError, NotAStreamError, SettingError, StreamNotOpenError
+from mediator.pipeline import Message_contra, Source
+from mediator.scope import Frame, TransactionMode, enter
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_KEEP: Any = object()
+
+
+class StreamNext(Protocol[T_co]):
+    """Goes on with the rest of the pipeline, for the same request or for the one given in its place."""
+
+    def __call__(self, request: Any = ..., /) -> AsyncIterator[T_co]:
+        """The items of everything inside this behavior. It is iterated and not awaited."""
+        ...
+
+
+class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
+    """Something that happens around a whole stream, once. The type argument says where it applies.
+
+    Its `handle` is an async generator:
+
+        async def handle(self, request, call_next):
+            async for item in call_next():
+                yield item
+    """
+
+    @abstractmethod
+    def handle(self, request: Message_contra, call_next: StreamNext[T], /) -> AsyncIterator[T]:
+        """Yield the items of `call_next()`, or others."""
+
+
+StreamCall = Callable[[Any, "Stream[Any]"], AsyncIterator[Any]]
+
+
+class Stream(Generic[T]):
+    """A stream that is opened by `async with` and then iterated.
+
+    Its scope is the running one while a step is made, and is not while the consumer has the turn: two streams in one
+    task do not mix, and what the consumer dispatches between items is none of the stream's.
+
+    Args:
+        request: What was asked for.
+        call: The compiled chain.
+        mode: How it stands to the dispatch that is running when it is opened.
+        ids: Makes the ids of messages.
+        max_depth: How many dispatches may be nested in each other.
+    """
+
+    def __init__(
+        self, request: object, call: StreamCall, mode: TransactionMode, ids: IdFactory, max_depth: int
+    ) -> None:
+        if mode is TransactionMode.NESTED:
+            problem = "a stream cannot stand behind a savepoint, which would stay open between items"
+            raise SettingError("mode", mode, problem)
+        self._request = request
+        self._call = call
+        self._mode = mode
+        self._ids = ids
+        self._max_depth = max_depth
+        self._frame: Frame | None = None
+        self._items: AsyncIterator[T] | None = None
+        self._opened: list[Any] = []
+
+    async def __aenter__(self) -> Self:
+        """Enter the scope and build the outermost behavior; the handler begins with the first step."""
+        frame = enter(self._mode, self._request, self._ids)
+        try:
+            if frame.depth > self._max_depth:
+                frame.refuse(self._max_depth)
+            self._items = self._call(self._request, self)
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        frame.suspend()
+        self._frame = frame
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the behaviors from the outside in, then the handler, then the scope."""
+        frame, self._frame = self._frame, None
+        if frame is None:
+            return
+        with frame.resumed():
+            failure = await self._close_all()
+            await frame.leave(error or failure)
+        if error is None and failure is not None:
+            raise failure
+
+    async def _close_all(self) -> BaseException | None:
+        first: BaseException | None = None
+        for iterator in self._opened:
+            try:
+                if hasattr(iterator, "aclose"):
+                    await iterator.aclose()
+            except BaseException as error:  # kept: the others are closed all the same
+                if first is None or not isinstance(error, Exception):
+                    first = error
+        return first
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        """Make one step.
+
+        Raises:
+            StreamNotOpenError: It is not inside its `async with`.
+        """
+        if self._frame is None or self._items is None:
+            raise StreamNotOpenError(self._request)
+        with self._frame.resumed():
+            return await anext(self._items)
+
+    def begin(self, link: Any, *arguments: Any) -> AsyncIterator[Any]:
+        """The items of a handler or behavior, to be closed with this stream.
+
+        Raises:
+            NotAStreamError: It gives no async iterator.
+        """
+        iterator = _resolved(link, arguments) if hasattr(link, "__await__") else link.handle(*arguments)
+        if not hasattr(iterator, "__anext__"):
+            if not hasattr(iterator, "__aiter__"):
+                _discard(iterator)
+                raise NotAStreamError(self._request, iterator)
+            iterator = aiter(iterator)
+        self._opened.append(iterator)
+        found: AsyncIterator[Any] = iterator
+        return found
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was open and is not any more."""
+        return self._frame is None and self._items is not None
+
+
+def _discard(given: Any) -> None:
+    if hasattr(given, "close"):
+        given.close()  # a coroutine that nobody will await
+
+
+async def _resolved(resolving: Any, arguments: Sequence[Any]) -> AsyncIterator[Any]:
+    iterator = (await resolving).handle(*arguments)
+    if not hasattr(iterator, "__aiter__"):
+        _discard(iterator)
+        raise NotAStreamError(arguments[0], iterator)
+    try:
+        async for item in iterator:
+            yield item
+    finally:
+        if hasattr(iterator, "aclose"):
+            await iterator.aclose()
+
+
+def compile_stream(behaviors: Sequence[Source], handler: Source) -> StreamCall:
+    """Fold behaviors, outermost first, around a handler."""
+    chain = _handler_link(handler)
+    for source in reversed(behaviors):
+        chain = _behavior_link(source, chain)
+    return chain
+
+
+def _handler_link(source: Source) -> StreamCall:
+    def call(request: Any, stream: Stream[Any]) -> AsyncIterator[Any]:
+        return stream.begin(source(), request)
+
+    return call
+
+
+def _behavior_link(source: Source, inner: StreamCall) -> StreamCall:
+    def call(request: Any, stream: Stream[Any]) -> AsyncIterator[Any]:
+        def call_next(replacement: Any = _KEEP, /) -> AsyncIterator[Any]:
+            if stream.is_over:
+                raise CallNextError(request, "the stream")
+            return inner(request if replacement is _KEEP else replacement, stream)
+
+        return stream.begin(source(), request, call_next)
+
+    return call
