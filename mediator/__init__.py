@@ -9,6 +9,7 @@ from mediator.distributed.events import DistributedEvent
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
 from mediator.errors import MediatorError
+from mediator.functions import as_handler, as_sync_handler
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler
 from mediator.mediator import Mediator, Publisher, Sender
 from mediator.messages import Command, Notification, Query, Request, StreamRequest
@@ -54,6 +55,8 @@ __all__ = [
     "StreamRequestHandler",
     "TransactionMode",
     "UnitOfWork",
+    "as_handler",
+    "as_sync_handler",
     "current_context",
     "current_delivery",
     "current_scope",

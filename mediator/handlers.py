@@ -16,7 +16,10 @@ Item_co = TypeVar("Item_co", covariant=True)
 
 
 class RequestHandler(ABC, Generic[Request_contra, Response_co]):
-    """Handles one kind of request. `RequestHandler[EnrollStudent, StudentId]` handles `EnrollStudent`."""
+    """Handles one kind of request. `RequestHandler[EnrollStudent, StudentId]` handles `EnrollStudent`.
+
+    `RequestHandler[A | B, str]` handles both. A request without a handler of its own goes to that of its nearest base.
+    """
 
     @abstractmethod
     async def handle(self, request: Request_contra, /) -> Response_co:

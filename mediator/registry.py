@@ -1,9 +1,11 @@
 """Registry: what is bound to which message, compiled on first use and never changed."""
 
 import difflib
+import types
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from mediator.errors import HandlerNotFoundError
 from mediator.handlers import RequestHandler, StreamRequestHandler, message_types, spelled, type_arguments
@@ -53,6 +55,16 @@ class Binding:
     def takes(self, message_type: type) -> bool:
         """Whether messages of this class (or of one it derives from) are meant."""
         return any(issubclass(message_type, cls) for cls in self.messages)
+
+    def serves(self, message_type: type, base: type) -> bool:
+        """Whether a handler of `base` is one of a class derived from it: `Create[Student]` is none of `Create[Course]`."""
+        said = (type_arguments(self.cls, self.kind) or (None,))[0]
+        members = typing.get_args(said) if typing.get_origin(said) in (typing.Union, types.UnionType) else (said,)
+        for member in members:
+            if typing.get_origin(member) is base and message_type is not base:
+                pairs = zip(typing.get_args(member), type_arguments(message_type, base) or (), strict=False)
+                return all(wanted in (Any, given) or isinstance(wanted, TypeVar) for wanted, given in pairs)
+        return True
 
     def distance(self, message_type: type) -> int:
         """How specific the binding is for a message class: 0 for the class itself, more for its bases."""
@@ -178,9 +190,10 @@ class Registry:
         return Pipeline(message_type, behaviors, [handler], chain)
 
     def _handler_of(self, message_type: type, kind: type) -> Binding:
-        for binding in self.handlers_of(kind):
-            if message_type in binding.messages:
-                return binding
+        for cls in message_type.__mro__:  # its own handler, or else that of the family it belongs to
+            for binding in self.handlers_of(kind):
+                if cls in binding.messages and binding.serves(message_type, cls):
+                    return binding
         known = [cls.__name__ for binding in self.handlers_of(kind) for cls in binding.messages]
         nearest = difflib.get_close_matches(message_type.__name__, known, n=2, cutoff=0.6)
         raise HandlerNotFoundError(message_type, nearest)

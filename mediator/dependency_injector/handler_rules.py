@@ -53,7 +53,7 @@ def find_unhandled(
     names = [message.__name__ for message in handled]
     declared = [request for base in _ONE_HANDLER.values() for request in declared_classes(base, packages)]
     for request in dict.fromkeys([*requests, *declared]):
-        if request not in handled:
+        if handled.isdisjoint(request.__mro__):
             nearest = difflib.get_close_matches(request.__name__, names, n=2)
             path = f"{request.__module__}.{request.__qualname__}"
             yield Problem(where, path, str(HandlerNotFoundError(request, nearest)))

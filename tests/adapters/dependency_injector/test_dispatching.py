@@ -14,7 +14,7 @@ from mediator.mediator import Mediator
 from mediator.messages import Command, Query
 from mediator.scope import TransactionMode, current_frame, current_scope
 
-from .shop import UnitOfWork
+from .shop import CountOrders, CountOrdersHandler, UnitOfWork
 
 
 @dataclass(frozen=True)
@@ -162,3 +162,19 @@ async def test_under_random_cancellation_no_object_is_shared_or_left_open(mediat
     await asyncio.gather(*[one() for _ in range(1000)])
     assert len(made) > 500
     assert all(each.closed for each in made)
+
+
+async def test_a_handler_may_be_decorated_by_nesting_its_provider():
+    class Caching(RequestHandler[CountOrders, int]):
+        def __init__(self, inner: RequestHandler[CountOrders, int]) -> None:
+            self._inner = inner
+
+        async def handle(self, query: CountOrders) -> int:
+            return 10 * await self._inner.handle(query)
+
+    class Shop(containers.DeclarativeContainer):
+        mediator = MediatorProvider()
+        count_orders = providers.Factory(Caching, providers.Factory(CountOrdersHandler))
+
+    async with lifespan(Shop(), requests=[CountOrders]) as container:
+        assert await container.mediator().send(CountOrders()) == 70
