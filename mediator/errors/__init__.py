@@ -4,6 +4,7 @@ Each error carries its objects as attributes and renders its text from them. `do
 """
 
 from mediator.errors.dispatch import (
+    BlockingCallError,
     CallNextError,
     ConcurrentDispatchError,
     ConcurrentPublishError,
@@ -63,6 +64,7 @@ from mediator.errors.wiring import (
 
 __all__ = [
     "AfterCommitError",
+    "BlockingCallError",
     "CallNextError",
     "CommitOutcomeUnknownError",
     "CommittedError",

@@ -201,3 +201,16 @@ class StreamNotOpenError(MediatorError, RuntimeError):
     def __str__(self) -> str:
         name = name_of(self.message)
         return f"The stream of {name} is not open. Iterate inside `async with mediator.stream({name}(...)) as items:`."
+
+
+@dataclass(eq=False, repr=False)
+class BlockingCallError(MediatorError, RuntimeError):
+    """A blocking call was made where it would wait for itself."""
+
+    message: object
+
+    def __str__(self) -> str:
+        return (
+            f"A blocking call with {name_of(self.message)} was made inside a dispatch, or in the thread of the event loop, "
+            "which would wait for ever. There, await the mediator itself: `await mediator.send(...)`."
+        )

@@ -1,0 +1,136 @@
+"""BlockingMediator: sends and publishes from code that is not async, such as a WSGI application or a notebook."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from mediator.errors import BlockingCallError, MediatorNotStartedError
+from mediator.mediator import Mediator
+from mediator.messages import Notification, Request, StreamRequest
+from mediator.scope import TransactionMode, current_frame
+from mediator.strategies import PublishStrategy
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class BlockingMediator:
+    """A mediator for synchronous callers; an event loop in a thread of its own does the work.
+
+        with BlockingMediator(container.mediator(), lifespan(container)) as mediator:
+            student_id = mediator.send(EnrollStudent("Ada"))
+
+    It may be used from any number of threads at a time; each call is a dispatch of its own. At the end of the block new
+    calls are refused, those that run have `drain_timeout` to end, and are cancelled after that.
+
+    Args:
+        mediator: Does the work.
+        lifespan: Entered before and left after it, in the event loop: what starts and stops its container.
+        drain_timeout: How long the calls that run may take at the end, in seconds.
+    """
+
+    def __init__(
+        self, mediator: Mediator, lifespan: AbstractAsyncContextManager[Any], *, drain_timeout: float = 30.0
+    ) -> None:
+        self._mediator = mediator
+        self._lifespan = lifespan
+        self._drain_timeout = drain_timeout
+        self._stack = ExitStack()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def __enter__(self) -> Self:
+        """Start the event loop, and the container in it; raises what that raises."""
+        with ExitStack() as stack:
+            portal: BlockingPortal = stack.enter_context(start_blocking_portal(name="mediator"))
+            stack.enter_context(portal.wrap_async_context_manager(self._lifespan))
+            self._loop, self._thread = portal.call(_loop_and_thread)
+            stack.callback(portal.call, self._drain)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Refuse new calls, wait for those that run, stop the container and the event loop."""
+        self._loop = None
+        self._stack.__exit__(kind, error, traceback)
+
+    def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
+        """Send a request and wait for its response; raises what `Mediator.send` raises.
+
+        Raises:
+            BlockingCallError: Called where waiting would never end: in a handler, or in the event loop's own thread.
+        """
+        return self._call(request, lambda: self._mediator.send(request, mode=mode))
+
+    def publish(
+        self,
+        notification: Notification,
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        strategy: PublishStrategy | None = None,
+    ) -> None:
+        """Publish a notification and wait for its handlers; raises what `Mediator.publish` raises, and see `send`."""
+        self._call(notification, lambda: self._mediator.publish(notification, mode=mode, strategy=strategy))
+
+    @contextmanager
+    def stream(
+        self, request: StreamRequest[T], /, *, mode: TransactionMode = TransactionMode.DEFAULT
+    ) -> Generator[Iterator[T], None, None]:
+        """Open a stream: `with mediator.stream(request) as items: for item in items: ...`."""
+        opening = self._mediator.stream(request, mode=mode)
+        items = self._call(request, opening.__aenter__)
+
+        def iterate() -> Iterator[T]:
+            end: Any = object()
+
+            async def step() -> Any:
+                return await anext(items, end)
+
+            while (item := self._call(request, step)) is not end:
+                yield item
+
+        try:
+            yield iterate()
+        except BaseException as error:
+            self._call(request, partial(opening.__aexit__, type(error), error, error.__traceback__))
+            raise
+        self._call(request, partial(opening.__aexit__, None, None, None))
+
+    def _call(self, message: object, work: Callable[[], Awaitable[R]]) -> R:
+        if self._loop is None:
+            raise MediatorNotStartedError(message)
+        if threading.get_ident() == self._thread or current_frame() is not None:
+            raise BlockingCallError(message)
+        future = asyncio.run_coroutine_threadsafe(self._run(work), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # a Ctrl-C here cancels the work there; of what is done nothing is left to cancel
+
+    async def _run(self, work: Callable[[], Awaitable[R]]) -> R:
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await work()
+
+    async def _drain(self) -> None:
+        for bound in (self._drain_timeout, 5.0):
+            if self._running:
+                await asyncio.wait(self._running, timeout=bound)
+            for task in self._running:
+                task.cancel()
+
+
+async def _loop_and_thread() -> tuple[asyncio.AbstractEventLoop, int]:
+    return asyncio.get_running_loop(), threading.get_ident()

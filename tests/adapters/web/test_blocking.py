@@ -1,0 +1,265 @@
+"""The blocking mediator: used from threads, from WSGI, and stopped in order."""
+
+import asyncio
+import threading
+import wsgiref.simple_server
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from dependency_injector import containers, providers
+
+from mediator import (
+    Command,
+    Concurrent,
+    Mediator,
+    Notification,
+    NotificationHandler,
+    RequestHandler,
+    StreamRequest,
+    StreamRequestHandler,
+    current_scope,
+)
+from mediator.blocking import BlockingMediator
+from mediator.dependency_injector import MediatorProvider, lifespan
+from mediator.errors import BlockingCallError, ContainerValidationError, HandlerNotFoundError, MediatorNotStartedError
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Command[int]):
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait(Command[str]):
+    pass
+
+
+class Added(Notification):
+    pass
+
+
+class ListNumbers(StreamRequest[int]):
+    pass
+
+
+class Log(list[Any]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = threading.Event()
+        self.ended: list[str] = []
+        self.go: asyncio.Event | None = None
+
+
+class AddHandler(RequestHandler[Add, int]):
+    async def handle(self, command: Add) -> int:
+        await asyncio.sleep(0)
+        if command.first < 0:
+            raise LookupError(command.first)
+        return command.first + command.second
+
+
+class WaitHandler(RequestHandler[Wait, str]):
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    async def handle(self, command: Wait) -> str:
+        self._log.go = asyncio.Event()
+        self._log.started.set()
+        try:
+            await self._log.go.wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            self._log.ended.append("cancelled")
+            raise
+        self._log.ended.append("done")
+        return "waited"
+
+
+class Hear(NotificationHandler[Added]):
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    async def handle(self, notification: Added) -> None:
+        self._log.append((threading.current_thread().name, id(current_scope())))
+
+
+class ListNumbersHandler(StreamRequestHandler[ListNumbers, int]):
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+        try:
+            for number in range(3):
+                yield number
+        finally:
+            self._log.append("closed")
+
+
+@asynccontextmanager
+async def opened(log: Log) -> AsyncIterator[str]:
+    yield "resource"
+    log.ended.append("resource closed")
+
+
+class App(containers.DeclarativeContainer):
+    log = providers.Singleton(Log)
+    resource = providers.Resource(opened, log)
+    mediator = MediatorProvider()
+    add = providers.Factory(AddHandler)
+    wait = providers.Factory(WaitHandler, log)
+    hear = providers.Factory(Hear, log)
+    again = providers.Factory(Hear, log)
+    list_numbers = providers.Factory(ListNumbersHandler, log)
+
+
+def blocking(container: App, **options: Any) -> BlockingMediator:
+    return BlockingMediator(container.mediator(), lifespan(container), **options)
+
+
+@pytest.fixture
+def container() -> App:
+    return App()
+
+
+@pytest.fixture
+def mediator(container: App) -> Iterator[BlockingMediator]:
+    with blocking(container) as started:
+        yield started
+
+
+def test_a_request_is_answered_and_an_error_is_the_handlers_own(mediator: BlockingMediator):
+    assert mediator.send(Add(1, 2)) == 3
+    with pytest.raises(LookupError):
+        mediator.send(Add(-1, 2))
+    with pytest.raises(HandlerNotFoundError):
+        mediator.send(type("Other", (Command,), {})())
+
+
+def test_a_notification_reaches_its_handlers_in_the_thread_of_the_event_loop(
+    container: App, mediator: BlockingMediator
+):
+    mediator.publish(Added())
+    mediator.publish(Added(), strategy=Concurrent())
+    names, scopes = zip(*container.log(), strict=True)
+    assert len(set(names)) == 1
+    assert names[0] != threading.current_thread().name
+    assert len(set(scopes)) >= 2
+
+
+def test_a_stream_is_iterated_and_closed_with_its_block(container: App, mediator: BlockingMediator):
+    with mediator.stream(ListNumbers()) as items:
+        assert list(items) == [0, 1, 2]
+    with mediator.stream(ListNumbers()) as items:
+        assert next(items) == 0
+    assert container.log() == ["closed", "closed"]
+
+    def fail() -> None:
+        with mediator.stream(ListNumbers()) as items:
+            next(items)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert container.log() == ["closed"] * 3
+
+
+def test_many_threads_may_call_at_a_time(mediator: BlockingMediator):
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda n: mediator.send(Add(n, n)), range(200))) == [2 * n for n in range(200)]
+
+
+def test_calls_before_and_after_the_block_are_refused(container: App):
+    waiting = blocking(container)
+    with pytest.raises(MediatorNotStartedError):
+        waiting.send(Add(1, 2))
+    with waiting:
+        assert waiting.send(Add(1, 2)) == 3
+    with pytest.raises(MediatorNotStartedError):
+        waiting.send(Add(1, 2))
+    assert container.log().ended == ["resource closed"]
+
+
+def test_what_runs_at_the_end_is_waited_for_before_resources_are_closed(container: App):
+    log, results = container.log(), []
+    with blocking(container) as mediator:
+        thread = threading.Thread(target=lambda: results.append(mediator.send(Wait())))
+        thread.start()
+        assert log.started.wait(5)
+        loop_go = log.go
+        assert loop_go is not None
+        threading.Timer(0.05, lambda: mediator._stack and release(loop_go)).start()
+    thread.join(5)
+    assert (log.ended, results) == (["done", "resource closed"], ["waited"])
+
+
+def release(event: asyncio.Event) -> None:
+    event._loop.call_soon_threadsafe(event.set)  # type: ignore[attr-defined]  # the loop that waits on it
+
+
+def test_what_does_not_end_in_time_is_cancelled_before_resources_are_closed(container: App):
+    log, errors = container.log(), []
+
+    def call() -> None:
+        try:
+            mediator.send(Wait())
+        except BaseException as error:
+            errors.append(type(error).__name__)
+
+    with blocking(container, drain_timeout=0.05) as mediator:
+        thread = threading.Thread(target=call)
+        thread.start()
+        assert log.started.wait(5)
+    thread.join(5)
+    assert (log.ended, errors) == (["cancelled", "resource closed"], ["CancelledError"])
+
+
+def test_a_call_inside_a_dispatch_is_refused(container: App, mediator: BlockingMediator):
+    class Nested(RequestHandler[Add, int]):
+        async def handle(self, command: Add) -> int:
+            return mediator.send(Wait())  # type: ignore[return-value]
+
+    container.add.override(providers.Factory(Nested))
+    with pytest.raises(BlockingCallError, match="inside a dispatch"):
+        mediator.send(Add(1, 2))
+
+
+def test_a_container_that_cannot_start_raises_what_is_wrong_and_leaves_no_thread():
+    class Faulty(App):
+        twin = providers.Factory(AddHandler)
+
+    before = threading.active_count()
+    with pytest.raises(ContainerValidationError):
+        blocking(Faulty()).__enter__()
+    assert threading.active_count() == before
+
+
+def test_it_serves_a_wsgi_application(mediator: BlockingMediator):
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        first, second = environ["PATH_INFO"].strip("/").split("/")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(mediator.send(Add(int(first), int(second)))).encode()]
+
+    class Quiet(wsgiref.simple_server.WSGIRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with wsgiref.simple_server.make_server("127.0.0.1", 0, application, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        assert httpx.get(f"http://127.0.0.1:{server.server_port}/3/4").text == "7"
+        thread.join(5)
+
+
+async def test_it_works_beside_a_running_event_loop(container: App):
+    def use() -> int:
+        with blocking(container) as mediator:
+            return mediator.send(Add(1, 2))
+
+    assert use() == 3
+    assert isinstance(container.mediator(), Mediator)
