@@ -233,8 +233,7 @@ class UnitOfWork(DatabaseTransaction):
     def _end(self, running: RunningTransaction, outcome: Outcome) -> None:
         running.scope.transaction = None
         running.scope.outcome = outcome
-        if outcome is not Outcome.ROLLED_BACK:
-            running.scope.settled_id = running.id
+        running.scope.settled_id = running.scope.settled_id if outcome is Outcome.ROLLED_BACK else running.id
         self._running = None
 
     def _fields(self, running: RunningTransaction) -> dict[str, Any]:

@@ -29,6 +29,13 @@ from mediator.errors.events import (
     StreamMismatchError,
     StreamNotFoundError,
 )
+from mediator.errors.refusals import (
+    CacheKeyError,
+    MessageTimeoutError,
+    NotAuthorizedError,
+    ValidationFailedError,
+    ValidationFailure,
+)
 from mediator.errors.root import (
     MediatorError,
 )
@@ -61,6 +68,7 @@ from mediator.errors.wiring import (
 
 __all__ = [
     "AfterCommitError",
+    "CacheKeyError",
     "CallNextError",
     "CommitOutcomeUnknownError",
     "CommittedError",
@@ -84,9 +92,11 @@ __all__ = [
     "MediatorError",
     "MediatorNotStartedError",
     "MessageKindError",
+    "MessageTimeoutError",
     "NestedWriterError",
     "NoScopeError",
     "NoUnitOfWorkError",
+    "NotAuthorizedError",
     "NotAwaitedError",
     "Problem",
     "ProviderNotFoundError",
@@ -103,6 +113,8 @@ __all__ = [
     "UnitOfWorkMismatchError",
     "UnitOfWorkRolledBackError",
     "UnitOfWorkRunningError",
+    "ValidationFailedError",
+    "ValidationFailure",
     "WorkerNotStoppedError",
     "WriterTimeoutError",
 ]
