@@ -77,21 +77,21 @@ class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
 
 
 class _Next:
-    """`call_next` of one run of a behavior; refuses once that run is over.
+    """`call_next` of one run of a behavior; it refuses when that run is over.
 
-    The run is the coroutine of `handle`: the interpreter takes its frame away when it ends, so looking costs nothing.
+    A coroutine that neither runs nor waits has ended, so nothing need be noted on the way.
     """
 
     __slots__ = ("inner", "message", "run")
 
-    def __init__(self, inner: Call, message: Any) -> None:
-        self.inner = inner
-        self.message = message
-        self.run: Any = None
+    inner: Call
+    message: Any
+    run: Any
 
     def __call__(self, replacement: Any = _KEEP, /) -> Awaitable[Any]:
-        if getattr(self.run, "cr_frame", self) is None:
-            raise CallNextError(self.message, self.run.__qualname__)
+        run = self.run
+        if run is not None and not run.cr_running and not run.cr_suspended:
+            raise CallNextError(self.message, run.__qualname__)
         return self.inner(self.message if replacement is _KEEP else replacement)
 
 
@@ -123,13 +123,14 @@ def behavior_link(source: Source, inner: Call) -> Call:
 
     def call(message: Any, /) -> Awaitable[Any]:
         behavior = source()
-        call_next = _Next(inner, message)
+        call_next = _Next()
+        call_next.inner, call_next.message = inner, message
         if hasattr(behavior, "__await__"):
-            call_next.run = _handle_when_resolved(behavior, message, call_next)
+            run = _handle_when_resolved(behavior, message, call_next)
         else:
-            call_next.run = behavior.handle(message, call_next)
-        result: Awaitable[Any] = call_next.run
-        return result
+            run = behavior.handle(message, call_next)
+        call_next.run = run if run.__class__ is CoroutineType else None
+        return run
 
     return call
 
@@ -137,17 +138,29 @@ def behavior_link(source: Source, inner: Call) -> Call:
 def notification_behavior_link(source: Source, handler: type, inner: Call) -> Call:
     """A link that lets a behavior decide about one handler of a notification."""
 
-    def call(message: Any, /) -> Awaitable[Any]:
+    def resolve() -> Any:
         behavior = source()
-        call_next = _Next(inner, message)
-        if hasattr(behavior, "__await__"):
-            call_next.run = _handle_when_resolved(behavior, message, handler, call_next)
-        else:
-            call_next.run = behavior.handle(message, handler, call_next)
-        result: Awaitable[Any] = call_next.run
+        return _around(behavior, handler) if hasattr(behavior, "__await__") else _Around(behavior, handler)
+
+    return behavior_link(resolve, inner)
+
+
+class _Around:
+    """A behavior that has been told which handler it wraps."""
+
+    __slots__ = ("_behavior", "_handler")
+
+    def __init__(self, behavior: Any, handler: type) -> None:
+        self._behavior = behavior
+        self._handler = handler
+
+    def handle(self, message: Any, call_next: CallNext[None], /) -> Awaitable[None]:
+        result: Awaitable[None] = self._behavior.handle(message, self._handler, call_next)
         return result
 
-    return call
+
+async def _around(resolving: Awaitable[Any], handler: type) -> _Around:
+    return _Around(await resolving, handler)
 
 
 async def _handle_when_resolved(resolving: Awaitable[Any], *arguments: Any) -> Any:

@@ -21,7 +21,7 @@ from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior
 from mediator.registry import Binding
 
 _SEQUENCES: kinds.Kinds = (list, tuple)
-_BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior)
+BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior)
 HANDLERS: kinds.Kinds = (RequestHandler, NotificationHandler, DistributedEventHandler)
 
 
@@ -162,12 +162,11 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
             if kinds.is_provider(item)
             else f"{path}: behavior {index}"
         )
-        if isinstance(item, _BEHAVIORS):
+        if isinstance(item, BEHAVIORS):
             provider = providers.Object(item)
         cls = provided_class(provider) if kinds.is_provider(provider) else None
-        if cls is not None and issubclass(cls, _BEHAVIORS):
-            kind = PipelineBehavior if issubclass(cls, PipelineBehavior) else NotificationPipelineBehavior
-            binding = Binding(provider, cls, label, kind)
+        if cls is not None and issubclass(cls, BEHAVIORS):
+            binding = Binding(provider, cls, label, next(kind for kind in BEHAVIORS if issubclass(cls, kind)))
             if binding.messages:
                 yield binding
             else:

@@ -20,9 +20,9 @@ from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import CommittedError, EventNotDecodableError, NoScopeError
+from mediator.errors import EventNotDecodableError, NoScopeError
 from mediator.mediator import Mediator
-from mediator.scope import TransactionMode, current_frame
+from mediator.scope import Outcome, TransactionMode, current_frame
 
 E_contra = TypeVar("E_contra", bound=DistributedEvent, contravariant=True)
 
@@ -152,13 +152,11 @@ class EventConsumer:
         except asyncio.CancelledError:  # the consumer is stopping: another one may have it at once
             await delivery.nak(0)
             raise
-        except CommittedError as error:  # the event has taken effect: to have it again would change nothing
-            self._log.error("after the commit of a delivery", error=type(error).__name__, exc_info=error)
         except Exception as error:  # settled: the broker delivers it again
             await self._put_back(delivery, error)
-            return
-        await delivery.ack()
-        await failpoints.reach("consumer.after_ack")
+        else:
+            await delivery.ack()
+            await failpoints.reach("consumer.after_ack")
 
     async def _put_back(self, delivery: Delivery, error: Exception) -> None:
         pause = self._retries.at(delivery.attempt - 1)
@@ -190,7 +188,13 @@ class EventConsumer:
             TransactionMode.NEW, message=envelope.type, context=_context(envelope)
         ) as scope:
             scope.instances[CurrentDelivery] = CurrentDelivery(envelope, delivery.attempt)
-            await self._handle(self._unit_of_work(), envelope, event_class)
+            try:
+                await self._handle(self._unit_of_work(), envelope, event_class)
+            except Exception as error:
+                if scope.outcome is not Outcome.COMMITTED:
+                    raise
+                # It has taken effect, and having it again would change nothing: what failed came after the commit.
+                self._log.error("delivery failed after the commit", error=type(error).__name__, exc_info=error)
 
     async def _handle(
         self, unit_of_work: UnitOfWork, envelope: CloudEvent, event_class: type[DistributedEvent]

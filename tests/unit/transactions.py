@@ -34,6 +34,8 @@ class FakeTransaction:
 class Transactional(PipelineBehavior[Command[Any] | Notification, Any]):
     """Begins a `FakeTransaction` where there is none and there may be one, and remembers all it began."""
 
+    per_scope = True
+
     def __init__(self) -> None:
         self.begun: list[FakeTransaction] = []
 

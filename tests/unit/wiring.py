@@ -2,9 +2,17 @@
 
 from typing import Any
 
-from mediator import Binding, Mediator, NotificationHandler, PipelineBehavior, Registry, RequestHandler
+from mediator import (
+    Binding,
+    Mediator,
+    NotificationHandler,
+    NotificationPipelineBehavior,
+    PipelineBehavior,
+    Registry,
+    RequestHandler,
+)
 
-KINDS = (RequestHandler, NotificationHandler, PipelineBehavior)
+KINDS = (RequestHandler, NotificationHandler, PipelineBehavior, NotificationPipelineBehavior)
 
 
 def bind(part: Any, source: Any = None) -> Binding:

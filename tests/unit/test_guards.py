@@ -1,0 +1,163 @@
+"""What dispatching refuses: calling on too late, what was not awaited, and messages that cause each other for ever."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mediator import Command, Notification
+from mediator.errors import CallNextError, DispatchDepthError, NotAwaitedError, NoUnitOfWorkError
+from tests.unit.samples import EnrollStudent, StudentEnrolled, answer_name
+from tests.unit.transactions import Transactional
+from tests.unit.wiring import around, handles, listens, wire
+
+
+async def test_call_next_is_refused_after_the_behavior_has_returned():
+    kept: list[Any] = []
+
+    async def keep(_message: Any, call_next: Any) -> Any:
+        kept.append(call_next)
+        return await call_next()
+
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(Command[Any], keep)])
+    assert await mediator.send(EnrollStudent("Ada")) == "Ada"
+    with pytest.raises(CallNextError, match=r"EnrollStudent after \S*Around\.handle had ended"):
+        await kept[0]()
+
+
+async def test_call_next_is_refused_in_a_task_that_outlived_the_behavior():
+    tasks: list[asyncio.Task[Any]] = []
+    go = asyncio.Event()
+
+    async def spawn(_message: Any, call_next: Any) -> str:
+        async def later() -> None:
+            await go.wait()
+            await call_next()
+
+        tasks.append(asyncio.create_task(later()))
+        return "early"
+
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(Command[Any], spawn)])
+    assert await mediator.send(EnrollStudent()) == "early"
+    go.set()
+    with pytest.raises(CallNextError):
+        await tasks[0]
+
+
+async def test_call_next_may_be_called_in_a_task_that_the_behavior_awaits():
+    async def spawn(_message: Any, call_next: Any) -> Any:
+        return await asyncio.create_task(call_next())
+
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(Command[Any], spawn)])
+    assert await mediator.send(EnrollStudent("Ada")) == "Ada"
+
+
+async def test_call_next_is_refused_after_a_behavior_that_had_to_be_resolved():
+    kept: list[Any] = []
+
+    async def keep(_message: Any, call_next: Any) -> Any:
+        kept.append(call_next)
+        return await call_next()
+
+    behavior = around(Command[Any], keep)
+
+    async def resolve() -> Any:
+        return behavior
+
+    binding = wire(behaviors=[behavior]).registry.behaviors[0]
+    later = type(binding)(resolve, binding.cls, binding.label, binding.kind)
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[later])
+    assert await mediator.send(EnrollStudent("Ada")) == "Ada"
+    with pytest.raises(CallNextError):
+        await kept[0]()
+
+
+async def test_a_behavior_that_forgets_to_await_is_told_so_and_nothing_is_committed():
+    async def forget(_message: Any, call_next: Any) -> Any:
+        return call_next()
+
+    outcomes: list[str] = []
+
+    async def transaction(_message: Any, call_next: Any) -> Any:
+        response = await call_next()
+        outcomes.append("committed")
+        return response
+
+    behaviors = [around(Command[Any], forget), around(Command[Any], transaction)]
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=behaviors)
+    with pytest.raises(NotAwaitedError, match=r"is the coroutine \S*Around\.handle, which nobody awaited"):
+        await mediator.send(EnrollStudent())
+    assert outcomes == []
+
+
+def circle(length: int) -> list[type[Notification]]:
+    return [type(f"N{number}", (Notification,), {}) for number in range(length)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+async def test_notifications_that_cause_each_other_hit_a_limit_that_names_the_circle(length: int):
+    classes = circle(length)
+    count = 0
+
+    def passing_on(following: type[Notification]) -> Any:
+        async def work(_message: Any) -> None:
+            nonlocal count
+            count += 1
+            await mediator.publish(following())
+
+        return work
+
+    handlers = [listens(cls, passing_on(classes[(n + 1) % length])) for n, cls in enumerate(classes)]
+
+    async def start(_message: Any) -> None:
+        await mediator.publish(classes[0]())
+
+    mediator = wire(handles(EnrollStudent, start), *handlers, max_depth=20)
+    with pytest.raises(DispatchDepthError) as caught:
+        await mediator.send(EnrollStudent())
+    assert count == 19
+    assert sorted(caught.value.cycle) == sorted(cls.__name__ for cls in classes)
+    assert f"{caught.value.cycle[-1]} -> {caught.value.cycle[0]}" in str(caught.value)
+    assert caught.value.path[0] == EnrollStudent()
+
+
+async def test_dispatches_that_follow_each_other_have_no_depth():
+    mediator = wire(handles(EnrollStudent, answer_name), max_depth=1)
+    for _ in range(3):
+        assert await mediator.send(EnrollStudent("Ada")) == "Ada"
+
+
+async def test_tasks_that_outlive_their_dispatch_and_dispatch_again_have_no_depth():
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def work(_message: Any) -> None:
+        async def later() -> None:
+            await asyncio.wait({asyncio.create_task(asyncio.sleep(0))})
+            if len(tasks) < 20:
+                await mediator.send(EnrollStudent())
+
+        tasks.append(asyncio.create_task(later()))
+
+    mediator = wire(handles(EnrollStudent, work), max_depth=2)
+    await mediator.send(EnrollStudent())
+    for task in tasks:  # grows
+        await task
+    assert len(tasks) == 20
+
+
+def test_a_depth_without_a_circle_shows_the_whole_path():
+    error = DispatchDepthError(2, [EnrollStudent(), StudentEnrolled(), "mediator.scope()"])
+    assert error.cycle == []
+    assert "EnrollStudent -> StudentEnrolled -> mediator.scope()" in str(error)
+
+
+async def test_nothing_is_published_after_a_commit_that_will_not_come():
+    async def work(_message: Any) -> None:
+        mediator.publish_after_commit(StudentEnrolled())
+
+    mediator = wire(handles(EnrollStudent, work))
+    with pytest.raises(NoUnitOfWorkError, match="StudentEnrolled needs a running unit of work"):
+        await mediator.send(EnrollStudent())
+    mediator = wire(handles(EnrollStudent, work), behaviors=[transactional := Transactional()])
+    await mediator.send(EnrollStudent())
+    assert transactional.begun[0].log == ["after the commit: StudentEnrolled"]
