@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from mediator.pipeline import CallNext, PipelineBehavior, Source
 
 
-class Companion(ABC):
+class Companion(ABC):  # noqa: B024  (its kinds have the abstract methods)
     """The base of each kind of companion. A kind is a generic class right below it; its first argument is the message."""
 
 
@@ -45,7 +45,7 @@ class CompanionBehavior(PipelineBehavior[Any, Any]):
     """The kinds of companion that it is given."""
 
     @classmethod
-    def applies_to(cls, message_type: type, companions: Sequence[BoundCompanion], /) -> bool:
+    def applies_to(cls, _message_type: type, companions: Sequence[BoundCompanion], /) -> bool:
         """Whether there is something to do for a message class; asked once, when its pipeline is compiled."""
         return bool(companions)
 
@@ -54,9 +54,7 @@ class CompanionBehavior(PipelineBehavior[Any, Any]):
         return await self.handle_with((), message, call_next)
 
     @abstractmethod
-    async def handle_with(
-        self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /
-    ) -> Any:
+    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Handle a message with the companions that were found for its class, in the order of declaration."""
 
 

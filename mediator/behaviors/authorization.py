@@ -20,7 +20,10 @@ class Authorizer(Companion, Generic[Message_contra]):
 
     @abstractmethod
     async def authorize(self, message: Message_contra, context: MessageContext, /) -> bool:
-        """Return `True` to let it through; `context.principal` is who sent it. Or raise a `NotAuthorizedError` that says why."""
+        """Return `True` to let it through; `context.principal` is who sent it.
+
+        Anything else refuses it. To say why, raise a `NotAuthorizedError` with a reason.
+        """
 
 
 class AuthorizationBehavior(CompanionBehavior):
@@ -32,9 +35,7 @@ class AuthorizationBehavior(CompanionBehavior):
     works_with = (Authorizer,)
     role = "authorization"
 
-    async def handle_with(
-        self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /
-    ) -> Any:
+    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Ask, and go on.
 
         Raises:

@@ -23,16 +23,14 @@ class RequestExceptionProcessorBehavior(CompanionBehavior):
 
     works_with = (RequestExceptionHandler,)
 
-    async def handle_with(
-        self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /
-    ) -> Any:
+    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the rest; return its response, or that of the first handler which deals with the error."""
         try:
             return await _call_undoable(message, call_next)
         except Exception as error:  # offered to the handlers; what none of them deals with is raised again
             for companion in _most_specific_first(companions, message, error):
-                answer = await (await resolve(companion)).handle(message, error)
-                if isinstance(answer, Handled):
+                answer: Any = await (await resolve(companion)).handle(message, error)
+                if answer.__class__ is Handled:
                     return answer.response
                 if answer is not None:
                     error.add_note(f"{companion.cls.__name__} must return Handled(...) or None, and returned neither.")
@@ -48,9 +46,7 @@ class RequestExceptionActionProcessorBehavior(CompanionBehavior):
 
     works_with = (RequestExceptionAction,)
 
-    async def handle_with(
-        self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /
-    ) -> Any:
+    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the rest; run the actions on its error."""
         try:
             return await call_next()
@@ -71,18 +67,17 @@ async def _call_undoable(message: Any, call_next: CallNext[Any]) -> Any:
     """Go on; when a command fails in a transaction that goes on, undo what it did."""
     frame = current_frame()
     transaction = frame.scope.transaction if frame is not None else None
-    if transaction is None or not isinstance(message, Command):
+    if transaction is None or not issubclass(message.__class__, Command):
         return await call_next()
     async with transaction.savepoint(message):
         return await call_next()
 
 
-def _most_specific_first(
-    companions: Sequence[BoundCompanion], message: Any, error: Exception
-) -> list[BoundCompanion]:
+def _most_specific_first(companions: Sequence[BoundCompanion], message: Any, error: Exception) -> list[BoundCompanion]:
     """Those that take this error, in the order in which they get it."""
+    message_type: type[Any] = message.__class__
     ranked = [
-        (_distance(error_types, type(error)), companion.distance(type(message)), companion)
+        (_distance(error_types, type(error)), companion.distance(message_type), companion)
         for companion in companions
         if isinstance(error, error_types := _error_types(companion))
     ]

@@ -17,9 +17,7 @@ class RequestPreProcessorBehavior(CompanionBehavior):
 
     works_with = (RequestPreProcessor,)
 
-    async def handle_with(
-        self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /
-    ) -> Any:
+    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the processors, then the rest."""
         for companion in companions:
             await (await resolve(companion)).process(message)
@@ -35,9 +33,7 @@ class RequestPostProcessorBehavior(CompanionBehavior):
 
     works_with = (RequestPostProcessor,)
 
-    async def handle_with(
-        self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /
-    ) -> Any:
+    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the rest, then the processors."""
         response = await call_next()
         for companion in companions:

@@ -48,8 +48,9 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
         """
         scope = current_scope("a timeout")
         settled_before = scope.settled_id
+        deadline = asyncio.timeout(self._seconds)
         try:
-            async with asyncio.timeout(self._seconds) as deadline:
+            async with deadline:
                 return await call_next()
         except TimeoutError as error:
             cancellation = error.__cause__ or error.__context__

@@ -51,7 +51,9 @@ class ValidationBehavior(CompanionBehavior):
 
     works_with = (Validator,)
     role = "validation"
-    belongs_inside: ClassVar[Mapping[str, str]] = {"authorization": "its failures would tell anyone what only some may know"}
+    belongs_inside: ClassVar[Mapping[str, str]] = {
+        "authorization": "its failures would tell anyone what only some may know"
+    }
 
     def __init__(self, *, errors: type[Exception] | tuple[type[Exception], ...] = ValueError) -> None:
         self._errors = errors
@@ -61,17 +63,16 @@ class ValidationBehavior(CompanionBehavior):
         """Whether the message class has a validator or a method `validate`."""
         return bool(companions) or _checks_itself(message_type)
 
-    async def handle_with(
-        self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /
-    ) -> Any:
+    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Check, and go on.
 
         Raises:
             ValidationFailedError: Something is wrong with the message.
         """
         failures: list[ValidationFailure] = []
-        if _checks_itself(type(message)):
-            await self._collect(failures, type(message).__name__, message.validate)
+        cls: type[Any] = message.__class__
+        if _checks_itself(cls):
+            await self._collect(failures, cls.__name__, message.validate)
         for companion in companions:
             validator = await resolve(companion)
             await self._collect(failures, companion.cls.__name__, partial(validator.validate, message))
@@ -84,8 +85,7 @@ class ValidationBehavior(CompanionBehavior):
             found: Any = check()
             if hasattr(found, "__await__"):
                 found = await found
-            for failure in found or ():
-                failures.append(replace(failure, validator=name))
+            failures.extend(replace(failure, validator=name) for failure in found or ())  # up to where it raises
         except self._errors as error:  # collected: all that is wrong is told together
             failures.extend(ValidationFailure(field, text, name) for field, text in _entries(error))
 

@@ -72,10 +72,10 @@ class NotAuthorizedError(MediatorError, PermissionError):
     reason: str = ""
 
     def __str__(self) -> str:
-        who = "Nobody who is not signed in" if self.principal is None else f"{self.principal!r} is not one who"
+        who = "Who is not signed in" if self.principal is None else repr(self.principal)
         reason = f": {self.reason}" if self.reason else ""
         return (
-            f"{who} may send {name_of(self.message)}{reason}. Whoever is to send it must be let by each of its authorizers."
+            f"{who} may not send {name_of(self.message)}{reason}. Each of its authorizers must let the sender through."
         )
 
 
