@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar, overload
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState
+from tenacity.retry import retry_if_exception
+from tenacity.stop import stop_after_attempt
+from tenacity.wait import wait_exponential, wait_random
 
 from mediator.errors import CommitOutcomeUnknownError, CommittedError, NoScopeError, SettingError
 from mediator.messages import Request
@@ -31,8 +34,8 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         on: The errors that may pass. Name those of your database driver or your network client: repeating a mistake of
             the sender helps nobody.
         attempts: How often to try, the first time included.
-        first_wait: The pause after the first attempt, in seconds; it doubles from there, plus up to as much jitter.
-        last_wait: The longest pause, in seconds.
+        first_wait: The pause after the first attempt, in seconds. It doubles from there; up to as much is added by chance.
+        last_wait: The longest pause before that addition, in seconds.
         sleep: Waits for a number of seconds.
     """
 
@@ -76,7 +79,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
             raise SettingError("attempts", attempts, "there is at least one.")
         self._on = on
         self._attempts = attempts
-        self._wait = wait_exponential_jitter(initial=first_wait, max=last_wait, jitter=first_wait)
+        self._wait = wait_exponential(multiplier=first_wait, max=last_wait) + wait_random(0, first_wait)
         self._sleep = sleep
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
 

@@ -54,7 +54,9 @@ async def test_all_failures_of_all_validators_come_in_one_error_and_the_handler_
 
     class SchoolIsOpen(Validator[Request[Any]]):
         async def validate(self, _request: Request[Any]):
-            return (ValidationFailure(field, text) for field, text in [("", "the school is closed"), ("name", "is odd")])
+            return (
+                ValidationFailure(field, text) for field, text in [("", "the school is closed"), ("name", "is odd")]
+            )
 
     message = EnrollStudent("")
     error = await refusal(refusing(NameIsGiven, finds(CountStudents, ("", "never")), SchoolIsOpen), message)
