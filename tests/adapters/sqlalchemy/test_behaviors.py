@@ -1,6 +1,7 @@
 """The behaviors in the box around real transactions: what is told, repeated or converted agrees with the database."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -29,17 +30,16 @@ from mediator.errors import (
 from mediator.testing.failpoints import Failure, failpoint
 from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Noted, Write
 
-
 LIMIT = 0.5
 """Seconds: longer than a command takes on a busy machine, for the time is to be up at the place that a test has chosen."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     pass
 
 
-class Answer(RequestExceptionHandler[Write, str, Refused]):
-    async def handle(self, _request: Write, _error: Refused) -> Handled[str]:
+class Answer(RequestExceptionHandler[Write, str, RefusedError]):
+    async def handle(self, _request: Write, _error: RefusedError) -> Handled[str]:
         return Handled("refused")
 
 
@@ -68,7 +68,7 @@ def listed(ledger: Ledger, *before: Any, after: Any = ()) -> Ledger:
 
 
 async def refuse(_ledger: Ledger) -> None:
-    raise Refused
+    raise RefusedError
 
 
 def retry(**options: Any) -> RetryBehavior[Any]:
@@ -155,7 +155,7 @@ async def test_what_failed_after_the_commit_is_told_rather_than_the_time(ledger:
         return "done"
 
     listed(ledger, TimeoutBehavior(LIMIT))
-    with failpoint("unit_of_work.after_commit", until_timed_out()), pytest.raises(AfterCommitError) as caught:
+    with failpoint("unit_of_work.during_commit", until_timed_out()), pytest.raises(AfterCommitError) as caught:
         await ledger.send(Do(act))
     assert caught.value.response == "done"
     assert await ledger.entries() == ["a"]
@@ -307,10 +307,8 @@ async def test_a_part_whose_error_is_converted_leaves_nothing_behind_and_the_who
 async def test_an_error_that_doomed_the_whole_cannot_be_converted_into_a_commit(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> None:
         await ledger.write("a")
-        try:
+        with contextlib.suppress(ConnectionError):
             await ledger.send(Write("b", then=failing(1)))  # nobody converts this one
-        except ConnectionError:
-            pass
 
     listed(ledger, after=[RequestExceptionProcessorBehavior()])
     # Inside, the doomed savepoint is rolled back and the error of that is what is converted; nothing of it is left.

@@ -37,11 +37,11 @@ class CourseError(SchoolError):
     pass
 
 
-class CourseFull(CourseError):
+class CourseFullError(CourseError):
     pass
 
 
-ERRORS = (Exception, SchoolError, CourseError, CourseFull)
+ERRORS = (Exception, SchoolError, CourseError, CourseFullError)
 
 
 def raises(error: BaseException) -> Any:
@@ -120,7 +120,7 @@ async def test_a_failing_preprocessor_stops_what_follows_and_the_handler_is_neve
 
     class Refuse(RequestPreProcessor[EnrollStudent]):
         async def process(self, _request):
-            raise CourseFull
+            raise CourseFullError
 
     def never() -> Any:
         raise AssertionError("built")
@@ -130,7 +130,7 @@ async def test_a_failing_preprocessor_stops_what_follows_and_the_handler_is_neve
         behaviors=[RequestPreProcessorBehavior],
         companions=[Refuse, before(EnrollStudent, log)],
     )
-    with pytest.raises(CourseFull):
+    with pytest.raises(CourseFullError):
         await mediator.send(EnrollStudent())
     assert log == []
 
@@ -138,11 +138,11 @@ async def test_a_failing_preprocessor_stops_what_follows_and_the_handler_is_neve
 async def test_postprocessors_do_not_run_when_the_handler_failed():
     log: list[str] = []
     mediator = wire(
-        handles(EnrollStudent, raises(CourseFull())),
+        handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[RequestPostProcessorBehavior],
         companions=[after(EnrollStudent, log)],
     )
-    with pytest.raises(CourseFull):
+    with pytest.raises(CourseFullError):
         await mediator.send(EnrollStudent())
     assert log == []
 
@@ -204,11 +204,11 @@ async def test_a_behavior_run_alone_goes_on():
 
 async def test_a_handler_of_errors_turns_an_error_into_a_response():
     log: list[Any] = []
-    error = CourseFull()
+    error = CourseFullError()
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFull, log, Handled("waiting list"))],
+        companions=[rescue(EnrollStudent, CourseFullError, log, Handled("waiting list"))],
     )
     assert await mediator.send(EnrollStudent()) == "waiting list"
     assert log == [error]
@@ -216,26 +216,26 @@ async def test_a_handler_of_errors_turns_an_error_into_a_response():
 
 async def test_none_is_a_response_too():
     mediator = wire(
-        handles(ExpelStudent, raises(CourseFull())),
+        handles(ExpelStudent, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescue(ExpelStudent, CourseFull, [], Handled(None))],
+        companions=[rescue(ExpelStudent, CourseFullError, [], Handled(None))],
     )
     assert await mediator.send(ExpelStudent()) is None
 
 
 async def test_an_error_that_nobody_deals_with_reaches_the_sender_as_it_is():
     log: list[Any] = []
-    error = CourseFull()
+    error = CourseFullError()
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionProcessorBehavior],
         companions=[
-            rescue(EnrollStudent, CourseFull, log),
+            rescue(EnrollStudent, CourseFullError, log),
             rescue(EnrollStudent, LookupError, log, Handled("wrong error")),
-            rescue(CountStudents, CourseFull, log, Handled("wrong message")),
+            rescue(CountStudents, CourseFullError, log, Handled("wrong message")),
         ],
     )
-    with pytest.raises(CourseFull) as caught:
+    with pytest.raises(CourseFullError) as caught:
         await mediator.send(EnrollStudent())
     assert caught.value is error
     assert log == [error]
@@ -243,11 +243,11 @@ async def test_an_error_that_nobody_deals_with_reaches_the_sender_as_it_is():
 
 async def test_an_answer_that_is_not_handled_counts_as_none_and_is_noted():
     mediator = wire(
-        handles(EnrollStudent, raises(CourseFull())),
+        handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFull, [], "waiting list")],
+        companions=[rescue(EnrollStudent, CourseFullError, [], "waiting list")],
     )
-    with pytest.raises(CourseFull) as caught:
+    with pytest.raises(CourseFullError) as caught:
         await mediator.send(EnrollStudent())
     assert caught.value.__notes__ == ["Rescue must return Handled(...) or None, and returned neither."]
 
@@ -289,7 +289,7 @@ async def test_errors_of_behaviors_inside_and_of_making_the_handler_are_covered(
     rescued = rescue(EnrollStudent, CourseError, log, Handled("rescued"))
     inside = wire(
         handles(EnrollStudent, answer_name),
-        behaviors=[RequestExceptionProcessorBehavior, around(Any, raises(CourseFull()))],
+        behaviors=[RequestExceptionProcessorBehavior, around(Any, raises(CourseFullError()))],
         companions=[rescued],
     )
     unbuilt = wire(
@@ -299,16 +299,16 @@ async def test_errors_of_behaviors_inside_and_of_making_the_handler_are_covered(
     )
     assert await inside.send(EnrollStudent()) == "rescued"
     assert await unbuilt.send(EnrollStudent()) == "rescued"
-    assert [type(error) for error in log] == [CourseFull, CourseError]
+    assert [type(error) for error in log] == [CourseFullError, CourseError]
 
 
 async def test_errors_of_behaviors_outside_are_not_covered():
     mediator = wire(
         handles(EnrollStudent, answer_name),
-        behaviors=[around(Any, raises(CourseFull())), RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFull, [], Handled("rescued"))],
+        behaviors=[around(Any, raises(CourseFullError())), RequestExceptionProcessorBehavior],
+        companions=[rescue(EnrollStudent, CourseFullError, [], Handled("rescued"))],
     )
-    with pytest.raises(CourseFull):
+    with pytest.raises(CourseFullError):
         await mediator.send(EnrollStudent())
 
 
@@ -335,11 +335,11 @@ async def test_cancellation_is_never_offered_to_a_handler_or_an_action(declared)
 
 
 async def test_an_error_of_a_handler_of_errors_reaches_the_sender_with_the_first_as_its_context():
-    class Fail(RequestExceptionHandler[EnrollStudent, str, CourseFull]):
+    class Fail(RequestExceptionHandler[EnrollStudent, str, CourseFullError]):
         async def handle(self, _request, _error):
             raise LookupError
 
-    error = CourseFull()
+    error = CourseFullError()
     mediator = wire(
         handles(EnrollStudent, raises(error)), behaviors=[RequestExceptionProcessorBehavior], companions=[Fail]
     )
@@ -353,19 +353,19 @@ async def test_an_error_of_a_handler_of_errors_reaches_the_sender_with_the_first
 
 async def test_all_actions_see_an_error_once_most_specific_first_and_it_is_raised_as_it_is():
     log: list[Any] = []
-    error = CourseFull()
+    error = CourseFullError()
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionActionProcessorBehavior],
         companions=[
             observe(Any, Exception, log, "any error"),
             observe(EnrollStudent, LookupError, log, "another error"),
-            observe(Command[Any], CourseFull, log, "of a command"),
-            observe(EnrollStudent, CourseFull, log, "exact"),
-            observe(EnrollStudent, CourseFull | SchoolError, log, "either"),
+            observe(Command[Any], CourseFullError, log, "of a command"),
+            observe(EnrollStudent, CourseFullError, log, "exact"),
+            observe(EnrollStudent, CourseFullError | SchoolError, log, "either"),
         ],
     )
-    with pytest.raises(CourseFull) as caught:
+    with pytest.raises(CourseFullError) as caught:
         await mediator.send(EnrollStudent())
     assert caught.value is error
     assert log == ["exact", "either", "of a command", "any error"]
@@ -374,17 +374,17 @@ async def test_all_actions_see_an_error_once_most_specific_first_and_it_is_raise
 async def test_an_action_that_fails_is_noted_on_the_error_and_hides_neither_it_nor_the_others():
     log: list[Any] = []
 
-    class Fail(RequestExceptionAction[EnrollStudent, CourseFull]):
+    class Fail(RequestExceptionAction[EnrollStudent, CourseFullError]):
         async def execute(self, _request, _error):
             raise LookupError("no pager")
 
-    error = CourseFull()
+    error = CourseFullError()
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionActionProcessorBehavior],
-        companions=[Fail, observe(EnrollStudent, CourseFull, log, "observed")],
+        companions=[Fail, observe(EnrollStudent, CourseFullError, log, "observed")],
     )
-    with pytest.raises(CourseFull) as caught:
+    with pytest.raises(CourseFullError) as caught:
         await mediator.send(EnrollStudent())
     assert caught.value is error
     assert error.__notes__ == ["The action Fail on this error failed: LookupError('no pager')"]
@@ -397,17 +397,17 @@ async def test_actions_outside_see_what_is_not_dealt_with_and_inside_every_error
     log: list[Any] = []
     behaviors = [RequestExceptionActionProcessorBehavior, RequestExceptionProcessorBehavior]
     mediator = wire(
-        handles(EnrollStudent, raises(CourseFull())),
+        handles(EnrollStudent, raises(CourseFullError())),
         behaviors=behaviors if outside else behaviors[::-1],
         companions=[
-            rescue(EnrollStudent, CourseFull, [], Handled("ok") if handled else None),
-            observe(EnrollStudent, CourseFull, log, "observed"),
+            rescue(EnrollStudent, CourseFullError, [], Handled("ok") if handled else None),
+            observe(EnrollStudent, CourseFullError, log, "observed"),
         ],
     )
     if handled:
         assert await mediator.send(EnrollStudent()) == "ok"
     else:
-        with pytest.raises(CourseFull):
+        with pytest.raises(CourseFullError):
             await mediator.send(EnrollStudent())
     assert log == ([] if outside and handled else ["observed"])
 
@@ -433,9 +433,9 @@ def joined(*messages: Any, mode: TransactionMode = TransactionMode.DEFAULT) -> A
 
     mediator = wire(
         handles(Outer, send_inside),
-        *(handles(message, raises(CourseFull())) for message in messages),
+        *(handles(message, raises(CourseFullError())) for message in messages),
         behaviors=[RequestExceptionProcessorBehavior, transactional],
-        companions=[rescue(messages[0], CourseFull, [], Handled("rescued"))],
+        companions=[rescue(messages[0], CourseFullError, [], Handled("rescued"))],
     )
     return mediator, transactional
 
@@ -468,9 +468,9 @@ async def test_a_query_in_a_transaction_needs_no_savepoint():
 async def test_behind_the_transaction_in_the_list_a_savepoint_is_rolled_back():
     transactional = Transactional()
     mediator = wire(
-        handles(EnrollStudent, raises(CourseFull())),
+        handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[transactional, RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFull, [], Handled("rescued"))],
+        companions=[rescue(EnrollStudent, CourseFullError, [], Handled("rescued"))],
     )
     assert await mediator.send(EnrollStudent()) == "rescued"
     assert transactional.begun[0].log == ["savepoint for EnrollStudent", "rolled back to savepoint"]
