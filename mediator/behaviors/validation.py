@@ -5,11 +5,11 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Generic
 
 from mediator.companions import BoundCompanion, Companion, CompanionBehavior, resolve
-from mediator.errors import ValidationFailedError, ValidationFailure
+from mediator.errors import MediatorError, ValidationFailedError, ValidationFailure
 from mediator.pipeline import CallNext, Message_contra
 
 _PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
@@ -70,7 +70,7 @@ class ValidationBehavior(CompanionBehavior):
             ValidationFailedError: Something is wrong with the message.
         """
         failures: list[ValidationFailure] = []
-        cls: type[Any] = message.__class__
+        cls: Any = message.__class__
         if _checks_itself(cls):
             await self._collect(failures, cls.__name__, message.validate)
         for companion in companions:
@@ -86,10 +86,15 @@ class ValidationBehavior(CompanionBehavior):
             if hasattr(found, "__await__"):
                 found = await found
             failures.extend(replace(failure, validator=name) for failure in found or ())  # up to where it raises
+        except ValidationFailedError as error:  # of a message that the validator has sent on
+            failures.extend(error.failures)
+        except MediatorError:  # some are ValueErrors too, and none is about the message
+            raise
         except self._errors as error:  # collected: all that is wrong is told together
             failures.extend(ValidationFailure(field, text, name) for field, text in _entries(error))
 
 
+@lru_cache(maxsize=1024)
 def _checks_itself(message_type: type) -> bool:
     """Whether a message class has a method `validate`; the class method of that name in pydantic is another matter."""
     return inspect.isfunction(inspect.getattr_static(message_type, "validate", None))
@@ -99,8 +104,9 @@ def _entries(error: Exception) -> list[tuple[str, str]]:
     """The fields and texts of a library's error, without the values that `str(error)` repeats in some."""
     listing: Any = getattr(error, "errors", None)
     entries: Any = listing() if callable(listing) else ()  # pydantic: `[{"loc": ("name",), "msg": "...", ...}]`
-    found = [(".".join(str(part) for part in entry["loc"]), str(entry["msg"])) for entry in entries]
-    return found or [_entry(str(error.args[0]) if error.args else type(error).__name__)]
+    found = [(".".join(map(str, each["loc"])), str(each["msg"])) for each in entries if {"loc", "msg"} <= set(each)]
+    said: Any = error.args[0] if error.args else type(error).__name__  # attrs adds the value as another argument
+    return found or [_entry(said if isinstance(said, str) else str(error))]
 
 
 def _entry(text: str) -> tuple[str, str]:

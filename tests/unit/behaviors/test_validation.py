@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mediator import Command, Notification, Query, Request, ValidationBehavior, ValidationFailure, Validator
-from mediator.errors import ValidationFailedError
+from mediator.errors import SettingError, ValidationFailedError
 from tests.unit.samples import CountStudents, EnrollStudent, StudentEnrolled, answer_name
 from tests.unit.wiring import bind, handles, listens, wire
 
@@ -118,6 +118,39 @@ async def test_a_value_error_of_a_validator_counts_as_a_failure_beside_the_other
 
     error = await refusal(refusing(Strict, finds(EnrollStudent, ("name", "is empty"))), EnrollStudent())
     assert error.by_validator == {"Strict": ["is impossible"], "Finds": ["is empty"]}
+
+
+async def test_what_a_validator_was_told_of_another_message_is_told_with_the_rest():
+    class Delegate(Validator[EnrollStudent]):
+        async def validate(self, _message):
+            raise ValidationFailedError(CountStudents(), [ValidationFailure("course", "is closed", "Inner")])
+
+    error = await refusal(refusing(Delegate, finds(EnrollStudent, ("name", "is empty"))), EnrollStudent())
+    assert error.by_validator == {"Inner": ["is closed"], "Finds": ["is empty"]}
+
+
+async def test_an_error_of_the_library_is_no_failure_of_the_message_though_it_is_a_value_error():
+    class Broken(Validator[EnrollStudent]):
+        async def validate(self, _message):
+            raise SettingError("seconds", 0, "too few")
+
+    with pytest.raises(SettingError):
+        await refusing(Broken).send(EnrollStudent())
+
+
+async def test_the_type_check_of_attrs_is_told_without_the_value():
+    @attrs.frozen
+    class Typed(Command[str]):
+        name: str = attrs.field(validator=attrs.validators.instance_of(str))
+
+        def validate(self) -> None:
+            attrs.validate(self)
+
+    message = Typed("Ada")
+    object.__setattr__(message, "name", {"password": "hunter2"})
+    error = await refusal(refusing(message=Typed, errors=(ValueError, TypeError)), message)
+    assert len(error.failures) == 1
+    assert error.failures[0].text.startswith("'name' must be <class 'str'>")
 
 
 async def test_any_other_error_of_a_validator_is_raised_as_it_is():
