@@ -101,11 +101,11 @@ def _checks_itself(message_type: type) -> bool:
 
 
 def _entries(error: Exception) -> list[tuple[str, str]]:
-    """The fields and texts of a library's error, without the values that `str(error)` repeats in some."""
+    """The fields and texts of a library's error, and not what `str(error)` of some adds to them."""
     listing: Any = getattr(error, "errors", None)
     entries: Any = listing() if callable(listing) else ()  # pydantic: `[{"loc": ("name",), "msg": "...", ...}]`
     found = [(".".join(map(str, each["loc"])), str(each["msg"])) for each in entries if {"loc", "msg"} <= set(each)]
-    said: Any = error.args[0] if error.args else type(error).__name__  # attrs adds the value as another argument
+    said: Any = error.args[0] if error.args else type(error).__name__  # attrs has objects beside the text
     return found or [_entry(said if isinstance(said, str) else str(error))]
 
 
