@@ -1,6 +1,12 @@
 """A typed, asynchronous mediator: messages, handlers, pipelines, scopes. Nothing here needs an extra."""
 
+from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
+from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
+from mediator.behaviors.exceptions import RequestExceptionActionProcessorBehavior, RequestExceptionProcessorBehavior
 from mediator.behaviors.logging import LoggingBehavior, StreamLoggingBehavior
+from mediator.behaviors.processing import RequestPostProcessorBehavior, RequestPreProcessorBehavior
+from mediator.behaviors.timeout import TimeoutBehavior
+from mediator.behaviors.validation import ValidationBehavior, Validator
 from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
@@ -8,19 +14,30 @@ from mediator.distributed.consumer import DistributedEventHandler, EventConsumer
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
-from mediator.errors import MediatorError
+from mediator.errors import MediatorError, ValidationFailure
 from mediator.functions import as_handler, as_sync_handler
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler
 from mediator.mediator import Mediator, Publisher, Sender
 from mediator.messages import Command, Notification, Query, Request, StreamRequest
 from mediator.pipeline import CallNext, NotificationPipelineBehavior, PipelineBehavior
+from mediator.processors import (
+    Handled,
+    RequestExceptionAction,
+    RequestExceptionHandler,
+    RequestPostProcessor,
+    RequestPreProcessor,
+)
 from mediator.registry import Binding, Registry
 from mediator.scope import Outcome, Scope, TransactionMode, current_context, current_scope
 from mediator.strategies import Concurrent, PublishStrategy, Sequential
 from mediator.streams import StreamNext, StreamPipelineBehavior
 
 __all__ = [
+    "AuthorizationBehavior",
+    "Authorizer",
     "Binding",
+    "Cache",
+    "CachingBehavior",
     "CallNext",
     "Command",
     "Concurrent",
@@ -29,9 +46,11 @@ __all__ = [
     "DistributedEventHandler",
     "DistributedUnitOfWorkBehavior",
     "EventConsumer",
+    "Handled",
     "LoggingBehavior",
     "Mediator",
     "MediatorError",
+    "MemoryCache",
     "MessageContext",
     "Notification",
     "NotificationHandler",
@@ -44,7 +63,15 @@ __all__ = [
     "Query",
     "Registry",
     "Request",
+    "RequestExceptionAction",
+    "RequestExceptionActionProcessorBehavior",
+    "RequestExceptionHandler",
+    "RequestExceptionProcessorBehavior",
     "RequestHandler",
+    "RequestPostProcessor",
+    "RequestPostProcessorBehavior",
+    "RequestPreProcessor",
+    "RequestPreProcessorBehavior",
     "Scope",
     "Sender",
     "Sequential",
@@ -53,8 +80,12 @@ __all__ = [
     "StreamPipelineBehavior",
     "StreamRequest",
     "StreamRequestHandler",
+    "TimeoutBehavior",
     "TransactionMode",
     "UnitOfWork",
+    "ValidationBehavior",
+    "ValidationFailure",
+    "Validator",
     "as_handler",
     "as_sync_handler",
     "current_context",

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 IdFactory = Callable[[], str]
 
@@ -20,12 +20,16 @@ class MessageContext:
         message_id: Identifies this dispatch; for an event from another application, the event's id.
         correlation_id: The same for everything that follows from one entry into the system, across processes.
         causation_id: The `message_id` of what caused this message; `None` where the flow began.
+        principal: Who it is done for, as the entry point has established it.
+        tenant: Whose data it is about.
     """
 
     message_id: str
     correlation_id: str
     causation_id: str | None = None
+    principal: str | None = None
+    tenant: str | None = None
 
     def caused(self, message_id: str) -> "MessageContext":
         """The context of a message that follows from this one."""
-        return MessageContext(message_id, self.correlation_id, self.message_id)
+        return replace(self, message_id=message_id, causation_id=self.message_id)

@@ -6,7 +6,7 @@ a traceback shows behaviors and handlers only.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -46,6 +46,15 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
 
     one_of: ClassVar[str | None] = None
     """Of the behaviors that share this name only the one with the most specific type argument applies to a message."""
+
+    role: ClassVar[str | None] = None
+    """What it does, as far as others care on which side of it they stand; `one_of` where it is not given."""
+
+    belongs_inside: ClassVar[Mapping[str, str]] = {}
+    """The roles that must stand before it in the list, if they are there, each with the reason. `validate` checks it."""
+
+    belongs_outside: ClassVar[Mapping[str, str]] = {}
+    """The roles that must stand after it in the list, if they are there, each with the reason. `validate` checks it."""
 
     per_scope: ClassVar[bool] = False
     """When the handlers of a notification have scopes of their own, it runs in each of these, not around the publish."""

@@ -4,9 +4,10 @@ import difflib
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from mediator.companions import CompanionBehavior, equipped
 from mediator.errors import HandlerNotFoundError
 from mediator.handlers import RequestHandler, StreamRequestHandler, message_types, spelled, type_arguments
 from mediator.messages import Notification, Request, StreamRequest, is_request, is_stream_request
@@ -38,6 +39,7 @@ class Binding:
         label: Where it is declared, for texts: `container.<name>`.
         kind: The generic base through which it is bound: `RequestHandler`, `NotificationHandler`, `PipelineBehavior`...
         messages: The message classes it is for; empty when the class does not say.
+        companions: Of a behavior in a compiled pipeline: what it works with there.
     """
 
     source: Source
@@ -45,6 +47,7 @@ class Binding:
     label: str
     kind: type
     messages: tuple[type, ...] = field(init=False)
+    companions: "tuple[Binding, ...]" = ()
 
     def __post_init__(self) -> None:
         arguments = type_arguments(self.cls, self.kind) or ()
@@ -93,7 +96,10 @@ class Pipeline:
     strategy: PublishStrategy | None = None
 
     def __str__(self) -> str:
-        rows = [(f"  {n}. {behavior.cls.__name__}", behavior.label) for n, behavior in enumerate(self.behaviors, 1)]
+        rows: list[tuple[str, str]] = []
+        for number, behavior in enumerate(self.behaviors, 1):
+            rows.append((f"  {number}. {behavior.cls.__name__}", behavior.label))
+            rows += [(f"     with {each.cls.__name__}", each.label) for each in behavior.companions]
         word = "handler" if is_request(self.message_type) or is_stream_request(self.message_type) else "subscriber"
         rows += [(f"  around each: {each.cls.__name__}", each.label) for each in self.handler_behaviors]
         rows += [(f"  {word}: {handler.cls.__name__}", handler.label) for handler in self.handlers]
@@ -122,6 +128,7 @@ class Registry:
     Args:
         handlers: What handles requests, notifications and events.
         behaviors: What is around them, outermost first.
+        companions: What behaviors work with: validators, authorizers, processors.
         strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
     """
 
@@ -129,11 +136,13 @@ class Registry:
         self,
         handlers: Iterable[Binding] = (),
         behaviors: Iterable[Binding] = (),
+        companions: Iterable[Binding] = (),
         *,
         strategy: PublishStrategy | None = None,
     ) -> None:
         self.handlers = tuple(handlers)
         self.behaviors = tuple(behaviors)
+        self.companions = tuple(companions)
         self.strategy = strategy or Sequential()
         self._pipelines: dict[Any, Pipeline] = {}
 
@@ -217,10 +226,21 @@ class Registry:
         return message_type.publish_strategy or self.strategy
 
     def _behaviors_of(self, message_type: type) -> list[Binding]:
-        matching = [b for b in self.behaviors if b.kind is PipelineBehavior and b.takes(message_type)]
+        candidates = [b for b in self.behaviors if b.kind is PipelineBehavior and b.takes(message_type)]
+        matching = [each for b in candidates if (each := self._equip(b, message_type)) is not None]
         chosen: dict[str, Binding] = {}
         for binding in matching:
             name = getattr(binding.cls, "one_of", None)
             if name and (name not in chosen or binding.distance(message_type) < chosen[name].distance(message_type)):
                 chosen[name] = binding
         return [b for b in matching if not (n := getattr(b.cls, "one_of", None)) or chosen[n] is b]
+
+    def _equip(self, behavior: Binding, message_type: type) -> Binding | None:
+        """The behavior with its companions for a message class; `None` when it has nothing to do there."""
+        if not issubclass(behavior.cls, CompanionBehavior):
+            return behavior
+        kinds = behavior.cls.works_with
+        found = tuple(each for each in self.companions if each.kind in kinds and each.takes(message_type))
+        if not behavior.cls.applies_to(message_type, found):
+            return None
+        return replace(behavior, source=equipped(behavior.source, found), companions=found)

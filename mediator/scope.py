@@ -64,6 +64,7 @@ class Scope:
         transactional: False when nothing in this scope may begin a transaction.
         outcome: What became of the last transaction.
         response: What the command of a committed transaction returned.
+        settled_id: The id of the last transaction that committed, or of which that is unknown.
         closed: Whether the dispatch is over.
     """
 
@@ -72,6 +73,7 @@ class Scope:
     transactional: bool = True
     outcome: Outcome = Outcome.NONE
     response: Any = None
+    settled_id: str | None = None
     closed: bool = False
     tip: "Frame | None" = None
     _exits: list[ExitCallback] | None = None

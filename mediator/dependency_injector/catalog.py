@@ -1,4 +1,4 @@
-"""Catalog: the handlers and behaviors of a container, found by the classes of its named providers.
+"""Catalog: the handlers, companions and behaviors of a container, found by the classes of its named providers.
 
 Only named providers count, in the order of their declaration, nested containers included; what is nested inside another
 provider is a part of that one: `Factory(Caching, Factory(Inner))` is one handler. `container.traverse()` is no
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from dependency_injector import providers
 
+from mediator.companions import kinds_of
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.annotations import class_of, returned_class
 from mediator.distributed.consumer import DistributedEventHandler
@@ -110,12 +111,19 @@ class Catalog:
     Attributes:
         handlers: In the order of declaration.
         behaviors: Outermost first.
+        companions: What behaviors work with, in the order of declaration.
         problems: What looks like a handler or a behavior but cannot be one.
     """
 
     handlers: tuple[Binding, ...]
     behaviors: tuple[Binding, ...]
+    companions: tuple[Binding, ...]
     problems: tuple[Problem, ...]
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """All that is called by type."""
+        return (*self.handlers, *self.behaviors, *self.companions)
 
 
 def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Catalog:
@@ -127,22 +135,24 @@ def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Cat
         path: What labels begin with.
     """
     problems: list[Problem] = []
-    handlers = tuple(_handlers(container, path, problems))
-    return Catalog(handlers, tuple(_behaviors(container, behaviors, path, problems)), tuple(problems))
+    handlers: list[Binding] = []
+    companions: list[Binding] = []
+    for binding in _by_type(container, path, problems):
+        (handlers if binding.kind in HANDLERS else companions).append(binding)
+    in_order = tuple(_behaviors(container, behaviors, path, problems))
+    return Catalog(tuple(handlers), in_order, tuple(companions), tuple(problems))
 
 
-def _handlers(container: Any, path: str, problems: list[Problem]) -> Iterator[Binding]:
-    taken: set[tuple[Any, type]] = set()
+def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Binding]:
+    taken: set[tuple[Any, type, type]] = set()
     for label, provider, cls in instances_of(container, object, path):
-        for kind in HANDLERS:
-            if not issubclass(cls, kind):
-                continue
+        for kind in (*(kind for kind in HANDLERS if issubclass(cls, kind)), *kinds_of(cls)):
             problem = _undeclared(label, cls, kind)
             if problem is not None:
                 problems.append(problem)
                 continue
             binding = Binding(provider, cls, label, kind)
-            news = {(provider, message) for message in binding.messages} - taken
+            news = {(provider, kind, message) for message in binding.messages} - taken
             if news:  # the candidates of a Selector usually handle the same message
                 taken |= news
                 yield binding
@@ -151,11 +161,14 @@ def _handlers(container: Any, path: str, problems: list[Problem]) -> Iterator[Bi
 def _undeclared(label: str, cls: type, kind: type) -> Problem | None:
     arguments = type_arguments(cls, kind)
     said: Any = arguments[0] if arguments else None
+    anything = kind not in HANDLERS  # a companion may be for any message, a handler may not
+    if said is Any and anything:
+        return None
     if said is not None and said is not Any and not isinstance(said, TypeVar) and message_types(said):
         return None
     text = (
-        f"does not say what it handles. Declare `class {cls.__name__}({kind.__name__}[...])` with the message class "
-        "itself as the argument: not a string, not a type variable, not Any."
+        f"does not say what it {'is for' if anything else 'handles'}. Declare `class {cls.__name__}({kind.__name__}[...])` "
+        f"with the message class itself as the argument: not a string, not a type variable{', not Any' * (not anything)}."
     )
     return Problem(label, cls.__name__, text)
 

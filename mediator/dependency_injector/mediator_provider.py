@@ -114,7 +114,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
             raise ContainerValidationError(catalog.problems)
         self._overriding = self._behaviors.last_overriding
         self._count = len(self._named)
-        return Registry(catalog.handlers, catalog.behaviors, strategy=self._strategy)
+        return Registry(catalog.handlers, catalog.behaviors, catalog.companions, strategy=self._strategy)
 
 
 def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from dependency_injector import providers
 
+from mediator.dependency_injector.behavior_rules import find_behavior_faults
 from mediator.dependency_injector.catalog import Catalog, read_catalog
 from mediator.dependency_injector.construction import find_unbuildable
 from mediator.dependency_injector.event_rules import find_event_faults, find_undelivered
@@ -21,8 +22,9 @@ def validate(
     """Check a whole container and call nothing in it.
 
     Checked are: that each request has exactly one handler, that handlers and behaviors are async and say what they are
-    for, that what the library calls can be made from what it is given, that there is no circular dependency, that nothing
-    long-lived holds something scoped, and that events have types of their own and somebody to deliver them.
+    for, that behaviors stand in an order that works, that what the library calls can be made from what it is given, that
+    there is no circular dependency, that nothing long-lived holds something scoped, and that events have types of their
+    own and somebody to deliver them.
 
     Args:
         container: The container, an instance.
@@ -50,6 +52,7 @@ def _problems(
     for catalog in catalogs:
         yield from catalog.problems
         yield from find_handler_faults(catalog)
+        yield from find_behavior_faults(catalog)
     yield from find_unhandled(catalogs, requests, packages, where)
     graph = Graph(container)
     yield from find_unbuildable(graph, _used(container, graph, catalogs))
@@ -68,8 +71,8 @@ def _catalogs(container: Any, mediators: Iterable[tuple[str, MediatorProvider]])
 
 
 def _used(container: Any, graph: Graph, catalogs: Iterable[Catalog]) -> set[Any]:
-    """What the library calls: handlers, behaviors, workers, resources, and all that these call."""
-    roots = [binding.source for catalog in catalogs for binding in (*catalog.handlers, *catalog.behaviors)]
+    """What the library calls: handlers, behaviors, their companions, workers, resources, and all that these call."""
+    roots = [binding.source for catalog in catalogs for binding in catalog.bindings]
     roots += graph.resources()
     roots += [provider for _, provider in worker_providers(container)]
     return graph.reachable(root for root in roots if root in graph.calls)

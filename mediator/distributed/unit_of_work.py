@@ -233,6 +233,7 @@ class UnitOfWork(DatabaseTransaction):
     def _end(self, running: RunningTransaction, outcome: Outcome) -> None:
         running.scope.transaction = None
         running.scope.outcome = outcome
+        running.scope.settled_id = running.scope.settled_id if outcome is Outcome.ROLLED_BACK else running.id
         self._running = None
 
     def _fields(self, running: RunningTransaction) -> dict[str, Any]:

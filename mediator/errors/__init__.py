@@ -32,6 +32,13 @@ from mediator.errors.events import (
     StreamMismatchError,
     StreamNotFoundError,
 )
+from mediator.errors.refusals import (
+    CacheKeyError,
+    MessageTimeoutError,
+    NotAuthorizedError,
+    ValidationFailedError,
+    ValidationFailure,
+)
 from mediator.errors.root import (
     MediatorError,
 )
@@ -65,6 +72,7 @@ from mediator.errors.wiring import (
 __all__ = [
     "AfterCommitError",
     "BlockingCallError",
+    "CacheKeyError",
     "CallNextError",
     "CommitOutcomeUnknownError",
     "CommittedError",
@@ -88,10 +96,12 @@ __all__ = [
     "MediatorError",
     "MediatorNotStartedError",
     "MessageKindError",
+    "MessageTimeoutError",
     "NestedWriterError",
     "NoScopeError",
     "NoUnitOfWorkError",
     "NotAStreamError",
+    "NotAuthorizedError",
     "NotAwaitedError",
     "Problem",
     "ProviderNotFoundError",
@@ -109,6 +119,8 @@ __all__ = [
     "UnitOfWorkMismatchError",
     "UnitOfWorkRolledBackError",
     "UnitOfWorkRunningError",
+    "ValidationFailedError",
+    "ValidationFailure",
     "WorkerNotStoppedError",
     "WriterTimeoutError",
 ]

@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import inspect
 import re
+import types
 import typing
 from typing import Any
 
@@ -33,7 +34,7 @@ def sample(annotation: Any) -> Any:
     if annotation in SAMPLES:
         return SAMPLES[annotation]
     origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
-    if arguments and not isinstance(origin, type):
+    if arguments and (origin is types.UnionType or not isinstance(origin, type)):
         return sample(arguments[0])
     if issubclass(origin, collections.abc.Collection):
         return (sample(arguments[0]),)

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from tests.architecture.package import ROOT
 
-EXTRAS = ("sqlalchemy", "aiosqlite", "asyncpg", "filelock", "click", "rich", "opentelemetry", "nats_server", "pytest")
+EXTRAS = (
+    "sqlalchemy",
+    "aiosqlite",
+    "asyncpg",
+    "filelock",
+    "click",
+    "rich",
+    "opentelemetry",
+    "nats_server",
+    "tenacity",
+    "pytest",
+)
 
 IMPORTS_NO_EXTRA = f"""
 import sys

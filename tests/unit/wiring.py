@@ -13,6 +13,7 @@ from mediator import (
     StreamPipelineBehavior,
     StreamRequestHandler,
 )
+from mediator.companions import kinds_of
 
 KINDS = (
     RequestHandler,
@@ -31,13 +32,14 @@ def bind(part: Any, source: Any = None) -> Binding:
     cls = part if isinstance(part, type) else type(part)
     if source is None:
         source = part if isinstance(part, type) else lambda: part
-    kind = next(kind for kind in KINDS if issubclass(cls, kind))
+    kind = next(kind for kind in (*kinds_of(cls), *KINDS) if issubclass(cls, kind))
     return Binding(source, cls, f"container.{cls.__name__}", kind)
 
 
-def wire(*handlers: Any, behaviors: Any = (), **options: Any) -> Mediator:
+def wire(*handlers: Any, behaviors: Any = (), companions: Any = (), **options: Any) -> Mediator:
     """A started mediator."""
-    registry = Registry([bind(handler) for handler in handlers], [bind(behavior) for behavior in behaviors])
+    bound = [[bind(part) for part in parts] for parts in (handlers, behaviors, companions)]
+    registry = Registry(*bound)
     return Mediator(registry, **options)
 
 

@@ -1,0 +1,147 @@
+"""Rules for behaviors: they stand in an order that works, and what they work with is declared so that they can."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from mediator.behaviors.caching import CachingBehavior
+from mediator.companions import CompanionBehavior
+from mediator.dependency_injector.annotations import fits
+from mediator.dependency_injector.catalog import Catalog
+from mediator.errors import HandlerNotFoundError, Problem
+from mediator.handlers import message_types, spelled, type_arguments
+from mediator.messages import Request
+from mediator.pipeline import PipelineBehavior
+from mediator.processors import RequestExceptionHandler, RequestPostProcessor
+from mediator.registry import Binding, Registry
+
+_TAKING_RESPONSES = (RequestExceptionHandler, RequestPostProcessor)
+
+
+def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
+    """What is wrong with the behaviors of one mediator, and with what they work with."""
+    yield from find_order_faults(Registry(catalog.handlers, catalog.behaviors, catalog.companions))
+    for binding in (*catalog.behaviors, *catalog.companions):
+        yield from _outside_bounds(binding)
+    for companion in catalog.companions:
+        yield from _unused(companion, catalog.behaviors)
+        yield from _not_async(companion)
+        yield from _wrong_response(companion)
+
+
+def find_order_faults(registry: Registry) -> Iterator[Problem]:
+    """Behaviors on the wrong side of each other, and several where one applies, in the pipeline of any message.
+
+    Each fault is reported once, at the behavior, with one message as the example.
+    """
+    seen: set[tuple[str, str]] = set()
+    for message in registry.message_types():
+        for behavior, other, text in _order_faults(registry, message):
+            if (behavior.label, other.label) not in seen:
+                seen.add((behavior.label, other.label))
+                yield Problem(behavior.label, behavior.cls.__name__, text)
+
+
+def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, Binding, str]]:
+    try:
+        behaviors = registry.pipeline(message).behaviors
+    except HandlerNotFoundError:  # a handler of another kind for a request, which is reported as what it is
+        return
+    for index, outer in enumerate(behaviors):
+        for inner in behaviors[index + 1 :]:
+            where = f"in the pipeline of {message.__name__}"
+            reason = _asks(inner, "belongs_outside").get(_role(outer))
+            if reason is not None:
+                remedy = f"Put it before {outer.label} in the list"
+                yield inner, outer, f"stands inside the {_role(outer)} {where}: {reason}. {remedy}."
+            reason = _asks(outer, "belongs_inside").get(_role(inner))
+            if reason is not None:
+                remedy = f"Put it after {inner.label} in the list"
+                yield outer, inner, f"stands outside the {_role(inner)} {where}: {reason}. {remedy}."
+    yield from _rivals(registry, behaviors, message)
+    for behavior in behaviors:
+        if issubclass(behavior.cls, CachingBehavior) and not _is_value(message):
+            text = (
+                f"cannot keep responses of {message.__name__}, which is not hashable by value. Make it frozen "
+                "(`@dataclass(frozen=True)`), or narrow the behavior to other queries."
+            )
+            yield behavior, behavior, text
+
+
+def _role(behavior: Binding) -> str | None:
+    role: str | None = getattr(behavior.cls, "role", None) or getattr(behavior.cls, "one_of", None)
+    return role
+
+
+def _asks(behavior: Binding, side: str) -> dict[str | None, str]:
+    return dict(getattr(behavior.cls, side, {}))
+
+
+def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple[Binding, Binding, str]]:
+    """Behaviors of which only one applies to a message, and another that is no less specific."""
+    for chosen in behaviors:
+        name = getattr(chosen.cls, "one_of", None)
+        for other in registry.behaviors if name else ():
+            if other.kind is not PipelineBehavior or getattr(other.cls, "one_of", None) != name:
+                continue
+            same = other.source is chosen.source or other.label == chosen.label
+            if same or not other.takes(message) or other.distance(message) != chosen.distance(message):
+                continue
+            text = (
+                f"is one {name} too many for {message.__name__}: {chosen.label} is as specific, and only one applies. Take "
+                f"one of them out of the list, or say by its type argument what it is for: "
+                f"`class Other({other.cls.__name__}[...])`."
+            )
+            yield other, chosen, text
+
+
+def _is_value(message: type) -> bool:
+    compares: Any = inspect.getattr_static(message, "__eq__")
+    return inspect.getattr_static(message, "__hash__") is not None and compares is not object.__eq__
+
+
+def _outside_bounds(binding: Binding) -> Iterator[Problem]:
+    """Type arguments that a generic class does not allow: a type checker would say it too."""
+    for base in binding.cls.__mro__[1:]:
+        parameters: tuple[Any, ...] = getattr(base, "__parameters__", ())
+        arguments = type_arguments(binding.cls, base) or ()
+        for parameter, argument in zip(parameters, arguments, strict=False):
+            allowed = message_types(parameter)
+            given = () if argument is Any else message_types(argument)
+            wrong = [each for each in given if not issubclass(each, allowed)]
+            if allowed and wrong:
+                names = " | ".join(each.__name__ for each in allowed)
+                text = f"is a {base.__name__} of {wrong[0].__name__}, which does not derive from {names}."
+                yield Problem(binding.label, binding.cls.__name__, text)
+
+
+def _unused(companion: Binding, behaviors: tuple[Binding, ...]) -> Iterator[Problem]:
+    users = [each.cls for each in behaviors if issubclass(each.cls, CompanionBehavior)]
+    if not any(companion.kind in user.works_with for user in users):
+        text = (
+            f"is a {companion.kind.__name__}, and no behavior in the list works with those, so it would never be asked."
+        )
+        yield Problem(companion.label, companion.cls.__name__, text)
+
+
+def _not_async(companion: Binding) -> Iterator[Problem]:
+    names: frozenset[str] = getattr(companion.kind, "__abstractmethods__", frozenset())
+    for name in sorted(names):
+        method: Any = getattr(companion.cls, name)
+        if not inspect.iscoroutinefunction(inspect.unwrap(method)):
+            text = f"has a `{name}` that is not async. Write `async def {name}(...)`."
+            yield Problem(companion.label, companion.cls.__name__, text)
+
+
+def _wrong_response(companion: Binding) -> Iterator[Problem]:
+    if companion.kind not in _TAKING_RESPONSES:
+        return
+    _, response, *_ = type_arguments(companion.cls, companion.kind) or (Any, Any)
+    for message in companion.messages:
+        (promised,) = type_arguments(message, Request) or (Any,)
+        produces = companion.kind is RequestExceptionHandler
+        if not (fits(response, promised) if produces else fits(promised, response)):
+            text = (
+                f"is for a response {spelled(response)}, but {message.__name__} is a request for {spelled(promised)}."
+            )
+            yield Problem(companion.label, companion.cls.__name__, text)

@@ -1,0 +1,327 @@
+"""The behaviors in the box around real transactions: what is told, repeated or converted agrees with the database."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mediator import (
+    Binding,
+    Handled,
+    Mediator,
+    Outcome,
+    PipelineBehavior,
+    Registry,
+    RequestExceptionHandler,
+    RequestExceptionProcessorBehavior,
+    TimeoutBehavior,
+    TransactionMode,
+)
+from mediator.behaviors.retry import RetryBehavior
+from mediator.errors import (
+    AfterCommitError,
+    CommitOutcomeUnknownError,
+    CommittedError,
+    MessageTimeoutError,
+    UnitOfWorkRolledBackError,
+)
+from mediator.testing.failpoints import Failure, failpoint
+from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Noted, Write
+
+LIMIT = 0.5
+"""Seconds: longer than a command takes on a busy machine, for the time is to be up at the place that a test has chosen."""
+
+
+class RefusedError(Exception):
+    pass
+
+
+class Answer(RequestExceptionHandler[Write, str, RefusedError]):
+    async def handle(self, _request: Write, _error: RefusedError) -> Handled[str]:
+        return Handled("refused")
+
+
+class AnswerAnything(RequestExceptionHandler[Do, str, Exception]):
+    async def handle(self, _request: Do, error: Exception) -> Handled[str]:
+        return Handled(type(error).__name__)
+
+
+COMPANIONS = [Binding(cls, cls, cls.__name__, RequestExceptionHandler) for cls in (Answer, AnswerAnything)]
+
+
+def listed(ledger: Ledger, *before: Any, after: Any = ()) -> Ledger:
+    """Put behaviors before and after the transaction in the list."""
+    registry = ledger.mediator.registry
+
+    def bound(behaviors: Any) -> list[Binding]:
+        return [
+            Binding(lambda behavior=behavior: behavior, type(behavior), "here", PipelineBehavior)  # type: ignore[misc]
+            for behavior in behaviors
+        ]
+
+    behaviors = [*bound(before), *registry.behaviors, *bound(after)]
+    ledger.mediator = Mediator(Registry(registry.handlers, behaviors, COMPANIONS))
+    ledger.send = ledger.mediator.send
+    return ledger
+
+
+async def refuse(_ledger: Ledger) -> None:
+    raise RefusedError
+
+
+def retry(**options: Any) -> RetryBehavior[Any]:
+    async def sleep(_seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    return RetryBehavior(on=(ConnectionError, CommittedError), sleep=sleep, **options)
+
+
+def failing(times: int, error: type[Exception] = ConnectionError) -> Callable[[Ledger], Any]:
+    left = [error() for _ in range(times)]
+
+    async def fail(_ledger: Ledger) -> None:
+        if left:
+            raise left.pop()
+
+    return fail
+
+
+def until_timed_out() -> Callable[[], Any]:
+    """An action of a failpoint that ends when this task has been told that its time is up."""
+    task = asyncio.current_task()
+
+    async def wait() -> None:
+        while task is not None and not task.cancelling():
+            await asyncio.sleep(0.001)
+
+    return wait
+
+
+# Timeout
+
+
+async def test_a_command_that_takes_too_long_is_rolled_back(ledger: Ledger) -> None:
+    async def hang(_ledger: Ledger) -> None:
+        await asyncio.Event().wait()
+
+    listed(ledger, TimeoutBehavior(LIMIT))
+    async with ledger.mediator.scope() as scope:
+        with pytest.raises(MessageTimeoutError):
+            await ledger.send(Write("a", then=hang))
+        assert scope.outcome is Outcome.ROLLED_BACK
+    assert await ledger.entries() == await ledger.staged() == []
+
+
+@pytest.mark.parametrize("name", ["unit_of_work.during_commit", "unit_of_work.after_commit"])
+async def test_when_the_time_is_up_after_the_commit_began_the_error_says_that_it_happened(
+    ledger: Ledger, name: str
+) -> None:
+    listed(ledger, TimeoutBehavior(LIMIT))
+    with failpoint(name, until_timed_out()), pytest.raises((CommittedError, MessageTimeoutError)) as caught:
+        await ledger.send(Write("a"))
+    assert isinstance(caught.value, CommittedError)
+    assert caught.value.response == "A"
+    assert caught.value.transaction_id
+    assert await ledger.entries() == await ledger.staged() == ["a"]
+
+
+async def test_when_the_time_is_up_before_the_commit_all_is_rolled_back(ledger: Ledger) -> None:
+    listed(ledger, TimeoutBehavior(LIMIT))
+    with failpoint("unit_of_work.before_commit", until_timed_out()), pytest.raises(MessageTimeoutError):
+        await ledger.send(Write("a"))
+    assert await ledger.entries() == await ledger.staged() == []
+
+
+async def test_a_commit_of_unknown_outcome_stays_unknown_when_the_time_is_up(ledger: Ledger) -> None:
+    lost = CommitOutcomeUnknownError("the transaction", "the connection was lost")
+
+    async def lose() -> None:
+        await until()
+        raise lost
+
+    until = until_timed_out()
+    listed(ledger, TimeoutBehavior(LIMIT))
+    with failpoint("unit_of_work.during_commit", lose), pytest.raises(CommitOutcomeUnknownError) as caught:
+        await ledger.send(Write("a"))
+    assert caught.value is lost
+
+
+async def test_what_failed_after_the_commit_is_told_rather_than_the_time(ledger: Ledger) -> None:
+    async def act(ledger: Ledger) -> str:
+        ledger.mediator.publish_after_commit(Noted("b", fails=True))
+        await ledger.write("a")
+        return "done"
+
+    listed(ledger, TimeoutBehavior(LIMIT))
+    with failpoint("unit_of_work.during_commit", until_timed_out()), pytest.raises(AfterCommitError) as caught:
+        await ledger.send(Do(act))
+    assert caught.value.response == "done"
+    assert await ledger.entries() == ["a"]
+
+
+async def test_a_timeout_of_a_query_does_not_speak_of_a_commit_before_it(ledger: Ledger) -> None:
+    async def hang(_message: Any, _call_next: Any) -> None:
+        await asyncio.Event().wait()
+
+    class Hang(PipelineBehavior[Count, int]):
+        async def handle(self, message: Any, call_next: Any) -> Any:
+            await hang(message, call_next)
+
+    listed(ledger, TimeoutBehavior(LIMIT), after=[Hang()])
+    async with ledger.mediator.scope() as scope:
+        await ledger.send(Write("a"))
+        assert scope.outcome is Outcome.COMMITTED
+        with pytest.raises(MessageTimeoutError):
+            await ledger.send(Count())
+
+
+async def test_a_timeout_around_attempts_knows_that_one_has_committed(ledger: Ledger) -> None:
+    listed(ledger, TimeoutBehavior(LIMIT), retry())
+    with failpoint("unit_of_work.during_commit", until_timed_out()), pytest.raises(CommittedError) as caught:
+        await ledger.send(Write("a"))
+    assert caught.value.response == "A"
+    assert await ledger.entries() == ["a"]
+
+
+async def test_a_timeout_of_one_attempt_may_be_repeated(ledger: Ledger) -> None:
+    calls: list[str] = []
+
+    async def hang_once(_ledger: Ledger) -> None:
+        calls.append("call")
+        if len(calls) == 1:
+            await asyncio.Event().wait()
+
+    behavior = RetryBehavior[Any](on=MessageTimeoutError, first_wait=0.001)
+    listed(ledger, behavior, TimeoutBehavior(LIMIT))
+    assert await ledger.send(Write("a", then=hang_once)) == "A"
+    assert await ledger.entries() == ["a"]
+
+
+# Retry
+
+
+async def test_a_repeated_command_takes_effect_once_each_attempt_in_a_transaction_of_its_own(ledger: Ledger) -> None:
+    listed(ledger, retry())
+    assert await ledger.send(Write("a", then=failing(2))) == "A"
+    assert await ledger.entries() == await ledger.staged() == ["a"]
+
+
+async def test_when_the_last_attempt_fails_nothing_of_any_is_left(ledger: Ledger) -> None:
+    listed(ledger, retry(attempts=2))
+    with pytest.raises(ConnectionError):
+        await ledger.send(Write("a", then=failing(2)))
+    assert await ledger.entries() == await ledger.staged() == []
+
+
+async def test_a_failed_commit_is_repeated(ledger: Ledger) -> None:
+    listed(ledger, retry())
+    with failpoint("unit_of_work.before_commit", Failure(ConnectionError())):
+        assert await ledger.send(Write("a")) == "A"
+    assert await ledger.entries() == ["a"]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("later"), CommittedError("1", "response")])
+async def test_what_has_committed_is_never_repeated_whatever_it_raised_then(ledger: Ledger, error: Exception) -> None:
+    class FailAfterwards(PipelineBehavior[Write, str]):
+        async def handle(self, _message: Write, call_next: Any) -> str:
+            await call_next()
+            raise error
+
+    listed(ledger, retry(), FailAfterwards())
+    with pytest.raises(type(error)) as caught:
+        await ledger.send(Write("a"))
+    assert caught.value is error
+    assert await ledger.entries() == ["a"]
+
+
+async def test_a_commit_of_unknown_outcome_is_never_repeated(ledger: Ledger) -> None:
+    class Disguise(PipelineBehavior[Write, str]):
+        async def handle(self, _message: Write, call_next: Any) -> str:
+            try:
+                response: str = await call_next()
+            except CommitOutcomeUnknownError as error:
+                raise ConnectionError from error
+            return response
+
+    listed(ledger, retry(), Disguise())
+    unknown = CommitOutcomeUnknownError("the transaction", "the connection was lost")
+    with failpoint("unit_of_work.during_commit", Failure(unknown)), pytest.raises(ConnectionError):
+        await ledger.send(Write("a"))
+    assert await ledger.entries() == []  # the second attempt would have written
+
+
+async def test_inside_a_running_transaction_the_whole_is_repeated_and_not_the_part(ledger: Ledger) -> None:
+    part = failing(1)
+
+    async def act(ledger: Ledger) -> str:
+        await ledger.write("outer")
+        return await ledger.send(Write("inner", then=part))
+
+    listed(ledger, retry())
+    assert await ledger.send(Do(act)) == "INNER"
+    assert await ledger.entries() == ["outer", "inner"]
+
+
+# Handlers of errors
+
+
+async def test_outside_the_transaction_a_converted_error_has_rolled_everything_back(ledger: Ledger) -> None:
+    listed(ledger, RequestExceptionProcessorBehavior())
+    assert await ledger.send(Write("a", then=refuse)) == "refused"
+    assert await ledger.entries() == await ledger.staged() == []
+
+
+async def test_inside_the_transaction_what_came_before_is_committed_and_what_failed_is_not(ledger: Ledger) -> None:
+    class Audit(PipelineBehavior[Write, str]):
+        async def handle(self, _message: Write, call_next: Any) -> str:
+            await ledger.write("attempted")
+            response: str = await call_next()
+            return response
+
+    listed(ledger, after=[Audit(), RequestExceptionProcessorBehavior()])
+    assert await ledger.send(Write("a", then=refuse)) == "refused"
+    assert await ledger.entries() == ["attempted"]
+    assert await ledger.staged() == []
+
+
+@pytest.mark.parametrize("mode", [TransactionMode.DEFAULT, TransactionMode.NESTED])
+async def test_a_part_whose_error_is_converted_leaves_nothing_behind_and_the_whole_commits(
+    ledger: Ledger, mode: TransactionMode
+) -> None:
+    answers: list[str] = []
+
+    async def act(ledger: Ledger) -> None:
+        await ledger.write("before")
+        answers.append(await ledger.send(Write("part", then=refuse), mode=mode))
+        await ledger.write("after")
+
+    listed(ledger, RequestExceptionProcessorBehavior())
+    await ledger.send(Do(act))
+    assert answers == ["refused"]
+    assert await ledger.entries() == ["before", "after"]
+    assert await ledger.staged() == []
+
+
+async def test_an_error_that_doomed_the_whole_cannot_be_converted_into_a_commit(ledger: Ledger) -> None:
+    async def act(ledger: Ledger) -> None:
+        await ledger.write("a")
+        with contextlib.suppress(ConnectionError):
+            await ledger.send(Write("b", then=failing(1)))  # nobody converts this one
+
+    listed(ledger, after=[RequestExceptionProcessorBehavior()])
+    # Inside, the doomed savepoint is rolled back and the error of that is what is converted; nothing of it is left.
+    assert await ledger.send(Do(act)) == UnitOfWorkRolledBackError.__name__
+    assert await ledger.entries() == await ledger.staged() == []
+
+
+async def test_errors_of_the_commit_are_offered_outside_the_transaction(ledger: Ledger) -> None:
+    async def act(ledger: Ledger) -> str:
+        await ledger.write("a")
+        return "done"
+
+    listed(ledger, RequestExceptionProcessorBehavior())
+    with failpoint("unit_of_work.before_commit", Failure(ConnectionError())):
+        assert await ledger.send(Do(act)) == "ConnectionError"
+    assert await ledger.entries() == []
