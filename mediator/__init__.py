@@ -1,6 +1,6 @@
 """A typed, asynchronous mediator: messages, handlers, pipelines, scopes. Nothing here needs an extra."""
 
-from mediator.behaviors.logging import LoggingBehavior
+from mediator.behaviors.logging import LoggingBehavior, add_message_context
 from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
@@ -10,6 +10,7 @@ from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
 from mediator.errors import MediatorError
 from mediator.handlers import NotificationHandler, RequestHandler
+from mediator.headers import Headers
 from mediator.mediator import Mediator, Publisher, Sender
 from mediator.messages import Command, Notification, Query, Request
 from mediator.pipeline import CallNext, NotificationPipelineBehavior, PipelineBehavior
@@ -27,6 +28,7 @@ __all__ = [
     "DistributedEventHandler",
     "DistributedUnitOfWorkBehavior",
     "EventConsumer",
+    "Headers",
     "LoggingBehavior",
     "Mediator",
     "MediatorError",
@@ -48,6 +50,7 @@ __all__ = [
     "Sequential",
     "TransactionMode",
     "UnitOfWork",
+    "add_message_context",
     "current_context",
     "current_delivery",
     "current_scope",

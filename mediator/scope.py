@@ -150,6 +150,11 @@ class Frame:
     def context(self, context: MessageContext) -> None:
         self._context = context
 
+    @property
+    def anchor(self) -> "Frame | None":
+        """The dispatch that it stands for: itself, unless it only carries a context."""
+        return self
+
     def refuse(self, max_depth: int) -> NoReturn:
         """Refuse a dispatch that is nested too deeply.
 
@@ -159,7 +164,7 @@ class Frame:
         path: list[object] = []
         frame: Frame | None = self
         while frame is not None and len(path) < self.depth:
-            path.append(frame.message)
+            path += [frame.message] if frame.anchor is frame else []
             frame = frame.parent
         raise DispatchDepthError(max_depth, path[::-1])
 
@@ -169,7 +174,7 @@ class Frame:
         Raises:
             ConcurrentDispatchError: One is: a task that was not awaited.
         """
-        if self.scope.tip is not self:
+        if not _stand_for_one(self.scope.tip, self):
             raise ConcurrentDispatchError(self.message, self.scope.tip.message if self.scope.tip else "a dispatch")
 
     def leave_quietly(self) -> bool:
@@ -193,7 +198,7 @@ class Frame:
         Raises:
             ConcurrentDispatchError: A dispatch that joined this one is still running.
         """
-        scope, last = self.scope, self.scope.tip is self
+        scope, last = self.scope, _stand_for_one(self.scope.tip, self)
         try:
             if self.owner:
                 if not last and error is None:
@@ -202,9 +207,9 @@ class Frame:
             elif last:
                 scope.tip = self.parent
         finally:
-            self._step_out()
+            self.step_out()
 
-    def _step_out(self) -> None:
+    def step_out(self) -> None:
         """Restore the frame before this one, unless this is the context of another dispatch, which goes on."""
         frame = _frame.get()
         while frame is not None and frame is not self:
@@ -220,6 +225,15 @@ class Frame:
 
 
 _frame: ContextVar[Frame | None] = ContextVar("mediator_frame", default=None)
+
+
+def _stand_for_one(one: Frame | None, other: Frame) -> bool:
+    return one is other or (one is not None and one.anchor is other.anchor)
+
+
+def make_current(frame: Frame) -> None:
+    """Put a frame on top of the running ones."""
+    _frame.set(frame)
 
 
 def current_frame() -> Frame | None:
@@ -239,7 +253,7 @@ def enter(
     joins = mode is TransactionMode.DEFAULT or mode is TransactionMode.NESTED
     if joins and parent is not None and not parent.scope.closed:
         scope = parent.scope
-        if scope.tip is not parent:
+        if scope.tip is not parent and not _stand_for_one(scope.tip, parent):
             raise ConcurrentDispatchError(message, scope.tip.message if scope.tip else "a dispatch")
         frame = Frame(scope, parent, message, ids, False)
     else:
@@ -265,6 +279,8 @@ def current_scope(wanted: str = "the current scope") -> Scope:
     if frame is None:
         raise NoScopeError(wanted)
     if frame.scope.closed:
+        if frame.anchor is None:
+            raise NoScopeError(wanted)
         raise ScopeClosedError(frame.message)
     return frame.scope
 

@@ -23,7 +23,6 @@ from mediator.errors import (
     UnitOfWorkRolledBackError,
     UnitOfWorkRunningError,
 )
-from mediator.errors.root import name_of
 from mediator.scope import Outcome, current_frame, current_scope
 
 AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
@@ -119,7 +118,7 @@ class UnitOfWork(DatabaseTransaction):
         self._running = RunningTransaction(self._ids(), message, scope, frame)
         scope.transaction = self
         scope.outcome, scope.response = Outcome.NONE, None
-        self._log.debug("transaction begun", transaction_id=self._running.id, message=name_of(message))
+        self._log.debug("transaction begun", **self._running.log_fields())
 
     async def commit(
         self, response: Any = None, *, then: AfterCommit | None = None, after_commit_timeout: float = 30.0
@@ -175,7 +174,7 @@ class UnitOfWork(DatabaseTransaction):
             "transaction rolled back",
             error=type(error).__name__,
             rollback="late" if late else repr(failure) if failure else "done",
-            **self._fields(running),
+            **running.log_fields(),
         )
         if done.cancellation is not None:
             raise done.cancellation
@@ -217,7 +216,7 @@ class UnitOfWork(DatabaseTransaction):
         if failure is None:
             self._end(running, Outcome.COMMITTED)
             running.scope.response = response
-            self._log.info("transaction committed", **self._fields(running))
+            self._log.info("transaction committed", **running.log_fields())
         elif isinstance(failure, CommitOutcomeUnknownError):
             await finish(self._roll_back(), self._commit_timeout)
             self._unknown(running, failure)
@@ -227,21 +226,13 @@ class UnitOfWork(DatabaseTransaction):
 
     def _unknown(self, running: RunningTransaction, error: CommitOutcomeUnknownError) -> CommitOutcomeUnknownError:
         self._end(running, Outcome.UNKNOWN)
-        self._log.error("transaction outcome unknown", reason=error.reason, **self._fields(running))
+        self._log.error("transaction outcome unknown", reason=error.reason, **running.log_fields())
         return error
 
     def _end(self, running: RunningTransaction, outcome: Outcome) -> None:
         running.scope.transaction = None
         running.scope.outcome = outcome
         self._running = None
-
-    def _fields(self, running: RunningTransaction) -> dict[str, Any]:
-        return {
-            "transaction_id": running.id,
-            "message": name_of(running.message),
-            "milliseconds": running.milliseconds,
-            "events": len(running.events),
-        }
 
     def _require(self, subject: object) -> RunningTransaction:
         if self._running is None:
