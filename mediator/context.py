@@ -46,10 +46,12 @@ class MessageContext:
     def __post_init__(self) -> None:
         checked("message_id", self.message_id)
         checked("correlation_id", self.correlation_id)
-        for name in ("causation_id", "principal", "tenant"):
-            value = getattr(self, name)
-            if value is not None:
-                checked(name, value)
+        if self.causation_id is not None:
+            checked("causation_id", self.causation_id)
+        if self.principal is not None:
+            checked("principal", self.principal)
+        if self.tenant is not None:
+            checked("tenant", self.tenant)
         if not isinstance(self.headers, Headers):
             object.__setattr__(self, "headers", Headers(self.headers))
 

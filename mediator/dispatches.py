@@ -30,7 +30,7 @@ class Dispatch:
     declared: bool
 
 
-def kind_of(message_type: type) -> str:
+def kind_of(message_type: type[Any]) -> str:
     """What a message class is: `command`, `query`, `notification`, `event`, ...; empty when it is no message."""
     if issubclass(message_type, Request):
         named = (base.__name__ for base in message_type.__mro__ if base.__module__ == Request.__module__)
@@ -40,7 +40,7 @@ def kind_of(message_type: type) -> str:
     return "event" if wire_name(message_type) else ""
 
 
-def wire_name(message_type: type) -> str:
+def wire_name(message_type: type[Any]) -> str:
     """The type of a distributed event on the wire; empty for every other class."""
     event_type = getattr(message_type, "event_type", None)
     version = getattr(message_type, "event_version", None)
@@ -50,9 +50,10 @@ def wire_name(message_type: type) -> str:
 @lru_cache(maxsize=1024)
 def dispatches_of(cls: type) -> tuple[Dispatch, ...]:
     """What a handler or a behavior dispatches, each message once, in the order in which the code names them."""
-    declared = getattr(cls, "dispatches", None)
+    declared: Any = getattr(cls, "dispatches", None)
     if isinstance(declared, tuple | list | frozenset | set):
-        return tuple(Dispatch(message, declared=True) for message in declared if isinstance(message, type))
+        messages: list[Any] = list(declared)  # pyright: ignore[reportUnknownArgumentType]  # of whatever a class says
+        return tuple(Dispatch(message, declared=True) for message in messages if isinstance(message, type))
     found = dict.fromkeys(message for function in _functions(cls) for message in _made_in(function))
     return tuple(Dispatch(message, declared=False) for message in found)
 

@@ -34,6 +34,8 @@ def checked(field: str, value: str) -> str:
     Raises:
         ContextError: It is empty, too long, or has a character that cannot be printed.
     """
+    if value.__class__ is str and 0 < len(value) <= LONGEST_TEXT and value.isprintable():
+        return value
     problem = problem_of(value) or ("" if value else "is empty; leave it out instead")
     if problem:
         raise ContextError(field, problem)

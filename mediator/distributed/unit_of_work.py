@@ -23,6 +23,7 @@ from mediator.errors import (
     UnitOfWorkRolledBackError,
     UnitOfWorkRunningError,
 )
+from mediator.errors.root import name_of
 from mediator.scope import Outcome, current_frame, current_scope
 
 AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
@@ -118,7 +119,8 @@ class UnitOfWork(DatabaseTransaction):
         self._running = RunningTransaction(self._ids(), message, scope, frame)
         scope.transaction = self
         scope.outcome, scope.response = Outcome.NONE, None
-        self._log.debug("transaction begun", **self._running.log_fields())
+        flow = frame.context.log_fields()
+        self._log.debug("transaction begun", transaction_id=self._running.id, message=name_of(message), **flow)
 
     async def commit(
         self, response: Any = None, *, then: AfterCommit | None = None, after_commit_timeout: float = 30.0
