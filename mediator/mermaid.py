@@ -31,7 +31,7 @@ class Chart:
     def group(self, title: str) -> Generator[None]:
         """Put a frame with a title around the nodes that are first named inside."""
         self._groups += 1
-        self._inside.append(f'  subgraph g{self._groups}["{label(title)}"]')
+        self._inside.append(f'  subgraph g{self._groups}["{label(title) or " "}"]')
         self._indent = "    "
         try:
             yield
@@ -52,7 +52,7 @@ class Chart:
         found = self._ids.get(key)
         if found is None:
             found = self._ids[key] = f"n{len(self._ids) + 1}"
-            shape = f'{found}{opening}"{text}"{closing}'
+            shape = f'{found}{opening}"{text or " "}"{closing}'  # an empty label is no label
             if outside:
                 self._outside.append(f"  {shape}")
             else:

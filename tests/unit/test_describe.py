@@ -206,3 +206,4 @@ def test_every_node_is_one_line_whatever_its_text_is(texts: list[str]):
     for number, text in enumerate(texts):
         chart.node(number, label(text), "[", "]")
     assert len(str(chart).split("\n")) == 1 + len(texts)
+    assert '""' not in str(chart)

@@ -96,3 +96,17 @@ async def test_the_relay_says_whose_event_was_refused(ledger: Ledger) -> None:
         await asyncio.wait([relay])
     line = next(line for line in logs if line["event"] == "event refused")
     assert (line["correlation_id"], line["message_id"], line["tenant"]) == ("flow", ids[0], "acme")
+
+
+async def test_a_unit_of_work_by_hand_has_the_context_that_is_opened_around_it(ledger: Ledger) -> None:
+    mediator = ledger.mediator
+    with capture_logs() as logs:
+        async with mediator.context(tenant="outside"), mediator.scope(), ledger.unit_of_work:
+            async with mediator.context(principal="inside"):
+                await ledger.send(Write("a"))
+            await ledger.write("b")
+        async with mediator.scope(), mediator.context(tenant="within"), ledger.unit_of_work:
+            await ledger.send(Write("c"))
+    committed = [line for line in logs if line["event"] == "transaction committed"]
+    assert [(line["tenant"], line.get("principal")) for line in committed] == [("outside", None), ("within", None)]
+    assert await ledger.entries() == ["a", "b", "c"]
