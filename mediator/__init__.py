@@ -3,7 +3,7 @@
 from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
 from mediator.behaviors.exceptions import RequestExceptionActionProcessorBehavior, RequestExceptionProcessorBehavior
-from mediator.behaviors.logging import LoggingBehavior, StreamLoggingBehavior
+from mediator.behaviors.logging import LoggingBehavior, StreamLoggingBehavior, add_message_context
 from mediator.behaviors.processing import RequestPostProcessorBehavior, RequestPreProcessorBehavior
 from mediator.behaviors.timeout import TimeoutBehavior
 from mediator.behaviors.validation import ValidationBehavior, Validator
@@ -17,7 +17,8 @@ from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
 from mediator.errors import MediatorError, ValidationFailure
 from mediator.functions import as_handler, as_sync_handler
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler
-from mediator.mediator import Mediator, Publisher, Sender
+from mediator.headers import Headers
+from mediator.mediator import Mediator
 from mediator.messages import Command, Notification, Query, Request, StreamRequest
 from mediator.pipeline import CallNext, NotificationPipelineBehavior, PipelineBehavior
 from mediator.processors import (
@@ -28,9 +29,11 @@ from mediator.processors import (
     RequestPreProcessor,
 )
 from mediator.registry import Binding, Registry
-from mediator.scope import Outcome, Scope, TransactionMode, current_context, current_scope
+from mediator.scope import Scope, current_context, current_scope
+from mediator.sender import Publisher, Sender
 from mediator.strategies import Concurrent, PublishStrategy, Sequential
 from mediator.streams import StreamNext, StreamPipelineBehavior
+from mediator.transactions import Outcome, TransactionMode
 
 __all__ = [
     "AuthorizationBehavior",
@@ -47,6 +50,7 @@ __all__ = [
     "DistributedUnitOfWorkBehavior",
     "EventConsumer",
     "Handled",
+    "Headers",
     "LoggingBehavior",
     "Mediator",
     "MediatorError",
@@ -86,6 +90,7 @@ __all__ = [
     "ValidationBehavior",
     "ValidationFailure",
     "Validator",
+    "add_message_context",
     "as_handler",
     "as_sync_handler",
     "current_context",

@@ -13,8 +13,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mediator.errors import BlockingCallError, MediatorNotStartedError
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
-from mediator.scope import TransactionMode, current_frame
+from mediator.scope import current_frame
 from mediator.strategies import PublishStrategy
+from mediator.transactions import TransactionMode
 
 R = TypeVar("R")
 T = TypeVar("T")

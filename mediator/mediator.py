@@ -1,51 +1,26 @@
 """Mediator: sends requests to their handler and publishes notifications to theirs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import CoroutineType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from mediator.ambient import enter_ambient
 from mediator.context import IdFactory, MessageContext, new_id
+from mediator.description import Application, Format, described
 from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
+from mediator.headers import NO_HEADERS
 from mediator.messages import Command, Notification, Request, StreamRequest
 from mediator.pipeline import Call, check_awaited
 from mediator.registry import Registry
-from mediator.scope import Scope, Transaction, TransactionMode, current_scope, enter
+from mediator.scope import Frame, Scope, current_frame, current_scope, enter
 from mediator.strategies import PublishStrategy
 from mediator.streams import Stream
+from mediator.transactions import Transaction, TransactionMode
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class Sender(Protocol):
-    """The half of the mediator that sends requests."""
-
-    async def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
-        """See `Mediator.send`."""
-        ...
-
-    def stream(
-        self, request: StreamRequest[T], /, *, mode: TransactionMode = TransactionMode.DEFAULT
-    ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        """See `Mediator.stream`."""
-        ...
-
-
-class Publisher(Protocol):
-    """The half of the mediator that publishes notifications."""
-
-    async def publish(
-        self,
-        notification: Notification,
-        /,
-        *,
-        mode: TransactionMode = TransactionMode.DEFAULT,
-        strategy: PublishStrategy | None = None,
-    ) -> None:
-        """See `Mediator.publish`."""
-        ...
 
 
 class Mediator:
@@ -75,11 +50,19 @@ class Mediator:
         """Use another registry from the next dispatch on: for containers whose list of behaviors was overridden."""
         self._registry = registry
 
-    async def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
+    async def send(
+        self,
+        request: Request[R],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
+    ) -> R:
         """Send a request to its handler and return the response.
 
         Inside a running dispatch the request joins its scope and transaction, unless `mode` says otherwise. What the
-        handler or a behavior raises reaches the caller as it is.
+        handler or a behavior raises reaches the caller as it is. Of `context` it inherits everything, and
+        names it as its cause; without one, of the running dispatch.
 
         Raises:
             MessageKindError: It is not a request.
@@ -90,16 +73,22 @@ class Mediator:
         """
         if not isinstance(request, Request):
             raise MessageKindError(request, "send")
-        response: R = await self._dispatch(request, mode)
+        response: R = await self._dispatch(request, mode, None, context)
         return response
 
     def stream(
-        self, request: StreamRequest[T], /, *, mode: TransactionMode = TransactionMode.DEFAULT
+        self,
+        request: StreamRequest[T],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
         """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
 
         Leaving the block, early or not, closes the behaviors and the handler at once. The scope of the stream, its own
         or the one it joins, is there while a step is made, not between the items. A stream begins no unit of work.
+        `context` is inherited as in `send`.
 
         Raises:
             MessageKindError: It is not a stream request.
@@ -112,7 +101,7 @@ class Mediator:
         if not self.started:
             raise MediatorNotStartedError(request)
         call = self._registry.pipeline(request.__class__).call
-        stream: Stream[T] = Stream(request, call, mode, self._ids, self._max_depth)
+        stream: Stream[T] = Stream(request, call, mode, self._ids, self._max_depth, cause=context)
         return stream
 
     async def publish(
@@ -122,12 +111,13 @@ class Mediator:
         *,
         mode: TransactionMode = TransactionMode.DEFAULT,
         strategy: PublishStrategy | None = None,
+        context: MessageContext | None = None,
     ) -> None:
         """Publish a notification to its handlers; having none is fine.
 
         Handlers of its base classes are called too, each once, in the order of declaration. Unless another strategy is
         given here, by the notification's class or by the mediator, they run one after the other, and the first error
-        stops them and reaches the caller as it is.
+        stops them and reaches the caller as it is. `context` is inherited as in `send`.
 
         Raises:
             MessageKindError: It is not a notification.
@@ -138,7 +128,7 @@ class Mediator:
         """
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish")
-        await self._dispatch(notification, mode, strategy)
+        await self._dispatch(notification, mode, strategy, context)
 
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
         """Publish a notification once the running unit of work has committed, in a unit of work of its own.
@@ -155,10 +145,47 @@ class Mediator:
         """
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish_after_commit")
-        transaction = current_scope("publish_after_commit").transaction
+        transaction, frame = current_scope("publish_after_commit").transaction, current_frame()
         if transaction is None:
             raise NoUnitOfWorkError(notification)
-        transaction.after_commit(notification, partial(self._dispatch, notification, TransactionMode.NEW, strategy))
+        transaction.after_commit(notification, partial(self._publish_caused_by, frame, notification, strategy))
+
+    async def _publish_caused_by(
+        self, frame: Frame | None, notification: Notification, strategy: PublishStrategy | None
+    ) -> None:
+        """Publish on behalf of a dispatch that may be over by now."""
+        cause = frame.context if frame is not None else None
+        await self._dispatch(notification, TransactionMode.NEW, strategy, cause)
+
+    @asynccontextmanager
+    async def context(
+        self,
+        *,
+        principal: str | None = None,
+        tenant: str | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+        correlation_id: str | None = None,
+    ) -> AsyncIterator[MessageContext]:
+        """Say for whom, and in which flow, the messages inside are dispatched. It opens no scope and no transaction.
+
+        What is not given is inherited from around it, and headers are added to those there are.
+
+        Args:
+            principal: Who it is done for.
+            tenant: Whose data it is about.
+            headers: Whatever else is known. Only their names are ever shown.
+            correlation_id: Of the flow it belongs to, when that began elsewhere.
+
+        Raises:
+            ContextError: A value is too long, or has a character that may not be there.
+        """
+        frame = enter_ambient(
+            self._ids, principal=principal, tenant=tenant, headers=headers, correlation_id=correlation_id
+        )
+        try:
+            yield frame.context
+        finally:
+            frame.step_out()
 
     @asynccontextmanager
     async def scope(
@@ -190,19 +217,28 @@ class Mediator:
             raise
         await frame.leave()
 
-    def describe(self, message_type: type[Any] | None = None, /) -> str:
-        """The exact chain of a message class, or of all of them, as text.
+    def describe(self, message_type: type[Any] | None = None, /, *, format: Format = "text") -> str:  # noqa: A002
+        """The exact chain of a message class, or of all of them.
+
+        Args:
+            message_type: The class; all that have a handler when not given.
+            format: `"text"`; `"json"`, which adds what each handler dispatches; or `"mermaid"`, a flowchart of a message and
+                all that follows from it. What a handler dispatches is what its class declares as `dispatches`, or else
+                what its code is seen to make.
 
         Raises:
             HandlerNotFoundError: It is a request, and nothing handles it.
         """
-        return self._registry.describe(message_type)
+        chosen = self._registry.message_types() if message_type is None else (message_type,)
+        return described([Application("", self._registry, chosen)], format)
 
-    async def _dispatch(self, message: Any, mode: TransactionMode, strategy: PublishStrategy | None = None) -> Any:
+    async def _dispatch(
+        self, message: Any, mode: TransactionMode, strategy: PublishStrategy | None, cause: MessageContext | None
+    ) -> Any:
         if not self.started:
             raise MediatorNotStartedError(message)
         call = self._registry.pipeline(message.__class__, strategy).call
-        frame = enter(mode, message, self._ids)
+        frame = enter(mode, message, self._ids, None if cause is None else cause.caused(self._ids()))
         joined = frame.scope.transaction
         try:
             if frame.depth > self._max_depth:

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from mediator.context import new_id
 from mediator.errors import CallNextError, ConcurrentPublishError, NotAwaitedError
 from mediator.handlers import Notification_contra
-from mediator.scope import TransactionMode, current_frame, current_scope, enter
+from mediator.scope import current_frame, current_scope, enter
 from mediator.strategies import PublishStrategy, Sequential
+from mediator.transactions import TransactionMode
 
 Message_contra = TypeVar("Message_contra", contravariant=True)
 Response = TypeVar("Response")

@@ -156,8 +156,15 @@ class Registry:
         Raises:
             HandlerNotFoundError: It is a request, and nothing handles it.
         """
-        chosen = self.message_types() if message_type is None else (message_type,)
-        return "\n\n".join(str(self.pipeline(cls)) for cls in chosen)
+        return self.describe_all(self.message_types() if message_type is None else (message_type,))
+
+    def describe_all(self, message_types: Iterable[type]) -> str:
+        """The chains of some message classes, as text.
+
+        Raises:
+            HandlerNotFoundError: One is a request, and nothing handles it.
+        """
+        return "\n\n".join(str(self.pipeline(cls)) for cls in message_types)
 
     def handlers_of(self, kind: type) -> tuple[Binding, ...]:
         """The handlers bound through one generic base."""

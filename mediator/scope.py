@@ -5,54 +5,16 @@ a scope. A frame is left by setting the variable to its parent, never by resetti
 another context than it was made in, which is where generators and fixtures are closed.
 """
 
-import enum
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from mediator.context import IdFactory, MessageContext, new_id
 from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
+from mediator.transactions import Outcome, Transaction, TransactionMode
 
 ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
-
-
-class TransactionMode(enum.Enum):
-    """How a dispatch stands to the one that is running."""
-
-    DEFAULT = "default"
-    """Join the running scope and its transaction, or begin new ones."""
-    NEW = "new"
-    """A scope and a transaction of its own, whatever becomes of the running one."""
-    NESTED = "nested"
-    """Join, behind a savepoint: a failure undoes only what was done since and dooms nothing further out."""
-    SUPPRESS = "suppress"
-    """A scope of its own, without a transaction; what joins it has none either."""
-
-
-class Outcome(enum.Enum):
-    """What became of the last transaction of a scope."""
-
-    NONE = "none"
-    ROLLED_BACK = "rolled back"
-    COMMITTED = "committed"
-    UNKNOWN = "unknown"
-
-
-class Transaction(Protocol):
-    """What a scope needs to know of the transaction that runs in it."""
-
-    def doom(self, message: object, error: BaseException, /) -> None:
-        """Allow nothing but a rollback (to the innermost savepoint, if there is one) from now on."""
-        ...
-
-    def savepoint(self, message: object, /) -> AbstractAsyncContextManager[None]:
-        """Set a savepoint, and roll back to it if the body fails."""
-        ...
-
-    def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
-        """Make a call once the transaction has committed, and none if it (or the innermost savepoint) is rolled back."""
-        ...
 
 
 class Scope:
@@ -165,25 +127,32 @@ class Frame:
     @contextmanager
     def resumed(self) -> Generator[None, None, None]:
         """Make this the running dispatch for the body; an error when its scope is closed, or in use by another one."""
-        scope, before = self.scope, _frame.get()
+        scope, before, tip = self.scope, _frame.get(), self.scope.tip
         if scope.closed:
             raise ScopeClosedError(self.message)
-        if not self.owner and scope.tip is not before:
+        if not self.owner and not _stand_for_one(tip, before):
             raise ConcurrentDispatchError(self.message, scope.running)
         scope.tip = self
         _frame.set(self)
         try:
             yield
         finally:
-            scope.tip = self if self.owner else before
+            scope.tip = self if self.owner else tip
             _frame.set(before)
+
+    @property
+    def anchor(self) -> "Frame | None":
+        """The dispatch that it stands for: itself, unless it only carries a context."""
+        return self
 
     def refuse(self, max_depth: int) -> NoReturn:
         """Refuse a dispatch that is nested too deeply, with a `DispatchDepthError` that names all that run."""
-        frames: list[Frame] = [self]
-        while len(frames) < self.depth and (parent := frames[-1].parent) is not None:
-            frames.append(parent)
-        raise DispatchDepthError(max_depth, [frame.message for frame in reversed(frames)])
+        path: list[object] = []
+        frame: Frame | None = self
+        while frame is not None and len(path) < self.depth:
+            path += [frame.message] if frame.anchor is frame else []
+            frame = frame.parent
+        raise DispatchDepthError(max_depth, path[::-1])
 
     def check_last(self) -> None:
         """Make sure that no dispatch which joined this one is still running.
@@ -191,7 +160,7 @@ class Frame:
         Raises:
             ConcurrentDispatchError: One is: a task that was not awaited.
         """
-        if self.scope.tip is not self:
+        if not _stand_for_one(self.scope.tip, self):
             raise ConcurrentDispatchError(self.message, self.scope.running)
 
     def leave_quietly(self) -> bool:
@@ -215,7 +184,7 @@ class Frame:
         Raises:
             ConcurrentDispatchError: A dispatch that joined this one is still running.
         """
-        scope, last = self.scope, self.scope.tip is self
+        scope, last = self.scope, _stand_for_one(self.scope.tip, self)
         try:
             if self.owner:
                 if not last and error is None:
@@ -224,9 +193,9 @@ class Frame:
             elif last:
                 scope.tip = self.parent
         finally:
-            self._step_out()
+            self.step_out()
 
-    def _step_out(self) -> None:
+    def step_out(self) -> None:
         """Restore the frame before this one, unless this is the context of another dispatch, which goes on."""
         frame = _frame.get()
         while frame is not None and frame is not self:
@@ -241,6 +210,15 @@ class Frame:
 
 
 _frame: ContextVar[Frame | None] = ContextVar("mediator_frame", default=None)
+
+
+def _stand_for_one(one: Frame | None, other: Frame | None) -> bool:
+    return one is other or (one is not None and other is not None and one.anchor is other.anchor)
+
+
+def make_current(frame: Frame) -> None:
+    """Put a frame on top of the running ones."""
+    _frame.set(frame)
 
 
 def current_frame() -> Frame | None:
@@ -260,7 +238,7 @@ def enter(
     joins = mode is TransactionMode.DEFAULT or mode is TransactionMode.NESTED
     if joins and parent is not None and not parent.scope.closed:
         scope = parent.scope
-        if scope.tip is not parent:
+        if scope.tip is not parent and not _stand_for_one(scope.tip, parent):
             raise ConcurrentDispatchError(message, scope.running)
         frame = Frame(scope, parent, message, ids, False)
     else:
@@ -286,6 +264,8 @@ def current_scope(wanted: str = "the current scope") -> Scope:
     if frame is None:
         raise NoScopeError(wanted)
     if frame.scope.closed:
+        if frame.anchor is None:
+            raise NoScopeError(wanted)
         raise ScopeClosedError(frame.message)
     return frame.scope
 

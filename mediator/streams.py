@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from mediator.context import IdFactory
+from mediator.context import IdFactory, MessageContext
 from mediator.errors import CallNextError, NotAStreamError, SettingError, StreamNotOpenError
 from mediator.pipeline import Message_contra, Source
-from mediator.scope import Frame, TransactionMode, enter
+from mediator.scope import Frame, enter
+from mediator.transactions import TransactionMode
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -54,10 +55,18 @@ class Stream(Generic[T]):
         mode: How it stands to the dispatch that is running when it is opened.
         ids: Makes the ids of messages.
         max_depth: How many dispatches may be nested in each other.
+        cause: The context that it inherits, instead of the running one's.
     """
 
     def __init__(
-        self, request: object, call: StreamCall, mode: TransactionMode, ids: IdFactory, max_depth: int
+        self,
+        request: object,
+        call: StreamCall,
+        mode: TransactionMode,
+        ids: IdFactory,
+        max_depth: int,
+        *,
+        cause: MessageContext | None = None,
     ) -> None:
         if mode is TransactionMode.NESTED:
             problem = "a stream cannot stand behind a savepoint, which would stay open between items"
@@ -67,13 +76,15 @@ class Stream(Generic[T]):
         self._mode = mode
         self._ids = ids
         self._max_depth = max_depth
+        self._cause = cause
         self._frame: Frame | None = None
         self._items: AsyncIterator[T] | None = None
         self._opened: list[Any] = []
 
     async def __aenter__(self) -> Self:
         """Enter the scope and build the outermost behavior; the handler begins with the first step."""
-        frame = enter(self._mode, self._request, self._ids)
+        cause = self._cause
+        frame = enter(self._mode, self._request, self._ids, cause.caused(self._ids()) if cause else None)
         try:
             if frame.depth > self._max_depth:
                 frame.refuse(self._max_depth)

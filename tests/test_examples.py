@@ -98,6 +98,25 @@ def test_a_script_prints_what_it_says(name):
     assert done.stdout == stated + "\n"
 
 
+def test_the_picture_in_the_readme_is_what_describe_prints_of_both_applications():
+    (picture,) = (text for language, text, _ in blocks(ROOT / "README.md") if language == "mermaid")
+    module = "examples.university.{}.container:{}Container".format
+    others = ["--with", module("advising", "Advising"), "--format", "mermaid"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mediator.cli", "describe", module("enrollment", "Enrollment"), *others],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == picture
+
+
 def university(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "examples.university", *arguments],

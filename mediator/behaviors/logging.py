@@ -2,11 +2,12 @@
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, MutableMapping
 from typing import Any
 
 import structlog
 
+from mediator.ambient import running_fields
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_context
 from mediator.streams import StreamNext, StreamPipelineBehavior
@@ -20,10 +21,12 @@ class _Logger:
         *,
         log_payload: bool = False,
         redact: Callable[[Any], object] | None = None,
+        log_headers: Collection[str] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
         self._redact = (redact or _field_names) if log_payload else None
+        self._headers = tuple(log_headers)
         self._clock = clock
 
     def _fields(self, message: Any, started: float) -> dict[str, Any]:
@@ -31,10 +34,11 @@ class _Logger:
         fields: dict[str, Any] = {
             "message": type(message).__name__,
             "milliseconds": round((self._clock() - started) * 1000, 3),
-            "message_id": context.message_id,
-            "correlation_id": context.correlation_id,
-            "causation_id": context.causation_id,
+            **context.log_fields(),
         }
+        shown = {name: context.headers[name] for name in self._headers if name in context.headers}
+        if shown:
+            fields["headers"] = shown
         if self._redact is not None:
             fields["payload"] = self._redact(message)
         return fields
@@ -49,6 +53,7 @@ class LoggingBehavior(_Logger, PipelineBehavior[Any, Any]):
     Args:
         log_payload: Also log the message itself, as `redact` returns it.
         redact: Makes a message fit to be logged; by default only the names of its fields are.
+        log_headers: The names of headers of the context whose values may be logged; no others are.
         clock: Monotonic time in seconds.
     """
 
@@ -72,6 +77,7 @@ class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
     Args:
         log_payload: Also log the request itself, as `redact` returns it.
         redact: Makes a request fit to be logged; by default only the names of its fields are.
+        log_headers: The names of headers of the context whose values may be logged; no others are.
         clock: Monotonic time in seconds.
     """
 
@@ -89,6 +95,14 @@ class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
             self._log.error("failed", error=type(error).__name__, items=items, **self._fields(request, started))
             raise
         self._log.info("streamed", items=items, exhausted=True, **self._fields(request, started))
+
+
+def add_message_context(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: adds the ids, principal and tenant of the running message to lines of the application's own.
+
+    What a line has already stays as it is. Put it first in `structlog.configure(processors=[add_message_context, ...])`.
+    """
+    return {**running_fields(), **line}
 
 
 def _field_names(message: object) -> dict[str, str]:

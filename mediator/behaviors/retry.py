@@ -13,7 +13,8 @@ from tenacity.wait import wait_exponential, wait_random
 from mediator.errors import CommitOutcomeUnknownError, CommittedError, NoScopeError, SettingError
 from mediator.messages import Request
 from mediator.pipeline import CallNext, PipelineBehavior
-from mediator.scope import Frame, Scope, TransactionMode, current_frame, enter
+from mediator.scope import Frame, Scope, current_frame, enter
+from mediator.transactions import TransactionMode
 
 Message = TypeVar("Message", bound=Request[Any])
 Errors = type[Exception] | tuple[type[Exception], ...]

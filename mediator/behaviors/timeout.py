@@ -6,7 +6,8 @@ from typing import Any, TypeVar, overload
 from mediator.errors import CommitOutcomeUnknownError, CommittedError, MessageTimeoutError, SettingError
 from mediator.messages import Notification, Request
 from mediator.pipeline import CallNext, PipelineBehavior
-from mediator.scope import Outcome, Scope, current_scope
+from mediator.scope import Scope, current_scope
+from mediator.transactions import Outcome
 
 Message = TypeVar("Message", bound=Request[Any] | Notification)
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import get_args
 
 import click
 
@@ -12,6 +13,7 @@ from mediator.cli.description import describe
 from mediator.cli.errors import CommandError, printable
 from mediator.cli.running import run_workers
 from mediator.cli.target import load_container
+from mediator.description import Format
 from mediator.errors import ContainerError, ContainerValidationError, MediatorError
 
 _tables: ModuleType | None
@@ -68,10 +70,20 @@ def run(target: str, drain_timeout: float, relay_elsewhere: bool) -> None:
 @cli.command("describe")
 @TARGET
 @click.argument("message", required=False)
-def describe_command(target: str, message: str | None) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(Format)),
+    default="text",
+    show_default=True,
+    help="JSON is for programs, Mermaid a flowchart for Markdown pages.",
+)
+@click.option("--with", "others", metavar="MODULE:NAME", multiple=True, help="Another application beside it.")
+def describe_command(target: str, message: str | None, form: Format, others: tuple[str, ...]) -> None:
     """Show the exact chain of every message, or of the one with the class name MESSAGE."""
     with _reporting():
-        click.echo(printable(describe(load_container(target), message)))
+        targets = [(each, load_container(each)) for each in (target, *others)]
+        click.echo(printable(describe(targets, message, form)))
 
 
 @cli.group()

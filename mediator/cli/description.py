@@ -1,32 +1,44 @@
-"""Description: the exact chains of a container's messages, as text."""
+"""Description: the exact chains of the messages of containers, as text, as JSON or as a picture."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mediator.cli.errors import CommandError
 from mediator.cli.target import nearest
 from mediator.dependency_injector.mediator_provider import mediators_of
-from mediator.registry import Registry
+from mediator.description import Application, Format, described
 
 
-def describe(container: Any, message: str | None) -> str:
-    """The chain of every message of a container, or of the one with this class name. Nothing is started.
+def describe(containers: Sequence[tuple[str, Any]], message: str | None, form: Format) -> str:
+    """The chain of every message of some containers, or of those with this class name. Nothing is started.
+
+    Args:
+        containers: Each with the `module:name` that it was asked for by.
+        message: A class name, or `None` for every message.
+        form: The format.
 
     Raises:
-        CommandError: The container has no mediator, or no message of that name.
+        CommandError: A container has no mediator, or none has a message of that name.
         ContainerValidationError: A handler does not say what it handles.
     """
-    registries = [(label, provider.own().registry) for label, provider in mediators_of(container)]
-    if not registries:
-        raise CommandError("The container has no mediator: add a MediatorProvider to it.")
-    found = [(label, text) for label, registry in registries if (text := _describe(registry, message))]
+    applications = list(_applications(containers, message))
+    found = [application for application in applications if application.messages]
     if message is not None and not found:
-        known = {cls.__name__ for _, registry in registries for cls in registry.message_types()}
+        known = {cls.__name__ for each in applications for cls in each.registry.message_types()}
         raise CommandError(f"The container handles no message {message!r}.{nearest(message, known)}")
-    if len(registries) == 1:
-        return found[0][1] if found else "No message has a handler."
-    return "\n\n".join(f"{label}\n\n{text}" for label, text in found)
+    if form == "text" and not found:
+        return "No message has a handler."
+    return described(found, form)
 
 
-def _describe(registry: Registry, message: str | None) -> str:
-    chosen = [cls for cls in registry.message_types() if message in (None, cls.__name__)]
-    return "\n\n".join(registry.describe(cls) for cls in chosen)
+def _applications(containers: Sequence[tuple[str, Any]], message: str | None) -> Iterator[Application]:
+    names = [target.partition(":")[2] for target, _ in containers]
+    for (target, container), short in zip(containers, names, strict=True):
+        providers = mediators_of(container)
+        if not providers:
+            raise CommandError("The container has no mediator: add a MediatorProvider to it.")
+        title = "" if len(containers) == 1 else short if names.count(short) == 1 else target
+        for label, provider in providers:
+            registry = provider.own().registry
+            chosen = [cls for cls in registry.message_types() if message in (None, cls.__name__)]
+            yield Application(f"{title} {label}".strip() if len(providers) > 1 else title, registry, chosen)

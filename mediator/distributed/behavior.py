@@ -13,7 +13,8 @@ from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ContainerError, EventsNotPublishedError, UnitOfWorkMismatchError
 from mediator.messages import Command, Notification
 from mediator.pipeline import CallNext, PipelineBehavior, check_awaited
-from mediator.scope import Outcome, current_scope
+from mediator.scope import current_scope
+from mediator.transactions import Outcome
 
 Delivery = Literal["outbox", "direct"]
 Message = TypeVar("Message", bound=Command[Any] | Notification)

@@ -1,7 +1,8 @@
 """CloudEvent: the envelope in which an event is stored and leaves the process.
 
 The attributes are those of CloudEvents 1.0 (https://github.com/cloudevents/spec, "Context Attributes"); correlation,
-causation and trace context travel as extension attributes, whose names are lower-case letters and digits by that spec.
+causation, tenant and trace context travel as extension attributes, whose names are lower-case letters and digits by
+that spec.
 """
 
 import zlib
@@ -11,6 +12,7 @@ from datetime import datetime
 
 CORRELATION = "correlationid"
 CAUSATION = "causationid"
+TENANT = "tenant"
 BUCKETS = 64
 """The number of hash buckets of keys. Fixed for ever: partitions are derived from it."""
 

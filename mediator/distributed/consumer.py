@@ -11,18 +11,19 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from mediator.context import MessageContext
 from mediator.distributed import failpoints
-from mediator.distributed.cloudevents import CAUSATION, CORRELATION, CloudEvent
+from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, split_wire_type, wire_type
 from mediator.distributed.inbox import Inbox
+from mediator.distributed.propagation import incoming
 from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError, NoScopeError
 from mediator.mediator import Mediator
-from mediator.scope import Outcome, TransactionMode, current_frame
+from mediator.scope import current_frame
+from mediator.transactions import Outcome, TransactionMode
 
 E_contra = TypeVar("E_contra", bound=DistributedEvent, contravariant=True)
 
@@ -171,6 +172,7 @@ class EventConsumer:
             sequence=delivery.sequence,
             event_id=event.id if event else None,
             exc_info=None if isinstance(error, EventNotDecodableError) else error,
+            **({} if event is None else incoming(event)[0].log_fields()),
         )
         await delivery.nak(pause)
 
@@ -184,9 +186,10 @@ class EventConsumer:
         group = self._subscription.group
         if delivery.attempt > 1 and await self._inbox.contains(group, envelope.source, envelope.id):
             return
-        async with self._mediator.scope(
-            TransactionMode.NEW, message=envelope.type, context=_context(envelope)
-        ) as scope:
+        context, dropped = incoming(envelope)
+        if dropped:
+            self._log.warning("attributes dropped", attributes=dropped, **context.log_fields())
+        async with self._mediator.scope(TransactionMode.NEW, message=envelope.type, context=context) as scope:
             scope.instances[CurrentDelivery] = CurrentDelivery(envelope, delivery.attempt)
             try:
                 await self._handle(self._unit_of_work(), envelope, event_class)
@@ -194,7 +197,12 @@ class EventConsumer:
                 if scope.outcome is not Outcome.COMMITTED:
                     raise
                 # It has taken effect, and having it again would change nothing: what failed came after the commit.
-                self._log.error("delivery failed after the commit", error=type(error).__name__, exc_info=error)
+                self._log.error(
+                    "delivery failed after the commit",
+                    error=type(error).__name__,
+                    exc_info=error,
+                    **context.log_fields(),
+                )
 
     async def _handle(
         self, unit_of_work: UnitOfWork, envelope: CloudEvent, event_class: type[DistributedEvent]
@@ -232,8 +240,3 @@ class EventConsumer:
                 await self._inbox.clean(5000)
             except Exception as error:  # settled: cleaning can wait, consuming goes on
                 self._log.warning("inbox not cleaned", error=type(error).__name__, reason=str(error))
-
-
-def _context(envelope: CloudEvent) -> MessageContext:
-    extensions = envelope.extensions
-    return MessageContext(envelope.id, extensions.get(CORRELATION, envelope.id), extensions.get(CAUSATION))

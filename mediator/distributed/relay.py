@@ -8,6 +8,7 @@ import structlog
 
 from mediator.distributed import failpoints
 from mediator.distributed.outbox import Outbox
+from mediator.distributed.propagation import incoming
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain
@@ -108,7 +109,10 @@ class OutboxRelay:
     def _refuse(self, result: PublishResult, error: EventRefusedError) -> None:
         """Leave a poison event, and what follows it under its key, in the outbox; everything else goes on."""
         self._refused.add(result.event.partitionkey or result.event.id)
-        self._log.error("event refused", event_id=result.event.id, event_type=result.event.type, reason=error.reason)
+        event = result.event
+        flow = incoming(event)[0].log_fields()
+        flow["message_id"] = flow.pop("causation_id")  # of the message in whose handling it was added
+        self._log.error("event refused", event_id=event.id, event_type=event.type, reason=error.reason, **flow)
 
     def _in_trouble(self, error: Exception) -> None:
         kind = type(error).__name__

@@ -5,13 +5,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from mediator.context import MessageContext
 from mediator.distributed.after_commit import AfterCommitQueue
-from mediator.distributed.cloudevents import CAUSATION, CORRELATION, CloudEvent
+from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.propagation import outgoing
 from mediator.distributed.serialization import EventCodec
 from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventTooLargeError
+from mediator.errors.root import name_of
 from mediator.scope import Frame, Scope
 
 
@@ -62,7 +65,7 @@ class CollectedEvent:
             data=data,
             datacontenttype=codec.content_type,
             partitionkey=self.event.partition_key,
-            extensions={CORRELATION: self.context.correlation_id, CAUSATION: self.context.message_id},
+            extensions=outgoing(self.context),
         )
 
 
@@ -112,6 +115,16 @@ class RunningTransaction:
     def milliseconds(self) -> float:
         """How long it has been running."""
         return round((self.clock() - self.started) * 1000, 3)
+
+    def log_fields(self) -> dict[str, Any]:
+        """What log lines say of it."""
+        return {
+            "transaction_id": self.id,
+            "message": name_of(self.message),
+            "milliseconds": self.milliseconds,
+            "events": len(self.events),
+            **self.frame.context.log_fields(),
+        }
 
     @property
     def doom(self) -> Doom | None:

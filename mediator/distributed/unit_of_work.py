@@ -24,7 +24,8 @@ from mediator.errors import (
     UnitOfWorkRunningError,
 )
 from mediator.errors.root import name_of
-from mediator.scope import Outcome, current_frame, current_scope
+from mediator.scope import current_frame, current_scope
+from mediator.transactions import Outcome
 
 AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
 
@@ -119,7 +120,8 @@ class UnitOfWork(DatabaseTransaction):
         self._running = RunningTransaction(self._ids(), message, scope, frame)
         scope.transaction = self
         scope.outcome, scope.response = Outcome.NONE, None
-        self._log.debug("transaction begun", transaction_id=self._running.id, message=name_of(message))
+        flow = frame.context.log_fields()
+        self._log.debug("transaction begun", transaction_id=self._running.id, message=name_of(message), **flow)
 
     async def commit(
         self, response: Any = None, *, then: AfterCommit | None = None, after_commit_timeout: float = 30.0
@@ -175,7 +177,7 @@ class UnitOfWork(DatabaseTransaction):
             "transaction rolled back",
             error=type(error).__name__,
             rollback="late" if late else repr(failure) if failure else "done",
-            **self._fields(running),
+            **running.log_fields(),
         )
         if done.cancellation is not None:
             raise done.cancellation
@@ -217,7 +219,7 @@ class UnitOfWork(DatabaseTransaction):
         if failure is None:
             self._end(running, Outcome.COMMITTED)
             running.scope.response = response
-            self._log.info("transaction committed", **self._fields(running))
+            self._log.info("transaction committed", **running.log_fields())
         elif isinstance(failure, CommitOutcomeUnknownError):
             await finish(self._roll_back(), self._commit_timeout)
             self._unknown(running, failure)
@@ -227,7 +229,7 @@ class UnitOfWork(DatabaseTransaction):
 
     def _unknown(self, running: RunningTransaction, error: CommitOutcomeUnknownError) -> CommitOutcomeUnknownError:
         self._end(running, Outcome.UNKNOWN)
-        self._log.error("transaction outcome unknown", reason=error.reason, **self._fields(running))
+        self._log.error("transaction outcome unknown", reason=error.reason, **running.log_fields())
         return error
 
     def _end(self, running: RunningTransaction, outcome: Outcome) -> None:
@@ -235,14 +237,6 @@ class UnitOfWork(DatabaseTransaction):
         running.scope.outcome = outcome
         running.scope.settled_id = running.scope.settled_id if outcome is Outcome.ROLLED_BACK else running.id
         self._running = None
-
-    def _fields(self, running: RunningTransaction) -> dict[str, Any]:
-        return {
-            "transaction_id": running.id,
-            "message": name_of(running.message),
-            "milliseconds": running.milliseconds,
-            "events": len(running.events),
-        }
 
     def _require(self, subject: object) -> RunningTransaction:
         if self._running is None:

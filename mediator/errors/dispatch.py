@@ -61,6 +61,20 @@ class MediatorNotStartedError(MediatorError, RuntimeError):
         )
 
 
+@dataclass(eq=False, repr=False)
+class ContextError(MediatorError, ValueError):
+    """A context was given a value that it cannot have. The text shows no value: it may be a secret, or forge a line."""
+
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"In a message context, {self.field} {self.problem}. Ids, principal and tenant have 1 to 255 printable "
+            "characters; headers are few and short texts. Put what is larger into the message."
+        )
+
+
 class ScopeError(MediatorError, RuntimeError):
     """Something that lives in a scope was used where that scope is not running."""
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, A
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
+from mediator.ambient import running_fields
 from mediator.context import IdFactory, new_id
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.serialization import EventCodec
@@ -186,7 +187,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             if self._session is not None:
                 await self._session.rollback()
         except DBAPIError as error:  # the connection is lost, and with it the transaction
-            structlog.get_logger("mediator").warning("rollback failed", error=type(error).__name__)
+            structlog.get_logger("mediator").warning("rollback failed", error=type(error).__name__, **running_fields())
             if self._session is not None:
                 await self._session.invalidate()
         finally:

@@ -173,6 +173,52 @@ async def test_correlation_and_causation_go_along_to_the_other_application(
     assert all(event.extensions["causationid"] == event_id for event in follow_up)
 
 
+async def test_the_tenant_goes_along_to_the_other_application_and_from_there_on(
+    server: NatsServer, databases: Databases
+) -> None:
+    shop = configured(ShopContainer, str(databases.shop), server.url)
+    warehouse = configured(WarehouseContainer, str(databases.warehouse), server.url)
+    with capture_logs() as logs:
+        async with lifespan(shop, workers=True), lifespan(warehouse, workers=True):
+            async with shop.mediator().context(tenant="acme", principal="ada", headers={"a": "secret"}):
+                await shop.mediator().send(PlaceOrder("1"))
+                await shop.mediator().send(PlaceOrder("poison"))
+            await eventually(lambda: len(databases.rows()) == 2, "the reservations")
+    lines = [line for line in logs if line["event"] == "transaction committed"]
+    assert {(line["message"], line["tenant"], line.get("principal")) for line in lines} == {
+        ("PlaceOrder", "acme", "ada"),
+        ("shop.order-placed.v1", "acme", None),
+    }
+    (failed,) = (line for line in logs if line["event"] == "delivery failed")
+    assert (failed["tenant"], failed["message_id"]) == ("acme", failed["event_id"])
+    assert "secret" not in str(logs)
+
+
+async def test_attributes_out_of_bounds_are_dropped_with_one_warning_and_the_event_is_handled(
+    server: NatsServer, databases: Databases
+) -> None:
+    shop = configured(ShopContainer, str(databases.shop), server.url)
+    warehouse = configured(WarehouseContainer, str(databases.warehouse), server.url)
+    with capture_logs() as logs:
+        async with lifespan(warehouse, workers=True), lifespan(shop, workers=True):
+            await shop.mediator().send(PlaceOrder("1"))
+            await eventually(lambda: databases.reservations() == ["1"], "the first reservation")
+            client = await nats.connect(server.url)
+            headers = {"ce-specversion": "1.0", "ce-id": "x%0Ay", "ce-source": "s", "ce-type": "shop.order-placed.v1"}
+            headers |= {"ce-correlationid": "a" * 300, "ce-causationid": "%1B[2J", "ce-tenant": "acme%0A"}
+            data = b'{"number": "2", "customer": "eve"}'
+            await client.jetstream().publish("events.shop.order-placed.0", data, headers=headers)
+            await client.close()
+            await eventually(lambda: databases.reservations() == ["1", "2"], "the second reservation")
+    (warning,) = (line for line in logs if line["event"] == "attributes dropped")
+    assert warning["attributes"] == ["id", "correlationid", "causationid", "tenant"]
+    assert warning["log_level"] == "warning"
+    committed = [line for line in logs if line["event"] == "transaction committed"][-1]
+    assert committed["message_id"] == committed["correlation_id"] == warning["message_id"]
+    assert databases.rows()[1][2] == "x\ny"  # the delivery itself is as it came
+    assert "acme" not in str(logs)
+
+
 async def test_direct_delivery_publishes_after_the_commit_and_needs_no_relay(
     server: NatsServer, databases: Databases
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mediator import Command, LoggingBehavior, MessageContext
+from mediator import Command, LoggingBehavior, MessageContext, add_message_context
 from tests.unit.samples import EnrollStudent, ExpelStudent, StudentChanged, answer_name, answer_none
 from tests.unit.wiring import bind, handles, listens, wire
 
@@ -104,3 +104,45 @@ async def test_nested_messages_are_logged_inside_out_with_one_correlation_id():
     assert [line["message"] for line in lines] == ["ExpelStudent", "StudentChanged", "EnrollStudent"]
     assert len({line["correlation_id"] for line in lines}) == 1
     assert {line["causation_id"] for line in lines[:2]} == {lines[2]["message_id"]}
+
+
+ADA = MessageContext("outer", "flow", None, "ada", "acme", {"Authorization": "secret", "accept-language": "de"})
+
+
+async def logged_for_ada(**options: Any) -> Any:
+    behavior = bind(LoggingBehavior, lambda: LoggingBehavior(**options))
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[behavior])
+    with capture_logs() as lines:
+        await mediator.send(EnrollStudent(), context=ADA)
+    return lines[0]
+
+
+async def test_principal_and_tenant_are_in_the_line_and_headers_are_not():
+    line = await logged_for_ada()
+    assert (line["correlation_id"], line["causation_id"]) == ("flow", "outer")
+    assert (line["principal"], line["tenant"]) == ("ada", "acme")
+    assert "headers" not in line
+    assert "secret" not in str(line)
+
+
+async def test_only_the_headers_that_are_asked_for_are_in_the_line():
+    line = await logged_for_ada(log_headers=["Accept-Language", "missing"])
+    assert line["headers"] == {"Accept-Language": "de"}
+    assert "secret" not in str(line)
+
+
+async def test_the_processor_adds_the_context_to_lines_of_the_application_and_keeps_what_they_say():
+    async def say(_message: Any) -> Any:
+        return add_message_context(None, "info", {"event": "hello", "tenant": "mine"})
+
+    mediator = wire(handles(EnrollStudent, say), ids=lambda: "inner")
+    line: Any = await mediator.send(EnrollStudent(), context=ADA)
+    assert line == {
+        "event": "hello",
+        "message_id": "inner",
+        "correlation_id": "flow",
+        "causation_id": "outer",
+        "principal": "ada",
+        "tenant": "mine",
+    }
+    assert add_message_context(None, "info", {"event": "hello"}) == {"event": "hello"}

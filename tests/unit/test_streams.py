@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from mediator import (
     Binding,
+    MessageContext,
     StreamLoggingBehavior,
     StreamRequest,
     StreamRequestHandler,
@@ -31,7 +33,7 @@ from mediator.errors import (
     StreamNotOpenError,
 )
 from mediator.scope import current_frame
-from tests.unit.samples import EnrollStudent, StudentEnrolled, answer_name
+from tests.unit.samples import EnrollStudent, ExpelStudent, StudentEnrolled, answer_name
 from tests.unit.transactions import Transactional
 from tests.unit.wiring import along, handles, listens, streams, wire
 
@@ -499,3 +501,42 @@ async def test_each_stream_is_one_line_in_the_log():
         ("failed", 1, None),
     ]
     assert {line["message"] for line in logs} == {"ListStudents", "ListCourses"}
+
+
+async def test_a_stream_inherits_the_context_it_is_given_or_that_runs():
+    async def listing(_request: Any) -> Any:
+        yield current_context()
+
+    mediator = wire(streams(ListCourses, listing))
+    given = MessageContext.new(tenant="acme", principal="ada")
+    async with mediator.stream(ListCourses(), context=given) as items:
+        found: Any = await anext(items)
+    assert (found.tenant, found.principal, found.causation_id) == ("acme", "ada", given.message_id)
+    async with mediator.context(tenant="other"), mediator.stream(ListCourses()) as items:
+        found = await anext(items)
+    assert found.tenant == "other"
+
+
+def test_a_stream_is_drawn_and_described_for_programs_too():
+    mediator = wire(streams(ListStudents, names))
+    (described,) = json.loads(mediator.describe(ListStudents, format="json"))["applications"][0]["messages"]
+    assert (described["kind"], described["items"]) == ("stream", "str")
+    assert "ListStudents → stream of str" in mediator.describe(ListStudents, format="mermaid")
+
+
+async def test_inside_a_context_of_a_dispatch_a_joined_stream_and_its_consumer_dispatch_in_turn():
+    async def listing(_request: Any) -> Any:
+        for _ in range(2):
+            yield await mediator.send(EnrollStudent("inner"))
+
+    async def consuming(_command: Any) -> list[Any]:
+        found = []
+        async with mediator.context(tenant="acme"), mediator.stream(ListCourses()) as items:
+            async for item in items:
+                found.append((item, current_context().tenant, await mediator.send(EnrollStudent("outer"))))
+        return found
+
+    mediator = wire(
+        streams(ListCourses, listing), handles(EnrollStudent, answer_name), handles(ExpelStudent, consuming)
+    )
+    assert await mediator.send(ExpelStudent()) == [("inner", "acme", "outer")] * 2  # type: ignore[func-returns-value]

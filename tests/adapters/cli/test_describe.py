@@ -1,5 +1,8 @@
 """`mediator describe`: the exact chain of every message, without starting anything."""
 
+import json
+
+import pytest
 from click.testing import CliRunner
 
 from mediator.cli.commands import cli
@@ -49,3 +52,45 @@ def test_an_unknown_message_comes_with_the_nearest_names():
 
     assert result.exit_code == 2
     assert "Did you mean ShipOrder" in result.stderr
+
+
+def test_json_is_read_by_programs():
+    result = describe(f"{SAMPLE}:IdleContainer", "ShipOrder", "--format", "json")
+
+    assert result.exit_code == 0
+    (application,) = json.loads(result.stdout)["applications"]
+    assert [message["name"] for message in application["messages"]] == ["ShipOrder"]
+    assert application["messages"][0]["handlers"][0]["label"] == "container.ship"
+
+
+def test_mermaid_is_a_flowchart():
+    result = describe(f"{SAMPLE}:IdleContainer", "ShipOrder", "--format", "mermaid")
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "flowchart LR",
+        '  n1["ShipOrder → str"]',
+        '  n2(["LoggingBehavior"])',
+        '  n3[["ShipOrderHandler"]]',
+        "  n1 --> n2",
+        "  n2 --> n3",
+    ]
+
+
+@pytest.mark.parametrize("form", ["text", "json", "mermaid"])
+def test_several_applications_are_shown_under_their_names(form, monkeypatch):
+    monkeypatch.setenv("SAMPLE_DATABASE", "sqlite:///unused.db")
+    result = describe(f"{SAMPLE}:IdleContainer", "--with", f"{SAMPLE}:create", "--format", form)
+
+    assert result.exit_code == 0
+    assert [name in result.stdout for name in ("IdleContainer", "create", "ShipOrder", "SlowRecord")] == [True] * 4
+
+
+def test_applications_of_one_name_are_told_apart_by_their_modules():
+    result = describe(f"{SAMPLE}:idle", "--with", "tests.adapters.cli.sample:idle", "--format", "mermaid")
+
+    assert f'"{SAMPLE}:idle"' in result.stdout
+
+
+def test_an_unknown_format_is_refused():
+    assert describe(f"{SAMPLE}:IdleContainer", "--format", "svg").exit_code == 2

@@ -12,7 +12,8 @@ from mediator.errors import ConcurrentDispatchError
 from mediator.handlers import RequestHandler
 from mediator.mediator import Mediator
 from mediator.messages import Command, Query
-from mediator.scope import TransactionMode, current_frame, current_scope
+from mediator.scope import current_frame, current_scope
+from mediator.transactions import TransactionMode
 
 from .shop import CountOrders, CountOrdersHandler, UnitOfWork
 

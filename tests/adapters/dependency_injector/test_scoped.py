@@ -9,7 +9,7 @@ from dependency_injector import containers, providers
 
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
 from mediator.errors import ContainerError, NoScopeError, ScopeClosedError
-from mediator.scope import TransactionMode
+from mediator.transactions import TransactionMode
 
 from .shop import UnitOfWork
 
