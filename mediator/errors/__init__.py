@@ -67,6 +67,7 @@ from mediator.errors.wiring import (
     Problem,
     ProviderNotFoundError,
     SettingError,
+    UnexpectedMessageError,
     WorkerNotStoppedError,
 )
 
@@ -117,6 +118,7 @@ __all__ = [
     "StreamNotFoundError",
     "StreamNotOpenError",
     "TransactionOwnershipError",
+    "UnexpectedMessageError",
     "UnitOfWorkError",
     "UnitOfWorkMismatchError",
     "UnitOfWorkRolledBackError",

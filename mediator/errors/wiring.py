@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mediator.errors.root import MediatorError
+from mediator.errors.root import MediatorError, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +95,21 @@ class FailpointNotFoundError(MediatorError, LookupError):
 
     def __str__(self) -> str:
         return f"There is no failpoint {self.name!r}. There are: {', '.join(self.known)}."
+
+
+@dataclass(eq=False, repr=False)
+class UnexpectedMessageError(MediatorError, AssertionError):
+    """A message reached a `RecordingMediator` that the test had not told what to answer."""
+
+    message: object
+    expected: Sequence[str]
+
+    def __str__(self) -> str:
+        known = (
+            f"It knows the answers to: {', '.join(self.expected)}." if self.expected else "It knows no answer at all."
+        )
+        name = name_of(type(self.message))
+        return (
+            f"{name} was sent, and the RecordingMediator was not told what to answer. {known} Say it first: "
+            f"`mediator.expect({name}).returns(...)`."
+        )

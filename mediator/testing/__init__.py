@@ -1,1 +1,24 @@
-"""What tests of applications need: failpoints."""
+"""What tests of applications need: fakes that are no mocks, a recording mediator, failpoints."""
+
+from mediator.testing.behaviors import BehaviorRun, run_behavior
+from mediator.testing.broker import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
+from mediator.testing.database import InMemoryDatabase, InMemoryTable, InMemoryUnitOfWork
+from mediator.testing.inbox import InMemoryInbox
+from mediator.testing.outbox import InMemoryOutbox
+from mediator.testing.recording import Expectation, RecordingEventBroker, RecordingMediator
+
+__all__ = [
+    "BehaviorRun",
+    "Expectation",
+    "InMemoryBroker",
+    "InMemoryDatabase",
+    "InMemoryEventPublisher",
+    "InMemoryEventSubscription",
+    "InMemoryInbox",
+    "InMemoryOutbox",
+    "InMemoryTable",
+    "InMemoryUnitOfWork",
+    "RecordingEventBroker",
+    "RecordingMediator",
+    "run_behavior",
+]

@@ -1,0 +1,165 @@
+"""InMemoryDatabase: tables, outbox and inbox of an application under test, with transactions."""
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from functools import partial
+from typing import Any
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.serialization import EventCodec
+from mediator.distributed.transaction import UnitOfWorkState
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import IsolationNotSupportedError, NoUnitOfWorkError
+from mediator.msgspec import MsgspecCodec
+
+_GONE: Any = object()
+
+
+class InMemoryDatabase:
+    """What is committed. Give one to the unit of work, the outbox and the inbox of an application.
+
+    Attributes:
+        tables: Rows by key, by the name of their table.
+        outbox: The events that wait for a relay, in the order of their commits.
+        archive: Those that the broker has stored.
+        inbox: The consumer, source and id of each event that took effect.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[Any, Any]] = {}
+        self.outbox: list[CloudEvent] = []
+        self.archive: list[CloudEvent] = []
+        self.inbox: set[tuple[str, str, str]] = set()
+        self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
+        self.woken = asyncio.Event()
+
+
+class InMemoryTable(MutableMapping[Any, Any]):
+    """One table as a transaction sees it: what is committed, and its own changes."""
+
+    def __init__(self, committed: dict[Any, Any], changes: Callable[[], dict[Any, Any]]) -> None:
+        self._committed = committed
+        self._changes_of_now = changes
+
+    @property
+    def _changes(self) -> dict[Any, Any]:
+        return self._changes_of_now()
+
+    def __getitem__(self, key: Any) -> Any:
+        value = self._changes.get(key, self._committed.get(key, _GONE))
+        if value is _GONE:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._changes[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        if key not in self:
+            raise KeyError(key)
+        self._changes[key] = _GONE
+
+    def __iter__(self) -> Iterator[Any]:
+        return (key for key in {**self._committed, **self._changes} if self._changes.get(key) is not _GONE)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class InMemoryUnitOfWork(UnitOfWork):
+    """A unit of work on an `InMemoryDatabase`: `unit_of_work = Scoped(InMemoryUnitOfWork, database)`.
+
+    It is the same commit path as with a real database: commit, rollback, savepoints and dooming are the library's own.
+    Of two transactions that change one row, the later commit wins.
+
+    Args:
+        database: What is committed.
+        codec: Writes and reads the payloads of events.
+        options: Of `UnitOfWork`.
+    """
+
+    def __init__(self, database: InMemoryDatabase, *, codec: EventCodec | None = None, **options: Any) -> None:
+        super().__init__(codec=codec or MsgspecCodec(), **options)
+        self.database = database
+        self._changes: dict[str, dict[Any, Any]] = {}
+        self._inbox: set[tuple[str, str, str]] = set()
+        self._staged: list[CloudEvent] = []
+
+    def table(self, name: str) -> InMemoryTable:
+        """A table, to be read and written in the running transaction.
+
+        Raises:
+            NoUnitOfWorkError: No transaction runs.
+        """
+        self._changes_of(name)
+        return InMemoryTable(self.database.tables.setdefault(name, {}), partial(self._changes_of, name))
+
+    def _changes_of(self, name: str) -> dict[Any, Any]:
+        if self.state is UnitOfWorkState.IDLE:
+            raise NoUnitOfWorkError(f"The table {name}")
+        return self._changes.setdefault(name, {})
+
+    async def record(self, entry: tuple[str, str, str]) -> bool:
+        """Take an event into the inbox; False when it is there. Waits for another transaction that is at it."""
+        database = self.database
+        while entry in database.recording and database.recording[entry][0] is not self:
+            await database.recording[entry][1].wait()
+        if entry in database.inbox or entry in self._inbox:
+            return False
+        database.recording[entry] = (self, asyncio.Event())
+        self._inbox.add(entry)
+        return True
+
+    # The port: `DatabaseTransaction`.
+
+    async def prepare(self, isolation: str | None) -> None:
+        """See `DatabaseTransaction.prepare`."""
+        if isolation is not None:
+            raise IsolationNotSupportedError("InMemoryDatabase", isolation)
+
+    async def flush(self) -> None:
+        """See `DatabaseTransaction.flush`."""
+
+    async def stage(self, events: Sequence[CloudEvent]) -> None:
+        """See `DatabaseTransaction.stage`."""
+        self._staged = list(events)
+
+    async def commit_transaction(self, transaction_id: str) -> None:  # noqa: ARG002  # the port gives it
+        """See `DatabaseTransaction.commit_transaction`."""
+        database = self.database
+        for name, changes in self._changes.items():
+            table = database.tables.setdefault(name, {})
+            table.update(changes)
+            for key in [key for key, value in table.items() if value is _GONE]:
+                del table[key]
+        database.inbox |= self._inbox
+        database.outbox += self._staged
+        if self._staged:
+            database.woken.set()
+        self._forget()
+
+    async def roll_back_transaction(self) -> None:
+        """See `DatabaseTransaction.roll_back_transaction`."""
+        self._forget()
+
+    async def set_savepoint(self) -> Any:
+        """See `DatabaseTransaction.set_savepoint`."""
+        return {name: copy.copy(changes) for name, changes in self._changes.items()}, set(self._inbox)
+
+    async def release_savepoint(self, savepoint: Any) -> None:
+        """See `DatabaseTransaction.release_savepoint`."""
+
+    async def roll_back_to_savepoint(self, savepoint: Any) -> None:
+        """See `DatabaseTransaction.roll_back_to_savepoint`."""
+        self._release(self._inbox - savepoint[1])
+        self._changes, self._inbox = savepoint
+
+    def _forget(self) -> None:
+        self._release(self._inbox)
+        self._changes, self._inbox, self._staged = {}, set(), []
+
+    def _release(self, entries: set[tuple[str, str, str]]) -> None:
+        for entry in entries:
+            _, ended = self.database.recording.pop(entry)
+            ended.set()

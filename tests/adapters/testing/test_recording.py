@@ -1,0 +1,158 @@
+"""The recording mediator, running one behavior alone, and the fixtures."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from mediator import (
+    Command,
+    DistributedEvent,
+    DistributedEventBroker,
+    Mediator,
+    MessageContext,
+    Notification,
+    PipelineBehavior,
+    RequestHandler,
+    StreamRequest,
+    current_context,
+)
+from mediator.errors import EventDeclarationError, EventKindError, MessageKindError, UnexpectedMessageError
+from mediator.testing import RecordingMediator, run_behavior
+
+pytest_plugins = ["pytester"]
+
+
+@dataclass(frozen=True, slots=True)
+class Enroll(Command[str]):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Greet(Command[str]):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled(Notification):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged(DistributedEvent):
+    event_type: ClassVar[str] = "university.status-changed"
+    name: str
+
+
+class ListNames(StreamRequest[str]):
+    pass
+
+
+class EnrollHandler(RequestHandler[Enroll, str]):
+    def __init__(self, mediator: Mediator, distributed_events: DistributedEventBroker) -> None:
+        self._mediator = mediator
+        self._distributed_events = distributed_events
+
+    async def handle(self, command: Enroll) -> str:
+        greeting = await self._mediator.send(Greet(command.name))
+        await self._mediator.publish(Enrolled(command.name))
+        self._mediator.publish_after_commit(Enrolled("later"))
+        self._distributed_events.add(StatusChanged(command.name))
+        return greeting
+
+
+async def test_what_a_handler_sends_publishes_and_raises_is_recorded():
+    mediator = RecordingMediator()
+    mediator.expect(Greet).returns("hello")
+    assert await EnrollHandler(mediator, mediator.distributed_events).handle(Enroll("Ada")) == "hello"
+    assert mediator.sent == [Greet("Ada")]
+    assert mediator.published == [Enrolled("Ada")]
+    assert mediator.after_commit == [Enrolled("later")]
+    assert mediator.staged == list(mediator.distributed_events.pending) == [StatusChanged("Ada")]
+    assert mediator.unmet == []
+
+
+async def test_the_answer_is_that_of_the_equal_request_or_of_its_class_and_the_last_word_counts():
+    mediator = RecordingMediator()
+    mediator.expect(Greet).returns("anybody")
+    mediator.expect(Greet("Ada")).returns("Ada")
+    mediator.expect(Greet("Bob")).raises(LookupError("Bob"))
+    assert await mediator.send(Greet("Ada")) == "Ada"
+    assert await mediator.send(Greet("Cyd")) == "anybody"
+    with pytest.raises(LookupError):
+        await mediator.send(Greet("Bob"))
+    mediator.expect(Greet).returns("new")
+    assert await mediator.send(Greet("Ada")) == "new"
+
+
+async def test_an_unexpected_request_is_a_failure_that_says_what_was_expected():
+    mediator = RecordingMediator()
+    with pytest.raises(UnexpectedMessageError, match="It knows no answer at all"):
+        await mediator.send(Greet("Ada"))
+    mediator.expect(Greet("Bob")).returns("Bob")
+    mediator.expect(Enroll)
+    with pytest.raises(AssertionError, match=r"Greet was sent.*knows the answers to: Greet\(name='Bob'\), Enroll\."):
+        await mediator.send(Greet("Ada"))
+    with pytest.raises(UnexpectedMessageError):
+        mediator.stream(ListNames())
+    assert mediator.unmet == ["Greet(name='Bob')", "Enroll"]
+
+
+async def test_a_stream_request_is_answered_with_items():
+    mediator = RecordingMediator()
+    mediator.expect(ListNames).returns(["Ada", "Bob"])
+    async with mediator.stream(ListNames()) as items:
+        assert [item async for item in items] == ["Ada", "Bob"]
+
+
+async def test_messages_of_the_wrong_kind_are_refused_as_by_the_mediator():
+    mediator: Any = RecordingMediator()
+    for refused in (mediator.send(Enrolled("a")), mediator.publish(Enroll("a")), mediator.publish("a")):
+        with pytest.raises(MessageKindError):
+            await refused
+    with pytest.raises(MessageKindError):
+        mediator.publish_after_commit(Enroll("a"))
+    with pytest.raises(MessageKindError):
+        mediator.stream(Enroll("a"))
+    with pytest.raises(EventKindError):
+        mediator.distributed_events.add(Enrolled("a"))
+    with pytest.raises(EventDeclarationError):
+        mediator.distributed_events.add(type("Untyped", (DistributedEvent,), {})())
+
+
+class Twice(PipelineBehavior[Command[Any], str]):
+    async def handle(self, message: Command[Any], call_next: Any) -> str:
+        first = await call_next()
+        return f"{first} {await call_next(Greet(current_context().tenant or ''))}"
+
+
+async def test_a_behavior_is_run_alone_in_a_scope():
+    context = MessageContext.new(tenant="acme")
+    run = await run_behavior(Twice(), Enroll("Ada"), returns="inner", context=context)
+    assert run.response == "inner inner"
+    assert run.inner == [Enroll("Ada"), Greet("acme")]
+
+
+async def test_a_behavior_meets_the_error_of_what_is_inside():
+    with pytest.raises(LookupError):
+        await run_behavior(Twice(), Enroll("Ada"), raises=LookupError())
+
+
+def test_the_fixtures_are_found_and_fail_a_test_that_did_not_send_what_it_expected(pytester: pytest.Pytester):
+    pytester.makepyfile(
+        """
+        from mediator import Command
+
+        class Greet(Command[str]):
+            pass
+
+        def test_unmet(recording_mediator):
+            recording_mediator.expect(Greet).returns("hello")
+
+        def test_met(recording_mediator, in_memory_database):
+            assert in_memory_database.outbox == []
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*expected, and never sent: Greet*"])
