@@ -1,0 +1,222 @@
+"""Two applications in memory: outbox, relay, broker, consumer and inbox are the real ones on fakes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from dependency_injector import containers, providers
+from structlog.testing import capture_logs
+
+from mediator import (
+    Command,
+    DistributedEvent,
+    DistributedEventBroker,
+    DistributedEventHandler,
+    DistributedUnitOfWorkBehavior,
+    EventConsumer,
+    Mediator,
+    Notification,
+    NotificationHandler,
+    OutboxRelay,
+    RequestHandler,
+    TransactionMode,
+    current_delivery,
+)
+from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
+from mediator.testing import (
+    InMemoryBroker,
+    InMemoryDatabase,
+    InMemoryEventPublisher,
+    InMemoryEventSubscription,
+    InMemoryInbox,
+    InMemoryOutbox,
+    InMemoryUnitOfWork,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Enroll(Command[None]):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled(DistributedEvent):
+    event_type: ClassVar[str] = "contract-university.enrolled"
+    name: str
+
+
+class Recorded(Notification):
+    pass
+
+
+class EnrollHandler(RequestHandler[Enroll, None]):
+    def __init__(self, distributed_events: DistributedEventBroker) -> None:
+        self._distributed_events = distributed_events
+
+    async def handle(self, command: Enroll) -> None:
+        self._distributed_events.add(Enrolled(command.name))
+        if command.name == "nobody":
+            raise LookupError
+
+
+class Record(DistributedEventHandler[Enrolled]):
+    def __init__(self, unit_of_work: InMemoryUnitOfWork, mediator: Mediator, plan: "Plan") -> None:
+        self._table = unit_of_work.table("students")
+        self._mediator = mediator
+        self._plan = plan
+
+    async def handle(self, event: Enrolled) -> None:
+        self._table[event.name] = current_delivery().attempt
+        await self._plan.act(self._mediator)
+        self._plan.handled.set()
+
+
+class Fail(NotificationHandler[Recorded]):
+    async def handle(self, notification: Recorded) -> None:
+        raise LookupError("after the commit")
+
+
+class Independent(Command[None]):
+    pass
+
+
+class IndependentHandler(RequestHandler[Independent, None]):
+    def __init__(self, mediator: Mediator) -> None:
+        self._mediator = mediator
+
+    async def handle(self, command: Independent) -> None:
+        self._mediator.publish_after_commit(Recorded())
+
+
+class Plan:
+    def __init__(self) -> None:
+        self.actions: list[Callable[[Mediator], Any]] = []
+        self.handled = asyncio.Event()
+
+    async def act(self, mediator: Mediator) -> None:
+        if self.actions:
+            await self.actions.pop(0)(mediator)
+
+
+class Sending(containers.DeclarativeContainer):
+    broker = providers.Dependency(instance_of=InMemoryBroker)
+    database = providers.Singleton(InMemoryDatabase)
+    unit_of_work = Scoped(InMemoryUnitOfWork, database)
+    distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+    outbox = providers.Singleton(InMemoryOutbox, database)
+    publisher = providers.Singleton(InMemoryEventPublisher, broker, application="enrollment")
+    relay = providers.Singleton(OutboxRelay, outbox, publisher)
+    transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox)
+    mediator = MediatorProvider(behaviors=providers.List(transaction))
+    enroll = providers.Factory(EnrollHandler, distributed_events)
+
+
+class Receiving(containers.DeclarativeContainer):
+    broker = providers.Dependency(instance_of=InMemoryBroker)
+    plan = providers.Singleton(Plan)
+    database = providers.Singleton(InMemoryDatabase)
+    unit_of_work = Scoped(InMemoryUnitOfWork, database)
+    distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+    inbox = providers.Singleton(InMemoryInbox, database)
+    outbox = providers.Singleton(InMemoryOutbox, database)
+    transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox)
+    mediator = MediatorProvider(behaviors=providers.List(transaction))
+    subscription = providers.Singleton(InMemoryEventSubscription, broker, "advising")
+    consumer = providers.Singleton(
+        EventConsumer, subscription, inbox, unit_of_work.provider, mediator, first_retry=0.01, last_retry=0.01
+    )
+    record = providers.Factory(Record, unit_of_work, mediator, plan)
+    fail = providers.Factory(Fail)
+    independent = providers.Factory(IndependentHandler, mediator)
+
+
+@pytest.fixture
+def broker() -> InMemoryBroker:
+    return InMemoryBroker()
+
+
+@contextlib.asynccontextmanager
+async def both(broker: InMemoryBroker) -> AsyncIterator[tuple[Any, Any]]:
+    async with (
+        lifespan(Sending(broker=broker), workers=True) as sending,
+        lifespan(Receiving(broker=broker), workers=True, relay_elsewhere=True) as receiving,
+    ):
+        yield sending, receiving
+
+
+async def settled(broker: InMemoryBroker, receiving: Any, count: int) -> None:
+    """Wait until so many events took effect and are acknowledged."""
+    async with asyncio.timeout(10):
+        while len(receiving.database().inbox) < count or broker.group("advising", []).waiting:
+            await asyncio.sleep(0.005)
+
+
+async def test_what_is_committed_takes_effect_in_the_other_application(broker: InMemoryBroker):
+    async with both(broker) as (sending, receiving):
+        with pytest.raises(LookupError):
+            await sending.mediator().send(Enroll("nobody"))
+        await sending.mediator().send(Enroll("Ada"))
+        await settled(broker, receiving, 1)
+        assert receiving.database().tables["students"] == {"Ada": 1}
+        assert len(broker.events) == 1
+        assert sending.outbox().pending == ()
+
+
+async def test_through_an_outage_of_the_broker_nothing_is_lost(broker: InMemoryBroker):
+    async with both(broker) as (sending, receiving):
+        broker.available = False
+        await sending.mediator().send(Enroll("Ada"))
+        assert len(sending.outbox().pending) == 1
+        broker.available = True
+        await settled(broker, receiving, 1)
+        assert receiving.database().tables["students"] == {"Ada": 1}
+
+
+async def test_a_handler_that_fails_is_tried_again_and_takes_effect_once(broker: InMemoryBroker):
+    async def fail(_mediator: Mediator) -> None:
+        raise LookupError
+
+    async with both(broker) as (sending, receiving):
+        receiving.plan().actions += [fail, fail]
+        await sending.mediator().send(Enroll("Ada"))
+        await settled(broker, receiving, 1)
+        assert receiving.database().tables["students"] == {"Ada": 3}
+
+
+async def test_a_failure_after_the_commit_of_a_delivery_is_logged_and_the_delivery_is_not_repeated(
+    broker: InMemoryBroker,
+):
+    async def later(mediator: Mediator) -> None:
+        mediator.publish_after_commit(Recorded())
+
+    with capture_logs() as logs:
+        async with both(broker) as (sending, receiving):
+            receiving.plan().actions.append(later)
+            await sending.mediator().send(Enroll("Ada"))
+            await settled(broker, receiving, 1)
+            await sending.mediator().send(Enroll("Bob"))
+            await settled(broker, receiving, 2)
+            assert receiving.database().tables["students"] == {"Ada": 1, "Bob": 1}
+    events = [line["event"] for line in logs]
+    assert events.count("delivery failed after the commit") == 1
+    assert "delivery failed" not in events
+
+
+async def test_a_failure_after_the_commit_of_another_transaction_rolls_the_delivery_back_and_repeats_it(
+    broker: InMemoryBroker,
+):
+    async def independent(mediator: Mediator) -> None:
+        await mediator.send(Independent(), mode=TransactionMode.NEW)
+
+    with capture_logs() as logs:
+        async with both(broker) as (sending, receiving):
+            receiving.plan().actions.append(independent)
+            await sending.mediator().send(Enroll("Ada"))
+            await settled(broker, receiving, 1)
+            assert receiving.database().tables["students"] == {"Ada": 2}
+    events = [line["event"] for line in logs]
+    assert events.count("delivery failed") == 1
+    assert "delivery failed after the commit" not in events
