@@ -38,4 +38,13 @@ class MsgspecCodec:
         try:
             return msgspec.json.decode(data, type=event_class)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            raise EventNotDecodableError(event_class.__name__, str(error)) from error
+            raise EventNotDecodableError(event_class.__name__, _without_values(error)) from error
+
+
+def _without_values(error: Exception) -> str:
+    """What is wrong and where, fit for a log: no value, and no text of the application's own checks."""
+    text = str(error)
+    place = text[text.rindex(" - at `") :] if " - at `" in text else ""
+    if error.__cause__ is not None:
+        return f"{type(error.__cause__).__name__}{place}"
+    return f"Invalid enum value{place}" if text.startswith("Invalid enum value") else text

@@ -17,7 +17,7 @@ from mediator.distributed.events import DistributedEvent, split_wire_type, wire_
 from mediator.distributed.inbox import Inbox
 from mediator.distributed.propagation import incoming
 from mediator.distributed.retries import Backoff
-from mediator.distributed.shield import drain
+from mediator.distributed.shield import drain, is_being_cancelled
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError, NoScopeError
@@ -150,8 +150,11 @@ class EventConsumer:
         try:
             async with self._heartbeat(delivery):
                 await self._take_in(delivery, classes)
-        except asyncio.CancelledError:  # the consumer is stopping: another one may have it at once
-            await delivery.nak(0)
+        except asyncio.CancelledError as error:
+            if not is_being_cancelled():  # a handler waited for something that was cancelled, and failed like any other
+                await self._put_back(delivery, error)
+                return
+            await delivery.nak(0)  # the consumer is stopping: another one may have it at once
             raise
         except Exception as error:  # settled: the broker delivers it again
             await self._put_back(delivery, error)
@@ -159,7 +162,7 @@ class EventConsumer:
             await delivery.ack()
             await failpoints.reach("consumer.after_ack")
 
-    async def _put_back(self, delivery: Delivery, error: Exception) -> None:
+    async def _put_back(self, delivery: Delivery, error: BaseException) -> None:
         pause = self._retries.at(delivery.attempt - 1)
         event = delivery.event
         self._log.error(

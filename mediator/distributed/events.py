@@ -32,6 +32,17 @@ class DistributedEvent:
         return None
 
 
+class _NoPartitionKey:
+    """Reads as `None`. A dataclass takes what it inherits for the default of a field of that name, a property too."""
+
+    def __get__(self, event: DistributedEvent | None, event_class: type[DistributedEvent]) -> None:
+        if event is None:
+            raise AttributeError("partition_key")
+
+
+setattr(DistributedEvent, "partition_key", _NoPartitionKey())  # noqa: B010  (type checkers are to see the property)
+
+
 def wire_type(event_class: type[DistributedEvent]) -> str:
     """The type on the wire: `<event_type>.v<event_version>`.
 

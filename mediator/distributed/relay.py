@@ -1,5 +1,6 @@
 """OutboxRelay: carries committed events from the outbox to the broker, for as long as it runs."""
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from mediator.distributed.outbox import Outbox
 from mediator.distributed.propagation import incoming
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
-from mediator.distributed.shield import drain
+from mediator.distributed.shield import drain, is_being_cancelled
 from mediator.errors import EventRefusedError
 
 
@@ -73,7 +74,9 @@ class OutboxRelay:
         try:
             more = await self._relay_batch()
             await self._clean()
-        except Exception as error:  # settled: whatever the database says, the events are still there
+        except (Exception, asyncio.CancelledError) as error:  # settled: whatever happened, the events are still there
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
             self._in_trouble(error)
             return False
         return more
@@ -114,7 +117,7 @@ class OutboxRelay:
         flow["message_id"] = flow.pop("causation_id")  # of the message in whose handling it was added
         self._log.error("event refused", event_id=event.id, event_type=event.type, reason=error.reason, **flow)
 
-    def _in_trouble(self, error: Exception) -> None:
+    def _in_trouble(self, error: BaseException) -> None:
         kind = type(error).__name__
         if kind != self._trouble:
             self._log.error("relay waits", error=kind, reason=str(error))

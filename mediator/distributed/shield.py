@@ -25,6 +25,13 @@ class Shielded(Generic[T]):
         self.task = task
         self.cancellation = cancellation
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What the work raised, if it has ended; a `CancelledError` when the event loop's end cancelled it too."""
+        if not self.task.done():
+            return None
+        return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()
+
 
 async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (work is not cancelled)
     """Run `work` to its end whatever happens to the caller, waiting at most `timeout` seconds.
@@ -56,6 +63,12 @@ async def wait_for_late_work(timeout: float) -> None:  # noqa: ASYNC109  (nothin
     """Give work that came late another `timeout` seconds, before its database is closed."""
     if _late:
         await asyncio.wait(_late, timeout=timeout)
+
+
+def is_being_cancelled() -> bool:
+    """Whether the running task is itself cancelled, rather than something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def drain(work: Coroutine[Any, Any, T], grace: float) -> T:

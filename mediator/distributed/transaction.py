@@ -13,7 +13,12 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.propagation import outgoing
 from mediator.distributed.serialization import EventCodec
-from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventTooLargeError
+from mediator.errors import (
+    EventNotDecodableError,
+    EventNotSerializableError,
+    EventTooLargeError,
+    UnitOfWorkRolledBackError,
+)
 from mediator.errors.root import name_of
 from mediator.scope import Frame, Scope
 
@@ -46,7 +51,7 @@ class CollectedEvent:
         """The envelope to store; its payload has been read back, so that what is stored can be handled.
 
         Raises:
-            EventNotSerializableError: The payload cannot be encoded, or not be decoded again.
+            EventNotSerializableError: The payload or the partition key cannot be encoded, or not be decoded again.
             EventTooLargeError: It is larger than `limit` bytes.
         """
         data = codec.encode(self.event)
@@ -64,9 +69,21 @@ class CollectedEvent:
             time=self.time,
             data=data,
             datacontenttype=codec.content_type,
-            partitionkey=self.event.partition_key,
+            partitionkey=_partition_key(self.event),
             extensions=outgoing(self.context),
         )
+
+
+def _partition_key(event: DistributedEvent) -> str | None:
+    key: object = event.partition_key
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise EventNotSerializableError(event, f"its partition_key is of type {type(key).__name__}, not str")
+    try:
+        return key.encode().decode()  # plain, also when it is a member of an enumeration of strings
+    except UnicodeEncodeError as error:
+        raise EventNotSerializableError(event, "its partition_key is not valid Unicode") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +112,7 @@ class RunningTransaction:
         frame: The dispatch that began it.
         events: Collected so far, in the order of `add`.
         after_commit: What is to be called after the commit.
+        sealed: The events are being stored: one that is added now would be lost.
         clock: Monotonic time in seconds.
     """
 
@@ -104,6 +122,7 @@ class RunningTransaction:
     frame: Frame
     events: list[CollectedEvent] = field(default_factory=list[CollectedEvent])
     after_commit: AfterCommitQueue = field(default_factory=AfterCommitQueue)
+    sealed: bool = False
     clock: Callable[[], float] = time.perf_counter
     started: float = 0.0
     _levels: list[_Level] = field(default_factory=lambda: [_Level(0, 0)])
@@ -115,6 +134,20 @@ class RunningTransaction:
     def milliseconds(self) -> float:
         """How long it has been running."""
         return round((self.clock() - self.started) * 1000, 3)
+
+    def close_to_others(self) -> None:
+        """Let no dispatch join from here on, since what it does might be lost.
+
+        Raises:
+            ConcurrentDispatchError: One has joined and still runs.
+        """
+        self.frame.check_last()
+        self.scope.tip = None
+
+    def open_to_others(self) -> None:
+        """Let dispatches join the scope again, after `close_to_others`."""
+        if self.scope.tip is None:
+            self.scope.tip = self.frame
 
     def log_fields(self) -> dict[str, Any]:
         """What log lines say of it."""
@@ -136,6 +169,15 @@ class RunningTransaction:
         level = self._levels[-1]
         if level.doom is None:
             level.doom = Doom(message, error)
+
+    def raise_doom(self) -> None:
+        """Go on only if what was done since the innermost savepoint may be kept.
+
+        Raises:
+            UnitOfWorkRolledBackError: It may not.
+        """
+        if (doom := self.doom) is not None:
+            raise UnitOfWorkRolledBackError(self.id, doom.message, doom.error) from doom.error
 
     def enter_savepoint(self) -> None:
         """What is collected from here on can be dropped alone."""

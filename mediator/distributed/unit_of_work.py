@@ -1,5 +1,6 @@
 """UnitOfWork: one database transaction at a time, with the events that leave the process only if it commits."""
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,6 @@ from mediator.errors import (
     CommitOutcomeUnknownError,
     NoScopeError,
     NoUnitOfWorkError,
-    UnitOfWorkRolledBackError,
     UnitOfWorkRunningError,
 )
 from mediator.errors.root import name_of
@@ -85,9 +85,12 @@ class UnitOfWork(DatabaseTransaction):
         """Keep an event for the commit.
 
         Raises:
-            NoUnitOfWorkError: No transaction runs.
+            NoUnitOfWorkError: No transaction runs, or its events are being stored already.
         """
-        self._require(collected.event).events.append(collected)
+        running = self._require(collected.event)
+        if running.sealed:
+            raise NoUnitOfWorkError(collected.event)
+        running.events.append(collected)
 
     async def __aenter__(self) -> Self:
         """Begin a transaction by hand, named after the message or the scope it is begun in."""
@@ -156,7 +159,7 @@ class UnitOfWork(DatabaseTransaction):
         if deliver is not None or (failure is None and running.after_commit):
             calls = running.after_commit.run(running.id, response, deliver, after_commit_timeout)
             after = await finish(calls, math.inf)
-            failure, cancellation = after.task.exception(), after.cancellation or cancellation
+            failure, cancellation = after.failure, after.cancellation or cancellation
         if cancellation is not None:
             raise cancellation from failure
         if failure is not None:
@@ -172,21 +175,21 @@ class UnitOfWork(DatabaseTransaction):
         done = await finish(self._roll_back(), self._commit_timeout)
         self._end(running, Outcome.ROLLED_BACK)
         late = not done.task.done()
-        failure = None if late else done.task.exception()
         self._log.warning(
             "transaction rolled back",
             error=type(error).__name__,
-            rollback="late" if late else repr(failure) if failure else "done",
+            rollback="late" if late else repr(done.failure) if done.failure else "done",
             **running.log_fields(),
         )
         if done.cancellation is not None:
             raise done.cancellation
 
     async def _write(self, running: RunningTransaction, *, stage: bool) -> Sequence[CloudEvent]:
-        running.frame.check_last()
-        self._raise_doom(running)
+        running.close_to_others()
+        running.raise_doom()
         await self.flush()
-        self._raise_doom(running)
+        running.raise_doom()
+        running.sealed = True
         events = [collected.encode(self.codec, self._max_event_bytes) for collected in running.events]
         await failpoints.reach("unit_of_work.before_stage")
         if events and stage:
@@ -215,7 +218,9 @@ class UnitOfWork(DatabaseTransaction):
         if not done.task.done():
             reason = f"the database did not answer within {self._commit_timeout:g} s"
             return self._unknown(running, CommitOutcomeUnknownError(running.id, reason))
-        failure = done.task.exception()
+        failure = done.failure
+        if isinstance(failure, asyncio.CancelledError):
+            failure = CommitOutcomeUnknownError(running.id, "the event loop ended before the database answered")
         if failure is None:
             self._end(running, Outcome.COMMITTED)
             running.scope.response = response
@@ -233,6 +238,7 @@ class UnitOfWork(DatabaseTransaction):
         return error
 
     def _end(self, running: RunningTransaction, outcome: Outcome) -> None:
+        running.open_to_others()
         running.scope.transaction = None
         running.scope.outcome = outcome
         running.scope.settled_id = running.scope.settled_id if outcome is Outcome.ROLLED_BACK else running.id
@@ -254,10 +260,6 @@ class UnitOfWork(DatabaseTransaction):
         """Make a call after the commit; none if what was done since the innermost savepoint is rolled back."""
         self._require(message).after_commit.add(message, call)
 
-    def _raise_doom(self, running: RunningTransaction) -> None:
-        if (doom := running.doom) is not None:
-            raise UnitOfWorkRolledBackError(running.id, doom.message, doom.error) from doom.error
-
     @asynccontextmanager
     async def savepoint(self, message: object, /) -> AsyncGenerator[None, None]:
         """Undo to this point, events included, when the body fails; nothing further out is doomed by it.
@@ -270,13 +272,15 @@ class UnitOfWork(DatabaseTransaction):
         running.enter_savepoint()
         try:
             yield
-            self._raise_doom(running)
+            running.raise_doom()
             await self.release_savepoint(handle)
         except BaseException as error:
             running.leave_savepoint(keep=False)
             done = await finish(self.roll_back_to_savepoint(handle), self._commit_timeout)
-            if not done.task.done() or done.task.exception() is not None:
+            if not done.task.done() or done.failure is not None:
                 self.doom(message, error)
+            if done.cancellation is not None:
+                raise done.cancellation from error
             raise
         running.leave_savepoint(keep=True)
 

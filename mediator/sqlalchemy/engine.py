@@ -20,7 +20,6 @@ from mediator.scope import current_frame
 from mediator.sqlalchemy.writer import WriterLock
 
 _MODE = "mediator_mode"
-_RUNS = "mediator_transaction_runs"
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
 
 
@@ -46,8 +45,7 @@ class Database:
         self._wakes: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
         event.listen(engine.sync_engine, "connect", _configure)
         event.listen(engine.sync_engine, "begin", _begin)
-        event.listen(engine.sync_engine, "commit", _end)
-        event.listen(engine.sync_engine, "rollback", _end)
+        event.listen(engine.sync_engine, "commit", _refuse_ended_transaction)
         event.listen(engine.sync_engine, "before_cursor_execute", _refuse_outside_transaction)
         event.listen(engine.sync_engine, "handle_error", _on_error)
 
@@ -165,21 +163,26 @@ def _begin(connection: Connection) -> None:
     if connection.info.get(_MODE, False) is not guarded:
         connection.exec_driver_sql(f"PRAGMA query_only={int(guarded)}")
         connection.info[_MODE] = guarded
-    connection.info[_RUNS] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
 
-def _end(connection: Connection) -> None:
-    connection.info[_RUNS] = False
+def _refuse_ended_transaction(connection: Connection) -> None:
+    """Keep a writer from going on without its transaction: SQLite would commit each statement, and COMMIT do nothing.
+
+    A task may outlive its transaction, and SQLite ends one by itself: `ON CONFLICT ROLLBACK`, a full disk, an I/O error
+    (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
+    """
+    if connection.get_execution_options().get(_MODE) == "write":
+        driver_connection: Any = connection.connection.driver_connection
+        if not driver_connection.in_transaction:
+            raise NoUnitOfWorkError("A statement of a transaction that has ended")
 
 
 def _refuse_outside_transaction(
     connection: Connection, _cursor: object, statement: str, _parameters: object, _context: object, _many: bool
 ) -> None:
-    """Keep a task that outlived its transaction from writing on: without one, SQLite would commit each statement."""
-    writes = connection.get_execution_options().get(_MODE) == "write"
-    if writes and not connection.info.get(_RUNS) and not statement.startswith("PRAGMA"):
-        raise NoUnitOfWorkError("A statement of a transaction that has ended")
+    if not statement.startswith(("PRAGMA", "BEGIN")):
+        _refuse_ended_transaction(connection)
 
 
 def _on_error(context: ExceptionContext) -> None:

@@ -1,14 +1,14 @@
 """SqlAlchemyUnitOfWork: a unit of work on an SQLAlchemy session."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, Engine, event, insert
+from sqlalchemy import Engine, insert
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, AsyncSessionTransaction
-from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from mediator.ambient import running_fields
@@ -21,23 +21,17 @@ from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
     CommitOutcomeUnknownError,
     IsolationNotSupportedError,
+    NoUnitOfWorkError,
     SchemaMissingError,
+    ScopeClosedError,
     TransactionOwnershipError,
     UnitOfWorkRunningError,
 )
 from mediator.msgspec import MsgspecCodec
+from mediator.scope import current_frame
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import outbox
-
-_OWNER = "mediator_unit_of_work"
-
-
-class _Session(Session):
-    """A session that takes its connection from the unit of work, and leaves commit and rollback to it."""
-
-    def get_bind(self, *_args: Any, **_kwargs: Any) -> Engine | Connection:
-        owner: SqlAlchemyUnitOfWork = self.info[_OWNER]
-        return owner.bind()
+from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, OwnedSession, when_idle
 
 
 class SqlAlchemyUnitOfWork(UnitOfWork):
@@ -69,7 +63,10 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._database = database_of(engine)
         self._session: AsyncSession | None = None
         self._savepoints: list[AsyncSessionTransaction] = []
+        self._locking = asyncio.Lock()
         self._holds_lock = False
+        self._answered = False
+        self._closed = False
         self._staged = False
         self._own = False
 
@@ -78,7 +75,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """The session of this scope, the same through all its transactions. It is never committed by a handler."""
         if self._session is None:
             self._session = AsyncSession(
-                self._database.engine, sync_session_class=_Session, info={_OWNER: self}, expire_on_commit=False
+                self._database.engine, sync_session_class=OwnedSession, info={OWNER: self}, expire_on_commit=False
             )
         return self._session
 
@@ -91,12 +88,26 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
         Called by the session, inside the greenlet in which SQLAlchemy runs its synchronous half.
         """
+        if self._closed:
+            frame = current_frame()
+            raise ScopeClosedError(frame.message if frame is not None else "the session")
         if self.state is UnitOfWorkState.IDLE and not self.settling:
             return self._database.reader.sync_engine
         if not self._holds_lock:
-            await_only(self._database.lock.acquire(self))
-            self._holds_lock = True
+            await_only(self._take_lock())
         return self._database.writer.sync_engine
+
+    async def _take_lock(self) -> None:
+        """Wait for the right to write. A forgotten task, whose transaction ended meanwhile, gives it up at once."""
+        running, acquired = self._running, False
+        async with self._locking:
+            if not self._holds_lock and not self._answered and self._running is running:
+                await self._database.lock.acquire(self)
+                self._holds_lock = acquired = True
+            if self._answered or self._running is not running:
+                if acquired:
+                    self._give_up_lock()
+                raise NoUnitOfWorkError("A statement of a transaction that has ended")
 
     def doom_by_database(self, error: BaseException) -> None:
         """Doom what runs, unless the error is confined to a savepoint that the handler set itself."""
@@ -107,25 +118,32 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         if nested is ours:
             self.doom("a statement", error)
 
-    def check_ownership(self, operation: str, nested: object) -> None:
-        """Refuse a commit or rollback of the whole that is not the unit of work's own.
+    def check_ownership(self, operation: str) -> None:
+        """Refuse what would end the whole transaction, when it is not the unit of work that does it.
+
+        Raises:
+            TransactionOwnershipError: It is the handler.
+        """
+        if not self._own and self.state is not UnitOfWorkState.IDLE:
+            error = TransactionOwnershipError(operation, self.transaction_id)
+            self.doom(f"session.{operation}()", error)
+            raise error
+
+    def check_commit(self, nested: object) -> None:
+        """Refuse a commit of more than a savepoint that the handler set itself.
 
         Raises:
             TransactionOwnershipError: It is the handler's.
         """
-        if self._own or self.state is UnitOfWorkState.IDLE:
-            return
-        ours = self._savepoints[-1].sync_transaction if self._savepoints else None
-        if nested is ours:
-            error = TransactionOwnershipError(operation, self.transaction_id)
-            self.doom(f"session.{operation}()", error)
-            raise error
+        if nested is (self._savepoints[-1].sync_transaction if self._savepoints else None):
+            self.check_ownership("commit")
 
     async def aclose(self) -> None:
         """End what the session reads and give its connection back. Called at the end of the scope."""
         if self._session is None or self.settling:
             return
-        done = await finish(self._session.close(), 10.0)
+        self._closed = True
+        done = await finish(when_idle(self._session.close), 2 * BUSY_SECONDS)
         if done.cancellation is not None:
             raise done.cancellation
 
@@ -137,7 +155,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             raise IsolationNotSupportedError(self._database.name, isolation)
         if self.settling:
             raise UnitOfWorkRunningError("whose COMMIT is not answered yet")
-        self._staged = False
+        self._staged = self._answered = False
         if self._session is not None and self._session.in_transaction():
             await self._session.commit()
 
@@ -185,7 +203,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._own = True
         try:
             if self._session is not None:
-                await self._session.rollback()
+                await when_idle(self._session.rollback)
         except DBAPIError as error:  # the connection is lost, and with it the transaction
             structlog.get_logger("mediator").warning("rollback failed", error=type(error).__name__, **running_fields())
             if self._session is not None:
@@ -196,7 +214,11 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     def _free(self) -> None:
         """The database has answered: others may write."""
         self._own = False
+        self._answered = True
         self._savepoints.clear()
+        self._give_up_lock()
+
+    def _give_up_lock(self) -> None:
         if self._holds_lock:
             self._holds_lock = False
             self._database.lock.release()
@@ -238,18 +260,3 @@ def _row(cloud_event: CloudEvent) -> dict[str, Any]:
         "extensions": msgspec.json.encode(dict(cloud_event.extensions)).decode(),
         "data": cloud_event.data,
     }
-
-
-def _before_commit(session: _Session) -> None:
-    owner: SqlAlchemyUnitOfWork = session.info[_OWNER]
-    owner.check_ownership("commit", session.get_nested_transaction())
-
-
-def _after_rollback(session: _Session) -> None:
-    owner: SqlAlchemyUnitOfWork = session.info[_OWNER]
-    if session.get_nested_transaction() is None and owner.state is UnitOfWorkState.ACTIVE:
-        owner.check_ownership("rollback", None)
-
-
-event.listen(_Session, "before_commit", _before_commit)
-event.listen(_Session, "after_rollback", _after_rollback)

@@ -131,6 +131,19 @@ async def test_a_failing_handler_is_tried_again_and_takes_effect_once(server: Na
     assert [(line["error"], line["attempt"]) for line in failures] == [("ValueError", 1)]
 
 
+@pytest.mark.parametrize("name", ["consumer.after_insert", "relay.after_select"])
+async def test_a_worker_outlives_the_cancellation_of_something_that_it_waited_for(
+    server: NatsServer, databases: Databases, name: str
+) -> None:
+    shop = configured(ShopContainer, str(databases.shop), server.url)
+    warehouse = configured(WarehouseContainer, str(databases.warehouse), server.url)
+    with capture_logs() as logs, failpoint(name, Failure(asyncio.CancelledError())):
+        async with lifespan(shop, workers=True), lifespan(warehouse, workers=True):
+            await shop.mediator().send(PlaceOrder("1"))
+            await eventually(lambda: databases.reservations() == ["1"], "the reservation", 10)
+    assert [line["error"] for line in logs if line["log_level"] == "error"] == ["CancelledError"]
+
+
 async def test_an_event_of_an_unknown_type_or_content_comes_again_and_is_never_dropped(
     server: NatsServer, databases: Databases
 ) -> None:

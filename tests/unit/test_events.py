@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from mediator import DistributedEvent, Notification
 from mediator.distributed.events import split_wire_type, wire_type
 from mediator.errors import EventDeclarationError
+from mediator.msgspec import MsgspecCodec
 
 WORDS = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True)
 EVENT_TYPES = st.builds("{}.{}".format, WORDS, WORDS)
@@ -65,20 +67,43 @@ def test_an_event_is_no_notification():
     assert not issubclass(DistributedEvent, Notification)
 
 
-def test_the_partition_key_is_none_a_property_or_a_field():
-    @dataclass(frozen=True, slots=True)
-    class ByProperty(DistributedEvent):
-        student_id: str
+class ByProperty(DistributedEvent):
+    @property
+    def partition_key(self) -> str:
+        return "k"
 
-        @property
-        def partition_key(self) -> str:
-            return self.student_id
 
-    @dataclass(frozen=True, slots=True)
-    class ByField(DistributedEvent):
-        student_id: str
-        partition_key: str
+@dataclass(frozen=True, slots=True)
+class SlottedField(DistributedEvent):
+    partition_key: str
+    student_id: str
 
+
+@dataclass(frozen=True)
+class FrozenField(DistributedEvent):
+    partition_key: str
+    student_id: str
+
+
+@dataclass
+class PlainField(DistributedEvent):
+    partition_key: str
+    student_id: str
+
+
+class StructField(msgspec.Struct, DistributedEvent):
+    partition_key: str
+    student_id: str
+
+
+def test_there_is_no_partition_key_unless_a_property_gives_one():
     assert DistributedEvent().partition_key is None
-    assert ByProperty("s-1").partition_key == "s-1"
-    assert ByField("s-1", "k").partition_key == "k"
+    assert ByProperty().partition_key == "k"
+
+
+@pytest.mark.parametrize("event_class", [SlottedField, FrozenField, PlainField, StructField])
+def test_the_partition_key_can_be_a_field_like_any_other(event_class: Any):
+    assert event_class("k", "s-1").partition_key == "k"
+    with pytest.raises(TypeError, match="partition_key"):
+        event_class(student_id="s-1")
+    assert MsgspecCodec().decode(MsgspecCodec().encode(event_class("k", "s-1")), event_class).partition_key == "k"

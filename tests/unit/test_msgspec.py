@@ -51,6 +51,16 @@ class Anything(DistributedEvent):
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Checked(DistributedEvent):
+    grade: Grade
+    value: str = ""
+
+    def __post_init__(self) -> None:
+        if self.value:
+            raise ValueError(self.value)
+
+
 class Plain(DistributedEvent):
     def __init__(self) -> None:
         self.name = "Ada"
@@ -131,3 +141,10 @@ def test_any_data_is_either_decoded_or_refused(data: bytes):
 
 def test_unknown_fields_are_ignored_and_missing_ones_take_their_default():
     assert codec.decode(b'{"student_id":"s-1","later":{"a":[1]}}', Moved) == Moved("s-1", 0)
+
+
+@pytest.mark.parametrize("data", [b'{"grade":"secret"}', b'{"grade":"passed","value":"secret"}'])
+def test_what_cannot_be_decoded_is_described_without_its_values(data: bytes):
+    with pytest.raises(EventNotDecodableError, match=r"Invalid enum value - at|ValueError") as caught:
+        codec.decode(data, Checked)
+    assert "secret" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Cancellation before, during and after the commit: one consistent outcome, told as it is."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -180,3 +181,44 @@ async def test_an_inner_transaction_that_was_cancelled_leaves_the_outer_scope_in
         await asyncio.Event().wait()
 
     assert await ledger.send(Do(outer))
+
+
+async def test_a_cancellation_during_the_rollback_of_a_nested_dispatch_is_not_swallowed(ledger: Ledger) -> None:
+    went_on: list[str] = []
+
+    async def fail_and_be_cancelled(_ledger: Ledger) -> None:
+        asyncio.get_running_loop().call_soon(sending.cancel)
+        raise LookupError
+
+    async def try_it(ledger: Ledger) -> None:
+        with contextlib.suppress(LookupError):
+            await ledger.send(Write("inner", then=fail_and_be_cancelled), mode=TransactionMode.NESTED)
+        went_on.append("although cancelled")
+
+    sending = asyncio.create_task(ledger.send(Write("outer", then=try_it)))
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert went_on == await ledger.entries() == await ledger.staged() == []
+
+
+async def test_a_commit_that_the_end_of_the_event_loop_cancels_has_an_unknown_outcome_and_frees_the_lock(
+    ledger: Ledger,
+) -> None:
+    committing = Pause()
+
+    async def send() -> tuple[BaseException, Outcome]:
+        async with ledger.mediator.scope() as scope:
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await ledger.send(Write("a"))
+            return caught.value, scope.outcome
+
+    with failpoint("unit_of_work.during_commit", committing):
+        sending = asyncio.create_task(send())
+        await committing.reached.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # what asyncio.run does in the end
+            task.cancel()
+        error, outcome = await sending
+    assert isinstance(error.__cause__, CommitOutcomeUnknownError)
+    assert outcome is Outcome.UNKNOWN
+    async with asyncio.timeout(5):
+        await ledger.send(Write("after"))

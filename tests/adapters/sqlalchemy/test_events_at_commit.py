@@ -22,10 +22,10 @@ from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Noted, Wr
 class Blob(DistributedEvent):
     event_type: ClassVar[str] = "ledger.blob"
     content: Any
-    key: str | None = None
+    key: Any = None
 
     @property
-    def partition_key(self) -> str | None:
+    def partition_key(self) -> Any:
         return self.key
 
 
@@ -65,7 +65,11 @@ def adding(*events: Any) -> Callable[[Ledger], Any]:
         (Blob(object()), EventNotSerializableError, "Blob cannot be serialized"),
         (Measured("7"), EventNotSerializableError, r"cannot be read again: .*Expected `float`, got `str`"),
         (Measured(float("nan")), EventNotSerializableError, "cannot be read again"),
+        (Measured(float("inf")), EventNotSerializableError, "cannot be read again"),
         (Blob("x" * 1_000_001), EventTooLargeError, "more than max_event_bytes"),
+        (Blob("x", key=7), EventNotSerializableError, "its partition_key is of type int"),
+        (Blob("x", key="\ud800"), EventNotSerializableError, "serialized"),
+        (EntryWritten(7), EventNotSerializableError, "Expected `str`, got `int`"),  # type: ignore[arg-type]
         (untyped(), EventDeclarationError, "has no event_type"),
         (misnamed(), EventDeclarationError, "'Ledger.Entry'"),
         (Noted("a"), EventKindError, "Publish a notification"),

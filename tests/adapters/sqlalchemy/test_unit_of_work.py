@@ -197,7 +197,7 @@ async def test_a_query_before_a_command_in_one_scope_does_not_keep_it_from_commi
     assert await ledger.entries() == ["a"]
 
 
-@pytest.mark.parametrize("operation", ["commit", "rollback"])
+@pytest.mark.parametrize("operation", ["commit", "rollback", "close", "reset", "invalidate"])
 async def test_a_handler_that_ends_the_transaction_itself_gets_an_error(ledger: Ledger, operation: str) -> None:
     async def end(ledger: Ledger) -> None:
         await getattr(ledger.unit_of_work.session, operation)()

@@ -1,0 +1,105 @@
+"""A task that outlives the transaction or the scope in which it was made neither holds nor loses anything."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from mediator.errors import ConcurrentDispatchError, NoUnitOfWorkError, ScopeClosedError
+from mediator.testing.failpoints import Pause, failpoint
+from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Write
+
+
+class Forgotten:
+    """An action that starts a task and leaves it alone."""
+
+    def __init__(self, work: Callable[[Ledger], Awaitable[Any]], *, fails: bool = False) -> None:
+        self._work = work
+        self._fails = fails
+
+    async def __call__(self, ledger: Ledger) -> None:
+        self.task = asyncio.ensure_future(self._work(ledger))
+        await asyncio.sleep(0)
+        if self._fails:
+            raise LookupError("on purpose")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_forgotten_task_that_waits_for_the_writers_lock_does_not_keep_it(ledger: Ledger, fails: bool) -> None:
+    held, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_ledger: Ledger) -> None:
+        held.set()
+        await release.wait()
+
+    forgotten = Forgotten(lambda ledger: ledger.write("late"), fails=fails)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(ledger.send(Write("held", then=hold)))
+        await held.wait()
+        first = await asyncio.gather(ledger.send(Do(forgotten)), return_exceptions=True)
+        assert [type(error) for error in first] == [LookupError if fails else type(None)]
+        release.set()
+        with pytest.raises(NoUnitOfWorkError):
+            await forgotten.task
+        await ledger.send(Write("after"))
+    assert await ledger.entries() == await ledger.staged() == ["held", "after"]
+
+
+async def test_a_session_used_after_its_scope_takes_no_connection(ledger: Ledger) -> None:
+    ended = asyncio.Event()
+    session: Any = None
+
+    async def read_later(ledger: Ledger) -> None:
+        nonlocal session
+        session = ledger.unit_of_work.session
+        await ended.wait()
+        await session.execute(text("SELECT 1"))
+
+    forgotten = Forgotten(read_later)
+    await ledger.send(Write("a", then=forgotten))
+    ended.set()
+    with pytest.raises(ScopeClosedError):
+        await forgotten.task
+    assert await ledger.entries() == ["a"]
+
+
+async def test_two_first_statements_at_once_do_not_wait_for_each_other(ledger: Ledger) -> None:
+    async def at_once(ledger: Ledger) -> None:
+        await asyncio.gather(ledger.write("b"), ledger.write("c"), return_exceptions=True)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(ledger.send(Do(at_once)), return_exceptions=True)
+        await ledger.send(Write("after"))
+    assert (await ledger.entries())[-1] == "after"
+
+
+@pytest.mark.parametrize("name", ["unit_of_work.before_commit", "unit_of_work.during_commit"])
+async def test_what_joins_a_transaction_that_is_being_committed_is_refused_and_not_lost(
+    ledger: Ledger, name: str
+) -> None:
+    committing = Pause()
+
+    async def add(ledger: Ledger) -> None:
+        ledger.events.add(EntryWritten("late"))
+
+    async def send_late(ledger: Ledger) -> None:
+        await committing.reached.wait()
+        with pytest.raises(NoUnitOfWorkError):
+            ledger.events.add(EntryWritten("late"))
+        await ledger.send(Do(add))
+
+    forgotten = Forgotten(send_late)
+    with failpoint(name, committing):
+        sending = asyncio.create_task(ledger.send(Write("a", then=forgotten)))
+        await committing.reached.wait()
+        with pytest.raises(ConcurrentDispatchError):
+            await forgotten.task
+        committing.release()
+        assert await sending == "A"
+    assert await ledger.entries() == await ledger.staged() == ["a"]
+    async with ledger.mediator.scope():
+        await ledger.send(Write("b"))
+        await ledger.send(Write("c"))
+    assert await ledger.entries() == await ledger.staged() == ["a", "b", "c"]
