@@ -19,7 +19,7 @@ class AmbientFrame(Frame):
         around = parent.anchor if parent is not None else None
         message = around.message if around is not None else "mediator.context()"
         super().__init__(around.scope if around is not None else _NO_SCOPE, parent, message, ids, False)
-        self.depth = parent.depth if parent is not None else 0
+        self.depth: int = parent.depth if parent is not None else 0
 
     @property
     def anchor(self) -> Frame | None:

@@ -140,10 +140,10 @@ class Registry:
         *,
         strategy: PublishStrategy | None = None,
     ) -> None:
-        self.handlers = tuple(handlers)
-        self.behaviors = tuple(behaviors)
-        self.companions = tuple(companions)
-        self.strategy = strategy or Sequential()
+        self.handlers: tuple[Binding, ...] = tuple(handlers)
+        self.behaviors: tuple[Binding, ...] = tuple(behaviors)
+        self.companions: tuple[Binding, ...] = tuple(companions)
+        self.strategy: PublishStrategy = strategy or Sequential()
         self._pipelines: dict[Any, Pipeline] = {}
 
     def message_types(self) -> tuple[type, ...]:

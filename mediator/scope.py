@@ -98,11 +98,11 @@ class Frame:
     __slots__ = ("_context", "depth", "ids", "message", "owner", "parent", "scope")
 
     def __init__(self, scope: Scope, parent: "Frame | None", message: object, ids: IdFactory, owner: bool) -> None:
-        self.scope = scope
-        self.parent = parent
-        self.message = message
-        self.owner = owner
-        self.ids = ids
+        self.scope: Scope = scope
+        self.parent: Frame | None = parent
+        self.message: object = message
+        self.owner: bool = owner
+        self.ids: IdFactory = ids
         self.depth: int = parent.depth + 1 if parent is not None and not parent.scope.closed else 1
         self._context: MessageContext | None = None
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 from mediator.companions import BoundCompanion, Companion, CompanionBehavior, resolve
 from mediator.context import MessageContext
@@ -32,8 +32,8 @@ class AuthorizationBehavior(CompanionBehavior):
     Place it outermost but for logging, so that nothing is done, looked up or told before.
     """
 
-    works_with = (Authorizer,)
-    role = "authorization"
+    works_with: ClassVar[tuple[type, ...]] = (Authorizer,)
+    role: ClassVar[str | None] = "authorization"
 
     async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Ask, and go on.

@@ -119,7 +119,7 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
         shared: Whether one principal may get the response of another.
     """
 
-    one_of = "caching"
+    one_of: ClassVar[str | None] = "caching"
     belongs_inside: ClassVar[Mapping[str, str]] = {
         "authorization": "it would answer those who may not ask from what others have asked"
     }

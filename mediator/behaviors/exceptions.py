@@ -1,7 +1,7 @@
 """Exceptions: the behaviors that run handlers of errors and actions on errors."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mediator.companions import BoundCompanion, CompanionBehavior, resolve
 from mediator.handlers import message_types, type_arguments
@@ -21,7 +21,7 @@ class RequestExceptionProcessorBehavior(CompanionBehavior):
     inside.
     """
 
-    works_with = (RequestExceptionHandler,)
+    works_with: ClassVar[tuple[type, ...]] = (RequestExceptionHandler,)
 
     async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the rest; return its response, or that of the first handler which deals with the error."""
@@ -44,7 +44,7 @@ class RequestExceptionActionProcessorBehavior(CompanionBehavior):
     all of them. Place it before the transaction: what an action writes inside is rolled back with the rest.
     """
 
-    works_with = (RequestExceptionAction,)
+    works_with: ClassVar[tuple[type, ...]] = (RequestExceptionAction,)
 
     async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the rest; run the actions on its error."""

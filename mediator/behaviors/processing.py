@@ -1,7 +1,7 @@
 """Processing: the behaviors that run pre- and post-processors of requests."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mediator.companions import BoundCompanion, CompanionBehavior, resolve
 from mediator.pipeline import CallNext
@@ -15,7 +15,7 @@ class RequestPreProcessorBehavior(CompanionBehavior):
     committed or rolled back with the command.
     """
 
-    works_with = (RequestPreProcessor,)
+    works_with: ClassVar[tuple[type, ...]] = (RequestPreProcessor,)
 
     async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the processors, then the rest."""
@@ -31,7 +31,7 @@ class RequestPostProcessorBehavior(CompanionBehavior):
     raise. Before the transaction they run when it has committed; raising there undoes nothing.
     """
 
-    works_with = (RequestPostProcessor,)
+    works_with: ClassVar[tuple[type, ...]] = (RequestPostProcessor,)
 
     async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
         """Run the rest, then the processors."""

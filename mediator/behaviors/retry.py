@@ -40,7 +40,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         sleep: Waits for a number of seconds.
     """
 
-    one_of = "retry"
+    one_of: ClassVar[str | None] = "retry"
     belongs_outside: ClassVar[Mapping[str, str]] = {
         "unit of work": "a transaction in which something failed cannot go on, and an attempt needs one of its own"
     }

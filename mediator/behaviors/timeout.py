@@ -1,7 +1,7 @@
 """TimeoutBehavior: the longest time that a message may take."""
 
 import asyncio
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 from mediator.errors import CommitOutcomeUnknownError, CommittedError, MessageTimeoutError, SettingError
 from mediator.messages import Notification, Request
@@ -26,7 +26,7 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
         seconds: How long the rest of the pipeline may take.
     """
 
-    one_of = "timeout"
+    one_of: ClassVar[str | None] = "timeout"
 
     @overload  # for the class as it is: type checkers need not be told what it applies to
     def __init__(self: "TimeoutBehavior[Request[Any] | Notification]", seconds: float) -> None: ...

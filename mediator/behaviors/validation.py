@@ -49,8 +49,8 @@ class ValidationBehavior(CompanionBehavior):
             each of its entries is one failure.
     """
 
-    works_with = (Validator,)
-    role = "validation"
+    works_with: ClassVar[tuple[type, ...]] = (Validator,)
+    role: ClassVar[str | None] = "validation"
     belongs_inside: ClassVar[Mapping[str, str]] = {
         "authorization": "its failures would tell anyone what only some may know"
     }

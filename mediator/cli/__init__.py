@@ -9,8 +9,8 @@ try:
     from mediator.cli.commands import cli
 
     _command = cli
-except ModuleNotFoundError as error:
-    if error.name != "click":
+except ModuleNotFoundError as _error:
+    if _error.name != "click":
         raise
     _command = None
 

@@ -21,8 +21,8 @@ try:
     from mediator.cli import schema as _schema
 
     _tables = _schema
-except ModuleNotFoundError as missing:
-    if missing.name not in {"sqlalchemy", "aiosqlite", "filelock"}:
+except ModuleNotFoundError as _missing:
+    if _missing.name not in {"sqlalchemy", "aiosqlite", "filelock"}:
         raise
     _tables = None
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.cloudevents import CloudEvent
@@ -37,8 +37,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         after_commit_timeout: How long direct delivery may take, and what is published after the commit, in seconds each.
     """
 
-    one_of = "unit of work"
-    per_scope = True
+    one_of: ClassVar[str | None] = "unit of work"
+    per_scope: ClassVar[bool] = True
 
     @overload  # for the class as it is: type checkers need not be told what it applies to
     def __init__(

@@ -22,8 +22,8 @@ class Shielded(Generic[T]):
     __slots__ = ("cancellation", "task")
 
     def __init__(self, task: asyncio.Task[T], cancellation: asyncio.CancelledError | None) -> None:
-        self.task = task
-        self.cancellation = cancellation
+        self.task: asyncio.Task[T] = task
+        self.cancellation: asyncio.CancelledError | None = cancellation
 
     @property
     def failure(self) -> BaseException | None:

@@ -51,7 +51,8 @@ class UnitOfWork(DatabaseTransaction):
         commit_timeout: float = 30.0,
         ids: IdFactory = new_id,
     ) -> None:
-        self.codec = codec
+        self.codec: EventCodec = codec
+        self.settling: bool = False
         self._max_event_bytes = max_event_bytes
         self._commit_timeout = commit_timeout
         self._ids = ids

@@ -26,7 +26,7 @@ class NatsConnection:
     """
 
     def __init__(self, urls: Sequence[str], options: dict[str, Any], probe_interval: float) -> None:
-        self.broker = ",".join(urls)
+        self.broker: str = ",".join(urls)
         self._closed = False
         hidden: list[str] = [options[name] for name in ("password", "token") if options.get(name)]
 

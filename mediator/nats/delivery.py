@@ -30,16 +30,18 @@ class NatsDelivery(Delivery):
     """
 
     def __init__(self, message: Msg, reply: Reply, settled: Callable[["NatsDelivery"], None]) -> None:
-        self.unread = True
-        self.subject = message.subject
+        self.unread: bool = True
+        self.subject: str = message.subject
         self._address = message.reply
         self._reply = reply
         self._on_settled = settled
         self._open = True
         tokens = message.reply.split(".")
         stream, _, attempt, sequence, _, stored = (tokens if len(tokens) == _PLAIN_TOKENS else tokens[2:])[2:8]
-        self.attempt = int(attempt)
-        self.sequence = int(sequence)
+        self.attempt: int = int(attempt)
+        self.sequence: int = int(sequence)
+        self.event: CloudEvent | None
+        self.problem: str
         self.event, self.problem = _read(message, f"{stream}:{sequence}", int(stored))
 
     async def ack(self) -> None:

@@ -48,7 +48,7 @@ class Link:
         hide: Callable[[str], str],
         probe_interval: float,
     ) -> None:
-        self.epoch = 0
+        self.epoch: int = 0
         self._servers = servers
         self._options = options
         self._broker = broker

@@ -36,12 +36,12 @@ class Database:
 
     def __init__(self, engine: AsyncEngine, *, writer_timeout: float = 30.0) -> None:
         file = _file_of(engine.url)
-        self.name = str(file)
+        self.name: str = str(file)
         self.engine = engine
-        self.reader = engine.execution_options(**{_MODE: "read"})
-        self.writer = engine.execution_options(**{_MODE: "write"})
-        self.lock = WriterLock(file, timeout=writer_timeout)
-        self.relay_lock_file = f"{file}.relay"
+        self.reader: AsyncEngine = engine.execution_options(**{_MODE: "read"})
+        self.writer: AsyncEngine = engine.execution_options(**{_MODE: "write"})
+        self.lock: WriterLock = WriterLock(file, timeout=writer_timeout)
+        self.relay_lock_file: str = f"{file}.relay"
         self._wakes: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
         event.listen(engine.sync_engine, "connect", _configure)
         event.listen(engine.sync_engine, "begin", _begin)

@@ -7,7 +7,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from mediator.sqlalchemy.engine import database_of
 
-metadata = MetaData()
+metadata: MetaData = MetaData()
 """The tables below; give it to Alembic as one of its `target_metadata`."""
 
 
@@ -24,7 +24,7 @@ def _event_columns() -> list[Column[object]]:
     ]
 
 
-outbox = Table(
+outbox: Table = Table(
     "mediator_outbox",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
@@ -33,7 +33,7 @@ outbox = Table(
 )
 """Committed events that the broker has not stored yet. A row's sequence orders it among those of its key."""
 
-archive = Table(
+archive: Table = Table(
     "mediator_outbox_archive",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=False),
@@ -43,7 +43,7 @@ archive = Table(
 )
 """Events that the broker has stored, kept for a while: a broker that lost its disk can be filled again."""
 
-inbox = Table(
+inbox: Table = Table(
     "mediator_inbox",
     metadata,
     Column("consumer", String(64), primary_key=True),

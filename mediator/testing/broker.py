@@ -26,7 +26,7 @@ class _Group:
     def __init__(self, event_types: frozenset[str]) -> None:
         self.event_types = event_types
         self.waiting: deque[_Stored] = deque()
-        self.arrived = asyncio.Event()
+        self.arrived: asyncio.Event = asyncio.Event()
 
     def offer(self, stored: _Stored, *, first: bool = False) -> None:
         if split_wire_type(stored.event.type)[0] in self.event_types:

@@ -32,7 +32,7 @@ class InMemoryDatabase:
         self.archive: list[CloudEvent] = []
         self.inbox: set[tuple[str, str, str]] = set()
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
-        self.woken = asyncio.Event()
+        self.woken: asyncio.Event = asyncio.Event()
 
 
 class InMemoryTable(MutableMapping[Any, Any]):

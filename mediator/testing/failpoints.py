@@ -62,7 +62,7 @@ class Pause:
     """
 
     def __init__(self) -> None:
-        self.reached = asyncio.Event()
+        self.reached: asyncio.Event = asyncio.Event()
         self._released = asyncio.Event()
 
     async def __call__(self) -> None:
