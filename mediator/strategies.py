@@ -76,28 +76,44 @@ class Concurrent(PublishStrategy):
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
         """Run them in a task group."""
         turns = asyncio.Semaphore(self.limit or max(len(calls), 1))
-        errors: list[BaseException] = []
 
-        async def take_turn(call: HandlerCall) -> None:
+        async def take_turn(call: HandlerCall) -> BaseException | None:
             async with turns:
-                await _collect(call, errors)
+                return await _error_of(call)
 
         async with asyncio.TaskGroup() as group:
-            for call in calls:
-                group.create_task(take_turn(call))
-        raise_collected(errors, notification)
+            tasks = [group.create_task(take_turn(call)) for call in calls]
+        ends = [_end_of(task) for task in tasks]
+        raise_collected([error for error in ends if error is not None], notification)
 
 
-async def _collect(call: HandlerCall, errors: list[BaseException]) -> None:
+async def _error_of(call: HandlerCall) -> BaseException | None:
     try:
         await call()
-    except Exception as error:  # collected: the other handlers still run
-        errors.append(error)
-    except asyncio.CancelledError as error:  # a task group would take the handler's own for a cancelled task
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+    except BaseException as error:
+        if not is_failure(error):
             raise
-        errors.append(error)
+        return error  # and not raised: the other handlers still run
+    return None
+
+
+def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
+    """What a task that has ended failed with. The group passes over one that was cancelled, by itself or by others."""
+    try:
+        return task.result()
+    except asyncio.CancelledError as error:
+        return error
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an error, or each in a group, is one of what it was raised in, and not of the whole program.
+
+    A group may hold a cancellation that one handler of several has raised; that on its own stays what it is.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        _, others = error.split((Exception, asyncio.CancelledError))
+        return others is None
+    return isinstance(error, Exception)
 
 
 def raise_collected(errors: Sequence[BaseException], notification: Any) -> None:

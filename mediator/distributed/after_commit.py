@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mediator.errors import AfterCommitError
+from mediator.strategies import is_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,15 @@ class AfterCommitQueue:
 async def _succeeds(waiting: _Waiting, errors: list[BaseException]) -> bool:
     try:
         await waiting.call()
-    except Exception as error:  # collected: the next ones are called all the same
-        errors.append(error)
     except asyncio.CancelledError as error:  # the handler's own, or that of the time limit
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         errors.append(error)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        errors.append(error)  # collected: the next ones are called all the same
     else:
         return True
     return False

@@ -242,3 +242,28 @@ class OtherNotification(Notification):
 
 async def nothing(_message: Any) -> None:
     pass
+
+
+async def test_a_concurrent_handler_whose_task_is_cancelled_has_failed_and_the_others_go_on():
+    log: list[int] = []
+
+    async def cancelled(_message: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    mediator = wire(listens(StudentEnrolled, cancelled), *failing(None, log=log))
+    with pytest.raises(asyncio.CancelledError):
+        await mediator.publish(StudentEnrolled(), strategy=Concurrent())
+    assert log == [0]
+
+
+async def test_a_group_with_a_cancellation_of_a_handler_inside_is_an_error_like_others():
+    log: list[int] = []
+    group = BaseExceptionGroup("inside", [asyncio.CancelledError(), LookupError()])
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await wire(*failing(group, None, ValueError(), log=log)).publish(
+            StudentEnrolled(), strategy=Concurrent(limit=1)
+        )
+    assert (caught.value.exceptions[0], log) == (group, [0, 1, 2])
