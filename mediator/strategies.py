@@ -110,10 +110,9 @@ def is_failure(error: BaseException) -> bool:
 
     A group may hold a cancellation that one handler of several has raised; that on its own stays what it is.
     """
-    if isinstance(error, BaseExceptionGroup):
-        _, others = error.split((Exception, asyncio.CancelledError))
-        return others is None
-    return isinstance(error, Exception)
+    inside: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    failures = (isinstance(each, asyncio.CancelledError) or is_failure(each) for each in inside)
+    return isinstance(error, Exception) or (isinstance(error, BaseExceptionGroup) and all(failures))
 
 
 def raise_collected(errors: Sequence[BaseException], notification: Any) -> None:

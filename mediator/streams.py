@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
-from types import TracebackType
+from types import AsyncGeneratorType, TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from mediator.context import IdFactory, MessageContext
@@ -146,6 +146,7 @@ class Stream(Generic[T]):
                 _discard(iterator)
                 raise NotAStreamError(self._request, iterator)
             iterator = aiter(iterator)
+        self._opened = [opened for opened in self._opened if not _is_used_up(opened)]
         self._opened.append(iterator)
         found: AsyncIterator[Any] = iterator
         return found
@@ -154,6 +155,11 @@ class Stream(Generic[T]):
     def is_over(self) -> bool:
         """Whether it was open and is not any more."""
         return self._frame is None and self._items is not None
+
+
+def _is_used_up(iterator: Any) -> bool:
+    """Whether it has ended by itself, so that nothing in it is left to be closed."""
+    return isinstance(iterator, AsyncGeneratorType) and iterator.ag_frame is None
 
 
 def _discard(given: Any) -> None:

@@ -10,6 +10,7 @@ from tenacity.retry import retry_if_exception
 from tenacity.stop import stop_after_attempt
 from tenacity.wait import wait_exponential, wait_random
 
+from mediator.ambient import running_fields
 from mediator.errors import CommitOutcomeUnknownError, CommittedError, NoScopeError, SettingError
 from mediator.messages import Request
 from mediator.pipeline import CallNext, PipelineBehavior
@@ -108,8 +109,9 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         def log(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
             pause = round(state.upcoming_sleep, 3)
+            flow = running_fields()
             name, kind = type(message).__name__, type(error).__name__
-            self._log.warning("retrying", message=name, error=kind, attempt=state.attempt_number, seconds=pause)
+            self._log.warning("retrying", message=name, error=kind, attempt=state.attempt_number, seconds=pause, **flow)
 
         return AsyncRetrying(
             sleep=self._sleep,

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 from dataclasses import dataclass
+from types import AsyncGeneratorType
 from typing import Any
 
 import pytest
@@ -443,6 +444,20 @@ async def test_a_behavior_may_replace_the_request_call_on_again_or_not_at_all():
     mediator = wire(Binding(never, handler.cls, "never", handler.kind), behaviors=[along(Any, none)])
     async with mediator.stream(ListStudents()) as items:
         assert [item async for item in items] == []
+
+
+async def test_what_has_ended_inside_a_stream_is_not_kept_until_its_end():
+    async def again(_request: Any, call_next: Any) -> Any:
+        while True:
+            async for item in call_next():
+                yield item
+
+    mediator = wire(streams(ListStudents, names), behaviors=[along(Any, again)])
+    async with mediator.stream(ListStudents()) as items:
+        for _ in range(300):
+            await anext(items)
+        generators = [each for each in gc.get_objects() if isinstance(each, AsyncGeneratorType)]
+        assert sum(each.__name__ == "names" for each in generators) < 5
 
 
 async def test_call_next_is_refused_after_the_stream():

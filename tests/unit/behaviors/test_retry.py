@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from mediator import Command, Outcome, TransactionMode, current_context, current_scope
+from mediator import Command, MessageContext, Outcome, TransactionMode, current_context, current_scope
 from mediator.behaviors.retry import RetryBehavior
 from mediator.errors import CommitOutcomeUnknownError, CommittedError, NoScopeError, SettingError
 from tests.unit.samples import CountStudents, EnrollStudent, answer_name
@@ -118,13 +118,16 @@ async def test_pauses_grow_up_to_the_longest_and_have_jitter():
 
 async def test_a_retry_is_logged_without_the_message_and_the_text_of_the_error():
     with capture_logs() as logs:
-        await wire(handles(EnrollStudent, Flaky(ConnectionError("secret"))), behaviors=[retry()]).send(
-            EnrollStudent("Ada")
-        )
+        mediator = wire(handles(EnrollStudent, Flaky(ConnectionError("secret"))), behaviors=[retry()])
+        await mediator.send(EnrollStudent("Ada"), context=MessageContext("m-1", "flow-1", principal="eve"))
     (line,) = logs
     assert 0.1 <= line.pop("seconds") <= 0.2
+    assert line.pop("message_id") != line["causation_id"]
     assert line == {
         "event": "retrying",
+        "correlation_id": "flow-1",
+        "causation_id": "m-1",
+        "principal": "eve",
         "log_level": "warning",
         "message": "EnrollStudent",
         "error": "ConnectionError",
