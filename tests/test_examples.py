@@ -56,6 +56,22 @@ def test_the_python_blocks_of_a_page_run_and_print_what_the_page_says(page, tmp_
                 assert capsys.readouterr().out == text
 
 
+def test_the_tests_on_the_page_about_testing_pass(tmp_path):
+    source = "\n".join(text for language, text, _ in blocks(ROOT / "docs/testing.md") if language == "python")
+    (tmp_path / "test_page.py").write_text(source, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--override-ini", "asyncio_mode=auto", "test_page.py"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert f"{len(re.findall('def test_', source))} passed" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_blocks_of_a_page_are_python(page):
     for language, text, line in blocks(page):

@@ -1,7 +1,7 @@
 """InMemoryBroker: a broker for tests, with its publisher and its subscription."""
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +23,8 @@ class _Stored:
 class _Group:
     """The progress of one group of consumers."""
 
-    def __init__(self, event_types: frozenset[str]) -> None:
+    def __init__(self, name: str, event_types: frozenset[str]) -> None:
+        self.name = name
         self.event_types = event_types
         self.waiting: deque[_Stored] = deque()
         self.arrived: asyncio.Event = asyncio.Event()
@@ -44,6 +45,8 @@ class InMemoryBroker:
     def __init__(self) -> None:
         self._stream: list[CloudEvent] = []
         self._groups: dict[str, _Group] = {}
+        self._acknowledged: defaultdict[str, set[int]] = defaultdict(set)
+        self._progress = asyncio.Event()
         self._available = asyncio.Event()
         self._available.set()
 
@@ -76,11 +79,22 @@ class InMemoryBroker:
         """The group of a name; a new one begins with the first event of the stream."""
         types = frozenset(event_types)
         if name not in self._groups:
-            group = self._groups[name] = _Group(types)
+            group = self._groups[name] = _Group(name, types)
             for number, event in enumerate(self._stream, 1):
                 group.offer(_Stored(event, number))
         self._groups[name].event_types |= types
         return self._groups[name]
+
+    def acknowledge(self, group: str, sequence: int) -> None:
+        """Note that a group is done with an event."""
+        self._acknowledged[group].add(sequence)
+        self._progress.set()
+
+    async def wait_until_acknowledged(self, group: str, count: int) -> None:
+        """Wait until a group has taken in that many events; tests put it into an `asyncio.timeout`."""
+        while len(self._acknowledged[group]) < count:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def wait_until_available(self) -> None:
         """Wait out an outage."""
@@ -116,7 +130,8 @@ class InMemoryEventSubscription(EventSubscription):
     @asynccontextmanager
     async def open(self, event_types: Iterable[str], /, *, prefetch: int) -> AsyncGenerator[Deliveries, None]:
         """See `EventSubscription.open`."""
-        opened = _Deliveries(self._broker, self._broker.group(self.group, event_types), prefetch, self.ack_wait)
+        group = self._broker.group(self.group, event_types)
+        opened = _Deliveries(self._broker, group, prefetch, self.ack_wait)
         try:
             yield opened
         finally:
@@ -145,6 +160,10 @@ class _Deliveries(Deliveries):
             else:
                 self._group.arrived.clear()
                 await self._group.arrived.wait()
+
+    def acknowledge(self, delivery: "_Delivery") -> None:
+        self.settle(delivery)
+        self._broker.acknowledge(self._group.name, delivery.sequence)
 
     def settle(self, delivery: "_Delivery") -> None:
         self._open.discard(delivery)
@@ -178,7 +197,7 @@ class _Delivery(Delivery):
 
     async def ack(self) -> None:
         self.timer.cancel()
-        self._deliveries.settle(self)
+        self._deliveries.acknowledge(self)
 
     async def nak(self, delay: float) -> None:
         self.timer.cancel()

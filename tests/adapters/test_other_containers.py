@@ -95,7 +95,7 @@ def from_dishka(container: AsyncContainer, cls: type) -> Callable[[], Any]:
         if AsyncContainer not in scope.instances:
             opening = container()
             scope.instances[AsyncContainer] = await opening.__aenter__()
-            scope.on_exit(lambda error: opening.__aexit__(type(error), error, None))
+            scope.on_exit(lambda error: opening.__aexit__(error and type(error), error, None))
         found: AsyncContainer = scope.instances[AsyncContainer]
         return found
 
