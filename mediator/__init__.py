@@ -2,6 +2,7 @@
 
 from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
+from mediator.behaviors.circuit_breaker import Circuit, CircuitBreakerBehavior
 from mediator.behaviors.exceptions import RequestExceptionActionProcessorBehavior, RequestExceptionProcessorBehavior
 from mediator.behaviors.logging import LoggingBehavior, StreamLoggingBehavior, add_message_context
 from mediator.behaviors.processing import RequestPostProcessorBehavior, RequestPreProcessorBehavior
@@ -42,6 +43,8 @@ __all__ = [
     "Cache",
     "CachingBehavior",
     "CallNext",
+    "Circuit",
+    "CircuitBreakerBehavior",
     "Command",
     "Concurrent",
     "DistributedEvent",

@@ -35,6 +35,7 @@ from mediator.errors.events import (
 )
 from mediator.errors.refusals import (
     CacheKeyError,
+    CircuitOpenError,
     MessageTimeoutError,
     NotAuthorizedError,
     ValidationFailedError,
@@ -76,6 +77,7 @@ __all__ = [
     "BlockingCallError",
     "CacheKeyError",
     "CallNextError",
+    "CircuitOpenError",
     "CommitOutcomeUnknownError",
     "CommittedError",
     "ConcurrentDispatchError",

@@ -94,6 +94,26 @@ class MessageTimeoutError(MediatorError, TimeoutError):
 
 
 @dataclass(eq=False, repr=False)
+class CircuitOpenError(MediatorError, RuntimeError):
+    """A message was refused, because what it leans on has failed too often of late. It was not handled.
+
+    Attributes:
+        message: The message.
+        retry_after: The seconds until one message may try again; 0.0 while one is trying.
+    """
+
+    message: object
+    retry_after: float  # no ConnectionError: a retry of those would not wait for as long
+
+    def __str__(self) -> str:
+        when = f"in {self.retry_after:g} s" if self.retry_after else "as soon as the one that tries has gone well"
+        return (
+            f"{name_of(self.message)} was not handled: what it leans on has failed too often of late. Send it again {when}, "
+            "or answer without it, in a `RequestExceptionHandler` of this error."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class CacheKeyError(MediatorError, TypeError):
     """A query cannot be looked up in a cache."""
 

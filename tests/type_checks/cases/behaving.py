@@ -12,6 +12,8 @@ from mediator import (
     Authorizer,
     Cache,
     CachingBehavior,
+    Circuit,
+    CircuitBreakerBehavior,
     Command,
     Handled,
     MemoryCache,
@@ -76,6 +78,7 @@ def the_behaviors_in_the_box(cache: Cache) -> None:
     assert_type(TimeoutBehavior(5.0), TimeoutBehavior[Request[Any] | Notification])
     assert_type(RetryBehavior(on=OSError), RetryBehavior[Request[Any]])
     assert_type(CachingBehavior(cache), CachingBehavior[Query[Any]])
+    assert_type(CircuitBreakerBehavior(Circuit(), on=OSError), CircuitBreakerBehavior[Request[Any]])
     assert_type(Patient(60.0), Patient)
     assert_type(FewQueries(MemoryCache(), seconds=5.0), FewQueries)
     assert_type(
@@ -126,4 +129,5 @@ class CachedCommand(CachingBehavior[EnrollStudent]):  # error
 
 def an_error_is_named(cache: Cache) -> None:
     RetryBehavior()  # error
+    CircuitBreakerBehavior(Circuit())  # error
     RetryBehavior(on=asyncio.CancelledError)  # error
