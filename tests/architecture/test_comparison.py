@@ -1,4 +1,4 @@
-"""The page that compares: each yes of ours leads to a test, and no other library has what we have not, unsaid."""
+"""The page that compares: each yes of ours leads to a test, and what is not ours is said."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ ROWS = [
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#]+)#(\w+)\)")
 
 
-def tests_of(path: str) -> set[str]:
+def names_in(path: str) -> set[str]:
     tree = ast.parse((PAGE.parent / path).read_text("utf-8"))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {node.name for node in ast.walk(tree) if isinstance(node, functions) and node.name.startswith("test_")}
@@ -31,10 +31,10 @@ def test_every_yes_of_ours_leads_to_a_test_that_is_there():
         links = LINK.findall(ours)
         assert bool(links) == ("yes" in ours), feature
         for _, path, name in links:
-            assert name in tests_of(path), (feature, name)
+            assert name in names_in(path), (feature, name)
 
 
 def test_what_is_not_ours_is_said_with_a_dash():
     missing = [feature for feature, *_, ours in ROWS if not LINK.match(ours)]
-    assert all(ours.startswith("–") for feature, *_, ours in ROWS if feature in missing)
+    assert all(ours.startswith("\N{EN DASH}") for feature, *_, ours in ROWS if feature in missing)
     assert len(missing) < 6
