@@ -6,6 +6,7 @@ from typing import Any
 from dependency_injector import providers
 
 from mediator.dependency_injector.catalog import named_providers, read_catalog
+from mediator.dependency_injector.handler_rules import find_handler_faults
 from mediator.dependency_injector.provider_kinds import overriding
 from mediator.errors import ContainerError, ContainerValidationError
 from mediator.mediator import Mediator
@@ -105,13 +106,15 @@ class MediatorProvider(providers.Dependency[Mediator]):
             self._named = self.container.providers
             self._mediator = Mediator(self._read(), started=False, max_depth=self._max_depth)
         elif self._behaviors.last_overriding is not self._overriding or len(self._named) != self._count:
-            self._mediator.rebind(self._read())
+            self._mediator.rebind(self._read(late=self._mediator.started))
         return self._mediator
 
-    def _read(self) -> Registry:
+    def _read(self, *, late: bool = False) -> Registry:
+        """The registry of now; what is added while the mediator runs is checked here, for `validate` has been."""
         catalog = read_catalog(self.container, self._behaviors)
-        if catalog.problems:
-            raise ContainerValidationError(catalog.problems)
+        problems = [*catalog.problems, *(find_handler_faults(catalog) if late else ())]
+        if problems:
+            raise ContainerValidationError(problems)
         self._overriding = self._behaviors.last_overriding
         self._count = len(self._named)
         return Registry(catalog.handlers, catalog.behaviors, catalog.companions, strategy=self._strategy)

@@ -214,6 +214,22 @@ async def test_a_handler_added_later_is_found_when_the_mediator_is_resolved_next
         assert container.mediator() is mediator
 
 
+async def test_a_handler_added_later_must_be_as_sound_as_the_others_and_otherwise_changes_nothing():
+    class CountAgain(CountOrdersHandler):
+        pass
+
+    container = containers.DynamicContainer()
+    container.mediator = MediatorProvider()
+    container.count_orders = providers.Factory(CountOrdersHandler)
+    async with lifespan(container):
+        mediator = container.mediator()
+        container.count_again = providers.Factory(CountAgain)
+        for _ in range(2):
+            with pytest.raises(ContainerValidationError, match="count_orders.*count_again|count_again.*count_orders"):
+                container.mediator()
+        assert await mediator.send(CountOrders()) == 7
+
+
 def make_handler() -> CountOrdersHandler:
     return CountOrdersHandler()
 
