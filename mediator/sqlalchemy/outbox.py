@@ -95,8 +95,8 @@ class _Batch(OutboxBatch):
 
     async def settle(self, ids: Collection[str], /) -> None:
         chosen = outbox.c.sequence.in_([self._sequences[event_id] for event_id in ids])
-        columns = [column.name for column in outbox.columns]
-        moved = select(*outbox.columns, literal(self._clock())).where(chosen)
+        columns = [column.name for column in outbox.columns if column.name in archive.columns]
+        moved = select(*(outbox.c[name] for name in columns), literal(self._clock())).where(chosen)
         async with self._database.writing() as connection:
             await connection.execute(insert(archive).from_select([*columns, "archived_at"], moved))
             await connection.execute(delete(outbox).where(chosen))

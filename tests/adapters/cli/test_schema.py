@@ -7,6 +7,16 @@ from click.testing import CliRunner
 from mediator.cli.commands import cli
 
 SAMPLE = "tests.adapters.cli.sample"
+TABLES = [
+    "mediator_attempts",
+    "mediator_idempotency",
+    "mediator_inbox",
+    "mediator_outbox",
+    "mediator_outbox_archive",
+    "mediator_parked",
+    "mediator_relay_buckets",
+    "mediator_schema",
+]
 
 
 def tables(path):
@@ -26,7 +36,7 @@ def test_create_makes_the_tables_in_the_database_of_the_container_as_often_as_it
 
     assert [result.exit_code for result in results] == [0, 0]
     assert str(file) in results[0].stdout
-    assert tables(file) == ["mediator_inbox", "mediator_outbox", "mediator_outbox_archive"]
+    assert tables(file) == TABLES
 
 
 def test_create_reports_a_database_that_cannot_be_opened(tmp_path, monkeypatch):
@@ -51,7 +61,7 @@ def test_the_text_of_sql_creates_the_same_tables(tmp_path):
     connection.executescript(result.stdout)
     connection.close()
 
-    assert tables(tmp_path / "app.db") == ["mediator_inbox", "mediator_outbox", "mediator_outbox_archive"]
+    assert tables(tmp_path / "app.db") == TABLES
 
 
 def test_an_unknown_dialect_is_refused():
