@@ -42,10 +42,11 @@ def as_handler(
     function: Callable[Concatenate[Streamed, P], AsyncIterator[R]], /
 ) -> Callable[P, StreamRequestHandler[Streamed, R]]: ...
 def as_handler(function: Callable[..., Any], /) -> Any:
-    """A handler class of an async function: `providers.Factory(as_handler(enroll_student), students)`.
+    """A handler class of an async function: `providers.Factory(as_handler(enroll_student), students)`, or as a decorator.
 
     The annotation of its first parameter is the message; what the provider gives fills the other parameters. An async
-    generator function of a stream request makes a handler of streams. The function itself stays as it is.
+    generator function of a stream request makes a handler of streams. The function itself stays as it is. As a decorator
+    it makes the name that of the handler class, which a scan of its package finds.
 
     Raises:
         ContainerError: It is not async, or its first parameter is not annotated with a message class.

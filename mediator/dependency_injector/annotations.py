@@ -59,7 +59,7 @@ def fits(given: Any, wanted: Any) -> bool:
     if given_class is None or wanted_class is None or getattr(wanted_class, "_is_protocol", False):
         return True
     if given_class is wanted_class:
-        return _arguments_fit(typing.get_args(given), typing.get_args(wanted))
+        return arguments_fit(typing.get_args(given), typing.get_args(wanted))
     return _derives(given_class, wanted_class)
 
 
@@ -89,7 +89,8 @@ def _derives(given: type, wanted: type) -> bool:
         return True
 
 
-def _arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+    """Whether the type arguments of what is given are those that are asked for; true when that cannot be told."""
     return len(given) != len(wanted) or all(fits(one, other) for one, other in zip(given, wanted, strict=True))
 
 

@@ -1,9 +1,10 @@
 """Catalog: the handlers, companions and behaviors of a container, found by the classes of its named providers.
 
-Only named providers count, in the order of their declaration, nested containers included; what is nested inside another
-provider is a part of that one: `Factory(Caching, Factory(Inner))` is one handler. `container.traverse()` is no
-substitute: it walks a set, and it shows overriding providers beside the ones they override. The class is that of the
-provider as it was declared, and the provider itself is called at dispatch, so overriding needs no new catalog.
+Only named providers count, in the order of their declaration, those of nested containers and of scans included; what is
+nested inside another provider is a part of that one: `Factory(Caching, Factory(Inner))` is one handler.
+`container.traverse()` is no substitute: it walks a set, and it shows overriding providers beside the ones they override.
+The class is that of the provider as it was declared, and the provider itself is called at dispatch, so overriding needs
+no new catalog.
 """
 
 from collections.abc import Iterator
@@ -12,68 +13,37 @@ from typing import Any, TypeVar
 
 from dependency_injector import providers
 
-from mediator.companions import kinds_of
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.annotations import class_of, returned_class
-from mediator.distributed.consumer import DistributedEventHandler
-from mediator.errors import Problem
-from mediator.handlers import (
-    NotificationHandler,
-    RequestHandler,
-    StreamRequestHandler,
-    message_types,
-    type_arguments,
+from mediator.dependency_injector.declared import (
+    Named,
+    declared_providers,
+    distinct,
+    provided_class,
+    provided_classes,
 )
+from mediator.dependency_injector.roles import HANDLERS, roles_of
+from mediator.dependency_injector.scan import HandlerScan
+from mediator.errors import Problem
+from mediator.handlers import message_types, type_arguments
 from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior
 from mediator.registry import Binding
 from mediator.streams import StreamPipelineBehavior
 
 _SEQUENCES: kinds.Kinds = (list, tuple)
 BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior, StreamPipelineBehavior)
-HANDLERS: kinds.Kinds = (RequestHandler, NotificationHandler, StreamRequestHandler, DistributedEventHandler)
 
 
-def named_providers(container: Any, path: str = "container") -> Iterator[tuple[str, Any]]:
-    """The named providers of a container and those nested in it, with their labels, in the order of declaration."""
-    for name, provider in container.providers.items():
+def named_providers(container: Any, path: str = "container") -> Iterator[Named]:
+    """The named providers of a container and those nested in it, with their labels, in the order of declaration.
+
+    In the place of a scan are the providers that it makes.
+    """
+    for name, provider in declared_providers(container):
         label = f"{path}.{name}"
-        if isinstance(provider, kinds.CONTAINERS):
-            yield from named_providers(provider.container, label)
-        elif not isinstance(provider, kinds.PLACEHOLDERS):
+        if isinstance(provider, HandlerScan):
+            yield from provider.named(label)
+        else:
             yield label, provider
-
-
-def provided_class(provider: Any) -> type | None:
-    """The class of what a provider gives, without calling it; `None` when nothing says it."""
-    if isinstance(provider, kinds.DEPENDENCIES):
-        cls: type = provider.instance_of
-        return cls if cls is not object else _class_of_target(provider)
-    if isinstance(provider, (*kinds.DELEGATES, *kinds.SETTINGS, *kinds.PLACEHOLDERS)):
-        return None
-    if isinstance(provider, kinds.OBJECTS):
-        held: type = provider.provides.__class__
-        return held if held is not type else None
-    if isinstance(provider, kinds.CALLING):
-        return _class_of_called(provider)
-    return None
-
-
-def _class_of_target(dependency: Any) -> type | None:
-    target = kinds.effective(dependency)
-    return None if isinstance(target, kinds.DEPENDENCIES) else provided_class(target)
-
-
-def _class_of_called(provider: Any) -> type | None:
-    provides = provider.provides
-    if provides is None or kinds.is_provider(provides):
-        return None
-    resource = isinstance(provider, kinds.RESOURCES)
-    cls = class_of(provides)
-    if cls is None:
-        return returned_class(provides, unwrap=resource)
-    # A resource enters what can be entered, and gives what that returns.
-    entered = resource and any(hasattr(cls, name) for name in ("__enter__", "__aenter__"))
-    return None if entered else cls
 
 
 def instances_of(container: Any, cls: type, path: str = "container") -> Iterator[tuple[str, Any, type]]:
@@ -81,27 +51,10 @@ def instances_of(container: Any, cls: type, path: str = "container") -> Iterator
 
     Each comes once, whatever other names it has; a `Selector` once for each of its candidates.
     """
-    named = list(named_providers(container, path))
-    known = {provider for _, provider in named}
-    seen: set[Any] = set()
-    for label, provider in named:
-        target = _target(provider)
-        if target in seen or (target is not provider and target in known):
-            continue  # another name of what was found, or will be found, under its own
-        seen.add(target)
-        for candidate in _candidates(provider):
-            found = provided_class(candidate)
+    for label, provider in distinct(named_providers(container, path)):
+        for found in provided_classes(provider):
             if found is not None and issubclass(found, cls):
                 yield label, provider, found
-
-
-def _target(provider: Any) -> Any:
-    """What fills a `Dependency`; any other provider itself, also when it is overridden."""
-    return kinds.effective(provider) if isinstance(provider, kinds.DEPENDENCIES) else provider
-
-
-def _candidates(provider: Any) -> tuple[Any, ...]:
-    return tuple(provider.providers.values()) if isinstance(provider, kinds.SELECTORS) else (provider,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +87,7 @@ def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Cat
         behaviors: The provider of the list of behaviors.
         path: What labels begin with.
     """
-    problems: list[Problem] = []
+    problems: list[Problem] = list(_scan_faults(container, path))
     handlers: list[Binding] = []
     companions: list[Binding] = []
     for binding in _by_type(container, path, problems):
@@ -143,10 +96,16 @@ def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Cat
     return Catalog(tuple(handlers), in_order, tuple(companions), tuple(problems))
 
 
+def _scan_faults(container: Any, path: str) -> Iterator[Problem]:
+    for name, provider in declared_providers(container):
+        if isinstance(provider, HandlerScan):
+            yield from provider.problems(f"{path}.{name}")
+
+
 def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Binding]:
     taken: set[tuple[Any, type, type]] = set()
     for label, provider, cls in instances_of(container, object, path):
-        for kind in (*(kind for kind in HANDLERS if issubclass(cls, kind)), *kinds_of(cls)):
+        for kind in roles_of(cls):
             problem = _undeclared(label, cls, kind)
             if problem is not None:
                 problems.append(problem)

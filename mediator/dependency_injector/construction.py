@@ -6,11 +6,15 @@ from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.annotations import class_fits, hints_of, takes_class
-from mediator.dependency_injector.catalog import provided_class
+from mediator.dependency_injector.declared import provided_class
 from mediator.dependency_injector.graph import Graph, class_name
 from mediator.dependency_injector.mediator_provider import MediatorProvider
+from mediator.dependency_injector.scan import HandlerScan
 from mediator.errors import Problem
 from mediator.handlers import spelled
+
+_SELF_MADE = (MediatorProvider, HandlerScan)
+"""They are dependencies only in order to know their container."""
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -24,7 +28,7 @@ def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
             application may call any other provider with more arguments.
     """
     for provider in graph.calls:
-        if provider.last_overriding is not None or isinstance(provider, MediatorProvider):
+        if provider.last_overriding is not None or isinstance(provider, _SELF_MADE):
             continue
         if isinstance(provider, kinds.DEPENDENCIES):
             yield from _undefined(graph, provider)
@@ -32,7 +36,7 @@ def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
             for text in _faults(graph, provider, called=provider in used):
                 yield Problem(graph.labels[provider], class_name(provider), text)
     for provider in graph.calls:
-        if isinstance(provider, kinds.DEPENDENCIES) and not isinstance(provider, MediatorProvider):
+        if isinstance(provider, kinds.DEPENDENCIES) and not isinstance(provider, _SELF_MADE):
             yield from _misfilled(graph, provider)
 
 
@@ -95,7 +99,7 @@ def _argument_faults(graph: Graph, name: str, value: Any, wanted: Any) -> Iterat
 
 def _declared_class(provider: Any) -> type | None:
     """The class as declared: what a test overrides a provider with need not derive from anything."""
-    if not isinstance(provider, kinds.DEPENDENCIES) or isinstance(provider, MediatorProvider):
+    if not isinstance(provider, kinds.DEPENDENCIES) or isinstance(provider, _SELF_MADE):
         return provided_class(provider)
     target = kinds.effective(provider)
     return provided_class(provider if isinstance(target, kinds.DEPENDENCIES) else target)

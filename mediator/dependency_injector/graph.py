@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.catalog import named_providers, provided_class
+from mediator.dependency_injector.catalog import named_providers
+from mediator.dependency_injector.declared import provided_class
 from mediator.dependency_injector.mediator_provider import MediatorProvider, mediators_of
 from mediator.dependency_injector.scoped import Scoped
 from mediator.errors import Problem

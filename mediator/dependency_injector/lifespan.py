@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from mediator.dependency_injector.mediator_provider import check_instance, mediators_of
+from mediator.dependency_injector.declared import check_instance
+from mediator.dependency_injector.mediator_provider import mediators_of
 from mediator.dependency_injector.resources import started_resources
 from mediator.dependency_injector.validation import validate
 from mediator.dependency_injector.workers import running, workers_of

@@ -6,9 +6,10 @@ from typing import Any
 from dependency_injector import providers
 
 from mediator.dependency_injector.catalog import named_providers, read_catalog
+from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.handler_rules import find_handler_faults
 from mediator.dependency_injector.provider_kinds import overriding
-from mediator.errors import ContainerError, ContainerValidationError
+from mediator.errors import ContainerValidationError
 from mediator.mediator import Mediator
 from mediator.registry import Registry
 from mediator.strategies import PublishStrategy
@@ -123,16 +124,3 @@ class MediatorProvider(providers.Dependency[Mediator]):
 def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:
     """The mediator providers of a container and of those nested in it, with their labels."""
     return [(label, each) for label, each in named_providers(container) if isinstance(each, MediatorProvider)]
-
-
-def check_instance(container: Any) -> None:
-    """Make sure that a container is an instance.
-
-    Raises:
-        ContainerError: It is a class, or `None`.
-    """
-    if container is None or isinstance(container, type):
-        name = "AppContainer" if container is None else container.__name__
-        found = "no container" if container is None else f"the container class {name}"
-        text = f"An instance of a container is needed, and this is {found}. Make one first: `container = {name}()`."
-        raise ContainerError(container, text)

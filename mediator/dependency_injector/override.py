@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import named_providers
+from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.graph import Graph
-from mediator.dependency_injector.mediator_provider import check_instance, mediators_of
+from mediator.dependency_injector.mediator_provider import mediators_of
 from mediator.dependency_injector.resources import forget_modes
 from mediator.errors import ContainerError, ProviderNotFoundError
 
@@ -22,7 +23,8 @@ def override(container: C, **replacements: Any) -> Generator[C]:
         with override(container, students=FakeStudents(), billing__gateway=providers.Factory(FakeGateway)):
             ...
 
-    Two underscores lead into a nested container. It does what `provider.override()` leaves undone: singletons that were
+    Two underscores lead into a nested container, and to a class that a scan has found (`handlers__EnrollStudentHandler`).
+    It does what `provider.override()` leaves undone: singletons that were
     made with what is replaced are made anew, here and after the block; what was synchronous may become asynchronous; and
     mediators see another list of behaviors at once. A resource that is put in the place of something is started by
     `lifespan` like any other, so do that before it.
@@ -52,7 +54,7 @@ def override(container: C, **replacements: Any) -> Generator[C]:
 
 
 def _targets(container: Any, replacements: dict[str, Any]) -> list[Any]:
-    named = {label.partition(".")[2]: provider for label, provider in named_providers(container)}
+    named = {_path(label): provider for label, provider in named_providers(container)}
     targets: list[Any] = []
     for name in replacements:
         path = name if name in named else name.replace("__", ".")
@@ -61,6 +63,11 @@ def _targets(container: Any, replacements: dict[str, Any]) -> list[Any]:
             raise ProviderNotFoundError(name, [each.replace(".", "__") for each in nearest])
         targets.append(named[path])
     return targets
+
+
+def _path(label: str) -> str:
+    """`container.handlers[EnrollStudentHandler]` as `handlers.EnrollStudentHandler`."""
+    return label.partition(".")[2].replace("[", ".").removesuffix("]")
 
 
 def _refresh(container: Any, dependents: set[Any]) -> None:

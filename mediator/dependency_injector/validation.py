@@ -8,10 +8,11 @@ from dependency_injector import providers
 from mediator.dependency_injector.behavior_rules import find_behavior_faults
 from mediator.dependency_injector.catalog import Catalog, read_catalog
 from mediator.dependency_injector.construction import find_unbuildable
+from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.event_rules import find_event_faults, find_undelivered
 from mediator.dependency_injector.graph import Graph, find_captives, find_cycles
 from mediator.dependency_injector.handler_rules import find_handler_faults, find_unhandled
-from mediator.dependency_injector.mediator_provider import MediatorProvider, check_instance, mediators_of
+from mediator.dependency_injector.mediator_provider import MediatorProvider, mediators_of
 from mediator.dependency_injector.workers import worker_providers
 from mediator.errors import ContainerValidationError, Problem
 
@@ -72,7 +73,8 @@ def _catalogs(container: Any, mediators: Iterable[tuple[str, MediatorProvider]])
 
 def _used(container: Any, graph: Graph, catalogs: Iterable[Catalog]) -> set[Any]:
     """What the library calls: handlers, behaviors, their companions, workers, resources, and all that these call."""
-    roots = [binding.source for catalog in catalogs for binding in catalog.bindings]
+    known = {problem.label for catalog in catalogs for problem in catalog.problems}  # reported without this
+    roots = [each.source for catalog in catalogs for each in catalog.bindings if each.label not in known]
     roots += graph.resources()
     roots += [provider for _, provider in worker_providers(container)]
     return graph.reachable(root for root in roots if root in graph.calls)

@@ -40,6 +40,17 @@ def test_an_event_is_shown_with_its_subscribers_and_nothing_is_opened(monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scanned_handlers_are_shown_like_others():
+    result = describe("tests.adapters.dependency_injector.school.container:School", "Enrolled")
+
+    assert result.exit_code == 0
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["Enrolled"],
+        ["subscriber:", "Welcome", "container.handlers[Welcome]"],
+        ["subscriber:", "congratulate", "container.handlers[congratulate]"],
+    ]
+
+
 def test_one_message_is_shown_alone():
     result = describe(f"{SAMPLE}:IdleContainer", "ShipOrder")
 

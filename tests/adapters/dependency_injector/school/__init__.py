@@ -1,0 +1,10 @@
+"""A school whose handlers are in several modules: a package to be scanned."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Register:
+    """What the handlers write down."""
+
+    lines: list[str] = field(default_factory=list)

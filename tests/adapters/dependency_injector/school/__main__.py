@@ -1,0 +1,1 @@
+raise AssertionError("the program was run by a scan")

@@ -1,0 +1,3 @@
+from .messages import CourseOpened
+
+__all__ = ["CourseOpened"]

@@ -1,0 +1,5 @@
+from mediator import Notification
+
+
+class CourseOpened(Notification):
+    pass
