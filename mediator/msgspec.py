@@ -1,6 +1,6 @@
 """MsgspecCodec: event payloads as JSON, through msgspec. Dataclasses, attrs classes and Structs need nothing more."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -39,6 +39,40 @@ class MsgspecCodec:
             return msgspec.json.decode(data, type=event_class)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise EventNotDecodableError(event_class.__name__, _without_values(error)) from error
+
+
+class MsgspecRequestCodec:
+    """Writes the requests and responses of other applications as JSON, as `MsgspecCodec` does with events."""
+
+    def encode(self, value: object, /) -> bytes:
+        """The value as JSON, UTF-8.
+
+        Raises:
+            ValueError: It has a part that JSON has no form for.
+        """
+        try:
+            return msgspec.json.encode(value)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise ValueError(str(error)) from error
+
+    def decode(self, data: bytes, annotation: Any, /) -> Any:
+        """Read a value, checking the type of every part and ignoring unknown fields.
+
+        Raises:
+            ValueError: The data is not JSON, or not of that type.
+        """
+        try:
+            return msgspec.json.decode(data, type=annotation)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise ValueError(_without_values(error)) from error
+
+    def problem(self, annotation: Any, /) -> str:
+        """Why a type can never be decoded; empty when it can."""
+        try:
+            msgspec.json.Decoder(annotation)
+        except (TypeError, ValueError, NameError) as error:
+            return str(error)
+        return ""
 
 
 def _without_values(error: Exception) -> str:

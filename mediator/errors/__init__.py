@@ -41,6 +41,15 @@ from mediator.errors.refusals import (
     ValidationFailedError,
     ValidationFailure,
 )
+from mediator.errors.remote import (
+    RemoteError,
+    RemoteFailedError,
+    RemoteRefusedError,
+    RemoteResponseError,
+    RemoteTimeoutError,
+    RemoteUnavailableError,
+    RequestDeclarationError,
+)
 from mediator.errors.root import (
     MediatorError,
 )
@@ -111,6 +120,13 @@ __all__ = [
     "Problem",
     "ProviderNotFoundError",
     "PublisherUnavailableError",
+    "RemoteError",
+    "RemoteFailedError",
+    "RemoteRefusedError",
+    "RemoteResponseError",
+    "RemoteTimeoutError",
+    "RemoteUnavailableError",
+    "RequestDeclarationError",
     "SchemaMissingError",
     "ScopeClosedError",
     "ScopeError",

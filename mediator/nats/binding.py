@@ -70,22 +70,22 @@ def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
     """
     if event.time.tzinfo is None:
         raise ValueError("its time has no time zone")
-    identity = _encode(event.id)
+    identity = encoded(event.id)
     headers = {
         "ce-specversion": "1.0",
         "ce-id": identity,
-        "ce-source": _encode(event.source or application),
-        "ce-type": _encode(event.type),
+        "ce-source": encoded(event.source or application),
+        "ce-type": encoded(event.type),
         "ce-time": event.time.astimezone(UTC).isoformat(),
-        "ce-datacontenttype": _encode(event.datacontenttype),
+        "ce-datacontenttype": encoded(event.datacontenttype),
         "Nats-Msg-Id": identity,
     }
     if event.partitionkey is not None:
-        headers["ce-partitionkey"] = _encode(event.partitionkey)
+        headers["ce-partitionkey"] = encoded(event.partitionkey)
     for name, value in event.extensions.items():
         if not _NAME.fullmatch(name) or name in _RESERVED:
             raise ValueError(f"{name!r} cannot be the name of an extension attribute")
-        headers[f"ce-{name}"] = _encode(value)
+        headers[f"ce-{name}"] = encoded(value)
         if name in _TRACE:
             headers[name] = headers[f"ce-{name}"]
     return headers
@@ -144,11 +144,11 @@ def _read_time(text: str) -> datetime:
 
 
 def _read_binary(headers: Mapping[str, str]) -> dict[str, str]:
-    attributes = {name[3:]: _decode(value) for name, value in headers.items() if name.startswith("ce-")}
+    attributes = {name[3:]: decoded(value) for name, value in headers.items() if name.startswith("ce-")}
     if "specversion" in attributes:
         for name in _TRACE:
             if name in headers:
-                attributes.setdefault(name, _decode(headers[name]))
+                attributes.setdefault(name, decoded(headers[name]))
     return attributes
 
 
@@ -180,11 +180,17 @@ def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
     return msgspec.json.decode(plain, type=str).encode()
 
 
-def _encode(value: str) -> str:
+def encoded(value: str) -> str:
+    """A text as a header's value: percent-encoded where it is not visible ASCII."""
     return value if _PLAIN.fullmatch(value) else quote(value, safe=_UNENCODED)
 
 
-def _decode(value: str) -> str:
+def decoded(value: str) -> str:
+    """The text in a header's value.
+
+    Raises:
+        ValueError: It is not valid UTF-8.
+    """
     if "\ufffd" in value:  # nats-py puts it where the bytes were not UTF-8
         raise ValueError("a header is not valid UTF-8")
     if len(value) > 1 and value[0] == value[-1] == '"':

@@ -1,0 +1,116 @@
+"""Errors of requests that another application handles."""
+
+from dataclasses import dataclass
+
+from mediator.errors.root import MediatorError, name_of
+
+
+class RemoteError(MediatorError):
+    """A request to another application has no response."""
+
+
+@dataclass(eq=False, repr=False)
+class RequestDeclarationError(MediatorError, TypeError):
+    """A request class does not say, or wrongly says, under which name another application knows it."""
+
+    request_class: type
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.request_class)} {self.problem}. Declare it as `class {name_of(self.request_class)}"
+            '(Query[Response])` with `request_type: ClassVar[str] = "<context>.<name>"`, both of lower-case letters, digits '
+            "and hyphens, and fields and a response that JSON has a form for."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class RemoteUnavailableError(RemoteError, ConnectionError):
+    """A request was not sent, or not taken, and may be sent again: nobody answers to its name, or all are busy.
+
+    Attributes:
+        request: The request.
+        place: Where it was to be sent.
+        reason: Why it was not.
+    """
+
+    request: object
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.request)} was not handled: {self.reason} (at {self.place}). Is an application running that "
+            "exposes it? It may be sent again."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class RemoteTimeoutError(RemoteError, TimeoutError):
+    """No answer came in time; whether the request was handled is not known."""
+
+    request: object
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"No answer to {name_of(self.request)} came within {self.seconds:g} s. It may have been handled all the same: "
+            "send it again only if that does no harm, or give it more time."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class RemoteRefusedError(RemoteError, PermissionError):
+    """The other application did not let a request through, or it could not be written. It was not handled.
+
+    Attributes:
+        request: The request.
+        reason: What may be known of why.
+        reference: The id under which the other application has logged it.
+    """
+
+    request: object
+    reason: str
+    reference: str = ""
+
+    def __str__(self) -> str:
+        where = f" The other application has logged it as {self.reference}." if self.reference else ""
+        return f"{name_of(self.request)} was refused, and not handled: {self.reason}.{where}"
+
+
+@dataclass(eq=False, repr=False)
+class RemoteFailedError(RemoteError):
+    """The handler of a request failed in the other application.
+
+    Attributes:
+        request: The request.
+        error: The class of what it raised, by name, if the other application shows it.
+        text: Its text, if the other application shows it.
+        reference: The id under which the other application has logged it.
+    """
+
+    request: object
+    error: str = ""
+    text: str = ""
+    reference: str = ""
+
+    def __str__(self) -> str:
+        what = f"{self.error}: {self.text}" if self.error else "it does not say why"
+        return (
+            f"{name_of(self.request)} failed in the application that handles it: {what}. Its log has the error under the "
+            f"message id {self.reference or 'of the request'}."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class RemoteResponseError(RemoteError):
+    """A request was handled, and its response cannot be read."""
+
+    request: object
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.request)} was handled by another application, and its response cannot be read: {self.reason}. "
+            "Make the response types of both applications agree."
+        )
