@@ -14,6 +14,8 @@ from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.consumer import DistributedEventHandler, EventConsumer, current_delivery
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.relay import OutboxRelay
+from mediator.distributed.remote import RemoteSender
+from mediator.distributed.responder import RequestResponder, trust_broker
 from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
 from mediator.errors import MediatorError, ValidationFailure
 from mediator.functions import as_handler, as_sync_handler
@@ -69,6 +71,7 @@ __all__ = [
     "Publisher",
     "Query",
     "Registry",
+    "RemoteSender",
     "Request",
     "RequestExceptionAction",
     "RequestExceptionActionProcessorBehavior",
@@ -79,6 +82,7 @@ __all__ = [
     "RequestPostProcessorBehavior",
     "RequestPreProcessor",
     "RequestPreProcessorBehavior",
+    "RequestResponder",
     "Scope",
     "Sender",
     "Sequential",
@@ -100,4 +104,5 @@ __all__ = [
     "current_delivery",
     "current_scope",
     "current_unit_of_work",
+    "trust_broker",
 ]

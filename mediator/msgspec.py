@@ -1,8 +1,10 @@
 """MsgspecCodec: event payloads as JSON, through msgspec. Dataclasses, attrs classes and Structs need nothing more."""
 
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
 
 import msgspec
+import msgspec.inspect
 
 from mediator.distributed.events import DistributedEvent
 from mediator.errors import EventNotDecodableError, EventNotSerializableError
@@ -69,10 +71,26 @@ class MsgspecRequestCodec:
     def problem(self, annotation: Any, /) -> str:
         """Why a type can never be decoded; empty when it can."""
         try:
-            msgspec.json.Decoder(annotation)
+            unreadable = _custom_types(msgspec.inspect.type_info(annotation), set())
         except (TypeError, ValueError, NameError) as error:
             return str(error)
-        return ""
+        return f"JSON has no form for {', '.join(sorted(unreadable))}" if unreadable else ""
+
+
+def _custom_types(part: Any, seen: set[int]) -> set[str]:
+    """The classes inside a description of a type that msgspec cannot read by itself."""
+    if id(part) in seen:
+        return set()
+    seen.add(id(part))
+    if isinstance(part, msgspec.inspect.CustomType):
+        return {part.cls.__qualname__}
+    if isinstance(part, tuple | list):
+        members = list(cast("Iterable[Any]", part))
+    elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+        members = [getattr(part, name) for name in part.__struct_fields__]
+    else:
+        members = []
+    return {name for member in members for name in _custom_types(member, seen)}
 
 
 def _without_values(error: Exception) -> str:

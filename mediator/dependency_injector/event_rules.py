@@ -79,7 +79,7 @@ def _delivery_faults(binding: Binding, *, relayed: bool) -> Iterator[Problem]:
     provider = kinds.effective(binding.source)
     if not isinstance(provider, kinds.CALLING):
         return
-    delivery, outbox, publisher = (_argument(provider, name) for name in ("delivery", "outbox", "publisher"))
+    delivery, outbox, publisher = (given_argument(provider, name) for name in ("delivery", "outbox", "publisher"))
     name = binding.cls.__name__
     if delivery == "outbox":
         if outbox is None:
@@ -94,7 +94,7 @@ def _delivery_faults(binding: Binding, *, relayed: bool) -> Iterator[Problem]:
         yield Problem(binding.label, name, 'has `delivery="direct"` and no publisher: pass `publisher`.')
 
 
-def _argument(provider: Any, name: str) -> Any:
+def given_argument(provider: Any, name: str) -> Any:
     """What a provider passes under a name, or the default; unknown when that is decided elsewhere."""
     try:
         signature = inspect.signature(provider.provides)

@@ -1,4 +1,4 @@
-"""Workers: the relays and consumers of a container, found by their class, run until they are told to stop."""
+"""Workers: the relays, consumers and responders of a container, found by their class, run until they are told to stop."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -11,9 +11,10 @@ from mediator.dependency_injector.catalog import instances_of
 from mediator.dependency_injector.graph import Graph
 from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.relay import OutboxRelay
+from mediator.distributed.responder import RequestResponder
 from mediator.errors import ContainerError, WorkerNotStoppedError
 
-_WORKERS = (OutboxRelay, EventConsumer)
+_WORKERS = (OutboxRelay, EventConsumer, RequestResponder)
 _GIVE_UP_TIMEOUT = 1.0
 """Seconds that a worker has to stop when told a second time."""
 
@@ -21,13 +22,13 @@ _log: Any = structlog.get_logger("mediator")
 
 
 def worker_providers(container: Any) -> list[tuple[str, Any]]:
-    """The providers of relays and consumers, with their labels, in the order of declaration."""
+    """The providers of workers, with their labels, in the order of declaration."""
     found = {provider: label for label, provider, cls in instances_of(container, object) if issubclass(cls, _WORKERS)}
     return [(label, provider) for provider, label in found.items()]
 
 
 def workers_of(container: Any) -> list[tuple[str, Any]]:
-    """The relays and consumers of a started container: label and object, which has `async def run()`.
+    """The workers of a started container: label and object, which has `async def run()`.
 
     Raises:
         ContainerError: One of them needs a resource that is not started, or is made by a coroutine.

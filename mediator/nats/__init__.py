@@ -1,5 +1,6 @@
 """The NATS JetStream adapter: connection, publisher, subscription, and a server for development and tests."""
 
+from mediator.nats.channel import NatsRequestChannel
 from mediator.nats.connection import NatsConnection, open_connection
 from mediator.nats.publisher import NatsEventPublisher
 from mediator.nats.server import NatsServer
@@ -10,6 +11,7 @@ __all__ = [
     "NatsConnection",
     "NatsEventPublisher",
     "NatsEventSubscription",
+    "NatsRequestChannel",
     "NatsServer",
     "StreamSettings",
     "open_connection",

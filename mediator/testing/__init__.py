@@ -2,6 +2,7 @@
 
 from mediator.testing.behaviors import BehaviorRun, run_behavior
 from mediator.testing.broker import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
+from mediator.testing.channel import InMemoryRequestChannel
 from mediator.testing.database import InMemoryDatabase, InMemoryTable, InMemoryUnitOfWork
 from mediator.testing.inbox import InMemoryInbox
 from mediator.testing.outbox import InMemoryOutbox
@@ -16,6 +17,7 @@ __all__ = [
     "InMemoryEventSubscription",
     "InMemoryInbox",
     "InMemoryOutbox",
+    "InMemoryRequestChannel",
     "InMemoryTable",
     "InMemoryUnitOfWork",
     "RecordingEventBroker",

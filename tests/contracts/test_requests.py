@@ -1,0 +1,404 @@
+"""Requests to another application: the same promises in memory and over NATS."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+import structlog
+
+from mediator import Command, MessageContext, Query, RemoteSender, RequestResponder, current_context, trust_broker
+from mediator.distributed.channel import RemoteCall, RequestChannel
+from mediator.errors import (
+    AfterCommitError,
+    HandlerNotFoundError,
+    NotAuthorizedError,
+    RemoteFailedError,
+    RemoteRefusedError,
+    RemoteResponseError,
+    RemoteTimeoutError,
+    RemoteUnavailableError,
+    RequestDeclarationError,
+    SettingError,
+)
+from mediator.nats import NatsRequestChannel, NatsServer, open_connection
+from mediator.testing import InMemoryRequestChannel
+from tests.unit.wiring import handles, wire
+
+
+@dataclass(frozen=True)
+class Advisor:
+    name: str
+    courses: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FindAdvisor(Query[Advisor | None]):
+    request_type: ClassVar[str] = "advising.find-advisor"
+    student: str
+
+
+@dataclass(frozen=True)
+class AssignAdvisor(Command[None]):
+    request_type: ClassVar[str] = "advising.assign-advisor"
+    student: str
+
+
+@dataclass(frozen=True)
+class FindTeacher(Query[Advisor]):
+    """Another application's idea of the same request."""
+
+    request_type: ClassVar[str] = "advising.find-advisor"
+    student: int
+
+
+Channels = Callable[[], Awaitable[RequestChannel]]
+
+
+@contextlib.asynccontextmanager
+async def in_memory() -> AsyncIterator[Channels]:
+    channel = InMemoryRequestChannel()
+
+    async def another() -> RequestChannel:
+        return channel
+
+    yield another
+
+
+@contextlib.asynccontextmanager
+async def over_nats() -> AsyncIterator[Channels]:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(NatsServer())
+
+        async def another() -> RequestChannel:
+            connection = await stack.enter_async_context(open_connection(server.url))
+            return NatsRequestChannel(connection, "advising")
+
+        yield another
+
+
+@pytest.fixture(params=[in_memory, over_nats])
+async def channels(request: pytest.FixtureRequest) -> AsyncIterator[Channels]:
+    async with request.param() as opened:
+        yield opened
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    channels: Channels, work: Any, *, exposes: Any = (FindAdvisor,), authenticate: Any = trust_broker, **options: Any
+) -> AsyncIterator[RemoteSender]:
+    """An application that answers, and a sender in another one."""
+    mediator = wire(*(handles(cls, work) for cls in exposes))
+    responder = RequestResponder(await channels(), mediator, exposes=exposes, authenticate=authenticate, **options)
+    sender = RemoteSender(await channels())
+    running = asyncio.create_task(responder.run())
+    try:
+        await until_exposed(sender, exposes[0])
+        yield sender
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+        if not running.cancelled():
+            running.result()
+
+
+async def until_exposed(sender: RemoteSender, request_class: Any) -> None:
+    """Wait until somebody answers to the name, whatever the answer is."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await sender.send(request_class("probe"))
+            except RemoteUnavailableError:
+                await asyncio.sleep(0.01)
+            except (RemoteFailedError, RemoteRefusedError, RemoteResponseError):
+                return
+            else:
+                return
+
+
+async def ada(request: Any) -> Advisor | None:
+    return None if request.student == "nobody" else Advisor("Ada", [request.student])
+
+
+async def test_a_request_is_answered_with_what_the_handler_of_the_other_application_returns(channels):
+    async with answering(channels, ada) as sender:
+        assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada", ["Grace"])
+        assert await sender.send(FindAdvisor("nobody")) is None
+
+
+async def test_many_requests_at_a_time_get_each_its_own_answer(channels):
+    async with answering(channels, ada) as sender:
+        found = await asyncio.gather(*(sender.send(FindAdvisor(str(n))) for n in range(200)))
+    assert [advisor.courses for advisor in found] == [[str(n)] for n in range(200)]
+
+
+async def test_nobody_who_answers_is_known_at_once(channels):
+    sender = RemoteSender(await channels(), timeout=30)
+    with pytest.raises(RemoteUnavailableError, match="no application answers to its name") as caught:
+        async with asyncio.timeout(10):
+            await sender.send(FindAdvisor("Grace"))
+    assert caught.value.request == FindAdvisor("Grace")
+
+
+async def test_what_is_not_exposed_cannot_be_reached_although_it_has_a_handler(channels):
+    async with answering(channels, ada, exposes=(FindAdvisor,)) as sender:
+        with pytest.raises(RemoteUnavailableError):
+            await sender.send(AssignAdvisor("Grace"))
+
+
+async def test_an_answer_that_does_not_come_in_time_leaves_open_whether_it_was_handled(channels):
+    cancelled = asyncio.Event()
+
+    async def slow(request: Any) -> None:
+        if request.student != "probe":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+    async with answering(channels, slow, exposes=(AssignAdvisor,)) as sender:
+        with pytest.raises(RemoteTimeoutError, match=r"within 0\.2 s"):
+            await sender.send(AssignAdvisor("Grace"), timeout=0.2)
+        async with asyncio.timeout(5):
+            await cancelled.wait()  # its handler is not left running for nobody
+
+
+async def test_an_error_is_told_without_class_and_text_and_can_be_found_in_the_log(channels):
+    async def fail(_request: Any) -> None:
+        raise LookupError("secret 4711")
+
+    async with answering(channels, fail) as sender:
+        with structlog.testing.capture_logs() as logs, pytest.raises(RemoteFailedError) as caught:
+            await sender.send(FindAdvisor("Grace"))
+    assert "4711" not in str(caught.value)
+    assert "LookupError" not in str(caught.value)
+    (line,) = [line for line in logs if line["event"] == "request failed"]
+    assert (line["error"], line["request"]) == ("LookupError", "advising.find-advisor")
+    assert line["message_id"] == caught.value.reference != ""
+
+
+async def test_errors_that_may_be_shown_are_told(channels):
+    async def fail(_request: Any) -> None:
+        raise LookupError("no advisor is free")
+
+    async with answering(channels, fail, shown_errors=(LookupError,)) as sender:
+        with pytest.raises(RemoteFailedError, match="LookupError: no advisor is free"):
+            await sender.send(FindAdvisor("Grace"))
+
+
+async def test_what_committed_is_answered_with_its_response_whatever_failed_after_it(channels):
+    async def commit_and_fail(_request: Any) -> None:
+        raise AfterCommitError("tx", Advisor("Ada"), (), (ValueError("late"),))
+
+    async with answering(channels, commit_and_fail) as sender:
+        assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada")
+
+
+async def test_flow_and_tenant_travel_and_the_principal_does_not(channels):
+    seen: list[MessageContext] = []
+
+    async def look(_request: Any) -> None:
+        seen.append(current_context())
+
+    async with answering(channels, look, exposes=(AssignAdvisor,)) as sender:
+        here = wire()
+        async with here.context(
+            principal="ada", tenant="münchen", correlation_id="flow", headers={"a": "b"}
+        ) as context:
+            await sender.send(AssignAdvisor("Grace"))
+    there = seen[-1]
+    assert (there.correlation_id, there.tenant, there.principal) == ("flow", "münchen", None)
+    assert "a" not in there.headers
+    assert there.causation_id != context.message_id  # that is of the message on the wire, whose cause this is
+
+
+async def test_the_other_application_decides_for_whom_a_request_is_handled(channels):
+    async def known(call: RemoteCall) -> str:
+        if call.headers.get("authorization") != "Bearer t0ken":
+            raise NotAuthorizedError(call.name, None, "no valid token")
+        return "enrollment"
+
+    async def whoami(_request: Any) -> Advisor:
+        return Advisor(current_context().principal or "")
+
+    async def credentials() -> dict[str, str]:
+        return {"authorization": "Bearer t0ken"}
+
+    async with answering(channels, whoami, authenticate=known) as sender:
+        with pytest.raises(RemoteRefusedError, match="no valid token") as caught:
+            await sender.send(FindAdvisor("Grace"))
+        assert caught.value.reference
+        trusted = RemoteSender(await channels(), credentials=credentials)
+        assert await trusted.send(FindAdvisor("Grace")) == Advisor("enrollment")
+
+
+async def test_an_authenticator_that_fails_lets_nobody_through_and_tells_nothing(channels):
+    async def broken(_call: RemoteCall) -> str:
+        raise RuntimeError("secret 4711")
+
+    async with answering(channels, ada, authenticate=broken) as sender:
+        with pytest.raises(RemoteRefusedError, match="not authorized") as caught:
+            await sender.send(FindAdvisor("Grace"))
+    assert "4711" not in str(caught.value)
+
+
+async def test_a_request_that_cannot_be_read_there_is_refused_without_its_values(channels):
+    async with answering(channels, ada, exposes=(FindTeacher,), authenticate=trust_broker) as sender:
+        with pytest.raises(RemoteRefusedError, match=r"Expected `int`, got `str` - at `\$\.student`"):
+            await sender.send(FindAdvisor("Grace"))
+
+
+async def test_a_response_that_cannot_be_read_here_says_that_it_was_handled(channels):
+    async def nothing(_request: Any) -> None:
+        return None
+
+    async with answering(channels, nothing, exposes=(FindAdvisor,)) as sender:
+        with pytest.raises(RemoteRefusedError):
+            await sender.send(FindTeacher(7))
+    async with answering(channels, nothing, exposes=(FindTeacher,)) as sender:
+        with pytest.raises(RemoteResponseError, match="was handled"):
+            await sender.send(FindTeacher(7))
+
+
+async def test_more_requests_than_may_wait_are_turned_away_as_busy(channels):
+    release = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def wait(request: Any) -> None:
+        if request.student != "probe":
+            begun.set()
+            await release.wait()
+
+    options: dict[str, Any] = {"exposes": (AssignAdvisor,), "concurrency": 1, "waiting": 1}
+    async with answering(channels, wait, **options) as sender, asyncio.TaskGroup() as group:
+        first = group.create_task(sender.send(AssignAdvisor("first")))
+        await begun.wait()
+        others = [asyncio.ensure_future(sender.send(AssignAdvisor("other"))) for _ in range(3)]
+        turned_away = asyncio.as_completed(others)
+        for _ in range(2):
+            with pytest.raises(RemoteUnavailableError, match="too many requests wait"):
+                await next(turned_away)
+        release.set()
+        await next(turned_away)
+        await first
+
+
+async def test_stopping_ends_what_is_at_hand_and_takes_no_more(channels):
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: Any) -> None:
+        if request.student != "probe":
+            begun.set()
+            await release.wait()
+
+    mediator = wire(handles(AssignAdvisor, wait))
+    responder = RequestResponder(await channels(), mediator, exposes=[AssignAdvisor], authenticate=trust_broker)
+    sender = RemoteSender(await channels())
+    running = asyncio.create_task(responder.run())
+    await until_exposed(sender, AssignAdvisor)
+    at_hand = asyncio.create_task(sender.send(AssignAdvisor("Grace")))
+    await begun.wait()
+    running.cancel()
+    release.set()
+    assert await at_hand is None
+    await asyncio.wait({running})
+    with pytest.raises(RemoteUnavailableError):
+        await sender.send(AssignAdvisor("Grace"))
+
+
+async def test_two_processes_of_an_application_share_the_requests_out(channels):
+    counts = [0, 0]
+
+    def counting(index: int) -> Any:
+        async def count(request: Any) -> None:
+            if request.student != "probe":
+                counts[index] += 1
+
+        return count
+
+    options: dict[str, Any] = {"exposes": (AssignAdvisor,)}
+    async with answering(channels, counting(0), **options) as sender, answering(channels, counting(1), **options):
+        await asyncio.gather(*(sender.send(AssignAdvisor(str(n))) for n in range(60)))
+    assert sum(counts) == 60
+    assert min(counts) > 0
+
+
+async def test_a_cancelled_sender_leaves_nothing_behind(channels):
+    async def never(request: Any) -> None:
+        if request.student != "probe":
+            await asyncio.Event().wait()
+
+    async with answering(channels, never, exposes=(AssignAdvisor,), drain_timeout=0.1) as sender:
+        waiting = asyncio.create_task(sender.send(AssignAdvisor("Grace"), timeout=30))
+        await asyncio.wait({waiting}, timeout=0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
+class Undeclared(Query[int]):
+    pass
+
+
+class BadlyNamed(Query[int]):
+    request_type: ClassVar[str] = "Not A Name"
+
+
+class Unanswered(Query):  # type: ignore[type-arg]
+    request_type: ClassVar[str] = "advising.unanswered"
+
+
+class Unreadable(Query[complex]):
+    request_type: ClassVar[str] = "advising.unreadable"
+
+
+@pytest.mark.parametrize(
+    ("request_class", "problem"),
+    [
+        (Undeclared, "has no request_type"),
+        (BadlyNamed, "has the request_type 'Not A Name'"),
+        (Unanswered, "does not say what it is answered with"),
+        (Unreadable, "cannot travel"),
+        (int, "is no Request"),
+    ],
+)
+async def test_a_class_that_cannot_travel_is_refused_on_both_sides(request_class, problem):
+    channel = InMemoryRequestChannel()
+    with pytest.raises(RequestDeclarationError, match=problem):
+        await RemoteSender(channel).send(request_class())
+    with pytest.raises(RequestDeclarationError, match=problem):
+        RequestResponder(channel, wire(), exposes=[request_class], authenticate=trust_broker)
+
+
+async def test_what_cannot_work_is_refused_when_the_responder_is_made():
+    channel = InMemoryRequestChannel()
+
+    def make(exposes: Any, **options: Any) -> RequestResponder:
+        return RequestResponder(
+            channel, wire(handles(FindAdvisor, ada)), exposes=exposes, authenticate=trust_broker, **options
+        )
+
+    with pytest.raises(HandlerNotFoundError):
+        make([AssignAdvisor])
+    with pytest.raises(RequestDeclarationError, match="and so has FindAdvisor"):
+        make([FindAdvisor, FindTeacher])
+    with pytest.raises(SettingError, match="exposes"):
+        make([])
+    with pytest.raises(SettingError, match="concurrency"):
+        make([FindAdvisor], concurrency=0)
+    with pytest.raises(SettingError, match="timeout"):
+        RemoteSender(channel, timeout=0)
+
+
+@dataclass(frozen=True)
+class Odd(Query[None]):
+    request_type: ClassVar[str] = "advising.odd"
+    value: Any
+
+
+async def test_a_request_that_cannot_be_written_is_refused_and_not_sent(channels):
+    sender = RemoteSender(await channels())
+    with pytest.raises(RemoteRefusedError, match="cannot be written"):
+        await sender.send(Odd(object()))

@@ -1,0 +1,30 @@
+"""Requests to other applications are typed like those to handlers here."""
+
+from dataclasses import dataclass
+from typing import ClassVar, assert_type
+
+from mediator import Notification, Query, RemoteSender, RequestResponder, trust_broker
+from mediator.distributed.channel import RequestChannel
+from mediator.mediator import Mediator
+
+
+@dataclass(frozen=True)
+class FindAdvisor(Query[str | None]):
+    request_type: ClassVar[str] = "advising.find-advisor"
+    student: str
+
+
+class Happened(Notification):
+    pass
+
+
+async def asking(remote: RemoteSender) -> None:
+    assert_type(await remote.send(FindAdvisor("Ada")), str | None)
+    await remote.send(Happened())  # error
+    await remote.send("Ada")  # error
+
+
+def answering(channel: RequestChannel, mediator: Mediator) -> None:
+    RequestResponder(channel, mediator, exposes=[FindAdvisor], authenticate=trust_broker)
+    RequestResponder(channel, mediator, exposes=[Happened], authenticate=trust_broker)  # error
+    RequestResponder(channel, mediator, exposes=[FindAdvisor])  # error
