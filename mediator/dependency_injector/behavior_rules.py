@@ -6,10 +6,9 @@ from typing import Any
 
 from mediator.behaviors.caching import CachingBehavior
 from mediator.companions import CompanionBehavior
-from mediator.dependency_injector.annotations import fits
 from mediator.dependency_injector.catalog import Catalog
 from mediator.errors import HandlerNotFoundError, Problem
-from mediator.handlers import message_types, spelled, type_arguments
+from mediator.handlers import fits, message_types, spelled, type_arguments
 from mediator.messages import Request
 from mediator.pipeline import PipelineBehavior
 from mediator.processors import RequestExceptionHandler, RequestPostProcessor

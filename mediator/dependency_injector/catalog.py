@@ -14,13 +14,14 @@ from dependency_injector import providers
 
 from mediator.companions import kinds_of
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.annotations import class_of, returned_class
+from mediator.dependency_injector.annotations import returned_class
 from mediator.distributed.consumer import DistributedEventHandler
 from mediator.errors import Problem
 from mediator.handlers import (
     NotificationHandler,
     RequestHandler,
     StreamRequestHandler,
+    class_of,
     message_types,
     type_arguments,
 )
