@@ -9,7 +9,7 @@ from mediator.companions import CompanionBehavior
 from mediator.dependency_injector.catalog import Catalog
 from mediator.errors import HandlerNotFoundError, Problem
 from mediator.handlers import fits, message_types, spelled, type_arguments
-from mediator.messages import Request
+from mediator.messages import Request, is_stream_request
 from mediator.pipeline import PipelineBehavior
 from mediator.processors import RequestExceptionHandler, RequestPostProcessor
 from mediator.registry import Binding, Registry
@@ -24,6 +24,7 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
         yield from _outside_bounds(binding)
     for companion in catalog.companions:
         yield from _unused(companion, catalog.behaviors)
+        yield from _of_a_stream(companion)
         yield from _not_async(companion)
         yield from _wrong_response(companion)
 
@@ -119,6 +120,15 @@ def _unused(companion: Binding, behaviors: tuple[Binding, ...]) -> Iterator[Prob
     if not any(companion.kind in user.works_with for user in users):
         text = (
             f"is a {companion.kind.__name__}, and no behavior in the list works with those, so it would never be asked."
+        )
+        yield Problem(companion.label, companion.cls.__name__, text)
+
+
+def _of_a_stream(companion: Binding) -> Iterator[Problem]:
+    for message in filter(is_stream_request, companion.messages):
+        text = (
+            f"is for {message.__name__}, which is answered with a stream, and what works with those "
+            "is around requests and notifications only, so it would never be asked. Write a StreamPipelineBehavior."
         )
         yield Problem(companion.label, companion.cls.__name__, text)
 

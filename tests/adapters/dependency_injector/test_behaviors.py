@@ -29,6 +29,7 @@ from mediator import (
     RequestPostProcessorBehavior,
     RequestPreProcessor,
     RequestPreProcessorBehavior,
+    StreamRequest,
     TimeoutBehavior,
     ValidationBehavior,
     ValidationFailure,
@@ -326,6 +327,19 @@ def test_a_good_order_of_everything_has_no_fault():
     order = [logging, AUTHORIZATION, VALIDATION, CACHING, rescue, TIMEOUT, RETRY, TRANSACTION]
     named = {**ONLY_SIGNED_IN, "fine": providers.Factory(EverythingIsFine), "much": providers.Factory(TooMuch)}
     assert problems(order, count=providers.Factory(CountOrdersHandler), **named) == []
+
+
+def test_a_companion_of_a_stream_request_is_found_for_nobody_would_ask_it():
+    class ListPayments(StreamRequest[int]):
+        pass
+
+    class NobodyMayList(Authorizer[ListPayments | Pay]):
+        async def authorize(self, message: Any, _context: MessageContext) -> bool:
+            return False
+
+    label, subject, text = only(problems([AUTHORIZATION], nobody=providers.Factory(NobodyMayList)))
+    assert (label, subject) == ("container.nobody", "NobodyMayList")
+    assert text.startswith("is for ListPayments, which is answered with a stream")
 
 
 def test_a_companion_that_no_behavior_works_with_is_found():
