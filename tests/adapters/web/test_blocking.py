@@ -169,6 +169,72 @@ def test_a_stream_is_iterated_and_closed_with_its_block(container: App, mediator
     assert container.log() == ["closed"] * 3
 
 
+def test_all_of_a_stream_is_done_by_one_task(container: App, mediator: BlockingMediator):
+    tasks: list[Any] = []
+
+    class Limited(StreamRequestHandler[ListNumbers, int]):
+        async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            async with asyncio.timeout(0.05):
+                try:
+                    tasks.append(asyncio.current_task())
+                    yield 1
+                    tasks.append(asyncio.current_task())
+                    yield 2
+                    await asyncio.sleep(5)
+                finally:
+                    tasks.append(asyncio.current_task())
+
+    container.list_numbers.override(providers.Factory(Limited))
+    with mediator.stream(ListNumbers()) as items:
+        assert [next(items), next(items)] == [1, 2]
+        with pytest.raises(TimeoutError):
+            next(items)
+        assert list(items) == []
+    with mediator.stream(ListNumbers()) as items:
+        next(items)
+    assert [tasks.count(task) for task in dict.fromkeys(tasks)] == [3, 2]
+
+
+def test_a_stream_that_does_not_end_in_time_is_closed_before_resources_are(container: App):
+    opened, go_on, errors = threading.Event(), threading.Event(), []
+
+    def consume() -> None:
+        with mediator.stream(ListNumbers()) as items:
+            next(items)
+            opened.set()
+            go_on.wait(5)
+            with pytest.raises(MediatorNotStartedError):
+                next(items)
+            errors.append("refused")
+
+    with blocking(container, drain_timeout=0.05) as mediator:
+        thread = threading.Thread(target=consume)
+        thread.start()
+        assert opened.wait(5)
+    assert (container.log(), container.log().ended) == (["closed"], ["resource closed"])
+    go_on.set()
+    thread.join(5)
+    assert errors == ["refused"]
+
+
+def test_a_stream_that_cannot_be_opened_or_closed_says_why(container: App, mediator: BlockingMediator):
+    class Faulty(StreamRequestHandler[ListNumbers, int]):
+        def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            raise LookupError("cannot be opened")
+
+    class Stubborn(StreamRequestHandler[ListNumbers, int]):
+        async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                raise LookupError("cannot be closed")
+
+    for handler, text in ((Faulty, "opened"), (Stubborn, "closed")):
+        container.list_numbers.override(providers.Factory(handler))
+        with pytest.raises(LookupError, match=text), mediator.stream(ListNumbers()) as items:
+            next(items)
+
+
 def test_many_threads_may_call_at_a_time(mediator: BlockingMediator):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda n: mediator.send(Add(n, n)), range(200))) == [2 * n for n in range(200)]
