@@ -5,11 +5,13 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from mediator.context import MessageContext
 from mediator.errors import BlockingCallError, MediatorNotStartedError
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
@@ -66,13 +68,20 @@ class BlockingMediator:
         self._loop = None
         self._stack.__exit__(kind, error, traceback)
 
-    def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
+    def send(
+        self,
+        request: Request[R],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
+    ) -> R:
         """Send a request and wait for its response; raises what `Mediator.send` raises.
 
         Raises:
             BlockingCallError: Called where waiting would never end: in a handler, or in the event loop's own thread.
         """
-        return self._call(request, lambda: self._mediator.send(request, mode=mode))
+        return self._call(request, lambda: self._mediator.send(request, mode=mode, context=context))
 
     def publish(
         self,
@@ -81,19 +90,26 @@ class BlockingMediator:
         *,
         mode: TransactionMode = TransactionMode.DEFAULT,
         strategy: PublishStrategy | None = None,
+        context: MessageContext | None = None,
     ) -> None:
         """Publish a notification and wait for its handlers; raises what `Mediator.publish` raises, and see `send`."""
-        self._call(notification, lambda: self._mediator.publish(notification, mode=mode, strategy=strategy))
+        publish = partial(self._mediator.publish, notification, mode=mode, strategy=strategy, context=context)
+        self._call(notification, publish)
 
     @contextmanager
     def stream(
-        self, request: StreamRequest[T], /, *, mode: TransactionMode = TransactionMode.DEFAULT
+        self,
+        request: StreamRequest[T],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
     ) -> Generator[Iterator[T], None, None]:
         """Open a stream: `with mediator.stream(request) as items: for item in items: ...`.
 
         All of it, from its first step to its end, is done by one task, which is counted among the calls that run.
         """
-        stream = _Stream(self._mediator.stream(request, mode=mode))
+        stream = _Stream(self._mediator.stream(request, mode=mode, context=context))
         loop = self._loop_for(request)
         running = asyncio.run_coroutine_threadsafe(self._run(stream.run), loop)
 

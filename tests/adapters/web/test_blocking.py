@@ -17,11 +17,13 @@ from mediator import (
     Command,
     Concurrent,
     Mediator,
+    MessageContext,
     Notification,
     NotificationHandler,
     RequestHandler,
     StreamRequest,
     StreamRequestHandler,
+    current_context,
     current_scope,
 )
 from mediator.blocking import BlockingMediator
@@ -150,6 +152,35 @@ def test_a_notification_reaches_its_handlers_in_the_thread_of_the_event_loop(
     assert len(set(names)) == 1
     assert names[0] != threading.current_thread().name
     assert len(set(scopes)) >= 2
+
+
+def test_each_call_may_have_a_context(container: App, mediator: BlockingMediator):
+    seen: list[Any] = []
+
+    class Tell(RequestHandler[Add, int]):
+        async def handle(self, command: Add) -> int:
+            seen.append(current_context().principal)
+            return 0
+
+    class TellToo(NotificationHandler[Added]):
+        async def handle(self, notification: Added) -> None:
+            seen.append(current_context().principal)
+
+    class TellAll(StreamRequestHandler[ListNumbers, int]):
+        async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            seen.append(current_context().principal)
+            yield 1
+
+    container.add.override(providers.Factory(Tell))
+    container.hear.override(providers.Factory(TellToo))
+    container.again.override(providers.Factory(TellToo))
+    container.list_numbers.override(providers.Factory(TellAll))
+    mediator.send(Add(1, 2), context=MessageContext.new(principal="ada"))
+    mediator.publish(Added(), context=MessageContext.new(principal="bob"))
+    with mediator.stream(ListNumbers(), context=MessageContext.new(principal="cyd")) as items:
+        next(items)
+    mediator.send(Add(1, 2))
+    assert seen == ["ada", "bob", "bob", "cyd", None]
 
 
 def test_a_stream_is_iterated_and_closed_with_its_block(container: App, mediator: BlockingMediator):
