@@ -146,6 +146,17 @@ def notification_behavior_link(source: Source, handler: type, inner: Call) -> Ca
     return behavior_link(resolve, inner)
 
 
+def awaited_link(inner: Call) -> Call:
+    """A link that refuses a coroutine which nobody awaited as the response of what is inside."""
+
+    async def call(message: Any, /) -> Any:
+        response = await inner(message)
+        check_awaited(response, message)
+        return response
+
+    return call
+
+
 class _Around:
     """A behavior that has been told which handler it wraps."""
 
@@ -200,6 +211,7 @@ def own_scope_link(inner: Call) -> Call:
         frame = enter(mode, message, outer.ids if outer is not None else new_id)
         try:
             response = await inner(message)
+            check_awaited(response, message)
         except BaseException as error:
             await frame.leave(error)
             raise

@@ -23,6 +23,7 @@ from mediator.pipeline import (
     NotificationPipelineBehavior,
     PipelineBehavior,
     Source,
+    awaited_link,
     compile_chain,
     handler_link,
     notification_behavior_link,
@@ -136,7 +137,7 @@ def _around(behaviors: Sequence[Binding], handler: Binding) -> Call:
     call = handler_link(handler.source)
     for behavior in reversed(behaviors):
         call = notification_behavior_link(behavior.source, handler.cls, call)
-    return call
+    return awaited_link(call) if behaviors else call
 
 
 def _heading(message_type: type) -> str:
