@@ -1,6 +1,8 @@
 """Rules for behaviors: they stand in an order that works, and what they work with is declared so that they can."""
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from mediator.messages import Request, is_stream_request
 from mediator.pipeline import PipelineBehavior
 from mediator.processors import RequestExceptionHandler, RequestPostProcessor
 from mediator.registry import Binding, Registry
+from mediator.streams import StreamPipelineBehavior
 
 _TAKING_RESPONSES = (RequestExceptionHandler, RequestPostProcessor)
 
@@ -22,6 +25,8 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
     yield from find_order_faults(Registry(catalog.handlers, catalog.behaviors, catalog.companions))
     for binding in (*catalog.behaviors, *catalog.companions):
         yield from _outside_bounds(binding)
+    for behavior in catalog.behaviors:
+        yield from _not_awaited(behavior)
     for companion in catalog.companions:
         yield from _unused(companion, catalog.behaviors)
         yield from _of_a_stream(companion)
@@ -113,6 +118,33 @@ def _outside_bounds(binding: Binding) -> Iterator[Problem]:
                 names = " | ".join(each.__name__ for each in allowed)
                 text = f"is a {base.__name__} of {wrong[0].__name__}, which does not derive from {names}."
                 yield Problem(binding.label, binding.cls.__name__, text)
+
+
+def _not_awaited(behavior: Binding) -> Iterator[Problem]:
+    """A `call_next()` without `await`, as far as the code of the behavior can be read: what lies inside never runs."""
+    cls: Any = behavior.cls
+    handle = inspect.unwrap(cls.handle)
+    if behavior.kind is StreamPipelineBehavior or not inspect.iscoroutinefunction(handle):
+        return
+    name = list(inspect.signature(handle).parameters)[-1]
+    try:
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(handle))).body
+    except (OSError, TypeError, SyntaxError, ValueError):  # typed in, generated, or only a part of a statement
+        return
+    for node in _own_nodes(function):
+        called: Any = getattr(node.value, "func", None) if isinstance(node, ast.Expr | ast.Return) else None
+        if isinstance(called, ast.Name) and called.id == name:
+            text = f"calls `{name}()` without `await`, so what lies inside would never run. Write `await {name}()`."
+            yield Problem(behavior.label, behavior.cls.__name__, text)
+            return
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """What belongs to a function and not to those that are defined in it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield node
+            yield from _own_nodes(node)
 
 
 def _unused(companion: Binding, behaviors: tuple[Binding, ...]) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """BehaviorRun: one behavior, run alone around a stand-in for everything inside it."""
 
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -49,7 +49,7 @@ async def run_behavior(
     """
     inner: list[Any] = []
 
-    def call_next(replacement: Any = _KEEP, /) -> Awaitable[Any]:
+    def call_next(replacement: Any = _KEEP, /) -> Coroutine[Any, Any, Any]:
         return _answer(message if replacement is _KEEP else replacement)
 
     async def _answer(handled: Any) -> Any:

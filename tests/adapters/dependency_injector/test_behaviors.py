@@ -17,6 +17,7 @@ from mediator import (
     MemoryCache,
     MessageContext,
     Notification,
+    NotificationPipelineBehavior,
     PipelineBehavior,
     Query,
     Request,
@@ -327,6 +328,37 @@ def test_a_good_order_of_everything_has_no_fault():
     order = [logging, AUTHORIZATION, VALIDATION, CACHING, rescue, TIMEOUT, RETRY, TRANSACTION]
     named = {**ONLY_SIGNED_IN, "fine": providers.Factory(EverythingIsFine), "much": providers.Factory(TooMuch)}
     assert problems(order, count=providers.Factory(CountOrdersHandler), **named) == []
+
+
+class CallsAndForgets(PipelineBehavior[Any, Any]):
+    async def handle(self, message: Any, call_next: Any) -> None:
+        if message:
+            call_next()
+
+
+class ReturnsAndForgets(NotificationPipelineBehavior[Notification]):
+    async def handle(self, notification: Notification, handler: type, go_on: Any) -> None:
+        return go_on()
+
+
+class Remembers(PipelineBehavior[Any, Any]):
+    async def handle(self, message: Any, call_next: Any) -> Any:
+        def again() -> Any:
+            return call_next()
+
+        going = call_next()
+        return await going or await again()
+
+
+@pytest.mark.parametrize(("behavior", "name"), [(CallsAndForgets, "call_next"), (ReturnsAndForgets, "go_on")])
+def test_a_behavior_that_forgets_to_await_is_found_where_its_code_shows_it(behavior: Any, name: str):
+    label, subject, text = only(problems([providers.Factory(behavior)]))
+    assert (label, subject) == ("container.b1", behavior.__name__)
+    assert text.startswith(f"calls `{name}()` without `await`")
+
+
+def test_a_behavior_may_await_later_what_it_goes_on_with():
+    assert problems([providers.Factory(Remembers)]) == []
 
 
 def test_a_companion_of_a_stream_request_is_found_for_nobody_would_ask_it():
