@@ -11,7 +11,7 @@ from mediator.companions import CompanionBehavior
 from mediator.dependency_injector.catalog import Catalog
 from mediator.errors import HandlerNotFoundError, Problem
 from mediator.handlers import fits, message_types, spelled, type_arguments
-from mediator.messages import Request, is_stream_request
+from mediator.messages import Notification, Request, is_request, is_stream_request
 from mediator.pipeline import PipelineBehavior
 from mediator.processors import RequestExceptionHandler, RequestPostProcessor
 from mediator.registry import Binding, Registry
@@ -40,17 +40,27 @@ def find_order_faults(registry: Registry) -> Iterator[Problem]:
     Each fault is reported once, at the behavior, with one message as the example.
     """
     seen: set[tuple[str, str]] = set()
-    for message in registry.message_types():
+    for message in _messages(registry):
         for behavior, other, text in _order_faults(registry, message):
             if (behavior.label, other.label) not in seen:
                 seen.add((behavior.label, other.label))
                 yield Problem(behavior.label, behavior.cls.__name__, text)
 
 
+def _messages(registry: Registry) -> Iterator[type]:
+    """The messages that handlers, behaviors and companions name: one of a family may have a pipeline of its own."""
+    named = (cls for binding in (*registry.behaviors, *registry.companions) for cls in binding.messages)
+    yield from dict.fromkeys([*registry.message_types(), *filter(_is_of_the_application, named)])
+
+
+def _is_of_the_application(cls: type) -> bool:
+    return (is_request(cls) or issubclass(cls, Notification)) and cls.__module__ != Notification.__module__
+
+
 def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, Binding, str]]:
     try:
         behaviors = registry.pipeline(message).behaviors
-    except HandlerNotFoundError:  # a handler of another kind for a request, which is reported as what it is
+    except HandlerNotFoundError:  # no handler, or one of another kind, which is reported as what it is
         return
     for index, outer in enumerate(behaviors):
         for inner in behaviors[index + 1 :]:

@@ -311,6 +311,26 @@ def test_a_behavior_of_ones_own_takes_part_in_the_rules_by_its_role():
     assert "a stranger has no quota" in text
 
 
+def test_a_fault_in_the_order_is_found_where_only_one_of_a_family_of_messages_meets_it():
+    class CountOrdersOfToday(CountOrders):
+        pass
+
+    class PayTwice(Pay):
+        pass
+
+    class RetriedPay(RetryBehavior[PayTwice]):
+        pass
+
+    class Nobody(Authorizer[CountOrdersOfToday]):
+        async def authorize(self, _query: CountOrdersOfToday, _context: MessageContext) -> bool:
+            return False
+
+    retry = providers.Factory(RetriedPay, on=ConnectionError)
+    assert "in the pipeline of PayTwice" in only(problems([TRANSACTION, retry]))[2]
+    named = {"count": providers.Factory(CountOrdersHandler), "nobody": providers.Factory(Nobody)}
+    assert "in the pipeline of CountOrdersOfToday" in only(problems([CACHING, AUTHORIZATION], **named))[2]
+
+
 def test_a_fault_in_the_order_is_reported_once_however_many_messages_meet_it():
     class Refund(Command[str]):
         pass
