@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from mediator import (
     CallNext,
     Command,
+    Concurrent,
     DistributedEvent,
     DistributedEventBroker,
     DistributedEventHandler,
@@ -224,6 +225,24 @@ async def test_a_delivery_whose_handlers_a_behavior_forgot_to_await_is_not_taken
         await sending.mediator().send(Enroll("Ada"))
         await settled(broker, receiving, 1)
         assert receiving.database().tables["students"] == {"Ada": 2}
+
+
+class Concurrently(Receiving):
+    mediator = MediatorProvider(behaviors=providers.List(Receiving.transaction), strategy=Concurrent())
+    consumer = providers.Singleton(
+        EventConsumer, Receiving.subscription, Receiving.inbox, Receiving.unit_of_work.provider, mediator
+    )
+    record = providers.Factory(Record, Receiving.unit_of_work, mediator, Receiving.plan)
+    independent = providers.Factory(IndependentHandler, mediator)
+
+
+async def test_the_handlers_of_a_delivery_share_its_transaction_whatever_the_strategy_of_notifications(
+    broker: InMemoryBroker,
+):
+    async with both(broker, Concurrently(broker=broker)) as (sending, receiving):
+        await sending.mediator().send(Enroll("Ada"))
+        await settled(broker, receiving, 1)
+        assert receiving.database().tables["students"] == {"Ada": 1}
 
 
 async def test_a_failure_after_the_commit_of_a_delivery_is_logged_and_the_delivery_is_not_repeated(

@@ -107,6 +107,13 @@ async def test_an_unexpected_request_is_a_failure_that_says_what_was_expected():
     assert mediator.unmet == ["Greet(name='Bob')", "Enroll"]
 
 
+async def test_an_expectation_without_an_answer_is_none():
+    mediator = RecordingMediator()
+    mediator.expect(Enroll).returns("42")
+    mediator.expect(Enroll)
+    assert await mediator.send(Enroll("Ada")) == "42"
+
+
 async def test_a_stream_request_is_answered_with_items():
     mediator = RecordingMediator()
     mediator.expect(ListNames).returns(["Ada", "Bob"])

@@ -326,6 +326,12 @@ def test_a_call_inside_a_dispatch_is_refused(container: App, mediator: BlockingM
         mediator.send(Add(1, 2))
 
 
+def test_a_call_in_the_thread_of_the_event_loop_is_refused(mediator: BlockingMediator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mediator, "_thread", threading.get_ident())  # to call there would hang if it were not refused
+    with pytest.raises(BlockingCallError):
+        mediator.send(Add(1, 2))
+
+
 def test_a_container_that_cannot_start_raises_what_is_wrong_and_leaves_no_thread():
     class Faulty(App):
         twin = providers.Factory(AddHandler)
