@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from mediator.context import MessageContext
 from mediator.errors import BlockingCallError, MediatorNotStartedError
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
@@ -19,6 +21,8 @@ from mediator.transactions import TransactionMode
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+_END: Any = object()
 
 
 class BlockingMediator:
@@ -64,13 +68,20 @@ class BlockingMediator:
         self._loop = None
         self._stack.__exit__(kind, error, traceback)
 
-    def send(self, request: Request[R], /, *, mode: TransactionMode = TransactionMode.DEFAULT) -> R:
+    def send(
+        self,
+        request: Request[R],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
+    ) -> R:
         """Send a request and wait for its response; raises what `Mediator.send` raises.
 
         Raises:
             BlockingCallError: Called where waiting would never end: in a handler, or in the event loop's own thread.
         """
-        return self._call(request, lambda: self._mediator.send(request, mode=mode))
+        return self._call(request, lambda: self._mediator.send(request, mode=mode, context=context))
 
     def publish(
         self,
@@ -79,44 +90,60 @@ class BlockingMediator:
         *,
         mode: TransactionMode = TransactionMode.DEFAULT,
         strategy: PublishStrategy | None = None,
+        context: MessageContext | None = None,
     ) -> None:
         """Publish a notification and wait for its handlers; raises what `Mediator.publish` raises, and see `send`."""
-        self._call(notification, lambda: self._mediator.publish(notification, mode=mode, strategy=strategy))
+        publish = partial(self._mediator.publish, notification, mode=mode, strategy=strategy, context=context)
+        self._call(notification, publish)
 
     @contextmanager
     def stream(
-        self, request: StreamRequest[T], /, *, mode: TransactionMode = TransactionMode.DEFAULT
+        self,
+        request: StreamRequest[T],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
     ) -> Generator[Iterator[T], None, None]:
-        """Open a stream: `with mediator.stream(request) as items: for item in items: ...`."""
-        opening = self._mediator.stream(request, mode=mode)
-        items = self._call(request, opening.__aenter__)
+        """Open a stream: `with mediator.stream(request) as items: for item in items: ...`.
+
+        All of it, from its first step to its end, is done by one task, which is counted among the calls that run.
+        """
+        stream = _Stream(self._mediator.stream(request, mode=mode, context=context))
+        loop = self._loop_for(request)
+        running = asyncio.run_coroutine_threadsafe(self._run(stream.run), loop)
 
         def iterate() -> Iterator[T]:
-            end: Any = object()
-
-            async def step() -> Any:
-                return await anext(items, end)
-
-            while (item := self._call(request, step)) is not end:
+            while True:
+                self._loop_for(request)
+                answer: Future[Any] = Future()
+                stream.ask(loop, answer)
+                if (item := _first_of(answer, running)) is _END:
+                    return
                 yield item
 
         try:
+            _first_of(stream.opened, running)
             yield iterate()
         except BaseException as error:
-            self._call(request, partial(opening.__aexit__, type(error), error, error.__traceback__))
+            stream.end(loop, running, error)
             raise
-        self._call(request, partial(opening.__aexit__, None, None, None))
+        stream.end(loop, running, None)
 
     def _call(self, message: object, work: Callable[[], Awaitable[R]]) -> R:
-        if self._loop is None:
-            raise MediatorNotStartedError(message)
-        if threading.get_ident() == self._thread or current_frame() is not None:
-            raise BlockingCallError(message)
-        future = asyncio.run_coroutine_threadsafe(self._run(work), self._loop)
+        loop = self._loop_for(message)
+        future = asyncio.run_coroutine_threadsafe(self._run(work), loop)
         try:
             return future.result()
         finally:
             future.cancel()  # a Ctrl-C here cancels the work there; of what is done nothing is left to cancel
+
+    def _loop_for(self, message: object) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise MediatorNotStartedError(message)
+        if threading.get_ident() == self._thread or current_frame() is not None:
+            raise BlockingCallError(message)
+        return self._loop
 
     async def _run(self, work: Callable[[], Awaitable[R]]) -> R:
         task = asyncio.current_task()
@@ -135,3 +162,55 @@ class BlockingMediator:
 
 async def _loop_and_thread() -> tuple[asyncio.AbstractEventLoop, int]:
     return asyncio.get_running_loop(), threading.get_ident()
+
+
+class _Stream:
+    """A stream in a task of its own, for what is opened in a task is often to be closed in the same one."""
+
+    def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[Any]]) -> None:
+        self._stream = stream
+        self._asked: asyncio.Queue[Future[Any] | BaseException | None] = asyncio.Queue()
+        self.opened: Future[None] = Future()
+
+    async def run(self) -> None:
+        """Open it, answer who asks for the next item, and close it when told to."""
+        items = await self._stream.__aenter__()
+        self.opened.set_result(None)
+        try:
+            while isinstance(asked := await self._asked.get(), Future):
+                await _step(items, asked)
+        except BaseException as error:
+            await self._stream.__aexit__(type(error), error, error.__traceback__)
+            raise
+        await self._stream.__aexit__(type(asked) if asked else None, asked, asked.__traceback__ if asked else None)
+
+    def ask(self, loop: asyncio.AbstractEventLoop, answer: Future[Any]) -> None:
+        """Ask for the next item."""
+        loop.call_soon_threadsafe(self._asked.put_nowait, answer)
+
+    def end(self, loop: asyncio.AbstractEventLoop, running: Future[None], error: BaseException | None) -> None:
+        """Close it, and wait for that; raises what fails then."""
+        if not running.done():
+            loop.call_soon_threadsafe(self._asked.put_nowait, error)
+            running.result()
+
+
+async def _step(items: AsyncIterator[Any], answer: Future[Any]) -> None:
+    try:
+        item = await anext(items, _END)
+    except Exception as error:  # handed over to the thread that asked
+        answer.set_exception(error)
+    else:
+        answer.set_result(item)
+
+
+def _first_of(answer: Future[R], running: Future[Any]) -> R:
+    """The answer; when the task ends without one, what it raised."""
+    try:
+        wait((answer, running), return_when=FIRST_COMPLETED)
+    except BaseException:
+        running.cancel()  # a Ctrl-C here ends the stream there
+        raise
+    if not answer.done():
+        running.result()
+    return answer.result()

@@ -14,6 +14,8 @@ Response_co = TypeVar("Response_co", covariant=True)
 StreamRequest_contra = TypeVar("StreamRequest_contra", bound=StreamRequest[Any], contravariant=True)
 Item_co = TypeVar("Item_co", covariant=True)
 
+UNIONS = (typing.Union, types.UnionType)
+
 
 class RequestHandler(ABC, Generic[Request_contra, Response_co]):
     """Handles one kind of request. `RequestHandler[EnrollStudent, StudentId]` handles `EnrollStudent`.
@@ -85,17 +87,64 @@ def message_types(argument: Any) -> tuple[type, ...]:
     if alias is not None:
         return message_types(alias)
     origin = typing.get_origin(argument)
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         expanded = [message_types(member) for member in typing.get_args(argument)]
         return tuple(cls for members in expanded for cls in members) if all(expanded) else ()
     origin = origin or argument
     return (origin,) if isinstance(origin, type) else ()
 
 
+def class_of(annotation: Any) -> type | None:
+    """The class that an annotation stands for, `None` when it is no class."""
+    while hasattr(annotation, "__supertype__"):  # NewType
+        annotation = annotation.__supertype__
+    origin = typing.get_origin(annotation) or annotation
+    return origin if isinstance(origin, type) and origin not in (Any, types.UnionType) else None
+
+
+def fits(given: Any, wanted: Any) -> bool:
+    """Whether a value annotated `given` may be used where `wanted` is asked for; true when that cannot be told."""
+    if typing.get_origin(given) in UNIONS:
+        return all(fits(member, wanted) for member in typing.get_args(given))
+    if typing.get_origin(wanted) in UNIONS:
+        return any(fits(given, member) for member in typing.get_args(wanted))
+    if hasattr(wanted, "__supertype__"):
+        return given == wanted or _is_new_type_of(given, wanted)
+    given_class, wanted_class = class_of(given), class_of(wanted)
+    if given_class is None or wanted_class is None or getattr(wanted_class, "_is_protocol", False):
+        return True
+    if given_class is wanted_class:
+        return arguments_fit(typing.get_args(given), typing.get_args(wanted))
+    return _derives(given_class, wanted_class)
+
+
+def _is_new_type_of(given: Any, wanted: Any) -> bool:
+    """Whether `given` is a NewType made from `wanted`, or nothing is known of it."""
+    while hasattr(given, "__supertype__"):
+        given = given.__supertype__
+        if given == wanted:
+            return True
+    return class_of(given) is None
+
+
+def _derives(given: type, wanted: type) -> bool:
+    if wanted is float and given is int:
+        return True
+    try:
+        return issubclass(given, wanted)
+    except TypeError:  # a TypedDict, for one
+        return True
+
+
+def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+    """Whether the type arguments of what is given are those that are asked for; true when that cannot be told."""
+    return len(given) != len(wanted) or all(fits(one, other) for one, other in zip(given, wanted, strict=True))
+
+
 def spelled(annotation: Any) -> str:
     """A type argument as one would write it: `list[Student] | None`."""
     arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in UNIONS:
         return " | ".join(spelled(member) for member in arguments)
     if annotation is types.NoneType or annotation is None:
         return "None"

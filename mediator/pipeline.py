@@ -6,7 +6,7 @@ a traceback shows behaviors and handlers only.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -25,7 +25,7 @@ Response_co = TypeVar("Response_co", covariant=True)
 Source = Callable[[], Any]
 """Anything that gives an object (or an awaitable of it) when called: a provider of a container, for one."""
 
-Call = Callable[..., Awaitable[Any]]
+Call = Callable[..., Coroutine[Any, Any, Any]]
 
 _KEEP: Any = object()
 
@@ -33,7 +33,7 @@ _KEEP: Any = object()
 class CallNext(Protocol[Response_co]):
     """Goes on with the rest of the pipeline, for the same message or for the one given in its place."""
 
-    def __call__(self, message: Any = ..., /) -> Awaitable[Response_co]:
+    def __call__(self, message: Any = ..., /) -> Coroutine[Any, Any, Response_co]:
         """Resolve and run everything inside this behavior. May be called again, or not at all."""
         ...
 
@@ -89,7 +89,7 @@ class _Next:
     message: Any
     run: Any
 
-    def __call__(self, replacement: Any = _KEEP, /) -> Awaitable[Any]:
+    def __call__(self, replacement: Any = _KEEP, /) -> Coroutine[Any, Any, Any]:
         run = self.run
         if run is not None and not run.cr_running and not run.cr_suspended:
             raise CallNextError(self.message, run.__qualname__)
@@ -99,11 +99,11 @@ class _Next:
 def handler_link(source: Source) -> Call:
     """The innermost link of a request: its handler."""
 
-    def call(message: Any, /) -> Awaitable[Any]:
+    def call(message: Any, /) -> Coroutine[Any, Any, Any]:
         handler = source()
         if hasattr(handler, "__await__"):
             return _handle_when_resolved(handler, message)
-        result: Awaitable[Any] = handler.handle(message)
+        result: Coroutine[Any, Any, Any] = handler.handle(message)
         return result
 
     return call
@@ -122,7 +122,7 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 def behavior_link(source: Source, inner: Call) -> Call:
     """A link that lets a behavior decide about the links inside it."""
 
-    def call(message: Any, /) -> Awaitable[Any]:
+    def call(message: Any, /) -> Coroutine[Any, Any, Any]:
         behavior = source()
         call_next = _Next()
         call_next.inner, call_next.message = inner, message
@@ -146,6 +146,17 @@ def notification_behavior_link(source: Source, handler: type, inner: Call) -> Ca
     return behavior_link(resolve, inner)
 
 
+def awaited_link(inner: Call) -> Call:
+    """A link that refuses a coroutine which nobody awaited as the response of what is inside."""
+
+    async def call(message: Any, /) -> Any:
+        response = await inner(message)
+        check_awaited(response, message)
+        return response
+
+    return call
+
+
 class _Around:
     """A behavior that has been told which handler it wraps."""
 
@@ -155,8 +166,8 @@ class _Around:
         self._behavior = behavior
         self._handler = handler
 
-    def handle(self, message: Any, call_next: CallNext[None], /) -> Awaitable[None]:
-        result: Awaitable[None] = self._behavior.handle(message, self._handler, call_next)
+    def handle(self, message: Any, call_next: CallNext[None], /) -> Coroutine[Any, Any, None]:
+        result: Coroutine[Any, Any, None] = self._behavior.handle(message, self._handler, call_next)
         return result
 
 
@@ -200,6 +211,7 @@ def own_scope_link(inner: Call) -> Call:
         frame = enter(mode, message, outer.ids if outer is not None else new_id)
         try:
             response = await inner(message)
+            check_awaited(response, message)
         except BaseException as error:
             await frame.leave(error)
             raise

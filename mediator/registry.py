@@ -1,7 +1,6 @@
 """Registry: what is bound to which message, compiled on first use and never changed."""
 
 import difflib
-import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,13 +8,22 @@ from typing import Any, TypeVar
 
 from mediator.companions import CompanionBehavior, equipped
 from mediator.errors import HandlerNotFoundError
-from mediator.handlers import RequestHandler, StreamRequestHandler, message_types, spelled, type_arguments
+from mediator.handlers import (
+    UNIONS,
+    RequestHandler,
+    StreamRequestHandler,
+    fits,
+    message_types,
+    spelled,
+    type_arguments,
+)
 from mediator.messages import Notification, Request, StreamRequest, is_request, is_stream_request
 from mediator.pipeline import (
     Call,
     NotificationPipelineBehavior,
     PipelineBehavior,
     Source,
+    awaited_link,
     compile_chain,
     handler_link,
     notification_behavior_link,
@@ -55,19 +63,32 @@ class Binding:
         found = message_types((arguments or unsaid)[0]) if arguments or unsaid else ()
         object.__setattr__(self, "messages", found)
 
+    @property
+    def families(self) -> tuple[Any, ...]:
+        """What it is for, with type arguments where they make a difference: `Create[Student]`, but not `Create[Any]`."""
+        said = (type_arguments(self.cls, self.kind) or (None,))[0]
+        members = typing.get_args(said) if typing.get_origin(said) in UNIONS else (said,)
+        narrow = {message: [each for each in members if _is_narrow(each, message)] for message in self.messages}
+        found = [(message,) if message in members else each or (message,) for message, each in narrow.items()]
+        return tuple(dict.fromkeys(each for families in found for each in families))
+
     def takes(self, message_type: type) -> bool:
         """Whether messages of this class (or of one it derives from) are meant."""
-        return any(issubclass(message_type, cls) for cls in self.messages)
+        return any(issubclass(message_type, cls) and self.serves(message_type, cls) for cls in self.messages)
 
     def serves(self, message_type: type, base: type) -> bool:
-        """Whether a handler of `base` is one of a class derived from it: `Create[Student]` is none of `Create[Course]`."""
-        said = (type_arguments(self.cls, self.kind) or (None,))[0]
-        members = typing.get_args(said) if typing.get_origin(said) in (typing.Union, types.UnionType) else (said,)
-        for member in members:
-            if typing.get_origin(member) is base and message_type is not base:
-                pairs = zip(typing.get_args(member), type_arguments(message_type, base) or (), strict=False)
-                return all(wanted in (Any, given) or isinstance(wanted, TypeVar) for wanted, given in pairs)
-        return True
+        """Whether what is for `base` is for a class derived from it: `Create[Student]` is not for `Create[Course]`."""
+        families = self._arguments(base)
+        given = type_arguments(message_type, base) or () if message_type is not base else ()
+        return not families or any(all(map(fits, given, wanted)) for wanted in families)
+
+    def vagueness(self, message_type: type, base: type) -> int:
+        """How little it says of the type arguments of `base`: 0 when they are those of the message class."""
+        families = self._arguments(base)
+        return 2 if not families else int(type_arguments(message_type, base) not in families)
+
+    def _arguments(self, base: type) -> list[tuple[Any, ...]]:
+        return [typing.get_args(family) for family in self.families if typing.get_origin(family) is base]
 
     def distance(self, message_type: type) -> int:
         """How specific the binding is for a message class: 0 for the class itself, more for its bases."""
@@ -107,11 +128,16 @@ class Pipeline:
         return "\n".join(lines if self.handlers else [*lines, f"  no {word}s"])
 
 
+def _is_narrow(said: Any, message: type) -> bool:
+    arguments = typing.get_args(said) if typing.get_origin(said) is message else ()
+    return any(argument is not Any and not isinstance(argument, TypeVar) for argument in arguments)
+
+
 def _around(behaviors: Sequence[Binding], handler: Binding) -> Call:
     call = handler_link(handler.source)
     for behavior in reversed(behaviors):
         call = notification_behavior_link(behavior.source, handler.cls, call)
-    return call
+    return awaited_link(call) if behaviors else call
 
 
 def _heading(message_type: type) -> str:
@@ -207,9 +233,9 @@ class Registry:
 
     def _handler_of(self, message_type: type, kind: type) -> Binding:
         for cls in message_type.__mro__:  # its own handler, or else that of the family it belongs to
-            for binding in self.handlers_of(kind):
-                if cls in binding.messages and binding.serves(message_type, cls):
-                    return binding
+            serving = [b for b in self.handlers_of(kind) if cls in b.messages and b.serves(message_type, cls)]
+            if serving:  # that of `Create[Student]` before that of `Create[Any]`
+                return min(serving, key=lambda binding: binding.vagueness(message_type, cls))
         known = [cls.__name__ for binding in self.handlers_of(kind) for cls in binding.messages]
         nearest = difflib.get_close_matches(message_type.__name__, known, n=2, cutoff=0.6)
         raise HandlerNotFoundError(message_type, nearest)

@@ -5,7 +5,7 @@ a scope. A frame is left by setting the variable to its parent, never by resetti
 another context than it was made in, which is where generators and fixtures are closed.
 """
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -76,20 +76,24 @@ class Scope:
             except BaseException as failure:  # collected: every other callback still runs
                 failures.append(failure)
         self.instances = {}
-        _raise_failures(failures, error)
+        raise_failures("scope", failures, error)
 
 
-def _raise_failures(failures: list[BaseException], error: BaseException | None) -> None:
+def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:
+    """Raise what failed while something was closed that ended with `error`: one as it is, several as a group.
+
+    A cancellation wins. To `error` failures are added as notes instead.
+    """
     for failure in failures:
         if not isinstance(failure, Exception):
             raise failure
     if error is not None:
         for failure in failures:
-            error.add_note(f"While closing the scope: {failure!r}")
+            error.add_note(f"While closing the {what}: {failure!r}")
     elif len(failures) == 1:
         raise failures[0]
     elif failures:
-        raise BaseExceptionGroup("errors while closing the scope", failures)
+        raise BaseExceptionGroup(f"errors while closing the {what}", failures)
 
 
 class Frame:

@@ -6,9 +6,16 @@ from types import AsyncGeneratorType, TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from mediator.context import IdFactory, MessageContext
-from mediator.errors import CallNextError, NotAStreamError, SettingError, StreamNotOpenError
+from mediator.errors import (
+    CallNextError,
+    ConcurrentDispatchError,
+    NotAStreamError,
+    ScopeClosedError,
+    SettingError,
+    StreamNotOpenError,
+)
 from mediator.pipeline import Message_contra, Source
-from mediator.scope import Frame, enter
+from mediator.scope import Frame, enter, raise_failures
 from mediator.transactions import TransactionMode
 
 T = TypeVar("T")
@@ -99,26 +106,34 @@ class Stream(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the behaviors from the outside in, then the handler, then the scope."""
+        """Close the behaviors from the outside in, then the handler, then the scope.
+
+        Raises:
+            BaseException: What failed, or a group of it; a cancellation wins. When the stream ends with an error, failures
+                are added to that as notes instead.
+        """
         frame, self._frame = self._frame, None
         if frame is None:
             return
-        with frame.resumed():
-            failure = await self._close_all()
-            await frame.leave(error or failure)
-        if error is None and failure is not None:
-            raise failure
+        try:
+            with frame.resumed():
+                failures = await self._close_all()
+                await frame.leave(error or next(iter(failures), None))
+        except (ScopeClosedError, ConcurrentDispatchError) as refused:  # all is closed, if need be without the scope
+            raise_failures("stream", await self._close_all(), refused)
+            raise
+        raise_failures("stream", failures, error)
 
-    async def _close_all(self) -> BaseException | None:
-        first: BaseException | None = None
-        for iterator in self._opened:
+    async def _close_all(self) -> Sequence[BaseException]:
+        failures: list[BaseException] = []
+        while self._opened:
+            iterator = self._opened.pop(0)
             try:
                 if hasattr(iterator, "aclose"):
                     await iterator.aclose()
             except BaseException as error:  # kept: the others are closed all the same
-                if first is None or not isinstance(error, Exception):
-                    first = error
-        return first
+                failures.append(error)
+        return failures
 
     def __aiter__(self) -> Self:
         return self

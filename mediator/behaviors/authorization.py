@@ -15,7 +15,8 @@ class Authorizer(Companion, Generic[Message_contra]):
     """Decides who may send one kind of message, and those derived from it, where the list has an `AuthorizationBehavior`.
 
     A message may have any number of authorizers, found by their type as handlers are; each of them must let it through.
-    A message that has none is open to all. `Authorizer[Request[Any]]` has a say in every request.
+    A message that has none is open to all. `Authorizer[Request[Any]]` has a say in every request. Streams are not asked
+    about: they take a `StreamPipelineBehavior`.
     """
 
     @abstractmethod

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.annotations import arguments_fit, class_of, hints_of
+from mediator.dependency_injector.annotations import hints_of
 from mediator.dependency_injector.declared import Named, distinct, provided_classes
-from mediator.handlers import spelled, type_arguments
+from mediator.handlers import arguments_fit, class_of, spelled, type_arguments
 from mediator.mediator import Mediator
 from mediator.sender import Publisher, Sender
 

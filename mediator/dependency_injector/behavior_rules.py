@@ -1,19 +1,21 @@
 """Rules for behaviors: they stand in an order that works, and what they work with is declared so that they can."""
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from mediator.behaviors.caching import CachingBehavior
 from mediator.companions import CompanionBehavior
-from mediator.dependency_injector.annotations import fits
 from mediator.dependency_injector.catalog import Catalog
 from mediator.errors import HandlerNotFoundError, Problem
-from mediator.handlers import message_types, spelled, type_arguments
-from mediator.messages import Request
+from mediator.handlers import fits, message_types, spelled, type_arguments
+from mediator.messages import Notification, Request, is_request, is_stream_request
 from mediator.pipeline import PipelineBehavior
 from mediator.processors import RequestExceptionHandler, RequestPostProcessor
 from mediator.registry import Binding, Registry
+from mediator.streams import StreamPipelineBehavior
 
 _TAKING_RESPONSES = (RequestExceptionHandler, RequestPostProcessor)
 
@@ -23,8 +25,11 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
     yield from find_order_faults(Registry(catalog.handlers, catalog.behaviors, catalog.companions))
     for binding in (*catalog.behaviors, *catalog.companions):
         yield from _outside_bounds(binding)
+    for behavior in catalog.behaviors:
+        yield from _not_awaited(behavior)
     for companion in catalog.companions:
         yield from _unused(companion, catalog.behaviors)
+        yield from _of_a_stream(companion)
         yield from _not_async(companion)
         yield from _wrong_response(companion)
 
@@ -35,17 +40,27 @@ def find_order_faults(registry: Registry) -> Iterator[Problem]:
     Each fault is reported once, at the behavior, with one message as the example.
     """
     seen: set[tuple[str, str]] = set()
-    for message in registry.message_types():
+    for message in _messages(registry):
         for behavior, other, text in _order_faults(registry, message):
             if (behavior.label, other.label) not in seen:
                 seen.add((behavior.label, other.label))
                 yield Problem(behavior.label, behavior.cls.__name__, text)
 
 
+def _messages(registry: Registry) -> Iterator[type]:
+    """The messages that handlers, behaviors and companions name: one of a family may have a pipeline of its own."""
+    named = (cls for binding in (*registry.behaviors, *registry.companions) for cls in binding.messages)
+    yield from dict.fromkeys([*registry.message_types(), *filter(_is_of_the_application, named)])
+
+
+def _is_of_the_application(cls: type) -> bool:
+    return (is_request(cls) or issubclass(cls, Notification)) and cls.__module__ != Notification.__module__
+
+
 def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, Binding, str]]:
     try:
         behaviors = registry.pipeline(message).behaviors
-    except HandlerNotFoundError:  # a handler of another kind for a request, which is reported as what it is
+    except HandlerNotFoundError:  # no handler, or one of another kind, which is reported as what it is
         return
     for index, outer in enumerate(behaviors):
         for inner in behaviors[index + 1 :]:
@@ -115,11 +130,47 @@ def _outside_bounds(binding: Binding) -> Iterator[Problem]:
                 yield Problem(binding.label, binding.cls.__name__, text)
 
 
+def _not_awaited(behavior: Binding) -> Iterator[Problem]:
+    """A `call_next()` without `await`, as far as the code of the behavior can be read: what lies inside never runs."""
+    cls: Any = behavior.cls
+    handle = inspect.unwrap(cls.handle)
+    if behavior.kind is StreamPipelineBehavior or not inspect.iscoroutinefunction(handle):
+        return
+    name = list(inspect.signature(handle).parameters)[-1]
+    try:
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(handle))).body
+    except (OSError, TypeError, SyntaxError, ValueError):  # typed in, generated, or only a part of a statement
+        return
+    for node in _own_nodes(function):
+        called: Any = getattr(node.value, "func", None) if isinstance(node, ast.Expr | ast.Return) else None
+        if isinstance(called, ast.Name) and called.id == name:
+            text = f"calls `{name}()` without `await`, so what lies inside would never run. Write `await {name}()`."
+            yield Problem(behavior.label, behavior.cls.__name__, text)
+            return
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """What belongs to a function and not to those that are defined in it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield node
+            yield from _own_nodes(node)
+
+
 def _unused(companion: Binding, behaviors: tuple[Binding, ...]) -> Iterator[Problem]:
     users = [each.cls for each in behaviors if issubclass(each.cls, CompanionBehavior)]
     if not any(companion.kind in user.works_with for user in users):
         text = (
             f"is a {companion.kind.__name__}, and no behavior in the list works with those, so it would never be asked."
+        )
+        yield Problem(companion.label, companion.cls.__name__, text)
+
+
+def _of_a_stream(companion: Binding) -> Iterator[Problem]:
+    for message in filter(is_stream_request, companion.messages):
+        text = (
+            f"is for {message.__name__}, which is answered with a stream, and what works with those "
+            "is around requests and notifications only, so it would never be asked. Write a StreamPipelineBehavior."
         )
         yield Problem(companion.label, companion.cls.__name__, text)
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.annotations import class_of, returned_class
+from mediator.dependency_injector.annotations import returned_class
 from mediator.errors import ContainerError
+from mediator.handlers import class_of
 
 Named = tuple[str, Any]
 """A provider after the path to it from the container: `("billing.engine", ...)`."""

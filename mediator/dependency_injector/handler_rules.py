@@ -6,12 +6,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mediator.dependency_injector.annotations import fits
 from mediator.dependency_injector.catalog import Catalog
 from mediator.distributed.consumer import DistributedEventHandler
 from mediator.distributed.events import DistributedEvent
 from mediator.errors import HandlerNotFoundError, Problem
-from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler, spelled, type_arguments
+from mediator.handlers import (
+    NotificationHandler,
+    RequestHandler,
+    StreamRequestHandler,
+    fits,
+    spelled,
+    type_arguments,
+)
 from mediator.messages import Notification, Request, StreamRequest
 from mediator.registry import Binding
 from mediator.streams import StreamPipelineBehavior
@@ -43,17 +49,11 @@ def find_unhandled(
     catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str], where: str
 ) -> Iterator[Problem]:
     """Requests that no handler of any mediator handles; no provider is at fault, so they are reported at `where`."""
-    handled = {
-        message
-        for catalog in catalogs
-        for binding in catalog.handlers
-        if binding.kind in _ONE_HANDLER
-        for message in binding.messages
-    }
-    names = [message.__name__ for message in handled]
+    handlers = [binding for catalog in catalogs for binding in catalog.handlers if binding.kind in _ONE_HANDLER]
+    names = [message.__name__ for binding in handlers for message in binding.messages]
     declared = [request for base in _ONE_HANDLER.values() for request in declared_classes(base, packages)]
     for request in dict.fromkeys([*requests, *declared]):
-        if handled.isdisjoint(request.__mro__):
+        if not any(binding.takes(request) for binding in handlers):
             nearest = difflib.get_close_matches(request.__name__, names, n=2)
             path = f"{request.__module__}.{request.__qualname__}"
             yield Problem(where, path, str(HandlerNotFoundError(request, nearest)))
@@ -117,15 +117,15 @@ def _wrong_result(binding: Binding) -> Iterator[Problem]:
 
 
 def _ambiguous(requests: list[Binding]) -> Iterator[Problem]:
-    by_message: dict[type, list[Binding]] = {}
+    by_message: dict[Any, list[Binding]] = {}
     for binding in requests:
-        for message in binding.messages:
+        for message in binding.families:
             by_message.setdefault(message, []).append(binding)
     for message, bindings in by_message.items():
         labels = list(dict.fromkeys(binding.label for binding in bindings))
         if len(labels) > 1:
             text = (
-                f"handles {message.__name__}, which has {len(labels)} handlers: {', '.join(labels)}. Exactly one is "
+                f"handles {spelled(message)}, which has {len(labels)} handlers: {', '.join(labels)}. Exactly one is "
                 "allowed; one that wraps another takes it inline: `Factory(Outer, Factory(Inner))`."
             )
             yield Problem(labels[-1], bindings[-1].cls.__name__, text)

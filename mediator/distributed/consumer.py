@@ -22,6 +22,7 @@ from mediator.distributed.subscription import Deliveries, Delivery, EventSubscri
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError, NoScopeError
 from mediator.mediator import Mediator
+from mediator.pipeline import check_awaited
 from mediator.scope import current_frame
 from mediator.transactions import Outcome, TransactionMode
 
@@ -216,7 +217,7 @@ class EventConsumer:
             if not await self._inbox.insert(unit_of_work, self._subscription.group, envelope.source, envelope.id):
                 return
             await failpoints.reach("consumer.after_insert")
-            await self._mediator.registry.pipeline(event_class).call(event)
+            check_awaited(await self._mediator.registry.pipeline(event_class).call(event), event)
             await failpoints.reach("consumer.after_handlers")
         await failpoints.reach("consumer.after_commit")
 

@@ -1,6 +1,6 @@
 """What tests of applications need: fakes that are no mocks, a recording mediator, failpoints."""
 
-from mediator.testing.behaviors import BehaviorRun, run_behavior
+from mediator.testing.behaviors import BehaviorRun, run_behavior, run_stream_behavior
 from mediator.testing.broker import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
 from mediator.testing.channel import InMemoryRequestChannel
 from mediator.testing.database import InMemoryDatabase, InMemoryTable, InMemoryUnitOfWork
@@ -23,4 +23,5 @@ __all__ = [
     "RecordingEventBroker",
     "RecordingMediator",
     "run_behavior",
+    "run_stream_behavior",
 ]

@@ -11,7 +11,9 @@ from dependency_injector import containers, providers
 from structlog.testing import capture_logs
 
 from mediator import (
+    CallNext,
     Command,
+    Concurrent,
     DistributedEvent,
     DistributedEventBroker,
     DistributedEventHandler,
@@ -21,6 +23,7 @@ from mediator import (
     Notification,
     NotificationHandler,
     OutboxRelay,
+    PipelineBehavior,
     RequestHandler,
     TransactionMode,
     current_delivery,
@@ -139,10 +142,11 @@ def broker() -> InMemoryBroker:
 
 
 @contextlib.asynccontextmanager
-async def both(broker: InMemoryBroker) -> AsyncIterator[tuple[Any, Any]]:
+async def both(broker: InMemoryBroker, receiver: Any = None) -> AsyncIterator[tuple[Any, Any]]:
+    receiver = receiver or Receiving(broker=broker)
     async with (
         lifespan(Sending(broker=broker), workers=True) as sending,
-        lifespan(Receiving(broker=broker), workers=True, relay_elsewhere=True) as receiving,
+        lifespan(receiver, workers=True, relay_elsewhere=True) as receiving,
     ):
         yield sending, receiving
 
@@ -184,6 +188,61 @@ async def test_a_handler_that_fails_is_tried_again_and_takes_effect_once(broker:
         await sending.mediator().send(Enroll("Ada"))
         await settled(broker, receiving, 1)
         assert receiving.database().tables["students"] == {"Ada": 3}
+
+
+class ForgetsOnce(PipelineBehavior[Enrolled, None]):
+    def __init__(self) -> None:
+        self._forgotten = False
+
+    async def handle(self, event: Enrolled, call_next: CallNext[None]) -> None:
+        going = call_next()
+        if self._forgotten:
+            return await going
+        self._forgotten = True
+        return going  # type: ignore[return-value]
+
+
+class Forgetting(Receiving):
+    forgets = providers.Singleton(ForgetsOnce)
+    mediator = MediatorProvider(behaviors=providers.List(Receiving.transaction, forgets))
+    consumer = providers.Singleton(
+        EventConsumer,
+        Receiving.subscription,
+        Receiving.inbox,
+        Receiving.unit_of_work.provider,
+        mediator,
+        first_retry=0.01,
+        last_retry=0.01,
+    )
+    record = providers.Factory(Record, Receiving.unit_of_work, mediator, Receiving.plan)
+    independent = providers.Factory(IndependentHandler, mediator)
+
+
+async def test_a_delivery_whose_handlers_a_behavior_forgot_to_await_is_not_taken_in_but_delivered_again(
+    broker: InMemoryBroker,
+):
+    async with both(broker, Forgetting(broker=broker)) as (sending, receiving):
+        await sending.mediator().send(Enroll("Ada"))
+        await settled(broker, receiving, 1)
+        assert receiving.database().tables["students"] == {"Ada": 2}
+
+
+class Concurrently(Receiving):
+    mediator = MediatorProvider(behaviors=providers.List(Receiving.transaction), strategy=Concurrent())
+    consumer = providers.Singleton(
+        EventConsumer, Receiving.subscription, Receiving.inbox, Receiving.unit_of_work.provider, mediator
+    )
+    record = providers.Factory(Record, Receiving.unit_of_work, mediator, Receiving.plan)
+    independent = providers.Factory(IndependentHandler, mediator)
+
+
+async def test_the_handlers_of_a_delivery_share_its_transaction_whatever_the_strategy_of_notifications(
+    broker: InMemoryBroker,
+):
+    async with both(broker, Concurrently(broker=broker)) as (sending, receiving):
+        await sending.mediator().send(Enroll("Ada"))
+        await settled(broker, receiving, 1)
+        assert receiving.database().tables["students"] == {"Ada": 1}
 
 
 async def test_a_failure_after_the_commit_of_a_delivery_is_logged_and_the_delivery_is_not_repeated(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mediator import Command, Notification
+from mediator import Command, Concurrent, Notification, NotificationPipelineBehavior, Sequential
 from mediator.errors import CallNextError, DispatchDepthError, NotAwaitedError, NoUnitOfWorkError
 from tests.unit.samples import EnrollStudent, StudentEnrolled, answer_name
 from tests.unit.transactions import Transactional
@@ -88,6 +88,17 @@ async def test_a_behavior_that_forgets_to_await_is_told_so_and_nothing_is_commit
     with pytest.raises(NotAwaitedError, match=r"is the coroutine \S*Around\.handle, which nobody awaited"):
         await mediator.send(EnrollStudent())
     assert outcomes == []
+
+
+@pytest.mark.parametrize("strategy", [Sequential(), Sequential(on_error="collect"), Concurrent()])
+async def test_a_behavior_around_each_handler_that_forgets_to_await_is_told_so(strategy: Any):
+    class Forgets(NotificationPipelineBehavior[Notification]):
+        async def handle(self, notification: Any, handler: type, call_next: Any) -> None:
+            return call_next()
+
+    mediator = wire(listens(StudentEnrolled, answer_name), behaviors=[Forgets])
+    with pytest.raises(NotAwaitedError, match=r"is the coroutine \S*Listener\.handle, which nobody awaited"):
+        await mediator.publish(StudentEnrolled(), strategy=strategy)
 
 
 def circle(length: int) -> list[type[Notification]]:

@@ -233,6 +233,92 @@ async def test_a_failure_while_closing_is_raised_after_everything_is_closed():
     assert current_frame() is None
 
 
+async def test_cancelled_while_it_closes_after_an_error_of_the_consumer_a_stream_is_cancelled():
+    closing, closed = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Any) -> Any:
+        try:
+            yield "Ada"
+        finally:
+            closing.set()
+            await closed.wait()
+
+    async def consume() -> None:
+        async with mediator.stream(ListStudents()) as items:
+            await anext(items)
+            raise LookupError
+
+    mediator = wire(streams(ListStudents, slow))
+    task = asyncio.create_task(consume())
+    await closing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_failures_while_closing_are_notes_of_the_error_of_the_consumer_or_else_a_group():
+    async def stubborn(_request: Any) -> Any:
+        try:
+            yield "Ada"
+        finally:
+            raise LookupError("in the handler")
+
+    async def stubborn_too(_request: Any, call_next: Any) -> Any:
+        try:
+            async for item in call_next():
+                yield item
+        finally:
+            raise ValueError("in the behavior")
+
+    mediator = wire(streams(ListStudents, stubborn), behaviors=[along(Any, stubborn_too)])
+    with pytest.raises(KeyError) as caught:
+        async with mediator.stream(ListStudents()) as items:
+            await anext(items)
+            raise KeyError
+    notes = caught.value.__notes__
+    assert notes == [
+        "While closing the stream: ValueError('in the behavior')",
+        "While closing the stream: LookupError('in the handler')",
+    ]
+    with pytest.raises(ExceptionGroup, match="errors while closing the stream") as group:
+        async with mediator.stream(ListStudents()) as items:
+            await anext(items)
+    assert [type(each) for each in group.value.exceptions] == [ValueError, LookupError]
+
+
+async def test_a_joined_stream_whose_scope_is_in_use_or_gone_is_closed_all_the_same():
+    log: list[str] = []
+    done = asyncio.Event()
+    kept: list[Any] = []
+
+    async def stream(_request: Any) -> Any:
+        try:
+            yield "Ada"
+        finally:
+            log.append("closed")
+
+    async def consume(_command: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            with pytest.raises(ConcurrentDispatchError):
+                async with mediator.stream(ListStudents()) as items:
+                    await anext(items)
+                    group.create_task(mediator.send(ExpelStudent()))
+                    await asyncio.sleep(0)
+            assert log == ["closed"]
+            done.set()
+        kept.append(mediator.stream(ListStudents()))
+        await anext(await kept[0].__aenter__())
+
+    async def wait(_command: Any) -> None:
+        await done.wait()
+
+    mediator = wire(streams(ListStudents, stream), handles(EnrollStudent, consume), handles(ExpelStudent, wait))
+    await mediator.send(EnrollStudent())
+    with pytest.raises(ScopeClosedError):
+        await kept[0].__aexit__(None, None, None)
+    assert log == ["closed", "closed"]
+
+
 async def test_the_scope_is_there_in_each_step_and_never_between_the_items():
     seen: list[Any] = []
     disposed: list[str] = []

@@ -17,6 +17,7 @@ from mediator import (
     MemoryCache,
     MessageContext,
     Notification,
+    NotificationPipelineBehavior,
     PipelineBehavior,
     Query,
     Request,
@@ -29,6 +30,7 @@ from mediator import (
     RequestPostProcessorBehavior,
     RequestPreProcessor,
     RequestPreProcessorBehavior,
+    StreamRequest,
     TimeoutBehavior,
     ValidationBehavior,
     ValidationFailure,
@@ -309,6 +311,26 @@ def test_a_behavior_of_ones_own_takes_part_in_the_rules_by_its_role():
     assert "a stranger has no quota" in text
 
 
+def test_a_fault_in_the_order_is_found_where_only_one_of_a_family_of_messages_meets_it():
+    class CountOrdersOfToday(CountOrders):
+        pass
+
+    class PayTwice(Pay):
+        pass
+
+    class RetriedPay(RetryBehavior[PayTwice]):
+        pass
+
+    class Nobody(Authorizer[CountOrdersOfToday]):
+        async def authorize(self, _query: CountOrdersOfToday, _context: MessageContext) -> bool:
+            return False
+
+    retry = providers.Factory(RetriedPay, on=ConnectionError)
+    assert "in the pipeline of PayTwice" in only(problems([TRANSACTION, retry]))[2]
+    named = {"count": providers.Factory(CountOrdersHandler), "nobody": providers.Factory(Nobody)}
+    assert "in the pipeline of CountOrdersOfToday" in only(problems([CACHING, AUTHORIZATION], **named))[2]
+
+
 def test_a_fault_in_the_order_is_reported_once_however_many_messages_meet_it():
     class Refund(Command[str]):
         pass
@@ -326,6 +348,50 @@ def test_a_good_order_of_everything_has_no_fault():
     order = [logging, AUTHORIZATION, VALIDATION, CACHING, rescue, TIMEOUT, RETRY, TRANSACTION]
     named = {**ONLY_SIGNED_IN, "fine": providers.Factory(EverythingIsFine), "much": providers.Factory(TooMuch)}
     assert problems(order, count=providers.Factory(CountOrdersHandler), **named) == []
+
+
+class CallsAndForgets(PipelineBehavior[Any, Any]):
+    async def handle(self, message: Any, call_next: Any) -> None:
+        if message:
+            call_next()
+
+
+class ReturnsAndForgets(NotificationPipelineBehavior[Notification]):
+    async def handle(self, notification: Notification, handler: type, go_on: Any) -> None:
+        return go_on()
+
+
+class Remembers(PipelineBehavior[Any, Any]):
+    async def handle(self, message: Any, call_next: Any) -> Any:
+        def again() -> Any:
+            return call_next()
+
+        going = call_next()
+        return await going or await again()
+
+
+@pytest.mark.parametrize(("behavior", "name"), [(CallsAndForgets, "call_next"), (ReturnsAndForgets, "go_on")])
+def test_a_behavior_that_forgets_to_await_is_found_where_its_code_shows_it(behavior: Any, name: str):
+    label, subject, text = only(problems([providers.Factory(behavior)]))
+    assert (label, subject) == ("container.b1", behavior.__name__)
+    assert text.startswith(f"calls `{name}()` without `await`")
+
+
+def test_a_behavior_may_await_later_what_it_goes_on_with():
+    assert problems([providers.Factory(Remembers)]) == []
+
+
+def test_a_companion_of_a_stream_request_is_found_for_nobody_would_ask_it():
+    class ListPayments(StreamRequest[int]):
+        pass
+
+    class NobodyMayList(Authorizer[ListPayments | Pay]):
+        async def authorize(self, message: Any, _context: MessageContext) -> bool:
+            return False
+
+    label, subject, text = only(problems([AUTHORIZATION], nobody=providers.Factory(NobodyMayList)))
+    assert (label, subject) == ("container.nobody", "NobodyMayList")
+    assert text.startswith("is for ListPayments, which is answered with a stream")
 
 
 def test_a_companion_that_no_behavior_works_with_is_found():

@@ -12,7 +12,9 @@ from mediator import (
     Command,
     DistributedEvent,
     DistributedEventHandler,
+    Notification,
     NotificationHandler,
+    PipelineBehavior,
     Query,
     RequestHandler,
     StreamRequest,
@@ -241,6 +243,103 @@ async def test_a_handler_of_a_generic_request_serves_the_classes_with_its_argume
         await students.send(CreateCourse())
     both = wire(Students, Others)
     assert [await both.send(CreateStudent()), await both.send(CreateCourse())] == ["students", "others"]
+
+
+Thing = TypeVar("Thing")
+
+
+class Add(Command[str], Generic[Thing]):
+    pass
+
+
+class AddAnimal(Add[int]):
+    pass
+
+
+class AddPuppy(Add[bool]):
+    pass
+
+
+class AddCourse(Add[str]):
+    pass
+
+
+class Added(Notification, Generic[Thing]):
+    pass
+
+
+class PuppyAdded(Added[bool]):
+    pass
+
+
+class CourseAdded(Added[str]):
+    pass
+
+
+class AnyAdder(RequestHandler[Add[Any], str]):
+    async def handle(self, request: Any) -> str:
+        return "any"
+
+
+class AnimalAdder(RequestHandler[Add[int], str]):
+    async def handle(self, request: Any) -> str:
+        return "animal"
+
+
+class PuppyAdder(RequestHandler[Add[bool], str]):
+    async def handle(self, request: Any) -> str:
+        return "puppy"
+
+
+class Adders(containers.DeclarativeContainer):
+    mediator = MediatorProvider()
+    anything = providers.Factory(AnyAdder)
+    animal = providers.Factory(AnimalAdder)
+    puppy = providers.Factory(PuppyAdder)
+
+
+async def test_handlers_of_one_generic_request_differ_by_its_arguments_and_the_nearest_is_taken():
+    async with lifespan(Adders(), requests=[AddAnimal, AddPuppy, AddCourse]) as container:
+        send = container.mediator().send
+        answers = [await send(AddAnimal()), await send(AddPuppy()), await send(AddCourse())]
+    assert answers == ["animal", "puppy", "any"]
+
+
+def test_two_handlers_of_a_generic_request_with_the_same_arguments_are_one_too_many():
+    class Twins(Adders):
+        another = providers.Factory(PuppyAdder)
+
+    with pytest.raises(ContainerValidationError, match=r"handles Add\[bool\], which has 2 handlers"):
+        validate(Twins())
+
+
+def test_a_generic_request_with_other_arguments_has_no_handler():
+    class Narrow(containers.DeclarativeContainer):
+        mediator = MediatorProvider()
+        animal = providers.Factory(AnimalAdder)
+
+    with pytest.raises(ContainerValidationError, match="AddCourse has no handler"):
+        validate(Narrow(), requests=[AddPuppy, AddCourse])
+
+
+async def test_handlers_and_behaviors_of_a_generic_message_are_for_those_with_its_arguments_only():
+    seen: list[str] = []
+
+    class Listener(NotificationHandler[Added[int]]):
+        async def handle(self, notification: Any) -> None:
+            seen.append(type(notification).__name__)
+
+    class Around(PipelineBehavior[Add[int] | Added[str], Any]):
+        async def handle(self, message: Any, call_next: Any) -> Any:
+            seen.append(f"around {type(message).__name__}")
+            return await call_next()
+
+    mediator = wire(AnyAdder, Listener, behaviors=[Around])
+    for notification in (PuppyAdded(), CourseAdded()):
+        await mediator.publish(notification)
+    for command in (AddAnimal(), AddCourse()):
+        await mediator.send(command)
+    assert seen == ["PuppyAdded", "around CourseAdded", "around AddAnimal"]
 
 
 def test_a_request_that_its_family_handles_has_a_handler():

@@ -1,5 +1,6 @@
 """The recording mediator, running one behavior alone, and the fixtures."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,13 +13,21 @@ from mediator import (
     Mediator,
     MessageContext,
     Notification,
+    NotificationPipelineBehavior,
     PipelineBehavior,
     RequestHandler,
+    StreamPipelineBehavior,
     StreamRequest,
     current_context,
 )
-from mediator.errors import EventDeclarationError, EventKindError, MessageKindError, UnexpectedMessageError
-from mediator.testing import RecordingMediator, run_behavior
+from mediator.errors import (
+    EventDeclarationError,
+    EventKindError,
+    MessageKindError,
+    NotAwaitedError,
+    UnexpectedMessageError,
+)
+from mediator.testing import RecordingMediator, run_behavior, run_stream_behavior
 
 pytest_plugins = ["pytester"]
 
@@ -98,6 +107,13 @@ async def test_an_unexpected_request_is_a_failure_that_says_what_was_expected():
     assert mediator.unmet == ["Greet(name='Bob')", "Enroll"]
 
 
+async def test_an_expectation_without_an_answer_is_none():
+    mediator = RecordingMediator()
+    mediator.expect(Enroll).returns("42")
+    mediator.expect(Enroll)
+    assert await mediator.send(Enroll("Ada")) == "42"
+
+
 async def test_a_stream_request_is_answered_with_items():
     mediator = RecordingMediator()
     mediator.expect(ListNames).returns(["Ada", "Bob"])
@@ -136,6 +152,41 @@ async def test_a_behavior_is_run_alone_in_a_scope():
 async def test_a_behavior_meets_the_error_of_what_is_inside():
     with pytest.raises(LookupError):
         await run_behavior(Twice(), Enroll("Ada"), raises=LookupError())
+
+
+async def test_a_behavior_that_forgets_to_await_is_told_so():
+    class Forgets(PipelineBehavior[Any, Any]):
+        async def handle(self, message: Any, call_next: Any) -> Any:
+            return call_next()
+
+    with pytest.raises(NotAwaitedError):
+        await run_behavior(Forgets(), Enroll("Ada"))
+
+
+async def test_a_behavior_around_each_handler_is_run_alone_too():
+    seen: list[type] = []
+
+    class Note(NotificationPipelineBehavior[Enrolled]):
+        async def handle(self, notification: Enrolled, handler: type, call_next: Any) -> None:
+            seen.append(handler)
+            await call_next()
+
+    run = await run_behavior(Note(), Enrolled("Ada"), handler=dict)
+    assert (run.inner, seen) == ([Enrolled("Ada")], [dict])
+
+
+async def test_a_behavior_around_streams_is_run_alone_too():
+    class Shout(StreamPipelineBehavior[Any, str]):
+        async def handle(self, request: Any, call_next: Any) -> AsyncIterator[str]:
+            try:
+                async for item in call_next(Enroll("Bob")):
+                    yield item.upper()
+            except LookupError:
+                yield current_context().tenant or ""
+
+    context = MessageContext.new(tenant="acme")
+    run = await run_stream_behavior(Shout(), Enroll("Ada"), yields=["a", "b"], raises=LookupError(), context=context)
+    assert (run.response, run.inner) == (["A", "B", "acme"], [Enroll("Bob")])
 
 
 def test_the_fixtures_are_found_and_fail_a_test_that_did_not_send_what_it_expected(pytester: pytest.Pytester):

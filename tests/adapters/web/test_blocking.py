@@ -17,11 +17,13 @@ from mediator import (
     Command,
     Concurrent,
     Mediator,
+    MessageContext,
     Notification,
     NotificationHandler,
     RequestHandler,
     StreamRequest,
     StreamRequestHandler,
+    current_context,
     current_scope,
 )
 from mediator.blocking import BlockingMediator
@@ -152,6 +154,35 @@ def test_a_notification_reaches_its_handlers_in_the_thread_of_the_event_loop(
     assert len(set(scopes)) >= 2
 
 
+def test_each_call_may_have_a_context(container: App, mediator: BlockingMediator):
+    seen: list[Any] = []
+
+    class Tell(RequestHandler[Add, int]):
+        async def handle(self, command: Add) -> int:
+            seen.append(current_context().principal)
+            return 0
+
+    class TellToo(NotificationHandler[Added]):
+        async def handle(self, notification: Added) -> None:
+            seen.append(current_context().principal)
+
+    class TellAll(StreamRequestHandler[ListNumbers, int]):
+        async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            seen.append(current_context().principal)
+            yield 1
+
+    container.add.override(providers.Factory(Tell))
+    container.hear.override(providers.Factory(TellToo))
+    container.again.override(providers.Factory(TellToo))
+    container.list_numbers.override(providers.Factory(TellAll))
+    mediator.send(Add(1, 2), context=MessageContext.new(principal="ada"))
+    mediator.publish(Added(), context=MessageContext.new(principal="bob"))
+    with mediator.stream(ListNumbers(), context=MessageContext.new(principal="cyd")) as items:
+        next(items)
+    mediator.send(Add(1, 2))
+    assert seen == ["ada", "bob", "bob", "cyd", None]
+
+
 def test_a_stream_is_iterated_and_closed_with_its_block(container: App, mediator: BlockingMediator):
     with mediator.stream(ListNumbers()) as items:
         assert list(items) == [0, 1, 2]
@@ -167,6 +198,72 @@ def test_a_stream_is_iterated_and_closed_with_its_block(container: App, mediator
     with pytest.raises(LookupError):
         fail()
     assert container.log() == ["closed"] * 3
+
+
+def test_all_of_a_stream_is_done_by_one_task(container: App, mediator: BlockingMediator):
+    tasks: list[Any] = []
+
+    class Limited(StreamRequestHandler[ListNumbers, int]):
+        async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            async with asyncio.timeout(0.05):
+                try:
+                    tasks.append(asyncio.current_task())
+                    yield 1
+                    tasks.append(asyncio.current_task())
+                    yield 2
+                    await asyncio.sleep(5)
+                finally:
+                    tasks.append(asyncio.current_task())
+
+    container.list_numbers.override(providers.Factory(Limited))
+    with mediator.stream(ListNumbers()) as items:
+        assert [next(items), next(items)] == [1, 2]
+        with pytest.raises(TimeoutError):
+            next(items)
+        assert list(items) == []
+    with mediator.stream(ListNumbers()) as items:
+        next(items)
+    assert [tasks.count(task) for task in dict.fromkeys(tasks)] == [3, 2]
+
+
+def test_a_stream_that_does_not_end_in_time_is_closed_before_resources_are(container: App):
+    opened, go_on, errors = threading.Event(), threading.Event(), []
+
+    def consume() -> None:
+        with mediator.stream(ListNumbers()) as items:
+            next(items)
+            opened.set()
+            go_on.wait(5)
+            with pytest.raises(MediatorNotStartedError):
+                next(items)
+            errors.append("refused")
+
+    with blocking(container, drain_timeout=0.05) as mediator:
+        thread = threading.Thread(target=consume)
+        thread.start()
+        assert opened.wait(5)
+    assert (container.log(), container.log().ended) == (["closed"], ["resource closed"])
+    go_on.set()
+    thread.join(5)
+    assert errors == ["refused"]
+
+
+def test_a_stream_that_cannot_be_opened_or_closed_says_why(container: App, mediator: BlockingMediator):
+    class Faulty(StreamRequestHandler[ListNumbers, int]):
+        def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            raise LookupError("cannot be opened")
+
+    class Stubborn(StreamRequestHandler[ListNumbers, int]):
+        async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                raise LookupError("cannot be closed")
+
+    for handler, text in ((Faulty, "opened"), (Stubborn, "closed")):
+        container.list_numbers.override(providers.Factory(handler))
+        with pytest.raises(LookupError, match=text), mediator.stream(ListNumbers()) as items:
+            next(items)
 
 
 def test_many_threads_may_call_at_a_time(mediator: BlockingMediator):
@@ -226,6 +323,12 @@ def test_a_call_inside_a_dispatch_is_refused(container: App, mediator: BlockingM
 
     container.add.override(providers.Factory(Nested))
     with pytest.raises(BlockingCallError, match="inside a dispatch"):
+        mediator.send(Add(1, 2))
+
+
+def test_a_call_in_the_thread_of_the_event_loop_is_refused(mediator: BlockingMediator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mediator, "_thread", threading.get_ident())  # to call there would hang if it were not refused
+    with pytest.raises(BlockingCallError):
         mediator.send(Add(1, 2))
 
 

@@ -12,6 +12,7 @@ from mediator import (
     Authorizer,
     Cache,
     CachingBehavior,
+    CallNext,
     Circuit,
     CircuitBreakerBehavior,
     Command,
@@ -19,6 +20,8 @@ from mediator import (
     MemoryCache,
     MessageContext,
     Notification,
+    NotificationPipelineBehavior,
+    PipelineBehavior,
     Query,
     Request,
     RequestExceptionAction,
@@ -131,3 +134,13 @@ def an_error_is_named(cache: Cache) -> None:
     RetryBehavior()  # error
     CircuitBreakerBehavior(Circuit())  # error
     RetryBehavior(on=asyncio.CancelledError)  # error
+
+
+class Forgetful(PipelineBehavior[Command[Any], Any]):
+    async def handle(self, command: Command[Any], call_next: CallNext[Any]) -> Any:
+        call_next()  # error
+
+
+class ForgetfulAroundEach(NotificationPipelineBehavior[StudentEnrolled]):
+    async def handle(self, notification: StudentEnrolled, handler: type, call_next: CallNext[None]) -> None:
+        call_next()  # error
