@@ -57,6 +57,9 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     belongs_outside: ClassVar[Mapping[str, str]] = {}
     """The roles that must stand after it in the list, if they are there, each with the reason. `validate` checks it."""
 
+    made_once: ClassVar[bool] = False
+    """It keeps something from one message to the next, so its provider must make it once. `validate` checks it."""
+
     per_scope: ClassVar[bool] = False
     """When the handlers of a notification have scopes of their own, it runs in each of these, not around the publish."""
 

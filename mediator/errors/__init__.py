@@ -36,8 +36,10 @@ from mediator.errors.events import (
 from mediator.errors.refusals import (
     CacheKeyError,
     CircuitOpenError,
+    ConcurrencyLimitedError,
     MessageTimeoutError,
     NotAuthorizedError,
+    RateLimitedError,
     ValidationFailedError,
     ValidationFailure,
 )
@@ -80,6 +82,7 @@ __all__ = [
     "CircuitOpenError",
     "CommitOutcomeUnknownError",
     "CommittedError",
+    "ConcurrencyLimitedError",
     "ConcurrentDispatchError",
     "ConcurrentPublishError",
     "ContainerError",
@@ -111,6 +114,7 @@ __all__ = [
     "Problem",
     "ProviderNotFoundError",
     "PublisherUnavailableError",
+    "RateLimitedError",
     "SchemaMissingError",
     "ScopeClosedError",
     "ScopeError",
