@@ -11,13 +11,13 @@ from mediator.context import IdFactory, MessageContext, new_id
 from mediator.description import Application, Format, described
 from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
 from mediator.headers import NO_HEADERS
-from mediator.messages import Command, Notification, Request, StreamRequest
-from mediator.pipeline import Call, check_awaited
+from mediator.messages import Notification, Request, StreamRequest
+from mediator.pipeline import Call, call_inside, check_awaited
 from mediator.registry import Registry
 from mediator.scope import Frame, Scope, current_frame, current_scope, enter
 from mediator.strategies import PublishStrategy
 from mediator.streams import Stream
-from mediator.transactions import Transaction, TransactionMode
+from mediator.transactions import TransactionMode
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class Mediator:
         self, registry: Registry, *, ids: IdFactory = new_id, started: bool = True, max_depth: int = 50
     ) -> None:
         self._registry = registry
+        self._calls: dict[type, Call] = {}
         self._max_depth = max_depth
         self._ids = ids
         self.started = started
@@ -49,6 +50,7 @@ class Mediator:
     def rebind(self, registry: Registry) -> None:
         """Use another registry from the next dispatch on: for containers whose list of behaviors was overridden."""
         self._registry = registry
+        self._calls = {}
 
     async def send(
         self,
@@ -73,7 +75,18 @@ class Mediator:
         """
         if not isinstance(request, Request):
             raise MessageKindError(request, "send")
-        response: R = await self._dispatch(request, mode, None, context)
+        call, frame = self._enter(request, mode, None, context)  # what follows is `_dispatch`, one coroutine less
+        try:
+            if frame.depth > self._max_depth:
+                frame.refuse(self._max_depth)
+            response: R = await (call(request) if frame.owner else call_inside(frame, mode, request, call))
+            if response.__class__ is CoroutineType:
+                check_awaited(response, request)
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        if not frame.leave_quietly():
+            await frame.leave()
         return response
 
     def stream(
@@ -232,23 +245,31 @@ class Mediator:
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)
 
+    def _enter(
+        self, message: Any, mode: TransactionMode, strategy: PublishStrategy | None, cause: MessageContext | None
+    ) -> tuple[Call, Frame]:
+        if not self.started:
+            raise MediatorNotStartedError(message)
+        call = self._calls.get(message.__class__) if strategy is None else None
+        if call is None:
+            call = self._find(message.__class__, strategy)
+        frame = enter(mode, message, self._ids, None if cause is None else cause.caused(self._ids()))
+        return call, frame
+
+    def _find(self, message_type: type, strategy: PublishStrategy | None) -> Call:
+        call = self._registry.pipeline(message_type, strategy).call
+        if strategy is None:
+            self._calls[message_type] = call
+        return call
+
     async def _dispatch(
         self, message: Any, mode: TransactionMode, strategy: PublishStrategy | None, cause: MessageContext | None
     ) -> Any:
-        if not self.started:
-            raise MediatorNotStartedError(message)
-        call = self._registry.pipeline(message.__class__, strategy).call
-        frame = enter(mode, message, self._ids, None if cause is None else cause.caused(self._ids()))
-        joined = frame.scope.transaction
+        call, frame = self._enter(message, mode, strategy, cause)
         try:
             if frame.depth > self._max_depth:
                 frame.refuse(self._max_depth)
-            if joined is None:
-                response = await call(message)
-            elif mode is TransactionMode.NESTED:
-                response = await _call_in_savepoint(joined, message, call)
-            else:
-                response = await _call_joined(joined, message, call)
+            response = await (call(message) if frame.owner else call_inside(frame, mode, message, call))
             if response.__class__ is CoroutineType:
                 check_awaited(response, message)
         except BaseException as error:
@@ -257,18 +278,3 @@ class Mediator:
         if not frame.leave_quietly():
             await frame.leave()
         return response
-
-
-async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call) -> Any:
-    async with transaction.savepoint(message):
-        return await call(message)
-
-
-async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call in somebody else's transaction: a command or publish that fails leaves that nothing but a rollback."""
-    try:
-        return await call(message)
-    except BaseException as error:
-        if issubclass(type(message), (Command, Notification)):
-            transaction.doom(message, error)
-        raise
