@@ -15,10 +15,12 @@ class AmbientFrame(Frame):
 
     def __init__(self, parent: Frame | None, ids: IdFactory) -> None:
         around = parent.anchor if parent is not None else None
-        self.scope = around.scope if around is not None else _NO_SCOPE
-        self.parent, self.ids, self.owner = parent, ids, False
-        self.message = around.message if around is not None else "mediator.context()"
-        self.depth = parent.depth if parent is not None else 0
+        self.scope: Scope = around.scope if around is not None else _NO_SCOPE
+        self.parent: Frame | None = parent
+        self.ids: IdFactory = ids
+        self.owner: bool = False
+        self.message: object = around.message if around is not None else "mediator.context()"
+        self.depth: int = parent.depth if parent is not None else 0
 
     @property
     def anchor(self) -> Frame | None:
