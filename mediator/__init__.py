@@ -3,9 +3,11 @@
 from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
 from mediator.behaviors.circuit_breaker import Circuit, CircuitBreakerBehavior
+from mediator.behaviors.concurrency_limit import ConcurrencyLimitBehavior
 from mediator.behaviors.exceptions import RequestExceptionActionProcessorBehavior, RequestExceptionProcessorBehavior
 from mediator.behaviors.logging import LoggingBehavior, StreamLoggingBehavior, add_message_context
 from mediator.behaviors.processing import RequestPostProcessorBehavior, RequestPreProcessorBehavior
+from mediator.behaviors.rate_limit import RateLimitBehavior
 from mediator.behaviors.timeout import TimeoutBehavior
 from mediator.behaviors.validation import ValidationBehavior, Validator
 from mediator.context import MessageContext
@@ -48,6 +50,7 @@ __all__ = [
     "Circuit",
     "CircuitBreakerBehavior",
     "Command",
+    "ConcurrencyLimitBehavior",
     "Concurrent",
     "DistributedEvent",
     "DistributedEventBroker",
@@ -70,6 +73,7 @@ __all__ = [
     "PublishStrategy",
     "Publisher",
     "Query",
+    "RateLimitBehavior",
     "Registry",
     "RemoteSender",
     "Request",

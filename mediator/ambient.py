@@ -13,12 +13,13 @@ _NO_SCOPE.closed = True
 class AmbientFrame(Frame):
     """Stands in the chain of frames for its context only: scope and transaction are those of the dispatch around it."""
 
-    __slots__ = ()
-
     def __init__(self, parent: Frame | None, ids: IdFactory) -> None:
         around = parent.anchor if parent is not None else None
-        message = around.message if around is not None else "mediator.context()"
-        super().__init__(around.scope if around is not None else _NO_SCOPE, parent, message, ids, False)
+        self.scope: Scope = around.scope if around is not None else _NO_SCOPE
+        self.parent: Frame | None = parent
+        self.ids: IdFactory = ids
+        self.owner: bool = False
+        self.message: object = around.message if around is not None else "mediator.context()"
         self.depth: int = parent.depth if parent is not None else 0
 
     @property

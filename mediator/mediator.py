@@ -11,13 +11,13 @@ from mediator.context import IdFactory, MessageContext, new_id
 from mediator.description import Application, Format, described
 from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
 from mediator.headers import NO_HEADERS
-from mediator.messages import Command, Notification, Request, StreamRequest
-from mediator.pipeline import Call, check_awaited
+from mediator.messages import Notification, Request, StreamRequest
+from mediator.pipeline import Call, call_inside, check_awaited
 from mediator.registry import Registry
 from mediator.scope import Frame, Scope, current_frame, current_scope, enter
 from mediator.strategies import PublishStrategy
 from mediator.streams import Stream
-from mediator.transactions import Transaction, TransactionMode
+from mediator.transactions import TransactionMode
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class Mediator:
         self, registry: Registry, *, ids: IdFactory = new_id, started: bool = True, max_depth: int = 50
     ) -> None:
         self._registry = registry
+        self._calls: dict[type, Call] = {}
         self._max_depth = max_depth
         self._ids = ids
         self.started = started
@@ -49,6 +50,7 @@ class Mediator:
     def rebind(self, registry: Registry) -> None:
         """Use another registry from the next dispatch on: for containers whose list of behaviors was overridden."""
         self._registry = registry
+        self._calls = {}
 
     async def send(
         self,
@@ -73,7 +75,21 @@ class Mediator:
         """
         if not isinstance(request, Request):
             raise MessageKindError(request, "send")
-        response: R = await self._dispatch(request, mode, None, context)
+        if not self.started:
+            raise MediatorNotStartedError(request)
+        call = self._calls.get(request.__class__) or self._find(request.__class__)
+        frame = enter(mode, request, self._ids, context and context.caused(self._ids()))
+        try:
+            if frame.depth > self._max_depth:
+                frame.refuse(self._max_depth)
+            response: R = await (call(request) if frame.owner else call_inside(frame, mode, request, call))
+            if response.__class__ is CoroutineType:
+                check_awaited(response, request)
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        if not frame.leave_quietly():
+            await frame.leave()
         return response
 
     def stream(
@@ -128,7 +144,22 @@ class Mediator:
         """
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish")
-        await self._dispatch(notification, mode, strategy, context)
+        if not self.started:
+            raise MediatorNotStartedError(notification)
+        known = self._calls.get(notification.__class__) if strategy is None else None
+        call = known or self._find(notification.__class__, strategy)
+        frame = enter(mode, notification, self._ids, context and context.caused(self._ids()))
+        try:  # as in `send`: what they share would be one more coroutine for each dispatch
+            if frame.depth > self._max_depth:
+                frame.refuse(self._max_depth)
+            result = await (call(notification) if frame.owner else call_inside(frame, mode, notification, call))
+            if result.__class__ is CoroutineType:
+                check_awaited(result, notification)
+        except BaseException as error:
+            await frame.leave(error)
+            raise
+        if not frame.leave_quietly():
+            await frame.leave()
 
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
         """Publish a notification once the running unit of work has committed, in a unit of work of its own.
@@ -155,7 +186,7 @@ class Mediator:
     ) -> None:
         """Publish on behalf of a dispatch that may be over by now."""
         cause = frame.context if frame is not None else None
-        await self._dispatch(notification, TransactionMode.NEW, strategy, cause)
+        await self.publish(notification, mode=TransactionMode.NEW, strategy=strategy, context=cause)
 
     @asynccontextmanager
     async def context(
@@ -232,43 +263,8 @@ class Mediator:
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)
 
-    async def _dispatch(
-        self, message: Any, mode: TransactionMode, strategy: PublishStrategy | None, cause: MessageContext | None
-    ) -> Any:
-        if not self.started:
-            raise MediatorNotStartedError(message)
-        call = self._registry.pipeline(message.__class__, strategy).call
-        frame = enter(mode, message, self._ids, None if cause is None else cause.caused(self._ids()))
-        joined = frame.scope.transaction
-        try:
-            if frame.depth > self._max_depth:
-                frame.refuse(self._max_depth)
-            if joined is None:
-                response = await call(message)
-            elif mode is TransactionMode.NESTED:
-                response = await _call_in_savepoint(joined, message, call)
-            else:
-                response = await _call_joined(joined, message, call)
-            if response.__class__ is CoroutineType:
-                check_awaited(response, message)
-        except BaseException as error:
-            await frame.leave(error)
-            raise
-        if not frame.leave_quietly():
-            await frame.leave()
-        return response
-
-
-async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call) -> Any:
-    async with transaction.savepoint(message):
-        return await call(message)
-
-
-async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call in somebody else's transaction: a command or publish that fails leaves that nothing but a rollback."""
-    try:
-        return await call(message)
-    except BaseException as error:
-        if issubclass(type(message), (Command, Notification)):
-            transaction.doom(message, error)
-        raise
+    def _find(self, message_type: type, strategy: PublishStrategy | None = None) -> Call:
+        call = self._registry.pipeline(message_type, strategy).call
+        if strategy is None:
+            self._calls[message_type] = call
+        return call

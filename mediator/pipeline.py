@@ -9,14 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import CoroutineType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
 from mediator.context import new_id
 from mediator.errors import CallNextError, ConcurrentPublishError, NotAwaitedError
 from mediator.handlers import Notification_contra
-from mediator.scope import current_frame, current_scope, enter
+from mediator.messages import Command, Notification
+from mediator.scope import Frame, current_frame, current_scope, enter
 from mediator.strategies import PublishStrategy, Sequential
-from mediator.transactions import TransactionMode
+from mediator.transactions import Transaction, TransactionMode
 
 Message_contra = TypeVar("Message_contra", contravariant=True)
 Response = TypeVar("Response")
@@ -26,8 +27,6 @@ Source = Callable[[], Any]
 """Anything that gives an object (or an awaitable of it) when called: a provider of a container, for one."""
 
 Call = Callable[..., Coroutine[Any, Any, Any]]
-
-_KEEP: Any = object()
 
 
 class CallNext(Protocol[Response_co]):
@@ -57,6 +56,9 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     belongs_outside: ClassVar[Mapping[str, str]] = {}
     """The roles that must stand after it in the list, if they are there, each with the reason. `validate` checks it."""
 
+    made_once: ClassVar[bool] = False
+    """It keeps something from one message to the next, so its provider must make it once. `validate` checks it."""
+
     per_scope: ClassVar[bool] = False
     """When the handlers of a notification have scopes of their own, it runs in each of these, not around the publish."""
 
@@ -77,32 +79,17 @@ class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
         """Act around `await call_next()`. `handler` is the class of the handler inside."""
 
 
-class _Next:
-    """`call_next` of one run of a behavior; it refuses when that run is over.
-
-    A coroutine that neither runs nor waits has ended, so nothing need be noted on the way.
-    """
-
-    __slots__ = ("inner", "message", "run")
-
-    inner: Call
-    message: Any
-    run: Any
-
-    def __call__(self, replacement: Any = _KEEP, /) -> Coroutine[Any, Any, Any]:
-        run = self.run
-        if run is not None and not run.cr_running and not run.cr_suspended:
-            raise CallNextError(self.message, run.__qualname__)
-        return self.inner(self.message if replacement is _KEEP else replacement)
-
-
 def handler_link(source: Source) -> Call:
     """The innermost link of a request: its handler."""
+    plain: Any = None  # the class that was found to be no awaitable: asking it again costs more than comparing
 
     def call(message: Any, /) -> Coroutine[Any, Any, Any]:
+        nonlocal plain
         handler = source()
-        if hasattr(handler, "__await__"):
-            return _handle_when_resolved(handler, message)
+        if handler.__class__ is not plain:
+            if hasattr(handler, "__await__"):
+                return _handle_when_resolved(handler, message)
+            plain = handler.__class__
         result: Coroutine[Any, Any, Any] = handler.handle(message)
         return result
 
@@ -120,20 +107,52 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 
 
 def behavior_link(source: Source, inner: Call) -> Call:
-    """A link that lets a behavior decide about the links inside it."""
+    """A link that lets a behavior decide about the links inside it.
+
+    Its `call_next` refuses when the behavior has ended. A coroutine that neither runs nor waits has, so nothing need be
+    noted on the way.
+    """
+    plain: Any = None
 
     def call(message: Any, /) -> Coroutine[Any, Any, Any]:
+        nonlocal plain
+        run: Any = None
         behavior = source()
-        call_next = _Next()
-        call_next.inner, call_next.message = inner, message
-        if hasattr(behavior, "__await__"):
-            run = _handle_when_resolved(behavior, message, call_next)
-        else:
-            run = behavior.handle(message, call_next)
-        call_next.run = run if run.__class__ is CoroutineType else None
-        return run
+        if behavior.__class__ is not plain:
+            if hasattr(behavior, "__await__"):
+                behavior = _Resolving(behavior)
+            plain = behavior.__class__
+        run = behavior.handle(
+            message,
+            # A lambda, for the annotations of a function would be made each time.
+            lambda replacement=..., /: (
+                inner(message if replacement is ... else replacement)
+                if run is None or run.cr_running or run.cr_suspended
+                else _refuse(message, run)
+            ),
+        )
+        handling: Coroutine[Any, Any, Any] = run
+        if run.__class__ is not CoroutineType:
+            run = None
+        return handling
 
     return call
+
+
+def _refuse(message: object, run: Any) -> NoReturn:
+    raise CallNextError(message, run.__qualname__)
+
+
+class _Resolving:
+    """A behavior that is still being made."""
+
+    __slots__ = ("_resolving",)
+
+    def __init__(self, resolving: Any) -> None:
+        self._resolving = resolving
+
+    def handle(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
+        return _handle_when_resolved(self._resolving, *arguments)
 
 
 def notification_behavior_link(source: Source, handler: type, inner: Call) -> Call:
@@ -219,6 +238,31 @@ def own_scope_link(inner: Call) -> Call:
         return response
 
     return call
+
+
+def call_inside(frame: Frame, mode: TransactionMode, message: Any, call: Call) -> Awaitable[Any]:
+    """Call in the scope of another dispatch, and in its transaction if one runs."""
+    joined = frame.scope.transaction
+    if joined is None:
+        return call(message)
+    if mode is TransactionMode.NESTED:
+        return _call_in_savepoint(joined, message, call)
+    return _call_joined(joined, message, call)
+
+
+async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call) -> Any:
+    async with transaction.savepoint(message):
+        return await call(message)
+
+
+async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
+    """Call in somebody else's transaction: a command or publish that fails leaves that nothing but a rollback."""
+    try:
+        return await call(message)
+    except BaseException as error:
+        if issubclass(type(message), (Command, Notification)):
+            transaction.doom(message, error)
+        raise
 
 
 def check_awaited(response: Any, message: object) -> None:

@@ -21,13 +21,15 @@ class Scope:
     """The objects of one dispatch: made once, shared by what joins it, disposed of at its end.
 
     Attributes:
-        instances: Objects by the key of whoever keeps them here.
         transaction: The transaction that runs now; one scope may see several in turn.
         transactional: False when nothing in this scope may begin a transaction.
         outcome: What became of the last transaction.
         response: What the command of a committed transaction returned.
         settled_id: The id of the last transaction that committed, or of which that is unknown.
         closed: Whether the dispatch is over.
+        tip: The innermost of the running dispatches.
+        exits: What is called at the end, if anything.
+        kept: The instances, if there are any.
     """
 
     # Class attributes are the defaults: a scope is made for every dispatch, and most use few of them.
@@ -38,10 +40,15 @@ class Scope:
     settled_id: str | None = None
     closed: bool = False
     tip: "Frame | None" = None
-    _exits: list[ExitCallback] | None = None
+    exits: list[ExitCallback] | None = None
+    kept: dict[Any, Any] | None = None
 
-    def __init__(self) -> None:
-        self.instances: dict[Any, Any] = {}
+    @property
+    def instances(self) -> dict[Any, Any]:
+        """Objects by the key of whoever keeps them here."""
+        if self.kept is None:
+            self.kept = {}
+        return self.kept
 
     @property
     def running(self) -> object:
@@ -51,13 +58,13 @@ class Scope:
     @property
     def has_exits(self) -> bool:
         """Whether closing has anything to do."""
-        return self._exits is not None
+        return self.exits is not None
 
     def on_exit(self, callback: ExitCallback) -> None:
         """Call `callback(error or None)` at the end of the scope, last added first. It may be a coroutine function."""
-        if self._exits is None:
-            self._exits = []
-        self._exits.append(callback)
+        if self.exits is None:
+            self.exits = []
+        self.exits.append(callback)
 
     async def close(self, error: BaseException | None) -> None:
         """Run every exit callback, also when one fails or is cancelled, then raise what failed.
@@ -68,14 +75,14 @@ class Scope:
         """
         self.closed = True
         failures: list[BaseException] = []
-        while self._exits:
+        while self.exits:
             try:
-                pending = self._exits.pop()(error)
+                pending = self.exits.pop()(error)
                 if pending is not None:
                     await pending
             except BaseException as failure:  # collected: every other callback still runs
                 failures.append(failure)
-        self.instances = {}
+        self.kept = None
         raise_failures("scope", failures, error)
 
 
@@ -99,16 +106,13 @@ def raise_failures(what: str, failures: Sequence[BaseException], error: BaseExce
 class Frame:
     """One running dispatch: its message, its scope, and the dispatch it came from."""
 
-    __slots__ = ("_context", "depth", "ids", "message", "owner", "parent", "scope")
-
-    def __init__(self, scope: Scope, parent: "Frame | None", message: object, ids: IdFactory, owner: bool) -> None:
-        self.scope: Scope = scope
-        self.parent: Frame | None = parent
-        self.message: object = message
-        self.owner: bool = owner
-        self.ids: IdFactory = ids
-        self.depth: int = parent.depth + 1 if parent is not None and not parent.scope.closed else 1
-        self._context: MessageContext | None = None
+    scope: Scope
+    parent: "Frame | None"
+    message: object
+    ids: IdFactory
+    owner: bool
+    depth: int
+    _context: MessageContext | None = None
 
     @property
     def context(self) -> MessageContext:
@@ -170,15 +174,14 @@ class Frame:
     def leave_quietly(self) -> bool:
         """End a dispatch that went well and leaves nothing to do; False when there is something: then `leave` it."""
         scope = self.scope
-        if scope.tip is not self:
+        if scope.tip is not self or (self.owner and scope.exits):
             return False
-        if not self.owner:
-            scope.tip = self.parent
-        elif scope.has_exits:
-            return False
-        else:
+        if self.owner:
             scope.closed = True
-            scope.instances = {}
+            scope.tip = None  # or it and this frame would wait for the garbage collector
+            scope.kept = None
+        else:
+            scope.tip = self.parent
         _frame.set(self.parent)
         return True
 
@@ -194,6 +197,8 @@ class Frame:
                 if not last and error is None:
                     await self._close_under_a_running_dispatch()
                 await scope.close(error)
+                if last:
+                    scope.tip = None
             elif last:
                 scope.tip = self.parent
         finally:
@@ -212,6 +217,8 @@ class Frame:
         await self.scope.close(failure)
         raise failure
 
+
+_NEW, _SUPPRESS = TransactionMode.NEW, TransactionMode.SUPPRESS  # looking them up each time costs more than comparing
 
 _frame: ContextVar[Frame | None] = ContextVar("mediator_frame", default=None)
 
@@ -239,19 +246,22 @@ def enter(
         ConcurrentDispatchError: The scope to join is in use by another dispatch at this moment.
     """
     parent = _frame.get()
-    joins = mode is TransactionMode.DEFAULT or mode is TransactionMode.NESTED
-    if joins and parent is not None and not parent.scope.closed:
+    frame = Frame()  # without an `__init__`, for it is made for every dispatch
+    frame.parent, frame.message, frame.ids = parent, message, ids
+    if parent is None or parent.scope.closed or mode is _NEW or mode is _SUPPRESS:
+        scope = Scope()
+        if mode is _SUPPRESS:
+            scope.transactional = False
+        frame.owner = True
+    else:
         scope = parent.scope
         if scope.tip is not parent and not _stand_for_one(scope.tip, parent):
             raise ConcurrentDispatchError(message, scope.running)
-        frame = Frame(scope, parent, message, ids, False)
-    else:
-        scope = Scope()
-        if mode is TransactionMode.SUPPRESS:
-            scope.transactional = False
-        frame = Frame(scope, parent, message, ids, True)
+        frame.owner = False
+    frame.depth = 1 if parent is None or parent.scope.closed else parent.depth + 1
     if context is not None:
         frame.context = context
+    frame.scope = scope
     scope.tip = frame
     _frame.set(frame)
     return frame

@@ -9,6 +9,7 @@ from typing import Any
 from mediator.behaviors.caching import CachingBehavior
 from mediator.companions import CompanionBehavior
 from mediator.dependency_injector.catalog import Catalog
+from mediator.dependency_injector.provider_kinds import MAKING_ANEW, effective
 from mediator.errors import HandlerNotFoundError, Problem
 from mediator.handlers import fits, message_types, spelled, type_arguments
 from mediator.messages import Notification, Request, is_request, is_stream_request
@@ -23,6 +24,8 @@ _TAKING_RESPONSES = (RequestExceptionHandler, RequestPostProcessor)
 def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
     """What is wrong with the behaviors of one mediator, and with what they work with."""
     yield from find_order_faults(Registry(catalog.handlers, catalog.behaviors, catalog.companions))
+    for behavior in catalog.behaviors:
+        yield from _made_anew(behavior)
     for binding in (*catalog.behaviors, *catalog.companions):
         yield from _outside_bounds(binding)
     for behavior in catalog.behaviors:
@@ -113,6 +116,16 @@ def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple
 def _is_value(message: type) -> bool:
     compares: Any = inspect.getattr_static(message, "__eq__")
     return inspect.getattr_static(message, "__hash__") is not None and compares is not object.__eq__
+
+
+def _made_anew(behavior: Binding) -> Iterator[Problem]:
+    """A behavior that is to remember something, and is made for each message."""
+    if getattr(behavior.cls, "made_once", False) and isinstance(effective(behavior.source), MAKING_ANEW):
+        text = (
+            "is made anew for each message, and could not tell what came before it. Write "
+            f"`providers.Singleton({behavior.cls.__name__}, ...)`."
+        )
+        yield Problem(behavior.label, behavior.cls.__name__, text)
 
 
 def _outside_bounds(binding: Binding) -> Iterator[Problem]:

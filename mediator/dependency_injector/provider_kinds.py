@@ -17,6 +17,9 @@ CALLING: Kinds = (providers.Callable, providers.Factory, providers.BaseSingleton
 KEEPING: Kinds = (providers.BaseSingleton, providers.BaseResource)
 """They keep what they made for as long as the application lives."""
 
+MAKING_ANEW: Kinds = (providers.Factory, providers.ContextLocalSingleton)
+"""What they give to one dispatch another one does not get."""
+
 RESOURCES: Kinds = (providers.BaseResource,)
 SINGLETONS: Kinds = (providers.BaseSingleton,)
 DEPENDENCIES: Kinds = (providers.Dependency,)

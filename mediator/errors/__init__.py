@@ -36,8 +36,10 @@ from mediator.errors.events import (
 from mediator.errors.refusals import (
     CacheKeyError,
     CircuitOpenError,
+    ConcurrencyLimitedError,
     MessageTimeoutError,
     NotAuthorizedError,
+    RateLimitedError,
     ValidationFailedError,
     ValidationFailure,
 )
@@ -89,6 +91,7 @@ __all__ = [
     "CircuitOpenError",
     "CommitOutcomeUnknownError",
     "CommittedError",
+    "ConcurrencyLimitedError",
     "ConcurrentDispatchError",
     "ConcurrentPublishError",
     "ContainerError",
@@ -120,6 +123,7 @@ __all__ = [
     "Problem",
     "ProviderNotFoundError",
     "PublisherUnavailableError",
+    "RateLimitedError",
     "RemoteError",
     "RemoteFailedError",
     "RemoteRefusedError",

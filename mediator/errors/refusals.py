@@ -114,6 +114,55 @@ class CircuitOpenError(MediatorError, RuntimeError):
 
 
 @dataclass(eq=False, repr=False)
+class RateLimitedError(MediatorError, RuntimeError):
+    """A message was refused, because too many came before it. It was not handled.
+
+    Attributes:
+        message: The message.
+        limit: How many are let through in `seconds`.
+        seconds: The period of the limit.
+        retry_after: The seconds until it would be let through, if nobody else comes meanwhile.
+        key: Whose limit it is, where it is not everybody's.
+    """
+
+    message: object
+    limit: int
+    seconds: float
+    retry_after: float
+    key: object = None
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.message)} was not handled: the limit of {self.limit} in {self.seconds:g} s is used up. Send it "
+            f"again in {self.retry_after:.3g} s, or let it wait: `max_wait` of its `RateLimitBehavior`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ConcurrencyLimitedError(MediatorError, RuntimeError):
+    """A message was refused, because as many as may be were being handled. It was not handled.
+
+    Attributes:
+        message: The message.
+        limit: How many are handled at a time.
+        waited: How long it waited for a place, in seconds.
+        key: Whose limit it is, where it is not everybody's.
+    """
+
+    message: object
+    limit: int
+    waited: float
+    key: object = None
+
+    def __str__(self) -> str:
+        waited = f", and none ended in {self.waited:g} s" if self.waited else ""
+        return (
+            f"{name_of(self.message)} was not handled: {self.limit} are being handled already{waited}. Send it again when "
+            "one of them may have ended, or let it wait for longer: `max_wait` of its `ConcurrencyLimitBehavior`."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class CacheKeyError(MediatorError, TypeError):
     """A query cannot be looked up in a cache."""
 

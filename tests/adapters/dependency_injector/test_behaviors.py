@@ -12,6 +12,7 @@ from mediator import (
     Authorizer,
     CachingBehavior,
     Command,
+    ConcurrencyLimitBehavior,
     Handled,
     LoggingBehavior,
     MemoryCache,
@@ -20,6 +21,7 @@ from mediator import (
     NotificationPipelineBehavior,
     PipelineBehavior,
     Query,
+    RateLimitBehavior,
     Request,
     RequestExceptionAction,
     RequestExceptionActionProcessorBehavior,
@@ -38,7 +40,7 @@ from mediator import (
 )
 from mediator.behaviors.retry import RetryBehavior
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, override, validate
-from mediator.errors import ContainerValidationError, NotAuthorizedError, ValidationFailedError
+from mediator.errors import ContainerValidationError, NotAuthorizedError, RateLimitedError, ValidationFailedError
 
 from .shop import CountOrders, CountOrdersHandler, OrderPlaced, Seen, UnitOfWork
 
@@ -247,6 +249,44 @@ def test_a_retry_inside_the_transaction_is_found():
         "an attempt needs one of its own. Put it before container.b1 in the list."
     )
     assert problems([RETRY, TRANSACTION]) == []
+
+
+@pytest.mark.parametrize(
+    ("behavior", "options"),
+    [(RateLimitBehavior, {"limit": 5, "max_wait": 1.0}), (ConcurrencyLimitBehavior, {"limit": 5, "max_wait": 1.0})],
+)
+def test_a_limit_inside_the_transaction_is_found(behavior, options):
+    limit = providers.Singleton(behavior, **options)
+    label, subject, text = only(problems([TRANSACTION, limit]))
+    assert (label, subject) == ("container.b2", behavior.__name__)
+    assert text == (
+        "stands inside the unit of work in the pipeline of Pay: in a transaction nobody may wait, and a refusal should not "
+        "cost one. Put it before container.b1 in the list."
+    )
+    assert problems([limit, TRANSACTION]) == []
+
+
+def test_a_limit_that_is_made_anew_for_each_message_is_found():
+    label, subject, text = only(problems([providers.Factory(RateLimitBehavior, limit=5)]))
+    assert (label, subject) == ("container.b1", "RateLimitBehavior")
+    assert text == (
+        "is made anew for each message, and could not tell what came before it. Write "
+        "`providers.Singleton(RateLimitBehavior, ...)`."
+    )
+    assert problems([providers.ThreadSafeSingleton(RateLimitBehavior, limit=5)]) == []
+    assert problems([providers.Object(RateLimitBehavior(limit=5))]) == []
+
+
+async def test_a_limit_in_a_container_remembers_what_it_has_let_through():
+    class Limited(containers.DeclarativeContainer):
+        limit = providers.Singleton(RateLimitBehavior, limit=1, seconds=3600.0)
+        mediator = MediatorProvider(behaviors=providers.List(limit))
+        pay = providers.Factory(PayHandler)
+
+    async with lifespan(Limited()) as container:
+        assert await container.mediator().send(Pay(7)) == "paid 7"
+        with pytest.raises(RateLimitedError):
+            await container.mediator().send(Pay(7))
 
 
 def test_caching_outside_authorization_is_found():

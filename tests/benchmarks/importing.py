@@ -1,0 +1,33 @@
+"""Importing: how long a fresh interpreter takes to import the package, and what it stands on."""
+
+import subprocess
+import sys
+
+from tests.benchmarks.measuring import Times
+
+STATEMENTS = {
+    "mediator": "import mediator",
+    "what it stands on": "import asyncio, structlog, dependency_injector",
+}
+SCRIPT = "import time; start = time.process_time_ns()\n{}\nprint(time.process_time_ns() - start)"
+
+
+def measure_imports(rounds: int) -> Times:
+    """The processor time of each, in turn, after one round that fills the caches of the file system."""
+    taken: dict[str, list[float]] = {name: [] for name in STATEMENTS}
+    for turn in range(rounds + 1):
+        for name, statement in STATEMENTS.items():
+            seconds = _seconds(statement)
+            if turn:
+                taken[name].append(seconds)
+    return Times(taken)
+
+
+def _seconds(statement: str) -> float:
+    command = [sys.executable, "-c", SCRIPT.format(statement)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout) / 1e9
+
+
+async def importing(rounds: int) -> Times:
+    return measure_imports(rounds)

@@ -1,0 +1,45 @@
+"""Measuring: what is twice the work takes twice the time, and all contenders do the same."""
+
+from mediator import Mediator
+from tests.benchmarks.application import Rename, Renamed, publishing, sending, started
+from tests.benchmarks.by_hand import WRITTEN, publishing_by_hand, sending_by_hand
+from tests.benchmarks.measuring import Times, measure
+from tests.benchmarks.peers import installed_peers
+
+
+async def work(count: int) -> None:
+    for _ in range(count):
+        sum(range(100))
+
+
+async def twice_the_work(count: int) -> None:
+    for _ in range(count):
+        sum(range(100))
+        sum(range(100))
+
+
+async def test_twice_the_work_takes_twice_the_time():
+    times = await measure({"once": work, "twice": twice_the_work}, 10)
+    assert 1.5 < times.best_ratio("twice", "once") < 2.7
+
+
+def test_ratios_are_those_of_single_rounds_in_the_middle_and_of_the_best():
+    times = Times({"a": [2.0, 9.0, 4.0], "b": [1.0, 3.0, 4.0]})
+    assert (times.typical("a"), times.ratio("a", "b"), times.best_ratio("a", "b")) == (4.0, 2.0, 2.0)
+
+
+async def test_what_is_compared_runs_through_as_many_behaviors_and_handlers():
+    for behaviors in WRITTEN:
+        container = sending(behaviors)
+        mediator: Mediator = started(container)
+        assert len(mediator.registry.pipeline(Rename).behaviors) == behaviors
+        await sending_by_hand(container, behaviors, Rename("Ada"))(2)
+    for handlers in (1, 5):
+        container = publishing(handlers)
+        assert len(started(container).registry.pipeline(Renamed).handlers) == handlers
+        await publishing_by_hand(container, handlers, Renamed("Ada"))(2)
+
+
+async def test_every_peer_that_is_installed_can_be_set_up():
+    for peer in installed_peers():
+        await peer.set_up(3)(2)

@@ -1,0 +1,26 @@
+"""Ratios of speed: no comparison takes longer than its ceiling.
+
+The best rounds of both sides are compared, in processor time, and again with more rounds before it fails: a machine that is
+busy makes both sides slower, and hardly ever just one of them in every round.
+"""
+
+import pytest
+
+from tests.benchmarks.comparisons import Comparison, comparisons
+
+ROUNDS = (6, 12, 24)
+
+
+def label(comparison: Comparison) -> str:
+    return f"{comparison.name} against {comparison.against}"
+
+
+@pytest.mark.parametrize("comparison", list(comparisons()), ids=label)
+async def test_it_takes_no_longer_than_its_ceiling(comparison: Comparison):
+    ratios: list[float] = []
+    for rounds in ROUNDS:
+        times = await comparison.times(rounds)
+        ratios.append(times.best_ratio(comparison.subject, comparison.reference))
+        if ratios[-1] <= comparison.ceiling:
+            return
+    pytest.fail(f"{label(comparison)}: {ratios} times as long, and {comparison.ceiling} is the most it may be")

@@ -1,0 +1,78 @@
+"""Garbage: what a dispatch has made is gone when it is over, without the help of the garbage collector."""
+
+import contextlib
+import gc
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from mediator import Command, Mediator, Notification, TransactionMode, current_context, current_scope
+from tests.unit.samples import EnrollStudent, ExpelStudent, StudentEnrolled, answer_name
+from tests.unit.wiring import around, handles, listens, wire
+
+
+async def on(_message: Any, call_next: Any) -> Any:
+    return await call_next()
+
+
+async def nothing(_message: Any) -> None:
+    current_context()
+    current_scope().instances["key"] = object()
+
+
+async def fail(_command: Any) -> None:
+    raise LookupError
+
+
+def wired() -> Mediator:
+    async def nest(command: EnrollStudent) -> str:
+        await mediator.publish(StudentEnrolled())
+        await mediator.publish(StudentEnrolled(), mode=TransactionMode.NEW)
+        return command.name
+
+    behaviors = [around(Command[Any] | Notification, on), around(Command[Any], on)]
+    mediator = wire(
+        handles(EnrollStudent, nest),
+        handles(ExpelStudent, fail),
+        listens(StudentEnrolled, nothing),
+        behaviors=behaviors,
+    )
+    return mediator
+
+
+async def send(mediator: Mediator) -> None:
+    await mediator.send(EnrollStudent())
+
+
+async def send_in_a_context(mediator: Mediator) -> None:
+    async with mediator.context(tenant="north"):
+        await mediator.send(EnrollStudent())
+
+
+async def publish(mediator: Mediator) -> None:
+    await mediator.publish(StudentEnrolled())
+
+
+async def send_what_fails(mediator: Mediator) -> None:
+    with contextlib.suppress(LookupError):
+        await mediator.send(ExpelStudent())
+
+
+@pytest.mark.parametrize("dispatch", [send, send_in_a_context, publish, send_what_fails])
+async def test_a_dispatch_leaves_nothing_to_the_garbage_collector(dispatch: Callable[[Mediator], Awaitable[None]]):
+    mediator = wired()
+    await dispatch(mediator)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await dispatch(mediator)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+async def test_the_name_is_answered_all_the_same():
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(EnrollStudent, on)])
+    assert await mediator.send(EnrollStudent("Ada")) == "Ada"
