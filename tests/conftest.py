@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import settings
@@ -16,10 +17,10 @@ settings.load_profile("mediator")
 def postgres() -> Iterator[PostgresServer]:
     """The PostgreSQL server of this session, shared: never stop it, and use one database per test."""
     server = PostgresServer()
-    with asyncio.Runner() as runner:
-        runner.run(server.start())
+    with ThreadPoolExecutor(1) as aside:  # asked for by an asynchronous fixture, it is inside an event loop already
+        aside.submit(asyncio.run, server.start()).result()
         yield server
-        runner.run(server.close())
+        aside.submit(asyncio.run, server.close()).result()
 
 
 @pytest.fixture

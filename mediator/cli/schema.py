@@ -3,14 +3,11 @@
 import inspect
 from typing import Any
 
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.cli.errors import CommandError
 from mediator.dependency_injector.catalog import instances_of
 from mediator.sqlalchemy import create_schema, schema_sql
-
-DIALECTS = {"sqlite": sqlite.dialect}
 
 
 async def create_tables(container: Any) -> list[str]:
@@ -44,4 +41,4 @@ async def _create(provider: Any) -> str:
 
 def tables_as_text(dialect: str) -> str:
     """The statements that create the tables."""
-    return schema_sql(DIALECTS[dialect]())
+    return schema_sql(dialect)

@@ -1,8 +1,9 @@
-"""Unit of work, outbox and inbox: the same promises in memory and in SQLite."""
+"""Unit of work, outbox and inbox: the same promises in memory, in SQLite and in PostgreSQL."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ from mediator.distributed.outbox import Outbox
 from mediator.errors import IsolationNotSupportedError, UnitOfWorkMismatchError, UnitOfWorkRolledBackError
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryUnitOfWork
+from tests.postgres import PostgresServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ class Storage:
     def unit_of_work(self) -> UnitOfWork:
         instances = current_scope().instances
         if self not in instances:
-            instances[self] = self.make()
+            created = instances[self] = self.make()
+            if isinstance(created, SqlAlchemyUnitOfWork):
+                current_scope().on_exit(lambda _: created.aclose())
         found: UnitOfWork = instances[self]
         return found
 
@@ -100,7 +104,7 @@ class _Do(RequestHandler[Do, Any]):
 
 
 @asynccontextmanager
-async def in_memory(_folder: Path) -> AsyncIterator[Storage]:
+async def in_memory() -> AsyncIterator[Storage]:
     database = InMemoryDatabase()
 
     async def write(row: str) -> None:
@@ -121,8 +125,8 @@ async def in_memory(_folder: Path) -> AsyncIterator[Storage]:
 
 
 @asynccontextmanager
-async def in_sqlite(folder: Path) -> AsyncIterator[Storage]:
-    async with open_engine(f"sqlite:///{folder}/contract.db") as engine:
+async def in_database(url: str) -> AsyncIterator[Storage]:
+    async with open_engine(url) as engine:
         await create_schema(engine)
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE entries (text TEXT)"))
@@ -145,11 +149,17 @@ async def in_sqlite(folder: Path) -> AsyncIterator[Storage]:
         )
 
 
-@pytest.fixture(params=[in_memory, in_sqlite])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
-    opening: Callable[[Path], AbstractAsyncContextManager[Storage]] = request.param
-    async with opening(tmp_path) as opened:
-        yield opened
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == "memory":
+            opening = in_memory()
+        elif request.param == "sqlite":
+            opening = in_database(f"sqlite:///{tmp_path}/contract.db")
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            opening = in_database(await stack.enter_async_context(server.database()))
+        yield await stack.enter_async_context(opening)
 
 
 def writing(row: str, *, fails: bool = False) -> Callable[[Storage], Any]:
