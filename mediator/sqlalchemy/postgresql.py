@@ -177,8 +177,20 @@ def _check(_connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: obj
             raise DisconnectionError("lost while it was idle") from error
 
 
-def _leave(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-    entry.info[_LEFT] = time.monotonic()
+def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+    """Let none back into the pool that is in use, or in a transaction that could not be ended.
+
+    asyncpg refuses COMMIT and ROLLBACK while a statement runs (a forgotten task's), and SQLAlchemy then takes the
+    transaction for ended.
+    """
+    if connection is None:
+        return
+    driver_connection: Any = entry.driver_connection
+    statement: asyncio.Lock | None = getattr(connection, "_execute_mutex", None)
+    if driver_connection.is_in_transaction() or (statement is not None and statement.locked()):
+        entry.invalidate()
+    else:
+        entry.info[_LEFT] = time.monotonic()
 
 
 def _sqlstate(error: BaseException | None) -> str | None:

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from mediator.errors import ConcurrentDispatchError, NoUnitOfWorkError, ScopeClosedError
 from mediator.testing.failpoints import Pause, failpoint
-from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Write
+from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Write, sqlite_only
 
 
 class Forgotten:
@@ -26,6 +26,7 @@ class Forgotten:
             raise LookupError("on purpose")
 
 
+@sqlite_only
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_forgotten_task_that_waits_for_the_writers_lock_does_not_keep_it(ledger: Ledger, fails: bool) -> None:
     held, release = asyncio.Event(), asyncio.Event()
