@@ -87,7 +87,7 @@ async def open_engine(
             statement_timeout=statement_timeout,
             connect_timeout=connect_timeout,
         )
-    engine = create_async_engine(parsed, **settings)
+    engine = _create(parsed, settings)
     try:
         database = database_of(engine, writer_timeout=writer_timeout, lock_timeout=lock_timeout)
         if isinstance(database, PostgresqlDatabase):
@@ -96,6 +96,14 @@ async def open_engine(
     finally:
         await wait_for_late_work(5.0)
         await engine.dispose()
+
+
+def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
+    try:
+        return create_async_engine(url, **settings)
+    except ModuleNotFoundError as error:
+        reason = f"{error.name} is not installed. Install it with `pip install 'mediator[postgres]'`"
+        raise DatabaseUnavailableError(url.render_as_string(hide_password=True), reason) from error
 
 
 def _parse(url: str) -> URL:

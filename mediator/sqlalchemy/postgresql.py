@@ -22,7 +22,7 @@ from mediator.errors import (
     ReadOnlyDatabaseError,
 )
 from mediator.scope import current_frame
-from mediator.sqlalchemy.database import Database
+from mediator.sqlalchemy.database import Database, mode_of
 
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
@@ -31,6 +31,9 @@ _SHUTDOWN = ("57P01", "57P02", "57P03")
 _SCHEMA_LOCK = 0x6D656469_61746F72  # "mediator"
 _RELAY_LOCK = _SCHEMA_LOCK + 1
 _LEFT = "mediator_left"
+"""Under which name a pooled connection has the time when it was given back."""
+_FRESH = "mediator_fresh"
+"""Under which name a connection says that its transaction has had no statement: asyncpg's BEGIN comes with the first."""
 _IDLE_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
 
@@ -53,6 +56,8 @@ class PostgresqlDatabase(Database):
         self._lock_timeout = lock_timeout
         super().__init__(engine, engine.url.set(query={}).render_as_string(hide_password=True))
         event.listen(engine.sync_engine, "do_connect", self._connect)
+        event.listen(engine.sync_engine, "commit", self._check_commit)
+        event.listen(engine.sync_engine, "before_cursor_execute", _refuse_ended_transaction)
         event.listen(engine.sync_engine, "checkout", _check)
         event.listen(engine.sync_engine, "checkin", _leave)
 
@@ -99,6 +104,7 @@ class PostgresqlDatabase(Database):
 
     def begun(self, connection: Connection) -> None:
         """An inner transaction does not wait for ever for a lock that an enclosing one may hold."""
+        connection.info[_FRESH] = True
         if _is_inner():
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._lock_timeout * 1000)}")
 
@@ -134,6 +140,13 @@ class PostgresqlDatabase(Database):
         """See `Database.lock_schema`."""
         await connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
+    def _check_commit(self, connection: Connection) -> None:
+        """Tell a transaction that is known to be lost from one whose COMMIT has no answer."""
+        driver_connection: Any = connection.connection.driver_connection
+        if mode_of(connection) == "write" and driver_connection.is_closed():
+            raise DatabaseConnectionError(self.name, "closed before the commit")
+        _check_running(connection)
+
     def _connect(
         self, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
     ) -> DBAPIConnection:
@@ -162,6 +175,21 @@ def connect_arguments(
     if (name := url.query.get("application_name")) is not None:
         settings["application_name"] = str(name)
     return url.difference_update_query(["sslmode", "application_name"]), arguments
+
+
+def _refuse_ended_transaction(
+    connection: Connection, _cursor: object, _statement: str, _parameters: object, _context: object, _many: bool
+) -> None:
+    if not connection.info.pop(_FRESH, False):
+        _check_running(connection)
+
+
+def _check_running(connection: Connection) -> None:
+    """Keep a writer from going on after a COMMIT or ROLLBACK of its own: each statement would be committed at once."""
+    driver_connection: Any = connection.connection.driver_connection
+    is_over = not (driver_connection.is_in_transaction() or driver_connection.is_closed())
+    if mode_of(connection) == "write" and is_over and _FRESH not in connection.info:
+        raise NoUnitOfWorkError("A statement of a transaction that has ended")
 
 
 def _check(_connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:

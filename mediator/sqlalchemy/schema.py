@@ -24,6 +24,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from mediator.distributed.cloudevents import BUCKETS
 from mediator.sqlalchemy.engine import database_of
 
 metadata: MetaData = MetaData()
@@ -33,9 +34,6 @@ metadata: MetaData = MetaData()
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows only where the type is INTEGER
 _DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}
 _NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch FROM now())"}
-BUCKETS = 64
-"""How many buckets there are for partition keys."""
-
 VERSION = 1
 """The version of these tables."""
 
