@@ -152,7 +152,7 @@ class PostgresqlDatabase(Database):
     ) -> DBAPIConnection:
         try:
             return dialect.connect(*arguments, **options)
-        except (OSError, TypeError, ValueError, dialect.loaded_dbapi.Error) as error:  # also of wrong options
+        except (OSError, TypeError, ValueError, OverflowError, dialect.loaded_dbapi.Error) as error:  # options too
             raise DatabaseUnavailableError(self.name, str(error) or "no answer in time") from error
 
 

@@ -1,5 +1,6 @@
 """SqliteDatabase: an SQLite file that survives a loss of power, with one writer at a time across processes."""
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator
@@ -41,7 +42,9 @@ class SqliteDatabase(Database):
         self.lock: WriterLock = WriterLock(file, timeout=writer_timeout)
         self._relay_lock_file = f"{file}.relay"
         super().__init__(engine, str(file))
+        self._given_up: set[asyncio.Task[None]] = set()
         event.listen(engine.sync_engine, "connect", _configure)
+        event.listen(engine.sync_engine, "invalidate", self._roll_back)
         event.listen(engine.sync_engine, "commit", _refuse_ended_transaction)
         event.listen(engine.sync_engine, "before_cursor_execute", _refuse_outside_transaction)
 
@@ -97,6 +100,20 @@ class SqliteDatabase(Database):
     async def lock_schema(self, connection: AsyncConnection) -> None:
         """The writer's turn is enough."""
 
+    def _roll_back(self, connection: DBAPIConnection, _entry: object, _error: object) -> None:
+        """Undo what a connection did that is about to be closed, since closing it may not.
+
+        Python closes it with `sqlite3_close_v2`: as long as something has a cursor of it (a traceback, until the garbage
+        collector comes), SQLite keeps the transaction, and with it the lock (https://www.sqlite.org/c3ref/close.html).
+        """
+        driver_connection: Any = getattr(connection, "driver_connection", None)
+        try:
+            undoing = asyncio.get_running_loop().create_task(_roll_back(driver_connection))
+        except RuntimeError:  # no event loop: the process is ending
+            return
+        self._given_up.add(undoing)  # the driver does it before it closes the connection
+        undoing.add_done_callback(self._given_up.discard)
+
 
 def file_of(url: URL) -> Path:
     """The file of a database URL.
@@ -124,6 +141,11 @@ def probe(file: Path) -> None:
             connection.execute("PRAGMA schema_version")
     except sqlite3.Error as error:
         raise DatabaseUnavailableError(str(file), str(error)) from error
+
+
+async def _roll_back(driver_connection: Any) -> None:
+    with contextlib.suppress(Exception):  # it is closed already
+        await driver_connection.rollback()
 
 
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,7 +30,12 @@ from mediator import (
 )
 from mediator.distributed.inbox import Inbox
 from mediator.distributed.outbox import Outbox
-from mediator.errors import IsolationNotSupportedError, UnitOfWorkMismatchError, UnitOfWorkRolledBackError
+from mediator.errors import (
+    EventNotSerializableError,
+    IsolationNotSupportedError,
+    UnitOfWorkMismatchError,
+    UnitOfWorkRolledBackError,
+)
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryUnitOfWork
 from tests.postgres import PostgresServer
@@ -233,6 +239,28 @@ async def test_an_isolation_level_that_cannot_be_given_is_refused(storage: Stora
     async with storage.mediator.scope():
         with pytest.raises(IsolationNotSupportedError):
             await storage.unit_of_work.begin("test", isolation="READ UNCOMMITTED")
+
+
+@pytest.mark.parametrize("key", ["\0", "a\0b", "k" * 256])
+async def test_a_key_that_some_database_cannot_store_fails_the_command_on_each(storage: Storage, key: str):
+    async def action(storage: Storage) -> None:
+        await storage.write("a")
+        storage.add(Written("a", key))
+
+    with pytest.raises(EventNotSerializableError, match="partition_key"):
+        await storage.do(action)
+    assert (await storage.read(), await storage.waiting()) == ([], [])
+
+
+@pytest.mark.parametrize("key", ["k" * 255, "ä" * 255, "\x01'\"\\%"])
+async def test_any_other_key_and_any_text_come_back_unchanged(storage: Storage, key: str):
+    async def action(storage: Storage) -> None:
+        storage.add(Written("\0 and \U0001f600", key))
+
+    await storage.do(action)
+    async with storage.outbox.claim(10) as batch:
+        assert [event.partitionkey for event in batch.events] == [key]
+        assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
 
 
 async def test_a_claim_gives_the_oldest_events_and_settling_takes_them_away(storage: Storage):

@@ -2,6 +2,7 @@
 
 import sqlite3
 
+import asyncpg
 from click.testing import CliRunner
 
 from mediator.cli.commands import cli
@@ -62,6 +63,17 @@ def test_the_text_of_sql_creates_the_same_tables(tmp_path):
     connection.close()
 
     assert tables(tmp_path / "app.db") == TABLES
+
+
+async def test_the_text_of_sql_creates_the_same_tables_in_postgresql(postgres_url):
+    result = CliRunner().invoke(cli, ["schema", "sql", "--dialect", "postgresql"])
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(result.stdout)
+    query = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'mediator%' ORDER BY 1"
+    found = [row["tablename"] for row in await connection.fetch(query)]
+    await connection.close()
+
+    assert found == TABLES
 
 
 def test_an_unknown_dialect_is_refused():

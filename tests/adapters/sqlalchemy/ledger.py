@@ -25,6 +25,7 @@ from mediator import (
     current_scope,
 )
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema
+from mediator.sqlalchemy.pool import ConnectionPool
 
 sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 postgresql_only = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
@@ -170,3 +171,10 @@ class _Note(NotificationHandler[Noted]):
         await self._ledger.write(notification.text)
         if notification.fails:
             raise LookupError(notification.text)
+
+
+def pool_of(engine: AsyncEngine) -> ConnectionPool:
+    """The engine's pool, to count what is checked out."""
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, ConnectionPool)
+    return pool

@@ -1,6 +1,7 @@
 """Opening a database: what can be wrong is said at once, and nothing is left behind."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,11 @@ async def test_an_open_database_is_safe_against_a_loss_of_power(engine: AsyncEng
 
 async def test_the_tables_can_be_created_twice_and_at_once(engine: AsyncEngine) -> None:
     await asyncio.gather(create_schema(engine), create_schema(engine))
+    async with engine.connect() as connection:
+        buckets = await connection.execute(text("SELECT bucket FROM mediator_relay_buckets ORDER BY bucket"))
+        assert [row.bucket for row in buckets] == list(range(64))
+        versions = await connection.execute(text("SELECT version, applied_at FROM mediator_schema"))
+        assert [(row.version, abs(time.time() - row.applied_at) < 3600) for row in versions] == [(1, True)]
 
 
 @sqlite_only
