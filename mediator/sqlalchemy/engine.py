@@ -69,7 +69,8 @@ async def open_engine(
         statement_timeout: PostgreSQL: how long a statement waits for its answer, in seconds.
         connect_timeout: PostgreSQL: how long connecting may take, in seconds.
         options: For SQLAlchemy's `create_async_engine`. `hide_parameters` is on unless given, so that errors, and with
-            them logs, show statements without the values in them. `connect_args` are added to ours.
+            them logs, show statements without the values in them. `connect_args` are added to ours; a `None` among its
+            `server_settings` takes one of ours away.
 
     Raises:
         DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted,

@@ -161,19 +161,17 @@ def connect_arguments(
 ) -> tuple[URL, dict[str, Any]]:
     """The URL, without what asyncpg does not know, and its arguments; what is given goes before what is ours."""
     settings = {
-        "application_name": "mediator",
+        "application_name": url.query.get("application_name", "mediator"),
         "idle_in_transaction_session_timeout": str(round(idle_timeout * 1000)),
         "tcp_keepalives_idle": "30",
         "tcp_keepalives_interval": "10",
         "tcp_keepalives_count": "3",
         **given.get("server_settings", {}),
     }
-    arguments = {"timeout": connect_timeout, "command_timeout": statement_timeout, **given, "server_settings": settings}
-    ssl = url.query.get("sslmode")
-    if ssl is not None:
-        arguments.setdefault("ssl", ssl)
-    if (name := url.query.get("application_name")) is not None:
-        settings["application_name"] = str(name)
+    arguments = {"timeout": connect_timeout, "command_timeout": statement_timeout, **given}
+    arguments["server_settings"] = {name: value for name, value in settings.items() if value is not None}
+    if "sslmode" in url.query:
+        arguments.setdefault("ssl", url.query["sslmode"])
     return url.difference_update_query(["sslmode", "application_name"]), arguments
 
 
