@@ -227,16 +227,14 @@ class PostgresServer:
                     if len(lines) > 7 and lines[7].strip() == "ready" and lines[0].strip() == str(self.pid):
                         return
                     if self.pid is None:
-                        raise PostgresError(f"the server ended at its start:\n{self.log()}")
+                        raise PostgresError(f"the server ended at its start:\n{self.log()[-4000:]}")
                     await asyncio.sleep(_POLL)
         except TimeoutError:
-            raise PostgresError(f"not ready within {self._start_timeout:g} s:\n{self.log()}") from None
+            raise PostgresError(f"not ready within {self._start_timeout:g} s:\n{self.log()[-4000:]}") from None
 
     def log(self) -> str:
-        """The end of what the server has written since its last start."""
-        if self._directory is None:
-            return ""
-        return (self._directory / "log").read_text("utf-8", "replace")[-4000:]
+        """What the server has written since its last start."""
+        return "" if self._directory is None else (self._directory / "log").read_text("utf-8", "replace")
 
 
 def _find_binaries() -> Path:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Table, event
+from sqlalchemy import URL, Connection, Table, event
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -151,3 +151,8 @@ class Database(ABC):
 def mode_of(connection: Connection | None) -> str | None:
     """What a connection is for; `None` when it is the application's own affair."""
     return None if connection is None else connection.get_execution_options().get(MODE)
+
+
+def redacted(url: URL) -> str:
+    """A URL for texts: without the password, and without options, since one of them may be it."""
+    return url.set(query={}).render_as_string(hide_password=True)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mediator.distributed.shield import wait_for_late_work
 from mediator.errors import DatabaseUnavailableError
-from mediator.sqlalchemy.database import Database
+from mediator.sqlalchemy.database import Database, redacted
 from mediator.sqlalchemy.pool import ConnectionPool
 from mediator.sqlalchemy.postgresql import PostgresqlDatabase, connect_arguments
 from mediator.sqlalchemy.sqlite import SqliteDatabase, file_of, probe
@@ -97,6 +97,7 @@ async def open_engine(
     finally:
         await wait_for_late_work(5.0)
         await engine.dispose()
+        await asyncio.sleep(0)  # connections that were hung up are closed in the next step of the event loop
 
 
 def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
@@ -104,7 +105,7 @@ def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
         return create_async_engine(url, **settings)
     except ModuleNotFoundError as error:
         reason = f"{error.name} is not installed. Install it with `pip install 'mediator[postgres]'`"
-        raise DatabaseUnavailableError(url.render_as_string(hide_password=True), reason) from error
+        raise DatabaseUnavailableError(redacted(url), reason) from error
 
 
 def _parse(url: str) -> URL:
@@ -124,7 +125,7 @@ def _check_supported(url: URL) -> None:
         reason = (
             "only SQLite files and PostgreSQL through asyncpg are supported: use sqlite:///app.db or postgresql://..."
         )
-        raise DatabaseUnavailableError(url.render_as_string(hide_password=True), reason)
+        raise DatabaseUnavailableError(redacted(url), reason)
 
 
 def _pool_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mediator.errors import (
     ReadOnlyDatabaseError,
 )
 from mediator.scope import current_frame
-from mediator.sqlalchemy.database import Database, mode_of
+from mediator.sqlalchemy.database import Database, mode_of, redacted
 
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
@@ -54,12 +54,13 @@ class PostgresqlDatabase(Database):
 
     def __init__(self, engine: AsyncEngine, *, lock_timeout: float = 5.0) -> None:
         self._lock_timeout = lock_timeout
-        super().__init__(engine, engine.url.set(query={}).render_as_string(hide_password=True))
+        super().__init__(engine, redacted(engine.url))
         event.listen(engine.sync_engine, "do_connect", self._connect)
         event.listen(engine.sync_engine, "commit", self._check_commit)
         event.listen(engine.sync_engine, "before_cursor_execute", _refuse_ended_transaction)
         event.listen(engine.sync_engine, "checkout", _check)
         event.listen(engine.sync_engine, "checkin", _leave)
+        event.listen(engine.sync_engine, "close", _hang_up)
 
     async def probe(self) -> None:
         """Connect once, and keep the connection in the pool.
@@ -105,7 +106,7 @@ class PostgresqlDatabase(Database):
     def begun(self, connection: Connection) -> None:
         """An inner transaction does not wait for ever for a lock that an enclosing one may hold."""
         connection.info[_FRESH] = True
-        if _is_inner():
+        if _is_inner(mode_of(connection)):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._lock_timeout * 1000)}")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
@@ -126,7 +127,7 @@ class PostgresqlDatabase(Database):
         if sqlstate == _READ_ONLY and mode == "write":
             context.is_disconnect = True  # the next connection may lead to the server that has taken over
             return ReadOnlyDatabaseError(self.name)
-        if sqlstate == _LOCK_NOT_AVAILABLE and "NOWAIT" not in (context.statement or "").upper() and _is_inner():
+        if sqlstate == _LOCK_NOT_AVAILABLE and "NOWAIT" not in (context.statement or "").upper() and _is_inner(mode):
             return NestedLockError(self.name, self._lock_timeout)
         if isinstance(error, TimeoutError):
             context.is_disconnect = True
@@ -219,14 +220,24 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
         entry.info[_LEFT] = time.monotonic()
 
 
+def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    """Close an idle connection without waiting for the server to agree, which a frozen one never does.
+
+    One that is not idle is ended by SQLAlchemy: within 2 s, its statement cancelled first.
+    """
+    driver_connection: Any = getattr(connection, "driver_connection", None)
+    if not driver_connection.is_in_transaction():
+        driver_connection.terminate()
+
+
 def _sqlstate(error: BaseException | None) -> str | None:
     return getattr(error, "sqlstate", None)
 
 
-def _is_inner() -> bool:
-    """Whether a dispatch around this one has a transaction of its own, which waits for this one to end."""
+def _is_inner(mode: str | None) -> bool:
+    """Whether another transaction waits for this one to end: a dispatch's around it, or its own beside a handler's."""
     frame = current_frame()
-    own = frame.scope if frame is not None else None
+    own = frame.scope if frame is not None and mode is not None else None
     while frame is not None:
         if frame.scope is not own and frame.scope.transaction is not None:
             return True

@@ -313,3 +313,12 @@ async def test_a_server_that_takes_no_writes_is_a_clear_error_until_it_does(
     await postgres.execute(f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
     await ledger.send(Write("c"))  # on a new connection, without a word from us
     assert await ledger.entries() == await ledger.staged() == ["a", "c"]
+
+
+async def test_an_engine_is_closed_although_the_server_is_frozen(server: PostgresServer) -> None:
+    async with asyncio.timeout(20), open_engine(server.url()) as engine:
+        connections = [await engine.connect() for _ in range(3)]
+        for connection in connections:
+            await connection.close()
+        server.suspend()
+    assert pool_of(engine).checkedin() == 0

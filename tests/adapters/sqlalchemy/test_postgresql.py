@@ -32,6 +32,7 @@ from mediator.sqlalchemy import (
     schema_sql,
 )
 from tests.adapters.sqlalchemy.ledger import Count, Do, EntryWritten, Ledger, Write, create_tables, pool_of
+from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
 
@@ -124,6 +125,33 @@ async def test_an_inner_command_that_needs_a_row_of_its_outer_one_fails_within_t
         assert isinstance(caught.value, NestedWriterError)
         assert await ledger.entries() == ["a"]
         assert pool_of(engine).checkedout() == 0
+
+
+async def test_a_connection_that_a_handler_opens_beside_its_transaction_does_not_wait_for_it_for_ever(url: str) -> None:
+    async def beside(ledger: Ledger) -> None:
+        await update(ledger)
+        async with ledger.engine.begin() as other:
+            await other.execute(text("UPDATE entries SET text = 'beside'"))
+
+    async with open_engine(url, lock_timeout=0.1) as engine:
+        await create_tables(engine)
+        ledger = Ledger(engine)
+        await ledger.send(Write("a"))
+        async with asyncio.timeout(5):
+            with pytest.raises(NestedLockError):
+                await ledger.send(Do(beside))
+        assert await ledger.entries() == ["a"]
+
+
+async def test_a_command_sends_no_statement_but_its_own_between_begin_and_commit(dialect: str) -> None:
+    async with PostgresServer({"log_statement": "all"}) as server, open_engine(server.url()) as engine:
+        await create_tables(engine)
+        ledger = Ledger(engine)
+        await ledger.send(Do(lambda ledger: ledger.write("a")))
+        before = len(server.log())
+        await ledger.send(Do(lambda ledger: ledger.write("b")))
+        sent = re.findall(r"LOG:  (?:statement|execute [^:]*): (\w+)", server.log()[before:])
+    assert sent == ["BEGIN", "INSERT", "COMMIT"]
 
 
 async def test_only_inner_commands_have_a_lock_timeout(ledger: Ledger) -> None:
