@@ -322,3 +322,25 @@ async def test_an_engine_is_closed_although_the_server_is_frozen(server: Postgre
             await connection.close()
         server.suspend()
     assert pool_of(engine).checkedin() == 0
+
+
+async def test_a_connection_whose_begin_is_on_its_way_for_a_forgotten_task_does_not_go_back_to_the_pool(
+    server: PostgresServer,
+) -> None:
+    async with opened(server.url(), pool_size=1, max_overflow=0) as engine:
+        ledger, forgotten = Ledger(engine), list[asyncio.Task[None]]()
+
+        async def forget(ledger: Ledger) -> None:
+            server.suspend()
+            forgotten.append(asyncio.ensure_future(ledger.write("late")))
+            while not pool_of(engine).checkedout():
+                await asyncio.sleep(0)
+            raise LookupError
+
+        async with asyncio.timeout(20):
+            assert isinstance((await send(ledger, Do(forget)))[0], LookupError)
+            server.resume()
+            for entry in "ab":
+                await ledger.send(Write(entry))
+            await asyncio.gather(*forgotten, return_exceptions=True)
+            assert await ledger.entries() == await ledger.staged() == ["a", "b"]
