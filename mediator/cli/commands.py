@@ -109,7 +109,7 @@ def schema_create(target: str) -> None:
 
 
 @schema.command("sql")
-@click.option("--dialect", type=click.Choice(["sqlite"]), default="sqlite", show_default=True)
+@click.option("--dialect", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
 def schema_sql(dialect: str) -> None:
     """Print the statements that create the tables."""
     click.echo(_required_tables().tables_as_text(dialect), nl=False)

@@ -22,6 +22,9 @@ from mediator.errors import (
 from mediator.errors.root import name_of
 from mediator.scope import Frame, Scope
 
+_LONGEST_KEY = 255
+"""Of a partition key, in characters: what every database can store and index."""
+
 
 class UnitOfWorkState(enum.Enum):
     """Whether a transaction runs in a unit of work."""
@@ -80,6 +83,9 @@ def _partition_key(event: DistributedEvent) -> str | None:
         return None
     if not isinstance(key, str):
         raise EventNotSerializableError(event, f"its partition_key is of type {type(key).__name__}, not str")
+    if len(key) > _LONGEST_KEY or "\0" in key:
+        problem = f"its partition_key is longer than {_LONGEST_KEY} characters, or has a NUL character"
+        raise EventNotSerializableError(event, problem)
     try:
         return key.encode().decode()  # plain, also when it is a member of an enumeration of strings
     except UnicodeEncodeError as error:

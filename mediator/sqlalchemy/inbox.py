@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable
 
 from sqlalchemy import delete, select, tuple_
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.distributed.inbox import Inbox
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import SchemaMissingError, UnitOfWorkMismatchError
+from mediator.errors import UnitOfWorkMismatchError
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import inbox
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
@@ -44,10 +43,9 @@ class SqlAlchemyInbox(Inbox):
         row = {"consumer": consumer, "source": source, "event_id": event_id, "received_at": self._clock()}
         connection = await unit_of_work.connection()
         try:
-            result = await connection.execute(insert(inbox).values(row).on_conflict_do_nothing())
-        except OperationalError as error:
-            if "no such table" in str(error.orig):
-                raise SchemaMissingError(self._database.name, inbox.name) from error
+            result = await connection.execute(self._database.insert(inbox).values(row).on_conflict_do_nothing())
+        except DBAPIError as error:
+            self._database.check_table(error, inbox)
             raise
         return result.rowcount == 1
 

@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from filelock import FileLock, Timeout
 from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox import Outbox, OutboxBatch
-from mediator.sqlalchemy.engine import Database, database_of
+from mediator.sqlalchemy.database import Database
+from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import archive, outbox
 
 
@@ -55,16 +55,9 @@ class SqlAlchemyOutbox(Outbox):
     async def claim(self, limit: int, /, *, without: Collection[str] = ()) -> AsyncGenerator[OutboxBatch, None]:
         """See `Outbox.claim`."""
         self._wake.clear()
-        lock = FileLock(self._database.relay_lock_file, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield _Batch(self._database, self._clock, ())
-            return
-        try:
-            yield _Batch(self._database, self._clock, await self._select(limit, without))
-        finally:
-            lock.release()
+        async with self._database.relaying() as alone:
+            rows = await self._select(limit, without) if alone else ()
+            yield _Batch(self._database, self._clock, rows)
 
     async def pending(self) -> int:
         """How many events wait."""

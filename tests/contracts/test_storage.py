@@ -1,8 +1,10 @@
-"""Unit of work, outbox and inbox: the same promises in memory and in SQLite."""
+"""Unit of work, outbox and inbox: the same promises in memory, in SQLite and in PostgreSQL."""
 
 import asyncio
+import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,9 +30,15 @@ from mediator import (
 )
 from mediator.distributed.inbox import Inbox
 from mediator.distributed.outbox import Outbox
-from mediator.errors import IsolationNotSupportedError, UnitOfWorkMismatchError, UnitOfWorkRolledBackError
+from mediator.errors import (
+    EventNotSerializableError,
+    IsolationNotSupportedError,
+    UnitOfWorkMismatchError,
+    UnitOfWorkRolledBackError,
+)
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryUnitOfWork
+from tests.postgres import PostgresServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,9 @@ class Storage:
     def unit_of_work(self) -> UnitOfWork:
         instances = current_scope().instances
         if self not in instances:
-            instances[self] = self.make()
+            created = instances[self] = self.make()
+            if isinstance(created, SqlAlchemyUnitOfWork):
+                current_scope().on_exit(lambda _: created.aclose())
         found: UnitOfWork = instances[self]
         return found
 
@@ -100,7 +110,7 @@ class _Do(RequestHandler[Do, Any]):
 
 
 @asynccontextmanager
-async def in_memory(_folder: Path) -> AsyncIterator[Storage]:
+async def in_memory() -> AsyncIterator[Storage]:
     database = InMemoryDatabase()
 
     async def write(row: str) -> None:
@@ -121,8 +131,8 @@ async def in_memory(_folder: Path) -> AsyncIterator[Storage]:
 
 
 @asynccontextmanager
-async def in_sqlite(folder: Path) -> AsyncIterator[Storage]:
-    async with open_engine(f"sqlite:///{folder}/contract.db") as engine:
+async def in_database(url: str) -> AsyncIterator[Storage]:
+    async with open_engine(url) as engine:
         await create_schema(engine)
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE entries (text TEXT)"))
@@ -145,11 +155,17 @@ async def in_sqlite(folder: Path) -> AsyncIterator[Storage]:
         )
 
 
-@pytest.fixture(params=[in_memory, in_sqlite])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
-    opening: Callable[[Path], AbstractAsyncContextManager[Storage]] = request.param
-    async with opening(tmp_path) as opened:
-        yield opened
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == "memory":
+            opening = in_memory()
+        elif request.param == "sqlite":
+            opening = in_database(f"sqlite:///{tmp_path}/contract.db")
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            opening = in_database(await stack.enter_async_context(server.database()))
+        yield await stack.enter_async_context(opening)
 
 
 def writing(row: str, *, fails: bool = False) -> Callable[[Storage], Any]:
@@ -223,6 +239,28 @@ async def test_an_isolation_level_that_cannot_be_given_is_refused(storage: Stora
     async with storage.mediator.scope():
         with pytest.raises(IsolationNotSupportedError):
             await storage.unit_of_work.begin("test", isolation="READ UNCOMMITTED")
+
+
+@pytest.mark.parametrize("key", ["\0", "a\0b", "k" * 256])
+async def test_a_key_that_some_database_cannot_store_fails_the_command_on_each(storage: Storage, key: str):
+    async def action(storage: Storage) -> None:
+        await storage.write("a")
+        storage.add(Written("a", key))
+
+    with pytest.raises(EventNotSerializableError, match="partition_key"):
+        await storage.do(action)
+    assert (await storage.read(), await storage.waiting()) == ([], [])
+
+
+@pytest.mark.parametrize("key", ["k" * 255, "ä" * 255, "\x01'\"\\%"])
+async def test_any_other_key_and_any_text_come_back_unchanged(storage: Storage, key: str):
+    async def action(storage: Storage) -> None:
+        storage.add(Written("\0 and \U0001f600", key))
+
+    await storage.do(action)
+    async with storage.outbox.claim(10) as batch:
+        assert [event.partitionkey for event in batch.events] == [key]
+        assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
 
 
 async def test_a_claim_gives_the_oldest_events_and_settling_takes_them_away(storage: Storage):

@@ -1,7 +1,6 @@
 """The outbox hands events to one relay at a time, in order; the inbox tells new events from known ones."""
 
 import asyncio
-from pathlib import Path
 
 from sqlalchemy import text
 
@@ -40,9 +39,9 @@ async def test_an_event_survives_the_way_through_the_table_unchanged(ledger: Led
         assert first.events == second.events
 
 
-async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger, file: Path) -> None:
+async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger, url: str) -> None:
     await ledger.send(Write("a"))
-    async with open_engine(f"sqlite:///{file}") as other_engine:
+    async with open_engine(url) as other_engine:
         other = SqlAlchemyOutbox(other_engine)
         async with ledger.outbox.claim(1) as mine, other.claim(1) as theirs:
             assert (len(mine.events), len(theirs.events)) == (1, 0)
