@@ -23,6 +23,7 @@ _RESERVED = _ATTRIBUTES | {"data", "data_base64"}
 _TRACE = ("traceparent", "tracestate")
 _TOKEN = re.compile(r"[a-z0-9-]{1,64}")
 _NAME = re.compile(r"[a-z0-9]+")
+_PARTITION = re.compile(r"[0-9]{1,4}")
 _PLAIN = re.compile(r"[!#-$&-~]*")
 _UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
@@ -55,6 +56,12 @@ def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
         ValueError: The type of the event is not `<context>.<name>.v<version>`.
     """
     return f"{prefix}.{_event_type(event.type)}.{event.bucket % partitions}"
+
+
+def partition_of(subject: str) -> int | None:
+    """The partition that a subject ends with; `None` for one of another form."""
+    last = subject.rpartition(".")[2]
+    return int(last) if _PARTITION.fullmatch(last) else None
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
 """NatsDelivery: one message of a durable consumer, until it is acknowledged."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from nats.aio.msg import Msg
@@ -9,10 +9,11 @@ from nats.aio.msg import Msg
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.subscription import Delivery
 from mediator.errors import EventNotDecodableError
-from mediator.nats.binding import from_message
+from mediator.nats.binding import from_message, partition_of
 
 _PLAIN_TOKENS = 9  # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>
 _NANOSECONDS = 1_000_000_000
+_LONGEST_REASON = 200
 
 Reply = Callable[[str, bytes], Awaitable[None]]
 
@@ -32,6 +33,9 @@ class NatsDelivery(Delivery):
     def __init__(self, message: Msg, reply: Reply, settled: Callable[["NatsDelivery"], None]) -> None:
         self.unread: bool = True
         self.subject: str = message.subject
+        self.partition: int | None = partition_of(message.subject)
+        self.headers: Mapping[str, str] = message.headers or {}
+        self.data: bytes = message.data
         self._address = message.reply
         self._reply = reply
         self._on_settled = settled
@@ -40,9 +44,10 @@ class NatsDelivery(Delivery):
         stream, _, attempt, sequence, _, stored = (tokens if len(tokens) == _PLAIN_TOKENS else tokens[2:])[2:8]
         self.attempt: int = int(attempt)
         self.sequence: int = int(sequence)
+        self.stored_at: datetime = datetime.fromtimestamp(int(stored) / _NANOSECONDS, UTC)
         self.event: CloudEvent | None
         self.problem: str
-        self.event, self.problem = _read(message, f"{stream}:{sequence}", int(stored))
+        self.event, self.problem = _read(message, f"{stream}:{sequence}", self.stored_at)
 
     async def ack(self) -> None:
         """Tell the broker that the event has taken effect."""
@@ -52,6 +57,10 @@ class NatsDelivery(Delivery):
         """Ask for the event again after `delay` seconds."""
         body = b"-NAK " + json.dumps({"delay": round(delay * _NANOSECONDS)}).encode() if delay > 0 else b"-NAK"
         await self._settle(body)
+
+    async def term(self, reason: str) -> None:
+        """Tell the broker never to deliver the event to this group again; the reason stands in its advisory."""
+        await self._settle(f"+TERM {' '.join(reason.split())[:_LONGEST_REASON]}".rstrip().encode(errors="replace"))
 
     async def in_progress(self) -> None:
         """Ask the broker to wait longer before it delivers the event again."""
@@ -65,8 +74,7 @@ class NatsDelivery(Delivery):
             await self._reply(self._address, body)
 
 
-def _read(message: Msg, fallback_id: str, stored: int) -> tuple[CloudEvent | None, str]:
-    stored_at = datetime.fromtimestamp(stored / _NANOSECONDS, UTC)
+def _read(message: Msg, fallback_id: str, stored_at: datetime) -> tuple[CloudEvent | None, str]:
     try:
         return from_message(message.headers, message.data, fallback_id=fallback_id, stored_at=stored_at), ""
     except EventNotDecodableError as error:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 
-from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
 from mediator.errors import SettingError
-from mediator.nats.binding import checked_prefix, context_of
+from mediator.nats.binding import checked_prefix, context_of, from_message
 from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery
 from mediator.nats.link import end
@@ -51,12 +53,24 @@ class NatsEventSubscription(EventSubscription):
             raise SettingError("ack_wait", ack_wait, "use a positive number of seconds")
         self.group = group
         self.ack_wait = ack_wait
+        self.max_age = settings.max_age
         self._connection = connection
         self._prefix = checked_prefix(prefix)
         self._provision = provision
         self._settings = settings
 
-    def open(self, event_types: Iterable[str], /, *, prefetch: int) -> AbstractAsyncContextManager[Deliveries]:
+    def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
+        """See `EventSubscription.read`."""
+        return from_message(headers, data, fallback_id=fallback_id, stored_at=stored_at)
+
+    def open(
+        self,
+        event_types: Iterable[str],
+        /,
+        *,
+        prefetch: int,
+        ordering: Ordering = "none",  # noqa: ARG002  # not yet
+    ) -> AbstractAsyncContextManager[Deliveries]:
         """Start pulling (see `EventSubscription.open`).
 
         `prefetch` is shared out among the streams, at least one each: give no fewer than there are contexts.

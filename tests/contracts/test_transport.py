@@ -13,6 +13,7 @@ import pytest
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.publisher import EventPublisher
 from mediator.distributed.subscription import EventSubscription
+from mediator.errors import EventNotDecodableError
 from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsServer, open_connection
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
 
@@ -118,6 +119,42 @@ async def test_a_delivery_that_is_put_back_comes_again_with_the_next_attempt(tra
         (third,) = await take(deliveries, 1)
     assert [each.attempt for each in (first, second, third)] == [1, 2, 3]
     assert ids([first, second, third]) == ["a", "a", "a"]
+
+
+async def test_a_delivery_has_the_headers_and_the_body_as_they_came_and_its_partition(transport: Transport):
+    sent = [event(f"{n}", key=f"key {n}") for n in range(3)]
+    await transport.publisher.publish(sent)
+    async with transport.subscribe("group").open([TYPE], prefetch=10) as deliveries:
+        taken = await take(deliveries, 3)
+    lowered = {name.lower(): value for name, value in taken[0].headers.items()}
+    assert (lowered["ce-id"], lowered["ce-type"], lowered["ce-partitionkey"]) == ("0", f"{TYPE}.v1", "key%200")
+    assert [each.data for each in taken] == [b'{"n": 1}'] * 3
+    assert [each.partition for each in taken] == [each.bucket % 16 for each in sent]
+    assert all(abs((datetime.now(UTC) - each.stored_at).total_seconds()) < 60 for each in taken)
+
+
+async def test_what_was_kept_of_a_delivery_can_be_read_again(transport: Transport):
+    await transport.publisher.publish([event("a", key="k\n")])
+    subscription = transport.subscribe("group")
+    async with subscription.open([TYPE], prefetch=10) as deliveries:
+        (taken,) = await take(deliveries, 1)
+    headers, stored_at = dict(taken.headers), taken.stored_at
+    assert subscription.read(headers, taken.data, fallback_id="?", stored_at=stored_at) == taken.event
+    del headers["ce-source"]
+    with pytest.raises(EventNotDecodableError):
+        subscription.read(headers, taken.data, fallback_id="?", stored_at=stored_at)
+
+
+async def test_a_terminated_delivery_never_comes_again_to_its_group(transport: Transport):
+    await transport.publisher.publish([event("a"), event("b")])
+    async with transport.subscribe("group", ack_wait=0.5).open([TYPE], prefetch=10) as deliveries:
+        (first,) = await take(deliveries, 1, ack=False)
+        await first.term("it cannot be read:\n" + "\x1b[31m" * 500)
+        (second,) = await take(deliveries, 1, ack=False)
+        await second.nak(0.8)  # by then the first would be back
+        assert ids(await take(deliveries, 1)) == ["b"]
+    async with transport.subscribe("other").open([TYPE], prefetch=10) as deliveries:
+        assert ids(await take(deliveries, 2)) == ["a", "b"]
 
 
 async def test_what_is_not_acknowledged_in_time_comes_again_unless_it_is_in_progress(transport: Transport):
