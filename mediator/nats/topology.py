@@ -77,8 +77,8 @@ class _ApiError(Exception):
 
 async def ensure_stream(
     client: Client, prefix: str, context: str, settings: StreamSettings, *, provision: bool, broker: str
-) -> None:
-    """Make sure that the stream of a context exists and fits; create it when it is missing and `provision` is set.
+) -> dict[str, Any]:
+    """The configuration of a context's stream, which exists and fits; created when missing and `provision` is set.
 
     Raises:
         StreamNotFoundError: It is missing, and is not to be created.
@@ -95,6 +95,7 @@ async def ensure_stream(
     differences = _differences(wanted, found)
     if differences:
         raise StreamMismatchError(broker, "it exists with other settings", stream, differences)
+    return found
 
 
 async def ensure_consumer(
