@@ -4,8 +4,8 @@ from mediator.nats.channel import NatsRequestChannel
 from mediator.nats.connection import NatsConnection, open_connection
 from mediator.nats.publisher import NatsEventPublisher
 from mediator.nats.server import NatsServer
+from mediator.nats.streams import StreamSettings
 from mediator.nats.subscription import NatsEventSubscription
-from mediator.nats.topology import StreamSettings
 
 __all__ = [
     "NatsConnection",

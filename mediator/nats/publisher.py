@@ -23,7 +23,7 @@ from mediator.nats.binding import checked_prefix, context_of, subject_of, to_hea
 from mediator.nats.connection import NatsConnection
 from mediator.nats.flight import Flight, Letter, refusal
 from mediator.nats.link import listen
-from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, ensure_stream
+from mediator.nats.streams import DEFAULT_SETTINGS, StreamSettings, ensure_stream
 
 _CONNECT_SECONDS = 1.0
 _MAX_APPLICATION = 128

@@ -18,9 +18,10 @@ from nats.aio.subscription import Subscription
 from mediator.errors import PublisherUnavailableError, StreamMismatchError
 from mediator.nats.binding import context_of, stream_name
 from mediator.nats.connection import NatsConnection
+from mediator.nats.consumers import ConsumerSettings, ensure_consumer
 from mediator.nats.delivery import NatsDelivery
 from mediator.nats.link import ask, listen
-from mediator.nats.topology import StreamSettings, ensure_consumer, ensure_stream
+from mediator.nats.streams import StreamSettings, ensure_stream
 
 _NANOSECONDS = 1_000_000_000
 _EXPIRES = 5.0
@@ -139,7 +140,8 @@ class Puller:
             )
         except StreamMismatchError as error:  # its publisher's business: nothing here depends on the settings
             self._report("the stream differs", error)
-        await ensure_consumer(client, self._stream, self._group, self._subjects, ack_wait=self._ack_wait, broker=broker)
+        settings = ConsumerSettings(self._group, self._subjects, ack_wait=self._ack_wait)
+        await ensure_consumer(client, self._stream, settings, broker=broker)
         if self._client is not client:
             inbox = client.new_inbox()
             self._subscription = await listen(client, f"{inbox}.*", self._receive)

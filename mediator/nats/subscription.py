@@ -16,7 +16,7 @@ from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery
 from mediator.nats.link import end
 from mediator.nats.puller import Puller
-from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings
+from mediator.nats.streams import DEFAULT_SETTINGS, StreamSettings
 
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TYPE = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
