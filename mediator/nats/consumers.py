@@ -14,7 +14,7 @@ DeliverFrom = Literal["all", "new"] | datetime
 """Where a consumer begins that is new: at the first event that the stream still has, after the last, or at a time."""
 
 _CONSUMER_EXISTS = (10013, 10148)
-_FIXED = ("deliver_policy", "ack_policy", "max_deliver")
+_FIXED = ("ack_policy", "max_deliver")
 
 
 @dataclass(frozen=True, slots=True)

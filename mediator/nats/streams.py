@@ -10,7 +10,9 @@ from mediator.errors import PublisherUnavailableError, SettingError, StreamMisma
 from mediator.nats.api import NANOSECONDS, ApiError, JetStreamApi
 from mediator.nats.binding import stream_name
 
-_PARTITIONS = "mediator.partitions"
+PARTITIONS = "mediator.partitions"
+"""The entry of a stream's metadata that says into how many partitions its subjects are divided."""
+
 _ATOMIC_LEVEL = 2
 _STREAM_EXISTS = 10058
 _COMPARED = ("subjects", "retention", "storage", "discard", "duplicate_window", "max_age")
@@ -51,8 +53,8 @@ DEFAULT_SETTINGS = StreamSettings()
 
 async def ensure_stream(
     client: Client, prefix: str, context: str, settings: StreamSettings, *, provision: bool, broker: str
-) -> None:
-    """Make sure that the stream of a context exists and fits; create it when it is missing and `provision` is set.
+) -> dict[str, Any]:
+    """The configuration of a context's stream, which exists and fits; created when missing and `provision` is set.
 
     Raises:
         StreamNotFoundError: It is missing, and is not to be created.
@@ -69,6 +71,8 @@ async def ensure_stream(
     differences = stream_differences(wanted, info["config"])
     if differences:
         raise StreamMismatchError(broker, "it exists with other settings", stream, differences)
+    config: dict[str, Any] = info["config"]
+    return config
 
 
 def stream_config(prefix: str, context: str, settings: StreamSettings) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def stream_config(prefix: str, context: str, settings: StreamSettings) -> dict[s
         "max_consumers": -1,
         "num_replicas": settings.replicas,
         "allow_direct": True,
-        "metadata": {_PARTITIONS: str(settings.partitions)},
+        "metadata": {PARTITIONS: str(settings.partitions)},
     }
 
 
@@ -99,10 +103,10 @@ def stream_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[st
         if found.get(name) != wanted[name]
     ]
     metadata: dict[str, str] = found.get("metadata") or {}
-    partitions = metadata.get(_PARTITIONS)
-    needed = wanted["metadata"][_PARTITIONS]
+    partitions = metadata.get(PARTITIONS)
+    needed = wanted["metadata"][PARTITIONS]
     if partitions != needed:
-        differences.append(f"{_PARTITIONS} in its metadata is {partitions}, not {needed}")
+        differences.append(f"{PARTITIONS} in its metadata is {partitions}, not {needed}")
     return differences
 
 
