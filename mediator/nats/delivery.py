@@ -28,6 +28,8 @@ class NatsDelivery(Delivery):
 
     Attributes:
         unread: Whether it still waits to be taken.
+        consumer: The durable consumer that it is of.
+        remaining: How many more the consumer had for this group when it was sent.
     """
 
     def __init__(self, message: Msg, reply: Reply, settled: Callable[["NatsDelivery"], None]) -> None:
@@ -41,7 +43,9 @@ class NatsDelivery(Delivery):
         self._on_settled = settled
         self._open = True
         tokens = message.reply.split(".")
-        stream, _, attempt, sequence, _, stored = (tokens if len(tokens) == _PLAIN_TOKENS else tokens[2:])[2:8]
+        place = (tokens if len(tokens) == _PLAIN_TOKENS else tokens[2:])[2:9]
+        stream, self.consumer, attempt, sequence, _, stored, remaining = place
+        self.remaining: int = int(remaining)
         self.attempt: int = int(attempt)
         self.sequence: int = int(sequence)
         self.stored_at: datetime = datetime.fromtimestamp(int(stored) / _NANOSECONDS, UTC)
