@@ -1,6 +1,7 @@
 """NatsDelivery: one message of a durable consumer, until it is acknowledged."""
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
@@ -30,10 +31,12 @@ class NatsDelivery(Delivery):
         unread: Whether it still waits to be taken.
         consumer: The durable consumer that it is of.
         remaining: How many more the consumer had for this group when it was sent.
+        seen: When the broker last heard that it is in work, in seconds of the monotonic clock.
     """
 
     def __init__(self, message: Msg, reply: Reply, settled: Callable[["NatsDelivery"], None]) -> None:
         self.unread: bool = True
+        self.seen: float = time.monotonic()
         self.subject: str = message.subject
         self.partition: int | None = partition_of(message.subject)
         self.headers: Mapping[str, str] = message.headers or {}
@@ -69,6 +72,7 @@ class NatsDelivery(Delivery):
     async def in_progress(self) -> None:
         """Ask the broker to wait longer before it delivers the event again."""
         if self._open:
+            self.seen = time.monotonic()
             await self._reply(self._address, b"+WPI")
 
     async def _settle(self, body: bytes) -> None:

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 
 import nats.errors
@@ -164,12 +165,20 @@ class Puller:
                 async with asyncio.timeout(min(_TICK, max(0.0, sign_of_life - loop.time()))):
                     await self._wake.wait()
             now = loop.time()
-            for pull in self._pulls:
-                if pull.is_silent(now):
-                    pull.forget()
+            self._look_after(now)
             if now >= sign_of_life:
                 sign_of_life = now + self._group.ack_wait / 3
                 await self._keep_waiting()
+
+    def _look_after(self, now: float) -> None:
+        """Give up requests that died in silence, and deliveries that the broker has given to somebody else by now."""
+        overdue = time.monotonic() - self._group.ack_wait
+        for pull in self._pulls:
+            if pull.is_silent(now):
+                pull.forget()
+            for delivery in tuple(pull.held):
+                if delivery.seen < overdue and not delivery.unread:
+                    pull.settled(delivery)
 
     async def _ask_for_more(self, now: float) -> None:
         client = self._client

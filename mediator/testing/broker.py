@@ -11,7 +11,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
-from mediator.errors import EventNotDecodableError, PublisherUnavailableError
+from mediator.errors import EventNotDecodableError, GroupOrderingError, PublisherUnavailableError
 from mediator.nats.binding import from_message, to_headers
 
 _PARTITIONS = 16
@@ -39,8 +39,9 @@ class _Group:
         outstanding: The partitions of which a delivery is with a consumer, or comes again later.
     """
 
-    def __init__(self, name: str, event_types: frozenset[str]) -> None:
+    def __init__(self, name: str, event_types: frozenset[str], ordering: Ordering) -> None:
         self.name = name
+        self.ordering = ordering
         self.event_types = event_types
         self.outstanding: dict[int, int] = {}
         self.changed: asyncio.Event = asyncio.Event()
@@ -123,15 +124,25 @@ class InMemoryBroker:
         for group in self._groups.values():
             group.offer(replace(stored))
 
-    def group(self, name: str, event_types: Iterable[str]) -> _Group:
-        """The group of a name; a new one begins with the first event of the stream."""
+    def group(
+        self, name: str, event_types: Iterable[str], *, ordering: Ordering = "none", start: str | datetime = "all"
+    ) -> _Group:
+        """The group of a name; a new one begins with the first event of the stream, or where `start` says.
+
+        Raises:
+            GroupOrderingError: The group exists with the other ordering.
+        """
         types = frozenset(event_types)
         if name not in self._groups:
-            group = self._groups[name] = _Group(name, types)
+            group = self._groups[name] = _Group(name, types, ordering)
             for stored in self._stream:
-                group.offer(replace(stored))
-        self._groups[name].event_types |= types
-        return self._groups[name]
+                if start == "all" or (isinstance(start, datetime) and stored.stored_at >= start):
+                    group.offer(replace(stored))
+        group = self._groups[name]
+        if group.ordering != ordering:
+            raise GroupOrderingError(name, ordering, "InMemoryBroker", name)
+        group.event_types |= types
+        return group
 
     def acknowledge(self, group: str, sequence: int) -> None:
         """Note that a group is done with an event."""
@@ -170,10 +181,13 @@ class InMemoryEventPublisher(EventPublisher):
 class InMemoryEventSubscription(EventSubscription):
     """`subscription = providers.Singleton(InMemoryEventSubscription, broker, "advising")`."""
 
-    def __init__(self, broker: InMemoryBroker, group: str, *, ack_wait: float = 30.0) -> None:
+    def __init__(
+        self, broker: InMemoryBroker, group: str, *, ack_wait: float = 30.0, start: str | datetime = "all"
+    ) -> None:
         self._broker = broker
         self.group = group
         self.ack_wait = ack_wait
+        self._start = start
 
     def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
         """See `EventSubscription.read`."""
@@ -183,8 +197,8 @@ class InMemoryEventSubscription(EventSubscription):
     async def open(
         self, event_types: Iterable[str], /, *, prefetch: int, ordering: Ordering = "none"
     ) -> AsyncGenerator[Deliveries, None]:
-        """See `EventSubscription.open`."""
-        group = self._broker.group(self.group, event_types)
+        """See `EventSubscription.open`. A group with the other ordering is refused here, with `GroupOrderingError`."""
+        group = self._broker.group(self.group, event_types, ordering=ordering, start=self._start)
         opened = _Deliveries(self._broker, group, prefetch, self.ack_wait, ordered=ordering == "key")
         try:
             yield opened

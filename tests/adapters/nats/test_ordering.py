@@ -258,6 +258,12 @@ async def test_the_consumers_of_an_ordered_group_are_as_they_must_be(connection,
     async with subscription(connection, prefix).open([TYPE], prefetch=10, ordering="key") as deliveries:
         assert await take_ids(deliveries, 1) == ["a"]
     async with subscription(connection, prefix).open([TYPE, "shop.added"], prefetch=10, ordering="key") as deliveries:
+        async with asyncio.timeout(8):
+            while any(
+                len(info.config.filter_subjects or []) < 2
+                for info in await raw.jetstream().consumers_info(f"{prefix}-shop")
+            ):
+                await asyncio.sleep(0.01)
         await publish(connection, prefix, event("b", "k", type="shop.added.v1"))
         assert await take_ids(deliveries, 1) == ["b"]
     consumers = {info.name: info.config for info in await raw.jetstream().consumers_info(f"{prefix}-shop")}

@@ -328,6 +328,11 @@ async def test_event_types_are_added_to_a_group_and_never_taken_from_it(connecti
         await take_ids(deliveries, 1)
     slower = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=60)
     async with slower.open([TYPE, "shop.added"], prefetch=10) as deliveries:
+
+        async def known() -> bool:
+            return len((await consumer_state(raw, prefix)).config.filter_subjects or []) == 2
+
+        await until(known)
         await publish(connection, prefix, event("b", type="shop.added.v1"))
         assert await take_ids(deliveries, 1) == ["b"]
     async with subscription.open([TYPE], prefetch=10) as deliveries:
