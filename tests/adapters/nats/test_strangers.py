@@ -5,7 +5,6 @@ import json
 from urllib.parse import urlsplit
 
 import pytest
-from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from mediator.distributed.subscription import Deliveries, Delivery
