@@ -40,14 +40,10 @@ class Letter:
     headers: dict[str, str]
 
     def header_size(self) -> int:
-        """How large the headers are on the wire, in bytes. All of them are ASCII."""
+        """How large the headers are, in bytes; `max_payload` limits them and the body together. All of them are ASCII."""
         headers = self.headers
         text = sum(map(len, headers)) + sum(map(len, headers.values()))
         return _FRAME_BYTES + text + _HEADER_BYTES * len(headers)
-
-    def size(self) -> int:
-        """What the server counts against `max_payload`, in bytes: the headers too."""
-        return self.header_size() + len(self.event.data)
 
 
 class Flight:
@@ -128,8 +124,9 @@ class Flight:
             context, line = letter.context, lines[letter.context]
             if len(line) >= BATCH or sizes[context] >= WINDOW_BYTES or not self._may_follow(index, context, chosen):
                 continue
-            size = letter.size() + _BATCH_HEADER_BYTES
-            if size <= max_payload and letter.header_size() + _BATCH_HEADER_BYTES <= _MAX_HEADER_BYTES:
+            header_size = letter.header_size() + _BATCH_HEADER_BYTES
+            size = header_size + len(letter.event.data)
+            if size <= max_payload and header_size <= _MAX_HEADER_BYTES:
                 line.append(index)
                 chosen[index] = context
                 sizes[context] += size
@@ -216,7 +213,8 @@ class Flight:
         letter = self._letters[index]
         if index in self._errors or not isinstance(letter, Letter):
             return
-        size, header_size = letter.size(), letter.header_size()
+        header_size = letter.header_size()
+        size = header_size + len(letter.event.data)
         if size > client.max_payload:  # the server would close the connection for good
             text = f"with its headers it is {size:,} bytes, and the broker takes at most {client.max_payload:,}"
             self.settle(index, refusal(letter.event, text))

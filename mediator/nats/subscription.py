@@ -114,6 +114,8 @@ class NatsEventSubscription(EventSubscription):
                 for group, limit in zip(groups, _shares(prefetch, len(groups)), strict=True)
             ]
         tasks = [asyncio.create_task(puller.run(), name="mediator nats puller") for puller in pullers]
+        for task in tasks:
+            task.add_done_callback(deliveries.ended)
         try:
             yield deliveries
         finally:
@@ -154,9 +156,12 @@ class _NatsDeliveries(Deliveries):
     def __init__(self) -> None:
         self._waiting: deque[NatsDelivery] = deque()
         self._arrived = asyncio.Event()
+        self._failure: BaseException | None = None
 
     async def next(self) -> Delivery:
         while not self._waiting:
+            if self._failure is not None:
+                raise self._failure
             self._arrived.clear()
             await self._arrived.wait()
         delivery = self._waiting.popleft()
@@ -166,6 +171,12 @@ class _NatsDeliveries(Deliveries):
     def put(self, delivery: NatsDelivery) -> None:
         self._waiting.append(delivery)
         self._arrived.set()
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Have a puller that failed, which it never should, end whoever waits for it: nothing would come any more."""
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._arrived.set()
 
     async def hand_back(self) -> None:
         while self._waiting:

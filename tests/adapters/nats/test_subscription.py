@@ -391,3 +391,14 @@ async def test_settings_that_cannot_work_are_refused(connection, wrong) -> None:
 async def test_a_subscription_to_nothing_sensible_is_refused(connection, types, prefetch) -> None:
     with pytest.raises(SettingError):
         NatsEventSubscription(connection, "g").open(types, prefetch=prefetch)
+
+
+async def test_a_puller_that_fails_leaves_nobody_waiting(connection, prefix, monkeypatch) -> None:
+    async def fail(self, now: float) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr("mediator.nats.puller.Puller._ask_for_more", fail)
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        with pytest.raises(ExceptionGroup) as raised:
+            await take(deliveries)
+    assert raised.group_contains(LookupError, match="a bug")
