@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import sys
 import time
@@ -410,3 +411,77 @@ def test_places_are_given_out_in_the_order_of_asking() -> None:
     assert granted == ["a", "b", "c"]
     room.give_back()
     assert room.take()
+
+
+WORKER = """
+import asyncio, os, random, sys
+from mediator.nats import NatsEventSubscription, open_connection
+
+async def work(deliveries, file, rng):
+    while True:
+        delivery = await deliveries.next()
+        await asyncio.sleep(rng.random() * 0.2)
+        os.write(file, f"{delivery.event.id}\\n".encode())
+        if rng.random() < 0.1:
+            await delivery.nak(rng.random() * 0.2)
+        else:
+            await delivery.ack()
+
+async def main():
+    file = os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    rng = random.Random(int(sys.argv[4]))
+    async with open_connection(sys.argv[1], probe_interval=0.5) as connection:
+        group = NatsEventSubscription(connection, "g", prefix=sys.argv[2], ack_wait=1.0)
+        async with group.open(["shop.order-placed"], prefetch=rng.choice([3, 64]), ordering="key") as deliveries:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(6):
+                    tasks.create_task(work(deliveries, file, rng))
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_and_brokers_that_are_killed_and_frozen_at_random_never_invert_a_key(
+    server, prefix, event, tmp_path
+) -> None:
+    rng, log = random.Random(7), tmp_path / "log"
+    count, per_key = 1200, 60
+    log.touch()
+
+    async def start() -> asyncio.subprocess.Process:
+        seed = str(rng.randrange(10**6))
+        return await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, server.url, prefix, str(log), seed)
+
+    workers = [await start() for _ in range(3)]
+    try:
+        async with open_connection(server.url) as connection, asyncio.timeout(90):
+            await publish(connection, prefix, *(event(f"{n}", f"k{n % (count // per_key)}") for n in range(count)))
+            accidents = 0
+            while len(set(log.read_text().split())) < count:
+                await asyncio.sleep(0.15)
+                if accidents == 12:
+                    continue
+                accidents += 1
+                victim = rng.choice(workers)
+                what = rng.choice(["kill", "freeze", "broker"])
+                if what == "kill":
+                    victim.kill()
+                    await victim.wait()
+                    workers[workers.index(victim)] = await start()
+                elif what == "freeze":
+                    victim.send_signal(signal.SIGSTOP)
+                    await asyncio.sleep(1.2)
+                    victim.send_signal(signal.SIGCONT)
+                else:
+                    await server.kill()
+                    await server.start()
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+            await worker.wait()
+    assert accidents == 12
+    first_seen = list(dict.fromkeys(log.read_text().split()))
+    for key in range(count // per_key):
+        seen = [int(one) for one in first_seen if int(one) % (count // per_key) == key]
+        assert seen == list(range(key, count, count // per_key))
