@@ -11,7 +11,7 @@ from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.errors import EventRefusedError, PublisherUnavailableError
-from mediator.nats import NatsEventPublisher, NatsServer, open_connection
+from mediator.nats import NatsEventPublisher, open_connection
 from mediator.nats.batch import SMALLEST
 from mediator.nats.binding import context_of, to_headers
 from mediator.nats.flight import BATCH, Flight, Letter
@@ -204,23 +204,6 @@ async def test_a_crash_in_the_middle_leaves_all_or_nothing_and_a_resend_complete
             while any(result.error for result in await publisher.publish(events)):
                 await asyncio.sleep(0.05)
         assert await stored(client, "events-shop") == ["first", *(f"{n}" for n in range(300))]
-
-
-async def test_with_every_write_synced_a_batch_is_several_times_as_fast(event):
-    async with NatsServer(jetstream="sync_interval: always") as server, open_connection(server.url) as connection:
-        loop = asyncio.get_running_loop()
-        seconds = []
-        for atomic in (True, False):
-            publisher = NatsEventPublisher(connection, "app", atomic_batches=atomic)
-            await publisher.publish([event(f"warm-{atomic}")])
-            best = 1e9
-            for call in range(3):
-                started = loop.time()
-                results = await publisher.publish([event(f"{atomic}-{call}-{n}") for n in range(500)])
-                best = min(best, loop.time() - started)
-                assert set(errors(results)) == {type(None)}
-            seconds.append(best)
-    assert seconds[0] * 1.5 < seconds[1]
 
 
 letters = st.lists(
