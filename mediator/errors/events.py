@@ -127,6 +127,24 @@ class StreamMismatchError(PublisherUnavailableError):
 
 
 @dataclass(eq=False, repr=False)
+class GroupOrderingError(EventError):
+    """A group that consumed with one ordering is to consume with the other one, and would begin again from its start."""
+
+    group: str
+    ordering: str
+    stream: str
+    consumer: str
+
+    def __str__(self) -> str:
+        return (
+            f"The group {self.group} cannot consume {self.stream} with ordering={self.ordering!r}: the consumer "
+            f"{self.consumer} shows that it did so with the other ordering, and its progress cannot be taken over. Use "
+            f"another group; or stop every instance of this one and delete its consumers on {self.stream}: it then begins "
+            "where `start` says, and the inbox recognizes what it has taken in before."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class ServerStartError(MediatorError, RuntimeError):
     """A nats-server could not be started."""
 

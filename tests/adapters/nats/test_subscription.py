@@ -328,6 +328,11 @@ async def test_event_types_are_added_to_a_group_and_never_taken_from_it(connecti
         await take_ids(deliveries, 1)
     slower = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=60)
     async with slower.open([TYPE, "shop.added"], prefetch=10) as deliveries:
+
+        async def known() -> bool:
+            return len((await consumer_state(raw, prefix)).config.filter_subjects or []) == 2
+
+        await until(known)
         await publish(connection, prefix, event("b", type="shop.added.v1"))
         assert await take_ids(deliveries, 1) == ["b"]
     async with subscription.open([TYPE], prefetch=10) as deliveries:
@@ -386,3 +391,14 @@ async def test_settings_that_cannot_work_are_refused(connection, wrong) -> None:
 async def test_a_subscription_to_nothing_sensible_is_refused(connection, types, prefetch) -> None:
     with pytest.raises(SettingError):
         NatsEventSubscription(connection, "g").open(types, prefetch=prefetch)
+
+
+async def test_a_puller_that_fails_leaves_nobody_waiting(connection, prefix, monkeypatch) -> None:
+    async def fail(self, now: float) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr("mediator.nats.puller.Puller._ask_for_more", fail)
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        with pytest.raises(ExceptionGroup) as raised:
+            await take(deliveries)
+    assert raised.group_contains(LookupError, match="a bug")
