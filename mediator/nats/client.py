@@ -4,6 +4,7 @@ nats-py itself keeps the public key of the first connect, waits for ever for the
 JWT, and hands its password to a server that says it has no TLS.
 """
 
+import re
 import ssl
 from typing import Any
 
@@ -12,6 +13,8 @@ from nats.aio.client import Client
 
 from mediator.nats.credentials import Credentials
 from mediator.nats.tls import Tls
+
+_DENIED = re.compile(r'permissions violation for publish to "(\S+)"')  # nats-py passes it on in lower case
 
 
 class AuthenticatedClient(Client):
@@ -26,6 +29,7 @@ class AuthenticatedClient(Client):
     def __init__(self, credentials: Credentials, tls: Tls, *, encrypted: bool) -> None:
         super().__init__()
         self._encrypted = encrypted
+        self._denied: set[str] = set()
         self._credentials = credentials
         self._tls = tls
 
@@ -33,6 +37,16 @@ class AuthenticatedClient(Client):
     def ssl_context(self) -> ssl.SSLContext:
         """The context for the next connection; nats-py tries again after an `OSError`."""
         return self._tls.context()
+
+    def may_not_publish(self, subject: str) -> bool:
+        """Whether the server has refused something on a subject, for want of permission."""
+        return subject.lower() in self._denied
+
+    async def _process_err(self, err_msg: str) -> None:
+        denied = _DENIED.search(err_msg)
+        if denied is not None:
+            self._denied.add(denied[1])
+        await super()._process_err(err_msg)
 
     def _connect_command(self) -> bytes:
         """What is sent first, once the connection is encrypted if it is to be."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -10,7 +11,7 @@ from urllib.parse import quote
 
 from nats.aio.client import Client
 
-from mediator.errors import PublisherUnavailableError
+from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.nats.addresses import Addresses
 from mediator.nats.client import AuthenticatedClient
 from mediator.nats.credentials import Credentials
@@ -31,17 +32,16 @@ class NatsConnection:
     """
 
     def __init__(
-        self, addresses: Addresses, credentials: Credentials, tls: Tls, *, name: str, probe_interval: float
+        self, addresses: Addresses, credentials: Credentials, tls: Tls, options: dict[str, str], probe_interval: float
     ) -> None:
         self.broker: str = ",".join(addresses.urls)
         self._closed = False
-        options = _OPTIONS | {"name": name} | credentials.options() | tls.options()
-        hidden = sorted({*credentials.secrets, *map(quote, credentials.secrets)}, key=len, reverse=True)
+        all_options = _OPTIONS | options | credentials.options() | tls.options()
+        hidden = [re.escape(secret) for each in credentials.secrets for secret in (each, quote(each, safe=""))]
+        secret = re.compile(rf"(?<!\w)(?:{'|'.join(hidden)})(?!\w)")
 
         def hide(text: str) -> str:
-            for secret in hidden:
-                text = text.replace(secret, "***")
-            return text
+            return secret.sub("***", text) if hidden else text
 
         def make() -> Client:
             return AuthenticatedClient(credentials, tls, encrypted=tls.is_given or addresses.encrypted)
@@ -51,7 +51,7 @@ class NatsConnection:
                 purpose,
                 addresses.urls,
                 make,
-                options,
+                all_options,
                 broker=self.broker,
                 hide=hide,
                 probe_interval=probe_interval,
@@ -94,6 +94,7 @@ def open_connection(
     url: str | Sequence[str],
     *,
     name: str = "mediator",
+    inbox_prefix: str = "_INBOX",
     user: str | None = None,
     password: str | None = None,
     token: str | None = None,
@@ -120,6 +121,7 @@ def open_connection(
     Args:
         url: One URL or several (`nats://`, `tls://`), possibly with user and password or token, percent-encoded.
         name: The name of the client, seen in the server's monitoring.
+        inbox_prefix: The subjects on which answers come, for users that may only subscribe to their own.
         user: The user, when it is not in the URL.
         password: The password of the user; the user may be in the URL.
         token: The token, when the server asks for one.
@@ -141,11 +143,14 @@ def open_connection(
     beside = Credentials(user, password, token, user_credentials, nkeys_seed)
     encryption = Tls(tls, tls_ca, tls_certificate, tls_key, tls_key_password, tls_hostname, tls_handshake_first)
     del url, user, password, token, tls_key_password  # a traceback that shows local variables would show them
+    if not _INBOX.fullmatch(inbox_prefix):
+        raise SettingError("inbox_prefix", inbox_prefix, "use tokens of letters, digits, hyphens and underscores")
     addresses.check()
     credentials = addresses.complete(beside)
     credentials.check()
     encryption.check()
-    return _opened(NatsConnection(addresses, credentials, encryption, name=name, probe_interval=probe_interval))
+    options = {"name": name, "inbox_prefix": inbox_prefix}
+    return _opened(NatsConnection(addresses, credentials, encryption, options, probe_interval))
 
 
 @contextlib.asynccontextmanager
@@ -156,6 +161,7 @@ async def _opened(connection: NatsConnection) -> AsyncGenerator[NatsConnection]:
         await connection.close()
 
 
+_INBOX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _OPTIONS: dict[str, Any] = {
     "max_reconnect_attempts": -1,
     "reconnect_time_wait": RETRY_SECONDS,

@@ -168,7 +168,7 @@ class Link:
         if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
             return  # a server that refuses the credentials says so only now and then before it hangs up
         if "permissions violation" in text.lower():
-            if _PROBE_SUBJECT in text:
+            if f'"{_PROBE_SUBJECT}"'.lower() in text.lower():  # nats-py passes it on in lower case
                 self._probing = False  # not allowed to ask is not the same as no answer
             if text != self._reason:
                 self._log.warning("refused by the broker", reason=text)
