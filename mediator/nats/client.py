@@ -36,7 +36,11 @@ class AuthenticatedClient(Client):
     @property
     def ssl_context(self) -> ssl.SSLContext:
         """The context for the next connection; nats-py tries again after an `OSError`."""
-        return self._tls.context()
+        try:
+            return self._tls.context()
+        except BaseException:
+            self._hang_up()
+            raise
 
     def may_not_publish(self, subject: str) -> bool:
         """Whether the server has refused something on a subject, for want of permission."""

@@ -32,7 +32,8 @@ class NatsEventSubscription(EventSubscription):
         connection: Where the broker is.
         group: The name of the group; also that of its durable consumers.
         prefix: The first token of streams and subjects.
-        provision: Create missing streams; otherwise wait for them.
+        provision: Create missing streams and consumers, and add to the subjects of consumers; otherwise wait until
+            somebody else has done so.
         settings: How missing streams are created. A stream that differs is consumed, and the difference logged; only
             with `ordering="key"` its partitions must be as many as `settings` says.
         ack_wait: How long the broker waits for an acknowledgement, in seconds; `None` is 30 s, and 10 s with

@@ -465,6 +465,29 @@ async def test_certificates_that_were_replaced_are_used_at_the_next_connect(tmp_
         await changed(connection, server, theirs.settings(verify=True))
 
 
+async def test_a_certificate_without_its_key_is_tried_again_until_the_key_has_come_too(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("app")
+    options = {"tls_ca": authority.path, "tls_certificate": certificate, "tls_key": key}
+    async with (
+        NatsServer(settings=authority.settings(verify=True)) as server,
+        open_connection(server.url, **options) as connection,
+    ):
+        await connection.client("publish", timeout=5)
+        next_certificate, next_key = map(Path, authority.issue("next"))
+        next_certificate.replace(certificate)
+        await server.restart()
+        await reason(connection, "key values mismatch", "key_values_mismatch")
+        next_key.replace(key)
+        await connection.client("publish", timeout=5)
+
+
+def test_keys_need_a_package_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mediator.nats.credentials._nkeys", None)
+    with pytest.raises(SettingError, match=r"pip install 'mediator\[nkeys\]'"):
+        open_connection("nats://h", nkeys_seed=seed_file(tmp_path / "seed", Key.new()))
+
+
 def _copy(path: Path) -> Path:
     copy = path.with_suffix(".copy")
     copy.write_bytes(path.read_bytes())

@@ -1,5 +1,6 @@
 """What is seen of a broker: all of it, or why not."""
 
+import asyncio
 import re
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import pytest
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.errors import SettingError
 from mediator.nats import (
+    NatsCluster,
     NatsConnection,
     NatsEventPublisher,
     NatsEventSubscription,
@@ -131,3 +133,17 @@ async def test_a_monitoring_that_cannot_be_used_is_told(connection: NatsConnecti
     assert "hidden" not in repr(seen)
     with pytest.raises(SettingError, match="http://host:port"):
         await inspect_broker(connection, Topology(), monitoring="file:///etc/passwd")
+
+
+async def test_a_replica_that_is_away_is_named(event: Callable[..., CloudEvent]) -> None:
+    async with NatsCluster() as cluster, open_connection(cluster.urls) as connection:
+        topology = NatsEventPublisher(connection, "shop", settings=StreamSettings(replicas=3)).topology([TYPE])
+        await provide(connection, topology)
+        await cluster.servers[0].kill()
+        async with asyncio.timeout(30):
+            seen = await inspect_broker(connection, topology)
+            while not (seen.streams and seen.streams[0].offline_replicas):
+                seen = await inspect_broker(connection, topology)
+                await asyncio.sleep(0.1)
+    assert seen.streams[0].offline_replicas == ("mediator-1",)
+    assert seen.streams[0].replicas == 3

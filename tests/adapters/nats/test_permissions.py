@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.errors import PublisherUnavailableError
-from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsServer, open_connection
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsServer, StreamSettings, open_connection
 from mediator.nats.api import JetStreamApi
 from mediator.nats.provisioning import provision
 from mediator.nats.survey import survey
@@ -26,6 +26,10 @@ authorization { users: [
       subscribe: ["_INBOX_shipping.>"] } }
   { user: deployment, password: "compares", permissions: {
       publish: ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.LIST.*"]
+      subscribe: ["_INBOX.>"] } }
+  { user: operations, password: "creates", permissions: {
+      publish: ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.LIST.*",
+                "$JS.API.STREAM.CREATE.*", "$JS.API.CONSUMER.CREATE.>", "$JS.API.STREAM.UPDATE.*"]
       subscribe: ["_INBOX.>"] } }
 ] }
 """
@@ -90,6 +94,22 @@ async def test_a_stream_is_created_with_batches_by_a_user_who_may_not_ask_for_th
         api = JetStreamApi(await connection.client("publish", timeout=5), "")
         await provision(api, topology, done=lambda item: None)
         assert (await survey(api, topology)).streams["events-shop"]["config"]["allow_atomic"]
+
+
+async def test_a_user_who_may_create_and_update_can_apply() -> None:
+    async with (
+        NatsServer(settings=USERS) as server,
+        open_connection(server.url, user="operations", password="creates") as connection,
+    ):
+        api = JetStreamApi(await connection.client("publish", timeout=5), "")
+        for types, age in (([TYPE], 3600), ([TYPE, "shop.order-paid"], 7200)):
+            settings = StreamSettings(max_age=age)
+            wanted = [
+                NatsEventPublisher(connection, "sales", settings=settings).topology(types),
+                NatsEventSubscription(connection, "shipping", settings=settings).topology(types),
+            ]
+            items = await provision(api, merged(wanted), done=lambda item: None, update_streams=True)
+            assert {item.status for item in items} == {"present"}
 
 
 async def test_a_user_who_may_only_look_can_compare() -> None:
