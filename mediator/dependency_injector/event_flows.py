@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.catalog import Catalog, instances_of, provided_class, read_catalog
+from mediator.dependency_injector.catalog import Catalog, instances_of, read_catalog
+from mediator.dependency_injector.declared import provided_class
 from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.handler_rules import declared_classes
 from mediator.dependency_injector.mediator_provider import mediators_of
