@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import get_args
 
@@ -13,6 +13,7 @@ from mediator.cli.description import describe
 from mediator.cli.errors import CommandError, printable
 from mediator.cli.running import run_workers
 from mediator.cli.target import load_container
+from mediator.cli.topology import Report, apply_topology, compare_topology
 from mediator.description import Format
 from mediator.errors import ContainerError, ContainerValidationError, MediatorError
 
@@ -113,3 +114,69 @@ def schema_create(target: str) -> None:
 def schema_sql(dialect: str) -> None:
     """Print the statements that create the tables."""
     click.echo(_required_tables().tables_as_text(dialect), nl=False)
+
+
+PACKAGES = click.option(
+    "--package", "packages", metavar="NAME", multiple=True, help="An imported package with further event classes."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+TIMEOUT = click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for the broker.")
+
+
+@cli.group()
+def topology() -> None:
+    """Compare and create the streams and consumers that a container needs of its broker."""
+
+
+@topology.command("plan")
+@TARGET
+@PACKAGES
+@AS_JSON
+@TIMEOUT
+def topology_plan(target: str, packages: tuple[str, ...], as_json: bool, timeout: float) -> None:
+    """Show what `apply` would create and update, what differs, and what is not needed any more."""
+    with _reporting():
+        with redirect_stdout(sys.stderr):  # what the application logs is no part of the report
+            report = asyncio.run(compare_topology(load_container(target), packages, timeout=timeout))
+        _show(report, as_json=as_json)
+
+
+@topology.command("diff")
+@TARGET
+@PACKAGES
+@AS_JSON
+@TIMEOUT
+def topology_diff(target: str, packages: tuple[str, ...], as_json: bool, timeout: float) -> None:
+    """Show the differences only, and exit with status 1 when there are any."""
+    with _reporting():
+        with redirect_stdout(sys.stderr):
+            report = asyncio.run(compare_topology(load_container(target), packages, timeout=timeout))
+        _show(report.differences(), as_json=as_json)
+        sys.exit(1 if report.is_different else 0)
+
+
+@topology.command("apply")
+@TARGET
+@PACKAGES
+@AS_JSON
+@TIMEOUT
+@click.option("--update-streams", is_flag=True, help="Change ages, sizes, windows and replicas of own streams too.")
+@click.option("--prune", is_flag=True, help="Take away subjects that no handler here is for.")
+def topology_apply(
+    target: str, packages: tuple[str, ...], *, as_json: bool, timeout: float, update_streams: bool, prune: bool
+) -> None:
+    """Create what is missing and add subjects to consumers; nothing is deleted.
+
+    Exits with status 1 when something differs that it does not change.
+    """
+    with _reporting():
+        with redirect_stdout(sys.stderr):
+            container = load_container(target)
+            applying = apply_topology(container, packages, timeout=timeout, update_streams=update_streams, prune=prune)
+            report = asyncio.run(applying)
+        _show(report, as_json=as_json)
+        sys.exit(1 if report.has("differs") else 0)
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    click.echo(printable(report.as_json() if as_json else report.as_table()))

@@ -21,6 +21,7 @@ from mediator.errors.dispatch import (
     StreamNotOpenError,
 )
 from mediator.errors.events import (
+    ConsumerNotFoundError,
     EventDeclarationError,
     EventError,
     EventKindError,
@@ -98,6 +99,7 @@ __all__ = [
     "ConcurrencyLimitedError",
     "ConcurrentDispatchError",
     "ConcurrentPublishError",
+    "ConsumerNotFoundError",
     "ContainerError",
     "ContainerValidationError",
     "ContextError",

@@ -107,8 +107,23 @@ class StreamNotFoundError(PublisherUnavailableError):
 
     def __str__(self) -> str:
         return (
-            f"The stream {self.stream} does not exist at {self.broker}: {self.reason}. Create it, or let the publisher "
-            "do so with `provision=True`. Events stay in the outbox meanwhile."
+            f"The stream {self.stream} does not exist at {self.broker}: {self.reason}. Create it with `mediator topology "
+            "apply`, or let the publisher do so with `provision=True`. Events stay in the outbox meanwhile."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ConsumerNotFoundError(PublisherUnavailableError):
+    """The durable consumer of a group does not exist, and the application is not to create it."""
+
+    stream: str = ""
+    consumer: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"The consumer {self.consumer} of the stream {self.stream} does not exist at {self.broker}: {self.reason}. "
+            "Create it with `mediator topology apply`, or let the subscription do so with `provision=True`. Events stay "
+            "in the stream meanwhile."
         )
 
 

@@ -12,6 +12,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from mediator.errors import PublisherUnavailableError, StreamNotFoundError
+from mediator.nats.client import AuthenticatedClient
 from mediator.nats.link import ask
 
 NANOSECONDS = 1_000_000_000
@@ -63,13 +64,17 @@ class JetStreamApi:
         try:
             message = await ask(self.client, f"$JS.API.{subject}", payload, _TIMEOUT)
         except (nats.errors.Error, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise PublisherUnavailableError(self.broker, f"no answer from JetStream: {reason}") from error
+            raise PublisherUnavailableError(self.broker, self._reason(f"$JS.API.{subject}", error)) from error
         answer: dict[str, Any] = json.loads(message.data)
         refused: dict[str, Any] | None = answer.get("error")
         if refused is not None:
             raise ApiError(refused.get("code", 0), refused.get("err_code", 0), refused.get("description", ""))
         return answer
+
+    def _reason(self, subject: str, error: Exception) -> str:
+        if isinstance(self.client, AuthenticatedClient) and self.client.may_not_publish(subject):
+            return f"its user may not publish to {subject}"
+        return f"no answer from JetStream: {str(error) or type(error).__name__}"
 
     async def stream(self, name: str) -> dict[str, Any] | None:
         """What the broker knows of a stream; `None` when it does not exist.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from nats.aio.client import Client
 
-from mediator.errors import PublisherUnavailableError, SettingError, StreamMismatchError
+from mediator.errors import ConsumerNotFoundError, PublisherUnavailableError, SettingError, StreamMismatchError
 from mediator.nats.api import NANOSECONDS, ApiError, JetStreamApi
 
 DeliverFrom = Literal["all", "new"] | datetime
@@ -44,8 +44,10 @@ class ConsumerSettings:
             raise SettingError("deliver", self.deliver, "give the time a zone")
 
 
-async def ensure_consumer(client: Client, stream: str, settings: ConsumerSettings, *, broker: str) -> None:
-    """Make sure that a durable consumer exists, fits and receives its subjects.
+async def ensure_consumer(
+    client: Client, stream: str, settings: ConsumerSettings, *, broker: str, provision: bool = True
+) -> None:
+    """Make sure that a durable consumer exists, fits and receives its subjects; without `provision`, only look.
 
     Subjects are only ever added to an existing consumer: while two versions of an application run side by side, the one
     that knows fewer event types must not take events away from the other.
@@ -53,20 +55,25 @@ async def ensure_consumer(client: Client, stream: str, settings: ConsumerSetting
     Raises:
         StreamMismatchError: It exists and cannot be used. It was not changed.
         StreamNotFoundError: The stream is missing.
+        ConsumerNotFoundError: It is missing, and is not to be created.
         PublisherUnavailableError: The broker did not answer, or could not create it.
     """
     api, wanted = JetStreamApi(client, broker), consumer_config(settings)
     info = await api.consumer(stream, settings.name)
+    if info is None and not provision:
+        raise ConsumerNotFoundError(broker, "it was not set up", stream, settings.name)
     if info is None:
         info = await create_consumer(api, stream, wanted)
     if info is None:
         return
     found = info["config"]
-    differences = consumer_differences(wanted, found)
+    differences, updates = consumer_differences(wanted, found), consumer_updates(wanted, found)
+    if not provision:
+        differences += updates
     if differences:
         texts = [f"consumer {settings.name}: {each}" for each in differences]
         raise StreamMismatchError(broker, "its consumer", stream, texts)
-    if consumer_updates(wanted, found):
+    if updates:
         await update_consumer(api, stream, adapted(wanted, found))
 
 
@@ -105,23 +112,37 @@ def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[
 def consumer_updates(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """What may be changed at any time and is to be, each as a text: waiting times, limits, subjects that are added."""
     updates = [
-        f"{name} is {found.get(name)}, to be {wanted[name]}"
+        f"{name} is {_shown(name, found)}, not {_shown(name, wanted)}"
         for name in ("ack_wait", "max_ack_pending")
         if found.get(name) != wanted[name]
     ]
     there = filters(found)
     if there:
-        updates += [f"receives {subject} too" for subject in sorted(filters(wanted) - there)]
+        updates += [f"does not receive {subject}" for subject in sorted(filters(wanted) - there)]
     return updates
 
 
-def adapted(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """An existing configuration with what may be changed as it is wanted; no subject is taken away."""
+def _shown(name: str, config: dict[str, Any]) -> str:
+    value = config.get(name)
+    return f"{value / NANOSECONDS:g} s" if name == "ack_wait" and value is not None else str(value)
+
+
+def surplus(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """The subjects that a consumer receives and need not, each as a text."""
     there = filters(found)
+    if not there:
+        return ["receives every subject of its stream"]
+    return [f"receives {subject}, which nothing handles" for subject in sorted(there - filters(wanted))]
+
+
+def adapted(wanted: dict[str, Any], found: dict[str, Any], *, prune: bool = False) -> dict[str, Any]:
+    """An existing configuration with what may be changed as it is wanted; a subject is taken away only to `prune`."""
+    there = filters(found)
+    kept = filters(wanted) if prune else there | filters(wanted)
     changed = found | {
         "ack_wait": wanted["ack_wait"],
         "max_ack_pending": wanted["max_ack_pending"],
-        "filter_subjects": sorted(there | filters(wanted)) if there else [],
+        "filter_subjects": sorted(kept) if there or prune else [],
     }
     changed.pop("filter_subject", None)
     return changed

@@ -49,7 +49,7 @@ class ConsumerGroup:
         event_types: The event types wanted, all of one context.
         ordering: `"none"`, or `"key"` for one consumer a partition.
         prefix: The first token of streams and subjects.
-        provision: Create the stream when it is missing.
+        provision: Create the stream and the consumers when they are missing, and adapt the consumers.
         settings: How it is created, and into how many partitions it is divided.
         ack_wait: After how long without an acknowledgement the broker delivers again, in seconds; `None` is 30 s, and
             10 s with `ordering="key"`, where an event that nobody acknowledges holds up its partition.
@@ -71,8 +71,8 @@ class ConsumerGroup:
         self.name = name
         self.ordering = ordering
         self.ack_wait: float = _ACK_WAIT[ordering] if ack_wait is None else ack_wait
-        self._context = context_of(next(iter(event_types)))
-        self.stream: str = stream_name(prefix, self._context)
+        self.context: str = context_of(next(iter(event_types)))
+        self.stream: str = stream_name(prefix, self.context)
         self._types = sorted(f"{prefix}.{event_type}" for event_type in event_types)
         self._prefix = prefix
         self._provision = provision
@@ -100,7 +100,7 @@ class ConsumerGroup:
         mismatch = None
         try:
             await ensure_stream(
-                client, self._prefix, self._context, self._settings, provision=self._provision, broker=broker
+                client, self._prefix, self.context, self._settings, provision=self._provision, broker=broker
             )
         except StreamMismatchError as error:  # its publisher's business, unless partitions would be left out
             if self.ordering == "key" and any(each.startswith(PARTITIONS) for each in error.differences):
@@ -117,9 +117,11 @@ class ConsumerGroup:
         Raises:
             StreamMismatchError: It exists and cannot be used. It was not changed.
             StreamNotFoundError: The stream is missing.
+            ConsumerNotFoundError: It is missing, and is not to be created.
             PublisherUnavailableError: The broker did not answer, or could not create it.
         """
-        await ensure_consumer(client, self.stream, replace(settings, deliver=self._start), broker=broker)
+        wanted = replace(settings, deliver=self._start)
+        await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
 
     def begun(self) -> None:
         """Note that the group exists: a consumer that is lost from now on begins here again, and misses nothing."""

@@ -8,7 +8,7 @@ when the server refuses a message or the connection breaks.
 import asyncio
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import nats.errors
@@ -24,6 +24,7 @@ from mediator.nats.connection import NatsConnection
 from mediator.nats.flight import Flight, Letter, refusal
 from mediator.nats.link import listen
 from mediator.nats.streams import DEFAULT_SETTINGS, StreamSettings, ensure_stream
+from mediator.nats.topology import Topology, published
 
 _CONNECT_SECONDS = 1.0
 _MAX_APPLICATION = 128
@@ -82,6 +83,15 @@ class NatsEventPublisher(EventPublisher):
             tuple[int, str], bool
         ] = {}  # those looked at since the last connect: whether they take batches
         connection.on_disconnect("publish", self._disconnected)
+
+    @property
+    def connection(self) -> NatsConnection:
+        """Where the broker is."""
+        return self._connection
+
+    def topology(self, event_types: Iterable[str]) -> Topology:
+        """What publishing events of some types (`<context>.<name>`) needs of the broker."""
+        return published(self._prefix, event_types, self._settings)
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         """Send events and return one result an event, in the order given (see `EventPublisher.publish`)."""

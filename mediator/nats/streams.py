@@ -14,8 +14,11 @@ PARTITIONS = "mediator.partitions"
 """The entry of a stream's metadata that says into how many partitions its subjects are divided."""
 
 _ATOMIC_LEVEL = 2
+_ATOMIC_VERSION = (2, 12)
 _STREAM_EXISTS = 10058
-_COMPARED = ("subjects", "retention", "storage", "discard", "duplicate_window", "max_age")
+_FIXED = ("subjects", "retention", "storage", "discard")
+_CHANGEABLE = ("duplicate_window", "max_age", "max_bytes", "num_replicas")
+_COMPARED = (*_FIXED, "duplicate_window", "max_age")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +99,40 @@ def stream_config(prefix: str, context: str, settings: StreamSettings) -> dict[s
 
 
 def stream_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Every difference that matters between two configurations, each as a text."""
-    differences = [
-        f"{name} is {_shown(name, found.get(name))}, not {_shown(name, wanted[name])}"
-        for name in _COMPARED
-        if found.get(name) != wanted[name]
+    """Every difference that matters to who publishes, each as a text."""
+    return [
+        *(_difference(name, wanted, found) for name in _COMPARED if found.get(name) != wanted[name]),
+        *partition_differences(wanted, found),
     ]
+
+
+def partition_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """How the numbers of partitions differ, which must never change: the order of what is stored depends on it."""
     metadata: dict[str, str] = found.get("metadata") or {}
-    partitions = metadata.get(PARTITIONS)
-    needed = wanted["metadata"][PARTITIONS]
-    if partitions != needed:
-        differences.append(f"{PARTITIONS} in its metadata is {partitions}, not {needed}")
-    return differences
+    partitions, needed = metadata.get(PARTITIONS), wanted["metadata"][PARTITIONS]
+    return [] if partitions == needed else [f"{PARTITIONS} in its metadata is {partitions}, not {needed}"]
+
+
+def fixed_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Every difference that no update may remove, each as a text."""
+    return [
+        *(_difference(name, wanted, found) for name in _FIXED if found.get(name) != wanted[name]),
+        *partition_differences(wanted, found),
+    ]
+
+
+def changeable_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Every difference that an update can remove, each as a text."""
+    return [_difference(name, wanted, found) for name in _CHANGEABLE if found.get(name) != wanted[name]]
+
+
+def changed_stream(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """An existing configuration, with all that an update can change as it is wanted."""
+    return found | {name: wanted[name] for name in _CHANGEABLE}
+
+
+def _difference(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    return f"{name} is {_shown(name, found.get(name))}, not {_shown(name, wanted[name])}"
 
 
 def _shown(name: str, value: Any) -> str:
@@ -122,8 +147,7 @@ async def create_stream(api: JetStreamApi, wanted: dict[str, Any]) -> dict[str, 
     """
     stream = wanted["name"]
     try:
-        account = await api.call("INFO")
-        if account.get("api", {}).get("level", 0) >= _ATOMIC_LEVEL:
+        if await _stores_batches(api):
             wanted = wanted | {"allow_atomic": True}
         return await api.call(f"STREAM.CREATE.{stream}", wanted)
     except ApiError as error:
@@ -133,3 +157,26 @@ async def create_stream(api: JetStreamApi, wanted: dict[str, Any]) -> dict[str, 
     if found is None:
         raise PublisherUnavailableError(api.broker, f"the stream {stream} comes and goes")
     return found
+
+
+async def _stores_batches(api: JetStreamApi) -> bool:
+    try:
+        account = await api.call("INFO")
+    except PublisherUnavailableError:  # not every user may ask; the server refuses what it does not know
+        version = api.client.connected_server_version
+        return (version.major, version.minor) >= _ATOMIC_VERSION
+    level: int = account.get("api", {}).get("level", 0)
+    return level >= _ATOMIC_LEVEL
+
+
+async def update_stream(api: JetStreamApi, config: dict[str, Any]) -> None:
+    """Change a stream.
+
+    Raises:
+        PublisherUnavailableError: The broker did not answer, or refuses the change.
+    """
+    try:
+        await api.call(f"STREAM.UPDATE.{config['name']}", config)
+    except ApiError as error:
+        text = f"the stream {config['name']} cannot be changed: {error}"
+        raise PublisherUnavailableError(api.broker, text) from error

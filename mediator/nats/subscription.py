@@ -20,6 +20,7 @@ from mediator.nats.link import end
 from mediator.nats.puller import Puller
 from mediator.nats.room import Room
 from mediator.nats.streams import DEFAULT_SETTINGS, StreamSettings
+from mediator.nats.topology import Topology, WantedConsumer, WantedStream
 
 _TYPE = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
 
@@ -31,7 +32,8 @@ class NatsEventSubscription(EventSubscription):
         connection: Where the broker is.
         group: The name of the group; also that of its durable consumers.
         prefix: The first token of streams and subjects.
-        provision: Create missing streams; otherwise wait for them.
+        provision: Create missing streams and consumers, and add to the subjects of consumers; otherwise wait until
+            somebody else has done so.
         settings: How missing streams are created. A stream that differs is consumed, and the difference logged; only
             with `ordering="key"` its partitions must be as many as `settings` says.
         ack_wait: How long the broker waits for an acknowledgement, in seconds; `None` is 30 s, and 10 s with
@@ -87,18 +89,43 @@ class NatsEventSubscription(EventSubscription):
             SettingError: An event type is not `<context>.<name>`, there is none, `prefetch` is below 1, or the ordering
                 is unknown.
         """
+        groups = self._groups(event_types, ordering)
+        if not groups:
+            raise SettingError("event_types", (), "name at least one")
+        if prefetch < 1:
+            raise SettingError("prefetch", prefetch, "use at least 1")
+        return self._open(groups, prefetch, ordering)
+
+    @property
+    def connection(self) -> NatsConnection:
+        """Where the broker is."""
+        return self._connection
+
+    def topology(self, event_types: Iterable[str], *, ordering: Ordering = "none") -> Topology:
+        """The streams and consumers that subscribing to events of some types needs.
+
+        Raises:
+            SettingError: An event type is not `<context>.<name>`, or the ordering is unknown.
+        """
+        groups = self._groups(event_types, ordering)
+        ordered = ordering == "key"
+        return Topology(
+            tuple(
+                WantedStream(self._prefix, group.context, self._settings, own=False, ordered=ordered)
+                for group in groups
+            ),
+            tuple(WantedConsumer(group.stream, group.name, each) for group in groups for each in group.consumers()),
+        )
+
+    def _groups(self, event_types: Iterable[str], ordering: Ordering) -> list[ConsumerGroup]:
+        if ordering not in {"none", "key"}:
+            raise SettingError("ordering", ordering, 'use "none" or "key"')
         contexts: dict[str, set[str]] = {}
         for event_type in event_types:
             if not _TYPE.fullmatch(event_type):
                 raise SettingError("event_types", event_type, "write it as <context>.<name>")
             contexts.setdefault(context_of(event_type), set()).add(event_type)
-        if not contexts:
-            raise SettingError("event_types", (), "name at least one")
-        if prefetch < 1:
-            raise SettingError("prefetch", prefetch, "use at least 1")
-        if ordering not in {"none", "key"}:
-            raise SettingError("ordering", ordering, 'use "none" or "key"')
-        return self._open([self._consumer_group(types, ordering) for types in contexts.values()], prefetch, ordering)
+        return [self._consumer_group(types, ordering) for types in contexts.values()]
 
     @contextlib.asynccontextmanager
     async def _open(
