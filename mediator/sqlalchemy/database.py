@@ -77,7 +77,8 @@ class Database(ABC):
         if isolation not in self.isolations:
             raise IsolationNotSupportedError(self.name, isolation)
         if isolation not in self._isolated:
-            self._isolated[isolation] = self.writer.execution_options(**self.isolation_options(isolation))
+            options = {MODE: "write", **self.isolation_options(isolation)}
+            self._isolated[isolation] = self.engine.execution_options(**options)
         return self._isolated[isolation]
 
     def check_table(self, error: DBAPIError, table: Table) -> None:

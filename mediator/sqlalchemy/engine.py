@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from mediator.distributed.shield import wait_for_late_work
 from mediator.errors import DatabaseUnavailableError
 from mediator.sqlalchemy.database import Database, redacted
+from mediator.sqlalchemy.guard import GuardedConnection
 from mediator.sqlalchemy.pool import ConnectionPool
 from mediator.sqlalchemy.postgresql import PostgresqlDatabase, connect_arguments
 from mediator.sqlalchemy.sqlite import SqliteDatabase, file_of, probe
@@ -80,6 +81,7 @@ async def open_engine(
     settings: dict[str, Any] = {"hide_parameters": True, **_pool_options(options), **options}
     if parsed.get_backend_name() == "sqlite":
         await asyncio.to_thread(probe, file_of(parsed))
+        settings["connect_args"] = {"factory": GuardedConnection, **options.get("connect_args", {})}
     else:
         parsed, settings["connect_args"] = connect_arguments(
             parsed,

@@ -153,7 +153,7 @@ class PostgresqlDatabase(Database):
     ) -> DBAPIConnection:
         try:
             return dialect.connect(*arguments, **options)
-        except (OSError, TypeError, ValueError, OverflowError, dialect.loaded_dbapi.Error) as error:  # options too
+        except Exception as error:  # the network's, the driver's, or what it says of an option that it does not know
             raise DatabaseUnavailableError(self.name, str(error) or "no answer in time") from error
 
 

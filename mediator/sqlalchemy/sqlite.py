@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from mediator.errors import DatabaseUnavailableError, NoUnitOfWorkError
 from mediator.sqlalchemy.database import MODE, Database, mode_of
+from mediator.sqlalchemy.guard import ENDED
 from mediator.sqlalchemy.writer import WriterLock
 
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
@@ -92,7 +93,9 @@ class SqliteDatabase(Database):
         connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Readers that write are told so."""
+        """Readers that write are told so, and those who come after the end of their transaction."""
+        if str(context.original_exception) == ENDED:
+            return NoUnitOfWorkError("A statement of a transaction that has ended")
         if mode == "read" and "readonly database" in str(context.original_exception):
             return NoUnitOfWorkError("Writing to the database")
         return None

@@ -132,7 +132,7 @@ async def test_a_connection_lost_in_the_middle_fails_the_next_statement_and_roll
     assert await ledger.entries() == await ledger.staged() == ["c"]
 
 
-async def test_a_statement_during_which_the_connection_is_lost_fails_with_the_servers_words(ledger: Ledger) -> None:
+async def test_a_statement_during_which_the_connection_is_lost_fails_and_rolls_back(ledger: Ledger) -> None:
     async def lose(ledger: Ledger) -> None:
         session = ledger.unit_of_work.session
         backend = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
@@ -150,7 +150,6 @@ async def test_a_statement_during_which_the_connection_is_lost_fails_with_the_se
     error, outcome = await send(ledger, Write("a", then=lose))
     cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
     assert isinstance(cause, DatabaseConnectionError)
-    assert "administrator command" in str(cause)
     assert outcome is Outcome.ROLLED_BACK
     await ledger.send(Write("b"))
     assert await ledger.entries() == await ledger.staged() == ["b"]
