@@ -18,6 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
     insert,
     literal_column,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect
@@ -62,11 +63,18 @@ outbox: Table = Table(
     Column("sequence", _SEQUENCE, _identity(), primary_key=True),
     *_event_columns(),
     Column("deliver_at", Float),
+    Index(
+        "mediator_outbox_by_due",
+        "deliver_at",
+        sqlite_where=text("deliver_at IS NOT NULL"),
+        postgresql_where=text("deliver_at IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,
 )
 """Committed events that the broker has not stored yet. A row's sequence orders it among those of its key.
 
-`deliver_at` is the time, in seconds since the epoch, before which a delayed event is not published.
+`deliver_at` is the time, in seconds since the epoch, before which a delayed event is not published; a relay
+sets it to NULL when the event is due.
 """
 
 archive: Table = Table(

@@ -49,14 +49,6 @@ async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger
             assert len(theirs.events) == 1
 
 
-async def test_refused_events_and_keys_are_left_out(ledger: Ledger) -> None:
-    await ledger.send(Do(adding(Blob(1, "bad"), Blob(2), Blob(3, "good"), Blob(4, "bad"))))
-    async with ledger.outbox.claim(10) as batch:
-        unkeyed = batch.events[1]
-    async with ledger.outbox.claim(10, without={"bad", unkeyed.id}) as batch:
-        assert [event.partitionkey for event in batch.events] == ["good"]
-
-
 async def test_a_commit_wakes_who_waits_also_when_it_came_first(ledger: Ledger) -> None:
     await ledger.send(Write("a"))
     async with asyncio.timeout(5):
