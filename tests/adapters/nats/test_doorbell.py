@@ -120,11 +120,12 @@ async def test_a_commit_wakes_the_outbox_of_another_process(
         open_doorbell(web, prefix) as web_bell,
         open_doorbell(worker, prefix) as worker_bell,
     ):
+        listening = Listener(worker_bell)
         await create_schema(web_engine)
         outbox = SqlAlchemyOutbox(worker_engine, doorbell=worker_bell)
         ledger = Ledger(web_engine)
         ledger.outbox = SqlAlchemyOutbox(web_engine, doorbell=web_bell)
-        await Listener(worker_bell).wait()
+        await listening.wait()
         await outbox.wait(0.1)
         async with asyncio.timeout(10):
             waiting = asyncio.create_task(outbox.wait(60))

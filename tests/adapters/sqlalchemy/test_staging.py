@@ -78,15 +78,6 @@ def statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
 async def test_any_number_of_events_is_one_statement_the_last_before_commit(ledger: Ledger, count: int) -> None:
-    await _stored_at_once(ledger, count)
-
-
-@pytest.mark.parametrize("count", [1, 2, 1000])
-async def test_so_it_is_on_postgresql(shared: Ledger, count: int) -> None:
-    await _stored_at_once(shared, count)
-
-
-async def _stored_at_once(ledger: Ledger, count: int) -> None:
     with statements(ledger.engine) as seen:
         await add(ledger, *(Moved(f"key {number % 7}", number) for number in range(count)))
     inserts = [statement for statement, _ in seen if "INSERT INTO mediator_outbox" in statement]
@@ -95,10 +86,12 @@ async def _stored_at_once(ledger: Ledger, count: int) -> None:
     assert [statement for statement, _ in seen][-2:] == [inserts[0], "COMMIT"]
 
 
-async def test_more_events_than_sqlite_takes_parameters_are_a_few_statements(ledger: Ledger) -> None:
+async def test_more_events_than_a_statement_can_have_on_sqlite_are_a_few(ledger: Ledger) -> None:
     with statements(ledger.engine) as seen:
         await add(ledger, *(Moved("k", number) for number in range(4001)))
-    assert sum("INSERT INTO mediator_outbox" in statement for statement, _ in seen) == 5
+    assert sum("INSERT INTO mediator_outbox" in statement for statement, _ in seen) == (
+        5 if ledger.engine.dialect.name == "sqlite" else 1
+    )
     assert await ledger.outbox.pending() == 4001
 
 
