@@ -30,7 +30,7 @@ class DatabaseClock:
     def now(self) -> ColumnElement[float]:
         """The time in seconds since the epoch, for a statement."""
         if self._clock is None:
-            return cast(func.extract("epoch", func.clock_timestamp()), Float)
+            return cast(func.extract("epoch", func.statement_timestamp()), Float)
         return literal(self._clock(), Float)
 
 

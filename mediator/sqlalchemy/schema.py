@@ -57,18 +57,18 @@ def _event_columns() -> list[Column[object]]:
     ]
 
 
+def _partial_index(name: str, column: str, condition: str) -> Index:
+    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 outbox: Table = Table(
     "mediator_outbox",
     metadata,
     Column("sequence", _SEQUENCE, _identity(), primary_key=True),
     *_event_columns(),
     Column("deliver_at", Float),
-    Index(
-        "mediator_outbox_by_due",
-        "deliver_at",
-        sqlite_where=text("deliver_at IS NOT NULL"),
-        postgresql_where=text("deliver_at IS NOT NULL"),
-    ),
+    _partial_index("mediator_outbox_ready", "sequence", "deliver_at IS NULL"),
+    _partial_index("mediator_outbox_by_due", "deliver_at", "deliver_at IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 """Committed events that the broker has not stored yet. A row's sequence orders it among those of its key.

@@ -19,7 +19,7 @@ from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import ClaimLostError
 from mediator.sqlalchemy import SqlAlchemyOutbox, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger
-from tests.adapters.sqlalchemy.test_staging import Moved, add
+from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
 
 
 class Keeping(EventPublisher):
@@ -235,3 +235,26 @@ async def test_the_archive_is_cleaned_by_the_clock_of_the_database(engine: Async
     short = SqlAlchemyOutbox(engine, archive_seconds=0.001)
     await asyncio.sleep(0.01)
     assert [await short.clean(2), await short.clean(2)] == [2, 1]
+
+
+async def test_looking_for_events_reads_neither_delayed_ones_nor_the_whole_table(engine: AsyncEngine) -> None:
+    delayed = (
+        "INSERT INTO mediator_outbox (id, type, time, bucket, content_type, extensions, data, deliver_at) SELECT g::text, "
+        "'stock.moved.v1', '2026-01-01T00:00:00+00:00', 1, 'a/b', '{}', ''::bytea, 4e9 FROM generate_series(1, 20000) g"
+    )
+    async with engine.begin() as connection:
+        await connection.execute(text(delayed))
+        await connection.execute(text("ANALYZE mediator_outbox"))
+    ledger = Ledger(engine)
+    await add(ledger, *(Moved("k", number) for number in range(10)))
+    with statements(engine) as seen:
+        async with ledger.outbox.claim(5) as batch:
+            assert len(batch.events) == 5
+        assert await ledger.outbox.due_in() is not None
+    queries = [(sql, values) for sql, values in seen if "FROM mediator_outbox" in sql]
+    assert len(queries) == 3
+    async with engine.connect() as connection:
+        for sql, values in queries:
+            plan = [line for (line,) in await connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {sql}", values)]
+            assert not any("Seq Scan on mediator_outbox" in line for line in plan), plan
+            assert not any("Rows Removed by Filter" in line for line in plan), plan
