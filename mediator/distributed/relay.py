@@ -69,6 +69,7 @@ class OutboxRelay:
         self._clock = clock
         self._cleaned = clock()
         self._trouble = ""
+        self._broker_is_away = False
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator").bind(worker="relay")
 
     async def run(self) -> None:
@@ -78,11 +79,19 @@ class OutboxRelay:
             while True:
                 pause = await drain(self._step(), self._drain_timeout)
                 if self._trouble:
-                    await asyncio.sleep(self._backoff.next())  # commits meanwhile do not make the broker come back
+                    await self._wait_for_recovery()
                 elif pause > 0:
                     await self._outbox.wait(pause)
         finally:
             self._log.info("relay stopped")
+
+    async def _wait_for_recovery(self) -> None:
+        """Pause before the next try. What is committed meanwhile does not make the broker come back."""
+        pause = self._backoff.next()
+        if not self._broker_is_away:
+            await asyncio.sleep(pause)
+        elif await self._publisher.wait_for_recovery(pause):
+            self._backoff.reset()
 
     async def _step(self) -> float:
         """Publish one batch, and return in how many seconds to look again, at the latest."""
@@ -144,6 +153,7 @@ class OutboxRelay:
         if kind != self._trouble:
             self._log.error("relay waits", error=kind, reason=str(error))
         self._trouble = kind
+        self._broker_is_away = isinstance(error, PublisherUnavailableError)
 
     def _recovered(self, stored: int) -> None:
         """Also without an event: the database answers again, and nothing is needed of the broker."""

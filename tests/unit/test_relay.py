@@ -140,6 +140,40 @@ async def test_an_outage_of_the_broker_is_held_against_no_event_and_commits_do_n
     ]
 
 
+async def test_a_sign_of_the_broker_ends_the_pause_and_an_error_of_the_database_looks_for_none(
+    database: InMemoryDatabase,
+) -> None:
+    class Signalling(Broker):
+        asked = 0
+
+        async def wait_for_recovery(self, seconds: float, /) -> bool:
+            self.asked += 1
+            self.errors.clear()
+            return True
+
+    class Failing(InMemoryOutbox):
+        failures = 2
+
+        async def clean(self, limit: int, /) -> int:
+            if self.failures:
+                self.failures -= 1
+                raise OSError("the database is away")
+            return await super().clean(limit)
+
+    broker, outbox = Signalling(), Failing(database)
+    task = asyncio.create_task(OutboxRelay(outbox, broker, clean_interval=0, poll_interval=0.01).run())
+    async with asyncio.timeout(10):
+        while outbox.failures:
+            await asyncio.sleep(0.01)
+    assert broker.asked == 0
+    broker.errors["shop"] = AWAY
+    put(database, event("1"))
+    await broker.until(lambda: broker.stored == ["1"])
+    assert broker.asked == 1
+    task.cancel()
+    await asyncio.wait((task,))
+
+
 async def test_a_refused_event_is_set_aside_and_its_key_waits_for_a_decision(
     database: InMemoryDatabase, broker: Broker
 ) -> None:
