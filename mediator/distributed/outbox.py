@@ -121,7 +121,7 @@ class Outbox(ABC):
                 taken back at once.
 
         Raises:
-            UnitOfWorkMismatchError: The unit of work is one on another kind of database.
+            UnitOfWorkMismatchError: The unit of work is one on another database.
             NoUnitOfWorkError: It does not run.
         """
 

@@ -74,7 +74,7 @@ async def to_parked(
 
 def _fit(error: str) -> str:
     """The text of an error, short, and without what PostgreSQL cannot store."""
-    return error[:_LONGEST_ERROR].replace("\0", "")
+    return error[:_LONGEST_ERROR].replace("\0", "").encode(errors="backslashreplace").decode()
 
 
 async def from_parked(connection: AsyncConnection, event_id: str) -> bool:

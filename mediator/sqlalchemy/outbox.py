@@ -104,7 +104,10 @@ class SqlAlchemyOutbox(Outbox):
                 return await moves.cancel(connection, event_id)
         if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
             raise UnitOfWorkMismatchError(self, unit_of_work)
-        return await moves.cancel(await unit_of_work.connection(), event_id)
+        connection = await unit_of_work.connection()
+        if connection.engine.pool is not self._database.engine.pool:
+            raise UnitOfWorkMismatchError(self, unit_of_work)
+        return await moves.cancel(connection, event_id)
 
     async def refused(self, limit: int = 100, /) -> Sequence[RefusedEvent]:
         """See `Outbox.refused`."""

@@ -235,7 +235,7 @@ async def test_settling_and_parking_go_together(storage: Storage):
     await add(storage, Written("a", "1"), Written("b", "2"), Written("c", "3"))
     async with storage.outbox.claim(10) as batch:
         await batch.settle([batch.events[0].id])
-        await batch.park(batch.events[1], "refused", "x" * 5000 + "\0")
+        await batch.park(batch.events[1], "refused", "x" * 50 + "\0\ud800" + "x" * 5000)
     assert await waiting(storage) == ["c"]
     assert len(await storage.outbox.refused()) == 1
 

@@ -1,10 +1,13 @@
 """The outbox hands events to one relay at a time, in order; the inbox tells new events from known ones."""
 
 import asyncio
+from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
-from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, open_engine
+from mediator.errors import UnitOfWorkMismatchError
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
 from tests.adapters.sqlalchemy.test_events_at_commit import Blob, adding
 
@@ -100,3 +103,15 @@ async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) ->
     assert await inbox.clean(10) == 0
     now = 101.0
     assert [await inbox.clean(2), await inbox.clean(2)] == [2, 1]
+
+
+async def test_a_unit_of_work_on_another_database_cancels_nothing_here(ledger: Ledger, tmp_path: Path) -> None:
+    async with open_engine(f"sqlite:///{tmp_path}/other.db") as other_engine:
+        await create_schema(other_engine)
+        other = SqlAlchemyOutbox(other_engine)
+
+        async def cancel(ledger: Ledger) -> None:
+            with pytest.raises(UnitOfWorkMismatchError):
+                await other.cancel("1", unit_of_work=ledger.unit_of_work)
+
+        await ledger.send(Do(cancel))
