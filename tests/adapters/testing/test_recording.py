@@ -26,12 +26,6 @@ from mediator.errors import (
     EventDeclarationError,
     EventKindError,
     MessageKindError,
-    UnexpectedMessageError,
-)
-from mediator.testing import RecordingMediator, run_behavior
-    EventDeclarationError,
-    EventKindError,
-    MessageKindError,
     NotAwaitedError,
     UnexpectedMessageError,
 )
