@@ -65,8 +65,8 @@ class ClaimedBatch(OutboxBatch):
         self._writing = writing
         self._clock = clock
         self._archives = archives
-        self.events = [event_of(row, event_id=row.id) for row in rows]
-        self.look_again = look_again
+        self.events: Sequence[CloudEvent] = [event_of(row, event_id=row.id) for row in rows]
+        self.look_again: float | None = look_again
         self._open = True
 
     def close(self) -> None:

@@ -47,8 +47,8 @@ class PostgresqlDatabase(Database):
         lock_timeout: How long an inner transaction waits for a lock, in seconds.
     """
 
-    dialect = "postgresql"
-    isolations = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
+    dialect: str = "postgresql"
+    isolations: frozenset[str] = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
 
     def __init__(self, engine: AsyncEngine, *, lock_timeout: float = 5.0) -> None:
         self._lock_timeout = lock_timeout
