@@ -14,6 +14,7 @@ from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.consumer import DistributedEventHandler, EventConsumer, current_delivery
+from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.remote import RemoteSender
@@ -56,6 +57,7 @@ __all__ = [
     "DistributedEventBroker",
     "DistributedEventHandler",
     "DistributedUnitOfWorkBehavior",
+    "EncryptingCodec",
     "EventConsumer",
     "Handled",
     "Headers",
@@ -69,6 +71,7 @@ __all__ = [
     "NotificationPipelineBehavior",
     "OutboxRelay",
     "Outcome",
+    "PayloadCipher",
     "PipelineBehavior",
     "PublishStrategy",
     "Publisher",

@@ -35,7 +35,7 @@ class EventDeclarationError(EventError, TypeError):
         return (
             f"{name_of(self.event_class)} {self.problem}. Declare it as "
             '`event_type: ClassVar[str] = "<context>.<name>"`, both of lower-case letters, digits and hyphens, and '
-            "`event_version: ClassVar[int] = 1`."
+            '`event_version: ClassVar[int] = 1`. An `ordering`, if there is one, is "strict" or "row".'
         )
 
 
@@ -62,6 +62,55 @@ class EventTooLargeError(EventError):
         return (
             f"{name_of(self.event)} is {self.size:,} bytes, more than max_event_bytes ({self.limit:,}). The command was "
             "rolled back. Send a reference instead of the content, or raise the limit here and `max_payload` in NATS."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class DeliveryTimeError(EventError):
+    """An event cannot be delayed as asked for; when the command is committing, nothing is committed."""
+
+    event: object
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event)} cannot be delayed: {self.problem}. Give `deliver_at` a timezone-aware datetime, such as "
+            '`datetime.now(UTC) + timedelta(hours=1)`, and use `delivery="outbox"`.'
+        )
+
+
+@dataclass(eq=False, repr=False)
+class OutboxFullError(EventError, RuntimeError):
+    """Too many events wait in the outbox; the command that would have added more has failed and nothing is committed.
+
+    Attributes:
+        database: Whose outbox it is.
+        pending: How many events wait, at least.
+        max_pending: How many may wait.
+    """
+
+    database: str
+    pending: int
+    max_pending: int
+
+    def __str__(self) -> str:
+        return (
+            f"The outbox of {self.database} is full: {self.pending:,} events wait, and max_pending is "
+            f"{self.max_pending:,}. The command was rolled back and can be sent again later. Look at the relay and the "
+            "broker: does one run, can it reach the broker, does the broker store events?"
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ClaimLostError(MediatorError, RuntimeError):
+    """A relay's claim on events had ended before it said what became of them; nothing was changed."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"The claim on a batch of events has ended: {self.reason}. Nothing was changed: the events are still in the "
+            "outbox, and are sent again under the same ids."
         )
 
 

@@ -3,6 +3,7 @@
 from mediator.nats.channel import NatsRequestChannel
 from mediator.nats.cluster import NatsCluster
 from mediator.nats.connection import NatsConnection, open_connection
+from mediator.nats.doorbell import NatsDoorbell, open_doorbell
 from mediator.nats.publisher import NatsEventPublisher
 from mediator.nats.server import NatsServer
 from mediator.nats.streams import StreamSettings
@@ -11,10 +12,12 @@ from mediator.nats.subscription import NatsEventSubscription
 __all__ = [
     "NatsCluster",
     "NatsConnection",
+    "NatsDoorbell",
     "NatsEventPublisher",
     "NatsEventSubscription",
     "NatsRequestChannel",
     "NatsServer",
     "StreamSettings",
     "open_connection",
+    "open_doorbell",
 ]

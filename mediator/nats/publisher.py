@@ -77,6 +77,7 @@ class NatsEventPublisher(EventPublisher):
         self._numbers = itertools.count()
         self._flights: dict[str, Flight] = {}
         self._preparing = asyncio.Lock()
+        self._epoch = 0
         self._client: Client | None = None
         self._inbox = ""
         self._streams: dict[
@@ -97,6 +98,7 @@ class NatsEventPublisher(EventPublisher):
         """Send events and return one result an event, in the order given (see `EventPublisher.publish`)."""
         flight = Flight([self._letter(event) for event in events], [e.partitionkey for e in events], self._broker)
         number = str(next(self._numbers))
+        self._epoch = self._connection.epoch("publish")
         self._flights[number] = flight
         try:
             async with asyncio.timeout(self._timeout):
@@ -111,10 +113,25 @@ class NatsEventPublisher(EventPublisher):
             del self._flights[number]
         return [PublishResult(event, error) for event, error in zip(events, flight.errors, strict=True)]
 
+    async def wait_for_recovery(self, seconds: float, /) -> bool:
+        """Wait for the connection to be made anew since the last `publish` (see `EventPublisher.wait_for_recovery`)."""
+        connected = asyncio.Event()
+        forget = self._connection.on_connect("publish", connected.set)
+        try:
+            async with asyncio.timeout(seconds):
+                if self._connection.epoch("publish") == self._epoch:
+                    await connected.wait()
+        except TimeoutError:
+            return False
+        finally:
+            forget()
+        return True
+
     async def _fly(self, flight: Flight, number: str) -> None:
         if flight.done:
             return
         client = await self._connection.client("publish", timeout=min(_CONNECT_SECONDS, self._timeout))
+        self._epoch = self._connection.epoch("publish")
         async with self._preparing:
             await self._open_inbox(client)
             for context in flight.contexts():

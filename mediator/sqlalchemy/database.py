@@ -121,10 +121,6 @@ class Database(ABC):
         """Give the right to write up."""
 
     @abstractmethod
-    def relaying(self) -> AbstractAsyncContextManager[bool]:
-        """Whether the caller, and nobody else in any process, may publish now; it holds inside the body."""
-
-    @abstractmethod
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """How long the body may wait for COMMIT or ROLLBACK; then `TimeoutError`, and the connection is lost."""
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from sqlalchemy import URL, Connection, Dialect, Table, event, func, select
@@ -29,7 +28,6 @@ _READ_ONLY = "25006"
 _LOCK_NOT_AVAILABLE = "55P03"
 _SHUTDOWN = ("57P01", "57P02", "57P03")
 _SCHEMA_LOCK = 0x6D656469_61746F72  # "mediator"
-_RELAY_LOCK = _SCHEMA_LOCK + 1
 _LEFT = "mediator_left"
 """Under which name a pooled connection has the time when it was given back."""
 _FRESH = "mediator_fresh"
@@ -49,8 +47,8 @@ class PostgresqlDatabase(Database):
         lock_timeout: How long an inner transaction waits for a lock, in seconds.
     """
 
-    dialect = "postgresql"
-    isolations = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
+    dialect: str = "postgresql"
+    isolations: frozenset[str] = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
 
     def __init__(self, engine: AsyncEngine, *, lock_timeout: float = 5.0) -> None:
         self._lock_timeout = lock_timeout
@@ -84,12 +82,6 @@ class PostgresqlDatabase(Database):
 
     def end_turn(self) -> None:
         """Any number may write."""
-
-    @asynccontextmanager
-    async def relaying(self) -> AsyncGenerator[bool, None]:
-        """One relay at a time holds an advisory lock, in a transaction."""
-        async with self.writer.begin() as connection:
-            yield bool((await connection.execute(select(func.pg_try_advisory_xact_lock(_RELAY_LOCK)))).scalar_one())
 
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """After that the connection is closed: it would be missing in the pool for as long as the server is silent."""

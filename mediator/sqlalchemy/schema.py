@@ -18,6 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
     insert,
     literal_column,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect
@@ -56,17 +57,24 @@ def _event_columns() -> list[Column[object]]:
     ]
 
 
+def _partial_index(name: str, column: str, condition: str) -> Index:
+    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 outbox: Table = Table(
     "mediator_outbox",
     metadata,
     Column("sequence", _SEQUENCE, _identity(), primary_key=True),
     *_event_columns(),
     Column("deliver_at", Float),
+    _partial_index("mediator_outbox_ready", "sequence", "deliver_at IS NULL"),
+    _partial_index("mediator_outbox_by_due", "deliver_at", "deliver_at IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 """Committed events that the broker has not stored yet. A row's sequence orders it among those of its key.
 
-`deliver_at` is the time, in seconds since the epoch, before which a delayed event is not published.
+`deliver_at` is the time, in seconds since the epoch, before which a delayed event is not published; a relay
+sets it to NULL when the event is due.
 """
 
 archive: Table = Table(

@@ -35,8 +35,8 @@ class SqliteDatabase(Database):
         lock: The right to write.
     """
 
-    dialect = "sqlite"
-    isolations = frozenset({"SERIALIZABLE"})
+    dialect: str = "sqlite"
+    isolations: frozenset[str] = frozenset({"SERIALIZABLE"})
 
     def __init__(self, engine: AsyncEngine, *, writer_timeout: float = 30.0) -> None:
         file = file_of(engine.url)

@@ -2,20 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 import structlog
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.util import await_only
 
 from mediator.ambient import running_fields
 from mediator.context import IdFactory, new_id
-from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import finish
+from mediator.distributed.staging import StagedEvent
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
@@ -27,9 +25,11 @@ from mediator.errors import (
 )
 from mediator.msgspec import MsgspecCodec
 from mediator.scope import current_frame
+from mediator.sqlalchemy.backlog import backlog_of
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import outbox
 from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, OwnedSession, when_idle
+from mediator.sqlalchemy.staging import stage_events
 
 
 class SqlAlchemyUnitOfWork(UnitOfWork):
@@ -42,6 +42,8 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         engine: From `open_engine`, or any asynchronous engine on SQLite or on PostgreSQL through asyncpg.
         codec: Writes and reads the payloads of events; JSON through msgspec by default.
         max_event_bytes: The largest payload of an event, in bytes.
+        max_pending: How many events may wait in the outbox, delayed ones not counted; more fail the command that adds
+            them. It is looked up about once a second, so that other processes may go beyond it. `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Makes transaction ids.
     """
@@ -52,6 +54,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         *,
         codec: EventCodec | None = None,
         max_event_bytes: int = 1_000_000,
+        max_pending: int | None = None,
         commit_timeout: float = 30.0,
         ids: IdFactory = new_id,
     ) -> None:
@@ -59,6 +62,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             codec=codec or MsgspecCodec(), max_event_bytes=max_event_bytes, commit_timeout=commit_timeout, ids=ids
         )
         self._database = database_of(engine)
+        self._max_pending = max_pending
         self._session: AsyncSession | None = None
         self._savepoints: list[AsyncSessionTransaction] = []
         self._locking = asyncio.Lock()
@@ -166,7 +170,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         if self._session is not None:
             await self._session.flush()
 
-    async def stage(self, events: Sequence[CloudEvent]) -> None:
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
         """See `DatabaseTransaction.stage`.
 
         Raises:
@@ -174,7 +178,9 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """
         connection = await self.session.connection()
         try:
-            await connection.execute(insert(outbox), [_row(cloud_event) for cloud_event in events])
+            if self._max_pending is not None:
+                await backlog_of(self._database).admit(connection, len(events), self._max_pending)
+            await stage_events(connection, events)
         except DBAPIError as error:
             self._database.check_table(error, outbox)
             raise
@@ -254,16 +260,3 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         finally:
             self._own = False
             self._savepoints.remove(savepoint)
-
-
-def _row(cloud_event: CloudEvent) -> dict[str, Any]:
-    return {
-        "id": cloud_event.id,
-        "type": cloud_event.type,
-        "time": cloud_event.time.isoformat(),
-        "partition_key": cloud_event.partitionkey,
-        "bucket": cloud_event.bucket,
-        "content_type": cloud_event.datacontenttype,
-        "extensions": msgspec.json.encode(dict(cloud_event.extensions)).decode(),
-        "data": cloud_event.data,
-    }

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox import RefusedEvent
 from mediator.distributed.serialization import EventCodec
+from mediator.distributed.staging import StagedEvent
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import IsolationNotSupportedError, NoUnitOfWorkError
+from mediator.errors import IsolationNotSupportedError, NoUnitOfWorkError, OutboxFullError
 from mediator.msgspec import MsgspecCodec
 
 _GONE: Any = object()
@@ -22,6 +24,8 @@ class InMemoryDatabase:
     Attributes:
         tables: Rows by key, by the name of their table.
         outbox: The events that wait for a relay, in the order of their commits.
+        delayed: Those that are not due yet, with the time at which they are, in seconds since the epoch.
+        refused: Those that the broker refused.
         archive: Those that the broker has stored.
         inbox: The consumer, source and id of each event that took effect.
     """
@@ -29,6 +33,8 @@ class InMemoryDatabase:
     def __init__(self) -> None:
         self.tables: dict[str, dict[Any, Any]] = {}
         self.outbox: list[CloudEvent] = []
+        self.delayed: list[tuple[float, CloudEvent]] = []
+        self.refused: list[RefusedEvent] = []
         self.archive: list[CloudEvent] = []
         self.inbox: set[tuple[str, str, str]] = set()
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
@@ -76,15 +82,25 @@ class InMemoryUnitOfWork(UnitOfWork):
     Args:
         database: What is committed.
         codec: Writes and reads the payloads of events.
+        max_pending: How many events may wait in the outbox, delayed ones not counted; `None` for any number.
         options: Of `UnitOfWork`.
     """
 
-    def __init__(self, database: InMemoryDatabase, *, codec: EventCodec | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        database: InMemoryDatabase,
+        *,
+        codec: EventCodec | None = None,
+        max_pending: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(codec=codec or MsgspecCodec(), **options)
         self.database = database
+        self._max_pending = max_pending
         self._changes: dict[str, dict[Any, Any]] = {}
         self._inbox: set[tuple[str, str, str]] = set()
-        self._staged: list[CloudEvent] = []
+        self._staged: list[StagedEvent] = []
+        self._cancelled: list[tuple[float, CloudEvent]] = []
 
     def table(self, name: str) -> InMemoryTable:
         """A table, to be read and written in the running transaction.
@@ -111,6 +127,20 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._inbox.add(entry)
         return True
 
+    def cancel(self, event_id: str) -> bool:
+        """Take a delayed event back, if this transaction commits; False when there is none with that id.
+
+        Raises:
+            NoUnitOfWorkError: No transaction runs.
+        """
+        if self.state is UnitOfWorkState.IDLE:
+            raise NoUnitOfWorkError(f"Cancelling event {event_id}")
+        found = [delayed for delayed in self.database.delayed if delayed[1].id == event_id]
+        for delayed in found:
+            self.database.delayed.remove(delayed)  # it cannot become due while it is uncertain
+        self._cancelled += found
+        return bool(found)
+
     # The port: `DatabaseTransaction`.
 
     async def prepare(self, isolation: str | None) -> None:
@@ -121,8 +151,11 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def flush(self) -> None:
         """See `DatabaseTransaction.flush`."""
 
-    async def stage(self, events: Sequence[CloudEvent]) -> None:
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
         """See `DatabaseTransaction.stage`."""
+        pending, limit = len(self.database.outbox), self._max_pending
+        if limit is not None and pending + len(events) > limit:
+            raise OutboxFullError("InMemoryDatabase", pending, limit)
         self._staged = list(events)
 
     async def commit_transaction(self, transaction_id: str) -> None:  # noqa: ARG002  # the port gives it
@@ -134,9 +167,14 @@ class InMemoryUnitOfWork(UnitOfWork):
             for key in [key for key, value in table.items() if value is _GONE]:
                 del table[key]
         database.inbox |= self._inbox
-        database.outbox += self._staged
+        for staged in self._staged:
+            if staged.deliver_at is None:
+                database.outbox.append(staged.event)
+            else:
+                database.delayed.append((staged.deliver_at.timestamp(), staged.event))
         if self._staged:
             database.woken.set()
+        self._cancelled = []
         self._forget()
 
     async def roll_back_transaction(self) -> None:
@@ -145,7 +183,8 @@ class InMemoryUnitOfWork(UnitOfWork):
 
     async def set_savepoint(self) -> Any:
         """See `DatabaseTransaction.set_savepoint`."""
-        return {name: copy.copy(changes) for name, changes in self._changes.items()}, set(self._inbox)
+        changes = {name: copy.copy(changes) for name, changes in self._changes.items()}
+        return changes, set(self._inbox), len(self._cancelled)
 
     async def release_savepoint(self, savepoint: Any) -> None:
         """See `DatabaseTransaction.release_savepoint`."""
@@ -153,9 +192,15 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def roll_back_to_savepoint(self, savepoint: Any) -> None:
         """See `DatabaseTransaction.roll_back_to_savepoint`."""
         self._release(self._inbox - savepoint[1])
-        self._changes, self._inbox = savepoint
+        self._changes, self._inbox, cancelled = savepoint
+        self._restore(cancelled)
+
+    def _restore(self, first: int) -> None:
+        self.database.delayed += self._cancelled[first:]
+        del self._cancelled[first:]
 
     def _forget(self) -> None:
+        self._restore(0)
         self._release(self._inbox)
         self._changes, self._inbox, self._staged = {}, set(), []
 

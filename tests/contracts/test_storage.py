@@ -272,16 +272,6 @@ async def test_a_claim_gives_the_oldest_events_and_settling_takes_them_away(stor
     assert await storage.waiting() == data("b", "c")
 
 
-async def test_a_claim_leaves_out_ids_and_keys(storage: Storage):
-    async def action(storage: Storage) -> None:
-        storage.add(Written("a", "k"), Written("b", "other"), Written("c"))
-
-    await storage.do(action)
-    async with storage.outbox.claim(10) as batch:
-        last = batch.events[2].id
-    assert await storage.waiting(without={"k", last}) == ['{"text":"b","key":"other"}']
-
-
 async def test_two_claims_at_a_time_never_give_one_event_twice(storage: Storage):
     await storage.do(writing("a"))
     async with storage.outbox.claim(10) as mine, storage.outbox.claim(10) as theirs:

@@ -1,10 +1,13 @@
 """The outbox hands events to one relay at a time, in order; the inbox tells new events from known ones."""
 
 import asyncio
+from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
-from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, open_engine
+from mediator.errors import UnitOfWorkMismatchError
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
 from tests.adapters.sqlalchemy.test_events_at_commit import Blob, adding
 
@@ -47,14 +50,6 @@ async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger
             assert (len(mine.events), len(theirs.events)) == (1, 0)
         async with other.claim(1) as theirs:
             assert len(theirs.events) == 1
-
-
-async def test_refused_events_and_keys_are_left_out(ledger: Ledger) -> None:
-    await ledger.send(Do(adding(Blob(1, "bad"), Blob(2), Blob(3, "good"), Blob(4, "bad"))))
-    async with ledger.outbox.claim(10) as batch:
-        unkeyed = batch.events[1]
-    async with ledger.outbox.claim(10, without={"bad", unkeyed.id}) as batch:
-        assert [event.partitionkey for event in batch.events] == ["good"]
 
 
 async def test_a_commit_wakes_who_waits_also_when_it_came_first(ledger: Ledger) -> None:
@@ -108,3 +103,15 @@ async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) ->
     assert await inbox.clean(10) == 0
     now = 101.0
     assert [await inbox.clean(2), await inbox.clean(2)] == [2, 1]
+
+
+async def test_a_unit_of_work_on_another_database_cancels_nothing_here(ledger: Ledger, tmp_path: Path) -> None:
+    async with open_engine(f"sqlite:///{tmp_path}/other.db") as other_engine:
+        await create_schema(other_engine)
+        other = SqlAlchemyOutbox(other_engine)
+
+        async def cancel(ledger: Ledger) -> None:
+            with pytest.raises(UnitOfWorkMismatchError):
+                await other.cancel("1", unit_of_work=ledger.unit_of_work)
+
+        await ledger.send(Do(cancel))
