@@ -21,8 +21,8 @@ from mediator.errors.dispatch import (
     StreamNotOpenError,
 )
 from mediator.errors.events import (
-    ConsumerNotFoundError,
     ClaimLostError,
+    ConsumerNotFoundError,
     DeliveryTimeError,
     EventDeclarationError,
     EventError,
