@@ -8,8 +8,9 @@ from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import Catalog, instances_of
 from mediator.dependency_injector.handler_rules import declared_classes
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
-from mediator.distributed.consumer import DistributedEventHandler, EventConsumer
+from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.handler import DistributedEventHandler
 from mediator.distributed.relay import OutboxRelay
 from mediator.errors import EventDeclarationError, Problem
 from mediator.registry import Binding

@@ -125,6 +125,48 @@ class EventNotDecodableError(EventError):
         return f"An event of type {self.event_type} cannot be decoded: {self.reason}"
 
 
+class FatalEventError(EventError):
+    """Raised by a handler of an event that no further try would help: the event is parked at once."""
+
+
+@dataclass(eq=False, repr=False)
+class DeliveryTimeoutError(EventError, TimeoutError):
+    """The handlers of an event that was delivered did not end in time. They were cancelled and rolled back."""
+
+    event_type: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"An event of type {self.event_type} was not handled within {self.seconds:g} s. Look for what its handler waits "
+            "for, or raise `handler_timeout` of the consumer."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ParkedEventNotFoundError(EventError, LookupError):
+    """An event is not parked, or no longer: it was replayed or discarded."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"No event is parked under the number {self.number}: it was replayed or discarded, or never there."
+
+
+@dataclass(eq=False, repr=False)
+class ParkedEventBlockedError(EventError):
+    """A parked event cannot be replayed before an earlier one of its key."""
+
+    number: int
+    head: int
+
+    def __str__(self) -> str:
+        return (
+            f"The parked event {self.number} waits behind {self.head}, which has the same key. Replay or discard that one "
+            "first."
+        )
+
+
 @dataclass(eq=False, repr=False)
 class EventRefusedError(EventError):
     """The broker refuses this event, and will refuse it every time."""

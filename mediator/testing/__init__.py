@@ -6,6 +6,7 @@ from mediator.testing.channel import InMemoryRequestChannel
 from mediator.testing.database import InMemoryDatabase, InMemoryTable, InMemoryUnitOfWork
 from mediator.testing.inbox import InMemoryInbox
 from mediator.testing.outbox import InMemoryOutbox
+from mediator.testing.parking import InMemoryParking
 from mediator.testing.recording import Expectation, RecordingEventBroker, RecordingMediator
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "InMemoryEventSubscription",
     "InMemoryInbox",
     "InMemoryOutbox",
+    "InMemoryParking",
     "InMemoryRequestChannel",
     "InMemoryTable",
     "InMemoryUnitOfWork",

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import itertools
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from mediator.distributed.serialization import EventCodec
 from mediator.distributed.staging import StagedEvent
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import IsolationNotSupportedError, NoUnitOfWorkError, OutboxFullError
+from mediator.errors import DatabaseUnavailableError, IsolationNotSupportedError, NoUnitOfWorkError, OutboxFullError
 from mediator.msgspec import MsgspecCodec
 
 _GONE: Any = object()
@@ -27,7 +28,9 @@ class InMemoryDatabase:
         delayed: Those that are not due yet, with the time at which they are, in seconds since the epoch.
         refused: Those that the broker refused.
         archive: Those that the broker has stored.
-        inbox: The consumer, source and id of each event that took effect.
+        inbox: The consumer, source and id of each event that took effect or is parked.
+        starts: How often handlers were started for such an event, as far as that is counted.
+        available: False while the database plays dead: what needs it fails.
     """
 
     def __init__(self) -> None:
@@ -37,8 +40,21 @@ class InMemoryDatabase:
         self.refused: list[RefusedEvent] = []
         self.archive: list[CloudEvent] = []
         self.inbox: set[tuple[str, str, str]] = set()
+        self.starts: dict[tuple[str, str, str], int] = {}
+        self.available: bool = True
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
+        self.locks: dict[tuple[str, str], tuple[object, asyncio.Event]] = {}
+        self.numbers: Iterator[int] = itertools.count(1)
         self.woken: asyncio.Event = asyncio.Event()
+
+    def check_available(self) -> None:
+        """Fail while it plays dead.
+
+        Raises:
+            DatabaseUnavailableError: It does.
+        """
+        if not self.available:
+            raise DatabaseUnavailableError("InMemoryDatabase", "it plays dead")
 
 
 class InMemoryTable(MutableMapping[Any, Any]):
@@ -99,6 +115,8 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._max_pending = max_pending
         self._changes: dict[str, dict[Any, Any]] = {}
         self._inbox: set[tuple[str, str, str]] = set()
+        self._locks: list[tuple[str, str]] = []
+        self._forgotten: set[tuple[str, str, str]] = set()
         self._staged: list[StagedEvent] = []
         self._cancelled: list[tuple[float, CloudEvent]] = []
 
@@ -141,6 +159,19 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._cancelled += found
         return bool(found)
 
+    async def lock(self, name: tuple[str, str]) -> None:
+        """Hold a lock until the transaction ends. Waits for another transaction that holds it."""
+        locks = self.database.locks
+        while name in locks and locks[name][0] is not self:
+            await locks[name][1].wait()
+        if name not in locks:
+            locks[name] = (self, asyncio.Event())
+            self._locks.append(name)
+
+    def forget_starts(self, entry: tuple[str, str, str]) -> None:
+        """Remove the count of an event when the transaction commits."""
+        self._forgotten.add(entry)
+
     # The port: `DatabaseTransaction`.
 
     async def prepare(self, isolation: str | None) -> None:
@@ -161,12 +192,15 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def commit_transaction(self, transaction_id: str) -> None:  # noqa: ARG002  # the port gives it
         """See `DatabaseTransaction.commit_transaction`."""
         database = self.database
+        database.check_available()
         for name, changes in self._changes.items():
             table = database.tables.setdefault(name, {})
             table.update(changes)
             for key in [key for key, value in table.items() if value is _GONE]:
                 del table[key]
         database.inbox |= self._inbox
+        for entry in self._forgotten:
+            database.starts.pop(entry, None)
         for staged in self._staged:
             if staged.deliver_at is None:
                 database.outbox.append(staged.event)
@@ -202,7 +236,9 @@ class InMemoryUnitOfWork(UnitOfWork):
     def _forget(self) -> None:
         self._restore(0)
         self._release(self._inbox)
-        self._changes, self._inbox, self._staged = {}, set(), []
+        self._changes, self._inbox, self._staged, self._forgotten = {}, set(), [], set()
+        while self._locks:
+            self.database.locks.pop(self._locks.pop())[1].set()
 
     def _release(self, entries: set[tuple[str, str, str]]) -> None:
         for entry in entries:

@@ -28,7 +28,7 @@ from mediator import (
     current_scope,
     current_unit_of_work,
 )
-from mediator.distributed.inbox import Inbox
+from mediator.distributed.inbox import Admission, Inbox
 from mediator.distributed.outbox import Outbox
 from mediator.errors import (
     EventNotSerializableError,
@@ -290,19 +290,19 @@ async def test_a_commit_with_events_wakes_who_waits_and_waiting_has_an_end(stora
 
 
 async def test_an_event_is_taken_in_once_and_only_if_its_transaction_commits(storage: Storage):
-    async def take(storage: Storage) -> bool:
+    async def take(storage: Storage) -> Admission:
         return await storage.inbox.insert(storage.unit_of_work, "group", "shop", "1")
 
     async def take_and_fail(storage: Storage) -> None:
-        assert await take(storage)
+        assert await take(storage) is Admission.NEW
         raise LookupError
 
     with pytest.raises(LookupError):
         await storage.do(take_and_fail)
     assert not await storage.inbox.contains("group", "shop", "1")
-    assert await storage.do(take) is True
+    assert await storage.do(take) is Admission.NEW
     assert await storage.inbox.contains("group", "shop", "1")
-    assert await storage.do(take) is False
+    assert await storage.do(take) is Admission.DUPLICATE
     assert not await storage.inbox.contains("other", "shop", "1")
     assert await storage.inbox.clean(10) == 0
 
@@ -311,7 +311,7 @@ async def test_an_event_is_taken_in_once_and_only_if_its_transaction_commits(sto
 async def test_two_transactions_at_one_event_wait_for_each_other(storage: Storage, commits: bool):
     took, go = asyncio.Event(), asyncio.Event()
 
-    async def first(storage: Storage) -> bool:
+    async def first(storage: Storage) -> Admission:
         taken = await storage.inbox.insert(storage.unit_of_work, "group", "shop", "1")
         took.set()
         await go.wait()
@@ -319,7 +319,7 @@ async def test_two_transactions_at_one_event_wait_for_each_other(storage: Storag
             raise LookupError
         return taken
 
-    async def second(storage: Storage) -> bool:
+    async def second(storage: Storage) -> Admission:
         return await storage.inbox.insert(storage.unit_of_work, "group", "shop", "1")
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -328,7 +328,9 @@ async def test_two_transactions_at_one_event_wait_for_each_other(storage: Storag
         two = group.create_task(_outcome(storage.do(second)))
         await asyncio.sleep(0)
         go.set()
-    assert (one.result(), two.result()) == ((True, False) if commits else (LookupError, True))
+    assert (one.result(), two.result()) == (
+        (Admission.NEW, Admission.DUPLICATE) if commits else (LookupError, Admission.NEW)
+    )
 
 
 async def _outcome(doing: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from mediator.distributed.inbox import Admission
 from mediator.errors import UnitOfWorkMismatchError
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
@@ -76,17 +77,17 @@ async def test_the_inbox_knows_an_event_once_its_transaction_has_committed(ledge
     inbox = SqlAlchemyInbox(ledger.engine)
 
     async def insert_and_fail(ledger: Ledger) -> None:
-        assert await inbox.insert(ledger.unit_of_work, "group", "source", "1")
+        assert await inbox.insert(ledger.unit_of_work, "group", "source", "1") is Admission.NEW
         raise LookupError
 
-    async def insert(ledger: Ledger) -> bool:
+    async def insert(ledger: Ledger) -> Admission:
         return await inbox.insert(ledger.unit_of_work, "group", "source", "1")
 
     await asyncio.gather(ledger.send(Do(insert_and_fail)), return_exceptions=True)
     assert not await inbox.contains("group", "source", "1")
-    assert await ledger.send(Do(insert)) is True
+    assert await ledger.send(Do(insert)) is Admission.NEW
     assert await inbox.contains("group", "source", "1")
-    assert await ledger.send(Do(insert)) is False
+    assert await ledger.send(Do(insert)) is Admission.DUPLICATE
     assert not await inbox.contains("other group", "source", "1")
     assert not await inbox.contains("group", "other source", "1")
 

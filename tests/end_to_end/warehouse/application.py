@@ -77,6 +77,6 @@ class WarehouseContainer(containers.DeclarativeContainer):
     mediator = MediatorProvider(behaviors=providers.List(transaction))
     subscription = providers.Singleton(NatsEventSubscription, nats, "warehouse", ack_wait=2.0)
     consumer = providers.Singleton(
-        EventConsumer, subscription, inbox, unit_of_work.provider, mediator, first_retry=0.05
+        EventConsumer, subscription, inbox, unit_of_work.provider, mediator, retry_delays=(0.05, 1.0)
     )
     reserve_goods = providers.Factory(ReserveGoods, unit_of_work, distributed_events)
