@@ -138,6 +138,12 @@ def to_json(texts: Mapping[str, str]) -> str:
     return json.dumps(dict(texts))
 
 
+def from_json(text: str) -> dict[str, str]:
+    """What `to_json` has written."""
+    texts: dict[str, str] = json.loads(text or "{}")
+    return texts
+
+
 @dataclass(frozen=True, slots=True)
 class ParkedFilter:
     """Which parked events; those that fit everything that is given.

@@ -24,6 +24,7 @@ from mediator.errors.events import (
     ClaimLostError,
     ConsumerNotFoundError,
     DeliveryTimeError,
+    ConsumerNotFoundError,
     DeliveryTimeoutError,
     EventDeclarationError,
     EventError,

@@ -168,6 +168,21 @@ class ParkedEventBlockedError(EventError):
 
 
 @dataclass(eq=False, repr=False)
+class ConsumerNotFoundError(MediatorError, LookupError):
+    """A parked event belongs to a consumer that this application does not have."""
+
+    consumer: str
+    known: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        known = f"There are: {', '.join(self.known)}." if self.known else "There is none."
+        return (
+            f"No consumer of this container has the group {self.consumer!r}, which parked the event. {known} Replay it with "
+            "the container of the application that handles it."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class EventRefusedError(EventError):
     """The broker refuses this event, and will refuse it every time."""
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-import msgspec
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mediator.distributed.cloudevents import bucket_of
-from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, to_json
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, from_json, to_json
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
     ParkedEventBlockedError,
@@ -245,7 +244,7 @@ def _event(row: Any) -> ParkedEvent:
     values = {name: getattr(row, name) for name in _COLUMNS}
     values["data"] = bytes(row.data)
     for name in ("extensions", "headers"):
-        values[name] = msgspec.json.decode(getattr(row, name) or "{}", type=dict[str, str])
+        values[name] = from_json(getattr(row, name))
     return ParkedEvent(**values)
 
 
