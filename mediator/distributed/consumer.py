@@ -100,7 +100,7 @@ class EventConsumer:
         self._concurrency = (
             concurrency if concurrency is not None else (_ORDERED_CONCURRENCY if ordering == "key" else 1)
         )
-        self._prefetch = max(prefetch, self._concurrency)
+        self._prefetch = prefetch
         self._unknown_type_grace = unknown_type_grace
         self._drain_timeout = drain_timeout
         self._clean_interval = clean_interval
@@ -137,12 +137,12 @@ class EventConsumer:
 
     async def run(self) -> None:
         """Consume until cancelled; the handlers that run are then given `drain_timeout` to end."""
-        parts = self._parts()
+        parts, prefetch = self._parts(), max(self._prefetch, self._concurrency)
         event_types = sorted({split_wire_type(wire)[0] for wire in parts.classes})
         self._log.info("consumer started", event_types=event_types)
         try:
             async with (
-                self._subscription.open(event_types, prefetch=self._prefetch, ordering=self._ordering) as deliveries,
+                self._subscription.open(event_types, prefetch=prefetch, ordering=self._ordering) as deliveries,
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self._clean())
