@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,18 +19,20 @@ from tests.end_to_end.test_events import stored
 KILLED = -signal.SIGKILL
 
 
-async def start(log: Path, *arguments: object) -> asyncio.subprocess.Process:
+async def start(
+    log: Path, *arguments: object, environment: Mapping[str, str] | None = None
+) -> asyncio.subprocess.Process:
     """Start an application; what it logs is appended to a file."""
     with log.open("ab") as stderr:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-m", "tests.faults.process", *map(str, arguments),
-            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "0", **(environment or {})},
         )  # fmt: skip
 
 
-async def run(log: Path, *arguments: object) -> int:
+async def run(log: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> int:
     """Run an application to its end; its exit status."""
-    process = await start(log, *arguments)
+    process = await start(log, *arguments, environment=environment)
     try:
         async with asyncio.timeout(60):
             return await process.wait()
@@ -41,9 +43,11 @@ async def run(log: Path, *arguments: object) -> int:
 
 
 @asynccontextmanager
-async def running(log: Path, *arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(
+    log: Path, *arguments: object, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """An application that is terminated at the end of the block, and must then drain and exit with 0."""
-    process = await start(log, *arguments)
+    process = await start(log, *arguments, environment=environment)
     try:
         yield process
         if process.returncode is None:
