@@ -96,7 +96,7 @@ class ParkedEvent:
 
 
 def parked_delivery(
-    consumer: str, delivery: Delivery, reason: ParkReason, error: str, *, attempts: int, now: float
+    consumer: str, delivery: Delivery, reason: ParkReason, error: BaseException | str, *, attempts: int, now: float
 ) -> ParkedEvent:
     """What is to be parked of a delivery."""
     identity, event = identity_of(consumer, delivery), delivery.event
@@ -129,8 +129,15 @@ def key_of(delivery: Delivery) -> str | None:
 
 def error_text(error: BaseException | str) -> str:
     """What is kept of an error: its class and text, cut, fit for a column."""
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {_text_of(error)}"
     return text[:_LONGEST_ERROR].replace("\0", "\\x00").encode(errors="backslashreplace").decode()[:_LONGEST_ERROR]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # an exception of a user's may fail at that, too
+        return f"its text cannot be had: {type(failure).__name__}"
 
 
 def to_json(texts: Mapping[str, str]) -> str:
@@ -242,7 +249,7 @@ class Parking(ABC):
         """
 
     @abstractmethod
-    async def note_failure(self, number: int, error: str, /) -> None:
+    async def note_failure(self, number: int, error: BaseException, /) -> None:
         """Keep why a replay failed, and count it; nothing when the event is no longer parked."""
 
     @abstractmethod

@@ -133,7 +133,7 @@ class ParkedReplay:
         except ParkedEventBlockedError as error:
             return Replayed(event, "blocked", error)
         except Exception as error:  # told to the caller, and kept with the event
-            await self._parking.note_failure(event.number, f"{type(error).__name__}: {error}")
+            await self._parking.note_failure(event.number, error)
             self._log.error("replay failed", error=type(error).__name__, exc_info=error, **_fields(event))
             return Replayed(event, "failed", error)
         self._log.info("event replayed", **_fields(event))

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -149,7 +150,7 @@ class Settlement:
         if left <= 0:
             return await self._set_aside(ParkReason.UNKNOWN_TYPE, error)
         pause = Backoff(1.0, 30.0, self._parts.rng).at(self._delivery.attempt - 1)
-        return self._put_back(error, min(pause, left))
+        return self._put_back(error, min(pause, left), log=self._parts.log.warning)
 
     async def _count(self) -> Start:
         if self._delivery.attempt == 1:
@@ -216,7 +217,7 @@ class Settlement:
 
     def _parked(self, reason: ParkReason, error: BaseException | None) -> ParkedEvent:
         attempts = self._start.attempt if self._start is not None else 0
-        text = "" if error is None else f"{type(error).__name__}: {error}"
+        text: BaseException | str = "" if error is None else error
         if reason is ParkReason.KEY_PARKED:
             attempts, text = 0, "an earlier event of its key is parked"
         elif reason is ParkReason.PROCESS_DIED:
@@ -258,9 +259,9 @@ class Settlement:
         await self._delivery.term("parked")
         await failpoints.reach("consumer.after_term")
 
-    def _put_back(self, error: BaseException | None, pause: float) -> Ending:
+    def _put_back(self, error: BaseException | None, pause: float, log: Callable[..., Any] | None = None) -> Ending:
         event = self._delivery.event
-        self._parts.log.error(
+        (log or self._parts.log.error)(
             "delivery failed",
             error=type(error).__name__,
             reason=str(error) if isinstance(error, EventNotDecodableError) else None,

@@ -41,7 +41,7 @@ class SqlAlchemyInbox(Inbox):
             UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
             SchemaMissingError: The inbox table does not exist.
         """
-        connection = await own_connection(self, unit_of_work)
+        connection = await own_connection(self, self._database, unit_of_work)
         row = {"consumer": consumer, "source": source, "event_id": event_id, "received_at": self._clock()}
         statement: Any = self._database.insert(inbox).values(row).on_conflict_do_nothing()
         try:
@@ -95,7 +95,7 @@ class SqlAlchemyInbox(Inbox):
 
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
         """See `Inbox.forget_starts`."""
-        connection = await own_connection(self, unit_of_work)
+        connection = await own_connection(self, self._database, unit_of_work)
         await connection.execute(delete(attempts).where(_is(attempts, (consumer, source, event_id))))
 
     async def clean(self, limit: int, /) -> int:

@@ -19,6 +19,7 @@ from mediator.errors import (
     SettingError,
     UnitOfWorkMismatchError,
 )
+from mediator.sqlalchemy.database import Database
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import attempts, inbox, outbox, parked
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
@@ -64,9 +65,9 @@ class SqlAlchemyParking(Parking):
         """See `Parking.append`.
 
         Raises:
-            UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
+            UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or on another engine.
         """
-        connection = await own_connection(self, unit_of_work)
+        connection = await own_connection(self, self._database, unit_of_work)
         await connection.execute(insert(parked).values(_row(event)))
 
     async def find(self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[ParkedEvent]:
@@ -122,7 +123,7 @@ class SqlAlchemyParking(Parking):
         Raises:
             UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
         """
-        return await _take(await own_connection(self, unit_of_work), number)
+        return await _take(await own_connection(self, self._database, unit_of_work), number)
 
     async def release(self, number: int, /) -> ParkedEvent:
         """See `Parking.release`."""
@@ -135,7 +136,7 @@ class SqlAlchemyParking(Parking):
         self._database.wake()
         return event
 
-    async def note_failure(self, number: int, error: str, /) -> None:
+    async def note_failure(self, number: int, error: BaseException, /) -> None:
         """See `Parking.note_failure`."""
         values = {"error": error_text(error), "attempts": parked.c.attempts + 1}
         async with self._database.writing() as connection:
@@ -153,15 +154,18 @@ class SqlAlchemyParking(Parking):
         return event
 
 
-async def own_connection(part: object, unit_of_work: UnitOfWork) -> AsyncConnection:
-    """The connection of a unit of work's running transaction.
+async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
+    """The connection of a unit of work's running transaction, on the database of an adapter.
 
     Raises:
-        UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
+        UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or on another engine.
     """
     if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
         raise UnitOfWorkMismatchError(part, unit_of_work)
-    return await unit_of_work.connection()
+    connection = await unit_of_work.connection()
+    if connection.engine.pool is not database.engine.pool:
+        raise UnitOfWorkMismatchError(part, unit_of_work)
+    return connection
 
 
 def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:

@@ -103,7 +103,7 @@ class InMemoryParking(Parking):
         """See `Parking.release`."""
         raise ParkedEventNotFoundError(number)
 
-    async def note_failure(self, number: int, error: str, /) -> None:
+    async def note_failure(self, number: int, error: BaseException, /) -> None:
         """See `Parking.note_failure`."""
         found = parked_in(self._database).get(number)
         if found is not None:

@@ -320,10 +320,10 @@ async def test_an_event_is_edited_in_its_place(storage: Storage):
 
 async def test_the_failure_of_a_replay_is_kept_and_counted(storage: Storage):
     (number,) = await storage.park(event("1"))
-    await storage.parking.note_failure(number, "KeyError: \x00" + "x" * 10_000)
+    await storage.parking.note_failure(number, ValueError("\x00" + "x" * 10_000))
     noted = await storage.parking.get(number)
-    assert (noted.attempts, noted.error[:13], len(noted.error)) == (9, "KeyError: \\x0", 4096)
-    await storage.parking.note_failure(number + 1, "nobody")
+    assert (noted.attempts, noted.error[:13], len(noted.error)) == (9, "ValueError: \\", 4096)
+    await storage.parking.note_failure(number + 1, ValueError("nobody"))
 
 
 async def test_a_discarded_event_is_gone_and_its_successor_is_first(storage: Storage):
@@ -364,6 +364,15 @@ async def test_texts_of_foreign_producers_fit_into_every_column(storage: Storage
     await storage.park(odd)
     (found,) = await storage.parking.find(ALL)
     assert replace(found, number=0) == odd
+
+
+async def test_the_inbox_of_another_file_is_refused_before_anything_is_recorded(tmp_path: Path):
+    async with in_database(f"sqlite:///{tmp_path}/a.db") as one, in_database(f"sqlite:///{tmp_path}/b.db") as other:
+        with pytest.raises(UnitOfWorkMismatchError):
+            async with one.transaction() as unit_of_work:
+                await other.inbox.insert(unit_of_work, GROUP, "shop", "1")
+        assert not await one.inbox.contains(GROUP, "shop", "1")
+        assert not await other.inbox.contains(GROUP, "shop", "1")
 
 
 async def test_an_event_that_goes_out_goes_back_to_its_old_place_in_the_outbox(tmp_path: Path, postgres_url: str):

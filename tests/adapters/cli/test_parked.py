@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from mediator.cli.commands import cli
@@ -85,6 +86,12 @@ class Application:
 
     def call(self, command: str, *arguments: object, target: str = SAMPLE, stdin: str | None = None) -> Result:
         return CliRunner().invoke(cli, ["parked", command, target, *map(str, arguments)], input=stdin)
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> None:
+    """Whoever has captured logs leaves structlog configured."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture

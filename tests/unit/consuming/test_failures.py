@@ -160,6 +160,20 @@ async def test_unordered_events_are_handled_at_the_same_time_up_to_the_concurren
     assert sorted(application.effects) == [0, 1, 2, 3, 4]
 
 
+class Unspeakable(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+async def test_an_error_without_a_text_is_parked_like_any_other():
+    application = Application(QUICK)
+    application.acts[1] = failing(Unspeakable())
+    application.publish(1)
+    async with application.running():
+        await application.settled(1)
+    assert application.parking.events[0].error == "Unspeakable: its text cannot be had: RuntimeError"
+
+
 # Settings.
 
 

@@ -116,6 +116,7 @@ async def test_an_unknown_type_gets_its_grace_and_is_then_parked_whole():
     assert (parked.type, parked.headers, parked.data) == ("shop.order-placed.v2", headers, GOOD)
     (waiting,) = (line for line in logs if line["event"] == "delivery failed")
     assert 0 < waiting["retry_in"] <= 1.0
+    assert waiting["log_level"] == "warning"
     assert "handles this type and version" in waiting["reason"]
 
 
