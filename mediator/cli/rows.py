@@ -39,7 +39,7 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
         "subject": event.subject,
         "sequence": event.sequence,
         "reason": str(event.reason),
-        "error_class": event.error.partition(":")[0] if ": " in event.error else "",
+        "error_class": _class_of(event.error),
         "attempts": event.attempts,
         "parked_at": datetime.fromtimestamp(event.parked_at, UTC).isoformat(timespec="seconds"),
     }
@@ -47,6 +47,12 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
         row |= {"error": event.error, "content_type": event.content_type, "extensions": dict(event.extensions)}
         row |= {"headers": dict(event.headers), **_body(event.data)}
     return row
+
+
+def _class_of(error: str) -> str:
+    """The class that an error's text begins with, if it does; the rest of the text may hold a part of the payload."""
+    name, colon, _ = error.partition(": ")
+    return name if colon and name.isidentifier() else ""
 
 
 def _body(data: bytes) -> dict[str, str]:

@@ -118,7 +118,17 @@ async def test_a_publishing_process_killed_before_the_commit_leaves_no_trace(
 
 
 @pytest.mark.parametrize(
-    "name", ["consumer.after_insert", "consumer.after_handlers", "consumer.after_commit", "consumer.after_ack"]
+    "name",
+    [
+        "consumer.before_insert",
+        "consumer.after_insert",
+        "consumer.after_handlers",
+        "unit_of_work.before_stage",
+        "unit_of_work.before_commit",
+        "unit_of_work.during_commit",
+        "consumer.after_commit",
+        "consumer.after_ack",
+    ],
 )
 async def test_a_consuming_process_killed_around_its_commit_takes_the_event_in_once(
     server: NatsServer, databases: Databases, log: Path, name: str

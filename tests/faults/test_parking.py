@@ -66,7 +66,14 @@ async def test_eight_deployments_in_the_middle_of_a_handler_park_nothing(world: 
 
 
 @pytest.mark.parametrize(
-    "name", ["consumer.before_park", "consumer.after_park", "consumer.after_append", "consumer.after_term"]
+    "name",
+    [
+        "consumer.after_count",
+        "consumer.before_park",
+        "consumer.after_park",
+        "consumer.after_append",
+        "consumer.after_term",
+    ],
 )
 async def test_a_process_killed_around_parking_parks_each_event_once_and_in_order(world: World, name: str):
     await world.place("ada/broken", "ada/1", "ada/2", "eve/3")
