@@ -24,7 +24,6 @@ from mediator.errors.events import (
     ClaimLostError,
     ConsumerNotFoundError,
     DeliveryTimeError,
-    ConsumerNotFoundError,
     DeliveryTimeoutError,
     EventDeclarationError,
     EventError,

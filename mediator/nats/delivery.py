@@ -47,7 +47,8 @@ class NatsDelivery(Delivery):
         self._open = True
         tokens = message.reply.split(".")
         place = (tokens if len(tokens) == _PLAIN_TOKENS else tokens[2:])[2:9]
-        stream, self.consumer, attempt, sequence, _, stored, remaining = place
+        stream, consumer, attempt, sequence, _, stored, remaining = place
+        self.consumer: str = consumer
         self.remaining: int = int(remaining)
         self.attempt: int = int(attempt)
         self.sequence: int = int(sequence)

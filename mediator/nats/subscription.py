@@ -63,9 +63,9 @@ class NatsEventSubscription(EventSubscription):
     ) -> None:
         if ack_wait is not None and ack_wait <= 0:
             raise SettingError("ack_wait", ack_wait, "use a positive number of seconds")
-        self.group = checked_group(group)
-        self.ack_wait = SHORTEST_ACK_WAIT if ack_wait is None else ack_wait
-        self.max_age = settings.max_age
+        self.group: str = checked_group(group)
+        self.ack_wait: float = SHORTEST_ACK_WAIT if ack_wait is None else ack_wait
+        self.max_age: float | None = settings.max_age
         self._connection = connection
         self._prefix = checked_prefix(prefix)
         self._provision = provision

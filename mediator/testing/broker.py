@@ -185,8 +185,8 @@ class InMemoryEventSubscription(EventSubscription):
         self, broker: InMemoryBroker, group: str, *, ack_wait: float = 30.0, start: str | datetime = "all"
     ) -> None:
         self._broker = broker
-        self.group = group
-        self.ack_wait = ack_wait
+        self.group: str = group
+        self.ack_wait: float = ack_wait
         self._start = start
 
     def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:

@@ -14,7 +14,7 @@ class InMemoryInbox(Inbox):
 
     def __init__(self, database: InMemoryDatabase) -> None:
         self._database = database
-        self.keep_seconds = math.inf
+        self.keep_seconds: float = math.inf
 
     async def insert(
         self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
