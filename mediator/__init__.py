@@ -13,7 +13,7 @@ from mediator.behaviors.validation import ValidationBehavior, Validator
 from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
-from mediator.distributed.consumer import DistributedEventHandler, EventConsumer, current_delivery
+from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.handler import DistributedEventHandler, current_delivery

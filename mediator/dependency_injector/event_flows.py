@@ -11,8 +11,9 @@ from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.handler_rules import declared_classes
 from mediator.dependency_injector.mediator_provider import mediators_of
 from mediator.dispatches import dispatches_of
-from mediator.distributed.consumer import DistributedEventHandler, EventConsumer
+from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.handler import DistributedEventHandler
 from mediator.distributed.publisher import EventPublisher
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.subscription import EventSubscription

@@ -10,7 +10,7 @@ import structlog
 from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
 from mediator.errors import (
-    ConsumerNotFoundError,
+    ConsumerGroupNotFoundError,
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
     SettingError,
@@ -145,7 +145,7 @@ class ParkedReplay:
             return
         consumer = self._consumers.get(event.consumer)
         if consumer is None:
-            raise ConsumerNotFoundError(event.consumer, sorted(self._consumers))
+            raise ConsumerGroupNotFoundError(event.consumer, sorted(self._consumers))
         await consumer.replay(event)
 
 

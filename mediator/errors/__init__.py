@@ -22,6 +22,7 @@ from mediator.errors.dispatch import (
 )
 from mediator.errors.events import (
     ClaimLostError,
+    ConsumerGroupNotFoundError,
     ConsumerNotFoundError,
     DeliveryTimeError,
     DeliveryTimeoutError,
@@ -107,6 +108,7 @@ __all__ = [
     "ConcurrencyLimitedError",
     "ConcurrentDispatchError",
     "ConcurrentPublishError",
+    "ConsumerGroupNotFoundError",
     "ConsumerNotFoundError",
     "ContainerError",
     "ContainerValidationError",

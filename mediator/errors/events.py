@@ -168,7 +168,7 @@ class ParkedEventBlockedError(EventError):
 
 
 @dataclass(eq=False, repr=False)
-class ConsumerNotFoundError(MediatorError, LookupError):
+class ConsumerGroupNotFoundError(MediatorError, LookupError):
     """A parked event belongs to a consumer that this application does not have."""
 
     consumer: str

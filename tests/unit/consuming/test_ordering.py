@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mediator.distributed.parking import ParkedFilter
 from mediator.distributed.replay import ParkedReplay
-from mediator.errors import ConsumerNotFoundError, FatalEventError, SettingError
+from mediator.errors import ConsumerGroupNotFoundError, FatalEventError, SettingError
 from tests.unit.consuming.application import Application, OrderPlaced, failing
 
 ORDERED: dict[str, Any] = {"ordering": "key", "retry_delays": (0.0, 0.001)}
@@ -160,7 +160,7 @@ async def test_a_replay_of_a_group_that_is_not_here_fails_and_says_so():
         await application.settled(1)
     replay = ParkedReplay(application.parking, [])
     (result,) = [result async for result in replay.run(ParkedFilter())]
-    assert isinstance(result.error, ConsumerNotFoundError)
+    assert isinstance(result.error, ConsumerGroupNotFoundError)
     assert "'warehouse'" in application.parking.events[0].error
 
 
