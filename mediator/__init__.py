@@ -16,6 +16,7 @@ from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.events import DistributedEvent, Upcaster
 from mediator.distributed.handler import DistributedEventHandler, current_delivery
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.remote import RemoteSender
@@ -102,6 +103,7 @@ __all__ = [
     "TimeoutBehavior",
     "TransactionMode",
     "UnitOfWork",
+    "Upcaster",
     "ValidationBehavior",
     "ValidationFailure",
     "Validator",

@@ -12,7 +12,7 @@ import structlog
 from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.downtime import Downtime
-from mediator.distributed.events import DistributedEvent, split_wire_type, wire_type
+from mediator.distributed.events import DistributedEvent, split_wire_type
 from mediator.distributed.handler import DistributedEventHandler
 from mediator.distributed.inbox import Admission, Inbox, needed_retention
 from mediator.distributed.intake import Intake, IntakeParts
@@ -22,6 +22,7 @@ from mediator.distributed.settlement import Settlement, SettlementParts
 from mediator.distributed.shield import drain
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
 from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.distributed.upcasting import readable_types
 from mediator.errors import EventNotDecodableError, FatalEventError, SettingError, ValidationFailedError
 from mediator.mediator import Mediator
 
@@ -198,7 +199,7 @@ class EventConsumer:
 
     def _event_classes(self) -> Mapping[str, type[DistributedEvent]]:
         bindings = self._mediator.registry.handlers_of(DistributedEventHandler)
-        return {wire_type(cls): cls for binding in bindings for cls in binding.messages}
+        return readable_types(cls for binding in bindings for cls in binding.messages)
 
     async def _work(self, deliveries: Deliveries, parts: SettlementParts) -> None:
         stopping = asyncio.Event()

@@ -1,10 +1,15 @@
 """DistributedEvent: a fact that leaves the process after the commit, under a name and a version of its own."""
 
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from mediator.errors import EventDeclarationError
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes the payload of one version, decoded into plain data, into that of the next. A pure function."""
 
 Ordering = Literal["strict", "row"]
 """How events of one partition key get into the order of their commits; see `DistributedEvent.ordering`."""
@@ -36,6 +41,9 @@ class DistributedEvent:
     `"strict"` holds a lock of the key from the storing of the events to the end of the commit. `"row"` takes none: each
     transaction that adds such an event has updated or locked one row that stands for the key, before it commits.
     """
+
+    upcasters: ClassVar[Mapping[int, Upcaster]] = MappingProxyType({})
+    """By version, what lifts the payload of that version to the next: `{1: from_v1, 2: from_v2}` for version 3."""
 
     @property
     def partition_key(self) -> str | None:

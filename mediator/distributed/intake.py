@@ -14,6 +14,7 @@ from mediator.distributed.handler import CurrentDelivery
 from mediator.distributed.inbox import Admission
 from mediator.distributed.propagation import incoming
 from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.distributed.upcasting import decode_event
 from mediator.errors import DeliveryTimeoutError
 from mediator.mediator import Mediator
 from mediator.pipeline import check_awaited
@@ -105,7 +106,9 @@ class Intake:
                 self.outcome = scope.outcome
 
     async def _handle(self, unit_of_work: UnitOfWork) -> Admission:
-        event = unit_of_work.codec.decode(self._envelope.data, self._event_class)
+        event = decode_event(
+            unit_of_work.codec, self._envelope.type, self._envelope.data, self._event_class
+        )
         async with unit_of_work:
             await failpoints.reach("consumer.before_insert")
             admission = await self._admit(unit_of_work)

@@ -183,6 +183,53 @@ class ConsumerGroupNotFoundError(MediatorError, LookupError):
 
 
 @dataclass(eq=False, repr=False)
+class EventNotUpcastableError(EventNotDecodableError):
+    """An event of an older version arrived, and one of the upcasters that lift it to the version of its class failed.
+
+    Attributes:
+        event_class: The class whose upcaster it is.
+        step: The version from which it was to be lifted to the next.
+    """
+
+    event_class: type
+    step: int
+
+    def __str__(self) -> str:
+        return (
+            f"An event of type {self.event_type} cannot be decoded as {name_of(self.event_class)}: its upcaster from "
+            f"version {self.step} to {self.step + 1} {self.reason}. Correct `upcasters[{self.step}]`, and replay it."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class EventSchemaError(EventError, TypeError):
+    """The payload of an event class cannot be described, or no sample of it can be made."""
+
+    event_class: type
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event_class)} cannot be frozen: {self.reason}. When only the sample is at fault, give one: "
+            "`freeze_events([OrderPlaced(...)], folder)`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class UpcasterDeclarationError(EventError, TypeError):
+    """An event class declares upcasters that cannot lift older versions to its own."""
+
+    event_class: type
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event_class)} {self.problem}. Declare a plain function for each older version, without a "
+            "gap: `upcasters: ClassVar[Mapping[int, Upcaster]] = {1: from_v1, 2: from_v2}` with `event_version` 3."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class EventRefusedError(EventError):
     """The broker refuses this event, and will refuse it every time."""
 
