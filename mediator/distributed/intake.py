@@ -106,9 +106,7 @@ class Intake:
                 self.outcome = scope.outcome
 
     async def _handle(self, unit_of_work: UnitOfWork) -> Admission:
-        event = decode_event(
-            unit_of_work.codec, self._envelope.type, self._envelope.data, self._event_class
-        )
+        event = decode_event(unit_of_work.codec, self._envelope.type, self._envelope.data, self._event_class)
         async with unit_of_work:
             await failpoints.reach("consumer.before_insert")
             admission = await self._admit(unit_of_work)
