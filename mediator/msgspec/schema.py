@@ -58,9 +58,14 @@ def _schema(described: info.Type, definitions: dict[str, Schema]) -> Schema:
         return _schema(described.type, definitions)
     plain = _PLAIN.get(type(described))
     if plain is not None:
-        zoned = {"description": "with a time zone"} if getattr(described, "tz", None) is True else {}
-        return plain | zoned | _constraints(described, str(plain.get("type", "")))
+        return plain | _zone(described) | _constraints(described, str(plain.get("type", "")))
     return _composed(described, definitions)
+
+
+def _zone(described: info.Type) -> Schema:
+    """Whether a time must or must not have a zone, for which JSON schemas have no word."""
+    zone = getattr(described, "tz", None)
+    return {} if zone is None else {"x-timezone": zone}
 
 
 def _constraints(described: info.Type, kind: str) -> Schema:
