@@ -10,6 +10,7 @@ import click
 
 from mediator.cli.description import describe
 from mediator.cli.errors import CommandError, printable
+from mediator.cli.events import events
 from mediator.cli.parked import parked
 from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.running import run_workers
@@ -67,6 +68,7 @@ def describe_command(target: str, message: str | None, form: Format, others: tup
         click.echo(printable(describe(targets, message, form)))
 
 
+cli.add_command(events)
 cli.add_command(parked)
 
 

@@ -76,7 +76,7 @@ class MsgspecCodec:
         """
         try:
             return schema_of(event_class)
-        except (TypeError, msgspec.MsgspecError) as error:
+        except (TypeError, NameError, msgspec.MsgspecError) as error:  # a name: of a type that is not there
             raise EventSchemaError(event_class, str(error)) from error
 
 

@@ -4,6 +4,8 @@ from mediator.testing.behaviors import BehaviorRun, run_behavior, run_stream_beh
 from mediator.testing.broker import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
 from mediator.testing.channel import InMemoryRequestChannel
 from mediator.testing.database import InMemoryDatabase, InMemoryTable, InMemoryUnitOfWork
+from mediator.testing.frozen_check import FrozenReport, FrozenSampleWarning, check_frozen_events, compare_frozen_events
+from mediator.testing.frozen_events import freeze_events
 from mediator.testing.inbox import InMemoryInbox
 from mediator.testing.outbox import InMemoryOutbox
 from mediator.testing.parking import InMemoryParking
@@ -12,6 +14,8 @@ from mediator.testing.recording import Expectation, RecordingEventBroker, Record
 __all__ = [
     "BehaviorRun",
     "Expectation",
+    "FrozenReport",
+    "FrozenSampleWarning",
     "InMemoryBroker",
     "InMemoryDatabase",
     "InMemoryEventPublisher",
@@ -24,6 +28,9 @@ __all__ = [
     "InMemoryUnitOfWork",
     "RecordingEventBroker",
     "RecordingMediator",
+    "check_frozen_events",
+    "compare_frozen_events",
+    "freeze_events",
     "run_behavior",
     "run_stream_behavior",
 ]
