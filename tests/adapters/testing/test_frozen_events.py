@@ -162,6 +162,11 @@ def test_an_event_may_be_its_own_sample(tmp_path: Any):
         (["a"], [("a", datetime)], "the field `a` was string, and is date-time"),
         ([("a", datetime)], ["a"], "the field `a` was date-time, and is string"),
         ([("a", int)], [("a", float)], "the field `a` was integer, and is number"),
+        (
+            [("a", datetime)],
+            [("a", Annotated[datetime, msgspec.Meta(tz=True)])],
+            'the field `a` was date-time, and is date-time ("x-timezone True")',
+        ),
         ([("a", list[int])], [("a", list[str])], "the field `a[]` was integer, and is string"),
         ([("a", tuple[int, str])], [("a", tuple[int, int])], "the field `a` was string, and is integer"),
         (
