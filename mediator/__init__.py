@@ -15,7 +15,6 @@ from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
-from mediator.distributed.events import DistributedEvent
 from mediator.distributed.events import DistributedEvent, Upcaster
 from mediator.distributed.handler import DistributedEventHandler, current_delivery
 from mediator.distributed.relay import OutboxRelay
