@@ -3,6 +3,23 @@
 Each error carries its objects as attributes and renders its text from them. `docs/errors.md` has a section for each.
 """
 
+from mediator.errors.broker import (
+    ConsumerNotFoundError,
+    GroupOrderingError,
+    PublisherUnavailableError,
+    ServerStartError,
+    StreamMismatchError,
+    StreamNotFoundError,
+)
+from mediator.errors.consuming import (
+    ConsumerGroupNotFoundError,
+    DeliveryTimeoutError,
+    EventNotDecodableError,
+    EventNotUpcastableError,
+    FatalEventError,
+    ParkedEventBlockedError,
+    ParkedEventNotFoundError,
+)
 from mediator.errors.dispatch import (
     BlockingCallError,
     CallNextError,
@@ -22,28 +39,15 @@ from mediator.errors.dispatch import (
 )
 from mediator.errors.events import (
     ClaimLostError,
-    ConsumerGroupNotFoundError,
-    ConsumerNotFoundError,
     DeliveryTimeError,
-    DeliveryTimeoutError,
     EventDeclarationError,
     EventError,
     EventKindError,
-    EventNotDecodableError,
     EventNotSerializableError,
-    EventNotUpcastableError,
     EventRefusedError,
     EventSchemaError,
     EventTooLargeError,
-    FatalEventError,
-    GroupOrderingError,
     OutboxFullError,
-    ParkedEventBlockedError,
-    ParkedEventNotFoundError,
-    PublisherUnavailableError,
-    ServerStartError,
-    StreamMismatchError,
-    StreamNotFoundError,
     UpcasterDeclarationError,
 )
 from mediator.errors.refusals import (
