@@ -2,15 +2,24 @@
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from pathlib import Path
 
-from tests.faults.scenarios import relays
+import structlog
+
+from tests.faults.scenarios import ordered, outage, poison, relays
 from tests.faults.scenarios.report import Report
 from tests.faults.scenarios.site import Options, opened_site
 
-SCENARIOS = {"relays": (relays.run, 50_000)}
+SCENARIOS = {
+    "relays": (relays.run, 50_000),
+    "outage": (outage.run, 300_000),
+    "ordered": (ordered.run, 10_000),
+    "poison": (poison.run, 1_000),
+}
+"""The scenarios, and how many events each has unless told."""
 
 
 def parsed() -> argparse.Namespace:
@@ -41,6 +50,7 @@ async def main(given: argparse.Namespace) -> int:
         keys=given.keys,
         accidents=given.accidents,
     )
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     async with opened_site(options, report) as site:
         await run(site)
     return report.conclude(f"{given.scenario} on {given.database}, {given.cluster} nats-server", given.json)

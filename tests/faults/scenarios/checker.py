@@ -85,11 +85,15 @@ async def check_effects(publisher: AsyncEngine, keeper: AsyncEngine, *, singles:
         singles: Only events that were alone in their command are subscribed to.
     """
     committed = await tables.in_commit_order(publisher, "entries")
-    if singles:
-        alone = Counter(each.detail for each in committed)
-        committed = [each for each in committed if alone[each.detail] == 1]
+    committed = alone(committed) if singles else committed
     stuck = [each.id for each in await tables.parked(keeper)] + await tables.ids(keeper, "mediator_attempts", "event_id")
     return compare(committed, await tables.in_commit_order(keeper, "effects"), stuck)
+
+
+def alone(committed: Sequence[Seen]) -> list[Seen]:
+    """The events that were the only ones of their commands."""
+    number = Counter(each.detail for each in committed)
+    return [each for each in committed if number[each.detail] == 1]
 
 
 def resumed(committed: Sequence[Seen], stored: Sequence[Seen], moment: float) -> float | None:

@@ -45,7 +45,7 @@ class Process:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *self._arguments, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, cwd=ROOT, env={**os.environ, "PYTHONASYNCIODEBUG": "0", **self.environment},
+                start_new_session=True, cwd=ROOT, env={**os.environ, "PYTHONASYNCIODEBUG": "", **self.environment},
             )  # fmt: skip
 
     async def ended(self) -> int:
@@ -118,7 +118,7 @@ class Processes:
 
     def errors(self) -> str:
         """The ends of all logs, for a failure."""
-        return "\n".join(f"== {each.name}\n{each.log.read_text('utf-8', 'replace')[-2000:]}" for each in self._all)
+        return "\n".join(f"== {each.name}\n{each.log.read_text('utf-8', 'replace')[-1000:]}" for each in self._all)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ class Options:
         accidents: How many of each kind happen.
         frozen_seconds: After how long PostgreSQL takes the events from a frozen relay.
         ack_wait: How long the broker waits for an acknowledgement; `None` for as long as by default.
+        deployments: How often a process is told to stop while it handles an event.
     """
 
     database: str = "sqlite"
@@ -47,6 +48,7 @@ class Options:
     accidents: int = 3
     frozen_seconds: float = 10.0
     ack_wait: float | None = None
+    deployments: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,35 @@ class Site:
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds:g} s: {what}\n{self.processes.errors()}")
             await asyncio.sleep(pause)
+
+    async def until_logged(self, process: Process, words: str, times: int = 1) -> None:
+        """Wait until a process has logged some words so often."""
+
+        async def logged() -> bool:
+            return process.logged(words) >= times
+
+        await self.until(logged, f"{words} in the log of {process.name}", 120, 0.05)
+
+    async def until_written(self, share: float) -> None:
+        """Wait until that share of the events is committed."""
+
+        async def written() -> bool:
+            return await self.written() >= share * self.options.events
+
+        await self.until(written, f"{share:.0%} of the events")
+        self.report.progress(f"{await self.written():,} events written, {await self.waiting():,} wait")
+
+    async def stop(self, processes: Sequence[Process]) -> None:
+        """SIGTERM, upon which they are to end well."""
+        for process in processes:
+            status = await process.stop()
+            self.report.promise(f"{process.name} ended with {status}", kept=status == 0)
+
+    async def ended(self, processes: Sequence[Process]) -> None:
+        """Wait until they have done what they had to do."""
+        for process in processes:
+            status = await process.ended()
+            self.report.promise(f"{process.name} ended with {status}", kept=status == 0)
 
     async def until_relayed(self) -> None:
         """Wait until the outbox is empty, and tell of it now and then."""
