@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
         name: Of the process; that of its connections to PostgreSQL.
         frozen_seconds: After how long PostgreSQL takes the events from a frozen relay.
         ack_wait: How long the broker waits for an acknowledgement, in seconds; `None` for as long as it does by default.
+        attempts: How often the handlers of an event are started; `None` for as often as by default.
         max_pending: How many events may wait in the outbox.
         repaired: Whether handlers handle what they could not handle.
     """
@@ -55,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     name: str = "scenario"
     frozen_seconds: float = 10.0
     ack_wait: float | None = None
+    attempts: int | None = None
     max_pending: int | None = None
     repaired: bool = False
 
@@ -197,11 +199,10 @@ class KeeperContainer(containers.DeclarativeContainer):
     )
     mediator = MediatorProvider()
     settings = providers.Singleton(StreamSettings, replicas=config.replicas)
-    subscription = providers.Singleton(
-        NatsEventSubscription, nats, GROUP, settings=settings, ack_wait=config.ack_wait
-    )
+    subscription = providers.Singleton(NatsEventSubscription, nats, GROUP, settings=settings, ack_wait=config.ack_wait)
     consumer = providers.Singleton(
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator, parking=parking, ordering="key",
+        max_attempts=config.attempts,
         drain_timeout=1.0,
     )  # fmt: skip
     keep = providers.Factory(KeepMoved, unit_of_work, config.repaired)

@@ -86,7 +86,9 @@ async def check_effects(publisher: AsyncEngine, keeper: AsyncEngine, *, singles:
     """
     committed = await tables.in_commit_order(publisher, "entries")
     committed = alone(committed) if singles else committed
-    stuck = [each.id for each in await tables.parked(keeper)] + await tables.ids(keeper, "mediator_attempts", "event_id")
+    stuck = [each.id for each in await tables.parked(keeper)] + await tables.ids(
+        keeper, "mediator_attempts", "event_id"
+    )
     return compare(committed, await tables.in_commit_order(keeper, "effects"), stuck)
 
 

@@ -10,20 +10,17 @@ from tests.faults.scenarios.processes import Process
 from tests.faults.scenarios.site import Site
 
 _CONSUMERS = 3
-_PAUSE = (1.0, 5.0)
-"""Between a start and the next kill, in seconds."""
 
 
 async def run(site: Site) -> None:
     """Run the scenario on a site."""
     relay = await site.start_relay()
     keepers = [await site.start_keeper(f"keeper-{number}") for number in range(_CONSUMERS)]
-    writers = await site.start_writers(tasks=2)
+    writers = await site.start_writers("--share", -(-site.options.events // site.options.writers), tasks=2)
     async with asyncio.TaskGroup() as group:
         killing = group.create_task(_kill_again_and_again(site, keepers[0]))
         started = time.monotonic()
-        await site.until_written(1.0)
-        await site.stop(writers)
+        await site.ended(writers)
         await site.until_relayed()
         site.report.progress("all events are in the stream")
         await _until_kept(site, killing)
@@ -38,7 +35,7 @@ async def _kill_again_and_again(site: Site, keeper: Process) -> None:
     rng, kills = random.Random(site.options.seed), 0
     while True:
         await site.until_logged(keeper, "consumer started", kills + 1)
-        await asyncio.sleep(rng.uniform(*_PAUSE))
+        await asyncio.sleep(rng.uniform(0.2, 1.0) * site.options.kill_pause)
         await keeper.kill()
         kills += 1
         site.report.figure("kills", kills)

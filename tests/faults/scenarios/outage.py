@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tests.faults.scenarios import tables
 from tests.faults.scenarios.checker import alone, check_effects, check_stream
 from tests.faults.scenarios.processes import Process
-from tests.faults.scenarios.site import WRITERS, Site
+from tests.faults.scenarios.site import Site
 
 _SIZE = 100
 _GROWTH = 1.15
@@ -33,7 +33,9 @@ async def run(site: Site) -> None:
     for each in (relay, keeper):
         lines = each.logged() - before[each]
         report.figure(f"log lines of the {each.name} in the outage", lines)
-        report.promise(f"{lines} log lines of the {each.name} in the outage", kept=lines <= _LOG_LINES * len(site.brokers))
+        report.promise(
+            f"{lines} log lines of the {each.name} in the outage", kept=lines <= _LOG_LINES * len(site.brokers)
+        )
     await asyncio.gather(*(broker.start() for broker in site.brokers))
     report.progress("the broker is back")
     await _drain(site, relay)
@@ -44,7 +46,7 @@ async def run(site: Site) -> None:
 async def _say_hello(site: Site) -> None:
     """One event that takes effect while all is well, so that the stream and its consumers exist."""
     hello = await site.processes.start(
-        "hello", "-m", "tests.faults.scenarios.writer", "--number", WRITERS, "--share", 1,
+        "hello", "-m", "tests.faults.scenarios.writer", "--number", 99, "--share", 1,
         environment=site.environment(site.publisher[0]),
     )  # fmt: skip
     await site.ended([hello])
@@ -56,7 +58,7 @@ async def _say_hello(site: Site) -> None:
 
 
 async def _pile_up(site: Site) -> None:
-    share = -(-site.options.events // WRITERS)
+    share = -(-site.options.events // site.options.writers)
     writers = await site.start_writers("--share", share, "--size", _SIZE, tasks=2)
     while any(writer.runs for writer in writers):
         await asyncio.wait([asyncio.ensure_future(writer.ended()) for writer in writers], timeout=5)

@@ -9,7 +9,7 @@ from tests.faults.scenarios import tables
 from tests.faults.scenarios.application import Move, WriterContainer
 from tests.faults.scenarios.checker import check_effects, check_stream
 from tests.faults.scenarios.processes import Process
-from tests.faults.scenarios.site import WRITERS, Site
+from tests.faults.scenarios.site import Site
 from tests.faults.scenarios.stream import in_the_stream
 from tests.faults.scenarios.tables import Seen
 from tests.faults.scenarios.writer import names_of_keys
@@ -17,7 +17,6 @@ from tests.faults.scenarios.writer import names_of_keys
 _PARTITIONS = 16
 _PARKING_SECONDS = 10.0
 _SUCCESSORS = 5
-_ATTEMPTS = 4
 _TARGET = "tests.faults.scenarios.application:keeper"
 
 Send = Callable[..., Awaitable[None]]
@@ -26,7 +25,7 @@ Send = Callable[..., Awaitable[None]]
 async def run(site: Site) -> None:
     """Run the scenario on a site."""
     relay, keeper = await site.start_relay(), await site.start_keeper()
-    await site.ended(await site.start_writers("--share", -(-site.options.events // WRITERS), tasks=2))
+    await site.ended(await site.start_writers("--share", -(-site.options.events // site.options.writers), tasks=2))
     await _effects(site, await site.written())
     broken, deadly, hanging = names_of_keys(3)
     config = {"database": site.publisher[0], "max_pending": None}
@@ -34,7 +33,7 @@ async def run(site: Site) -> None:
     async with lifespan(container, relay_elsewhere=True):
 
         async def send(key: str, action: str = "") -> None:
-            await container.mediator().send(Move((key,), WRITERS, next(numbers), action=action))
+            await container.mediator().send(Move((key,), 99, next(numbers), action=action))
 
         await _park_with_successors(site, send, broken)
         await _park_what_kills(site, send, deadly, keeper)
@@ -82,7 +81,7 @@ async def _park_with_successors(site: Site, send: Send, key: str) -> None:
     await _effects(site, before + _SUCCESSORS)
     parked = await _parked(site, 1 + _SUCCESSORS)
     reasons = [each.detail for each in parked]
-    wanted = [f"handler-failed {_ATTEMPTS}", *["key-parked 0"] * _SUCCESSORS]
+    wanted = [f"handler-failed {site.options.attempts}", *["key-parked 0"] * _SUCCESSORS]
     site.report.promise(f"{reasons} instead of {wanted}", kept=reasons == wanted)
     stored = {each.id: each.at for each in await in_the_stream(site.urls)}
     site.report.within("parked with its successors after", max(p.at - stored[p.id] for p in parked), _PARKING_SECONDS)
@@ -107,7 +106,7 @@ async def _park_what_kills(site: Site, send: Send, key: str, keeper: Process) ->
 
     await site.until(parked, "parking of what kills the process", 300)
     reasons = [each.detail for each in (await tables.parked(site.keeper[1]))[before:]]
-    wanted = [f"process-died {_ATTEMPTS}", "key-parked 0"]
+    wanted = [f"process-died {site.options.attempts}", "key-parked 0"]
     site.report.promise(f"{reasons} instead of {wanted}", kept=reasons == wanted)
     site.report.figure("deaths until it was parked", deaths)
 

@@ -1,11 +1,13 @@
 """Two relays, of which the active one is killed and frozen while writers write: nothing lost, doubled or inverted."""
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
 from sqlalchemy import text
 
+from tests.faults.scenarios import tables
 from tests.faults.scenarios.checker import check_stream, resumed
 from tests.faults.scenarios.processes import Process
 from tests.faults.scenarios.report import Report
@@ -14,10 +16,14 @@ from tests.faults.scenarios.site import Site
 _KILL_SECONDS = 1.0
 _FREEZE_MARGIN = 5.0
 """With the 10 s that PostgreSQL leaves an idle transaction that makes 15 s."""
+_FROZEN_SECONDS = 2.0
+"""How long a relay is frozen on SQLite, where its events wait for it."""
 _THAW_SECONDS = 5.0
 _MAX_PENDING = 2000
 """Writers wait when so many events do: how fast events go out at all is not what is measured."""
-_HOLDING = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND state = 'idle in transaction'")
+_HOLDING = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND state = 'idle in transaction'"
+)
 
 
 async def run(site: Site) -> None:
@@ -43,22 +49,32 @@ async def run(site: Site) -> None:
 async def _accident(site: Site, relays: list[Process], kind: str) -> tuple[float, float]:
     """Kill or freeze the relay that has events in hand, and let it go on later; when, and when it was over."""
     relay, moment = await _freeze_active(site, relays)
+    last = max(map(int, await tables.ids(site.publisher[1], "mediator_outbox", "sequence")), default=0)
     site.report.progress(f"{kind}: {relay.name}")
     if kind == "kill":
         await relay.kill()
         moment = time.time()
-        await asyncio.sleep(_KILL_SECONDS + 1)
+        await _until_gone(site, last, _KILL_SECONDS)
         await relay.start()
+    elif site.options.database == "postgresql":
+        await _until_gone(site, last, site.options.frozen_seconds + _FREEZE_MARGIN)
+        relay.resume()
     else:
-        await asyncio.sleep(_frozen(site))
+        await asyncio.sleep(_FROZEN_SECONDS)
         relay.resume()
     return moment, time.time()
 
 
-def _frozen(site: Site) -> float:
-    """How long a relay is frozen: on PostgreSQL until others must have its events; on SQLite they wait for it."""
-    longest = site.options.frozen_seconds + _FREEZE_MARGIN
-    return longest * site.report.patience if site.options.database == "postgresql" else 3.0
+async def _until_gone(site: Site, last: int, seconds: float) -> None:
+    """Wait until the events that waited are with the broker; too long is told by the times of storing."""
+
+    async def gone() -> bool:
+        return (
+            min(map(int, await tables.ids(site.publisher[1], "mediator_outbox", "sequence")), default=last + 1) > last
+        )
+
+    with contextlib.suppress(AssertionError):
+        await site.until(gone, "taking over", 2 * seconds * site.report.patience)
 
 
 async def _freeze_active(site: Site, relays: list[Process]) -> tuple[Process, float]:

@@ -20,7 +20,6 @@ from tests.faults.scenarios.report import Report
 from tests.faults.scenarios.writer import names_of_keys
 from tests.postgres import PostgresServer
 
-WRITERS = 4
 _LONGEST_WAIT = 1800.0
 
 
@@ -37,7 +36,10 @@ class Options:
         accidents: How many of each kind happen.
         frozen_seconds: After how long PostgreSQL takes the events from a frozen relay.
         ack_wait: How long the broker waits for an acknowledgement; `None` for as long as by default.
+        attempts: How often the handlers of an event are started: 4 is the default of an ordered group.
         deployments: How often a process is told to stop while it handles an event.
+        writers: How many processes write.
+        kill_pause: How long a consumer runs at most until it is killed again, in seconds.
     """
 
     database: str = "sqlite"
@@ -48,7 +50,10 @@ class Options:
     accidents: int = 3
     frozen_seconds: float = 10.0
     ack_wait: float | None = None
+    attempts: int = 4
     deployments: int = 8
+    writers: int = 4
+    kill_pause: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,8 @@ class Site:
     def environment(self, database: str, **settings: Any) -> dict[str, str]:
         """For a process on one of the databases."""
         options = self.options
-        given = {"frozen_seconds": options.frozen_seconds, "ack_wait": options.ack_wait, **settings}
-        return Settings(database, self.urls, replicas=options.cluster, **given).environment()
+        given = {"frozen_seconds": options.frozen_seconds, "ack_wait": options.ack_wait, "attempts": options.attempts}
+        return Settings(database, self.urls, replicas=options.cluster, **{**given, **settings}).environment()
 
     async def start_relay(self, name: str = "relay") -> Process:
         return await self.processes.run("relay", name, self.environment(self.publisher[0], name=name))
@@ -99,7 +104,7 @@ class Site:
                 f"writer-{number}", "-m", "tests.faults.scenarios.writer", "--number", number, *options,
                 environment=environment,
             )
-            for number in range(WRITERS)
+            for number in range(self.options.writers)
         ]  # fmt: skip
 
     async def written(self) -> int:

@@ -62,7 +62,9 @@ async def ids(engine: AsyncEngine, table: str, column: str = "id") -> list[str]:
 
 async def parked(engine: AsyncEngine) -> list[Seen]:
     """What is parked, in its order, with the reason and the attempts."""
-    statement = "SELECT event_id, partition_key, parked_at, reason || ' ' || attempts FROM mediator_parked ORDER BY number"
+    statement = (
+        "SELECT event_id, partition_key, parked_at, reason || ' ' || attempts FROM mediator_parked ORDER BY number"
+    )
     async with engine.connect() as connection:
         return [Seen(*row) for row in await connection.execute(text(statement))]
 
