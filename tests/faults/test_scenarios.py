@@ -108,6 +108,7 @@ async def test_how_long_events_waited_is_told_of_the_bucket_that_waited_longest(
     stored = [Seen("1", "a", 1.5), Seen("2", "a", 3.25), Seen("3", "b", 5.0), Seen("4", "b", 9.5)]
     assert resumed(committed, stored, 3.0) == 2.0
     assert resumed(committed, stored, 5.5) is None
+    assert resumed(committed, stored, 5.5, until=9.25) == 0.5
     assert resumed(committed, stored[:2], 3.0) == float("inf")
 
 

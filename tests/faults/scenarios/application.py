@@ -28,7 +28,7 @@ from mediator import (
     current_delivery,
 )
 from mediator.dependency_injector import MediatorProvider, Scoped
-from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection, open_doorbell
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, open_engine
 
 STREAM = "events-load"
@@ -169,9 +169,11 @@ async def misbehave(action: str) -> None:
 class WriterContainer(containers.DeclarativeContainer):
     config = providers.Configuration(strict=True)
     engine = providers.Resource(open_engine, config.database)
+    nats = providers.Resource(open_connection, config.nats)
+    doorbell = providers.Resource(open_doorbell, nats, "load")
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine, max_pending=config.max_pending)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work)
-    outbox = providers.Singleton(SqlAlchemyOutbox, engine)
+    outbox = providers.Singleton(SqlAlchemyOutbox, engine, doorbell=doorbell)
     transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox)
     mediator = MediatorProvider(behaviors=providers.List(transaction))
     move = providers.Factory(MoveHandler, unit_of_work, distributed_events)
@@ -181,7 +183,8 @@ class RelayContainer(containers.DeclarativeContainer):
     config = providers.Configuration(strict=True)
     engine = providers.Resource(open_engine, config.database, connect_args=config.connect_args)
     nats = providers.Resource(open_connection, config.nats)
-    outbox = providers.Singleton(SqlAlchemyOutbox, engine, frozen_seconds=config.frozen_seconds)
+    doorbell = providers.Resource(open_doorbell, nats, "load")
+    outbox = providers.Singleton(SqlAlchemyOutbox, engine, doorbell=doorbell, frozen_seconds=config.frozen_seconds)
     settings = providers.Singleton(StreamSettings, replicas=config.replicas)
     publisher = providers.Singleton(NatsEventPublisher, nats, "load", settings=settings)
     relay = providers.Singleton(OutboxRelay, outbox, publisher)

@@ -98,16 +98,25 @@ def alone(committed: Sequence[Seen]) -> list[Seen]:
     return [each for each in committed if number[each.detail] == 1]
 
 
-def resumed(committed: Sequence[Seen], stored: Sequence[Seen], moment: float) -> float | None:
-    """How long after a moment events were stored again that had been waiting then, in the bucket that had to wait longest.
+def resumed(
+    committed: Sequence[Seen], stored: Sequence[Seen], moment: float, until: float | None = None
+) -> float | None:
+    """How long after a moment events went on, in the bucket that had to wait longest.
 
-    In seconds; `None` when nothing was waiting.
+    Args:
+        committed: What was committed, and when.
+        stored: What is in the stream, and since when.
+        moment: In seconds since the epoch.
+        until: Events that were committed until then count too, from their commit on; `None` for those that waited already.
+
+    Returns:
+        Seconds, or `None` when nothing waited.
     """
     when = {each.id: each.at for each in stored}
-    next_of: dict[int, float] = {}
+    next_of: dict[int, tuple[float, float]] = {}
     for each in committed:
         at = when.get(each.id, float("inf"))
-        if each.at < moment < at:
+        if each.at < (until or moment) and at > moment:
             bucket = bucket_of(each.key, each.id)
-            next_of[bucket] = min(at, next_of.get(bucket, float("inf")))
-    return max(next_of.values()) - moment if next_of else None
+            next_of[bucket] = min((at, at - max(moment, each.at)), next_of.get(bucket, (float("inf"), float("inf"))))
+    return max(wait for _, wait in next_of.values()) if next_of else None

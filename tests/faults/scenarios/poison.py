@@ -28,7 +28,7 @@ async def run(site: Site) -> None:
     await site.ended(await site.start_writers("--share", -(-site.options.events // site.options.writers), tasks=2))
     await _effects(site, await site.written())
     broken, deadly, hanging = names_of_keys(3)
-    config = {"database": site.publisher[0], "max_pending": None}
+    config = {"database": site.publisher[0], "nats": site.urls, "max_pending": None}
     container, numbers = WriterContainer(config=config), itertools.count()
     async with lifespan(container, relay_elsewhere=True):
 

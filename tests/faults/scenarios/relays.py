@@ -22,8 +22,10 @@ _THAW_SECONDS = 5.0
 _MAX_PENDING = 2000
 """Writers wait when so many events do: how fast events go out at all is not what is measured."""
 _HOLDING = text(
-    "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND state = 'idle in transaction'"
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE application_name = :name AND state = 'idle in transaction' AND backend_xid IS NOT NULL"
 )
+"""A transaction that has locked something has a number."""
 
 
 async def run(site: Site) -> None:
@@ -55,7 +57,9 @@ async def _accident(site: Site, relays: list[Process], kind: str) -> tuple[float
         await relay.kill()
         moment = time.time()
         await _until_gone(site, last, _KILL_SECONDS)
+        started = relay.logged("relay started")
         await relay.start()
+        await site.until_logged(relay, "relay started", started + 1)
     elif site.options.database == "postgresql":
         await _until_gone(site, last, site.options.frozen_seconds + _FREEZE_MARGIN)
         relay.resume()
@@ -106,13 +110,13 @@ async def _conclude(site: Site, relays: list[Process], moments: list[tuple[str, 
     report.figure("events/s written", len(committed) / (committed[-1].at - committed[0].at))
     report.findings("in the stream", findings)
     report.figure("late words of relays that were frozen", sum(relay.logged("relay waits") for relay in relays))
-    kills = [resumed(committed, stored, at) for kind, at, _ in moments if kind == "kill"]
+    kills = [resumed(committed, stored, at, end) for kind, at, end in moments if kind == "kill"]
     _take_over(report, "going on after a kill", kills, _KILL_SECONDS)
     if sqlite:
         freezes = [resumed(committed, stored, end) for kind, _, end in moments if kind == "freeze"]
         _take_over(report, "going on after SIGCONT", freezes, _THAW_SECONDS)
     else:
-        freezes = [resumed(committed, stored, at) for kind, at, _ in moments if kind == "freeze"]
+        freezes = [resumed(committed, stored, at, end) for kind, at, end in moments if kind == "freeze"]
         _take_over(report, "taken over after a freeze", freezes, site.options.frozen_seconds + _FREEZE_MARGIN)
 
 
