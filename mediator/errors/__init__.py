@@ -13,10 +13,10 @@ from mediator.errors.broker import (
 )
 from mediator.errors.consuming import (
     ConsumerGroupNotFoundError,
-    DeliveryTimeoutError,
     EventNotDecodableError,
     EventNotUpcastableError,
     FatalEventError,
+    HandlerTimeoutError,
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
 )
@@ -124,7 +124,6 @@ __all__ = [
     "DatabaseConnectionError",
     "DatabaseUnavailableError",
     "DeliveryTimeError",
-    "DeliveryTimeoutError",
     "DispatchDepthError",
     "EventDeclarationError",
     "EventError",
@@ -141,6 +140,7 @@ __all__ = [
     "FrozenEventsError",
     "GroupOrderingError",
     "HandlerNotFoundError",
+    "HandlerTimeoutError",
     "IsolationNotSupportedError",
     "MediatorError",
     "MediatorNotStartedError",
