@@ -62,7 +62,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
         oldest = func.min(self._time(table)).label("oldest")
         counting = select(func.count().label("events"), oldest).where(self._fits(table, which))
         [row] = await self._rows(table, counting.select_from(table))
-        return OutboxCount(int(row.events), None if row.oldest is None else float(row.oldest))
+        return OutboxCount(int(row.events), None if row.oldest is None else round(row.oldest, 3))
 
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:
         """See `OutboxContents.get`.
