@@ -23,6 +23,8 @@ from mediator.errors import OutboxEventNotFoundError
 RATE = click.option("--rate", type=float, help="Publish at most so many events a second.")
 PUBLISHER = click.option("--publisher", help="The provider of the publisher, when an outbox has several.")
 
+_WRONG_CALL = 2
+
 
 @click.group()
 def outbox() -> None:
@@ -147,8 +149,9 @@ def verify(*, target: str, selection: OutboxSelection, machine: bool, **options:
 
     try:
         run_work(work, stopped="Stopped. What was refilled stays refilled; verify again.")
-    except SystemExit:
-        report.summarize(finished=False)
+    except SystemExit as stop:
+        if stop.code != _WRONG_CALL:
+            report.summarize(finished=False)
         raise
     report.summarize(finished=True)
     sys.exit(1 if report.is_missing else 0)

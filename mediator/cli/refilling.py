@@ -121,8 +121,12 @@ class VerifyReport:
             click.echo(to_json({"finished": finished, "checked": self.checked, **outcomes, "events": self.rows}))
             return
         shown = ", ".join(f"{count} {name}" for name, count in outcomes.items() if count)
-        text = f"{self.checked} checked, {shown or 'all are there'}"
-        click.echo(text if finished else f"{text}; not finished")
+        if not finished:
+            click.echo(f"Not finished: {self.checked} checked, {shown or 'none missing so far'}")
+        else:
+            click.echo(
+                f"{self.checked} checked, {shown or 'all are there'}" if self.checked else "Nothing is archived."
+            )
 
 
 async def verify_outbox(  # the options of the command

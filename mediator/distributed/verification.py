@@ -13,7 +13,7 @@ from mediator.distributed.republishing import Republishing
 from mediator.distributed.stream_contents import HeldStream, StreamContents
 
 CHUNK = 250_000
-"""How many ids are compared at a time: about 30 MB of them."""
+"""How many ids are compared at a time: 21 MB of them, as 83 MB a million."""
 
 _PAGE = 5000
 _REFILLED_AT_A_TIME = 500
@@ -143,6 +143,8 @@ class Verification:
         async with aclosing(self._streams.ids(context, since=since, after=after)) as pages:
             async for page in pages:
                 ids.difference_update(map(_digest, page))
+                if not ids:  # a chunk that is all there costs no more than its part of the stream
+                    return
 
     async def _told(self, which: OutboxFilter, chunk: _Chunk) -> AsyncGenerator[Absent]:
         refilled: dict[str, set[bytes]] = {}

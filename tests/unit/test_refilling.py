@@ -1,7 +1,7 @@
 """Republishing and verification: batches, paces, outcomes, on fakes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -235,3 +235,29 @@ async def test_an_event_that_the_broker_took_and_does_not_hold_has_failed():
             return [PublishResult(each) for each in events]
 
     assert await Application(2, Forgetting).verify(refills=True) == [(1, "failed"), (2, "failed")]
+
+
+async def test_a_stream_is_read_no_further_than_to_the_last_event_that_is_looked_for():
+    read = 0
+
+    class Paged(InMemoryStreamContents):
+        async def ids(
+            self, context: str, /, *, since: datetime | None = None, after: int = 0
+        ) -> AsyncGenerator[Sequence[str]]:
+            nonlocal read
+            async for page in super().ids(context, since=since, after=after):
+                for each in page:
+                    read += 1
+                    yield [each]
+
+    application = Application(9)
+    await application.publish()
+    streams = Paged(lambda: application.broker.held, "shop")
+    verification = Verification(application.outbox.contents, streams, chunk=3)
+    assert [each async for each in verification.run(ALL)] == []
+    assert read == 3 + 6 + 9  # nothing is skipped of what is younger than an hour
+    read = 0
+    application.broker.lose("1")
+    verification = Verification(application.outbox.contents, streams, chunk=3)
+    assert [each.record.id async for each in verification.run(ALL)] == ["1"]
+    assert read == 8 + 5 + 8

@@ -145,6 +145,7 @@ def test_republish_goes_on_behind_a_sequence(application: Application):
 
 
 def test_verify_tells_what_is_missing_and_refills_it(application: Application):
+    assert application.call("verify").stdout == "Nothing is archived.\n"
     application.archive("a", "b", "c")
     assert application.call("republish", "--all", "--yes").exit_code == 0
     BROKER.lose("a", "c", remember=True)
