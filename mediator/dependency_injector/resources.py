@@ -7,6 +7,7 @@ from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.graph import Graph
+from mediator.dependency_injector.resolution import forget
 
 
 def forget_modes(container: Any) -> None:
@@ -17,6 +18,7 @@ def forget_modes(container: Any) -> None:
     """
     for provider in container.traverse():
         provider.reset_async_mode()
+    forget()
 
 
 @asynccontextmanager

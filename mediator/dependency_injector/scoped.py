@@ -68,10 +68,11 @@ class Scoped(providers.Factory[T]):
         if self in instances:
             kept: T = instances[self]
             return kept
-        return self._make(scope)
+        return self.make(scope, super().__call__)
 
-    def _make(self, scope: Scope) -> T:
-        made: Any = super().__call__()
+    def make(self, scope: Scope, build: Callable[[], Any]) -> T:
+        """Keep what `build` makes, which is what this provider gives as a `Factory`, in a scope that has none yet."""
+        made: Any = build()
         if hasattr(made, "__await__"):
             # A coroutine can be awaited once, and the users of a scoped object are many.
             made = asyncio.ensure_future(made)
