@@ -226,9 +226,9 @@ _MISSING = object()
 def _scoped(provider: Scoped[Any], build: Source) -> Source:
     def resolve() -> Any:
         frame = current_frame()
-        if frame is None or frame.scope.closed:
+        if frame is None or frame.closed:
             return provider()  # which says what is wrong
-        scope = frame.scope
+        scope = frame.made_scope or frame.scope
         kept = _MISSING if scope.kept is None else scope.kept.get(provider, _MISSING)
         return provider.make(scope, build) if kept is _MISSING else kept
 

@@ -78,10 +78,13 @@ class Scoped(providers.Factory[T]):
             made = asyncio.ensure_future(made)
             scope.on_exit(partial(_close_awaited, made, self._closer()))
         else:
-            closing = self._closer()
+            closing = self._closer() if overriding(self) is not None else self.dispose or _aclose
             if closing is not None and (closing is not _aclose or _closable(made)):
                 scope.on_exit(partial(_close, made, closing))
-        scope.instances[self] = made
+        if scope.kept is None:
+            scope.kept = {self: made}
+        else:
+            scope.kept[self] = made
         instance: T = made
         return instance
 
