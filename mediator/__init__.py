@@ -13,8 +13,10 @@ from mediator.behaviors.validation import ValidationBehavior, Validator
 from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
-from mediator.distributed.consumer import DistributedEventHandler, EventConsumer, current_delivery
-from mediator.distributed.events import DistributedEvent
+from mediator.distributed.consumer import EventConsumer
+from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
+from mediator.distributed.events import DistributedEvent, Upcaster
+from mediator.distributed.handler import DistributedEventHandler, current_delivery
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.remote import RemoteSender
 from mediator.distributed.responder import RequestResponder, trust_broker
@@ -56,6 +58,7 @@ __all__ = [
     "DistributedEventBroker",
     "DistributedEventHandler",
     "DistributedUnitOfWorkBehavior",
+    "EncryptingCodec",
     "EventConsumer",
     "Handled",
     "Headers",
@@ -69,6 +72,7 @@ __all__ = [
     "NotificationPipelineBehavior",
     "OutboxRelay",
     "Outcome",
+    "PayloadCipher",
     "PipelineBehavior",
     "PublishStrategy",
     "Publisher",
@@ -98,6 +102,7 @@ __all__ = [
     "TimeoutBehavior",
     "TransactionMode",
     "UnitOfWork",
+    "Upcaster",
     "ValidationBehavior",
     "ValidationFailure",
     "Validator",

@@ -6,8 +6,8 @@ import typing
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
-from mediator.distributed.consumer import DistributedEventHandler
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.handler import DistributedEventHandler
 from mediator.errors import ContainerError
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler, message_types
 from mediator.messages import Notification, Request, StreamRequest

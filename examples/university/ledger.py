@@ -27,10 +27,14 @@ class Ledger:
 
     def effects(self) -> list[tuple[str, str, str]]:
         """Event id, student and status, in the order in which they took effect in advising."""
+        if not self.count_effects():
+            return []
         return _rows(self.advising, "SELECT event_id, student_id, status FROM status_changes ORDER BY id")
 
     def advised(self) -> Counter[str]:
         """How many advisors each student was given."""
+        if not self.count_effects():
+            return Counter()
         return Counter(student for (student,) in _rows(self.advising, "SELECT student_id FROM advisors"))
 
     def count_effects(self) -> int:

@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import redirect_stdout
 from types import ModuleType
 from typing import get_args
 
@@ -11,10 +10,13 @@ import click
 
 from mediator.cli.description import describe
 from mediator.cli.errors import CommandError, printable
+from mediator.cli.events import events
+from mediator.cli.parked import parked
+from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.running import run_workers
 from mediator.cli.target import load_container
+from mediator.cli.topology import Report, apply_topology, compare_topology
 from mediator.description import Format
-from mediator.errors import ContainerError, ContainerValidationError, MediatorError
 
 _tables: ModuleType | None
 try:
@@ -25,26 +27,6 @@ except ModuleNotFoundError as _missing:
     if _missing.name not in {"sqlalchemy", "aiosqlite", "filelock"}:
         raise
     _tables = None
-
-TARGET = click.argument("target", metavar="MODULE:NAME")
-
-
-@contextmanager
-def _reporting() -> Generator[None]:
-    """Turn the library's errors into their text on standard error and an exit status."""
-    try:
-        yield
-    except (ContainerError, ContainerValidationError) as error:
-        _fail(error, 2)
-    except CommandError as error:
-        _fail(error, error.status)
-    except MediatorError as error:
-        _fail(error, 1)
-
-
-def _fail(error: MediatorError, status: int) -> None:
-    click.echo(printable(str(error)), err=True)
-    sys.exit(status)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,7 +44,7 @@ def cli() -> None:
 @click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
 def run(target: str, drain_timeout: float, relay_elsewhere: bool) -> None:
     """Run the relays and consumers of a container until SIGTERM or Ctrl-C."""
-    with _reporting():
+    with reporting():
         container = load_container(target)
         asyncio.run(run_workers(container, drain_timeout=drain_timeout, relay_elsewhere=relay_elsewhere))
 
@@ -81,15 +63,19 @@ def run(target: str, drain_timeout: float, relay_elsewhere: bool) -> None:
 @click.option("--with", "others", metavar="MODULE:NAME", multiple=True, help="Another application beside it.")
 def describe_command(target: str, message: str | None, form: Format, others: tuple[str, ...]) -> None:
     """Show the exact chain of every message, or of the one with the class name MESSAGE."""
-    with _reporting():
+    with reporting():
         targets = [(each, load_container(each)) for each in (target, *others)]
         click.echo(printable(describe(targets, message, form)))
+
+
+cli.add_command(events)
+cli.add_command(parked)
 
 
 @cli.group()
 def schema() -> None:
     """Create the tables of outbox and inbox, or show their SQL."""
-    with _reporting():
+    with reporting():
         _required_tables()
 
 
@@ -103,13 +89,79 @@ def _required_tables() -> ModuleType:
 @TARGET
 def schema_create(target: str) -> None:
     """Create the missing tables in every database of a container."""
-    with _reporting():
+    with reporting():
         for url in asyncio.run(_required_tables().create_tables(load_container(target))):
             click.echo(printable(f"The tables are in {url}"))
 
 
 @schema.command("sql")
-@click.option("--dialect", type=click.Choice(["sqlite"]), default="sqlite", show_default=True)
+@click.option("--dialect", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
 def schema_sql(dialect: str) -> None:
     """Print the statements that create the tables."""
     click.echo(_required_tables().tables_as_text(dialect), nl=False)
+
+
+PACKAGES = click.option(
+    "--package", "packages", metavar="NAME", multiple=True, help="An imported package with further event classes."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+TIMEOUT = click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for the broker.")
+
+
+@cli.group()
+def topology() -> None:
+    """Compare and create the streams and consumers that a container needs of its broker."""
+
+
+@topology.command("plan")
+@TARGET
+@PACKAGES
+@AS_JSON
+@TIMEOUT
+def topology_plan(target: str, packages: tuple[str, ...], as_json: bool, timeout: float) -> None:
+    """Show what `apply` would create and update, what differs, and what is not needed any more."""
+    with reporting():
+        with redirect_stdout(sys.stderr):  # what the application logs is no part of the report
+            report = asyncio.run(compare_topology(load_container(target), packages, timeout=timeout))
+        _show(report, as_json=as_json)
+
+
+@topology.command("diff")
+@TARGET
+@PACKAGES
+@AS_JSON
+@TIMEOUT
+def topology_diff(target: str, packages: tuple[str, ...], as_json: bool, timeout: float) -> None:
+    """Show the differences only, and exit with status 1 when there are any."""
+    with reporting():
+        with redirect_stdout(sys.stderr):
+            report = asyncio.run(compare_topology(load_container(target), packages, timeout=timeout))
+        _show(report.differences(), as_json=as_json)
+        sys.exit(1 if report.is_different else 0)
+
+
+@topology.command("apply")
+@TARGET
+@PACKAGES
+@AS_JSON
+@TIMEOUT
+@click.option("--update-streams", is_flag=True, help="Change ages, sizes, windows and replicas of own streams too.")
+@click.option("--prune", is_flag=True, help="Take away subjects that no handler here is for.")
+def topology_apply(
+    target: str, packages: tuple[str, ...], *, as_json: bool, timeout: float, update_streams: bool, prune: bool
+) -> None:
+    """Create what is missing and add subjects to consumers; nothing is deleted.
+
+    Exits with status 1 when something differs that it does not change.
+    """
+    with reporting():
+        with redirect_stdout(sys.stderr):
+            container = load_container(target)
+            applying = apply_topology(container, packages, timeout=timeout, update_streams=update_streams, prune=prune)
+            report = asyncio.run(applying)
+        _show(report, as_json=as_json)
+        sys.exit(1 if report.has("differs") else 0)
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    click.echo(printable(report.as_json() if as_json else report.as_table()))

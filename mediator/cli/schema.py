@@ -3,14 +3,12 @@
 import inspect
 from typing import Any
 
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.cli.errors import CommandError
 from mediator.dependency_injector.catalog import instances_of
 from mediator.sqlalchemy import create_schema, schema_sql
-
-DIALECTS = {"sqlite": sqlite.dialect}
+from mediator.sqlalchemy.database import redacted
 
 
 async def create_tables(container: Any) -> list[str]:
@@ -38,10 +36,9 @@ async def _create(provider: Any) -> str:
     if inspect.isawaitable(engine):
         engine = await engine
     await create_schema(engine)
-    url: str = engine.url.render_as_string(hide_password=True)
-    return url
+    return redacted(engine.url)
 
 
 def tables_as_text(dialect: str) -> str:
     """The statements that create the tables."""
-    return schema_sql(DIALECTS[dialect]())
+    return schema_sql(dialect)

@@ -8,8 +8,9 @@ from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import Catalog, instances_of
 from mediator.dependency_injector.handler_rules import declared_classes
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
-from mediator.distributed.consumer import DistributedEventHandler, EventConsumer
+from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.handler import DistributedEventHandler
 from mediator.distributed.relay import OutboxRelay
 from mediator.errors import EventDeclarationError, Problem
 from mediator.registry import Binding
@@ -18,22 +19,34 @@ _UNKNOWN: Any = object()
 
 
 def find_event_faults(catalogs: Iterable[Catalog], where: str) -> Iterator[Problem]:
-    """Events without a valid type, and two classes of one type and version.
+    """Events without a valid type, and two classes of one type and version."""
+    yield from _type_faults(event_classes(catalogs, where))
 
-    Looked at are the events that are handled, and those declared in the packages of the handlers' classes: two
-    applications of one repository have packages of their own, and each its own class for the same event. What is only
-    declared is reported at `where`.
+
+def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
+    """The event classes of an application, each with the label it is reported at.
+
+    They are the events that are handled, and those declared in the packages of the handlers' classes: two applications of
+    one repository have packages of their own, and each its own class for the same event. What is only declared is
+    reported at `where`.
     """
+    catalogs = list(catalogs)
+    events = handled_events(catalogs)
+    packages = {_package(binding.cls) for catalog in catalogs for binding in catalog.handlers}
+    for event in declared_classes(DistributedEvent, packages):
+        events.setdefault(event, where)
+    return events
+
+
+def handled_events(catalogs: Iterable[Catalog]) -> dict[type, str]:
+    """The events that are handled, each with the label of its first handler."""
     handlers = [binding for catalog in catalogs for binding in catalog.handlers]
     events: dict[type, str] = {}
     for binding in handlers:
         if binding.kind is DistributedEventHandler:
             for event in binding.messages:
                 events.setdefault(event, binding.label)
-    packages = {_package(binding.cls) for binding in handlers}
-    for event in declared_classes(DistributedEvent, packages):
-        events.setdefault(event, where)
-    yield from _type_faults(events)
+    return events
 
 
 def _package(cls: type) -> str:

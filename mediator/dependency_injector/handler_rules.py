@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mediator.dependency_injector.catalog import Catalog
-from mediator.distributed.consumer import DistributedEventHandler
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.handler import DistributedEventHandler
 from mediator.errors import HandlerNotFoundError, Problem
 from mediator.handlers import (
     NotificationHandler,

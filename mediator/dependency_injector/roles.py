@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from mediator.companions import kinds_of
 from mediator.dependency_injector.provider_kinds import Kinds
-from mediator.distributed.consumer import DistributedEventHandler
+from mediator.distributed.handler import DistributedEventHandler
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler, type_arguments
 
 HANDLERS: Kinds = (RequestHandler, NotificationHandler, StreamRequestHandler, DistributedEventHandler)

@@ -9,11 +9,12 @@ from mediator.dependency_injector.behavior_rules import find_behavior_faults
 from mediator.dependency_injector.catalog import Catalog, read_catalog
 from mediator.dependency_injector.construction import find_unbuildable
 from mediator.dependency_injector.declared import check_instance
-from mediator.dependency_injector.event_rules import find_event_faults, find_undelivered
+from mediator.dependency_injector.event_rules import event_classes, find_event_faults, find_undelivered, handled_events
 from mediator.dependency_injector.graph import Graph, find_captives, find_cycles
 from mediator.dependency_injector.handler_rules import find_handler_faults, find_unhandled
 from mediator.dependency_injector.mediator_provider import MediatorProvider, mediators_of
 from mediator.dependency_injector.remote_rules import find_exposure_faults
+from mediator.dependency_injector.upcaster_rules import find_upcaster_faults
 from mediator.dependency_injector.workers import worker_providers
 from mediator.errors import ContainerValidationError, Problem
 
@@ -26,7 +27,8 @@ def validate(
     Checked are: that each request has exactly one handler, that handlers and behaviors are async and say what they are
     for, that behaviors stand in an order that works, that what the library calls can be made from what it is given, that
     there is no circular dependency, that nothing long-lived holds something scoped, that events have types of their own and
-    somebody to deliver them, and that what is exposed to other applications has a name and a handler.
+    somebody to deliver them, that upcasters lift each older version of an event to that of its class, and that what is
+    exposed to other applications has a name and a handler.
 
     Args:
         container: The container, an instance.
@@ -61,6 +63,7 @@ def _problems(
     yield from find_cycles(graph)
     yield from find_captives(graph)
     yield from find_event_faults(catalogs, where)
+    yield from find_upcaster_faults(container, event_classes(catalogs, where), handled_events(catalogs))
     yield from find_undelivered(container, catalogs, relay_elsewhere=relay_elsewhere)
     yield from find_exposure_faults(container, catalogs)
 

@@ -14,7 +14,6 @@ from mediator.errors import ContainerError, EventsNotPublishedError, UnitOfWorkM
 from mediator.messages import Command, Notification
 from mediator.pipeline import CallNext, PipelineBehavior, check_awaited
 from mediator.scope import current_scope
-from mediator.transactions import Outcome
 
 Delivery = Literal["outbox", "direct"]
 Message = TypeVar("Message", bound=Command[Any] | Notification)
@@ -83,7 +82,6 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
             missing = "an outbox" if delivery == "outbox" else "a publisher"
             raise ContainerError(self, f"{type(self).__name__} with delivery={delivery!r} needs {missing}.")
         self._unit_of_work = unit_of_work
-        self._outbox = outbox if delivery == "outbox" else None
         self._publisher = publisher if delivery == "direct" else None
         self._isolation = isolation
         self._after_commit_timeout = after_commit_timeout
@@ -111,16 +109,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
             raise
         publisher = self._publisher
         then = None if publisher is None else partial(self._publish, publisher, transaction_id, response)
-        try:
-            await unit_of_work.commit(response, then=then, after_commit_timeout=self._after_commit_timeout)
-        finally:
-            if scope.outcome is Outcome.COMMITTED:
-                self._wake()
+        await unit_of_work.commit(response, then=then, after_commit_timeout=self._after_commit_timeout)
         return response
-
-    def _wake(self) -> None:
-        if self._outbox is not None:
-            self._outbox.wake()
 
     async def _publish(
         self, publisher: EventPublisher, transaction_id: str, response: Any, events: Sequence[CloudEvent]

@@ -44,4 +44,9 @@ class CloudEvent:
     @property
     def bucket(self) -> int:
         """The bucket (0 to 63) of the partition key, or of the id when there is no key."""
-        return zlib.crc32((self.partitionkey or self.id).encode()) % BUCKETS
+        return bucket_of(self.partitionkey, self.id)
+
+
+def bucket_of(partitionkey: str | None, event_id: str) -> int:
+    """The bucket of a partition key, or of an id when there is no key."""
+    return zlib.crc32((partitionkey or event_id).encode()) % BUCKETS

@@ -3,94 +3,71 @@
 import asyncio
 import random
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from datetime import datetime
 
 import structlog
 
 from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.events import DistributedEvent, split_wire_type, wire_type
-from mediator.distributed.inbox import Inbox
-from mediator.distributed.propagation import incoming
-from mediator.distributed.retries import Backoff
-from mediator.distributed.shield import drain, is_being_cancelled
-from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
+from mediator.distributed.downtime import Downtime
+from mediator.distributed.events import DistributedEvent, split_wire_type
+from mediator.distributed.handler import DistributedEventHandler
+from mediator.distributed.inbox import Admission, Inbox, needed_retention
+from mediator.distributed.intake import Intake, IntakeParts
+from mediator.distributed.parking import ParkedEvent, Parking
+from mediator.distributed.retries import Backoff, retry_schedule
+from mediator.distributed.settlement import Settlement, SettlementParts
+from mediator.distributed.shield import drain
+from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import EventNotDecodableError, NoScopeError
+from mediator.distributed.upcasting import readable_types
+from mediator.errors import EventNotDecodableError, FatalEventError, SettingError, ValidationFailedError
 from mediator.mediator import Mediator
-from mediator.pipeline import check_awaited
-from mediator.scope import current_frame
-from mediator.transactions import Outcome, TransactionMode
 
-E_contra = TypeVar("E_contra", bound=DistributedEvent, contravariant=True)
-
-
-class DistributedEventHandler(ABC, Generic[E_contra]):
-    """Handles one type and version of event when the broker delivers it, in a transaction that also records it."""
-
-    @abstractmethod
-    async def handle(self, event: E_contra, /) -> None:
-        """Take the event in. What is written through the unit of work takes effect once, however often this runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentDelivery:
-    """The delivery that is being handled.
-
-    Attributes:
-        event: The envelope: id, source, time, extensions. Its id makes effects outside the database idempotent.
-        attempt: How often the broker has delivered it, from 1.
-    """
-
-    event: CloudEvent
-    attempt: int
-
-    @property
-    def id(self) -> str:
-        """The id of the event, unique within its source."""
-        return self.event.id
-
-
-def current_delivery() -> CurrentDelivery:
-    """The delivery that is being handled, also from dispatches inside its handlers.
-
-    Raises:
-        NoScopeError: No delivery is being handled.
-    """
-    frame = current_frame()
-    while frame is not None:
-        delivery = frame.scope.instances.get(CurrentDelivery)
-        if isinstance(delivery, CurrentDelivery):
-            return delivery
-        frame = frame.parent
-    raise NoScopeError("the current delivery")
+_FATAL = (EventNotDecodableError, FatalEventError, ValidationFailedError)
+_ORDERED_CONCURRENCY = 16
+_CLEAN_BATCH = 5000
+_SOON = 1.0
 
 
 class EventConsumer:
     """Runs the container's `DistributedEventHandler`s for the events that a subscription delivers.
 
     Each delivery has a scope and a transaction of its own: the inbox row first, then the handlers, then the events they
-    raise, then the commit, then the acknowledgement. An event that cannot be handled yet (its handler fails, its type is
-    unknown, it cannot be decoded) comes again, with growing pauses, and is logged each time; none is ever dropped. What is
-    delivered again may be overtaken by later events, also by those of its partition key.
+    raise, then the commit, then the acknowledgement. When a handler fails, the event comes again after a pause; after
+    `max_attempts` starts of its handlers, also of such that ended the process, it is parked. What can never be handled is
+    parked at once: see `fatal_errors`. Nothing is ever dropped. While the database is away the consumer waits, and a
+    start that was broken off by that, or by stopping the consumer, does not count.
+
+    With `ordering="key"` the events of one key are handled strictly one after the other, and those of other partitions
+    beside them. Once an event is parked, the later ones of its key are parked behind it, to be replayed in order.
 
     Args:
         subscription: Where events come from.
         inbox: What this application has taken in, in the database of its unit of work.
         unit_of_work: Gives the unit of work of the current scope: `unit_of_work.provider` in a container.
         mediator: Whose handlers and behaviors are used.
-        concurrency: How many events are handled at a time. More than 1 gives up their order.
+        parking: Where events are set aside, in the same database. Without it a failing event comes again for ever.
+        ordering: `"none"`, or `"key"` for strict order per key, which needs parking.
+        concurrency: How many events are handled at a time: 1, or 16 with `ordering="key"`, unless given.
         prefetch: How many may wait here, unacknowledged, in all.
-        first_retry: The pause after the first failure, in seconds; it doubles from there.
-        last_retry: The longest pause, in seconds.
+        max_attempts: How often the handlers of an event are started: once more than there are `retry_delays`.
+        retry_delays: The pauses after the failures of an event, in seconds; the last one is repeated. From 0 s to 10 min,
+            or 0 s, 1 s and 3 s with `ordering="key"`, where they may be 5 s in all.
+        fatal_errors: Further errors after which no other try would help. Always among them are `FatalEventError`,
+            `ValidationFailedError` and `EventNotDecodableError`.
+        handler_timeout: How long the handlers of one event may take, in seconds; then they are cancelled.
+        unknown_type_grace: How long after it was stored an event that nothing here handles comes again, in seconds, until
+            it is parked: a newer version of this application may be about to start.
         drain_timeout: How long the running handlers have when the consumer is stopped, in seconds.
         clean_interval: How often old inbox rows are deleted, in seconds.
         rng: For the jitter of pauses.
-        clock: Monotonic time in seconds.
+        now: The time in seconds since the epoch.
+
+    Raises:
+        SettingError: A setting cannot work, or the inbox forgets events that the stream still has.
     """
 
     def __init__(
@@ -100,126 +77,139 @@ class EventConsumer:
         unit_of_work: Callable[[], UnitOfWork],
         mediator: Mediator,
         *,
-        concurrency: int = 1,
+        parking: Parking | None = None,
+        ordering: Ordering = "none",
+        concurrency: int | None = None,
         prefetch: int = 64,
-        first_retry: float = 0.5,
-        last_retry: float = 60.0,
+        max_attempts: int | None = None,
+        retry_delays: tuple[float, ...] | list[float] | None = None,
+        fatal_errors: tuple[type[Exception], ...] = (),
+        handler_timeout: float = 300.0,
+        unknown_type_grace: float = 300.0,
         drain_timeout: float = 25.0,
         clean_interval: float = 60.0,
         rng: random.Random | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        self.parking: Parking | None = parking
         self._subscription = subscription
         self._inbox = inbox
-        self._unit_of_work = unit_of_work
         self._mediator = mediator
-        self._concurrency = concurrency
-        self._prefetch = max(prefetch, concurrency)
-        self._retries = Backoff(first_retry, last_retry, rng or random.Random())  # noqa: S311  (jitter, no secret)
+        self._ordering: Ordering = _checked_ordering(ordering, parking)
+        self._retries = retry_schedule(ordering, max_attempts, retry_delays)
+        self._fatal_errors = _checked_errors(fatal_errors)
+        self._concurrency = (
+            concurrency if concurrency is not None else (_ORDERED_CONCURRENCY if ordering == "key" else 1)
+        )
+        self._prefetch = prefetch
+        self._unknown_type_grace = unknown_type_grace
         self._drain_timeout = drain_timeout
         self._clean_interval = clean_interval
-        self._clock = clock
-        self._cleaned = clock()
+        self._rng = rng or random.Random()  # noqa: S311  (jitter, no secret)
+        self._now = now
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator").bind(consumer=subscription.group)
+        self._intake = IntakeParts(mediator, unit_of_work, handler_timeout, self._log)
+        self._check(handler_timeout)
+
+    def _check(self, handler_timeout: float) -> None:
+        for setting, value in (
+            ("concurrency", self._concurrency),
+            ("prefetch", self._prefetch),
+            ("handler_timeout", handler_timeout),
+            ("clean_interval", self._clean_interval),
+        ):
+            if not value > 0:
+                raise SettingError(setting, value, "use more than 0")
+        for setting, value in (
+            ("unknown_type_grace", self._unknown_type_grace),
+            ("drain_timeout", self._drain_timeout),
+        ):
+            if not value >= 0:
+                raise SettingError(setting, value, "use 0 or more seconds")
+        max_age, keep = self._subscription.max_age, self._inbox.keep_seconds
+        if max_age is not None and keep < needed_retention(stream=max_age):
+            problem = f"the stream keeps events for {max_age:g} s: use at least {needed_retention(stream=max_age):g} s"
+            raise SettingError("keep_seconds", keep, problem)
+
+    @property
+    def group(self) -> str:
+        """The name of its group, in the broker, in the inbox and among the parked events."""
+        return self._subscription.group
 
     async def run(self) -> None:
         """Consume until cancelled; the handlers that run are then given `drain_timeout` to end."""
-        classes = self._event_classes()
-        event_types = sorted({split_wire_type(wire)[0] for wire in classes})
+        parts, prefetch = self._parts(), max(self._prefetch, self._concurrency)
+        event_types = sorted({split_wire_type(wire)[0] for wire in parts.classes})
         self._log.info("consumer started", event_types=event_types)
         try:
             async with (
-                self._subscription.open(event_types, prefetch=self._prefetch) as deliveries,
+                self._subscription.open(event_types, prefetch=prefetch, ordering=self._ordering) as deliveries,
                 asyncio.TaskGroup() as group,
             ):
+                group.create_task(self._clean())
                 for _ in range(self._concurrency):
-                    group.create_task(self._work(deliveries, classes))
+                    group.create_task(self._work(deliveries, parts))
         finally:
             self._log.info("consumer stopped")
 
-    def _event_classes(self) -> dict[str, type[DistributedEvent]]:
-        bindings = self._mediator.registry.handlers_of(DistributedEventHandler)
-        return {wire_type(cls): cls for binding in bindings for cls in binding.messages}
+    async def replay(self, parked: ParkedEvent) -> None:
+        """Run the handlers of a parked event, and remove it from the parking in their transaction.
 
-    async def _work(self, deliveries: Deliveries, classes: dict[str, type[DistributedEvent]]) -> None:
-        while True:
-            delivery = await deliveries.next()
-            await drain(self._settle(delivery, classes), self._drain_timeout)
-            await self._clean()
-
-    async def _settle(self, delivery: Delivery, classes: dict[str, type[DistributedEvent]]) -> None:
-        try:
-            async with self._heartbeat(delivery):
-                await self._take_in(delivery, classes)
-        except asyncio.CancelledError as error:
-            if not is_being_cancelled():  # a handler waited for something that was cancelled, and failed like any other
-                await self._put_back(delivery, error)
-                return
-            await delivery.nak(0)  # the consumer is stopping: another one may have it at once
-            raise
-        except Exception as error:  # settled: the broker delivers it again
-            await self._put_back(delivery, error)
-        else:
-            await delivery.ack()
-            await failpoints.reach("consumer.after_ack")
-
-    async def _put_back(self, delivery: Delivery, error: BaseException) -> None:
-        pause = self._retries.at(delivery.attempt - 1)
-        event = delivery.event
-        self._log.error(
-            "delivery failed",
-            error=type(error).__name__,
-            reason=str(error) if isinstance(error, EventNotDecodableError) else None,
-            attempt=delivery.attempt,
-            retry_in=round(pause, 3),
-            subject=delivery.subject,
-            sequence=delivery.sequence,
-            event_id=event.id if event else None,
-            exc_info=None if isinstance(error, EventNotDecodableError) else error,
-            **({} if event is None else incoming(event)[0].log_fields()),
-        )
-        await delivery.nak(pause)
-
-    async def _take_in(self, delivery: Delivery, classes: dict[str, type[DistributedEvent]]) -> None:
-        envelope = delivery.event
-        if envelope is None:
-            raise EventNotDecodableError("unknown", delivery.problem)
-        event_class = classes.get(envelope.type)
+        Raises:
+            ParkedEventNotFoundError: It is no longer parked.
+            ParkedEventBlockedError: An earlier event of its key is parked.
+            EventNotDecodableError: It can still not be read, or nothing here handles its type.
+            Exception: What a handler or the database raised. It is parked as before.
+        """
+        parking = self.parking
+        if parking is None:
+            raise SettingError("parking", None, "a consumer without parking has nothing to replay")
+        envelope = self._read(parked)
+        event_class = self._event_classes().get(envelope.type)
         if event_class is None:
             raise EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
-        group = self._subscription.group
-        if delivery.attempt > 1 and await self._inbox.contains(group, envelope.source, envelope.id):
-            return
-        context, dropped = incoming(envelope)
-        if dropped:
-            self._log.warning("attributes dropped", attributes=dropped, **context.log_fields())
-        async with self._mediator.scope(TransactionMode.NEW, message=envelope.type, context=context) as scope:
-            scope.instances[CurrentDelivery] = CurrentDelivery(envelope, delivery.attempt)
-            try:
-                await self._handle(self._unit_of_work(), envelope, event_class)
-            except Exception as error:
-                if scope.outcome is not Outcome.COMMITTED:
-                    raise
-                # It has taken effect, and having it again would change nothing: what failed came after the commit.
-                self._log.error(
-                    "delivery failed after the commit",
-                    error=type(error).__name__,
-                    exc_info=error,
-                    **context.log_fields(),
-                )
 
-    async def _handle(
-        self, unit_of_work: UnitOfWork, envelope: CloudEvent, event_class: type[DistributedEvent]
-    ) -> None:
-        event = unit_of_work.codec.decode(envelope.data, event_class)
-        async with unit_of_work:
-            await failpoints.reach("consumer.before_insert")
-            if not await self._inbox.insert(unit_of_work, self._subscription.group, envelope.source, envelope.id):
-                return
-            await failpoints.reach("consumer.after_insert")
-            check_awaited(await self._mediator.registry.pipeline(event_class).call(event), event)
-            await failpoints.reach("consumer.after_handlers")
-        await failpoints.reach("consumer.after_commit")
+        async def admit(unit_of_work: UnitOfWork) -> Admission:
+            await parking.take(unit_of_work, parked.number)
+            await failpoints.reach("replay.after_take")
+            return Admission.NEW
+
+        await Intake(self._intake, envelope, event_class, parked.attempts + 1, admit).run()
+
+    def _read(self, parked: ParkedEvent) -> CloudEvent:
+        stored_at = datetime.fromisoformat(parked.time)
+        return self._subscription.read(parked.headers, parked.data, fallback_id=parked.event_id, stored_at=stored_at)
+
+    def _parts(self) -> SettlementParts:
+        return SettlementParts(
+            group=self._subscription.group,
+            classes=self._event_classes(),
+            ordered=self._ordering == "key",
+            intake=self._intake,
+            inbox=self._inbox,
+            parking=self.parking,
+            retries=self._retries,
+            fatal_errors=(*_FATAL, *self._fatal_errors),
+            unknown_type_grace=self._unknown_type_grace,
+            downtime=Downtime(self._inbox.answers, Backoff(0.1, 5.0, self._rng), self._log),
+            rng=self._rng,
+            now=self._now,
+            log=self._log,
+        )
+
+    def _event_classes(self) -> Mapping[str, type[DistributedEvent]]:
+        bindings = self._mediator.registry.handlers_of(DistributedEventHandler)
+        return readable_types(cls for binding in bindings for cls in binding.messages)
+
+    async def _work(self, deliveries: Deliveries, parts: SettlementParts) -> None:
+        stopping = asyncio.Event()
+        while True:
+            delivery = await deliveries.next()
+            await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
+
+    async def _settle(self, parts: SettlementParts, delivery: Delivery, stopping: asyncio.Event) -> None:
+        async with self._heartbeat(delivery):
+            await Settlement(parts, delivery, stopping).settle()
 
     @asynccontextmanager
     async def _heartbeat(self, delivery: Delivery) -> AsyncGenerator[None, None]:
@@ -238,9 +228,27 @@ class EventConsumer:
             await delivery.in_progress()
 
     async def _clean(self) -> None:
-        if self._clock() - self._cleaned >= self._clean_interval:
-            self._cleaned = self._clock()
+        pause = self._clean_interval
+        while True:
+            await asyncio.sleep(pause)
             try:
-                await self._inbox.clean(5000)
+                full = await self._inbox.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
             except Exception as error:  # settled: cleaning can wait, consuming goes on
                 self._log.warning("inbox not cleaned", error=type(error).__name__, reason=str(error))
+                full = False
+            pause = min(_SOON, self._clean_interval) if full else self._clean_interval
+
+
+def _checked_ordering(ordering: Ordering, parking: Parking | None) -> Ordering:
+    if ordering not in ("none", "key"):
+        raise SettingError("ordering", ordering, "use 'none' or 'key'")
+    if ordering == "key" and parking is None:
+        raise SettingError("parking", None, "with ordering='key' an event that fails would keep its partition for ever")
+    return ordering
+
+
+def _checked_errors(errors: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
+    given: tuple[object, ...] = tuple(errors)
+    if not all(isinstance(error, type) and issubclass(error, Exception) for error in given):
+        raise SettingError("fatal_errors", given, "give classes of exceptions")
+    return tuple(errors)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.staging import StagedEvent
 
 
 class DatabaseTransaction(ABC):
@@ -25,8 +25,15 @@ class DatabaseTransaction(ABC):
         """Write what the session still holds."""
 
     @abstractmethod
-    async def stage(self, events: Sequence[CloudEvent]) -> None:
-        """Store events in the outbox, with one statement, in the running transaction."""
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
+        """Store events in the outbox, with one statement, the last one of the running transaction.
+
+        They are numbered in the order given. Those with an `ordered_key` are numbered in the order of commits, too, among
+        all events of that key.
+
+        Raises:
+            OutboxFullError: Too many events wait.
+        """
 
     @abstractmethod
     async def commit_transaction(self, transaction_id: str) -> None:

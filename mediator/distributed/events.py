@@ -1,11 +1,20 @@
 """DistributedEvent: a fact that leaves the process after the commit, under a name and a version of its own."""
 
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from mediator.errors import EventDeclarationError
 
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes the payload of one version, decoded into plain data, into that of the next. A pure function."""
+
+Ordering = Literal["strict", "row"]
+"""How events of one partition key get into the order of their commits; see `DistributedEvent.ordering`."""
+
+_ORDERINGS = ("strict", "row")
 _WORD = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _EVENT_TYPE = re.compile(rf"{_WORD}\.{_WORD}")
 _WIRE_TYPE = re.compile(rf"({_WORD}\.{_WORD})\.v([1-9][0-9]*)")
@@ -25,6 +34,16 @@ class DistributedEvent:
 
     event_version: ClassVar[int] = 1
     """Raised when the payload changes incompatibly."""
+
+    ordering: ClassVar[Ordering] = "strict"
+    """How events of one partition key get into the order of their commits, where a database has several writers.
+
+    `"strict"` holds a lock of the key from the storing of the events to the end of the commit. `"row"` takes none: each
+    transaction that adds such an event has updated or locked one row that stands for the key, before it commits.
+    """
+
+    upcasters: ClassVar[Mapping[int, Upcaster]] = MappingProxyType({})
+    """By version, what lifts the payload of that version to the next: `{1: from_v1, 2: from_v2}` for version 3."""
 
     @property
     def partition_key(self) -> str | None:
@@ -47,7 +66,7 @@ def wire_type(event_class: type[DistributedEvent]) -> str:
     """The type on the wire: `<event_type>.v<event_version>`.
 
     Raises:
-        EventDeclarationError: The class does not declare a valid one.
+        EventDeclarationError: The class does not declare a valid one, or no valid ordering.
     """
     event_type: object = getattr(event_class, "event_type", None)
     version: object = getattr(event_class, "event_version", None)
@@ -57,6 +76,8 @@ def wire_type(event_class: type[DistributedEvent]) -> str:
         raise EventDeclarationError(event_class, f"has the event_type {event_type!r}")
     if type(version) is not int or version < 1:
         raise EventDeclarationError(event_class, f"has the event_version {version!r}")
+    if (ordering := getattr(event_class, "ordering", None)) not in _ORDERINGS:
+        raise EventDeclarationError(event_class, f"has the ordering {ordering!r}")
     return f"{event_type}.v{version}"
 
 

@@ -18,11 +18,18 @@ NAMES = (
     "relay.after_publish",
     "relay.before_delete",
     "relay.after_delete",
+    "consumer.after_count",
     "consumer.before_insert",
     "consumer.after_insert",
     "consumer.after_handlers",
     "consumer.after_commit",
     "consumer.after_ack",
+    "consumer.after_append",
+    "consumer.before_park",
+    "consumer.after_park",
+    "consumer.after_term",
+    "consumer.after_take_back",
+    "replay.after_take",
 )
 """Every failpoint there is."""
 

@@ -1,24 +1,93 @@
-"""Inbox: the port to what this application's database has already taken in."""
+"""Inbox: the port to what this application's database has already taken in, and how often it has tried."""
 
+import enum
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from mediator.distributed.unit_of_work import UnitOfWork
 
+_DAY = 86_400.0
+
+
+class Admission(enum.Enum):
+    """What an inbox says of an event when it is recorded."""
+
+    NEW = "new"
+    """It is recorded now; its handlers are to run in the same transaction."""
+    DUPLICATE = "duplicate"
+    """It has taken effect already, or is parked."""
+    KEY_PARKED = "key parked"
+    """It is recorded now, but an earlier event of its key is parked: it is to be parked behind that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Whether the handlers of an event may be started.
+
+    Attributes:
+        attempt: Which start this is, from 1; when `exhausted`, how many there were.
+        taken: They may not, because the event has taken effect or is parked.
+        exhausted: They may not, because they were started as often as is allowed.
+    """
+
+    attempt: int
+    taken: bool = False
+    exhausted: bool = False
+
 
 class Inbox(ABC):
-    """Remembers, in the transaction of the effect itself, that an event took effect."""
+    """Remembers, in the transaction of the effect itself, that an event took effect.
+
+    Attributes:
+        keep_seconds: How long it remembers, in seconds.
+    """
+
+    keep_seconds: float
 
     @abstractmethod
-    async def insert(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> bool:
-        """Record an event in the running transaction; False when it was there already.
+    async def insert(
+        self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
+    ) -> Admission:
+        """Record an event in the running transaction, as its first statement.
 
-        When another transaction is recording the same event at this moment, waits for how that ends.
+        When another transaction is recording the same event at this moment, waits for how that ends. With `key`, says
+        whether an event of this consumer and key is parked; if so, the key stays locked until the transaction ends.
         """
 
     @abstractmethod
     async def contains(self, consumer: str, source: str, event_id: str, /) -> bool:
-        """Whether an event has taken effect and is committed."""
+        """Whether an event has taken effect or is parked, and that is committed."""
+
+    @abstractmethod
+    async def start(self, consumer: str, source: str, event_id: str, limit: int, /) -> Start:
+        """Count a start of the handlers of an event that was delivered before, in a transaction of its own.
+
+        Of an event without a count the first start is taken to have happened, since that one is not counted: it would
+        cost every event a transaction. Such an event is never `exhausted`, whatever the limit.
+        """
+
+    @abstractmethod
+    async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
+        """Do not count the last start, in a transaction of its own; also when it was the first, which is not counted."""
+
+    @abstractmethod
+    async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
+        """Remove the count of an event that takes effect in the running transaction."""
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
-        """Forget at most `limit` events older than the inbox keeps, and return how many."""
+        """Forget at most `limit` events and counts older than the inbox keeps, and return how many."""
+
+    @abstractmethod
+    async def answers(self) -> bool:
+        """Whether the database can be reached at this moment."""
+
+
+def needed_retention(*, stream: float, archive: float = 0.0) -> float:
+    """How long an inbox must remember events, in seconds, so that none takes effect twice.
+
+    Args:
+        stream: How long the broker keeps events, in seconds.
+        archive: How long publishers keep them to fill a broker again that lost them, in seconds.
+    """
+    return max(stream, archive) + _DAY

@@ -1,5 +1,6 @@
 """EventPublisher: the port through which stored events reach the broker."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,3 +35,11 @@ class EventPublisher(ABC):
         long as the broker remembers its id. Bounded in time, and never raises for a broker that is away: the results
         say it. Cancelling leaves the events in flight unknown, which is safe, because a resend carries the same id.
         """
+
+    async def wait_for_recovery(self, seconds: float, /) -> bool:
+        """Wait for a sign that a broker that was away is back, at most so long; False when there was none.
+
+        By default there are no signs, and this only waits.
+        """
+        await asyncio.sleep(seconds)
+        return False

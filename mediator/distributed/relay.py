@@ -8,25 +8,35 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from mediator.distributed import failpoints
-from mediator.distributed.outbox import Outbox
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outages import Outages
+from mediator.distributed.outbox import Outbox, OutboxBatch
 from mediator.distributed.propagation import incoming
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain, is_being_cancelled
-from mediator.errors import EventRefusedError
+from mediator.errors import EventRefusedError, PublisherUnavailableError
+
+_CLEAN_BATCH = 5000
+"""How many archived events one transaction deletes."""
 
 
 class OutboxRelay:
     """Publishes what is in the outbox, oldest first, and moves it to the archive once the broker has stored it.
 
-    Any number of relays may run on one database. An outage of the broker or of the database costs no attempt and loses
-    nothing: the relay says so once, tries again with growing pauses, and catches up.
+    Any number of relays may run on one database, in one process or in many, and one process may run the relays of several
+    databases. An outage of the broker or of the database loses nothing and is held against no event: the relay says so
+    once, tries again with growing pauses (0.1 to 15 s), and catches up. When only the stream of one context is away, the
+    other contexts go on. An event that the broker refuses for what it is, is set aside at once; what follows it under its
+    partition key waits until it is replayed or discarded.
 
     Args:
         outbox: Where events wait.
         publisher: Where they go.
         batch_size: How many events are published at a time.
         poll_interval: How often to look for events of other processes, in seconds. Those of this process wake it.
+        batch_timeout: How long the publisher may take for a batch, in seconds, if it knows no bound of its own. Another
+            relay can have the events of a process that is frozen after 10 s.
         drain_timeout: How long a batch may take to end when the relay is stopped, in seconds.
         clean_interval: How often old events are deleted from the archive, in seconds.
         rng: For the jitter of pauses.
@@ -40,6 +50,7 @@ class OutboxRelay:
         *,
         batch_size: int = 500,
         poll_interval: float = 1.0,
+        batch_timeout: float = 8.0,
         drain_timeout: float = 10.0,
         clean_interval: float = 60.0,
         rng: random.Random | None = None,
@@ -51,11 +62,14 @@ class OutboxRelay:
         self._poll_interval = poll_interval
         self._drain_timeout = drain_timeout
         self._clean_interval = clean_interval
-        self._backoff = Backoff(0.1, 15.0, rng or random.Random())  # noqa: S311  (jitter, no secret)
+        self._batch_timeout = batch_timeout
+        rng = rng or random.Random()  # noqa: S311  (jitter, no secret)
+        self._backoff = Backoff(0.1, 15.0, rng)
+        self._outages = Outages(rng, clock)
         self._clock = clock
         self._cleaned = clock()
-        self._refused: set[str] = set()
         self._trouble = ""
+        self._broker_is_away = False
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator").bind(worker="relay")
 
     async def run(self) -> None:
@@ -63,56 +77,73 @@ class OutboxRelay:
         self._log.info("relay started")
         try:
             while True:
-                more = await drain(self._step(), self._drain_timeout)
-                if not more:
-                    await self._outbox.wait(self._backoff.next() if self._trouble else self._poll_interval)
+                pause = await drain(self._step(), self._drain_timeout)
+                if self._trouble:
+                    await self._wait_for_recovery()
+                elif pause > 0:
+                    await self._outbox.wait(pause)
         finally:
             self._log.info("relay stopped")
 
-    async def _step(self) -> bool:
-        """Publish one batch; whether another one is likely to be waiting."""
+    async def _wait_for_recovery(self) -> None:
+        """Pause before the next try. What is committed meanwhile does not make the broker come back."""
+        pause = self._backoff.next()
+        if not self._broker_is_away:
+            await asyncio.sleep(pause)
+        elif await self._publisher.wait_for_recovery(pause):
+            self._backoff.reset()
+
+    async def _step(self) -> float:
+        """Publish one batch, and return in how many seconds to look again, at the latest."""
         try:
-            more = await self._relay_batch()
+            pause = await self._relay_batch()
             await self._clean()
+            return min(pause, *await self._timers()) if pause > 0 else 0.0
         except (Exception, asyncio.CancelledError) as error:  # settled: whatever happened, the events are still there
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
             self._in_trouble(error)
-            return False
-        return more
+            return self._poll_interval
 
-    async def _relay_batch(self) -> bool:
-        async with self._outbox.claim(self._batch_size, without=self._refused) as batch:
-            if not batch.events:
-                self._recovered_when_idle()
-                return False
-            await failpoints.reach("relay.after_select")
-            results = await self._publisher.publish(batch.events)
-            await failpoints.reach("relay.after_publish")
-            stored = [result.event.id for result in results if result.error is None]
-            if stored:
-                await failpoints.reach("relay.before_delete")
-                await batch.settle(stored)
-                await failpoints.reach("relay.after_delete")
-            self._note(results, len(stored))
-            return bool(stored) and len(batch.events) == self._batch_size
+    async def _timers(self) -> list[float]:
+        """When delayed events and contexts that were away have to be looked at, in seconds from now."""
+        timers = [await self._outbox.due_in(), self._outages.next_try()]
+        return [self._poll_interval, *(timer for timer in timers if timer is not None)]
 
-    def _note(self, results: Sequence[PublishResult], stored: int) -> None:
-        unavailable: Exception | None = None
+    async def _relay_batch(self) -> float:
+        async with self._outbox.claim(self._batch_size, without=self._outages.contexts()) as batch:
+            results = await self._publish_batch(batch) if batch.events else ()
+        trouble = self._outages.note(results)
+        if trouble is not None:
+            self._in_trouble(trouble)
+        else:
+            self._recovered(sum(result.error is None for result in results))
+        return self._poll_interval if batch.look_again is None else batch.look_again
+
+    async def _publish_batch(self, batch: OutboxBatch) -> Sequence[PublishResult]:
+        await failpoints.reach("relay.after_select")
+        results = await self._publish(batch.events)
+        await failpoints.reach("relay.after_publish")
+        stored = [result.event.id for result in results if result.error is None]
+        if stored:
+            await failpoints.reach("relay.before_delete")
+            await batch.settle(stored)
+            await failpoints.reach("relay.after_delete")
         for result in results:
             if isinstance(result.error, EventRefusedError):
-                self._refuse(result, result.error)
-            elif result.error is not None:
-                unavailable = unavailable or result.error
-        if unavailable is not None:
-            self._in_trouble(unavailable)
-        elif stored:
-            self._recovered(stored)
+                await batch.park(result.event, "refused", result.error.reason)
+                self._log_refusal(result.event, result.error)
+        return results
 
-    def _refuse(self, result: PublishResult, error: EventRefusedError) -> None:
-        """Leave a poison event, and what follows it under its key, in the outbox; everything else goes on."""
-        self._refused.add(result.event.partitionkey or result.event.id)
-        event = result.event
+    async def _publish(self, events: Sequence[CloudEvent]) -> Sequence[PublishResult]:
+        try:
+            async with asyncio.timeout(self._batch_timeout):
+                return await self._publisher.publish(events)
+        except TimeoutError as error:
+            reason = f"the publisher did not end within {self._batch_timeout:g} s"
+            raise PublisherUnavailableError(type(self._publisher).__name__, reason) from error
+
+    def _log_refusal(self, event: CloudEvent, error: EventRefusedError) -> None:
         flow = incoming(event)[0].log_fields()
         flow["message_id"] = flow.pop("causation_id")  # of the message in whose handling it was added
         self._log.error("event refused", event_id=event.id, event_type=event.type, reason=error.reason, **flow)
@@ -122,13 +153,10 @@ class OutboxRelay:
         if kind != self._trouble:
             self._log.error("relay waits", error=kind, reason=str(error))
         self._trouble = kind
-
-    def _recovered_when_idle(self) -> None:
-        """An empty batch shows that the database answers again; of the broker it says nothing, and needs nothing."""
-        if self._trouble:
-            self._recovered(0)
+        self._broker_is_away = isinstance(error, PublisherUnavailableError)
 
     def _recovered(self, stored: int) -> None:
+        """Also without an event: the database answers again, and nothing is needed of the broker."""
         if self._trouble:
             self._log.info("relay goes on", after=self._trouble, events=stored)
         self._trouble = ""
@@ -136,5 +164,6 @@ class OutboxRelay:
 
     async def _clean(self) -> None:
         if self._clock() - self._cleaned >= self._clean_interval:
-            self._cleaned = self._clock()
-            await self._outbox.clean(5000)
+            deleted = await self._outbox.clean(_CLEAN_BATCH)
+            if deleted < _CLEAN_BATCH:  # else there is more, and the next step goes on with it
+                self._cleaned = self._clock()

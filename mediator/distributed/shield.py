@@ -71,8 +71,10 @@ def is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def drain(work: Coroutine[Any, Any, T], grace: float) -> T:
+async def drain(work: Coroutine[Any, Any, T], grace: float, told: asyncio.Event | None = None) -> T:
     """Run `work`; when the caller is cancelled let it end within `grace` seconds, else cancel it too.
+
+    `told` is set as soon as the caller is cancelled, for work that need not use up its grace.
 
     Raises:
         asyncio.CancelledError: The caller was cancelled; the work has ended by then.
@@ -81,6 +83,8 @@ async def drain(work: Coroutine[Any, Any, T], grace: float) -> T:
     try:
         await asyncio.wait((task,))
     except asyncio.CancelledError:
+        if told is not None:
+            told.set()
         await _end(task, grace)
         raise
     return task.result()

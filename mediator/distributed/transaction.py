@@ -2,7 +2,7 @@
 
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,9 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.propagation import outgoing
 from mediator.distributed.serialization import EventCodec
+from mediator.distributed.staging import StagedEvent
 from mediator.errors import (
+    DeliveryTimeError,
     EventNotDecodableError,
     EventNotSerializableError,
     EventTooLargeError,
@@ -21,6 +23,9 @@ from mediator.errors import (
 )
 from mediator.errors.root import name_of
 from mediator.scope import Frame, Scope
+
+_LONGEST_KEY = 255
+"""Of a partition key, in characters: what every database can store and index."""
 
 
 class UnitOfWorkState(enum.Enum):
@@ -40,12 +45,14 @@ class CollectedEvent:
         id: Drawn once, when it was added.
         time: When it was added, UTC.
         context: Of the message in whose handling it was added.
+        deliver_at: Not to be published before this time (timezone-aware); `None` for at once.
     """
 
     event: DistributedEvent
     id: str
     time: datetime
     context: MessageContext
+    deliver_at: datetime | None = None
 
     def encode(self, codec: EventCodec, limit: int) -> CloudEvent:
         """The envelope to store; its payload has been read back, so that what is stored can be handled.
@@ -80,6 +87,9 @@ def _partition_key(event: DistributedEvent) -> str | None:
         return None
     if not isinstance(key, str):
         raise EventNotSerializableError(event, f"its partition_key is of type {type(key).__name__}, not str")
+    if len(key) > _LONGEST_KEY or "\0" in key:
+        problem = f"its partition_key is longer than {_LONGEST_KEY} characters, or has a NUL character"
+        raise EventNotSerializableError(event, problem)
     try:
         return key.encode().decode()  # plain, also when it is a member of an enumeration of strings
     except UnicodeEncodeError as error:
@@ -134,6 +144,21 @@ class RunningTransaction:
     def milliseconds(self) -> float:
         """How long it has been running."""
         return round((self.clock() - self.started) * 1000, 3)
+
+    def encode_events(self, codec: EventCodec, limit: int, *, stage: bool) -> Sequence[StagedEvent]:
+        """Accept no more events, and encode those there are; `stage` is false when they do not go to an outbox.
+
+        Raises:
+            DeliveryTimeError: One is delayed, and there is no outbox in which it could wait.
+            EventError: One cannot be encoded.
+        """
+        self.sealed = True
+        for each in self.events:
+            if each.deliver_at is not None and not stage:
+                raise DeliveryTimeError(each.event, "direct delivery has no outbox in which it could wait")
+        return [
+            StagedEvent(each.encode(codec, limit), type(each.event).ordering, each.deliver_at) for each in self.events
+        ]
 
     def close_to_others(self) -> None:
         """Let no dispatch join from here on, since what it does might be lost.

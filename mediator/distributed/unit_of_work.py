@@ -190,13 +190,12 @@ class UnitOfWork(DatabaseTransaction):
         running.raise_doom()
         await self.flush()
         running.raise_doom()
-        running.sealed = True
-        events = [collected.encode(self.codec, self._max_event_bytes) for collected in running.events]
+        staged = running.encode_events(self.codec, self._max_event_bytes, stage=stage)
         await failpoints.reach("unit_of_work.before_stage")
-        if events and stage:
-            await self.stage(events)
+        if staged and stage:
+            await self.stage(staged)
         await failpoints.reach("unit_of_work.before_commit")
-        return events
+        return [each.event for each in staged]
 
     async def _commit(self, transaction_id: str) -> None:
         self.settling = True

@@ -1,6 +1,5 @@
-"""Errors of distributed events: their classes, their content, and the broker that carries them."""
+"""Errors of distributed events: their classes, their content, and their way out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mediator.errors.root import MediatorError, name_of
@@ -35,7 +34,7 @@ class EventDeclarationError(EventError, TypeError):
         return (
             f"{name_of(self.event_class)} {self.problem}. Declare it as "
             '`event_type: ClassVar[str] = "<context>.<name>"`, both of lower-case letters, digits and hyphens, and '
-            "`event_version: ClassVar[int] = 1`."
+            '`event_version: ClassVar[int] = 1`. An `ordering`, if there is one, is "strict" or "row".'
         )
 
 
@@ -66,14 +65,80 @@ class EventTooLargeError(EventError):
 
 
 @dataclass(eq=False, repr=False)
-class EventNotDecodableError(EventError):
-    """An event that arrived cannot be read as the class that handles its type."""
+class DeliveryTimeError(EventError):
+    """An event cannot be delayed as asked for; when the command is committing, nothing is committed."""
 
-    event_type: str
+    event: object
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event)} cannot be delayed: {self.problem}. Give `deliver_at` a timezone-aware datetime, such as "
+            '`datetime.now(UTC) + timedelta(hours=1)`, and use `delivery="outbox"`.'
+        )
+
+
+@dataclass(eq=False, repr=False)
+class OutboxFullError(EventError, RuntimeError):
+    """Too many events wait in the outbox; the command that would have added more has failed and nothing is committed.
+
+    Attributes:
+        database: Whose outbox it is.
+        pending: How many events wait, at least.
+        max_pending: How many may wait.
+    """
+
+    database: str
+    pending: int
+    max_pending: int
+
+    def __str__(self) -> str:
+        return (
+            f"The outbox of {self.database} is full: {self.pending:,} events wait, and max_pending is "
+            f"{self.max_pending:,}. The command was rolled back and can be sent again later. Look at the relay and the "
+            "broker: does one run, can it reach the broker, does the broker store events?"
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ClaimLostError(MediatorError, RuntimeError):
+    """A relay's claim on events had ended before it said what became of them; nothing was changed."""
+
     reason: str
 
     def __str__(self) -> str:
-        return f"An event of type {self.event_type} cannot be decoded: {self.reason}"
+        return (
+            f"The claim on a batch of events has ended: {self.reason}. Nothing was changed: the events are still in the "
+            "outbox, and are sent again under the same ids."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class EventSchemaError(EventError, TypeError):
+    """The payload of an event class cannot be described, or no sample of it can be made."""
+
+    event_class: type
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event_class)} cannot be frozen: {self.reason}. When only the sample is at fault, give one: "
+            "`freeze_events([OrderPlaced(...)], folder)`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class UpcasterDeclarationError(EventError, TypeError):
+    """An event class declares upcasters that cannot lift older versions to its own."""
+
+    event_class: type
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.event_class)} {self.problem}. Declare a plain function for each older version, without a "
+            "gap: `upcasters: ClassVar[Mapping[int, Upcaster]] = {1: from_v1, 2: from_v2}` with `event_version` 3."
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -86,53 +151,3 @@ class EventRefusedError(EventError):
 
     def __str__(self) -> str:
         return f"Event {self.event_id} of type {self.event_type} was refused by the broker: {self.reason}"
-
-
-@dataclass(eq=False, repr=False)
-class PublisherUnavailableError(MediatorError, ConnectionError):
-    """The broker cannot be reached or did not answer; nothing is known of the event, and it may be sent again."""
-
-    broker: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.broker} is not available: {self.reason}"
-
-
-@dataclass(eq=False, repr=False)
-class StreamNotFoundError(PublisherUnavailableError):
-    """The stream of an event does not exist."""
-
-    stream: str = ""
-
-    def __str__(self) -> str:
-        return (
-            f"The stream {self.stream} does not exist at {self.broker}: {self.reason}. Create it, or let the publisher "
-            "do so with `provision=True`. Events stay in the outbox meanwhile."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class StreamMismatchError(PublisherUnavailableError):
-    """A stream exists with other settings than this application needs; it is never changed silently."""
-
-    stream: str = ""
-    differences: Sequence[str] = ()
-
-    def __str__(self) -> str:
-        return (
-            f"The stream {self.stream} at {self.broker} differs from what is needed: {'; '.join(self.differences)}. "
-            "Change the stream or the settings so that they agree. Events stay in the outbox meanwhile."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class ServerStartError(MediatorError, RuntimeError):
-    """A nats-server could not be started."""
-
-    reason: str
-    log: str = ""
-
-    def __str__(self) -> str:
-        tail = f"\nThe end of its log:\n{self.log}" if self.log else ""
-        return f"nats-server did not start: {self.reason}{tail}"

@@ -178,6 +178,20 @@ class NestedWriterError(UnitOfWorkError):
 
 
 @dataclass(eq=False, repr=False)
+class NestedLockError(NestedWriterError):
+    """An inner unit of work waited for a lock on PostgreSQL, which an enclosing one may hold until it ends itself."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"This unit of work runs inside another one and waited {self.seconds:g} s for a lock in {self.database}. If the "
+            "enclosing one holds it, both would wait for ever. Join it (TransactionMode.DEFAULT or NESTED), write other "
+            "rows, or raise `lock_timeout` if the lock was somebody else's."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class WriterTimeoutError(UnitOfWorkError):
     """Other writers kept the SQLite file busy for too long."""
 
@@ -200,6 +214,57 @@ class DatabaseUnavailableError(MediatorError, OSError):
 
     def __str__(self) -> str:
         return f"The database {self.database} cannot be opened: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class DatabaseConnectionError(DatabaseUnavailableError):
+    """The connection to the database was lost in the middle of a transaction."""
+
+    def __str__(self) -> str:
+        return (
+            f"The connection to the database {self.database} was lost: {self.reason}. The transaction is rolled back; the "
+            "next one connects anew."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ReadOnlyDatabaseError(MediatorError, OSError):
+    """The server takes no writes: it is a standby, or has been set so."""
+
+    database: str
+
+    def __str__(self) -> str:
+        return (
+            f"The database {self.database} is read-only: the server is a standby, or `default_transaction_read_only` is on. "
+            "The pool connects anew. With several hosts in the URL add `?target_session_attrs=read-write`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class PoolExhaustedError(UnitOfWorkError):
+    """No connection was given back to the pool in time."""
+
+    size: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"All {self.size} connections of the pool were in use for {self.seconds:g} s. Look for transactions that last "
+            "long, or raise `pool_size`, `max_overflow` or `pool_timeout` of the engine."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class PoolTooSmallError(UnitOfWorkError):
+    """Dispatches are nested deeper than the pool has connections; the innermost would wait for ever."""
+
+    size: int
+
+    def __str__(self) -> str:
+        return (
+            f"All {self.size} connections of the pool are held by the dispatches around this one, which wait for it to end. "
+            "Nest fewer of them with TransactionMode.NEW or SUPPRESS, or raise `pool_size` or `max_overflow` of the engine."
+        )
 
 
 @dataclass(eq=False, repr=False)

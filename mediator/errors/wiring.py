@@ -98,6 +98,18 @@ class FailpointNotFoundError(MediatorError, LookupError):
 
 
 @dataclass(eq=False, repr=False)
+class FrozenEventsError(MediatorError, AssertionError):
+    """Event classes do not agree with what was frozen of them. The text is the whole report."""
+
+    problems: Sequence[Problem]
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        lines = [f"  {number}. {problem}" for number, problem in enumerate(self.problems, 1)]
+        return "\n".join([f"{count} problem{'s' * (count != 1)} with frozen events:", *lines])
+
+
+@dataclass(eq=False, repr=False)
 class UnexpectedMessageError(MediatorError, AssertionError):
     """A message reached a `RecordingMediator` that the test had not told what to answer."""
 

@@ -23,6 +23,8 @@ _RESERVED = _ATTRIBUTES | {"data", "data_base64"}
 _TRACE = ("traceparent", "tracestate")
 _TOKEN = re.compile(r"[a-z0-9-]{1,64}")
 _NAME = re.compile(r"[a-z0-9]+")
+_PARTITION = re.compile(r"[0-9]{1,4}")
+_MAX_SUBJECT = 255
 _PLAIN = re.compile(r"[!#-$&-~]*")
 _UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
@@ -52,9 +54,18 @@ def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
     """The subject of an event: `<prefix>.<context>.<name>.<partition>`.
 
     Raises:
-        ValueError: The type of the event is not `<context>.<name>.v<version>`.
+        ValueError: The type of the event is not `<context>.<name>.v<version>`, or longer than streams and subjects may be.
     """
-    return f"{prefix}.{_event_type(event.type)}.{event.bucket % partitions}"
+    subject = f"{prefix}.{_event_type(event.type)}.{event.bucket % partitions}"
+    if len(subject) > _MAX_SUBJECT:  # a server closes the connection for good at about 4,000
+        raise ValueError(f"its subject is {len(subject):,} characters, and the broker takes at most {_MAX_SUBJECT}")
+    return subject
+
+
+def partition_of(subject: str) -> int | None:
+    """The partition that a subject ends with; `None` for one of another form."""
+    last = subject.rpartition(".")[2]
+    return int(last) if _PARTITION.fullmatch(last) else None
 
 
 @lru_cache(maxsize=1024)

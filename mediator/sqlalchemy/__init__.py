@@ -3,12 +3,14 @@
 from mediator.sqlalchemy.engine import open_engine
 from mediator.sqlalchemy.inbox import SqlAlchemyInbox
 from mediator.sqlalchemy.outbox import SqlAlchemyOutbox
+from mediator.sqlalchemy.parking import SqlAlchemyParking
 from mediator.sqlalchemy.schema import create_schema, metadata, schema_sql
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 
 __all__ = [
     "SqlAlchemyInbox",
     "SqlAlchemyOutbox",
+    "SqlAlchemyParking",
     "SqlAlchemyUnitOfWork",
     "create_schema",
     "metadata",

@@ -1,19 +1,19 @@
-"""SqlAlchemyInbox: the inbox in a table of the application's database."""
+"""SqlAlchemyInbox: the inbox, and the counts of starts, in tables of the application's database."""
 
 import time
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import delete, select, tuple_
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, Table, and_, case, delete, select, text, tuple_
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mediator.distributed.inbox import Inbox
+from mediator.distributed.inbox import Admission, Inbox, Start
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import SchemaMissingError, UnitOfWorkMismatchError
+from mediator.errors import MediatorError
 from mediator.sqlalchemy.engine import database_of
-from mediator.sqlalchemy.schema import inbox
-from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
+from mediator.sqlalchemy.parking import is_key_parked, lock_key, own_connection
+from mediator.sqlalchemy.schema import attempts, inbox
 
 
 class SqlAlchemyInbox(Inbox):
@@ -21,7 +21,7 @@ class SqlAlchemyInbox(Inbox):
 
     Args:
         engine: From `open_engine`.
-        keep_seconds: How long events are remembered: longer than the stream keeps them; 8 days.
+        keep_seconds: How long events are remembered: a day longer than the stream keeps them; 8 days.
         clock: The time in seconds since the epoch.
     """
 
@@ -29,39 +29,101 @@ class SqlAlchemyInbox(Inbox):
         self, engine: AsyncEngine, *, keep_seconds: float = 8 * 86400, clock: Callable[[], float] = time.time
     ) -> None:
         self._database = database_of(engine)
-        self._keep_seconds = keep_seconds
+        self.keep_seconds: float = keep_seconds
         self._clock = clock
 
-    async def insert(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> bool:
+    async def insert(
+        self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
+    ) -> Admission:
         """See `Inbox.insert`.
 
         Raises:
             UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
             SchemaMissingError: The inbox table does not exist.
         """
-        if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
-            raise UnitOfWorkMismatchError(self, unit_of_work)
+        connection = await own_connection(self, self._database, unit_of_work)
         row = {"consumer": consumer, "source": source, "event_id": event_id, "received_at": self._clock()}
-        connection = await unit_of_work.connection()
+        statement: Any = self._database.insert(inbox).values(row).on_conflict_do_nothing()
         try:
-            result = await connection.execute(insert(inbox).values(row).on_conflict_do_nothing())
-        except OperationalError as error:
-            if "no such table" in str(error.orig):
-                raise SchemaMissingError(self._database.name, inbox.name) from error
+            if key is None:
+                inserted = (await connection.execute(statement)).rowcount == 1
+                return Admission.NEW if inserted else Admission.DUPLICATE
+            found = (await connection.execute(statement.returning(is_key_parked(consumer, key)))).first()
+        except DBAPIError as error:
+            self._database.check_table(error, inbox)
             raise
-        return result.rowcount == 1
+        if found is None:
+            return Admission.DUPLICATE
+        return await self._behind(connection, consumer, key) if found[0] else Admission.NEW
+
+    async def _behind(self, connection: AsyncConnection, consumer: str, key: str) -> Admission:
+        """Look again under the key's lock: the last event before this one may just be being replayed."""
+        await lock_key(connection, consumer, key)
+        parked = (await connection.execute(select(is_key_parked(consumer, key)))).scalar_one()
+        return Admission.KEY_PARKED if parked else Admission.NEW
 
     async def contains(self, consumer: str, source: str, event_id: str, /) -> bool:
         """See `Inbox.contains`."""
-        key = tuple_(inbox.c.consumer, inbox.c.source, inbox.c.event_id)
         async with self._database.reader.connect() as connection:
-            found = await connection.execute(select(inbox.c.received_at).where(key == (consumer, source, event_id)))
-            return found.first() is not None
+            return await _is_in(connection, (consumer, source, event_id))
+
+    async def start(self, consumer: str, source: str, event_id: str, limit: int, /) -> Start:
+        """See `Inbox.start`."""
+        row = (consumer, source, event_id)
+        async with self._database.writing() as connection:
+            if await _is_in(connection, row):
+                return Start(0, taken=True)
+            before = (await connection.execute(select(attempts.c.attempts).where(_is(attempts, row)))).scalar()
+            if before is not None and before >= limit:
+                return Start(before, exhausted=True)
+            counted = attempts.c.attempts + 1
+            return Start((await connection.execute(self._count(row, 2, counted))).scalar_one())
+
+    async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
+        """See `Inbox.take_back`."""
+        lowered = case((attempts.c.attempts > 0, attempts.c.attempts - 1), else_=0)
+        async with self._database.writing() as connection:
+            await connection.execute(self._count((consumer, source, event_id), 0, lowered))
+
+    def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int]) -> Any:
+        consumer, source, event_id = row
+        values, now = {"consumer": consumer, "source": source, "event_id": event_id, "attempts": first}, self._clock()
+        statement: Any = self._database.insert(attempts).values(**values, started_at=now)
+        return statement.on_conflict_do_update(
+            index_elements=["consumer", "source", "event_id"], set_={"attempts": then, "started_at": now}
+        ).returning(attempts.c.attempts)
+
+    async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
+        """See `Inbox.forget_starts`."""
+        connection = await own_connection(self, self._database, unit_of_work)
+        await connection.execute(delete(attempts).where(_is(attempts, (consumer, source, event_id))))
 
     async def clean(self, limit: int, /) -> int:
         """See `Inbox.clean`."""
-        key = tuple_(inbox.c.consumer, inbox.c.source, inbox.c.event_id)
-        cutoff = self._clock() - self._keep_seconds
-        old = select(inbox.c.consumer, inbox.c.source, inbox.c.event_id).where(inbox.c.received_at < cutoff)
         async with self._database.writing() as connection:
-            return (await connection.execute(delete(inbox).where(key.in_(old.limit(limit))))).rowcount
+            cleaned = await self._clean(connection, inbox, inbox.c.received_at, limit)
+            return cleaned + await self._clean(connection, attempts, attempts.c.started_at, limit - cleaned)
+
+    async def _clean(self, connection: AsyncConnection, table: Table, time_of: ColumnElement[float], limit: int) -> int:
+        key = tuple_(table.c.consumer, table.c.source, table.c.event_id)
+        old = select(table.c.consumer, table.c.source, table.c.event_id)
+        old = old.where(time_of < self._clock() - self.keep_seconds).limit(limit)
+        return (await connection.execute(delete(table).where(key.in_(old)))).rowcount
+
+    async def answers(self) -> bool:
+        """See `Inbox.answers`."""
+        try:
+            async with self._database.reader.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (DBAPIError, MediatorError, OSError):
+            return False
+        return True
+
+
+def _is(table: Table, row: tuple[str, str, str]) -> ColumnElement[bool]:
+    consumer, source, event_id = row
+    return and_(table.c.consumer == consumer, table.c.source == source, table.c.event_id == event_id)
+
+
+async def _is_in(connection: AsyncConnection, row: tuple[str, str, str]) -> bool:
+    return (await connection.execute(select(inbox.c.received_at).where(_is(inbox, row)))).first() is not None

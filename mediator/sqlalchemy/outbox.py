@@ -1,46 +1,67 @@
 """SqlAlchemyOutbox: the outbox in a table of the application's database."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Any
 
-import msgspec
-from filelock import FileLock, Timeout
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, literal, or_, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox import Outbox, OutboxBatch
-from mediator.sqlalchemy.engine import Database, database_of
+from mediator.distributed.doorbell import Doorbell
+from mediator.distributed.outbox import Erased, Outbox, OutboxBatch, RefusedEvent
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import UnitOfWorkMismatchError
+from mediator.sqlalchemy import moves
+from mediator.sqlalchemy.buckets import BucketClaims
+from mediator.sqlalchemy.claims import Claims, DatabaseClock
+from mediator.sqlalchemy.engine import database_of
+from mediator.sqlalchemy.relay_file import RelayFileClaims
 from mediator.sqlalchemy.schema import archive, outbox
+from mediator.sqlalchemy.sqlite import SqliteDatabase
+from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 
 
 class SqlAlchemyOutbox(Outbox):
     """`outbox = providers.Singleton(SqlAlchemyOutbox, engine)`, on the engine of the unit of work.
 
-    On SQLite one relay at a time holds the lock file `<database>.relay`; it publishes without a transaction.
+    On SQLite one relay at a time holds the lock file `<database>.relay`; it publishes without a transaction. On PostgreSQL
+    any number of relays share the events out by their partition keys.
 
     Args:
         engine: From `open_engine`.
-        archive_seconds: How long published events are kept, to fill a broker again that lost them; 72 hours.
-        clock: The time in seconds since the epoch.
+        archive_seconds: How long published events are kept, to fill a broker again that lost them; 72 hours. 0 keeps none.
+        doorbell: Wakes the relays of other processes after a commit of this one, and those of this one after theirs.
+        frozen_seconds: After how many seconds PostgreSQL takes the events from a relay whose process is frozen.
+        clock: The time in seconds since the epoch. By default that of the PostgreSQL server, or of this machine on SQLite.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, archive_seconds: float = 72 * 3600, clock: Callable[[], float] = time.time
+        self,
+        engine: AsyncEngine,
+        *,
+        archive_seconds: float = 72 * 3600,
+        doorbell: Doorbell | None = None,
+        frozen_seconds: float = 10.0,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._database = database_of(engine)
+        database = self._database = database_of(engine)
         self._archive_seconds = archive_seconds
-        self._clock = clock
+        self._clock = DatabaseClock(database.dialect, clock)
+        self._claims: Claims = (
+            RelayFileClaims(database, self._clock, archives=archive_seconds > 0)
+            if isinstance(database, SqliteDatabase)
+            else BucketClaims(database, self._clock, archives=archive_seconds > 0, frozen_seconds=frozen_seconds)
+        )
         self._wake = asyncio.Event()
-        self._database.listen(self._wake)
+        database.listen(self._wake)
+        if doorbell is not None:
+            doorbell.on_ring(self._wake.set)
+            self._bell = _Bell(doorbell)
+            database.listen(self._bell)
 
     def wake(self) -> None:
         """See `Outbox.wake`."""
-        self._database.wake()
+        self._wake.set()
 
     async def wait(self, seconds: float, /) -> None:
         """See `Outbox.wait`."""
@@ -55,65 +76,73 @@ class SqlAlchemyOutbox(Outbox):
     async def claim(self, limit: int, /, *, without: Collection[str] = ()) -> AsyncGenerator[OutboxBatch, None]:
         """See `Outbox.claim`."""
         self._wake.clear()
-        lock = FileLock(self._database.relay_lock_file, thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield _Batch(self._database, self._clock, ())
-            return
-        try:
-            yield _Batch(self._database, self._clock, await self._select(limit, without))
-        finally:
-            lock.release()
+        async with self._claims.claim(limit, without) as batch:
+            yield batch
+
+    async def due_in(self) -> float | None:
+        """See `Outbox.due_in`."""
+        async with self._database.reader.connect() as connection:
+            seconds = (await connection.execute(select(func.min(outbox.c.deliver_at) - self._clock.now()))).scalar_one()
+        return None if seconds is None else max(0.0, float(seconds))
 
     async def pending(self) -> int:
-        """How many events wait."""
+        """How many events wait, delayed ones and those behind a refused event among them."""
         async with self._database.reader.connect() as connection:
             return int((await connection.execute(select(func.count()).select_from(outbox))).scalar_one())
 
-    async def _select(self, limit: int, without: Collection[str]) -> Sequence[Row[Any]]:
-        statement = select(outbox).order_by(outbox.c.sequence).limit(limit)
-        if without:
-            statement = statement.where(_neither_id_nor_key(without))
-        async with self._database.reader.connect() as connection:
-            return (await connection.execute(statement)).all()
-
     async def clean(self, limit: int, /) -> int:
         """See `Outbox.clean`."""
-        cutoff = self._clock() - self._archive_seconds
+        cutoff = self._clock.now() - self._archive_seconds
         old = select(archive.c.sequence).where(archive.c.archived_at < cutoff).limit(limit)
         async with self._database.writing() as connection:
             return (await connection.execute(delete(archive).where(archive.c.sequence.in_(old)))).rowcount
 
+    async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:
+        """See `Outbox.cancel`."""
+        if unit_of_work is None:
+            async with self._database.writing() as connection:
+                return await moves.cancel(connection, event_id)
+        if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
+            raise UnitOfWorkMismatchError(self, unit_of_work)
+        connection = await unit_of_work.connection()
+        if connection.engine.pool is not self._database.engine.pool:
+            raise UnitOfWorkMismatchError(self, unit_of_work)
+        return await moves.cancel(connection, event_id)
 
-class _Batch(OutboxBatch):
-    def __init__(self, database: Database, clock: Callable[[], float], rows: Sequence[Row[Any]]) -> None:
-        self._database = database
-        self._clock = clock
-        self._sequences = {row.id: row.sequence for row in rows}
-        self.events = [_event(row) for row in rows]
+    async def refused(self, limit: int = 100, /) -> Sequence[RefusedEvent]:
+        """See `Outbox.refused`."""
+        async with self._database.reader.connect() as connection:
+            return await moves.refused_events(connection, limit)
 
-    async def settle(self, ids: Collection[str], /) -> None:
-        chosen = outbox.c.sequence.in_([self._sequences[event_id] for event_id in ids])
-        columns = [column.name for column in outbox.columns if column.name in archive.columns]
-        moved = select(*(outbox.c[name] for name in columns), literal(self._clock())).where(chosen)
+    async def replay(self, event_id: str, /) -> bool:
+        """See `Outbox.replay`."""
         async with self._database.writing() as connection:
-            await connection.execute(insert(archive).from_select([*columns, "archived_at"], moved))
-            await connection.execute(delete(outbox).where(chosen))
+            found = await moves.from_parked(connection, event_id)
+        self._database.wake()
+        return found
+
+    async def discard(self, event_id: str, /) -> bool:
+        """See `Outbox.discard`."""
+        async with self._database.writing() as connection:
+            found = await moves.discard(connection, event_id)
+        self._database.wake()
+        return found
+
+    async def erase(self, partition_key: str, /) -> Erased:
+        """See `Outbox.erase`."""
+        async with self._database.writing() as connection:
+            erased = await moves.erase(connection, partition_key)
+        self._database.wake()
+        return erased
 
 
-def _neither_id_nor_key(values: Collection[str]) -> ColumnElement[bool]:
-    no_such_key = or_(outbox.c.partition_key.is_(None), outbox.c.partition_key.not_in(values))
-    return and_(outbox.c.id.not_in(values), no_such_key)
+class _Bell(asyncio.Event):
+    """Rings a doorbell when it is set."""
 
+    def __init__(self, doorbell: Doorbell) -> None:
+        super().__init__()
+        self._doorbell = doorbell
 
-def _event(row: Row[Any]) -> CloudEvent:
-    return CloudEvent(
-        id=row.id,
-        type=row.type,
-        time=datetime.fromisoformat(row.time),
-        data=row.data,
-        datacontenttype=row.content_type,
-        partitionkey=row.partition_key,
-        extensions=msgspec.json.decode(row.extensions, type=dict[str, str]),
-    )
+    def set(self) -> None:
+        """Ring; nobody waits for the event itself."""
+        self._doorbell.ring()

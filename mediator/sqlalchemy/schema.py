@@ -1,10 +1,14 @@
 """Schema: the tables of this library, as SQLAlchemy metadata, as SQL text, and created in a database."""
 
+from collections.abc import Callable
+
 from sqlalchemy import (
     BigInteger,
     Column,
     Float,
+    Identity,
     Index,
+    Insert,
     Integer,
     LargeBinary,
     MetaData,
@@ -12,11 +16,16 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    insert,
+    literal_column,
+    text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from mediator.distributed.cloudevents import BUCKETS
 from mediator.sqlalchemy.engine import database_of
 
 metadata: MetaData = MetaData()
@@ -24,6 +33,15 @@ metadata: MetaData = MetaData()
 
 
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows only where the type is INTEGER
+_DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}
+_NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch FROM now())"}
+VERSION = 1
+"""The version of these tables."""
+
+
+def _identity() -> Identity:
+    """Numbers in the order in which they are drawn: no session keeps some in advance. SQLite does so without asking."""
+    return Identity(always=False, cache=1)
 
 
 def _event_columns() -> list[Column[object]]:
@@ -39,17 +57,24 @@ def _event_columns() -> list[Column[object]]:
     ]
 
 
+def _partial_index(name: str, column: str, condition: str) -> Index:
+    return Index(name, column, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 outbox: Table = Table(
     "mediator_outbox",
     metadata,
-    Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("sequence", _SEQUENCE, _identity(), primary_key=True),
     *_event_columns(),
     Column("deliver_at", Float),
+    _partial_index("mediator_outbox_ready", "sequence", "deliver_at IS NULL"),
+    _partial_index("mediator_outbox_by_due", "deliver_at", "deliver_at IS NOT NULL"),
     sqlite_autoincrement=True,
 )
 """Committed events that the broker has not stored yet. A row's sequence orders it among those of its key.
 
-`deliver_at` is the time, in seconds since the epoch, before which a delayed event is not published.
+`deliver_at` is the time, in seconds since the epoch, before which a delayed event is not published; a relay
+sets it to NULL when the event is due.
 """
 
 archive: Table = Table(
@@ -88,7 +113,7 @@ attempts: Table = Table(
 parked: Table = Table(
     "mediator_parked",
     metadata,
-    Column("number", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("number", _SEQUENCE, _identity(), primary_key=True),
     Column("direction", String(3), nullable=False),
     Column("consumer", String(64), nullable=False),
     Column("source", String(255), nullable=False),
@@ -150,16 +175,39 @@ async def create_schema(engine: AsyncEngine) -> None:
         DatabaseUnavailableError: The database cannot be opened.
         WriterTimeoutError: Other writers keep it busy.
     """
-    async with database_of(engine).writing() as connection:
+    database = database_of(engine)
+    async with database.writing() as connection:
+        await database.lock_schema(connection)
         await connection.run_sync(metadata.create_all)
+        for statement in _rows(engine.dialect):
+            await connection.exec_driver_sql(statement)
 
 
-def schema_sql(dialect: Dialect) -> str:
-    """The statements that create the tables, for a database's dialect (`engine.dialect`)."""
+def schema_sql(dialect: Dialect | str) -> str:
+    """The statements that create the tables and their first rows, for a database without them.
+
+    Args:
+        dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
+    """
+    of = _DIALECTS[dialect]() if isinstance(dialect, str) else dialect
     statements: list[str] = []
     for table in metadata.sorted_tables:
-        statements.append(str(CreateTable(table).compile(dialect=dialect)).strip())
+        statements.append(str(CreateTable(table).compile(dialect=of)).strip())
         statements += [
-            str(CreateIndex(i).compile(dialect=dialect)) for i in sorted(table.indexes, key=lambda i: str(i.name))
+            str(CreateIndex(i).compile(dialect=of)) for i in sorted(table.indexes, key=lambda i: str(i.name))
         ]
+    statements += _rows(of)
     return "".join(f"{statement};\n\n" for statement in statements).rstrip() + "\n"
+
+
+def _rows(dialect: Dialect) -> list[str]:
+    """The rows that the tables are created with; nothing where they are there."""
+    first: list[Insert] = [
+        insert(buckets).values([{"bucket": number} for number in range(BUCKETS)]),
+        insert(versions).values(version=VERSION, applied_at=literal_column(_NOW[dialect.name])),
+    ]
+    return [f"{_as_text(statement, dialect)} ON CONFLICT DO NOTHING" for statement in first]
+
+
+def _as_text(statement: Insert, dialect: Dialect) -> str:
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))

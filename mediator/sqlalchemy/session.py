@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import IllegalStateChangeError
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 
 OWNER = "mediator_unit_of_work"
@@ -13,6 +13,8 @@ OWNER = "mediator_unit_of_work"
 
 BUSY_SECONDS = 10.0
 """How long a forgotten task may keep the session from ending its transaction, in seconds."""
+
+_CONCURRENT = "isce"  # https://docs.sqlalchemy.org/en/20/errors.html#error-isce
 
 
 class SessionOwner(Protocol):
@@ -65,8 +67,8 @@ async def when_idle(end: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await end()
-        except IllegalStateChangeError:
-            if asyncio.get_running_loop().time() > deadline:
+        except InvalidRequestError as error:
+            if error.code != _CONCURRENT or asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(0.01)
 

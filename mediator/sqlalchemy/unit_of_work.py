@@ -2,48 +2,48 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 import structlog
-from sqlalchemy import Engine, insert
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.util import await_only
 
 from mediator.ambient import running_fields
 from mediator.context import IdFactory, new_id
-from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import finish
+from mediator.distributed.staging import StagedEvent
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
     CommitOutcomeUnknownError,
-    IsolationNotSupportedError,
     NoUnitOfWorkError,
-    SchemaMissingError,
     ScopeClosedError,
     TransactionOwnershipError,
     UnitOfWorkRunningError,
 )
 from mediator.msgspec import MsgspecCodec
 from mediator.scope import current_frame
+from mediator.sqlalchemy.backlog import backlog_of
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import outbox
 from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, OwnedSession, when_idle
+from mediator.sqlalchemy.staging import stage_events
 
 
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """One per scope: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`.
 
-    Nothing is taken from the database until the first statement: the writer's lock, a connection and BEGIN come then.
+    Nothing is taken from the database until the first statement: SQLite's writer lock, a connection and BEGIN come then.
     Outside a running transaction the session reads only; writing raises `NoUnitOfWorkError`.
 
     Args:
-        engine: From `open_engine`, or any asynchronous engine on SQLite.
+        engine: From `open_engine`, or any asynchronous engine on SQLite or on PostgreSQL through asyncpg.
         codec: Writes and reads the payloads of events; JSON through msgspec by default.
         max_event_bytes: The largest payload of an event, in bytes.
+        max_pending: How many events may wait in the outbox, delayed ones not counted; more fail the command that adds
+            them. It is looked up about once a second, so that other processes may go beyond it. `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Makes transaction ids.
     """
@@ -54,6 +54,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         *,
         codec: EventCodec | None = None,
         max_event_bytes: int = 1_000_000,
+        max_pending: int | None = None,
         commit_timeout: float = 30.0,
         ids: IdFactory = new_id,
     ) -> None:
@@ -61,14 +62,16 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             codec=codec or MsgspecCodec(), max_event_bytes=max_event_bytes, commit_timeout=commit_timeout, ids=ids
         )
         self._database = database_of(engine)
+        self._max_pending = max_pending
         self._session: AsyncSession | None = None
         self._savepoints: list[AsyncSessionTransaction] = []
         self._locking = asyncio.Lock()
-        self._holds_lock = False
+        self._holds_turn = False
         self._answered = False
         self._closed = False
         self._staged = False
         self._own = False
+        self._isolation: str | None = None
 
     @property
     def session(self) -> AsyncSession:
@@ -84,7 +87,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return await self.session.connection()
 
     def bind(self) -> Engine:
-        """The engine for the session's next transaction; takes the writer's lock for one that writes.
+        """The engine for the session's next transaction; takes the writer's turn for one that writes.
 
         Called by the session, inside the greenlet in which SQLAlchemy runs its synchronous half.
         """
@@ -93,29 +96,32 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             raise ScopeClosedError(frame.message if frame is not None else "the session")
         if self.state is UnitOfWorkState.IDLE and not self.settling:
             return self._database.reader.sync_engine
-        if not self._holds_lock:
-            await_only(self._take_lock())
-        return self._database.writer.sync_engine
+        if not self._holds_turn:
+            await_only(self._take_turn())
+        return self._database.writer_at(self._isolation).sync_engine
 
-    async def _take_lock(self) -> None:
+    async def _take_turn(self) -> None:
         """Wait for the right to write. A forgotten task, whose transaction ended meanwhile, gives it up at once."""
         running, acquired = self._running, False
         async with self._locking:
-            if not self._holds_lock and not self._answered and self._running is running:
-                await self._database.lock.acquire(self)
-                self._holds_lock = acquired = True
+            if not self._holds_turn and not self._answered and self._running is running:
+                await self._database.take_turn(self)
+                self._holds_turn = acquired = True
             if self._answered or self._running is not running:
                 if acquired:
-                    self._give_up_lock()
+                    self._give_up_turn()
                 raise NoUnitOfWorkError("A statement of a transaction that has ended")
 
-    def doom_by_database(self, error: BaseException) -> None:
-        """Doom what runs, unless the error is confined to a savepoint that the handler set itself."""
+    def doom_by_database(self, error: BaseException, *, lost: bool = False) -> None:
+        """Doom what runs, unless the error is confined to a savepoint that the handler set itself.
+
+        A connection that was lost took everything with it, whatever the savepoint.
+        """
         if self._session is None:
             return
         nested = self._session.sync_session.get_nested_transaction()
         ours = self._savepoints[-1].sync_transaction if self._savepoints else None
-        if nested is ours:
+        if nested is ours or lost:
             self.doom("a statement", error)
 
     def check_ownership(self, operation: str) -> None:
@@ -150,12 +156,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     # The port.
 
     async def prepare(self, isolation: str | None) -> None:
-        """See `DatabaseTransaction.prepare`. SQLite's transactions are serializable."""
-        if isolation not in (None, "SERIALIZABLE"):
-            raise IsolationNotSupportedError(self._database.name, isolation)
+        """See `DatabaseTransaction.prepare`. SQLite's transactions are serializable, PostgreSQL's are what is asked for."""
+        self._database.writer_at(isolation)
         if self.settling:
             raise UnitOfWorkRunningError("whose COMMIT is not answered yet")
         self._staged = self._answered = False
+        self._isolation = isolation
         if self._session is not None and self._session.in_transaction():
             await self._session.commit()
 
@@ -164,7 +170,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         if self._session is not None:
             await self._session.flush()
 
-    async def stage(self, events: Sequence[CloudEvent]) -> None:
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
         """See `DatabaseTransaction.stage`.
 
         Raises:
@@ -172,10 +178,11 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """
         connection = await self.session.connection()
         try:
-            await connection.execute(insert(outbox), [_row(cloud_event) for cloud_event in events])
-        except OperationalError as error:
-            if "no such table" in str(error.orig):
-                raise SchemaMissingError(self._database.name, outbox.name) from error
+            if self._max_pending is not None:
+                await backlog_of(self._database).admit(connection, len(events), self._max_pending)
+            await stage_events(connection, events)
+        except DBAPIError as error:
+            self._database.check_table(error, outbox)
             raise
         self._staged = True
 
@@ -184,12 +191,17 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._own = True
         try:
             if self._session is not None:
-                await self._session.commit()
+                async with self._database.patience(self._commit_timeout):
+                    await self._session.commit()
         except DBAPIError as error:
             await self.roll_back_transaction()
             if error.connection_invalidated:
                 raise CommitOutcomeUnknownError(transaction_id, str(error.orig)) from error
             raise
+        except TimeoutError as error:
+            await self.roll_back_transaction()
+            reason = f"the database did not answer within {self._commit_timeout:g} s"
+            raise CommitOutcomeUnknownError(transaction_id, reason) from error
         except BaseException:
             await self.roll_back_transaction()
             raise
@@ -203,8 +215,9 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._own = True
         try:
             if self._session is not None:
-                await when_idle(self._session.rollback)
-        except DBAPIError as error:  # the connection is lost, and with it the transaction
+                async with self._database.patience(self._commit_timeout):
+                    await when_idle(self._session.rollback)
+        except (DBAPIError, TimeoutError) as error:  # the connection is lost, and with it the transaction
             structlog.get_logger("mediator").warning("rollback failed", error=type(error).__name__, **running_fields())
             if self._session is not None:
                 await self._session.invalidate()
@@ -216,12 +229,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._own = False
         self._answered = True
         self._savepoints.clear()
-        self._give_up_lock()
+        self._give_up_turn()
 
-    def _give_up_lock(self) -> None:
-        if self._holds_lock:
-            self._holds_lock = False
-            self._database.lock.release()
+    def _give_up_turn(self) -> None:
+        if self._holds_turn:
+            self._holds_turn = False
+            self._database.end_turn()
 
     async def set_savepoint(self) -> AsyncSessionTransaction:
         """See `DatabaseTransaction.set_savepoint`."""
@@ -247,16 +260,3 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         finally:
             self._own = False
             self._savepoints.remove(savepoint)
-
-
-def _row(cloud_event: CloudEvent) -> dict[str, Any]:
-    return {
-        "id": cloud_event.id,
-        "type": cloud_event.type,
-        "time": cloud_event.time.isoformat(),
-        "partition_key": cloud_event.partitionkey,
-        "bucket": cloud_event.bucket,
-        "content_type": cloud_event.datacontenttype,
-        "extensions": msgspec.json.encode(dict(cloud_event.extensions)).decode(),
-        "data": cloud_event.data,
-    }

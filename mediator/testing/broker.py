@@ -1,38 +1,69 @@
 """InMemoryBroker: a broker for tests, with its publisher and its subscription."""
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
 from mediator.distributed.publisher import EventPublisher, PublishResult
-from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription
-from mediator.errors import PublisherUnavailableError
+from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
+from mediator.errors import EventNotDecodableError, GroupOrderingError, PublisherUnavailableError
+from mediator.nats.binding import from_message, to_headers
+
+_PARTITIONS = 16
 
 
 @dataclass(slots=True)
 class _Stored:
-    event: CloudEvent
+    """One message of the stream, as one group has it."""
+
+    event: CloudEvent | None
+    problem: str
+    event_type: str
+    partition: int
+    headers: Mapping[str, str]
+    data: bytes
     sequence: int
+    stored_at: datetime
     attempts: int = 0
 
 
 class _Group:
-    """The progress of one group of consumers."""
+    """The progress of one group of consumers.
 
-    def __init__(self, name: str, event_types: frozenset[str]) -> None:
+    Attributes:
+        outstanding: The partitions of which a delivery is with a consumer, or comes again later.
+    """
+
+    def __init__(self, name: str, event_types: frozenset[str], ordering: Ordering) -> None:
         self.name = name
+        self.ordering = ordering
         self.event_types = event_types
-        self.waiting: deque[_Stored] = deque()
-        self.arrived: asyncio.Event = asyncio.Event()
+        self.outstanding: dict[int, int] = {}
+        self.changed: asyncio.Event = asyncio.Event()
+        self._waiting: list[_Stored] = []
 
-    def offer(self, stored: _Stored, *, first: bool = False) -> None:
-        if split_wire_type(stored.event.type)[0] in self.event_types:
-            (self.waiting.appendleft if first else self.waiting.append)(stored)
-            self.arrived.set()
+    def offer(self, stored: _Stored) -> None:
+        if stored.event_type in self.event_types:
+            self._waiting.append(stored)
+            self._waiting.sort(key=lambda each: each.sequence)
+            self.changed.set()
+
+    def take(self, *, ordered: bool) -> _Stored | None:
+        for stored in self._waiting:
+            if not (ordered and self.outstanding.get(stored.partition)):
+                self._waiting.remove(stored)
+                self.outstanding[stored.partition] = self.outstanding.get(stored.partition, 0) + 1
+                return stored
+        return None
+
+    def settle(self, stored: _Stored) -> None:
+        self.outstanding[stored.partition] -= 1
+        self.changed.set()
 
 
 class InMemoryBroker:
@@ -43,7 +74,7 @@ class InMemoryBroker:
     """
 
     def __init__(self) -> None:
-        self._stream: list[CloudEvent] = []
+        self._stream: list[_Stored] = []
         self._groups: dict[str, _Group] = {}
         self._acknowledged: defaultdict[str, set[int]] = defaultdict(set)
         self._progress = asyncio.Event()
@@ -52,8 +83,8 @@ class InMemoryBroker:
 
     @property
     def events(self) -> Sequence[CloudEvent]:
-        """What is stored, in order."""
-        return tuple(self._stream)
+        """What is stored, in order, but for messages that are no events."""
+        return tuple(stored.event for stored in self._stream if stored.event is not None)
 
     @property
     def available(self) -> bool:
@@ -69,21 +100,49 @@ class InMemoryBroker:
 
     def store(self, event: CloudEvent) -> None:
         """Keep an event, unless there is one with its source and id."""
-        if any(event.id == other.id and event.source == other.source for other in self._stream):
+        if any(event.id == other.id and event.source == other.source for other in self.events):
             return
-        self._stream.append(event)
-        for group in self._groups.values():
-            group.offer(_Stored(event, len(self._stream)))
+        event_type, partition = split_wire_type(event.type)[0], event.bucket % _PARTITIONS
+        self._keep(_Stored(event, "", event_type, partition, to_headers(event), event.data, *self._place()))
 
-    def group(self, name: str, event_types: Iterable[str]) -> _Group:
-        """The group of a name; a new one begins with the first event of the stream."""
+    def store_message(self, event_type: str, headers: Mapping[str, str], data: bytes, *, partition: int = 0) -> None:
+        """Keep what a foreign producer sent to the subject of an event type, whatever it is."""
+        sequence, stored_at = self._place()
+        event: CloudEvent | None = None
+        problem = ""
+        try:
+            event = from_message(headers, data, fallback_id=f"memory:{sequence}", stored_at=stored_at)
+        except EventNotDecodableError as error:
+            problem = str(error)
+        self._keep(_Stored(event, problem, event_type, partition, dict(headers), data, sequence, stored_at))
+
+    def _place(self) -> tuple[int, datetime]:
+        return len(self._stream) + 1, datetime.now(UTC)
+
+    def _keep(self, stored: _Stored) -> None:
+        self._stream.append(stored)
+        for group in self._groups.values():
+            group.offer(replace(stored))
+
+    def group(
+        self, name: str, event_types: Iterable[str], *, ordering: Ordering = "none", start: str | datetime = "all"
+    ) -> _Group:
+        """The group of a name; a new one begins with the first event of the stream, or where `start` says.
+
+        Raises:
+            GroupOrderingError: The group exists with the other ordering.
+        """
         types = frozenset(event_types)
         if name not in self._groups:
-            group = self._groups[name] = _Group(name, types)
-            for number, event in enumerate(self._stream, 1):
-                group.offer(_Stored(event, number))
-        self._groups[name].event_types |= types
-        return self._groups[name]
+            group = self._groups[name] = _Group(name, types, ordering)
+            for stored in self._stream:
+                if start == "all" or (isinstance(start, datetime) and stored.stored_at >= start):
+                    group.offer(replace(stored))
+        group = self._groups[name]
+        if group.ordering != ordering:
+            raise GroupOrderingError(name, ordering, "InMemoryBroker", name)
+        group.event_types |= types
+        return group
 
     def acknowledge(self, group: str, sequence: int) -> None:
         """Note that a group is done with an event."""
@@ -91,7 +150,7 @@ class InMemoryBroker:
         self._progress.set()
 
     async def wait_until_acknowledged(self, group: str, count: int) -> None:
-        """Wait until a group has taken in that many events; tests put it into an `asyncio.timeout`."""
+        """Wait until a group is done with that many events; tests put it into an `asyncio.timeout`."""
         while len(self._acknowledged[group]) < count:
             self._progress.clear()
             await self._progress.wait()
@@ -122,16 +181,25 @@ class InMemoryEventPublisher(EventPublisher):
 class InMemoryEventSubscription(EventSubscription):
     """`subscription = providers.Singleton(InMemoryEventSubscription, broker, "advising")`."""
 
-    def __init__(self, broker: InMemoryBroker, group: str, *, ack_wait: float = 30.0) -> None:
+    def __init__(
+        self, broker: InMemoryBroker, group: str, *, ack_wait: float = 30.0, start: str | datetime = "all"
+    ) -> None:
         self._broker = broker
-        self.group = group
-        self.ack_wait = ack_wait
+        self.group: str = group
+        self.ack_wait: float = ack_wait
+        self._start = start
+
+    def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
+        """See `EventSubscription.read`."""
+        return from_message(headers, data, fallback_id=fallback_id, stored_at=stored_at)
 
     @asynccontextmanager
-    async def open(self, event_types: Iterable[str], /, *, prefetch: int) -> AsyncGenerator[Deliveries, None]:
-        """See `EventSubscription.open`."""
-        group = self._broker.group(self.group, event_types)
-        opened = _Deliveries(self._broker, group, prefetch, self.ack_wait)
+    async def open(
+        self, event_types: Iterable[str], /, *, prefetch: int, ordering: Ordering = "none"
+    ) -> AsyncGenerator[Deliveries, None]:
+        """See `EventSubscription.open`. A group with the other ordering is refused here, with `GroupOrderingError`."""
+        group = self._broker.group(self.group, event_types, ordering=ordering, start=self._start)
+        opened = _Deliveries(self._broker, group, prefetch, self.ack_wait, ordered=ordering == "key")
         try:
             yield opened
         finally:
@@ -139,43 +207,49 @@ class InMemoryEventSubscription(EventSubscription):
 
 
 class _Deliveries(Deliveries):
-    def __init__(self, broker: InMemoryBroker, group: _Group, prefetch: int, ack_wait: float) -> None:
+    def __init__(self, broker: InMemoryBroker, group: _Group, prefetch: int, ack_wait: float, *, ordered: bool) -> None:
         self._broker = broker
         self._group = group
         self._prefetch = prefetch
+        self._ordered = ordered
+        self._held: set[_Delivery] = set()
+        self._returning: set[_Delivery] = set()
         self.ack_wait = ack_wait
-        self._open: set[_Delivery] = set()
-        self._settled = asyncio.Event()
 
     async def next(self) -> Delivery:
         while True:
             await self._broker.wait_until_available()
-            if len(self._open) >= self._prefetch:
-                self._settled.clear()
-                await self._settled.wait()
-            elif self._group.waiting:
-                delivery = _Delivery(self._group.waiting.popleft(), self)
-                self._open.add(delivery)
+            self._group.changed.clear()
+            if len(self._held) < self._prefetch and (stored := self._group.take(ordered=self._ordered)) is not None:
+                delivery = _Delivery(stored, self)
+                self._held.add(delivery)
                 return delivery
-            else:
-                self._group.arrived.clear()
-                await self._group.arrived.wait()
+            await self._group.changed.wait()
 
-    def acknowledge(self, delivery: "_Delivery") -> None:
-        self.settle(delivery)
-        self._broker.acknowledge(self._group.name, delivery.sequence)
+    def end(self, delivery: "_Delivery") -> None:
+        if self._let_go(delivery):
+            self._group.settle(delivery.stored)
+            self._broker.acknowledge(self._group.name, delivery.sequence)
 
-    def settle(self, delivery: "_Delivery") -> None:
-        self._open.discard(delivery)
-        self._settled.set()
+    def give_back_later(self, delivery: "_Delivery") -> None:
+        if delivery in self._held:
+            self._held.discard(delivery)
+            self._returning.add(delivery)
+            self._group.changed.set()
 
     def give_back(self, delivery: "_Delivery") -> None:
-        if delivery in self._open:
-            self.settle(delivery)
-            self._group.offer(delivery.stored, first=True)
+        if self._let_go(delivery):
+            self._group.settle(delivery.stored)
+            self._group.offer(delivery.stored)
+
+    def _let_go(self, delivery: "_Delivery") -> bool:
+        known = delivery in self._held or delivery in self._returning
+        self._held.discard(delivery)
+        self._returning.discard(delivery)
+        return known
 
     def close(self) -> None:
-        for delivery in sorted(self._open, key=lambda each: -each.sequence):
+        for delivery in [*self._held, *self._returning]:
             delivery.timer.cancel()
             self.give_back(delivery)
 
@@ -186,10 +260,14 @@ class _Delivery(Delivery):
         self.stored = stored
         self._deliveries = deliveries
         self.event = stored.event
-        self.problem = ""
+        self.problem = stored.problem
         self.attempt = stored.attempts
-        self.subject = f"memory.{stored.event.type}"
+        self.subject = f"memory.{stored.event_type}.{stored.partition}"
         self.sequence = stored.sequence
+        self.partition = stored.partition
+        self.stored_at = stored.stored_at
+        self.headers = stored.headers
+        self.data = stored.data
         self.timer = self._start(deliveries.ack_wait)
 
     def _start(self, seconds: float) -> asyncio.TimerHandle:
@@ -197,14 +275,19 @@ class _Delivery(Delivery):
 
     async def ack(self) -> None:
         self.timer.cancel()
-        self._deliveries.acknowledge(self)
+        self._deliveries.end(self)
 
     async def nak(self, delay: float) -> None:
         self.timer.cancel()
         if delay > 0:
+            self._deliveries.give_back_later(self)
             self.timer = self._start(delay)
         else:
             self._deliveries.give_back(self)
+
+    async def term(self, reason: str) -> None:  # noqa: ARG002  # nobody reads the advisories of this broker
+        self.timer.cancel()
+        self._deliveries.end(self)
 
     async def in_progress(self) -> None:
         self.timer.cancel()

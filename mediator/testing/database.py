@@ -2,15 +2,18 @@
 
 import asyncio
 import copy
+import itertools
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox import RefusedEvent
 from mediator.distributed.serialization import EventCodec
+from mediator.distributed.staging import StagedEvent
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import IsolationNotSupportedError, NoUnitOfWorkError
+from mediator.errors import DatabaseUnavailableError, IsolationNotSupportedError, NoUnitOfWorkError, OutboxFullError
 from mediator.msgspec import MsgspecCodec
 
 _GONE: Any = object()
@@ -22,17 +25,36 @@ class InMemoryDatabase:
     Attributes:
         tables: Rows by key, by the name of their table.
         outbox: The events that wait for a relay, in the order of their commits.
+        delayed: Those that are not due yet, with the time at which they are, in seconds since the epoch.
+        refused: Those that the broker refused.
         archive: Those that the broker has stored.
-        inbox: The consumer, source and id of each event that took effect.
+        inbox: The consumer, source and id of each event that took effect or is parked.
+        starts: How often handlers were started for such an event, as far as that is counted.
+        available: False while the database plays dead: what needs it fails.
     """
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[Any, Any]] = {}
         self.outbox: list[CloudEvent] = []
+        self.delayed: list[tuple[float, CloudEvent]] = []
+        self.refused: list[RefusedEvent] = []
         self.archive: list[CloudEvent] = []
         self.inbox: set[tuple[str, str, str]] = set()
+        self.starts: dict[tuple[str, str, str], int] = {}
+        self.available: bool = True
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
+        self.locks: dict[tuple[str, str], tuple[object, asyncio.Event]] = {}
+        self.numbers: Iterator[int] = itertools.count(1)
         self.woken: asyncio.Event = asyncio.Event()
+
+    def check_available(self) -> None:
+        """Fail while it plays dead.
+
+        Raises:
+            DatabaseUnavailableError: It does.
+        """
+        if not self.available:
+            raise DatabaseUnavailableError("InMemoryDatabase", "it plays dead")
 
 
 class InMemoryTable(MutableMapping[Any, Any]):
@@ -76,15 +98,27 @@ class InMemoryUnitOfWork(UnitOfWork):
     Args:
         database: What is committed.
         codec: Writes and reads the payloads of events.
+        max_pending: How many events may wait in the outbox, delayed ones not counted; `None` for any number.
         options: Of `UnitOfWork`.
     """
 
-    def __init__(self, database: InMemoryDatabase, *, codec: EventCodec | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        database: InMemoryDatabase,
+        *,
+        codec: EventCodec | None = None,
+        max_pending: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(codec=codec or MsgspecCodec(), **options)
         self.database = database
+        self._max_pending = max_pending
         self._changes: dict[str, dict[Any, Any]] = {}
         self._inbox: set[tuple[str, str, str]] = set()
-        self._staged: list[CloudEvent] = []
+        self._locks: list[tuple[str, str]] = []
+        self._forgotten: set[tuple[str, str, str]] = set()
+        self._staged: list[StagedEvent] = []
+        self._cancelled: list[tuple[float, CloudEvent]] = []
 
     def table(self, name: str) -> InMemoryTable:
         """A table, to be read and written in the running transaction.
@@ -111,6 +145,33 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._inbox.add(entry)
         return True
 
+    def cancel(self, event_id: str) -> bool:
+        """Take a delayed event back, if this transaction commits; False when there is none with that id.
+
+        Raises:
+            NoUnitOfWorkError: No transaction runs.
+        """
+        if self.state is UnitOfWorkState.IDLE:
+            raise NoUnitOfWorkError(f"Cancelling event {event_id}")
+        found = [delayed for delayed in self.database.delayed if delayed[1].id == event_id]
+        for delayed in found:
+            self.database.delayed.remove(delayed)  # it cannot become due while it is uncertain
+        self._cancelled += found
+        return bool(found)
+
+    async def lock(self, name: tuple[str, str]) -> None:
+        """Hold a lock until the transaction ends. Waits for another transaction that holds it."""
+        locks = self.database.locks
+        while name in locks and locks[name][0] is not self:
+            await locks[name][1].wait()
+        if name not in locks:
+            locks[name] = (self, asyncio.Event())
+            self._locks.append(name)
+
+    def forget_starts(self, entry: tuple[str, str, str]) -> None:
+        """Remove the count of an event when the transaction commits."""
+        self._forgotten.add(entry)
+
     # The port: `DatabaseTransaction`.
 
     async def prepare(self, isolation: str | None) -> None:
@@ -121,22 +182,33 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def flush(self) -> None:
         """See `DatabaseTransaction.flush`."""
 
-    async def stage(self, events: Sequence[CloudEvent]) -> None:
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
         """See `DatabaseTransaction.stage`."""
+        pending, limit = len(self.database.outbox), self._max_pending
+        if limit is not None and pending + len(events) > limit:
+            raise OutboxFullError("InMemoryDatabase", pending, limit)
         self._staged = list(events)
 
     async def commit_transaction(self, transaction_id: str) -> None:  # noqa: ARG002  # the port gives it
         """See `DatabaseTransaction.commit_transaction`."""
         database = self.database
+        database.check_available()
         for name, changes in self._changes.items():
             table = database.tables.setdefault(name, {})
             table.update(changes)
             for key in [key for key, value in table.items() if value is _GONE]:
                 del table[key]
         database.inbox |= self._inbox
-        database.outbox += self._staged
+        for entry in self._forgotten:
+            database.starts.pop(entry, None)
+        for staged in self._staged:
+            if staged.deliver_at is None:
+                database.outbox.append(staged.event)
+            else:
+                database.delayed.append((staged.deliver_at.timestamp(), staged.event))
         if self._staged:
             database.woken.set()
+        self._cancelled = []
         self._forget()
 
     async def roll_back_transaction(self) -> None:
@@ -145,7 +217,8 @@ class InMemoryUnitOfWork(UnitOfWork):
 
     async def set_savepoint(self) -> Any:
         """See `DatabaseTransaction.set_savepoint`."""
-        return {name: copy.copy(changes) for name, changes in self._changes.items()}, set(self._inbox)
+        changes = {name: copy.copy(changes) for name, changes in self._changes.items()}
+        return changes, set(self._inbox), len(self._cancelled)
 
     async def release_savepoint(self, savepoint: Any) -> None:
         """See `DatabaseTransaction.release_savepoint`."""
@@ -153,11 +226,19 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def roll_back_to_savepoint(self, savepoint: Any) -> None:
         """See `DatabaseTransaction.roll_back_to_savepoint`."""
         self._release(self._inbox - savepoint[1])
-        self._changes, self._inbox = savepoint
+        self._changes, self._inbox, cancelled = savepoint
+        self._restore(cancelled)
+
+    def _restore(self, first: int) -> None:
+        self.database.delayed += self._cancelled[first:]
+        del self._cancelled[first:]
 
     def _forget(self) -> None:
+        self._restore(0)
         self._release(self._inbox)
-        self._changes, self._inbox, self._staged = {}, set(), []
+        self._changes, self._inbox, self._staged, self._forgotten = {}, set(), [], set()
+        while self._locks:
+            self.database.locks.pop(self._locks.pop())[1].set()
 
     def _release(self, entries: set[tuple[str, str, str]]) -> None:
         for entry in entries:

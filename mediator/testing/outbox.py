@@ -1,24 +1,34 @@
 """InMemoryOutbox: the events that wait in an `InMemoryDatabase`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox import Outbox, OutboxBatch
-from mediator.testing.database import InMemoryDatabase
+from mediator.distributed.outbox import Erased, Outbox, OutboxBatch, RefusedEvent
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import ClaimLostError, UnitOfWorkMismatchError
+from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
 
 
 class InMemoryOutbox(Outbox):
-    """`outbox = providers.Singleton(InMemoryOutbox, database)`. One relay at a time is given events."""
+    """`outbox = providers.Singleton(InMemoryOutbox, database)`. One relay at a time is given events.
 
-    def __init__(self, database: InMemoryDatabase) -> None:
+    Args:
+        database: Where the events are.
+        clock: The time in seconds since the epoch, for delayed events.
+    """
+
+    def __init__(self, database: InMemoryDatabase, *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
+        self._clock = clock
         self._claimed = False
 
     @property
     def pending(self) -> Sequence[CloudEvent]:
-        """The events that wait, in the order of their commits."""
+        """The events that wait and are due, in the order of their commits."""
         return tuple(self._database.outbox)
 
     def wake(self) -> None:
@@ -39,26 +49,106 @@ class InMemoryOutbox(Outbox):
         """See `Outbox.claim`."""
         self._database.woken.clear()
         if self._claimed:
-            yield _Batch(self._database, ())
+            yield _Batch(self._database, self._clock, (), 0.05)
             return
+        self._take_due()
+        free = self._free(without)
+        batch = _Batch(self._database, self._clock, free[:limit], 0.0 if len(free) > limit else None)
         self._claimed = True
         try:
-            free = [e for e in self._database.outbox if e.id not in without and e.partitionkey not in without]
-            yield _Batch(self._database, free[:limit])
+            yield batch
         finally:
-            self._claimed = False
+            batch.open = self._claimed = False
+
+    def _take_due(self) -> None:
+        now = self._clock()
+        due = [event for at, event in self._database.delayed if at <= now]
+        self._database.delayed = [(at, event) for at, event in self._database.delayed if at > now]
+        self._database.outbox += due
+
+    def _free(self, without: Collection[str]) -> list[CloudEvent]:
+        blocked = {refused.event.partitionkey for refused in self._database.refused} - {None}
+        waiting = self._database.outbox
+        return [e for e in waiting if e.type.partition(".")[0] not in without and e.partitionkey not in blocked]
+
+    async def due_in(self) -> float | None:
+        """See `Outbox.due_in`."""
+        return max(0.0, min(at for at, _ in self._database.delayed) - self._clock()) if self._database.delayed else None
 
     async def clean(self, _limit: int, /) -> int:
         """The archive in memory is kept; see `Outbox.clean`."""
         return 0
 
+    async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:
+        """See `Outbox.cancel`."""
+        database = self._database
+        if unit_of_work is not None:
+            if not isinstance(unit_of_work, InMemoryUnitOfWork) or unit_of_work.database is not database:
+                raise UnitOfWorkMismatchError(self, unit_of_work)
+            return unit_of_work.cancel(event_id)
+        kept = [(at, event) for at, event in database.delayed if event.id != event_id]
+        cancelled = len(kept) < len(database.delayed)
+        database.delayed = kept
+        return cancelled
+
+    async def refused(self, limit: int = 100, /) -> Sequence[RefusedEvent]:
+        """See `Outbox.refused`."""
+        return tuple(self._database.refused[:limit])
+
+    async def replay(self, event_id: str, /) -> bool:
+        """See `Outbox.replay`."""
+        found = self._take_refused(event_id)
+        self._database.outbox[:0] = found  # whatever waits under its key came later
+        self.wake()
+        return bool(found)
+
+    async def discard(self, event_id: str, /) -> bool:
+        """See `Outbox.discard`."""
+        found = self._take_refused(event_id)
+        self.wake()
+        return bool(found)
+
+    def _take_refused(self, event_id: str) -> list[CloudEvent]:
+        found = [refused for refused in self._database.refused if refused.event.id == event_id]
+        self._database.refused = [refused for refused in self._database.refused if refused not in found]
+        return [refused.event for refused in found]
+
+    async def erase(self, partition_key: str, /) -> Erased:
+        """See `Outbox.erase`."""
+        database = self._database
+        archive = [event for event in database.archive if event.partitionkey != partition_key]
+        refused = [each for each in database.refused if each.event.partitionkey != partition_key]
+        waiting = [*database.outbox, *(event for _, event in database.delayed)]
+        pending = sum(event.partitionkey == partition_key for event in waiting)
+        erased = Erased(len(database.archive) - len(archive), len(database.refused) - len(refused), pending)
+        database.archive, database.refused = archive, refused
+        return erased
+
 
 class _Batch(OutboxBatch):
-    def __init__(self, database: InMemoryDatabase, events: Sequence[CloudEvent]) -> None:
+    def __init__(
+        self,
+        database: InMemoryDatabase,
+        clock: Callable[[], float],
+        events: Sequence[CloudEvent],
+        look_again: float | None,
+    ) -> None:
         self._database = database
+        self._clock = clock
         self.events = events
+        self.look_again = look_again
+        self.open = True
 
     async def settle(self, ids: Collection[str], /) -> None:
-        settled = [event for event in self.events if event.id in ids]
+        self._take(settled := [event for event in self.events if event.id in ids])
         self._database.archive += settled
-        self._database.outbox = [event for event in self._database.outbox if event not in settled]
+
+    async def park(self, event: CloudEvent, /, reason: str, error: str) -> None:
+        self._take([event])
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        self._database.refused.append(RefusedEvent(event, reason, error, now))
+
+    def _take(self, events: Sequence[CloudEvent]) -> None:
+        if not self.open:
+            raise ClaimLostError("the batch was left")
+        self._database.outbox = [event for event in self._database.outbox if event not in events]

@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
 from mediator.context import MessageContext, new_id
-from mediator.distributed.broker import DistributedEventBroker
-from mediator.distributed.events import DistributedEvent, wire_type
-from mediator.errors import EventKindError, MessageKindError, UnexpectedMessageError
+from mediator.distributed.broker import DistributedEventBroker, check_event
+from mediator.distributed.events import DistributedEvent
+from mediator.errors import MessageKindError, UnexpectedMessageError
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
 from mediator.registry import Registry
@@ -187,16 +188,15 @@ class RecordingEventBroker(DistributedEventBroker):
         """The events, in the order in which they were added."""
         return tuple(self._recorded)
 
-    def add(self, event: DistributedEvent, /) -> str:
-        """Record the event and return an id.
+    def add(self, event: DistributedEvent, /, *, deliver_at: datetime | None = None) -> str:
+        """Record the event and return an id; see `DistributedEventBroker.add`.
 
         Raises:
             EventKindError: It is not a distributed event.
             EventDeclarationError: Its class declares no valid type.
+            DeliveryTimeError: The time is not a timezone-aware datetime.
         """
-        if not isinstance(event, DistributedEvent):
-            raise EventKindError(event)
-        wire_type(type(event))
+        check_event(event, deliver_at)
         self._recorded.append(event)
         return new_id()
 

@@ -14,6 +14,7 @@ EXTRAS = (
     "click",
     "rich",
     "opentelemetry",
+    "pydantic",
     "nats_server",
     "tenacity",
     "pytest",

@@ -129,7 +129,7 @@ class Receiving(containers.DeclarativeContainer):
     mediator = MediatorProvider(behaviors=providers.List(transaction))
     subscription = providers.Singleton(InMemoryEventSubscription, broker, "advising")
     consumer = providers.Singleton(
-        EventConsumer, subscription, inbox, unit_of_work.provider, mediator, first_retry=0.01, last_retry=0.01
+        EventConsumer, subscription, inbox, unit_of_work.provider, mediator, retry_delays=(0.01,)
     )
     record = providers.Factory(Record, unit_of_work, mediator, plan)
     fail = providers.Factory(Fail)
@@ -211,8 +211,7 @@ class Forgetting(Receiving):
         Receiving.inbox,
         Receiving.unit_of_work.provider,
         mediator,
-        first_retry=0.01,
-        last_retry=0.01,
+        retry_delays=(0.01,),
     )
     record = providers.Factory(Record, Receiving.unit_of_work, mediator, Receiving.plan)
     independent = providers.Factory(IndependentHandler, mediator)

@@ -1,8 +1,10 @@
-"""Unit of work, outbox and inbox: the same promises in memory and in SQLite."""
+"""Unit of work, outbox and inbox: the same promises in memory, in SQLite and in PostgreSQL."""
 
 import asyncio
+import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,11 +28,17 @@ from mediator import (
     current_scope,
     current_unit_of_work,
 )
-from mediator.distributed.inbox import Inbox
+from mediator.distributed.inbox import Admission, Inbox
 from mediator.distributed.outbox import Outbox
-from mediator.errors import IsolationNotSupportedError, UnitOfWorkMismatchError, UnitOfWorkRolledBackError
+from mediator.errors import (
+    EventNotSerializableError,
+    IsolationNotSupportedError,
+    UnitOfWorkMismatchError,
+    UnitOfWorkRolledBackError,
+)
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryUnitOfWork
+from tests.postgres import PostgresServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,9 @@ class Storage:
     def unit_of_work(self) -> UnitOfWork:
         instances = current_scope().instances
         if self not in instances:
-            instances[self] = self.make()
+            created = instances[self] = self.make()
+            if isinstance(created, SqlAlchemyUnitOfWork):
+                current_scope().on_exit(lambda _: created.aclose())
         found: UnitOfWork = instances[self]
         return found
 
@@ -100,7 +110,7 @@ class _Do(RequestHandler[Do, Any]):
 
 
 @asynccontextmanager
-async def in_memory(_folder: Path) -> AsyncIterator[Storage]:
+async def in_memory() -> AsyncIterator[Storage]:
     database = InMemoryDatabase()
 
     async def write(row: str) -> None:
@@ -121,8 +131,8 @@ async def in_memory(_folder: Path) -> AsyncIterator[Storage]:
 
 
 @asynccontextmanager
-async def in_sqlite(folder: Path) -> AsyncIterator[Storage]:
-    async with open_engine(f"sqlite:///{folder}/contract.db") as engine:
+async def in_database(url: str) -> AsyncIterator[Storage]:
+    async with open_engine(url) as engine:
         await create_schema(engine)
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE entries (text TEXT)"))
@@ -145,11 +155,17 @@ async def in_sqlite(folder: Path) -> AsyncIterator[Storage]:
         )
 
 
-@pytest.fixture(params=[in_memory, in_sqlite])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
-    opening: Callable[[Path], AbstractAsyncContextManager[Storage]] = request.param
-    async with opening(tmp_path) as opened:
-        yield opened
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == "memory":
+            opening = in_memory()
+        elif request.param == "sqlite":
+            opening = in_database(f"sqlite:///{tmp_path}/contract.db")
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            opening = in_database(await stack.enter_async_context(server.database()))
+        yield await stack.enter_async_context(opening)
 
 
 def writing(row: str, *, fails: bool = False) -> Callable[[Storage], Any]:
@@ -225,6 +241,28 @@ async def test_an_isolation_level_that_cannot_be_given_is_refused(storage: Stora
             await storage.unit_of_work.begin("test", isolation="READ UNCOMMITTED")
 
 
+@pytest.mark.parametrize("key", ["\0", "a\0b", "k" * 256])
+async def test_a_key_that_some_database_cannot_store_fails_the_command_on_each(storage: Storage, key: str):
+    async def action(storage: Storage) -> None:
+        await storage.write("a")
+        storage.add(Written("a", key))
+
+    with pytest.raises(EventNotSerializableError, match="partition_key"):
+        await storage.do(action)
+    assert (await storage.read(), await storage.waiting()) == ([], [])
+
+
+@pytest.mark.parametrize("key", ["k" * 255, "ä" * 255, "\x01'\"\\%"])
+async def test_any_other_key_and_any_text_come_back_unchanged(storage: Storage, key: str):
+    async def action(storage: Storage) -> None:
+        storage.add(Written("\0 and \U0001f600", key))
+
+    await storage.do(action)
+    async with storage.outbox.claim(10) as batch:
+        assert [event.partitionkey for event in batch.events] == [key]
+        assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
+
+
 async def test_a_claim_gives_the_oldest_events_and_settling_takes_them_away(storage: Storage):
     for row in "abc":
         await storage.do(writing(row))
@@ -232,16 +270,6 @@ async def test_a_claim_gives_the_oldest_events_and_settling_takes_them_away(stor
         assert [event.data.decode() for event in batch.events] == data("a", "b")
         await batch.settle([batch.events[0].id])
     assert await storage.waiting() == data("b", "c")
-
-
-async def test_a_claim_leaves_out_ids_and_keys(storage: Storage):
-    async def action(storage: Storage) -> None:
-        storage.add(Written("a", "k"), Written("b", "other"), Written("c"))
-
-    await storage.do(action)
-    async with storage.outbox.claim(10) as batch:
-        last = batch.events[2].id
-    assert await storage.waiting(without={"k", last}) == ['{"text":"b","key":"other"}']
 
 
 async def test_two_claims_at_a_time_never_give_one_event_twice(storage: Storage):
@@ -262,19 +290,19 @@ async def test_a_commit_with_events_wakes_who_waits_and_waiting_has_an_end(stora
 
 
 async def test_an_event_is_taken_in_once_and_only_if_its_transaction_commits(storage: Storage):
-    async def take(storage: Storage) -> bool:
+    async def take(storage: Storage) -> Admission:
         return await storage.inbox.insert(storage.unit_of_work, "group", "shop", "1")
 
     async def take_and_fail(storage: Storage) -> None:
-        assert await take(storage)
+        assert await take(storage) is Admission.NEW
         raise LookupError
 
     with pytest.raises(LookupError):
         await storage.do(take_and_fail)
     assert not await storage.inbox.contains("group", "shop", "1")
-    assert await storage.do(take) is True
+    assert await storage.do(take) is Admission.NEW
     assert await storage.inbox.contains("group", "shop", "1")
-    assert await storage.do(take) is False
+    assert await storage.do(take) is Admission.DUPLICATE
     assert not await storage.inbox.contains("other", "shop", "1")
     assert await storage.inbox.clean(10) == 0
 
@@ -283,7 +311,7 @@ async def test_an_event_is_taken_in_once_and_only_if_its_transaction_commits(sto
 async def test_two_transactions_at_one_event_wait_for_each_other(storage: Storage, commits: bool):
     took, go = asyncio.Event(), asyncio.Event()
 
-    async def first(storage: Storage) -> bool:
+    async def first(storage: Storage) -> Admission:
         taken = await storage.inbox.insert(storage.unit_of_work, "group", "shop", "1")
         took.set()
         await go.wait()
@@ -291,7 +319,7 @@ async def test_two_transactions_at_one_event_wait_for_each_other(storage: Storag
             raise LookupError
         return taken
 
-    async def second(storage: Storage) -> bool:
+    async def second(storage: Storage) -> Admission:
         return await storage.inbox.insert(storage.unit_of_work, "group", "shop", "1")
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -300,7 +328,9 @@ async def test_two_transactions_at_one_event_wait_for_each_other(storage: Storag
         two = group.create_task(_outcome(storage.do(second)))
         await asyncio.sleep(0)
         go.set()
-    assert (one.result(), two.result()) == ((True, False) if commits else (LookupError, True))
+    assert (one.result(), two.result()) == (
+        (Admission.NEW, Admission.DUPLICATE) if commits else (LookupError, Admission.NEW)
+    )
 
 
 async def _outcome(doing: Any) -> Any:

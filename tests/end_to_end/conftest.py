@@ -1,4 +1,5 @@
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -35,6 +36,15 @@ class Databases:
 
     def rows(self) -> list[tuple[Any, ...]]:
         return self._read(self.warehouse, "SELECT number, customer, id, attempt, correlation FROM reservations")
+
+    def parked(self) -> list[tuple[str, str, int]]:
+        """Of each parked event the order's number, the reason and the attempts, in order."""
+        rows = self._read(self.warehouse, "SELECT data, reason, attempts FROM mediator_parked ORDER BY number")
+        return [(json.loads(data)["number"], reason, attempts) for data, reason, attempts in rows]
+
+    def counted(self) -> int:
+        """How many events have a count of starts."""
+        return int(self._read(self.warehouse, "SELECT count(*) FROM mediator_attempts")[0][0])
 
     def follow_ups(self) -> int:
         """Events that the warehouse has staged, published or not."""

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,18 +19,20 @@ from tests.end_to_end.test_events import stored
 KILLED = -signal.SIGKILL
 
 
-async def start(log: Path, *arguments: object) -> asyncio.subprocess.Process:
+async def start(
+    log: Path, *arguments: object, environment: Mapping[str, str] | None = None
+) -> asyncio.subprocess.Process:
     """Start an application; what it logs is appended to a file."""
     with log.open("ab") as stderr:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-m", "tests.faults.process", *map(str, arguments),
-            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "0", **(environment or {})},
         )  # fmt: skip
 
 
-async def run(log: Path, *arguments: object) -> int:
+async def run(log: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> int:
     """Run an application to its end; its exit status."""
-    process = await start(log, *arguments)
+    process = await start(log, *arguments, environment=environment)
     try:
         async with asyncio.timeout(60):
             return await process.wait()
@@ -41,9 +43,11 @@ async def run(log: Path, *arguments: object) -> int:
 
 
 @asynccontextmanager
-async def running(log: Path, *arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(
+    log: Path, *arguments: object, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """An application that is terminated at the end of the block, and must then drain and exit with 0."""
-    process = await start(log, *arguments)
+    process = await start(log, *arguments, environment=environment)
     try:
         yield process
         if process.returncode is None:
@@ -114,7 +118,17 @@ async def test_a_publishing_process_killed_before_the_commit_leaves_no_trace(
 
 
 @pytest.mark.parametrize(
-    "name", ["consumer.after_insert", "consumer.after_handlers", "consumer.after_commit", "consumer.after_ack"]
+    "name",
+    [
+        "consumer.before_insert",
+        "consumer.after_insert",
+        "consumer.after_handlers",
+        "unit_of_work.before_stage",
+        "unit_of_work.before_commit",
+        "unit_of_work.during_commit",
+        "consumer.after_commit",
+        "consumer.after_ack",
+    ],
 )
 async def test_a_consuming_process_killed_around_its_commit_takes_the_event_in_once(
     server: NatsServer, databases: Databases, log: Path, name: str

@@ -9,7 +9,7 @@ from examples.university.advising.tables import open_database
 from mediator import EventConsumer, LoggingBehavior
 from mediator.dependency_injector import MediatorProvider, Scoped
 from mediator.nats import NatsEventSubscription, StreamSettings, open_connection
-from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyUnitOfWork
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyParking, SqlAlchemyUnitOfWork
 
 
 class AdvisingContainer(containers.DeclarativeContainer):
@@ -30,7 +30,8 @@ class AdvisingContainer(containers.DeclarativeContainer):
         settings=StreamSettings(max_bytes=64 * 1024**2),
         ack_wait=2.0,  # how soon the broker delivers again what a killed process had in its hands
     )
-    consumer = providers.Singleton(EventConsumer, subscription, inbox, unit_of_work.provider, mediator)
+    parking = providers.Singleton(SqlAlchemyParking, engine)  # where events go that cannot be handled
+    consumer = providers.Singleton(EventConsumer, subscription, inbox, unit_of_work.provider, mediator, parking=parking)
 
     assign_advisor = providers.Factory(AssignAdvisorHandler, unit_of_work)
     record_status = providers.Factory(RecordStatus, unit_of_work)

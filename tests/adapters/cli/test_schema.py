@@ -1,7 +1,9 @@
 """`mediator schema`: the library's tables, created or as text."""
 
+import asyncio
 import sqlite3
 
+import asyncpg
 from click.testing import CliRunner
 
 from mediator.cli.commands import cli
@@ -28,6 +30,14 @@ def tables(path):
         connection.close()
 
 
+async def tables_of(url):
+    connection = await asyncpg.connect(url)
+    query = "SELECT tablename FROM pg_tables WHERE tablename LIKE 'mediator%' ORDER BY 1"
+    found = [row["tablename"] for row in await connection.fetch(query)]
+    await connection.close()
+    return found
+
+
 def test_create_makes_the_tables_in_the_database_of_the_container_as_often_as_it_is_called(tmp_path, monkeypatch):
     file = tmp_path / "app.db"
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
@@ -37,6 +47,17 @@ def test_create_makes_the_tables_in_the_database_of_the_container_as_often_as_it
     assert [result.exit_code for result in results] == [0, 0]
     assert str(file) in results[0].stdout
     assert tables(file) == TABLES
+
+
+async def test_create_makes_the_tables_in_postgresql_and_keeps_passwords_to_itself(postgres_url, monkeypatch):
+    monkeypatch.setenv("SAMPLE_DATABASE", f"{postgres_url.replace('postgres@', 'postgres:secret@')}?password=secret")
+
+    result = await asyncio.to_thread(CliRunner().invoke, cli, ["schema", "create", f"{SAMPLE}:create"])
+
+    assert result.exit_code == 0, result.output
+    assert "postgresql" in result.stdout
+    assert "secret" not in result.output
+    assert await tables_of(postgres_url) == TABLES
 
 
 def test_create_reports_a_database_that_cannot_be_opened(tmp_path, monkeypatch):
@@ -62,6 +83,15 @@ def test_the_text_of_sql_creates_the_same_tables(tmp_path):
     connection.close()
 
     assert tables(tmp_path / "app.db") == TABLES
+
+
+async def test_the_text_of_sql_creates_the_same_tables_in_postgresql(postgres_url):
+    result = CliRunner().invoke(cli, ["schema", "sql", "--dialect", "postgresql"])
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(result.stdout)
+    await connection.close()
+
+    assert await tables_of(postgres_url) == TABLES
 
 
 def test_an_unknown_dialect_is_refused():

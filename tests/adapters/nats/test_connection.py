@@ -195,5 +195,10 @@ async def test_a_client_that_may_not_ask_jetstream_is_left_alone() -> None:
                 async with asyncio.timeout(5):
                     while not any(line["event"] == "refused by the broker" for line in logs):
                         await asyncio.sleep(0.05)
-                await asyncio.sleep(0.5)  # five probes
+                lost = asyncio.Event()
+                connection.on_disconnect("publish", lost.set)
+                with pytest.raises(TimeoutError):  # time for ten probes
+                    await asyncio.wait_for(lost.wait(), 1)
                 assert connection.epoch("publish") == 1
+    refusals = [line["reason"] for line in logs if line["event"] == "refused by the broker"]
+    assert refusals == ['nats: permissions violation for publish to "$js.api.info"']  # the password is a letter of it

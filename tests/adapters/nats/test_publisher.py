@@ -271,3 +271,17 @@ async def test_settings_that_cannot_work_are_refused(connection: NatsConnection,
 def test_stream_settings_that_cannot_work_are_refused(wrong) -> None:
     with pytest.raises(SettingError):
         StreamSettings(**wrong)
+
+
+async def test_a_broker_that_comes_back_is_noticed_at_once(server, prefix, event) -> None:
+    async with open_connection(server.url) as connection:
+        publisher = NatsEventPublisher(connection, "shop", prefix=prefix)
+        assert [result.error for result in await publisher.publish([event()])] == [None]
+        assert await publisher.wait_for_recovery(0.01) is False
+        await server.stop()
+        [result] = await publisher.publish([event("2")])
+        assert isinstance(result.error, PublisherUnavailableError)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            waiting = group.create_task(publisher.wait_for_recovery(60))
+            await server.start()
+        assert waiting.result() is True

@@ -12,6 +12,8 @@ from structlog.testing import capture_logs
 from mediator.distributed.subscription import Deliveries, Delivery
 from mediator.errors import SettingError
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+from mediator.nats.api import JetStreamApi
+from mediator.nats.provisioning import provision
 
 TYPE = "shop.order-placed"
 
@@ -300,15 +302,22 @@ async def test_a_pull_that_died_in_silence_is_noticed(connection, raw, prefix, e
         assert await take_ids(deliveries, 1) == ["b"]
 
 
-async def test_without_provision_a_missing_stream_is_waited_for_and_logged_once(connection, prefix, event) -> None:
+async def test_without_provision_stream_and_consumer_are_waited_for_and_missed_in_one_line_each(
+    connection, prefix, event
+) -> None:
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, provision=False)
     with capture_logs() as logs:
         async with subscription.open([TYPE], prefetch=10) as deliveries:
             with pytest.raises(TimeoutError):
                 await take(deliveries, 0.8)
             await publish(connection, prefix, event("a"))
+            with pytest.raises(TimeoutError):
+                await take(deliveries, 2)
+            api = JetStreamApi(await connection.client("publish", timeout=1), "")
+            await provision(api, subscription.topology([TYPE]), done=lambda item: None)
             assert await take_ids(deliveries, 1) == ["a"]
-    assert [line["event"] for line in logs if line["event"] == "not consuming"] == ["not consuming"]
+    reasons = [line["reason"].partition(" does")[0] for line in logs if line["event"] == "not consuming"]
+    assert reasons == [f"The stream {prefix}-shop", f"The consumer g of the stream {prefix}-shop"]
 
 
 async def test_a_stream_with_other_settings_is_consumed_and_the_difference_is_logged(connection, prefix, event) -> None:
@@ -328,6 +337,11 @@ async def test_event_types_are_added_to_a_group_and_never_taken_from_it(connecti
         await take_ids(deliveries, 1)
     slower = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=60)
     async with slower.open([TYPE, "shop.added"], prefetch=10) as deliveries:
+
+        async def known() -> bool:
+            return len((await consumer_state(raw, prefix)).config.filter_subjects or []) == 2
+
+        await until(known)
         await publish(connection, prefix, event("b", type="shop.added.v1"))
         assert await take_ids(deliveries, 1) == ["b"]
     async with subscription.open([TYPE], prefetch=10) as deliveries:
@@ -386,3 +400,14 @@ async def test_settings_that_cannot_work_are_refused(connection, wrong) -> None:
 async def test_a_subscription_to_nothing_sensible_is_refused(connection, types, prefetch) -> None:
     with pytest.raises(SettingError):
         NatsEventSubscription(connection, "g").open(types, prefetch=prefetch)
+
+
+async def test_a_puller_that_fails_leaves_nobody_waiting(connection, prefix, monkeypatch) -> None:
+    async def fail(self, now: float) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr("mediator.nats.puller.Puller._ask_for_more", fail)
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        with pytest.raises(ExceptionGroup) as raised:
+            await take(deliveries)
+    assert raised.group_contains(LookupError, match="a bug")

@@ -1,12 +1,20 @@
+"""Fixtures: a ledger on SQLite and on PostgreSQL; every test runs on both unless it says which."""
+
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.sqlalchemy import create_schema, open_engine
-from tests.adapters.sqlalchemy.ledger import Ledger
+from mediator.sqlalchemy import open_engine
+from tests.adapters.sqlalchemy.ledger import Ledger, create_tables
+from tests.postgres import PostgresServer
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -15,15 +23,19 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def engine(file: Path) -> AsyncIterator[AsyncEngine]:
-    async with open_engine(f"sqlite:///{file}") as opened:
-        await create_schema(opened)
-        async with opened.begin() as connection:
-            await connection.execute(text("CREATE TABLE entries (text TEXT NOT NULL)"))
-            await connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
-            await connection.execute(
-                text("CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)")
-            )
+async def url(dialect: str, file: Path, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    async with AsyncExitStack() as stack:
+        if dialect == "sqlite":
+            yield f"sqlite:///{file}"
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            yield await stack.enter_async_context(server.database())
+
+
+@pytest.fixture
+async def engine(url: str) -> AsyncIterator[AsyncEngine]:
+    async with open_engine(url) as opened:
+        await create_tables(opened)
         yield opened
 
 

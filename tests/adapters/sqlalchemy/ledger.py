@@ -1,9 +1,11 @@
 """Ledger: the small application on which units of work are tested: commands write entries and raise events."""
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,7 +24,23 @@ from mediator import (
     RequestHandler,
     current_scope,
 )
-from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork
+from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema
+from mediator.sqlalchemy.pool import ConnectionPool
+
+sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+postgresql_only = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+
+
+async def create_tables(engine: AsyncEngine) -> None:
+    """The library's tables and the ledger's."""
+    number = "" if engine.dialect.name == "sqlite" else ", number INTEGER GENERATED ALWAYS AS IDENTITY"
+    await create_schema(engine)
+    async with engine.begin() as connection:
+        await connection.execute(text(f"CREATE TABLE entries (text TEXT NOT NULL{number})"))
+        await connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
+        await connection.execute(
+            text("CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +122,14 @@ class Ledger:
     async def entries(self) -> list[str]:
         """What is committed."""
         async with self.engine.connect() as connection:
-            return [row.text for row in await connection.execute(text("SELECT text FROM entries ORDER BY rowid"))]
+            number = "rowid" if self.engine.dialect.name == "sqlite" else "number"
+            return [row.text for row in await connection.execute(text(f"SELECT text FROM entries ORDER BY {number}"))]
 
     async def staged(self) -> list[str]:
         """The texts of the events that are committed, in order."""
         async with self.engine.connect() as connection:
-            rows = await connection.execute(
-                text("SELECT json_extract(data, '$.text') AS text FROM mediator_outbox ORDER BY sequence")
-            )
-            return [row.text for row in rows]
+            rows = await connection.execute(text("SELECT data FROM mediator_outbox ORDER BY sequence"))
+            return [json.loads(row.data)["text"] for row in rows]
 
 
 class _Write(RequestHandler[Write, str]):
@@ -154,3 +171,10 @@ class _Note(NotificationHandler[Noted]):
         await self._ledger.write(notification.text)
         if notification.fails:
             raise LookupError(notification.text)
+
+
+def pool_of(engine: AsyncEngine) -> ConnectionPool:
+    """The engine's pool, to count what is checked out."""
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, ConnectionPool)
+    return pool

@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, make_transient_to_detached, 
 from sqlalchemy.orm.exc import StaleDataError
 
 from mediator.errors import NoUnitOfWorkError, TransactionOwnershipError, UnitOfWorkRolledBackError
-from tests.adapters.sqlalchemy.ledger import Ledger, Write
+from tests.adapters.sqlalchemy.ledger import Ledger, Write, sqlite_only
 
 
 class _Base(DeclarativeBase):
@@ -28,6 +28,7 @@ async def _roll_back_in_sqlite(ledger: Ledger) -> None:
     await session.execute(text("INSERT INTO once VALUES (1)"))
 
 
+@sqlite_only
 async def test_after_an_error_that_ended_the_transaction_in_sqlite_nothing_is_written_on(ledger: Ledger) -> None:
     async def go_on(ledger: Ledger) -> None:
         with pytest.raises(IntegrityError):
@@ -40,6 +41,7 @@ async def test_after_an_error_that_ended_the_transaction_in_sqlite_nothing_is_wr
     assert await ledger.entries() == await ledger.staged() == []
 
 
+@sqlite_only
 async def test_an_error_that_ended_the_transaction_in_sqlite_ends_it_also_behind_a_savepoint(ledger: Ledger) -> None:
     async def confine(ledger: Ledger) -> None:
         with contextlib.suppress(IntegrityError, NoUnitOfWorkError):

@@ -1,6 +1,7 @@
 """Opening a database: what can be wrong is said at once, and nothing is left behind."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mediator.errors import DatabaseUnavailableError, WriterTimeoutError
 from mediator.sqlalchemy import create_schema, open_engine, schema_sql
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.writer import WriterLock
+from tests.adapters.sqlalchemy.ledger import sqlite_only
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,7 @@ async def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path: Path) -> N
             pass
 
 
+@sqlite_only
 async def test_an_open_database_is_safe_against_a_loss_of_power(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         settings = [
@@ -54,8 +57,14 @@ async def test_an_open_database_is_safe_against_a_loss_of_power(engine: AsyncEng
 
 async def test_the_tables_can_be_created_twice_and_at_once(engine: AsyncEngine) -> None:
     await asyncio.gather(create_schema(engine), create_schema(engine))
+    async with engine.connect() as connection:
+        buckets = await connection.execute(text("SELECT bucket FROM mediator_relay_buckets ORDER BY bucket"))
+        assert [row.bucket for row in buckets] == list(range(64))
+        versions = await connection.execute(text("SELECT version, applied_at FROM mediator_schema"))
+        assert [(row.version, abs(time.time() - row.applied_at) < 3600) for row in versions] == [(1, True)]
 
 
+@sqlite_only
 async def test_the_sql_text_creates_the_same_tables(tmp_path: Path, engine: AsyncEngine) -> None:
     async def tables(of: AsyncEngine) -> list[str]:
         async with of.connect() as connection:
@@ -71,12 +80,14 @@ async def test_the_sql_text_creates_the_same_tables(tmp_path: Path, engine: Asyn
         assert await tables(other) == await tables(engine) != []
 
 
+@sqlite_only
 async def test_a_writer_waits_no_longer_than_allowed(file: Path, engine: AsyncEngine) -> None:
     async with database_of(engine).writing():
         with pytest.raises(WriterTimeoutError, match=r"0\.05 s"):
             await WriterLock(file, timeout=0.05).acquire(object())
 
 
+@sqlite_only
 async def test_a_cancelled_wait_for_the_writers_lock_leaves_it_to_the_others(file: Path, engine: AsyncEngine) -> None:
     lock = database_of(engine).lock
     await lock.acquire("first")

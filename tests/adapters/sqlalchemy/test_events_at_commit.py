@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pytest
@@ -9,12 +10,14 @@ from sqlalchemy import text
 
 from mediator import DistributedEvent, current_unit_of_work
 from mediator.errors import (
+    DeliveryTimeError,
     EventDeclarationError,
     EventKindError,
     EventNotSerializableError,
     EventTooLargeError,
     SchemaMissingError,
 )
+from mediator.testing import InMemoryBroker, InMemoryEventPublisher
 from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Noted, Write
 
 
@@ -114,4 +117,16 @@ async def test_missing_tables_are_named_with_the_remedy_and_nothing_is_committed
         await connection.execute(text("DROP TABLE mediator_outbox"))
     with pytest.raises(SchemaMissingError, match="mediator schema create"):
         await ledger.send(Write("a"))
+    assert await ledger.entries() == []
+
+
+async def test_a_delayed_event_cannot_be_delivered_directly(ledger: Ledger) -> None:
+    publisher = InMemoryEventPublisher(InMemoryBroker(), application="ledger")
+    direct = Ledger(ledger.engine, behavior_options={"delivery": "direct", "publisher": publisher})
+
+    async def delay(ledger: Ledger) -> None:
+        ledger.events.add(EntryWritten("late"), deliver_at=datetime.now(UTC))
+
+    with pytest.raises(DeliveryTimeError, match="no outbox"):
+        await direct.send(Write("a", then=delay))
     assert await ledger.entries() == []

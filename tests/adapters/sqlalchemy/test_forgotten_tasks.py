@@ -6,10 +6,21 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from mediator.errors import ConcurrentDispatchError, NoUnitOfWorkError, ScopeClosedError
+from mediator.sqlalchemy import open_engine
 from mediator.testing.failpoints import Pause, failpoint
-from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Write
+from tests.adapters.sqlalchemy.ledger import (
+    Do,
+    EntryWritten,
+    Ledger,
+    Write,
+    create_tables,
+    pool_of,
+    postgresql_only,
+    sqlite_only,
+)
 
 
 class Forgotten:
@@ -26,6 +37,7 @@ class Forgotten:
             raise LookupError("on purpose")
 
 
+@sqlite_only
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_forgotten_task_that_waits_for_the_writers_lock_does_not_keep_it(ledger: Ledger, fails: bool) -> None:
     held, release = asyncio.Event(), asyncio.Event()
@@ -103,3 +115,48 @@ async def test_what_joins_a_transaction_that_is_being_committed_is_refused_and_n
         await ledger.send(Write("b"))
         await ledger.send(Write("c"))
     assert await ledger.entries() == await ledger.staged() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_forgotten_task_that_is_just_connecting_leaves_no_connection_behind(
+    ledger: Ledger, fails: bool
+) -> None:
+    forgotten = Forgotten(lambda ledger: ledger.write("late"), fails=fails)
+    await ledger.engine.dispose()  # so that it needs a new one
+    async with asyncio.timeout(10):
+        await asyncio.gather(ledger.send(Do(forgotten)), return_exceptions=True)
+        await asyncio.gather(forgotten.task, return_exceptions=True)
+        assert pool_of(ledger.engine).checkedout() == 0
+        await ledger.send(Write("after"))
+    assert (await ledger.entries())[-1] == (await ledger.staged())[-1] == "after"
+
+
+@postgresql_only
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_connection_on_which_a_forgotten_task_is_at_work_does_not_go_back_to_the_pool(
+    url: str, fails: bool
+) -> None:
+    async def sleep(ledger: Ledger) -> None:
+        await ledger.unit_of_work.session.execute(text("SELECT pg_sleep(1)"))
+
+    async def wait_for_it(ledger: Ledger) -> None:
+        await ledger.write("a")
+        forgotten.task = asyncio.ensure_future(sleep(ledger))
+        asleep = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        async with ledger.engine.connect() as other:
+            while not (await other.execute(asleep)).scalar_one():
+                await other.rollback()
+        if fails:
+            raise LookupError("on purpose")
+
+    forgotten = Forgotten(sleep)
+    async with asyncio.timeout(10), open_engine(url, pool_size=2, max_overflow=0) as engine:
+        await create_tables(engine)
+        ledger = Ledger(engine)
+        with pytest.raises((LookupError, DBAPIError)):
+            await ledger.send(Do(wait_for_it))
+        await ledger.send(Write("b"))
+        await ledger.send(Write("c"))
+        await asyncio.gather(forgotten.task, return_exceptions=True)
+        assert pool_of(engine).checkedout() == 0
+        assert await ledger.entries() == await ledger.staged() == ["b", "c"]

@@ -3,9 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
-from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, open_engine
+from mediator.distributed.inbox import Admission
+from mediator.errors import UnitOfWorkMismatchError
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
 from tests.adapters.sqlalchemy.test_events_at_commit import Blob, adding
 
@@ -40,22 +43,14 @@ async def test_an_event_survives_the_way_through_the_table_unchanged(ledger: Led
         assert first.events == second.events
 
 
-async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger, file: Path) -> None:
+async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger, url: str) -> None:
     await ledger.send(Write("a"))
-    async with open_engine(f"sqlite:///{file}") as other_engine:
+    async with open_engine(url) as other_engine:
         other = SqlAlchemyOutbox(other_engine)
         async with ledger.outbox.claim(1) as mine, other.claim(1) as theirs:
             assert (len(mine.events), len(theirs.events)) == (1, 0)
         async with other.claim(1) as theirs:
             assert len(theirs.events) == 1
-
-
-async def test_refused_events_and_keys_are_left_out(ledger: Ledger) -> None:
-    await ledger.send(Do(adding(Blob(1, "bad"), Blob(2), Blob(3, "good"), Blob(4, "bad"))))
-    async with ledger.outbox.claim(10) as batch:
-        unkeyed = batch.events[1]
-    async with ledger.outbox.claim(10, without={"bad", unkeyed.id}) as batch:
-        assert [event.partitionkey for event in batch.events] == ["good"]
 
 
 async def test_a_commit_wakes_who_waits_also_when_it_came_first(ledger: Ledger) -> None:
@@ -82,17 +77,17 @@ async def test_the_inbox_knows_an_event_once_its_transaction_has_committed(ledge
     inbox = SqlAlchemyInbox(ledger.engine)
 
     async def insert_and_fail(ledger: Ledger) -> None:
-        assert await inbox.insert(ledger.unit_of_work, "group", "source", "1")
+        assert await inbox.insert(ledger.unit_of_work, "group", "source", "1") is Admission.NEW
         raise LookupError
 
-    async def insert(ledger: Ledger) -> bool:
+    async def insert(ledger: Ledger) -> Admission:
         return await inbox.insert(ledger.unit_of_work, "group", "source", "1")
 
     await asyncio.gather(ledger.send(Do(insert_and_fail)), return_exceptions=True)
     assert not await inbox.contains("group", "source", "1")
-    assert await ledger.send(Do(insert)) is True
+    assert await ledger.send(Do(insert)) is Admission.NEW
     assert await inbox.contains("group", "source", "1")
-    assert await ledger.send(Do(insert)) is False
+    assert await ledger.send(Do(insert)) is Admission.DUPLICATE
     assert not await inbox.contains("other group", "source", "1")
     assert not await inbox.contains("group", "other source", "1")
 
@@ -109,3 +104,15 @@ async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) ->
     assert await inbox.clean(10) == 0
     now = 101.0
     assert [await inbox.clean(2), await inbox.clean(2)] == [2, 1]
+
+
+async def test_a_unit_of_work_on_another_database_cancels_nothing_here(ledger: Ledger, tmp_path: Path) -> None:
+    async with open_engine(f"sqlite:///{tmp_path}/other.db") as other_engine:
+        await create_schema(other_engine)
+        other = SqlAlchemyOutbox(other_engine)
+
+        async def cancel(ledger: Ledger) -> None:
+            with pytest.raises(UnitOfWorkMismatchError):
+                await other.cancel("1", unit_of_work=ledger.unit_of_work)
+
+        await ledger.send(Do(cancel))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from structlog.testing import capture_logs
 
 from mediator import Outcome, TransactionMode, current_scope, current_unit_of_work
@@ -18,7 +18,7 @@ from mediator.errors import (
     UnitOfWorkRolledBackError,
     UnitOfWorkRunningError,
 )
-from tests.adapters.sqlalchemy.ledger import Count, Do, EntryWritten, Ledger, Noted, Write
+from tests.adapters.sqlalchemy.ledger import Count, Do, EntryWritten, Ledger, Noted, Write, sqlite_only
 
 
 async def fail(_ledger: Ledger) -> None:
@@ -78,6 +78,7 @@ async def test_a_new_transaction_before_the_outer_ones_first_statement_commits_a
     assert await ledger.entries() == await ledger.staged() == ["independent"]
 
 
+@sqlite_only
 async def test_an_inner_writer_under_an_outer_one_is_refused_at_once(ledger: Ledger) -> None:
     async def independent(ledger: Ledger) -> None:
         await ledger.send(Write("inner"), mode=TransactionMode.NEW)
@@ -110,7 +111,7 @@ async def test_a_swallowed_failure_of_a_notification_dooms_the_outer_commit(ledg
 
 async def test_a_swallowed_database_error_dooms_the_commit(ledger: Ledger) -> None:
     async def swallow(ledger: Ledger) -> None:
-        with pytest.raises(OperationalError):
+        with pytest.raises(DBAPIError):
             await ledger.unit_of_work.session.execute(text("INSERT INTO nowhere VALUES (1)"))
 
     with pytest.raises(UnitOfWorkRolledBackError, match="nowhere"):
@@ -120,7 +121,7 @@ async def test_a_swallowed_database_error_dooms_the_commit(ledger: Ledger) -> No
 
 async def test_a_database_error_behind_a_savepoint_of_the_handler_dooms_nothing(ledger: Ledger) -> None:
     async def tolerate(ledger: Ledger) -> None:
-        with pytest.raises(OperationalError):
+        with pytest.raises(DBAPIError):
             async with ledger.unit_of_work.session.begin_nested():
                 await ledger.unit_of_work.session.execute(text("INSERT INTO nowhere VALUES (1)"))
 
@@ -140,7 +141,7 @@ async def test_a_failed_nested_dispatch_undoes_its_part_and_dooms_nothing_furthe
 
 async def test_a_swallowed_database_error_in_a_nested_dispatch_undoes_that_dispatch_only(ledger: Ledger) -> None:
     async def break_it(ledger: Ledger) -> None:
-        with pytest.raises(OperationalError):
+        with pytest.raises(DBAPIError):
             await ledger.unit_of_work.session.execute(text("INSERT INTO nowhere VALUES (1)"))
 
     async def swallow(ledger: Ledger) -> None:
@@ -321,6 +322,7 @@ async def test_a_second_transaction_in_a_scope_that_has_one_is_refused(ledger: L
         await ledger.send(Write("a", then=again))
 
 
+@sqlite_only
 async def test_an_isolation_level_that_sqlite_cannot_give_is_refused(ledger: Ledger) -> None:
     strict = Ledger(ledger.engine, behavior_options={"isolation": "READ COMMITTED"})
     with pytest.raises(IsolationNotSupportedError, match="READ COMMITTED"):

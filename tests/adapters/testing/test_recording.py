@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pytest
@@ -21,6 +22,7 @@ from mediator import (
     current_context,
 )
 from mediator.errors import (
+    DeliveryTimeError,
     EventDeclarationError,
     EventKindError,
     MessageKindError,
@@ -207,3 +209,11 @@ def test_the_fixtures_are_found_and_fail_a_test_that_did_not_send_what_it_expect
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*expected, and never sent: Greet*"])
+
+
+async def test_the_recording_broker_takes_a_time_as_the_real_one_does():
+    broker = RecordingMediator().distributed_events
+    broker.add(StatusChanged("Ada"), deliver_at=datetime.now(UTC))
+    with pytest.raises(DeliveryTimeError):
+        broker.add(StatusChanged("Bob"), deliver_at=datetime(2026, 1, 1))  # noqa: DTZ001
+    assert broker.pending == (StatusChanged("Ada"),)

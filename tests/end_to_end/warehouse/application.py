@@ -1,8 +1,12 @@
 """The warehouse: an application that reserves goods for the orders of the shop."""
 
+import asyncio
+import os
+import signal
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import structlog
 from dependency_injector import containers, providers
 from sqlalchemy import text
 
@@ -21,6 +25,7 @@ from mediator.nats import NatsEventPublisher, NatsEventSubscription, open_connec
 from mediator.sqlalchemy import (
     SqlAlchemyInbox,
     SqlAlchemyOutbox,
+    SqlAlchemyParking,
     SqlAlchemyUnitOfWork,
     open_engine,
 )
@@ -61,6 +66,19 @@ class ReserveGoods(DistributedEventHandler[OrderPlacedAtShop]):
         self._distributed_events.add(GoodsReserved(event.number))
         if event.number.startswith("poison") and delivery.attempt == 1:
             raise ValueError(event.number)
+        if not os.environ.get("WAREHOUSE_REPAIRED"):
+            await misbehave(event.number)
+
+
+async def misbehave(number: str) -> None:
+    """What a handler may do to a consumer."""
+    if number.startswith("broken"):
+        raise ValueError(number)
+    if number.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number.startswith("hanging"):
+        structlog.get_logger("warehouse").info("hanging")
+        await asyncio.Event().wait()
 
 
 class WarehouseContainer(containers.DeclarativeContainer):
@@ -77,6 +95,23 @@ class WarehouseContainer(containers.DeclarativeContainer):
     mediator = MediatorProvider(behaviors=providers.List(transaction))
     subscription = providers.Singleton(NatsEventSubscription, nats, "warehouse", ack_wait=2.0)
     consumer = providers.Singleton(
-        EventConsumer, subscription, inbox, unit_of_work.provider, mediator, first_retry=0.05
+        EventConsumer, subscription, inbox, unit_of_work.provider, mediator, retry_delays=(0.05, 1.0)
     )
     reserve_goods = providers.Factory(ReserveGoods, unit_of_work, distributed_events)
+
+
+class OrderedWarehouseContainer(WarehouseContainer):
+    """The same, in strict order of each customer's orders, with parking."""
+
+    parking = providers.Singleton(SqlAlchemyParking, WarehouseContainer.engine)
+    consumer = providers.Singleton(
+        EventConsumer,
+        WarehouseContainer.subscription,
+        WarehouseContainer.inbox,
+        WarehouseContainer.unit_of_work.provider,
+        WarehouseContainer.mediator,
+        parking=parking,
+        ordering="key",
+        retry_delays=(0.0, 0.1),
+        drain_timeout=0.1,
+    )

@@ -7,7 +7,8 @@ import msgspec
 import msgspec.inspect
 
 from mediator.distributed.events import DistributedEvent
-from mediator.errors import EventNotDecodableError, EventNotSerializableError
+from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventSchemaError
+from mediator.msgspec.schema import schema_of
 
 E = TypeVar("E", bound=DistributedEvent)
 
@@ -41,6 +42,42 @@ class MsgspecCodec:
             return msgspec.json.decode(data, type=event_class)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise EventNotDecodableError(event_class.__name__, _without_values(error)) from error
+
+    def decode_data(self, data: bytes, /) -> dict[str, Any]:
+        """See `PlainDataCodec.decode_data`.
+
+        Raises:
+            EventNotDecodableError: The data is not JSON, or no object.
+        """
+        try:
+            decoded: object = msgspec.json.decode(data)
+        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise EventNotDecodableError("unknown", _without_values(error)) from error
+        if not isinstance(decoded, dict):
+            raise EventNotDecodableError("unknown", "its payload is no JSON object")
+        return decoded  # pyright: ignore[reportUnknownVariableType]  # the keys of JSON objects are texts
+
+    def convert(self, data: dict[str, Any], event_class: type[E], /) -> E:
+        """See `PlainDataCodec.convert`: strict as `decode` is, and fields that are left over are ignored as there.
+
+        Raises:
+            EventNotDecodableError: The data is not of that class.
+        """
+        try:
+            return msgspec.convert(data, type=event_class, str_keys=True)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise EventNotDecodableError(event_class.__name__, _without_values(error)) from error
+
+    def schema(self, event_class: type[DistributedEvent], /) -> dict[str, Any]:
+        """See `SchemaCodec.schema`.
+
+        Raises:
+            EventSchemaError: A field is of a type that JSON has no form for.
+        """
+        try:
+            return schema_of(event_class)
+        except (TypeError, NameError, msgspec.MsgspecError) as error:  # a name: of a type that is not there
+            raise EventSchemaError(event_class, str(error)) from error
 
 
 class MsgspecRequestCodec:

@@ -1,0 +1,156 @@
+"""Schema: what the payloads of an event class look like, as a JSON schema (https://json-schema.org).
+
+msgspec's own `msgspec.json.schema` gives a date with time no format unless it demands a time zone, so that it could be
+changed into a text and nobody would see it. Hence this one, which is made of what msgspec knows of the class.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import inspect as info
+
+Schema = dict[str, Any]
+
+_PLAIN: Mapping[type[info.Type], Schema] = {
+    info.AnyType: {},
+    info.RawType: {},
+    info.NoneType: {"type": "null"},
+    info.BoolType: {"type": "boolean"},
+    info.IntType: {"type": "integer"},
+    info.FloatType: {"type": "number"},
+    info.StrType: {"type": "string"},
+    info.BytesType: {"type": "string", "contentEncoding": "base64"},
+    info.ByteArrayType: {"type": "string", "contentEncoding": "base64"},
+    info.MemoryViewType: {"type": "string", "contentEncoding": "base64"},
+    info.DateTimeType: {"type": "string", "format": "date-time"},
+    info.DateType: {"type": "string", "format": "date"},
+    info.TimeType: {"type": "string", "format": "time"},
+    info.TimeDeltaType: {"type": "string", "format": "duration"},
+    info.UUIDType: {"type": "string", "format": "uuid"},
+    info.DecimalType: {"type": "string", "format": "decimal"},
+}
+_CONSTRAINTS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+    "pattern": "pattern",
+}
+_LENGTHS = {"string": ("minLength", "maxLength"), "array": ("minItems", "maxItems")}
+_OBJECT_LENGTHS = ("minProperties", "maxProperties")
+
+
+def schema_of(event_class: type) -> Schema:
+    """The schema of a class that msgspec reads.
+
+    Raises:
+        TypeError: A field is of a type that JSON has no form for.
+    """
+    definitions: dict[str, Schema] = {}
+    root = _schema(info.type_info(event_class), definitions)
+    return {**root, "$defs": dict(sorted(definitions.items()))}
+
+
+def _schema(described: info.Type, definitions: dict[str, Schema]) -> Schema:
+    if isinstance(described, info.Metadata):
+        return _schema(described.type, definitions)
+    plain = _PLAIN.get(type(described))
+    if plain is not None:
+        return plain | _zone(described) | _constraints(described, str(plain.get("type", "")))
+    return _composed(described, definitions)
+
+
+def _zone(described: info.Type) -> Schema:
+    """Whether a time must or must not have a zone, for which JSON schemas have no word."""
+    zone = getattr(described, "tz", None)
+    return {} if zone is None else {"x-timezone": zone}
+
+
+def _constraints(described: info.Type, kind: str) -> Schema:
+    lengths = zip(("min_length", "max_length"), _LENGTHS.get(kind, _OBJECT_LENGTHS), strict=True)
+    names = {**_CONSTRAINTS, **dict(lengths)}
+    found = {keyword: getattr(described, name, None) for name, keyword in names.items()}
+    return {keyword: limit for keyword, limit in found.items() if limit is not None}
+
+
+@functools.singledispatch
+def _composed(described: info.Type, definitions: dict[str, Schema]) -> Schema:  # noqa: ARG001  # the others need it
+    raise TypeError(f"JSON has no form for {getattr(described, 'cls', type(described)).__name__}")
+
+
+@_composed.register
+def _(described: info.UnionType, definitions: dict[str, Schema]) -> Schema:
+    return {"anyOf": [_schema(each, definitions) for each in described.types]}
+
+
+@_composed.register
+def _(described: info.LiteralType, definitions: dict[str, Schema]) -> Schema:  # noqa: ARG001  # as above
+    return {"enum": list(described.values)}
+
+
+@_composed.register
+def _(described: info.EnumType, definitions: dict[str, Schema]) -> Schema:  # noqa: ARG001  # as above
+    return {"enum": [member.value for member in described.cls]}
+
+
+@_composed.register
+def _(described: info.CollectionType, definitions: dict[str, Schema]) -> Schema:
+    items = _schema(described.item_type, definitions)
+    unique = {"uniqueItems": True} if isinstance(described, info.SetType | info.FrozenSetType) else {}
+    return {"type": "array", "items": items} | unique | _constraints(described, "array")
+
+
+@_composed.register
+def _(described: info.TupleType, definitions: dict[str, Schema]) -> Schema:
+    return _row([_schema(each, definitions) for each in described.item_types])
+
+
+@_composed.register
+def _(described: info.NamedTupleType, definitions: dict[str, Schema]) -> Schema:
+    return _row([_schema(field.type, definitions) for field in described.fields])
+
+
+@_composed.register
+def _(described: info.DictType, definitions: dict[str, Schema]) -> Schema:
+    values, keys = _schema(described.value_type, definitions), _schema(described.key_type, definitions)
+    named = {} if keys == {"type": "string"} else {"propertyNames": keys}
+    return {"type": "object", "additionalProperties": values} | named | _constraints(described, "object")
+
+
+def _row(items: list[Schema]) -> Schema:
+    return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+
+
+def _of_fields(
+    described: info.StructType | info.DataclassType | info.TypedDictType, definitions: dict[str, Schema]
+) -> Schema:
+    name = _name(described.cls)
+    if name not in definitions:
+        definitions[name] = {}  # a class may have fields of its own class
+        definitions[name] = _fields(described, definitions)
+    return {"$ref": f"#/$defs/{name}"}
+
+
+for _kind in (info.StructType, info.DataclassType, info.TypedDictType):
+    _composed.register(_kind)(_of_fields)
+
+
+def _fields(
+    described: info.StructType | info.DataclassType | info.TypedDictType, definitions: dict[str, Schema]
+) -> Schema:
+    found = {field.encode_name: _schema(field.type, definitions) for field in described.fields}
+    required = [field.encode_name for field in described.fields if field.required]
+    tag_field, tag = getattr(described, "tag_field", None), getattr(described, "tag", None)
+    if tag_field is not None:
+        found, required = {tag_field: {"enum": [tag]}, **found}, [tag_field, *required]
+    if getattr(described, "array_like", False):
+        return _row(list(found.values()))
+    return {"type": "object", "properties": found, "required": required}
+
+
+def _name(cls: Callable[..., Any]) -> str:
+    """A class in the definitions; msgspec knows parametrized generic classes by what they were made of."""
+    spelled = getattr(cls, "__qualname__", None) or str(cls)
+    return str(spelled).replace("/", "_").replace("<locals>.", "")

@@ -1,0 +1,89 @@
+"""AuthenticatedClient: a nats-py client that reads its credentials anew at every connect and reconnect.
+
+nats-py itself keeps the public key of the first connect, waits for ever for the end of a credentials file that has no
+JWT, and hands its password to a server that says it has no TLS.
+"""
+
+import re
+import ssl
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from mediator.nats.credentials import Credentials
+from mediator.nats.tls import Tls
+
+_DENIED = re.compile(r'permissions violation for publish to "(\S+)"')  # nats-py passes it on in lower case
+
+
+class AuthenticatedClient(Client):
+    """A client with credentials and encryption.
+
+    Args:
+        credentials: How it proves who it is.
+        tls: How it encrypts.
+        encrypted: Whether a server that does not encrypt is refused.
+    """
+
+    def __init__(self, credentials: Credentials, tls: Tls, *, encrypted: bool) -> None:
+        super().__init__()
+        self._encrypted = encrypted
+        self._denied: set[str] = set()
+        self._credentials = credentials
+        self._tls = tls
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context for the next connection; nats-py tries again after an `OSError`."""
+        try:
+            return self._tls.context()
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def may_not_publish(self, subject: str) -> bool:
+        """Whether the server has refused something on a subject, for want of permission."""
+        return subject.lower() in self._denied
+
+    async def _process_err(self, err_msg: str) -> None:
+        denied = _DENIED.search(err_msg)
+        if denied is not None:
+            self._denied.add(denied[1])
+        await super()._process_err(err_msg)
+
+    def _connect_command(self) -> bytes:
+        """What is sent first, once the connection is encrypted if it is to be."""
+        try:
+            self._prepare()
+        except BaseException:
+            self._hang_up()
+            raise
+        return super()._connect_command()
+
+    def _prepare(self) -> None:
+        if self._encrypted and not self._is_encrypted():
+            raise nats.errors.Error("the server offers no TLS, and this connection must be encrypted")
+        try:
+            identity = self._credentials.identity()
+        except ValueError as error:
+            raise nats.errors.Error(f"the credentials cannot be used: {error}") from None
+        if identity is not None:
+            self._auth_configured = True
+            self._public_nkey = identity.public_key
+            self._signature_cb = identity.sign
+            jwt = identity.jwt
+            self._user_jwt_cb = None if jwt is None else lambda: jwt
+
+    def _hang_up(self) -> None:
+        """nats-py would leave the socket open and open another one at its next try."""
+        transport: Any = self._transport
+        if transport is not None:
+            transport.close()
+
+    def _is_encrypted(self) -> bool:
+        transport: Any = self._transport
+        writer: Any = getattr(transport, "_io_writer", None)
+        if writer is None:  # a WebSocket, encrypted when its URL says so
+            return self._current_server is not None and self._current_server.uri.scheme == "wss"
+        return writer.get_extra_info("ssl_object") is not None

@@ -1,0 +1,144 @@
+"""NatsCluster: several real nats-servers on this machine that replicate streams, for development and tests."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from mediator.errors import ServerStartError, SettingError
+from mediator.nats.server import NatsServer
+
+_POLL = 0.02
+_CLUSTER = "mediator"
+
+
+class NatsCluster:
+    """Runs a cluster: `async with NatsCluster() as cluster: open_connection(cluster.urls)`.
+
+    Each of `servers` can be killed, frozen and started again alone. Streams with `StreamSettings(replicas=3)` go on as
+    long as two of three servers run.
+
+    Args:
+        size: How many servers, an odd number.
+        settings: Further lines of the configuration of each.
+        jetstream: Further lines inside the `jetstream` block of each.
+        start_timeout: How long a start may take, in seconds.
+
+    Attributes:
+        servers: The servers.
+
+    Raises:
+        SettingError: The size cannot work.
+    """
+
+    def __init__(self, size: int = 3, *, settings: str = "", jetstream: str = "", start_timeout: float = 30.0) -> None:
+        if size < 1 or size % 2 == 0:
+            raise SettingError("size", size, "use an odd number, for a majority")
+        ports = _free_ports(size)
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+        self._start_timeout = start_timeout
+        self.servers: tuple[NatsServer, ...] = tuple(
+            NatsServer(
+                name=f"{_CLUSTER}-{number}",
+                settings=f'cluster {{ name: {_CLUSTER}, listen: "127.0.0.1:{port}", routes: [{routes}] }}\n{settings}',
+                jetstream=jetstream,
+                start_timeout=start_timeout,
+            )
+            for number, port in enumerate(ports, 1)
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        await self.stop()
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients connect; they need one of them to find the others. All servers must have been started once."""
+        return [server.url for server in self.servers]
+
+    async def start(self) -> None:
+        """Start what does not run, and wait until the cluster can create streams.
+
+        Raises:
+            ServerStartError: A server did not start, or they did not find each other in time.
+        """
+        await self._each(server.start() for server in self.servers)
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await self._found(_meta_leader)
+        except TimeoutError:
+            raise ServerStartError(f"the cluster has no leader within {self._start_timeout:g} s") from None
+
+    async def stop(self) -> None:
+        """End all servers and remove what they stored."""
+        await self._each(server.stop() for server in self.servers)
+
+    async def leader(self, stream: str, consumer: str = "") -> NatsServer:
+        """The server that leads a stream, or a consumer of it. Waits until there is one: put it in a timeout."""
+
+        def leading(told: dict[str, Any]) -> str:
+            return _leader_of(told, stream, consumer)
+
+        return await self._found(leading, "?streams=true&consumers=true")
+
+    async def _found(self, leading: Callable[[dict[str, Any]], str], query: str = "") -> NatsServer:
+        by_name = {server.name: server for server in self.servers}
+        while True:
+            for server in self.servers:
+                told = await server.monitoring(f"/jsz{query}")
+                leader = by_name.get(leading(told)) if told is not None else None
+                if leader is not None and leader.pid is not None:
+                    return leader
+            await asyncio.sleep(_POLL)
+
+    @staticmethod
+    async def _each(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+        outcomes = await asyncio.gather(*coroutines, return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+
+def _meta_leader(told: dict[str, Any]) -> str:
+    leader: str = told.get("meta_cluster", {}).get("leader", "")
+    return leader
+
+
+def _leader_of(told: dict[str, Any], stream: str, consumer: str) -> str:
+    for detail in _streams(told):
+        if detail.get("name") == stream and not consumer:
+            return _cluster_leader(detail)
+        for each in detail.get("consumer_detail") or ():
+            if (detail.get("name"), each.get("name")) == (stream, consumer):
+                return _cluster_leader(each)
+    return ""
+
+
+def _streams(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for account in told.get("account_details") or ():
+        yield from account.get("stream_detail") or ()
+
+
+def _cluster_leader(detail: dict[str, Any]) -> str:
+    cluster: dict[str, Any] = detail.get("cluster") or {}
+    leader: str = cluster.get("leader", "")
+    return leader
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

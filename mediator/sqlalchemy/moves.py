@@ -1,0 +1,141 @@
+"""Moves of events between the outbox, its archive and the parked events, each within a transaction of the caller."""
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox import Erased, RefusedEvent
+from mediator.sqlalchemy.envelope import ENVELOPE, columns_of, event_of
+from mediator.sqlalchemy.schema import archive, outbox, parked
+
+_ARCHIVED = ("sequence", *ENVELOPE)
+_OUTGOING = (parked.c.direction == "out") & (parked.c.consumer == "")
+_PROMOTED = 1000
+_LONGEST_ERROR = 4000
+
+
+def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
+    """Whether a column has one of some values; one parameter on PostgreSQL, so that the statement stays the same."""
+    if dialect == "postgresql":
+        return column == func.any(bindparam(None, list(values), type_=ARRAY(BigInteger), unique=True))
+    return column.in_(values)
+
+
+async def to_archive(connection: AsyncConnection, sequences: Collection[int], now: ColumnElement[float]) -> int:
+    """Move events to the archive, and return how many. One statement on PostgreSQL."""
+    chosen = among(outbox.c.sequence, sequences, connection.dialect.name)
+    columns = [*_ARCHIVED, "archived_at"]
+    if connection.dialect.name == "postgresql":
+        moved = delete(outbox).where(chosen).returning(*(outbox.c[name] for name in _ARCHIVED)).cte("moved")
+        rows = select(*(moved.c[name] for name in _ARCHIVED), now)
+        return (await connection.execute(insert(archive).from_select(columns, rows))).rowcount
+    rows = select(*(outbox.c[name] for name in _ARCHIVED), now).where(chosen)
+    await connection.execute(insert(archive).from_select(columns, rows))
+    return (await connection.execute(delete(outbox).where(chosen))).rowcount
+
+
+async def delete_sent(connection: AsyncConnection, sequences: Collection[int]) -> int:
+    """Delete events without keeping them, and return how many."""
+    chosen = among(outbox.c.sequence, sequences, connection.dialect.name)
+    return (await connection.execute(delete(outbox).where(chosen))).rowcount
+
+
+async def to_parked(
+    connection: AsyncConnection, event: CloudEvent, sequence: int, *, now: ColumnElement[float], reason: str, error: str
+) -> int:
+    """Move an event to the parked ones, and return whether it was there, as 1 or 0."""
+    deleted = (await connection.execute(delete(outbox).where(outbox.c.sequence == sequence))).rowcount
+    if deleted:
+        envelope = columns_of(event)
+        row = {
+            **{
+                name: envelope[name] for name in ("type", "time", "partition_key", "content_type", "extensions", "data")
+            },
+            "direction": "out",
+            "consumer": "",
+            "source": "",
+            "event_id": event.id,
+            "subject": "",
+            "headers": "{}",
+            "sequence": sequence,
+            "reason": reason,
+            "error": _fit(error),
+            "attempts": 1,
+            "parked_at": now,
+        }
+        await connection.execute(insert(parked).values(row))
+    return deleted
+
+
+def _fit(error: str) -> str:
+    """The text of an error, short, and without what PostgreSQL cannot store."""
+    return error[:_LONGEST_ERROR].replace("\0", "").encode(errors="backslashreplace").decode()
+
+
+async def from_parked(connection: AsyncConnection, event_id: str) -> bool:
+    """Put a refused event back into the outbox, at its old place; False when there is none."""
+    removed = delete(parked).where(_OUTGOING, parked.c.event_id == event_id).returning(*parked.columns)
+    row = (await connection.execute(removed)).one_or_none()
+    if row is None:
+        return False
+    columns = columns_of(event_of(row, event_id=row.event_id))
+    await connection.execute(insert(outbox).values(sequence=row.sequence, **columns))
+    return True
+
+
+async def discard(connection: AsyncConnection, event_id: str) -> bool:
+    """Delete a refused event; False when there is none."""
+    return bool((await connection.execute(delete(parked).where(_OUTGOING, parked.c.event_id == event_id))).rowcount)
+
+
+async def refused_events(connection: AsyncConnection, limit: int) -> Sequence[RefusedEvent]:
+    """The oldest refused events."""
+    rows = (await connection.execute(select(parked).where(_OUTGOING).order_by(parked.c.number).limit(limit))).all()
+    return [
+        RefusedEvent(
+            event_of(row, event_id=row.event_id), row.reason, row.error, datetime.fromtimestamp(row.parked_at, UTC)
+        )
+        for row in rows
+    ]
+
+
+async def erase(connection: AsyncConnection, key: str) -> Erased:
+    """Delete what is archived and refused of a key, and count what waits."""
+    archived = await connection.execute(delete(archive).where(archive.c.partition_key == key))
+    refused = await connection.execute(delete(parked).where(_OUTGOING, parked.c.partition_key == key))
+    waiting = await connection.execute(select(func.count()).select_from(outbox).where(outbox.c.partition_key == key))
+    return Erased(archived.rowcount, refused.rowcount, waiting.scalar_one())
+
+
+async def cancel(connection: AsyncConnection, event_id: str) -> bool:
+    """Delete an event that is still delayed; False when there is none."""
+    delayed = (outbox.c.id == event_id) & outbox.c.deliver_at.is_not(None)
+    return bool((await connection.execute(delete(outbox).where(delayed))).rowcount)
+
+
+def is_something_due(now: ColumnElement[float]) -> ColumnElement[bool]:
+    """Whether a delayed event is due."""
+    return select(literal(1)).select_from(outbox).where(outbox.c.deliver_at <= now).exists()
+
+
+async def release_due(connection: AsyncConnection, now: ColumnElement[float]) -> None:
+    """Make delayed events that are due like any other: they cannot be cancelled any more, and relays see them.
+
+    Those that a running transaction is cancelling are left alone.
+    """
+    due = select(outbox.c.sequence).where(outbox.c.deliver_at <= now).order_by(outbox.c.deliver_at).limit(_PROMOTED)
+    due = due.with_for_update(skip_locked=True)
+    await connection.execute(update(outbox).where(outbox.c.sequence.in_(due)).values(deliver_at=None))
+
+
+def publishable(limit: int, without: Collection[str]) -> Select[Any]:
+    """The oldest events that may be published, `limit` at most, leaving out contexts and the keys of refused events."""
+    same_key = select(literal(1)).where(_OUTGOING, parked.c.partition_key == outbox.c.partition_key)
+    ready = select(outbox).where(outbox.c.deliver_at.is_(None), ~same_key.exists())
+    contexts = [outbox.c.type.not_like(f"{context}.%") for context in sorted(without)]
+    return ready.where(*contexts).order_by(outbox.c.sequence).limit(limit)

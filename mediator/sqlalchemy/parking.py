@@ -1,0 +1,266 @@
+"""SqlAlchemyParking: the events that are set aside, in a table of the application's database."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mediator.distributed.cloudevents import bucket_of
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, from_json, to_json
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import (
+    ParkedEventBlockedError,
+    ParkedEventNotFoundError,
+    SettingError,
+    UnitOfWorkMismatchError,
+)
+from mediator.sqlalchemy.database import Database
+from mediator.sqlalchemy.engine import database_of
+from mediator.sqlalchemy.schema import attempts, inbox, outbox, parked
+from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
+
+_COLUMNS = tuple(field.name for field in fields(ParkedEvent))
+
+
+class SqlAlchemyParking(Parking):
+    """`parking = providers.Singleton(SqlAlchemyParking, engine)`, on the engine of the inbox and the unit of work.
+
+    Args:
+        engine: From `open_engine`.
+        clock: The time in seconds since the epoch.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = database_of(engine)
+        self._clock = clock
+
+    async def park(self, event: ParkedEvent, /) -> bool:
+        """See `Parking.park`.
+
+        Raises:
+            SchemaMissingError: The table does not exist.
+        """
+        identity = {"consumer": event.consumer, "source": event.source, "event_id": event.event_id}
+        row: Any = self._database.insert(inbox).values(**identity, received_at=self._clock())
+        try:
+            async with self._database.writing() as connection:
+                if (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
+                    return False
+                if event.partition_key is not None:
+                    await lock_key(connection, event.consumer, event.partition_key)
+                await connection.execute(insert(parked).values(_row(event)))
+                counted = [attempts.c[name] == value for name, value in identity.items()]
+                await connection.execute(delete(attempts).where(*counted))
+        except DBAPIError as error:
+            self._database.check_table(error, parked)
+            raise
+        return True
+
+    async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
+        """See `Parking.append`.
+
+        Raises:
+            UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or on another engine.
+        """
+        connection = await own_connection(self, self._database, unit_of_work)
+        await connection.execute(insert(parked).values(_row(event)))
+
+    async def find(self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[ParkedEvent]:
+        """See `Parking.find`."""
+        chosen = select(parked).where(_fits(which), parked.c.number > after).order_by(parked.c.number).limit(limit)
+        try:
+            async with self._database.reader.connect() as connection:
+                return [_event(row) for row in await connection.execute(chosen)]
+        except DBAPIError as error:
+            self._database.check_table(error, parked)
+            raise
+
+    async def count(self, which: ParkedFilter, /) -> int:
+        """See `Parking.count`."""
+        async with self._database.reader.connect() as connection:
+            counted = await connection.execute(select(func.count()).select_from(parked).where(_fits(which)))
+            return int(counted.scalar_one())
+
+    async def get(self, number: int, /) -> ParkedEvent:
+        """See `Parking.get`."""
+        async with self._database.reader.connect() as connection:
+            return await _get(connection, number)
+
+    async def head(self, event: ParkedEvent, /) -> ParkedEvent | None:
+        """See `Parking.head`."""
+        first = select(parked).where(_lane(event)).order_by(parked.c.number).limit(1)
+        async with self._database.reader.connect() as connection:
+            found = (await connection.execute(first)).first()
+        return None if found is None else _event(found)
+
+    async def edit(
+        self, number: int, /, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> ParkedEvent:
+        """See `Parking.edit`.
+
+        Raises:
+            SettingError: Headers are given for an event that goes out, which has none yet.
+        """
+        async with self._database.writing() as connection:
+            event = await _get(connection, number, locked=True)
+            if headers is not None and event.direction == "out":
+                raise SettingError("headers", sorted(headers), "an event that goes out gets its headers when it does")
+            values = {
+                "data": event.data if data is None else data,
+                "headers": to_json(event.headers if headers is None else headers),
+            }
+            await connection.execute(update(parked).where(parked.c.number == number).values(values))
+            return await _get(connection, number)
+
+    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+        """See `Parking.take`.
+
+        Raises:
+            UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
+        """
+        return await _take(await own_connection(self, self._database, unit_of_work), number)
+
+    async def release(self, number: int, /) -> ParkedEvent:
+        """See `Parking.release`."""
+        async with self._database.writing() as connection:
+            event = await _get(connection, number)
+            if event.direction != "out":
+                raise ParkedEventNotFoundError(number)
+            await _take(connection, number)
+            await connection.execute(insert(outbox).values(_outbox_row(event)))
+        self._database.wake()
+        return event
+
+    async def note_failure(self, number: int, error: BaseException, /) -> None:
+        """See `Parking.note_failure`."""
+        values = {"error": error_text(error), "attempts": parked.c.attempts + 1}
+        async with self._database.writing() as connection:
+            await connection.execute(update(parked).where(parked.c.number == number).values(values))
+
+    async def discard(self, number: int, /) -> ParkedEvent:
+        """See `Parking.discard`."""
+        async with self._database.writing() as connection:
+            event = await _get(connection, number)
+            if event.partition_key is not None:
+                await lock_key(connection, event.consumer, event.partition_key)
+            await _remove(connection, number)
+        if event.direction == "out":
+            self._database.wake()
+        return event
+
+
+async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
+    """The connection of a unit of work's running transaction, on the database of an adapter.
+
+    Raises:
+        UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or on another engine.
+    """
+    if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
+        raise UnitOfWorkMismatchError(part, unit_of_work)
+    connection = await unit_of_work.connection()
+    if connection.engine.pool is not database.engine.pool:
+        raise UnitOfWorkMismatchError(part, unit_of_work)
+    return connection
+
+
+def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
+    """Whether an event that came in for a consumer, with a key, is parked."""
+    return exists(
+        select(literal(1)).where(
+            parked.c.consumer == consumer, parked.c.partition_key == key, parked.c.direction == "in"
+        )
+    )
+
+
+async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None:
+    """Hold the lock of a consumer's key until the transaction ends; on SQLite the writer's turn is that lock."""
+    if connection.dialect.name == "postgresql":
+        digest = hashlib.sha256(f"mediator.parked\0{consumer}\0{key}".encode()).digest()
+        number = int.from_bytes(digest[:8], "big", signed=True)
+        await connection.execute(select(func.pg_advisory_xact_lock(number)))
+
+
+async def _get(connection: AsyncConnection, number: int, *, locked: bool = False) -> ParkedEvent:
+    chosen = select(parked).where(parked.c.number == number)
+    found = (await connection.execute(chosen.with_for_update() if locked else chosen)).first()
+    if found is None:
+        raise ParkedEventNotFoundError(number)
+    return _event(found)
+
+
+async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
+    event = await _get(connection, number)
+    if event.partition_key is not None:
+        await lock_key(connection, event.consumer, event.partition_key)
+        first = select(func.min(parked.c.number)).where(_lane(event))
+        head = (await connection.execute(first)).scalar()
+        if head is not None and head < number:
+            raise ParkedEventBlockedError(number, head)
+    event = await _get(connection, number, locked=True)
+    await _remove(connection, number)
+    return event
+
+
+async def _remove(connection: AsyncConnection, number: int) -> None:
+    if (await connection.execute(delete(parked).where(parked.c.number == number))).rowcount != 1:
+        raise ParkedEventNotFoundError(number)
+
+
+def _lane(event: ParkedEvent) -> ColumnElement[bool]:
+    if event.partition_key is None:
+        return parked.c.number == event.number
+    return and_(
+        parked.c.direction == event.direction,
+        parked.c.consumer == event.consumer,
+        parked.c.partition_key == event.partition_key,
+    )
+
+
+def _fits(which: ParkedFilter) -> ColumnElement[bool]:
+    wanted = {
+        "direction": which.direction,
+        "consumer": which.consumer,
+        "type": which.type,
+        "partition_key": which.key,
+        "reason": which.reason,
+    }
+    conditions: list[ColumnElement[bool]] = [
+        parked.c[name] == value for name, value in wanted.items() if value is not None
+    ]
+    if which.numbers:
+        conditions.append(parked.c.number.in_(which.numbers))
+    if which.since is not None:
+        conditions.append(parked.c.parked_at >= which.since)
+    return and_(literal(value=True), *conditions)
+
+
+def _row(event: ParkedEvent) -> dict[str, Any]:
+    row = {name: getattr(event, name) for name in _COLUMNS if name != "number"}
+    return {**row, "extensions": to_json(event.extensions), "headers": to_json(event.headers)}
+
+
+def _event(row: Any) -> ParkedEvent:
+    values = {name: getattr(row, name) for name in _COLUMNS}
+    values["data"] = bytes(row.data)
+    for name in ("extensions", "headers"):
+        values[name] = from_json(getattr(row, name))
+    return ParkedEvent(**values)
+
+
+def _outbox_row(event: ParkedEvent) -> dict[str, Any]:
+    return {
+        "sequence": event.sequence,
+        "id": event.event_id,
+        "type": event.type,
+        "time": event.time,
+        "partition_key": event.partition_key,
+        "bucket": bucket_of(event.partition_key, event.event_id),
+        "content_type": event.content_type,
+        "extensions": to_json(event.extensions),
+        "data": event.data,
+    }

@@ -1,0 +1,131 @@
+"""Which events go through which publisher and subscription of a container, told without calling anything."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from dependency_injector import containers, providers
+
+from mediator import (
+    Command,
+    DistributedEvent,
+    DistributedEventBroker,
+    DistributedEventHandler,
+    EventConsumer,
+    OutboxRelay,
+    RequestHandler,
+)
+from mediator.dependency_injector import MediatorProvider
+from mediator.dependency_injector.event_flows import event_flows
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.distributed.subscription import Deliveries, EventSubscription
+from tests.adapters.shipping import application as shipping
+
+
+@dataclass(frozen=True, slots=True)
+class Paid(DistributedEvent):
+    event_type: ClassVar[str] = "accounts.paid"
+
+
+class Pay(Command[None]):
+    pass
+
+
+class PayHandler(RequestHandler[Pay, None]):
+    def __init__(self, events: DistributedEventBroker) -> None:
+        self._events = events
+
+    async def handle(self, command: Pay) -> None:
+        self._events.add(Paid())
+
+
+class TakeShipment(DistributedEventHandler[shipping.OrderShipped]):
+    async def handle(self, event: shipping.OrderShipped) -> None: ...
+
+
+class TakeOrder(DistributedEventHandler[shipping.OrderPlaced]):
+    async def handle(self, event: shipping.OrderPlaced) -> None: ...
+
+
+class Publisher(EventPublisher):
+    def __init__(self) -> None:
+        raise AssertionError
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        raise AssertionError
+
+
+class Subscription(EventSubscription):
+    def __init__(self) -> None:
+        raise AssertionError
+
+    def open(self, *arguments: object, **options: object) -> Deliveries:
+        raise AssertionError
+
+    def read(self, *arguments: object, **options: object) -> CloudEvent:
+        raise AssertionError
+
+
+class Sales(containers.DeclarativeContainer):
+    mediator = MediatorProvider()
+    pay = providers.Factory(PayHandler, events=providers.Object(None))
+    take_order = providers.Factory(TakeOrder)
+    subscription = providers.Singleton(Subscription)
+    consumer = providers.Singleton(EventConsumer, subscription, None, None, mediator)
+
+
+class Container(containers.DeclarativeContainer):
+    """Two mediators, each with a subscription of its own: one is seen by name, the other stands inside its consumer."""
+
+    config = providers.Configuration(strict=True)
+    sales = providers.Container(Sales)
+    mediator = MediatorProvider()
+    take_shipment = providers.Factory(TakeShipment)
+    relay = providers.Singleton(OutboxRelay, None, providers.Singleton(Publisher))
+    consumer = providers.Singleton(
+        EventConsumer, providers.Singleton(Subscription), None, None, mediator, ordering=config.ordering
+    )
+
+
+def flows(container: containers.DeclarativeContainer, packages: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    return {flow.label: flow.event_types for flow in event_flows(container, packages)}
+
+
+def test_each_subscription_has_what_the_mediator_of_its_consumer_handles() -> None:
+    found = flows(Container())
+    assert found["container.consumer"] == ("sales.order-placed", "shipping.order-shipped")  # of nested containers too
+    assert found["container.sales.subscription"] == ("sales.order-placed",)
+
+
+def test_a_publisher_has_what_handlers_are_seen_to_raise_and_nothing_of_what_is_handled() -> None:
+    assert flows(Container())["container.relay"] == ("accounts.paid",)
+
+
+def test_further_packages_have_further_events() -> None:
+    expected = ("accounts.paid", "sales.order-cancelled", "sales.order-placed", "shipping.order-shipped")
+    assert flows(Container(), ["tests.adapters.shipping"])["container.relay"] == expected
+
+
+def test_the_ordering_is_what_the_consumer_is_given() -> None:
+    container = Container(config={"ordering": "key"})
+    orderings = {flow.label: flow.ordering for flow in event_flows(container)}
+    assert orderings["container.consumer"]() == "key"
+    assert orderings["container.sales.subscription"] == "none"
+
+
+def test_what_is_overridden_counts_for_nothing() -> None:
+    container = Container()
+    container.relay.override(providers.Object(None))
+    assert "container.relay" not in flows(container)
+
+
+@pytest.mark.parametrize("make", [providers.Singleton, providers.Factory])
+def test_a_publisher_without_a_relay_is_found_by_its_name(make: Callable[..., object]) -> None:
+    class Direct(containers.DeclarativeContainer):
+        mediator = MediatorProvider()
+        pay = providers.Factory(PayHandler, events=providers.Object(None))
+        publisher = make(Publisher)
+
+    assert flows(Direct()) == {"container.publisher": ("accounts.paid",)}

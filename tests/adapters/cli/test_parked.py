@@ -1,0 +1,303 @@
+"""`mediator parked`: looking at events that were set aside, replaying, editing and discarding them."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+from mediator.cli.commands import cli
+from mediator.distributed.parking import ParkedEvent, ParkReason
+from mediator.sqlalchemy import SqlAlchemyParking, create_schema, open_engine
+
+SAMPLE = "tests.adapters.cli.parking_sample:create"
+HEADERS = {"ce-specversion": "1.0", "ce-source": "sales", "ce-type": "store.order-placed.v1"}
+
+
+def event(event_id: str, order: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
+    given: dict[str, Any] = {
+        "direction": "in",
+        "consumer": "shipping",
+        "source": "sales",
+        "event_id": event_id,
+        "type": "store.order-placed.v1",
+        "time": "2026-01-02T03:04:05+00:00",
+        "partition_key": key,
+        "content_type": "application/json",
+        "extensions": {},
+        "data": json.dumps({"order": order}).encode(),
+        "subject": "events.store.order-placed.3",
+        "headers": {**HEADERS, "ce-id": event_id},
+        "sequence": 7,
+        "reason": ParkReason.HANDLER_FAILED,
+        "error": "ValueError: cannot ship the secret",
+        "attempts": 8,
+        "parked_at": 1_767_000_000.0,
+    }
+    return ParkedEvent(**{**given, **changes})
+
+
+class Application:
+    """The database of the sample, and the command on its container."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.url = f"sqlite:///{file}"
+        asyncio.run(self._create())
+
+    async def _create(self) -> None:
+        async with open_engine(self.url) as engine:
+            await create_schema(engine)
+        self.read("CREATE TABLE shipped (name TEXT)")
+
+    def park(self, *events: ParkedEvent) -> None:
+        async def park() -> None:
+            async with open_engine(self.url) as engine:
+                for each in events:
+                    assert await SqlAlchemyParking(engine).park(each)
+
+        asyncio.run(park())
+
+    def read(self, statement: str) -> list[Any]:
+        connection = sqlite3.connect(self.file)
+        try:
+            rows = [row[0] for row in connection.execute(statement)]
+            connection.commit()
+            return rows
+        finally:
+            connection.close()
+
+    @property
+    def shipped(self) -> list[str]:
+        return self.read("SELECT name FROM shipped ORDER BY rowid")
+
+    @property
+    def parked(self) -> list[str]:
+        return self.read("SELECT event_id FROM mediator_parked ORDER BY number")
+
+    def call(self, command: str, *arguments: object, target: str = SAMPLE, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(cli, ["parked", command, target, *map(str, arguments)], input=stdin)
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> None:
+    """Whoever has captured logs leaves structlog configured."""
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Application:
+    made = Application(tmp_path / "app.db")
+    monkeypatch.setenv("SAMPLE_DATABASE", made.url)
+    return made
+
+
+def test_list_shows_where_events_stand_and_never_a_payload(application: Application):
+    application.park(event("1", "secret"), event("2", "x", None, consumer="other", reason="undecodable", error="no: x"))
+    result = application.call("list")
+    assert result.exit_code == 0, result.output
+    header, first, second = result.stdout.splitlines()
+    assert header.split() == ["NUMBER", "WAY", "CONSUMER", "TYPE", "KEY", "REASON", "ERROR", "ATTEMPTS", "PARKED"]
+    assert first.split()[:7] == ["1", "in", "shipping", "store.order-placed.v1", "k", "handler-failed", "ValueError"]
+    assert second.split()[:3] == ["2", "in", "other"]
+    assert "secret" not in result.output
+    assert "secret" not in application.call("list", "--json").output
+
+
+def test_list_filters_and_says_how_many_there_are(application: Application):
+    application.park(
+        event("1", "a"),
+        event("2", "b", None, type="store.order-lost.v1"),
+        event("3", "c", "other", parked_at=2e9),
+        event("4", "d", reason=ParkReason.KEY_PARKED),
+    )
+
+    def ids(*options: str) -> list[str]:
+        return [row["event_id"] for row in json.loads(application.call("list", "--json", *options).stdout)]
+
+    assert ids() == ["1", "2", "3", "4"]
+    assert ids("--key", "k") == ["1", "4"]
+    assert ids("--type", "store.order-lost.v1") == ["2"]
+    assert ids("--reason", "key-parked") == ["4"]
+    assert ids("--consumer", "nobody") == []
+    assert ids("--direction", "out") == []
+    assert ids("--since", "2030-01-01") == ids("--since", "2030-01-01T00:00:00+00:00") == ["3"]
+    assert ids("--since", "1h") == ["3"]
+    assert ids("--limit", "2") == ["1", "2"]
+    assert "2 of 4" in application.call("list", "--limit", "2").stderr
+    assert application.call("list", "--since", "yesterday").exit_code == 2
+    assert "Nothing is parked." in application.call("list", "--consumer", "nobody").stdout
+
+
+def test_show_gives_the_event_whole_with_what_cannot_be_printed_escaped(application: Application):
+    headers = {**HEADERS, "x": "\x1b[31mred\nline", "\x07": "bell"}
+    application.park(event("1", "\x1b[2J", headers=headers, data=b'{"order": "\x1b[2J"}', error="E: \x1b[0m\nx"))
+    result = application.call("show", 1)
+    assert result.exit_code == 0
+    assert "x: \\x1b[31mred\\nline" in result.stdout
+    assert '{"order": "\\x1b[2J"}' in result.stdout
+    assert not set("\x1b\x07") & set(result.output)
+    shown = json.loads(application.call("show", 1, "--json").stdout)
+    assert (shown["headers"], shown["data"]) == (headers, '{"order": "\x1b[2J"}')
+    assert not set("\x1b\x07") & set(application.call("show", 1, "--json").output)
+
+
+def test_a_body_that_is_no_text_is_shown_and_exported_as_base64(application: Application):
+    application.park(event("1", "x", data=b"\xff\x00"))
+    assert "(base64) /wA=" in application.call("show", 1).stdout
+    (line,) = application.call("export").stdout.splitlines()
+    assert base64.b64decode(json.loads(line)["data_base64"]) == b"\xff\x00"
+
+
+def test_an_event_that_is_not_there_is_an_error_with_status_1(application: Application):
+    for command in (("show", 5), ("edit", 5, "--data", "-", "--yes")):
+        result = application.call(*command, stdin="x")
+        assert (result.exit_code, "No event is parked under the number 5" in result.stderr) == (1, True)
+
+
+def test_replay_runs_the_handlers_in_order_and_takes_the_events_out(application: Application):
+    application.park(event("1", "a"), event("2", "b", reason=ParkReason.KEY_PARKED), event("3", "c", None))
+    result = application.call("replay", 1, "--yes")
+    assert (result.exit_code, application.shipped, application.parked) == (0, ["a", "b"], ["3"])
+    assert "[1/1] 1 store.order-placed.v1 replayed" in result.stdout
+    assert "2 replayed" in result.stderr
+    assert application.call("replay", "--all", "--yes").exit_code == 0
+    assert (application.shipped, application.parked) == (["a", "b", "c"], [])
+    assert "Nothing to replay." in application.call("replay", "--all", "--yes").stderr
+
+
+def test_a_replay_that_fails_stops_its_key_has_no_effect_and_status_1(application: Application):
+    application.park(event("1", "poison"), event("2", "b"), event("3", "c", "other"))
+    result = application.call("replay", "--consumer", "shipping", "--yes")
+    assert (result.exit_code, application.shipped, application.parked) == (1, ["c"], ["1", "2"])
+    assert "ValueError: cannot ship \\x1b[31mpoison" in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "waits behind 1" in result.stdout
+    assert "1 failed, 1 blocked, 1 replayed" in result.stderr
+    assert application.read("SELECT attempts FROM mediator_parked") == [9, 8]
+    lines = application.call("replay", "--all", "--yes", "--json").stdout.splitlines()
+    assert [json.loads(line)["outcome"] for line in lines] == ["failed", "blocked"]
+
+
+def test_a_dry_run_changes_nothing_and_asks_nothing(application: Application):
+    application.park(event("1", "a"), event("2", "b"))
+    result = application.call("replay", "--all", "--dry-run")
+    assert (result.exit_code, application.shipped, application.parked) == (0, [], ["1", "2"])
+    assert result.stdout.count("ready") == 2
+    result = application.call("discard", "--all", "--because", "test", "--dry-run")
+    assert (result.exit_code, application.parked) == (0, ["1", "2"])
+    assert "1 store.order-placed.v1 would be discarded" in result.stdout
+
+
+def test_nothing_is_replayed_or_discarded_without_a_yes(application: Application):
+    application.park(event("1", "a"))
+    for command in (("replay", "--all"), ("discard", 1, "--because", "test"), ("edit", 1, "--data", __file__)):
+        for answer in ("n\n", ""):
+            assert application.call(*command, stdin=answer).exit_code == 1
+    assert (application.shipped, application.parked) == ([], ["1"])
+    assert application.call("replay", "--all", stdin="y\n").exit_code == 0
+    assert application.shipped == ["a"]
+
+
+def test_everything_has_to_be_said(application: Application):
+    application.park(event("1", "a"))
+    assert application.call("replay", "--yes").exit_code == 2
+    assert application.call("discard", "--because", "x", "--yes").exit_code == 2
+    assert application.call("discard", "--all", "--because", " ", "--yes").exit_code == 2
+    assert application.call("replay", "--all", 1, "--yes").exit_code == 2
+    assert application.call("replay", "--all", "--rate", 0, "--yes").exit_code == 1
+    assert application.parked == ["1"]
+
+
+def test_an_edited_event_is_replayed_as_it_is_then(application: Application, tmp_path: Path):
+    application.park(event("1", "poison", headers={}))
+    assert application.call("replay", 1, "--yes").exit_code == 1
+    (tmp_path / "headers.json").write_text(json.dumps({**HEADERS, "ce-id": "1"}))
+    edited = application.call(
+        "edit", 1, "--data", "-", "--headers", tmp_path / "headers.json", "--yes", stdin='{"order": "good"}'
+    )
+    assert edited.exit_code == 0
+    assert "parked event edited" in edited.stderr
+    assert application.call("replay", 1, "--yes").exit_code == 0
+    assert application.shipped == ["good"]
+
+
+@pytest.mark.parametrize("headers", ["no json", "[]", '{"a": 1}'])
+def test_headers_that_are_no_texts_are_refused(application: Application, headers: str):
+    application.park(event("1", "a"))
+    assert application.call("edit", 1, "--headers", "-", "--yes", stdin=headers).exit_code == 2
+    assert application.call("edit", 1).exit_code == 2
+
+
+def test_a_discarded_event_is_gone_its_reason_logged_and_its_key_free(application: Application):
+    application.park(event("1", "poison"), event("2", "b"))
+    result = application.call("discard", 1, "--because", "sent twice by mistake", "--yes")
+    assert (result.exit_code, application.parked) == (0, ["2"])
+    assert "parked event discarded" in result.stderr
+    assert "sent twice by mistake" in result.stderr
+    assert application.call("replay", 2, "--yes").exit_code == 0
+    assert application.shipped == ["b"]
+
+
+def test_export_writes_one_json_object_a_line(application: Application, tmp_path: Path):
+    application.park(event("1", "a"), event("2", "b", None))
+    result = application.call("export", "--output", tmp_path / "parked.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "parked.jsonl").read_text().splitlines()]
+    assert [(row["event_id"], json.loads(row["data"])["order"]) for row in rows] == [("1", "a"), ("2", "b")]
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "2 events\n")
+    (line,) = application.call("export", "--key", "k").stdout.splitlines()
+    assert json.loads(line)["headers"] == {**HEADERS, "ce-id": "1"}
+
+
+def test_a_number_needs_a_parking_when_there_are_several(application: Application):
+    application.park(event("1", "a"))
+    two = "tests.adapters.cli.parking_sample:create_two"
+    result = application.call("show", 1, target=two)
+    assert (result.exit_code, "container.other_parking" in result.stderr) == (2, True)
+    assert application.call("show", 1, "--parking", "other_parking", target=two).exit_code == 0
+    assert application.call("show", 1, "--parking", "container.parking", target=two).exit_code == 0
+    result = application.call("show", 1, "--parking", "parkin", target=two)
+    assert (result.exit_code, "Did you mean" in result.stderr) == (2, True)
+
+
+def test_a_container_without_parking_is_told_what_to_add():
+    result = CliRunner().invoke(cli, ["parked", "list", "tests.adapters.cli.sample:IdleContainer"])
+    assert (result.exit_code, "SqlAlchemyParking" in result.stderr) == (2, True)
+
+
+def test_a_database_without_the_tables_is_told_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{tmp_path}/empty.db")
+    result = CliRunner().invoke(cli, ["parked", "list", SAMPLE])
+    assert (result.exit_code, "mediator schema create" in result.stderr) == (1, True)
+
+
+def test_ctrl_c_leaves_the_event_at_hand_parked_and_is_status_130(application: Application):
+    application.park(event("1", "a", None), event("2", "slow", None), event("3", "c", None))
+    command = [sys.executable, "-m", "mediator.cli", "parked", "replay", SAMPLE, "--all", "--yes"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SAMPLE_DATABASE": application.url},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "shipping slowly" not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert "Stopped." in stderr
+    assert "1 replayed" in stderr
+    assert "Traceback" not in stderr
+    assert (application.shipped, application.parked) == (["a"], ["2", "3"])

@@ -1,0 +1,183 @@
+"""A cluster of three real servers: publishing and consuming go on when one of them dies."""
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import AsyncIterator
+
+import nats
+import nats.errors
+import nats.js.errors
+import pytest
+
+from mediator.distributed.subscription import Deliveries
+from mediator.errors import SettingError
+from mediator.nats import NatsCluster, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+
+TYPE = "shop.order-placed"
+REPLICATED = StreamSettings(replicas=3, partitions=4)
+SECONDS = 60
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[NatsCluster]:
+    async with NatsCluster() as cluster:
+        yield cluster
+
+
+async def publish(publisher: NatsEventPublisher, events) -> None:
+    waiting = list(events)
+    while waiting:
+        waiting = [result.event for result in await publisher.publish(waiting) if result.error]
+        if waiting:
+            await asyncio.sleep(0.1)
+
+
+async def take_in(deliveries: Deliveries, ids: list[str], count: int) -> None:
+    """Take in that many distinct events, as an application with an inbox does."""
+    while len(ids) < count:
+        delivery = await deliveries.next()
+        if delivery.event.id not in ids:
+            ids.append(delivery.event.id)
+        await delivery.ack()
+
+
+async def stored(cluster: NatsCluster, count: int) -> list[str]:
+    """The ids in the stream, once there are so many: a server that has just come back may still see the past."""
+    client = await nats.connect(cluster.urls)
+    jetstream, ids = client.jetstream(), []
+    try:
+        while len(ids) < count:
+            with contextlib.suppress(nats.js.errors.APIError, nats.errors.Error):
+                last = (await jetstream.stream_info("events-shop")).state.last_seq
+                ids = [(await jetstream.get_msg("events-shop", seq)).headers["ce-id"] for seq in range(1, last + 1)]
+        return ids
+    finally:
+        await client.close()
+
+
+async def test_a_stream_is_on_all_servers_and_a_server_can_be_killed_and_started_again(cluster, event) -> None:
+    async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
+        publisher = NatsEventPublisher(connection, "app", settings=REPLICATED)
+        await publish(publisher, [event("1")])
+        leader = await cluster.leader("events-shop")
+        await leader.kill()
+        assert leader.pid is None
+        other = await cluster.leader("events-shop")
+        assert other is not leader
+        await cluster.start()
+        assert {server.pid is not None for server in cluster.servers} == {True}
+        await publish(publisher, [event("1"), event("2")])
+        assert await stored(cluster, 2) == ["1", "2"]
+
+
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_publishing_and_consuming_go_on_when_the_leader_of_the_stream_is_killed(cluster, event, ordering):
+    async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
+        publisher = NatsEventPublisher(connection, "app", settings=REPLICATED)
+        subscription = NatsEventSubscription(connection, "g", settings=REPLICATED, ack_wait=2.0)
+        ids: list[str] = []
+        async with subscription.open([TYPE], prefetch=20, ordering=ordering) as deliveries:
+            for round_ in range(2):
+                events = [event(f"{round_}-{n}", f"k{n % 3}") for n in range(60)]
+                publishing = asyncio.create_task(publish(publisher, events))
+                await take_in(deliveries, ids, 60 * round_ + 10)
+                leader = await cluster.leader("events-shop")
+                await leader.kill()
+                await publishing
+                await take_in(deliveries, ids, 60 * (round_ + 1))
+                await leader.start()
+        assert sorted(ids) == sorted(f"{r}-{n}" for r in range(2) for n in range(60))
+        for key in range(3) if ordering == "key" else ():
+            assert [one for one in ids if int(one[2:]) % 3 == key] == [
+                f"{r}-{n}" for r in range(2) for n in range(60) if n % 3 == key
+            ]
+        assert sorted(await stored(cluster, len(ids))) == sorted(ids)
+
+
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_a_killed_leader_of_an_idle_consumer_is_noticed(cluster, event, ordering) -> None:
+    one = StreamSettings(replicas=3, partitions=1)
+    async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
+        publisher = NatsEventPublisher(connection, "app", settings=one)
+        subscription = NatsEventSubscription(connection, "g", settings=one)
+        async with subscription.open([TYPE], prefetch=20, ordering=ordering) as deliveries:
+            await publish(publisher, [event("1")])
+            await take_in(deliveries, [], 1)
+            leader = await cluster.leader("events-shop", "g" if ordering == "none" else "g-p0")
+            await leader.kill()
+            await publish(publisher, [event("2")])
+            started = time.monotonic()
+            await take_in(deliveries, ids := [], 1)
+            assert ids == ["2"]
+            assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_leaders_that_step_down_are_followed(cluster, event, ordering) -> None:
+    one = StreamSettings(replicas=3, partitions=1)
+    consumer = "g" if ordering == "none" else "g-p0"
+    raw = await nats.connect(cluster.urls)
+    async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
+        publisher = NatsEventPublisher(connection, "app", settings=one)
+        subscription = NatsEventSubscription(connection, "g", settings=one, ack_wait=2.0)
+        ids: list[str] = []
+        async with subscription.open([TYPE], prefetch=20, ordering=ordering) as deliveries:
+            for number, subject in enumerate(("CONSUMER", "STREAM", "CONSUMER", "STREAM")):
+                await publish(publisher, [event(f"{number}-{n}", "k") for n in range(20)])
+                await take_in(deliveries, ids, 20 * number + 10)
+                place = f"events-shop.{consumer}" if subject == "CONSUMER" else "events-shop"
+                await raw.request(f"$JS.API.{subject}.LEADER.STEPDOWN.{place}", timeout=5)
+                await take_in(deliveries, ids, 20 * number + 20)
+        assert sorted(ids) == sorted(f"{number}-{n}" for number in range(4) for n in range(20))
+        if ordering == "key":
+            assert ids == [f"{number}-{n}" for number in range(4) for n in range(20)]
+    await raw.close()
+
+
+async def test_without_a_majority_nothing_is_lost_and_everything_goes_on_afterwards(cluster, event) -> None:
+    async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
+        publisher = NatsEventPublisher(connection, "app", settings=REPLICATED, timeout=2)
+        await publish(publisher, [event("1", "k")])
+        victims = cluster.servers[1:]
+        for server in victims:
+            await server.kill()
+        results = await publisher.publish([event("2", "k")])
+        assert results[0].error is not None
+        for server in victims:
+            await server.start()
+        await publish(publisher, [event("2", "k"), event("3", "k")])
+        subscription = NatsEventSubscription(connection, "g", settings=REPLICATED)
+        async with subscription.open([TYPE], prefetch=20, ordering="key") as deliveries:
+            await take_in(deliveries, ids := [], 3)
+        assert ids == ["1", "2", "3"]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function StreamWriter:pytest.PytestUnraisableExceptionWarning"
+)
+async def test_a_frozen_leader_delays_and_loses_nothing(cluster, event) -> None:
+    async with open_connection(cluster.urls, probe_interval=0.5) as connection, asyncio.timeout(SECONDS):
+        publisher = NatsEventPublisher(connection, "app", settings=REPLICATED, timeout=2)
+        await publish(publisher, [event(f"{n}", "k") for n in range(30)])
+        leader = await cluster.leader("events-shop")
+        leader.suspend()
+        try:
+            await publish(publisher, [event(f"{n}", "k") for n in range(60)])
+        finally:
+            leader.resume()
+        assert await stored(cluster, 60) == [f"{n}" for n in range(60)]
+    gc.collect()  # nats-py forgets the socket of a server that took the connection and then said nothing
+
+
+async def test_leaving_ends_all_processes() -> None:
+    async with NatsCluster() as cluster:
+        assert len({server.pid for server in cluster.servers}) == 3
+    assert {server.pid for server in cluster.servers} == {None}
+
+
+@pytest.mark.parametrize("size", [0, 2, -1])
+def test_a_size_without_a_majority_is_refused(size) -> None:
+    with pytest.raises(SettingError):
+        NatsCluster(size)

@@ -1,0 +1,149 @@
+"""What is seen of a broker: all of it, or why not."""
+
+import asyncio
+import re
+from collections.abc import Callable
+
+import pytest
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.errors import SettingError
+from mediator.nats import (
+    NatsCluster,
+    NatsConnection,
+    NatsEventPublisher,
+    NatsEventSubscription,
+    NatsServer,
+    StreamSettings,
+    open_connection,
+)
+from mediator.nats.api import JetStreamApi
+from mediator.nats.inspection import inspect_broker
+from mediator.nats.provisioning import provision
+from mediator.nats.topology import Topology, merged
+
+TYPE = "shop.order-placed"
+
+
+def wanted(connection: NatsConnection, prefix: str) -> Topology:
+    settings = StreamSettings(max_age=3600, duplicate_window=60, max_bytes=10**7, partitions=4)
+    return merged(
+        [
+            NatsEventPublisher(connection, "shop", prefix=prefix, settings=settings).topology([TYPE]),
+            NatsEventSubscription(connection, "shipping", prefix=prefix, ack_wait=20).topology([TYPE]),
+        ]
+    )
+
+
+async def provide(connection: NatsConnection, topology: Topology) -> None:
+    api = JetStreamApi(await connection.client("publish", timeout=5), connection.broker)
+    await provision(api, topology, done=lambda item: None)
+
+
+async def test_streams_and_consumers_are_shown_as_they_are(
+    connection: NatsConnection, prefix: str, event: Callable[..., CloudEvent]
+) -> None:
+    topology = wanted(connection, prefix)
+    await provide(connection, topology)
+    publisher = NatsEventPublisher(
+        connection, "shop", prefix=prefix, settings=StreamSettings(3600, 60, 10**7, partitions=4)
+    )
+    await publisher.publish([event("a"), event("b"), event("c")])
+    subscription = NatsEventSubscription(connection, "shipping", prefix=prefix, ack_wait=20)
+    async with subscription.open([TYPE], prefetch=2) as deliveries:
+        await (await deliveries.next()).ack()
+        await deliveries.next()
+        seen = await inspect_broker(connection, topology)
+
+    assert (seen.reachable, seen.jetstream, seen.problems) == (True, True, ())
+    assert re.fullmatch(r"\d+\.\d+\.\d+", seen.server_version)
+    assert seen.max_payload == 1024**2
+    assert seen.account.api_level >= 2
+    (stream,) = seen.streams
+    assert (stream.name, stream.replicas, stream.storage, stream.discard) == (f"{prefix}-shop", 1, "file", "new")
+    assert (stream.max_age, stream.duplicate_window, stream.max_bytes) == (3600, 60, 10**7)
+    assert (stream.retention, stream.persist_mode, stream.partitions) == ("limits", "", 4)
+    assert (stream.messages, stream.first_sequence, stream.last_sequence) == (3, 1, 3)
+    assert stream.allow_atomic
+    assert stream.bytes > 0
+    (consumer,) = seen.consumers
+    assert (consumer.stream, consumer.name) == (f"{prefix}-shop", "shipping")
+    assert (consumer.max_deliver, consumer.ack_wait, consumer.max_ack_pending) == (-1, 20, 1000)
+    assert consumer.ack_floor == 1
+    assert consumer.pending + consumer.unacknowledged == 2
+
+
+async def test_what_is_missing_is_named(connection: NatsConnection, prefix: str) -> None:
+    seen = await inspect_broker(connection, wanted(connection, prefix))
+    assert seen.missing_streams == (f"{prefix}-shop",)
+    assert seen.missing_consumers == ((f"{prefix}-shop", "shipping"),)
+    assert (seen.streams, seen.consumers, seen.problems) == ((), (), ())
+
+
+async def test_a_broker_that_is_away_is_told_without_its_password() -> None:
+    async with open_connection("nats://app:hidden@127.0.0.1:1") as connection:
+        seen = await inspect_broker(connection, Topology(), timeout=0.3)
+    assert (seen.reachable, seen.jetstream) == (False, None)
+    assert "is not available" in seen.problems[0]
+    assert "hidden" not in repr(seen)
+
+
+async def test_a_server_without_jetstream_is_told() -> None:
+    accounts = "accounts { PLAIN { users: [{ user: a, password: secret }] } }"
+    async with (
+        NatsServer(settings=accounts) as server,
+        open_connection(server.url, user="a", password="secret") as connection,
+    ):
+        seen = await inspect_broker(connection, wanted(connection, "events"))
+    assert (seen.reachable, seen.jetstream, seen.account, seen.streams) == (True, False, None, ())
+    assert seen.problems
+
+
+async def test_what_the_user_may_not_ask_is_told_and_the_rest_shown(prefix: str) -> None:
+    users = f"""authorization {{ users: [
+        {{ user: admin, password: "administrator" }}
+        {{ user: a, password: "secret", permissions: {{ publish: "$JS.API.CONSUMER.INFO.{prefix}-shop.*" }} }}
+    ] }}"""
+    async with NatsServer(settings=users) as server:
+        async with open_connection(server.url, user="admin", password="administrator") as connection:
+            await provide(connection, wanted(connection, prefix))
+        async with open_connection(server.url, user="a", password="secret") as connection:
+            seen = await inspect_broker(connection, wanted(connection, prefix))
+    assert seen.jetstream is None
+    assert [consumer.name for consumer in seen.consumers] == ["shipping"]
+    assert (seen.streams, seen.missing_streams) == ((), ())
+    assert seen.problems == (
+        "its user may not publish to $JS.API.INFO",
+        f"its user may not publish to $JS.API.STREAM.INFO.{prefix}-shop",
+    )
+
+
+@pytest.mark.parametrize(("jetstream", "always"), [("", False), ("sync_interval: always", True)])
+async def test_whether_the_server_writes_through_is_told_by_its_monitoring(jetstream: str, always: bool) -> None:
+    async with NatsServer(jetstream=jetstream) as server, open_connection(server.url) as connection:
+        monitoring = f"http://127.0.0.1:{server._monitoring}/"
+        assert (await inspect_broker(connection, Topology(), monitoring=monitoring)).sync_always is always
+        assert (await inspect_broker(connection, Topology())).sync_always is None
+
+
+async def test_a_monitoring_that_cannot_be_used_is_told(connection: NatsConnection) -> None:
+    seen = await inspect_broker(connection, Topology(), monitoring="http://u:hidden@127.0.0.1:1", timeout=2)
+    assert seen.sync_always is None
+    assert "the monitoring at http://127.0.0.1:1 does not tell" in seen.problems[0]
+    assert "hidden" not in repr(seen)
+    with pytest.raises(SettingError, match="http://host:port"):
+        await inspect_broker(connection, Topology(), monitoring="file:///etc/passwd")
+
+
+async def test_a_replica_that_is_away_is_named(event: Callable[..., CloudEvent]) -> None:
+    async with NatsCluster() as cluster, open_connection(cluster.urls) as connection:
+        topology = NatsEventPublisher(connection, "shop", settings=StreamSettings(replicas=3)).topology([TYPE])
+        await provide(connection, topology)
+        await cluster.servers[0].kill()
+        async with asyncio.timeout(30):
+            seen = await inspect_broker(connection, topology)
+            while not (seen.streams and seen.streams[0].offline_replicas):
+                seen = await inspect_broker(connection, topology)
+                await asyncio.sleep(0.1)
+    assert seen.streams[0].offline_replicas == ("mediator-1",)
+    assert seen.streams[0].replicas == 3

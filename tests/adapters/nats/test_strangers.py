@@ -1,0 +1,249 @@
+"""Strangers on the wire: hostile values in our events, foreign producers, and foreign consumers of ours."""
+
+import asyncio
+import json
+from urllib.parse import urlsplit
+
+import pytest
+from structlog.testing import capture_logs
+
+from mediator.distributed.subscription import Deliveries, Delivery
+from mediator.errors import EventRefusedError
+from mediator.nats import NatsEventPublisher, NatsEventSubscription
+
+TYPE = "shop.order-placed"
+HOSTILE = [
+    "a\r\nNats-Rollup: all",
+    "a\nce-type: shop.stolen.v1",
+    "\r\n\r\nPUB shop.x 0\r\n",
+    "a b",
+    " lead and trail ",
+    "\t",
+    "*",
+    ">",
+    "a.>.b",
+    "$JS.API.STREAM.DELETE.shop",
+    "nul\0nul",
+    'quote"quote',
+    '"quoted"',
+    "100%41",
+    "%",
+    "ä€😀",
+    "\u2028\u202e\ufeff",
+    "\x1b[31m",
+    "x" * 4000,
+]
+OURS = {
+    "ce-specversion",
+    "ce-id",
+    "ce-source",
+    "ce-type",
+    "ce-time",
+    "ce-datacontenttype",
+    "ce-partitionkey",
+    "ce-note",
+    "Nats-Msg-Id",
+}
+OF_BATCHES = {"Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"}
+
+
+async def take(deliveries: Deliveries, timeout: float = 8) -> Delivery:
+    return await asyncio.wait_for(deliveries.next(), timeout)
+
+
+@pytest.fixture
+async def stream(connection, prefix, event) -> str:
+    """A stream that holds one event, with the id "ours"."""
+    [result] = await NatsEventPublisher(connection, "app", prefix=prefix).publish([event("ours")])
+    assert result.error is None
+    return f"{prefix}-shop"
+
+
+async def received(connection, prefix: str, count: int) -> list[Delivery]:
+    """What a group receives, without our own event at the start."""
+    deliveries = []
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=50) as opened:
+        for _ in range(count + 1):
+            deliveries.append(await take(opened))
+            await deliveries[-1].ack()
+    return deliveries[1:]
+
+
+async def send_bytes(url: str, subject: str, headers: bytes, body: bytes) -> None:
+    """Publish as a producer that checks nothing."""
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+    writer.write(f"HPUB {subject} {len(headers)} {len(headers) + len(body)}\r\n".encode() + headers + body + b"\r\n")
+    writer.write(b"PING\r\n")
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"PONG")
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_hostile_values_stay_values_on_the_wire_and_come_back_as_they_were(
+    connection, raw, prefix, event, batched
+) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, atomic_batches=batched)
+    sent = [
+        event(text, text, source=text, extensions={"note": text}, datacontenttype=text, data=text.encode())
+        for text in HOSTILE
+    ]
+    assert {result.error for result in await publisher.publish(sent)} == {None}
+    async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=50) as opened:
+        deliveries = [await take(opened) for _ in HOSTILE]
+    for delivery in deliveries:
+        assert set(delivery.headers) - OF_BATCHES == OURS
+        assert delivery.headers["ce-type"] == f"{TYPE}.v1"
+        assert delivery.subject.rpartition(".")[0] == f"{prefix}.{TYPE}"
+    events = [delivery.event for delivery in deliveries]
+    assert sorted(events, key=lambda each: each.id) == sorted(sent, key=lambda each: each.id)
+    assert (await raw.jetstream().stream_info(f"{prefix}-shop")).state.messages == len(HOSTILE)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        "",
+        "shop",
+        "shop.x",
+        "shop.*.v1",
+        "shop.>.v1",
+        "*.x.v1",
+        "shop.a b.v1",
+        "shop.x.v1\r\n",
+        "shop.x\r\nPUB a 0.v1",
+        "shop.x.y.v1",
+        "Shop.x.v1",
+        "shop.x.v0",
+        "$JS.API.v1",
+        "shop.\u00e4.v1",
+        f"shop.{'x' * 250}.v1",
+        f"shop.{'x' * 10_000}.v1",
+        f"{'x' * 10_000}.shop.v1",
+    ],
+)
+async def test_a_type_that_is_none_is_refused_before_anything_is_sent(connection, raw, prefix, event, wire) -> None:
+    heard: list[str] = []
+
+    async def hear(message) -> None:
+        heard.append(message.subject)
+
+    await raw.subscribe(">", cb=hear)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    [refused, sent] = await publisher.publish([event("1", type=wire), event("2")])
+    assert isinstance(refused.error, EventRefusedError)
+    assert sent.error is None
+    await raw.request("$JS.API.INFO")
+    assert [subject for subject in heard if subject.startswith(prefix)] == [f"{prefix}.{TYPE}.{event('2').bucket % 16}"]
+    assert connection.epoch("publish") == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "a\r\nb", "A", "", "id", "type", "data", "a-b", "ä"])
+async def test_a_name_of_an_extension_that_is_none_is_refused(connection, prefix, event, name) -> None:
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    [refused, sent] = await publisher.publish([event("1", extensions={name: "x"}), event("2")])
+    assert isinstance(refused.error, EventRefusedError)
+    assert sent.error is None
+
+
+async def test_a_plain_consumer_of_nats_understands_what_we_send(connection, raw, prefix, event) -> None:
+    extensions = {"correlationid": "c-1", "traceparent": "00-1-2-01"}
+    await NatsEventPublisher(connection, "app", prefix=prefix).publish([event("a b", "key 1", extensions=extensions)])
+    stranger = await raw.jetstream().pull_subscribe(f"{prefix}.shop.order-placed.*", durable="stranger")
+    [message] = await stranger.fetch(1, timeout=5)
+    await message.ack()
+    assert json.loads(message.data) == {"order": 1}
+    assert message.headers == {
+        "ce-specversion": "1.0",
+        "ce-id": "a%20b",
+        "ce-source": "app",
+        "ce-type": "shop.order-placed.v1",
+        "ce-time": "2026-01-02T03:04:05.000678+00:00",
+        "ce-datacontenttype": "application/json",
+        "ce-partitionkey": "key%201",
+        "ce-correlationid": "c-1",
+        "ce-traceparent": "00-1-2-01",
+        "traceparent": "00-1-2-01",
+        "Nats-Msg-Id": "a%20b",
+    }
+
+
+async def test_foreign_producers_are_understood_in_every_way_the_specification_allows(
+    connection, raw, stream, prefix
+) -> None:
+    jetstream, subject = raw.jetstream(), f"{prefix}.shop.order-placed.3"
+    binary = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "legacy", "ce-id": "1"}
+    await jetstream.publish(subject, b'{"a": 1}', headers=binary)
+    await jetstream.publish(subject, b"{}", headers={name.upper(): value for name, value in binary.items()})
+    await jetstream.publish(subject, b"{}", headers={n: v for n, v in binary.items() if n != "ce-id"})
+    whole = {"specversion": "1.0", "type": "shop.order-placed.v2", "source": "legacy", "id": "4", "data": {"b": [1]}}
+    for content_type in ("application/cloudevents+json; charset=UTF-8", "application/cloudevents"):
+        await jetstream.publish(subject, json.dumps(whole).encode(), headers={"Content-Type": content_type})
+    await jetstream.publish(subject, b"\xff\xfe\0", headers=binary | {"ce-datacontenttype": "image/png"})
+    deliveries = await received(connection, prefix, 6)
+    assert [each.problem for each in deliveries] == [""] * 6
+    assert [each.event.id for each in deliveries] == ["1", "1", f"{stream}:4", "4", "4", "1"]
+    assert [each.event.data for each in deliveries] == [
+        b'{"a": 1}',
+        b"{}",
+        b"{}",
+        b'{"b": [1]}',
+        b'{"b": [1]}',
+        b"\xff\xfe\0",
+    ]
+    assert {each.event.source for each in deliveries} == {"legacy"}
+    assert {each.partition for each in deliveries} == {3}
+
+
+HEAD = b"NATS/1.0\r\nce-specversion: 1.0\r\nce-type: shop.order-placed.v1\r\nce-source: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        (HEAD + b"ce-id: \xff\xfe\r\n\r\n", "UTF-8"),
+        (HEAD + b"ce-id: %ff\r\n\r\n", "utf-8"),
+        (HEAD + b"ce-id: 1\r\nce-time: tomorrow\r\n\r\n", "isoformat"),
+        (HEAD.replace(b"specversion", b"version") + b"ce-id: 1\r\n\r\n", "specversion"),
+        (HEAD.replace(b"1.0\r\nce-type", b"2.0\r\nce-type") + b"ce-id: 1\r\n\r\n", "specversion"),
+        (b"NATS/1.0\r\n\r\n", "specversion"),
+        (b"NATS/1.0\r\nno colon at all\r\n\r\n", "specversion"),
+        (b"NATS/1.0\r\nContent-Type: application/cloudevents+json\r\n\r\n", ""),
+        (b"NATS/1.0\r\nContent-Type: application/cloudevents-batch+json\r\n\r\n", "batch"),
+        (b"NATS/1.0 100 Idle Heartbeat\r\n\r\n", "specversion"),
+        (b"NATS/1.0 409 Consumer Deleted\r\n\r\n", "specversion"),
+        (b"NATS/1.0\r\nStatus: 503\r\n\r\n", "specversion"),
+    ],
+)
+@pytest.mark.usefixtures("stream")
+async def test_what_is_broken_is_handed_over_with_its_problem_and_stops_nothing(
+    connection, shared_server, prefix, headers, problem
+) -> None:
+    subject = f"{prefix}.shop.order-placed.0"
+    await send_bytes(shared_server.url, subject, headers, b'{"specversion": "\xff"}')
+    good = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "x", "ce-id": "good"}
+    await (await connection.client("publish", timeout=1)).jetstream().publish(subject, b"{}", headers=good)
+    with capture_logs() as logs:
+        broken, fine = await received(connection, prefix, 2)
+    assert broken.event is None
+    assert problem in broken.problem
+    assert broken.data == b'{"specversion": "\xff"}'
+    assert fine.event.id == "good"
+    assert {line["event"] for line in logs} <= {"connected", "closed"}
+
+
+async def test_a_header_that_comes_twice_and_others_unknown_do_no_harm(connection, shared_server, stream, prefix):
+    headers = HEAD + b"ce-id: 1\r\nce-id: 2\r\nx-\xc3\xa4: y\r\nce-: z\r\nce-note:\r\n\r\n"
+    await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.0", headers, b"{}")
+    [delivery] = await received(connection, prefix, 1)
+    assert delivery.problem == ""
+    assert delivery.event.id in {"1", "2"}
+
+
+async def test_a_subject_without_a_partition_number_says_none(connection, raw, stream, prefix) -> None:
+    good = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "x", "ce-id": "1"}
+    await raw.jetstream().publish(f"{prefix}.shop.order-placed.all", b"{}", headers=good)
+    [delivery] = await received(connection, prefix, 1)
+    assert (delivery.partition, delivery.event.id) == (None, "1")

@@ -1,0 +1,230 @@
+"""What an application wants of a broker, and what is done when it finds something else there."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.js.api import ConsumerConfig, DeliverPolicy
+
+from mediator.errors import (
+    ConsumerNotFoundError,
+    PublisherUnavailableError,
+    SettingError,
+    StreamMismatchError,
+    StreamNotFoundError,
+)
+from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, StreamSettings
+from mediator.nats.api import JetStreamApi
+from mediator.nats.consumers import (
+    ConsumerSettings,
+    adapted,
+    consumer_config,
+    consumer_updates,
+    ensure_consumer,
+    filters,
+    surplus,
+)
+from mediator.nats.plan import Item, plan
+from mediator.nats.provisioning import provision
+from mediator.nats.streams import ensure_stream
+from mediator.nats.survey import Survey, survey
+from mediator.nats.topology import Topology, merged, published
+
+BROKER = "nats://somewhere"
+names = st.sampled_from(["a.b.*", "a.c.*", "a.d.*", "a.e.*"])
+some = st.sets(names, min_size=1)
+
+
+@pytest.fixture
+async def api(connection: NatsConnection) -> JetStreamApi:
+    return JetStreamApi(await connection.client("publish", timeout=5), BROKER)
+
+
+def wanted(connection: NatsConnection, prefix: str, event_types: Iterable[str], **options: object) -> Topology:
+    return NatsEventSubscription(connection, "shipping", prefix=prefix, **options).topology(event_types)
+
+
+def config(subjects: Iterable[str], **changes: object) -> dict[str, object]:
+    return consumer_config(ConsumerSettings("group", list(subjects), **changes))
+
+
+@given(some, some)
+def test_what_is_adapted_receives_all_that_is_wanted_and_all_that_it_did(now: set[str], then: set[str]) -> None:
+    changed = adapted(config(now), config(then))
+    assert filters(changed) == now | then
+    assert consumer_updates(config(now), changed) == []
+    assert filters(adapted(config(now), config(then), prune=True)) == now
+    assert len(surplus(config(now), config(then))) == len(then - now)
+
+
+@given(some, some)
+def test_two_versions_that_adapt_a_consumer_in_turn_come_to_rest(one: set[str], other: set[str]) -> None:
+    there = adapted(config(other), adapted(config(one), config({"a.z.*"})))
+    assert consumer_updates(config(one), there) == consumer_updates(config(other), there) == []
+
+
+def test_what_receives_everything_is_left_so_and_narrowed_only_when_asked() -> None:
+    everything = config([])
+    assert consumer_updates(config(["a.b.*"]), everything) == []
+    assert adapted(config(["a.b.*"]), everything)["filter_subjects"] == []
+    assert adapted(config(["a.b.*"]), everything, prune=True)["filter_subjects"] == ["a.b.*"]
+    assert surplus(config(["a.b.*"]), everything) == ["receives every subject of its stream"]
+
+
+def test_parts_of_an_application_want_a_stream_or_consumer_once(connection: NatsConnection) -> None:
+    one, other = wanted(connection, "e", ["sales.paid"]), wanted(connection, "e", ["sales.placed", "stock.empty"])
+    topology = merged([one, other, published("e", ["sales.paid"], StreamSettings(max_age=900))])
+    assert [(stream.name, stream.own, stream.settings.max_age) for stream in topology.streams] == [
+        ("e-sales", True, 900),
+        ("e-stock", False, 604800),
+    ]
+    assert [(each.stream, *each.settings.subjects) for each in topology.consumers] == [
+        ("e-sales", "e.sales.paid.*", "e.sales.placed.*"),
+        ("e-stock", "e.stock.empty.*"),
+    ]
+
+
+def test_parts_that_want_the_same_thing_differently_are_told(connection: NatsConnection) -> None:
+    with pytest.raises(SettingError, match="two publishers want the stream e-sales"):
+        merged([published("e", ["sales.paid"], StreamSettings(max_age=age)) for age in (900, 1000)])
+    with pytest.raises(SettingError, match="two subscriptions want the consumer shipping of e-sales"):
+        merged([wanted(connection, "e", ["sales.paid"], ack_wait=wait) for wait in (10, 20)])
+
+
+def test_consumers_of_a_group_are_known_by_their_names(connection: NatsConnection) -> None:
+    topology = wanted(connection, "e", ["sales.paid"])
+    assert [topology.is_of_group(name) for name in ("shipping", "shipping-p12", "shipping-px", "billing")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_nothing_is_planned_where_nothing_is_wanted() -> None:
+    assert plan(Topology(), Survey({}, {})) == []
+
+
+async def test_it_is_created_once_however_many_do_it_at_a_time(
+    api: JetStreamApi, connection: NatsConnection, prefix: str
+) -> None:
+    own = NatsEventPublisher(connection, "shipping", prefix=prefix).topology(["stock.empty"])
+    versions = [merged([own, wanted(connection, prefix, [f"sales.{each}", "sales.paid"])]) for each in "abcdef"]
+    done: list[Item] = []
+    await asyncio.gather(*(provision(api, version, done=done.append) for version in versions))
+
+    found = await survey(api, merged(versions))
+    assert [item.status for item in plan(merged(versions), found)] == ["present"] * 3
+    assert found.streams[f"{prefix}-stock"]["config"]["allow_atomic"]
+    again: list[Item] = []
+    await provision(api, merged(versions), done=again.append)
+    assert again == []
+
+
+async def test_an_endless_quarrel_is_given_up(api: JetStreamApi, connection: NatsConnection, prefix: str) -> None:
+    topology = wanted(connection, prefix, ["sales.paid"])
+    stream, _ = f"{prefix}-sales", await provision(api, topology, done=lambda item: None)
+
+    def undo(item: Item) -> None:
+        undone.append(asyncio.create_task(narrow()))
+
+    async def narrow() -> None:
+        config = consumer_config(ConsumerSettings("shipping", [f"{prefix}.sales.paid.*"]))
+        await api.put_consumer(stream, config, "update")
+
+    undone: list[asyncio.Task[None]] = []
+    with pytest.raises(PublisherUnavailableError, match="something else changes shipping again and again"):
+        await provision(api, wanted(connection, prefix, ["sales.paid", "sales.placed"]), done=undo)
+    await asyncio.gather(*undone)
+
+
+async def test_all_streams_and_consumers_are_looked_at_also_when_there_are_many(
+    api: JetStreamApi, connection: NatsConnection, prefix: str
+) -> None:
+    await provision(api, wanted(connection, prefix, ["sales.paid"]), done=lambda item: None)
+    for number in range(300):  # the API tells of 256 at a time
+        settings = ConsumerSettings(f"group-{number}", [f"{prefix}.sales.paid.*"])
+        await api.put_consumer(f"{prefix}-sales", consumer_config(settings), "create")
+    assert len((await survey(api, wanted(connection, prefix, ["sales.paid"]))).consumers) == 301
+
+
+@pytest.mark.parametrize(
+    ("deliver", "policy"),
+    [("all", "all"), ("new", "new"), (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "by_start_time")],
+)
+async def test_a_new_consumer_begins_where_it_is_told_to(
+    api: JetStreamApi, raw: Client, prefix: str, deliver, policy: str
+) -> None:
+    stream = f"{prefix}-sales"
+    await ensure_stream(api.client, prefix, "sales", StreamSettings(), provision=True, broker=BROKER)
+    settings = ConsumerSettings("g-p3", [f"{prefix}.sales.*.3"], 10.0, 1, deliver)
+    for _ in range(2):
+        await ensure_consumer(api.client, stream, settings, broker=BROKER)
+    found = (await raw.jetstream().consumer_info(stream, "g-p3")).config
+    assert (found.deliver_policy, found.ack_wait, found.max_ack_pending) == (DeliverPolicy(policy), 10, 1)
+    if policy == "by_start_time":
+        assert datetime.fromisoformat(str(found.opt_start_time)) == deliver
+
+
+def test_a_time_to_begin_at_may_be_in_any_zone_and_must_be_in_one() -> None:
+    there = datetime(2026, 1, 2, 12, tzinfo=timezone(timedelta(hours=2)))
+    assert config(["a.b.*"], deliver=there)["opt_start_time"] == "2026-01-02T10:00:00Z"
+    with pytest.raises(SettingError, match="zone"):
+        ConsumerSettings("g", ["a.b.*"], deliver=datetime(2026, 1, 2))  # noqa: DTZ001
+    for wrong in ({"ack_wait": 0}, {"max_ack_pending": 0}):
+        with pytest.raises(SettingError):
+            ConsumerSettings("g", ["a.b.*"], **wrong)
+
+
+async def test_without_provision_nothing_is_created_or_changed(api: JetStreamApi, raw: Client, prefix: str) -> None:
+    stream, settings = f"{prefix}-sales", ConsumerSettings("g", [f"{prefix}.sales.paid.*"])
+    with pytest.raises(StreamNotFoundError):
+        await ensure_consumer(api.client, stream, settings, broker=BROKER, provision=False)
+    await ensure_stream(api.client, prefix, "sales", StreamSettings(), provision=True, broker=BROKER)
+    with pytest.raises(ConsumerNotFoundError, match="topology apply"):
+        await ensure_consumer(api.client, stream, settings, broker=BROKER, provision=False)
+    await raw.jetstream().add_consumer(stream, ConsumerConfig(durable_name="g", filter_subject=f"{prefix}.sales.x.*"))
+    with pytest.raises(StreamMismatchError) as caught:
+        await ensure_consumer(api.client, stream, settings, broker=BROKER, provision=False)
+    assert caught.value.differences == [f"consumer g: does not receive {prefix}.sales.paid.*"]
+    await ensure_consumer(api.client, stream, settings, broker=BROKER)
+    await ensure_consumer(api.client, stream, settings, broker=BROKER, provision=False)
+
+
+async def test_an_ordered_group_has_a_consumer_for_each_partition_and_none_of_the_other_ordering_beside_them(
+    api: JetStreamApi, connection: NatsConnection, prefix: str
+) -> None:
+    subscription = NatsEventSubscription(connection, "g", prefix=prefix, settings=StreamSettings(partitions=3))
+    ordered, unordered = (subscription.topology(["sales.paid"], ordering=each) for each in ("key", "none"))
+    await provision(api, ordered, done=lambda item: None)
+    found = await survey(api, ordered)
+    assert {name: list(filters(info["config"])) for (_, name), info in found.consumers.items()} == {
+        f"g-p{number}": [f"{prefix}.sales.paid.{number}"] for number in range(3)
+    }
+    done: list[Item] = []
+    items = await provision(api, unordered, done=done.append)
+    assert done == []  # an instance of the ordered version would stop
+    assert [(item.consumer, item.status) for item in items] == [
+        ("", "present"),
+        ("g", "differs"),
+        ("g-p0", "unwanted"),
+        ("g-p1", "unwanted"),
+        ("g-p2", "unwanted"),
+    ]
+
+
+async def test_the_partitions_of_another_ones_stream_matter_to_an_ordered_group(
+    api: JetStreamApi, connection: NatsConnection, prefix: str
+) -> None:
+    few, many = (
+        NatsEventSubscription(connection, "g", prefix=prefix, settings=StreamSettings(partitions=number, max_age=age))
+        for number, age in ((2, 900.0), (3, 1000.0))
+    )
+    await provision(api, few.topology(["sales.paid"], ordering="key"), done=lambda item: None)
+    items = plan(many.topology(["sales.paid"], ordering="key"), await survey(api, few.topology(["sales.paid"])))
+    assert items[0].details == ("mediator.partitions in its metadata is 2, not 3",)
+    assert plan(many.topology(["sales.paid"]), Survey({}, {}))[0].status == "create"

@@ -1,0 +1,260 @@
+"""On PostgreSQL several relays share the events, keep the order of each key, and survive each other's death."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator import OutboxRelay
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.errors import ClaimLostError
+from mediator.sqlalchemy import SqlAlchemyOutbox, create_schema, open_engine
+from tests.adapters.sqlalchemy.ledger import Do, Ledger
+from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
+
+
+class Keeping(EventPublisher):
+    """Keeps what it is given, after a while."""
+
+    def __init__(self, kept: list[CloudEvent], seconds: float = 0.01) -> None:
+        self.count = 0
+        self._kept = kept
+        self._seconds = seconds
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        await asyncio.sleep(self._seconds)
+        self._kept += events
+        self.count += len(events)
+        return [PublishResult(event) for event in events]
+
+
+@pytest.fixture
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    async with open_engine(postgres_url, pool_size=20) as engine:
+        await create_schema(engine)
+        yield engine
+
+
+@asynccontextmanager
+async def claiming(url: str, frozen_seconds: float = 10.0) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process that holds a claim on all events."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-m", "tests.adapters.sqlalchemy.claimer", url, str(frozen_seconds),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            assert int(await process.stdout.readline()) > 0
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def claimed(outbox: SqlAlchemyOutbox) -> float:
+    """Claim events and settle them; how long that took, in seconds."""
+    started = time.monotonic()
+    async with asyncio.timeout(20):
+        while True:
+            async with outbox.claim(100) as batch:
+                if batch.events:
+                    await batch.settle([event.id for event in batch.events])
+                    return time.monotonic() - started
+            await asyncio.sleep(batch.look_again or 0.05)
+
+
+async def test_the_events_of_a_killed_relay_go_on_within_a_second(engine: AsyncEngine, postgres_url: str) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, Moved("k", 1))
+    async with claiming(postgres_url) as process:
+        taking = asyncio.create_task(claimed(ledger.outbox))
+        await asyncio.sleep(0.2)
+        assert not taking.done()
+        killed = time.monotonic()
+        process.send_signal(signal.SIGKILL)
+        await taking
+        assert time.monotonic() - killed < 1
+    assert await ledger.outbox.pending() == 0
+
+
+async def test_a_frozen_relay_loses_its_events_and_says_nothing_that_counts(
+    engine: AsyncEngine, postgres_url: str
+) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, Moved("k", 1), Moved("k", 2))
+    async with claiming(postgres_url, frozen_seconds=0.5) as process:
+        process.send_signal(signal.SIGSTOP)
+        assert await claimed(ledger.outbox) < 5
+        await add(ledger, Moved("k", 3))
+        process.send_signal(signal.SIGCONT)
+        out, _ = await process.communicate(b"\n")
+    assert out == b"lost\n"
+    assert await ledger.outbox.pending() == 1
+
+
+async def test_settling_after_the_lock_was_lost_fails_and_changes_nothing(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    outbox = SqlAlchemyOutbox(engine, frozen_seconds=0.1)
+    await add(ledger, Moved("k", 1))
+    with pytest.raises(ClaimLostError):
+        async with outbox.claim(10) as batch:
+            await _until_no_transaction_is_idle(engine)
+            await batch.settle([batch.events[0].id])
+    assert await outbox.pending() == 1
+    assert await claimed(outbox) < 5
+
+
+async def _until_no_transaction_is_idle(engine: AsyncEngine) -> None:
+    idle = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'")
+    async with engine.connect() as connection:
+        while (await connection.execute(idle)).scalar_one():
+            await connection.rollback()
+            await asyncio.sleep(0.02)
+
+
+async def test_events_that_another_relay_has_taken_away_cannot_be_settled(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, Moved("k", 1), Moved("k", 2))
+    with pytest.raises(ClaimLostError, match="1 of 2 events are not there"):
+        async with ledger.outbox.claim(10) as batch:
+            async with engine.begin() as connection:
+                await connection.execute(text("DELETE FROM mediator_outbox WHERE sequence = 1"))
+            await batch.settle([event.id for event in batch.events])
+    assert await ledger.outbox.pending() == 1
+
+
+async def test_an_error_inside_a_claim_undoes_what_was_settled(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, Moved("k", 1), Moved("j", 2))
+    with pytest.raises(LookupError):
+        async with ledger.outbox.claim(10) as batch:
+            await batch.settle([batch.events[0].id])
+            await batch.park(batch.events[1], "refused", "")
+            raise LookupError
+    assert await ledger.outbox.pending() == 2
+    assert not await ledger.outbox.refused()
+
+
+async def test_sent_events_move_to_the_archive_in_one_statement_of_the_claims_own_transaction(
+    engine: AsyncEngine,
+) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, *(Moved("k", number) for number in range(5)))
+    async with ledger.outbox.claim(3) as batch:
+        await batch.settle([event.id for event in batch.events])
+        assert await ledger.outbox.pending() == 5
+    assert await ledger.outbox.pending() == 2
+    async with engine.connect() as connection:
+        kept = await connection.execute(text("SELECT sequence FROM mediator_outbox_archive ORDER BY sequence"))
+        assert list(kept.scalars()) == [1, 2, 3]
+
+
+async def test_two_relays_share_a_backlog_and_keep_the_order_of_each_key(engine: AsyncEngine) -> None:
+    ledger, kept = Ledger(engine), list[CloudEvent]()
+    publishers = [Keeping(kept), Keeping(kept)]
+    relays = [OutboxRelay(SqlAlchemyOutbox(engine), each, batch_size=20) for each in publishers]
+    keys = [f"key {number}" for number in range(40)]
+    await add(ledger, *(Moved(keys[number % 40], number) for number in range(4000)))
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(relay.run()) for relay in relays]
+        while await ledger.outbox.pending():
+            await asyncio.sleep(0.05)
+        for task in tasks:
+            task.cancel()
+    assert len(kept) == 4000
+    assert min(each.count for each in publishers) > 800  # of 4,000, and fair when nothing disturbs
+    numbers: defaultdict[str | None, list[int]] = defaultdict(list)
+    for event in kept:
+        numbers[event.partitionkey].append(int(event.data.split(b":")[-1].rstrip(b"}")))
+    assert all(of_key == sorted(of_key) for of_key in numbers.values())
+
+
+async def test_a_relay_that_is_alone_again_serves_every_bucket(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    other = SqlAlchemyOutbox(engine)
+    await add(ledger, *(Moved(f"key {number}", number) for number in range(100)))
+    async with other.claim(10), ledger.outbox.claim(10) as batch:
+        assert not batch.events
+    async with ledger.outbox.claim(1000) as first:
+        assert first.look_again == 0
+        assert 0 < len(first.events) < 100
+        await first.settle([event.id for event in first.events])
+    for _ in range(4):
+        await claimed(ledger.outbox)
+        if not await ledger.outbox.pending():
+            break
+    assert await ledger.outbox.pending() == 0
+
+
+async def test_a_transaction_that_cancels_an_event_does_not_keep_the_relay_waiting(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+
+    async def cancel(ledger: Ledger) -> bool:
+        found = await ledger.outbox.cancel(event_id, unit_of_work=ledger.unit_of_work)
+        async with ledger.outbox.claim(10) as batch:
+            assert not batch.events
+        return found
+
+    async def delay(ledger: Ledger) -> str:
+        return ledger.events.add(Moved("k", 1), deliver_at=_an_instant_ago())
+
+    event_id = await ledger.send(Do(delay))
+    assert await ledger.send(Do(cancel)) is True
+    assert await ledger.outbox.pending() == 0
+
+
+def _an_instant_ago() -> datetime:
+    return datetime.now(UTC)
+
+
+async def test_nothing_is_kept_when_the_archive_keeps_nothing(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, Moved("k", 1))
+    await claimed(SqlAlchemyOutbox(engine, archive_seconds=0))
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM mediator_outbox_archive"))).scalar_one() == 0
+    assert await ledger.outbox.pending() == 0
+
+
+async def test_the_archive_is_cleaned_by_the_clock_of_the_database(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, *(Moved("k", number) for number in range(3)))
+    await claimed(ledger.outbox)
+    assert await ledger.outbox.clean(10) == 0
+    short = SqlAlchemyOutbox(engine, archive_seconds=0.001)
+    await asyncio.sleep(0.01)
+    assert [await short.clean(2), await short.clean(2)] == [2, 1]
+
+
+async def test_looking_for_events_reads_neither_delayed_ones_nor_the_whole_table(engine: AsyncEngine) -> None:
+    delayed = (
+        "INSERT INTO mediator_outbox (id, type, time, bucket, content_type, extensions, data, deliver_at) SELECT g::text, "
+        "'stock.moved.v1', '2026-01-01T00:00:00+00:00', 1, 'a/b', '{}', ''::bytea, 4e9 FROM generate_series(1, 20000) g"
+    )
+    async with engine.begin() as connection:
+        await connection.execute(text(delayed))
+        await connection.execute(text("ANALYZE mediator_outbox"))
+    ledger = Ledger(engine)
+    await add(ledger, *(Moved("k", number) for number in range(10)))
+    with statements(engine) as seen:
+        async with ledger.outbox.claim(5) as batch:
+            assert len(batch.events) == 5
+        assert await ledger.outbox.due_in() is not None
+    queries = [(sql, values) for sql, values in seen if "FROM mediator_outbox" in sql]
+    assert len(queries) == 3
+    async with engine.connect() as connection:
+        for sql, values in queries:
+            plan = [line for (line,) in await connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {sql}", values)]
+            assert not any("Seq Scan on mediator_outbox" in line for line in plan), plan
+            assert not any("Rows Removed by Filter" in line for line in plan), plan

@@ -1,0 +1,71 @@
+"""The tests' own PostgreSQL server: it starts on any machine, and is stopped, killed and frozen as told."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests.postgres import INSTALL, PostgresError, PostgresServer, _of_the_wheel
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[PostgresServer]:
+    async with PostgresServer() as started:
+        yield started
+
+
+async def test_a_commit_survives_every_way_to_end_the_server(server: PostgresServer) -> None:
+    await server.execute("CREATE TABLE survivors (way text)")
+    for way in ("fast", "immediate"):
+        await server.execute(f"INSERT INTO survivors VALUES ('{way}')")
+        await server.restart(way)  # type: ignore[arg-type]  # one of the ways
+    await server.execute("INSERT INTO survivors VALUES ('killed')")
+    await server.kill()
+    await server.start()
+    assert [row["way"] for row in await server.execute("SELECT way FROM survivors")] == ["fast", "immediate", "killed"]
+    assert [row[0] for row in await server.execute("SHOW fsync")] == ["on"]
+
+
+async def test_a_frozen_server_does_not_answer_until_it_goes_on(server: PostgresServer) -> None:
+    connection = await asyncpg.connect(server.url())
+    server.suspend()
+    answer = asyncio.create_task(connection.fetchval("SELECT 1"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await asyncio.shield(answer)
+    server.resume()
+    assert await answer == 1
+    await connection.close()
+
+
+async def test_the_binaries_of_the_wheel_are_used_where_the_user_of_the_server_cannot_go(tmp_path: Path) -> None:
+    installation = _of_the_wheel()[0].parent
+    package = tmp_path / "closed" / installation.parent.name
+    shutil.copytree(installation, package / installation.name, ignore=shutil.ignore_patterns("include"))
+    if (libraries := installation.parent.with_name(f"{installation.parent.name}.libs")).is_dir():
+        shutil.copytree(libraries, package.with_name(libraries.name))
+    (tmp_path / "closed").chmod(0o700)
+    async with PostgresServer(binaries=package / installation.name / "bin") as server:
+        assert [row[0] for row in await server.execute("SELECT 1")] == [1]
+
+
+async def test_databases_of_one_server_know_nothing_of_each_other(postgres: PostgresServer) -> None:
+    async with postgres.database() as one, postgres.database() as other:
+        for url in (one, other):
+            connection = await asyncpg.connect(url)
+            await connection.execute("CREATE TABLE mine (number int)")
+            await connection.close()
+
+
+async def test_a_server_that_cannot_start_says_why() -> None:
+    with pytest.raises(PostgresError, match="no_such_setting"):
+        async with PostgresServer({"no_such_setting": 1}):
+            pass
+
+
+def test_a_machine_without_binaries_is_told_what_to_install() -> None:
+    assert "apt-get install postgresql" in INSTALL
+    assert "pip install" in INSTALL

@@ -1,0 +1,173 @@
+"""Events of foreign producers: whatever they are, each is handled or parked, whole, and the next one is taken."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from mediator.distributed.parking import ParkedFilter
+from mediator.distributed.replay import ParkedReplay
+from tests.unit.consuming.application import TYPE, Application
+
+CE = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "legacy", "ce-type": f"{TYPE}.v1"}
+GOOD = b'{"number": 7}'
+
+
+async def taken(*messages: tuple[dict[str, str], bytes], **options: Any) -> Application:
+    """An application that has taken such messages in, and a good one after them."""
+    application = Application(options)
+    for headers, data in messages:
+        application.broker.store_message(TYPE, headers, data)
+    application.publish(99)
+    application.now += 60.0
+    async with application.running():
+        await application.settled(len(messages) + 1)
+    assert 99 in application.effects
+    return application
+
+
+@pytest.mark.parametrize(
+    ("headers", "data"),
+    [
+        ({}, b"no event at all"),
+        ({}, b""),
+        ({**CE, "ce-specversion": "0.3"}, GOOD),
+        ({name: value for name, value in CE.items() if name != "ce-source"}, GOOD),
+        ({**CE, "ce-id": "\ufffd"}, GOOD),
+        ({**CE, "ce-id": "%FF"}, GOOD),
+        ({**CE, "ce-time": "yesterday"}, GOOD),
+        (CE, b""),
+        (CE, b"\xff\xfe"),
+        (CE, b"[" * 100_000),
+        (CE, b'{"number": ' + b"[" * 100_000),
+        (CE, b'{"number": "seven"}'),
+        (CE, b'{"number": 1e999}'),
+        ({**CE, "ce-datacontenttype": "application/x" + "y" * 1000}, b"<order/>"),
+        ({"content-type": "application/cloudevents+json"}, b"[" * 100_000),
+        ({"content-type": "application/cloudevents+json"}, json.dumps({"specversion": "1.0", "id": 3}).encode()),
+        ({"content-type": "application/cloudevents+avro"}, b"\x00"),
+        ({f"x-{number}": "y" * 1000 for number in range(50)}, b"huge headers"),
+        ({"\x1b[2J": "\x00"}, b"\x00"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+async def test_what_cannot_be_read_is_parked_whole_and_at_once(headers: dict[str, str], data: bytes):
+    application = await taken((headers, data))
+    (parked,) = application.parking.events
+    assert (parked.reason, parked.headers, parked.data) == ("undecodable", headers, data)
+    assert parked.error.startswith("EventNotDecodableError: ")
+    assert len(parked.error) <= 4096
+    assert application.effects == [99]
+
+
+@pytest.mark.parametrize(
+    ("changes", "event_id"),
+    [
+        ({}, "1"),
+        ({"ce-id": ""}, "memory:1"),
+        ({"ce-id": "no uuid: \u00e4 / %25"}, "no uuid: \u00e4 / %"),
+        ({"ce-id": "x" * 10_000}, "x" * 10_000),
+        ({"ce-id": "%00"}, "\x00"),
+        ({"ce-id": "%1B[2J"}, "\x1b[2J"),
+        ({"ce-source": "s" * 10_000}, "1"),
+        ({"ce-source": "%00%0A"}, "1"),
+        ({"ce-partitionkey": "k" * 10_000}, "1"),
+        ({"ce-partitionkey": "%00"}, "1"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+async def test_odd_ids_sources_and_keys_are_handled_once_and_reach_the_handler_as_they_came(
+    changes: dict[str, str], event_id: str
+):
+    application = await taken(({**CE, **changes}, GOOD), ({**CE, **changes}, GOOD), ordering="key")
+    seen = application.database.tables["reservations"]
+    assert seen[7] == event_id or changes.get("ce-id") == ""
+    assert application.starts[7] == (2 if changes.get("ce-id") == "" else 1)  # without an id, each message is an event
+    assert application.parked() == []
+    for consumer, source, known in application.database.inbox:
+        for column in (consumer, source, known):
+            assert len(column) <= 255
+            assert column.isprintable()
+
+
+async def test_two_unreadable_messages_are_two_parked_events_and_one_delivered_again_is_one():
+    application = await taken(({}, b"a"), ({}, b"a"), ({}, b"b"))
+    assert [event.data for event in application.parking.events] == [b"a", b"a", b"b"]
+
+
+async def test_an_unknown_type_gets_its_grace_and_is_then_parked_whole():
+    application = Application({"unknown_type_grace": 100.0})
+    headers = {**CE, "ce-type": "shop.order-placed.v2"}
+    application.broker.store_message(TYPE, headers, GOOD)
+    application.publish(1)
+    with capture_logs() as logs:
+        async with application.running():
+            await application.settled(1)
+            assert (application.effects, application.parked()) == ([1], [])
+        application.now += 101.0
+        async with application.running(application.consuming()):
+            await application.settled(2)
+    assert application.parked() == [("1", "unknown-type", 0)]
+    (parked,) = application.parking.events
+    assert (parked.type, parked.headers, parked.data) == ("shop.order-placed.v2", headers, GOOD)
+    (waiting,) = (line for line in logs if line["event"] == "delivery failed")
+    assert 0 < waiting["retry_in"] <= 1.0
+    assert waiting["log_level"] == "warning"
+    assert "handles this type and version" in waiting["reason"]
+
+
+async def test_a_type_that_is_too_long_or_cannot_be_printed_is_cut_and_escaped():
+    application = await taken(({**CE, "ce-type": "%1B[2J" + "x" * 500}, GOOD), unknown_type_grace=0.0)
+    (parked,) = application.parking.events
+    assert parked.type.startswith("\\x1b[2Jxxx")
+    assert len(parked.type) <= 255
+
+
+async def test_terminal_escape_sequences_stay_out_of_the_log():
+    with capture_logs() as logs:
+        await taken(
+            ({**CE, "ce-id": "%1B[2J", "ce-type": "%1B[31m"}, GOOD),
+            ({**CE, "ce-id": "%1B[3J"}, b"\x1b[31m"),
+            ({"\x1b[31m": "\x1b[31m"}, b"\x1b[31m"),
+            unknown_type_grace=0.0,
+        )
+    for line in logs:
+        for value in line.values():
+            assert "\x1b" not in str(value), line
+
+
+async def test_an_unreadable_event_is_replayed_once_it_has_been_edited():
+    application = await taken(({}, b"no event at all"))
+    (parked,) = application.parking.events
+    await application.parking.edit(parked.number, headers=CE, data=GOOD)
+    replay = ParkedReplay(application.parking, [application.consumer])
+    assert [result.outcome async for result in replay.run(ParkedFilter())] == ["replayed"]
+    assert sorted(application.effects) == [7, 99]
+    assert application.parked() == []
+
+
+texts = st.text(max_size=300)
+
+
+@settings(max_examples=60)
+@given(
+    headers=st.dictionaries(
+        st.sampled_from([*CE, "ce-time", "ce-partitionkey", "content-type", "ce-datacontenttype", "ce-tenant", "x"]),
+        texts,
+    ),
+    data=st.one_of(st.binary(max_size=100), st.just(GOOD)),
+    complete=st.booleans(),
+    ordering=st.sampled_from(["none", "key"]),
+)
+def test_any_message_is_handled_or_parked(headers: dict[str, str], data: bytes, complete: bool, ordering: str):
+    async def check() -> None:
+        application = await taken(
+            ({**(CE if complete else {}), **headers}, data), ordering=ordering, unknown_type_grace=0.0
+        )
+        assert len(application.parked()) + (7 in application.effects) == 1
+
+    asyncio.run(check())

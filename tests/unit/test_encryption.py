@@ -1,0 +1,118 @@
+"""Encrypted payloads: nothing that is stored can be read without the secret of its key, and a forgotten secret is final."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from cryptography.fernet import Fernet, InvalidToken
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mediator import DistributedEvent, EncryptingCodec, MessageContext
+from mediator.distributed.broker import utc_now
+from mediator.distributed.transaction import CollectedEvent
+from mediator.errors import EventNotDecodableError, EventNotSerializableError
+from mediator.msgspec import MsgspecCodec
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed(DistributedEvent):
+    event_type: ClassVar[str] = "clinic.diagnosed"
+    patient: str | None
+    finding: str
+
+    @property
+    def partition_key(self) -> str | None:
+        return self.patient
+
+
+class FernetCipher:
+    """One secret for each patient, and one for what belongs to nobody. Whoever deletes one has shredded its payloads."""
+
+    def __init__(self, secrets: dict[str | None, bytes]) -> None:
+        self.secrets = secrets
+
+    def encrypt(self, data: bytes, partition_key: str | None, /) -> bytes:
+        return Fernet(self.secrets[partition_key]).encrypt(data)
+
+    def decrypt(self, data: bytes, partition_key: str | None, /) -> bytes:
+        try:
+            return Fernet(self.secrets[partition_key]).decrypt(data)
+        except InvalidToken as error:
+            raise ValueError from error
+
+
+@pytest.fixture
+def cipher() -> FernetCipher:
+    return FernetCipher({key: Fernet.generate_key() for key in ("ada", "bob", None)})
+
+
+@pytest.fixture
+def codec(cipher: FernetCipher) -> EncryptingCodec:
+    return EncryptingCodec(MsgspecCodec(), cipher)
+
+
+@pytest.mark.parametrize("patient", ["ada", "bob", None])
+def test_a_payload_survives_and_shows_nothing_of_itself(codec: EncryptingCodec, patient: str | None) -> None:
+    event = Diagnosed(patient, "measles")
+    data = codec.encode(event)
+    assert b"measles" not in data
+    assert codec.decode(data, Diagnosed) == event
+    assert codec.content_type == "application/octet-stream"
+
+
+def test_an_event_is_staged_encrypted_under_the_media_type_of_ciphertext(codec: EncryptingCodec) -> None:
+    collected = CollectedEvent(Diagnosed("ada", "measles"), "1", utc_now(), MessageContext("m", "c"))
+    staged = collected.encode(codec, 10_000)
+    assert (staged.datacontenttype, staged.partitionkey) == ("application/octet-stream", "ada")
+    assert b"measles" not in staged.data
+
+
+def test_payloads_of_a_forgotten_key_are_gone_and_all_others_are_there(
+    codec: EncryptingCodec, cipher: FernetCipher
+) -> None:
+    forgotten, kept = codec.encode(Diagnosed("ada", "measles")), codec.encode(Diagnosed("bob", "mumps"))
+    del cipher.secrets["ada"]
+    with pytest.raises(EventNotDecodableError, match="there is no secret for its partition key"):
+        codec.decode(forgotten, Diagnosed)
+    assert codec.decode(kept, Diagnosed).finding == "mumps"
+    with pytest.raises(EventNotSerializableError, match="no secret for its partition key"):
+        codec.encode(Diagnosed("ada", "measles"))
+
+
+def test_a_payload_of_another_secret_cannot_be_read(codec: EncryptingCodec, cipher: FernetCipher) -> None:
+    data = codec.encode(Diagnosed("ada", "measles"))
+    cipher.secrets["ada"] = Fernet.generate_key()
+    with pytest.raises(EventNotDecodableError, match="cannot be decrypted"):
+        codec.decode(data, Diagnosed)
+
+
+class Plain:
+    """Shows what a cipher is given."""
+
+    def encrypt(self, data: bytes, partition_key: str | None, /) -> bytes:
+        return data
+
+    def decrypt(self, data: bytes, partition_key: str | None, /) -> bytes:
+        self.partition_key = partition_key
+        return data
+
+
+@given(st.none() | st.text(max_size=255), st.text())
+def test_the_cipher_gets_the_partition_key_back(patient: str | None, finding: str) -> None:
+    cipher = Plain()
+    codec = EncryptingCodec(MsgspecCodec(), cipher)
+    assert codec.decode(codec.encode(Diagnosed(patient, finding)), Diagnosed) == Diagnosed(patient, finding)
+    assert cipher.partition_key == patient
+
+
+@given(st.binary())
+def test_what_is_no_encrypted_payload_is_refused_and_never_crashes(data: bytes) -> None:
+    codec = EncryptingCodec(MsgspecCodec(), FernetCipher({None: Fernet.generate_key()}))
+    with pytest.raises(EventNotDecodableError):
+        codec.decode(data, Diagnosed)
+
+
+def test_a_partition_key_that_is_too_long_cannot_be_encrypted(codec: EncryptingCodec) -> None:
+    with pytest.raises(EventNotSerializableError):
+        EncryptingCodec(MsgspecCodec(), Plain()).encode(Diagnosed("x" * 70_000, "measles"))

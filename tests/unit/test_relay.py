@@ -1,0 +1,302 @@
+"""The relay publishes what waits, knows an outage from a poison event, and looks again when there is reason to."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from mediator import OutboxRelay
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outages import Outages
+from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.errors import (
+    EventRefusedError,
+    PublisherUnavailableError,
+    StreamMismatchError,
+    StreamNotFoundError,
+)
+from mediator.testing import InMemoryDatabase, InMemoryOutbox
+
+AWAY = PublisherUnavailableError("nats://broker", "connection refused")
+NO_STREAM = StreamNotFoundError("nats://broker", "not found", "events-billing")
+
+
+def event(event_id: str, context: str = "shop", key: str | None = None) -> CloudEvent:
+    return CloudEvent(event_id, f"{context}.changed.v1", datetime.now(UTC), b"{}", partitionkey=key)
+
+
+class Broker(EventPublisher):
+    """Stores what it is told to, and says of the rest what it is told to say."""
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+        self.calls = 0
+        self.errors: dict[str, Exception] = {}
+        self.refused: set[str] = set()
+        self.progress = asyncio.Condition()
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        async with self.progress:
+            self.calls += 1
+            results = [self._publish(each) for each in events]
+            self.progress.notify_all()
+            return results
+
+    def _publish(self, each: CloudEvent) -> PublishResult:
+        error = self.errors.get(each.type.partition(".")[0])
+        if error is None and each.id in self.refused:
+            error = EventRefusedError(each.id, each.type, "too large")
+        if error is None:
+            self.stored.append(each.id)
+        return PublishResult(each, error)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10), self.progress:
+            await self.progress.wait_for(condition)
+
+
+@pytest.fixture
+def database() -> InMemoryDatabase:
+    return InMemoryDatabase()
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+def put(database: InMemoryDatabase, *events: CloudEvent) -> None:
+    database.outbox += events
+    database.woken.set()
+
+
+@asynccontextmanager
+async def relaying(database: InMemoryDatabase, broker: EventPublisher, **options: object) -> AsyncIterator[OutboxRelay]:
+    relay = OutboxRelay(InMemoryOutbox(database), broker, rng=random.Random(1), **options)  # type: ignore[arg-type]
+    task = asyncio.create_task(relay.run())
+    try:
+        yield relay
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+    assert task.cancelled()
+
+
+async def test_what_the_broker_stores_is_archived_in_order(database: InMemoryDatabase, broker: Broker) -> None:
+    put(database, *(event(str(number)) for number in range(25)))
+    async with relaying(database, broker, batch_size=10, poll_interval=60):
+        await broker.until(lambda: len(broker.stored) == 25)
+    assert broker.stored == [str(number) for number in range(25)]
+    assert [each.id for each in database.archive] == broker.stored
+    assert (database.outbox, broker.calls) == ([], 3)
+
+
+@pytest.mark.parametrize("error", [NO_STREAM, StreamMismatchError("nats://broker", "", "s", ("max_age",))])
+async def test_a_context_without_its_stream_waits_and_the_others_go_on(
+    database: InMemoryDatabase, broker: Broker, error: Exception
+) -> None:
+    broker.errors["billing"] = error
+    put(database, *(event(f"b{number}", "billing") for number in range(10)), event("s1"))
+    with capture_logs() as logs:
+        async with relaying(database, broker, batch_size=5, poll_interval=60):
+            await broker.until(lambda: broker.stored == ["s1"])
+            put(database, event("s2"))
+            await broker.until(lambda: broker.stored == ["s1", "s2"])
+            assert not database.refused
+            broker.errors.clear()
+            await broker.until(lambda: len(broker.stored) == 12)
+    assert broker.stored[2:] == [f"b{number}" for number in range(10)]
+    waits = [line for line in logs if line["event"] == "context waits"]
+    assert [(line["context"], line["error"], line["log_level"]) for line in waits] == [
+        ("billing", type(error).__name__, "error")
+    ]
+    assert [line["context"] for line in logs if line["event"] == "context goes on"] == ["billing"]
+
+
+async def test_an_outage_of_the_broker_is_held_against_no_event_and_commits_do_not_end_it(
+    database: InMemoryDatabase, broker: Broker
+) -> None:
+    broker.errors |= {"shop": AWAY, "billing": AWAY}
+    put(database, event("1"), event("2", "billing"))
+    with capture_logs() as logs:
+        async with relaying(database, broker, poll_interval=60):
+            await broker.until(lambda: broker.calls == 3)
+            for number in range(100):
+                put(database, event(f"more {number}"))
+                await asyncio.sleep(0)
+            assert broker.calls == 3
+            broker.errors.clear()
+            await broker.until(lambda: len(broker.stored) == 102)
+    assert not database.refused
+    assert [line["event"] for line in logs if line["event"] in ("relay waits", "relay goes on")] == [
+        "relay waits",
+        "relay goes on",
+    ]
+
+
+async def test_a_sign_of_the_broker_ends_the_pause_and_an_error_of_the_database_looks_for_none(
+    database: InMemoryDatabase,
+) -> None:
+    class Signalling(Broker):
+        asked = 0
+
+        async def wait_for_recovery(self, seconds: float, /) -> bool:
+            self.asked += 1
+            self.errors.clear()
+            return True
+
+    class Failing(InMemoryOutbox):
+        failures = 2
+
+        async def clean(self, limit: int, /) -> int:
+            if self.failures:
+                self.failures -= 1
+                raise OSError("the database is away")
+            return await super().clean(limit)
+
+    broker, outbox = Signalling(), Failing(database)
+    task = asyncio.create_task(OutboxRelay(outbox, broker, clean_interval=0, poll_interval=0.01).run())
+    async with asyncio.timeout(10):
+        while outbox.failures:
+            await asyncio.sleep(0.01)
+    assert broker.asked == 0
+    broker.errors["shop"] = AWAY
+    put(database, event("1"))
+    await broker.until(lambda: broker.stored == ["1"])
+    assert broker.asked == 1
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def test_a_refused_event_is_set_aside_and_its_key_waits_for_a_decision(
+    database: InMemoryDatabase, broker: Broker
+) -> None:
+    broker.refused = {"bad"}
+    put(database, event("bad", key="k"), event("good", key="o"))
+    outbox = InMemoryOutbox(database)
+    with capture_logs() as logs:
+        async with relaying(database, broker, poll_interval=60):
+            await broker.until(lambda: broker.stored == ["good"])
+            put(database, event("next", key="k"), event("other"))
+            await broker.until(lambda: broker.stored == ["good", "other"])
+            broker.refused.clear()
+            await outbox.replay("bad")
+            await broker.until(lambda: broker.stored == ["good", "other", "bad", "next"])
+    [line] = [line for line in logs if line["event"] == "event refused"]
+    assert (line["event_id"], line["reason"], line["log_level"]) == ("bad", "too large", "error")
+
+
+async def test_the_relay_wakes_when_a_delayed_event_is_due(database: InMemoryDatabase, broker: Broker) -> None:
+    database.delayed = [(datetime.now(UTC).timestamp() + 0.2, event("late"))]
+    put(database, event("now"))
+    async with relaying(database, broker, poll_interval=60):
+        await broker.until(lambda: broker.stored == ["now"])
+        await broker.until(lambda: broker.stored == ["now", "late"])
+
+
+async def test_a_publisher_that_never_ends_is_given_up(database: InMemoryDatabase) -> None:
+    class Stuck(Broker):
+        async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+            if self.calls == 0:
+                self.calls += 1
+                await asyncio.Event().wait()
+            return await super().publish(events)
+
+    stuck = Stuck()
+    put(database, event("1"))
+    with capture_logs() as logs:
+        async with relaying(database, stuck, batch_timeout=0.05):
+            await stuck.until(lambda: stuck.stored == ["1"])
+    assert "the publisher did not end within 0.05 s" in next(
+        line["reason"] for line in logs if line["event"] == "relay waits"
+    )
+
+
+async def test_one_process_relays_several_databases_each_at_its_own_pace() -> None:
+    databases, brokers = [InMemoryDatabase() for _ in range(3)], [Broker() for _ in range(3)]
+    brokers[0].errors["shop"] = AWAY
+    for number, each in enumerate(databases):
+        put(each, event(str(number)))
+    async with (
+        relaying(databases[0], brokers[0]),
+        relaying(databases[1], brokers[1]),
+        relaying(databases[2], brokers[2]),
+    ):
+        await brokers[1].until(lambda: brokers[1].stored == ["1"])
+        await brokers[2].until(lambda: brokers[2].stored == ["2"])
+        assert brokers[0].stored == []
+        brokers[0].errors.clear()
+        await brokers[0].until(lambda: brokers[0].stored == ["0"])
+
+
+async def test_the_archive_is_cleaned_in_bounded_batches_until_nothing_is_old(
+    database: InMemoryDatabase, broker: Broker
+) -> None:
+    class Archive(InMemoryOutbox):
+        left = 12_000
+        done = asyncio.Event()
+
+        async def clean(self, limit: int, /) -> int:
+            deleted = min(limit, self.left)
+            self.left -= deleted
+            if deleted < limit:
+                self.done.set()
+            return deleted
+
+    now = 0.0
+    relay = OutboxRelay(Archive(database), broker, poll_interval=0.01, clean_interval=10, clock=lambda: now)
+    task = asyncio.create_task(relay.run())
+    await asyncio.sleep(0.05)
+    assert Archive.left == 12_000
+    now = 11.0
+    async with asyncio.timeout(5):
+        await Archive.done.wait()
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+# What the results of one call say.
+
+
+CONTEXTS = st.sampled_from(["shop", "billing", "stock"])
+ERRORS = st.sampled_from([None, AWAY, NO_STREAM, EventRefusedError("1", "a.b.v1", "too large")])
+
+
+@given(st.lists(st.tuples(CONTEXTS, ERRORS), min_size=1))
+def test_only_contexts_with_an_error_wait_unless_the_broker_said_nothing_at_all(
+    outcomes: list[tuple[str, Exception | None]],
+) -> None:
+    outages = Outages(random.Random(1), lambda: 0.0)
+    error = outages.note([PublishResult(event("1", context), error) for context, error in outcomes])
+    answered = any(error is None or isinstance(error, EventRefusedError) for _, error in outcomes)
+    away = {context for context, error in outcomes if isinstance(error, PublisherUnavailableError)}
+    if error is None:
+        assert outages.contexts() == away
+    else:
+        assert error is AWAY
+        assert not answered
+        assert outages.contexts() == frozenset()
+
+
+def test_a_context_is_tried_again_after_growing_pauses_until_it_answers() -> None:
+    now = 0.0
+    outages = Outages(random.Random(1), lambda: now)
+    pauses = []
+    for _ in range(12):
+        outages.note([PublishResult(event("1", "billing"), NO_STREAM)])
+        pause = outages.next_try()
+        assert pause is not None
+        assert outages.contexts() == {"billing"}
+        now += pause
+        assert outages.contexts() == frozenset()
+        pauses.append(pause)
+    assert 0.05 <= pauses[0] <= 0.1
+    assert 7.5 <= pauses[-1] <= 15
+    outages.note([PublishResult(event("1", "billing"))])
+    assert outages.next_try() is None
