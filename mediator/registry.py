@@ -250,7 +250,8 @@ class Registry:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
             around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
             calls = [own_scope_link(compile_chain(self._sources(inside), call)) for call in calls]
-        chain = compile_chain(self._sources(around), strategy_link(strategy, calls))
+        alone = len(calls) == 1 and not around and strategy == Sequential()  # nobody sees what the handler returns
+        chain = calls[0] if alone else compile_chain(self._sources(around), strategy_link(strategy, calls))
         return Pipeline(message_type, behaviors, handlers, chain, around_each, strategy)
 
     def _sources(self, bindings: Iterable[Binding]) -> list[Source]:

@@ -33,6 +33,7 @@ async def started_resources(container: Any) -> AsyncGenerator[None]:
     """
     graph = Graph(container)
     started: list[Any] = []
+    forget()
     try:
         for resource in graph.resources():
             started.append(resource)
