@@ -39,11 +39,11 @@ class Scope:
 
     def __init__(self) -> None:
         self.transaction: Transaction | None = None
-        self.transactional = True
-        self.outcome = _NONE
+        self.transactional: bool = True
+        self.outcome: Outcome = _NONE
         self.response: Any = None
         self.settled_id: str | None = None
-        self.closed = False
+        self.closed: bool = False
         self.tip: Frame | None = None
         self.exits: list[ExitCallback] | None = None
         self.kept: dict[Any, Any] | None = None
