@@ -120,6 +120,11 @@ class Republishing:
         self._clock = clock
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
 
+    @property
+    def batch(self) -> int:
+        """How many events to publish at a time."""
+        return self._pace.batch
+
     async def run(self, which: OutboxFilter, /, *, after: int = 0) -> AsyncGenerator[Republished]:
         """Publish what fits and has a higher sequence than `after`, and tell of each batch as it is done.
 
@@ -127,7 +132,7 @@ class Republishing:
             PublisherUnavailableError: The broker was away for longer than the patience. The batches told of are done.
         """
         wanted = replace(which, place="archived")
-        while page := await self._contents.find(wanted, after=after, limit=self._pace.batch):
+        while page := await self._contents.find(wanted, after=after, limit=self.batch):
             after = page[-1].sequence
             yield await self.publish(page)
 

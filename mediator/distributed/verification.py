@@ -16,7 +16,6 @@ CHUNK = 250_000
 """How many ids are compared at a time: 21 MB of them, as 83 MB a million."""
 
 _PAGE = 5000
-_REFILLED_AT_A_TIME = 500
 _MARGIN = 60.0
 """Seconds by which clocks may differ, and within which it is not worth while to refill what is about to expire."""
 _SKIP_MARGIN = 3600.0
@@ -164,8 +163,8 @@ class Verification:
         async with aclosing(self._absent(which, chunk)) as pages:
             async for page in pages:
                 missing = [each for each in page if self._outcome(each, chunk.streams[each.context]) == "missing"]
-                for start in range(0, len(missing), _REFILLED_AT_A_TIME):
-                    await republishing.publish(missing[start : start + _REFILLED_AT_A_TIME], mark=self._mark)
+                for start in range(0, len(missing), republishing.batch):
+                    await republishing.publish(missing[start : start + republishing.batch], mark=self._mark)
                 for record in missing:
                     sent[record.context].add(_digest(record.id))
         return {context: await self._read_back(context, ids, chunk) for context, ids in sent.items()}

@@ -255,6 +255,33 @@ async def test_republish_is_idempotent_says_what_it_would_do_and_goes_on_where_i
     assert (await call("republish")).status == 2
 
 
+async def test_what_is_published_meanwhile_is_no_finding(placed: Shop) -> None:
+    placing = asyncio.create_task(placed.place(300, first=ORDERS))
+    checked: list[int] = []
+    while not placing.done():
+        found = await call("verify", "--json")
+        assert (found.status, found.report["missing"]) == (0, 0), found.out
+        checked.append(found.report["checked"])
+    await placing
+    assert checked == sorted(checked)
+
+
+async def test_a_refill_that_is_killed_is_ended_by_the_next_one(placed: Shop, server: NatsServer) -> None:
+    async with jetstream(server.url) as stream:
+        await stream.purge_stream(STREAM)
+        arguments = ("outbox", "verify", "tests.end_to_end.refilling:shop", "--republish", "--yes", "--rate", "10")
+        slow = await asyncio.create_subprocess_exec(sys.executable, "-m", "mediator.cli", *arguments)
+        async with asyncio.timeout(30):
+            while (await stream.stream_info(STREAM)).state.messages == 0:
+                await asyncio.sleep(0.01)
+        slow.kill()
+        await slow.wait()
+    assert 0 < len(await held(server.url)) < ORDERS
+    assert (await call("verify", "--republish", "--yes")).status == 0
+    assert list(dict.fromkeys(await held(server.url))) == await placed.archived()
+    assert (await call("verify")).status == 0
+
+
 async def test_a_broker_that_is_away_is_an_error_and_nothing_is_called_missing(
     placed: Shop, server: NatsServer
 ) -> None:

@@ -158,3 +158,37 @@ async def test_a_refilled_batch_is_stored_under_a_suffixed_message_id_and_its_ow
     assert first.headers is not None
     assert (first.headers["ce-id"], first.headers["Nats-Msg-Id"]) == ("0", "0.m")
     assert await ids(publisher) == [each.id for each in events]
+
+
+READING = """
+authorization { users: [
+  { user: sales, password: "publishes", permissions: {
+      publish: ["events.shop.>", "$JS.API.STREAM.INFO.events-shop"]
+      subscribe: ["_INBOX.>"] } }
+  { user: auditor, password: "verifies", permissions: {
+      publish: ["events.shop.>", "$JS.API.STREAM.INFO.events-shop", "$JS.API.CONSUMER.CREATE.events-shop.>",
+                "$JS.API.CONSUMER.MSG.NEXT.events-shop.>", "$JS.API.CONSUMER.DELETE.events-shop.>",
+                "$JS.API.STREAM.MSG.GET.events-shop"]
+      subscribe: ["_INBOX.>"] } }
+  { user: admin, password: "administrator" }
+] }
+"""
+
+
+async def test_a_user_who_may_read_the_stream_can_verify_and_one_who_may_not_is_told_so(
+    event: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mediator.nats.header_scan._PAUSE", 0.01)
+    async with NatsServer(settings=READING) as server:
+        async with open_connection(server.url, user="admin", password="administrator") as connection:
+            admin = NatsEventPublisher(connection, "shop", settings=SMALL)
+            await fill(admin, event, 3)
+            client = await connection.client("publish", timeout=5)
+            await client.jetstream().delete_msg("events-shop", 3)
+        async with open_connection(server.url, user="auditor", password="verifies") as connection:
+            auditor = NatsEventPublisher(connection, "shop", settings=SMALL)
+            assert await ids(auditor) == ["0", "1"]
+            assert [each.error for each in await auditor.refill([event("2")], mark="m")] == [None]
+        async with open_connection(server.url, user="sales", password="publishes") as connection:
+            with pytest.raises(PublisherUnavailableError, match="may not publish to .*CONSUMER.CREATE"):
+                await ids(NatsEventPublisher(connection, "shop", settings=SMALL))
