@@ -5,6 +5,7 @@ Each error carries its objects as attributes and renders its text from them. `do
 
 from mediator.errors.broker import (
     ConsumerNotFoundError,
+    DuplicateDroppedError,
     GroupOrderingError,
     PublisherUnavailableError,
     ServerStartError,
@@ -47,6 +48,7 @@ from mediator.errors.events import (
     EventRefusedError,
     EventSchemaError,
     EventTooLargeError,
+    OutboxEventNotFoundError,
     OutboxFullError,
     UpcasterDeclarationError,
 )
@@ -125,6 +127,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DeliveryTimeError",
     "DispatchDepthError",
+    "DuplicateDroppedError",
     "EventDeclarationError",
     "EventError",
     "EventKindError",
@@ -153,6 +156,7 @@ __all__ = [
     "NotAStreamError",
     "NotAuthorizedError",
     "NotAwaitedError",
+    "OutboxEventNotFoundError",
     "OutboxFullError",
     "ParkedEventBlockedError",
     "ParkedEventNotFoundError",
