@@ -70,6 +70,7 @@ from mediator.errors.remote import (
     RequestDeclarationError,
 )
 from mediator.errors.root import MediatorError
+from mediator.errors.schema import SchemaMissingError, SchemaNewerError, SchemaOutdatedError
 from mediator.errors.unit_of_work import (
     AfterCommitError,
     CommitOutcomeUnknownError,
@@ -84,7 +85,6 @@ from mediator.errors.unit_of_work import (
     PoolExhaustedError,
     PoolTooSmallError,
     ReadOnlyDatabaseError,
-    SchemaMissingError,
     TransactionOwnershipError,
     UnitOfWorkError,
     UnitOfWorkMismatchError,
@@ -171,6 +171,8 @@ __all__ = [
     "RemoteUnavailableError",
     "RequestDeclarationError",
     "SchemaMissingError",
+    "SchemaNewerError",
+    "SchemaOutdatedError",
     "ScopeClosedError",
     "ScopeError",
     "ServerStartError",
