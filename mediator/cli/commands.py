@@ -8,6 +8,7 @@ from typing import get_args
 import click
 
 from mediator.cli.description import describe
+from mediator.cli.doctor.command import doctor
 from mediator.cli.errors import printable
 from mediator.cli.events import events
 from mediator.cli.parked import parked
@@ -61,6 +62,7 @@ def describe_command(target: str, message: str | None, form: Format, others: tup
 cli.add_command(events)
 cli.add_command(parked)
 cli.add_command(schema)
+cli.add_command(doctor)
 
 
 PACKAGES = click.option(
