@@ -72,6 +72,7 @@ from mediator.errors.remote import (
     RequestDeclarationError,
 )
 from mediator.errors.root import MediatorError
+from mediator.errors.schema import SchemaMissingError, SchemaNewerError, SchemaOutdatedError
 from mediator.errors.unit_of_work import (
     AfterCommitError,
     CommitOutcomeUnknownError,
@@ -86,7 +87,6 @@ from mediator.errors.unit_of_work import (
     PoolExhaustedError,
     PoolTooSmallError,
     ReadOnlyDatabaseError,
-    SchemaMissingError,
     TransactionOwnershipError,
     UnitOfWorkError,
     UnitOfWorkMismatchError,
@@ -175,6 +175,8 @@ __all__ = [
     "RemoteUnavailableError",
     "RequestDeclarationError",
     "SchemaMissingError",
+    "SchemaNewerError",
+    "SchemaOutdatedError",
     "ScopeClosedError",
     "ScopeError",
     "ServerStartError",
