@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-from mediator.context import IdFactory, MessageContext, new_id
+from mediator.context import MessageContext
 from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
+from mediator.sender import Origin
 from mediator.transactions import Outcome, Transaction, TransactionMode
 
 ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
@@ -104,12 +105,12 @@ def raise_failures(what: str, failures: Sequence[BaseException], error: BaseExce
 
 
 class Frame:
-    """One running dispatch: its message, its scope, and the dispatch it came from."""
+    """One running dispatch: its message, its scope, the mediator it came through, and the dispatch it came from."""
 
     scope: Scope
     parent: "Frame | None"
     message: object
-    ids: IdFactory
+    origin: Origin
     owner: bool
     depth: int
     _context: MessageContext | None = None
@@ -118,7 +119,7 @@ class Frame:
     def context(self) -> MessageContext:
         """The message's context, made when first asked for: most dispatches never need it."""
         if self._context is None:
-            message_id, parent = self.ids(), self.parent
+            message_id, parent = self.origin.ids(), self.parent
             self._context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
         return self._context
 
@@ -237,9 +238,7 @@ def current_frame() -> Frame | None:
     return _frame.get()
 
 
-def enter(
-    mode: TransactionMode, message: object, ids: IdFactory = new_id, context: MessageContext | None = None
-) -> Frame:
+def enter(mode: TransactionMode, message: object, origin: Origin, context: MessageContext | None = None) -> Frame:
     """Begin a dispatch: join the running scope or open one, as `mode` says.
 
     Raises:
@@ -247,7 +246,7 @@ def enter(
     """
     parent = _frame.get()
     frame = Frame()  # without an `__init__`, for it is made for every dispatch
-    frame.parent, frame.message, frame.ids = parent, message, ids
+    frame.parent, frame.message, frame.origin = parent, message, origin
     if parent is None or parent.scope.closed or mode is _NEW or mode is _SUPPRESS:
         scope = Scope()
         if mode is _SUPPRESS:
