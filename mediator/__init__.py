@@ -1,5 +1,6 @@
 """A typed, asynchronous mediator: messages, handlers, pipelines, scopes. Nothing here needs an extra."""
 
+from mediator.aggregates import AggregateRoot
 from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
 from mediator.behaviors.circuit_breaker import Circuit, CircuitBreakerBehavior
@@ -43,6 +44,7 @@ from mediator.streams import StreamNext, StreamPipelineBehavior
 from mediator.transactions import Outcome, TransactionMode
 
 __all__ = [
+    "AggregateRoot",
     "AuthorizationBehavior",
     "Authorizer",
     "Binding",

@@ -25,10 +25,11 @@ from mediator.errors import (
 )
 from mediator.msgspec import MsgspecCodec
 from mediator.scope import current_frame
+from mediator.sqlalchemy.aggregates import AggregateSession
 from mediator.sqlalchemy.backlog import backlog_of
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import outbox
-from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, OwnedSession, when_idle
+from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, when_idle
 from mediator.sqlalchemy.staging import stage_events
 
 
@@ -78,7 +79,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """The session of this scope, the same through all its transactions. It is never committed by a handler."""
         if self._session is None:
             self._session = AsyncSession(
-                self._database.engine, sync_session_class=OwnedSession, info={OWNER: self}, expire_on_commit=False
+                self._database.engine, sync_session_class=AggregateSession, info={OWNER: self}, expire_on_commit=False
             )
         return self._session
 
