@@ -15,13 +15,15 @@ from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.consumer import EventConsumer
+from mediator.distributed.current import current_unit_of_work
 from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
 from mediator.distributed.events import DistributedEvent, Upcaster
 from mediator.distributed.handler import DistributedEventHandler, current_delivery
+from mediator.distributed.read_only import ReadOnlyTransactionBehavior
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.remote import RemoteSender
 from mediator.distributed.responder import RequestResponder, trust_broker
-from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
+from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import MediatorError, ValidationFailure
 from mediator.functions import as_handler, as_sync_handler
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler
@@ -80,6 +82,7 @@ __all__ = [
     "Publisher",
     "Query",
     "RateLimitBehavior",
+    "ReadOnlyTransactionBehavior",
     "Registry",
     "RemoteSender",
     "Request",

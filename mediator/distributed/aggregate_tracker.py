@@ -1,8 +1,8 @@
 """AggregateTracker: the part of a unit of work that takes what aggregates record, and publishes it before the commit."""
 
 from mediator.aggregates import AggregateRoot, EventCollector, RecordedEvent, journal_of
+from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.transaction import RunningTransaction
-from mediator.errors import NoUnitOfWorkError
 
 
 class AggregateTracker(EventCollector):
@@ -25,7 +25,7 @@ class AggregateTracker(EventCollector):
             NoUnitOfWorkError: No transaction runs.
         """
         if self._running is None:
-            raise NoUnitOfWorkError(aggregate)
+            raise lack_of_unit_of_work(aggregate)
         self.adopt(aggregate)
         self._running.tracked.append(aggregate)
 

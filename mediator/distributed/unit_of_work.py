@@ -15,6 +15,7 @@ from mediator.distributed.aggregate_tracker import AggregateTracker
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.database import DatabaseTransaction
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.reading import lack_of_unit_of_work, refuse_in_read_only
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import Shielded, finish
 from mediator.distributed.transaction import CollectedEvent, RunningTransaction, UnitOfWorkState
@@ -114,11 +115,13 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
         Raises:
             UnitOfWorkRunningError: One runs in this scope already.
+            ReadOnlyTransactionError: A query is being answered in this scope.
             NoScopeError: Nothing is being dispatched.
         """
         scope, frame = current_scope("a unit of work"), current_frame()
         if frame is None:
             raise NoScopeError("a unit of work")
+        refuse_in_read_only(message)
         if scope.transaction is not None or self._running is not None:
             raise UnitOfWorkRunningError(self._running.id if self._running else "of another database")
         await self.prepare(isolation)
@@ -247,7 +250,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
     def _require(self, subject: object) -> RunningTransaction:
         if self._running is None:
-            raise NoUnitOfWorkError(subject)
+            raise lack_of_unit_of_work(subject)
         return self._running
 
     # Dooming and savepoints: `mediator.scope.Transaction`.
@@ -284,16 +287,3 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
                 raise done.cancellation from error
             raise
         running.leave_savepoint(keep=True)
-
-
-def current_unit_of_work() -> UnitOfWork:
-    """The unit of work that runs in the current scope.
-
-    Raises:
-        NoScopeError: Nothing is being dispatched.
-        NoUnitOfWorkError: No transaction runs.
-    """
-    transaction = current_scope("a unit of work").transaction
-    if not isinstance(transaction, UnitOfWork):
-        raise NoUnitOfWorkError("current_unit_of_work()")
-    return transaction
