@@ -19,6 +19,8 @@ from mediator.distributed.current import current_unit_of_work
 from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
 from mediator.distributed.events import DistributedEvent, Upcaster
 from mediator.distributed.handler import DistributedEventHandler, current_delivery
+from mediator.distributed.idempotency import Idempotency
+from mediator.distributed.idempotency_behavior import IdempotencyBehavior
 from mediator.distributed.read_only import ReadOnlyTransactionBehavior
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.remote import RemoteSender
@@ -66,6 +68,8 @@ __all__ = [
     "EventConsumer",
     "Handled",
     "Headers",
+    "Idempotency",
+    "IdempotencyBehavior",
     "LoggingBehavior",
     "Mediator",
     "MediatorError",

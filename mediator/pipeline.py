@@ -55,6 +55,9 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     belongs_outside: ClassVar[Mapping[str, str]] = {}
     """The roles that must stand after it in the list, if they are there, each with the reason. `validate` checks it."""
 
+    needs: ClassVar[Mapping[str, str]] = {}
+    """The roles without which it cannot do anything, each with the reason. `validate` checks it."""
+
     made_once: ClassVar[bool] = False
     """It keeps something from one message to the next, so its provider must make it once. `validate` checks it."""
 

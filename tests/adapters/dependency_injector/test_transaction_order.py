@@ -6,11 +6,21 @@ from typing import Any
 import pytest
 from dependency_injector import containers, providers
 
-from mediator import CachingBehavior, Command, MemoryCache, Query, ReadOnlyTransactionBehavior, RequestHandler
+from mediator import (
+    CachingBehavior,
+    Command,
+    DistributedEventBroker,
+    DistributedUnitOfWorkBehavior,
+    IdempotencyBehavior,
+    MemoryCache,
+    Query,
+    ReadOnlyTransactionBehavior,
+    RequestHandler,
+)
 from mediator.behaviors.retry import RetryBehavior
-from mediator.dependency_injector import MediatorProvider, Scoped, validate
+from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, validate, workers_of
 from mediator.errors import ContainerValidationError
-from mediator.testing import InMemoryDatabase, InMemoryUnitOfWork
+from mediator.testing import InMemoryDatabase, InMemoryIdempotency, InMemoryOutbox, InMemoryUnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,9 @@ def problems(**behaviors: Any) -> list[str]:
     class Library(containers.DeclarativeContainer):
         database = providers.Singleton(InMemoryDatabase)
         unit_of_work = Scoped(InMemoryUnitOfWork, database)
+        distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+        outbox = providers.Singleton(InMemoryOutbox, database)
+        idempotency = providers.Singleton(InMemoryIdempotency, database)
         find = providers.Factory(FindHandler)
         add = providers.Factory(AddHandler)
 
@@ -47,7 +60,7 @@ def problems(**behaviors: Any) -> list[str]:
         setattr(Library, name, provider)
     Library.mediator = MediatorProvider(behaviors=providers.List(*made.values()))
     try:
-        validate(Library())
+        validate(Library(), relay_elsewhere=True)
     except ContainerValidationError as error:
         return [f"{problem.label}: {problem.text}" for problem in error.problems]
     return []
@@ -55,6 +68,15 @@ def problems(**behaviors: Any) -> list[str]:
 
 def reading(library: Any) -> Any:
     return providers.Factory(ReadOnlyTransactionBehavior, library.unit_of_work)
+
+
+def writing(library: Any) -> Any:
+    parts = (library.unit_of_work, library.distributed_events, library.outbox)
+    return providers.Factory(DistributedUnitOfWorkBehavior, *parts)
+
+
+def once(library: Any) -> Any:
+    return providers.Factory(IdempotencyBehavior, library.idempotency)
 
 
 def retry(_library: Any) -> Any:
@@ -81,3 +103,29 @@ def test_inside_it_they_are_found(inner, at, reason):
     assert problem.startswith(f"{at}: ")
     assert reason in problem
     assert "the pipeline of Find" in problem
+
+
+def test_idempotency_belongs_inside_the_transaction_of_the_command():
+    assert problems(writing=writing, once=once) == []
+    (problem,) = problems(once=once, writing=writing)
+    assert problem == (
+        "container.once: stands outside the unit of work in the pipeline of Add: what it stores is part of the transaction "
+        "of the command. Put it after container.writing in the list."
+    )
+
+
+def test_idempotency_without_a_transaction_is_found():
+    (problem,) = problems(once=once, reading=reading)
+    assert problem == (
+        "container.once: has no unit of work around it in the pipeline of Add: what it stores is part of the transaction of "
+        "the command. Put one before it in the list."
+    )
+
+
+async def test_idempotency_is_a_worker_that_is_found_by_its_type():
+    class Library(containers.DeclarativeContainer):
+        database = providers.Singleton(InMemoryDatabase)
+        idempotency = providers.Singleton(InMemoryIdempotency, database)
+
+    async with lifespan(Library(), workers=True) as library:
+        assert [label for label, _ in workers_of(library)] == ["container.idempotency"]
