@@ -1,5 +1,6 @@
 """A typed, asynchronous mediator: messages, handlers, pipelines, scopes. Nothing here needs an extra."""
 
+from mediator.aggregates import AggregateRoot
 from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
 from mediator.behaviors.circuit_breaker import Circuit, CircuitBreakerBehavior
@@ -14,13 +15,17 @@ from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.consumer import EventConsumer
+from mediator.distributed.current import current_unit_of_work
 from mediator.distributed.encryption import EncryptingCodec, PayloadCipher
 from mediator.distributed.events import DistributedEvent, Upcaster
 from mediator.distributed.handler import DistributedEventHandler, current_delivery
+from mediator.distributed.idempotency import Idempotency
+from mediator.distributed.idempotency_behavior import IdempotencyBehavior
+from mediator.distributed.read_only import ReadOnlyTransactionBehavior
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.remote import RemoteSender
 from mediator.distributed.responder import RequestResponder, trust_broker
-from mediator.distributed.unit_of_work import UnitOfWork, current_unit_of_work
+from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import MediatorError, ValidationFailure
 from mediator.functions import as_handler, as_sync_handler
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler
@@ -43,6 +48,7 @@ from mediator.streams import StreamNext, StreamPipelineBehavior
 from mediator.transactions import Outcome, TransactionMode
 
 __all__ = [
+    "AggregateRoot",
     "AuthorizationBehavior",
     "Authorizer",
     "Binding",
@@ -62,6 +68,8 @@ __all__ = [
     "EventConsumer",
     "Handled",
     "Headers",
+    "Idempotency",
+    "IdempotencyBehavior",
     "LoggingBehavior",
     "Mediator",
     "MediatorError",
@@ -78,6 +86,7 @@ __all__ = [
     "Publisher",
     "Query",
     "RateLimitBehavior",
+    "ReadOnlyTransactionBehavior",
     "Registry",
     "RemoteSender",
     "Request",

@@ -38,8 +38,8 @@ class Mediator:
     ) -> None:
         self._registry = registry
         self._calls: dict[type, Call] = {}
-        self._max_depth = max_depth
-        self._ids = ids
+        self.max_depth: int = max_depth
+        self.ids: IdFactory = ids
         self.started = started
 
     @property
@@ -78,10 +78,10 @@ class Mediator:
         if not self.started:
             raise MediatorNotStartedError(request)
         call = self._calls.get(request.__class__) or self._find(request.__class__)
-        frame = enter(mode, request, self._ids, context and context.caused(self._ids()))
+        frame = enter(mode, request, self, context and context.caused(self.ids()))
         try:
-            if frame.depth > self._max_depth:
-                frame.refuse(self._max_depth)
+            if frame.depth > self.max_depth:
+                frame.refuse(self.max_depth)
             response: R = await (call(request) if frame.owner else call_inside(frame, mode, request, call))
             if response.__class__ is CoroutineType:
                 check_awaited(response, request)
@@ -117,7 +117,7 @@ class Mediator:
         if not self.started:
             raise MediatorNotStartedError(request)
         call = self._registry.pipeline(request.__class__).call
-        stream: Stream[T] = Stream(request, call, mode, self._ids, self._max_depth, cause=context)
+        stream: Stream[T] = Stream(request, call, mode, self, cause=context)
         return stream
 
     async def publish(
@@ -148,10 +148,10 @@ class Mediator:
             raise MediatorNotStartedError(notification)
         known = self._calls.get(notification.__class__) if strategy is None else None
         call = known or self._find(notification.__class__, strategy)
-        frame = enter(mode, notification, self._ids, context and context.caused(self._ids()))
+        frame = enter(mode, notification, self, context and context.caused(self.ids()))
         try:  # as in `send`: what they share would be one more coroutine for each dispatch
-            if frame.depth > self._max_depth:
-                frame.refuse(self._max_depth)
+            if frame.depth > self.max_depth:
+                frame.refuse(self.max_depth)
             result = await (call(notification) if frame.owner else call_inside(frame, mode, notification, call))
             if result.__class__ is CoroutineType:
                 check_awaited(result, notification)
@@ -210,9 +210,7 @@ class Mediator:
         Raises:
             ContextError: A value is too long, or has a character that may not be there.
         """
-        frame = enter_ambient(
-            self._ids, principal=principal, tenant=tenant, headers=headers, correlation_id=correlation_id
-        )
+        frame = enter_ambient(self, principal=principal, tenant=tenant, headers=headers, correlation_id=correlation_id)
         try:
             yield frame.context
         finally:
@@ -235,7 +233,7 @@ class Mediator:
         """
         if not self.started:
             raise MediatorNotStartedError(message)
-        frame = enter(mode, message, self._ids, context)
+        frame = enter(mode, message, self, context)
         try:
             transaction = frame.scope.transaction if mode is TransactionMode.NESTED else None
             if transaction is None:

@@ -11,8 +11,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
-from mediator.context import new_id
-from mediator.errors import CallNextError, ConcurrentPublishError, NotAwaitedError
+from mediator.errors import CallNextError, ConcurrentPublishError, NoScopeError, NotAwaitedError
 from mediator.handlers import Notification_contra
 from mediator.messages import Command, Notification
 from mediator.scope import Frame, current_frame, current_scope, enter
@@ -55,6 +54,9 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
 
     belongs_outside: ClassVar[Mapping[str, str]] = {}
     """The roles that must stand after it in the list, if they are there, each with the reason. `validate` checks it."""
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """The roles without which it cannot do anything, each with the reason. `validate` checks it."""
 
     made_once: ClassVar[bool] = False
     """It keeps something from one message to the next, so its provider must make it once. `validate` checks it."""
@@ -227,9 +229,10 @@ def own_scope_link(inner: Call) -> Call:
 
     async def call(message: Any, /) -> Any:
         outer = current_frame()
-        transactional = outer is None or outer.scope.transactional
-        mode = TransactionMode.NEW if transactional else TransactionMode.SUPPRESS
-        frame = enter(mode, message, outer.ids if outer is not None else new_id)
+        if outer is None:
+            raise NoScopeError("a handler's own scope")
+        mode = TransactionMode.NEW if outer.scope.transactional else TransactionMode.SUPPRESS
+        frame = enter(mode, message, outer.origin)
         try:
             response = await inner(message)
             check_awaited(response, message)

@@ -12,8 +12,9 @@ from threading import Lock
 from typing import Any, NoReturn
 
 from mediator.closing import ExitCallback, call_all, raise_failures
-from mediator.context import IdFactory, MessageContext, new_id
+from mediator.context import MessageContext
 from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
+from mediator.sender import Origin
 from mediator.transactions import Outcome, Transaction, TransactionMode
 
 # Looking up the members of an enumeration each time costs more than comparing them.
@@ -80,15 +81,15 @@ class Scope:
 
 
 class Frame:
-    """One running dispatch: its message, its scope, and the dispatch it came from."""
+    """One running dispatch: its message, its scope, the mediator it came through, and the dispatch it came from."""
 
-    __slots__ = ("depth", "ids", "made_context", "made_scope", "message", "over", "owner", "parent")
+    __slots__ = ("depth", "made_context", "made_scope", "message", "origin", "over", "owner", "parent")
 
     made_scope: Scope | None
     over: bool
     parent: "Frame | None"
     message: object
-    ids: IdFactory
+    origin: Origin
     owner: bool
     depth: int
     made_context: MessageContext | None
@@ -114,7 +115,7 @@ class Frame:
     def context(self) -> MessageContext:
         """The message's context, made when first asked for: most dispatches never need it."""
         if self.made_context is None:
-            message_id, parent = self.ids(), self.parent
+            message_id, parent = self.origin.ids(), self.parent
             self.made_context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
         return self.made_context
 
@@ -232,9 +233,7 @@ def current_frame() -> Frame | None:
     return _frame.get()
 
 
-def enter(
-    mode: TransactionMode, message: object, ids: IdFactory = new_id, context: MessageContext | None = None
-) -> Frame:
+def enter(mode: TransactionMode, message: object, origin: Origin, context: MessageContext | None = None) -> Frame:
     """Begin a dispatch: join the running scope or open one, as `mode` says.
 
     Raises:
@@ -244,7 +243,7 @@ def enter(
     frame = Frame()  # without an `__init__`, for it is made for every dispatch
     frame.parent = parent
     frame.message = message
-    frame.ids = ids
+    frame.origin = origin
     frame.made_context = context
     frame.over = False
     frame.owner = True

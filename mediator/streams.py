@@ -6,7 +6,7 @@ from types import AsyncGeneratorType, TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from mediator.closing import raise_failures
-from mediator.context import IdFactory, MessageContext
+from mediator.context import MessageContext
 from mediator.errors import (
     CallNextError,
     ConcurrentDispatchError,
@@ -17,6 +17,7 @@ from mediator.errors import (
 )
 from mediator.pipeline import Message_contra, Source
 from mediator.scope import Frame, enter
+from mediator.sender import Origin
 from mediator.transactions import TransactionMode
 
 T = TypeVar("T")
@@ -61,8 +62,7 @@ class Stream(Generic[T]):
         request: What was asked for.
         call: The compiled chain.
         mode: How it stands to the dispatch that is running when it is opened.
-        ids: Makes the ids of messages.
-        max_depth: How many dispatches may be nested in each other.
+        origin: The mediator.
         cause: The context that it inherits, instead of the running one's.
     """
 
@@ -71,8 +71,7 @@ class Stream(Generic[T]):
         request: object,
         call: StreamCall,
         mode: TransactionMode,
-        ids: IdFactory,
-        max_depth: int,
+        origin: Origin,
         *,
         cause: MessageContext | None = None,
     ) -> None:
@@ -82,8 +81,7 @@ class Stream(Generic[T]):
         self._request = request
         self._call = call
         self._mode = mode
-        self._ids = ids
-        self._max_depth = max_depth
+        self._origin = origin
         self._cause = cause
         self._frame: Frame | None = None
         self._items: AsyncIterator[T] | None = None
@@ -92,10 +90,10 @@ class Stream(Generic[T]):
     async def __aenter__(self) -> Self:
         """Enter the scope and build the outermost behavior; the handler begins with the first step."""
         cause = self._cause
-        frame = enter(self._mode, self._request, self._ids, cause.caused(self._ids()) if cause else None)
+        frame = enter(self._mode, self._request, self._origin, cause.caused(self._origin.ids()) if cause else None)
         try:
-            if frame.depth > self._max_depth:
-                frame.refuse(self._max_depth)
+            if frame.depth > self._origin.max_depth:
+                frame.refuse(self._origin.max_depth)
             self._items = self._call(self._request, self)
         except BaseException as error:
             await frame.leave(error)

@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mediator.behaviors.caching import CachingBehavior
@@ -76,6 +76,7 @@ def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, 
             if reason is not None:
                 remedy = f"Put it after {inner.label} in the list"
                 yield outer, inner, f"stands outside the {_role(inner)} {where}: {reason}. {remedy}."
+    yield from _missing(behaviors, message)
     yield from _rivals(registry, behaviors, message)
     for behavior in behaviors:
         if issubclass(behavior.cls, CachingBehavior) and not _is_value(message):
@@ -84,6 +85,17 @@ def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, 
                 "(`@dataclass(frozen=True)`), or narrow the behavior to other queries."
             )
             yield behavior, behavior, text
+
+
+def _missing(behaviors: Sequence[Binding], message: type) -> Iterator[tuple[Binding, Binding, str]]:
+    """Behaviors that need another one, in whose absence they would fail each time."""
+    roles = {_role(behavior) for behavior in behaviors}
+    for behavior in behaviors:
+        for role, reason in _asks(behavior, "needs").items():
+            if role not in roles:
+                where = f"in the pipeline of {message.__name__}"
+                text = f"has no {role} around it {where}: {reason}. Put one before it in the list."
+                yield behavior, behavior, text
 
 
 def _role(behavior: Binding) -> str | None:

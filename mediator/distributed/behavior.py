@@ -9,6 +9,7 @@ from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox import Outbox
 from mediator.distributed.publisher import EventPublisher
+from mediator.distributed.reading import refuse_in_read_only
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ContainerError, EventsNotPublishedError, UnitOfWorkMismatchError
 from mediator.messages import Command, Notification
@@ -90,6 +91,7 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         """Begin, go on, commit and deliver; or join what runs.
 
         Raises:
+            ReadOnlyTransactionError: It is a command, and would join the transaction of a query.
             UnitOfWorkRolledBackError: Something inside failed although its caller went on.
             CommitOutcomeUnknownError: The database's answer to COMMIT was lost.
             EventsNotPublishedError: Committed, but direct delivery failed. It carries the response.
@@ -97,6 +99,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         """
         scope = current_scope("a unit of work")
         if scope.transaction is not None or not scope.transactional:
+            if isinstance(message, Command):
+                refuse_in_read_only(message)
             return await call_next()
         unit_of_work = self._unit_of_work
         await unit_of_work.begin(message, isolation=self._isolation)

@@ -179,6 +179,26 @@ class DispatchDepthError(MediatorError, RecursionError):
 
 
 @dataclass(eq=False, repr=False)
+class DomainEventDepthError(DispatchDepthError):
+    """The handlers of domain events made aggregates record events, whose handlers did so too, and so on.
+
+    Attributes:
+        limit: The `max_depth` of the mediator.
+        path: The events, each recorded by the handlers of the one before it.
+    """
+
+    def __str__(self) -> str:
+        names = [name_of(event) for event in self.path]
+        circle = self.cycle
+        shown = " -> ".join([circle[-1], *circle] if circle else names)
+        return (
+            f"{len(self.path)} domain events follow from each other, more than max_depth ({self.limit}): {shown}. "
+            + ("They cause each other without end. Break the circle" if circle else "Let fewer follow from each other")
+            + ", or raise `max_depth` of the mediator."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class ConcurrentPublishError(MediatorError, RuntimeError):
     """Handlers were to run in transactions of their own while the one they depend on has not committed."""
 
