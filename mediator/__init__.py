@@ -1,6 +1,6 @@
 """A typed, asynchronous mediator: messages, handlers, pipelines, scopes. Nothing here needs an extra."""
 
-from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
+from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer, StreamAuthorizationBehavior
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
 from mediator.behaviors.circuit_breaker import Circuit, CircuitBreakerBehavior
 from mediator.behaviors.concurrency_limit import ConcurrencyLimitBehavior
@@ -9,7 +9,7 @@ from mediator.behaviors.logging import LoggingBehavior, StreamLoggingBehavior, a
 from mediator.behaviors.processing import RequestPostProcessorBehavior, RequestPreProcessorBehavior
 from mediator.behaviors.rate_limit import RateLimitBehavior
 from mediator.behaviors.timeout import TimeoutBehavior
-from mediator.behaviors.validation import ValidationBehavior, Validator
+from mediator.behaviors.validation import StreamValidationBehavior, ValidationBehavior, Validator
 from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
@@ -94,11 +94,13 @@ __all__ = [
     "Scope",
     "Sender",
     "Sequential",
+    "StreamAuthorizationBehavior",
     "StreamLoggingBehavior",
     "StreamNext",
     "StreamPipelineBehavior",
     "StreamRequest",
     "StreamRequestHandler",
+    "StreamValidationBehavior",
     "TimeoutBehavior",
     "TransactionMode",
     "UnitOfWork",

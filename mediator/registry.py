@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from mediator.companions import CompanionBehavior, equipped
+from mediator.companions import WorksWithCompanions, equipped
 from mediator.errors import HandlerNotFoundError
 from mediator.handlers import (
     UNIONS,
@@ -220,7 +220,8 @@ class Registry:
         return self._compile_publish(message_type, strategy or self._strategy_of(message_type))
 
     def _compile_stream(self, message_type: type) -> Pipeline:
-        behaviors = [b for b in self.behaviors if b.kind is StreamPipelineBehavior and b.takes(message_type)]
+        along = [b for b in self.behaviors if b.kind is StreamPipelineBehavior and b.takes(message_type)]
+        behaviors = [each for b in along if (each := self._equip(b, message_type)) is not None]
         handler = self._handler_of(message_type, StreamRequestHandler)
         chain = compile_stream([binding.source for binding in behaviors], handler.source)
         return Pipeline(message_type, behaviors, [handler], chain)
@@ -270,7 +271,7 @@ class Registry:
 
     def _equip(self, behavior: Binding, message_type: type) -> Binding | None:
         """The behavior with its companions for a message class; `None` when it has nothing to do there."""
-        if not issubclass(behavior.cls, CompanionBehavior):
+        if not issubclass(behavior.cls, WorksWithCompanions):
             return behavior
         kinds = behavior.cls.works_with
         found = tuple(each for each in self.companions if each.kind in kinds and each.takes(message_type))

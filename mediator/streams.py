@@ -1,9 +1,9 @@
 """Stream: one running stream request, the behaviors around it, and the scope that is there only while it is stepped."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import AsyncGeneratorType, TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from mediator.context import IdFactory, MessageContext
 from mediator.errors import (
@@ -41,6 +41,12 @@ class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
             async for item in call_next():
                 yield item
     """
+
+    role: ClassVar[str | None] = None
+    """As that of a `PipelineBehavior`; the two below too."""
+
+    belongs_inside: ClassVar[Mapping[str, str]] = {}
+    belongs_outside: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def handle(self, request: Message_contra, call_next: StreamNext[T], /) -> AsyncIterator[T]:
