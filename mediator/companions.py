@@ -86,6 +86,10 @@ class _Equipped:
         self.behavior = behavior
         self.companions = companions
 
+    @property
+    def wrapped_handle(self) -> Any:
+        return self.behavior.handle_with
+
     def handle(self, message: Any, call_next: Any, /) -> Any:
         return self.behavior.handle_with(self.companions, message, call_next)
 

@@ -12,12 +12,13 @@ from mediator.description import Application, Format, described
 from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
 from mediator.headers import NO_HEADERS
 from mediator.messages import Notification, Request, StreamRequest
-from mediator.pipeline import Call, call_inside, check_awaited
+from mediator.pipeline import Call, call_inside
 from mediator.registry import Registry
 from mediator.scope import Frame, Scope, current_frame, current_scope, enter
 from mediator.strategies import PublishStrategy
 from mediator.streams import Stream
 from mediator.transactions import TransactionMode
+from mediator.watching import check_awaited
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -7,9 +7,10 @@ from typing import Any, Generic, TypeVar, overload
 from mediator.context import MessageContext
 from mediator.handlers import NotificationHandler
 from mediator.mediator import Mediator
-from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior, check_awaited
+from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior
 from mediator.registry import Registry
 from mediator.streams import StreamPipelineBehavior
+from mediator.watching import check_awaited
 
 R = TypeVar("R")
 T = TypeVar("T")
