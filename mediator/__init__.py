@@ -10,6 +10,7 @@ from mediator.behaviors.processing import RequestPostProcessorBehavior, RequestP
 from mediator.behaviors.rate_limit import RateLimitBehavior
 from mediator.behaviors.timeout import TimeoutBehavior
 from mediator.behaviors.validation import StreamValidationBehavior, ValidationBehavior, Validator
+from mediator.binding import Binding
 from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
@@ -35,7 +36,7 @@ from mediator.processors import (
     RequestPostProcessor,
     RequestPreProcessor,
 )
-from mediator.registry import Binding, Registry
+from mediator.registry import Registry
 from mediator.scope import Scope, current_context, current_scope
 from mediator.sender import Publisher, Sender
 from mediator.strategies import Concurrent, PublishStrategy, Sequential

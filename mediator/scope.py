@@ -5,14 +5,15 @@ a scope. A frame is left by setting the variable to its parent, never by resetti
 another context than it was made in, which is where generators and fixtures are closed.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
+from mediator.closing import raise_failures
 from mediator.context import IdFactory, MessageContext, new_id
 from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
-from mediator.transactions import Outcome, Transaction, TransactionMode
+from mediator.transactions import Outcome, Transaction, TransactionMode, check_mode
 
 ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
 
@@ -84,23 +85,6 @@ class Scope:
                 failures.append(failure)
         self.kept = None
         raise_failures("scope", failures, error)
-
-
-def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:
-    """Raise what failed while something was closed that ended with `error`: one as it is, several as a group.
-
-    A cancellation wins. To `error` failures are added as notes instead.
-    """
-    for failure in failures:
-        if not isinstance(failure, Exception):
-            raise failure
-    if error is not None:
-        for failure in failures:
-            error.add_note(f"While closing the {what}: {failure!r}")
-    elif len(failures) == 1:
-        raise failures[0]
-    elif failures:
-        raise BaseExceptionGroup(f"errors while closing the {what}", failures)
 
 
 class Frame:
@@ -218,7 +202,8 @@ class Frame:
         raise failure
 
 
-_NEW, _SUPPRESS = TransactionMode.NEW, TransactionMode.SUPPRESS  # looking them up each time costs more than comparing
+# Looking them up each time costs more than comparing.
+_DEFAULT, _NEW, _SUPPRESS = TransactionMode.DEFAULT, TransactionMode.NEW, TransactionMode.SUPPRESS
 
 _frame: ContextVar[Frame | None] = ContextVar("mediator_frame", default=None)
 
@@ -243,9 +228,12 @@ def enter(
     """Begin a dispatch: join the running scope or open one, as `mode` says.
 
     Raises:
+        SettingError: `mode` is no `TransactionMode`.
         ConcurrentDispatchError: The scope to join is in use by another dispatch at this moment.
     """
     parent = _frame.get()
+    if mode is not _DEFAULT:
+        check_mode(mode)
     frame = Frame()  # without an `__init__`, for it is made for every dispatch
     frame.parent, frame.message, frame.ids = parent, message, ids
     if parent is None or parent.scope.closed or mode is _NEW or mode is _SUPPRESS:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from mediator.behaviors.caching import CachingBehavior
+from mediator.binding import Binding
 from mediator.dependency_injector.catalog import Catalog
 from mediator.dependency_injector.provider_kinds import MAKING_ANEW, effective
-from mediator.errors import HandlerNotFoundError, Problem
+from mediator.errors import HandlerNotFoundError, MessageDeclarationError, Problem, SettingError
 from mediator.handlers import message_types, type_arguments
 from mediator.messages import Notification, is_request
 from mediator.pipeline import PipelineBehavior
-from mediator.registry import Binding, Registry
+from mediator.registry import Registry
 from mediator.streams import StreamPipelineBehavior
 
 
@@ -54,7 +55,7 @@ def _is_of_the_application(cls: type) -> bool:
 def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, Binding, str]]:
     try:
         behaviors = registry.pipeline(message).behaviors
-    except HandlerNotFoundError:  # no handler, or one of another kind, which is reported as what it is
+    except (HandlerNotFoundError, MessageDeclarationError, SettingError):  # reported as what it is
         return
     for index, outer in enumerate(behaviors):
         for inner in behaviors[index + 1 :]:

@@ -6,13 +6,13 @@ from typing import Any
 
 from mediator.behaviors.authorization import Authorizer, StreamAuthorizationBehavior
 from mediator.behaviors.validation import StreamValidationBehavior, ValidationBehavior, Validator, checks_itself
+from mediator.binding import Binding
 from mediator.companions import CompanionBehavior, StreamCompanionBehavior, WorksWithCompanions
 from mediator.dependency_injector.catalog import Catalog
 from mediator.errors import Problem
 from mediator.handlers import StreamRequestHandler, fits, spelled, type_arguments
 from mediator.messages import Request, is_stream_request
 from mediator.processors import RequestExceptionHandler, RequestPostProcessor
-from mediator.registry import Binding
 
 _TAKING_RESPONSES = (RequestExceptionHandler, RequestPostProcessor)
 _OF_STREAMS: dict[type, type] = {Authorizer: StreamAuthorizationBehavior, Validator: StreamValidationBehavior}

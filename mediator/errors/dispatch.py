@@ -49,6 +49,20 @@ class MessageKindError(MediatorError, TypeError):
 
 
 @dataclass(eq=False, repr=False)
+class MessageDeclarationError(MediatorError, TypeError):
+    """A class of messages is of several kinds, each of which is dispatched in another way."""
+
+    message_type: type
+    kinds: Sequence[str]
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.message_type)} is a {' and a '.join(self.kinds)}, each of which is dispatched in another way. "
+            "Derive it from one of them, and make another class for the other."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class MediatorNotStartedError(MediatorError, RuntimeError):
     """The mediator was used before its container was started, or after it was stopped."""
 
@@ -229,12 +243,15 @@ class NotAStreamError(MediatorError, TypeError):
 
 @dataclass(eq=False, repr=False)
 class StreamNotOpenError(MediatorError, RuntimeError):
-    """A stream was iterated before it was opened, or after it was closed."""
+    """A stream was iterated before it was opened, or after it was closed, or opened again while it was open."""
 
     message: object
+    already_open: bool = False
 
     def __str__(self) -> str:
         name = name_of(self.message)
+        if self.already_open:
+            return f"The stream of {name} is open already. Each `async with` needs a `mediator.stream(...)` of its own."
         return f"The stream of {name} is not open. Iterate inside `async with mediator.stream({name}(...)) as items:`."
 
 
