@@ -13,10 +13,10 @@ from mediator.errors.broker import (
 )
 from mediator.errors.consuming import (
     ConsumerGroupNotFoundError,
-    DeliveryTimeoutError,
     EventNotDecodableError,
     EventNotUpcastableError,
     FatalEventError,
+    HandlerTimeoutError,
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
 )
@@ -126,7 +126,6 @@ __all__ = [
     "DatabaseConnectionError",
     "DatabaseUnavailableError",
     "DeliveryTimeError",
-    "DeliveryTimeoutError",
     "DispatchDepthError",
     "EventDeclarationError",
     "EventError",
@@ -143,6 +142,7 @@ __all__ = [
     "FrozenEventsError",
     "GroupOrderingError",
     "HandlerNotFoundError",
+    "HandlerTimeoutError",
     "IsolationNotSupportedError",
     "MediatorError",
     "MediatorNotStartedError",

@@ -23,7 +23,10 @@ def is_key_parked(database: InMemoryDatabase, consumer: str, key: str) -> bool:
 
 
 class InMemoryParking(Parking):
-    """`parking = providers.Singleton(InMemoryParking, database)`, with the inbox and the unit of work on the same."""
+    """`parking = providers.Singleton(InMemoryParking, database)`, with the inbox and the unit of work on the same.
+
+    It has the events that came in; those that the broker refused stand in `refused` of the database.
+    """
 
     def __init__(self, database: InMemoryDatabase) -> None:
         self._database = database

@@ -6,20 +6,28 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import text
 
-from mediator import Mediator, Registry, UnitOfWork
+from mediator import DistributedEvent, DistributedEventBroker, Mediator, Registry, UnitOfWork
 from mediator.distributed.inbox import Admission, Inbox, Start
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
+from mediator.distributed.replay import ParkedReplay
 from mediator.errors import (
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
     UnitOfWorkMismatchError,
 )
-from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, create_schema, open_engine
+from mediator.sqlalchemy import (
+    SqlAlchemyInbox,
+    SqlAlchemyOutbox,
+    SqlAlchemyParking,
+    SqlAlchemyUnitOfWork,
+    create_schema,
+    open_engine,
+)
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryParking, InMemoryUnitOfWork
 from tests.postgres import PostgresServer
 
@@ -400,3 +408,35 @@ async def test_an_event_that_goes_out_goes_back_to_its_old_place_in_the_outbox(t
                 rows = (await connection.execute(text("SELECT sequence, id, data, bucket FROM mediator_outbox"))).all()
             assert [(row.sequence, row.id, bytes(row.data)) for row in rows] == [(41, "e41", b'{"edited": 1}')]
             assert await parking.count(ALL) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Paid(DistributedEvent):
+    event_type: ClassVar[str] = "parking-contract.paid"
+    number: int
+
+    @property
+    def partition_key(self) -> str:
+        return "k"
+
+
+async def test_what_the_relay_sets_aside_is_found_and_goes_out_again_before_its_successor(
+    tmp_path: Path, postgres_url: str
+):
+    for url in (f"sqlite:///{tmp_path}/refused.db", postgres_url):
+        async with in_database(url) as storage, open_engine(url) as engine:
+            outbox = SqlAlchemyOutbox(engine)
+            async with storage.transaction() as unit_of_work:
+                for number in (1, 2):
+                    DistributedEventBroker(unit_of_work).add(Paid(number))
+            async with outbox.claim(10) as batch:
+                first, second = batch.events
+                await batch.park(first, "refused", "larger than: the stream allows")
+            async with outbox.claim(10) as batch:
+                assert list(batch.events) == []
+            (parked,) = await storage.parking.find(ParkedFilter(direction="out", reason="refused"))
+            assert (parked.event_id, parked.data, parked.partition_key) == (first.id, first.data, "k")
+            replay = ParkedReplay(storage.parking, [])
+            assert [result.outcome async for result in replay.run(ALL)] == ["replayed"]
+            async with outbox.claim(10) as batch:
+                assert [event.id for event in batch.events] == [first.id, second.id]
