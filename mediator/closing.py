@@ -1,6 +1,21 @@
-"""Closing: how what fails is told when several things are closed, each although another one failed."""
+"""Closing: what is called at the end of something, all of it, and what of that failed, raised as one."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
+
+
+async def call_all(exits: list[ExitCallback], error: BaseException | None) -> Sequence[BaseException]:
+    """Call callbacks, last added first, also when one fails or is cancelled, and give what failed. None is left."""
+    failures: list[BaseException] = []
+    while exits:
+        try:
+            pending = exits.pop()(error)
+            if pending is not None:
+                await pending
+        except BaseException as failure:  # collected: every other callback still runs
+            failures.append(failure)
+    return failures
 
 
 def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:

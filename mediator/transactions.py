@@ -21,14 +21,15 @@ class TransactionMode(enum.Enum):
     """A scope of its own, without a transaction; what joins it has none either."""
 
 
-def check_mode(mode: object) -> None:
-    """Make sure that a mode is one; a text such as "nested" would be none, in silence.
+def check_mode(mode: object) -> TransactionMode:
+    """The mode, if it is one; a text such as "nested" would be none, in silence.
 
     Raises:
         SettingError: It is not.
     """
     if not isinstance(mode, TransactionMode):
         raise SettingError("mode", mode, "it is no TransactionMode. Write `mode=TransactionMode.NESTED`, for one.")
+    return mode
 
 
 class Outcome(enum.Enum):
