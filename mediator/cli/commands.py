@@ -11,6 +11,7 @@ import click
 from mediator.cli.description import describe
 from mediator.cli.errors import CommandError, printable
 from mediator.cli.events import events
+from mediator.cli.outbox import outbox
 from mediator.cli.parked import parked
 from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.running import run_workers
@@ -69,6 +70,7 @@ def describe_command(target: str, message: str | None, form: Format, others: tup
 
 
 cli.add_command(events)
+cli.add_command(outbox)
 cli.add_command(parked)
 
 

@@ -5,6 +5,7 @@ Each error carries its objects as attributes and renders its text from them. `do
 
 from mediator.errors.broker import (
     ConsumerNotFoundError,
+    DuplicateDroppedError,
     GroupOrderingError,
     PublisherUnavailableError,
     ServerStartError,
@@ -49,6 +50,7 @@ from mediator.errors.events import (
     EventRefusedError,
     EventSchemaError,
     EventTooLargeError,
+    OutboxEventNotFoundError,
     OutboxFullError,
     UpcasterDeclarationError,
 )
@@ -127,6 +129,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DeliveryTimeError",
     "DispatchDepthError",
+    "DuplicateDroppedError",
     "EventDeclarationError",
     "EventError",
     "EventKindError",
@@ -156,6 +159,7 @@ __all__ = [
     "NotAStreamError",
     "NotAuthorizedError",
     "NotAwaitedError",
+    "OutboxEventNotFoundError",
     "OutboxFullError",
     "ParkedEventBlockedError",
     "ParkedEventNotFoundError",
