@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.inbox import LastStart
 from mediator.distributed.outbox import RefusedEvent
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.staging import StagedEvent
@@ -29,7 +30,8 @@ class InMemoryDatabase:
         refused: Those that the broker refused.
         archive: Those that the broker has stored.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: How often handlers were started for such an event, as far as that is counted.
+        starts: How often handlers were started for an event that is not there yet, as far as that is counted, and what
+            is known of the last start.
         available: False while the database plays dead: what needs it fails.
     """
 
@@ -40,7 +42,7 @@ class InMemoryDatabase:
         self.refused: list[RefusedEvent] = []
         self.archive: list[CloudEvent] = []
         self.inbox: set[tuple[str, str, str]] = set()
-        self.starts: dict[tuple[str, str, str], int] = {}
+        self.starts: dict[tuple[str, str, str], tuple[int, LastStart]] = {}
         self.available: bool = True
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
         self.locks: dict[tuple[str, str], tuple[object, asyncio.Event]] = {}
