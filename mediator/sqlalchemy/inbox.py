@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Table, and_, case, delete, select, text, t
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mediator.distributed.inbox import Admission, Inbox, Start
+from mediator.distributed.inbox import Admission, Inbox, LastStart, Start, refusal
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import MediatorError
 from mediator.sqlalchemy.engine import database_of
@@ -67,30 +67,36 @@ class SqlAlchemyInbox(Inbox):
         async with self._database.reader.connect() as connection:
             return await _is_in(connection, (consumer, source, event_id))
 
-    async def start(self, consumer: str, source: str, event_id: str, limit: int, /) -> Start:
+    async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
         """See `Inbox.start`."""
         row = (consumer, source, event_id)
         async with self._database.writing() as connection:
             if await _is_in(connection, row):
                 return Start(0, taken=True)
-            before = (await connection.execute(select(attempts.c.attempts).where(_is(attempts, row)))).scalar()
-            if before is not None and before >= limit:
-                return Start(before, exhausted=True)
-            counted = attempts.c.attempts + 1
-            return Start((await connection.execute(self._count(row, 2, counted))).scalar_one())
+            refused = refusal(*await _last_start(connection, row), limit, alone=alone)
+            if refused is not None:
+                return refused
+            last = LastStart.ALONE if alone else LastStart.BESIDE
+            return Start((await connection.execute(self._count(row, 2, attempts.c.attempts + 1, last))).scalar_one())
+
+    async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
+        """See `Inbox.end`."""
+        async with self._database.writing() as connection:
+            row = (consumer, source, event_id)
+            await connection.execute(self._count(row, attempt, attempts.c.attempts, LastStart.ENDED))
 
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
         """See `Inbox.take_back`."""
         lowered = case((attempts.c.attempts > 0, attempts.c.attempts - 1), else_=0)
         async with self._database.writing() as connection:
-            await connection.execute(self._count((consumer, source, event_id), 0, lowered))
+            await connection.execute(self._count((consumer, source, event_id), 0, lowered, LastStart.ENDED))
 
-    def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int]) -> Any:
-        consumer, source, event_id = row
-        values, now = {"consumer": consumer, "source": source, "event_id": event_id, "attempts": first}, self._clock()
-        statement: Any = self._database.insert(attempts).values(**values, started_at=now)
+    def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int], last: LastStart) -> Any:
+        identity = dict(zip(("consumer", "source", "event_id"), row, strict=True))
+        written = {"started_at": self._clock(), "last_start": last.value}
+        statement: Any = self._database.insert(attempts).values(**identity, attempts=first, **written)
         return statement.on_conflict_do_update(
-            index_elements=["consumer", "source", "event_id"], set_={"attempts": then, "started_at": now}
+            index_elements=list(identity), set_={"attempts": then, **written}
         ).returning(attempts.c.attempts)
 
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
@@ -123,6 +129,13 @@ class SqlAlchemyInbox(Inbox):
 def _is(table: Table, row: tuple[str, str, str]) -> ColumnElement[bool]:
     consumer, source, event_id = row
     return and_(table.c.consumer == consumer, table.c.source == source, table.c.event_id == event_id)
+
+
+async def _last_start(connection: AsyncConnection, row: tuple[str, str, str]) -> tuple[int, LastStart]:
+    found = (
+        await connection.execute(select(attempts.c.attempts, attempts.c.last_start).where(_is(attempts, row)))
+    ).first()
+    return (1, LastStart.BESIDE) if found is None else (found[0], LastStart(found[1]))
 
 
 async def _is_in(connection: AsyncConnection, row: tuple[str, str, str]) -> bool:

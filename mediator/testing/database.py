@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.inbox import LastStart
 from mediator.distributed.outbox import RefusedEvent
 from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.serialization import EventCodec
@@ -31,7 +32,8 @@ class InMemoryDatabase:
         archive: Those that the broker has stored.
         archived: The place of each of them, and when it came there, in seconds since the epoch, by its id.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: How often handlers were started for such an event, as far as that is counted.
+        starts: How often handlers were started for an event that is not there yet, as far as that is counted, and what
+            is known of the last start.
         available: False while the database plays dead: what needs it fails.
     """
 
@@ -43,7 +45,7 @@ class InMemoryDatabase:
         self.archive: list[CloudEvent] = []
         self.archived: dict[str, tuple[int, float]] = {}
         self.inbox: set[tuple[str, str, str]] = set()
-        self.starts: dict[tuple[str, str, str], int] = {}
+        self.starts: dict[tuple[str, str, str], tuple[int, LastStart]] = {}
         self.available: bool = True
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
         self.locks: dict[tuple[str, str], tuple[object, asyncio.Event]] = {}
