@@ -11,6 +11,7 @@ from mediator.distributed import failpoints
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outages import Outages
 from mediator.distributed.outbox import Outbox, OutboxBatch
+from mediator.distributed.parking import ParkReason
 from mediator.distributed.propagation import incoming
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
@@ -131,7 +132,7 @@ class OutboxRelay:
             await failpoints.reach("relay.after_delete")
         for result in results:
             if isinstance(result.error, EventRefusedError):
-                await batch.park(result.event, "refused", result.error.reason)
+                await batch.park(result.event, ParkReason.REFUSED, result.error.reason)
                 self._log_refusal(result.event, result.error)
         return results
 

@@ -1,14 +1,14 @@
 """SqlAlchemyOutbox: the outbox in a table of the application's database."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.distributed.doorbell import Doorbell
-from mediator.distributed.outbox import Erased, Outbox, OutboxBatch, RefusedEvent
+from mediator.distributed.outbox import Erased, Outbox, OutboxBatch
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import UnitOfWorkMismatchError
 from mediator.sqlalchemy import moves
@@ -108,25 +108,6 @@ class SqlAlchemyOutbox(Outbox):
         if connection.engine.pool is not self._database.engine.pool:
             raise UnitOfWorkMismatchError(self, unit_of_work)
         return await moves.cancel(connection, event_id)
-
-    async def refused(self, limit: int = 100, /) -> Sequence[RefusedEvent]:
-        """See `Outbox.refused`."""
-        async with self._database.reader.connect() as connection:
-            return await moves.refused_events(connection, limit)
-
-    async def replay(self, event_id: str, /) -> bool:
-        """See `Outbox.replay`."""
-        async with self._database.writing() as connection:
-            found = await moves.from_parked(connection, event_id)
-        self._database.wake()
-        return found
-
-    async def discard(self, event_id: str, /) -> bool:
-        """See `Outbox.discard`."""
-        async with self._database.writing() as connection:
-            found = await moves.discard(connection, event_id)
-        self._database.wake()
-        return found
 
     async def erase(self, partition_key: str, /) -> Erased:
         """See `Outbox.erase`."""
