@@ -11,6 +11,7 @@ import structlog
 
 from mediator.context import IdFactory, new_id
 from mediator.distributed import failpoints
+from mediator.distributed.bounds import check_positive
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.database import DatabaseTransaction
 from mediator.distributed.events import DistributedEvent
@@ -51,6 +52,7 @@ class UnitOfWork(DatabaseTransaction):
         commit_timeout: float = 30.0,
         ids: IdFactory = new_id,
     ) -> None:
+        check_positive(max_event_bytes=max_event_bytes, commit_timeout=commit_timeout)
         self.codec: EventCodec = codec
         self.settling: bool = False
         self._max_event_bytes = max_event_bytes

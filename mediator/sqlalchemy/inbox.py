@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Table, and_, case, delete, select, text, t
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from mediator.distributed.bounds import check_positive
 from mediator.distributed.inbox import Admission, Inbox, Start
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import MediatorError
@@ -23,11 +24,15 @@ class SqlAlchemyInbox(Inbox):
         engine: From `open_engine`.
         keep_seconds: How long events are remembered: a day longer than the stream keeps them; 8 days.
         clock: The time in seconds since the epoch.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
         self, engine: AsyncEngine, *, keep_seconds: float = 8 * 86400, clock: Callable[[], float] = time.time
     ) -> None:
+        check_positive(keep_seconds=keep_seconds)
         self._database = database_of(engine)
         self.keep_seconds: float = keep_seconds
         self._clock = clock

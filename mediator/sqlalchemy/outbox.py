@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mediator.distributed.bounds import check_not_negative, check_positive
 from mediator.distributed.doorbell import Doorbell
 from mediator.distributed.outbox import Erased, Outbox, OutboxBatch
 from mediator.distributed.unit_of_work import UnitOfWork
@@ -19,6 +20,8 @@ from mediator.sqlalchemy.relay_file import RelayFileClaims
 from mediator.sqlalchemy.schema import archive, outbox
 from mediator.sqlalchemy.sqlite import SqliteDatabase
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
+
+_DAY = 86_400.0
 
 
 class SqlAlchemyOutbox(Outbox):
@@ -33,6 +36,9 @@ class SqlAlchemyOutbox(Outbox):
         doorbell: Wakes the relays of other processes after a commit of this one, and those of this one after theirs.
         frozen_seconds: After how many seconds PostgreSQL takes the events from a relay whose process is frozen.
         clock: The time in seconds since the epoch. By default that of the PostgreSQL server, or of this machine on SQLite.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
@@ -44,6 +50,8 @@ class SqlAlchemyOutbox(Outbox):
         frozen_seconds: float = 10.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        check_not_negative(archive_seconds=archive_seconds)
+        check_positive(frozen_seconds=frozen_seconds, at_most=_DAY)
         database = self._database = database_of(engine)
         self._archive_seconds = archive_seconds
         self._clock = DatabaseClock(database.dialect, clock)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
+from mediator.distributed.bounds import check_counts
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.staging import StagedEvent
@@ -111,6 +112,9 @@ class InMemoryUnitOfWork(UnitOfWork):
         codec: Writes and reads the payloads of events.
         max_pending: How many events may wait in the outbox, delayed ones not counted; `None` for any number.
         options: Of `UnitOfWork`.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         **options: Any,
     ) -> None:
         super().__init__(codec=codec or MsgspecCodec(), **options)
+        check_counts(max_pending=max_pending)
         self.database = database
         self._max_pending = max_pending
         self._changes: dict[str, dict[Any, Any]] = {}
