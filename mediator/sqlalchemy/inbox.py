@@ -9,16 +9,23 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mediator.distributed.bounds import check_positive
+from mediator.distributed.identity import fitting, is_storable
 from mediator.distributed.inbox import Admission, Inbox, Start
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import MediatorError
+from mediator.errors import MediatorError, SettingError
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.parking import is_key_parked, lock_key, own_connection
 from mediator.sqlalchemy.schema import attempts, inbox
 
+_IDENTITY = ("consumer", "source", "event_id")
+_LONGEST_CONSUMER = 64
+
 
 class SqlAlchemyInbox(Inbox):
     """`inbox = providers.Singleton(SqlAlchemyInbox, engine)`, on the engine of the unit of work.
+
+    A source or an id that no column takes (longer than 255 characters, or with such as cannot be printed) is known by its
+    hash.
 
     Args:
         engine: From `open_engine`.
@@ -44,11 +51,13 @@ class SqlAlchemyInbox(Inbox):
 
         Raises:
             UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
+            SettingError: The consumer's name is longer than 64 characters, or has a NUL character.
             SchemaMissingError: The inbox table does not exist.
         """
         connection = await own_connection(self, self._database, unit_of_work)
-        row = {"consumer": consumer, "source": source, "event_id": event_id, "received_at": self._clock()}
-        statement: Any = self._database.insert(inbox).values(row).on_conflict_do_nothing()
+        values = dict(zip(_IDENTITY, _fitting(consumer, source, event_id), strict=True))
+        row: Any = self._database.insert(inbox).values(**values, received_at=self._clock())
+        statement, key = row.on_conflict_do_nothing(), None if key is None else fitting(key)
         try:
             if key is None:
                 inserted = (await connection.execute(statement)).rowcount == 1
@@ -70,11 +79,11 @@ class SqlAlchemyInbox(Inbox):
     async def contains(self, consumer: str, source: str, event_id: str, /) -> bool:
         """See `Inbox.contains`."""
         async with self._database.reader.connect() as connection:
-            return await _is_in(connection, (consumer, source, event_id))
+            return await _is_in(connection, _fitting(consumer, source, event_id))
 
     async def start(self, consumer: str, source: str, event_id: str, limit: int, /) -> Start:
         """See `Inbox.start`."""
-        row = (consumer, source, event_id)
+        row = _fitting(consumer, source, event_id)
         async with self._database.writing() as connection:
             if await _is_in(connection, row):
                 return Start(0, taken=True)
@@ -88,20 +97,19 @@ class SqlAlchemyInbox(Inbox):
         """See `Inbox.take_back`."""
         lowered = case((attempts.c.attempts > 0, attempts.c.attempts - 1), else_=0)
         async with self._database.writing() as connection:
-            await connection.execute(self._count((consumer, source, event_id), 0, lowered))
+            await connection.execute(self._count(_fitting(consumer, source, event_id), 0, lowered))
 
     def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int]) -> Any:
-        consumer, source, event_id = row
-        values, now = {"consumer": consumer, "source": source, "event_id": event_id, "attempts": first}, self._clock()
-        statement: Any = self._database.insert(attempts).values(**values, started_at=now)
+        values, now = dict(zip(_IDENTITY, row, strict=True)), self._clock()
+        statement: Any = self._database.insert(attempts).values(**values, attempts=first, started_at=now)
         return statement.on_conflict_do_update(
-            index_elements=["consumer", "source", "event_id"], set_={"attempts": then, "started_at": now}
+            index_elements=_IDENTITY, set_={"attempts": then, "started_at": now}
         ).returning(attempts.c.attempts)
 
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
         """See `Inbox.forget_starts`."""
         connection = await own_connection(self, self._database, unit_of_work)
-        await connection.execute(delete(attempts).where(_is(attempts, (consumer, source, event_id))))
+        await connection.execute(delete(attempts).where(_is(attempts, _fitting(consumer, source, event_id))))
 
     async def clean(self, limit: int, /) -> int:
         """See `Inbox.clean`."""
@@ -110,10 +118,9 @@ class SqlAlchemyInbox(Inbox):
             return cleaned + await self._clean(connection, attempts, attempts.c.started_at, limit - cleaned)
 
     async def _clean(self, connection: AsyncConnection, table: Table, time_of: ColumnElement[float], limit: int) -> int:
-        key = tuple_(table.c.consumer, table.c.source, table.c.event_id)
-        old = select(table.c.consumer, table.c.source, table.c.event_id)
-        old = old.where(time_of < self._clock() - self.keep_seconds).limit(limit)
-        return (await connection.execute(delete(table).where(key.in_(old)))).rowcount
+        identity = [table.c[name] for name in _IDENTITY]
+        old = select(*identity).where(time_of < self._clock() - self.keep_seconds).limit(limit)
+        return (await connection.execute(delete(table).where(tuple_(*identity).in_(old)))).rowcount
 
     async def answers(self) -> bool:
         """See `Inbox.answers`."""
@@ -125,9 +132,15 @@ class SqlAlchemyInbox(Inbox):
         return True
 
 
+def _fitting(consumer: str, source: str, event_id: str) -> tuple[str, str, str]:
+    """The key of a row, whatever a foreign producer calls its events."""
+    if not is_storable(consumer, _LONGEST_CONSUMER):
+        raise SettingError("consumer", consumer, f"use at most {_LONGEST_CONSUMER} characters, and no NUL")
+    return consumer, fitting(source), fitting(event_id)
+
+
 def _is(table: Table, row: tuple[str, str, str]) -> ColumnElement[bool]:
-    consumer, source, event_id = row
-    return and_(table.c.consumer == consumer, table.c.source == source, table.c.event_id == event_id)
+    return and_(*(table.c[name] == value for name, value in zip(_IDENTITY, row, strict=True)))
 
 
 async def _is_in(connection: AsyncConnection, row: tuple[str, str, str]) -> bool:

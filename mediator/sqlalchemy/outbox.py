@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.distributed.bounds import check_not_negative, check_positive
 from mediator.distributed.doorbell import Doorbell
+from mediator.distributed.identity import is_storable
 from mediator.distributed.outbox import Erased, Outbox, OutboxBatch
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import UnitOfWorkMismatchError
@@ -107,6 +108,8 @@ class SqlAlchemyOutbox(Outbox):
 
     async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:
         """See `Outbox.cancel`."""
+        if not is_storable(event_id):
+            return False
         if unit_of_work is None:
             async with self._database.writing() as connection:
                 return await moves.cancel(connection, event_id)
@@ -119,6 +122,8 @@ class SqlAlchemyOutbox(Outbox):
 
     async def erase(self, partition_key: str, /) -> Erased:
         """See `Outbox.erase`."""
+        if not is_storable(partition_key):
+            return Erased(0, 0, 0)
         async with self._database.writing() as connection:
             erased = await moves.erase(connection, partition_key)
         self._database.wake()

@@ -16,6 +16,7 @@ from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, Par
 from mediator.errors import (
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
+    SettingError,
     UnitOfWorkMismatchError,
 )
 from mediator.sqlalchemy import (
@@ -167,6 +168,21 @@ async def test_an_event_that_has_taken_effect_is_not_started_and_its_count_is_go
         await storage.inbox.forget_starts(unit_of_work, *row)
     assert (await storage.inbox.start(*row, 8)).taken
     assert await storage.inbox.answers()
+
+
+@pytest.mark.parametrize("foreign", ["", "a\0b", "x" * 256, "\u20ac" * 1000, "\ud800", "\x1b[2J"])
+async def test_whatever_a_foreign_producer_calls_its_events_they_are_told_apart(storage: Storage, foreign: str):
+    rows = (GROUP, foreign, "1"), (GROUP, "shop", foreign), (GROUP, "shop", f"{foreign}2")
+    for row in rows:
+        assert not await storage.inbox.contains(*row)
+        await storage.inbox.take_back(*row)
+        assert await storage.inbox.start(*row, 8) == Start(1)
+        for expected in (Admission.NEW, Admission.DUPLICATE):
+            async with storage.transaction() as unit_of_work:
+                assert await storage.inbox.insert(unit_of_work, *row, key=foreign) is expected
+                await storage.inbox.forget_starts(unit_of_work, *row)
+        assert await storage.inbox.contains(*row)
+        assert (await storage.inbox.start(*row, 8)).taken
 
 
 # Setting aside.
@@ -362,6 +378,14 @@ async def test_numbers_are_not_used_again(storage: Storage):
 
 
 # What only a database has.
+
+
+async def test_a_consumer_has_a_name_that_fits(tmp_path: Path, postgres_url: str):
+    for url in (f"sqlite:///{tmp_path}/names.db", postgres_url):
+        async with in_database(url) as storage:
+            for consumer in ("x" * 65, "a\0b"):
+                with pytest.raises(SettingError, match="consumer"):
+                    await storage.inbox.start(consumer, "shop", "1", 8)
 
 
 async def test_texts_of_foreign_producers_fit_into_every_column(storage: Storage):
