@@ -5,6 +5,7 @@ Each error carries its objects as attributes and renders its text from them. `do
 
 from mediator.errors.broker import (
     ConsumerNotFoundError,
+    DuplicateDroppedError,
     GroupOrderingError,
     PublisherUnavailableError,
     ServerStartError,
@@ -47,6 +48,7 @@ from mediator.errors.events import (
     EventRefusedError,
     EventSchemaError,
     EventTooLargeError,
+    OutboxEventNotFoundError,
     OutboxFullError,
     UpcasterDeclarationError,
 )
@@ -70,6 +72,7 @@ from mediator.errors.remote import (
     RequestDeclarationError,
 )
 from mediator.errors.root import MediatorError
+from mediator.errors.schema import SchemaMissingError, SchemaNewerError, SchemaOutdatedError
 from mediator.errors.unit_of_work import (
     AfterCommitError,
     CommitOutcomeUnknownError,
@@ -84,7 +87,6 @@ from mediator.errors.unit_of_work import (
     PoolExhaustedError,
     PoolTooSmallError,
     ReadOnlyDatabaseError,
-    SchemaMissingError,
     TransactionOwnershipError,
     UnitOfWorkError,
     UnitOfWorkMismatchError,
@@ -125,6 +127,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DeliveryTimeError",
     "DispatchDepthError",
+    "DuplicateDroppedError",
     "EventDeclarationError",
     "EventError",
     "EventKindError",
@@ -153,6 +156,7 @@ __all__ = [
     "NotAStreamError",
     "NotAuthorizedError",
     "NotAwaitedError",
+    "OutboxEventNotFoundError",
     "OutboxFullError",
     "ParkedEventBlockedError",
     "ParkedEventNotFoundError",
@@ -171,6 +175,8 @@ __all__ = [
     "RemoteUnavailableError",
     "RequestDeclarationError",
     "SchemaMissingError",
+    "SchemaNewerError",
+    "SchemaOutdatedError",
     "ScopeClosedError",
     "ScopeError",
     "ServerStartError",

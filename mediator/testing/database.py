@@ -28,6 +28,7 @@ class InMemoryDatabase:
         outbox: The events that wait for a relay, in the order of their commits.
         delayed: Those that are not due yet, with the time at which they are, in seconds since the epoch.
         archive: Those that the broker has stored.
+        archived: The place of each of them, and when it came there, in seconds since the epoch, by its id.
         inbox: The consumer, source and id of each event that took effect or is parked.
         starts: How often handlers were started for such an event, as far as that is counted.
         places: The place in the outbox that each event has or had, by its id.
@@ -39,6 +40,7 @@ class InMemoryDatabase:
         self.outbox: list[CloudEvent] = []
         self.delayed: list[tuple[float, CloudEvent]] = []
         self.archive: list[CloudEvent] = []
+        self.archived: dict[str, tuple[int, float]] = {}
         self.inbox: set[tuple[str, str, str]] = set()
         self.starts: dict[tuple[str, str, str], int] = {}
         self.available: bool = True
