@@ -12,7 +12,7 @@ import structlog
 from mediator.distributed import failpoints
 from mediator.distributed.attempt import Attempt
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.downtime import Downtime, is_outage
+from mediator.distributed.downtime import Downtime, is_backlog, is_outage
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.exclusion import Exclusion
 from mediator.distributed.identity import EventIdentity, identity_of
@@ -98,6 +98,7 @@ class Settlement:
         self._attempt = Attempt(parts.inbox, self._identity, parts.exclusion, stopping, limit)
         self._decided: Callable[[], Awaitable[Ending]] | None = None
         self._losses = 0
+        self._met_full_outbox = False
 
     async def settle(self) -> None:
         """Decide, through outages of the database, and tell the broker.
@@ -176,6 +177,8 @@ class Settlement:
                 admission = Admission.NEW  # cancelled after its commit, which was not torn apart
             else:
                 return await self._failed(error, attempt)
+        if self._met_full_outbox:
+            self._parts.downtime.note_room()
         if admission is Admission.KEY_PARKED:
             self._log_parked(self._parked(ParkReason.KEY_PARKED, None), None)
             return self._terminate
@@ -210,7 +213,10 @@ class Settlement:
         return self._put_back(error, pause)
 
     async def _is_outage(self, error: BaseException) -> bool:
-        """Whether the database is at fault. Handlers that lose the connection each time are at fault themselves."""
+        """Whether the database, or its outbox, is at fault. Handlers that lose the connection each time are themselves."""
+        if is_backlog(error):
+            self._met_full_outbox = True
+            return True
         if not await self._parts.inbox.answers():
             return True
         self._losses += is_outage(error)
