@@ -9,10 +9,12 @@ from mediator.dependency_injector.catalog import named_providers, read_catalog
 from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.handler_rules import find_handler_faults
 from mediator.dependency_injector.provider_kinds import overriding
+from mediator.dependency_injector.resolution import Resolution
 from mediator.errors import ContainerValidationError
 from mediator.mediator import Mediator
+from mediator.pipeline import Source
 from mediator.registry import Registry
-from mediator.strategies import PublishStrategy
+from mediator.strategies import PublishStrategy, check_strategy
 
 
 class MediatorProvider(providers.Dependency[Mediator]):
@@ -32,6 +34,9 @@ class MediatorProvider(providers.Dependency[Mediator]):
         strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
         max_depth: How many dispatches may be nested in each other.
 
+    Raises:
+        SettingError: `strategy` is no strategy.
+
     Calling it raises:
         ContainerError: The container is a class, not an instance.
         ContainerValidationError: A handler does not say what it handles, or something else is in the list of behaviors.
@@ -48,6 +53,8 @@ class MediatorProvider(providers.Dependency[Mediator]):
     ) -> None:
         base: Any = super()
         base.__init__(Mediator)
+        if strategy is not None:
+            check_strategy(strategy)
         self._strategy = strategy
         self._max_depth = max_depth
         self._behaviors: Any = behaviors if isinstance(behaviors, providers.Provider) else providers.List(*behaviors)
@@ -118,7 +125,19 @@ class MediatorProvider(providers.Dependency[Mediator]):
             raise ContainerValidationError(problems)
         self._overriding = self._behaviors.last_overriding
         self._count = len(self._named)
-        return Registry(catalog.handlers, catalog.behaviors, catalog.companions, strategy=self._strategy)
+        compiled = Resolution({MediatorProvider: _own_or_overriding}).compiled
+        return Registry(
+            catalog.handlers, catalog.behaviors, catalog.companions, strategy=self._strategy, compile_source=compiled
+        )
+
+
+def _own_or_overriding(provider: MediatorProvider) -> Source:
+    own = provider.own
+
+    def resolve() -> Mediator:
+        return own() if overriding(provider) is None else provider()
+
+    return resolve
 
 
 def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:

@@ -15,10 +15,10 @@ from mediator.distributed.inbox import Admission
 from mediator.distributed.propagation import incoming
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.distributed.upcasting import decode_event
-from mediator.errors import DeliveryTimeoutError
+from mediator.errors import HandlerTimeoutError
 from mediator.mediator import Mediator
-from mediator.pipeline import check_awaited
 from mediator.transactions import Outcome, TransactionMode
+from mediator.watching import check_awaited
 
 Admit = Callable[[UnitOfWork], Awaitable[Admission]]
 """The first statements of the transaction; the handlers run when it says `NEW`."""
@@ -68,7 +68,7 @@ class Intake:
         """Begin, admit, run the handlers, commit. What fails after the commit is logged: the event has taken effect.
 
         Raises:
-            DeliveryTimeoutError: It took too long, and was rolled back.
+            HandlerTimeoutError: It took too long, and was rolled back.
             Exception: What a handler, a behavior or the database raised; rolled back.
         """
         admission = Admission.NEW
@@ -94,7 +94,7 @@ class Intake:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise DeliveryTimeoutError(self._envelope.type, self._parts.timeout) from error
+            raise HandlerTimeoutError(self._envelope.type, self._parts.timeout) from error
 
     async def _run(self) -> Admission:
         parts, envelope = self._parts, self._envelope

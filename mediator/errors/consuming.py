@@ -23,7 +23,7 @@ class FatalEventError(EventError):
 
 
 @dataclass(eq=False, repr=False)
-class DeliveryTimeoutError(EventError, TimeoutError):
+class HandlerTimeoutError(EventError, TimeoutError):
     """The handlers of an event that was delivered did not end in time. They were cancelled and rolled back."""
 
     event_type: str

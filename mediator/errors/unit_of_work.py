@@ -25,6 +25,19 @@ class NoUnitOfWorkError(UnitOfWorkError):
 
 
 @dataclass(eq=False, repr=False)
+class ReadOnlyTransactionError(NoUnitOfWorkError):
+    """Something that needs a unit of work was done in the read-only transaction of a query."""
+
+    query: object
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.subject)} needs a unit of work, but {name_of(self.query)} is answered in a read-only "
+            "transaction. Make that a command, or send what changes something with `mode=TransactionMode.NEW`."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class UnitOfWorkRunningError(UnitOfWorkError):
     """A unit of work was begun while it runs already."""
 
@@ -264,18 +277,4 @@ class PoolTooSmallError(UnitOfWorkError):
         return (
             f"All {self.size} connections of the pool are held by the dispatches around this one, which wait for it to end. "
             "Nest fewer of them with TransactionMode.NEW or SUPPRESS, or raise `pool_size` or `max_overflow` of the engine."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class SchemaMissingError(MediatorError, RuntimeError):
-    """The tables of this library are not in the database."""
-
-    database: str
-    table: str
-
-    def __str__(self) -> str:
-        return (
-            f"The database {self.database} has no table {self.table}. Create the tables with "
-            "`mediator schema create module:container`, or with `await create_schema(engine)`."
         )

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from mediator.distributed.channel import (
     IncomingCall,
@@ -28,7 +29,7 @@ from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.msgspec import MsgspecRequestCodec
 from mediator.nats.binding import checked_prefix, decoded, encoded
 from mediator.nats.connection import NatsConnection
-from mediator.nats.link import end
+from mediator.nats.link import end, withdraw
 
 _TIMEOUT = "mediator-timeout"
 _STATUS = "mediator-status"
@@ -38,6 +39,7 @@ _REFERENCE = "mediator-reference"
 _CONNECT_SECONDS = 1.0
 _PATIENCE = 5.0
 _PAUSE = 0.1
+_LEAVE_SECONDS = 1.0
 _LONGEST_TIMEOUT = 3600.0
 _LONGEST_TEXT = 2000
 _NO_RESPONDERS = "no application answers to its name"
@@ -120,6 +122,7 @@ class NatsRequestChannel(RequestChannel):
             yield calls
         finally:
             await end(task)
+            await listener.leave()
             await calls.turn_away()
 
 
@@ -138,6 +141,8 @@ class _Listener:
         self._queue = queue
         self._arrived = arrived
         self._connected = asyncio.Event()
+        self._client: Client | None = None
+        self._subscriptions: list[Subscription] = []
 
     async def run(self) -> None:
         forget = self._connection.on_connect("consume", self._connected.set)
@@ -152,22 +157,22 @@ class _Listener:
         finally:
             forget()
 
+    async def leave(self) -> None:
+        """Take what is still coming, within about a second. `run` has ended before."""
+        if self._client is not None and self._client.is_connected:
+            await withdraw(self._client, self._subscriptions, _LEAVE_SECONDS)
+
     async def _listen(self, client: Client) -> None:
         async def arrived(message: Msg) -> None:
             await self._arrived(client, message)
 
-        subscriptions = [
-            await client.subscribe(subject, queue=self._queue, cb=arrived)  # pyright: ignore[reportUnknownMemberType]
-            for subject in self._subjects
-        ]
-        try:
-            while not client.is_closed:  # nats-py subscribes anew when it reconnects by itself
-                self._connected.clear()
-                await self._connected.wait()
-        finally:
-            for subscription in subscriptions:
-                with contextlib.suppress(nats.errors.Error, OSError):
-                    await subscription.unsubscribe()
+        self._client, self._subscriptions = client, []
+        for subject in self._subjects:
+            taken = await client.subscribe(subject, queue=self._queue, cb=arrived)  # pyright: ignore[reportUnknownMemberType]
+            self._subscriptions.append(taken)
+        while not client.is_closed:  # nats-py subscribes anew when it reconnects by itself
+            self._connected.clear()
+            await self._connected.wait()
 
 
 class _Calls(IncomingCalls):

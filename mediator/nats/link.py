@@ -8,7 +8,7 @@ cancellation kills the reader).
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import nats.errors
@@ -246,6 +246,26 @@ async def end(*tasks: asyncio.Task[None]) -> None:
 async def listen(client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Subscription:
     """Have every message on a subject passed to a callback."""
     return await client.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]  # an untyped Future
+
+
+async def withdraw(client: Client, subscriptions: Sequence[Subscription], seconds: float) -> None:
+    """Stop listening, and still take what is on its way; at most so many seconds.
+
+    nats-py has no public way: `unsubscribe` drops what arrives after it, and `drain` waits for a `flush`, which must not
+    be given a deadline.
+    """
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        async with asyncio.timeout(seconds):
+            for each in subscriptions:
+                await client._send_unsubscribe(each._id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see above
+            # what was sent before the server knew arrives before the answer to this request
+            with contextlib.suppress(nats.errors.Error):
+                await ask(client, _PROBE_SUBJECT, b"", seconds / 2)
+            while any(each.pending_msgs for each in subscriptions):  # noqa: ASYNC110  # nats-py has no event for it
+                await asyncio.sleep(0)
+    for each in subscriptions:
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await each.unsubscribe()
 
 
 async def _dispose(client: Client) -> None:

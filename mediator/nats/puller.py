@@ -18,7 +18,7 @@ from mediator.errors import GroupOrderingError, PublisherUnavailableError
 from mediator.nats.connection import NatsConnection
 from mediator.nats.delivery import NatsDelivery
 from mediator.nats.group import ConsumerGroup
-from mediator.nats.link import ask, listen
+from mediator.nats.link import listen, withdraw
 from mediator.nats.pull import Cadence, Pull
 from mediator.nats.room import Room
 
@@ -92,16 +92,7 @@ class Puller:
         client, subscription = self._client, self._subscription
         if client is None or subscription is None or not client.is_connected:
             return
-        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-            async with asyncio.timeout(_LEAVE_SECONDS):
-                await _withdraw(client, subscription)
-                # what was sent before the server knew arrives before the answer to this request
-                with contextlib.suppress(nats.errors.Error):
-                    await ask(client, "$JS.API.INFO", b"", _LEAVE_SECONDS / 2)
-                while subscription.pending_msgs:  # noqa: ASYNC110  # nats-py has no event for it
-                    await asyncio.sleep(0)
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await subscription.unsubscribe()
+        await withdraw(client, [subscription], _LEAVE_SECONDS)
 
     async def _keep_set_up(self) -> None:
         while True:
@@ -254,12 +245,3 @@ class Puller:
         if text != self._trouble:
             self._trouble = text
             self._log.warning(trouble, reason=text)
-
-
-async def _withdraw(client: Client, subscription: Subscription) -> None:
-    """Tell the server that nothing more is wanted, and still take what is on its way.
-
-    nats-py has no public way: `unsubscribe` drops what arrives after it, and `drain` waits for a `flush`, which must not
-    be given a deadline.
-    """
-    await client._send_unsubscribe(subscription._id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see above

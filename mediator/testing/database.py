@@ -3,12 +3,15 @@
 import asyncio
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
+from mediator.distributed.bounds import check_counts
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox import RefusedEvent
+from mediator.distributed.inbox import LastStart
+from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.staging import StagedEvent
 from mediator.distributed.transaction import UnitOfWorkState
@@ -26,10 +29,12 @@ class InMemoryDatabase:
         tables: Rows by key, by the name of their table.
         outbox: The events that wait for a relay, in the order of their commits.
         delayed: Those that are not due yet, with the time at which they are, in seconds since the epoch.
-        refused: Those that the broker refused.
         archive: Those that the broker has stored.
+        archived: The place of each of them, and when it came there, in seconds since the epoch, by its id.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: How often handlers were started for such an event, as far as that is counted.
+        starts: How often handlers were started for an event that is not there yet, as far as that is counted, and what
+            is known of the last start.
+        places: The place in the outbox that each event has or had, by its id.
         available: False while the database plays dead: what needs it fails.
     """
 
@@ -37,15 +42,27 @@ class InMemoryDatabase:
         self.tables: dict[str, dict[Any, Any]] = {}
         self.outbox: list[CloudEvent] = []
         self.delayed: list[tuple[float, CloudEvent]] = []
-        self.refused: list[RefusedEvent] = []
         self.archive: list[CloudEvent] = []
+        self.archived: dict[str, tuple[int, float]] = {}
         self.inbox: set[tuple[str, str, str]] = set()
-        self.starts: dict[tuple[str, str, str], int] = {}
+        self.starts: dict[tuple[str, str, str], tuple[int, LastStart]] = {}
         self.available: bool = True
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
         self.locks: dict[tuple[str, str], tuple[object, asyncio.Event]] = {}
         self.numbers: Iterator[int] = itertools.count(1)
+        self.places: dict[str, int] = {}
         self.woken: asyncio.Event = asyncio.Event()
+
+    def put(self, event: CloudEvent) -> None:
+        """Put an event into the outbox."""
+        self.places[event.id] = next(self.numbers)
+        self.outbox.append(event)
+
+    def put_back(self, event: CloudEvent, place: int) -> None:
+        """Put an event into the outbox where it was before."""
+        later = [index for index, each in enumerate(self.outbox) if self.places.get(each.id, math.inf) > place]
+        self.outbox.insert(later[0] if later else len(self.outbox), event)
+        self.places[event.id] = place
 
     def check_available(self) -> None:
         """Fail while it plays dead.
@@ -89,6 +106,20 @@ class InMemoryTable(MutableMapping[Any, Any]):
         return sum(1 for _ in self)
 
 
+class _ReadOnlyTable(InMemoryTable):
+    """A table as the transaction of a query sees it."""
+
+    def __init__(self, name: str, rows: dict[Any, Any]) -> None:
+        super().__init__(rows, dict)
+        self._name = name
+
+    def __setitem__(self, _key: Any, _value: Any) -> NoReturn:
+        raise lack_of_unit_of_work(f"Writing to the table {self._name}")
+
+    def __delitem__(self, _key: Any) -> NoReturn:
+        raise lack_of_unit_of_work(f"Writing to the table {self._name}")
+
+
 class InMemoryUnitOfWork(UnitOfWork):
     """A unit of work on an `InMemoryDatabase`: `unit_of_work = Scoped(InMemoryUnitOfWork, database)`.
 
@@ -100,6 +131,9 @@ class InMemoryUnitOfWork(UnitOfWork):
         codec: Writes and reads the payloads of events.
         max_pending: How many events may wait in the outbox, delayed ones not counted; `None` for any number.
         options: Of `UnitOfWork`.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
@@ -111,9 +145,11 @@ class InMemoryUnitOfWork(UnitOfWork):
         **options: Any,
     ) -> None:
         super().__init__(codec=codec or MsgspecCodec(), **options)
+        check_counts(max_pending=max_pending)
         self.database = database
         self._max_pending = max_pending
         self._changes: dict[str, dict[Any, Any]] = {}
+        self._snapshot: dict[str, dict[Any, Any]] | None = None
         self._inbox: set[tuple[str, str, str]] = set()
         self._locks: list[tuple[str, str]] = []
         self._forgotten: set[tuple[str, str, str]] = set()
@@ -121,11 +157,13 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._cancelled: list[tuple[float, CloudEvent]] = []
 
     def table(self, name: str) -> InMemoryTable:
-        """A table, to be read and written in the running transaction.
+        """A table, to be read and written in the running transaction, or read in that of a query.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
         """
+        if self._snapshot is not None:
+            return _ReadOnlyTable(name, self._snapshot.get(name, {}))
         self._changes_of(name)
         return InMemoryTable(self.database.tables.setdefault(name, {}), partial(self._changes_of, name))
 
@@ -179,6 +217,15 @@ class InMemoryUnitOfWork(UnitOfWork):
         if isolation is not None:
             raise IsolationNotSupportedError("InMemoryDatabase", isolation)
 
+    async def begin_reading(self, isolation: str | None) -> None:
+        """See `DatabaseTransaction.begin_reading`."""
+        await self.prepare(isolation)
+        self._snapshot = {name: dict(table) for name, table in self.database.tables.items()}
+
+    async def end_reading(self, error: BaseException | None) -> None:  # noqa: ARG002  # the port gives it
+        """See `DatabaseTransaction.end_reading`."""
+        self._snapshot = None
+
     async def flush(self) -> None:
         """See `DatabaseTransaction.flush`."""
 
@@ -203,7 +250,7 @@ class InMemoryUnitOfWork(UnitOfWork):
             database.starts.pop(entry, None)
         for staged in self._staged:
             if staged.deliver_at is None:
-                database.outbox.append(staged.event)
+                database.put(staged.event)
             else:
                 database.delayed.append((staged.deliver_at.timestamp(), staged.event))
         if self._staged:

@@ -87,7 +87,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_has_had_an_attempt
     async with application.running():
         await application.settled(1)
     assert application.parked() == [("e1", "handler-failed", 3)]
-    assert application.parking.events[0].error.startswith("DeliveryTimeoutError: An event of type")
+    assert application.parking.events[0].error.startswith("HandlerTimeoutError: An event of type")
     assert application.effects == []
 
 
