@@ -17,7 +17,7 @@ async def pay(url: str, *arguments: str) -> tuple[int | None, str]:
     """Send the command in a process of its own: its exit status, and the response."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.faults.paying", url, *arguments,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONASYNCIODEBUG": ""},
     )  # fmt: skip
     try:
         async with asyncio.timeout(60):

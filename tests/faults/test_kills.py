@@ -26,7 +26,7 @@ async def start(
     with log.open("ab") as stderr:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-m", "tests.faults.process", *map(str, arguments),
-            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "0", **(environment or {})},
+            stderr=stderr, env={**os.environ, "PYTHONASYNCIODEBUG": "", **(environment or {})},
         )  # fmt: skip
 
 
