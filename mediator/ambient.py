@@ -14,9 +14,12 @@ _NO_SCOPE.closed = True
 class AmbientFrame(Frame):
     """Stands in the chain of frames for its context only: scope and transaction are those of the dispatch around it."""
 
+    __slots__ = ()
+
     def __init__(self, parent: Frame | None, origin: Origin) -> None:
         around = parent.anchor if parent is not None else None
-        self.scope: Scope = around.scope if around is not None else _NO_SCOPE
+        self.over: bool = False
+        self.made_scope: Scope | None = around.scope if around is not None else _NO_SCOPE
         self.parent: Frame | None = parent
         self.origin: Origin = origin
         self.owner: bool = False
@@ -58,7 +61,7 @@ def enter_ambient(
     frame = AmbientFrame(outer, origin)
     message_id = origin.ids()
     flow = MessageContext(message_id, message_id) if outer is None else outer.context.caused(message_id)
-    frame.context = MessageContext(
+    frame.made_context = MessageContext(
         message_id,
         flow.correlation_id if correlation_id is None else correlation_id,
         flow.causation_id,

@@ -103,7 +103,9 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 
     async def call(message: Any, /) -> None:
         for handle in calls:
-            await handle(message)
+            response = await handle(message)
+            if response.__class__ is CoroutineType:
+                check_awaited(response, message)
 
     return call
 
@@ -212,12 +214,12 @@ def strategy_link(strategy: PublishStrategy, calls: Sequence[Call]) -> Call:
     """The innermost link of a notification."""
     if strategy == Sequential():
         return handlers_link(calls)
-    own = strategy.scope_per_handler
+    own, checked = strategy.scope_per_handler, [awaited_link(each) for each in calls]
 
     async def call(message: Any, /) -> None:
         if own and current_scope().transaction is not None:
             raise ConcurrentPublishError(message)
-        await strategy.run([partial(each, message) for each in calls], message)
+        await strategy.run([partial(each, message) for each in checked], message)
 
     return call
 

@@ -5,17 +5,20 @@ a scope. A frame is left by setting the variable to its parent, never by resetti
 another context than it was made in, which is where generators and fixtures are closed.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any, NoReturn
 
+from mediator.closing import ExitCallback, call_all, raise_failures
 from mediator.context import MessageContext
 from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
 from mediator.sender import Origin
 from mediator.transactions import Outcome, Transaction, TransactionMode
 
-ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
+# Looking up the members of an enumeration each time costs more than comparing them.
+_NEW, _SUPPRESS, _NONE = TransactionMode.NEW, TransactionMode.SUPPRESS, Outcome.NONE
 
 
 class Scope:
@@ -33,16 +36,18 @@ class Scope:
         kept: The instances, if there are any.
     """
 
-    # Class attributes are the defaults: a scope is made for every dispatch, and most use few of them.
-    transaction: Transaction | None = None
-    transactional: bool = True
-    outcome: Outcome = Outcome.NONE
-    response: Any = None
-    settled_id: str | None = None
-    closed: bool = False
-    tip: "Frame | None" = None
-    exits: list[ExitCallback] | None = None
-    kept: dict[Any, Any] | None = None
+    __slots__ = ("closed", "exits", "kept", "outcome", "response", "settled_id", "tip", "transaction", "transactional")
+
+    def __init__(self) -> None:
+        self.transaction: Transaction | None = None
+        self.transactional: bool = True
+        self.outcome: Outcome = _NONE
+        self.response: Any = None
+        self.settled_id: str | None = None
+        self.closed: bool = False
+        self.tip: Frame | None = None
+        self.exits: list[ExitCallback] | None = None
+        self.kept: dict[Any, Any] | None = None
 
     @property
     def instances(self) -> dict[Any, Any]:
@@ -55,11 +60,6 @@ class Scope:
     def running(self) -> object:
         """The message of the innermost dispatch, for texts."""
         return self.tip.message if self.tip else "a dispatch"
-
-    @property
-    def has_exits(self) -> bool:
-        """Whether closing has anything to do."""
-        return self.exits is not None
 
     def on_exit(self, callback: ExitCallback) -> None:
         """Call `callback(error or None)` at the end of the scope, last added first. It may be a coroutine function."""
@@ -75,57 +75,49 @@ class Scope:
                 failures are added to it as notes instead.
         """
         self.closed = True
-        failures: list[BaseException] = []
-        while self.exits:
-            try:
-                pending = self.exits.pop()(error)
-                if pending is not None:
-                    await pending
-            except BaseException as failure:  # collected: every other callback still runs
-                failures.append(failure)
+        failures = await call_all(self.exits, error) if self.exits else ()
         self.kept = None
         raise_failures("scope", failures, error)
-
-
-def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:
-    """Raise what failed while something was closed that ended with `error`: one as it is, several as a group.
-
-    A cancellation wins. To `error` failures are added as notes instead.
-    """
-    for failure in failures:
-        if not isinstance(failure, Exception):
-            raise failure
-    if error is not None:
-        for failure in failures:
-            error.add_note(f"While closing the {what}: {failure!r}")
-    elif len(failures) == 1:
-        raise failures[0]
-    elif failures:
-        raise BaseExceptionGroup(f"errors while closing the {what}", failures)
 
 
 class Frame:
     """One running dispatch: its message, its scope, the mediator it came through, and the dispatch it came from."""
 
-    scope: Scope
+    __slots__ = ("depth", "made_context", "made_scope", "message", "origin", "over", "owner", "parent")
+
+    made_scope: Scope | None
+    over: bool
     parent: "Frame | None"
     message: object
     origin: Origin
     owner: bool
     depth: int
-    _context: MessageContext | None = None
+    made_context: MessageContext | None
+
+    @property
+    def scope(self) -> Scope:
+        """The scope, made when first asked for: many dispatches need none. `made_scope` is quicker, and may be `None`."""
+        if self.made_scope is None:
+            with _making:  # a thread that works for the dispatch may ask at the same time
+                if self.made_scope is None:
+                    scope = Scope()
+                    scope.tip = None if self.over else self
+                    self.made_scope = scope
+                    scope.closed = self.over  # read last: the dispatch may end meanwhile
+        return self.made_scope
+
+    @property
+    def closed(self) -> bool:
+        """Whether the dispatch whose scope it is in is over."""
+        return self.over if self.made_scope is None else self.made_scope.closed
 
     @property
     def context(self) -> MessageContext:
         """The message's context, made when first asked for: most dispatches never need it."""
-        if self._context is None:
+        if self.made_context is None:
             message_id, parent = self.origin.ids(), self.parent
-            self._context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
-        return self._context
-
-    @context.setter
-    def context(self, context: MessageContext) -> None:
-        self._context = context
+            self.made_context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
+        return self.made_context
 
     def suspend(self) -> None:
         """Let the dispatch before this one go on, until the next `resumed`: a stream runs only while it is stepped."""
@@ -174,7 +166,13 @@ class Frame:
 
     def leave_quietly(self) -> bool:
         """End a dispatch that went well and leaves nothing to do; False when there is something: then `leave` it."""
-        scope = self.scope
+        scope = self.made_scope
+        if scope is None:  # nobody has joined it, and nothing is kept
+            self.over = True
+            if self.made_scope is None:
+                _frame.set(self.parent)
+                return True
+            scope = self.made_scope  # a thread was quicker
         if scope.tip is not self or (self.owner and scope.exits):
             return False
         if self.owner:
@@ -196,7 +194,9 @@ class Frame:
         try:
             if self.owner:
                 if not last and error is None:
-                    await self._close_under_a_running_dispatch()
+                    failure = ConcurrentDispatchError(self.message, scope.running)
+                    await scope.close(failure)
+                    raise failure
                 await scope.close(error)
                 if last:
                     scope.tip = None
@@ -213,13 +213,8 @@ class Frame:
         if frame is self:
             _frame.set(self.parent)
 
-    async def _close_under_a_running_dispatch(self) -> None:
-        failure = ConcurrentDispatchError(self.message, self.scope.running)
-        await self.scope.close(failure)
-        raise failure
 
-
-_NEW, _SUPPRESS = TransactionMode.NEW, TransactionMode.SUPPRESS  # looking them up each time costs more than comparing
+_making = Lock()
 
 _frame: ContextVar[Frame | None] = ContextVar("mediator_frame", default=None)
 
@@ -246,24 +241,31 @@ def enter(mode: TransactionMode, message: object, origin: Origin, context: Messa
     """
     parent = _frame.get()
     frame = Frame()  # without an `__init__`, for it is made for every dispatch
-    frame.parent, frame.message, frame.origin = parent, message, origin
-    if parent is None or parent.scope.closed or mode is _NEW or mode is _SUPPRESS:
-        scope = Scope()
-        if mode is _SUPPRESS:
-            scope.transactional = False
-        frame.owner = True
+    frame.parent = parent
+    frame.message = message
+    frame.origin = origin
+    frame.made_context = context
+    frame.over = False
+    frame.owner = True
+    frame.made_scope = None
+    if parent is None or parent.closed:
+        frame.depth = 1
     else:
-        scope = parent.scope
-        if scope.tip is not parent and not _stand_for_one(scope.tip, parent):
-            raise ConcurrentDispatchError(message, scope.running)
-        frame.owner = False
-    frame.depth = 1 if parent is None or parent.scope.closed else parent.depth + 1
-    if context is not None:
-        frame.context = context
-    frame.scope = scope
-    scope.tip = frame
+        frame.depth = parent.depth + 1
+        if mode is not _NEW and mode is not _SUPPRESS:
+            _join(frame, parent.scope, parent)
+    if mode is _SUPPRESS:
+        frame.scope.transactional = False
     _frame.set(frame)
     return frame
+
+
+def _join(frame: Frame, scope: Scope, parent: Frame) -> None:
+    if scope.tip is not parent and not _stand_for_one(scope.tip, parent):
+        raise ConcurrentDispatchError(frame.message, scope.running)
+    frame.owner = False
+    frame.made_scope = scope
+    scope.tip = frame
 
 
 def current_scope(wanted: str = "the current scope") -> Scope:
@@ -276,11 +278,12 @@ def current_scope(wanted: str = "the current scope") -> Scope:
     frame = _frame.get()
     if frame is None:
         raise NoScopeError(wanted)
-    if frame.scope.closed:
+    scope = frame.made_scope or frame.scope  # of the two, it is the property that takes time
+    if scope.closed:
         if frame.anchor is None:
             raise NoScopeError(wanted)
         raise ScopeClosedError(frame.message)
-    return frame.scope
+    return scope
 
 
 def current_context() -> MessageContext:

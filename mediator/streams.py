@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import AsyncGeneratorType, TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from mediator.closing import raise_failures
 from mediator.context import MessageContext
 from mediator.errors import (
     CallNextError,
@@ -15,7 +16,7 @@ from mediator.errors import (
     StreamNotOpenError,
 )
 from mediator.pipeline import Message_contra, Source
-from mediator.scope import Frame, enter, raise_failures
+from mediator.scope import Frame, enter
 from mediator.sender import Origin
 from mediator.transactions import TransactionMode
 

@@ -3,30 +3,22 @@
 import asyncio
 import sys
 from contextlib import redirect_stdout
-from types import ModuleType
 from typing import get_args
 
 import click
 
 from mediator.cli.description import describe
-from mediator.cli.errors import CommandError, printable
+from mediator.cli.doctor.command import doctor
+from mediator.cli.errors import printable
 from mediator.cli.events import events
+from mediator.cli.outbox import outbox
 from mediator.cli.parked import parked
 from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.running import run_workers
+from mediator.cli.tables import schema
 from mediator.cli.target import load_container
 from mediator.cli.topology import Report, apply_topology, compare_topology
 from mediator.description import Format
-
-_tables: ModuleType | None
-try:
-    from mediator.cli import schema as _schema
-
-    _tables = _schema
-except ModuleNotFoundError as _missing:
-    if _missing.name not in {"sqlalchemy", "aiosqlite", "filelock"}:
-        raise
-    _tables = None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,36 +61,10 @@ def describe_command(target: str, message: str | None, form: Format, others: tup
 
 
 cli.add_command(events)
+cli.add_command(outbox)
 cli.add_command(parked)
-
-
-@cli.group()
-def schema() -> None:
-    """Create the tables of outbox and inbox, or show their SQL."""
-    with reporting():
-        _required_tables()
-
-
-def _required_tables() -> ModuleType:
-    if _tables is None:
-        raise CommandError("This needs SQLAlchemy. Install it with: pip install 'mediator[sqlalchemy]'")
-    return _tables
-
-
-@schema.command("create")
-@TARGET
-def schema_create(target: str) -> None:
-    """Create the missing tables in every database of a container."""
-    with reporting():
-        for url in asyncio.run(_required_tables().create_tables(load_container(target))):
-            click.echo(printable(f"The tables are in {url}"))
-
-
-@schema.command("sql")
-@click.option("--dialect", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
-def schema_sql(dialect: str) -> None:
-    """Print the statements that create the tables."""
-    click.echo(_required_tables().tables_as_text(dialect), nl=False)
+cli.add_command(schema)
+cli.add_command(doctor)
 
 
 PACKAGES = click.option(

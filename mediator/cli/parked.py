@@ -1,11 +1,7 @@
 """Parked: the commands that look at events which were set aside, replay them, and discard them."""
 
-import asyncio
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import click
 import msgspec
@@ -17,14 +13,9 @@ from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.rows import as_row, as_table, as_text, to_json
 from mediator.cli.selection import Selection, selecting
 from mediator.cli.target import load_container
+from mediator.cli.work import JSON, YES, confirm, run_work
 from mediator.distributed.parking import ParkedEvent
 from mediator.distributed.replay import ParkedReplay, Replayed
-
-T = TypeVar("T")
-
-_INTERRUPTED = 130
-JSON = click.option("--json", "machine", is_flag=True, help="JSON, for programs.")
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group()
@@ -49,7 +40,7 @@ def list_command(*, target: str, selection: Selection, limit: int, machine: bool
             found = [(lot, event) for lot in chosen for event in await lot.parking.find(selection.which, limit=limit)]
             return found[:limit], sum([await lot.parking.count(selection.which) for lot in chosen])
 
-    found, total = _run(work)
+    found, total = run_work(work)
     if machine:
         click.echo(to_json([as_row(lot.label, event) for lot, event in found]))
         return
@@ -70,7 +61,7 @@ def show(*, target: str, number: int, parking: str | None, machine: bool) -> Non
             lot = chosen_lot(lots, parking)
             return lot, await lot.parking.get(number)
 
-    lot, event = _run(work)
+    lot, event = run_work(work)
     row = as_row(lot.label, event, whole=True)
     click.echo(to_json(row) if machine else as_text(row))
 
@@ -90,14 +81,14 @@ def edit(
         if data is None and headers is None:
             raise CommandError("Nothing to change: give --data, --headers, or both.")
         body, texts = None if data is None else data.read(), None if headers is None else _texts(headers)
-    _confirm(f"Replace what is parked under {number}?", yes=yes)
+    confirm(f"Replace what is parked under {number}?", yes=yes)
 
     async def work() -> None:
         async with opened_lots(load_container(target)) as lots:
             event = await chosen_lot(lots, parking).parking.edit(number, data=body, headers=texts)
             _log().warning("parked event edited", number=number, **event.log_fields())
 
-    _run(work)
+    run_work(work)
 
 
 @parked.command()
@@ -134,13 +125,13 @@ def replay(
         async with replaying_lots(load_container(target)) as (lots, consumers):
             for lot in chosen.of(lots):
                 total = await lot.parking.count(chosen.which)
-                _confirm(f"Replay {total} events of {lot.label}?", yes=yes or dry_run or total == 0)
+                confirm(f"Replay {total} events of {lot.label}?", yes=yes or dry_run or total == 0)
                 async for result in ParkedReplay(lot.parking, consumers, rate=rate).run(chosen.which, dry_run=dry_run):
                     results.append(result)
                     click.echo(_line(lot, result, len(results), total, machine=machine))
 
     try:
-        _run(work)
+        run_work(work)
     finally:
         _summarize(results)
     sys.exit(1 if any(result.outcome in ("failed", "blocked") for result in results) else 0)
@@ -175,7 +166,7 @@ def discard(
         async with opened_lots(load_container(target)) as lots:
             for lot in chosen.of(lots):
                 total = await lot.parking.count(chosen.which)
-                _confirm(f"Discard {total} events of {lot.label} for good?", yes=yes or dry_run or total == 0)
+                confirm(f"Discard {total} events of {lot.label} for good?", yes=yes or dry_run or total == 0)
                 async for event in lot.events(chosen.which):
                     if not dry_run:
                         await lot.parking.discard(event.number)
@@ -184,7 +175,7 @@ def discard(
                         )
                     click.echo(printable(f"{event.number} {event.type} {'would be ' * dry_run}discarded"))
 
-    _run(work)
+    run_work(work)
 
 
 @parked.command()
@@ -203,44 +194,7 @@ def export(*, target: str, selection: Selection, output: IO[str]) -> None:
                     count += 1
         return count
 
-    click.echo(f"{_run(work)} events", err=True)
-
-
-def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run the work; Ctrl-C is status 130."""
-    done: list[T] = []
-    with _logging_to_stderr(), reporting():
-        try:
-            done.append(asyncio.run(work()))
-        except KeyboardInterrupt:
-            click.echo("Stopped. What was done stays done, and the event at hand is as it was.", err=True)
-            sys.exit(_INTERRUPTED)
-    return done[0]
-
-
-@contextmanager
-def _logging_to_stderr() -> Generator[None]:
-    """Keep logs out of what is printed for programs, unless the application has said where they go."""
-    if structlog.is_configured():
-        yield
-        return
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    """Ask, inside an event loop or not: there Ctrl-C would only be noticed after the answer."""
-    if yes:
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        if not click.confirm(printable(question), err=True):
-            raise click.Abort
-    finally:
-        signal.signal(signal.SIGINT, before)
+    click.echo(f"{run_work(work)} events", err=True)
 
 
 def _texts(file: IO[str]) -> dict[str, str]:

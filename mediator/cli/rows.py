@@ -45,7 +45,7 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
     }
     if whole:
         row |= {"error": event.error, "content_type": event.content_type, "extensions": dict(event.extensions)}
-        row |= {"headers": dict(event.headers), **_body(event.data)}
+        row |= {"headers": dict(event.headers), **body_of(event.data)}
     return row
 
 
@@ -55,7 +55,8 @@ def _class_of(error: str) -> str:
     return name if colon and name.isidentifier() else ""
 
 
-def _body(data: bytes) -> dict[str, str]:
+def body_of(data: bytes) -> dict[str, str]:
+    """A payload as text, or as base64 where it is none."""
     try:
         return {"data": data.decode()}
     except UnicodeDecodeError:
@@ -69,10 +70,15 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows under each other."""
-    cells = [_TITLES, *([_cell(row[column]) for column in _COLUMNS] for row in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(_COLUMNS))]
+    return table(rows, _COLUMNS, _TITLES) if rows else "Nothing is parked."
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], titles: Sequence[str]) -> str:
+    """Some columns of rows under their titles."""
+    cells = [titles, *([_cell(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
-    return "\n".join(lines) if rows else "Nothing is parked."
+    return "\n".join(lines)
 
 
 def _cell(value: object) -> str:

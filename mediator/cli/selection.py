@@ -83,7 +83,8 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
     return decorated
 
 
-def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+def moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """A time, in seconds since the epoch: what `--since` takes."""
     if value is None:
         return None
     ago = _AGO.fullmatch(value)
@@ -102,6 +103,6 @@ _OPTIONS = (
     click.option("--key", help="Of this partition key."),
     click.option("--reason", help=f"Parked for this reason: {', '.join(ParkReason)}, or another."),
     click.option("--direction", type=click.Choice(["in", "out"]), help="Those that came in, or were to go out."),
-    click.option("--since", callback=_moment, help="Parked since then: ISO 8601 (UTC), or 90s, 30m, 12h, 7d ago."),
+    click.option("--since", callback=moment, help="Parked since then: ISO 8601 (UTC), or 90s, 30m, 12h, 7d ago."),
     click.option("--parking", help="In the parking of this provider, such as container.parking."),
 )

@@ -9,8 +9,10 @@ from mediator.dependency_injector.catalog import named_providers, read_catalog
 from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.handler_rules import find_handler_faults
 from mediator.dependency_injector.provider_kinds import overriding
+from mediator.dependency_injector.resolution import Resolution
 from mediator.errors import ContainerValidationError
 from mediator.mediator import Mediator
+from mediator.pipeline import Source
 from mediator.registry import Registry
 from mediator.strategies import PublishStrategy
 
@@ -118,7 +120,19 @@ class MediatorProvider(providers.Dependency[Mediator]):
             raise ContainerValidationError(problems)
         self._overriding = self._behaviors.last_overriding
         self._count = len(self._named)
-        return Registry(catalog.handlers, catalog.behaviors, catalog.companions, strategy=self._strategy)
+        compiled = Resolution({MediatorProvider: _own_or_overriding}).compiled
+        return Registry(
+            catalog.handlers, catalog.behaviors, catalog.companions, strategy=self._strategy, compile_source=compiled
+        )
+
+
+def _own_or_overriding(provider: MediatorProvider) -> Source:
+    own = provider.own
+
+    def resolve() -> Mediator:
+        return own() if overriding(provider) is None else provider()
+
+    return resolve
 
 
 def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.graph import Graph
+from mediator.dependency_injector.resolution import forget
 
 
 def forget_modes(container: Any) -> None:
@@ -17,6 +18,7 @@ def forget_modes(container: Any) -> None:
     """
     for provider in container.traverse():
         provider.reset_async_mode()
+    forget()
 
 
 @asynccontextmanager
@@ -31,6 +33,7 @@ async def started_resources(container: Any) -> AsyncGenerator[None]:
     """
     graph = Graph(container)
     started: list[Any] = []
+    forget()
     try:
         for resource in graph.resources():
             started.append(resource)

@@ -68,19 +68,23 @@ class Scoped(providers.Factory[T]):
         if self in instances:
             kept: T = instances[self]
             return kept
-        return self._make(scope)
+        return self.make(scope, super().__call__)
 
-    def _make(self, scope: Scope) -> T:
-        made: Any = super().__call__()
+    def make(self, scope: Scope, build: Callable[[], Any]) -> T:
+        """Keep what `build` makes, which is what this provider gives as a `Factory`, in a scope that has none yet."""
+        made: Any = build()
         if hasattr(made, "__await__"):
             # A coroutine can be awaited once, and the users of a scoped object are many.
             made = asyncio.ensure_future(made)
             scope.on_exit(partial(_close_awaited, made, self._closer()))
         else:
-            closing = self._closer()
+            closing = self._closer() if overriding(self) is not None else self.dispose or _aclose
             if closing is not None and (closing is not _aclose or _closable(made)):
                 scope.on_exit(partial(_close, made, closing))
-        scope.instances[self] = made
+        if scope.kept is None:
+            scope.kept = {self: made}
+        else:
+            scope.kept[self] = made
         instance: T = made
         return instance
 

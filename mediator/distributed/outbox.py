@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox_contents import OutboxContents
 from mediator.distributed.unit_of_work import UnitOfWork
 
 
@@ -110,6 +111,11 @@ class Outbox(ABC):
         """Delete at most `limit` archived events older than the archive keeps, and return how many."""
 
     # What an application may do.
+
+    @property
+    @abstractmethod
+    def contents(self) -> OutboxContents:
+        """What is in the outbox and its archive, to be looked at."""
 
     @abstractmethod
     async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:

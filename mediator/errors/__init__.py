@@ -5,6 +5,7 @@ Each error carries its objects as attributes and renders its text from them. `do
 
 from mediator.errors.broker import (
     ConsumerNotFoundError,
+    DuplicateDroppedError,
     GroupOrderingError,
     PublisherUnavailableError,
     ServerStartError,
@@ -48,6 +49,7 @@ from mediator.errors.events import (
     EventRefusedError,
     EventSchemaError,
     EventTooLargeError,
+    OutboxEventNotFoundError,
     OutboxFullError,
     UpcasterDeclarationError,
 )
@@ -73,6 +75,7 @@ from mediator.errors.remote import (
     RequestDeclarationError,
 )
 from mediator.errors.root import MediatorError
+from mediator.errors.schema import SchemaMissingError, SchemaNewerError, SchemaOutdatedError
 from mediator.errors.unit_of_work import (
     AfterCommitError,
     CommitOutcomeUnknownError,
@@ -88,7 +91,6 @@ from mediator.errors.unit_of_work import (
     PoolTooSmallError,
     ReadOnlyDatabaseError,
     ReadOnlyTransactionError,
-    SchemaMissingError,
     TransactionOwnershipError,
     UnitOfWorkError,
     UnitOfWorkMismatchError,
@@ -130,6 +132,7 @@ __all__ = [
     "DeliveryTimeError",
     "DispatchDepthError",
     "DomainEventDepthError",
+    "DuplicateDroppedError",
     "EventDeclarationError",
     "EventError",
     "EventKindError",
@@ -160,6 +163,7 @@ __all__ = [
     "NotAStreamError",
     "NotAuthorizedError",
     "NotAwaitedError",
+    "OutboxEventNotFoundError",
     "OutboxFullError",
     "ParkedEventBlockedError",
     "ParkedEventNotFoundError",
@@ -179,6 +183,8 @@ __all__ = [
     "RemoteUnavailableError",
     "RequestDeclarationError",
     "SchemaMissingError",
+    "SchemaNewerError",
+    "SchemaOutdatedError",
     "ScopeClosedError",
     "ScopeError",
     "ServerStartError",

@@ -19,6 +19,20 @@ class PublisherUnavailableError(MediatorError, ConnectionError):
 
 
 @dataclass(eq=False, repr=False)
+class DuplicateDroppedError(PublisherUnavailableError):
+    """The broker remembers the id of an event that its stream holds no longer, and dropped it as a duplicate."""
+
+    event_id: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.broker} dropped the event {self.event_id} as a duplicate: {self.reason}. Refill with "
+            "`mediator outbox verify --republish`, which gets around that, or wait until the stream's duplicate_window is "
+            "over."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class StreamNotFoundError(PublisherUnavailableError):
     """The stream of an event does not exist."""
 

@@ -101,6 +101,19 @@ class OutboxFullError(EventError, RuntimeError):
 
 
 @dataclass(eq=False, repr=False)
+class OutboxEventNotFoundError(EventError, LookupError):
+    """No event with an id is in the outbox or its archive."""
+
+    event_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"The outbox and its archive have no event with the id {self.event_id!r}. It was never committed, is older than "
+            "the archive keeps, or is parked: see `mediator parked list`."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class ClaimLostError(MediatorError, RuntimeError):
     """A relay's claim on events had ended before it said what became of them; nothing was changed."""
 

@@ -278,17 +278,3 @@ class PoolTooSmallError(UnitOfWorkError):
             f"All {self.size} connections of the pool are held by the dispatches around this one, which wait for it to end. "
             "Nest fewer of them with TransactionMode.NEW or SUPPRESS, or raise `pool_size` or `max_overflow` of the engine."
         )
-
-
-@dataclass(eq=False, repr=False)
-class SchemaMissingError(MediatorError, RuntimeError):
-    """The tables of this library are not in the database."""
-
-    database: str
-    table: str
-
-    def __str__(self) -> str:
-        return (
-            f"The database {self.database} has no table {self.table}. Create the tables with "
-            "`mediator schema create module:container`, or with `await create_schema(engine)`."
-        )

@@ -17,6 +17,9 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
 from mediator.errors import EventNotDecodableError, SettingError
 
+MESSAGE_ID = "Nats-Msg-Id"
+"""The header with the id by which a stream knows duplicates."""
+
 _CONTENT_TYPE = "application/cloudevents"
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey"})
 _RESERVED = _ATTRIBUTES | {"data", "data_base64"}
@@ -89,7 +92,7 @@ def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
         "ce-type": encoded(event.type),
         "ce-time": event.time.astimezone(UTC).isoformat(),
         "ce-datacontenttype": encoded(event.datacontenttype),
-        "Nats-Msg-Id": identity,
+        MESSAGE_ID: identity,
     }
     if event.partitionkey is not None:
         headers["ce-partitionkey"] = encoded(event.partitionkey)

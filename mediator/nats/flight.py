@@ -9,7 +9,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.errors import EventRefusedError, PublisherUnavailableError
+from mediator.errors import DuplicateDroppedError, EventRefusedError, PublisherUnavailableError
 
 WINDOW = 500
 """How many events are on their way at the same time, at most."""
@@ -57,9 +57,22 @@ class Flight:
         letters: What to send; an `EventRefusedError` stands for an event that cannot be sent.
         keys: The partition key of each; `None` for one without order.
         broker: The name of the broker, for errors.
+        refills: Whether a letter that the broker knows is one that it only remembers, and has to be sent otherwise.
+
+    Attributes:
+        duplicates: Those that the broker knew.
     """
 
-    def __init__(self, letters: Sequence[Letter | EventRefusedError], keys: Sequence[str | None], broker: str) -> None:
+    def __init__(
+        self,
+        letters: Sequence[Letter | EventRefusedError],
+        keys: Sequence[str | None],
+        broker: str,
+        *,
+        refills: bool = False,
+    ) -> None:
+        self.duplicates: set[int] = set()
+        self._refills = refills
         self._letters = letters
         self._broker = broker
         self._errors: dict[int, Exception | None] = {}
@@ -167,6 +180,16 @@ class Flight:
             self._hold_back(successor)
         elif successor is not None and successor not in self._errors:
             self._ready.append(successor)
+
+    def known(self, index: int) -> None:
+        """Settle a letter of which the broker says that it is a duplicate."""
+        letter = self._letters[index]
+        self.duplicates.add(index)
+        if self._refills and isinstance(letter, Letter):
+            reason = "it remembers the id, and does not hold the event any more"
+            self.settle(index, DuplicateDroppedError(self._broker, reason, letter.event.id))
+        else:
+            self.settle(index, None)
 
     def refuse(self, index: int, reason: str) -> None:
         """Settle a letter as one that the broker will refuse every time."""

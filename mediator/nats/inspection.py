@@ -125,6 +125,7 @@ class Inspection:
         consumers: Those that are wanted and exist.
         missing_consumers: Those that are wanted and do not, as stream and name.
         problems: Why something could not be seen.
+        servers: How many servers the connection knows, those that were named and those that the broker told of.
     """
 
     broker: str
@@ -138,6 +139,7 @@ class Inspection:
     consumers: tuple[ConsumerState, ...] = ()
     missing_consumers: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
+    servers: int = 0
 
     @property
     def reachable(self) -> bool:
@@ -188,6 +190,7 @@ async def inspect_broker(
         tuple(_consumer(info) for info in consumers if info),
         tuple(key for key, info in zip(keys, consumers, strict=True) if info is None),
         tuple(dict.fromkeys(problems)),
+        len(client.servers),
     )
 
 

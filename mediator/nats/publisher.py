@@ -8,6 +8,7 @@ when the server refuses a message or the connection breaks.
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError
 from mediator.nats.batch import AtomicBatches
-from mediator.nats.binding import checked_prefix, context_of, subject_of, to_headers
+from mediator.nats.binding import MESSAGE_ID, checked_prefix, context_of, subject_of, to_headers
 from mediator.nats.connection import NatsConnection
+from mediator.nats.contents import NatsStreamContents
 from mediator.nats.flight import Flight, Letter, refusal
 from mediator.nats.link import listen
 from mediator.nats.streams import DEFAULT_SETTINGS, StreamSettings, ensure_stream
@@ -28,6 +30,7 @@ from mediator.nats.topology import Topology, published
 
 _CONNECT_SECONDS = 1.0
 _MAX_APPLICATION = 128
+_MARK = re.compile(r"[A-Za-z0-9]{1,64}")
 _REFUSALS = frozenset({10054, 10060, 10071, 10097, 10166})
 """Error codes that the same message meets every time: too large, wrong expectation, headers too large, a TTL that is not
 allowed."""
@@ -96,7 +99,24 @@ class NatsEventPublisher(EventPublisher):
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         """Send events and return one result an event, in the order given (see `EventPublisher.publish`)."""
-        flight = Flight([self._letter(event) for event in events], [e.partitionkey for e in events], self._broker)
+        letters = [self._letter(event) for event in events]
+        return await self._send(events, Flight(letters, [e.partitionkey for e in events], self._broker))
+
+    async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
+        """Store events again that the streams hold no longer (see `EventPublisher.refill`)."""
+        if mark and not _MARK.fullmatch(mark):
+            raise SettingError("mark", mark, "use 1 to 64 letters and digits")
+        letters = [self._letter(event, mark) for event in events]
+        return await self._send(
+            events, Flight(letters, [e.partitionkey for e in events], self._broker, refills=not mark)
+        )
+
+    @property
+    def contents(self) -> NatsStreamContents:
+        """What the streams hold."""
+        return NatsStreamContents(self._connection, self._application, prefix=self._prefix)
+
+    async def _send(self, events: Sequence[CloudEvent], flight: Flight) -> Sequence[PublishResult]:
         number = str(next(self._numbers))
         self._epoch = self._connection.epoch("publish")
         self._flights[number] = flight
@@ -111,7 +131,8 @@ class NatsEventPublisher(EventPublisher):
             flight.give_up(PublisherUnavailableError(self._broker, str(error) or type(error).__name__))
         finally:
             del self._flights[number]
-        return [PublishResult(event, error) for event, error in zip(events, flight.errors, strict=True)]
+        outcomes = enumerate(zip(events, flight.errors, strict=True))
+        return [PublishResult(event, error, index in flight.duplicates) for index, (event, error) in outcomes]
 
     async def wait_for_recovery(self, seconds: float, /) -> bool:
         """Wait for the connection to be made anew since the last `publish` (see `EventPublisher.wait_for_recovery`)."""
@@ -146,10 +167,13 @@ class NatsEventPublisher(EventPublisher):
         await batches.run([context for context in contexts if self._streams.get((epoch, context))])
         self._streams |= {(epoch, context): False for context in batches.unable if (epoch, context) in self._streams}
 
-    def _letter(self, event: CloudEvent) -> Letter | EventRefusedError:
+    def _letter(self, event: CloudEvent, mark: str = "") -> Letter | EventRefusedError:
         try:
             subject = subject_of(self._prefix, event, self._settings.partitions)
-            return Letter(event, context_of(event.type), subject, to_headers(event, application=self._application))
+            headers = to_headers(event, application=self._application)
+            if mark:
+                headers[MESSAGE_ID] += f".{mark}"
+            return Letter(event, context_of(event.type), subject, headers)
         except ValueError as error:
             return refusal(event, str(error))
 
@@ -182,7 +206,10 @@ class NatsEventPublisher(EventPublisher):
         if not index.isdigit():
             flight.answer(index, data)
         elif data.startswith(b'{"stream":') and b'"error"' not in data:  # the common case is not parsed
-            flight.settle(int(index), None)
+            if b'"duplicate":' in data:
+                flight.known(int(index))
+            else:
+                flight.settle(int(index), None)
         else:
             self._failed(flight, int(index), data)
 

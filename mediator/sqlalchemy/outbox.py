@@ -14,6 +14,7 @@ from mediator.errors import UnitOfWorkMismatchError
 from mediator.sqlalchemy import moves
 from mediator.sqlalchemy.buckets import BucketClaims
 from mediator.sqlalchemy.claims import Claims, DatabaseClock
+from mediator.sqlalchemy.contents import SqlAlchemyOutboxContents
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.relay_file import RelayFileClaims
 from mediator.sqlalchemy.schema import archive, outbox
@@ -84,6 +85,11 @@ class SqlAlchemyOutbox(Outbox):
         async with self._database.reader.connect() as connection:
             seconds = (await connection.execute(select(func.min(outbox.c.deliver_at) - self._clock.now()))).scalar_one()
         return None if seconds is None else max(0.0, float(seconds))
+
+    @property
+    def contents(self) -> SqlAlchemyOutboxContents:
+        """See `Outbox.contents`."""
+        return SqlAlchemyOutboxContents(self._database)
 
     async def pending(self) -> int:
         """How many events wait, delayed ones and those behind a refused event among them."""

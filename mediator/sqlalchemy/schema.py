@@ -1,6 +1,4 @@
-"""Schema: the tables of this library, as SQLAlchemy metadata, as SQL text, and created in a database."""
-
-from collections.abc import Callable
+"""Schema: the tables of this library, as SQLAlchemy metadata."""
 
 from sqlalchemy import (
     BigInteger,
@@ -8,7 +6,6 @@ from sqlalchemy import (
     Float,
     Identity,
     Index,
-    Insert,
     Integer,
     LargeBinary,
     MetaData,
@@ -16,27 +13,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    insert,
-    literal_column,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine.interfaces import Dialect
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.schema import CreateIndex, CreateTable
-
-from mediator.distributed.cloudevents import BUCKETS
-from mediator.sqlalchemy.engine import database_of
 
 metadata: MetaData = MetaData()
 """The tables below; give it to Alembic as one of its `target_metadata`."""
 
 
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows only where the type is INTEGER
-_DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}
-_NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch FROM now())"}
-VERSION = 1
-"""The version of these tables."""
 
 
 def _identity() -> Identity:
@@ -166,48 +150,3 @@ versions: Table = Table(
     Column("applied_at", Float, nullable=False),
 )
 """The versions of these tables that were applied to the database; the highest one counts."""
-
-
-async def create_schema(engine: AsyncEngine) -> None:
-    """Create the tables that are missing; safe to call at every start, in several processes at once.
-
-    Raises:
-        DatabaseUnavailableError: The database cannot be opened.
-        WriterTimeoutError: Other writers keep it busy.
-    """
-    database = database_of(engine)
-    async with database.writing() as connection:
-        await database.lock_schema(connection)
-        await connection.run_sync(metadata.create_all)
-        for statement in _rows(engine.dialect):
-            await connection.exec_driver_sql(statement)
-
-
-def schema_sql(dialect: Dialect | str) -> str:
-    """The statements that create the tables and their first rows, for a database without them.
-
-    Args:
-        dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
-    """
-    of = _DIALECTS[dialect]() if isinstance(dialect, str) else dialect
-    statements: list[str] = []
-    for table in metadata.sorted_tables:
-        statements.append(str(CreateTable(table).compile(dialect=of)).strip())
-        statements += [
-            str(CreateIndex(i).compile(dialect=of)) for i in sorted(table.indexes, key=lambda i: str(i.name))
-        ]
-    statements += _rows(of)
-    return "".join(f"{statement};\n\n" for statement in statements).rstrip() + "\n"
-
-
-def _rows(dialect: Dialect) -> list[str]:
-    """The rows that the tables are created with; nothing where they are there."""
-    first: list[Insert] = [
-        insert(buckets).values([{"bucket": number} for number in range(BUCKETS)]),
-        insert(versions).values(version=VERSION, applied_at=literal_column(_NOW[dialect.name])),
-    ]
-    return [f"{_as_text(statement, dialect)} ON CONFLICT DO NOTHING" for statement in first]
-
-
-def _as_text(statement: Insert, dialect: Dialect) -> str:
-    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))

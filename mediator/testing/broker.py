@@ -1,4 +1,4 @@
-"""InMemoryBroker: a broker for tests, with its publisher and its subscription."""
+"""InMemoryBroker: a broker for tests, with its subscription."""
 
 import asyncio
 from collections import defaultdict
@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
-from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
-from mediator.errors import EventNotDecodableError, GroupOrderingError, PublisherUnavailableError
+from mediator.errors import EventNotDecodableError, GroupOrderingError
 from mediator.nats.binding import from_message, to_headers
 
 _PARTITIONS = 16
@@ -75,6 +74,8 @@ class InMemoryBroker:
 
     def __init__(self) -> None:
         self._stream: list[_Stored] = []
+        self._known: set[tuple[str, str]] = set()
+        self._last = 0
         self._groups: dict[str, _Group] = {}
         self._acknowledged: defaultdict[str, set[int]] = defaultdict(set)
         self._progress = asyncio.Event()
@@ -98,12 +99,27 @@ class InMemoryBroker:
         else:
             self._available.clear()
 
-    def store(self, event: CloudEvent) -> None:
-        """Keep an event, unless there is one with its source and id."""
-        if any(event.id == other.id and event.source == other.source for other in self.events):
-            return
+    @property
+    def held(self) -> Sequence[tuple[int, datetime, CloudEvent]]:
+        """What is stored, in order, each with its sequence and the time of storing, but for messages that are no events."""
+        return [(each.sequence, each.stored_at, each.event) for each in self._stream if each.event is not None]
+
+    def lose(self, *ids: str, remember: bool = False) -> None:
+        """Lose what is stored of some events, as a broker that lost its disk; to `remember` their ids is as a purge."""
+        lost = [each.event for each in self._stream if each.event is not None and each.event.id in ids]
+        self._stream = [each for each in self._stream if each.event not in lost]
+        if not remember:
+            self._known -= {entry for entry in self._known if entry[1].partition(".")[0] in ids}
+
+    def store(self, event: CloudEvent, *, mark: str = "") -> bool:
+        """Keep an event, unless its source and id are known; false when they are. A mark makes it another one for that."""
+        entry = (event.source, f"{event.id}.{mark}" if mark else event.id)
+        if entry in self._known:
+            return False
+        self._known.add(entry)
         event_type, partition = split_wire_type(event.type)[0], event.bucket % _PARTITIONS
         self._keep(_Stored(event, "", event_type, partition, to_headers(event), event.data, *self._place()))
+        return True
 
     def store_message(self, event_type: str, headers: Mapping[str, str], data: bytes, *, partition: int = 0) -> None:
         """Keep what a foreign producer sent to the subject of an event type, whatever it is."""
@@ -117,7 +133,8 @@ class InMemoryBroker:
         self._keep(_Stored(event, problem, event_type, partition, dict(headers), data, sequence, stored_at))
 
     def _place(self) -> tuple[int, datetime]:
-        return len(self._stream) + 1, datetime.now(UTC)
+        self._last += 1
+        return self._last, datetime.now(UTC)
 
     def _keep(self, stored: _Stored) -> None:
         self._stream.append(stored)
@@ -158,24 +175,6 @@ class InMemoryBroker:
     async def wait_until_available(self) -> None:
         """Wait out an outage."""
         await self._available.wait()
-
-
-class InMemoryEventPublisher(EventPublisher):
-    """`publisher = providers.Singleton(InMemoryEventPublisher, broker, application="enrollment")`."""
-
-    def __init__(self, broker: InMemoryBroker, *, application: str) -> None:
-        self._broker = broker
-        self._application = application
-
-    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
-        """See `EventPublisher.publish`."""
-        await asyncio.sleep(0)  # as every broker, it lets others run meanwhile
-        if not self._broker.available:
-            error = PublisherUnavailableError("InMemoryBroker", "it plays dead")
-            return [PublishResult(event, error) for event in events]
-        for event in events:
-            self._broker.store(replace(event, source=event.source or self._application))
-        return [PublishResult(event) for event in events]
 
 
 class InMemoryEventSubscription(EventSubscription):

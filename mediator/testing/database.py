@@ -29,6 +29,7 @@ class InMemoryDatabase:
         delayed: Those that are not due yet, with the time at which they are, in seconds since the epoch.
         refused: Those that the broker refused.
         archive: Those that the broker has stored.
+        archived: The place of each of them, and when it came there, in seconds since the epoch, by its id.
         inbox: The consumer, source and id of each event that took effect or is parked.
         starts: How often handlers were started for such an event, as far as that is counted.
         available: False while the database plays dead: what needs it fails.
@@ -40,6 +41,7 @@ class InMemoryDatabase:
         self.delayed: list[tuple[float, CloudEvent]] = []
         self.refused: list[RefusedEvent] = []
         self.archive: list[CloudEvent] = []
+        self.archived: dict[str, tuple[int, float]] = {}
         self.inbox: set[tuple[str, str, str]] = set()
         self.starts: dict[tuple[str, str, str], int] = {}
         self.available: bool = True

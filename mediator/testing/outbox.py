@@ -10,6 +10,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox import Erased, Outbox, OutboxBatch, RefusedEvent
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ClaimLostError, UnitOfWorkMismatchError
+from mediator.testing.contents import InMemoryOutboxContents
 from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
 
 
@@ -30,6 +31,11 @@ class InMemoryOutbox(Outbox):
     def pending(self) -> Sequence[CloudEvent]:
         """The events that wait and are due, in the order of their commits."""
         return tuple(self._database.outbox)
+
+    @property
+    def contents(self) -> InMemoryOutboxContents:
+        """See `Outbox.contents`."""
+        return InMemoryOutboxContents(self._database)
 
     def wake(self) -> None:
         """See `Outbox.wake`."""
@@ -142,6 +148,8 @@ class _Batch(OutboxBatch):
     async def settle(self, ids: Collection[str], /) -> None:
         self._take(settled := [event for event in self.events if event.id in ids])
         self._database.archive += settled
+        for event in settled:
+            self._database.archived[event.id] = (next(self._database.numbers), self._clock())
 
     async def park(self, event: CloudEvent, /, reason: str, error: str) -> None:
         self._take([event])

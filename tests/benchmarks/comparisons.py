@@ -49,16 +49,16 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def _sends() -> Iterator[Comparison]:
-    for behaviors, goal, ceiling in ((0, 1.75, 2.9), (3, 1.25, 2.0), (5, 1.25, 1.9)):
+    for behaviors, goal, ceiling in ((0, 1.75, 1.85), (3, 1.25, 1.25), (5, 1.25, 1.25)):
         times = partial(_send_times, behaviors, providers.Factory)
         yield Comparison(f"send, {behaviors} behaviors", "by hand", goal, ceiling, times)
-    for behaviors, ceiling in ((3, 2.4), (5, 2.3)):
+    for behaviors, ceiling in ((3, 1.9), (5, 1.9)):
         times = partial(_send_times, behaviors, providers.Singleton)
         yield Comparison(f"send, {behaviors} behaviors made once", "by hand", 1.5, ceiling, times)
 
 
 def _publishes() -> Iterator[Comparison]:
-    for handlers, ceiling in ((1, 2.8), (5, 1.6), (10, 1.45)):
+    for handlers, ceiling in ((1, 1.7), (5, 1.15), (10, 1.15)):
         times = partial(_publish_times, handlers)
         yield Comparison(f"publish, {handlers} handler{'s' * (handlers > 1)}", "by hand", 1.15, ceiling, times)
 

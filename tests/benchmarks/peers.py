@@ -217,9 +217,9 @@ def _chain(module: str, behaviors: int) -> Any:
 
 
 PEERS = [
-    Peer("mediatorx", "mediatorx", mediatorx, ceiling=1.55),
+    Peer("mediatorx", "mediatorx", mediatorx),
     Peer("mediary", "mediary", mediary),
-    Peer("pymediate", "pymediate", pymediate, ceiling=1.3),
-    Peer("diator", "diator", diator, made_once=True, ceiling=1.3),
+    Peer("pymediate", "pymediate", pymediate),
+    Peer("diator", "diator", diator, made_once=True, ceiling=1.1),
     Peer("python-cqrs", "cqrs", python_cqrs, made_once=True),
 ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mediator import Command, Concurrent, Notification, NotificationPipelineBehavior, Sequential
+from mediator import Command, Concurrent, Notification, NotificationHandler, NotificationPipelineBehavior, Sequential
 from mediator.errors import CallNextError, DispatchDepthError, NotAwaitedError, NoUnitOfWorkError
 from tests.unit.samples import EnrollStudent, StudentEnrolled, answer_name
 from tests.unit.transactions import Transactional
@@ -99,6 +99,18 @@ async def test_a_behavior_around_each_handler_that_forgets_to_await_is_told_so(s
     mediator = wire(listens(StudentEnrolled, answer_name), behaviors=[Forgets])
     with pytest.raises(NotAwaitedError, match=r"is the coroutine \S*Listener\.handle, which nobody awaited"):
         await mediator.publish(StudentEnrolled(), strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", [None, Sequential(on_error="collect"), Concurrent()])
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_handler_of_a_notification_that_forgets_to_await_is_told_so(strategy: Any, others: int):
+    class Forgets(NotificationHandler[StudentEnrolled]):
+        async def handle(self, notification: Any) -> Any:
+            return answer_name(notification)
+
+    handlers: list[Any] = [Forgets, *[listens(StudentEnrolled, answer_name)] * others]
+    with pytest.raises(NotAwaitedError, match=r"is the coroutine answer_name, which nobody awaited"):
+        await wire(*handlers).publish(StudentEnrolled(), strategy=strategy)
 
 
 def circle(length: int) -> list[type[Notification]]:

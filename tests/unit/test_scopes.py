@@ -1,5 +1,7 @@
 """Scopes: what lives as long as one dispatch and those that join it."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -180,7 +182,7 @@ async def test_instances_live_as_long_as_the_scope():
 async def test_a_new_scope_has_seen_no_transaction():
     async with wire().scope() as scope:
         assert (scope.transaction, scope.outcome, scope.response) == (None, Outcome.NONE, None)
-        assert not scope.has_exits
+        assert scope.exits is None
 
 
 def test_outside_a_dispatch_there_is_no_scope():
@@ -206,5 +208,45 @@ async def test_exit_callbacks_see_a_closed_scope():
 
     async with wire().scope() as scope:
         scope.on_exit(callback)
-        assert scope.has_exits
+        assert scope.exits
     assert len(seen) == 1
+
+
+async def test_a_task_that_outlived_a_dispatch_which_had_no_use_for_a_scope_gets_none():
+    over = asyncio.Event()
+
+    async def later() -> None:
+        await over.wait()
+        with pytest.raises(ScopeClosedError):
+            current_scope()
+        assert [await mediator.send(ExpelStudent()) for _ in range(2)] == [1, 1]  # and begins anew
+
+    async def spawn(_: EnrollStudent) -> Any:
+        return asyncio.create_task(later())
+
+    async def depth(_: ExpelStudent) -> Any:
+        frame = current_frame()
+        return frame and frame.depth
+
+    mediator = wire(handles(EnrollStudent, spawn), handles(ExpelStudent, depth))
+    task: Any = await mediator.send(EnrollStudent())
+    over.set()
+    await task
+
+
+async def test_threads_that_work_for_one_dispatch_find_one_scope():
+    async def ask(_: EnrollStudent) -> Any:
+        start = threading.Barrier(4)
+
+        def look() -> Any:
+            start.wait(10)
+            return current_scope()
+
+        found = await asyncio.gather(*[asyncio.to_thread(look) for _ in range(4)])
+        assert {id(each) for each in found} == {id(current_scope())}
+        return found[0]
+
+    mediator = wire(handles(EnrollStudent, ask))
+    for _ in range(20):
+        scope: Any = await mediator.send(EnrollStudent())
+        assert scope.closed

@@ -1,6 +1,7 @@
 """`mediator schema`: the library's tables, created or as text."""
 
 import asyncio
+import json
 import sqlite3
 
 import asyncpg
@@ -96,3 +97,54 @@ async def test_the_text_of_sql_creates_the_same_tables_in_postgresql(postgres_ur
 
 def test_an_unknown_dialect_is_refused():
     assert CliRunner().invoke(cli, ["schema", "sql", "--dialect", "klingon"]).exit_code == 2
+
+
+def test_check_names_the_differences_until_there_are_none(tmp_path, monkeypatch):
+    file = tmp_path / "app.db"
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
+    missing = CliRunner().invoke(cli, ["schema", "check", f"{SAMPLE}:create"])
+    assert (missing.exit_code, "the table mediator_outbox is missing" in missing.stdout) == (1, True)
+
+    CliRunner().invoke(cli, ["schema", "create", f"{SAMPLE}:create"])
+    connection = sqlite3.connect(file)
+    connection.execute("DROP INDEX mediator_inbox_by_time")
+    connection.close()
+    result = CliRunner().invoke(cli, ["schema", "check", f"{SAMPLE}:create", "--json"])
+    (database,) = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert database["differences"] == ["the index mediator_inbox_by_time of mediator_inbox is missing"]
+
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE INDEX mediator_inbox_by_time ON mediator_inbox (received_at)")
+    connection.close()
+    result = CliRunner().invoke(cli, ["schema", "check", f"{SAMPLE}:create"])
+    assert (result.exit_code, "the tables are as they should be" in result.stdout) == (0, True)
+
+
+def test_upgrade_makes_the_tables_and_then_has_nothing_to_do(tmp_path, monkeypatch):
+    file = tmp_path / "app.db"
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
+    first, second = (CliRunner().invoke(cli, ["schema", "upgrade", f"{SAMPLE}:create"]) for _ in range(2))
+    assert (first.exit_code, "applied version 1" in first.stdout) == (0, True)
+    assert (second.exit_code, "nothing to do" in second.stdout) == (0, True)
+    assert tables(file) == TABLES
+
+
+def test_upgrade_refuses_tables_that_are_newer_than_the_library(tmp_path, monkeypatch):
+    file = tmp_path / "app.db"
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
+    CliRunner().invoke(cli, ["schema", "create", f"{SAMPLE}:create"])
+    connection = sqlite3.connect(file)
+    with connection:
+        connection.execute("INSERT INTO mediator_schema VALUES (99, 0)")
+    connection.close()
+    upgraded = CliRunner().invoke(cli, ["schema", "upgrade", f"{SAMPLE}:create"])
+    checked = CliRunner().invoke(cli, ["schema", "check", f"{SAMPLE}:create"])
+    assert (upgraded.exit_code, "are of version 99" in upgraded.stderr) == (1, True)
+    assert (checked.exit_code, "are of version 99" in checked.stdout) == (1, True)
+
+
+def test_sql_from_a_version_is_what_is_missing_since_and_an_unknown_version_is_a_wrong_call():
+    nothing = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1"])
+    assert (nothing.exit_code, nothing.stdout) == (0, "")
+    assert CliRunner().invoke(cli, ["schema", "sql", "--from-version", "77"]).exit_code == 2

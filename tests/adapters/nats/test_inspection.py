@@ -57,7 +57,7 @@ async def test_streams_and_consumers_are_shown_as_they_are(
 
     assert (seen.reachable, seen.jetstream, seen.problems) == (True, True, ())
     assert re.fullmatch(r"\d+\.\d+\.\d+", seen.server_version)
-    assert seen.max_payload == 1024**2
+    assert (seen.max_payload, seen.servers) == (1024**2, 1)
     assert seen.account.api_level >= 2
     (stream,) = seen.streams
     assert (stream.name, stream.replicas, stream.storage, stream.discard) == (f"{prefix}-shop", 1, "file", "new")
@@ -146,4 +146,4 @@ async def test_a_replica_that_is_away_is_named(event: Callable[..., CloudEvent])
                 seen = await inspect_broker(connection, topology)
                 await asyncio.sleep(0.1)
     assert seen.streams[0].offline_replicas == ("mediator-1",)
-    assert seen.streams[0].replicas == 3
+    assert (seen.streams[0].replicas, seen.servers) == (3, 3)

@@ -1,0 +1,70 @@
+"""Brokers: whether each is there, is new enough, and takes what is sent."""
+
+from collections.abc import AsyncIterator, Iterator
+
+from mediator.cli.doctor.check import Check
+from mediator.cli.doctor.finding import Finding, fault, found_or, ok, warning
+from mediator.cli.doctor.installation import Broker, Installation
+
+_OLDEST = (2, 10)
+_BATCHES = (2, 12)
+_HEADER_BYTES = 16_384
+"""How large the headers of an event may be, that are counted with its payload."""
+
+_FULL = 0.8
+
+
+class Brokers(Check):
+    """Server, JetStream, version, sizes."""
+
+    name = "broker"
+
+    async def run(self, installation: Installation) -> AsyncIterator[Finding]:
+        """See `Check.run`."""
+        for broker in installation.brokers:
+            seen = broker.seen
+            fine = ok("broker", broker.label, f"nats-server {seen.server_version} at {seen.broker}")
+            for finding in found_or(_faults(broker, installation.max_event_bytes), fine):
+                yield finding
+
+
+def _faults(broker: Broker, max_event_bytes: int) -> Iterator[Finding]:
+    seen, label = broker.seen, broker.label
+    why = "; ".join(seen.problems)
+    if not seen.reachable:
+        remedy = "See whether the server runs, and whether address, user and password are right. Events wait meanwhile."
+        yield fault("broker-unreachable", label, f"{seen.broker} does not answer: {why}", remedy)
+        return
+    yield from _versions(broker)
+    if not broker.wanted.streams:
+        return
+    if seen.jetstream is False:
+        remedy = "Add `jetstream {}` to the server, and `jetstream: enabled` to the account."
+        yield fault("jetstream-disabled", label, f"{seen.broker} has no JetStream for this account: {why}", remedy)
+        return
+    if seen.max_payload < max_event_bytes + _HEADER_BYTES:
+        text = (
+            f"max_payload is {seen.max_payload:,} bytes, and events may have {max_event_bytes:,} bytes beside headers of "
+            f"{_HEADER_BYTES:,}: larger ones are set aside instead of published"
+        )
+        remedy = f"Set max_payload to at least {max_event_bytes + _HEADER_BYTES}, or lower max_event_bytes."
+        yield fault("max-payload", label, text, remedy)
+    account = seen.account
+    if account is not None and account.max_storage > 0 and account.storage > _FULL * account.max_storage:
+        text = f"{account.storage:,} of {account.max_storage:,} bytes of the account are used"
+        yield warning("broker-storage", label, text, "Give the account more, or let streams keep less.")
+    if why:
+        yield warning("broker-unseen", label, f"not everything could be seen: {why}", "Allow it, to have it checked.")
+    elif broker.problem:
+        text = f"the streams and consumers could not be listed: {broker.problem}"
+        yield warning("broker-unseen", label, text, "Allow it, to have it checked.")
+
+
+def _versions(broker: Broker) -> Iterator[Finding]:
+    version = tuple(int(part) for part in broker.seen.server_version.split(".")[:2])
+    if version < _OLDEST:
+        text = f"nats-server {broker.seen.server_version} is older than 2.10, which consumers of several types need"
+        yield fault("broker-version", broker.label, text, "Upgrade the server.")
+    elif version < _BATCHES:
+        text = f"nats-server {broker.seen.server_version} is older than 2.12, and takes no atomic batches"
+        yield warning("broker-version", broker.label, text, "Upgrade the server: publishing becomes much faster.")

@@ -1,0 +1,87 @@
+"""Streams: whether those that are wanted exist, keep what they are given, and for how long."""
+
+from collections.abc import AsyncIterator, Iterator
+
+from mediator.cli.doctor.check import Check
+from mediator.cli.doctor.finding import Finding, fault, found_or, ok, warning
+from mediator.cli.doctor.installation import Broker, Installation
+from mediator.nats.inspection import StreamState
+
+_APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create it."
+_ANEW = "Drain the stream and create it anew; this is never changed in place."
+
+_RETRY_HORIZON = 60.0
+"""After how many seconds at most a relay sends an event again: the longest pause, a batch, and another relay taking over."""
+
+_CLUSTER = 3
+_FULL = 0.8
+_TOLD = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is")
+"""The differences that have a finding of their own."""
+
+
+class Streams(Check):
+    """Each wanted stream."""
+
+    name = "streams"
+
+    async def run(self, installation: Installation) -> AsyncIterator[Finding]:
+        """See `Check.run`."""
+        for broker in installation.brokers:
+            for name in broker.seen.missing_streams:
+                yield fault("stream-missing", f"{broker.label} {name}", "the stream does not exist", _APPLY)
+            for stream in broker.seen.streams:
+                label = f"{broker.label} {stream.name}"
+                fine = ok("stream", label, f"{stream.messages:,} events, {stream.bytes:,} bytes")
+                for finding in found_or(_faults(label, stream, broker), fine):
+                    yield finding
+
+
+def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
+    if stream.discard != "new":
+        text = "discard is old: when the stream is full, it drops events that nobody has taken yet"
+        yield fault("stream-discard-old", label, text, "Set discard to new: then a full stream lets events wait.")
+    if stream.storage != "file":
+        text = f"storage is {stream.storage}: its events are gone after a restart of the broker"
+        yield fault("stream-storage", label, text, _ANEW)
+    if stream.retention != "limits":
+        text = f"retention is {stream.retention}: events vanish before later subscribers see them"
+        yield fault("stream-retention", label, text, _ANEW)
+    if stream.duplicate_window < _RETRY_HORIZON:
+        text = f"duplicate_window is {stream.duplicate_window:g} s: a relay may send again after {_RETRY_HORIZON:g} s"
+        remedy = f"Set it to {_RETRY_HORIZON:g} s or more (`topology apply --update-streams`)."
+        yield warning("stream-duplicate-window", label, text, remedy)
+    yield from _copies(label, stream, broker)
+    if stream.max_bytes > 0 and stream.bytes > _FULL * stream.max_bytes:
+        text = f"{stream.bytes:,} of {stream.max_bytes:,} bytes are used; a full stream refuses events"
+        yield warning("stream-filling", label, text, "Raise max_bytes, or shorten max_age.")
+    yield from _other_differences(label, stream, broker)
+
+
+def _copies(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
+    if stream.persist_mode == "async":
+        text = "persist_mode is async: it acknowledges events before it writes them"
+        yield fault("stream-persist-mode", label, text, _ANEW)
+    if stream.replicas == 1 and broker.seen.servers >= _CLUSTER:
+        text = f"one copy only, though the broker has {broker.seen.servers} servers: events stop when its server does"
+        yield warning("stream-replicas", label, text, "Set StreamSettings(replicas=3) and update the stream.")
+    elif stream.replicas == 1 and broker.seen.sync_always is False:
+        text = (
+            "one copy, and the server acknowledges before it writes through to its disk: a power failure loses events"
+        )
+        remedy = (
+            "Set `sync_interval: always` in the jetstream block, or use three servers; the archive can fill it again."
+        )
+        yield warning("stream-sync-interval", label, text, remedy)
+    if stream.offline_replicas:
+        text = f"the copies on {', '.join(stream.offline_replicas)} are away or behind"
+        yield warning("stream-replica-away", label, text, "See to these servers: with one more away, events wait.")
+
+
+def _other_differences(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
+    for item in broker.compared or ():
+        details = [each for each in item.details if not each.startswith(_TOLD)]
+        if item.stream == stream.name and not item.consumer and details:
+            text = f"it differs from its settings: {'; '.join(details)}"
+            yield warning(
+                "stream-differs", label, text, "See `mediator topology plan`; partitions never change in place."
+            )

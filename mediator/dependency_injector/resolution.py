@@ -1,0 +1,235 @@
+"""Resolution: a provider, compiled into a function that gives what calling the provider gives, in less time.
+
+dependency-injector builds lists and dictionaries of arguments, and looks for futures among them, at every call. Once a
+`Factory` has found out that none of its dependencies is asynchronous, none of that matters any more: calling it is calling
+its class with what its injections give. That is what is compiled here, for providers that are exactly a `Factory` or a
+`Scoped`, and a mediator; every other kind is called as it is, also where it is injected.
+
+What overrides a provider, at any depth, acts at once: it is looked for in each call, as the provider itself does. Which
+arguments a provider has, and whether it is asynchronous, cannot be looked up as cheaply. It is looked up again, before a
+shortcut is taken the next time, after each `forget`: when a container starts or stops, when a resource has started, and
+around `override`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import call, is_
+from typing import Any
+
+from dependency_injector import providers
+
+from mediator.dependency_injector.provider_kinds import is_provider
+from mediator.dependency_injector.scoped import Scoped
+from mediator.pipeline import Source
+from mediator.scope import current_frame
+
+
+class _Knowledge:
+    """What shortcuts rely on holds for as long as `now` is the same object."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = object()
+
+
+_knowledge = _Knowledge()  # of all containers: one may use the providers of another
+
+
+def forget() -> None:
+    """Let every compiled provider look again at its arguments, and at whether it is asynchronous."""
+    _knowledge.now = object()
+
+
+class Resolution:
+    """Compiles the providers of one container, each once; what depends on the same provider shares the function.
+
+    Args:
+        own: For kinds of providers beside those that are known here, what makes the function.
+    """
+
+    def __init__(self, own: Mapping[type, Callable[[Any], Source]] | None = None) -> None:
+        self._own = own or {}
+        self._compiled: dict[Any, Source] = {}
+
+    def compiled(self, source: Source) -> Source:
+        """What gives the same as `source` in less time, or else `source` itself."""
+        kind: Any = type(source)
+        if kind is not providers.Factory and kind is not Scoped and kind not in self._own:
+            return source
+        if source not in self._compiled:
+            self._compiled[source] = source  # it is called where it depends on itself
+            self._compiled[source] = self._compile(kind, source)
+        return self._compiled[source]
+
+    def _compile(self, kind: Any, provider: Any) -> Source:
+        if kind is Scoped:
+            build: Source = partial(providers.Factory[Any].__call__, provider)
+            return _scoped(provider, self._constructed(provider, build) or build)
+        if kind is providers.Factory:
+            return self._constructed(provider, provider) or provider
+        return self._own[kind](provider)
+
+    def _constructed(self, provider: Any, build: Source) -> Source | None:
+        """What calls the class itself; `None` when it is no matter of calling it.
+
+        Args:
+            provider: A `Factory`.
+            build: Calls it as a factory.
+        """
+        args, kwargs = provider.args, provider.kwargs
+        if provider.attributes or not callable(provider.provides) or None in map(_is_called, [*args, *kwargs.values()]):
+            return None
+        shortcut, provides = _Shortcut(provider, build), provider.provides
+        positional = tuple(self._given(value) for value in args)
+        named = tuple((name, self._given(value)) for name, value in kwargs.items())
+        if not named and len(positional) < len(_BY_COUNT):
+            return _BY_COUNT[len(positional)](shortcut, provider, provides, *positional)
+        if len(named) == 1 and not positional:
+            return _calling_with_one_named(shortcut, provider, provides, *named[0])
+        return _calling_with_any(shortcut, provider, provides, positional, named)
+
+    def _given(self, value: Any) -> Source:
+        return self.compiled(value) if _is_called(value) else _giving(value)
+
+
+class _Shortcut:
+    """Whether the class of a factory may be called in place of the factory.
+
+    Attributes:
+        known: The knowledge for which that was found; compared by identity.
+    """
+
+    __slots__ = ("_build", "_changed", "_provider", "_was", "known")
+
+    def __init__(self, provider: Any, build: Source) -> None:
+        self._provider = provider
+        self._build = build
+        self._was = _injections(provider)
+        self._changed = False
+        self.known: object = None
+
+    def detour(self) -> Any:
+        """Call the factory, and see whether that can be left out the next time."""
+        known = _knowledge.now
+        made = self._build()
+        if not self._changed and self._provider.is_async_mode_disabled():
+            self._changed = not _same(self._was, _injections(self._provider))
+            self.known = None if self._changed else known
+        return made
+
+
+def _injections(provider: Any) -> list[Any]:
+    """What is compared by identity; names are, for others than the same ones only cost the shortcut."""
+    args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
+    return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]
+
+
+def _same(some: list[Any], others: list[Any]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _is_called(value: Any) -> bool | None:
+    """Whether a factory calls what it injects; `None` when that depends on when it was asked."""
+    if not is_provider(value):
+        return False
+    if not providers.is_delegated(value):
+        return True
+    kind: Any = value.__class__
+    return False if getattr(kind, "__IS_DELEGATED__", False) is True else None
+
+
+def _giving(value: Any) -> Source:
+    def resolve() -> Any:
+        return value
+
+    return resolve
+
+
+# Unpacking arguments costs as much as is saved, so the usual numbers of them are written out. What overrides the provider
+# is looked for before its injections are called, as it does itself.
+
+
+def _calling_with_none(shortcut: _Shortcut, provider: Any, provides: Any) -> Source:
+    def resolve() -> Any:
+        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+            return provides()
+        return shortcut.detour()
+
+    return resolve
+
+
+def _calling_with_one(shortcut: _Shortcut, provider: Any, provides: Any, first: Source) -> Source:
+    def resolve() -> Any:
+        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+            return provides(first())
+        return shortcut.detour()
+
+    return resolve
+
+
+def _calling_with_two(shortcut: _Shortcut, provider: Any, provides: Any, first: Source, second: Source) -> Source:
+    def resolve() -> Any:
+        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+            return provides(first(), second())
+        return shortcut.detour()
+
+    return resolve
+
+
+def _calling_with_three(shortcut: _Shortcut, provider: Any, provides: Any, *values: Source) -> Source:
+    first, second, third = values
+
+    def resolve() -> Any:
+        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+            return provides(first(), second(), third())
+        return shortcut.detour()
+
+    return resolve
+
+
+_BY_COUNT: tuple[Callable[..., Source], ...] = (
+    _calling_with_none,
+    _calling_with_one,
+    _calling_with_two,
+    _calling_with_three,
+)
+
+
+def _calling_with_one_named(shortcut: _Shortcut, provider: Any, provides: Any, name: str, value: Source) -> Source:
+    def resolve() -> Any:
+        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+            return provides(**{name: value()})
+        return shortcut.detour()
+
+    return resolve
+
+
+def _calling_with_any(
+    shortcut: _Shortcut, provider: Any, provides: Any, values: tuple[Source, ...], named: tuple[tuple[str, Source], ...]
+) -> Source:
+    def resolve() -> Any:
+        if shortcut.known is not _knowledge.now or provider.last_overriding is not None:
+            return shortcut.detour()
+        args = [*map(call, values)]
+        kwargs: dict[str, Any] = {}
+        for name, value in named:
+            kwargs[name] = value()
+        return provides(*args, **kwargs)
+
+    return resolve
+
+
+_MISSING = object()
+
+
+def _scoped(provider: Scoped[Any], build: Source) -> Source:
+    def resolve() -> Any:
+        frame = current_frame()
+        if frame is None or frame.closed:
+            return provider()  # which says what is wrong
+        scope = frame.made_scope or frame.scope
+        kept = _MISSING if scope.kept is None else scope.kept.get(provider, _MISSING)
+        return provider.make(scope, build) if kept is _MISSING else kept
+
+    return resolve

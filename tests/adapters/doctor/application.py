@@ -1,0 +1,152 @@
+"""An application for `mediator doctor`: it ships orders that are placed elsewhere, and tells that it did."""
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dependency_injector import containers, providers
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from mediator import (
+    Command,
+    DistributedEvent,
+    DistributedEventBroker,
+    DistributedEventHandler,
+    DistributedUnitOfWorkBehavior,
+    EventConsumer,
+    OutboxRelay,
+    RequestHandler,
+)
+from mediator.dependency_injector import MediatorProvider, Scoped
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, open_engine
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPlaced(DistributedEvent):
+    event_type: ClassVar[str] = "ordering.order-placed"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderShipped(DistributedEvent):
+    event_type: ClassVar[str] = "dispatch.order-shipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Ship(Command[None]):
+    pass
+
+
+class ShipHandler(RequestHandler[Ship, None]):
+    def __init__(self, distributed_events: DistributedEventBroker) -> None:
+        self._distributed_events = distributed_events
+
+    async def handle(self, command: Ship) -> None:
+        self._distributed_events.add(OrderShipped())
+
+
+class PrepareShipment(DistributedEventHandler[OrderPlaced]):
+    async def handle(self, event: OrderPlaced) -> None:
+        pass
+
+
+@asynccontextmanager
+async def open_hasty_engine(url: str, pragma: str) -> AsyncGenerator[AsyncEngine, None]:
+    """An SQLite engine with a setting of its own."""
+    async with open_engine(url) as engine:
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def hasten(connection: Any, _entry: object) -> None:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        yield engine
+
+
+@asynccontextmanager
+async def open_plain_engine(url: str) -> AsyncGenerator[AsyncEngine, None]:
+    """An engine as SQLAlchemy makes it, which connects when it is used."""
+    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+    yield engine
+    await engine.dispose()
+
+
+class Container(containers.DeclarativeContainer):
+    config = providers.Configuration(strict=True)
+    engine = providers.Resource(open_engine, config.database, pool_size=config.pool_size.as_int(), max_overflow=0)
+    nats = providers.Resource(open_connection, config.nats)
+    unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
+    distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+    outbox = providers.Singleton(SqlAlchemyOutbox, engine)
+    settings = providers.Singleton(StreamSettings, replicas=config.replicas.as_int(), max_bytes=10**6)
+    publisher = providers.Singleton(NatsEventPublisher, nats, "shipping", prefix=config.prefix, settings=settings)
+    relay = providers.Singleton(OutboxRelay, outbox, publisher)
+    inbox = providers.Singleton(SqlAlchemyInbox, engine, keep_seconds=config.keep_seconds.as_float())
+    parking = providers.Singleton(SqlAlchemyParking, engine)
+    transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox)
+    mediator = MediatorProvider(behaviors=providers.List(transaction))
+    subscription = providers.Singleton(NatsEventSubscription, nats, "shipping", prefix=config.prefix, settings=settings)
+    consumer = providers.Singleton(
+        EventConsumer,
+        subscription,
+        inbox,
+        unit_of_work.provider,
+        mediator,
+        parking=parking,
+        ordering=config.ordering,
+        concurrency=config.concurrency.as_int(),
+    )
+    ship = providers.Factory(ShipHandler, distributed_events)
+    prepare = providers.Factory(PrepareShipment)
+
+
+class FaultyContainer(Container):
+    prepare = providers.Factory(PrepareShipment, providers.Dependency())
+    ship_again = providers.Factory(ShipHandler)
+
+
+def config(**others: Any) -> dict[str, Any]:
+    return {
+        "database": os.environ.get("DOCTOR_DATABASE", ""),
+        "nats": os.environ.get("DOCTOR_NATS", ""),
+        "prefix": os.environ.get("DOCTOR_PREFIX", ""),
+        "replicas": 1,
+        "pool_size": 10,
+        "keep_seconds": 8 * 86400.0,
+        "ordering": "none",
+        "concurrency": 1,
+        **others,
+    }
+
+
+def create() -> Container:
+    return Container(config=config())
+
+
+def hasty(pragma: str) -> Callable[..., Container]:
+    """The application with an engine that has a setting of its own."""
+
+    def make(config: dict[str, Any]) -> Container:
+        container = Container(config=config)
+        container.engine.override(providers.Resource(open_hasty_engine, config["database"], pragma))
+        return container
+
+    return make
+
+
+def plain(config: dict[str, Any]) -> Container:
+    """The application with an engine that is not from `open_engine`."""
+    container = Container(config=config)
+    container.engine.override(providers.Resource(open_plain_engine, config["database"]))
+    return container
+
+
+class RemoteContainer(containers.DeclarativeContainer):
+    """One that has a broker for requests only."""
+
+    config = providers.Configuration(strict=True)
+    nats = providers.Resource(open_connection, config.nats)

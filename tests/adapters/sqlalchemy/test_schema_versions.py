@@ -1,0 +1,223 @@
+"""The tables in a database: compared with those of the library, and upgraded version by version."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import Column, Index, Integer, MetaData, String, Table, inspect, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator.errors import SchemaNewerError, SchemaOutdatedError, SettingError
+from mediator.sqlalchemy import create_schema, metadata, open_engine, schema_differences, schema_sql, upgrade_schema
+from mediator.sqlalchemy.migrations import HISTORY, Migration, SchemaHistory
+
+
+def later() -> SchemaHistory:
+    """The tables as they might be two versions from now: a column in version 2, a table and an index in version 3."""
+    tables = MetaData()
+    for table in metadata.sorted_tables:
+        table.to_metadata(tables)
+    tables.tables["mediator_parked"].append_column(Column("note", String(40)))
+    Table("mediator_notes", tables, Column("id", Integer, primary_key=True, autoincrement=False))
+    Index("mediator_parked_by_note", tables.tables["mediator_parked"].c.note)
+    column = ["ALTER TABLE mediator_parked ADD COLUMN note VARCHAR(40)"]
+    others = [
+        "CREATE TABLE mediator_notes (id INTEGER NOT NULL PRIMARY KEY)",
+        "CREATE INDEX mediator_parked_by_note ON mediator_parked (note)",
+    ]
+    both = [Migration(2, dict.fromkeys(("sqlite", "postgresql"), column))]
+    return SchemaHistory(tables, [*both, Migration(3, dict.fromkeys(("sqlite", "postgresql"), others))])
+
+
+LATER = later()
+
+
+async def execute(engine: AsyncEngine, *statements: str) -> None:
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+async def versions(engine: AsyncEngine) -> list[int]:
+    async with engine.connect() as connection:
+        rows = await connection.execute(text("SELECT version FROM mediator_schema ORDER BY version"))
+        return list(rows.scalars())
+
+
+@pytest.fixture
+async def engine(url: str):
+    async with open_engine(url) as opened:
+        yield opened
+
+
+async def test_a_database_that_was_just_created_has_no_differences(engine: AsyncEngine):
+    await create_schema(engine)
+    assert await schema_differences(engine) == []
+    assert await versions(engine) == [HISTORY.version]
+    assert await upgrade_schema(engine) == []
+
+
+async def test_a_database_without_tables_is_told_to_lack_each_and_gets_them_by_an_upgrade(engine: AsyncEngine):
+    missing = await schema_differences(engine)
+    assert missing == [f"the table {table.name} is missing" for table in metadata.sorted_tables]
+    assert await upgrade_schema(engine) == [1]
+    assert await schema_differences(engine) == []
+
+
+async def test_an_upgrade_applies_each_missing_version_in_order_and_leads_to_what_a_new_database_has(
+    engine: AsyncEngine,
+):
+    await create_schema(engine)
+    assert "the tables are of version 1, and this library needs version 3" in await schema_differences(
+        engine, history=LATER
+    )
+    assert await upgrade_schema(engine, history=LATER) == [2, 3]
+    assert await versions(engine) == [1, 2, 3]
+    assert await schema_differences(engine, history=LATER) == []
+    assert await upgrade_schema(engine, history=LATER) == []
+
+
+async def test_a_new_database_begins_with_the_last_version(engine: AsyncEngine):
+    assert await upgrade_schema(engine, history=LATER) == [1, 2, 3]
+    assert await schema_differences(engine, history=LATER) == []
+
+
+async def test_the_text_from_a_version_is_what_an_upgrade_executes(engine: AsyncEngine):
+    await create_schema(engine)
+    await execute(engine, *LATER.statements(engine.dialect, 1))
+    assert await versions(engine) == [1, 2, 3]
+    assert await schema_differences(engine, history=LATER) == []
+    assert LATER.statements(engine.dialect, 3) == []
+    assert schema_sql(engine.dialect, from_version=HISTORY.version) == ""
+
+
+async def test_tables_from_before_versions_were_recorded_count_as_the_first_version(engine: AsyncEngine):
+    await create_schema(engine)
+    await execute(engine, "DROP TABLE mediator_schema")
+    assert "no version is recorded" in await schema_differences(engine)
+    assert await upgrade_schema(engine) == [1]
+    assert await schema_differences(engine) == []
+
+    await execute(engine, "DROP TABLE mediator_schema")
+    assert await upgrade_schema(engine, history=LATER) == [1, 2, 3]
+    assert await schema_differences(engine, history=LATER) == []
+
+
+async def test_tables_whose_version_was_lost_are_recorded_again(engine: AsyncEngine):
+    await create_schema(engine)
+    await execute(engine, "DELETE FROM mediator_schema")
+    assert await schema_differences(engine) == ["no version is recorded"]
+    assert await upgrade_schema(engine) == [1]
+    assert await versions(engine) == [1]
+
+
+async def test_a_newer_database_is_refused_and_not_changed(engine: AsyncEngine):
+    await upgrade_schema(engine, history=LATER)
+    with pytest.raises(SchemaNewerError, match=r"of version 3, and this library knows them up to version 1"):
+        await upgrade_schema(engine)
+    (difference,) = await schema_differences(engine)
+    assert difference.startswith("the tables are of version 3, and this library knows them up to version 1")
+    await create_schema(engine)
+    assert await versions(engine) == [1, 2, 3]
+
+
+async def test_creating_does_not_pretend_that_older_tables_are_new(engine: AsyncEngine):
+    await create_schema(engine)
+    with pytest.raises(SchemaOutdatedError, match=r"mediator schema upgrade"):
+        await create_schema(engine, history=LATER)
+    assert await versions(engine) == [1]
+
+
+async def test_a_version_that_fails_leaves_those_before_it_and_nothing_of_itself(engine: AsyncEngine):
+    await create_schema(engine)
+    failing = ["ALTER TABLE mediator_inbox ADD COLUMN half INTEGER", "ALTER TABLE no_such_table ADD COLUMN x INTEGER"]
+    broken = SchemaHistory(
+        LATER.metadata, [LATER.migrations[0], Migration(3, dict.fromkeys(("sqlite", "postgresql"), failing))]
+    )
+    with pytest.raises(DBAPIError):
+        await upgrade_schema(engine, history=broken)
+    assert await versions(engine) == [1, 2]
+    async with engine.connect() as connection:
+        columns = await connection.run_sync(lambda sync: inspect(sync).get_columns("mediator_inbox"))
+    assert "half" not in {column["name"] for column in columns}
+    assert await upgrade_schema(engine, history=LATER) == [3]
+
+
+async def test_of_several_that_upgrade_at_once_each_version_is_applied_by_one(url: str):
+    async with open_engine(url) as one, open_engine(url) as other:
+        await create_schema(one)
+        done = await asyncio.gather(*(upgrade_schema(engine, history=LATER) for engine in (one, other, one, other)))
+        assert sorted(version for each in done for version in each) == [2, 3]
+        assert await schema_differences(one, history=LATER) == []
+
+
+async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
+    await create_schema(engine)
+    await execute(
+        engine,
+        "DROP INDEX mediator_outbox_ready",
+        "DROP INDEX mediator_inbox_by_time",
+        "CREATE INDEX mediator_inbox_by_time ON mediator_inbox (event_id)",
+        "DROP INDEX mediator_outbox_by_due",
+        "CREATE INDEX mediator_outbox_by_due ON mediator_outbox (deliver_at)",
+        "DROP TABLE mediator_attempts",
+        "DELETE FROM mediator_relay_buckets WHERE bucket > 60",
+        "ALTER TABLE mediator_parked DROP COLUMN error",
+        "DROP TABLE mediator_idempotency",
+        "CREATE TABLE mediator_idempotency (key INTEGER NOT NULL PRIMARY KEY, fingerprint VARCHAR(64), "
+        "response {} NOT NULL, created_at FLOAT NOT NULL)".format("BLOB" if dialect == "sqlite" else "BYTEA"),
+    )
+    found = await schema_differences(engine)
+    assert sorted(found) == sorted(
+        [
+            "the table mediator_attempts is missing",
+            "the column mediator_parked.error is missing",
+            "the column mediator_idempotency.key is of type INTEGER, not VARCHAR(64)",
+            "the column mediator_idempotency.fingerprint may be NULL",
+            "the index mediator_idempotency_by_time of mediator_idempotency is missing",
+            "the index mediator_outbox_ready of mediator_outbox is missing",
+            "the index mediator_inbox_by_time is on (event_id), not on (received_at)",
+            "the index mediator_outbox_by_due is for all rows, not for deliver_at IS NOT NULL",
+            "the table mediator_relay_buckets has 61 rows, not 64: relays do not publish the events of the others",
+        ]
+    )
+
+
+async def test_keys_and_numbering_are_compared_too(postgres_url: str):
+    async with open_engine(postgres_url) as engine:
+        await create_schema(engine)
+        await execute(
+            engine,
+            "ALTER TABLE mediator_parked DROP CONSTRAINT mediator_parked_once",
+            "ALTER TABLE mediator_inbox DROP CONSTRAINT mediator_inbox_pkey",
+            "ALTER TABLE mediator_outbox ALTER sequence DROP IDENTITY",
+        )
+        assert await schema_differences(engine) == [
+            "the primary key of mediator_inbox is ()",
+            "the column mediator_outbox.sequence does not number its rows: it is no identity",
+            "the columns (consumer, direction, event_id, source) of mediator_parked are not unique",
+        ]
+
+
+async def test_what_a_database_has_beside_the_tables_is_no_difference(engine: AsyncEngine):
+    await create_schema(engine)
+    await execute(
+        engine,
+        "CREATE TABLE own (id INTEGER)",
+        "CREATE INDEX own_index ON mediator_parked (parked_at)",
+        "ALTER TABLE mediator_parked ADD COLUMN own INTEGER",
+    )
+    assert await schema_differences(engine) == []
+
+
+@pytest.mark.parametrize("numbers", [[1], [3], [2, 4], [3, 2], [2, 2]])
+def test_migrations_are_numbered_one_after_the_other(numbers: list[int]):
+    with pytest.raises(SettingError, match="migrations"):
+        SchemaHistory(metadata, [Migration(number, {}) for number in numbers])
+
+
+def test_an_unknown_version_or_dialect_has_no_text():
+    with pytest.raises(SettingError, match="from_version"):
+        schema_sql("sqlite", from_version=HISTORY.version + 1)
+    with pytest.raises(SettingError, match="dialect"):
+        schema_sql("klingon")

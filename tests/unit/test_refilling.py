@@ -1,0 +1,263 @@
+"""Republishing and verification: batches, paces, outcomes, on fakes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox_contents import OutboxFilter
+from mediator.distributed.publisher import PublishResult
+from mediator.distributed.republishing import BATCH, Pace, Republishing
+from mediator.distributed.stream_contents import HeldStream
+from mediator.distributed.verification import Verification
+from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError, StreamMismatchError
+from mediator.testing import InMemoryBroker, InMemoryDatabase, InMemoryEventPublisher, InMemoryOutbox
+from mediator.testing.stream_contents import InMemoryStreamContents
+
+ALL = OutboxFilter("archived")
+
+
+def event(number: int, key: str | None = None) -> CloudEvent:
+    return CloudEvent(str(number), "shop.order-placed.v1", datetime.now(UTC), b"{}", partitionkey=key)
+
+
+class Application:
+    """An archive, and a broker that may have lost some of it."""
+
+    def __init__(self, events: int, publisher: type[InMemoryEventPublisher] = InMemoryEventPublisher) -> None:
+        self.database = InMemoryDatabase()
+        self.broker = InMemoryBroker()
+        self.outbox = InMemoryOutbox(self.database)
+        self.publisher = publisher(self.broker, application="shop")
+        self.archive(*(event(number, f"k{number % 3}") for number in range(1, events + 1)))
+
+    def archive(self, *events: CloudEvent, at: float | None = None) -> None:
+        for each in events:
+            self.database.archive.append(each)
+            number = next(self.database.numbers)
+            self.database.archived[each.id] = (number, datetime.now(UTC).timestamp() if at is None else at)
+
+    async def publish(self) -> None:
+        await self.publisher.publish(self.database.archive)
+
+    def republishing(self, **options: Any) -> Republishing:
+        return Republishing(self.outbox.contents, self.publisher, **options)
+
+    def verification(self, *, refills: bool = False, **options: Any) -> Verification:
+        republishing = self.republishing() if refills else None
+        return Verification(self.outbox.contents, self.publisher.contents, republishing=republishing, **options)
+
+    async def verify(self, **options: Any) -> list[tuple[int, str]]:
+        return [(int(each.record.id), each.outcome) async for each in self.verification(**options).run(ALL)]
+
+    @property
+    def held(self) -> list[int]:
+        return [int(each.id) for each in self.broker.events]
+
+
+class Flaky(InMemoryEventPublisher):
+    """Takes one event of each call, and the other ones later."""
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        taken = await super().publish(events[:1])
+        return [*taken, *(PublishResult(each, PublisherUnavailableError("flaky", "x")) for each in events[1:])]
+
+    async def wait_for_recovery(self, seconds: float, /) -> bool:
+        await asyncio.sleep(0)
+        return True
+
+
+class Refusing(InMemoryEventPublisher):
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        error = EventRefusedError("2", "shop.order-placed.v1", "too large")
+        taken = {each.event.id: each for each in await super().publish([each for each in events if each.id != "2"])}
+        return [taken.get(each.id, PublishResult(each, error)) for each in events]
+
+
+class Mismatching(InMemoryEventPublisher):
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        return [PublishResult(each, StreamMismatchError("b", "x", "events-shop", ["y"])) for each in events]
+
+
+async def test_archived_events_are_published_in_batches_in_order_and_left_in_the_archive():
+    application = Application(BATCH + 3)
+    batches = [batch async for batch in application.republishing().run(ALL)]
+    assert [batch.stored for batch in batches] == [BATCH, 3]
+    assert application.held == list(range(1, BATCH + 4))
+    assert len(application.database.archive) == BATCH + 3
+    assert [batch.duplicates async for batch in application.republishing().run(ALL)] == [BATCH, 3]
+
+
+async def test_a_run_goes_on_behind_the_last_batch_of_another():
+    application = Application(5)
+    run = application.republishing(pace=Pace(2, clock=lambda: 0, sleep=lambda _: asyncio.sleep(0))).run(ALL)
+    first = await anext(run)
+    await run.aclose()
+    assert application.held == [1, 2]
+    assert [batch.stored async for batch in application.republishing().run(ALL, after=first.last)] == [3]
+    assert application.held == [1, 2, 3, 4, 5]
+
+
+async def test_what_a_broker_that_was_away_did_not_take_is_sent_again():
+    application = Application(5, Flaky)
+    [batch] = [batch async for batch in application.republishing().run(ALL)]
+    assert (batch.stored, application.held) == (5, [1, 2, 3, 4, 5])
+
+
+async def test_a_broker_that_stays_away_ends_a_run():
+    times = iter(range(100))
+    application = Application(5)
+    application.broker.available = False
+    application.publisher.wait_for_recovery = lambda _: asyncio.sleep(0)  # type: ignore[method-assign,assignment,return-value]
+    run = application.republishing(patience=3, clock=lambda: next(times)).run(ALL)
+    with pytest.raises(PublisherUnavailableError):
+        await anext(run)
+
+
+async def test_what_waiting_does_not_mend_ends_a_run_at_once():
+    with pytest.raises(StreamMismatchError):
+        await anext(Application(1, Mismatching).republishing(clock=lambda: 0).run(ALL))
+
+
+async def test_an_event_that_is_refused_is_told_and_the_others_go_on():
+    application = Application(3, Refusing)
+    [batch] = [batch async for batch in application.republishing().run(ALL)]
+    assert [error.event_id for error in batch.refused] == ["2"]
+    assert (batch.stored, application.held) == (2, [1, 3])
+
+
+async def test_events_that_the_archive_deletes_meanwhile_are_counted_as_gone():
+    application = Application(3)
+    page = await application.outbox.contents.find(ALL)
+    await application.outbox.erase("k1")
+    done = await application.republishing().publish(page)
+    assert (done.stored, done.gone, done.last) == (2, 1, page[-1].sequence)
+
+
+async def test_a_pace_spends_the_time_that_its_rate_demands():
+    now, pauses = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        pauses.append(seconds)
+        now += seconds
+
+    pace = Pace(10, clock=lambda: now, sleep=sleep)
+    assert pace.batch == 10
+    for _ in range(3):
+        await pace.wait(10)
+    assert pauses == [1, 1]
+    assert (Pace(0.5).batch, Pace(100_000).batch, Pace(None).batch) == (1, BATCH, BATCH)
+    for rate in (0, -1, float("nan")):
+        with pytest.raises(SettingError):
+            Pace(rate)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 12), st.data())
+def test_exactly_what_is_lost_is_missing_and_refilled_whatever_the_chunk(events: int, data: st.DataObject):
+    lost = data.draw(st.sets(st.integers(1, max(events, 1))))
+    remembered, chunk = data.draw(st.booleans()), data.draw(st.integers(1, 5))
+
+    async def check() -> None:
+        application = Application(events)
+        await application.publish()
+        application.broker.lose(*map(str, lost), remember=remembered)
+        missing = sorted(number for number in lost if number <= events)
+        assert await application.verify(chunk=chunk) == [(number, "missing") for number in missing]
+        found = await application.verify(chunk=chunk, refills=True)
+        assert found == [(number, "refilled") for number in missing]
+        assert sorted(application.held) == list(range(1, events + 1))
+        assert [number for number in application.held if number in lost] == missing
+        assert await application.verify(chunk=chunk) == []
+
+    asyncio.run(check())
+
+
+async def test_how_many_events_were_compared_is_told():
+    application = Application(7)
+    await application.publish()
+    verification = application.verification(chunk=3)
+    assert [each async for each in verification.run(ALL)] == []
+    assert verification.checked == 7
+
+
+async def test_only_what_fits_the_filter_is_compared():
+    application = Application(7)
+    verification = application.verification()
+    assert [each.record.id async for each in verification.run(replace(ALL, key="k1"))] == ["1", "4", "7"]
+
+
+class Aged(InMemoryStreamContents):
+    """A stream with limits."""
+
+    limits: tuple[float | None, bool] = (None, False)
+
+    async def state(self, context: str, /) -> HeldStream | None:
+        found = await super().state(context)
+        age, drops = self.limits
+        return found and replace(found, max_age=age, drops_oldest=drops)
+
+
+async def outcomes(age: float | None, *, drops: bool, holds: bool = True) -> list[tuple[int, str]]:
+    """Of events that were archived an hour, two minutes and no time ago."""
+    application = Application(0)
+    now = datetime.now(UTC)
+    for number, ago in ((1, 3600.0), (2, 120.0), (3, 0.0)):
+        old = replace(event(number), time=now - timedelta(seconds=ago))
+        application.archive(old, at=old.time.timestamp())
+    held = [(9, now - timedelta(seconds=90), replace(event(9), source="shop"))] if holds else []
+    streams = Aged(lambda: held, "shop")
+    streams.limits = (age, drops)
+    run = Verification(application.outbox.contents, streams).run(ALL)
+    return [(int(each.record.id), each.outcome) async for each in run]
+
+
+async def test_what_is_older_than_a_stream_keeps_is_expired_and_not_missing():
+    assert await outcomes(1800, drops=False) == [(1, "expired"), (2, "missing"), (3, "missing")]
+    assert await outcomes(None, drops=False) == [(1, "missing"), (2, "missing"), (3, "missing")]
+
+
+async def test_what_is_older_than_all_that_a_stream_that_makes_room_holds_is_dropped():
+    assert await outcomes(None, drops=True) == [(1, "dropped"), (2, "dropped"), (3, "missing")]
+    assert await outcomes(None, drops=True, holds=False) == [(1, "missing"), (2, "missing"), (3, "missing")]
+
+
+async def test_an_event_that_the_broker_took_and_does_not_hold_has_failed():
+    class Forgetting(InMemoryEventPublisher):
+        async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
+            return [PublishResult(each) for each in events]
+
+    assert await Application(2, Forgetting).verify(refills=True) == [(1, "failed"), (2, "failed")]
+
+
+async def test_a_stream_is_read_no_further_than_to_the_last_event_that_is_looked_for():
+    read = 0
+
+    class Paged(InMemoryStreamContents):
+        async def ids(
+            self, context: str, /, *, since: datetime | None = None, after: int = 0
+        ) -> AsyncGenerator[Sequence[str]]:
+            nonlocal read
+            async for page in super().ids(context, since=since, after=after):
+                for each in page:
+                    read += 1
+                    yield [each]
+
+    application = Application(9)
+    await application.publish()
+    streams = Paged(lambda: application.broker.held, "shop")
+    verification = Verification(application.outbox.contents, streams, chunk=3)
+    assert [each async for each in verification.run(ALL)] == []
+    assert read == 3 + 6 + 9  # nothing is skipped of what is younger than an hour
+    read = 0
+    application.broker.lose("1")
+    verification = Verification(application.outbox.contents, streams, chunk=3)
+    assert [each.record.id async for each in verification.run(ALL)] == ["1"]
+    assert read == 8 + 5 + 8
