@@ -38,7 +38,7 @@ class PayHandler(RequestHandler[Pay, str]):
 
 class Bank(containers.DeclarativeContainer):
     config = providers.Configuration(strict=True)
-    engine = providers.Resource(open_engine, config.url)
+    engine = providers.Resource(open_engine, config.url, connect_timeout=60.0)
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work)
     outbox = providers.Singleton(SqlAlchemyOutbox, engine)
