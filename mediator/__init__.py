@@ -1,7 +1,7 @@
 """A typed, asynchronous mediator: messages, handlers, pipelines, scopes. Nothing here needs an extra."""
 
 from mediator.aggregates import AggregateRoot
-from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer
+from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer, StreamAuthorizationBehavior
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache
 from mediator.behaviors.circuit_breaker import Circuit, CircuitBreakerBehavior
 from mediator.behaviors.concurrency_limit import ConcurrencyLimitBehavior
@@ -10,7 +10,8 @@ from mediator.behaviors.logging import LoggingBehavior, StreamLoggingBehavior, a
 from mediator.behaviors.processing import RequestPostProcessorBehavior, RequestPreProcessorBehavior
 from mediator.behaviors.rate_limit import RateLimitBehavior
 from mediator.behaviors.timeout import TimeoutBehavior
-from mediator.behaviors.validation import ValidationBehavior, Validator
+from mediator.behaviors.validation import StreamValidationBehavior, ValidationBehavior, Validator
+from mediator.binding import Binding
 from mediator.context import MessageContext
 from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
 from mediator.distributed.broker import DistributedEventBroker
@@ -40,7 +41,7 @@ from mediator.processors import (
     RequestPostProcessor,
     RequestPreProcessor,
 )
-from mediator.registry import Binding, Registry
+from mediator.registry import Registry
 from mediator.scope import Scope, current_context, current_scope
 from mediator.sender import Publisher, Sender
 from mediator.strategies import Concurrent, PublishStrategy, Sequential
@@ -103,11 +104,13 @@ __all__ = [
     "Scope",
     "Sender",
     "Sequential",
+    "StreamAuthorizationBehavior",
     "StreamLoggingBehavior",
     "StreamNext",
     "StreamPipelineBehavior",
     "StreamRequest",
     "StreamRequestHandler",
+    "StreamValidationBehavior",
     "TimeoutBehavior",
     "TransactionMode",
     "UnitOfWork",

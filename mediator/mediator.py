@@ -12,12 +12,13 @@ from mediator.description import Application, Format, described
 from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
 from mediator.headers import NO_HEADERS
 from mediator.messages import Notification, Request, StreamRequest
-from mediator.pipeline import Call, call_inside, check_awaited
+from mediator.pipeline import Call, call_inside
 from mediator.registry import Registry
 from mediator.scope import Frame, Scope, current_frame, current_scope, enter
-from mediator.strategies import PublishStrategy
+from mediator.strategies import PublishStrategy, check_strategy
 from mediator.streams import Stream
 from mediator.transactions import TransactionMode
+from mediator.watching import check_awaited
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -72,6 +73,8 @@ class Mediator:
             MediatorNotStartedError: The container is not started.
             ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
             DispatchDepthError: Dispatches cause each other in a circle.
+            MessageDeclarationError: Its class is of several kinds.
+            SettingError: `mode` is no `TransactionMode`.
         """
         if not isinstance(request, Request):
             raise MessageKindError(request, "send")
@@ -110,7 +113,7 @@ class Mediator:
             MessageKindError: It is not a stream request.
             HandlerNotFoundError: Nothing handles it.
             MediatorNotStartedError: The container is not started.
-            SettingError: `mode` is `NESTED`.
+            SettingError: `mode` is `NESTED`, or none at all.
         """
         if not isinstance(request, StreamRequest):
             raise MessageKindError(request, "stream")
@@ -140,6 +143,7 @@ class Mediator:
             MediatorNotStartedError: The container is not started.
             ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
             ConcurrentPublishError: The strategy is `Concurrent`, and a unit of work runs.
+            SettingError: `mode` or `strategy` is none.
             DispatchDepthError: Dispatches cause each other in a circle.
         """
         if not isinstance(notification, Notification):
@@ -171,11 +175,14 @@ class Mediator:
 
         Raises:
             MessageKindError: It is not a notification.
+            SettingError: `strategy` is no strategy.
             NoScopeError: Nothing is being dispatched.
             NoUnitOfWorkError: No unit of work runs.
         """
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish_after_commit")
+        if strategy is not None:
+            check_strategy(strategy)
         transaction, frame = current_scope("publish_after_commit").transaction, current_frame()
         if transaction is None:
             raise NoUnitOfWorkError(notification)
@@ -257,6 +264,7 @@ class Mediator:
 
         Raises:
             HandlerNotFoundError: It is a request, and nothing handles it.
+            SettingError: The format is none of these.
         """
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)

@@ -15,10 +15,11 @@ from mediator.closing import ExitCallback, call_all, raise_failures
 from mediator.context import MessageContext
 from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
 from mediator.sender import Origin
-from mediator.transactions import Outcome, Transaction, TransactionMode
+from mediator.transactions import Outcome, Transaction, TransactionMode, check_mode
 
 # Looking up the members of an enumeration each time costs more than comparing them.
-_NEW, _SUPPRESS, _NONE = TransactionMode.NEW, TransactionMode.SUPPRESS, Outcome.NONE
+_DEFAULT, _NESTED, _SUPPRESS = TransactionMode.DEFAULT, TransactionMode.NESTED, TransactionMode.SUPPRESS
+_NONE = Outcome.NONE
 
 
 class Scope:
@@ -237,13 +238,12 @@ def enter(mode: TransactionMode, message: object, origin: Origin, context: Messa
     """Begin a dispatch: join the running scope or open one, as `mode` says.
 
     Raises:
+        SettingError: `mode` is no `TransactionMode`.
         ConcurrentDispatchError: The scope to join is in use by another dispatch at this moment.
     """
     parent = _frame.get()
     frame = Frame()  # without an `__init__`, for it is made for every dispatch
-    frame.parent = parent
-    frame.message = message
-    frame.origin = origin
+    frame.parent, frame.message, frame.origin = parent, message, origin
     frame.made_context = context
     frame.over = False
     frame.owner = True
@@ -252,9 +252,9 @@ def enter(mode: TransactionMode, message: object, origin: Origin, context: Messa
         frame.depth = 1
     else:
         frame.depth = parent.depth + 1
-        if mode is not _NEW and mode is not _SUPPRESS:
+        if mode is _DEFAULT or mode is _NESTED:
             _join(frame, parent.scope, parent)
-    if mode is _SUPPRESS:
+    if mode is not _DEFAULT and check_mode(mode) is _SUPPRESS:
         frame.scope.transactional = False
     _frame.set(frame)
     return frame

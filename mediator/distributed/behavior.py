@@ -13,8 +13,9 @@ from mediator.distributed.reading import refuse_in_read_only
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ContainerError, EventsNotPublishedError, UnitOfWorkMismatchError
 from mediator.messages import Command, Notification
-from mediator.pipeline import CallNext, PipelineBehavior, check_awaited
+from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_scope
+from mediator.watching import check_awaited
 
 Delivery = Literal["outbox", "direct"]
 Message = TypeVar("Message", bound=Command[Any] | Notification)

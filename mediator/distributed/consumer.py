@@ -10,13 +10,15 @@ from datetime import datetime
 import structlog
 
 from mediator.distributed import failpoints
+from mediator.distributed.bounds import check_counts, check_not_negative, check_positive
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.downtime import Downtime
 from mediator.distributed.events import DistributedEvent, split_wire_type
+from mediator.distributed.exclusion import Turn, exclusion_here
 from mediator.distributed.handler import DistributedEventHandler
 from mediator.distributed.inbox import Admission, Inbox, needed_retention
 from mediator.distributed.intake import Intake, IntakeParts
-from mediator.distributed.parking import ParkedEvent, Parking
+from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
 from mediator.distributed.retries import Backoff, retry_schedule
 from mediator.distributed.settlement import Settlement, SettlementParts
 from mediator.distributed.shield import drain
@@ -38,8 +40,10 @@ class EventConsumer:
     Each delivery has a scope and a transaction of its own: the inbox row first, then the handlers, then the events they
     raise, then the commit, then the acknowledgement. When a handler fails, the event comes again after a pause; after
     `max_attempts` starts of its handlers, also of such that ended the process, it is parked. What can never be handled is
-    parked at once: see `fatal_errors`. Nothing is ever dropped. While the database is away the consumer waits, and a
-    start that was broken off by that, or by stopping the consumer, does not count.
+    parked at once: see `fatal_errors`. Nothing is ever dropped. While the database is away, or its outbox has no room for
+    the events that handlers raise, the consumer waits; a start that was broken off by that, or by stopping the consumer,
+    does not count. After its process died, an event is handled alone in the next one, so that only what kills a process
+    is parked for it.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, and those of other partitions
     beside them. Once an event is parked, the later ones of its key are parked behind it, to be replayed in order.
@@ -112,20 +116,9 @@ class EventConsumer:
         self._check(handler_timeout)
 
     def _check(self, handler_timeout: float) -> None:
-        for setting, value in (
-            ("concurrency", self._concurrency),
-            ("prefetch", self._prefetch),
-            ("handler_timeout", handler_timeout),
-            ("clean_interval", self._clean_interval),
-        ):
-            if not value > 0:
-                raise SettingError(setting, value, "use more than 0")
-        for setting, value in (
-            ("unknown_type_grace", self._unknown_type_grace),
-            ("drain_timeout", self._drain_timeout),
-        ):
-            if not value >= 0:
-                raise SettingError(setting, value, "use 0 or more seconds")
+        check_counts(concurrency=self._concurrency, prefetch=self._prefetch)
+        check_positive(handler_timeout=handler_timeout, clean_interval=self._clean_interval)
+        check_not_negative(unknown_type_grace=self._unknown_type_grace, drain_timeout=self._drain_timeout)
         max_age, keep = self._subscription.max_age, self._inbox.keep_seconds
         if max_age is not None and keep < needed_retention(stream=max_age):
             problem = f"the stream keeps events for {max_age:g} s: use at least {needed_retention(stream=max_age):g} s"
@@ -174,7 +167,11 @@ class EventConsumer:
             await failpoints.reach("replay.after_take")
             return Admission.NEW
 
-        await Intake(self._intake, envelope, event_class, parked.attempts + 1, admit).run()
+        intake = Intake(self._intake, envelope, event_class, parked.attempts + 1, admit)
+        with Turn(exclusion_here(), asyncio.Event()) as turn:
+            deadly = parked.reason == ParkReason.PROCESS_DIED
+            await (turn.alone(parked.attempts) if deadly else turn.beside_others())
+            await intake.run()
 
     def _read(self, parked: ParkedEvent) -> CloudEvent:
         stored_at = datetime.fromisoformat(parked.time)
@@ -186,12 +183,15 @@ class EventConsumer:
             classes=self._event_classes(),
             ordered=self._ordering == "key",
             intake=self._intake,
+            exclusion=exclusion_here(),
             inbox=self._inbox,
             parking=self.parking,
             retries=self._retries,
             fatal_errors=(*_FATAL, *self._fatal_errors),
             unknown_type_grace=self._unknown_type_grace,
-            downtime=Downtime(self._inbox.answers, Backoff(0.1, 5.0, self._rng), self._log),
+            downtime=Downtime(
+                self._inbox.answers, Backoff(0.1, 5.0, self._rng), Backoff(0.1, 5.0, self._rng), self._log
+            ),
             rng=self._rng,
             now=self._now,
             log=self._log,

@@ -1,10 +1,10 @@
 """EncryptingCodec: encrypts the payloads of events, so that outbox, archive, stream and parked rows hold ciphertext."""
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mediator.distributed.events import DistributedEvent
-from mediator.distributed.serialization import EventCodec
-from mediator.errors import EventNotDecodableError, EventNotSerializableError
+from mediator.distributed.serialization import EventCodec, PlainDataCodec, SchemaCodec
+from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventSchemaError
 
 E = TypeVar("E", bound=DistributedEvent)
 
@@ -43,16 +43,21 @@ class EncryptingCodec:
     The receiving application uses one with a cipher that has the same secrets. The partition key stands in front of the
     ciphertext in clear, as it does in the envelope; keep personal data out of it.
 
+    Upcasters and frozen samples work as they do with the codec inside, and see payloads in clear.
+
     Args:
         codec: Makes the payload that is encrypted.
         cipher: Encrypts it.
+
+    Attributes:
+        codec: The codec inside.
     """
 
     content_type: str = "application/octet-stream"
     """The media type of what `encode` returns."""
 
     def __init__(self, codec: EventCodec, cipher: PayloadCipher) -> None:
-        self._codec = codec
+        self.codec: EventCodec = codec
         self._cipher = cipher
 
     def encode(self, event: DistributedEvent, /) -> bytes:
@@ -61,7 +66,7 @@ class EncryptingCodec:
         Raises:
             EventNotSerializableError: It has a value that cannot be encoded, or the cipher has no secret for its key.
         """
-        data, key = self._codec.encode(event), event.partition_key
+        data, key = self.codec.encode(event), event.partition_key
         try:
             return _header(key) + self._cipher.encrypt(data, key)
         except LookupError as error:
@@ -75,14 +80,49 @@ class EncryptingCodec:
         Raises:
             EventNotDecodableError: It cannot be decrypted, or is not of that class.
         """
+        return self.codec.decode(self._decrypt(data, event_class.__name__), event_class)
+
+    def decode_data(self, data: bytes, /) -> dict[str, Any]:
+        """See `PlainDataCodec.decode_data`.
+
+        Raises:
+            EventNotDecodableError: It cannot be decrypted, is no object of fields, or the codec inside knows no plain data.
+        """
+        return self._plain().decode_data(self._decrypt(data, "unknown"))
+
+    def convert(self, data: dict[str, Any], event_class: type[E], /) -> E:
+        """See `PlainDataCodec.convert`.
+
+        Raises:
+            EventNotDecodableError: The data is not of that class, or the codec inside knows no plain data.
+        """
+        return self._plain().convert(data, event_class)
+
+    def schema(self, event_class: type[DistributedEvent], /) -> dict[str, Any]:
+        """See `SchemaCodec.schema`; it is that of the payload in clear.
+
+        Raises:
+            EventSchemaError: The class has a field that the codec inside cannot describe, or it describes none.
+        """
+        if not isinstance(self.codec, SchemaCodec):
+            reason = f"{type(self.codec).__name__} has no `decode_data`, `convert` and `schema`"
+            raise EventSchemaError(event_class, reason)
+        return self.codec.schema(event_class)
+
+    def _plain(self) -> PlainDataCodec:
+        if not isinstance(self.codec, PlainDataCodec):
+            reason = f"{type(self.codec).__name__} has no `decode_data` and `convert`, which upcasters need"
+            raise EventNotDecodableError("unknown", reason)
+        return self.codec
+
+    def _decrypt(self, data: bytes, event: str) -> bytes:
         try:
             key, ciphertext = _split(data)
-            payload = self._cipher.decrypt(ciphertext, key)
+            return self._cipher.decrypt(ciphertext, key)
         except LookupError as error:
-            raise EventNotDecodableError(event_class.__name__, "there is no secret for its partition key") from error
+            raise EventNotDecodableError(event, "there is no secret for its partition key") from error
         except ValueError as error:
-            raise EventNotDecodableError(event_class.__name__, "it cannot be decrypted by its secret") from error
-        return self._codec.decode(payload, event_class)
+            raise EventNotDecodableError(event, "it cannot be decrypted by its secret") from error
 
 
 def _header(key: str | None) -> bytes:

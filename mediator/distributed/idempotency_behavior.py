@@ -14,8 +14,9 @@ from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import IdempotencyConflictError, NoScopeError
 from mediator.messages import Command, Notification, Request, StreamRequest
-from mediator.pipeline import CallNext, PipelineBehavior, check_awaited
+from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import Frame, current_frame
+from mediator.watching import check_awaited
 
 _MESSAGES = (Request, StreamRequest, Notification)
 

@@ -36,6 +36,15 @@ def fitting(text: str, longest: int = _LONGEST) -> str:
     return f"sha256:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
 
 
+def is_storable(text: str, longest: int = _LONGEST) -> bool:
+    """Whether a text fits into a column of that length, as it is, in every database."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(text) <= longest and "\0" not in text
+
+
 def shown(text: str, longest: int = _LONGEST) -> str:
     """The text for people: cut, with what cannot be printed escaped."""
     cut = text if len(text) <= longest else f"{text[: longest - 3]}..."

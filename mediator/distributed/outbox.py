@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox_contents import OutboxContents
@@ -35,33 +34,17 @@ class OutboxBatch(ABC):
     async def park(self, event: CloudEvent, /, reason: str, error: str) -> None:
         """Set an event aside that the broker will refuse every time.
 
-        What follows it under its key waits in the outbox until it is replayed or discarded; everything else goes on.
+        What follows it under its key waits in the outbox until it is replayed or discarded (see `Parking`); everything
+        else goes on.
 
         Args:
             event: One of this batch.
-            reason: A word for what is wrong, at most 32 characters.
+            reason: One of `ParkReason`.
             error: The text of the error.
 
         Raises:
             ClaimLostError: The claim has ended, or the database has ended it. Nothing is changed.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedEvent:
-    """An event that the broker refused, set aside.
-
-    Attributes:
-        event: The envelope.
-        reason: A word for what is wrong.
-        error: The text of the error.
-        parked_at: When it was set aside.
-    """
-
-    event: CloudEvent
-    reason: str
-    error: str
-    parked_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +113,6 @@ class Outbox(ABC):
             UnitOfWorkMismatchError: The unit of work is one on another database.
             NoUnitOfWorkError: It does not run.
         """
-
-    @abstractmethod
-    async def refused(self, limit: int = 100, /) -> Sequence[RefusedEvent]:
-        """The oldest events that were set aside because the broker refused them."""
-
-    @abstractmethod
-    async def replay(self, event_id: str, /) -> bool:
-        """Put a refused event back into the outbox, at its old place; False when there is none with that id."""
-
-    @abstractmethod
-    async def discard(self, event_id: str, /) -> bool:
-        """Delete a refused event for good, so that its successors go on; False when there is none with that id."""
 
     @abstractmethod
     async def erase(self, partition_key: str, /) -> Erased:

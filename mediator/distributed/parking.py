@@ -5,8 +5,10 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
+from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.identity import fitting, identity_of, shown
 from mediator.distributed.subscription import Delivery
 from mediator.distributed.unit_of_work import UnitOfWork
@@ -121,6 +123,42 @@ def parked_delivery(
     )
 
 
+def refused_event(event: CloudEvent, reason: str, error: str, *, sequence: int, now: float) -> ParkedEvent:
+    """What is to be parked of an event that the broker refused; `sequence` is its place in the outbox."""
+    return ParkedEvent(
+        direction="out",
+        consumer="",
+        source="",
+        event_id=event.id,
+        type=event.type,
+        time=event.time.isoformat(),
+        partition_key=event.partitionkey,
+        content_type=event.datacontenttype,
+        extensions=dict(event.extensions),
+        data=event.data,
+        subject="",
+        headers={},
+        sequence=sequence,
+        reason=reason,
+        error=error_text(error),
+        attempts=1,
+        parked_at=now,
+    )
+
+
+def released_event(parked: ParkedEvent) -> CloudEvent:
+    """The event that goes back into the outbox; the other way round of `refused_event`."""
+    return CloudEvent(
+        id=parked.event_id,
+        type=parked.type,
+        time=datetime.fromisoformat(parked.time),
+        data=parked.data,
+        datacontenttype=parked.content_type,
+        partitionkey=parked.partition_key,
+        extensions=parked.extensions,
+    )
+
+
 def key_of(delivery: Delivery) -> str | None:
     """The key that orders a delivery, fit for a column."""
     key = delivery.event.partitionkey if delivery.event is not None else None
@@ -227,6 +265,7 @@ class Parking(ABC):
         """Replace the body or the headers, and return what is parked now.
 
         Raises:
+            SettingError: Headers are given for an event that goes out, which has none yet.
             ParkedEventNotFoundError: It is not, or no longer, parked.
         """
 

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, TypeVar, overload
 from mediator.distributed.reading import ReadOnlyTransaction
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.messages import Query
-from mediator.pipeline import CallNext, PipelineBehavior, check_awaited
+from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_scope
+from mediator.watching import check_awaited
 
 Q = TypeVar("Q", bound=Query[Any])
 

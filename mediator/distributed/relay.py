@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from mediator.distributed import failpoints
+from mediator.distributed.bounds import check_counts, check_not_negative, check_positive
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outages import Outages
 from mediator.distributed.outbox import Outbox, OutboxBatch
+from mediator.distributed.parking import ParkReason
 from mediator.distributed.propagation import incoming
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
@@ -41,6 +43,9 @@ class OutboxRelay:
         clean_interval: How often old events are deleted from the archive, in seconds.
         rng: For the jitter of pauses.
         clock: Monotonic time in seconds.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
@@ -56,6 +61,9 @@ class OutboxRelay:
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        check_counts(batch_size=batch_size)
+        check_positive(poll_interval=poll_interval, batch_timeout=batch_timeout)
+        check_not_negative(drain_timeout=drain_timeout, clean_interval=clean_interval)
         self._outbox = outbox
         self._publisher = publisher
         self._batch_size = batch_size
@@ -131,7 +139,7 @@ class OutboxRelay:
             await failpoints.reach("relay.after_delete")
         for result in results:
             if isinstance(result.error, EventRefusedError):
-                await batch.park(result.event, "refused", result.error.reason)
+                await batch.park(result.event, ParkReason.REFUSED, result.error.reason)
                 self._log_refusal(result.event, result.error)
         return results
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mediator.distributed.bounds import check_counts
 from mediator.distributed.subscription import Ordering
 from mediator.errors import SettingError
 
@@ -53,9 +54,8 @@ def retry_schedule(
     chosen = tuple(delays) if delays is not None else ORDERED_DELAYS if ordering == "key" else DELAYS
     if not chosen or not all(0 <= delay < math.inf for delay in chosen):
         raise SettingError("retry_delays", delays, "give at least one pause, none of them negative, in seconds")
+    check_counts(max_attempts=max_attempts)
     attempts = len(chosen) + 1 if max_attempts is None else max_attempts
-    if attempts < 1:
-        raise SettingError("max_attempts", max_attempts, "use at least 1")
     schedule = RetrySchedule(attempts, chosen)
     if ordering == "key" and schedule.longest > LONGEST_ORDERED:
         problem = f"with ordering='key' the other keys of a partition wait too: at most {LONGEST_ORDERED:g} s in all"

@@ -12,6 +12,7 @@ from mediator.context import MessageContext
 from mediator.distributed.after_commit import AfterCommitQueue
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.identity import is_storable
 from mediator.distributed.propagation import outgoing
 from mediator.distributed.recorded_events import RecordedEventQueue
 from mediator.distributed.serialization import EventCodec
@@ -26,6 +27,7 @@ from mediator.errors import (
 from mediator.errors.root import name_of
 from mediator.scope import Frame, Scope
 
+_LONGEST_ID = 64
 _LONGEST_KEY = 255
 """Of a partition key, in characters: what every database can store and index."""
 
@@ -60,7 +62,8 @@ class CollectedEvent:
         """The envelope to store; its payload has been read back, so that what is stored can be handled.
 
         Raises:
-            EventNotSerializableError: The payload or the partition key cannot be encoded, or not be decoded again.
+            EventNotSerializableError: The payload, the partition key or the id cannot be encoded or stored, or the payload
+                not be decoded again.
             EventTooLargeError: It is larger than `limit` bytes.
         """
         data = codec.encode(self.event)
@@ -72,6 +75,9 @@ class CollectedEvent:
             raise EventNotSerializableError(
                 self.event, f"what it gives cannot be read again: {error.reason}"
             ) from error
+        if not (self.id and is_storable(self.id, _LONGEST_ID)):
+            problem = f"its id is empty, longer than {_LONGEST_ID} characters, or has a NUL character; see `ids`"
+            raise EventNotSerializableError(self.event, problem)
         return CloudEvent(
             id=self.id,
             type=wire_type(type(self.event)),

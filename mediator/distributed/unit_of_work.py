@@ -12,6 +12,7 @@ import structlog
 from mediator.context import IdFactory, new_id
 from mediator.distributed import failpoints
 from mediator.distributed.aggregate_tracker import AggregateTracker
+from mediator.distributed.bounds import check_positive
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.database import DatabaseTransaction
 from mediator.distributed.events import DistributedEvent
@@ -54,6 +55,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         ids: IdFactory = new_id,
     ) -> None:
         super().__init__()
+        check_positive(max_event_bytes=max_event_bytes, commit_timeout=commit_timeout)
         self.codec: EventCodec = codec
         self.settling: bool = False
         self._max_event_bytes = max_event_bytes

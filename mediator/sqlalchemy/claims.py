@@ -65,7 +65,7 @@ class ClaimedBatch(OutboxBatch):
         self._writing = writing
         self._clock = clock
         self._archives = archives
-        self.events: Sequence[CloudEvent] = [event_of(row, event_id=row.id) for row in rows]
+        self.events: Sequence[CloudEvent] = [event_of(row) for row in rows]
         self.look_again: float | None = look_again
         self._open = True
 

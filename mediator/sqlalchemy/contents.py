@@ -74,14 +74,14 @@ class SqlAlchemyOutboxContents(OutboxContents):
             table = _table(place)
             fits = self._fits(table, OutboxFilter(place, ids=(event_id,)))
             for row in await self._rows(table, select(*_columns(table, place), *_payload(table)).where(fits)):
-                return _record(place, row), event_of(row, event_id=row.id)
+                return _record(place, row), event_of(row)
         raise OutboxEventNotFoundError(event_id)
 
     async def archived(self, sequences: Sequence[int], /) -> Sequence[CloudEvent]:
         """See `OutboxContents.archived`."""
         chosen = select(archive).where(among(archive.c.sequence, sequences, self._database.dialect))
         rows = await self._rows(archive, chosen.order_by(archive.c.sequence))
-        return [event_of(row, event_id=row.id) for row in rows]
+        return [event_of(row) for row in rows]
 
     async def _rows(self, table: Table, statement: Any) -> Sequence[Row[Any]]:
         try:

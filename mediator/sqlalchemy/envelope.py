@@ -27,10 +27,10 @@ def columns_of(event: CloudEvent) -> dict[str, Any]:
     }
 
 
-def event_of(row: Row[Any], *, event_id: str) -> CloudEvent:
-    """The event in a row of any table that has the columns of an envelope."""
+def event_of(row: Row[Any]) -> CloudEvent:
+    """The event in a row of the outbox or its archive."""
     return CloudEvent(
-        id=event_id,
+        id=row.id,
         type=row.type,
         time=datetime.fromisoformat(row.time),
         data=bytes(row.data),

@@ -1,7 +1,6 @@
 """Moves of events between the outbox, its archive and the parked events, each within a transaction of the caller."""
 
-from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, delete, func, insert, literal, select, update
@@ -9,14 +8,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox import Erased, RefusedEvent
-from mediator.sqlalchemy.envelope import ENVELOPE, columns_of, event_of
+from mediator.distributed.outbox import Erased
+from mediator.distributed.parking import refused_event
+from mediator.sqlalchemy.envelope import ENVELOPE
+from mediator.sqlalchemy.parked_row import row_of
 from mediator.sqlalchemy.schema import archive, outbox, parked
 
 _ARCHIVED = ("sequence", *ENVELOPE)
 _OUTGOING = (parked.c.direction == "out") & (parked.c.consumer == "")
 _PROMOTED = 1000
-_LONGEST_ERROR = 4000
 
 
 def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
@@ -51,57 +51,9 @@ async def to_parked(
     """Move an event to the parked ones, and return whether it was there, as 1 or 0."""
     deleted = (await connection.execute(delete(outbox).where(outbox.c.sequence == sequence))).rowcount
     if deleted:
-        envelope = columns_of(event)
-        row = {
-            **{
-                name: envelope[name] for name in ("type", "time", "partition_key", "content_type", "extensions", "data")
-            },
-            "direction": "out",
-            "consumer": "",
-            "source": "",
-            "event_id": event.id,
-            "subject": "",
-            "headers": "{}",
-            "sequence": sequence,
-            "reason": reason,
-            "error": _fit(error),
-            "attempts": 1,
-            "parked_at": now,
-        }
-        await connection.execute(insert(parked).values(row))
+        refused = refused_event(event, reason, error, sequence=sequence, now=0.0)
+        await connection.execute(insert(parked).values({**row_of(refused), "parked_at": now}))
     return deleted
-
-
-def _fit(error: str) -> str:
-    """The text of an error, short, and without what PostgreSQL cannot store."""
-    return error[:_LONGEST_ERROR].replace("\0", "").encode(errors="backslashreplace").decode()
-
-
-async def from_parked(connection: AsyncConnection, event_id: str) -> bool:
-    """Put a refused event back into the outbox, at its old place; False when there is none."""
-    removed = delete(parked).where(_OUTGOING, parked.c.event_id == event_id).returning(*parked.columns)
-    row = (await connection.execute(removed)).one_or_none()
-    if row is None:
-        return False
-    columns = columns_of(event_of(row, event_id=row.event_id))
-    await connection.execute(insert(outbox).values(sequence=row.sequence, **columns))
-    return True
-
-
-async def discard(connection: AsyncConnection, event_id: str) -> bool:
-    """Delete a refused event; False when there is none."""
-    return bool((await connection.execute(delete(parked).where(_OUTGOING, parked.c.event_id == event_id))).rowcount)
-
-
-async def refused_events(connection: AsyncConnection, limit: int) -> Sequence[RefusedEvent]:
-    """The oldest refused events."""
-    rows = (await connection.execute(select(parked).where(_OUTGOING).order_by(parked.c.number).limit(limit))).all()
-    return [
-        RefusedEvent(
-            event_of(row, event_id=row.event_id), row.reason, row.error, datetime.fromtimestamp(row.parked_at, UTC)
-        )
-        for row in rows
-    ]
 
 
 async def erase(connection: AsyncConnection, key: str) -> Erased:

@@ -1,14 +1,16 @@
 """SqlAlchemyOutbox: the outbox in a table of the application's database."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mediator.distributed.bounds import check_not_negative, check_positive
 from mediator.distributed.doorbell import Doorbell
-from mediator.distributed.outbox import Erased, Outbox, OutboxBatch, RefusedEvent
+from mediator.distributed.identity import is_storable
+from mediator.distributed.outbox import Erased, Outbox, OutboxBatch
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import UnitOfWorkMismatchError
 from mediator.sqlalchemy import moves
@@ -20,6 +22,8 @@ from mediator.sqlalchemy.relay_file import RelayFileClaims
 from mediator.sqlalchemy.schema import archive, outbox
 from mediator.sqlalchemy.sqlite import SqliteDatabase
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
+
+_DAY = 86_400.0
 
 
 class SqlAlchemyOutbox(Outbox):
@@ -34,6 +38,9 @@ class SqlAlchemyOutbox(Outbox):
         doorbell: Wakes the relays of other processes after a commit of this one, and those of this one after theirs.
         frozen_seconds: After how many seconds PostgreSQL takes the events from a relay whose process is frozen.
         clock: The time in seconds since the epoch. By default that of the PostgreSQL server, or of this machine on SQLite.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
@@ -45,6 +52,8 @@ class SqlAlchemyOutbox(Outbox):
         frozen_seconds: float = 10.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        check_not_negative(archive_seconds=archive_seconds)
+        check_positive(frozen_seconds=frozen_seconds, at_most=_DAY)
         database = self._database = database_of(engine)
         self._archive_seconds = archive_seconds
         self._clock = DatabaseClock(database.dialect, clock)
@@ -105,6 +114,8 @@ class SqlAlchemyOutbox(Outbox):
 
     async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:
         """See `Outbox.cancel`."""
+        if not is_storable(event_id):
+            return False
         if unit_of_work is None:
             async with self._database.writing() as connection:
                 return await moves.cancel(connection, event_id)
@@ -115,27 +126,10 @@ class SqlAlchemyOutbox(Outbox):
             raise UnitOfWorkMismatchError(self, unit_of_work)
         return await moves.cancel(connection, event_id)
 
-    async def refused(self, limit: int = 100, /) -> Sequence[RefusedEvent]:
-        """See `Outbox.refused`."""
-        async with self._database.reader.connect() as connection:
-            return await moves.refused_events(connection, limit)
-
-    async def replay(self, event_id: str, /) -> bool:
-        """See `Outbox.replay`."""
-        async with self._database.writing() as connection:
-            found = await moves.from_parked(connection, event_id)
-        self._database.wake()
-        return found
-
-    async def discard(self, event_id: str, /) -> bool:
-        """See `Outbox.discard`."""
-        async with self._database.writing() as connection:
-            found = await moves.discard(connection, event_id)
-        self._database.wake()
-        return found
-
     async def erase(self, partition_key: str, /) -> Erased:
         """See `Outbox.erase`."""
+        if not is_storable(partition_key):
+            return Erased(0, 0, 0)
         async with self._database.writing() as connection:
             erased = await moves.erase(connection, partition_key)
         self._database.wake()

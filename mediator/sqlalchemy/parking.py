@@ -3,15 +3,13 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mediator.distributed.cloudevents import bucket_of
-from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, from_json, to_json
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, released_event, to_json
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
     ParkedEventBlockedError,
@@ -21,10 +19,10 @@ from mediator.errors import (
 )
 from mediator.sqlalchemy.database import Database
 from mediator.sqlalchemy.engine import database_of
+from mediator.sqlalchemy.envelope import columns_of
+from mediator.sqlalchemy.parked_row import parked_of, row_of
 from mediator.sqlalchemy.schema import attempts, inbox, outbox, parked
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
-
-_COLUMNS = tuple(field.name for field in fields(ParkedEvent))
 
 
 class SqlAlchemyParking(Parking):
@@ -53,7 +51,7 @@ class SqlAlchemyParking(Parking):
                     return False
                 if event.partition_key is not None:
                     await lock_key(connection, event.consumer, event.partition_key)
-                await connection.execute(insert(parked).values(_row(event)))
+                await connection.execute(insert(parked).values(row_of(event)))
                 counted = [attempts.c[name] == value for name, value in identity.items()]
                 await connection.execute(delete(attempts).where(*counted))
         except DBAPIError as error:
@@ -68,14 +66,14 @@ class SqlAlchemyParking(Parking):
             UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or on another engine.
         """
         connection = await own_connection(self, self._database, unit_of_work)
-        await connection.execute(insert(parked).values(_row(event)))
+        await connection.execute(insert(parked).values(row_of(event)))
 
     async def find(self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[ParkedEvent]:
         """See `Parking.find`."""
         chosen = select(parked).where(_fits(which), parked.c.number > after).order_by(parked.c.number).limit(limit)
         try:
             async with self._database.reader.connect() as connection:
-                return [_event(row) for row in await connection.execute(chosen)]
+                return [parked_of(row) for row in await connection.execute(chosen)]
         except DBAPIError as error:
             self._database.check_table(error, parked)
             raise
@@ -96,16 +94,12 @@ class SqlAlchemyParking(Parking):
         first = select(parked).where(_lane(event)).order_by(parked.c.number).limit(1)
         async with self._database.reader.connect() as connection:
             found = (await connection.execute(first)).first()
-        return None if found is None else _event(found)
+        return None if found is None else parked_of(found)
 
     async def edit(
         self, number: int, /, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> ParkedEvent:
-        """See `Parking.edit`.
-
-        Raises:
-            SettingError: Headers are given for an event that goes out, which has none yet.
-        """
+        """See `Parking.edit`."""
         async with self._database.writing() as connection:
             event = await _get(connection, number, locked=True)
             if headers is not None and event.direction == "out":
@@ -128,11 +122,11 @@ class SqlAlchemyParking(Parking):
     async def release(self, number: int, /) -> ParkedEvent:
         """See `Parking.release`."""
         async with self._database.writing() as connection:
-            event = await _get(connection, number)
-            if event.direction != "out":
+            if (await _get(connection, number)).direction != "out":
                 raise ParkedEventNotFoundError(number)
-            await _take(connection, number)
-            await connection.execute(insert(outbox).values(_outbox_row(event)))
+            event = await _take(connection, number)
+            columns = columns_of(released_event(event))
+            await connection.execute(insert(outbox).values(sequence=event.sequence, **columns))
         self._database.wake()
         return event
 
@@ -190,7 +184,7 @@ async def _get(connection: AsyncConnection, number: int, *, locked: bool = False
     found = (await connection.execute(chosen.with_for_update() if locked else chosen)).first()
     if found is None:
         raise ParkedEventNotFoundError(number)
-    return _event(found)
+    return parked_of(found)
 
 
 async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
@@ -237,30 +231,3 @@ def _fits(which: ParkedFilter) -> ColumnElement[bool]:
     if which.since is not None:
         conditions.append(parked.c.parked_at >= which.since)
     return and_(literal(value=True), *conditions)
-
-
-def _row(event: ParkedEvent) -> dict[str, Any]:
-    row = {name: getattr(event, name) for name in _COLUMNS if name != "number"}
-    return {**row, "extensions": to_json(event.extensions), "headers": to_json(event.headers)}
-
-
-def _event(row: Any) -> ParkedEvent:
-    values = {name: getattr(row, name) for name in _COLUMNS}
-    values["data"] = bytes(row.data)
-    for name in ("extensions", "headers"):
-        values[name] = from_json(getattr(row, name))
-    return ParkedEvent(**values)
-
-
-def _outbox_row(event: ParkedEvent) -> dict[str, Any]:
-    return {
-        "sequence": event.sequence,
-        "id": event.event_id,
-        "type": event.type,
-        "time": event.time,
-        "partition_key": event.partition_key,
-        "bucket": bucket_of(event.partition_key, event.event_id),
-        "content_type": event.content_type,
-        "extensions": to_json(event.extensions),
-        "data": event.data,
-    }

@@ -11,6 +11,7 @@ from sqlalchemy.util import await_only
 
 from mediator.ambient import running_fields
 from mediator.context import IdFactory, new_id
+from mediator.distributed.bounds import check_counts
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import finish
 from mediator.distributed.staging import StagedEvent
@@ -47,6 +48,9 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             them. It is looked up about once a second, so that other processes may go beyond it. `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Makes transaction ids.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         super().__init__(
             codec=codec or MsgspecCodec(), max_event_bytes=max_event_bytes, commit_timeout=commit_timeout, ids=ids
         )
+        check_counts(max_pending=max_pending)
         self._database = database_of(engine)
         self._max_pending = max_pending
         self._session: AsyncSession | None = None

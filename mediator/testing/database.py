@@ -3,12 +3,14 @@
 import asyncio
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from mediator.distributed.bounds import check_counts
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox import RefusedEvent
+from mediator.distributed.inbox import LastStart
 from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.staging import StagedEvent
@@ -27,11 +29,12 @@ class InMemoryDatabase:
         tables: Rows by key, by the name of their table.
         outbox: The events that wait for a relay, in the order of their commits.
         delayed: Those that are not due yet, with the time at which they are, in seconds since the epoch.
-        refused: Those that the broker refused.
         archive: Those that the broker has stored.
         archived: The place of each of them, and when it came there, in seconds since the epoch, by its id.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: How often handlers were started for such an event, as far as that is counted.
+        starts: How often handlers were started for an event that is not there yet, as far as that is counted, and what
+            is known of the last start.
+        places: The place in the outbox that each event has or had, by its id.
         available: False while the database plays dead: what needs it fails.
     """
 
@@ -39,16 +42,27 @@ class InMemoryDatabase:
         self.tables: dict[str, dict[Any, Any]] = {}
         self.outbox: list[CloudEvent] = []
         self.delayed: list[tuple[float, CloudEvent]] = []
-        self.refused: list[RefusedEvent] = []
         self.archive: list[CloudEvent] = []
         self.archived: dict[str, tuple[int, float]] = {}
         self.inbox: set[tuple[str, str, str]] = set()
-        self.starts: dict[tuple[str, str, str], int] = {}
+        self.starts: dict[tuple[str, str, str], tuple[int, LastStart]] = {}
         self.available: bool = True
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
         self.locks: dict[tuple[str, str], tuple[object, asyncio.Event]] = {}
         self.numbers: Iterator[int] = itertools.count(1)
+        self.places: dict[str, int] = {}
         self.woken: asyncio.Event = asyncio.Event()
+
+    def put(self, event: CloudEvent) -> None:
+        """Put an event into the outbox."""
+        self.places[event.id] = next(self.numbers)
+        self.outbox.append(event)
+
+    def put_back(self, event: CloudEvent, place: int) -> None:
+        """Put an event into the outbox where it was before."""
+        later = [index for index, each in enumerate(self.outbox) if self.places.get(each.id, math.inf) > place]
+        self.outbox.insert(later[0] if later else len(self.outbox), event)
+        self.places[event.id] = place
 
     def check_available(self) -> None:
         """Fail while it plays dead.
@@ -117,6 +131,9 @@ class InMemoryUnitOfWork(UnitOfWork):
         codec: Writes and reads the payloads of events.
         max_pending: How many events may wait in the outbox, delayed ones not counted; `None` for any number.
         options: Of `UnitOfWork`.
+
+    Raises:
+        SettingError: A number cannot work.
     """
 
     def __init__(
@@ -128,6 +145,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         **options: Any,
     ) -> None:
         super().__init__(codec=codec or MsgspecCodec(), **options)
+        check_counts(max_pending=max_pending)
         self.database = database
         self._max_pending = max_pending
         self._changes: dict[str, dict[Any, Any]] = {}
@@ -232,7 +250,7 @@ class InMemoryUnitOfWork(UnitOfWork):
             database.starts.pop(entry, None)
         for staged in self._staged:
             if staged.deliver_at is None:
-                database.outbox.append(staged.event)
+                database.put(staged.event)
             else:
                 database.delayed.append((staged.deliver_at.timestamp(), staged.event))
         if self._staged:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mediator.dependency_injector.event_catalog import codec_in, read_events
+from mediator.distributed.encryption import EncryptingCodec
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.serialization import EventCodec, SchemaCodec
 from mediator.errors import EventError, EventKindError, EventSchemaError
@@ -109,11 +110,13 @@ def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) 
 
 
 def describing_codec(codec: EventCodec, event_class: type) -> SchemaCodec:
-    """The codec, when it can describe payloads.
+    """The codec, when it can describe payloads; the one inside an `EncryptingCodec`, for samples are in clear.
 
     Raises:
         EventSchemaError: It cannot.
     """
+    while isinstance(codec, EncryptingCodec):  # there need be no secret for the key of a sample
+        codec = codec.codec
     if not isinstance(codec, SchemaCodec):
         reason = f"its codec, {type(codec).__name__}, has no `decode_data`, `convert` and `schema`"
         raise EventSchemaError(event_class, reason)

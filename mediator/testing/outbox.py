@@ -4,14 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox import Erased, Outbox, OutboxBatch, RefusedEvent
+from mediator.distributed.outbox import Erased, Outbox, OutboxBatch
+from mediator.distributed.parking import ParkedFilter, refused_event
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ClaimLostError, UnitOfWorkMismatchError
 from mediator.testing.contents import InMemoryOutboxContents
 from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
+from mediator.testing.parking import parked_in, set_aside
+
+_OUTGOING = ParkedFilter(direction="out")
 
 
 class InMemoryOutbox(Outbox):
@@ -70,10 +73,13 @@ class InMemoryOutbox(Outbox):
         now = self._clock()
         due = [event for at, event in self._database.delayed if at <= now]
         self._database.delayed = [(at, event) for at, event in self._database.delayed if at > now]
-        self._database.outbox += due
+        for event in due:
+            self._database.put(event)
 
     def _free(self, without: Collection[str]) -> list[CloudEvent]:
-        blocked = {refused.event.partitionkey for refused in self._database.refused} - {None}
+        blocked = {parked.partition_key for parked in parked_in(self._database).values() if parked in _OUTGOING} - {
+            None
+        }
         waiting = self._database.outbox
         return [e for e in waiting if e.type.partition(".")[0] not in without and e.partitionkey not in blocked]
 
@@ -97,37 +103,18 @@ class InMemoryOutbox(Outbox):
         database.delayed = kept
         return cancelled
 
-    async def refused(self, limit: int = 100, /) -> Sequence[RefusedEvent]:
-        """See `Outbox.refused`."""
-        return tuple(self._database.refused[:limit])
-
-    async def replay(self, event_id: str, /) -> bool:
-        """See `Outbox.replay`."""
-        found = self._take_refused(event_id)
-        self._database.outbox[:0] = found  # whatever waits under its key came later
-        self.wake()
-        return bool(found)
-
-    async def discard(self, event_id: str, /) -> bool:
-        """See `Outbox.discard`."""
-        found = self._take_refused(event_id)
-        self.wake()
-        return bool(found)
-
-    def _take_refused(self, event_id: str) -> list[CloudEvent]:
-        found = [refused for refused in self._database.refused if refused.event.id == event_id]
-        self._database.refused = [refused for refused in self._database.refused if refused not in found]
-        return [refused.event for refused in found]
-
     async def erase(self, partition_key: str, /) -> Erased:
         """See `Outbox.erase`."""
         database = self._database
         archive = [event for event in database.archive if event.partitionkey != partition_key]
-        refused = [each for each in database.refused if each.event.partitionkey != partition_key]
+        parked, outgoing = parked_in(database), ParkedFilter(direction="out", key=partition_key)
+        refused = [number for number, event in parked.items() if event in outgoing]
         waiting = [*database.outbox, *(event for _, event in database.delayed)]
         pending = sum(event.partitionkey == partition_key for event in waiting)
-        erased = Erased(len(database.archive) - len(archive), len(database.refused) - len(refused), pending)
-        database.archive, database.refused = archive, refused
+        erased = Erased(len(database.archive) - len(archive), len(refused), pending)
+        database.archive = archive
+        for number in refused:
+            del parked[number]
         return erased
 
 
@@ -153,8 +140,8 @@ class _Batch(OutboxBatch):
 
     async def park(self, event: CloudEvent, /, reason: str, error: str) -> None:
         self._take([event])
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        self._database.refused.append(RefusedEvent(event, reason, error, now))
+        place = self._database.places.get(event.id, 0)
+        set_aside(self._database, refused_event(event, reason, error, sequence=place, now=self._clock()))
 
     def _take(self, events: Sequence[CloudEvent]) -> None:
         if not self.open:

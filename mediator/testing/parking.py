@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, released_event
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ParkedEventBlockedError, ParkedEventNotFoundError, UnitOfWorkMismatchError
+from mediator.errors import ParkedEventBlockedError, ParkedEventNotFoundError, SettingError, UnitOfWorkMismatchError
 from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
 
 _TABLE = "mediator_parked"
@@ -16,6 +16,12 @@ def parked_in(database: InMemoryDatabase) -> dict[int, ParkedEvent]:
     return database.tables.setdefault(_TABLE, {})
 
 
+def set_aside(database: InMemoryDatabase, event: ParkedEvent) -> None:
+    """Park an event at once, under the next number."""
+    stored = replace(event, number=next(database.numbers))
+    parked_in(database)[stored.number] = stored
+
+
 def is_key_parked(database: InMemoryDatabase, consumer: str, key: str) -> bool:
     """Whether an event that came in for a consumer, with a key, is parked."""
     lane = ("in", consumer, key)
@@ -23,10 +29,7 @@ def is_key_parked(database: InMemoryDatabase, consumer: str, key: str) -> bool:
 
 
 class InMemoryParking(Parking):
-    """`parking = providers.Singleton(InMemoryParking, database)`, with the inbox and the unit of work on the same.
-
-    It has the events that came in; those that the broker refused stand in `refused` of the database.
-    """
+    """`parking = providers.Singleton(InMemoryParking, database)`, with inbox, outbox and unit of work on the same."""
 
     def __init__(self, database: InMemoryDatabase) -> None:
         self._database = database
@@ -48,8 +51,7 @@ class InMemoryParking(Parking):
             return False
         database.inbox.add(entry)
         database.starts.pop(entry, None)
-        stored = replace(event, number=next(database.numbers))
-        parked_in(database)[stored.number] = stored
+        set_aside(database, event)
         return True
 
     async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
@@ -84,6 +86,8 @@ class InMemoryParking(Parking):
     ) -> ParkedEvent:
         """See `Parking.edit`."""
         found = await self.get(number)
+        if headers is not None and found.direction == "out":
+            raise SettingError("headers", sorted(headers), "an event that goes out gets its headers when it does")
         edited = replace(
             found,
             data=found.data if data is None else data,
@@ -104,7 +108,14 @@ class InMemoryParking(Parking):
 
     async def release(self, number: int, /) -> ParkedEvent:
         """See `Parking.release`."""
-        raise ParkedEventNotFoundError(number)
+        event = await self.get(number)
+        if event.direction != "out":
+            raise ParkedEventNotFoundError(number)
+        await self._check_head(event)
+        del parked_in(self._database)[number]
+        self._database.put_back(released_event(event), event.sequence)
+        self._database.woken.set()
+        return event
 
     async def note_failure(self, number: int, error: BaseException, /) -> None:
         """See `Parking.note_failure`."""
@@ -117,6 +128,8 @@ class InMemoryParking(Parking):
         """See `Parking.discard`."""
         found = await self.get(number)
         del parked_in(self._database)[number]
+        if found.direction == "out":
+            self._database.woken.set()
         return found
 
     async def _check_head(self, event: ParkedEvent) -> None:

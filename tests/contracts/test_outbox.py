@@ -10,11 +10,17 @@ import pytest
 
 from mediator import DistributedEvent, DistributedEventBroker, TransactionMode
 from mediator.distributed.outbox import Erased
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
+from mediator.distributed.replay import ParkedReplay
 from mediator.errors import (
     ClaimLostError,
     DeliveryTimeError,
+    EventNotSerializableError,
     NoUnitOfWorkError,
     OutboxFullError,
+    ParkedEventBlockedError,
+    ParkedEventNotFoundError,
+    SettingError,
     UnitOfWorkMismatchError,
 )
 from mediator.testing import InMemoryDatabase, InMemoryUnitOfWork
@@ -23,6 +29,7 @@ from tests.contracts.test_storage import Storage, Written, storage
 __all__ = ["storage"]
 
 FUTURE = timedelta(hours=1)
+OUT = ParkedFilter(direction="out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +57,11 @@ async def waiting(storage: Storage, **options: Any) -> list[str]:
         return [event.data.decode().split('"')[3] for event in batch.events]
 
 
-async def park_first(storage: Storage) -> str:
+async def park_first(storage: Storage) -> ParkedEvent:
     async with storage.outbox.claim(1) as batch:
-        await batch.park(batch.events[0], "refused", "too large")
-        return batch.events[0].id
+        await batch.park(batch.events[0], ParkReason.REFUSED, "too large")
+    [refused] = await storage.parking.find(OUT)
+    return refused
 
 
 # Numbers.
@@ -68,19 +76,31 @@ async def test_many_events_of_one_command_keep_the_order_in_which_they_were_adde
         assert batch.look_again is None
 
 
-async def test_an_id_that_is_too_long_for_the_table_is_not_cut(storage: Storage):
-    if isinstance(storage.make(), InMemoryUnitOfWork):
-        return
-
+@pytest.mark.parametrize("event_id", ["", "x" * 65, "a\0b", "\ud800"])
+async def test_an_id_that_no_database_can_store_fails_the_command(storage: Storage, event_id: str):
     async def action(storage: Storage) -> None:
-        DistributedEventBroker(storage.unit_of_work, ids=lambda: "x" * 65).add(Written("a"))
+        await storage.write("a")
+        DistributedEventBroker(storage.unit_of_work, ids=lambda: event_id).add(Written("a"))
 
-    try:
+    with pytest.raises(EventNotSerializableError, match="its id is empty, longer than 64"):
         await storage.do(action)
-    except Exception as error:
-        assert "too long" in str(error)  # noqa: PT017  # SQLite takes it
+    assert (await waiting(storage), await storage.read()) == ([], [])
+
+
+async def test_an_id_of_64_characters_of_any_kind_is_kept(storage: Storage):
+    async def action(storage: Storage) -> None:
+        DistributedEventBroker(storage.unit_of_work, ids=lambda: "\u20ac" * 64).add(Written("a"))
+
+    await storage.do(action)
     async with storage.outbox.claim(1) as batch:
-        assert [len(event.id) for event in batch.events] in ([], [65])
+        assert [event.id for event in batch.events] == ["\u20ac" * 64]
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "a\0b", "\ud800"])
+async def test_what_no_event_is_called_is_neither_cancelled_nor_erased(storage: Storage, text: str):
+    await add(storage, Written("a", "k"))
+    assert await storage.outbox.cancel(text) is False
+    assert await storage.outbox.erase(text) == Erased(archived=0, parked=0, pending=0)
 
 
 async def test_contexts_are_left_out(storage: Storage):
@@ -191,10 +211,11 @@ async def test_a_refused_event_holds_back_its_key_and_nothing_else(storage: Stor
     refused = await park_first(storage)
     await add(storage, Written("later", "k"))
     assert await waiting(storage) == ["other", "none"]
-    [found] = await storage.outbox.refused()
-    assert (found.event.id, found.reason, found.error) == (refused, "refused", "too large")
-    assert found.event.data.decode() == '{"text":"bad","key":"k"}'
-    assert abs((datetime.now(UTC) - found.parked_at).total_seconds()) < 60
+    assert await storage.parking.find(OUT) == [refused]
+    assert (refused.direction, refused.consumer, refused.reason, refused.error) == ("out", "", "refused", "too large")
+    assert (refused.type, refused.partition_key, refused.headers) == ("contract.written.v1", "k", {})
+    assert refused.data.decode() == '{"text":"bad","key":"k"}'
+    assert abs(datetime.now(UTC).timestamp() - refused.parked_at) < 60
 
 
 async def test_a_refused_event_without_a_key_holds_nothing_back(storage: Storage):
@@ -203,41 +224,75 @@ async def test_a_refused_event_without_a_key_holds_nothing_back(storage: Storage
     assert await waiting(storage) == ["good"]
 
 
-async def test_a_replayed_event_comes_before_its_successors(storage: Storage):
-    await add(storage, Written("bad", "k"), Written("next", "k"))
-    refused = await park_first(storage)
-    assert await storage.outbox.replay("unknown") is False
+async def test_a_released_event_is_the_same_and_comes_before_its_successors(storage: Storage):
+    await add(storage, Written("before", "o"), Written("bad", "k"), Written("next", "k"))
+    async with storage.outbox.claim(10) as batch:
+        bad = batch.events[1]
+        await batch.park(bad, ParkReason.REFUSED, "too large")
+    [refused] = await storage.parking.find(OUT)
     await storage.outbox.wait(0.01)
-    assert await storage.outbox.replay(refused) is True
+    assert await storage.parking.release(refused.number) == refused
     async with asyncio.timeout(5):
         await storage.outbox.wait(60)
-    assert await waiting(storage) == ["bad", "next"]
-    assert await storage.outbox.refused() == [] or await storage.outbox.refused() == ()
-    assert await storage.outbox.replay(refused) is False
+    async with storage.outbox.claim(10) as batch:
+        assert batch.events[1] == bad
+    assert await waiting(storage) == ["before", "bad", "next"]
+    assert await storage.parking.find(OUT) == []
+    with pytest.raises(ParkedEventNotFoundError):
+        await storage.parking.release(refused.number)
+
+
+async def test_the_refused_events_of_a_key_go_out_in_their_order(storage: Storage):
+    await add(storage, Written("1", "k"), Written("2", "k"), Written("3", "k"))
+    async with storage.outbox.claim(10) as batch:
+        for event in batch.events[:2]:
+            await batch.park(event, ParkReason.REFUSED, "too large")
+    first, second = await storage.parking.find(OUT)
+    with pytest.raises(ParkedEventBlockedError):
+        await storage.parking.release(second.number)
+    replay = ParkedReplay(storage.parking, [])
+    assert [result.outcome async for result in replay.run(OUT)] == ["replayed", "replayed"]
+    assert await waiting(storage) == ["1", "2", "3"]
+    assert first.number < second.number
+
+
+async def test_what_is_wrong_with_a_refused_event_can_be_corrected(storage: Storage):
+    await add(storage, Written("bad", "k"))
+    refused = await park_first(storage)
+    with pytest.raises(SettingError, match="headers"):
+        await storage.parking.edit(refused.number, headers={"a": "b"})
+    edited = await storage.parking.edit(refused.number, data=b'{"text":"good","key":"k"}')
+    assert await storage.parking.release(refused.number) == edited
+    assert await waiting(storage) == ["good"]
 
 
 async def test_an_event_that_is_refused_again_is_set_aside_again(storage: Storage):
     await add(storage, Written("bad", "k"))
-    await storage.outbox.replay(await park_first(storage))
-    assert await storage.outbox.replay(await park_first(storage)) is True
+    await storage.parking.release((await park_first(storage)).number)
+    await storage.parking.release((await park_first(storage)).number)
     assert await waiting(storage) == ["bad"]
 
 
 async def test_the_successors_of_a_discarded_event_go_on(storage: Storage):
     await add(storage, Written("bad", "k"), Written("next", "k"))
     refused = await park_first(storage)
-    assert await storage.outbox.discard(refused) is True
+    await storage.outbox.wait(0.01)
+    assert await storage.parking.discard(refused.number) == refused
+    async with asyncio.timeout(5):
+        await storage.outbox.wait(60)
     assert await waiting(storage) == ["next"]
-    assert await storage.outbox.discard(refused) is False
+    with pytest.raises(ParkedEventNotFoundError):
+        await storage.parking.discard(refused.number)
 
 
 async def test_settling_and_parking_go_together(storage: Storage):
     await add(storage, Written("a", "1"), Written("b", "2"), Written("c", "3"))
     async with storage.outbox.claim(10) as batch:
         await batch.settle([batch.events[0].id])
-        await batch.park(batch.events[1], "refused", "x" * 50 + "\0\ud800" + "x" * 5000)
+        await batch.park(batch.events[1], ParkReason.REFUSED, "x" * 50 + "\0\ud800" + "x" * 5000)
     assert await waiting(storage) == ["c"]
-    assert len(await storage.outbox.refused()) == 1
+    [refused] = await storage.parking.find(OUT)
+    assert len(refused.error) == 4096
 
 
 # Claims.
@@ -250,7 +305,7 @@ async def test_a_batch_that_was_left_changes_nothing_any_more(storage: Storage):
     with pytest.raises(ClaimLostError, match="Nothing was changed"):
         await batch.settle([batch.events[0].id])
     with pytest.raises(ClaimLostError):
-        await batch.park(batch.events[0], "refused", "")
+        await batch.park(batch.events[0], ParkReason.REFUSED, "")
     assert await waiting(storage) == ["a"]
 
 
@@ -304,8 +359,9 @@ async def test_erasing_a_key_deletes_what_was_sent_and_refused_and_leaves_what_w
     await add(storage, Written("sent", "k"), Written("kept", "o"), Written("bad", "k"), Written("waits", "k"))
     async with storage.outbox.claim(3) as batch:
         await batch.settle([event.id for event in batch.events[:2]])
-        await batch.park(batch.events[2], "refused", "")
+        await batch.park(batch.events[2], ParkReason.REFUSED, "")
     assert await storage.outbox.erase("k") == Erased(archived=1, parked=1, pending=1)
+    assert await storage.parking.find(OUT) == []
     assert await waiting(storage) == ["waits"]
     assert await storage.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
     assert await storage.outbox.erase("o") == Erased(archived=1, parked=0, pending=0)

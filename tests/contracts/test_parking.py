@@ -6,23 +6,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from sqlalchemy import text
 
-from mediator import DistributedEvent, DistributedEventBroker, Mediator, Registry, UnitOfWork
+from mediator import Mediator, Registry, UnitOfWork
 from mediator.distributed.inbox import Admission, Inbox, Start
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
-from mediator.distributed.replay import ParkedReplay
 from mediator.errors import (
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
+    SettingError,
     UnitOfWorkMismatchError,
 )
 from mediator.sqlalchemy import (
     SqlAlchemyInbox,
-    SqlAlchemyOutbox,
     SqlAlchemyParking,
     SqlAlchemyUnitOfWork,
     create_schema,
@@ -135,22 +133,52 @@ async def test_an_event_behind_a_parked_one_of_its_consumer_and_key_is_told_apar
 
 async def test_the_first_start_is_not_counted_the_later_ones_are_up_to_the_limit(storage: Storage):
     row = (GROUP, "shop", "1")
-    assert [await storage.inbox.start(*row, 3) for _ in range(2)] == [Start(2), Start(3)]
+    assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]
+    assert await storage.inbox.start(*row, 3, alone=True) == Start(3, exhausted=True)
     assert await storage.inbox.start(*row, 3) == Start(3, exhausted=True)
-    assert await storage.inbox.start(*row, 3) == Start(3, exhausted=True)
-    assert await storage.inbox.start(*row, 4) == Start(4)
+    assert await storage.inbox.start(*row, 4, alone=True) == Start(4)
+
+
+async def test_an_event_of_whose_last_start_nothing_is_known_is_a_suspect_and_counted_only_when_it_is_alone(
+    storage: Storage,
+):
+    row = (GROUP, "shop", "1")
+    assert [await storage.inbox.start(*row, 8) for _ in range(2)] == [Start(1, suspect=True)] * 2
+    assert await storage.inbox.start(*row, 8, alone=True) == Start(2)
+    assert await storage.inbox.start(*row, 8) == Start(2, suspect=True)
+
+
+async def test_an_event_whose_last_start_failed_is_no_suspect(storage: Storage):
+    row = (GROUP, "shop", "1")
+    await storage.inbox.end(*row, 1)
+    assert await storage.inbox.start(*row, 8) == Start(2)
+    assert await storage.inbox.start(*row, 8) == Start(2, suspect=True)
+    await storage.inbox.end(*row, 2)
+    assert await storage.inbox.start(*row, 8) == Start(3)
+    assert await storage.inbox.start(*row, 8, alone=True) == Start(4)
+    await storage.inbox.end(*row, 4)
+    assert await storage.inbox.start(*row, 8) == Start(5)
+
+
+async def test_a_last_start_beside_others_exhausts_no_event(storage: Storage):
+    row = (GROUP, "shop", "1")
+    await storage.inbox.end(*row, 1)
+    assert await storage.inbox.start(*row, 2) == Start(2)
+    assert await storage.inbox.start(*row, 2) == Start(2, suspect=True)
+    assert await storage.inbox.start(*row, 2, alone=True) == Start(3)
+    assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
 
 async def test_an_event_without_a_count_may_start_whatever_the_limit(storage: Storage):
-    assert await storage.inbox.start(GROUP, "shop", "1", 1) == Start(2)
-    assert await storage.inbox.start(GROUP, "shop", "1", 1) == Start(2, exhausted=True)
+    assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
+    assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)
 
 
 async def test_a_start_that_was_taken_back_does_not_count_the_first_one_neither(storage: Storage):
     row = (GROUP, "shop", "1")
     await storage.inbox.take_back(*row)
     assert await storage.inbox.start(*row, 8) == Start(1)
-    assert await storage.inbox.start(*row, 8) == Start(2)
+    assert await storage.inbox.start(*row, 8, alone=True) == Start(2)
     for _ in range(3):
         await storage.inbox.take_back(*row)
     assert await storage.inbox.start(*row, 8) == Start(1)
@@ -158,18 +186,33 @@ async def test_a_start_that_was_taken_back_does_not_count_the_first_one_neither(
 
 async def test_an_event_that_has_taken_effect_is_not_started_and_its_count_is_gone(storage: Storage):
     row = (GROUP, "shop", "1")
-    await storage.inbox.start(*row, 8)
+    await storage.inbox.start(*row, 8, alone=True)
     with pytest.raises(LookupError):
         async with storage.transaction() as unit_of_work:
             await storage.inbox.insert(unit_of_work, *row)
             await storage.inbox.forget_starts(unit_of_work, *row)
             raise LookupError
-    assert (await storage.inbox.start(*row, 8)).attempt == 3
+    assert (await storage.inbox.start(*row, 8, alone=True)).attempt == 3
     async with storage.transaction() as unit_of_work:
         await storage.inbox.insert(unit_of_work, *row)
         await storage.inbox.forget_starts(unit_of_work, *row)
     assert (await storage.inbox.start(*row, 8)).taken
     assert await storage.inbox.answers()
+
+
+@pytest.mark.parametrize("foreign", ["", "a\0b", "x" * 256, "\u20ac" * 1000, "\ud800", "\x1b[2J"])
+async def test_whatever_a_foreign_producer_calls_its_events_they_are_told_apart(storage: Storage, foreign: str):
+    rows = (GROUP, foreign, "1"), (GROUP, "shop", foreign), (GROUP, "shop", f"{foreign}2")
+    for row in rows:
+        assert not await storage.inbox.contains(*row)
+        await storage.inbox.take_back(*row)
+        assert await storage.inbox.start(*row, 8) == Start(1)
+        for expected in (Admission.NEW, Admission.DUPLICATE):
+            async with storage.transaction() as unit_of_work:
+                assert await storage.inbox.insert(unit_of_work, *row, key=foreign) is expected
+                await storage.inbox.forget_starts(unit_of_work, *row)
+        assert await storage.inbox.contains(*row)
+        assert (await storage.inbox.start(*row, 8)).taken
 
 
 # Setting aside.
@@ -183,7 +226,7 @@ async def test_a_parked_event_comes_back_as_it_was(storage: Storage):
 
 
 async def test_parking_records_the_event_in_the_inbox_and_ends_its_count(storage: Storage):
-    await storage.inbox.start(GROUP, "shop", "1", 8)
+    await storage.inbox.start(GROUP, "shop", "1", 8, alone=True)
     await storage.park(event("1"))
     assert await storage.inbox.contains(GROUP, "shop", "1")
     assert (await storage.inbox.start(GROUP, "shop", "1", 8)).taken
@@ -367,6 +410,14 @@ async def test_numbers_are_not_used_again(storage: Storage):
 # What only a database has.
 
 
+async def test_a_consumer_has_a_name_that_fits(tmp_path: Path, postgres_url: str):
+    for url in (f"sqlite:///{tmp_path}/names.db", postgres_url):
+        async with in_database(url) as storage:
+            for consumer in ("x" * 65, "a\0b"):
+                with pytest.raises(SettingError, match="consumer"):
+                    await storage.inbox.start(consumer, "shop", "1", 8)
+
+
 async def test_texts_of_foreign_producers_fit_into_every_column(storage: Storage):
     odd = event("\u20ac" * 255, headers={"\x00": "\ud800\x00\x1b"}, extensions={"a": "\x00"}, subject="x" * 5000)
     await storage.park(odd)
@@ -381,62 +432,3 @@ async def test_the_inbox_of_another_file_is_refused_before_anything_is_recorded(
                 await other.inbox.insert(unit_of_work, GROUP, "shop", "1")
         assert not await one.inbox.contains(GROUP, "shop", "1")
         assert not await other.inbox.contains(GROUP, "shop", "1")
-
-
-async def test_an_event_that_goes_out_goes_back_to_its_old_place_in_the_outbox(tmp_path: Path, postgres_url: str):
-    for url in (f"sqlite:///{tmp_path}/out.db", postgres_url):
-        async with open_engine(url) as engine:
-            await create_schema(engine)
-            parking = SqlAlchemyParking(engine)
-            async with engine.begin() as connection:
-                for number in (41, 42):
-                    statement = (
-                        "INSERT INTO mediator_parked (direction, consumer, source, event_id, type, time, partition_key, "
-                        "content_type, extensions, data, subject, headers, sequence, reason, error, attempts, parked_at) "
-                        "VALUES ('out', '', '', :id, 'shop.order-placed.v1', '2026-01-02T03:04:05+00:00', 'k', "
-                        "'application/json', '{}', :data, '', '{}', :number, 'refused', '', 1, 1.0)"
-                    )
-                    row = {"id": f"e{number}", "data": b"{}", "number": number}
-                    await connection.execute(text(statement), row)
-            first, second = await parking.find(ParkedFilter(direction="out"))
-            with pytest.raises(ParkedEventBlockedError):
-                await parking.release(second.number)
-            await parking.edit(first.number, data=b'{"edited": 1}')
-            await parking.release(first.number)
-            await parking.discard(second.number)
-            async with engine.connect() as connection:
-                rows = (await connection.execute(text("SELECT sequence, id, data, bucket FROM mediator_outbox"))).all()
-            assert [(row.sequence, row.id, bytes(row.data)) for row in rows] == [(41, "e41", b'{"edited": 1}')]
-            assert await parking.count(ALL) == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Paid(DistributedEvent):
-    event_type: ClassVar[str] = "parking-contract.paid"
-    number: int
-
-    @property
-    def partition_key(self) -> str:
-        return "k"
-
-
-async def test_what_the_relay_sets_aside_is_found_and_goes_out_again_before_its_successor(
-    tmp_path: Path, postgres_url: str
-):
-    for url in (f"sqlite:///{tmp_path}/refused.db", postgres_url):
-        async with in_database(url) as storage, open_engine(url) as engine:
-            outbox = SqlAlchemyOutbox(engine)
-            async with storage.transaction() as unit_of_work:
-                for number in (1, 2):
-                    DistributedEventBroker(unit_of_work).add(Paid(number))
-            async with outbox.claim(10) as batch:
-                first, second = batch.events
-                await batch.park(first, "refused", "larger than: the stream allows")
-            async with outbox.claim(10) as batch:
-                assert list(batch.events) == []
-            (parked,) = await storage.parking.find(ParkedFilter(direction="out", reason="refused"))
-            assert (parked.event_id, parked.data, parked.partition_key) == (first.id, first.data, "k")
-            replay = ParkedReplay(storage.parking, [])
-            assert [result.outcome async for result in replay.run(ALL)] == ["replayed"]
-            async with outbox.claim(10) as batch:
-                assert [event.id for event in batch.events] == [first.id, second.id]

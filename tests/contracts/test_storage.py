@@ -30,14 +30,22 @@ from mediator import (
 )
 from mediator.distributed.inbox import Admission, Inbox
 from mediator.distributed.outbox import Outbox
+from mediator.distributed.parking import Parking
 from mediator.errors import (
     EventNotSerializableError,
     IsolationNotSupportedError,
     UnitOfWorkMismatchError,
     UnitOfWorkRolledBackError,
 )
-from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
-from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryUnitOfWork
+from mediator.sqlalchemy import (
+    SqlAlchemyInbox,
+    SqlAlchemyOutbox,
+    SqlAlchemyParking,
+    SqlAlchemyUnitOfWork,
+    create_schema,
+    open_engine,
+)
+from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryParking, InMemoryUnitOfWork
 from tests.postgres import PostgresServer
 
 
@@ -64,6 +72,7 @@ class Storage:
     make: Callable[..., UnitOfWork]
     outbox: Outbox
     inbox: Inbox
+    parking: Parking
     write: Callable[[str], Any]
     read: Callable[[], Any]
 
@@ -125,6 +134,7 @@ async def in_memory() -> AsyncIterator[Storage]:
         lambda **options: InMemoryUnitOfWork(database, **options),
         InMemoryOutbox(database),
         InMemoryInbox(database),
+        InMemoryParking(database),
         write,
         read,
     )
@@ -150,6 +160,7 @@ async def in_database(url: str) -> AsyncIterator[Storage]:
             lambda **options: SqlAlchemyUnitOfWork(engine, **options),
             SqlAlchemyOutbox(engine),
             SqlAlchemyInbox(engine),
+            SqlAlchemyParking(engine),
             write,
             read,
         )

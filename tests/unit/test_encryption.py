@@ -1,7 +1,9 @@
 """Encrypted payloads: nothing that is stored can be read without the secret of its key, and a forgotten secret is final."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 
 from mediator import DistributedEvent, EncryptingCodec, MessageContext
 from mediator.distributed.broker import utc_now
+from mediator.distributed.events import Upcaster
 from mediator.distributed.transaction import CollectedEvent
-from mediator.errors import EventNotDecodableError, EventNotSerializableError
+from mediator.distributed.upcasting import decode_event
+from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventSchemaError
 from mediator.msgspec import MsgspecCodec
+from mediator.testing import check_frozen_events, freeze_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,65 @@ def test_a_payload_of_another_secret_cannot_be_read(codec: EncryptingCodec, ciph
     cipher.secrets["ada"] = Fernet.generate_key()
     with pytest.raises(EventNotDecodableError, match="cannot be decrypted"):
         codec.decode(data, Diagnosed)
+
+
+def lift(data: dict[str, Any]) -> dict[str, Any]:
+    return {"patient": data["patient"], "finding": data["diagnosis"]}
+
+
+@dataclass(frozen=True, slots=True)
+class OldDiagnosed(DistributedEvent):
+    event_type: ClassVar[str] = "clinic.diagnosed"
+    patient: str | None
+    diagnosis: str
+
+    @property
+    def partition_key(self) -> str | None:
+        return self.patient
+
+
+@dataclass(frozen=True, slots=True)
+class NewDiagnosed(DistributedEvent):
+    event_type: ClassVar[str] = "clinic.diagnosed"
+    event_version: ClassVar[int] = 2
+    upcasters: ClassVar[Mapping[int, Upcaster]] = {1: lift}
+    patient: str | None
+    finding: str
+
+
+def test_older_versions_of_encrypted_payloads_are_lifted(codec: EncryptingCodec, cipher: FernetCipher) -> None:
+    data = codec.encode(OldDiagnosed("ada", "measles"))
+    assert decode_event(codec, "clinic.diagnosed.v1", data, NewDiagnosed) == NewDiagnosed("ada", "measles")
+    del cipher.secrets["ada"]
+    with pytest.raises(EventNotDecodableError, match="there is no secret"):
+        decode_event(codec, "clinic.diagnosed.v1", data, NewDiagnosed)
+
+
+def test_encrypted_events_are_frozen_in_clear_and_need_no_secret(tmp_path: Path) -> None:
+    codec = EncryptingCodec(MsgspecCodec(), FernetCipher({}))
+    freeze_events([OldDiagnosed], tmp_path, codec=codec)
+    freeze_events([NewDiagnosed], tmp_path, codec=codec)
+    check_frozen_events([NewDiagnosed], tmp_path, codec=codec)
+    assert codec.schema(NewDiagnosed) == MsgspecCodec().schema(NewDiagnosed)
+
+
+def test_a_codec_inside_that_knows_no_plain_data_is_named(cipher: FernetCipher) -> None:
+    class Opaque:
+        content_type = "text/plain"
+
+        def encode(self, event: DistributedEvent, /) -> bytes:
+            return b"opaque"
+
+        def decode(self, data: bytes, event_class: Any, /) -> Any:
+            return event_class("ada", "measles")
+
+    codec = EncryptingCodec(Opaque(), cipher)
+    data = codec.encode(OldDiagnosed("ada", "measles"))
+    assert codec.decode(data, NewDiagnosed) == NewDiagnosed("ada", "measles")
+    with pytest.raises(EventNotDecodableError, match="Opaque has no `decode_data` and `convert`"):
+        decode_event(codec, "clinic.diagnosed.v1", data, NewDiagnosed)
+    with pytest.raises(EventSchemaError, match="Opaque has no"):
+        codec.schema(NewDiagnosed)
 
 
 class Plain:

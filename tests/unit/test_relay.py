@@ -21,7 +21,7 @@ from mediator.errors import (
     StreamMismatchError,
     StreamNotFoundError,
 )
-from mediator.testing import InMemoryDatabase, InMemoryOutbox
+from mediator.testing import InMemoryDatabase, InMemoryOutbox, InMemoryParking
 
 AWAY = PublisherUnavailableError("nats://broker", "connection refused")
 NO_STREAM = StreamNotFoundError("nats://broker", "not found", "events-billing")
@@ -108,7 +108,7 @@ async def test_a_context_without_its_stream_waits_and_the_others_go_on(
             await broker.until(lambda: broker.stored == ["s1"])
             put(database, event("s2"))
             await broker.until(lambda: broker.stored == ["s1", "s2"])
-            assert not database.refused
+            assert not InMemoryParking(database).events
             broker.errors.clear()
             await broker.until(lambda: len(broker.stored) == 12)
     assert broker.stored[2:] == [f"b{number}" for number in range(10)]
@@ -133,7 +133,7 @@ async def test_an_outage_of_the_broker_is_held_against_no_event_and_commits_do_n
             assert broker.calls == 3
             broker.errors.clear()
             await broker.until(lambda: len(broker.stored) == 102)
-    assert not database.refused
+    assert not InMemoryParking(database).events
     assert [line["event"] for line in logs if line["event"] in ("relay waits", "relay goes on")] == [
         "relay waits",
         "relay goes on",
@@ -179,14 +179,15 @@ async def test_a_refused_event_is_set_aside_and_its_key_waits_for_a_decision(
 ) -> None:
     broker.refused = {"bad"}
     put(database, event("bad", key="k"), event("good", key="o"))
-    outbox = InMemoryOutbox(database)
+    parking = InMemoryParking(database)
     with capture_logs() as logs:
         async with relaying(database, broker, poll_interval=60):
             await broker.until(lambda: broker.stored == ["good"])
             put(database, event("next", key="k"), event("other"))
             await broker.until(lambda: broker.stored == ["good", "other"])
             broker.refused.clear()
-            await outbox.replay("bad")
+            [refused] = parking.events
+            await parking.release(refused.number)
             await broker.until(lambda: broker.stored == ["good", "other", "bad", "next"])
     [line] = [line for line in logs if line["event"] == "event refused"]
     assert (line["event_id"], line["reason"], line["log_level"]) == ("bad", "too large", "error")

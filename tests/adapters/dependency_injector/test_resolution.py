@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from mediator import Command, Mediator, Registry, RequestHandler
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, override
 from mediator.dependency_injector.resolution import Resolution, forget
+from mediator.mediator import Mediator
+from mediator.registry import Registry
 from mediator.scope import enter
 from mediator.transactions import TransactionMode
 

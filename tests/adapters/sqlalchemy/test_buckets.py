@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator import OutboxRelay
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.parking import ParkedFilter, ParkReason
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import ClaimLostError
-from mediator.sqlalchemy import SqlAlchemyOutbox, create_schema, open_engine
+from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyParking, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger
 from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
 
@@ -140,10 +141,10 @@ async def test_an_error_inside_a_claim_undoes_what_was_settled(engine: AsyncEngi
     with pytest.raises(LookupError):
         async with ledger.outbox.claim(10) as batch:
             await batch.settle([batch.events[0].id])
-            await batch.park(batch.events[1], "refused", "")
+            await batch.park(batch.events[1], ParkReason.REFUSED, "")
             raise LookupError
     assert await ledger.outbox.pending() == 2
-    assert not await ledger.outbox.refused()
+    assert await SqlAlchemyParking(engine).count(ParkedFilter()) == 0
 
 
 async def test_sent_events_move_to_the_archive_in_one_statement_of_the_claims_own_transaction(

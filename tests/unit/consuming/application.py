@@ -55,6 +55,7 @@ class Application:
     options: dict[str, Any] = field(default_factory=dict)
     ack_wait: float = 30.0
     now: float = field(default_factory=time.time)
+    max_pending: int | None = None
 
     def __post_init__(self) -> None:
         self.broker = InMemoryBroker()
@@ -79,7 +80,7 @@ class Application:
     def unit_of_work(self) -> InMemoryUnitOfWork:
         instances = current_scope().instances
         if InMemoryUnitOfWork not in instances:
-            instances[InMemoryUnitOfWork] = InMemoryUnitOfWork(self.database)
+            instances[InMemoryUnitOfWork] = InMemoryUnitOfWork(self.database, max_pending=self.max_pending)
         found: InMemoryUnitOfWork = instances[InMemoryUnitOfWork]
         return found
 

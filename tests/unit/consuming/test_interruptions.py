@@ -1,11 +1,13 @@
 """Starts of handlers that were broken off: by stopping, by the process's death, by the database going away."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.downtime import is_outage
 from mediator.errors import DatabaseUnavailableError, UnitOfWorkRolledBackError
 from mediator.testing.failpoints import Failure, failpoint
@@ -200,6 +202,43 @@ async def test_an_outage_of_the_broker_costs_no_attempt():
         application.broker.available = True
         await application.settled(1)
     assert application.attempts == [(1, 1)]
+
+
+async def test_events_that_handlers_raise_wait_for_room_in_the_outbox_and_cost_no_attempt_and_it_is_said_once():
+    application = Application({**QUICK, "max_attempts": 1, "concurrency": 2}, max_pending=1)
+    application.database.put(CloudEvent("waits", "warehouse.reserved.v1", datetime(2026, 1, 2, tzinfo=UTC), b"{}"))
+    application.publish(1, 2, 3)
+    with capture_logs() as logs:
+        async with application.running():
+            async with asyncio.timeout(10):
+                while min(application.starts[1], application.starts[2]) < 3:
+                    await application.started.get()
+            assert application.effects == []
+            assert (application.parked(), application.database.starts) == ([], {})
+            application.max_pending = None
+            await application.settled(3)
+    assert sorted(application.effects) == [1, 2, 3]
+    assert {attempt for _, attempt in application.attempts} == {1}
+    assert application.parked() == []
+    events = [(line["event"], line.get("error", line.get("after"))) for line in logs]
+    assert events.count(("consumer waits", "OutboxFullError")) == 1
+    assert events.count(("consumer goes on", "OutboxFullError")) == 1
+    assert "delivery failed" not in dict(events)
+
+
+async def test_a_consumer_that_waits_for_room_in_the_outbox_stops_when_told_and_the_start_does_not_count():
+    application = Application({**QUICK, "drain_timeout": 60.0}, max_pending=1)
+    application.publish(1, 2)
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            async with application.running():
+                while not any(line["event"] == "consumer waits" for line in logs):
+                    await asyncio.sleep(0.01)
+    assert [count for count, _ in application.database.starts.values() if count] == []
+    application.max_pending = None
+    async with application.running(application.consuming()):
+        await application.settled(2)
+    assert application.effects == [1, 2]
 
 
 def test_an_outage_is_seen_through_what_it_caused():
