@@ -1,7 +1,6 @@
 """SIGKILL of a process around its commit: whoever repeats the command with its key has it happen once, whatever was seen."""
 
 import asyncio
-import os
 import signal
 import sys
 from pathlib import Path
@@ -14,14 +13,12 @@ from tests.postgres import PostgresServer
 
 
 async def pay(url: str, *arguments: str) -> tuple[int | None, str]:
-    """Send the command in a process of its own: its exit status, and the response, or why there is none."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.faults.paying", url, *arguments,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
-    )  # fmt: skip
+    """Send the command in a process of its own: its exit status, and the response."""
+    arguments = (sys.executable, "-m", "tests.faults.paying", url, *arguments)
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
     try:
         async with asyncio.timeout(60):
-            _, output = await process.communicate()
+            output, _ = await process.communicate()
     except BaseException:
         process.kill()
         await process.wait()

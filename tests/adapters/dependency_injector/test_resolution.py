@@ -7,7 +7,7 @@ from dependency_injector import containers, providers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mediator import Command, Mediator, Registry, RequestHandler
+from mediator import Command, RequestHandler
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, override
 from mediator.dependency_injector.resolution import Resolution, forget
 from mediator.mediator import Mediator
