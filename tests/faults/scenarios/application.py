@@ -33,6 +33,7 @@ from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyPar
 
 STREAM = "events-load"
 GROUP = "keeper"
+_SLOW_SECONDS = 0.5
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -161,6 +162,8 @@ async def misbehave(action: str) -> None:
         raise ValueError(action)
     if action == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "slow":
+        await asyncio.sleep(_SLOW_SECONDS)
     if action == "hanging":
         structlog.get_logger("keeper").info("hanging")
         await asyncio.Event().wait()

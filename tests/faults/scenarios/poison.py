@@ -64,6 +64,12 @@ async def _parked(site: Site, number: int) -> list[Seen]:
     return await tables.parked(site.keeper[1])
 
 
+def elsewhere(key: str, keys: list[str]) -> list[str]:
+    """A key of each other partition."""
+    of = {bucket_of(each, "") % _PARTITIONS: each for each in keys}
+    return [each for partition, each in of.items() if partition != bucket_of(key, "") % _PARTITIONS]
+
+
 def neighbour(key: str, keys: list[str]) -> str:
     """Another key of the same partition."""
     partition = bucket_of(key, "") % _PARTITIONS
@@ -91,9 +97,11 @@ async def _park_with_successors(site: Site, send: Send, key: str) -> None:
 
 
 async def _park_what_kills(site: Site, send: Send, key: str, keeper: Process) -> None:
-    """A handler that kills its process each time; whoever runs it starts it anew."""
+    """A handler that kills its process each time, amid others that are at work; whoever runs it starts it anew."""
     before, deaths = await tables.count(site.keeper[1], "mediator_parked"), 0
     await send(key, "deadly")
+    for each in elsewhere(key, names_of_keys(site.options.keys)):
+        await send(each, "slow")
     await send(key)
 
     async def parked() -> bool:
