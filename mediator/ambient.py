@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from mediator.context import IdFactory, MessageContext
+from mediator.context import MessageContext
 from mediator.headers import Headers
 from mediator.scope import Frame, Scope, current_frame, make_current
+from mediator.sender import Origin
 
 _NO_SCOPE = Scope()
 _NO_SCOPE.closed = True
@@ -15,12 +16,12 @@ class AmbientFrame(Frame):
 
     __slots__ = ()
 
-    def __init__(self, parent: Frame | None, ids: IdFactory) -> None:
+    def __init__(self, parent: Frame | None, origin: Origin) -> None:
         around = parent.anchor if parent is not None else None
         self.over: bool = False
         self.made_scope: Scope | None = around.scope if around is not None else _NO_SCOPE
         self.parent: Frame | None = parent
-        self.ids: IdFactory = ids
+        self.origin: Origin = origin
         self.owner: bool = False
         self.message: object = around.message if around is not None else "mediator.context()"
         self.depth: int = parent.depth if parent is not None else 0
@@ -44,7 +45,7 @@ def running_fields() -> dict[str, str | None]:
 
 
 def enter_ambient(
-    ids: IdFactory,
+    origin: Origin,
     *,
     principal: str | None,
     tenant: str | None,
@@ -57,8 +58,8 @@ def enter_ambient(
         ContextError: A value is too long, or has a character that may not be there.
     """
     outer = current_frame()
-    frame = AmbientFrame(outer, ids)
-    message_id = ids()
+    frame = AmbientFrame(outer, origin)
+    message_id = origin.ids()
     flow = MessageContext(message_id, message_id) if outer is None else outer.context.caused(message_id)
     frame.made_context = MessageContext(
         message_id,

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -48,6 +48,7 @@ class BlockingMediator:
         self._drain_timeout = drain_timeout
         self._stack = ExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._open = threading.Lock()  # held while work is handed over: what the loop was given before its end, it does
         self._thread = 0
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -65,7 +66,8 @@ class BlockingMediator:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Refuse new calls, wait for those that run, stop the container and the event loop."""
-        self._loop = None
+        with self._open:
+            self._loop = None
         self._stack.__exit__(kind, error, traceback)
 
     def send(
@@ -110,14 +112,14 @@ class BlockingMediator:
         All of it, from its first step to its end, is done by one task, which is counted among the calls that run.
         """
         stream = _Stream(self._mediator.stream(request, mode=mode, context=context))
-        loop = self._loop_for(request)
-        running = asyncio.run_coroutine_threadsafe(self._run(stream.run), loop)
+        running = self._begin(request, stream.run)
 
         def iterate() -> Iterator[T]:
             while True:
-                self._loop_for(request)
                 answer: Future[Any] = Future()
-                stream.ask(loop, answer)
+                with self._open:
+                    self._loop_for(request)
+                    stream.ask(answer)
                 if (item := _first_of(answer, running)) is _END:
                     return
                 yield item
@@ -126,17 +128,21 @@ class BlockingMediator:
             _first_of(stream.opened, running)
             yield iterate()
         except BaseException as error:
-            stream.end(loop, running, error)
+            stream.end(running, error)
             raise
-        stream.end(loop, running, None)
+        stream.end(running, None)
 
     def _call(self, message: object, work: Callable[[], Awaitable[R]]) -> R:
-        loop = self._loop_for(message)
-        future = asyncio.run_coroutine_threadsafe(self._run(work), loop)
+        future = self._begin(message, work)
         try:
             return future.result()
         finally:
             future.cancel()  # a Ctrl-C here cancels the work there; of what is done nothing is left to cancel
+
+    def _begin(self, message: object, work: Callable[[], Awaitable[R]]) -> Future[R]:
+        with self._open:
+            loop = self._loop_for(message)
+            return asyncio.run_coroutine_threadsafe(self._run(work), loop)
 
     def _loop_for(self, message: object) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -170,10 +176,12 @@ class _Stream:
     def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[Any]]) -> None:
         self._stream = stream
         self._asked: asyncio.Queue[Future[Any] | BaseException | None] = asyncio.Queue()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.opened: Future[None] = Future()
 
     async def run(self) -> None:
         """Open it, answer who asks for the next item, and close it when told to."""
+        self._loop = asyncio.get_running_loop()
         items = await self._stream.__aenter__()
         self.opened.set_result(None)
         try:
@@ -184,14 +192,16 @@ class _Stream:
             raise
         await self._stream.__aexit__(type(asked) if asked else None, asked, asked.__traceback__ if asked else None)
 
-    def ask(self, loop: asyncio.AbstractEventLoop, answer: Future[Any]) -> None:
+    def ask(self, answer: Future[Any]) -> None:
         """Ask for the next item."""
-        loop.call_soon_threadsafe(self._asked.put_nowait, answer)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._asked.put_nowait, answer)
 
-    def end(self, loop: asyncio.AbstractEventLoop, running: Future[None], error: BaseException | None) -> None:
+    def end(self, running: Future[None], error: BaseException | None) -> None:
         """Close it, and wait for that; raises what fails then."""
-        if not running.done():
-            loop.call_soon_threadsafe(self._asked.put_nowait, error)
+        if not running.done() and self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed, which it never is before its tasks have ended
+                self._loop.call_soon_threadsafe(self._asked.put_nowait, error)
             running.result()
 
 

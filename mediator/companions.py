@@ -5,10 +5,11 @@ whose companions there is nothing to do is not in the pipeline of that message a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from mediator.pipeline import CallNext, PipelineBehavior, Source
+from mediator.streams import StreamNext, StreamPipelineBehavior
 
 
 class Companion(ABC):  # noqa: B024  (its kinds have the abstract methods)
@@ -38,8 +39,8 @@ class BoundCompanion(Protocol):
         ...
 
 
-class CompanionBehavior(PipelineBehavior[Any, Any]):
-    """A behavior that works with companions, and is in the pipelines of the messages that have some."""
+class WorksWithCompanions:
+    """What works with companions, and is in the pipelines of the messages that have some: the two behaviors below."""
 
     works_with: ClassVar[tuple[type, ...]]
     """The kinds of companion that it is given."""
@@ -48,6 +49,10 @@ class CompanionBehavior(PipelineBehavior[Any, Any]):
     def applies_to(cls, _message_type: type, companions: Sequence[BoundCompanion], /) -> bool:
         """Whether there is something to do for a message class; asked once, when its pipeline is compiled."""
         return bool(companions)
+
+
+class CompanionBehavior(WorksWithCompanions, PipelineBehavior[Any, Any]):
+    """A behavior around requests, notifications and events that works with companions."""
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
         """Handle a message without companions: in a test that runs the behavior alone."""
@@ -58,16 +63,34 @@ class CompanionBehavior(PipelineBehavior[Any, Any]):
         """Handle a message with the companions that were found for its class, in the order of declaration."""
 
 
+class StreamCompanionBehavior(WorksWithCompanions, StreamPipelineBehavior[Any, Any]):
+    """A behavior around streams that works with companions."""
+
+    def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
+        """Handle a request without companions: in a test that runs the behavior alone."""
+        return self.handle_with((), request, call_next)
+
+    @abstractmethod
+    def handle_with(
+        self, companions: Sequence[BoundCompanion], request: Any, call_next: StreamNext[Any], /
+    ) -> AsyncIterator[Any]:
+        """Yield the items, with the companions that were found for the class of the request. An async generator."""
+
+
 class _Equipped:
     """A behavior together with the companions for one message class."""
 
     __slots__ = ("behavior", "companions")
 
-    def __init__(self, behavior: CompanionBehavior, companions: Sequence[BoundCompanion]) -> None:
+    def __init__(self, behavior: Any, companions: Sequence[BoundCompanion]) -> None:
         self.behavior = behavior
         self.companions = companions
 
-    def handle(self, message: Any, call_next: CallNext[Any], /) -> Awaitable[Any]:
+    @property
+    def wrapped_handle(self) -> Any:
+        return self.behavior.handle_with
+
+    def handle(self, message: Any, call_next: Any, /) -> Any:
         return self.behavior.handle_with(self.companions, message, call_next)
 
 

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from mediator.binding import Binding
 from mediator.dispatches import Dispatch, dispatches_of, kind_of, wire_name
-from mediator.errors import HandlerNotFoundError
+from mediator.errors import HandlerNotFoundError, SettingError
 from mediator.handlers import spelled, type_arguments
 from mediator.mermaid import Chart, label
 from mediator.messages import Notification, Request, StreamRequest, is_request, is_stream_request
-from mediator.registry import Binding, Pipeline, Registry
+from mediator.registry import Pipeline, Registry
 
 Format = Literal["text", "json", "mermaid"]
 
@@ -40,7 +41,10 @@ def described(applications: Sequence[Application], form: Format = "text") -> str
 
     Raises:
         HandlerNotFoundError: A request was chosen that nothing handles.
+        SettingError: The format is none of these.
     """
+    if form not in get_args(Format):
+        raise SettingError("format", form, f"it is none of {', '.join(get_args(Format))}.")
     if form == "json":
         return json.dumps({"applications": [_as_json(each) for each in applications]}, indent=2)
     if form == "mermaid":

@@ -4,6 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from mediator.distributed.events import DistributedEvent
@@ -49,8 +50,10 @@ def as_handler(function: Callable[..., Any], /) -> Any:
     it makes the name that of the handler class, which a scan of its package finds.
 
     Raises:
-        ContainerError: It is not async, or its first parameter is not annotated with a message class.
+        ContainerError: It is no function or not async, an annotation cannot be resolved, or its first parameter is not
+            annotated with a message class.
     """
+    _check_function(function)
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
         raise ContainerError(function, f"{_name(function)} is not async; make a handler of it with `as_sync_handler`.")
     kind = _kind(function)
@@ -76,8 +79,10 @@ def as_sync_handler(function: Callable[..., Any], /) -> Any:
     """A handler class of a function that is not async. It runs in the event loop, so it computes and never waits.
 
     Raises:
-        ContainerError: It is async, or its first parameter is not annotated with a message class.
+        ContainerError: It is no function or async, an annotation cannot be resolved, or its first parameter is not
+            annotated with a message class.
     """
+    _check_function(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise ContainerError(function, f"{_name(function)} is async; make a handler of it with `as_handler`.")
     kind = _kind(function)
@@ -90,6 +95,35 @@ def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", function))
 
 
+def _check_function(function: Any) -> None:
+    """Refuse what only stands for a function: it has neither a name nor annotations of its own."""
+    if isinstance(function, partial):
+        raise ContainerError(
+            function, f"A partial of {_name(function.func)} is no function. Make a handler of the function itself, and let "
+            "its provider give the arguments: `providers.Factory(as_handler(function), argument)`."
+        )  # fmt: skip
+    if not inspect.isroutine(function):
+        raise ContainerError(
+            function, f"{_name(function)} is no function. Write one, or derive a class from RequestHandler."
+        )
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except (
+        NameError,
+        TypeError,
+        AttributeError,
+        SyntaxError,
+    ) as error:  # of a text, or of `from __future__ import ...`
+        text = (
+            f"An annotation of {_name(function)} cannot be resolved: {error}. What it names must be defined, or imported "
+            "at run time, at the top level of the module."
+        )
+        raise ContainerError(function, text) from error
+
+
 def _first(function: Callable[..., Any]) -> inspect.Parameter:
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind not in (parameters[0].POSITIONAL_ONLY, parameters[0].POSITIONAL_OR_KEYWORD):
@@ -98,7 +132,7 @@ def _first(function: Callable[..., Any]) -> inspect.Parameter:
 
 
 def _kind(function: Callable[..., Any]) -> type:
-    classes = message_types(typing.get_type_hints(function).get(_first(function).name))
+    classes = message_types(_hints(function).get(_first(function).name))
     for base, kind in _KINDS.items():
         if classes and all(issubclass(cls, base) for cls in classes):
             return kind
@@ -110,7 +144,7 @@ def _kind(function: Callable[..., Any]) -> type:
 
 
 def _class_of(function: Callable[..., Any], kind: type, *, is_async: bool) -> type:
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     message = hints.pop(_first(function).name)
     result = hints.pop("return", Any)
     signature = inspect.signature(function)

@@ -12,12 +12,13 @@ from mediator.description import Application, Format, described
 from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
 from mediator.headers import NO_HEADERS
 from mediator.messages import Notification, Request, StreamRequest
-from mediator.pipeline import Call, call_inside, check_awaited
+from mediator.pipeline import Call, call_inside
 from mediator.registry import Registry
 from mediator.scope import Frame, Scope, current_frame, current_scope, enter
-from mediator.strategies import PublishStrategy
+from mediator.strategies import PublishStrategy, check_strategy
 from mediator.streams import Stream
 from mediator.transactions import TransactionMode
+from mediator.watching import check_awaited
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -38,8 +39,8 @@ class Mediator:
     ) -> None:
         self._registry = registry
         self._calls: dict[type, Call] = {}
-        self._max_depth = max_depth
-        self._ids = ids
+        self.max_depth: int = max_depth
+        self.ids: IdFactory = ids
         self.started = started
 
     @property
@@ -72,16 +73,18 @@ class Mediator:
             MediatorNotStartedError: The container is not started.
             ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
             DispatchDepthError: Dispatches cause each other in a circle.
+            MessageDeclarationError: Its class is of several kinds.
+            SettingError: `mode` is no `TransactionMode`.
         """
         if not isinstance(request, Request):
             raise MessageKindError(request, "send")
         if not self.started:
             raise MediatorNotStartedError(request)
         call = self._calls.get(request.__class__) or self._find(request.__class__)
-        frame = enter(mode, request, self._ids, context and context.caused(self._ids()))
+        frame = enter(mode, request, self, context and context.caused(self.ids()))
         try:
-            if frame.depth > self._max_depth:
-                frame.refuse(self._max_depth)
+            if frame.depth > self.max_depth:
+                frame.refuse(self.max_depth)
             response: R = await (call(request) if frame.owner else call_inside(frame, mode, request, call))
             if response.__class__ is CoroutineType:
                 check_awaited(response, request)
@@ -110,14 +113,14 @@ class Mediator:
             MessageKindError: It is not a stream request.
             HandlerNotFoundError: Nothing handles it.
             MediatorNotStartedError: The container is not started.
-            SettingError: `mode` is `NESTED`.
+            SettingError: `mode` is `NESTED`, or none at all.
         """
         if not isinstance(request, StreamRequest):
             raise MessageKindError(request, "stream")
         if not self.started:
             raise MediatorNotStartedError(request)
         call = self._registry.pipeline(request.__class__).call
-        stream: Stream[T] = Stream(request, call, mode, self._ids, self._max_depth, cause=context)
+        stream: Stream[T] = Stream(request, call, mode, self, cause=context)
         return stream
 
     async def publish(
@@ -140,6 +143,7 @@ class Mediator:
             MediatorNotStartedError: The container is not started.
             ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
             ConcurrentPublishError: The strategy is `Concurrent`, and a unit of work runs.
+            SettingError: `mode` or `strategy` is none.
             DispatchDepthError: Dispatches cause each other in a circle.
         """
         if not isinstance(notification, Notification):
@@ -148,10 +152,10 @@ class Mediator:
             raise MediatorNotStartedError(notification)
         known = self._calls.get(notification.__class__) if strategy is None else None
         call = known or self._find(notification.__class__, strategy)
-        frame = enter(mode, notification, self._ids, context and context.caused(self._ids()))
+        frame = enter(mode, notification, self, context and context.caused(self.ids()))
         try:  # as in `send`: what they share would be one more coroutine for each dispatch
-            if frame.depth > self._max_depth:
-                frame.refuse(self._max_depth)
+            if frame.depth > self.max_depth:
+                frame.refuse(self.max_depth)
             result = await (call(notification) if frame.owner else call_inside(frame, mode, notification, call))
             if result.__class__ is CoroutineType:
                 check_awaited(result, notification)
@@ -171,11 +175,14 @@ class Mediator:
 
         Raises:
             MessageKindError: It is not a notification.
+            SettingError: `strategy` is no strategy.
             NoScopeError: Nothing is being dispatched.
             NoUnitOfWorkError: No unit of work runs.
         """
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish_after_commit")
+        if strategy is not None:
+            check_strategy(strategy)
         transaction, frame = current_scope("publish_after_commit").transaction, current_frame()
         if transaction is None:
             raise NoUnitOfWorkError(notification)
@@ -210,9 +217,7 @@ class Mediator:
         Raises:
             ContextError: A value is too long, or has a character that may not be there.
         """
-        frame = enter_ambient(
-            self._ids, principal=principal, tenant=tenant, headers=headers, correlation_id=correlation_id
-        )
+        frame = enter_ambient(self, principal=principal, tenant=tenant, headers=headers, correlation_id=correlation_id)
         try:
             yield frame.context
         finally:
@@ -235,7 +240,7 @@ class Mediator:
         """
         if not self.started:
             raise MediatorNotStartedError(message)
-        frame = enter(mode, message, self._ids, context)
+        frame = enter(mode, message, self, context)
         try:
             transaction = frame.scope.transaction if mode is TransactionMode.NESTED else None
             if transaction is None:
@@ -259,6 +264,7 @@ class Mediator:
 
         Raises:
             HandlerNotFoundError: It is a request, and nothing handles it.
+            SettingError: The format is none of these.
         """
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)

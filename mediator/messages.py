@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Generic, TypeVar
 
+from mediator.errors import MessageDeclarationError
 from mediator.strategies import PublishStrategy
 
 R_co = TypeVar("R_co", covariant=True)
@@ -39,6 +40,20 @@ class Notification:
 
     publish_strategy: ClassVar[PublishStrategy | None] = None
     """How its handlers are run; `None` leaves that to the mediator."""
+
+
+_KINDS: tuple[type, ...] = (Request, StreamRequest, Notification)
+
+
+def check_kind(cls: type) -> None:
+    """Make sure that a class of messages is of one kind, for each is dispatched in another way.
+
+    Raises:
+        MessageDeclarationError: It is of several.
+    """
+    kinds = [kind for kind in _KINDS if issubclass(cls, kind)]
+    if len(kinds) > 1:
+        raise MessageDeclarationError(cls, [kind.__name__ for kind in kinds])
 
 
 def is_stream_request(cls: type) -> bool:

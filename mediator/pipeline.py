@@ -11,13 +11,13 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
-from mediator.context import new_id
-from mediator.errors import CallNextError, ConcurrentPublishError, NotAwaitedError
+from mediator.errors import CallNextError, ConcurrentPublishError, NoScopeError, ReplacementError
 from mediator.handlers import Notification_contra
 from mediator.messages import Command, Notification
 from mediator.scope import Frame, current_frame, current_scope, enter
 from mediator.strategies import PublishStrategy, Sequential
 from mediator.transactions import Transaction, TransactionMode
+from mediator.watching import awaits_inner, check_awaited, watched
 
 Message_contra = TypeVar("Message_contra", contravariant=True)
 Response = TypeVar("Response")
@@ -55,6 +55,9 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
 
     belongs_outside: ClassVar[Mapping[str, str]] = {}
     """The roles that must stand after it in the list, if they are there, each with the reason. `validate` checks it."""
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """The roles without which it cannot do anything, each with the reason. `validate` checks it."""
 
     made_once: ClassVar[bool] = False
     """It keeps something from one message to the next, so its provider must make it once. `validate` checks it."""
@@ -112,7 +115,7 @@ def behavior_link(source: Source, inner: Call) -> Call:
     """A link that lets a behavior decide about the links inside it.
 
     Its `call_next` refuses when the behavior has ended. A coroutine that neither runs nor waits has, so nothing need be
-    noted on the way.
+    noted on the way. One whose code does not show that it awaits what is inside is watched, which takes longer.
     """
     plain: Any = None
 
@@ -123,12 +126,15 @@ def behavior_link(source: Source, inner: Call) -> Call:
         if behavior.__class__ is not plain:
             if hasattr(behavior, "__await__"):
                 behavior = _Resolving(behavior)
-            plain = behavior.__class__
+            elif awaits_inner(behavior):
+                plain = behavior.__class__
+            else:
+                behavior = watched(behavior)
         run = behavior.handle(
             message,
             # A lambda, for the annotations of a function would be made each time.
             lambda replacement=..., /: (
-                inner(message if replacement is ... else replacement)
+                inner(message if replacement is ... else checked_replacement(message, replacement))
                 if run is None or run.cr_running or run.cr_suspended
                 else _refuse(message, run)
             ),
@@ -145,6 +151,17 @@ def _refuse(message: object, run: Any) -> NoReturn:
     raise CallNextError(message, run.__qualname__)
 
 
+def checked_replacement(message: object, replacement: Any) -> Any:
+    """What a behavior passes on in place of its message, if that is of the same class or of one derived from it.
+
+    Raises:
+        ReplacementError: It is not, and what lies inside was chosen for another class.
+    """
+    if not isinstance(replacement, message.__class__):
+        raise ReplacementError(message, replacement)
+    return replacement
+
+
 class _Resolving:
     """A behavior that is still being made."""
 
@@ -154,7 +171,7 @@ class _Resolving:
         self._resolving = resolving
 
     def handle(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
-        return _handle_when_resolved(self._resolving, *arguments)
+        return _behave_when_resolved(self._resolving, *arguments)
 
 
 def notification_behavior_link(source: Source, handler: type, inner: Call) -> Call:
@@ -187,6 +204,10 @@ class _Around:
         self._behavior = behavior
         self._handler = handler
 
+    @property
+    def wrapped_handle(self) -> Any:
+        return self._behavior.handle
+
     def handle(self, message: Any, call_next: CallNext[None], /) -> Coroutine[Any, Any, None]:
         result: Coroutine[Any, Any, None] = self._behavior.handle(message, self._handler, call_next)
         return result
@@ -194,6 +215,11 @@ class _Around:
 
 async def _around(resolving: Awaitable[Any], handler: type) -> _Around:
     return _Around(await resolving, handler)
+
+
+async def _behave_when_resolved(resolving: Awaitable[Any], *arguments: Any) -> Any:
+    behavior = await resolving
+    return await (behavior if awaits_inner(behavior) else watched(behavior)).handle(*arguments)
 
 
 async def _handle_when_resolved(resolving: Awaitable[Any], *arguments: Any) -> Any:
@@ -227,9 +253,10 @@ def own_scope_link(inner: Call) -> Call:
 
     async def call(message: Any, /) -> Any:
         outer = current_frame()
-        transactional = outer is None or outer.scope.transactional
-        mode = TransactionMode.NEW if transactional else TransactionMode.SUPPRESS
-        frame = enter(mode, message, outer.ids if outer is not None else new_id)
+        if outer is None:
+            raise NoScopeError("a handler's own scope")
+        mode = TransactionMode.NEW if outer.scope.transactional else TransactionMode.SUPPRESS
+        frame = enter(mode, message, outer.origin)
         try:
             response = await inner(message)
             check_awaited(response, message)
@@ -265,14 +292,3 @@ async def _call_joined(transaction: Transaction, message: object, call: Call) ->
         if issubclass(type(message), (Command, Notification)):
             transaction.doom(message, error)
         raise
-
-
-def check_awaited(response: Any, message: object) -> None:
-    """Make sure that a response is not a coroutine that a behavior forgot to await.
-
-    Raises:
-        NotAwaitedError: It is; nobody will run it any more.
-    """
-    if response.__class__ is CoroutineType:
-        response.close()
-        raise NotAwaitedError(message, response.__qualname__)

@@ -1,23 +1,20 @@
 """Registry: what is bound to which message, compiled on first use and never changed."""
 
 import difflib
-import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
-from mediator.companions import CompanionBehavior, equipped
+from mediator.binding import Binding
+from mediator.companions import WorksWithCompanions, equipped
 from mediator.errors import HandlerNotFoundError
 from mediator.handlers import (
-    UNIONS,
     RequestHandler,
     StreamRequestHandler,
-    fits,
-    message_types,
     spelled,
     type_arguments,
 )
-from mediator.messages import Notification, Request, StreamRequest, is_request, is_stream_request
+from mediator.messages import Notification, Request, StreamRequest, check_kind, is_request, is_stream_request
 from mediator.pipeline import (
     Call,
     NotificationPipelineBehavior,
@@ -30,70 +27,12 @@ from mediator.pipeline import (
     own_scope_link,
     strategy_link,
 )
-from mediator.strategies import PublishStrategy, Sequential
+from mediator.strategies import PublishStrategy, Sequential, check_strategy
 from mediator.streams import StreamPipelineBehavior, compile_stream
 
-_BEHAVIORS = (PipelineBehavior, NotificationPipelineBehavior, StreamPipelineBehavior)
 _ONE_HANDLER = (RequestHandler, StreamRequestHandler)
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A handler or a behavior, and where it comes from.
-
-    Attributes:
-        source: Gives the object; called whenever one is needed.
-        cls: Its class.
-        label: Where it is declared, for texts: `container.<name>`.
-        kind: The generic base through which it is bound: `RequestHandler`, `NotificationHandler`, `PipelineBehavior`...
-        messages: The message classes it is for; empty when the class does not say.
-        companions: Of a behavior in a compiled pipeline: what it works with there.
-    """
-
-    source: Source
-    cls: type
-    label: str
-    kind: type
-    messages: tuple[type, ...] = field(init=False)
-    companions: "tuple[Binding, ...]" = ()
-
-    def __post_init__(self) -> None:
-        arguments = type_arguments(self.cls, self.kind) or ()
-        unsaid: tuple[Any, ...] = (Any,) if self.kind in _BEHAVIORS else ()
-        found = message_types((arguments or unsaid)[0]) if arguments or unsaid else ()
-        object.__setattr__(self, "messages", found)
-
-    @property
-    def families(self) -> tuple[Any, ...]:
-        """What it is for, with type arguments where they make a difference: `Create[Student]`, but not `Create[Any]`."""
-        said = (type_arguments(self.cls, self.kind) or (None,))[0]
-        members = typing.get_args(said) if typing.get_origin(said) in UNIONS else (said,)
-        narrow = {message: [each for each in members if _is_narrow(each, message)] for message in self.messages}
-        found = [(message,) if message in members else each or (message,) for message, each in narrow.items()]
-        return tuple(dict.fromkeys(each for families in found for each in families))
-
-    def takes(self, message_type: type) -> bool:
-        """Whether messages of this class (or of one it derives from) are meant."""
-        return any(issubclass(message_type, cls) and self.serves(message_type, cls) for cls in self.messages)
-
-    def serves(self, message_type: type, base: type) -> bool:
-        """Whether what is for `base` is for a class derived from it: `Create[Student]` is not for `Create[Course]`."""
-        families = self._arguments(base)
-        given = type_arguments(message_type, base) or () if message_type is not base else ()
-        return not families or any(all(map(fits, given, wanted)) for wanted in families)
-
-    def vagueness(self, message_type: type, base: type) -> int:
-        """How little it says of the type arguments of `base`: 0 when they are those of the message class."""
-        families = self._arguments(base)
-        return 2 if not families else int(type_arguments(message_type, base) not in families)
-
-    def _arguments(self, base: type) -> list[tuple[Any, ...]]:
-        return [typing.get_args(family) for family in self.families if typing.get_origin(family) is base]
-
-    def distance(self, message_type: type) -> int:
-        """How specific the binding is for a message class: 0 for the class itself, more for its bases."""
-        order = message_type.__mro__
-        return min(order.index(cls) for cls in self.messages if cls in order)
+_KEPT = 256
+"""How many pipelines of strategies that were given with a publish are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +67,6 @@ class Pipeline:
         return "\n".join(lines if self.handlers else [*lines, f"  no {word}s"])
 
 
-def _is_narrow(said: Any, message: type) -> bool:
-    arguments = typing.get_args(said) if typing.get_origin(said) is message else ()
-    return any(argument is not Any and not isinstance(argument, TypeVar) for argument in arguments)
-
-
 def _heading(message_type: type) -> str:
     name = message_type.__name__
     if response := type_arguments(message_type, Request):
@@ -154,6 +88,9 @@ class Registry:
         companions: What behaviors work with: validators, authorizers, processors.
         strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
         compile_source: Gives for a source what pipelines call instead: a faster way to the same object.
+
+    Raises:
+        SettingError: `strategy` is no strategy.
     """
 
     def __init__(
@@ -168,9 +105,11 @@ class Registry:
         self.handlers: tuple[Binding, ...] = tuple(handlers)
         self.behaviors: tuple[Binding, ...] = tuple(behaviors)
         self.companions: tuple[Binding, ...] = tuple(companions)
-        self.strategy: PublishStrategy = strategy or Sequential()
+        self.strategy: PublishStrategy = Sequential() if strategy is None else strategy
+        check_strategy(self.strategy)
         self._compile_source = compile_source
-        self._pipelines: dict[Any, Pipeline] = {}
+        self._pipelines: dict[type, Pipeline] = {}
+        self._chosen: dict[tuple[type, PublishStrategy], Pipeline] = {}
 
     def message_types(self) -> tuple[type, ...]:
         """Every message class that has a handler, in the order of declaration."""
@@ -205,14 +144,31 @@ class Registry:
 
         Raises:
             HandlerNotFoundError: It is a request, and nothing handles it.
+            MessageDeclarationError: It is of several kinds.
+            SettingError: `strategy`, or that of its class, is no strategy.
         """
-        key = message_type if strategy is None else (message_type, strategy)
-        found = self._pipelines.get(key)
+        if strategy is not None:
+            return self._pipeline_with(message_type, strategy)
+        found = self._pipelines.get(message_type)
         if found is None:
-            found = self._pipelines[key] = self._compile(message_type, strategy)
+            found = self._pipelines[message_type] = self._compile(message_type, None)
+        return found
+
+    def _pipeline_with(self, message_type: type, strategy: PublishStrategy) -> Pipeline:
+        try:
+            found = self._chosen.get((message_type, strategy))
+        except TypeError:  # not hashable, which the check below says better
+            found = None
+        if found is None:
+            check_strategy(strategy)
+            found = self._compile(message_type, strategy)
+            if len(self._chosen) >= _KEPT:  # of strategies that are new each time, none is asked for again
+                del self._chosen[next(iter(self._chosen))]
+            self._chosen[message_type, strategy] = found
         return found
 
     def _compile(self, message_type: type, strategy: PublishStrategy | None) -> Pipeline:
+        check_kind(message_type)
         if is_request(message_type):
             return self._compile_request(message_type)
         if is_stream_request(message_type):
@@ -220,7 +176,8 @@ class Registry:
         return self._compile_publish(message_type, strategy or self._strategy_of(message_type))
 
     def _compile_stream(self, message_type: type) -> Pipeline:
-        behaviors = [b for b in self.behaviors if b.kind is StreamPipelineBehavior and b.takes(message_type)]
+        along = [b for b in self.behaviors if b.kind is StreamPipelineBehavior and b.takes(message_type)]
+        behaviors = [each for b in along if (each := self._equip(b, message_type)) is not None]
         handler = self._handler_of(message_type, StreamRequestHandler)
         chain = compile_stream(self._sources(behaviors), self._compile_source(handler.source))
         return Pipeline(message_type, behaviors, [handler], chain)
@@ -266,7 +223,10 @@ class Registry:
     def _strategy_of(self, message_type: type) -> PublishStrategy:
         if not issubclass(message_type, Notification):
             return Sequential()  # the handlers of a delivered event share its transaction
-        return message_type.publish_strategy or self.strategy
+        if message_type.publish_strategy is None:
+            return self.strategy
+        check_strategy(message_type.publish_strategy)
+        return message_type.publish_strategy
 
     def _behaviors_of(self, message_type: type) -> list[Binding]:
         candidates = [b for b in self.behaviors if b.kind is PipelineBehavior and b.takes(message_type)]
@@ -280,7 +240,7 @@ class Registry:
 
     def _equip(self, behavior: Binding, message_type: type) -> Binding | None:
         """The behavior with its companions for a message class; `None` when it has nothing to do there."""
-        if not issubclass(behavior.cls, CompanionBehavior):
+        if not issubclass(behavior.cls, WorksWithCompanions):
             return behavior
         kinds = behavior.cls.works_with
         found = tuple(each for each in self.companions if each.kind in kinds and each.takes(message_type))

@@ -12,12 +12,14 @@ from threading import Lock
 from typing import Any, NoReturn
 
 from mediator.closing import ExitCallback, call_all, raise_failures
-from mediator.context import IdFactory, MessageContext, new_id
+from mediator.context import MessageContext
 from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
-from mediator.transactions import Outcome, Transaction, TransactionMode
+from mediator.sender import Origin
+from mediator.transactions import Outcome, Transaction, TransactionMode, check_mode
 
 # Looking up the members of an enumeration each time costs more than comparing them.
-_NEW, _SUPPRESS, _NONE = TransactionMode.NEW, TransactionMode.SUPPRESS, Outcome.NONE
+_DEFAULT, _NESTED, _SUPPRESS = TransactionMode.DEFAULT, TransactionMode.NESTED, TransactionMode.SUPPRESS
+_NONE = Outcome.NONE
 
 
 class Scope:
@@ -80,15 +82,15 @@ class Scope:
 
 
 class Frame:
-    """One running dispatch: its message, its scope, and the dispatch it came from."""
+    """One running dispatch: its message, its scope, the mediator it came through, and the dispatch it came from."""
 
-    __slots__ = ("depth", "ids", "made_context", "made_scope", "message", "over", "owner", "parent")
+    __slots__ = ("depth", "made_context", "made_scope", "message", "origin", "over", "owner", "parent")
 
     made_scope: Scope | None
     over: bool
     parent: "Frame | None"
     message: object
-    ids: IdFactory
+    origin: Origin
     owner: bool
     depth: int
     made_context: MessageContext | None
@@ -114,7 +116,7 @@ class Frame:
     def context(self) -> MessageContext:
         """The message's context, made when first asked for: most dispatches never need it."""
         if self.made_context is None:
-            message_id, parent = self.ids(), self.parent
+            message_id, parent = self.origin.ids(), self.parent
             self.made_context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
         return self.made_context
 
@@ -232,19 +234,16 @@ def current_frame() -> Frame | None:
     return _frame.get()
 
 
-def enter(
-    mode: TransactionMode, message: object, ids: IdFactory = new_id, context: MessageContext | None = None
-) -> Frame:
+def enter(mode: TransactionMode, message: object, origin: Origin, context: MessageContext | None = None) -> Frame:
     """Begin a dispatch: join the running scope or open one, as `mode` says.
 
     Raises:
+        SettingError: `mode` is no `TransactionMode`.
         ConcurrentDispatchError: The scope to join is in use by another dispatch at this moment.
     """
     parent = _frame.get()
     frame = Frame()  # without an `__init__`, for it is made for every dispatch
-    frame.parent = parent
-    frame.message = message
-    frame.ids = ids
+    frame.parent, frame.message, frame.origin = parent, message, origin
     frame.made_context = context
     frame.over = False
     frame.owner = True
@@ -253,9 +252,9 @@ def enter(
         frame.depth = 1
     else:
         frame.depth = parent.depth + 1
-        if mode is not _NEW and mode is not _SUPPRESS:
+        if mode is _DEFAULT or mode is _NESTED:
             _join(frame, parent.scope, parent)
-    if mode is _SUPPRESS:
+    if mode is not _DEFAULT and check_mode(mode) is _SUPPRESS:
         frame.scope.transactional = False
     _frame.set(frame)
     return frame

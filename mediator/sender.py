@@ -1,10 +1,10 @@
-"""Sender and Publisher: the two halves of the mediator, for what needs only one of them."""
+"""Sender, Publisher and Origin: the parts of the mediator, for what needs only one of them."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
-from mediator.context import MessageContext
+from mediator.context import IdFactory, MessageContext
 from mediator.messages import Notification, Request, StreamRequest
 from mediator.strategies import PublishStrategy
 from mediator.transactions import TransactionMode
@@ -52,4 +52,18 @@ class Publisher(Protocol):
         context: MessageContext | None = None,
     ) -> None:
         """See `Mediator.publish`."""
+        ...
+
+
+class Origin(Publisher, Protocol):
+    """What a dispatch knows of the mediator through which it came."""
+
+    @property
+    def ids(self) -> IdFactory:
+        """Makes the ids of messages."""
+        ...
+
+    @property
+    def max_depth(self) -> int:
+        """How many dispatches may be nested in each other."""
         ...

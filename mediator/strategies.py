@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from mediator.errors import ContainerError
+from mediator.errors import ContainerError, SettingError
 
 HandlerCall = Callable[[], Awaitable[None]]
 """Runs one handler, with the behaviors around it."""
@@ -24,6 +24,22 @@ class PublishStrategy(ABC):
     @abstractmethod
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
         """Run every handler, given in the order of declaration, and raise what failed."""
+
+
+def check_strategy(strategy: object) -> None:
+    """Make sure that a strategy is one, and not its class or name, and that it can be told from others.
+
+    Raises:
+        SettingError: It is not.
+    """
+    if not isinstance(strategy, PublishStrategy):
+        called = strategy.__name__ if isinstance(strategy, type) else "Sequential"
+        raise SettingError("strategy", strategy, f"it is no PublishStrategy. Write `strategy={called}()`, for one.")
+    try:
+        hash(strategy)
+    except TypeError:
+        problem = f"it is not hashable. Make {type(strategy).__name__} a frozen dataclass."
+        raise SettingError("strategy", strategy, problem) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """Stream: one running stream request, the behaviors around it, and the scope that is there only while it is stepped."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import AsyncGeneratorType, TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from mediator.closing import raise_failures
-from mediator.context import IdFactory, MessageContext
+from mediator.context import MessageContext
 from mediator.errors import (
     CallNextError,
     ConcurrentDispatchError,
@@ -15,9 +15,10 @@ from mediator.errors import (
     SettingError,
     StreamNotOpenError,
 )
-from mediator.pipeline import Message_contra, Source
+from mediator.pipeline import Message_contra, Source, checked_replacement
 from mediator.scope import Frame, enter
-from mediator.transactions import TransactionMode
+from mediator.sender import Origin
+from mediator.transactions import TransactionMode, check_mode
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -43,6 +44,12 @@ class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
                 yield item
     """
 
+    role: ClassVar[str | None] = None
+    """As that of a `PipelineBehavior`; the two below too."""
+
+    belongs_inside: ClassVar[Mapping[str, str]] = {}
+    belongs_outside: ClassVar[Mapping[str, str]] = {}
+
     @abstractmethod
     def handle(self, request: Message_contra, call_next: StreamNext[T], /) -> AsyncIterator[T]:
         """Yield the items of `call_next()`, or others."""
@@ -61,8 +68,7 @@ class Stream(Generic[T]):
         request: What was asked for.
         call: The compiled chain.
         mode: How it stands to the dispatch that is running when it is opened.
-        ids: Makes the ids of messages.
-        max_depth: How many dispatches may be nested in each other.
+        origin: The mediator.
         cause: The context that it inherits, instead of the running one's.
     """
 
@@ -71,37 +77,44 @@ class Stream(Generic[T]):
         request: object,
         call: StreamCall,
         mode: TransactionMode,
-        ids: IdFactory,
-        max_depth: int,
+        origin: Origin,
         *,
         cause: MessageContext | None = None,
     ) -> None:
         if mode is TransactionMode.NESTED:
             problem = "a stream cannot stand behind a savepoint, which would stay open between items"
             raise SettingError("mode", mode, problem)
+        check_mode(mode)
         self._request = request
         self._call = call
         self._mode = mode
-        self._ids = ids
-        self._max_depth = max_depth
+        self._origin = origin
         self._cause = cause
         self._frame: Frame | None = None
         self._items: AsyncIterator[T] | None = None
         self._opened: list[Any] = []
 
     async def __aenter__(self) -> Self:
-        """Enter the scope and build the outermost behavior; the handler begins with the first step."""
+        """Enter the scope and build the outermost behavior; the handler begins with the first step.
+
+        Raises:
+            StreamNotOpenError: It is open already.
+        """
+        if self._frame is not None:
+            raise StreamNotOpenError(self._request, already_open=True)
         cause = self._cause
-        frame = enter(self._mode, self._request, self._ids, cause.caused(self._ids()) if cause else None)
+        frame = enter(self._mode, self._request, self._origin, cause.caused(self._origin.ids()) if cause else None)
         try:
-            if frame.depth > self._max_depth:
-                frame.refuse(self._max_depth)
+            if frame.depth > self._origin.max_depth:
+                frame.refuse(self._origin.max_depth)
             self._items = self._call(self._request, self)
         except BaseException as error:
             await frame.leave(error)
             raise
         frame.suspend()
         self._frame = frame
+        if not frame.owner:
+            frame.scope.on_exit(self._close_with_scope)
         return self
 
     async def __aexit__(
@@ -116,6 +129,8 @@ class Stream(Generic[T]):
         frame, self._frame = self._frame, None
         if frame is None:
             return
+        if frame.scope.exits and self._close_with_scope in frame.scope.exits:
+            frame.scope.exits.remove(self._close_with_scope)
         try:
             with frame.resumed():
                 failures = await self._close_all()
@@ -124,6 +139,10 @@ class Stream(Generic[T]):
             raise_failures("stream", await self._close_all(), refused)
             raise
         raise_failures("stream", failures, error)
+
+    async def _close_with_scope(self, error: BaseException | None) -> None:
+        """Close what a dispatch has left open that the stream had joined; there are no more items then."""
+        raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
         failures: list[BaseException] = []
@@ -148,7 +167,17 @@ class Stream(Generic[T]):
         if self._frame is None or self._items is None:
             raise StreamNotOpenError(self._request)
         with self._frame.resumed():
-            return await anext(self._items)
+            try:
+                return await anext(self._items)
+            finally:
+                self._stay_last(self._frame)
+
+    def _stay_last(self, frame: Frame) -> None:
+        """Be closed with the scope before what was opened in a step, which the handler may still use when it is closed."""
+        exits = frame.scope.exits if not frame.owner else None
+        if exits and exits[-1] != self._close_with_scope:
+            exits.remove(self._close_with_scope)
+            exits.append(self._close_with_scope)
 
     def begin(self, link: Any, *arguments: Any) -> AsyncIterator[Any]:
         """The items of a handler or behavior, to be closed with this stream.
@@ -213,11 +242,16 @@ def _handler_link(source: Source) -> StreamCall:
 
 def _behavior_link(source: Source, inner: StreamCall) -> StreamCall:
     def call(request: Any, stream: Stream[Any]) -> AsyncIterator[Any]:
+        run: Any = None
+
         def call_next(replacement: Any = _KEEP, /) -> AsyncIterator[Any]:
             if stream.is_over:
                 raise CallNextError(request, "the stream")
-            return inner(request if replacement is _KEEP else replacement, stream)
+            if run is not None and _is_used_up(run):
+                raise CallNextError(request, run.__qualname__)
+            return inner(request if replacement is _KEEP else checked_replacement(request, replacement), stream)
 
-        return stream.begin(source(), request, call_next)
+        items = run = stream.begin(source(), request, call_next)
+        return items
 
     return call

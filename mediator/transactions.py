@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from mediator.errors import SettingError
+
 
 class TransactionMode(enum.Enum):
     """How a dispatch stands to the one that is running."""
@@ -17,6 +19,17 @@ class TransactionMode(enum.Enum):
     """Join, behind a savepoint: a failure undoes only what was done since and dooms nothing further out."""
     SUPPRESS = "suppress"
     """A scope of its own, without a transaction; what joins it has none either."""
+
+
+def check_mode(mode: object) -> TransactionMode:
+    """The mode, if it is one; a text such as "nested" would be none, in silence.
+
+    Raises:
+        SettingError: It is not.
+    """
+    if not isinstance(mode, TransactionMode):
+        raise SettingError("mode", mode, "it is no TransactionMode. Write `mode=TransactionMode.NESTED`, for one.")
+    return mode
 
 
 class Outcome(enum.Enum):

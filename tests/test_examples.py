@@ -193,10 +193,12 @@ def test_the_university_fails_and_shows_the_log_when_an_application_dies():
     assert not [child for child in started if child.is_running()]
 
 
-def test_the_university_says_what_does_not_add_up(tmp_path):
-    process = university("--commands", "5000", "--timeout", "1.5", "--keep", str(tmp_path))
-    output, _ = process.communicate(timeout=60)
+@pytest.mark.parametrize("seconds", ["0.05", "1.5"], ids=["before anything has begun", "in the middle"])
+def test_the_university_says_what_does_not_add_up(seconds, tmp_path):
+    process = university("--commands", "5000", "--timeout", seconds, "--keep", str(tmp_path))
+    output, errors = process.communicate(timeout=60)
 
-    assert process.returncode == 1
+    assert (process.returncode, errors) == (1, ""), output
     assert "WRONG: of 5000 commands" in output
-    assert len(list(tmp_path.glob("run-*/enrollment.sqlite3"))) == 1
+    assert f"WRONG: not everything had happened after {seconds} s" in output
+    assert len(list(tmp_path.glob("run-*/enrollment.log"))) == 1

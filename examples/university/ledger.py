@@ -1,4 +1,4 @@
-"""Ledger: what stands in the two databases, read from the outside."""
+"""Ledger: what stands in the two databases, read from the outside; nothing before an application has created its own."""
 
 import contextlib
 import sqlite3
@@ -27,23 +27,24 @@ class Ledger:
 
     def effects(self) -> list[tuple[str, str, str]]:
         """Event id, student and status, in the order in which they took effect in advising."""
-        if not self.count_effects():
-            return []
         return _rows(self.advising, "SELECT event_id, student_id, status FROM status_changes ORDER BY id")
 
     def advised(self) -> Counter[str]:
         """How many advisors each student was given."""
-        if not self.count_effects():
-            return Counter()
         return Counter(student for (student,) in _rows(self.advising, "SELECT student_id FROM advisors"))
 
     def count_effects(self) -> int:
-        """How many effects there are, which is none as long as advising has not created its tables."""
+        """How many effects there are; none while that cannot be told, for advising is at work."""
         with contextlib.suppress(sqlite3.OperationalError):
-            return int(_rows(self.advising, "SELECT count(*) FROM status_changes")[0][0])
+            return sum(count for (count,) in _rows(self.advising, "SELECT count(*) FROM status_changes"))
         return 0
 
 
 def _rows(file: Path, query: str) -> list[Any]:
-    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True)) as connection:
-        return connection.execute(query).fetchall()
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True)) as connection:
+            return connection.execute(query).fetchall()
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith(("unable to open", "no such table")):
+            raise
+        return []

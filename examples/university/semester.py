@@ -65,8 +65,10 @@ class Semester:
         except TimeoutError:
             return False
         finally:
-            await self._enrollment.stop()
-            await self._advising.stop()
+            try:
+                await self._enrollment.stop()
+            finally:
+                await self._advising.stop()
         return True
 
     async def _enroll(self, group: asyncio.TaskGroup) -> None:

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 from mediator.companions import BoundCompanion, CompanionBehavior, resolve
 from mediator.handlers import message_types, type_arguments
-from mediator.messages import Command
 from mediator.pipeline import CallNext
 from mediator.processors import Handled, RequestExceptionAction, RequestExceptionHandler
 from mediator.scope import current_frame
@@ -14,11 +13,12 @@ from mediator.scope import current_frame
 class RequestExceptionProcessorBehavior(CompanionBehavior):
     """Lets the `RequestExceptionHandler`s of a request turn an error into a response. Cancellation passes.
 
-    A command that failed never leaves half of its work behind a response. Before the transaction in the list the whole
+    A request that failed never leaves half of its work behind a response. Before the transaction in the list the whole
     transaction is rolled back by then, and errors of the commit are covered too. Where a transaction runs already (after it
-    in the list, or in a command that joined it), the rest runs behind a savepoint, which is rolled back before the handlers
-    are asked; what was done before that stays, and is committed. Code that is to retry or to observe every error belongs
-    inside.
+    in the list, or in a request that joined it), the rest runs behind a savepoint, which is rolled back before the handlers
+    are asked; what was done before that stays, and is committed. That holds for queries too: a statement of theirs that
+    fails would leave nothing but a rollback to the whole transaction. Code that is to retry or to observe every error
+    belongs inside.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestExceptionHandler,)
@@ -30,7 +30,7 @@ class RequestExceptionProcessorBehavior(CompanionBehavior):
         except Exception as error:  # offered to the handlers; what none of them deals with is raised again
             for companion in _most_specific_first(companions, message, error):
                 answer: Any = await (await resolve(companion)).handle(message, error)
-                if answer.__class__ is Handled:
+                if issubclass(answer.__class__, Handled):
                     return answer.response
                 if answer is not None:
                     error.add_note(f"{companion.cls.__name__} must return Handled(...) or None, and returned neither.")
@@ -64,10 +64,10 @@ async def _execute(companion: BoundCompanion, message: Any, error: Exception) ->
 
 
 async def _call_undoable(message: Any, call_next: CallNext[Any]) -> Any:
-    """Go on; when a command fails in a transaction that goes on, undo what it did."""
+    """Go on; when that fails in a transaction that goes on, undo what was done."""
     frame = current_frame()
     transaction = frame.scope.transaction if frame is not None else None
-    if transaction is None or not issubclass(message.__class__, Command):
+    if transaction is None:
         return await call_next()
     async with transaction.savepoint(message):
         return await call_next()

@@ -126,7 +126,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
 async def _attempt(outer: Frame, message: Any, call_next: CallNext[Any]) -> Any:
     """Go on in a scope of its own, and keep in the outer one what became of it."""
     mode = TransactionMode.NEW if outer.scope.transactional else TransactionMode.SUPPRESS
-    frame = enter(mode, message, outer.ids, outer.context)
+    frame = enter(mode, message, outer.origin, outer.context)
     try:
         response = await call_next()
     except BaseException as error:

@@ -1,28 +1,25 @@
-"""Rules for behaviors: they stand in an order that works, and what they work with is declared so that they can."""
+"""Rules for behaviors: they stand in an order that works, and await what they go on with."""
 
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mediator.behaviors.caching import CachingBehavior
-from mediator.companions import CompanionBehavior
+from mediator.binding import Binding
 from mediator.dependency_injector.catalog import Catalog
 from mediator.dependency_injector.provider_kinds import MAKING_ANEW, effective
-from mediator.errors import HandlerNotFoundError, Problem
-from mediator.handlers import fits, message_types, spelled, type_arguments
-from mediator.messages import Notification, Request, is_request, is_stream_request
+from mediator.errors import HandlerNotFoundError, MessageDeclarationError, Problem, SettingError
+from mediator.handlers import message_types, type_arguments
+from mediator.messages import Notification, is_request
 from mediator.pipeline import PipelineBehavior
-from mediator.processors import RequestExceptionHandler, RequestPostProcessor
-from mediator.registry import Binding, Registry
+from mediator.registry import Registry
 from mediator.streams import StreamPipelineBehavior
-
-_TAKING_RESPONSES = (RequestExceptionHandler, RequestPostProcessor)
 
 
 def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
-    """What is wrong with the behaviors of one mediator, and with what they work with."""
+    """What is wrong with the behaviors of one mediator."""
     yield from find_order_faults(Registry(catalog.handlers, catalog.behaviors, catalog.companions))
     for behavior in catalog.behaviors:
         yield from _made_anew(behavior)
@@ -30,11 +27,6 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
         yield from _outside_bounds(binding)
     for behavior in catalog.behaviors:
         yield from _not_awaited(behavior)
-    for companion in catalog.companions:
-        yield from _unused(companion, catalog.behaviors)
-        yield from _of_a_stream(companion)
-        yield from _not_async(companion)
-        yield from _wrong_response(companion)
 
 
 def find_order_faults(registry: Registry) -> Iterator[Problem]:
@@ -63,7 +55,7 @@ def _is_of_the_application(cls: type) -> bool:
 def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, Binding, str]]:
     try:
         behaviors = registry.pipeline(message).behaviors
-    except HandlerNotFoundError:  # no handler, or one of another kind, which is reported as what it is
+    except (HandlerNotFoundError, MessageDeclarationError, SettingError):  # reported as what it is
         return
     for index, outer in enumerate(behaviors):
         for inner in behaviors[index + 1 :]:
@@ -76,6 +68,7 @@ def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, 
             if reason is not None:
                 remedy = f"Put it after {inner.label} in the list"
                 yield outer, inner, f"stands outside the {_role(inner)} {where}: {reason}. {remedy}."
+    yield from _missing(behaviors, message)
     yield from _rivals(registry, behaviors, message)
     for behavior in behaviors:
         if issubclass(behavior.cls, CachingBehavior) and not _is_value(message):
@@ -84,6 +77,17 @@ def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, 
                 "(`@dataclass(frozen=True)`), or narrow the behavior to other queries."
             )
             yield behavior, behavior, text
+
+
+def _missing(behaviors: Sequence[Binding], message: type) -> Iterator[tuple[Binding, Binding, str]]:
+    """Behaviors that need another one, in whose absence they would fail each time."""
+    roles = {_role(behavior) for behavior in behaviors}
+    for behavior in behaviors:
+        for role, reason in _asks(behavior, "needs").items():
+            if role not in roles:
+                where = f"in the pipeline of {message.__name__}"
+                text = f"has no {role} around it {where}: {reason}. Put one before it in the list."
+                yield behavior, behavior, text
 
 
 def _role(behavior: Binding) -> str | None:
@@ -168,44 +172,3 @@ def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
             yield node
             yield from _own_nodes(node)
-
-
-def _unused(companion: Binding, behaviors: tuple[Binding, ...]) -> Iterator[Problem]:
-    users = [each.cls for each in behaviors if issubclass(each.cls, CompanionBehavior)]
-    if not any(companion.kind in user.works_with for user in users):
-        text = (
-            f"is a {companion.kind.__name__}, and no behavior in the list works with those, so it would never be asked."
-        )
-        yield Problem(companion.label, companion.cls.__name__, text)
-
-
-def _of_a_stream(companion: Binding) -> Iterator[Problem]:
-    for message in filter(is_stream_request, companion.messages):
-        text = (
-            f"is for {message.__name__}, which is answered with a stream, and what works with those "
-            "is around requests and notifications only, so it would never be asked. Write a StreamPipelineBehavior."
-        )
-        yield Problem(companion.label, companion.cls.__name__, text)
-
-
-def _not_async(companion: Binding) -> Iterator[Problem]:
-    names: frozenset[str] = getattr(companion.kind, "__abstractmethods__", frozenset())
-    for name in sorted(names):
-        method: Any = getattr(companion.cls, name)
-        if not inspect.iscoroutinefunction(inspect.unwrap(method)):
-            text = f"has a `{name}` that is not async. Write `async def {name}(...)`."
-            yield Problem(companion.label, companion.cls.__name__, text)
-
-
-def _wrong_response(companion: Binding) -> Iterator[Problem]:
-    if companion.kind not in _TAKING_RESPONSES:
-        return
-    _, response, *_ = type_arguments(companion.cls, companion.kind) or (Any, Any)
-    for message in companion.messages:
-        (promised,) = type_arguments(message, Request) or (Any,)
-        produces = companion.kind is RequestExceptionHandler
-        if not (fits(response, promised) if produces else fits(promised, response)):
-            text = (
-                f"is for a response {spelled(response)}, but {message.__name__} is a request for {spelled(promised)}."
-            )
-            yield Problem(companion.label, companion.cls.__name__, text)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from dependency_injector import providers
 
+from mediator.binding import Binding
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.declared import (
     Named,
@@ -26,7 +27,6 @@ from mediator.dependency_injector.scan import HandlerScan
 from mediator.errors import Problem
 from mediator.handlers import message_types, type_arguments
 from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior
-from mediator.registry import Binding
 from mediator.streams import StreamPipelineBehavior
 
 _SEQUENCES: kinds.Kinds = (list, tuple)

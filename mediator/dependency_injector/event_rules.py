@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mediator.binding import Binding
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import Catalog, instances_of
 from mediator.dependency_injector.handler_rules import declared_classes
@@ -13,7 +14,6 @@ from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.handler import DistributedEventHandler
 from mediator.distributed.relay import OutboxRelay
 from mediator.errors import EventDeclarationError, Problem
-from mediator.registry import Binding
 
 _UNKNOWN: Any = object()
 

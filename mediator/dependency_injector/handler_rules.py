@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mediator.binding import Binding
 from mediator.dependency_injector.catalog import Catalog
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.handler import DistributedEventHandler
-from mediator.errors import HandlerNotFoundError, Problem
+from mediator.errors import HandlerNotFoundError, MessageDeclarationError, Problem, SettingError
 from mediator.handlers import (
     NotificationHandler,
     RequestHandler,
@@ -19,7 +20,7 @@ from mediator.handlers import (
     type_arguments,
 )
 from mediator.messages import Notification, Request, StreamRequest
-from mediator.registry import Binding
+from mediator.strategies import check_strategy
 from mediator.streams import StreamPipelineBehavior
 
 _KINDS: dict[type, type] = {
@@ -39,6 +40,9 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
         yield from _not_async(binding)
     for binding in catalog.handlers:
         yield from _wrong_kind(binding)
+    for binding in catalog.bindings:
+        yield from _of_several_kinds(binding)
+        yield from _wrong_strategy(binding)
     requests = [binding for binding in catalog.handlers if binding.kind in _ONE_HANDLER]
     for binding in requests:
         yield from _wrong_result(binding)
@@ -104,6 +108,24 @@ def _wrong_kind(binding: Binding) -> Iterator[Problem]:
         if not issubclass(message, wanted):
             text = f"is a {binding.kind.__name__} of {message.__name__}, which does not derive from {wanted.__name__}."
             yield Problem(binding.label, binding.cls.__name__, text)
+
+
+def _of_several_kinds(binding: Binding) -> Iterator[Problem]:
+    for message in binding.messages:
+        kinds = [kind.__name__ for kind in _KINDS.values() if issubclass(message, kind)]
+        if len(kinds) > 1:
+            yield Problem(binding.label, binding.cls.__name__, str(MessageDeclarationError(message, kinds)))
+
+
+def _wrong_strategy(binding: Binding) -> Iterator[Problem]:
+    """A notification whose class names something as its strategy that is none."""
+    for message in binding.messages:
+        strategy = message.publish_strategy if issubclass(message, Notification) else None
+        try:
+            if strategy is not None:
+                check_strategy(strategy)
+        except SettingError as error:
+            yield Problem(binding.label, binding.cls.__name__, f"{message.__name__}.publish_strategy: {error}")
 
 
 def _wrong_result(binding: Binding) -> Iterator[Problem]:

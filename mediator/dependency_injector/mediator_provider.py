@@ -14,7 +14,7 @@ from mediator.errors import ContainerValidationError
 from mediator.mediator import Mediator
 from mediator.pipeline import Source
 from mediator.registry import Registry
-from mediator.strategies import PublishStrategy
+from mediator.strategies import PublishStrategy, check_strategy
 
 
 class MediatorProvider(providers.Dependency[Mediator]):
@@ -34,6 +34,9 @@ class MediatorProvider(providers.Dependency[Mediator]):
         strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
         max_depth: How many dispatches may be nested in each other.
 
+    Raises:
+        SettingError: `strategy` is no strategy.
+
     Calling it raises:
         ContainerError: The container is a class, not an instance.
         ContainerValidationError: A handler does not say what it handles, or something else is in the list of behaviors.
@@ -50,6 +53,8 @@ class MediatorProvider(providers.Dependency[Mediator]):
     ) -> None:
         base: Any = super()
         base.__init__(Mediator)
+        if strategy is not None:
+            check_strategy(strategy)
         self._strategy = strategy
         self._max_depth = max_depth
         self._behaviors: Any = behaviors if isinstance(behaviors, providers.Provider) else providers.List(*behaviors)

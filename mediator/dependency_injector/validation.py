@@ -7,6 +7,7 @@ from dependency_injector import providers
 
 from mediator.dependency_injector.behavior_rules import find_behavior_faults
 from mediator.dependency_injector.catalog import Catalog, read_catalog
+from mediator.dependency_injector.companion_rules import find_companion_faults
 from mediator.dependency_injector.construction import find_unbuildable
 from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.event_rules import event_classes, find_event_faults, find_undelivered, handled_events
@@ -57,6 +58,7 @@ def _problems(
         yield from catalog.problems
         yield from find_handler_faults(catalog)
         yield from find_behavior_faults(catalog)
+        yield from find_companion_faults(catalog)
     yield from find_unhandled(catalogs, requests, packages, where)
     graph = Graph(container)
     yield from find_unbuildable(graph, _used(container, graph, catalogs))

@@ -1,4 +1,4 @@
-"""Workers: the relays, consumers and responders of a container, found by their class, run until they are told to stop."""
+"""Workers: what runs beside an application, such as relays and consumers, found by its class."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -10,11 +10,12 @@ import structlog
 from mediator.dependency_injector.catalog import instances_of
 from mediator.dependency_injector.graph import Graph
 from mediator.distributed.consumer import EventConsumer
+from mediator.distributed.idempotency import Idempotency
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.responder import RequestResponder
 from mediator.errors import ContainerError, WorkerNotStoppedError
 
-_WORKERS = (OutboxRelay, EventConsumer, RequestResponder)
+_WORKERS = (OutboxRelay, EventConsumer, RequestResponder, Idempotency)
 _GIVE_UP_TIMEOUT = 1.0
 """Seconds that a worker has to stop when told a second time."""
 

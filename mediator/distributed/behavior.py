@@ -9,11 +9,13 @@ from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox import Outbox
 from mediator.distributed.publisher import EventPublisher
+from mediator.distributed.reading import refuse_in_read_only
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ContainerError, EventsNotPublishedError, UnitOfWorkMismatchError
 from mediator.messages import Command, Notification
-from mediator.pipeline import CallNext, PipelineBehavior, check_awaited
+from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_scope
+from mediator.watching import check_awaited
 
 Delivery = Literal["outbox", "direct"]
 Message = TypeVar("Message", bound=Command[Any] | Notification)
@@ -90,6 +92,7 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         """Begin, go on, commit and deliver; or join what runs.
 
         Raises:
+            ReadOnlyTransactionError: It is a command, and would join the transaction of a query.
             UnitOfWorkRolledBackError: Something inside failed although its caller went on.
             CommitOutcomeUnknownError: The database's answer to COMMIT was lost.
             EventsNotPublishedError: Committed, but direct delivery failed. It carries the response.
@@ -97,6 +100,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         """
         scope = current_scope("a unit of work")
         if scope.transaction is not None or not scope.transactional:
+            if isinstance(message, Command):
+                refuse_in_read_only(message)
             return await call_next()
         unit_of_work = self._unit_of_work
         await unit_of_work.begin(message, isolation=self._isolation)

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 from mediator.context import IdFactory, new_id
 from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.transaction import CollectedEvent, UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import DeliveryTimeError, EventKindError, NoUnitOfWorkError
+from mediator.errors import DeliveryTimeError, EventKindError
 from mediator.scope import current_context
 
 
@@ -57,7 +58,7 @@ class DistributedEventBroker:
         check_event(event, deliver_at)
         event_id = self._ids()
         if self.unit_of_work.state is UnitOfWorkState.IDLE:
-            raise NoUnitOfWorkError(event)
+            raise lack_of_unit_of_work(event)
         self.unit_of_work.collect(CollectedEvent(event, event_id, self._clock(), current_context(), deliver_at))
         return event_id
 

@@ -14,11 +14,12 @@ from mediator.distributed.bounds import check_counts, check_not_negative, check_
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.downtime import Downtime
 from mediator.distributed.events import DistributedEvent, split_wire_type
+from mediator.distributed.exclusion import Turn, exclusion_here
 from mediator.distributed.handler import DistributedEventHandler
 from mediator.distributed.identity import is_storable
 from mediator.distributed.inbox import Admission, Inbox, needed_retention
 from mediator.distributed.intake import Intake, IntakeParts
-from mediator.distributed.parking import ParkedEvent, Parking
+from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
 from mediator.distributed.retries import Backoff, retry_schedule
 from mediator.distributed.settlement import Settlement, SettlementParts
 from mediator.distributed.shield import drain
@@ -43,7 +44,8 @@ class EventConsumer:
     `max_attempts` starts of its handlers, also of such that ended the process, it is parked. What can never be handled is
     parked at once: see `fatal_errors`. Nothing is ever dropped. While the database is away, or its outbox has no room for
     the events that handlers raise, the consumer waits; a start that was broken off by that, or by stopping the consumer,
-    does not count.
+    does not count. After its process died, an event is handled alone in the next one, so that only what kills a process
+    is parked for it.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, and those of other partitions
     beside them. Once an event is parked, the later ones of its key are parked behind it, to be replayed in order.
@@ -169,7 +171,11 @@ class EventConsumer:
             await failpoints.reach("replay.after_take")
             return Admission.NEW
 
-        await Intake(self._intake, envelope, event_class, parked.attempts + 1, admit).run()
+        intake = Intake(self._intake, envelope, event_class, parked.attempts + 1, admit)
+        with Turn(exclusion_here(), asyncio.Event()) as turn:
+            deadly = parked.reason == ParkReason.PROCESS_DIED
+            await (turn.alone(parked.attempts) if deadly else turn.beside_others())
+            await intake.run()
 
     def _read(self, parked: ParkedEvent) -> CloudEvent:
         stored_at = datetime.fromisoformat(parked.time)
@@ -181,6 +187,7 @@ class EventConsumer:
             classes=self._event_classes(),
             ordered=self._ordering == "key",
             intake=self._intake,
+            exclusion=exclusion_here(),
             inbox=self._inbox,
             parking=self.parking,
             retries=self._retries,

@@ -21,6 +21,25 @@ class DatabaseTransaction(ABC):
         """Get ready for a transaction, without I/O if possible; refuse an isolation level that cannot be given."""
 
     @abstractmethod
+    async def begin_reading(self, isolation: str | None) -> None:
+        """Let all that is read until `end_reading` be of one moment, or as an isolation level has it; refuse to write.
+
+        Raises:
+            IsolationNotSupportedError: The database cannot give that isolation level.
+        """
+
+    @abstractmethod
+    async def end_reading(self, error: BaseException | None) -> None:
+        """End it, bounded in time. What the session still holds cannot be written, and that is an error.
+
+        Args:
+            error: What the query failed with, if it did.
+
+        Raises:
+            ReadOnlyTransactionError: The session holds changes.
+        """
+
+    @abstractmethod
     async def flush(self) -> None:
         """Write what the session still holds."""
 

@@ -28,6 +28,7 @@ NAMES = (
     "consumer.before_park",
     "consumer.after_park",
     "consumer.after_term",
+    "consumer.after_failure",
     "consumer.after_take_back",
     "replay.after_take",
 )

@@ -20,19 +20,41 @@ class Admission(enum.Enum):
     """It is recorded now, but an earlier event of its key is parked: it is to be parked behind that one."""
 
 
+class LastStart(enum.StrEnum):
+    """What is known of the last start of an event's handlers."""
+
+    ENDED = "ended"
+    """It failed, or was taken back."""
+    BESIDE = "beside"
+    """It began beside others, and how it ended is not known: while it does not run, its process died."""
+    ALONE = "alone"
+    """The same, but nothing else was handled in its process."""
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """Whether the handlers of an event may be started.
 
     Attributes:
-        attempt: Which start this is, from 1; when `exhausted`, how many there were.
+        attempt: Which start this is, from 1; when `exhausted` or `suspect`, how many there were.
         taken: They may not, because the event has taken effect or is parked.
-        exhausted: They may not, because they were started as often as is allowed.
+        exhausted: They may not, because they were started as often as is allowed, and the process died of it.
+        suspect: They may only alone: how the last start ended is not known. It was not counted.
     """
 
     attempt: int
     taken: bool = False
     exhausted: bool = False
+    suspect: bool = False
+
+
+def refusal(starts: int, last: LastStart, limit: int, *, alone: bool) -> Start | None:
+    """Why the handlers of an event may not be started now, or `None`: the rule of `Inbox.start`."""
+    if last is LastStart.ALONE and starts >= limit:
+        return Start(starts, exhausted=True)
+    if last is not LastStart.ENDED and not alone:
+        return Start(starts, suspect=True)
+    return None
 
 
 class Inbox(ABC):
@@ -59,11 +81,26 @@ class Inbox(ABC):
         """Whether an event has taken effect or is parked, and that is committed."""
 
     @abstractmethod
-    async def start(self, consumer: str, source: str, event_id: str, limit: int, /) -> Start:
+    async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
         """Count a start of the handlers of an event that was delivered before, in a transaction of its own.
 
-        Of an event without a count the first start is taken to have happened, since that one is not counted: it would
-        cost every event a transaction. Such an event is never `exhausted`, whatever the limit.
+        Of an event without a count the first start is taken to have happened beside others, since that one is not counted:
+        it would cost every event a transaction. An event is `exhausted` only when its last start was alone and is not known
+        to have ended, whatever the limit.
+
+        Args:
+            consumer: The name of the consumer.
+            source: The application that the event comes from.
+            event_id: Its id there.
+            limit: How often it may be started.
+            alone: Nothing else is handled in this process. Otherwise a suspect is not counted, only said to be one.
+        """
+
+    @abstractmethod
+    async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
+        """Write down that the last start failed, in a transaction of its own.
+
+        `attempt` is the number of that start, for an event without a count.
         """
 
     @abstractmethod

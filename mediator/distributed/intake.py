@@ -17,8 +17,8 @@ from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.distributed.upcasting import decode_event
 from mediator.errors import HandlerTimeoutError
 from mediator.mediator import Mediator
-from mediator.pipeline import check_awaited
 from mediator.transactions import Outcome, TransactionMode
+from mediator.watching import check_awaited
 
 Admit = Callable[[UnitOfWork], Awaitable[Admission]]
 """The first statements of the transaction; the handlers run when it says `NEW`."""

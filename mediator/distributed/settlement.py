@@ -4,28 +4,30 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 
 from mediator.distributed import failpoints
+from mediator.distributed.attempt import Attempt
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.downtime import Downtime, is_backlog, is_outage
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.exclusion import Exclusion
 from mediator.distributed.identity import EventIdentity, identity_of
-from mediator.distributed.inbox import Admission, Inbox, Start
+from mediator.distributed.inbox import Admission, Inbox
 from mediator.distributed.intake import Intake, IntakeParts
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason, key_of, parked_delivery
 from mediator.distributed.propagation import incoming
 from mediator.distributed.retries import Backoff, RetrySchedule
-from mediator.distributed.shield import finish, is_being_cancelled
+from mediator.distributed.shield import is_being_cancelled
 from mediator.distributed.subscription import Delivery
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError
 from mediator.transactions import Outcome
 
-_TAKE_BACK_SECONDS = 0.9
-"""How long a stopping consumer waits for the database to take a start back."""
+_WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
 """So often may the connection be lost in one event's handlers, while the database answers, until that is their failure."""
 
@@ -39,6 +41,7 @@ class SettlementParts:
         classes: The event class of each type on the wire that is handled.
         ordered: Whether later events of a key wait for earlier ones.
         intake: What intakes work with.
+        exclusion: Who of this process may run now.
         inbox: What was taken in.
         parking: Where events are set aside; without it they are tried for ever.
         retries: How often and when failures are tried again.
@@ -54,6 +57,7 @@ class SettlementParts:
     classes: Mapping[str, type[DistributedEvent]]
     ordered: bool
     intake: IntakeParts
+    exclusion: Exclusion
     inbox: Inbox
     parking: Parking | None
     retries: RetrySchedule
@@ -90,8 +94,9 @@ class Settlement:
         self._delivery = delivery
         self._stopping = stopping
         self._identity: EventIdentity = identity_of(parts.group, delivery)
-        self._start: Start | None = None
-        self._to_park: tuple[ParkedEvent, BaseException | None] | None = None
+        limit = parts.retries.max_attempts if parts.parking is not None else _WITHOUT_LIMIT
+        self._attempt = Attempt(parts.inbox, self._identity, parts.exclusion, stopping, limit)
+        self._decided: Callable[[], Awaitable[Ending]] | None = None
         self._losses = 0
         self._met_full_outbox = False
 
@@ -101,6 +106,10 @@ class Settlement:
         Raises:
             asyncio.CancelledError: The consumer is stopping; the delivery went back without costing an attempt.
         """
+        with self._attempt.turn:
+            await self._settle()
+
+    async def _settle(self) -> None:
         try:
             ending = await self._through_outages()
         except asyncio.CancelledError as error:
@@ -127,8 +136,8 @@ class Settlement:
                 return self._give_up
 
     async def _decide(self) -> Ending:
-        if self._to_park is not None:  # the database went away before it was parked
-            return await self._park(*self._to_park)
+        if self._decided is not None:  # the database went away before that was written down
+            return await self._decided()
         envelope = self._delivery.event
         if envelope is None:
             return await self._set_aside(
@@ -137,13 +146,17 @@ class Settlement:
         event_class = self._parts.classes.get(envelope.type)
         if event_class is None:
             return await self._unknown_type(envelope)
-        if self._start is None:
-            self._start = await self._count()
-        if self._start.taken:
+        return await self._start(envelope, event_class)
+
+    async def _start(self, envelope: CloudEvent, event_class: type[DistributedEvent]) -> Ending:
+        start = await self._attempt.begin(first=self._delivery.attempt == 1)
+        if start is None:
+            return self._give_up
+        if start.taken:
             return self._delivery.ack
-        if self._start.exhausted:
+        if start.exhausted:
             return await self._set_aside(ParkReason.PROCESS_DIED, None)
-        return await self._take_in(envelope, event_class, self._start.attempt)
+        return await self._take_in(envelope, event_class, start.attempt)
 
     async def _unknown_type(self, envelope: CloudEvent) -> Ending:
         error = EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
@@ -152,16 +165,6 @@ class Settlement:
             return await self._set_aside(ParkReason.UNKNOWN_TYPE, error)
         pause = Backoff(1.0, 30.0, self._parts.rng).at(self._delivery.attempt - 1)
         return self._put_back(error, min(pause, left), log=self._parts.log.warning)
-
-    async def _count(self) -> Start:
-        if self._delivery.attempt == 1:
-            return Start(1)
-        identity, limit = self._identity, self._parts.retries.max_attempts
-        if self._parts.parking is None:
-            limit = 2**31 - 2
-        start = await self._parts.inbox.start(identity.consumer, identity.source, identity.event_id, limit)
-        await failpoints.reach("consumer.after_count")
-        return start
 
     async def _take_in(self, envelope: CloudEvent, event_class: type[DistributedEvent], attempt: int) -> Ending:
         intake = Intake(self._parts.intake, envelope, event_class, attempt, self._admit)
@@ -202,7 +205,12 @@ class Settlement:
             return await self._set_aside(ParkReason.FATAL_ERROR, error)
         if attempt >= self._parts.retries.max_attempts:
             return await self._set_aside(ParkReason.HANDLER_FAILED, error)
-        return self._put_back(error, self._parts.retries.delay(attempt, self._parts.rng))
+        return await self._try_again(error, self._parts.retries.delay(attempt, self._parts.rng))
+
+    async def _try_again(self, error: BaseException | None, pause: float) -> Ending:
+        self._decided = partial(self._try_again, error, pause)
+        await self._attempt.end()
+        return self._put_back(error, pause)
 
     async def _is_outage(self, error: BaseException) -> bool:
         """Whether the database, or its outbox, is at fault. Handlers that lose the connection each time are themselves."""
@@ -218,22 +226,22 @@ class Settlement:
 
     async def _set_aside(self, reason: ParkReason, error: BaseException | None) -> Ending:
         if self._parts.parking is None:
-            return self._put_back(error, self._pause())
+            return await self._try_again(error, self._pause())
         return await self._park(self._parked(reason, error), error)
 
     def _parked(self, reason: ParkReason, error: BaseException | None) -> ParkedEvent:
-        attempts = self._start.attempt if self._start is not None else 0
+        attempts = self._attempt.number
         text: BaseException | str = "" if error is None else error
         if reason is ParkReason.KEY_PARKED:
             attempts, text = 0, "an earlier event of its key is parked"
         elif reason is ParkReason.PROCESS_DIED:
-            text = "its handlers were started that often, and each time the process ended before they did"
+            text = "its handlers were started that often; in the last one the process ended, with nothing else being handled"
         return parked_delivery(
             self._parts.group, self._delivery, reason, text, attempts=attempts, now=self._parts.now()
         )
 
     async def _park(self, event: ParkedEvent, error: BaseException | None) -> Ending:
-        self._to_park = event, error
+        self._decided = partial(self._park, event, error)
         if self._parts.parking is not None:
             await failpoints.reach("consumer.before_park")
             if await self._parts.parking.park(event):
@@ -271,7 +279,7 @@ class Settlement:
             "delivery failed",
             error=type(error).__name__,
             reason=str(error) if isinstance(error, EventNotDecodableError) else None,
-            attempt=self._start.attempt if self._start is not None else self._delivery.attempt,
+            attempt=self._attempt.number or self._delivery.attempt,
             retry_in=round(pause, 3),
             subject=self._delivery.subject,
             sequence=self._delivery.sequence,
@@ -286,11 +294,5 @@ class Settlement:
 
     async def _give_up(self) -> None:
         """Hand the delivery back at once, for another process; what was started does not count."""
-        if self._start is not None and not self._start.taken and not self._start.exhausted:
-            identity = self._identity
-            back = self._parts.inbox.take_back(identity.consumer, identity.source, identity.event_id)
-            done = await finish(back, _TAKE_BACK_SECONDS)
-            if done.failure is not None or not done.task.done():
-                self._parts.log.warning("attempt counted", event_id=identity.event_id, error=repr(done.failure))
-            await failpoints.reach("consumer.after_take_back")
+        await self._attempt.take_back(self._parts.log)
         await self._delivery.nak(0)

@@ -2,17 +2,19 @@
 
 import enum
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from mediator.aggregates import AggregateRoot
 from mediator.context import MessageContext
 from mediator.distributed.after_commit import AfterCommitQueue
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import DistributedEvent, wire_type
 from mediator.distributed.identity import is_storable
 from mediator.distributed.propagation import outgoing
+from mediator.distributed.recorded_events import RecordedEventQueue
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.staging import StagedEvent
 from mediator.errors import (
@@ -114,6 +116,7 @@ class Doom:
 class _Level:
     mark: int
     calls: int
+    recorded: int = 0
     doom: Doom | None = None
 
 
@@ -128,6 +131,8 @@ class RunningTransaction:
         frame: The dispatch that began it.
         events: Collected so far, in the order of `add`.
         after_commit: What is to be called after the commit.
+        tracked: Aggregates that are tracked until it ends.
+        recorded: Domain events that wait to be published before the commit.
         sealed: The events are being stored: one that is added now would be lost.
         clock: Monotonic time in seconds.
     """
@@ -138,13 +143,16 @@ class RunningTransaction:
     frame: Frame
     events: list[CollectedEvent] = field(default_factory=list[CollectedEvent])
     after_commit: AfterCommitQueue = field(default_factory=AfterCommitQueue)
+    tracked: list[AggregateRoot] = field(default_factory=list[AggregateRoot])
     sealed: bool = False
     clock: Callable[[], float] = time.perf_counter
     started: float = 0.0
+    recorded: RecordedEventQueue = field(init=False)
     _levels: list[_Level] = field(default_factory=lambda: [_Level(0, 0)])
 
     def __post_init__(self) -> None:
         self.started = self.clock()
+        self.recorded = RecordedEventQueue(self.frame.origin)
 
     @property
     def milliseconds(self) -> float:
@@ -165,6 +173,24 @@ class RunningTransaction:
         return [
             StagedEvent(each.encode(codec, limit), type(each.event).ordering, each.deliver_at) for each in self.events
         ]
+
+    async def come_to_rest(self, flush: Callable[[], Awaitable[None]]) -> None:
+        """Write what the session holds and publish what aggregates recorded, in turn, until nothing is left of both.
+
+        Raises:
+            ConcurrentDispatchError: A dispatch has joined and still runs.
+            UnitOfWorkRolledBackError: What was done may not be kept.
+            DomainEventDepthError: Domain events cause each other in a circle.
+        """
+        while True:
+            self.close_to_others()
+            self.raise_doom()
+            await flush()
+            self.raise_doom()
+            if not self.recorded:
+                return
+            self.open_to_others()
+            await self.recorded.publish()
 
     def close_to_others(self) -> None:
         """Let no dispatch join from here on, since what it does might be lost.
@@ -212,7 +238,7 @@ class RunningTransaction:
 
     def enter_savepoint(self) -> None:
         """What is collected from here on can be dropped alone."""
-        self._levels.append(_Level(len(self.events), len(self.after_commit)))
+        self._levels.append(_Level(len(self.events), len(self.after_commit), len(self.recorded)))
 
     def leave_savepoint(self, *, keep: bool) -> None:
         """Keep what was collected since the savepoint, or drop it."""
@@ -220,3 +246,4 @@ class RunningTransaction:
         if not keep:
             del self.events[level.mark :]
             self.after_commit.drop(level.calls)
+            self.recorded.drop(level.recorded)

@@ -11,10 +11,12 @@ import structlog
 
 from mediator.context import IdFactory, new_id
 from mediator.distributed import failpoints
+from mediator.distributed.aggregate_tracker import AggregateTracker
 from mediator.distributed.bounds import check_positive
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.database import DatabaseTransaction
 from mediator.distributed.events import DistributedEvent
+from mediator.distributed.reading import lack_of_unit_of_work, refuse_in_read_only
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import Shielded, finish
 from mediator.distributed.transaction import CollectedEvent, RunningTransaction, UnitOfWorkState
@@ -31,7 +33,7 @@ from mediator.transactions import Outcome
 AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
 
 
-class UnitOfWork(DatabaseTransaction):
+class UnitOfWork(DatabaseTransaction, AggregateTracker):
     """The port of a database transaction; one object a scope, which may run several transactions in turn.
 
     `DistributedUnitOfWorkBehavior` runs it around a command. A script does so by hand, on the same commit path:
@@ -52,13 +54,13 @@ class UnitOfWork(DatabaseTransaction):
         commit_timeout: float = 30.0,
         ids: IdFactory = new_id,
     ) -> None:
+        super().__init__()
         check_positive(max_event_bytes=max_event_bytes, commit_timeout=commit_timeout)
         self.codec: EventCodec = codec
         self.settling: bool = False
         self._max_event_bytes = max_event_bytes
         self._commit_timeout = commit_timeout
         self._ids = ids
-        self._running: RunningTransaction | None = None
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
 
     # What users see.
@@ -115,15 +117,18 @@ class UnitOfWork(DatabaseTransaction):
 
         Raises:
             UnitOfWorkRunningError: One runs in this scope already.
+            ReadOnlyTransactionError: A query is being answered in this scope.
             NoScopeError: Nothing is being dispatched.
         """
         scope, frame = current_scope("a unit of work"), current_frame()
         if frame is None:
             raise NoScopeError("a unit of work")
+        refuse_in_read_only(message)
         if scope.transaction is not None or self._running is not None:
             raise UnitOfWorkRunningError(self._running.id if self._running else "of another database")
         await self.prepare(isolation)
         self._running = RunningTransaction(self._ids(), message, scope, frame)
+        self.take_over(self._running)
         scope.transaction = self
         scope.outcome, scope.response = Outcome.NONE, None
         flow = frame.context.log_fields()
@@ -132,7 +137,7 @@ class UnitOfWork(DatabaseTransaction):
     async def commit(
         self, response: Any = None, *, then: AfterCommit | None = None, after_commit_timeout: float = 30.0
     ) -> None:
-        """Write what is pending, store the events in the outbox, and commit.
+        """Write what is pending, publish domain events, store distributed ones in the outbox, and commit.
 
         From COMMIT on nothing tears this apart: a cancellation is raised again when all is done.
 
@@ -146,6 +151,7 @@ class UnitOfWork(DatabaseTransaction):
             AfterCommitError: Committed, but such a call failed.
             UnitOfWorkRolledBackError: Something failed before, although its caller went on.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
+            DomainEventDepthError: Domain events cause each other in a circle.
             EventError: An event cannot be stored. As after any other error up to COMMIT, all is rolled back.
         """
         running = self._require("commit")
@@ -188,10 +194,7 @@ class UnitOfWork(DatabaseTransaction):
             raise done.cancellation
 
     async def _write(self, running: RunningTransaction, *, stage: bool) -> Sequence[CloudEvent]:
-        running.close_to_others()
-        running.raise_doom()
-        await self.flush()
-        running.raise_doom()
+        await running.come_to_rest(self.flush)
         staged = running.encode_events(self.codec, self._max_event_bytes, stage=stage)
         await failpoints.reach("unit_of_work.before_stage")
         if staged and stage:
@@ -241,6 +244,7 @@ class UnitOfWork(DatabaseTransaction):
 
     def _end(self, running: RunningTransaction, outcome: Outcome) -> None:
         running.open_to_others()
+        self.let_go(running)
         running.scope.transaction = None
         running.scope.outcome = outcome
         running.scope.settled_id = running.scope.settled_id if outcome is Outcome.ROLLED_BACK else running.id
@@ -248,7 +252,7 @@ class UnitOfWork(DatabaseTransaction):
 
     def _require(self, subject: object) -> RunningTransaction:
         if self._running is None:
-            raise NoUnitOfWorkError(subject)
+            raise lack_of_unit_of_work(subject)
         return self._running
 
     # Dooming and savepoints: `mediator.scope.Transaction`.
@@ -285,16 +289,3 @@ class UnitOfWork(DatabaseTransaction):
                 raise done.cancellation from error
             raise
         running.leave_savepoint(keep=True)
-
-
-def current_unit_of_work() -> UnitOfWork:
-    """The unit of work that runs in the current scope.
-
-    Raises:
-        NoScopeError: Nothing is being dispatched.
-        NoUnitOfWorkError: No transaction runs.
-    """
-    transaction = current_scope("a unit of work").transaction
-    if not isinstance(transaction, UnitOfWork):
-        raise NoUnitOfWorkError("current_unit_of_work()")
-    return transaction

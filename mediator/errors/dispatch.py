@@ -49,6 +49,20 @@ class MessageKindError(MediatorError, TypeError):
 
 
 @dataclass(eq=False, repr=False)
+class MessageDeclarationError(MediatorError, TypeError):
+    """A class of messages is of several kinds, each of which is dispatched in another way."""
+
+    message_type: type
+    kinds: Sequence[str]
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.message_type)} is a {' and a '.join(self.kinds)}, each of which is dispatched in another way. "
+            "Derive it from one of them, and make another class for the other."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class MediatorNotStartedError(MediatorError, RuntimeError):
     """The mediator was used before its container was started, or after it was stopped."""
 
@@ -121,12 +135,18 @@ class ConcurrentDispatchError(ScopeError):
 
 @dataclass(eq=False, repr=False)
 class CallNextError(MediatorError, RuntimeError):
-    """A behavior called on after its `handle` had returned."""
+    """A behavior called on after its `handle` had returned, or returned while what is inside was running."""
 
     message: object
     behavior: str
+    running: bool = False
 
     def __str__(self) -> str:
+        if self.running:
+            return (
+                f"{self.behavior} returned before what it went on with for {name_of(self.message)} had ended, in a task "
+                "that was not awaited. Await the task inside `handle`, also one that was cancelled."
+            )
         return (
             f"`call_next` was called for {name_of(self.message)} after {self.behavior} had ended, when the response was "
             "given already. Await it inside `handle`; is this a task that was not awaited there?"
@@ -134,16 +154,31 @@ class CallNextError(MediatorError, RuntimeError):
 
 
 @dataclass(eq=False, repr=False)
+class ReplacementError(MediatorError, TypeError):
+    """A behavior went on with a message of another class than the one it was given."""
+
+    message: object
+    replacement: object
+
+    def __str__(self) -> str:
+        name = name_of(self.message)
+        return (
+            f"`call_next` was given a {name_of(self.replacement)} in place of a {name}, and what lies inside was chosen for "
+            f"{name}. Pass on a {name} (or one derived from it), or `await mediator.send(...)` the other message."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class NotAwaitedError(MediatorError, TypeError):
-    """The response of a dispatch is a coroutine: a behavior or handler did not await what it called."""
+    """A behavior or a handler did not await what it called, which is a coroutine and has not run."""
 
     message: object
     coroutine: str
 
     def __str__(self) -> str:
         return (
-            f"The response to {name_of(self.message)} is the coroutine {self.coroutine}, which nobody awaited, so it has "
-            "not run. Write `return await call_next()` in the behavior around it, not `return call_next()`."
+            f"What {name_of(self.message)} came to is the coroutine {self.coroutine}, which nobody awaited, so it has not "
+            "run. Write `await call_next()` in a behavior, and `await` before what a handler calls."
         )
 
 
@@ -179,6 +214,26 @@ class DispatchDepthError(MediatorError, RecursionError):
 
 
 @dataclass(eq=False, repr=False)
+class DomainEventDepthError(DispatchDepthError):
+    """The handlers of domain events made aggregates record events, whose handlers did so too, and so on.
+
+    Attributes:
+        limit: The `max_depth` of the mediator.
+        path: The events, each recorded by the handlers of the one before it.
+    """
+
+    def __str__(self) -> str:
+        names = [name_of(event) for event in self.path]
+        circle = self.cycle
+        shown = " -> ".join([circle[-1], *circle] if circle else names)
+        return (
+            f"{len(self.path)} domain events follow from each other, more than max_depth ({self.limit}): {shown}. "
+            + ("They cause each other without end. Break the circle" if circle else "Let fewer follow from each other")
+            + ", or raise `max_depth` of the mediator."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class ConcurrentPublishError(MediatorError, RuntimeError):
     """Handlers were to run in transactions of their own while the one they depend on has not committed."""
 
@@ -208,12 +263,15 @@ class NotAStreamError(MediatorError, TypeError):
 
 @dataclass(eq=False, repr=False)
 class StreamNotOpenError(MediatorError, RuntimeError):
-    """A stream was iterated before it was opened, or after it was closed."""
+    """A stream was iterated before it was opened, or after it was closed, or opened again while it was open."""
 
     message: object
+    already_open: bool = False
 
     def __str__(self) -> str:
         name = name_of(self.message)
+        if self.already_open:
+            return f"The stream of {name} is open already. Each `async with` needs a `mediator.stream(...)` of its own."
         return f"The stream of {name} is not open. Iterate inside `async with mediator.stream({name}(...)) as items:`."
 
 

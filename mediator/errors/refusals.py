@@ -163,6 +163,44 @@ class ConcurrencyLimitedError(MediatorError, RuntimeError):
 
 
 @dataclass(eq=False, repr=False)
+class IdempotencyConflictError(MediatorError, ValueError):
+    """A command has the idempotency key of another one, which was not the same.
+
+    Attributes:
+        message: The command.
+    """
+
+    message: object
+
+    def __str__(self) -> str:
+        return (
+            f"The idempotency key of this {name_of(self.message)} was used before, for one with another payload. Send what "
+            "is to happen again with its own key and unchanged, and everything else with a new key."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class IdempotencyEncodingError(MediatorError, TypeError):
+    """A command cannot be repeated safely, because its payload or its response cannot be encoded.
+
+    Attributes:
+        message: The command.
+        part: What cannot be encoded.
+        reason: Why, without any value.
+    """
+
+    message: object
+    part: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.message)} has an idempotency key, but {self.part} cannot be encoded or decoded: {self.reason}. "
+            "Use types that the codec knows, or give the Idempotency another `codec`."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class CacheKeyError(MediatorError, TypeError):
     """A query cannot be looked up in a cache."""
 

@@ -25,6 +25,19 @@ class NoUnitOfWorkError(UnitOfWorkError):
 
 
 @dataclass(eq=False, repr=False)
+class ReadOnlyTransactionError(NoUnitOfWorkError):
+    """Something that needs a unit of work was done in the read-only transaction of a query."""
+
+    query: object
+
+    def __str__(self) -> str:
+        return (
+            f"{name_of(self.subject)} needs a unit of work, but {name_of(self.query)} is answered in a read-only "
+            "transaction. Make that a command, or send what changes something with `mode=TransactionMode.NEW`."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class UnitOfWorkRunningError(UnitOfWorkError):
     """A unit of work was begun while it runs already."""
 

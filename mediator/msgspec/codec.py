@@ -84,13 +84,13 @@ class MsgspecRequestCodec:
     """Writes the requests and responses of other applications as JSON, as `MsgspecCodec` does with events."""
 
     def encode(self, value: object, /) -> bytes:
-        """The value as JSON, UTF-8.
+        """The value as JSON, UTF-8. Equal values give equal bytes: mappings and sets are sorted.
 
         Raises:
             ValueError: It has a part that JSON has no form for.
         """
         try:
-            return msgspec.json.encode(value)
+            return msgspec.json.encode(value, order="deterministic")
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise ValueError(str(error)) from error
 

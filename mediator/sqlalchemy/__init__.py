@@ -2,6 +2,7 @@
 
 from mediator.sqlalchemy.differences import schema_differences
 from mediator.sqlalchemy.engine import open_engine
+from mediator.sqlalchemy.idempotency import SqlAlchemyIdempotency
 from mediator.sqlalchemy.inbox import SqlAlchemyInbox
 from mediator.sqlalchemy.migrations import schema_rows, schema_sql, schema_statements
 from mediator.sqlalchemy.outbox import SqlAlchemyOutbox
@@ -11,6 +12,7 @@ from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 from mediator.sqlalchemy.upgrade import create_schema, upgrade_schema
 
 __all__ = [
+    "SqlAlchemyIdempotency",
     "SqlAlchemyInbox",
     "SqlAlchemyOutbox",
     "SqlAlchemyParking",

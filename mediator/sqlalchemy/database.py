@@ -32,10 +32,12 @@ class Database(ABC):
         reader: The same pool; its transactions read.
         writer: The same pool; its transactions write. To be used by whoever holds the turn.
         isolations: The isolation levels that a transaction can be given.
+        snapshot: That at which all statements see the same state; `None` when all do.
     """
 
     dialect: str
     isolations: frozenset[str]
+    snapshot: str | None = None
 
     def __init__(self, engine: AsyncEngine, name: str) -> None:
         self.name: str = name
@@ -80,6 +82,17 @@ class Database(ABC):
             options = {MODE: "write", **self.isolation_options(isolation)}
             self._isolated[isolation] = self.engine.execution_options(**options)
         return self._isolated[isolation]
+
+    def reader_at(self, isolation: str | None) -> AsyncEngine:
+        """The reader, at an isolation level; `None` is one at which all statements see the same state.
+
+        Raises:
+            IsolationNotSupportedError: The database cannot give it.
+        """
+        level = isolation or self.snapshot
+        if level is not None and level not in self.isolations:
+            raise IsolationNotSupportedError(self.name, level)
+        return self.reader if level is None else self.reader.execution_options(**self.isolation_options(level))
 
     def check_table(self, error: DBAPIError, table: Table) -> None:
         """Say it clearly when an error means that the library's tables are not there.

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mediator.distributed.bounds import check_positive
 from mediator.distributed.identity import fitting, is_storable
-from mediator.distributed.inbox import Admission, Inbox, Start
+from mediator.distributed.inbox import Admission, Inbox, LastStart, Start, refusal
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import MediatorError, SettingError
 from mediator.sqlalchemy.engine import database_of
@@ -81,30 +81,38 @@ class SqlAlchemyInbox(Inbox):
         async with self._database.reader.connect() as connection:
             return await _is_in(connection, _fitting(consumer, source, event_id))
 
-    async def start(self, consumer: str, source: str, event_id: str, limit: int, /) -> Start:
+    async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
         """See `Inbox.start`."""
         row = _fitting(consumer, source, event_id)
         async with self._database.writing() as connection:
             if await _is_in(connection, row):
                 return Start(0, taken=True)
-            before = (await connection.execute(select(attempts.c.attempts).where(_is(attempts, row)))).scalar()
-            if before is not None and before >= limit:
-                return Start(before, exhausted=True)
-            counted = attempts.c.attempts + 1
-            return Start((await connection.execute(self._count(row, 2, counted))).scalar_one())
+            refused = refusal(*await _last_start(connection, row), limit, alone=alone)
+            if refused is not None:
+                return refused
+            last = LastStart.ALONE if alone else LastStart.BESIDE
+            return Start((await connection.execute(self._count(row, 2, attempts.c.attempts + 1, last))).scalar_one())
+
+    async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
+        """See `Inbox.end`."""
+        async with self._database.writing() as connection:
+            row = _fitting(consumer, source, event_id)
+            await connection.execute(self._count(row, attempt, attempts.c.attempts, LastStart.ENDED))
 
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
         """See `Inbox.take_back`."""
         lowered = case((attempts.c.attempts > 0, attempts.c.attempts - 1), else_=0)
         async with self._database.writing() as connection:
-            await connection.execute(self._count(_fitting(consumer, source, event_id), 0, lowered))
+            row = _fitting(consumer, source, event_id)
+            await connection.execute(self._count(row, 0, lowered, LastStart.ENDED))
 
-    def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int]) -> Any:
-        values, now = dict(zip(_IDENTITY, row, strict=True)), self._clock()
-        statement: Any = self._database.insert(attempts).values(**values, attempts=first, started_at=now)
-        return statement.on_conflict_do_update(
-            index_elements=_IDENTITY, set_={"attempts": then, "started_at": now}
-        ).returning(attempts.c.attempts)
+    def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int], last: LastStart) -> Any:
+        written = {"started_at": self._clock(), "last_start": last.value}
+        identity = dict(zip(_IDENTITY, row, strict=True))
+        statement: Any = self._database.insert(attempts).values(**identity, attempts=first, **written)
+        return statement.on_conflict_do_update(index_elements=_IDENTITY, set_={"attempts": then, **written}).returning(
+            attempts.c.attempts
+        )
 
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
         """See `Inbox.forget_starts`."""
@@ -141,6 +149,13 @@ def _fitting(consumer: str, source: str, event_id: str) -> tuple[str, str, str]:
 
 def _is(table: Table, row: tuple[str, str, str]) -> ColumnElement[bool]:
     return and_(*(table.c[name] == value for name, value in zip(_IDENTITY, row, strict=True)))
+
+
+async def _last_start(connection: AsyncConnection, row: tuple[str, str, str]) -> tuple[int, LastStart]:
+    found = (
+        await connection.execute(select(attempts.c.attempts, attempts.c.last_start).where(_is(attempts, row)))
+    ).first()
+    return (1, LastStart.BESIDE) if found is None else (found[0], LastStart(found[1]))
 
 
 async def _is_in(connection: AsyncConnection, row: tuple[str, str, str]) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
+from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.errors import (
     DatabaseConnectionError,
     DatabaseUnavailableError,
@@ -49,6 +50,7 @@ class PostgresqlDatabase(Database):
 
     dialect: str = "postgresql"
     isolations: frozenset[str] = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
+    snapshot: str | None = "REPEATABLE READ"
 
     def __init__(self, engine: AsyncEngine, *, lock_timeout: float = 5.0) -> None:
         self._lock_timeout = lock_timeout
@@ -115,7 +117,7 @@ class PostgresqlDatabase(Database):
     ) -> BaseException | None:
         error = context.original_exception
         if sqlstate == _READ_ONLY and mode == "read":
-            return NoUnitOfWorkError("Writing to the database")
+            return lack_of_unit_of_work("Writing to the database")
         if sqlstate == _READ_ONLY and mode == "write":
             context.is_disconnect = True  # the next connection may lead to the server that has taken over
             return ReadOnlyDatabaseError(self.name)

@@ -90,9 +90,10 @@ attempts: Table = Table(
     Column("event_id", String(255), primary_key=True),
     Column("attempts", Integer, nullable=False),
     Column("started_at", Float, nullable=False),
+    Column("last_start", String(8), nullable=False),
     Index("mediator_attempts_by_time", "started_at"),
 )
-"""How often a handler was started for an event that has not taken effect yet."""
+"""How often a handler was started for an event that has not taken effect yet, and what is known of the last start."""
 
 parked: Table = Table(
     "mediator_parked",

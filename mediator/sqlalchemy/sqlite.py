@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.errors import DatabaseUnavailableError, NoUnitOfWorkError
 from mediator.sqlalchemy.database import MODE, Database, mode_of
 from mediator.sqlalchemy.guard import ENDED
@@ -97,7 +98,7 @@ class SqliteDatabase(Database):
         if str(context.original_exception) == ENDED:
             return NoUnitOfWorkError("A statement of a transaction that has ended")
         if mode == "read" and "readonly database" in str(context.original_exception):
-            return NoUnitOfWorkError("Writing to the database")
+            return lack_of_unit_of_work("Writing to the database")
         return None
 
     async def lock_schema(self, connection: AsyncConnection) -> None:

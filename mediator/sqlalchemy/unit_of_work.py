@@ -26,10 +26,11 @@ from mediator.errors import (
 )
 from mediator.msgspec import MsgspecCodec
 from mediator.scope import current_frame
+from mediator.sqlalchemy.aggregates import AggregateSession
 from mediator.sqlalchemy.backlog import backlog_of
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import outbox
-from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, OwnedSession, when_idle
+from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, when_idle
 from mediator.sqlalchemy.staging import stage_events
 
 
@@ -77,13 +78,14 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._staged = False
         self._own = False
         self._isolation: str | None = None
+        self._reader: AsyncEngine | None = None
 
     @property
     def session(self) -> AsyncSession:
         """The session of this scope, the same through all its transactions. It is never committed by a handler."""
         if self._session is None:
             self._session = AsyncSession(
-                self._database.engine, sync_session_class=OwnedSession, info={OWNER: self}, expire_on_commit=False
+                self._database.engine, sync_session_class=AggregateSession, info={OWNER: self}, expire_on_commit=False
             )
         return self._session
 
@@ -100,7 +102,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             frame = current_frame()
             raise ScopeClosedError(frame.message if frame is not None else "the session")
         if self.state is UnitOfWorkState.IDLE and not self.settling:
-            return self._database.reader.sync_engine
+            return (self._reader or self._database.reader).sync_engine
         if not self._holds_turn:
             await_only(self._take_turn())
         return self._database.writer_at(self._isolation).sync_engine
@@ -169,6 +171,33 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._isolation = isolation
         if self._session is not None and self._session.in_transaction():
             await self._session.commit()
+
+    async def begin_reading(self, isolation: str | None) -> None:
+        """See `DatabaseTransaction.begin_reading`."""
+        reader = self._database.reader_at(isolation)
+        if self.settling:
+            raise UnitOfWorkRunningError("whose COMMIT is not answered yet")
+        if self._session is not None and self._session.in_transaction():
+            await self._session.commit()
+        self._reader = reader
+
+    async def end_reading(self, error: BaseException | None) -> None:
+        """See `DatabaseTransaction.end_reading`. What was loaded stays usable, unless the query failed."""
+        try:
+            if self._session is not None:
+                done = await finish(self._end_reading(self._session, keep=error is None), self._commit_timeout)
+                failure = done.cancellation or (done.failure if error is None else None)
+                if failure is not None:
+                    raise failure
+        finally:
+            self._reader = None
+
+    async def _end_reading(self, session: AsyncSession, *, keep: bool) -> None:
+        try:
+            if keep:
+                await when_idle(session.commit)
+        finally:
+            await when_idle(session.rollback)
 
     async def flush(self) -> None:
         """See `DatabaseTransaction.flush`."""

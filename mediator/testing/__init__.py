@@ -6,6 +6,7 @@ from mediator.testing.channel import InMemoryRequestChannel
 from mediator.testing.database import InMemoryDatabase, InMemoryTable, InMemoryUnitOfWork
 from mediator.testing.frozen_check import FrozenReport, FrozenSampleWarning, check_frozen_events, compare_frozen_events
 from mediator.testing.frozen_events import freeze_events
+from mediator.testing.idempotency import InMemoryIdempotency
 from mediator.testing.inbox import InMemoryInbox
 from mediator.testing.outbox import InMemoryOutbox
 from mediator.testing.parking import InMemoryParking
@@ -21,6 +22,7 @@ __all__ = [
     "InMemoryDatabase",
     "InMemoryEventPublisher",
     "InMemoryEventSubscription",
+    "InMemoryIdempotency",
     "InMemoryInbox",
     "InMemoryOutbox",
     "InMemoryParking",

@@ -6,10 +6,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from mediator.distributed.bounds import check_counts
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.inbox import LastStart
+from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.staging import StagedEvent
 from mediator.distributed.transaction import UnitOfWorkState
@@ -30,7 +32,8 @@ class InMemoryDatabase:
         archive: Those that the broker has stored.
         archived: The place of each of them, and when it came there, in seconds since the epoch, by its id.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: How often handlers were started for such an event, as far as that is counted.
+        starts: How often handlers were started for an event that is not there yet, as far as that is counted, and what
+            is known of the last start.
         places: The place in the outbox that each event has or had, by its id.
         available: False while the database plays dead: what needs it fails.
     """
@@ -42,7 +45,7 @@ class InMemoryDatabase:
         self.archive: list[CloudEvent] = []
         self.archived: dict[str, tuple[int, float]] = {}
         self.inbox: set[tuple[str, str, str]] = set()
-        self.starts: dict[tuple[str, str, str], int] = {}
+        self.starts: dict[tuple[str, str, str], tuple[int, LastStart]] = {}
         self.available: bool = True
         self.recording: dict[tuple[str, str, str], tuple[object, asyncio.Event]] = {}
         self.locks: dict[tuple[str, str], tuple[object, asyncio.Event]] = {}
@@ -103,6 +106,20 @@ class InMemoryTable(MutableMapping[Any, Any]):
         return sum(1 for _ in self)
 
 
+class _ReadOnlyTable(InMemoryTable):
+    """A table as the transaction of a query sees it."""
+
+    def __init__(self, name: str, rows: dict[Any, Any]) -> None:
+        super().__init__(rows, dict)
+        self._name = name
+
+    def __setitem__(self, _key: Any, _value: Any) -> NoReturn:
+        raise lack_of_unit_of_work(f"Writing to the table {self._name}")
+
+    def __delitem__(self, _key: Any) -> NoReturn:
+        raise lack_of_unit_of_work(f"Writing to the table {self._name}")
+
+
 class InMemoryUnitOfWork(UnitOfWork):
     """A unit of work on an `InMemoryDatabase`: `unit_of_work = Scoped(InMemoryUnitOfWork, database)`.
 
@@ -132,6 +149,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         self.database = database
         self._max_pending = max_pending
         self._changes: dict[str, dict[Any, Any]] = {}
+        self._snapshot: dict[str, dict[Any, Any]] | None = None
         self._inbox: set[tuple[str, str, str]] = set()
         self._locks: list[tuple[str, str]] = []
         self._forgotten: set[tuple[str, str, str]] = set()
@@ -139,11 +157,13 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._cancelled: list[tuple[float, CloudEvent]] = []
 
     def table(self, name: str) -> InMemoryTable:
-        """A table, to be read and written in the running transaction.
+        """A table, to be read and written in the running transaction, or read in that of a query.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
         """
+        if self._snapshot is not None:
+            return _ReadOnlyTable(name, self._snapshot.get(name, {}))
         self._changes_of(name)
         return InMemoryTable(self.database.tables.setdefault(name, {}), partial(self._changes_of, name))
 
@@ -196,6 +216,15 @@ class InMemoryUnitOfWork(UnitOfWork):
         """See `DatabaseTransaction.prepare`."""
         if isolation is not None:
             raise IsolationNotSupportedError("InMemoryDatabase", isolation)
+
+    async def begin_reading(self, isolation: str | None) -> None:
+        """See `DatabaseTransaction.begin_reading`."""
+        await self.prepare(isolation)
+        self._snapshot = {name: dict(table) for name, table in self.database.tables.items()}
+
+    async def end_reading(self, error: BaseException | None) -> None:  # noqa: ARG002  # the port gives it
+        """See `DatabaseTransaction.end_reading`."""
+        self._snapshot = None
 
     async def flush(self) -> None:
         """See `DatabaseTransaction.flush`."""

@@ -2,7 +2,7 @@
 
 import math
 
-from mediator.distributed.inbox import Admission, Inbox, Start
+from mediator.distributed.inbox import Admission, Inbox, LastStart, Start, refusal
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import UnitOfWorkMismatchError
 from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
@@ -38,22 +38,30 @@ class InMemoryInbox(Inbox):
         self._database.check_available()
         return (consumer, source, event_id) in self._database.inbox
 
-    async def start(self, consumer: str, source: str, event_id: str, limit: int, /) -> Start:
+    async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
         """See `Inbox.start`."""
         entry = (consumer, source, event_id)
         if await self.contains(*entry):
             return Start(0, taken=True)
-        starts = self._database.starts
-        if starts.get(entry, 0) >= limit:
-            return Start(starts[entry], exhausted=True)
-        starts[entry] = starts.get(entry, 1) + 1
-        return Start(starts[entry])
+        before, last = self._database.starts.get(entry, (1, LastStart.BESIDE))
+        refused = refusal(before, last, limit, alone=alone)
+        if refused is None:
+            self._database.starts[entry] = before + 1, LastStart.ALONE if alone else LastStart.BESIDE
+        return refused or Start(before + 1)
+
+    async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
+        """See `Inbox.end`."""
+        self._database.check_available()
+        entry = (consumer, source, event_id)
+        counted, _ = self._database.starts.get(entry, (attempt, LastStart.ENDED))
+        self._database.starts[entry] = counted, LastStart.ENDED
 
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
         """See `Inbox.take_back`."""
         self._database.check_available()
         entry = (consumer, source, event_id)
-        self._database.starts[entry] = max(0, self._database.starts.get(entry, 1) - 1)
+        counted, _ = self._database.starts.get(entry, (1, LastStart.ENDED))
+        self._database.starts[entry] = max(0, counted - 1), LastStart.ENDED
 
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
         """See `Inbox.forget_starts`."""

@@ -12,9 +12,9 @@ from mediator.errors import MessageKindError, UnexpectedMessageError
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
 from mediator.registry import Registry
-from mediator.strategies import PublishStrategy
+from mediator.strategies import PublishStrategy, check_strategy
 from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
-from mediator.transactions import TransactionMode
+from mediator.transactions import TransactionMode, check_mode
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -120,10 +120,12 @@ class RecordingMediator(Mediator):
 
         Raises:
             MessageKindError: It is not a request.
+            SettingError: `mode` is no `TransactionMode`.
             UnexpectedMessageError: No answer was expected of it.
         """
         if not isinstance(request, Request):
             raise MessageKindError(request, "send")
+        check_mode(mode)
         response: R = self._answer(request)
         return response
 
@@ -138,6 +140,7 @@ class RecordingMediator(Mediator):
         """Record the stream request and give its items; raises as `send` does."""
         if not isinstance(request, StreamRequest):
             raise MessageKindError(request, "stream")
+        check_mode(mode)
         return _opened(self._answer(request))
 
     async def publish(
@@ -153,15 +156,21 @@ class RecordingMediator(Mediator):
 
         Raises:
             MessageKindError: It is not a notification.
+            SettingError: `mode` or `strategy` is none.
         """
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish")
+        check_mode(mode)
+        if strategy is not None:
+            check_strategy(strategy)
         self.published.append(notification)
 
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
         """Record the notification; raises as `publish` does."""
         if not isinstance(notification, Notification):
             raise MessageKindError(notification, "publish_after_commit")
+        if strategy is not None:
+            check_strategy(strategy)
         self.after_commit.append(notification)
 
     def _answer(self, request: object) -> Any:

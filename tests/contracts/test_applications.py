@@ -11,6 +11,7 @@ from dependency_injector import containers, providers
 from structlog.testing import capture_logs
 
 from mediator import (
+    AggregateRoot,
     CallNext,
     Command,
     Concurrent,
@@ -27,6 +28,7 @@ from mediator import (
     RequestHandler,
     TransactionMode,
     current_delivery,
+    current_unit_of_work,
 )
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
 from mediator.testing import (
@@ -278,3 +280,38 @@ async def test_a_failure_after_the_commit_of_another_transaction_rolls_the_deliv
     events = [line["event"] for line in logs]
     assert events.count("delivery failed") == 1
     assert "delivery failed after the commit" not in events
+
+
+class Advisee(AggregateRoot):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.record(AdviseeCame(name))
+
+
+@dataclass(frozen=True, slots=True)
+class AdviseeCame(Notification):
+    name: str
+
+
+class Advise(NotificationHandler[AdviseeCame]):
+    def __init__(self, unit_of_work: InMemoryUnitOfWork) -> None:
+        self._unit_of_work = unit_of_work
+
+    async def handle(self, notification: AdviseeCame) -> None:
+        self._unit_of_work.table("advised")[notification.name] = current_delivery().attempt
+        if current_delivery().attempt == 1:
+            raise LookupError
+
+
+async def test_what_aggregates_record_is_published_in_the_transaction_of_the_delivery(broker: InMemoryBroker):
+    class WithAdvisees(Receiving):
+        advise = providers.Factory(Advise, Receiving.unit_of_work)
+
+    async def come(_mediator: Mediator) -> None:
+        current_unit_of_work().track(Advisee("Ada"))
+
+    async with both(broker, WithAdvisees(broker=broker)) as (sending, receiving):
+        receiving.plan().actions += [come, come]
+        await sending.mediator().send(Enroll("Ada"))
+        await settled(broker, receiving, 1)
+        assert receiving.database().tables == {"students": {"Ada": 2}, "advised": {"Ada": 2}}

@@ -133,22 +133,52 @@ async def test_an_event_behind_a_parked_one_of_its_consumer_and_key_is_told_apar
 
 async def test_the_first_start_is_not_counted_the_later_ones_are_up_to_the_limit(storage: Storage):
     row = (GROUP, "shop", "1")
-    assert [await storage.inbox.start(*row, 3) for _ in range(2)] == [Start(2), Start(3)]
+    assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]
+    assert await storage.inbox.start(*row, 3, alone=True) == Start(3, exhausted=True)
     assert await storage.inbox.start(*row, 3) == Start(3, exhausted=True)
-    assert await storage.inbox.start(*row, 3) == Start(3, exhausted=True)
-    assert await storage.inbox.start(*row, 4) == Start(4)
+    assert await storage.inbox.start(*row, 4, alone=True) == Start(4)
+
+
+async def test_an_event_of_whose_last_start_nothing_is_known_is_a_suspect_and_counted_only_when_it_is_alone(
+    storage: Storage,
+):
+    row = (GROUP, "shop", "1")
+    assert [await storage.inbox.start(*row, 8) for _ in range(2)] == [Start(1, suspect=True)] * 2
+    assert await storage.inbox.start(*row, 8, alone=True) == Start(2)
+    assert await storage.inbox.start(*row, 8) == Start(2, suspect=True)
+
+
+async def test_an_event_whose_last_start_failed_is_no_suspect(storage: Storage):
+    row = (GROUP, "shop", "1")
+    await storage.inbox.end(*row, 1)
+    assert await storage.inbox.start(*row, 8) == Start(2)
+    assert await storage.inbox.start(*row, 8) == Start(2, suspect=True)
+    await storage.inbox.end(*row, 2)
+    assert await storage.inbox.start(*row, 8) == Start(3)
+    assert await storage.inbox.start(*row, 8, alone=True) == Start(4)
+    await storage.inbox.end(*row, 4)
+    assert await storage.inbox.start(*row, 8) == Start(5)
+
+
+async def test_a_last_start_beside_others_exhausts_no_event(storage: Storage):
+    row = (GROUP, "shop", "1")
+    await storage.inbox.end(*row, 1)
+    assert await storage.inbox.start(*row, 2) == Start(2)
+    assert await storage.inbox.start(*row, 2) == Start(2, suspect=True)
+    assert await storage.inbox.start(*row, 2, alone=True) == Start(3)
+    assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
 
 async def test_an_event_without_a_count_may_start_whatever_the_limit(storage: Storage):
-    assert await storage.inbox.start(GROUP, "shop", "1", 1) == Start(2)
-    assert await storage.inbox.start(GROUP, "shop", "1", 1) == Start(2, exhausted=True)
+    assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
+    assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)
 
 
 async def test_a_start_that_was_taken_back_does_not_count_the_first_one_neither(storage: Storage):
     row = (GROUP, "shop", "1")
     await storage.inbox.take_back(*row)
     assert await storage.inbox.start(*row, 8) == Start(1)
-    assert await storage.inbox.start(*row, 8) == Start(2)
+    assert await storage.inbox.start(*row, 8, alone=True) == Start(2)
     for _ in range(3):
         await storage.inbox.take_back(*row)
     assert await storage.inbox.start(*row, 8) == Start(1)
@@ -156,13 +186,13 @@ async def test_a_start_that_was_taken_back_does_not_count_the_first_one_neither(
 
 async def test_an_event_that_has_taken_effect_is_not_started_and_its_count_is_gone(storage: Storage):
     row = (GROUP, "shop", "1")
-    await storage.inbox.start(*row, 8)
+    await storage.inbox.start(*row, 8, alone=True)
     with pytest.raises(LookupError):
         async with storage.transaction() as unit_of_work:
             await storage.inbox.insert(unit_of_work, *row)
             await storage.inbox.forget_starts(unit_of_work, *row)
             raise LookupError
-    assert (await storage.inbox.start(*row, 8)).attempt == 3
+    assert (await storage.inbox.start(*row, 8, alone=True)).attempt == 3
     async with storage.transaction() as unit_of_work:
         await storage.inbox.insert(unit_of_work, *row)
         await storage.inbox.forget_starts(unit_of_work, *row)
@@ -196,7 +226,7 @@ async def test_a_parked_event_comes_back_as_it_was(storage: Storage):
 
 
 async def test_parking_records_the_event_in_the_inbox_and_ends_its_count(storage: Storage):
-    await storage.inbox.start(GROUP, "shop", "1", 8)
+    await storage.inbox.start(GROUP, "shop", "1", 8, alone=True)
     await storage.park(event("1"))
     assert await storage.inbox.contains(GROUP, "shop", "1")
     assert (await storage.inbox.start(GROUP, "shop", "1", 8)).taken

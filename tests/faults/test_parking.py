@@ -41,15 +41,15 @@ def world(server: NatsServer, databases: Databases, log: Path) -> World:
 
 
 async def test_a_handler_that_kills_its_process_is_counted_and_parked_with_what_follows(world: World):
-    await world.place("ada/deadly", "ada/1", "eve/2")
+    await world.place("ada/deadly", "ada/1", "eve/2", "bob/3", "dan/4")  # those of others are handled beside it
     for _ in range(3):
         assert await run(world.log, *world.warehouse) == KILLED, world.log.read_text()
     async with running(world.log, *world.warehouse):
-        await world.settled(1, 2)
-    assert world.databases.reservations() == ["2"]
+        await world.settled(3, 2)
+    assert sorted(world.databases.reservations()) == ["2", "3", "4"]
     assert world.databases.parked() == [("deadly", "process-died", 3), ("1", "key-parked", 0)]
     assert world.databases.counted() == 0
-    assert world.databases.follow_ups() == 1
+    assert world.databases.follow_ups() == 3
 
 
 async def test_eight_deployments_in_the_middle_of_a_handler_park_nothing(world: World):
@@ -69,6 +69,7 @@ async def test_eight_deployments_in_the_middle_of_a_handler_park_nothing(world: 
     "name",
     [
         "consumer.after_count",
+        "consumer.after_failure",
         "consumer.before_park",
         "consumer.after_park",
         "consumer.after_append",

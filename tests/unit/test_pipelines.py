@@ -6,6 +6,7 @@ from typing import Any, Literal, NewType
 import pytest
 
 from mediator import Command, Notification, PipelineBehavior, Query, RequestHandler
+from mediator.errors import ReplacementError
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, StudentChanged, StudentEnrolled, answer_name
 from tests.unit.wiring import around, bind, handles, listens, wire
 
@@ -99,14 +100,30 @@ async def test_a_replaced_notification_reaches_every_handler():
     assert seen == ["ADA", "ADA"]
 
 
-async def test_a_message_may_be_replaced_even_by_none():
-    async def drop(_message: Any, call_next: Any) -> Any:
-        return await call_next(None)
+@pytest.mark.parametrize("other", [None, ExpelStudent("Bob"), "Bob", EnrollStudent])
+async def test_a_message_of_another_class_is_refused_for_what_lies_inside_was_chosen_for_this_one(other: Any):
+    async def swap(_message: Any, call_next: Any) -> Any:
+        return await call_next(other)
 
-    async def answer(message: Any) -> Any:
-        return message
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(Any, swap)])
+    with pytest.raises(ReplacementError, match=r"in place of a EnrollStudent.*`await mediator\.send"):
+        await mediator.send(EnrollStudent())
 
-    assert await wire(handles(EnrollStudent, answer), behaviors=[around(Any, drop)]).send(EnrollStudent()) is None
+
+async def test_a_notification_is_replaced_by_one_of_a_derived_class_and_not_by_one_of_its_base():
+    seen: list[Any] = []
+
+    async def see(message: Any) -> None:
+        seen.append(message)
+
+    async def swap(message: Any, call_next: Any) -> Any:
+        return await call_next(StudentEnrolled() if message == StudentChanged() else StudentChanged())
+
+    mediator = wire(listens(StudentChanged, see), behaviors=[around(Any, swap)])
+    await mediator.publish(StudentChanged())
+    assert seen == [StudentEnrolled()]
+    with pytest.raises(ReplacementError):
+        await mediator.publish(StudentEnrolled())
 
 
 @pytest.mark.parametrize(

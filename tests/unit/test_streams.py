@@ -29,6 +29,7 @@ from mediator.errors import (
     MessageKindError,
     NoScopeError,
     NotAStreamError,
+    ReplacementError,
     ScopeClosedError,
     SettingError,
     StreamNotOpenError,
@@ -641,3 +642,84 @@ async def test_inside_a_context_of_a_dispatch_a_joined_stream_and_its_consumer_d
         streams(ListCourses, listing), handles(EnrollStudent, answer_name), handles(ExpelStudent, consuming)
     )
     assert await mediator.send(ExpelStudent()) == [("inner", "acme", "outer")] * 2  # type: ignore[func-returns-value]
+
+
+async def test_call_next_is_refused_after_the_behavior_has_ended_while_the_stream_goes_on():
+    kept: list[Any] = []
+
+    async def inside(_request: Any, call_next: Any) -> Any:
+        kept.append(call_next)
+        yield "one"
+
+    async def outside(_request: Any, call_next: Any) -> Any:
+        async for item in call_next():
+            yield item
+        yield "two"
+
+    mediator = wire(streams(ListStudents, names), behaviors=[along(Any, outside), along(Any, inside)])
+    async with mediator.stream(ListStudents()) as items:
+        assert await anext(items) == "one"
+        assert await anext(items) == "two"
+        with pytest.raises(CallNextError, match="had ended"):
+            kept[0]()
+
+
+async def test_a_stream_request_of_another_class_is_refused():
+    async def swap(_request: Any, call_next: Any) -> Any:
+        async for item in call_next(ListCourses()):
+            yield item
+
+    mediator = wire(streams(ListStudents, names), behaviors=[along(Any, swap)])
+    async with mediator.stream(ListStudents()) as items:
+        with pytest.raises(ReplacementError, match="a ListCourses in place of a ListStudents"):
+            await anext(items)
+
+
+async def test_a_stream_that_is_open_is_not_opened_again_and_closes_as_ever():
+    log: list[str] = []
+    mediator = wire(streams(ListStudents, names), behaviors=[along(Any, passing("a", log))])
+    stream: Any = mediator.stream(ListStudents())
+    async with stream as items:
+        assert await anext(items) == "Adaa"
+        with pytest.raises(StreamNotOpenError, match="is open already"):
+            async with stream:
+                raise AssertionError("entered")
+        assert await anext(items) == "Boba"
+    assert log == ["a in", "a out"]
+    assert current_frame() is None
+
+
+async def test_a_stream_that_a_handler_has_left_open_is_closed_before_what_the_scope_holds():
+    log: list[str] = []
+    left: list[Any] = []
+
+    async def listing(_request: Any) -> Any:
+        current_scope().on_exit(lambda _error: log.append("the scope's"))
+        try:
+            yield "Ada"
+            yield "Bob"
+        finally:
+            await asyncio.sleep(0)
+            log.append("stream")
+
+    async def open_and_forget(_command: Any) -> str:
+        stream: Any = mediator.stream(ListStudents())
+        left.append(stream)
+        return await anext(await stream.__aenter__())
+
+    mediator = wire(streams(ListStudents, listing), handles(EnrollStudent, open_and_forget))
+    assert await mediator.send(EnrollStudent()) == "Ada"
+    assert log == ["stream", "the scope's"]
+    with pytest.raises(ScopeClosedError):
+        await anext(left[0])
+
+
+async def test_a_stream_that_was_closed_leaves_nothing_to_the_scope():
+    async def list_twice(_command: Any) -> None:
+        for _ in range(2):
+            async with mediator.stream(ListStudents()) as items:
+                await anext(items)
+        assert not current_scope().exits
+
+    mediator = wire(streams(ListStudents, names), handles(EnrollStudent, list_twice))
+    await mediator.send(EnrollStudent())

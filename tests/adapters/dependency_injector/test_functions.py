@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -160,6 +161,18 @@ async def yields(message: EnrollStudent) -> AsyncIterator[str]:
     yield message.name
 
 
+async def unresolvable(message: "Unknown") -> str:  # type: ignore[name-defined]  # noqa: F821  # the fault
+    return message.name
+
+
+def misspelt(message: "EnrollStudent[") -> None: ...  # type: ignore[valid-type]  # noqa: F722  # the fault
+
+
+class Callable:
+    async def __call__(self, message: EnrollStudent) -> str:
+        return message.name
+
+
 async def returns(request: ListNames) -> list[str]:
     return []
 
@@ -180,6 +193,15 @@ def streams(request: ListNames) -> list[str]:
         (as_handler, yields, "has a `yield`"),
         (as_handler, returns, "has no `yield`"),
         (as_sync_handler, streams, "must be an async generator"),
+        (
+            as_handler,
+            unresolvable,
+            "unresolvable cannot be resolved: name 'Unknown' is not defined.*imported at run time",
+        ),
+        (as_sync_handler, misspelt, "misspelt cannot be resolved"),
+        (as_handler, partial(waits), r"A partial of waits is no function.*providers\.Factory\(as_handler"),
+        (as_sync_handler, partial(count), "A partial of count is no function"),
+        (as_handler, Callable(), "is no function. Write one, or derive a class from RequestHandler"),
     ],
 )
 def test_a_function_that_cannot_be_a_handler_is_refused_at_once(make: Any, function: Any, text: str):

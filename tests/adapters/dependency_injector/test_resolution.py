@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from mediator import Command, RequestHandler
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, override
 from mediator.dependency_injector.resolution import Resolution, forget
+from mediator.mediator import Mediator
+from mediator.registry import Registry
 from mediator.scope import enter
 from mediator.transactions import TransactionMode
 
@@ -166,11 +168,11 @@ class Side:
 def done(described: list[Any], todo: list[Any], compile_source: Any) -> list[Any]:
     async def run() -> list[Any]:
         side, seen = Side(described, compile_source), []
-        scope = enter(TransactionMode.NEW, "a test")
+        scope = enter(TransactionMode.NEW, "a test", Mediator(Registry()))
         for step in todo:
             if step[0] == "new scope":
                 await scope.leave()
-                scope = enter(TransactionMode.NEW, "a test")
+                scope = enter(TransactionMode.NEW, "a test", Mediator(Registry()))
             seen.append(await side.do(step))
             if step[0] in ("start anew", "change", "change class"):
                 for provider in side.providers if step[0] == "start anew" else ():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from mediator import (
+    Authorizer,
     Command,
     DistributedEvent,
     DistributedEventBroker,
@@ -17,17 +18,25 @@ from mediator import (
     NotificationPipelineBehavior,
     PipelineBehavior,
     RequestHandler,
+    StreamAuthorizationBehavior,
     StreamPipelineBehavior,
     StreamRequest,
+    ValidationBehavior,
+    ValidationFailure,
+    Validator,
     current_context,
 )
 from mediator.errors import (
+    ContainerError,
     DeliveryTimeError,
     EventDeclarationError,
     EventKindError,
     MessageKindError,
+    NotAuthorizedError,
     NotAwaitedError,
+    ReplacementError,
     UnexpectedMessageError,
+    ValidationFailedError,
 )
 from mediator.testing import RecordingMediator, run_behavior, run_stream_behavior
 
@@ -141,14 +150,14 @@ async def test_messages_of_the_wrong_kind_are_refused_as_by_the_mediator():
 class Twice(PipelineBehavior[Command[Any], str]):
     async def handle(self, message: Command[Any], call_next: Any) -> str:
         first = await call_next()
-        return f"{first} {await call_next(Greet(current_context().tenant or ''))}"
+        return f"{first} {await call_next(Enroll(current_context().tenant or ''))}"
 
 
 async def test_a_behavior_is_run_alone_in_a_scope():
     context = MessageContext.new(tenant="acme")
     run = await run_behavior(Twice(), Enroll("Ada"), returns="inner", context=context)
     assert run.response == "inner inner"
-    assert run.inner == [Enroll("Ada"), Greet("acme")]
+    assert run.inner == [Enroll("Ada"), Enroll("acme")]
 
 
 async def test_a_behavior_meets_the_error_of_what_is_inside():
@@ -163,6 +172,60 @@ async def test_a_behavior_that_forgets_to_await_is_told_so():
 
     with pytest.raises(NotAwaitedError):
         await run_behavior(Forgets(), Enroll("Ada"))
+
+
+class OnlyAda(Authorizer[Any]):
+    async def authorize(self, message: Any, context: MessageContext) -> bool:
+        return context.principal == "ada"
+
+
+class NameIsShort(Validator[Enroll]):
+    async def validate(self, message: Enroll) -> list[ValidationFailure]:
+        return [ValidationFailure("name", "is long")] if len(message.name) > 3 else []
+
+
+class GreetsNobody(Validator[Greet]):
+    async def validate(self, message: Greet) -> list[ValidationFailure]:
+        return [ValidationFailure("name", "is forbidden")]
+
+
+async def test_a_behavior_is_run_with_the_companions_that_it_works_with():
+    validators = [NameIsShort(), GreetsNobody()]
+    run = await run_behavior(ValidationBehavior(), Enroll("Ada"), returns="1", companions=validators)
+    assert run.response == "1"
+    with pytest.raises(ValidationFailedError) as caught:
+        await run_behavior(ValidationBehavior(), Enroll("Grace"), companions=validators)
+    assert caught.value.by_validator == {"NameIsShort": ["is long"]}
+
+
+async def test_a_behavior_around_streams_is_run_with_its_companions_too():
+    behavior, ada = StreamAuthorizationBehavior(), MessageContext.new(principal="ada")
+    run = await run_stream_behavior(behavior, ListNames(), yields=["a"], companions=[OnlyAda()], context=ada)
+    assert run.response == ["a"]
+    with pytest.raises(NotAuthorizedError):
+        await run_stream_behavior(behavior, ListNames(), yields=["a"], companions=[OnlyAda()])
+
+
+async def test_a_companion_that_a_behavior_does_not_work_with_is_refused():
+    with pytest.raises(ContainerError, match="ValidationBehavior does not work with a OnlyAda, but with a Validator"):
+        await run_behavior(ValidationBehavior(), Enroll("Ada"), companions=[OnlyAda()])
+    with pytest.raises(ContainerError, match=r"Twice does not work with a OnlyAda\."):
+        await run_behavior(Twice(), Enroll("Ada"), companions=[OnlyAda()])
+
+
+async def test_a_behavior_that_drops_what_it_goes_on_with_or_passes_on_another_message_is_told_so():
+    class Drops(PipelineBehavior[Any, Any]):
+        async def handle(self, message: Any, call_next: Any) -> Any:
+            call_next()
+
+    class Swaps(PipelineBehavior[Any, Any]):
+        async def handle(self, message: Any, call_next: Any) -> Any:
+            return await call_next(Greet("Ada"))
+
+    with pytest.raises(NotAwaitedError):
+        await run_behavior(Drops(), Enroll("Ada"))
+    with pytest.raises(ReplacementError):
+        await run_behavior(Swaps(), Enroll("Ada"))
 
 
 async def test_a_behavior_around_each_handler_is_run_alone_too():

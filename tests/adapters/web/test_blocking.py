@@ -282,6 +282,64 @@ def test_calls_before_and_after_the_block_are_refused(container: App):
     assert container.log().ended == ["resource closed"]
 
 
+class Slow(BlockingMediator):
+    """Takes its time between finding the loop open and handing work to it."""
+
+    between = threading.Event()
+    left = threading.Event()
+
+    def _loop_for(self, message: object) -> asyncio.AbstractEventLoop:
+        loop = super()._loop_for(message)
+        self.between.set()
+        self.left.wait(0.2)
+        return loop
+
+
+@pytest.mark.parametrize("way", ["send", "stream"])
+def test_a_call_that_was_let_in_just_before_the_end_is_answered_all_the_same(container: App, way: str):
+    Slow.between.clear()
+    results: list[Any] = []
+
+    def call() -> None:
+        if way == "send":
+            results.append(mediator.send(Add(1, 2)))
+        else:
+            with mediator.stream(ListNumbers()):
+                results.append(3)
+
+    mediator = Slow(container.mediator(), lifespan(container))
+    thread = threading.Thread(target=call, daemon=True)
+    with mediator:
+        thread.start()
+        assert Slow.between.wait(5)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert results == [3]
+    assert container.log().ended == ["resource closed"]
+
+
+def test_threads_that_call_while_the_block_ends_are_answered_or_refused_and_none_hangs(container: App):
+    answers: list[Any] = []
+
+    def call_until_refused() -> None:
+        while True:
+            try:
+                answers.append(mediator.send(Add(1, 2)))
+            except MediatorNotStartedError:
+                return
+
+    for _ in range(10):
+        mediator = blocking(container)
+        threads = [threading.Thread(target=call_until_refused, daemon=True) for _ in range(4)]
+        with mediator:
+            for thread in threads:
+                thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in threads)
+    assert set(answers) <= {3}
+
+
 def test_what_runs_at_the_end_is_waited_for_before_resources_are_closed(container: App):
     log, results = container.log(), []
     with blocking(container) as mediator:

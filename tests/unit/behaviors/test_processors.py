@@ -459,10 +459,33 @@ async def test_a_nested_command_whose_error_is_converted_dooms_nothing():
     ]
 
 
-async def test_a_query_in_a_transaction_needs_no_savepoint():
+async def test_what_a_joined_query_did_before_a_converted_error_is_rolled_back_too():
     mediator, transactional = joined(Read)
     assert await mediator.send(Outer()) == "rescued"
-    assert transactional.begun[0].log == []
+    assert transactional.begun[0].log == ["savepoint for Read", "rolled back to savepoint"]
+
+
+async def test_a_query_outside_a_transaction_whose_error_is_converted_begins_none():
+    transactional = Transactional()
+    mediator = wire(
+        handles(Read, raises(CourseFullError())),
+        behaviors=[RequestExceptionProcessorBehavior, transactional],
+        companions=[rescue(Read, CourseFullError, [], Handled("rescued"))],
+    )
+    assert await mediator.send(Read()) == "rescued"
+    assert transactional.begun == []
+
+
+async def test_a_class_derived_from_handled_counts_as_handled():
+    class Rescued(Handled[str]):
+        pass
+
+    mediator = wire(
+        handles(EnrollStudent, raises(CourseFullError())),
+        behaviors=[RequestExceptionProcessorBehavior],
+        companions=[rescue(EnrollStudent, CourseFullError, [], Rescued("rescued"))],
+    )
+    assert await mediator.send(EnrollStudent()) == "rescued"
 
 
 async def test_behind_the_transaction_in_the_list_a_savepoint_is_rolled_back():

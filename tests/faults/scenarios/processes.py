@@ -1,0 +1,131 @@
+"""The processes of a scenario: started with their logs in files, killed, frozen, and ended whatever happens."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[3]
+_STOP_SECONDS = 60.0
+
+
+class Process:
+    """One process, which can be started again.
+
+    Args:
+        name: Of the process and its log.
+        arguments: Behind the name of the Python interpreter.
+        log: The file to which its output is appended.
+        environment: In addition to that of this process.
+    """
+
+    def __init__(self, name: str, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = log
+        self.environment = dict(environment)
+        self._arguments = arguments
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *self._arguments, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, cwd=ROOT, env={**os.environ, "PYTHONASYNCIODEBUG": "", **self.environment},
+            )  # fmt: skip
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit status."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL, also of a frozen process; nothing when it has ended."""
+        self.signal(signal.SIGKILL)
+        if self._process is not None:
+            await self._process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; its exit status."""
+        self.signal(signal.SIGTERM)
+        async with asyncio.timeout(_STOP_SECONDS):
+            return await self.ended()
+
+    def freeze(self) -> None:
+        """SIGSTOP, and it stands still."""
+        self.signal(signal.SIGSTOP)
+        if sys.platform == "linux":
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.signal(signal.SIGCONT)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self.runs and self._process is not None:
+                self._process.send_signal(number)
+
+    def resident(self) -> int:
+        """Bytes of memory in use."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    def has_open(self, file: Path) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return any(each.path == str(file) for each in psutil.Process(self.pid).open_files())
+        return False
+
+    def logged(self, words: str = "") -> int:
+        """How many lines of its log have these words in them."""
+        return sum(words in line for line in self.log.read_text("utf-8", "replace").splitlines())
+
+
+class Processes:
+    """All processes of a scenario, with their logs in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._all: list[Process] = []
+
+    async def start(self, name: str, *arguments: object, environment: Mapping[str, str]) -> Process:
+        process = Process(name, [*map(str, arguments)], self._folder / f"{name}.log", environment)
+        self._all.append(process)
+        await process.start()
+        return process
+
+    async def run(self, target: str, name: str, environment: Mapping[str, str]) -> Process:
+        """`mediator run` of one of the scenarios' applications."""
+        arguments = ("-m", "mediator.cli", "run", f"tests.faults.scenarios.application:{target}")
+        return await self.start(name, *arguments, environment=environment)
+
+    async def kill(self) -> None:
+        for process in self._all:
+            await process.kill()
+
+    def errors(self) -> str:
+        """The ends of all logs, for a failure."""
+        return "\n".join(f"== {each.name}\n{each.log.read_text('utf-8', 'replace')[-1000:]}" for each in self._all)
+
+
+@asynccontextmanager
+async def processes_in(folder: Path) -> AsyncIterator[Processes]:
+    """Processes, all of which are killed in the end."""
+    processes = Processes(folder)
+    try:
+        yield processes
+    finally:
+        await asyncio.shield(processes.kill())

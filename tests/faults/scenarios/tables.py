@@ -1,0 +1,75 @@
+"""The tables of the scenarios: what was committed, and what took effect, each in the order of the commits."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator.sqlalchemy import create_schema
+
+_PLACE = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "postgresql": "bigserial PRIMARY KEY"}
+_NOW = {"sqlite": "((julianday('now') - 2440587.5) * 86400.0)", "postgresql": "extract(epoch FROM clock_timestamp())"}
+_ORDER = {"sqlite": "place", "postgresql": "pg_xact_commit_timestamp(xmin), place"}
+"""One writer at a time gives SQLite's rows their places; PostgreSQL says when the transaction of a row committed."""
+_WHEN = {"sqlite": "at", "postgresql": "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8"}
+
+SETTINGS = {"track_commit_timestamp": "on"}
+"""What PostgreSQL needs for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An event, at one of the places where it can be.
+
+    Attributes:
+        id: Its id.
+        key: Its partition key.
+        at: When it came there, in seconds since the epoch.
+        detail: More of it.
+    """
+
+    id: str
+    key: str
+    at: float = 0.0
+    detail: str = ""
+
+
+async def create_tables(engine: AsyncEngine, keys: list[str]) -> None:
+    """Those of the library, and of both applications."""
+    await create_schema(engine)
+    place, now = _PLACE[engine.dialect.name], _NOW[engine.dialect.name]
+    async with engine.begin() as connection:
+        for name in ("entries", "effects"):
+            columns = f"place {place}, id TEXT, key TEXT, detail TEXT, at DOUBLE PRECISION DEFAULT ({now})"
+            await connection.execute(text(f"CREATE TABLE {name} ({columns})"))
+        await connection.execute(text("CREATE TABLE stock (key TEXT PRIMARY KEY, changes INTEGER)"))
+        await connection.execute(text("INSERT INTO stock VALUES (:key, 0)"), [{"key": key} for key in keys])
+
+
+async def in_commit_order(engine: AsyncEngine, table: str) -> list[Seen]:
+    """The rows of `entries` or `effects`."""
+    dialect = engine.dialect.name
+    statement = f"SELECT id, key, {_WHEN[dialect]}, detail FROM {table} ORDER BY {_ORDER[dialect]}"
+    async with engine.connect() as connection:
+        return [Seen(*row) for row in await connection.execute(text(statement))]
+
+
+async def ids(engine: AsyncEngine, table: str, column: str = "id") -> list[str]:
+    """The ids in one of the library's tables."""
+    async with engine.connect() as connection:
+        return [str(each) for each in (await connection.execute(text(f"SELECT {column} FROM {table}"))).scalars()]
+
+
+async def parked(engine: AsyncEngine) -> list[Seen]:
+    """What is parked, in its order, with the reason and the attempts."""
+    statement = (
+        "SELECT event_id, partition_key, parked_at, reason || ' ' || attempts FROM mediator_parked ORDER BY number"
+    )
+    async with engine.connect() as connection:
+        return [Seen(*row) for row in await connection.execute(text(statement))]
+
+
+async def count(engine: AsyncEngine, table: str) -> int:
+    """How many rows a table has."""
+    async with engine.connect() as connection:
+        return int((await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one())

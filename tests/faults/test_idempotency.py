@@ -1,0 +1,59 @@
+"""SIGKILL of a process around its commit: whoever repeats the command with its key has it happen once, whatever was seen."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mediator.sqlalchemy import create_schema, open_engine
+from tests.postgres import PostgresServer
+
+
+async def pay(url: str, *arguments: str) -> tuple[int | None, str]:
+    """Send the command in a process of its own: its exit status, and the response."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.faults.paying", url, *arguments,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):
+            _, output = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    return process.returncode, output.decode().splitlines()[-1] if output else ""
+
+
+async def payments(url: str) -> int:
+    async with open_engine(url) as engine, engine.connect() as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM payments"))).scalar_one())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path):
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/bank.db"
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        async with server.database() as made:
+            yield made
+
+
+@pytest.mark.parametrize(("name", "done"), [("unit_of_work.during_commit", 0), ("unit_of_work.after_commit", 1)])
+async def test_a_command_whose_process_was_killed_at_the_commit_happens_once(url: str, name: str, done: int) -> None:
+    async with open_engine(url) as engine:
+        await create_schema(engine)
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE payments (amount INTEGER)"))
+
+    assert await pay(url, "a", name) == (-signal.SIGKILL, "")
+    assert await payments(url) == done
+    assert await pay(url, "a") == (0, "payment 1")
+    assert await pay(url, "a") == (0, "payment 1")
+    assert await pay(url, "b") == (0, "payment 2")
+    assert await payments(url) == 2
