@@ -17,7 +17,7 @@ from mediator.cli.target import load_container
 from mediator.cli.work import JSON, YES, run_work
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox_contents import OutboxCount, OutboxRecord, Place
-from mediator.distributed.republishing import Pace
+from mediator.distributed.pace import Pace
 from mediator.errors import OutboxEventNotFoundError
 
 RATE = click.option("--rate", type=float, help="Publish at most so many events a second.")

@@ -14,7 +14,8 @@ from mediator.cli.outbox_selection import OutboxSelection
 from mediator.cli.outgoing import Outgoing
 from mediator.cli.rows import to_json
 from mediator.cli.work import confirm
-from mediator.distributed.republishing import Pace, Republishing
+from mediator.distributed.pace import Pace
+from mediator.distributed.republishing import Republishing
 from mediator.distributed.verification import Absent, Verification
 
 

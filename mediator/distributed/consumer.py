@@ -16,6 +16,7 @@ from mediator.distributed.downtime import Downtime
 from mediator.distributed.events import DistributedEvent, split_wire_type
 from mediator.distributed.exclusion import Turn, exclusion_here
 from mediator.distributed.handler import DistributedEventHandler
+from mediator.distributed.identity import is_storable
 from mediator.distributed.inbox import Admission, Inbox, needed_retention
 from mediator.distributed.intake import Intake, IntakeParts
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
@@ -31,6 +32,7 @@ from mediator.mediator import Mediator
 _FATAL = (EventNotDecodableError, FatalEventError, ValidationFailedError)
 _ORDERED_CONCURRENCY = 16
 _CLEAN_BATCH = 5000
+_LONGEST_GROUP = 64
 _SOON = 1.0
 
 
@@ -119,6 +121,8 @@ class EventConsumer:
         check_counts(concurrency=self._concurrency, prefetch=self._prefetch)
         check_positive(handler_timeout=handler_timeout, clean_interval=self._clean_interval)
         check_not_negative(unknown_type_grace=self._unknown_type_grace, drain_timeout=self._drain_timeout)
+        if not is_storable(self.group, _LONGEST_GROUP):
+            raise SettingError("group", self.group, f"use at most {_LONGEST_GROUP} characters, and no NUL")
         max_age, keep = self._subscription.max_age, self._inbox.keep_seconds
         if max_age is not None and keep < needed_retention(stream=max_age):
             problem = f"the stream keeps events for {max_age:g} s: use at least {needed_retention(stream=max_age):g} s"

@@ -1,6 +1,7 @@
 """Replay: runs parked events again, those of one key in order, until one of that key fails."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +9,12 @@ from typing import Literal
 import structlog
 
 from mediator.distributed.consumer import EventConsumer
+from mediator.distributed.pace import Pace
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
 from mediator.errors import (
     ConsumerGroupNotFoundError,
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
-    SettingError,
 )
 
 _PAGE = 100
@@ -47,6 +48,7 @@ class ParkedReplay:
         parking: Where they are.
         consumers: Those that may have parked there.
         rate: How many events are tried in a second, at most; `None` for no limit.
+        clock: Monotonic time in seconds.
         sleep: Waits for some seconds.
 
     Raises:
@@ -59,15 +61,12 @@ class ParkedReplay:
         consumers: Sequence[EventConsumer],
         *,
         rate: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if rate is not None and not rate > 0:
-            raise SettingError("rate", rate, "use a positive number of events a second")
         self._parking = parking
         self._consumers = {consumer.group: consumer for consumer in consumers}
-        self._pause = 0.0 if rate is None else 1.0 / rate
-        self._sleep = sleep
-        self._tried = False
+        self._pace = Pace(rate, clock=clock, sleep=sleep)
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
 
     async def run(self, which: ParkedFilter, /, *, dry_run: bool = False) -> AsyncIterator[Replayed]:
@@ -123,9 +122,7 @@ class ParkedReplay:
                 yield Replayed(follower, "ready")
 
     async def _one(self, event: ParkedEvent) -> Replayed | None:
-        if self._tried and self._pause:
-            await self._sleep(self._pause)
-        self._tried = True
+        await self._pace.wait(1)
         try:
             await self._replay(event)
         except ParkedEventNotFoundError:  # somebody else has replayed or discarded it

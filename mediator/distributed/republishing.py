@@ -1,25 +1,21 @@
 """Republishing: archived events go to the broker again, under the same ids and subjects, in order per key."""
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from mediator.distributed.outbox_contents import OutboxContents, OutboxFilter, OutboxRecord
+from mediator.distributed.pace import Pace
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import (
     DuplicateDroppedError,
     EventRefusedError,
     PublisherUnavailableError,
-    SettingError,
     StreamMismatchError,
     StreamNotFoundError,
 )
-
-BATCH = 500
-"""How many events are published at a time."""
 
 _RECOVERY_SECONDS = 1.0
 _LASTING = (StreamMismatchError, StreamNotFoundError)
@@ -43,48 +39,6 @@ class Republished:
     duplicates: int
     refused: Sequence[EventRefusedError]
     gone: int
-
-
-class Pace:
-    """Spends the time that a rate demands.
-
-    Args:
-        rate: How many events a second, at most; `None` for no limit.
-        clock: Monotonic time in seconds.
-        sleep: Waits for some seconds.
-
-    Raises:
-        SettingError: The rate is not positive.
-    """
-
-    def __init__(
-        self,
-        rate: float | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        if rate is not None and not rate > 0:
-            raise SettingError("rate", rate, "use a positive number of events a second")
-        self._rate = rate
-        self._clock = clock
-        self._sleep = sleep
-        self._free_at = clock()
-
-    @property
-    def batch(self) -> int:
-        """How many events to publish at a time, so that a slow rate is an even one."""
-        return BATCH if self._rate is None else max(1, min(BATCH, int(self._rate)))
-
-    async def wait(self, events: int) -> None:
-        """Wait until so many more events may be published."""
-        if self._rate is None:
-            return
-        now = self._clock()
-        pause = self._free_at - now
-        self._free_at = max(self._free_at, now) + events / self._rate
-        if pause > 0:
-            await self._sleep(pause)
 
 
 class Republishing:

@@ -19,15 +19,15 @@ from mediator.distributed.cloudevents import BUCKETS
 from mediator.distributed.outbox import OutboxBatch
 from mediator.errors import ClaimLostError, DatabaseConnectionError
 from mediator.sqlalchemy import moves
-from mediator.sqlalchemy.claims import ClaimedBatch, Claims, DatabaseClock
+from mediator.sqlalchemy.claims import BUSY_PAUSE, ClaimedBatch, Claims, DatabaseClock
 from mediator.sqlalchemy.database import Database
+from mediator.sqlalchemy.postgresql import LOCK_NOT_AVAILABLE, sqlstate_of
 from mediator.sqlalchemy.schema import buckets, outbox
 
 _SHARE = 16
 """How many buckets a relay takes while there are others: four of them have no need to wait for each other."""
 
 _CROWDED_SECONDS = 5.0
-_BUSY_PAUSE = 0.05
 _TURN_SECONDS = 1.0
 
 
@@ -109,7 +109,7 @@ class BucketClaims(Claims):
             self._crowded_until = self._monotonic() + _CROWDED_SECONDS
         if rows:
             return rows, 0.0 if len(rows) == limit or len(held) < BUCKETS else None
-        return rows, None if len(held) == BUCKETS else _BUSY_PAUSE
+        return rows, None if len(held) == BUCKETS else BUSY_PAUSE
 
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
         """Lock buckets that are free, going round so that each one has its turn; one that is not when none is."""
@@ -126,13 +126,10 @@ class BucketClaims(Claims):
         try:
             return set((await connection.execute(one)).scalars())
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            if sqlstate_of(error.orig) != LOCK_NOT_AVAILABLE:
                 raise
         await connection.rollback()
         return set()
-
-
-_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def _local(name: str, seconds: float) -> ColumnElement[str]:

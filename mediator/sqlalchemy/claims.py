@@ -15,6 +15,9 @@ from mediator.errors import ClaimLostError
 from mediator.sqlalchemy import moves
 from mediator.sqlalchemy.envelope import event_of
 
+BUSY_PAUSE = 0.05
+"""In how many seconds a relay that finds everything claimed looks again."""
+
 
 class DatabaseClock:
     """What time it is: that of the database server, which all relays share, unless a clock is given.

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.exc import DBAPIError
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.identity import is_storable
 from mediator.distributed.outbox_contents import OutboxContents, OutboxCount, OutboxFilter, OutboxRecord, Place
 from mediator.errors import OutboxEventNotFoundError
 from mediator.sqlalchemy.database import Database
@@ -70,7 +71,8 @@ class SqlAlchemyOutboxContents(OutboxContents):
         Raises:
             SchemaMissingError: The tables do not exist.
         """
-        for place in ("waiting", "delayed", "archived"):  # in the direction in which events move
+        places: tuple[Place, ...] = ("waiting", "delayed", "archived")  # in the direction in which events move
+        for place in places if is_storable(event_id) else ():
             table = _table(place)
             fits = self._fits(table, OutboxFilter(place, ids=(event_id,)))
             for row in await self._rows(table, select(*_columns(table, place), *_payload(table)).where(fits)):

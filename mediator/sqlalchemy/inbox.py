@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, case, delete, select, text, tuple_
+from sqlalchemy import ColumnElement, Table, and_, case, delete, exists, select, text, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -15,7 +15,7 @@ from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import MediatorError, SettingError
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.parking import is_key_parked, lock_key, own_connection
-from mediator.sqlalchemy.schema import attempts, inbox
+from mediator.sqlalchemy.schema import attempts, inbox, parked
 
 _IDENTITY = ("consumer", "source", "event_id")
 _LONGEST_CONSUMER = 64
@@ -122,12 +122,16 @@ class SqlAlchemyInbox(Inbox):
     async def clean(self, limit: int, /) -> int:
         """See `Inbox.clean`."""
         async with self._database.writing() as connection:
-            cleaned = await self._clean(connection, inbox, inbox.c.received_at, limit)
-            return cleaned + await self._clean(connection, attempts, attempts.c.started_at, limit - cleaned)
+            old = and_(inbox.c.received_at < self._clock() - self.keep_seconds, ~_is_parked())
+            cleaned = await self._clean(connection, inbox, old, limit)
+            old = attempts.c.started_at < self._clock() - self.keep_seconds
+            return cleaned + await self._clean(connection, attempts, old, limit - cleaned)
 
-    async def _clean(self, connection: AsyncConnection, table: Table, time_of: ColumnElement[float], limit: int) -> int:
+    async def _clean(
+        self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool], limit: int
+    ) -> int:
         identity = [table.c[name] for name in _IDENTITY]
-        old = select(*identity).where(time_of < self._clock() - self.keep_seconds).limit(limit)
+        old = select(*identity).where(condition).limit(limit)
         return (await connection.execute(delete(table).where(tuple_(*identity).in_(old)))).rowcount
 
     async def answers(self) -> bool:
@@ -138,6 +142,12 @@ class SqlAlchemyInbox(Inbox):
         except (DBAPIError, MediatorError, OSError):
             return False
         return True
+
+
+def _is_parked() -> ColumnElement[bool]:
+    """Whether the event of an inbox row is parked: it would take effect a second time if it came again meanwhile."""
+    same = and_(*(parked.c[name] == inbox.c[name] for name in _IDENTITY))
+    return exists(select(1).select_from(parked).where(same, parked.c.direction == "in").correlate(inbox))
 
 
 def _fitting(consumer: str, source: str, event_id: str) -> tuple[str, str, str]:

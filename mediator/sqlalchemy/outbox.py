@@ -12,16 +12,15 @@ from mediator.distributed.doorbell import Doorbell
 from mediator.distributed.identity import is_storable
 from mediator.distributed.outbox import Erased, Outbox, OutboxBatch
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import UnitOfWorkMismatchError
 from mediator.sqlalchemy import moves
 from mediator.sqlalchemy.buckets import BucketClaims
 from mediator.sqlalchemy.claims import Claims, DatabaseClock
 from mediator.sqlalchemy.contents import SqlAlchemyOutboxContents
 from mediator.sqlalchemy.engine import database_of
+from mediator.sqlalchemy.parking import own_connection
 from mediator.sqlalchemy.relay_file import RelayFileClaims
 from mediator.sqlalchemy.schema import archive, outbox
 from mediator.sqlalchemy.sqlite import SqliteDatabase
-from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 
 _DAY = 86_400.0
 
@@ -119,12 +118,7 @@ class SqlAlchemyOutbox(Outbox):
         if unit_of_work is None:
             async with self._database.writing() as connection:
                 return await moves.cancel(connection, event_id)
-        if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
-            raise UnitOfWorkMismatchError(self, unit_of_work)
-        connection = await unit_of_work.connection()
-        if connection.engine.pool is not self._database.engine.pool:
-            raise UnitOfWorkMismatchError(self, unit_of_work)
-        return await moves.cancel(connection, event_id)
+        return await moves.cancel(await own_connection(self, self._database, unit_of_work), event_id)
 
     async def erase(self, partition_key: str, /) -> Erased:
         """See `Outbox.erase`."""

@@ -24,9 +24,9 @@ from mediator.errors import (
 from mediator.scope import current_frame
 from mediator.sqlalchemy.database import Database, mode_of, redacted
 
+LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
-_LOCK_NOT_AVAILABLE = "55P03"
 _SHUTDOWN = ("57P01", "57P02", "57P03")
 _SCHEMA_LOCK = 0x6D656469_61746F72  # "mediator"
 _LEFT = "mediator_left"
@@ -95,7 +95,7 @@ class PostgresqlDatabase(Database):
 
     def is_missing_table(self, error: DBAPIError) -> bool:
         """See `Database.is_missing_table`."""
-        return _sqlstate(error.orig) == _UNDEFINED_TABLE
+        return sqlstate_of(error.orig) == _UNDEFINED_TABLE
 
     def begun(self, connection: Connection) -> None:
         """An inner transaction does not wait for ever for a lock that an enclosing one may hold."""
@@ -110,7 +110,7 @@ class PostgresqlDatabase(Database):
             return DatabaseUnavailableError(self.name, str(error))
         if context.statement is None:
             return None
-        return self._translated_statement(context, mode, _sqlstate(error))
+        return self._translated_statement(context, mode, sqlstate_of(error))
 
     def _translated_statement(
         self, context: ExceptionContext, mode: str | None, sqlstate: str | None
@@ -121,7 +121,7 @@ class PostgresqlDatabase(Database):
         if sqlstate == _READ_ONLY and mode == "write":
             context.is_disconnect = True  # the next connection may lead to the server that has taken over
             return ReadOnlyDatabaseError(self.name)
-        if sqlstate == _LOCK_NOT_AVAILABLE and "NOWAIT" not in (context.statement or "").upper() and _is_inner(mode):
+        if sqlstate == LOCK_NOT_AVAILABLE and "NOWAIT" not in (context.statement or "").upper() and _is_inner(mode):
             return NestedLockError(self.name, self._lock_timeout)
         if isinstance(error, TimeoutError):
             context.is_disconnect = True
@@ -224,7 +224,8 @@ def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         driver_connection.terminate()
 
 
-def _sqlstate(error: BaseException | None) -> str | None:
+def sqlstate_of(error: BaseException | None) -> str | None:
+    """The code of an error of the server (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
     return getattr(error, "sqlstate", None)
 
 

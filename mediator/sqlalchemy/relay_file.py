@@ -11,10 +11,8 @@ from sqlalchemy import Row, select
 
 from mediator.distributed.outbox import OutboxBatch
 from mediator.sqlalchemy import moves
-from mediator.sqlalchemy.claims import ClaimedBatch, Claims, DatabaseClock
+from mediator.sqlalchemy.claims import BUSY_PAUSE, ClaimedBatch, Claims, DatabaseClock
 from mediator.sqlalchemy.sqlite import SqliteDatabase
-
-_BUSY_PAUSE = 0.05
 
 
 class RelayFileClaims(Claims):
@@ -35,7 +33,7 @@ class RelayFileClaims(Claims):
     async def claim(self, limit: int, without: Collection[str]) -> AsyncGenerator[OutboxBatch, None]:
         """See `Outbox.claim`."""
         async with self._database.relaying() as alone:
-            batch = await self._select(limit, without) if alone else self._batch((), _BUSY_PAUSE)
+            batch = await self._select(limit, without) if alone else self._batch((), BUSY_PAUSE)
             try:
                 yield batch
             finally:

@@ -40,7 +40,7 @@ class InMemoryOutboxContents(OutboxContents):
         database = self._database
         database.check_available()
         for sequence, event in enumerate(database.outbox, 1):
-            yield _record("waiting", sequence, event, None), event
+            yield _record("waiting", database.places.get(event.id, sequence), event, None), event
         for sequence, (at, event) in enumerate(database.delayed, 1):
             yield _record("delayed", sequence, event, at), event
         for event in database.archive:

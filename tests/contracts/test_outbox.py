@@ -1,6 +1,7 @@
 """Delayed and refused events, back-pressure and erasure: the same promises in memory, in SQLite and in PostgreSQL."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -339,8 +340,10 @@ async def test_a_command_that_would_overfill_the_outbox_fails_and_leaves_nothing
     async with storage.outbox.claim(10) as batch:
         assert len(batch.events) == 3
         await batch.settle([event.id for event in batch.events])
-    await write("g")
-    assert await waiting(storage) == ["g"]
+    async with asyncio.timeout(10):
+        while await waiting(storage) != ["g"]:  # a count that took long is repeated later
+            with contextlib.suppress(OutboxFullError):
+                await write("g")
 
 
 async def test_delayed_events_do_not_fill_the_outbox(storage: Storage):

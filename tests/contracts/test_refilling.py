@@ -112,6 +112,8 @@ async def test_one_event_is_found_wherever_it_is(storage: Storage):
         record, event = await storage.outbox.contents.get(event_id)
         assert (record.place, record.id, event.id) == (place, event_id, event_id)
         assert event.data == f'{{"text":"{letter}","key":null}}'.encode()
+    with pytest.raises(OutboxEventNotFoundError):
+        await storage.outbox.contents.get("a\0b")
     with pytest.raises(OutboxEventNotFoundError, match="no event with the id 'unknown'"):
         await storage.outbox.contents.get("unknown")
 

@@ -5,6 +5,7 @@ import contextlib
 import sys
 from dataclasses import dataclass
 
+import structlog
 from dependency_injector import containers, providers
 from sqlalchemy import text
 
@@ -38,7 +39,7 @@ class PayHandler(RequestHandler[Pay, str]):
 
 class Bank(containers.DeclarativeContainer):
     config = providers.Configuration(strict=True)
-    engine = providers.Resource(open_engine, config.url)
+    engine = providers.Resource(open_engine, config.url, connect_timeout=60.0)
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work)
     outbox = providers.Singleton(SqlAlchemyOutbox, engine)
@@ -54,8 +55,9 @@ async def main(url: str, key: str, kill_at: str = "") -> None:
         if kill_at:
             stack.enter_context(failpoint(kill_at, kill))
         async with lifespan(Bank(config={"url": url}), workers=True, relay_elsewhere=True) as bank:
-            print(await bank.mediator().send(Pay(5, key)), file=sys.stderr, flush=True)  # noqa: T201
+            print(await bank.mediator().send(Pay(5, key)), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # the response alone is the output
     asyncio.run(main(*sys.argv[1:]))

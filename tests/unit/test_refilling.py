@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox_contents import OutboxFilter
+from mediator.distributed.pace import BATCH, Pace
 from mediator.distributed.publisher import PublishResult
-from mediator.distributed.republishing import BATCH, Pace, Republishing
+from mediator.distributed.republishing import Republishing
 from mediator.distributed.stream_contents import HeldStream
 from mediator.distributed.verification import Verification
 from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError, StreamMismatchError

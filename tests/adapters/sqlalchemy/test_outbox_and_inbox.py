@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from mediator.distributed.inbox import Admission
 from mediator.errors import UnitOfWorkMismatchError
-from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, create_schema, open_engine
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, create_schema, open_engine, schema
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
 from tests.adapters.sqlalchemy.test_events_at_commit import Blob, adding
 
@@ -104,6 +104,35 @@ async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) ->
     assert await inbox.clean(10) == 0
     now = 101.0
     assert [await inbox.clean(2), await inbox.clean(2)] == [2, 1]
+
+
+async def test_an_event_that_is_parked_is_not_forgotten_however_old_it_is(ledger: Ledger) -> None:
+    now = 0.0
+    inbox = SqlAlchemyInbox(ledger.engine, keep_seconds=100, clock=lambda: now)
+
+    async def insert(ledger: Ledger) -> None:
+        for number in range(3):
+            await inbox.insert(ledger.unit_of_work, "group", "source", str(number))
+        for direction, consumer in (("in", "group"), ("out", "group"), ("in", "another")):
+            event_id = {"out": "0", "in": "1"}[direction] if consumer == "group" else "2"
+            await ledger.unit_of_work.session.execute(
+                schema.parked.insert().values(
+                    direction=direction, consumer=consumer, source="source", event_id=event_id, type="a.b.v1", time="",
+                    content_type="", extensions="{}", data=b"", subject="", headers="{}", sequence=1, reason="failed",
+                    error="", attempts=1, parked_at=0.0,
+                )
+            )  # fmt: skip
+
+    await ledger.send(Do(insert))
+    now = 101.0
+    assert await inbox.clean(10) == 2
+    assert await inbox.contains("group", "source", "1")
+
+    async def discard(ledger: Ledger) -> None:
+        await ledger.unit_of_work.session.execute(schema.parked.delete())
+
+    await ledger.send(Do(discard))
+    assert await inbox.clean(10) == 1
 
 
 async def test_a_unit_of_work_on_another_database_cancels_nothing_here(ledger: Ledger, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ async def test_a_replay_goes_on_with_other_keys_when_one_fails_and_keeps_to_its_
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    outcomes = await replayed(application, rate=4.0, sleep=sleep)
+    outcomes = await replayed(application, rate=4.0, sleep=sleep, clock=lambda: sum(pauses))
     assert dict(outcomes) == {"e1": "failed", "e2": "blocked", "e3": "replayed", "e4": "replayed"}
     assert pauses == [0.25, 0.25]
     with pytest.raises(SettingError):
