@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import os
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
@@ -12,6 +14,9 @@ from mediator.nats.server import NatsServer
 
 _POLL = 0.02
 _CLUSTER = "mediator"
+_FIRST_PORT = 20_000
+_PORTS = 12_000
+_numbers = itertools.count()
 
 
 class NatsCluster:
@@ -137,8 +142,15 @@ def _cluster_leader(detail: dict[str, Any]) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that are free, from below those which systems give to outgoing connections (32768 and up on Linux).
+
+    The servers need to know them before they listen, and until then a connection of any process could be given one. Where
+    the search begins depends on the process, so that two of them do not meet.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = _FIRST_PORT + (os.getpid() * 64 + next(_numbers)) % _PORTS
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+    return found

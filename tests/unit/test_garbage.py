@@ -11,6 +11,8 @@ from mediator import Command, Mediator, Notification, TransactionMode, current_c
 from tests.unit.samples import EnrollStudent, ExpelStudent, StudentEnrolled, answer_name
 from tests.unit.wiring import around, handles, listens, wire
 
+DISPATCHES = 200
+
 
 async def on(_message: Any, call_next: Any) -> Any:
     return await call_next()
@@ -66,9 +68,9 @@ async def test_a_dispatch_leaves_nothing_to_the_garbage_collector(dispatch: Call
     gc.collect()
     gc.disable()
     try:
-        for _ in range(20):
+        for _ in range(DISPATCHES):
             await dispatch(mediator)
-        assert gc.collect() == 0
+        assert gc.collect() < DISPATCHES  # a single object a dispatch would be as many; other threads leave a few
     finally:
         gc.enable()
 
