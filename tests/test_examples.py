@@ -29,7 +29,8 @@ def blocks(page):
 
 
 def compiled(page, text, line):
-    """Compiled so that `await` may stand at the top level and tracebacks point into the page."""
+    """Compiled so that `await` may stand at the top level, tracebacks point into the page, and its program runs."""
+    text = text.replace('if __name__ == "__main__":', "if True:")
     return compile("\n" * line + text, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 

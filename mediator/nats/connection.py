@@ -139,7 +139,7 @@ def open_connection(
     Raises:
         SettingError: A URL is not one, or a file cannot be used. It shows no secret.
     """
-    addresses = Addresses((url,) if isinstance(url, str) else tuple(url))
+    addresses = Addresses((url,) if isinstance(url, str) else tuple(url or ()))  # None: a setting that is missing
     beside = Credentials(user, password, token, user_credentials, nkeys_seed)
     encryption = Tls(tls, tls_ca, tls_certificate, tls_key, tls_key_password, tls_hostname, tls_handshake_first)
     del url, user, password, token, tls_key_password  # a traceback that shows local variables would show them

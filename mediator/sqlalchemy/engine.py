@@ -117,6 +117,12 @@ def _parse(url: str) -> URL:
         raise DatabaseUnavailableError(
             "at the given URL", "it is not a database URL such as sqlite:///app.db"
         ) from error
+    except ValueError:  # a port that is no number; its text may show the password
+        raise DatabaseUnavailableError(
+            "at the given URL",
+            "its port is no number: write it as postgresql://user:password@host:5432/database, "
+            "with everything but letters and digits percent-encoded",
+        ) from None
     parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
     _check_supported(parsed)
     return parsed

@@ -177,7 +177,16 @@ async def test_credentials_are_used_from_the_url_and_from_the_options() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    [[], "", "nats://", "http://a:1", "nats://u:hidden@host:x", "nats://[::1", ["nats://a:hidden@h", "nats://b:c@h"]],
+    [
+        None,
+        [],
+        "",
+        "nats://",
+        "http://a:1",
+        "nats://u:hidden@host:x",
+        "nats://[::1",
+        ["nats://a:hidden@h", "nats://b:c@h"],
+    ],
 )
 async def test_a_url_that_cannot_work_is_told_at_once_without_its_password(url) -> None:
     with pytest.raises(SettingError, match="url") as caught:

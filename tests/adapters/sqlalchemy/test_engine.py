@@ -23,6 +23,7 @@ from tests.adapters.sqlalchemy.ledger import sqlite_only
         ("sqlite:///:memory:", "outlives the process"),
         ("mysql://user:secret@host/db", "only SQLite files"),
         ("no url at all", "not a database URL"),
+        ("postgresql://user@host:secret/db", "port is no number"),
     ],
 )
 async def test_a_database_that_cannot_be_opened_is_a_clear_error(url: str, reason: str) -> None:
