@@ -16,6 +16,7 @@ from mediator.errors import (
     ParkedEventBlockedError,
     ParkedEventNotFoundError,
 )
+from mediator.tracebacks import traceback_of
 
 _PAGE = 100
 
@@ -131,7 +132,7 @@ class ParkedReplay:
             return Replayed(event, "blocked", error)
         except Exception as error:  # told to the caller, and kept with the event
             await self._parking.note_failure(event.number, error)
-            self._log.error("replay failed", error=type(error).__name__, exc_info=error, **_fields(event))
+            self._log.error("replay failed", error=type(error).__name__, stack=traceback_of(error), **_fields(event))
             return Replayed(event, "failed", error)
         self._log.info("event replayed", **_fields(event))
         return Replayed(event, "replayed")

@@ -23,6 +23,7 @@ from mediator.errors import CommittedError, ContextError, NotAuthorizedError, Re
 from mediator.headers import Headers
 from mediator.mediator import Mediator
 from mediator.messages import Request
+from mediator.tracebacks import traceback_of
 
 Authenticator = Callable[[RemoteCall], Awaitable[str | None]]
 _FLOW = frozenset({MESSAGE_ID, CORRELATION, CAUSATION, TENANT})
@@ -138,7 +139,7 @@ class RequestResponder:
             self._log.error(
                 "request failed after the commit",
                 error=type(error).__name__,
-                exc_info=error,
+                stack=traceback_of(error),
                 **context.log_fields(),
             )
             return error.response
@@ -158,13 +159,17 @@ class RequestResponder:
         self, call: RemoteCall, message_id: str, error: Exception, *, cause: Exception | None = None
     ) -> RemoteReply:
         kind = type(cause or error).__name__
-        self._log.warning("request refused", request=call.name, error=kind, message_id=message_id, exc_info=cause)
+        self._log.warning(
+            "request refused", request=call.name, error=kind, message_id=message_id, stack=traceback_of(cause)
+        )
         reason = (error.reason or "not authorized") if isinstance(error, NotAuthorizedError) else str(error)
         return RemoteReply(ReplyStatus.REFUSED, reason=reason, reference=message_id)
 
     def _failed(self, call: RemoteCall, message_id: str, error: Exception) -> RemoteReply:
         kind = type(error).__name__
-        self._log.error("request failed", request=call.name, error=kind, message_id=message_id, exc_info=error)
+        self._log.error(
+            "request failed", request=call.name, error=kind, message_id=message_id, stack=traceback_of(error)
+        )
         if isinstance(error, self._shown):
             return RemoteReply(ReplyStatus.FAILED, reason=str(error), error=kind, reference=message_id)
         return RemoteReply(ReplyStatus.FAILED, reference=message_id)

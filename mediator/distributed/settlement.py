@@ -25,6 +25,7 @@ from mediator.distributed.shield import is_being_cancelled
 from mediator.distributed.subscription import Delivery
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError
+from mediator.tracebacks import traceback_of
 from mediator.transactions import Outcome
 
 _WITHOUT_LIMIT = 2**31 - 2
@@ -259,7 +260,7 @@ class Settlement:
             error=type(error).__name__ if error is not None else None,
             subject=event.subject,
             sequence=event.sequence,
-            exc_info=error if error is not None and not isinstance(error, EventNotDecodableError) else None,
+            stack=None if isinstance(error, EventNotDecodableError) else traceback_of(error),
             **flow,
         )
 
@@ -284,7 +285,7 @@ class Settlement:
             subject=self._delivery.subject,
             sequence=self._delivery.sequence,
             event_id=self._identity.event_id,
-            exc_info=None if isinstance(error, EventNotDecodableError) else error,
+            stack=None if isinstance(error, EventNotDecodableError) else traceback_of(error),
             **({} if event is None else incoming(event)[0].log_fields()),
         )
         return lambda: self._delivery.nak(pause)

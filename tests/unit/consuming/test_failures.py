@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -14,7 +15,7 @@ from mediator.distributed.parking import ParkReason
 from mediator.distributed.retries import DELAYS, LONGEST_ORDERED, ORDERED_DELAYS, RetrySchedule, retry_schedule
 from mediator.errors import FatalEventError, SettingError, ValidationFailedError
 from mediator.testing.failpoints import Failure, failpoint
-from tests.unit.consuming.application import Application, failing, hanging
+from tests.unit.consuming.application import Application, OrderPlaced, failing, hanging
 
 QUICK = {"retry_delays": (0.0, 0.001), "max_attempts": 3}
 
@@ -231,3 +232,21 @@ def test_an_inbox_that_forgets_what_the_stream_still_has_is_refused():
 
 def test_every_reason_fits_its_column():
     assert max(len(reason) for reason in ParkReason) <= 32
+
+
+async def test_a_log_that_nobody_has_configured_shows_tracebacks_and_no_payload(capsys):
+    async def fail(event: OrderPlaced) -> None:
+        secret = f"payload-{event!r}"
+        raise LookupError(f"about {len(secret)} characters")
+
+    structlog.reset_defaults()
+    application = Application({"retry_delays": (0.0,), "max_attempts": 1})
+    application.acts[4711] = fail
+    application.publish(4711)
+    async with application.running():
+        await application.settled(1)
+    output = capsys.readouterr().out
+    assert "LookupError" in output
+    assert "in fail" in output
+    assert "payload-" not in output
+    assert "OrderPlaced(" not in output
