@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import structlog
 
+from mediator.distributed.bounds import check_positive
 from mediator.distributed.requests import RequestCodec
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import IdempotencyEncodingError, SettingError
+from mediator.errors import IdempotencyEncodingError
 from mediator.handlers import type_arguments
 from mediator.messages import Request
 
@@ -43,9 +44,7 @@ class Idempotency(ABC):
     """
 
     def __init__(self, codec: RequestCodec, *, keep_seconds: float, clean_interval: float) -> None:
-        for name, value in (("keep_seconds", keep_seconds), ("clean_interval", clean_interval)):
-            if not value > 0:
-                raise SettingError(name, value, "it is a positive number of seconds")
+        check_positive(keep_seconds=keep_seconds, clean_interval=clean_interval)
         self.codec: RequestCodec = codec
         self.keep_seconds: float = keep_seconds
         self._clean_interval = clean_interval

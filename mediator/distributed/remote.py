@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from mediator.context import IdFactory, MessageContext, new_id
+from mediator.distributed.bounds import check_positive
 from mediator.distributed.channel import RemoteCall, RemoteReply, ReplyStatus, RequestChannel
 from mediator.distributed.cloudevents import CAUSATION, CORRELATION, TENANT
 from mediator.distributed.requests import Exposure, exposure_of
@@ -15,7 +16,6 @@ from mediator.errors import (
     RemoteResponseError,
     RemoteTimeoutError,
     RemoteUnavailableError,
-    SettingError,
 )
 from mediator.headers import Headers
 from mediator.messages import Request
@@ -25,6 +25,9 @@ R = TypeVar("R")
 Credentials = Callable[[], Awaitable[Mapping[str, str]]]
 
 MESSAGE_ID = "messageid"
+
+_LONGEST = 3600.0
+"""Seconds: nobody holds a request open for longer."""
 
 
 class RemoteSender:
@@ -40,6 +43,9 @@ class RemoteSender:
         credentials: Gives the headers by which the other application knows who is calling, such as
             `{"authorization": "Bearer ..."}`; asked for each request. They are in no log and no error.
         ids: Makes the ids of requests.
+
+    Raises:
+        SettingError: The timeout is not above 0 and at most an hour.
     """
 
     def __init__(
@@ -51,7 +57,8 @@ class RemoteSender:
         ids: IdFactory = new_id,
     ) -> None:
         self._channel = channel
-        self._timeout = _checked(timeout)
+        check_positive(timeout=timeout, at_most=_LONGEST)
+        self._timeout = timeout
         self._credentials = credentials
         self._ids = ids
         self._exposures: dict[type, Exposure] = {}
@@ -75,7 +82,8 @@ class RemoteSender:
             RemoteResponseError: It was handled, and its response cannot be read.
         """
         exposure = self._exposure(type(request))
-        seconds = self._timeout if timeout is None else _checked(timeout)
+        seconds = self._timeout if timeout is None else timeout
+        check_positive(timeout=seconds, at_most=_LONGEST)
         call = await self._call(request, exposure, seconds)
         try:
             reply = await self._channel.call(call)
@@ -120,9 +128,3 @@ class RemoteSender:
             return self._channel.codec.decode(reply.data, exposure.response)
         except ValueError as error:
             raise RemoteResponseError(request, str(error)) from error
-
-
-def _checked(seconds: float) -> float:
-    if not 0 < seconds <= 3600:  # noqa: PLR2004  # an hour: nobody holds a request open for longer
-        raise SettingError("timeout", seconds, "use more than 0 and at most 3600 seconds")
-    return seconds

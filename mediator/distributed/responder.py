@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from mediator.context import IdFactory, MessageContext, new_id
+from mediator.distributed.bounds import check_counts, check_positive
 from mediator.distributed.channel import (
     IncomingCall,
     IncomingCalls,
@@ -72,8 +73,8 @@ class RequestResponder:
         drain_timeout: float = 25.0,
         ids: IdFactory = new_id,
     ) -> None:
-        if concurrency < 1 or waiting < 1:
-            raise SettingError("concurrency", (concurrency, waiting), "let at least one request run and one wait")
+        check_counts(concurrency=concurrency, waiting=waiting)
+        check_positive(drain_timeout=drain_timeout)
         self._channel = channel
         self._mediator = mediator
         self._exposures = _by_name(exposes, channel, mediator)

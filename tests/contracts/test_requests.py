@@ -388,8 +388,15 @@ async def test_what_cannot_work_is_refused_when_the_responder_is_made():
         make([])
     with pytest.raises(SettingError, match="concurrency"):
         make([FindAdvisor], concurrency=0)
-    with pytest.raises(SettingError, match="timeout"):
-        RemoteSender(channel, timeout=0)
+    with pytest.raises(SettingError, match="waiting"):
+        make([FindAdvisor], waiting=0)
+    with pytest.raises(SettingError, match="drain_timeout"):
+        make([FindAdvisor], drain_timeout=0)
+    for timeout in (0, 3601):
+        with pytest.raises(SettingError, match="timeout"):
+            RemoteSender(channel, timeout=timeout)
+        with pytest.raises(SettingError, match="timeout"):
+            await RemoteSender(channel).send(FindAdvisor("Ada"), timeout=timeout)
 
 
 @dataclass(frozen=True)
