@@ -9,15 +9,17 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-
 from mediator.context import MessageContext
 from mediator.errors import BlockingCallError, MediatorNotStartedError
+from mediator.extras import Extra
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
 from mediator.scope import current_frame
 from mediator.strategies import PublishStrategy
 from mediator.transactions import TransactionMode
+
+with Extra("blocking"):
+    from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -4,14 +4,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends
-from starlette.requests import HTTPConnection
-
 from mediator.context import MessageContext, new_id
 from mediator.dependency_injector import lifespan
 from mediator.dependency_injector.mediator_provider import mediators_of
 from mediator.errors import ContainerError
+from mediator.extras import Extra
 from mediator.mediator import Mediator
+
+with Extra("fastapi"):
+    from fastapi import Depends
+    from starlette.requests import HTTPConnection
 
 CORRELATION_HEADER = "x-correlation-id"
 LONGEST_ID = 128

@@ -38,10 +38,21 @@ class Mediator:
         self, registry: Registry, *, ids: IdFactory = new_id, started: bool = True, max_depth: int = 50
     ) -> None:
         self._registry = registry
-        self._calls: dict[type, Call] = {}
+        self._sends: dict[type, Call] = {}
+        self._publishes: dict[type, Call] = {}
         self.max_depth: int = max_depth
         self.ids: IdFactory = ids
-        self.started = started
+        self._started = started
+
+    @property
+    def started(self) -> bool:
+        """Whether it dispatches."""
+        return self._started
+
+    @started.setter
+    def started(self, started: bool) -> None:
+        self._started = started
+        self._forget()
 
     @property
     def registry(self) -> Registry:
@@ -51,7 +62,7 @@ class Mediator:
     def rebind(self, registry: Registry) -> None:
         """Use another registry from the next dispatch on: for containers whose list of behaviors was overridden."""
         self._registry = registry
-        self._calls = {}
+        self._forget()
 
     async def send(
         self,
@@ -76,11 +87,7 @@ class Mediator:
             MessageDeclarationError: Its class is of several kinds.
             SettingError: `mode` is no `TransactionMode`.
         """
-        if not isinstance(request, Request):
-            raise MessageKindError(request, "send")
-        if not self.started:
-            raise MediatorNotStartedError(request)
-        call = self._calls.get(request.__class__) or self._find(request.__class__)
+        call = self._sends.get(request.__class__) or self._send_of(request)
         frame = enter(mode, request, self, context and context.caused(self.ids()))
         try:
             if frame.depth > self.max_depth:
@@ -146,12 +153,8 @@ class Mediator:
             SettingError: `mode` or `strategy` is none.
             DispatchDepthError: Dispatches cause each other in a circle.
         """
-        if not isinstance(notification, Notification):
-            raise MessageKindError(notification, "publish")
-        if not self.started:
-            raise MediatorNotStartedError(notification)
-        known = self._calls.get(notification.__class__) if strategy is None else None
-        call = known or self._find(notification.__class__, strategy)
+        known = self._publishes.get(notification.__class__) if strategy is None else None
+        call = known or self._publish_of(notification, strategy)
         frame = enter(mode, notification, self, context and context.caused(self.ids()))
         try:  # as in `send`: what they share would be one more coroutine for each dispatch
             if frame.depth > self.max_depth:
@@ -269,8 +272,27 @@ class Mediator:
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)
 
-    def _find(self, message_type: type, strategy: PublishStrategy | None = None) -> Call:
-        call = self._registry.pipeline(message_type, strategy).call
-        if strategy is None:
-            self._calls[message_type] = call
+    def _send_of(self, request: Request[Any]) -> Call:
+        """The call for a request, kept for the next one of its class: what was checked then is not checked again."""
+        known = self._sends  # first of all: what is found in a registry must not be kept beside that of another one
+        if not isinstance(request, Request):
+            raise MessageKindError(request, "send")
+        if not self._started:
+            raise MediatorNotStartedError(request)
+        call = known[request.__class__] = self._registry.pipeline(request.__class__).call
         return call
+
+    def _publish_of(self, notification: Notification, strategy: PublishStrategy | None) -> Call:
+        """The call for a notification, kept as that of a request is, unless it is published by a strategy of its own."""
+        known = self._publishes
+        if not isinstance(notification, Notification):
+            raise MessageKindError(notification, "publish")
+        if not self._started:
+            raise MediatorNotStartedError(notification)
+        call = self._registry.pipeline(notification.__class__, strategy).call
+        if strategy is None:
+            known[notification.__class__] = call
+        return call
+
+    def _forget(self) -> None:
+        self._sends, self._publishes = {}, {}

@@ -9,16 +9,18 @@ from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry import metrics, trace
-from opentelemetry.metrics import Histogram, MeterProvider
-from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
-
 from mediator.dispatches import kind_of, wire_name
 from mediator.errors.root import name_of
+from mediator.extras import Extra
 from mediator.messages import Notification
 from mediator.pipeline import CallNext, NotificationPipelineBehavior, PipelineBehavior
 from mediator.scope import current_context
 from mediator.streams import StreamNext, StreamPipelineBehavior
+
+with Extra("opentelemetry"):
+    from opentelemetry import metrics, trace
+    from opentelemetry.metrics import Histogram, MeterProvider
+    from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
 
 OPERATIONS = {"notification": "publish", "event": "process", "stream": "stream"}
 """The first word of a span, by the kind of the message; it is `send` for requests."""

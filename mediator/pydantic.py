@@ -2,11 +2,13 @@
 
 from typing import Any, TypeVar
 
-import pydantic
-import pydantic_core
-
 from mediator.distributed.events import DistributedEvent
 from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventSchemaError
+from mediator.extras import Extra
+
+with Extra("pydantic"):
+    import pydantic
+    import pydantic_core
 
 E = TypeVar("E", bound=DistributedEvent)
 

@@ -5,17 +5,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar, overload
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState
-from tenacity.retry import retry_if_exception
-from tenacity.stop import stop_after_attempt
-from tenacity.wait import wait_exponential, wait_random
 
 from mediator.ambient import running_fields
 from mediator.errors import CommitOutcomeUnknownError, CommittedError, NoScopeError, SettingError
+from mediator.extras import Extra
 from mediator.messages import Request
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import Frame, Scope, current_frame, enter
 from mediator.transactions import TransactionMode
+
+with Extra("retry"):
+    from tenacity import AsyncRetrying, RetryCallState
+    from tenacity.retry import retry_if_exception
+    from tenacity.stop import stop_after_attempt
+    from tenacity.wait import wait_exponential, wait_random
 
 Message = TypeVar("Message", bound=Request[Any])
 Errors = type[Exception] | tuple[type[Exception], ...]

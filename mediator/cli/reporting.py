@@ -5,11 +5,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import click
+from dependency_injector.errors import Error as ProviderError
 
 from mediator.cli.errors import CommandError, printable
 from mediator.errors import ContainerError, ContainerValidationError, MediatorError
 
 TARGET = click.argument("target", metavar="MODULE:NAME")
+
+_SETTINGS = "Let NAME be a function that makes the container and gives it its settings."
 
 
 @contextmanager
@@ -23,6 +26,9 @@ def reporting() -> Generator[None]:
         _fail(error, error.status)
     except MediatorError as error:
         _fail(error, 1)
+    except ProviderError as error:  # a setting that is missing, above all
+        notes = getattr(error, "__notes__", ())
+        _fail(CommandError(" ".join([f"{error}.", *notes, _SETTINGS])), 2)
 
 
 def _fail(error: MediatorError, status: int) -> None:

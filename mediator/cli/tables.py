@@ -52,7 +52,10 @@ def schema_create(target: str) -> None:
 def schema_sql(dialect: str, from_version: int) -> None:
     """Print the statements that create the tables, or bring those of an older version to today's."""
     with reporting():
-        click.echo(_required_tables().tables_as_text(dialect, from_version), nl=False)
+        statements = _required_tables().tables_as_text(dialect, from_version)
+        click.echo(statements, nl=False)
+        if not statements:
+            click.echo(f"Tables of version {from_version} are up to date.", err=True)
 
 
 @schema.command("check")

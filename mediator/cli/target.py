@@ -26,10 +26,17 @@ def load_container(target: str) -> Any:
     module_name, separator, name = target.partition(":")
     if not (separator and module_name and name):
         raise CommandError(f"{target!r} is not module:name, such as university.container:create.")
+    _check_no_file(module_name, name)
     module = _import(module_name)
     if not hasattr(module, name):
         raise CommandError(f"The module {module_name!r} has no {name!r}.{nearest(name, vars(module))}")
     return _container(target, getattr(module, name))
+
+
+def _check_no_file(module_name: str, name: str) -> None:
+    if module_name.endswith(".py") or "/" in module_name:
+        module = ".".join(Path(module_name.removesuffix(".py")).parts).strip("./")
+        raise CommandError(f"{module_name!r} is a file; name the module: {module}:{name}.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

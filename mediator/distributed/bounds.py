@@ -1,4 +1,4 @@
-"""Bounds: which numbers the settings of constructors can be given, so that one that cannot work is found at the start."""
+"""Bounds: what the settings of constructors can be given, so that one that cannot work is found at the start."""
 
 import math
 
@@ -37,6 +37,17 @@ def check_not_negative(**settings: float) -> None:
     for setting, value in settings.items():
         if not (_is_number(value, int, float) and value >= 0):
             raise SettingError(setting, value, "use 0 or more")
+
+
+def check_texts(*, longest: int, **settings: object) -> None:
+    """Texts of 1 to `longest` printable characters, not all of them spaces.
+
+    Raises:
+        SettingError: One is something else.
+    """
+    for setting, value in settings.items():
+        if not (isinstance(value, str) and 0 < len(value) <= longest and value.isprintable() and value.strip()):
+            raise SettingError(setting, value, f"use 1 to {longest} printable characters")
 
 
 def _is_number(value: object, *kinds: type) -> bool:

@@ -14,6 +14,9 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 Ordering = Literal["strict", "row"]
 """How events of one partition key get into the order of their commits; see `DistributedEvent.ordering`."""
 
+_LONGEST_WORD = 64
+"""Characters in each part of an event type, so that every type fits into a broker's subject and a column of a database."""
+
 _ORDERINGS = ("strict", "row")
 _WORD = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _EVENT_TYPE = re.compile(rf"{_WORD}\.{_WORD}")
@@ -30,7 +33,7 @@ class DistributedEvent:
     __slots__ = ()
 
     event_type: ClassVar[str] = ""
-    """`<context>.<name>`, tokens of lower-case letters, digits and hyphens. The context names the stream."""
+    """`<context>.<name>`, of up to 64 lower-case letters, digits and hyphens each. The context names the stream."""
 
     event_version: ClassVar[int] = 1
     """Raised when the payload changes incompatibly."""
@@ -83,7 +86,7 @@ def wire_type(event_class: type[DistributedEvent]) -> str:
 
 @cache
 def _is_event_type(text: str) -> bool:
-    return _EVENT_TYPE.fullmatch(text) is not None
+    return _EVENT_TYPE.fullmatch(text) is not None and all(len(word) <= _LONGEST_WORD for word in text.split("."))
 
 
 def split_wire_type(wire: str) -> tuple[str, int]:

@@ -104,9 +104,9 @@ class OutboxRelay:
     async def _step(self) -> float:
         """Publish one batch, and return in how many seconds to look again, at the latest."""
         try:
-            pause = await self._relay_batch()
+            look_again = await self._relay_batch()
             await self._clean()
-            return min(pause, *await self._timers()) if pause > 0 else 0.0
+            return min(await self._timers()) if look_again is None else look_again
         except (Exception, asyncio.CancelledError) as error:  # settled: whatever happened, the events are still there
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
@@ -118,7 +118,11 @@ class OutboxRelay:
         timers = [await self._outbox.due_in(), self._outages.next_try()]
         return [self._poll_interval, *(timer for timer in timers if timer is not None)]
 
-    async def _relay_batch(self) -> float:
+    async def _relay_batch(self) -> float | None:
+        """Publish one batch, and return in how many seconds there may be more; `None` when there is no more.
+
+        While another relay has everything, what is due is that one's too: to look for it before would be in vain.
+        """
         async with self._outbox.claim(self._batch_size, without=self._outages.contexts()) as batch:
             results = await self._publish_batch(batch) if batch.events else ()
         trouble = self._outages.note(results)
@@ -126,7 +130,7 @@ class OutboxRelay:
             self._in_trouble(trouble)
         else:
             self._recovered(sum(result.error is None for result in results))
-        return self._poll_interval if batch.look_again is None else batch.look_again
+        return batch.look_again
 
     async def _publish_batch(self, batch: OutboxBatch) -> Sequence[PublishResult]:
         await failpoints.reach("relay.after_select")

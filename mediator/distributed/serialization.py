@@ -6,12 +6,15 @@ from mediator.distributed.events import DistributedEvent
 
 E = TypeVar("E", bound=DistributedEvent)
 
+LONGEST_MEDIA_TYPE = 127
+"""In characters: what outboxes have room for."""
+
 
 class EventCodec(Protocol):
     """Encodes and decodes payloads. The class to decode into is chosen by the consumer, never by the data."""
 
     content_type: str
-    """The media type of what `encode` returns."""
+    """The media type of what `encode` returns, in up to 127 printable characters."""
 
     def encode(self, event: DistributedEvent, /) -> bytes:
         """The payload of an event.

@@ -113,15 +113,15 @@ class Settlement:
     async def _settle(self) -> None:
         try:
             ending = await self._through_outages()
-        except asyncio.CancelledError as error:
-            if not is_being_cancelled():  # something that was waited for outside the handlers was cancelled
-                ending = self._put_back(error, self._pause())
-            else:
+        except (Exception, asyncio.CancelledError) as error:  # settled: it is logged, and comes again
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 await self._give_up()
                 raise
-        except Exception as error:  # settled: it is logged, and comes again
             ending = self._put_back(error, self._pause())
-        await ending()
+        try:
+            await ending()
+        except Exception as error:  # the broker delivers it again, and what is in the database decides
+            self._parts.log.warning("delivery not settled", error=repr(error), sequence=self._delivery.sequence)
 
     async def _through_outages(self) -> Ending:
         while True:
@@ -164,8 +164,8 @@ class Settlement:
         left = self._delivery.stored_at.timestamp() + self._parts.unknown_type_grace - self._parts.now()
         if left <= 0:
             return await self._set_aside(ParkReason.UNKNOWN_TYPE, error)
-        pause = Backoff(1.0, 30.0, self._parts.rng).at(self._delivery.attempt - 1)
-        return self._put_back(error, min(pause, left), log=self._parts.log.warning)
+        pause = min(left, Backoff(1.0, 30.0, self._parts.rng).at(self._delivery.attempt - 1))
+        return self._put_back(error, pause, log=self._parts.log.warning)
 
     async def _take_in(self, envelope: CloudEvent, event_class: type[DistributedEvent], attempt: int) -> Ending:
         intake = Intake(self._parts.intake, envelope, event_class, attempt, self._admit)

@@ -12,12 +12,12 @@ import structlog
 from mediator.context import IdFactory, new_id
 from mediator.distributed import failpoints
 from mediator.distributed.aggregate_tracker import AggregateTracker
-from mediator.distributed.bounds import check_positive
+from mediator.distributed.bounds import check_positive, check_texts
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.database import DatabaseTransaction
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.reading import lack_of_unit_of_work, refuse_in_read_only
-from mediator.distributed.serialization import EventCodec
+from mediator.distributed.serialization import LONGEST_MEDIA_TYPE, EventCodec
 from mediator.distributed.shield import Shielded, finish
 from mediator.distributed.transaction import CollectedEvent, RunningTransaction, UnitOfWorkState
 from mediator.errors import (
@@ -56,6 +56,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     ) -> None:
         super().__init__()
         check_positive(max_event_bytes=max_event_bytes, commit_timeout=commit_timeout)
+        check_texts(longest=LONGEST_MEDIA_TYPE, content_type=codec.content_type)
         self.codec: EventCodec = codec
         self.settling: bool = False
         self._max_event_bytes = max_event_bytes

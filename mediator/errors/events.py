@@ -33,7 +33,7 @@ class EventDeclarationError(EventError, TypeError):
     def __str__(self) -> str:
         return (
             f"{name_of(self.event_class)} {self.problem}. Declare it as "
-            '`event_type: ClassVar[str] = "<context>.<name>"`, both of lower-case letters, digits and hyphens, and '
+            '`event_type: ClassVar[str] = "<context>.<name>"`, both of up to 64 lower-case letters, digits and hyphens, and '
             '`event_version: ClassVar[int] = 1`. An `ordering`, if there is one, is "strict" or "row".'
         )
 

@@ -38,6 +38,25 @@ class ContainerValidationError(MediatorError):
 
 
 @dataclass(eq=False, repr=False)
+class MissingExtraError(MediatorError, ModuleNotFoundError):
+    """A part of the package was imported without what it needs.
+
+    Attributes:
+        module: What is not installed.
+        extra: The extra that brings it.
+    """
+
+    module: str
+    extra: str
+
+    def __post_init__(self) -> None:
+        self.name: str | None = self.module
+
+    def __str__(self) -> str:
+        return f"{self.module} is not installed. Install it with: pip install 'mediator[{self.extra}]'"
+
+
+@dataclass(eq=False, repr=False)
 class ProviderNotFoundError(MediatorError, LookupError):
     """A provider was named that the container does not have."""
 

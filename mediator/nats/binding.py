@@ -28,6 +28,9 @@ _TOKEN = re.compile(r"[a-z0-9-]{1,64}")
 _NAME = re.compile(r"[a-z0-9]+")
 _PARTITION = re.compile(r"[0-9]{1,4}")
 _MAX_SUBJECT = 255
+LONGEST_APPLICATION = 128
+"""Characters in the name of an application."""
+
 _PLAIN = re.compile(r"[!#-$&-~]*")
 _UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from mediator.distributed.bounds import check_texts
 from mediator.distributed.channel import (
     IncomingCall,
     IncomingCalls,
@@ -25,9 +26,9 @@ from mediator.distributed.channel import (
     RequestChannel,
 )
 from mediator.distributed.requests import RequestCodec
-from mediator.errors import PublisherUnavailableError, SettingError
+from mediator.errors import PublisherUnavailableError
 from mediator.msgspec import MsgspecRequestCodec
-from mediator.nats.binding import checked_prefix, decoded, encoded
+from mediator.nats.binding import LONGEST_APPLICATION, checked_prefix, decoded, encoded
 from mediator.nats.connection import NatsConnection
 from mediator.nats.link import end, withdraw
 
@@ -66,8 +67,7 @@ class NatsRequestChannel(RequestChannel):
         prefix: str = "requests",
         codec: RequestCodec | None = None,
     ) -> None:
-        if not (0 < len(application) <= 128 and application.isprintable() and application.strip()):  # noqa: PLR2004
-            raise SettingError("application", application, "use 1 to 128 printable characters")
+        check_texts(longest=LONGEST_APPLICATION, application=application)
         self.codec: RequestCodec = codec or MsgspecRequestCodec()
         self.place: str = connection.broker
         self._connection = connection

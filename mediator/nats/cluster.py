@@ -29,6 +29,7 @@ class NatsCluster:
         size: How many servers, an odd number.
         settings: Further lines of the configuration of each.
         jetstream: Further lines inside the `jetstream` block of each.
+        cluster: Further lines inside the `cluster` block of each, such as `no_advertise: true` behind proxies.
         start_timeout: How long a start may take, in seconds.
 
     Attributes:
@@ -38,7 +39,15 @@ class NatsCluster:
         SettingError: The size cannot work.
     """
 
-    def __init__(self, size: int = 3, *, settings: str = "", jetstream: str = "", start_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        settings: str = "",
+        jetstream: str = "",
+        cluster: str = "",
+        start_timeout: float = 30.0,
+    ) -> None:
         if size < 1 or size % 2 == 0:
             raise SettingError("size", size, "use an odd number, for a majority")
         ports = _free_ports(size)
@@ -47,7 +56,7 @@ class NatsCluster:
         self.servers: tuple[NatsServer, ...] = tuple(
             NatsServer(
                 name=f"{_CLUSTER}-{number}",
-                settings=f'cluster {{ name: {_CLUSTER}, listen: "127.0.0.1:{port}", routes: [{routes}] }}\n{settings}',
+                settings=f"{_cluster_block(port, routes, cluster)}\n{settings}",
                 jetstream=jetstream,
                 start_timeout=start_timeout,
             )
@@ -113,6 +122,10 @@ class NatsCluster:
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
+
+
+def _cluster_block(port: int, routes: str, further: str) -> str:
+    return f'cluster {{\n name: {_CLUSTER}, listen: "127.0.0.1:{port}", routes: [{routes}]\n {further}\n}}'
 
 
 def _meta_leader(told: dict[str, Any]) -> str:

@@ -16,11 +16,12 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from mediator.distributed.bounds import check_texts
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError
 from mediator.nats.batch import AtomicBatches
-from mediator.nats.binding import MESSAGE_ID, checked_prefix, context_of, subject_of, to_headers
+from mediator.nats.binding import LONGEST_APPLICATION, MESSAGE_ID, checked_prefix, context_of, subject_of, to_headers
 from mediator.nats.connection import NatsConnection
 from mediator.nats.contents import NatsStreamContents
 from mediator.nats.flight import Flight, Letter, refusal
@@ -29,7 +30,6 @@ from mediator.nats.streams import DEFAULT_SETTINGS, StreamSettings, ensure_strea
 from mediator.nats.topology import Topology, published
 
 _CONNECT_SECONDS = 1.0
-_MAX_APPLICATION = 128
 _MARK = re.compile(r"[A-Za-z0-9]{1,64}")
 _REFUSALS = frozenset({10054, 10060, 10071, 10097, 10166})
 """Error codes that the same message meets every time: too large, wrong expectation, headers too large, a TTL that is not
@@ -65,8 +65,7 @@ class NatsEventPublisher(EventPublisher):
         timeout: float = 5.0,
         atomic_batches: bool = True,
     ) -> None:
-        if not (0 < len(application) <= _MAX_APPLICATION and application.isprintable() and application.strip()):
-            raise SettingError("application", application, f"use 1 to {_MAX_APPLICATION} printable characters")
+        check_texts(longest=LONGEST_APPLICATION, application=application)
         if timeout <= 0:
             raise SettingError("timeout", timeout, "use a positive number of seconds")
         self._connection = connection

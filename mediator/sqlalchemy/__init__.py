@@ -1,15 +1,18 @@
 """Units of work, outbox and inbox on SQLAlchemy 2 (the `sqlalchemy` extra)."""
 
-from mediator.sqlalchemy.differences import schema_differences
-from mediator.sqlalchemy.engine import open_engine
-from mediator.sqlalchemy.idempotency import SqlAlchemyIdempotency
-from mediator.sqlalchemy.inbox import SqlAlchemyInbox
-from mediator.sqlalchemy.migrations import schema_rows, schema_sql, schema_statements
-from mediator.sqlalchemy.outbox import SqlAlchemyOutbox
-from mediator.sqlalchemy.parking import SqlAlchemyParking
-from mediator.sqlalchemy.schema import metadata
-from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
-from mediator.sqlalchemy.upgrade import create_schema, upgrade_schema
+from mediator.extras import Extra
+
+with Extra("sqlalchemy"):
+    from mediator.sqlalchemy.differences import schema_differences
+    from mediator.sqlalchemy.engine import open_engine
+    from mediator.sqlalchemy.idempotency import SqlAlchemyIdempotency
+    from mediator.sqlalchemy.inbox import SqlAlchemyInbox
+    from mediator.sqlalchemy.migrations import schema_rows, schema_sql, schema_statements
+    from mediator.sqlalchemy.outbox import SqlAlchemyOutbox
+    from mediator.sqlalchemy.parking import SqlAlchemyParking
+    from mediator.sqlalchemy.schema import metadata
+    from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
+    from mediator.sqlalchemy.upgrade import create_schema, upgrade_schema
 
 __all__ = [
     "SqlAlchemyIdempotency",

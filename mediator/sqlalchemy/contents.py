@@ -19,9 +19,9 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.exc import DBAPIError
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.identity import is_storable
 from mediator.distributed.outbox_contents import OutboxContents, OutboxCount, OutboxFilter, OutboxRecord, Place
 from mediator.errors import OutboxEventNotFoundError
+from mediator.sqlalchemy.conditions import is_one_of_texts, is_text, starts_with
 from mediator.sqlalchemy.database import Database
 from mediator.sqlalchemy.envelope import event_of
 from mediator.sqlalchemy.moves import among
@@ -72,7 +72,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
             SchemaMissingError: The tables do not exist.
         """
         places: tuple[Place, ...] = ("waiting", "delayed", "archived")  # in the direction in which events move
-        for place in places if is_storable(event_id) else ():
+        for place in places:
             table = _table(place)
             fits = self._fits(table, OutboxFilter(place, ids=(event_id,)))
             for row in await self._rows(table, select(*_columns(table, place), *_payload(table)).where(fits)):
@@ -96,14 +96,14 @@ class SqlAlchemyOutboxContents(OutboxContents):
 
     def _fits(self, table: Table, which: OutboxFilter) -> ColumnElement[bool]:
         wanted = {"type": which.type, "partition_key": which.key}
-        conditions = [table.c[name] == value for name, value in wanted.items() if value is not None]
+        conditions = [is_text(table.c[name], value) for name, value in wanted.items() if value is not None]
         if which.place != "archived":
             due = outbox.c.deliver_at
             conditions.append(due.is_(None) if which.place == "waiting" else due.is_not(None))
         if which.context is not None:
-            conditions.append(table.c.type.like(f"{which.context}.%"))  # a context has no letter that LIKE minds
+            conditions.append(starts_with(table.c.type, f"{which.context}."))
         if which.ids:
-            conditions.append(table.c.id.in_(which.ids))
+            conditions.append(is_one_of_texts(table.c.id, which.ids))
         if which.since is not None:
             conditions.append(self._time(table) >= which.since)
         return and_(literal(value=True), *conditions)

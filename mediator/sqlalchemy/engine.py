@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mediator.distributed.shield import wait_for_late_work
-from mediator.errors import DatabaseUnavailableError
+from mediator.errors import DatabaseUnavailableError, MissingExtraError
 from mediator.sqlalchemy.database import Database, redacted
 from mediator.sqlalchemy.guard import GuardedConnection
 from mediator.sqlalchemy.pool import ConnectionPool
@@ -106,8 +106,9 @@ def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
     try:
         return create_async_engine(url, **settings)
     except ModuleNotFoundError as error:
-        reason = f"{error.name} is not installed. Install it with `pip install 'mediator[postgres]'`"
-        raise DatabaseUnavailableError(redacted(url), reason) from error
+        extra = "sqlalchemy" if url.get_backend_name() == "sqlite" else "postgres"
+        missing = MissingExtraError(error.name or str(error), extra)
+        raise DatabaseUnavailableError(redacted(url), str(missing)) from error
 
 
 def _parse(url: str) -> URL:

@@ -17,6 +17,7 @@ from mediator.errors import (
     SettingError,
     UnitOfWorkMismatchError,
 )
+from mediator.sqlalchemy.conditions import is_number, is_one_of_numbers, is_text
 from mediator.sqlalchemy.database import Database
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.envelope import columns_of
@@ -180,6 +181,8 @@ async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None
 
 
 async def _get(connection: AsyncConnection, number: int, *, locked: bool = False) -> ParkedEvent:
+    if not is_number(number):
+        raise ParkedEventNotFoundError(number)
     chosen = select(parked).where(parked.c.number == number)
     found = (await connection.execute(chosen.with_for_update() if locked else chosen)).first()
     if found is None:
@@ -223,11 +226,9 @@ def _fits(which: ParkedFilter) -> ColumnElement[bool]:
         "partition_key": which.key,
         "reason": which.reason,
     }
-    conditions: list[ColumnElement[bool]] = [
-        parked.c[name] == value for name, value in wanted.items() if value is not None
-    ]
+    conditions = [is_text(parked.c[name], value) for name, value in wanted.items() if value is not None]
     if which.numbers:
-        conditions.append(parked.c.number.in_(which.numbers))
+        conditions.append(is_one_of_numbers(parked.c.number, which.numbers))
     if which.since is not None:
         conditions.append(parked.c.parked_at >= which.since)
     return and_(literal(value=True), *conditions)

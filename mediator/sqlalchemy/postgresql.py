@@ -193,7 +193,7 @@ def _check(_connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: obj
     left = entry.info.pop(_LEFT, None)
     if left is not None and time.monotonic() - left > _IDLE_SECONDS:
         try:
-            await_only(driver_connection.execute(";", timeout=_PROBE_SECONDS))
+            await_only(driver_connection.fetchrow(";", timeout=_PROBE_SECONDS))
         except Exception as error:
             raise DisconnectionError("lost while it was idle") from error
 

@@ -75,6 +75,8 @@ def test_nothing_is_imported_for_type_checkers_only(file: Path):
 
 @each_file
 def test_what_users_hand_in_is_never_checked_by_assert(file: Path):
+    if "conformance" in file.parts:
+        return  # its cases are tests, in which pytest shows what an assertion compared
     assert at([node for node in nodes(file) if isinstance(node, ast.Assert)]) == []
 
 

@@ -4,9 +4,10 @@ and on a real nats-server."""
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -18,25 +19,39 @@ from mediator.errors import DuplicateDroppedError, OutboxEventNotFoundError, Pub
 from mediator.nats import NatsEventPublisher, NatsServer, open_connection
 from mediator.nats.api import JetStreamApi
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher
-from tests.contracts.test_outbox import FUTURE, Elsewhere, add
-from tests.contracts.test_storage import Storage, Written, storage
-
-__all__ = ["storage"]
+from mediator.testing.conformance import StorageUnderTest
+from mediator.testing.conformance.storage import Elsewhere, Written
+from mediator.testing.conformance.storage_steps import FUTURE, add
+from tests.conformance import storages
+from tests.postgres import PostgresServer
 
 ARCHIVED = OutboxFilter("archived")
 WAITING = OutboxFilter("waiting")
 
 
-async def archive(storage: Storage, limit: int = 1000) -> None:
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StorageUnderTest]:
+    async with AsyncExitStack() as stack:
+        if request.param == "memory":
+            opening = storages.in_memory()
+        elif request.param == "sqlite":
+            opening = storages.in_database(f"sqlite:///{tmp_path}/contract.db")
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            opening = storages.in_database(await stack.enter_async_context(server.database()))
+        yield await stack.enter_async_context(opening)
+
+
+async def archive(storage: StorageUnderTest, limit: int = 1000) -> None:
     async with storage.outbox.claim(limit) as batch:
         await batch.settle([event.id for event in batch.events])
 
 
-async def ids(storage: Storage, which: OutboxFilter, **options: int) -> list[str]:
+async def ids(storage: StorageUnderTest, which: OutboxFilter, **options: int) -> list[str]:
     return [record.id for record in await storage.outbox.contents.find(which, **options)]
 
 
-async def test_events_are_found_where_they_are_in_the_order_of_their_key(storage: Storage):
+async def test_events_are_found_where_they_are_in_the_order_of_their_key(storage: StorageUnderTest):
     sent = await add(storage, Written("a", "k"), Written("b", "k"))
     await archive(storage)
     waiting = await add(storage, Written("c", "k"))
@@ -54,7 +69,7 @@ async def test_events_are_found_where_they_are_in_the_order_of_their_key(storage
     assert abs((first.moved_at or 0) - time.time()) < 60
 
 
-async def test_a_filter_leaves_out_what_does_not_fit(storage: Storage):
+async def test_a_filter_leaves_out_what_does_not_fit(storage: StorageUnderTest):
     a, b, c = await add(storage, Written("a", "k"), Written("b"), Elsewhere("c"))
     await archive(storage)
     assert await ids(storage, replace(ARCHIVED, key="k")) == [a]
@@ -69,8 +84,21 @@ async def test_a_filter_leaves_out_what_does_not_fit(storage: Storage):
     )
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\udcff", "x" * 10_000, "%", "contr_ct"])
+@pytest.mark.parametrize("place", ["waiting", "archived"])
+async def test_what_no_event_can_have_finds_none_and_is_no_error(storage: StorageUnderTest, place: Place, text: str):
+    await add(storage, Written("a", "k"))
+    if place == "archived":
+        await archive(storage)
+    for which in {"key": text}, {"type": text}, {"context": text}, {"ids": (text,)}:
+        assert await ids(storage, replace(OutboxFilter(place), **which)) == []
+        assert (await storage.outbox.contents.count(replace(OutboxFilter(place), **which))).events == 0
+    with pytest.raises(OutboxEventNotFoundError):
+        await storage.outbox.contents.get(text)
+
+
 @pytest.mark.parametrize("place", ["waiting", "delayed"])
-async def test_what_is_not_archived_has_the_age_of_its_event(storage: Storage, place: Place):
+async def test_what_is_not_archived_has_the_age_of_its_event(storage: StorageUnderTest, place: Place):
     await add(storage, Written("a"), after=FUTURE if place == "delayed" else None)
     contents = storage.outbox.contents
     count = await contents.count(OutboxFilter(place))
@@ -80,7 +108,7 @@ async def test_what_is_not_archived_has_the_age_of_its_event(storage: Storage, p
     assert len(await contents.find(OutboxFilter(place, since=time.time() + 60))) == 0
 
 
-async def test_events_are_read_page_by_page(storage: Storage):
+async def test_events_are_read_page_by_page(storage: StorageUnderTest):
     sent = await add(storage, *(Written(str(number)) for number in range(7)))
     await archive(storage)
     contents, after, found = storage.outbox.contents, 0, []
@@ -91,7 +119,7 @@ async def test_events_are_read_page_by_page(storage: Storage):
     assert found == sent
 
 
-async def test_archived_events_come_whole_and_in_order_without_those_that_are_gone(storage: Storage):
+async def test_archived_events_come_whole_and_in_order_without_those_that_are_gone(storage: StorageUnderTest):
     sent = await add(storage, Written("a", "k"), Written("b", "o"), Written("c", "o"))
     await archive(storage)
     contents = storage.outbox.contents
@@ -103,7 +131,7 @@ async def test_archived_events_come_whole_and_in_order_without_those_that_are_go
     assert await contents.archived([]) == []
 
 
-async def test_one_event_is_found_wherever_it_is(storage: Storage):
+async def test_one_event_is_found_wherever_it_is(storage: StorageUnderTest):
     [sent] = await add(storage, Written("a"))
     await archive(storage)
     [waiting] = await add(storage, Written("b"))

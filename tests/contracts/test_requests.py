@@ -128,12 +128,6 @@ async def test_a_request_is_answered_with_what_the_handler_of_the_other_applicat
         assert await sender.send(FindAdvisor("nobody")) is None
 
 
-async def test_many_requests_at_a_time_get_each_its_own_answer(channels):
-    async with answering(channels, ada) as sender:
-        found = await asyncio.gather(*(sender.send(FindAdvisor(str(n))) for n in range(200)))
-    assert [advisor.courses for advisor in found] == [[str(n)] for n in range(200)]
-
-
 async def test_nobody_who_answers_is_known_at_once(channels):
     sender = RemoteSender(await channels(), timeout=30)
     with pytest.raises(RemoteUnavailableError, match="no application answers to its name") as caught:
@@ -306,36 +300,6 @@ async def test_stopping_ends_what_is_at_hand_and_takes_no_more(channels):
     await asyncio.wait({running})
     with pytest.raises(RemoteUnavailableError):
         await sender.send(AssignAdvisor("Grace"))
-
-
-async def test_two_processes_of_an_application_share_the_requests_out(channels):
-    counts = [0, 0]
-
-    def counting(index: int) -> Any:
-        async def count(request: Any) -> None:
-            if request.student != "probe":
-                counts[index] += 1
-
-        return count
-
-    options: dict[str, Any] = {"exposes": (AssignAdvisor,)}
-    async with answering(channels, counting(0), **options) as sender, answering(channels, counting(1), **options):
-        await asyncio.gather(*(sender.send(AssignAdvisor(str(n))) for n in range(60)))
-    assert sum(counts) == 60
-    assert min(counts) > 0
-
-
-async def test_a_cancelled_sender_leaves_nothing_behind(channels):
-    async def never(request: Any) -> None:
-        if request.student != "probe":
-            await asyncio.Event().wait()
-
-    async with answering(channels, never, exposes=(AssignAdvisor,), drain_timeout=0.1) as sender:
-        waiting = asyncio.create_task(sender.send(AssignAdvisor("Grace"), timeout=30))
-        await asyncio.wait({waiting}, timeout=0.05)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
 
 
 class Undeclared(Query[int]):

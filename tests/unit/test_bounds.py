@@ -1,4 +1,4 @@
-"""Numbers that cannot work are refused when a unit of work, outbox, inbox, relay or consumer is made."""
+"""Settings that cannot work are refused when a unit of work, outbox, inbox, relay or consumer is made."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mediator import OutboxRelay
 from mediator.errors import SettingError
+from mediator.msgspec import MsgspecCodec
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyUnitOfWork
 from mediator.testing import (
     InMemoryBroker,
@@ -49,6 +50,17 @@ async def test_a_unit_of_work_refuses_numbers_that_cannot_work(engine: AsyncEngi
     refuses(lambda **options: SqlAlchemyUnitOfWork(engine, **options), name, value)
     refuses(lambda **options: InMemoryUnitOfWork(InMemoryDatabase(), **options), name, value)
     SqlAlchemyUnitOfWork(engine, max_pending=1, max_event_bytes=1, commit_timeout=0.1)
+
+
+@pytest.mark.parametrize("value", ["", "x" * 128, "a\nb", "a\0b", None, 3])
+async def test_a_unit_of_work_refuses_a_codec_whose_content_type_nothing_can_hold(engine: AsyncEngine, value: Any):
+    class Codec(MsgspecCodec):
+        content_type = value
+
+    with pytest.raises(SettingError, match="content_type"):
+        SqlAlchemyUnitOfWork(engine, codec=Codec())
+    with pytest.raises(SettingError, match="content_type"):
+        InMemoryUnitOfWork(InMemoryDatabase(), codec=Codec())
 
 
 @wrong(archive_seconds="not negative", frozen_seconds="a day")

@@ -77,6 +77,28 @@ async def test_nothing_is_dispatched_before_the_start():
     assert await mediator.send(EnrollStudent()) == "Ada"
 
 
+async def test_nothing_is_dispatched_after_the_stop_though_it_was_before():
+    mediator = wire(handles(EnrollStudent, answer_name))
+    await mediator.send(EnrollStudent())
+    await mediator.publish(StudentChanged())
+    mediator.started = False
+    with pytest.raises(MediatorNotStartedError):
+        await mediator.send(EnrollStudent())
+    with pytest.raises(MediatorNotStartedError):
+        await mediator.publish(StudentChanged())
+
+
+async def test_what_was_dispatched_the_right_way_is_refused_the_other_way_all_the_same():
+    mediator = wire(handles(EnrollStudent, answer_name))
+    await mediator.send(EnrollStudent())
+    await mediator.publish(StudentChanged())
+    wrong: Any = mediator
+    with pytest.raises(MessageKindError):
+        await wrong.publish(EnrollStudent())
+    with pytest.raises(MessageKindError):
+        await wrong.send(StudentChanged())
+
+
 async def test_what_a_handler_raises_reaches_the_sender_as_the_same_object():
     raised = ValueError("raw")
 

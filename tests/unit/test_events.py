@@ -13,7 +13,7 @@ from mediator.distributed.events import split_wire_type, wire_type
 from mediator.errors import EventDeclarationError
 from mediator.msgspec import MsgspecCodec
 
-WORDS = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True)
+WORDS = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True).filter(lambda word: len(word) <= 64)
 EVENT_TYPES = st.builds("{}.{}".format, WORDS, WORDS)
 
 
@@ -43,11 +43,18 @@ def test_what_is_no_type_on_the_wire_is_refused(wire: str):
 
 @pytest.mark.parametrize(
     "event_type",
-    ["", "one", "Upper.case", "a.b.c", "a.", ".b", "a b.c", "-a.b", "a.b-", "a--b.c", "a.b\n", "ä.b", 3, None],
+    [
+        *("", "one", "Upper.case", "a.b.c", "a.", ".b", "a b.c", "-a.b", "a.b-", "a--b.c", "a.b\n", "ä.b", 3, None),
+        *("a" * 65 + ".b", "a." + "b" * 65),
+    ],
 )
 def test_an_event_type_must_be_a_context_and_a_name(event_type: Any):
     with pytest.raises(EventDeclarationError, match=r"Declared has .*Declare it as"):
         wire_type(declare(event_type))
+
+
+def test_the_longest_event_type_is_one_of_64_characters_each():
+    assert wire_type(declare(f"{'a' * 64}.{'b' * 64}")) == f"{'a' * 64}.{'b' * 64}.v1"
 
 
 @pytest.mark.parametrize("version", [0, -1, True, "1", 1.0, None])

@@ -301,3 +301,38 @@ def test_a_context_is_tried_again_after_growing_pauses_until_it_answers() -> Non
     assert 7.5 <= pauses[-1] <= 15
     outages.note([PublishResult(event("1", "billing"))])
     assert outages.next_try() is None
+
+
+class CountingOutbox(InMemoryOutbox):
+    """Counts the claims, and how long whoever gets nothing waits before the next one."""
+
+    def __init__(self, database: InMemoryDatabase) -> None:
+        super().__init__(database)
+        self.claims = 0
+        self.waits: list[float] = []
+        self.waited = asyncio.Event()
+
+    @asynccontextmanager
+    async def claim(self, limit, /, *, without=()):
+        self.claims += 1
+        async with super().claim(limit, without=without) as batch:
+            yield batch
+
+    async def wait(self, seconds, /):
+        self.waits.append(seconds)
+        self.waited.set()
+        await super().wait(60)
+
+
+async def test_a_relay_does_not_spin_on_a_due_event_while_another_relay_has_everything(database, broker):
+    outbox = CountingOutbox(database)
+    database.delayed.append((0.0, event("due")))
+    async with InMemoryOutbox.claim(outbox, 10):
+        database.delayed.append((0.0, event("due as well")))
+        running = asyncio.ensure_future(OutboxRelay(outbox, broker).run())
+        async with asyncio.timeout(10):
+            await outbox.waited.wait()
+        running.cancel()
+        await asyncio.wait([running])
+    assert outbox.claims == 1
+    assert 0 < outbox.waits[0] < 1

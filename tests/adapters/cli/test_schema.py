@@ -147,4 +147,5 @@ def test_upgrade_refuses_tables_that_are_newer_than_the_library(tmp_path, monkey
 def test_sql_from_a_version_is_what_is_missing_since_and_an_unknown_version_is_a_wrong_call():
     nothing = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1"])
     assert (nothing.exit_code, nothing.stdout) == (0, "")
+    assert nothing.stderr == "Tables of version 1 are up to date.\n"
     assert CliRunner().invoke(cli, ["schema", "sql", "--from-version", "77"]).exit_code == 2

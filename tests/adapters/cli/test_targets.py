@@ -82,3 +82,20 @@ def test_a_bad_target_is_one_sentence_on_standard_error_and_status_2(command):
 
 def test_control_characters_of_foreign_text_are_escaped():
     assert printable("a\x1b[31m\r\tb\u202e\udc80é\n") == "a\\x1b[31m\\r\\tb\\u202e\\udc80é\n"
+
+
+@pytest.mark.parametrize("file", ["enrollment.py", "./enrollment.py", "enrollment"])
+def test_a_file_is_no_module_and_the_module_is_named(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if file == "enrollment":
+        assert "was not found" in problem(f"{file}:create")
+    else:
+        assert problem(f"{file}:create") == f"{file!r} is a file; name the module: enrollment:create."
+
+
+def test_a_setting_that_is_missing_is_one_sentence_with_what_to_do():
+    result = CliRunner().invoke(cli, ["run", f"{SAMPLE}:Container"])
+    assert result.exit_code == 2
+    assert 'Undefined configuration option "config.database"' in result.stderr
+    assert "a function that makes the container and gives it its settings" in result.stderr
+    assert "Traceback" not in result.output

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import time
 
 import nats.errors
@@ -12,15 +11,10 @@ from structlog.testing import capture_logs
 
 from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.nats import NatsConnection, NatsServer, open_connection
+from mediator.nats.cluster import _free_ports
 
 PASSWORD = "s3cr%2Ft"
 AUTHORIZATION = 'authorization { user: "app", password: "s3cr/t" }'
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def answered(connection: NatsConnection) -> bool:
@@ -49,7 +43,7 @@ async def reason_that_tells(connection: NatsConnection, what: str) -> PublisherU
 async def test_opening_with_nobody_listening_returns_at_once_and_closes_cleanly() -> None:
     before = asyncio.all_tasks()
     started = time.monotonic()
-    async with open_connection(f"nats://127.0.0.1:{free_port()}") as connection:
+    async with open_connection(f"nats://127.0.0.1:{_free_ports(1)[0]}") as connection:
         assert time.monotonic() - started < 0.2
         with pytest.raises(PublisherUnavailableError, match=r"111|refused|Connect"):
             await connection.client("publish", timeout=0.1)
@@ -93,7 +87,7 @@ async def test_it_is_a_resource_of_a_container(shared_server: NatsServer) -> Non
 
 
 async def test_a_server_that_comes_up_late_is_found() -> None:
-    server = NatsServer(port=free_port())
+    server = NatsServer(port=_free_ports(1)[0])
     async with open_connection(server.url) as connection:
         with pytest.raises(PublisherUnavailableError):
             await connection.client("consume", timeout=0.1)

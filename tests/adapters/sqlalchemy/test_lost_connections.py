@@ -18,7 +18,7 @@ from mediator.errors import (
     ReadOnlyDatabaseError,
     UnitOfWorkRolledBackError,
 )
-from mediator.sqlalchemy import open_engine
+from mediator.sqlalchemy import open_engine, postgresql
 from mediator.testing.failpoints import Pause, failpoint
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write, create_tables, pool_of
 from tests.postgres import PostgresServer
@@ -92,6 +92,15 @@ async def test_the_first_commands_after_a_restart_do_not_notice_it(
         await server.restart(way)
     await asyncio.gather(*(mistreated.send(Write(str(number))) for number in range(5, 15)))
     assert len(await mistreated.entries()) == len(await mistreated.staged()) == 15
+
+
+async def test_a_connection_that_was_idle_and_still_works_is_kept(engine: AsyncEngine, monkeypatch) -> None:
+    monkeypatch.setattr(postgresql, "_IDLE_SECONDS", 0.0)
+    used: set[int] = set()
+    for _ in range(3):
+        async with engine.connect() as connection:
+            used.add((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+    assert len(used) == 1
 
 
 async def test_while_the_server_is_away_commands_fail_with_a_clear_error(
