@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from structlog.testing import capture_logs
 
@@ -73,6 +74,7 @@ async def check(messages: list[Any]) -> None:
     event(f"{len(expected) // 20 * 20} notes or more, {min(len(reference.committed), 3)} rows or more")
 
 
+@pytest.mark.timeout(600)  # half a minute of processor time, of which a busy machine may give it little
 @settings(max_examples=1_500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(programs())
 def test_order_scopes_and_committed_effects_are_those_of_the_reference(messages: list[Any]):

@@ -1,0 +1,151 @@
+"""A storage that breaks a promise does not pass the conformance suites: each fault is found by a case."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from mediator.distributed.inbox import Admission
+from mediator.distributed.outbox import OutboxBatch
+from mediator.distributed.parking import ParkedEvent
+from mediator.distributed.staging import StagedEvent
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryParking, InMemoryUnitOfWork
+from mediator.testing.conformance import StorageConformance, StorageUnderTest
+from tests.conformance.storages import in_memory
+
+
+class CommittingTwice(InMemoryUnitOfWork):
+    """Stores events before the commit, in a transaction of their own."""
+
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
+        await super().stage(events)
+        await super().commit_transaction("early")
+        await self.prepare(None)
+
+
+class NeverRollingBack(InMemoryUnitOfWork):
+    async def roll_back_transaction(self) -> None:
+        await super().commit_transaction("instead")
+
+
+class WithoutSavepoints(InMemoryUnitOfWork):
+    async def roll_back_to_savepoint(self, savepoint: Any) -> None:
+        pass
+
+
+class ForgettingEvents(InMemoryUnitOfWork):
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
+        await super().stage(events[:1])
+
+
+class ReversedOutbox(InMemoryOutbox):
+    @asynccontextmanager
+    async def claim(self, limit: int, /, *, without: Any = frozenset()) -> AsyncIterator[OutboxBatch]:
+        async with super().claim(limit, without=without) as batch:
+            batch.events = list(reversed(batch.events))
+            yield batch
+
+
+class ForgetfulOutbox(InMemoryOutbox):
+    async def due_in(self) -> float | None:
+        return None
+
+
+class OwnTransactionInbox(InMemoryInbox):
+    """Takes events in at once, whatever becomes of the transaction."""
+
+    def __init__(self, database: InMemoryDatabase) -> None:
+        super().__init__(database)
+        self._seen: set[tuple[str, str, str]] = set()
+
+    async def insert(
+        self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
+    ) -> Admission:
+        if (row := (consumer, source, event_id)) in self._seen:
+            return Admission.DUPLICATE
+        self._seen.add(row)
+        return await super().insert(unit_of_work, consumer, source, event_id, key=key)
+
+
+class AdmittingInbox(InMemoryInbox):
+    """Knows no duplicates."""
+
+    async def insert(self, *args: Any, **options: Any) -> Admission:
+        admission = await super().insert(*args, **options)
+        return Admission.NEW if admission is Admission.DUPLICATE else admission
+
+
+class UncountingInbox(InMemoryInbox):
+    async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
+        pass
+
+
+class LosingParking(InMemoryParking):
+    """Takes an event out whatever becomes of the transaction."""
+
+    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+        return await self.discard(number)
+
+
+@dataclass(frozen=True)
+class Broken:
+    name: str
+    unit_of_work: Callable[..., InMemoryUnitOfWork] = InMemoryUnitOfWork
+    outbox: Callable[..., InMemoryOutbox] = InMemoryOutbox
+    inbox: Callable[..., InMemoryInbox] = InMemoryInbox
+    parking: Callable[..., InMemoryParking] = InMemoryParking
+
+
+BROKEN = [
+    Broken("events are committed before their command", unit_of_work=CommittingTwice),
+    Broken("a rollback commits", unit_of_work=NeverRollingBack),
+    Broken("a savepoint undoes nothing", unit_of_work=WithoutSavepoints),
+    Broken("only the first event is stored", unit_of_work=ForgettingEvents),
+    Broken("the newest events come first", outbox=ReversedOutbox),
+    Broken("delayed events are never due", outbox=ForgetfulOutbox),
+    Broken("the inbox has a transaction of its own", inbox=OwnTransactionInbox),
+    Broken("the inbox knows no duplicates", inbox=AdmittingInbox),
+    Broken("a start cannot be taken back", inbox=UncountingInbox),
+    Broken("a parked event is gone although its replay failed", parking=LosingParking),
+]
+
+
+async def failures(broken: Broken) -> list[str]:
+    """The cases that fail."""
+
+    class Suite(StorageConformance):
+        capabilities = frozenset()
+
+        @asynccontextmanager
+        async def opened(self) -> AsyncIterator[StorageUnderTest]:
+            database = InMemoryDatabase()
+            async with in_memory(database) as healthy:
+                yield replace(
+                    healthy,
+                    make=lambda **options: broken.unit_of_work(database, **options),
+                    outbox=broken.outbox(database),
+                    inbox=broken.inbox(database),
+                    parking=broken.parking(database),
+                )
+
+    found = []
+    for name in Suite.cases():
+        try:
+            async with asyncio.timeout(2):
+                await getattr(Suite(), name)()
+        except Exception:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+async def test_a_storage_that_breaks_a_promise_is_found_out(broken: Broken) -> None:
+    assert await failures(broken) != []
+
+
+async def test_a_storage_that_keeps_all_promises_passes() -> None:
+    assert await failures(Broken("none")) == []

@@ -1,0 +1,147 @@
+"""A transport that breaks a promise does not pass the conformance suites: each fault is found by a case."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.publisher import PublishResult
+from mediator.testing import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
+from mediator.testing import broker as broker_module
+from mediator.testing.conformance import (
+    ContainerConformance,
+    RequestConformance,
+    StorageConformance,
+    TransportCapability,
+    TransportConformance,
+    TransportUnderTest,
+)
+from tests.conformance.transports import in_memory
+
+
+class LosingPublisher(InMemoryEventPublisher):
+    """Says of each event that it is stored, and stores all but the last."""
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        await super().publish(events[:-1])
+        return [PublishResult(event, None) for event in events]
+
+
+class ReversingPublisher(InMemoryEventPublisher):
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        return list(reversed(await super().publish(list(reversed(events)))))
+
+
+class DoublingPublisher(InMemoryEventPublisher):
+    """Draws the id anew at each try."""
+
+    tries = 0
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        self.tries += 1
+        await super().publish([replace(event, id=f"{event.id}-{self.tries}") for event in events])
+        return [PublishResult(event, None) for event in events]
+
+
+class RaisingPublisher(InMemoryEventPublisher):
+    """Lets an outage through as whatever error it is."""
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        results = await super().publish(events)
+        for result in results:
+            if result.error is not None:
+                raise OSError("connection refused") from result.error
+        return results
+
+
+class UnfilteredSubscription(InMemoryEventSubscription):
+    @asynccontextmanager
+    async def open(self, event_types: Any, **options: Any) -> AsyncIterator[Any]:
+        everything = [*event_types, "shop.order-placed", "shop.order-lost", "else.thing", "shop.other"]
+        async with super().open(everything, **options) as deliveries:
+            yield deliveries
+
+
+class OneGroupSubscription(InMemoryEventSubscription):
+    """All groups share one place in the stream."""
+
+    def __init__(self, broker: InMemoryBroker, group: str, **options: Any) -> None:
+        super().__init__(broker, "everybody", **options)
+
+
+def forgetting(name: str) -> Callable[[], Any]:
+    """Deliveries one of whose words the broker does not hear."""
+
+    async def unheard(self: Any, *args: Any) -> None:
+        self._timer.cancel() if hasattr(self, "_timer") else None
+
+    return lambda: patch.object(broker_module._Delivery, name, unheard)
+
+
+@dataclass(frozen=True)
+class Broken:
+    name: str
+    publisher: Callable[..., InMemoryEventPublisher] = InMemoryEventPublisher
+    subscription: Callable[..., InMemoryEventSubscription] = InMemoryEventSubscription
+    patched: Callable[[], Any] | None = None
+
+
+BROKEN = [
+    Broken("an event that was said to be stored is not", publisher=LosingPublisher),
+    Broken("events of a key are stored in another order", publisher=ReversingPublisher),
+    Broken("an event that is sent again is stored again", publisher=DoublingPublisher),
+    Broken("an outage comes as an error of another kind", publisher=RaisingPublisher),
+    Broken("a group gets what it did not ask for", subscription=UnfilteredSubscription),
+    Broken("groups take events from each other", subscription=OneGroupSubscription),
+    Broken("an acknowledgement is not heard", patched=forgetting("ack")),
+    Broken("what is put back does not come again", patched=forgetting("nak")),
+    Broken("what is terminated comes again", patched=forgetting("term")),
+]
+
+
+async def failures(broken: Broken) -> list[str]:
+    """The first case that fails."""
+
+    class Suite(TransportConformance):
+        capabilities = frozenset(TransportCapability) - {TransportCapability.SIZE_LIMIT}
+        patience = 1.0
+
+        @asynccontextmanager
+        async def opened(self) -> AsyncIterator[TransportUnderTest]:
+            broker = InMemoryBroker()
+            async with in_memory(broker) as healthy:
+                yield replace(
+                    healthy,
+                    publisher=broken.publisher(broker, application="shop"),
+                    subscribe=partial(broken.subscription, broker),
+                )
+
+    for name in Suite.cases():
+        try:
+            async with asyncio.timeout(3):
+                if broken.patched is None:
+                    await getattr(Suite(), name)()
+                else:
+                    with broken.patched():
+                        await getattr(Suite(), name)()
+        except (Exception, ExceptionGroup):
+            return [name]
+    return []
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+async def test_a_transport_that_breaks_a_promise_is_found_out(broken: Broken) -> None:
+    assert await failures(broken) != []
+
+
+def test_there_are_enough_cases():
+    assert len(StorageConformance.cases()) >= 60
+    assert len(TransportConformance.cases()) >= 25
+    assert len(ContainerConformance.cases()) >= 10
+    assert len(RequestConformance.cases()) >= 10

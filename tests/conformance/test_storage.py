@@ -1,0 +1,54 @@
+"""The storages of the library pass the conformance suites: in memory, in SQLite and in PostgreSQL."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mediator.testing.conformance import StorageCapability, StorageConformance, StorageUnderTest
+from tests.conformance.storages import in_database, in_memory
+from tests.postgres import PostgresServer
+
+
+class TestInMemory(StorageConformance):
+    capabilities = frozenset({StorageCapability.SEVERAL_WRITERS})
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[StorageUnderTest]:
+        async with in_memory() as storage:
+            yield storage
+
+
+class TestSqlite(StorageConformance):
+    capabilities = frozenset({StorageCapability.DURABLE})
+
+    @pytest.fixture(autouse=True)
+    def _in_a_folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self._folders = tmp_path_factory
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[StorageUnderTest]:
+        folder: Path = self._folders.mktemp("storage")
+        async with in_database(f"sqlite:///{folder}/conformance.db") as storage:
+            yield storage
+
+
+class TestPostgresql(StorageConformance):
+    capabilities = frozenset(StorageCapability)
+
+    @pytest.fixture(autouse=True)
+    def _on_a_server(self, postgres: PostgresServer) -> None:
+        self._server = postgres
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[StorageUnderTest]:
+        async with self._server.database() as url, in_database(url) as storage:
+            yield storage
+
+
+def test_the_storage_side_has_at_least_sixty_cases():
+    assert len(StorageConformance.cases()) >= 60
+    assert len(TestPostgresql.cases()) == len(StorageConformance.cases())
+    without = set(StorageConformance.cases()) - set(TestInMemory.cases())
+    assert all("opened_again" in name for name in without)

@@ -1,0 +1,170 @@
+"""Reference: what a command must leave behind, and what must be true of streams, effects and parked events at any time."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mediator import TransactionMode
+from tests.contracts.model_events.script import Add, Do, ScriptedError, adds
+
+Transaction = list[Add]
+
+
+@dataclass
+class _Level:
+    """What follows a savepoint, or the beginning."""
+
+    doomed: bool = False
+
+
+class _RolledBackError(Exception):
+    pass
+
+
+def transactions(command: Do) -> list[Transaction]:
+    """The events of each transaction that commits, in the order of commits, when nothing goes wrong but the script."""
+    committed: list[Transaction] = []
+    _begin(command, committed)
+    return [events for events in committed if events]
+
+
+def _begin(command: Do, committed: list[Transaction]) -> bool:
+    events: Transaction = []
+    level = _Level()
+    try:
+        _run(command, events, level, committed)
+    except (ScriptedError, _RolledBackError):
+        return False
+    if level.doomed:
+        return False
+    committed.append(events)
+    return True
+
+
+def _run(command: Do, events: Transaction, level: _Level, committed: list[Transaction]) -> None:
+    for step in command.steps:
+        if isinstance(step, Add):
+            events.append(step)
+            continue
+        try:
+            if step.mode is TransactionMode.NEW:
+                if not _begin(step.command, committed):
+                    raise _RolledBackError
+            elif step.mode is TransactionMode.NESTED:
+                _run_behind_savepoint(step.command, events, committed)
+            else:
+                _run_joined(step.command, events, level, committed)
+        except (ScriptedError, _RolledBackError):
+            if not step.forgiving:
+                raise
+    if command.fails:
+        raise ScriptedError
+
+
+def _run_joined(command: Do, events: Transaction, level: _Level, committed: list[Transaction]) -> None:
+    try:
+        _run(command, events, level, committed)
+    except (ScriptedError, _RolledBackError):
+        level.doomed = True
+        raise
+
+
+def _run_behind_savepoint(command: Do, events: Transaction, committed: list[Transaction]) -> None:
+    mark, level = len(events), _Level()
+    try:
+        _run(command, events, level, committed)
+        if level.doomed:
+            raise _RolledBackError
+    except (ScriptedError, _RolledBackError):
+        del events[mark:]
+        raise
+
+
+@dataclass
+class Seen:
+    """What there is, by the numbers of events; of each list the order counts.
+
+    Attributes:
+        rows: Committed by commands.
+        stream: Stored by the broker.
+        applied: Taken in by the consumer.
+        parked: Set aside by the consumer.
+        placed: Waiting, delayed, archived or refused, as often as they are.
+        archived: Those that the outbox takes for stored.
+        followed: The stored ones of the events that were added when an event was applied.
+        followed_placed: All of those that there are.
+    """
+
+    rows: Sequence[int]
+    stream: Sequence[int]
+    applied: Sequence[int]
+    parked: Sequence[int]
+    placed: Sequence[int]
+    archived: Sequence[int]
+    followed: Sequence[int]
+    followed_placed: Sequence[int]
+
+
+@dataclass
+class Reference:
+    """What is known of each event.
+
+    Attributes:
+        ordered: Whether the consumer keeps the order of keys.
+        events: Those that are committed, by number, in the order of commits.
+        withdrawn: Those that were cancelled, or discarded before they were sent.
+        discarded: Those that were discarded after they had come in.
+    """
+
+    ordered: bool
+    events: dict[int, Add] = field(default_factory=dict)
+    withdrawn: set[int] = field(default_factory=set)
+    discarded: set[int] = field(default_factory=set)
+
+    def note(self, command: Do, rows: Sequence[int], *, disturbed: bool) -> None:
+        """What a command left behind: what it had to, or when it was disturbed, whole transactions of that."""
+        new = [number for number in rows if number not in self.events]
+        expected = transactions(command)
+        if disturbed:
+            expected = [each for each in expected if each[0].number in new]
+        assert new == [each.number for events in expected for each in events]
+        known = {each.number: each for each in adds(command)}
+        self.events |= {number: known[number] for number in new}
+
+    def check(self, seen: Seen) -> None:
+        """What must be true at any time."""
+        assert list(seen.rows) == list(self.events)
+        remaining = set(self.events) - self.withdrawn
+        assert Counter(seen.placed) == Counter(remaining)
+        for numbers in (seen.stream, seen.applied, seen.parked, seen.followed):
+            assert len(numbers) == len(set(numbers))
+        assert set(seen.archived) <= set(seen.stream) <= remaining
+        assert set(seen.applied) | set(seen.parked) | self.discarded <= set(seen.stream)
+        assert not set(seen.applied) & (set(seen.parked) | self.discarded)
+        assert Counter(seen.followed_placed) == Counter(seen.applied)
+        assert set(seen.followed) <= set(seen.applied)
+        self._check_order(seen)
+
+    def _check_order(self, seen: Seen) -> None:
+        for key in {event.key for event in self.events.values()} - {None}:
+            stored = self._of(key, seen.stream)
+            at_once = [number for number in stored if self.events[number].delay is None]
+            assert at_once == [number for number in self.events if number in set(at_once)]
+            if not self.ordered:
+                continue
+            applied, parked = self._of(key, seen.applied), self._of(key, seen.parked)
+            assert applied == [number for number in stored if number in set(applied)]
+            assert parked == [number for number in stored if number in set(parked)]
+            assert not parked or not applied or stored.index(applied[-1]) < stored.index(parked[0])
+            assert self._of(key, seen.followed) == [number for number in applied if number in set(seen.followed)]
+
+    def check_end(self, seen: Seen) -> None:
+        """What must be true when nothing is wrong any more and everybody is done."""
+        self.check(seen)
+        assert set(seen.stream) == set(self.events) - self.withdrawn
+        assert set(seen.applied) | self.discarded == set(seen.stream)
+        assert not seen.parked
+        assert set(seen.followed) == set(seen.applied)
+
+    def _of(self, key: str | None, numbers: Iterable[int]) -> list[int]:
+        return [number for number in numbers if self.events[number].key == key]

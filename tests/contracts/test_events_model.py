@@ -1,0 +1,39 @@
+"""Random programs of commands, relays, consumers, faults and repairs: no event is lost, doubled or out of order."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from structlog.testing import capture_logs
+
+from tests.contracts.model_events.program import EventsProgram, SqliteProgram
+
+FACTOR = int(os.environ.get("MODEL_FACTOR", "1"))
+"""How many times as many examples are run as always; with more than one, other ones each time."""
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("program", "examples", "steps"), [(EventsProgram, 200, 40), (SqliteProgram, 25, 25)], ids=["memory", "sqlite"]
+)
+@pytest.mark.timeout(120 + 600 * (FACTOR - 1))
+def test_every_committed_event_is_stored_and_applied_once_and_in_order_whatever_goes_wrong(
+    program: type[RuleBasedStateMachine], examples: int, steps: int
+):
+    run_state_machine_as_test(
+        program,
+        settings=settings(
+            max_examples=examples * FACTOR,
+            stateful_step_count=steps,
+            derandomize=FACTOR == 1,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+        ),
+    )
