@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mediator.distributed import failpoints
 from mediator.errors import FailpointNotFoundError
@@ -18,7 +19,7 @@ def failpoint(name: str, action: Action) -> Iterator[None]:
 
     Args:
         name: One of `mediator.distributed.failpoints.NAMES`.
-        action: `kill`, `Failure(error)`, a `Pause`, or any coroutine function without arguments.
+        action: `kill`, `Failure(error)`, `Cancel(task)`, a `Pause`, or any coroutine function without arguments.
 
     Raises:
         FailpointNotFoundError: There is no such failpoint.
@@ -52,6 +53,18 @@ class Failure:
         if self._times > 0:
             self._times -= 1
             raise self._error
+
+
+class Cancel:
+    """Cancels a task, each time it is reached: the caller of what fails here, or the worker that does it."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+
+    async def __call__(self) -> None:
+        """Cancel, and let that arrive."""
+        self._task.cancel()
+        await asyncio.sleep(0)
 
 
 class Pause:

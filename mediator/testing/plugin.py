@@ -1,4 +1,4 @@
-"""Fixtures for pytest, found through its entry point: `recording_mediator` and `in_memory_database`."""
+"""The plugin of pytest, found through its entry point: `recording_mediator`, `in_memory_database`, readable conformance."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,11 @@ import pytest
 
 from mediator.testing.database import InMemoryDatabase
 from mediator.testing.recording import RecordingMediator
+
+
+def pytest_configure() -> None:
+    """Let a failing case of a conformance suite show the values that it compared."""
+    pytest.register_assert_rewrite("mediator.testing.conformance")
 
 
 @pytest.fixture

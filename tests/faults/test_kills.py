@@ -1,4 +1,4 @@
-"""SIGKILL of real processes at every point between a commit and its effect elsewhere: each event takes effect once."""
+"""SIGKILL of real processes at any time: each event takes effect once. What it leaves at each point: test_failpoints."""
 
 import asyncio
 import json
@@ -14,7 +14,6 @@ import pytest
 
 from mediator.nats import NatsServer
 from tests.end_to_end.conftest import Databases, eventually
-from tests.end_to_end.test_events import stored
 
 KILLED = -signal.SIGKILL
 
@@ -75,74 +74,6 @@ async def numbers_in_the_stream(server: NatsServer) -> list[str]:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "applications.log"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "unit_of_work.after_commit",
-        "relay.after_select",
-        "relay.after_publish",
-        "relay.before_delete",
-        "relay.after_delete",
-    ],
-)
-async def test_a_publishing_process_killed_after_the_commit_loses_and_doubles_nothing(
-    server: NatsServer, databases: Databases, log: Path, name: str
-) -> None:
-    shop = ("shop", "--database", databases.shop, "--nats", server.url)
-    warehouse = ("warehouse", "--database", databases.warehouse, "--nats", server.url)
-    async with running(log, *warehouse):
-        assert await run(log, *shop, "--orders", 0, 10, "--kill-at", name) == KILLED, log.read_text()
-        committed = databases.orders()
-        assert committed
-        assert await run(log, *shop, "--orders", 10, 12) == 0, log.read_text()
-        expected = [*committed, "10", "11"]
-        await eventually(lambda: len(databases.reservations()) >= len(expected), f"effects of {expected}")
-    assert sorted(databases.reservations()) == sorted(expected)
-    assert await stored(server) == len(expected)
-
-
-@pytest.mark.parametrize(
-    "name", ["unit_of_work.before_stage", "unit_of_work.before_commit", "unit_of_work.during_commit"]
-)
-async def test_a_publishing_process_killed_before_the_commit_leaves_no_trace(
-    server: NatsServer, databases: Databases, log: Path, name: str
-) -> None:
-    shop = ("shop", "--database", databases.shop, "--nats", server.url)
-    assert await run(log, *shop, "--orders", 0, 1, "--kill-at", name) == KILLED, log.read_text()
-    assert (databases.orders(), databases.pending()) == ([], 0)
-    assert await run(log, *shop, "--orders", 1, 2) == 0, log.read_text()
-    assert databases.orders() == ["1"]
-    assert await stored(server) == 1
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "consumer.before_insert",
-        "consumer.after_insert",
-        "consumer.after_handlers",
-        "unit_of_work.before_stage",
-        "unit_of_work.before_commit",
-        "unit_of_work.during_commit",
-        "consumer.after_commit",
-        "consumer.after_ack",
-    ],
-)
-async def test_a_consuming_process_killed_around_its_commit_takes_the_event_in_once(
-    server: NatsServer, databases: Databases, log: Path, name: str
-) -> None:
-    warehouse = ("warehouse", "--database", databases.warehouse, "--nats", server.url)
-    async with running(log, "shop", "--database", databases.shop, "--nats", server.url, "--orders", 0, 5) as shop:
-        assert await run(log, *warehouse, "--kill-at", name) == KILLED, log.read_text()
-        async with running(log, *warehouse):
-            await eventually(lambda: len(databases.reservations()) >= 5, "five reservations")
-            await eventually(lambda: databases.pending() == 0, "empty outboxes")
-            await shop.wait()
-    assert sorted(databases.reservations()) == ["0", "1", "2", "3", "4"]
-    assert databases.follow_ups() == 5
-    assert await stored(server, "events-warehouse") == 5
 
 
 async def test_two_publishing_processes_and_a_consumer_share_one_file_without_a_locked_database(

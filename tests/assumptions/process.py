@@ -1,0 +1,25 @@
+"""Process: another Python that does something, says "ready" and waits to be killed."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def holding(program: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a program until it has said that it holds what it is to hold; kill it with SIGKILL at the end."""
+    ready = "\nprint('ready', flush=True)\nimport sys\nsys.stdin.read()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys\n{program}{ready}", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()

@@ -1,0 +1,208 @@
+"""What the shield, the scopes and the workers rely on in asyncio."""
+
+import asyncio
+import contextvars
+
+import pytest
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="outside")
+
+
+async def test_a_task_has_a_copy_of_the_context_in_which_it_was_made():
+    """A task that a handler starts finds the handler's dispatch around it, and changes nothing there."""
+    VARIABLE.set("outer")
+
+    async def inner() -> str:
+        found = VARIABLE.get()
+        VARIABLE.set("inner")
+        return found
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(inner())
+        VARIABLE.set("later")
+    assert task.result() == "outer"
+    assert VARIABLE.get() == "later"
+
+
+async def test_what_is_awaited_directly_shares_the_context():
+    """A nested dispatch is awaited in the task of the outer one: it resets what it has set."""
+
+    async def inner() -> None:
+        VARIABLE.set("inner")
+
+    await inner()
+    assert VARIABLE.get() == "inner"
+
+
+async def test_an_async_generator_that_is_closed_by_another_task_runs_in_the_context_of_that():
+    """Streams bind their dispatch anew for each step, instead of keeping a token over a `yield`."""
+
+    async def stream():
+        token = VARIABLE.set("stream")
+        try:
+            yield
+        finally:
+            with pytest.raises(ValueError, match="different Context"):
+                VARIABLE.reset(token)
+
+    steps = stream()
+    await asyncio.create_task(anext(steps))
+    await steps.aclose()
+
+
+async def test_waiting_does_not_cancel_what_is_waited_for():
+    """`shield.finish` and `drain` wait by `asyncio.wait`: the work goes on when its caller is cancelled."""
+    let_go = asyncio.Event()
+    work = asyncio.create_task(let_go.wait())
+
+    async def wait() -> None:
+        await asyncio.wait((work,))
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not work.done()
+    let_go.set()
+    await work
+
+
+async def test_a_shielded_work_goes_on_and_its_caller_is_cancelled():
+    """`asyncio.shield` raises at once, and the work is on its own: why the shield of the product waits as well."""
+    let_go = asyncio.Event()
+    work = asyncio.create_task(let_go.wait())
+
+    async def wait() -> None:
+        await asyncio.shield(work)
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not work.done()
+    let_go.set()
+    await work
+
+
+async def test_a_cancellation_that_was_caught_is_still_counted():
+    """`is_being_cancelled`: a relay tells its own cancellation from one of what it waited for."""
+    counts: list[int] = []
+
+    async def stubborn() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            counts.append(task.cancelling())
+        await asyncio.sleep(0)  # goes on: a cancellation is thrown once
+        counts.append(task.uncancel())
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+    assert counts == [1, 0]
+    assert not task.cancelled()
+
+
+async def test_a_timeout_takes_its_own_cancellation_back_and_leaves_that_of_others():
+    """Every bounded wait: a cancellation from outside comes through `asyncio.timeout`, not a `TimeoutError`."""
+    task = asyncio.current_task()
+    assert task is not None
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+    assert task.cancelling() == 0
+
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await asyncio.Event().wait()
+
+    other = asyncio.create_task(bounded())
+    await asyncio.sleep(0)
+    other.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await other
+
+
+async def test_an_error_that_a_cancelled_task_raises_is_its_outcome():
+    """A rollback that fails after a cancellation is not hidden."""
+
+    async def failing() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise LookupError
+
+    task = asyncio.create_task(failing())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(LookupError):
+        await task
+
+
+async def test_a_group_cancels_the_others_and_waits_for_them_when_one_fails():
+    """`TaskGroup`s of pullers, consumers and parallel notifications leave no task behind."""
+    ended: list[str] = []
+
+    async def waiting() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("waiting")
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise LookupError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(waiting())
+            tasks.create_task(failing())
+    assert [type(each) for each in caught.value.exceptions] == [LookupError]
+    assert ended == ["waiting"]
+
+
+async def test_a_group_does_not_see_a_task_that_cancels_itself():
+    """A handler that raises `CancelledError` without being cancelled fails nobody by itself: the product looks at it."""
+
+    async def cancelling() -> None:
+        raise asyncio.CancelledError
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(cancelling())
+    assert task.cancelled()
+
+
+async def test_a_lock_is_given_in_the_order_of_asking():
+    """`WriterLock`: writers of one process come in turn."""
+    lock, order = asyncio.Lock(), []
+
+    async def take(number: int) -> None:
+        async with lock:
+            order.append(number)
+
+    await lock.acquire()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(10):
+            tasks.create_task(take(number))
+        await asyncio.sleep(0)
+        lock.release()
+    assert order == list(range(10))
+
+
+async def test_a_lock_is_not_lost_with_a_waiter_that_is_cancelled_as_it_gets_it():
+    """`WriterLock.acquire` in a dispatch that is cancelled."""
+    lock = asyncio.Lock()
+    await lock.acquire()
+    first, second = asyncio.create_task(lock.acquire()), asyncio.create_task(lock.acquire())
+    await asyncio.sleep(0)
+    lock.release()
+    first.cancel()
+    async with asyncio.timeout(10):
+        assert await second
+    assert first.cancelled() or await first

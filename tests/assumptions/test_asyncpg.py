@@ -1,0 +1,133 @@
+"""What `PostgresqlDatabase` relies on in asyncpg."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from tests.postgres import PostgresServer
+
+
+@pytest.fixture
+def postgres_url(database: str) -> str:
+    return database
+
+
+@pytest.fixture
+async def connection(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(postgres_url, timeout=30)
+    yield connection
+    connection.terminate()
+
+
+async def test_a_statement_that_is_cancelled_leaves_a_connection_that_can_be_used_or_is_closed(
+    connection: asyncpg.Connection,
+):
+    """A dispatch that is cancelled in a statement rolls back on the same connection."""
+    async with connection.transaction():
+        await connection.execute("CREATE TABLE cancelled (n int)")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await connection.execute("SELECT pg_sleep(60)")
+        assert not connection.is_closed()
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):
+            await connection.execute("SELECT 1")
+        await connection.execute("ROLLBACK")
+        await connection.execute("BEGIN")
+    assert await connection.fetchval("SELECT count(*) FROM pg_tables WHERE tablename = 'cancelled'") == 0
+
+
+async def test_a_statement_that_is_not_answered_in_time_raises_timeout_error(postgres_url: str):
+    """`command_timeout` of `connect_arguments`: `_translated_statement` takes it for a lost connection."""
+    connection = await asyncpg.connect(postgres_url, timeout=30, command_timeout=0.05)
+    with pytest.raises(TimeoutError) as caught:
+        await connection.execute("SELECT pg_sleep(60)")
+    assert not isinstance(caught.value, asyncpg.PostgresError)
+    connection.terminate()
+
+
+async def test_a_second_statement_while_one_runs_is_refused(connection: asyncpg.Connection):
+    """`_leave` throws away a connection in which a forgotten task still has a statement."""
+    first = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
+    await asyncio.sleep(0)
+    with pytest.raises(asyncpg.InterfaceError):
+        await connection.execute("COMMIT")
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_whether_it_is_in_a_transaction_follows_the_server(connection: asyncpg.Connection):
+    """`_check_running` and `_leave` find transactions that statements of an application have ended or begun."""
+    assert not connection.is_in_transaction()
+    await connection.execute("BEGIN")
+    assert connection.is_in_transaction()
+    with pytest.raises(asyncpg.PostgresError):
+        await connection.execute("SELECT 1 / 0")
+    assert connection.is_in_transaction()
+    await connection.execute("ROLLBACK")
+    assert not connection.is_in_transaction()
+
+
+async def test_terminating_closes_at_once_and_does_not_wait_for_the_server(connection: asyncpg.Connection):
+    """`_hang_up`: it is a plain function, and the connection is closed after it."""
+    assert connection.terminate() is None
+    assert connection.is_closed()
+
+
+async def test_what_is_used_on_a_terminated_connection_is_an_interface_error(connection: asyncpg.Connection):
+    """SQLAlchemy takes it for a disconnect, and `_check` replaces the connection before."""
+    connection.terminate()
+    with pytest.raises(asyncpg.InterfaceError):
+        await connection.execute("SELECT 1")
+
+
+async def test_an_empty_statement_asks_the_server_when_it_is_fetched(connection: asyncpg.Connection):
+    """`_check` probes a connection that was idle with `;`. Executed instead of fetched, it fails with `AttributeError`."""
+    assert await connection.fetchrow(";", timeout=5) is None
+    assert not connection.is_closed()
+
+
+async def test_a_connection_that_the_server_ends_in_a_statement_is_08003_and_closed(
+    postgres: PostgresServer, connection: asyncpg.Connection
+):
+    """The server's own 57P01 is only in its text: it is by `is_closed` that a lost connection is known."""
+    pid = connection.get_server_pid()
+    sleeping = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
+    async with asyncio.timeout(10):
+        while not await postgres.execute(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'"):
+            await asyncio.sleep(0.01)
+        await postgres.execute(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            await sleeping
+    assert caught.value.sqlstate == "08003"
+    assert connection.is_closed()
+
+
+async def test_errors_of_the_server_have_a_sqlstate_and_those_of_the_client_have_none(
+    connection: asyncpg.Connection, postgres_url: str
+):
+    """`sqlstate_of` asks every error for it."""
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await connection.execute("SELECT 1 / 0")
+    assert caught.value.sqlstate == "22012"
+    connection.terminate()
+    with pytest.raises(asyncpg.InterfaceError) as refused:
+        await connection.execute("SELECT 1")
+    assert getattr(refused.value, "sqlstate", None) is None
+
+
+async def test_a_server_that_is_not_there_is_an_os_error():
+    """`DatabaseUnavailableError` says so; nothing of asyncpg comes through."""
+    with pytest.raises(OSError):
+        await asyncpg.connect("postgresql://postgres@127.0.0.1:1/postgres", timeout=10)
+
+
+async def test_settings_of_a_session_are_sent_when_it_connects(postgres_url: str):
+    """`connect_arguments`: `idle_in_transaction_session_timeout` holds from the first statement."""
+    settings = {"idle_in_transaction_session_timeout": "60000", "application_name": "mediator"}
+    connection = await asyncpg.connect(postgres_url, timeout=30, server_settings=settings)
+    assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "1min"
+    assert await connection.fetchval("SHOW application_name") == "mediator"
+    await connection.close()

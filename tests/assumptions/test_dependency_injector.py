@@ -1,0 +1,247 @@
+"""What `mediator.dependency_injector` relies on in dependency-injector."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from dependency_injector import containers, providers
+
+
+class Engine:
+    pass
+
+
+class Repository:
+    def __init__(self, engine: Any = None) -> None:
+        self.engine = engine
+
+
+def container(**members: Any) -> Any:
+    made = containers.DynamicContainer()
+    for name, provider in members.items():
+        setattr(made, name, provider)
+    return made
+
+
+def test_a_factory_tells_what_it_calls_and_with_what():
+    """`Resolution` compiles `provides`, `args`, `kwargs` and `attributes`; the graph reads `related`."""
+    engine = providers.Singleton(Engine)
+    factory = providers.Factory(Repository, engine, named=1)
+    assert (factory.provides, factory.args, factory.kwargs) == (Repository, (engine,), {"named": 1})
+    assert factory.attributes == {}
+    assert list(factory.related) == [engine]
+
+
+def test_what_overrides_a_provider_answers_for_it_and_is_seen_at_once():
+    """`overriding` asks `last_overriding` at every call of a compiled provider."""
+    factory = providers.Factory(Engine)
+    assert factory.last_overriding is None
+    replacement = providers.Object("replaced")
+    with factory.override(replacement):
+        assert factory.last_overriding is replacement
+        assert factory() == "replaced"
+    assert factory.last_overriding is None
+    assert isinstance(factory(), Engine)
+
+
+def test_overriding_with_a_plain_object_wraps_it_in_a_provider():
+    """`override(container, students=FakeStudents())`."""
+    factory = providers.Factory(Engine)
+    with factory.override("plain"):
+        assert isinstance(factory.last_overriding, providers.Object)
+        assert factory() == "plain"
+
+
+def test_a_singleton_that_was_made_keeps_what_was_overridden_until_it_is_reset():
+    """Why `override` resets the singletons that depend on what is replaced."""
+    engine = providers.Factory(Engine)
+    repository = providers.Singleton(Repository, engine)
+    before = repository()
+    with engine.override(providers.Object("replaced")):
+        assert repository() is before
+        repository.reset()
+        assert repository().engine == "replaced"
+
+
+def test_whether_a_provider_is_asynchronous_is_decided_at_its_first_call_and_until_it_is_reset():
+    """`forget_modes`: a resource that is ready is resolved without futures."""
+
+    async def asynchronous() -> str:
+        return "made"
+
+    inner = providers.Coroutine(asynchronous)
+    outer = providers.Factory(Repository, inner)
+    assert outer.is_async_mode_undefined()
+
+    async def call() -> None:
+        assert asyncio.isfuture(made := outer())
+        assert (await made).engine == "made"
+
+    asyncio.run(call())
+    assert outer.is_async_mode_enabled()
+    for provider in (inner, outer):
+        provider.reset_async_mode()
+    assert outer.is_async_mode_undefined()
+    with inner.override(providers.Object("plain")):
+        assert outer().engine == "plain"
+    assert outer.is_async_mode_disabled()
+
+
+async def test_an_asynchronous_resource_gives_a_future_before_it_is_initialized_and_its_object_after():
+    """`started_resources` initializes each, forgets the modes, and everything after is synchronous."""
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def opened(name: str) -> AsyncGenerator[str, None]:
+        events.append("opened")
+        yield name
+        events.append("closed")
+
+    resource = providers.Resource(opened, "engine")
+    user = providers.Factory(Repository, resource)
+    await resource.init()
+    resource.reset_async_mode()
+    user.reset_async_mode()
+    assert resource.initialized
+    assert user().engine == "engine"
+    await resource.shutdown()
+    assert not resource.initialized
+    assert events == ["opened", "closed"]
+
+
+async def test_a_resource_that_is_initialized_twice_is_opened_once():
+    """One that depends on another initializes that too."""
+    opened: list[int] = []
+
+    async def open_engine() -> AsyncGenerator[int, None]:
+        opened.append(1)
+        yield 1
+
+    resource = providers.Resource(open_engine)
+    await resource.init()
+    await resource.init()
+    assert opened == [1]
+    await resource.shutdown()
+
+
+async def test_shutting_down_what_was_not_initialized_does_nothing():
+    """`started_resources` stops also the one that failed to start."""
+
+    async def failing() -> AsyncGenerator[int, None]:
+        raise LookupError
+        yield 1
+
+    resource = providers.Resource(failing)
+    with pytest.raises(LookupError):
+        await resource.init()
+    assert not resource.initialized
+    stopping = resource.shutdown()
+    if stopping is not None:
+        await stopping
+
+
+def test_a_container_tells_its_providers_in_the_order_of_declaration():
+    """Handlers of a notification run in that order; `catalog.py` walks it."""
+
+    class App(containers.DeclarativeContainer):
+        c = providers.Factory(Engine)
+        a = providers.Factory(Engine)
+        b = providers.Factory(Engine)
+
+    class Derived(App):
+        d = providers.Factory(Engine)
+
+    assert list(App().providers) == ["c", "a", "b"]
+    assert set(Derived().providers) == {"a", "b", "c", "d"}
+
+
+def test_the_providers_of_an_instance_are_copies_that_know_each_other():
+    """A mediator belongs to the container instance: overriding one instance does not reach another."""
+
+    class App(containers.DeclarativeContainer):
+        engine = providers.Factory(Engine)
+        repository = providers.Factory(Repository, engine)
+
+    one, other = App(), App()
+    assert one.repository.args == (one.engine,)
+    with one.engine.override(providers.Object("replaced")):
+        assert one.repository().engine == "replaced"
+        assert isinstance(other.repository().engine, Engine)
+
+
+def test_a_dependency_in_a_container_knows_its_parent():
+    """`MediatorProvider` and `HandlerScan` are `Dependency`s: that is how they find the container they are placed in."""
+
+    class Placed(providers.Dependency):
+        pass
+
+    class Inner(containers.DeclarativeContainer):
+        placed = Placed()
+
+    class App(containers.DeclarativeContainer):
+        inner = providers.Container(Inner)
+        placed = Placed()
+
+    app = App()
+    assert app.placed.parent is app
+    inner: Any = app.inner
+    assert inner.placed.parent is not app
+
+
+def test_a_walk_over_a_container_meets_every_provider_once_also_inline_and_overriding_ones():
+    """`forget_modes` resets all of them."""
+    inline = providers.Factory(Engine)
+    overriding = providers.Object(1)
+    made = container(engine=providers.Factory(Engine), repository=providers.Factory(Repository, inline))
+    made.engine.override(overriding)
+    met = list(made.traverse())
+    assert {made.engine, made.repository, inline, overriding} <= set(met)
+    assert len(met) == len(set(met))
+
+
+def test_a_delegate_gives_the_provider_itself_and_calls_nothing():
+    """`x.provider` is how a consumer gets its unit of work; the graph draws no call for it."""
+    called: list[int] = []
+    factory = providers.Factory(called.append, 1)
+    delegate = factory.provider
+    assert delegate() is factory
+    assert called == []
+    assert isinstance(delegate, providers.Delegate)
+    assert delegate.provides is factory
+
+
+def test_some_kinds_answer_any_attribute_with_a_provider():
+    """Why `provider_kinds` asks by `isinstance` and never by `getattr`."""
+    configuration = providers.Configuration()
+    assert providers.is_provider(configuration.anything.at.all)
+    assert providers.is_provider(providers.Factory(Engine).provided.anything)
+
+
+def test_a_singleton_gives_the_same_object_and_a_factory_another_each_time():
+    """`KEEPING` and `MAKING_ANEW`; captives are found by it."""
+    assert isinstance(providers.ThreadSafeSingleton(Engine), providers.BaseSingleton)
+    singleton, factory = providers.Singleton(Engine), providers.Factory(Engine)
+    assert singleton() is singleton()
+    assert factory() is not factory()
+
+
+def test_a_provider_that_only_stands_for_one_refuses_to_be_called():
+    """`validate` finds it before: an abstract factory, a dependency without a default."""
+    with pytest.raises(Exception, match="abstract|must be overridden"):
+        providers.AbstractFactory(Engine)()
+    with pytest.raises(Exception, match="not defined"):
+        providers.Dependency(instance_of=Engine)()
+
+
+def test_a_copy_of_a_subclass_is_of_the_subclass():
+    """`Scoped`, `MediatorProvider` and `HandlerScan` are copied into each container instance."""
+
+    class Own(providers.Factory):
+        pass
+
+    class App(containers.DeclarativeContainer):
+        own = Own(Engine)
+
+    assert type(App().own) is Own

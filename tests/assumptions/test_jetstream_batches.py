@@ -1,0 +1,111 @@
+"""What atomic batches rely on in nats-server 2.12 and later (ADR-50)."""
+
+import json
+import uuid
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from mediator.nats import NatsServer
+from tests.assumptions.conftest import new_stream
+from tests.assumptions.stream import RawStream
+
+
+@pytest.fixture
+async def stream(client: Client) -> RawStream:
+    return await new_stream(client, allow_atomic=True)
+
+
+async def batch(
+    stream: RawStream, *places: int, commit: bool = True, ids: tuple[str, ...] = (), last: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Send one message a place, and return the answer to the last one, which commits."""
+    identity = uuid.uuid4().hex
+    for index, number in enumerate(places):
+        headers = {"Nats-Batch-Id": identity, "Nats-Batch-Sequence": f"{number}"}
+        headers |= {"Nats-Msg-Id": ids[index]} if ids else {}
+        if index + 1 < len(places):
+            await stream.client.publish(f"{stream.name}.a", b"", headers=headers)
+    headers |= {"Nats-Batch-Commit": "1"} if commit else {}
+    answer: dict[str, Any] = json.loads(
+        (await stream.client.request(f"{stream.name}.a", b"", headers=headers | (last or {}))).data or b"{}"
+    )
+    return answer
+
+
+async def messages(stream: RawStream) -> int:
+    count: int = (await stream.state())["messages"]
+    return count
+
+
+async def test_a_batch_is_answered_once_with_its_name_and_count(stream: RawStream):
+    """`AtomicBatches._settle` compares both, and takes anything else for an outage."""
+    answer = await batch(stream, 1, 2, 3)
+    assert (answer["count"], answer["seq"]) == (3, 3)
+    assert len(answer["batch"]) == 32
+    assert await messages(stream) == 3
+
+
+async def test_a_gap_in_a_batch_stores_nothing_and_is_answered_with_10176(stream: RawStream):
+    """A batch that could not be sent as a whole is sent again one by one."""
+    assert (await batch(stream, 1, 3))["error"]["err_code"] == 10176
+    assert await messages(stream) == 0
+
+
+async def test_a_batch_of_which_only_the_end_arrives_stores_nothing(stream: RawStream):
+    """As after a connection that was lost in the middle."""
+    assert (await batch(stream, 5))["error"]["err_code"] == 10176
+    assert await messages(stream) == 0
+
+
+async def test_a_batch_without_a_commit_stores_nothing(stream: RawStream):
+    """`AtomicBatches._send` may stop in the middle: the server forgets what it has of the batch."""
+    assert await batch(stream, 1, 2, commit=False) == {}
+    assert await messages(stream) == 0
+
+
+async def test_a_batch_of_a_thousand_is_stored_and_one_more_is_too_many(stream: RawStream):
+    """`flight.BATCH`; 10199 is among the codes after which a stream gets no more batches."""
+    assert (await batch(stream, *range(1, 1001)))["count"] == 1000
+    assert (await batch(stream, *range(1, 1002)))["error"]["err_code"] == 10199
+    assert await messages(stream) == 1000
+
+
+async def test_a_stream_that_does_not_allow_batches_answers_with_10174(client: Client):
+    """Among the codes after which a stream gets no more batches: its events go one by one."""
+    stream = await new_stream(client)
+    assert (await batch(stream, 1, 2))["error"]["err_code"] == 10174
+    assert await messages(stream) == 0
+
+
+async def test_an_id_that_is_stored_refuses_the_whole_batch(stream: RawStream):
+    """A refused batch is sent one by one, where the answers tell which events the broker has."""
+    await stream.send(Nats_Msg_Id="x")
+    assert (await batch(stream, 1, 2, ids=("y", "x")))["error"]["err_code"] == 10201
+    assert await messages(stream) == 1
+
+
+async def test_the_same_id_twice_refuses_the_whole_batch(stream: RawStream):
+    """It is sent one by one then, where the second one is acknowledged as a duplicate."""
+    assert (await batch(stream, 1, 2, ids=("x", "x")))["error"]["err_code"] == 10201
+    assert await messages(stream) == 0
+
+
+async def test_ids_of_a_batch_are_known_to_single_messages(stream: RawStream):
+    """A relay that did not hear of the commit repeats in whatever way."""
+    await batch(stream, 1, 2, ids=("x", "y"))
+    assert (await stream.send(Nats_Msg_Id="y"))["duplicate"]
+
+
+async def test_a_batch_is_whole_or_absent_after_the_server_was_killed(server: NatsServer):
+    """A crash of the broker in the middle of a batch leaves nothing of it."""
+    async with await nats.connect(server.url) as client:
+        stream = await new_stream(client, allow_atomic=True)
+        await batch(stream, 1, 2)
+        await batch(stream, 1, 2, 3, commit=False)
+    await server.kill()
+    await server.start()
+    async with await nats.connect(server.url) as client:
+        assert await messages(RawStream(client, stream.name)) == 2

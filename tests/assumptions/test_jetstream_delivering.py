@@ -1,0 +1,239 @@
+"""What consuming relies on in nats-server: pull requests, acknowledgements, redelivery, order."""
+
+import asyncio
+import json
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from mediator.nats import NatsServer
+from tests.assumptions.conftest import new_stream
+from tests.assumptions.stream import SECOND, Pulls, RawStream, place, status
+
+
+async def settle(client: Client, message: Msg, body: bytes) -> None:
+    await client.publish(message.reply, body)
+
+
+async def filled(stream: RawStream, count: int = 3, **config: object) -> Pulls:
+    """A consumer of a stream with some messages, whose data are their sequences."""
+    for number in range(1, count + 1):
+        await stream.send(f"{number}")
+    await stream.consumer(**config)
+    return await stream.pulls()
+
+
+async def test_the_reply_subject_tells_deliveries_sequence_time_and_what_remains(stream: RawStream):
+    """`NatsDelivery` reads attempt, sequence, time of storing and `remaining` from its tokens."""
+    message = await (await filled(stream)).take()
+    tokens = message.reply.split(".")
+    assert len(tokens) == 9
+    assert tokens[:4] == ["$JS", "ACK", stream.name, "c"]
+    assert (tokens[4:7], tokens[8]) == (["1", "1", "1"], "2")
+    assert len(tokens[7]) == 19  # nanoseconds since 1970
+
+
+async def test_an_acknowledged_message_does_not_come_again(stream: RawStream):
+    """`NatsDelivery.ack`."""
+    pulls = await filled(stream, 2, ack_wait=SECOND // 5)
+    await settle(stream.client, await pulls.take(), b"+ACK")
+    assert [(await pulls.take()).data for _ in range(2)] == [b"2", b"2"]
+
+
+async def test_a_second_acknowledgement_of_a_message_changes_nothing(stream: RawStream):
+    """An event may be acknowledged by whoever had it first and by who found it in the inbox."""
+    pulls = await filled(stream)
+    message = await pulls.take()
+    for body in (b"+ACK", b"+ACK", b"-NAK", b"+TERM", b"+WPI"):
+        await settle(stream.client, message, body)
+    assert (await pulls.take()).data == b"2"
+    info = await stream.consumer_info()
+    assert (info["ack_floor"]["stream_seq"], info["num_ack_pending"], info["num_redelivered"]) == (1, 1, 0)
+
+
+async def test_a_late_acknowledgement_of_an_earlier_delivery_counts_for_the_message(stream: RawStream):
+    """A handler that took longer than `ack_wait` acknowledges in the end, and the event does not go round for ever."""
+    pulls = await filled(stream, 1, ack_wait=SECOND // 5)
+    first = await pulls.take()
+    again = await pulls.take()
+    assert (place(first)[0], place(again)[0]) == (1, 2)
+    await settle(stream.client, first, b"+ACK")
+    async with asyncio.timeout(10):
+        while (await stream.consumer_info())["num_ack_pending"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_not_acknowledged_in_time_comes_again_with_a_higher_count(stream: RawStream):
+    """`Delivery.attempt`; the consumer's own count of starts does not rely on it."""
+    pulls = await filled(stream, 1, ack_wait=SECOND // 5)
+    assert [place(await pulls.take())[0] for _ in range(3)] == [1, 2, 3]
+
+
+async def test_in_progress_starts_the_wait_anew(stream: RawStream):
+    """`NatsDelivery.in_progress`: a long handler keeps its event."""
+    pulls = await filled(stream, 2, ack_wait=SECOND)
+    first, _ = await pulls.take(), await pulls.take()
+    await asyncio.sleep(0.3)  # of the second that both have
+    await settle(stream.client, first, b"+WPI")
+    assert [(await pulls.take()).data for _ in range(2)] == [b"2", b"1"]
+
+
+async def test_a_message_handed_back_without_a_delay_comes_again_and_others_may_pass_it(stream: RawStream):
+    """A puller hands back at once what it has no room for. Without `max_ack_pending=1` that costs the order."""
+    pulls = await filled(stream)
+    await settle(stream.client, await pulls.take(), b"-NAK")
+    received = [await pulls.take() for _ in range(3)]
+    assert sorted((message.data, place(message)[0]) for message in received) == [(b"1", 2), (b"2", 1), (b"3", 1)]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+async def test_with_one_outstanding_nothing_overtakes_a_message_that_was_handed_back(stream: RawStream, delay: float):
+    """`ordering="key"`: each partition has a consumer with `max_ack_pending=1`, which keeps the order over retries."""
+    pulls = await filled(stream, max_ack_pending=1)
+    body = b"-NAK " + json.dumps({"delay": round(delay * SECOND)}).encode() if delay else b"-NAK"
+    await settle(stream.client, await pulls.take(), body)
+    received = []
+    for _ in range(3):
+        message = await pulls.take()
+        received.append((message.data, place(message)[0]))
+        await settle(stream.client, message, b"+ACK")
+    assert received == [(b"1", 2), (b"2", 1), (b"3", 1)]
+
+
+async def test_with_one_outstanding_two_readers_have_one_message_between_them(stream: RawStream):
+    """Processes of an ordered group need no leader."""
+    pulls = await filled(stream, max_ack_pending=1)
+    others = await stream.pulls()
+    first = await pulls.take()
+    await others.ask(batch=2)
+    assert await others.is_quiet()
+    await settle(stream.client, first, b"+ACK")
+    assert (await others.next()).data == b"2"
+    assert await others.is_quiet()
+
+
+async def test_the_limit_of_what_is_outstanding_bounds_a_larger_request(stream: RawStream):
+    """`max_ack_pending` is that of all processes together."""
+    pulls = await filled(stream, 3, max_ack_pending=2)
+    await pulls.ask(batch=3)
+    assert [(await pulls.next()).data for _ in range(2)] == [b"1", b"2"]
+    assert await pulls.is_quiet()
+
+
+async def test_a_terminated_message_does_not_come_again(stream: RawStream):
+    """`NatsDelivery.term`, with a reason behind it."""
+    pulls = await filled(stream, 2, ack_wait=SECOND // 5)
+    await settle(stream.client, await pulls.take(), b"+TERM no such type")
+    assert [(await pulls.take()).data for _ in range(2)] == [b"2", b"2"]
+
+
+async def test_an_expired_request_is_answered_with_408_and_what_was_not_served(stream: RawStream):
+    """`Pull.expired` counts down what it has asked for by `Nats-Pending-Messages`."""
+    await stream.consumer()
+    pulls = await stream.pulls()
+    await pulls.ask(batch=7, expires=0.1)
+    message = await pulls.next()
+    assert status(message)[0] == "408"
+    assert (message.headers or {})["Nats-Pending-Messages"] == "7"
+    assert not message.reply
+
+
+async def test_a_waiting_request_is_kept_alive_with_100(stream: RawStream):
+    """`Pull.is_silent`: a request of which nothing is heard died with its server."""
+    await stream.consumer()
+    pulls = await stream.pulls()
+    await pulls.ask(expires=5, idle_heartbeat=SECOND // 5)
+    assert status(await pulls.next()) == ("100", "Idle Heartbeat")
+
+
+async def test_a_heartbeat_that_is_too_long_for_its_request_is_refused_with_400(stream: RawStream):
+    """A status that is not 100 or 408 has the consumer looked at again (`Puller._hear_status`)."""
+    await stream.consumer()
+    pulls = await stream.pulls()
+    await pulls.ask(expires=1, idle_heartbeat=SECOND)
+    assert status(await pulls.next())[0] == "400"
+
+
+async def test_a_consumer_that_is_deleted_ends_its_requests_with_409(stream: RawStream):
+    """The puller sets the consumer up again."""
+    await stream.consumer()
+    pulls = await stream.pulls()
+    await pulls.ask()
+    assert await pulls.is_quiet()
+    await stream.api(f"CONSUMER.DELETE.{stream.name}.c")
+    assert status(await pulls.next()) == ("409", "Consumer Deleted")
+
+
+async def test_too_many_requests_are_refused_with_409(stream: RawStream):
+    """The puller keeps few requests outstanding."""
+    await stream.consumer(max_waiting=1)
+    pulls = await stream.pulls()
+    await pulls.ask()
+    await pulls.ask()
+    assert status(await pulls.next()) == ("409", "Exceeded MaxWaiting")
+
+
+async def test_a_request_to_a_consumer_that_is_missing_is_answered_with_503(stream: RawStream):
+    """Not by silence: the puller sees it at once."""
+    pulls = await stream.pulls()
+    await pulls.ask()
+    assert status(await pulls.next())[0] == "503"
+
+
+async def test_subjects_can_be_added_to_a_consumer_which_keeps_its_place(stream: RawStream):
+    """`ensure_consumer`: a version that knows more event types adds theirs. What is behind its place does not come."""
+    await stream.send("1", "b")
+    await stream.send("2", "a")
+    await stream.consumer(filter_subjects=[f"{stream.name}.a"])
+    pulls = await stream.pulls()
+    await settle(stream.client, await pulls.take(), b"+ACK")
+    await stream.consumer(filter_subjects=[f"{stream.name}.a", f"{stream.name}.b"])
+    await stream.send("3", "b")
+    await stream.send("4", "a")
+    assert [(await pulls.take()).data for _ in range(2)] == [b"3", b"4"]
+
+
+async def test_creating_a_consumer_that_exists_with_other_settings_is_refused_with_10148(stream: RawStream):
+    """`create_consumer` asks with `action: create`, and looks at what another process has made."""
+    await stream.consumer()
+    config = {"name": "c", "durable_name": "c", "ack_policy": "explicit", "max_ack_pending": 7}
+    body = {"stream_name": stream.name, "config": config, "action": "create"}
+    assert (await stream.api(f"CONSUMER.CREATE.{stream.name}.c", body))["error"]["err_code"] == 10148
+
+
+async def test_acknowledgements_and_counts_of_deliveries_outlive_a_restart(server: NatsServer):
+    """`Delivery.attempt` goes on counting when a broker is restarted in good order."""
+    async with await nats.connect(server.url) as client:
+        stream = await new_stream(client)
+        pulls = await filled(stream, 2, ack_wait=SECOND // 5)
+        await settle(client, await pulls.take(), b"+ACK")
+        assert [place(await pulls.take())[:2] for _ in range(2)] == [(1, 2), (2, 2)]
+    await server.restart()
+    async with await nats.connect(server.url) as client:
+        message = await (await RawStream(client, stream.name).pulls()).take()
+        assert place(message)[:2] == (3, 2)
+
+
+async def test_an_acknowledgement_right_before_the_server_is_killed_may_be_lost_and_never_more(server: NatsServer):
+    """An event may come again although its acknowledgement was sent: the inbox knows it (`Admission.DUPLICATE`)."""
+    async with await nats.connect(server.url) as client:
+        stream = await new_stream(client)
+        pulls = await filled(stream, 3, ack_wait=30 * SECOND)
+        message = await pulls.take()
+        await client.request(message.reply, b"+ACK")  # answered: the server knows it
+    await server.kill()
+    await server.start()
+    async with await nats.connect(server.url) as client:
+        message = await (await RawStream(client, stream.name).pulls()).take()
+        assert message.data in {b"1", b"2"}
+
+
+@pytest.mark.parametrize("new", [True, False])
+async def test_a_new_consumer_begins_where_its_policy_says(stream: RawStream, new: bool):
+    """`DeliverFrom` of a group that is new."""
+    await stream.send("before")
+    await stream.consumer(deliver_policy="new" if new else "all")
+    await stream.send("after")
+    assert (await (await stream.pulls()).take()).data == (b"after" if new else b"before")

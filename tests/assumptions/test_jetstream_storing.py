@@ -1,0 +1,184 @@
+"""What publishing relies on in nats-server: deduplication, acknowledgements, refusals."""
+
+import asyncio
+import json
+
+import nats
+import nats.errors
+import pytest
+from nats.aio.client import Client
+
+from mediator.nats import NatsServer
+from tests.assumptions.conftest import new_stream
+from tests.assumptions.stream import SECOND, RawStream
+
+
+async def test_an_id_that_is_known_is_acknowledged_as_a_duplicate_with_the_sequence_of_the_first(stream: RawStream):
+    """`NatsEventPublisher` takes `duplicate` for success: a relay repeats what it does not know the outcome of."""
+    first = await stream.send("1", Nats_Msg_Id="x")
+    again = await stream.send("2", Nats_Msg_Id="x")
+    assert "duplicate" not in first
+    assert (again["seq"], again["duplicate"]) == (first["seq"], True)
+    assert (await stream.state())["messages"] == 1
+
+
+async def test_an_acknowledgement_begins_with_the_stream_and_a_refusal_with_something_else(stream: RawStream):
+    """`NatsEventPublisher._acknowledged` does not parse what begins so and has no `error` in it."""
+    answer = await stream.client.request(f"{stream.name}.a", b"")
+    assert answer.data.startswith(b'{"stream":')
+    refused = await stream.client.request(f"{stream.name}.a", b"", headers={"Nats-Expected-Stream": "other"})
+    assert b'"error"' in refused.data
+
+
+async def test_ids_are_those_of_the_whole_stream_whatever_the_subject(stream: RawStream):
+    """The publisher's ids name the application and the event, and an event whose class moved keeps its id."""
+    await stream.send(subject="a", Nats_Msg_Id="x")
+    assert (await stream.send(subject="b", Nats_Msg_Id="x"))["duplicate"]
+
+
+async def test_ids_outlive_a_server_that_is_killed(server: NatsServer):
+    """A relay that repeats after a crash of the broker stores nothing twice (docs/distributed-events.md)."""
+    async with await nats.connect(server.url) as client:
+        stream = await new_stream(client)
+        first = await stream.send(Nats_Msg_Id="x")
+    await server.kill()
+    await server.start()
+    async with await nats.connect(server.url) as client:
+        again = await RawStream(client, stream.name).send(Nats_Msg_Id="x")
+        assert (again["seq"], again["duplicate"]) == (first["seq"], True)
+
+
+async def test_what_was_acknowledged_outlives_a_server_that_is_killed(server: NatsServer):
+    """A relay moves an event to the archive as soon as it is acknowledged."""
+    async with await nats.connect(server.url) as client:
+        stream = await new_stream(client)
+        for number in range(50):
+            await stream.send(f"{number}")
+    await server.kill()
+    await server.start()
+    async with await nats.connect(server.url) as client:
+        assert (await RawStream(client, stream.name).state())["last_seq"] == 50
+
+
+async def test_an_id_is_forgotten_at_the_end_of_the_window(client: Client):
+    """`StreamSettings.duplicate_window`: how long a repeated publish is safe, and no longer."""
+    stream = await new_stream(client, duplicate_window=SECOND // 10)
+    await stream.send(Nats_Msg_Id="x")
+    async with asyncio.timeout(10):
+        while "duplicate" in await stream.send(Nats_Msg_Id="x"):
+            await asyncio.sleep(0.02)  # the server's clock decides
+    assert (await stream.state())["messages"] == 2
+
+
+async def test_a_purge_does_not_make_the_stream_forget_ids(stream: RawStream):
+    """Refilling: a known id that the stream does not hold is `DuplicateDroppedError`, and is sent with a mark."""
+    await stream.send(Nats_Msg_Id="x")
+    await stream.api(f"STREAM.PURGE.{stream.name}")
+    assert (await stream.send(Nats_Msg_Id="x"))["duplicate"]
+    assert (await stream.state())["messages"] == 0
+
+
+async def test_the_last_sequence_stays_after_a_purge(stream: RawStream):
+    """`mediator.nats.contents` and refilling compare sequences over time: they never go back in one stream."""
+    await stream.send()
+    await stream.send()
+    await stream.api(f"STREAM.PURGE.{stream.name}")
+    state = await stream.state()
+    assert (state["last_seq"], state["first_seq"]) == (2, 3)
+    assert (await stream.send())["seq"] == 3
+
+
+async def test_sequences_follow_the_order_of_sending_on_one_connection(stream: RawStream):
+    """A relay publishes oldest first, with many events on their way (`Flight`), and they are stored in that order."""
+    for number in range(200):
+        await stream.client.publish(f"{stream.name}.a", f"{number}".encode())
+    async with asyncio.timeout(10):
+        while (await stream.state())["messages"] < 200:
+            await asyncio.sleep(0)
+    stored = [await stream.client.jetstream().get_msg(stream.name, seq, direct=True) for seq in range(1, 201)]
+    assert [int(message.data or b"") for message in stored] == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        pytest.param({"Nats-Expected-Stream": "other"}, 10060, id="another stream is expected"),
+        pytest.param({"Nats-Expected-Last-Sequence": "99"}, 10071, id="another sequence is expected"),
+        pytest.param({"Nats-TTL": "1h"}, 10166, id="a time to live is not allowed"),
+    ],
+)
+async def test_a_refusal_that_repeats_has_a_code_of_its_own(stream: RawStream, headers: dict[str, str], code: int):
+    """`_REFUSALS` of the publisher: an event refused so is parked; every other error is an outage and tried again."""
+    assert (await stream.send_with(headers))["error"]["err_code"] == code
+
+
+async def test_a_message_larger_than_the_stream_takes_is_refused_with_10054(client: Client):
+    """`_REFUSALS` of the publisher."""
+    stream = await new_stream(client, max_msg_size=10)
+    assert (await stream.send("x" * 11))["error"]["err_code"] == 10054
+
+
+async def test_headers_of_64_kib_are_refused_with_10097_and_one_byte_less_is_stored(stream: RawStream):
+    """`_MAX_HEADER_BYTES` of a flight, which measures headers as the server does."""
+    frame = len("NATS/1.0\r\n") + len("x: ") + 2 * len("\r\n")
+    assert "seq" in await stream.send(x="v" * (65_535 - frame))
+    assert (await stream.send(x="v" * (65_536 - frame)))["error"]["err_code"] == 10097
+
+
+async def test_a_full_stream_refuses_and_keeps_what_it_has(client: Client):
+    """`discard: new`: the relay takes 10077 for an outage and waits; nothing old is dropped for something new."""
+    stream = await new_stream(client, discard="new", max_msgs=1)
+    await stream.send("first")
+    assert (await stream.send("second"))["error"]["err_code"] == 10077
+    assert (await stream.state())["first_seq"] == 1
+
+
+async def test_a_subject_of_no_stream_is_answered_with_503_and_no_data(client: Client):
+    """`NatsEventPublisher._failed`: empty data means that no stream answers, which is an outage."""
+    inbox = client.new_inbox()
+    answers: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue()
+
+    async def arrived(message) -> None:
+        answers.put_nowait((message.data, (message.headers or {}).get("Status", "")))
+
+    await client.subscribe(inbox, cb=arrived)
+    await client.publish("nowhere.at.all", b"x", inbox)
+    async with asyncio.timeout(10):
+        assert await answers.get() == (b"", "503")
+
+
+async def test_a_message_whose_acknowledgement_came_too_late_is_stored_all_the_same(server: NatsServer):
+    """A timeout of `publish` says nothing about the outcome: the relay repeats with the same id."""
+    async with await nats.connect(server.url) as client:
+        stream = await new_stream(client)
+        server.suspend()
+        with pytest.raises(nats.errors.TimeoutError):
+            await client.request(f"{stream.name}.a", b"", timeout=0.1, headers={"Nats-Msg-Id": "x"})
+        server.resume()
+        assert (await stream.send(Nats_Msg_Id="x"))["duplicate"]
+
+
+async def test_creating_a_stream_that_exists_with_other_settings_is_refused_with_10058(stream: RawStream):
+    """`create_stream`: whoever loses the race compares with what the other one made."""
+    config = {"name": stream.name, "subjects": [f"{stream.name}.>"], "storage": "file", "max_msgs": 7}
+    assert (await stream.api(f"STREAM.CREATE.{stream.name}", config))["error"]["err_code"] == 10058
+
+
+async def test_a_stream_keeps_metadata_that_it_does_not_know(client: Client):
+    """The number of partitions is in the stream's metadata; the server adds entries of its own."""
+    stream = await new_stream(client, metadata={"mediator.partitions": "16"})
+    config = (await stream.api(f"STREAM.INFO.{stream.name}"))["config"]
+    assert config["metadata"]["mediator.partitions"] == "16"
+
+
+async def test_a_setting_that_the_server_does_not_know_is_refused(client: Client):
+    """`create_stream` sends `allow_atomic` only to servers of API level 2: others would refuse the whole stream."""
+    body = {"name": "unknown", "subjects": ["unknown.>"], "no_such_setting": True}
+    answer = json.loads((await client.request("$JS.API.STREAM.CREATE.unknown", json.dumps(body).encode())).data)
+    assert answer["error"]["err_code"] == 10025
+
+
+async def test_the_server_tells_its_api_level(client: Client):
+    """`_stores_batches` of `mediator.nats.streams`."""
+    answer = json.loads((await client.request("$JS.API.INFO", b"")).data)
+    assert answer["api"]["level"] >= 2

@@ -1,0 +1,276 @@
+"""What the outbox, the inbox and the relays rely on in PostgreSQL, whichever driver is used."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from tests.postgres import PostgresServer
+
+Connection = asyncpg.Connection
+
+
+@pytest.fixture
+async def one(database: str, schema: str) -> AsyncIterator[Connection]:
+    async with connected(database, schema) as connection:
+        await connection.execute(
+            "CREATE TABLE inbox (id text PRIMARY KEY); CREATE TABLE buckets (bucket int PRIMARY KEY)"
+        )
+        await connection.execute("INSERT INTO buckets SELECT generate_series(0, 3)")
+        yield connection
+
+
+@pytest.fixture
+async def other(database: str, schema: str, one: Connection) -> AsyncIterator[Connection]:
+    async with connected(database, schema) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def connected(database: str, schema: str) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(database, timeout=30, server_settings={"search_path": schema})
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=10)  # and with it whatever it has locked
+
+
+INSERT = "INSERT INTO inbox VALUES ('x') ON CONFLICT DO NOTHING"
+
+
+async def waits(server: PostgresServer, connection: Connection, work: Awaitable) -> asyncio.Future:
+    """Begin work that has to wait for a lock, and return when the server says that it does."""
+    pid = connection.get_server_pid()
+    running = asyncio.ensure_future(work)
+    async with asyncio.timeout(10):
+        while not await server.execute(
+            f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Lock'"
+        ):
+            assert not running.done()
+            await asyncio.sleep(0.01)
+    return running
+
+
+async def sqlstate(statement: Awaitable) -> str | None:
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await statement
+    return caught.value.sqlstate
+
+
+@pytest.mark.parametrize(("end", "outcome"), [("COMMIT", "INSERT 0 0"), ("ROLLBACK", "INSERT 0 1")])
+async def test_on_conflict_do_nothing_waits_for_the_end_of_whoever_inserted_first(
+    postgres: PostgresServer, one: Connection, other: Connection, end: str, outcome: str
+):
+    """`SqlAlchemyInbox.insert`: of two consumers with one event, the second learns what became of the first."""
+    await one.execute("BEGIN")
+    await one.execute(INSERT)
+    inserting = await waits(postgres, other, other.execute(INSERT))
+    await one.execute(end)
+    assert await inserting == outcome
+
+
+async def test_on_conflict_do_nothing_returns_no_row_for_what_is_there(one: Connection):
+    """`SqlAlchemyInbox.insert` with a key: no row is a duplicate."""
+    assert len(await one.fetch(f"{INSERT} RETURNING EXISTS (SELECT 1 FROM inbox WHERE id = 'y')")) == 1
+    assert await one.fetch(f"{INSERT} RETURNING EXISTS (SELECT 1 FROM inbox WHERE id = 'y')") == []
+
+
+async def test_locked_rows_are_skipped_and_the_others_are_locked(one: Connection, other: Connection):
+    """`BucketClaims._lock`: relays share the buckets."""
+    await one.execute("BEGIN")
+    await other.execute("BEGIN")
+    lock = "SELECT bucket FROM buckets ORDER BY bucket LIMIT 2 FOR UPDATE SKIP LOCKED"
+    assert [row[0] for row in await one.fetch(lock)] == [0, 1]
+    assert [row[0] for row in await other.fetch(lock)] == [2, 3]
+
+
+@pytest.mark.parametrize("lock", ["SELECT bucket FROM buckets FOR UPDATE", "SELECT pg_advisory_xact_lock(7)"])
+async def test_locks_end_when_the_connection_of_their_holder_breaks(
+    postgres: PostgresServer, one: Connection, other: Connection, lock: str
+):
+    """The buckets of a relay and the keys of a commit are free as soon as their process is dead."""
+    await one.execute("BEGIN")
+    await one.execute(lock)
+    await other.execute("BEGIN")
+    locking = await waits(postgres, other, other.execute(lock))
+    one.terminate()  # closes the socket, as the death of its process does
+    async with asyncio.timeout(10):
+        await locking
+
+
+async def test_what_was_not_committed_is_gone_with_its_connection(one: Connection, other: Connection):
+    """A process that dies before COMMIT leaves nothing behind."""
+    await one.execute("BEGIN")
+    await one.execute(INSERT)
+    one.terminate()
+    async with asyncio.timeout(10):
+        assert await other.execute(INSERT) == "INSERT 0 1"
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+async def test_advisory_locks_of_a_transaction_end_with_it(one: Connection, other: Connection, end: str):
+    """`stage_events` and `lock_key` never unlock."""
+    await one.execute("BEGIN")
+    await one.execute("SELECT pg_advisory_xact_lock(7)")
+    assert not await other.fetchval("SELECT pg_try_advisory_xact_lock(7)")
+    await one.execute(end)
+    assert await other.fetchval("SELECT pg_try_advisory_xact_lock(7)")
+
+
+async def test_an_advisory_lock_can_be_taken_again_by_its_holder(one: Connection):
+    """A handler may add several events of one key, and be at work on a replayed one."""
+    await one.execute("BEGIN")
+    await one.execute("SELECT pg_advisory_xact_lock(7), pg_advisory_xact_lock(7)")
+
+
+async def test_a_materialized_cte_that_is_read_runs_before_the_numbers_are_drawn(
+    postgres: PostgresServer, one: Connection, other: Connection
+):
+    """`stage_events`: the key's lock comes before the sequences, or the order of commits would not be theirs."""
+    await one.execute("CREATE TABLE outbox (sequence bigint GENERATED BY DEFAULT AS IDENTITY (CACHE 1), n int)")
+    staged = """WITH locks AS MATERIALIZED (SELECT count(pg_advisory_xact_lock(7)) AS held) INSERT INTO outbox (n)
+        SELECT n FROM unnest(ARRAY[3, 1, 2]) WITH ORDINALITY AS events (n, place)
+        WHERE (SELECT held FROM locks) >= 0 ORDER BY place"""
+    await one.execute("BEGIN")
+    await one.execute("SELECT pg_advisory_xact_lock(7)")
+    staging = await waits(postgres, other, other.execute(staged))
+    await one.execute("INSERT INTO outbox (n) VALUES (0)")
+    await one.execute("COMMIT")
+    await staging
+    rows = await one.fetch("SELECT n FROM outbox ORDER BY sequence")
+    assert [row[0] for row in rows] == [0, 3, 1, 2]
+
+
+async def test_a_number_that_was_drawn_is_not_drawn_again_after_a_rollback(one: Connection):
+    """Sequences of outbox and parking have gaps and no repetitions: an old answer never means a new row."""
+    await one.execute("CREATE TABLE outbox (sequence bigint GENERATED BY DEFAULT AS IDENTITY, n int)")
+    await one.execute("BEGIN")
+    await one.execute("INSERT INTO outbox (n) VALUES (1)")
+    await one.execute("ROLLBACK")
+    assert await one.fetchval("INSERT INTO outbox (n) VALUES (2) RETURNING sequence") == 2
+
+
+async def test_numbers_are_in_the_order_of_drawing_and_not_of_commits(one: Connection, other: Connection):
+    """Why a relay cannot remember how far it came by a sequence, and `stage_events` locks the keys."""
+    await one.execute("CREATE TABLE outbox (sequence bigint GENERATED BY DEFAULT AS IDENTITY, n int)")
+    await one.execute("BEGIN")
+    await one.execute("INSERT INTO outbox (n) VALUES (1)")
+    await other.execute("INSERT INTO outbox (n) VALUES (2)")
+    assert [row[0] for row in await other.fetch("SELECT sequence FROM outbox")] == [2]
+    await one.execute("COMMIT")
+    assert [row[0] for row in await other.fetch("SELECT sequence FROM outbox ORDER BY 1")] == [1, 2]
+
+
+async def test_a_lock_that_is_not_had_in_time_is_55P03_and_so_is_nowait(one: Connection, other: Connection):  # noqa: N802
+    """`LOCK_NOT_AVAILABLE`, of relays that queue and of inner transactions."""
+    await one.execute("BEGIN")
+    await one.execute("SELECT 1 FROM buckets FOR UPDATE")
+    await other.execute("BEGIN")
+    await other.execute("SELECT set_config('lock_timeout', '20ms', true)")
+    assert await sqlstate(other.execute("SELECT 1 FROM buckets FOR UPDATE")) == "55P03"
+    await other.execute("ROLLBACK")
+    assert await sqlstate(other.execute("SELECT 1 FROM buckets FOR UPDATE NOWAIT")) == "55P03"
+
+
+async def test_a_local_setting_ends_with_its_transaction(one: Connection):
+    """`BucketClaims._begin` and inner transactions set timeouts on pooled connections."""
+    await one.execute("BEGIN")
+    await one.execute("SELECT set_config('lock_timeout', '20ms', true)")
+    assert await one.fetchval("SHOW lock_timeout") == "20ms"
+    await one.execute("COMMIT")
+    assert await one.fetchval("SHOW lock_timeout") == "0"
+
+
+async def test_an_idle_transaction_is_ended_with_its_connection_and_its_locks(
+    postgres: PostgresServer, one: Connection, other: Connection
+):
+    """`idle_timeout`, and `frozen_seconds` of a relay: whoever is frozen does not keep buckets for ever."""
+    await one.execute("BEGIN")
+    await one.execute("SELECT set_config('idle_in_transaction_session_timeout', '300ms', true)")
+    await one.execute("SELECT 1 FROM buckets FOR UPDATE")
+    await other.execute("BEGIN")
+    locking = await waits(postgres, other, other.execute("SELECT 1 FROM buckets FOR UPDATE"))
+    async with asyncio.timeout(10):
+        await locking
+        while not one.is_closed():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_writing_where_only_reading_is_allowed_is_25006(one: Connection, asked: bool):
+    """A query that writes is `NoUnitOfWorkError`; a server that has become read-only is `ReadOnlyDatabaseError`."""
+    await one.execute("SELECT 1" if asked else "SET default_transaction_read_only = on")
+    await one.execute("BEGIN READ ONLY" if asked else "BEGIN")
+    assert await sqlstate(one.execute(INSERT)) == "25006"
+
+
+async def test_locking_rows_is_writing(one: Connection):
+    """A query cannot take locks of rows."""
+    await one.execute("BEGIN READ ONLY")
+    assert await sqlstate(one.execute("SELECT 1 FROM buckets FOR UPDATE")) == "25006"
+
+
+async def test_a_table_that_is_missing_is_42P01(one: Connection):  # noqa: N802
+    """`SchemaMissingError`."""
+    assert await sqlstate(one.execute("SELECT 1 FROM mediator_outbox")) == "42P01"
+
+
+async def test_after_an_error_nothing_but_the_end_is_taken_and_commit_rolls_back(one: Connection):
+    """An error of a statement dooms the unit of work: a COMMIT would report nothing, and keep nothing."""
+    await one.execute("BEGIN")
+    await one.execute(INSERT)
+    assert await sqlstate(one.execute("SELECT 1 / 0")) == "22012"
+    assert await sqlstate(one.execute("SELECT 1")) == "25P02"
+    assert await one.execute("COMMIT") == "ROLLBACK"
+    assert await one.fetchval("SELECT count(*) FROM inbox") == 0
+
+
+async def test_a_savepoint_takes_back_an_error(one: Connection):
+    """Savepoints of a unit of work confine the error of a nested command."""
+    await one.execute("BEGIN; SAVEPOINT s")
+    await sqlstate(one.execute("SELECT 1 / 0"))
+    await one.execute("ROLLBACK TO SAVEPOINT s")
+    await one.execute(INSERT)
+    await one.execute("COMMIT")
+    assert await one.fetchval("SELECT count(*) FROM inbox") == 1
+
+
+async def test_an_advisory_lock_outlives_the_savepoint_before_it_only_when_that_is_released(
+    one: Connection, other: Connection
+):
+    """Keys are locked by the last statement, outside savepoints; a replay's in one of a handler is freed with it."""
+    await one.execute("BEGIN; SAVEPOINT s")
+    await one.execute("SELECT pg_advisory_xact_lock(7)")
+    await one.execute("ROLLBACK TO SAVEPOINT s")
+    assert await other.fetchval("SELECT pg_try_advisory_xact_lock(7)")
+
+
+async def test_the_time_of_a_statement_goes_on_in_a_transaction_and_that_of_now_does_not(one: Connection):
+    """`DatabaseClock`: a relay that holds its buckets for long still sees delayed events get due."""
+    await one.execute("BEGIN")
+    began, first = await one.fetchrow("SELECT now(), statement_timestamp()")
+    same, second = await one.fetchrow("SELECT now(), statement_timestamp()")
+    assert began == same
+    assert first < second
+
+
+async def test_read_committed_sees_what_was_committed_meanwhile_and_repeatable_read_does_not(
+    one: Connection, other: Connection
+):
+    """Queries read at one snapshot; the inbox looks again under a key's lock and has to see the replay's end."""
+    await one.execute("BEGIN")
+    assert await one.fetchval("SELECT count(*) FROM inbox") == 0
+    await other.execute(INSERT)
+    assert await one.fetchval("SELECT count(*) FROM inbox") == 1
+    await one.execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ")
+    assert await one.fetchval("SELECT count(*) FROM inbox") == 1
+    await other.execute("DELETE FROM inbox")
+    assert await one.fetchval("SELECT count(*) FROM inbox") == 1
+
+
+async def test_commits_are_synchronous_unless_the_server_is_told_otherwise(one: Connection):
+    """A commit that was answered survives a crash of the server."""
+    settings = ("fsync", "synchronous_commit", "full_page_writes")
+    assert [await one.fetchval(f"SHOW {name}") for name in settings] == ["on", "on", "on"]

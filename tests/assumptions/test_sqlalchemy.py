@@ -1,0 +1,263 @@
+"""What the unit of work relies on in SQLAlchemy: its pool, its events and its session, on PostgreSQL through asyncpg."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, event, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+ROWS = Table("rows", MetaData(), Column("n", Integer, primary_key=True, autoincrement=False))
+
+
+def opened(database: str, schema: str, pool_timeout: float) -> AsyncEngine:
+    """With one connection."""
+    return create_async_engine(
+        database.replace("postgresql:", "postgresql+asyncpg:"),
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=pool_timeout,
+        connect_args={"server_settings": {"search_path": schema}},
+    )
+
+
+@pytest.fixture
+async def engine(database: str, schema: str) -> AsyncIterator[AsyncEngine]:
+    engine = opened(database, schema, 0.05)
+    async with engine.begin() as connection:
+        await connection.run_sync(ROWS.metadata.create_all)
+    yield engine
+    await engine.dispose()
+
+
+async def backend(engine: AsyncEngine) -> int:
+    """The server's process behind the only connection of the pool."""
+    async with engine.connect() as connection:
+        pid: int = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        return pid
+
+
+def calls(engine: AsyncEngine, *names: str) -> list[str]:
+    """The names of the engine's events, in the order in which they come from now on."""
+    seen: list[str] = []
+
+    def listen(name: str) -> None:
+        @event.listens_for(engine.sync_engine, name)
+        def note(*_: Any) -> None:
+            seen.append(name)
+
+    for name in names:
+        listen(name)
+    return seen
+
+
+async def test_a_pool_that_has_no_connection_in_time_raises_its_own_timeout_error(engine: AsyncEngine):
+    """`ConnectionPool.connect` makes `PoolExhaustedError` of it; it is none of the built-in ones."""
+    async with engine.connect():
+        with pytest.raises(PoolTimeoutError) as caught:
+            async with engine.connect():
+                pass
+    assert not isinstance(caught.value, TimeoutError)
+
+
+async def test_waiting_for_the_pool_can_be_cancelled_and_loses_no_connection(database: str, schema: str):
+    """A dispatch that is cancelled while it waits takes nothing with it."""
+    engine = opened(database, schema, 30)
+    async with engine.connect():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await backend(engine)
+    async with asyncio.timeout(10):
+        await backend(engine)
+    await engine.dispose()
+
+
+async def test_a_statement_that_is_cancelled_gives_its_connection_up_or_back_and_not_away(engine: AsyncEngine):
+    """A dispatch that is cancelled in a statement leaves the pool as large as it was."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05), engine.begin() as connection:
+            await connection.execute(text("SELECT pg_sleep(60)"))
+    async with asyncio.timeout(10):
+        await backend(engine)
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_checkout_that_raises_a_disconnection_error_gets_another_connection(engine: AsyncEngine):
+    """`_check` replaces a connection that is lost."""
+    before = await backend(engine)
+    refused: list[object] = []
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def check(_connection: object, entry: Any, _proxy: object) -> None:
+        if not refused:
+            refused.append(entry)
+            raise DisconnectionError("lost")
+
+    assert await backend(engine) != before
+
+
+async def test_a_connection_that_is_invalidated_at_its_checkin_is_replaced(engine: AsyncEngine):
+    """`_leave` lets none back into the pool that is in use or in a transaction."""
+    before = await backend(engine)
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def leave(_connection: object, entry: Any) -> None:
+        entry.invalidate()
+
+    await backend(engine)
+    assert await backend(engine) != before
+
+
+async def test_a_connection_that_the_server_ended_is_known_as_invalidated(engine: AsyncEngine):
+    """`commit_transaction`: `connection_invalidated` means that nobody knows the outcome."""
+    async with engine.connect() as connection:
+        with pytest.raises(DBAPIError) as caught:
+            await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        assert caught.value.connection_invalidated
+        assert caught.value.orig is not None
+    assert await backend(engine)
+
+
+async def test_a_transaction_begins_by_itself_with_the_first_statement(engine: AsyncEngine):
+    """`Database.begun` is called before it, once for each transaction, and not by mere connecting."""
+    seen = calls(engine, "begin", "before_cursor_execute", "commit", "rollback")
+    async with engine.connect() as connection:
+        assert seen == []
+        await connection.execute(text("SELECT 1"))
+        await connection.execute(text("SELECT 1"))
+        await connection.commit()
+        await connection.execute(text("SELECT 1"))
+    once = ["begin", "before_cursor_execute"]
+    assert seen == [*once, "before_cursor_execute", "commit", *once, "rollback"]
+
+
+async def test_a_commit_that_its_event_refuses_leaves_the_transaction_open_for_the_checkin_to_see(engine: AsyncEngine):
+    """`_check_commit` refuses there, and `_leave` throws the connection away: the next user would go on in it."""
+    left: list[bool] = []
+
+    @event.listens_for(engine.sync_engine, "commit")
+    def refuse(_connection: object) -> None:
+        raise LookupError
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def leave(_connection: object, entry: Any) -> None:
+        left.append(entry.driver_connection.is_in_transaction())
+        entry.invalidate()
+
+    async with engine.connect() as connection:
+        await connection.execute(ROWS.insert().values(n=1))
+        with pytest.raises(LookupError):
+            await connection.commit()
+    assert left == [True]
+    async with engine.connect() as connection:
+        assert (await connection.execute(ROWS.select())).all() == []
+
+
+async def test_what_the_error_event_returns_is_raised_in_place_of_the_drivers(engine: AsyncEngine):
+    """`Database._on_error`: the context has the statement, the connection and both errors."""
+    contexts: list[Any] = []
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def translate(context: Any) -> BaseException:
+        contexts.append(context)
+        return LookupError("translated")
+
+    async with engine.connect() as connection:
+        with pytest.raises(LookupError, match="translated"):
+            await connection.execute(text("SELECT 1 / 0"))
+    (context,) = contexts
+    assert context.statement == "SELECT 1 / 0"
+    assert context.connection is not None
+    assert context.original_exception.sqlstate == "22012"
+    assert not context.is_disconnect
+
+
+async def test_options_of_an_engine_are_those_of_its_connections_and_the_pool_is_shared(engine: AsyncEngine):
+    """`Database.reader` and `.writer` are one pool; `mode_of` reads the option."""
+    reader = engine.execution_options(mediator_mode="read", postgresql_readonly=True)
+    assert reader.pool is engine.pool
+    async with reader.connect() as connection:
+        sync: Any = connection.sync_connection
+        assert sync.get_execution_options()["mediator_mode"] == "read"
+        with pytest.raises(DBAPIError) as caught:
+            await connection.execute(ROWS.insert().values(n=1))
+    assert getattr(caught.value.orig, "sqlstate", None) == "25006"
+    async with engine.begin() as connection:
+        await connection.execute(ROWS.insert().values(n=1))
+
+
+async def test_events_of_an_engine_are_those_of_its_copies_with_options(engine: AsyncEngine):
+    """`Database` listens once, on the engine of the application."""
+    seen = calls(engine, "begin")
+    async with engine.execution_options(mediator_mode="write").connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    assert seen == ["begin"]
+
+
+async def test_the_count_of_an_insert_that_does_nothing_is_zero(engine: AsyncEngine):
+    """`SqlAlchemyInbox.insert` without a key takes a `rowcount` of 1 for new."""
+    async with engine.begin() as connection:
+        statement = insert(ROWS).values(n=1).on_conflict_do_nothing()
+        assert [(await connection.execute(statement)).rowcount for _ in range(2)] == [1, 0]
+
+
+async def test_a_session_asks_for_its_bind_at_the_first_statement_of_each_transaction(engine: AsyncEngine):
+    """`OwnedSession.get_bind`: the writer's turn is taken there, and not before."""
+    asked: list[int] = []
+
+    class Asking(Session):
+        def get_bind(self, *_args: Any, **_kwargs: Any) -> Any:
+            asked.append(1)
+            return engine.sync_engine
+
+    async with AsyncSession(engine, sync_session_class=Asking) as session:
+        assert asked == []
+        await session.execute(text("SELECT 1"))
+        first = len(asked)
+        await session.commit()
+        await session.execute(text("SELECT 1"))
+        assert 0 < first < len(asked)
+
+
+async def test_before_commit_comes_for_savepoints_too_and_says_which(engine: AsyncEngine):
+    """`SqlAlchemyUnitOfWork.check_commit` lets a handler commit its own savepoint and nothing else."""
+    nested: list[bool] = []
+
+    class Listening(Session):
+        pass
+
+    @event.listens_for(Listening, "before_commit")
+    def note(session: Session) -> None:
+        nested.append(session.get_nested_transaction() is not None)
+
+    async with AsyncSession(engine, sync_session_class=Listening) as session:
+        await session.execute(text("SELECT 1"))
+        async with session.begin_nested():
+            await session.execute(text("SELECT 1"))
+        await session.commit()
+    assert nested == [True, False]
+
+
+async def test_a_session_used_by_two_tasks_at_once_says_so_with_a_code(engine: AsyncEngine):
+    """`when_idle` waits while a forgotten task connects; `isce` is how it is known."""
+    await engine.dispose()  # so that there is something to connect
+    async with AsyncSession(engine) as session:
+        outcomes = await asyncio.gather(
+            session.execute(text("SELECT 1")), session.execute(text("SELECT 1")), return_exceptions=True
+        )
+    errors = [each for each in outcomes if isinstance(each, InvalidRequestError)]
+    assert [error.code for error in errors] == ["isce"]
+
+
+async def test_the_driver_connection_and_its_mutex_are_where_they_are_looked_for(engine: AsyncEngine):
+    """`_leave` and `_check_running`, for which SQLAlchemy has no public way."""
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        pooled: Any = await connection.get_raw_connection()
+        assert pooled.driver_connection.is_in_transaction()
+        assert pooled.dbapi_connection._execute_mutex.locked() is False

@@ -1,0 +1,139 @@
+"""The application that fails: it takes orders, tells of them, and reserves goods for what it is told itself."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dependency_injector import containers, providers
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator import (
+    Command,
+    DistributedEvent,
+    DistributedEventBroker,
+    DistributedEventHandler,
+    DistributedUnitOfWorkBehavior,
+    EventConsumer,
+    OutboxRelay,
+    RequestHandler,
+    current_delivery,
+)
+from mediator.dependency_injector import MediatorProvider, Scoped
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+from mediator.sqlalchemy import (
+    SqlAlchemyInbox,
+    SqlAlchemyOutbox,
+    SqlAlchemyParking,
+    SqlAlchemyUnitOfWork,
+    create_schema,
+    open_engine,
+)
+
+ACK_WAIT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Place(Command[None]):
+    number: str
+    customer: str = "ada"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(DistributedEvent):
+    event_type: ClassVar[str] = "shop.placed"
+    number: str
+    customer: str
+
+    @property
+    def partition_key(self) -> str:
+        return self.customer
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved(DistributedEvent):
+    """What follows; nobody subscribes to it."""
+
+    event_type: ClassVar[str] = "stock.reserved"
+    number: str
+
+
+class PlaceHandler(RequestHandler[Place, None]):
+    def __init__(self, unit_of_work: SqlAlchemyUnitOfWork, distributed_events: DistributedEventBroker) -> None:
+        self._unit_of_work = unit_of_work
+        self._distributed_events = distributed_events
+
+    async def handle(self, command: Place) -> None:
+        row = {"number": command.number}
+        await self._unit_of_work.session.execute(text("INSERT INTO orders VALUES (:number)"), row)
+        self._distributed_events.add(Placed(command.number, command.customer))
+
+
+class Reserve(DistributedEventHandler[Placed]):
+    """`flaky` orders fail once, `broken` ones until the repair, and `hanging` ones hang until it."""
+
+    hanging: ClassVar[asyncio.Event] = asyncio.Event()
+
+    def __init__(
+        self, unit_of_work: SqlAlchemyUnitOfWork, distributed_events: DistributedEventBroker, repaired: bool
+    ) -> None:
+        self._unit_of_work = unit_of_work
+        self._distributed_events = distributed_events
+        self._repaired = repaired
+
+    async def handle(self, event: Placed) -> None:
+        row = {"number": event.number}
+        await self._unit_of_work.session.execute(text("INSERT INTO reservations VALUES (:number)"), row)
+        self._distributed_events.add(Reserved(event.number))
+        if self._repaired:
+            return
+        if event.number == "hanging":
+            self.hanging.set()
+            await asyncio.Event().wait()
+        if event.number == "broken" or (event.number == "flaky" and current_delivery().attempt == 1):
+            raise ValueError(event.number)
+
+
+class ShopContainer(containers.DeclarativeContainer):
+    config = providers.Configuration(strict=True)
+    engine = providers.Resource(open_engine, config.database)
+    nats = providers.Resource(open_connection, config.nats)
+    unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
+    distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+    inbox = providers.Singleton(SqlAlchemyInbox, engine)
+    outbox = providers.Singleton(SqlAlchemyOutbox, engine)
+    parking = providers.Singleton(SqlAlchemyParking, engine)
+    settings = providers.Singleton(StreamSettings, max_bytes=1_000_000)  # the broker reserves them
+    publisher = providers.Singleton(NatsEventPublisher, nats, "shop", prefix=config.prefix, settings=settings)
+    relay = providers.Singleton(OutboxRelay, outbox, publisher)
+    transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox)
+    mediator = MediatorProvider(behaviors=providers.List(transaction))
+    subscription = providers.Singleton(
+        NatsEventSubscription, nats, "stock", prefix=config.prefix, settings=settings, ack_wait=ACK_WAIT
+    )
+    consumer = providers.Singleton(
+        EventConsumer, subscription, inbox, unit_of_work.provider, mediator,
+        parking=parking, ordering="key", retry_delays=(0.0, 0.0, 0.0), drain_timeout=config.drain_timeout,
+    )  # fmt: skip
+    place = providers.Factory(PlaceHandler, unit_of_work, distributed_events)
+    reserve = providers.Factory(Reserve, unit_of_work, distributed_events, config.repaired)
+
+
+def configured(database: str, nats: str, prefix: str, *, repaired: bool = False, drain_timeout: float = 5.0) -> Any:
+    """The container of one run."""
+    config = {
+        "database": database,
+        "nats": nats,
+        "prefix": prefix,
+        "repaired": repaired,
+        "drain_timeout": drain_timeout,
+    }
+    return ShopContainer(config=config)
+
+
+async def create_tables(engine: AsyncEngine) -> None:
+    """Those of the library and of the application."""
+    await create_schema(engine)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE orders (number TEXT NOT NULL)"))
+        await connection.execute(text("CREATE TABLE reservations (number TEXT NOT NULL)"))

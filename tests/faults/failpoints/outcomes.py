@@ -1,0 +1,89 @@
+"""Outcomes: what each failpoint leaves behind, by what happens there."""
+
+from dataclasses import dataclass, replace
+
+from tests.faults.failpoints.places import Left
+
+NOTHING = Left()
+COMMITTED = Left(orders=1, outbox=1)
+SENT = Left(orders=1, archive=1, stream=1)
+"""The relay has sent the event and written it off."""
+SENT_UNKNOWN = Left(orders=1, outbox=1, stream=1)
+"""The broker has it, and the relay does not know that."""
+TAKEN = replace(SENT, inbox=1, effects=1, outbox=1)
+"""The consumer's transaction: what came in, what it did, and the event that follows, all together."""
+COUNTED = replace(SENT, attempts=1)
+PARKED = replace(SENT, inbox=1, parked=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a failpoint leaves behind. In the end each event takes effect once, whatever it is.
+
+    Attributes:
+        point: The failpoint.
+        situation: In which it is reached.
+        exception: What is left when an exception is raised there, once; a worker has gone on after it.
+        cancellation: What is left when the caller or the worker is cancelled there, and has ended.
+        sigkill: What is left when the process is killed there.
+        next: What happens after SIGKILL.
+        on_sqlite: What SIGKILL leaves on SQLite, if that differs.
+    """
+
+    point: str
+    situation: str
+    exception: Left
+    cancellation: Left
+    sigkill: Left
+    next: str
+    on_sqlite: Left | None = None
+
+    def left(self, kind: str, database: str) -> Left:
+        """By the kind of failure and the database."""
+        if kind == "sigkill" and database == "sqlite" and self.on_sqlite is not None:
+            return self.on_sqlite
+        found: Left = getattr(self, kind)
+        return found
+
+
+_AGAIN = "the caller sends the command again"
+_RELAYED = "the relay of any process sends it"
+_DEDUPLICATED = "a relay sends it again, and the broker knows its id"
+_REDELIVERED = "the broker delivers it again, as if for the first time"
+_KNOWN = "the broker delivers it again, and the inbox knows it"
+
+OUTCOMES = (
+    Outcome("unit_of_work.before_stage", "send", NOTHING, NOTHING, NOTHING, _AGAIN),
+    Outcome("unit_of_work.before_commit", "send", NOTHING, NOTHING, NOTHING, _AGAIN),
+    Outcome("unit_of_work.during_commit", "send", NOTHING, COMMITTED, NOTHING, _AGAIN),
+    Outcome("unit_of_work.after_commit", "send", COMMITTED, COMMITTED, COMMITTED, _RELAYED),
+    Outcome("relay.after_select", "relay", SENT, SENT, COMMITTED, _RELAYED),
+    Outcome("relay.after_publish", "relay", SENT, SENT, SENT_UNKNOWN, _DEDUPLICATED),
+    Outcome("relay.before_delete", "relay", SENT, SENT, SENT_UNKNOWN, _DEDUPLICATED),
+    Outcome("relay.after_delete", "relay", SENT, SENT, SENT_UNKNOWN, _DEDUPLICATED, on_sqlite=SENT),
+    Outcome("consumer.before_insert", "consume", TAKEN, TAKEN, SENT, _REDELIVERED),
+    Outcome("consumer.after_insert", "consume", TAKEN, TAKEN, SENT, _REDELIVERED),
+    Outcome("consumer.after_handlers", "consume", TAKEN, TAKEN, SENT, _REDELIVERED),
+    Outcome("unit_of_work.before_stage", "consume", TAKEN, TAKEN, SENT, _REDELIVERED),
+    Outcome("unit_of_work.before_commit", "consume", TAKEN, TAKEN, SENT, _REDELIVERED),
+    Outcome("unit_of_work.during_commit", "consume", TAKEN, TAKEN, SENT, _REDELIVERED),
+    Outcome("unit_of_work.after_commit", "consume", TAKEN, TAKEN, TAKEN, _KNOWN),
+    Outcome("consumer.after_commit", "consume", TAKEN, TAKEN, TAKEN, _KNOWN),
+    Outcome("consumer.after_ack", "consume", TAKEN, TAKEN, TAKEN, "nothing is left to do"),
+    Outcome("consumer.after_failure", "retry", TAKEN, COUNTED, COUNTED, "its second start"),
+    Outcome("consumer.after_count", "retry", TAKEN, TAKEN, COUNTED, "its third start, alone"),
+    Outcome("consumer.after_take_back", "stop", COUNTED, COUNTED, COUNTED, "its first start, again"),
+    Outcome("consumer.before_park", "park", PARKED, PARKED, COUNTED, "it is parked without another start"),
+    Outcome("consumer.after_park", "park", PARKED, PARKED, PARKED, "the broker delivers it again, and it is parked already"),
+    Outcome("consumer.after_term", "park", PARKED, PARKED, PARKED, "it waits to be replayed"),
+    Outcome(
+        "consumer.after_append", "follow",
+        *[Left(orders=2, archive=2, stream=2, inbox=2, parked=2)] * 2,
+        Left(orders=2, archive=2, stream=2, inbox=1, parked=1),
+        "the broker delivers it again, and it is parked behind the other one",
+    ),
+    Outcome("replay.after_take", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
+    Outcome("consumer.after_handlers", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
+    Outcome("consumer.after_commit", "replay", TAKEN, TAKEN, TAKEN, "nothing is left to do"),
+)  # fmt: skip
+"""All of them, in the order of an event's life."""

@@ -1,0 +1,150 @@
+"""Place: a database and a stream of one test, and what is in them."""
+
+import asyncio
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nats
+from nats.js.errors import NotFoundError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator.dependency_injector import lifespan
+from mediator.distributed.parking import ParkedFilter
+from mediator.distributed.replay import ParkedReplay
+from tests.faults.failpoints.application import Place, configured
+from tests.faults.failpoints.situations import SITUATIONS
+
+_TABLES = {
+    "orders": "orders",
+    "outbox": "mediator_outbox",
+    "archive": "mediator_outbox_archive",
+    "inbox": "mediator_inbox",
+    "attempts": "mediator_attempts",
+    "parked": "mediator_parked",
+    "effects": "reservations",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """How many rows and messages there are.
+
+    Attributes:
+        orders: Rows of the application that the command wrote.
+        outbox: Events that wait for the relay.
+        archive: Events that the relay has sent and written off.
+        stream: Messages of the command's events with the broker.
+        inbox: Events that the consumer took in.
+        attempts: Events whose starts are counted.
+        parked: Events that are set aside.
+        effects: Rows of the application that the handler wrote.
+    """
+
+    orders: int = 0
+    outbox: int = 0
+    archive: int = 0
+    stream: int = 0
+    inbox: int = 0
+    attempts: int = 0
+    parked: int = 0
+    effects: int = 0
+
+    def __str__(self) -> str:
+        """Only what there is."""
+        named = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        return ", ".join(f"{name} {number}" for name, number in named if number) or "nothing"
+
+
+class TestPlace:
+    """Where one test happens.
+
+    Args:
+        engine: Of the database, to look into it.
+        database: Its URL.
+        broker: The URL of the broker.
+    """
+
+    __test__ = False
+
+    def __init__(self, engine: AsyncEngine, database: str, broker: str) -> None:
+        self._engine = engine
+        self.address: tuple[str, str, str] = (database, broker, f"p{uuid.uuid4().hex[:10]}")
+
+    async def prepare(self, name: str) -> None:
+        """Do what has happened before a situation."""
+        situation = SITUATIONS[name]
+        container = configured(*self.address)
+        async with lifespan(container, relay_elsewhere=True):
+            for number in situation.orders:
+                await container.mediator().send(Place(number))
+            if situation.streamed and situation.orders:
+                await self._work(container.relay(), outbox=0)
+            if situation.consumed:
+                await self._work(container.consumer(), parked=len(situation.orders))
+
+    async def finish(self, name: str) -> None:
+        """Do all that is left to do, in an application that can handle everything; whose command failed sends it again."""
+        container = configured(*self.address, repaired=True)
+        async with lifespan(container, relay_elsewhere=True):
+            if (await self.left()).orders == 0:
+                await SITUATIONS[name].act(container)
+            await self._work(container.relay(), outbox=0)
+            await self._consume_all(container, (await self.left()).orders)
+            await self._work(container.relay(), outbox=0)
+
+    async def _consume_all(self, container: Any, orders: int) -> None:
+        consumer = container.consumer()
+        replay = ParkedReplay(container.parking(), [consumer])
+        running = asyncio.ensure_future(consumer.run())
+        try:
+            async with asyncio.timeout(6):
+                while (await self.left()).effects < orders:
+                    async for _ in replay.run(ParkedFilter()):
+                        pass
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+            await asyncio.wait((running,))
+
+    async def _work(self, worker: Any, **wanted: int) -> None:
+        running = asyncio.ensure_future(worker.run())
+        try:
+            await self.until(**wanted)
+        finally:
+            running.cancel()
+            await asyncio.wait((running,))
+
+    async def until(self, **wanted: int) -> None:
+        """Wait until so much is left.
+
+        Raises:
+            AssertionError: It does not come to that.
+        """
+        left = await self.left()
+        try:
+            async with asyncio.timeout(6):
+                while replace(left, **wanted) != left:
+                    await asyncio.sleep(0.01)
+                    left = await self.left()
+        except TimeoutError:
+            raise AssertionError(f"{left} instead of {wanted}") from None
+
+    async def left(self) -> Left:
+        """What there is."""
+        counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in _TABLES.values())
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(text(f"SELECT {counts}"))).one()
+        return Left(**dict(zip(_TABLES, row, strict=True)), stream=await self.stored("shop"))
+
+    async def stored(self, context: str) -> int:
+        """How many events of a context are with the broker."""
+        _, broker, prefix = self.address
+        client = await nats.connect(broker)
+        try:
+            return (await client.jetstream().stream_info(f"{prefix}-{context}")).state.messages
+        except NotFoundError:
+            return 0
+        finally:
+            await client.close()

@@ -1,0 +1,105 @@
+"""A run of the application up to a failpoint, in this process or in one of its own."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from mediator.dependency_injector import lifespan
+from mediator.testing.failpoints import Cancel, Failure, failpoint, kill
+from tests.faults.failpoints.application import configured
+from tests.faults.failpoints.situations import SITUATIONS
+
+_LONGEST = 20.0
+
+
+class FailpointError(Exception):
+    """What the failpoint raises."""
+
+
+class Reached:
+    """Notes that a failpoint was reached, and then does something."""
+
+    def __init__(self, action: Callable[[], Awaitable[None]]) -> None:
+        self.event = asyncio.Event()
+        self._action = action
+
+    async def __call__(self) -> None:
+        self.event.set()
+        await self._action()
+
+
+async def run_in(name: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Do what a situation is about, with whatever is armed, until it ends or `settled` does.
+
+    Args:
+        name: Of the situation.
+        place: The URLs of the database and of the broker, and the prefix of the streams.
+        settled: For a worker, which does not end by itself.
+    """
+    situation = SITUATIONS[name]
+    container = configured(*place, repaired=situation.repaired, drain_timeout=situation.drain_timeout)
+    async with lifespan(container, relay_elsewhere=True):
+        acting = asyncio.ensure_future(situation.act(container))
+        try:
+            if settled is not None:
+                waiting = asyncio.ensure_future(settled())
+                await asyncio.wait((acting, waiting), timeout=_LONGEST, return_when=asyncio.FIRST_COMPLETED)
+                await waiting
+            else:
+                await asyncio.wait((acting,), timeout=_LONGEST)
+        finally:
+            acting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, FailpointError):
+                await acting
+
+
+async def fail_in(name: str, point: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]]) -> None:
+    """Raise an exception at a failpoint, once, and go on until all is settled.
+
+    Raises:
+        TimeoutError: It was not reached.
+    """
+    reached = Reached(Failure(FailpointError(point)))
+
+    async def settled_after_it() -> None:
+        async with asyncio.timeout(_LONGEST):
+            await reached.event.wait()
+        await settled()
+
+    with failpoint(point, reached):
+        await run_in(name, place, settled_after_it)
+
+
+async def cancel_in(name: str, point: str, place: tuple[str, str, str]) -> bool:
+    """Cancel whoever sends, or the worker, when the failpoint is reached; whether it was."""
+    situation = SITUATIONS[name]
+    container = configured(*place, repaired=situation.repaired, drain_timeout=situation.drain_timeout)
+    async with lifespan(container, relay_elsewhere=True):
+        acting = asyncio.ensure_future(situation.act(container))
+        reached = Reached(Cancel(acting))
+        with failpoint(point, reached):
+            async with asyncio.timeout(_LONGEST):
+                await asyncio.wait((acting,))
+        with contextlib.suppress(asyncio.CancelledError):
+            await acting
+        return reached.event.is_set()
+
+
+async def _die(name: str, point: str, place: tuple[str, str, str]) -> None:
+    with failpoint(point, kill):
+        await run_in(name, place)
+
+
+def die_in(name: str, point: str, place: tuple[str, str, str]) -> None:
+    """The whole of a process that kills itself at a failpoint."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    asyncio.run(_die(name, point, place))
+
+
+def quiet() -> Any:
+    """No logs: what is logged is tested elsewhere."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -1,0 +1,81 @@
+"""Situations: what the application does when it comes to a failpoint, and what has happened before."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mediator.distributed.parking import ParkedFilter
+from mediator.distributed.replay import ParkedReplay
+from tests.faults.failpoints.application import Place, Reserve
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Something that the application does.
+
+    Attributes:
+        words: For the documentation.
+        orders: Those placed before; the last one by what is done, if that is a command.
+        streamed: Whether their events are in the stream already.
+        consumed: Whether a consumer was at work on them already.
+        act: Does it, for as long as it takes: a worker does not end by itself.
+        repaired: Whether handlers handle what they could not handle.
+        drain_timeout: How long handlers may take when the consumer is told to stop, in seconds.
+    """
+
+    words: str
+    act: Callable[[Any], Awaitable[None]]
+    orders: tuple[str, ...] = ("1",)
+    streamed: bool = True
+    consumed: bool = False
+    repaired: bool = False
+    drain_timeout: float = 5.0
+
+
+async def _send(container: Any) -> None:
+    await container.mediator().send(Place("1"))
+
+
+async def _relay(container: Any) -> None:
+    await container.relay().run()
+
+
+async def _consume(container: Any) -> None:
+    await container.consumer().run()
+
+
+async def _stop_consuming(container: Any) -> None:
+    """Tell a consumer to stop in the middle of a handler."""
+    Reserve.hanging = asyncio.Event()  # of this event loop
+    running = asyncio.ensure_future(container.consumer().run())
+    try:
+        await Reserve.hanging.wait()
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def _replay(container: Any) -> None:
+    async for result in ParkedReplay(container.parking(), [container.consumer()]).run(ParkedFilter()):
+        if result.error is not None:
+            raise result.error
+
+
+SITUATIONS = {
+    "send": Situation("a command is sent", _send, orders=()),
+    "relay": Situation("the relay publishes its event", _relay, streamed=False),
+    "consume": Situation("a consumer takes the event in", _consume),
+    "retry": Situation("its handler has failed once", _consume, orders=("flaky",)),
+    "stop": Situation(
+        "the consumer is told to stop while its handler hangs", _stop_consuming, orders=("hanging",), drain_timeout=0.0
+    ),
+    "park": Situation("its handler fails each time, and it is parked", _consume, orders=("broken",)),
+    "follow": Situation("an event comes whose key is parked", _consume, orders=("broken", "2")),
+    "replay": Situation(
+        "a parked event is replayed after the repair", _replay, orders=("broken",), consumed=True, repaired=True
+    ),
+}
+"""By name, in the order of an event's life."""
