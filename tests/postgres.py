@@ -27,6 +27,7 @@ from typing import Any, Literal, Self
 import asyncpg
 import psutil
 
+from tests.postgres_cluster import as_user, create_cluster, environment
 from tests.postgres_watcher import PREFIX, clear_up_after_the_dead, watch
 
 INSTALL = (
@@ -202,7 +203,7 @@ class PostgresServer:
             (directory / "server").mkdir(mode=0o700)
             if user is not None:
                 os.chown(directory / "server", user.pw_uid, user.pw_gid)
-            _initdb(binaries, directory / "server" / "data", user)
+            create_cluster(binaries, directory / "server" / "data", user)
         except BaseException:
             self._remove(directory)
             raise
@@ -229,8 +230,8 @@ class PostgresServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd="/",
-                env=_environment(),
-                **_as(_unprivileged_user()),
+                env=environment(),
+                **as_user(_unprivileged_user()),
             )
 
     async def _wait_until_ready(self) -> None:
@@ -292,15 +293,6 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
-def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
-    return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-def _environment() -> dict[str, str]:
-    """None of the settings that clients and servers of PostgreSQL take from the environment."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
-
-
 def _can_be_entered(folder: Path) -> bool:
     """Whether any user can read and run what is in a folder."""
     return folder.stat().st_mode & 0o005 == 0o005 and all(each.stat().st_mode & 0o001 for each in folder.parents)
@@ -324,15 +316,6 @@ def _copy(binaries: Path, to: Path) -> Path:
             each.chmod(each.stat().st_mode | (0o555 if each.is_dir() or each.parent.name == "bin" else 0o444))
     to.chmod(0o755)
     return to / package.name / installation.name / binaries.name
-
-
-def _initdb(binaries: Path, data: Path, user: pwd.struct_passwd | None) -> None:
-    command = [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd="/", env=_environment(), check=False, **_as(user)
-    )
-    if done.returncode != 0:
-        raise PostgresError(f"initdb failed:\n{done.stdout}{done.stderr}")
 
 
 def _free_port() -> int:

@@ -1,9 +1,11 @@
 """The tests' own PostgreSQL server: it starts on any machine, and is stopped, killed and frozen as told."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,19 +106,33 @@ async def test_a_server_whose_owner_lives_is_left_alone(server: PostgresServer) 
 
 @contextmanager
 def _killed_owner(*, frozen: bool = False, with_watcher: bool = False) -> Iterator[tuple[Any, Any, Path]]:
-    owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
-    )
-    assert owner.stdout is not None
-    postmaster, watcher, folder = owner.stdout.readline().split()
-    processes = psutil.Process(int(postmaster)), psutil.Process(int(watcher))
-    if frozen:
-        processes[0].suspend()
-    if with_watcher:
-        processes[1].kill()
-    owner.kill()
-    owner.communicate()
-    yield *processes, Path(folder)
+    with _temporary_folder_of_its_own() as temporary:
+        owner = subprocess.Popen(
+            [sys.executable, "-c", OWNER],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"TMPDIR": temporary},
+        )
+        assert owner.stdout is not None
+        postmaster, watcher, folder = owner.stdout.readline().split()
+        processes = psutil.Process(int(postmaster)), psutil.Process(int(watcher))
+        if frozen:
+            processes[0].suspend()
+        if with_watcher:
+            processes[1].kill()
+        owner.kill()
+        owner.communicate()
+        assert Path(folder).parent == Path(temporary)
+        yield *processes, Path(folder)
+
+
+@contextmanager
+def _temporary_folder_of_its_own() -> Iterator[str]:
+    """In which no server of another process clears up, and which the user of the server may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield folder
 
 
 async def test_a_server_that_cannot_start_says_why() -> None:

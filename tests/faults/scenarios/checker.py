@@ -60,7 +60,7 @@ def _inverted(committed: Sequence[Seen], places: dict[str, int], found: Sequence
     inverted: list[str] = []
     for event_id in found:
         place = places.get(event_id)
-        if place is None:
+        if place is None or not committed[place].key:
             continue
         key = committed[place].key
         if place < latest.get(key, -1):

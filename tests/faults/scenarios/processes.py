@@ -55,9 +55,9 @@ class Process:
 
     async def kill(self) -> None:
         """SIGKILL, also of a frozen process; nothing when it has ended."""
-        self.signal(signal.SIGKILL)
-        if self._process is not None:
-            await self._process.wait()
+        if self.runs:
+            self.signal(signal.SIGKILL)
+            await self.ended()
 
     async def stop(self) -> int:
         """SIGTERM; its exit status."""
@@ -97,12 +97,13 @@ class Process:
 class Processes:
     """All processes of a scenario, with their logs in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: type[Process] = Process) -> None:
         self._folder = folder
+        self._kind = kind
         self._all: list[Process] = []
 
     async def start(self, name: str, *arguments: object, environment: Mapping[str, str]) -> Process:
-        process = Process(name, [*map(str, arguments)], self._folder / f"{name}.log", environment)
+        process = self._kind(name, [*map(str, arguments)], self._folder / f"{name}.log", environment)
         self._all.append(process)
         await process.start()
         return process
@@ -122,9 +123,9 @@ class Processes:
 
 
 @asynccontextmanager
-async def processes_in(folder: Path) -> AsyncIterator[Processes]:
+async def processes_in(folder: Path, kind: type[Process] = Process) -> AsyncIterator[Processes]:
     """Processes, all of which are killed in the end."""
-    processes = Processes(folder)
+    processes = Processes(folder, kind)
     try:
         yield processes
     finally:

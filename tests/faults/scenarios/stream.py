@@ -12,13 +12,13 @@ from tests.faults.scenarios.application import STREAM
 from tests.faults.scenarios.tables import Seen
 
 
-async def in_the_stream(urls: Sequence[str], subject: str = "events.load.>") -> list[Seen]:
+async def in_the_stream(urls: Sequence[str], subject: str = "events.load.>", stream: str = STREAM) -> list[Seen]:
     """The id, the key and the time of storing of each event, in the order of the stream."""
     client = await nats.connect(list(urls))
     try:
         jetstream = client.jetstream()
         try:
-            info = await jetstream.stream_info(STREAM)
+            info = await jetstream.stream_info(stream)
         except NotFoundError:
             return []
         last, found, complete = info.state.last_seq, list[Seen](), asyncio.Event()
@@ -33,7 +33,7 @@ async def in_the_stream(urls: Sequence[str], subject: str = "events.load.>") -> 
 
         config = ConsumerConfig(headers_only=True)
         await jetstream.subscribe(
-            subject, stream=STREAM, cb=take, ordered_consumer=True, config=config, pending_bytes_limit=-1
+            subject, stream=stream, cb=take, ordered_consumer=True, config=config, pending_bytes_limit=-1
         )
         if last:
             async with asyncio.timeout(300):

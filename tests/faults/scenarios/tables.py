@@ -1,5 +1,6 @@
 """The tables of the scenarios: what was committed, and what took effect, each in the order of the commits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -34,12 +35,12 @@ class Seen:
     detail: str = ""
 
 
-async def create_tables(engine: AsyncEngine, keys: list[str]) -> None:
+async def create_tables(engine: AsyncEngine, keys: list[str], names: Sequence[str] = ("entries", "effects")) -> None:
     """Those of the library, and of both applications."""
     await create_schema(engine)
     place, now = _PLACE[engine.dialect.name], _NOW[engine.dialect.name]
     async with engine.begin() as connection:
-        for name in ("entries", "effects"):
+        for name in names:
             columns = f"place {place}, id TEXT, key TEXT, detail TEXT, at DOUBLE PRECISION DEFAULT ({now})"
             await connection.execute(text(f"CREATE TABLE {name} ({columns})"))
         await connection.execute(text("CREATE TABLE stock (key TEXT PRIMARY KEY, changes INTEGER)"))
@@ -73,3 +74,11 @@ async def count(engine: AsyncEngine, table: str) -> int:
     """How many rows a table has."""
     async with engine.connect() as connection:
         return int((await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one())
+
+
+async def insert(engine: AsyncEngine, table: str, rows: Sequence[Seen]) -> None:
+    """Write rows, in that order."""
+    statement = text(f"INSERT INTO {table} (id, key, detail) VALUES (:id, :key, :detail)")
+    async with engine.begin() as connection:
+        for row in rows:
+            await connection.execute(statement, {"id": row.id, "key": row.key, "detail": row.detail})

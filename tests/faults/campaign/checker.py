@@ -1,0 +1,114 @@
+"""The checker: counts what was lost, doubled, inverted, made up or got stuck, from the databases and the stream alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.faults.scenarios import tables
+from tests.faults.scenarios.checker import Findings, compare
+from tests.faults.scenarios.stream import in_the_stream
+from tests.faults.scenarios.tables import Seen
+
+NEVER = " never"
+"""How the detail of an entry ends whose command was to be rolled back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is in the databases and in the streams when everything is at rest.
+
+    Attributes:
+        entries: The events of the ledger, in the order of their commits; those without a key have an empty one.
+        receipts: The commands that were acknowledged.
+        ledger_stream: What is in the stream of the ledger's events.
+        effects: The events that the keeper took in, in the order of its commits; the detail is the event that each caused.
+        keeper_stream: What is in the stream of the keeper's events.
+        audits: The events of both that the auditor took in.
+        stuck: The ids of all that still waits somewhere, each with where.
+    """
+
+    entries: Sequence[Seen] = ()
+    receipts: Sequence[str] = ()
+    ledger_stream: Sequence[Seen] = ()
+    effects: Sequence[Seen] = ()
+    keeper_stream: Sequence[Seen] = ()
+    audits: Sequence[Seen] = ()
+    stuck: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is wrong, each with where and the id.
+
+    Attributes:
+        lost: Committed, but nowhere else; or acknowledged, but not there.
+        doubled: Stored twice, or twice in effect.
+        inverted: After one of its key that was committed after it.
+        ghosts: Of a command that did not commit, or that should not have.
+        stuck: Still on its way when everything was at rest.
+        events: How many events took effect.
+    """
+
+    lost: list[str] = field(default_factory=list[str])
+    doubled: list[str] = field(default_factory=list[str])
+    inverted: list[str] = field(default_factory=list[str])
+    ghosts: list[str] = field(default_factory=list[str])
+    stuck: list[str] = field(default_factory=list[str])
+    events: int = 0
+
+    def add(self, where: str, findings: Findings) -> None:
+        """Add what was found somewhere."""
+        for mine, found in (
+            (self.lost, findings.lost),
+            (self.doubled, findings.doubled),
+            (self.inverted, findings.inverted),
+            (self.ghosts, findings.strange),
+        ):
+            mine.extend(f"{where}: {each}" for each in found)
+
+    def wrong(self) -> dict[str, list[str]]:
+        """All but how many events took effect."""
+        names = ("lost", "doubled", "inverted", "ghosts", "stuck")
+        return {name: getattr(self, name) for name in names}
+
+
+def count(evidence: Evidence) -> Counts:
+    """Compare what was committed with what came of it, at each place."""
+    stuck = {each.rpartition(" ")[2] for each in evidence.stuck}
+    counts = Counts(stuck=list(evidence.stuck), events=len({each.id for each in (*evidence.effects, *evidence.audits)}))
+    counts.ghosts.extend(f"entries: {each.id}" for each in evidence.entries if each.detail.endswith(NEVER))
+    names = {each.detail for each in evidence.entries}
+    counts.lost.extend(f"acknowledged: {name}" for name in evidence.receipts if name not in names)
+    counts.add("in the ledger's stream", compare(evidence.entries, evidence.ledger_stream, stuck))
+    keyed = [each for each in evidence.entries if each.key]
+    counts.add("in the keeper's effects", compare(keyed, evidence.effects, stuck))
+    caused = [Seen(each.detail, each.key) for each in evidence.effects]
+    counts.add("in the keeper's stream", compare(caused, evidence.keeper_stream, stuck))
+    without_order = [Seen(each.id, "") for each in (*(e for e in evidence.entries if not e.key), *caused)]
+    counts.add("in the auditor's effects", compare(without_order, evidence.audits, stuck))
+    return counts
+
+
+async def gathered(engines: dict[str, AsyncEngine], urls: Sequence[str], ended_badly: Sequence[str]) -> Evidence:
+    """Read everything.
+
+    Args:
+        engines: Of the databases, by application.
+        urls: Of the broker.
+        ended_badly: The names of processes that did not end well when they were told to.
+    """
+    ledger, keeper = engines["ledger"], engines["keeper"]
+    stuck = [f"a process that did not end: {name}" for name in ended_badly]
+    for name, engine in engines.items():
+        stuck += [f"in the outbox of the {name}: {each}" for each in await tables.ids(engine, "mediator_outbox")]
+        stuck += [f"parked by the {name}: {each.id}" for each in await tables.parked(engine)]
+    return Evidence(
+        entries=await tables.in_commit_order(ledger, "entries"),
+        receipts=await tables.ids(ledger, "receipts"),
+        ledger_stream=await in_the_stream(urls, "events.ledger.>", "events-ledger"),
+        effects=await tables.in_commit_order(keeper, "effects"),
+        keeper_stream=await in_the_stream(urls, "events.keeper.>", "events-keeper"),
+        audits=await tables.in_commit_order(keeper, "audits"),
+        stuck=stuck,
+    )

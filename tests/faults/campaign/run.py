@@ -1,0 +1,139 @@
+"""Run: a campaign from its begin to its verdict."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from mediator.errors import MediatorError
+from tests.faults.campaign.checker import count, gathered
+from tests.faults.campaign.faults import Faults
+from tests.faults.campaign.schedule import planned
+from tests.faults.campaign.site import Options, Site, opened_site
+from tests.faults.campaign.supervisor import Supervisor
+from tests.faults.campaign.verdict import Verdict
+from tests.faults.scenarios import tables
+
+_TELL_SECONDS = 5.0
+_STILL_SECONDS = 60.0
+"""When nothing has taken effect for so long, what is not through is stuck."""
+_POLL = 0.2
+
+
+def tell(text: str) -> None:
+    """Say how it goes, on standard error."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  (a program)
+
+
+class Campaign:
+    """One run on a site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._supervisor = Supervisor(site)
+        self._faults = Faults(site, self._supervisor)
+        self._started = time.monotonic()
+
+    async def run(self) -> Verdict:
+        """Let faults happen, let everything come to rest, and look at what is left."""
+        site, options = self._site, self._site.options
+        await site.start()
+        supervising = asyncio.create_task(self._supervisor.run())
+        telling = asyncio.create_task(self._tell())
+        try:
+            await self._do_harm()
+            await self._repair()
+            await self._come_to_rest()
+        finally:
+            for task in (supervising, telling):
+                task.cancel()
+            await asyncio.wait((supervising, telling))
+        ended_badly = await self._stop(*site.running)
+        evidence = await gathered(site.engines, site.broker_urls, ended_badly)
+        return Verdict(count(evidence), self._faults.done, options.seconds, options.seed, options.database)
+
+    async def _do_harm(self) -> None:
+        options, begin = self._site.options, time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for fault in planned(options.seed, options.database, options.seconds):
+                await asyncio.sleep(max(0.0, begin + fault.at - time.monotonic()))
+                group.create_task(self._faults.run(fault))
+            await asyncio.sleep(max(0.0, begin + options.seconds - time.monotonic()))
+
+    async def _repair(self) -> None:
+        """Bring all back, stop writing, and let handlers handle what they could not."""
+        await self._site.heal()
+        tell(f"{self._elapsed()} no more faults; what was broken is repaired")
+        await self._stop("writer")
+        for name in ("keeper", "auditor"):
+            await self._restart_repaired(name)
+
+    async def _stop(self, *names: str) -> list[str]:
+        """SIGTERM, upon which they are to end; those that did not do so well, with what they did instead."""
+        processes = [each for name in names for each in self._site.running.pop(name)]
+        outcomes = await asyncio.gather(*(each.stop() for each in processes), return_exceptions=True)
+        return [f"{each.name} ({was!r})" for each, was in zip(processes, outcomes, strict=True) if was != 0]
+
+    async def _restart_repaired(self, name: str) -> None:
+        """As a deployment does it. What a deadly event does to the old process meanwhile is no fault."""
+        processes = list(self._site.running[name])
+        await self._stop(name)
+        for process in processes:
+            process.environment = self._site.environment("keeper", repaired=True)
+            await process.start()
+        self._site.running[name] = processes
+
+    async def _come_to_rest(self) -> None:
+        """Wait until nothing is on its way any more, replaying what is parked; as long as anything moves."""
+        moved, last = time.monotonic(), -1
+        while not await self._is_at_rest() and time.monotonic() - moved < _STILL_SECONDS:
+            if await self._count("keeper", "mediator_parked"):
+                await self._replay()
+            effects = await self._count("keeper", "effects") + await self._count("keeper", "audits")
+            if effects != last:
+                moved, last = time.monotonic(), effects
+            await asyncio.sleep(_POLL)
+        tell(f"{self._elapsed()} at rest" if await self._is_at_rest() else f"{self._elapsed()} NOT at rest")
+
+    async def _is_at_rest(self) -> bool:
+        waiting = [await self._count(name, "mediator_outbox") for name in self._site.engines]
+        parked = [await self._count(name, "mediator_parked") for name in self._site.engines]
+        if any(waiting) or any(parked):
+            return False
+        entries, keyed = await self._count("ledger", "entries"), await self._count("ledger", "entries WHERE key <> ''")
+        effects, audits = await self._count("keeper", "effects"), await self._count("keeper", "audits")
+        return effects >= keyed and audits >= entries - keyed + effects
+
+    async def _replay(self) -> None:
+        for name in ("keeper", "auditor"):
+            target = f"tests.faults.campaign.containers:{name}"
+            arguments = ("-m", "mediator.cli", "parked", "replay", target, "--consumer", name, "--yes")
+            environment = self._site.environment("keeper", repaired=True)
+            await (await self._site.processes.start(f"replay-{name}", *arguments, environment=environment)).ended()
+
+    async def _count(self, application: str, table: str) -> int:
+        return await tables.count(self._site.engines[application], table)
+
+    async def _tell(self) -> None:
+        """One line every few seconds."""
+        while True:
+            await asyncio.sleep(_TELL_SECONDS)
+            try:
+                written = await self._count("ledger", "entries")
+                effects = await self._count("keeper", "effects") + await self._count("keeper", "audits")
+                counted = f"{written:,} events written, {effects:,} effects"
+            except (SQLAlchemyError, MediatorError, OSError):
+                counted = "the database is away"
+            done = sum(self._faults.done.values())
+            tell(f"{self._elapsed()} {counted}, {done} faults, {self._supervisor.restarts} restarts")
+
+    def _elapsed(self) -> str:
+        return f"[{time.monotonic() - self._started:6.1f} s]"
+
+
+async def run(options: Options, folder: Path) -> Verdict:
+    """Run a campaign with its files in a folder."""
+    async with opened_site(options, folder) as site:
+        return await Campaign(site).run()

@@ -1,0 +1,53 @@
+"""Schedule: which fault happens when, chosen by the seed alone."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ROUND_SECONDS = 30.0
+
+_KILLS = {"SIGKILL writer": 2, "SIGKILL relay": 3, "SIGKILL consumer": 4}
+_FREEZES = {"SIGSTOP writer": 1, "SIGSTOP relay": 1, "SIGSTOP consumer": 1}
+_BROKER = {"SIGKILL nats-server": 1, "SIGSTOP nats-server": 1}
+_POISON = {"poison event": 1, "deadly event": 1}
+_CONNECTIONS = ("delayed", "dropped", "half-open", "reset")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault that is to happen.
+
+    Attributes:
+        at: So many seconds after the begin.
+        kind: What.
+        rng: For what is chosen in doing it.
+    """
+
+    at: float
+    kind: str
+    rng: random.Random
+
+
+def kinds_of(database: str) -> list[str]:
+    """The faults of one round, each as often as it comes."""
+    counted = {**_KILLS, **_FREEZES, **_BROKER, **_POISON}
+    counted |= {f"connections to nats-server {each}": 1 for each in _CONNECTIONS}
+    if database == "postgresql":
+        counted |= {f"connections to PostgreSQL {each}": 1 for each in _CONNECTIONS}
+        counted |= {"restart of PostgreSQL": 1}
+    return [kind for kind, number in counted.items() for _ in range(number)]
+
+
+def planned(seed: int, database: str, seconds: float) -> Iterator[Planned]:
+    """All faults of a campaign: every kind in each half minute, in random order, at random moments."""
+    rng = random.Random(f"{seed} {database}")
+    for number in itertools.count():
+        kinds = kinds_of(database)
+        rng.shuffle(kinds)
+        step = ROUND_SECONDS / len(kinds)
+        for place, kind in enumerate(kinds):
+            at = number * ROUND_SECONDS + (place + rng.random()) * step
+            if at >= seconds:
+                return
+            yield Planned(at, kind, random.Random(rng.random()))

@@ -1,0 +1,75 @@
+"""Verdict: whether a campaign found nothing, and did enough for that to mean something."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.faults.campaign.checker import Counts
+
+_OURS = ("SIGKILL writer", "SIGKILL relay", "SIGKILL consumer")
+_PER_MINUTE = {"SIGKILLs": 13, "kills of nats-server": 1, "faults": 15, "events with effect": 500}
+_RESTARTS = "restarts of PostgreSQL"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The end of a campaign.
+
+    Attributes:
+        counts: What was found.
+        faults: How often which kind happened.
+        seconds: For how long faults happened.
+        seed: By which they were chosen.
+        database: `sqlite` or `postgresql`.
+    """
+
+    counts: Counts
+    faults: Mapping[str, int]
+    seconds: float
+    seed: int
+    database: str
+
+    def did(self) -> dict[str, int]:
+        """What happened, of that of which there has to be enough."""
+        done = {
+            "SIGKILLs": sum(self.faults.get(kind, 0) for kind in _OURS),
+            "kills of nats-server": self.faults.get("SIGKILL nats-server", 0),
+            "faults": sum(self.faults.values()),
+            "events with effect": self.counts.events,
+        }
+        if self.database == "postgresql":
+            done[_RESTARTS] = self.faults.get("restart of PostgreSQL", 0)
+        return done
+
+    def too_little(self) -> list[str]:
+        """Each bound that was missed, as a sentence. A shorter run has to do proportionally less."""
+        needed = {name: number * self.seconds / 60 for name, number in (*_PER_MINUTE.items(), (_RESTARTS, 1))}
+        return [
+            f"{number:,} {name}, and a run of {self.seconds:g} s needs {int(needed[name]):,}"
+            for name, number in self.did().items()
+            if number < int(needed[name])
+        ]
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 for a run that did enough and found nothing."""
+        return 1 if any(self.counts.wrong().values()) or self.too_little() else 0
+
+    def figures(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {
+            **{name: len(found) for name, found in self.counts.wrong().items()},
+            "events": self.counts.events,
+            "seed": self.seed,
+            "faults": dict(sorted(self.faults.items())),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For a reader."""
+        width = max(map(len, self.faults), default=0)
+        yield from (f"  {kind:<{width}} {number:>6,}" for kind, number in sorted(self.faults.items()))
+        yield ", ".join(f"{len(found):,} {name}" for name, found in self.counts.wrong().items())
+        for name, found in self.counts.wrong().items():
+            yield from (f"{name}: {each}" for each in found[:10])
+        yield from (f"TOO LITTLE: {each}" for each in self.too_little())
+        yield f"{self.counts.events:,} events took effect, {sum(self.faults.values()):,} faults, seed {self.seed}"
