@@ -1,16 +1,53 @@
 """What every test relies on."""
 
 import asyncio
+import fcntl
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.postgres import PostgresServer
 
+HERE = Path(__file__).parent
+
 settings.register_profile("mediator", deadline=None, print_blob=True)
 settings.load_profile("mediator")
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C: what a script starts in the background ignores it, and so would every process that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run what is marked `alone` while no other process runs a test, before its timeout begins.
+
+    Whoever waits to be alone holds the door, so that nobody else comes in meanwhile.
+    """
+    alone = item.get_closest_marker("alone") is not None
+    with locked(HERE / "benchmarks", fcntl.LOCK_EX) as door, locked(HERE, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+        if not alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
+
+
+@contextmanager
+def locked(folder: Path, how: int) -> Iterator[int]:
+    """Hold a lock of a folder that the processes of the tests share, until the end or the death of this one."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @pytest.fixture(scope="session")

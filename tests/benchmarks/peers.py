@@ -220,6 +220,6 @@ PEERS = [
     Peer("mediatorx", "mediatorx", mediatorx),
     Peer("mediary", "mediary", mediary),
     Peer("pymediate", "pymediate", pymediate),
-    Peer("diator", "diator", diator, made_once=True, ceiling=1.1),
+    Peer("diator", "diator", diator, made_once=True),
     Peer("python-cqrs", "cqrs", python_cqrs, made_once=True),
 ]

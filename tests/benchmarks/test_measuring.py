@@ -1,9 +1,15 @@
 """Measuring: what is twice the work takes twice the time, and all contenders do the same."""
 
+import asyncio
+import inspect
+import time
+
+import pytest
+
 from mediator import Mediator
 from tests.benchmarks.application import Rename, Renamed, publishing, sending, started
 from tests.benchmarks.by_hand import WRITTEN, publishing_by_hand, sending_by_hand
-from tests.benchmarks.measuring import Times, measure
+from tests.benchmarks.measuring import DEPTHS, SLICE, Times, measure
 from tests.benchmarks.peers import installed_peers
 
 
@@ -18,9 +24,44 @@ async def twice_the_work(count: int) -> None:
         sum(range(100))
 
 
-async def test_twice_the_work_takes_twice_the_time():
-    times = await measure({"once": work, "twice": twice_the_work}, 10)
+@pytest.mark.alone
+def test_twice_the_work_takes_twice_the_time():
+    times = measure({"once": work, "twice": twice_the_work}, 10)
     assert 1.5 < times.best_ratio("twice", "once") < 2.7
+
+
+def test_work_that_begins_slowly_fills_its_slices_too():
+    counts: list[int] = []
+
+    async def slow_at_first(count: int) -> None:
+        if not counts:
+            until = time.thread_time() + SLICE
+            while time.thread_time() < until:
+                pass
+        counts.append(count)
+        await work(count)
+
+    measure({"slow at first": slow_at_first, "work": work}, 1)
+    assert counts[-1] > 100
+
+
+def test_the_rounds_begin_at_several_depths_of_the_stack():
+    depths: set[int] = set()
+
+    async def note_depth(count: int) -> None:
+        frame, depth = inspect.currentframe(), 0
+        while frame is not None:
+            frame, depth = frame.f_back, depth + 1
+        depths.add(depth)
+        await work(count)
+
+    measure({"work": note_depth}, len(DEPTHS))
+    assert {depth - min(depths) for depth in depths} >= set(DEPTHS)
+
+
+async def test_what_waits_is_refused():
+    with pytest.raises(RuntimeError, match="waited for something"):
+        measure({"waits": asyncio.sleep}, 1)
 
 
 def test_ratios_are_those_of_single_rounds_in_the_middle_and_of_the_best():

@@ -15,6 +15,7 @@ def label(comparison: Comparison) -> str:
     return f"{comparison.name} against {comparison.against}"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("comparison", list(comparisons()), ids=label)
 async def test_it_takes_no_longer_than_its_ceiling(comparison: Comparison):
     ratios: list[float] = []

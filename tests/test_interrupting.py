@@ -1,0 +1,14 @@
+"""Ctrl-C reaches what the tests start, also where they run in the background of a script."""
+
+import signal
+
+from tests.conftest import pytest_configure
+
+
+def test_a_session_that_was_told_to_ignore_ctrl_c_heeds_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        pytest_configure()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
