@@ -82,17 +82,21 @@ class NatsCluster:
         return [server.url for server in self.servers]
 
     async def start(self) -> None:
-        """Start what does not run, and wait until the cluster can create streams.
+        """Start what does not run, and wait until the cluster can create streams and every server has caught up.
+
+        Only then may another one be killed: a server that comes back from SIGKILL can have lost what its replicas did not
+        write yet, and counts towards no majority until it has that again.
 
         Raises:
-            ServerStartError: A server did not start, or they did not find each other in time.
+            ServerStartError: A server did not start, or they did not find each other or catch up in time.
         """
         await self._each(server.start() for server in self.servers)
         try:
             async with asyncio.timeout(self._start_timeout):
                 await self._found(_meta_leader)
+                await self._caught_up()
         except TimeoutError:
-            raise ServerStartError(f"the cluster has no leader within {self._start_timeout:g} s") from None
+            raise ServerStartError(f"the cluster is not whole within {self._start_timeout:g} s") from None
 
     async def stop(self) -> None:
         """End all servers and remove what they stored."""
@@ -114,6 +118,15 @@ class NatsCluster:
                 leader = by_name.get(leading(told)) if told is not None else None
                 if leader is not None and leader.pid is not None:
                     return leader
+            await asyncio.sleep(_POLL)
+
+    async def _caught_up(self) -> None:
+        """Wait until all say at the same time that they have what the leaders have.
+
+        So the health check of https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. One after another would
+        not do: a server takes a while to notice that its leader died, and is well until then.
+        """
+        while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(_POLL)
 
     @staticmethod
