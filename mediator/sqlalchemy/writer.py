@@ -3,9 +3,16 @@
 Waiting on SQLite's own busy timeout makes throughput collapse and lets writers fail under load. Here a writer waits, in
 turn within its process, before it takes a connection; between processes a file lock beside the database decides, which
 the operating system frees when its process dies.
+
+A file lock knows no turns: whoever gives it up and takes it again at once is quicker than those who look again now and
+then, and a relay beside a busy process would wait for seconds. So a process keeps it while writers of its own wait, but not
+for long; then whoever comes back has to pass the turnstile, a second lock, and finds the next process in it. The turnstile
+only makes writers polite. Nobody waits long for it, since a process that is frozen in it must not keep the others from
+writing.
 """
 
 import asyncio
+import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,14 +20,21 @@ from filelock import FileLock, Timeout
 from mediator.errors import DatabaseUnavailableError, NestedWriterError, WriterTimeoutError
 from mediator.scope import current_frame
 
-_LONGEST_PAUSE = 0.005
+_KEEPING_SECONDS = 0.02
+"""How long a process writes before others have their turn: changing over takes about a millisecond."""
+_FIRST_PAUSE = 0.005
+_SHORTEST_PAUSE = 0.001
+_PATIENCE = 0.9
+"""Who has waited longer looks more often: each pause is so much of the last one. So he is sooner than who just came."""
+_POLITE_SECONDS = 1.0
+"""How long somebody waits to become the next one, before all who waited so long try at the same time."""
 
 
 class WriterLock:
     """The right to write to one SQLite file.
 
     Args:
-        database: The database file; the lock file is `<database>.writer`.
+        database: The database file; the lock files are `<database>.writer` and `<database>.turnstile`.
         timeout: How long to wait for other writers, in seconds.
     """
 
@@ -29,7 +43,11 @@ class WriterLock:
         self._timeout = timeout
         self._turn = asyncio.Lock()
         self._file = FileLock(f"{database}.writer", thread_local=False)
+        self._turnstile = FileLock(f"{database}.turnstile", thread_local=False)
         self._holder: object = None
+        self._waiting = 0
+        self._since = 0.0
+        self._kept = False
 
     async def acquire(self, holder: object) -> None:
         """Wait for the right to write.
@@ -43,7 +61,7 @@ class WriterLock:
             raise NestedWriterError(str(self._database))
         try:
             async with asyncio.timeout(self._timeout):
-                await self._turn.acquire()
+                await self._take_turn()
                 try:
                     await self._lock_file()
                 except BaseException:
@@ -56,18 +74,53 @@ class WriterLock:
     def release(self) -> None:
         """Give it up; only its holder may."""
         self._holder = None
-        self._file.release()
+        self._kept = True
+        if not self._waiting or time.monotonic() >= self._since + _KEEPING_SECONDS:
+            self._give_up_file()
         self._turn.release()
 
-    async def _lock_file(self) -> None:
-        pause = 0.0005
-        while not self._try_file():
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _try_file(self) -> bool:
+    async def _take_turn(self) -> None:
+        self._waiting += 1
         try:
-            self._file.acquire(blocking=False)
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self._turn.locked():  # the file was kept for a writer that waits no more
+                self._give_up_file()
+
+    def _give_up_file(self) -> None:
+        if self._kept:
+            self._kept = False
+            self._file.release()
+
+    async def _lock_file(self) -> None:
+        if self._kept:
+            self._kept = False
+            return
+        next_one = await self._become_the_next()
+        try:
+            await self._wait_for(self._file, _SHORTEST_PAUSE if next_one else _FIRST_PAUSE)
+        finally:
+            if next_one:
+                self._turnstile.release()
+        self._since = time.monotonic()
+
+    async def _become_the_next(self) -> bool:
+        try:
+            async with asyncio.timeout(_POLITE_SECONDS):
+                await self._wait_for(self._turnstile, _FIRST_PAUSE)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _wait_for(self, lock: FileLock, pause: float) -> None:
+        while not self._try(lock):
+            await asyncio.sleep(pause)
+            pause = max(pause * _PATIENCE, _SHORTEST_PAUSE)
+
+    def _try(self, lock: FileLock) -> bool:
+        try:
+            lock.acquire(blocking=False)
         except Timeout:
             return False
         except OSError as error:
