@@ -54,7 +54,7 @@ def test_a_lock_counts_its_acquisitions_and_is_free_after_as_many_releases(file:
 
 
 def test_a_lock_file_that_cannot_be_opened_is_an_os_error_and_no_timeout():
-    """`_try_file` catches `Timeout` first, and takes every other `OSError` for a lock file that cannot be opened."""
+    """`WriterLock._try` catches `Timeout` first, and takes every other `OSError` for a lock file that cannot be opened."""
     with pytest.raises(OSError) as caught:
         FileLock("/").acquire(blocking=False)
     assert not isinstance(caught.value, Timeout)

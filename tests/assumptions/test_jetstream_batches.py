@@ -30,7 +30,7 @@ async def batch(
             await stream.client.publish(f"{stream.name}.a", b"", headers=headers)
     headers |= {"Nats-Batch-Commit": "1"} if commit else {}
     answer: dict[str, Any] = json.loads(
-        (await stream.client.request(f"{stream.name}.a", b"", headers=headers | (last or {}))).data or b"{}"
+        (await stream.client.request(f"{stream.name}.a", b"", timeout=10, headers=headers | (last or {}))).data or b"{}"
     )
     return answer
 

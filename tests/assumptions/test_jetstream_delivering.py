@@ -73,9 +73,9 @@ async def test_what_is_not_acknowledged_in_time_comes_again_with_a_higher_count(
 
 async def test_in_progress_starts_the_wait_anew(stream: RawStream):
     """`NatsDelivery.in_progress`: a long handler keeps its event."""
-    pulls = await filled(stream, 2, ack_wait=SECOND)
+    pulls = await filled(stream, 2, ack_wait=3 * SECOND)
     first, _ = await pulls.take(), await pulls.take()
-    await asyncio.sleep(0.3)  # of the second that both have
+    await asyncio.sleep(0.5)  # of the three seconds that both have
     await settle(stream.client, first, b"+WPI")
     assert [(await pulls.take()).data for _ in range(2)] == [b"2", b"1"]
 
@@ -222,7 +222,7 @@ async def test_an_acknowledgement_right_before_the_server_is_killed_may_be_lost_
         stream = await new_stream(client)
         pulls = await filled(stream, 3, ack_wait=30 * SECOND)
         message = await pulls.take()
-        await client.request(message.reply, b"+ACK")  # answered: the server knows it
+        await client.request(message.reply, b"+ACK", timeout=10)  # answered: the server knows it
     await server.kill()
     await server.start()
     async with await nats.connect(server.url) as client:

@@ -24,9 +24,11 @@ async def test_an_id_that_is_known_is_acknowledged_as_a_duplicate_with_the_seque
 
 async def test_an_acknowledgement_begins_with_the_stream_and_a_refusal_with_something_else(stream: RawStream):
     """`NatsEventPublisher._acknowledged` does not parse what begins so and has no `error` in it."""
-    answer = await stream.client.request(f"{stream.name}.a", b"")
+    answer = await stream.client.request(f"{stream.name}.a", b"", timeout=10)
     assert answer.data.startswith(b'{"stream":')
-    refused = await stream.client.request(f"{stream.name}.a", b"", headers={"Nats-Expected-Stream": "other"})
+    refused = await stream.client.request(
+        f"{stream.name}.a", b"", timeout=10, headers={"Nats-Expected-Stream": "other"}
+    )
     assert b'"error"' in refused.data
 
 
@@ -174,11 +176,13 @@ async def test_a_stream_keeps_metadata_that_it_does_not_know(client: Client):
 async def test_a_setting_that_the_server_does_not_know_is_refused(client: Client):
     """`create_stream` sends `allow_atomic` only to servers of API level 2: others would refuse the whole stream."""
     body = {"name": "unknown", "subjects": ["unknown.>"], "no_such_setting": True}
-    answer = json.loads((await client.request("$JS.API.STREAM.CREATE.unknown", json.dumps(body).encode())).data)
+    answer = json.loads(
+        (await client.request("$JS.API.STREAM.CREATE.unknown", json.dumps(body).encode(), timeout=10)).data
+    )
     assert answer["error"]["err_code"] == 10025
 
 
 async def test_the_server_tells_its_api_level(client: Client):
     """`_stores_batches` of `mediator.nats.streams`."""
-    answer = json.loads((await client.request("$JS.API.INFO", b"")).data)
+    answer = json.loads((await client.request("$JS.API.INFO", b"", timeout=10)).data)
     assert answer["api"]["level"] >= 2

@@ -188,7 +188,7 @@ async def test_an_idle_transaction_is_ended_with_its_connection_and_its_locks(
 ):
     """`idle_timeout`, and `frozen_seconds` of a relay: whoever is frozen does not keep buckets for ever."""
     await one.execute("BEGIN")
-    await one.execute("SELECT set_config('idle_in_transaction_session_timeout', '300ms', true)")
+    await one.execute("SELECT set_config('idle_in_transaction_session_timeout', '2000ms', true)")
     await one.execute("SELECT 1 FROM buckets FOR UPDATE")
     await other.execute("BEGIN")
     locking = await waits(postgres, other, other.execute("SELECT 1 FROM buckets FOR UPDATE"))

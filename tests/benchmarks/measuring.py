@@ -55,6 +55,7 @@ def measure(contenders: Mapping[str, Loop], rounds: int) -> Times:
     costs each contender what its own garbage costs.
     """
     loops = {"": _nothing, **contenders}
+    gc.collect()  # what others left behind would be collected in the first counts
     counts = {name: _count(loop) for name, loop in loops.items()}
     taken: dict[str, list[float]] = {name: [] for name in loops}
     gc.collect()

@@ -135,7 +135,7 @@ async def failures(broken: Broken) -> list[str]:
     found = []
     for name in Suite.cases():
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):
                 await getattr(Suite(), name)()
         except Exception:
             found.append(name)

@@ -336,6 +336,8 @@ async def test_a_cluster_is_read_and_refilled_while_one_of_its_servers_is_away(
             for sequence in (2, 3, 5):
                 await stream.delete_msg(STREAM, sequence)
         await (await cluster.leader(STREAM)).kill()
+        async with asyncio.timeout(60):
+            await cluster.leader(STREAM)
         found = await call("verify", "--json")
         assert (found.status, found.ids) == (1, [archived[index] for index in (1, 2, 4)]), found.err
         refilled = await call("verify", "--republish", "--yes", "--json")

@@ -26,6 +26,8 @@ from tests.faults.scenarios.site import Options, opened_site
 from tests.faults.scenarios.tables import Seen
 from tests.postgres import PostgresServer
 
+pytestmark = pytest.mark.timeout(300)  # many processes, or much work, on a machine that may be busy
+
 SMALL = Options(
     keys=40, accidents=1, frozen_seconds=1.0, ack_wait=1.0, attempts=2, deployments=1, writers=1, kill_pause=1.0
 )

@@ -194,7 +194,7 @@ async def test_a_refused_event_is_set_aside_and_its_key_waits_for_a_decision(
 
 
 async def test_the_relay_wakes_when_a_delayed_event_is_due(database: InMemoryDatabase, broker: Broker) -> None:
-    database.delayed = [(datetime.now(UTC).timestamp() + 0.2, event("late"))]
+    database.delayed = [(datetime.now(UTC).timestamp() + 1, event("late"))]
     put(database, event("now"))
     async with relaying(database, broker, poll_interval=60):
         await broker.until(lambda: broker.stored == ["now"])

@@ -93,6 +93,7 @@ class BrokerOutageConformance(TransportSuite):
             await transport.store(*events(3, "k"))
             async with self.reading(transport, ack_wait=1.0) as reader:
                 await reader.take(2)
+            await asyncio.sleep(0.5)
             async with transport.outage():
                 pass
             async with self.reading(transport, ack_wait=1.0) as reader:

@@ -153,13 +153,13 @@ class DeliveryConformance(TransportSuite):
         """A handler may take longer than `ack_wait`, as long as its process says that it lives."""
         async with self.opened() as transport:
             await transport.store(event("a"))
-            async with self.reading(transport, ack_wait=1.0) as reader:
+            async with self.reading(transport, ack_wait=2.0) as reader:
                 held = await reader.hold_one()
-                for _ in range(4):
+                for _ in range(7):
                     await reader.nothing(0.4)
                     await held.in_progress()
                 await held.ack()
-                await reader.nothing(1.3)
+                await reader.nothing(2.4)
 
     async def test_what_was_not_acknowledged_is_delivered_to_the_next_of_the_group(self) -> None:
         """A process that leaves with deliveries at hand loses none."""
@@ -184,7 +184,7 @@ class DeliveryConformance(TransportSuite):
         """Handlers run beside each other, and the last may be done first."""
         async with self.opened() as transport:
             await transport.store(*apart(8))
-            async with self.reading(transport, ack_wait=0.6) as reader:
+            async with self.reading(transport, ack_wait=2.0) as reader:
                 held = await reader.hold(8)
                 await asyncio.gather(*(each.ack() for each in reversed(held)))
-                await reader.nothing(0.9)
+                await reader.nothing(2.4)

@@ -31,6 +31,7 @@ async def server() -> AsyncIterator[NatsServer]:
 @pytest.fixture
 async def connection(shared_server: NatsServer) -> AsyncIterator[NatsConnection]:
     async with open_connection(shared_server.url) as connection:
+        await connection.client("publish", timeout=10)  # a publisher waits only a second, which a busy machine exceeds
         yield connection
 
 

@@ -431,17 +431,15 @@ async def test_a_seed_that_is_unreadable_for_a_while_is_tried_again(tmp_path: Pa
 
 async def test_a_jwt_that_expires_is_replaced_by_the_one_that_lies_in_the_file_by_then(tmp_path: Path) -> None:
     operator = Operator()
-    path = operator.credentials(tmp_path / "app.creds", expires=2)
     lost = asyncio.Event()
-    async with (
-        NatsServer(settings=operator.settings) as server,
-        open_connection(server.url, user_credentials=path) as connection,
-    ):
-        await connection.client("publish", timeout=5)
-        connection.on_disconnect("publish", lost.set)
-        operator.credentials(tmp_path / "app.creds")
-        await asyncio.wait_for(lost.wait(), 10)
-        await connection.client("publish", timeout=5)
+    async with NatsServer(settings=operator.settings) as server:
+        path = operator.credentials(tmp_path / "app.creds", expires=4)
+        async with open_connection(server.url, user_credentials=path) as connection:
+            await connection.client("publish", timeout=5)
+            connection.on_disconnect("publish", lost.set)
+            operator.credentials(tmp_path / "app.creds")
+            await asyncio.wait_for(lost.wait(), 20)
+            await connection.client("publish", timeout=5)
 
 
 async def test_certificates_that_were_replaced_are_used_at_the_next_connect(tmp_path: Path) -> None:

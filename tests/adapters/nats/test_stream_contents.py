@@ -115,7 +115,7 @@ async def test_a_server_that_stays_away_is_an_error_after_a_while(event: Make, m
             return JetStreamApi(await connection.client("consume", timeout=0.1), "nats")
 
         scan = HeaderScan(api, "events-shop", after=0, last=10, since=None)
-        await api()
+        await connection.client("consume", timeout=10)
         await server.kill()
         with pytest.raises(PublisherUnavailableError):
             async with asyncio.timeout(60):

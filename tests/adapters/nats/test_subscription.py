@@ -53,6 +53,15 @@ async def until(condition, seconds: float = 8) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_told(logs, words: str) -> None:
+    """Wait until a reason has these words in it."""
+
+    async def told() -> bool:
+        return any(words in line.get("reason", "") for line in logs)
+
+    await until(told)
+
+
 async def test_what_was_published_is_delivered_whole(connection, raw, prefix, event) -> None:
     given = event("a", "key", extensions={"correlationid": "c 1"})
     await publish(connection, prefix, given)
@@ -358,9 +367,9 @@ async def test_a_consumer_that_cannot_be_used_is_told_and_not_changed(connection
     before = (await consumer_state(raw, prefix)).config
     with capture_logs() as logs:
         async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+            await until_told(logs, "max_deliver is 3, not -1")
             with pytest.raises(TimeoutError):
                 await take(deliveries, 0.3)
-    assert any("max_deliver is 3, not -1" in line.get("reason", "") for line in logs)
     assert (await consumer_state(raw, prefix)).config == before
 
 

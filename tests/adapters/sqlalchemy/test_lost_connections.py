@@ -288,7 +288,7 @@ async def test_a_frozen_server_makes_the_outcome_unknown_after_the_commit_timeou
 async def test_a_statement_that_is_not_answered_in_time_is_a_clear_error_and_its_connection_is_discarded(
     server: PostgresServer,
 ) -> None:
-    async with opened(server.url(), statement_timeout=0.3, pool_size=1, max_overflow=0) as engine:
+    async with opened(server.url(), statement_timeout=2.0, pool_size=1, max_overflow=0) as engine:
         ledger = Ledger(engine, uow_options={"commit_timeout": 0.3})
 
         async def freeze(ledger: Ledger) -> None:

@@ -16,6 +16,15 @@ from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Write, create_ta
 
 
 @pytest.fixture
+async def patient(url: str) -> AsyncIterator[Ledger]:
+    """With the same pool, for which others wait as long as it takes."""
+    async with open_engine(url, pool_size=2, max_overflow=1, pool_timeout=60) as opened:
+        await create_tables(opened)
+        yield Ledger(opened)
+        assert pool_of(opened).checkedout() == 0
+
+
+@pytest.fixture
 async def engine(url: str) -> AsyncIterator[AsyncEngine]:
     async with open_engine(url, pool_size=2, max_overflow=1, pool_timeout=0.3) as opened:
         await create_tables(opened)
@@ -80,7 +89,7 @@ async def test_who_finds_the_pool_empty_waits_for_others_and_no_longer_than_allo
 
 
 @postgresql_only
-async def test_a_full_pool_of_others_is_waited_for_also_by_nested_dispatches(ledger: Ledger) -> None:
+async def test_a_full_pool_of_others_is_waited_for_also_by_nested_dispatches(patient: Ledger) -> None:
     held, release = asyncio.Event(), asyncio.Event()
 
     async def hold(_ledger: Ledger) -> None:
@@ -92,16 +101,16 @@ async def test_a_full_pool_of_others_is_waited_for_also_by_nested_dispatches(led
         await ledger.send(Write("inner", then=nested(2)), mode=TransactionMode.NEW)
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        group.create_task(ledger.send(Write("other", then=hold)))
+        group.create_task(patient.send(Write("other", then=hold)))
         await held.wait()
-        group.create_task(ledger.send(Write("outer", then=outer)))
-    assert sorted(await ledger.entries()) == ["2", "inner", "other", "outer"]
+        group.create_task(patient.send(Write("outer", then=outer)))
+    assert sorted(await patient.entries()) == ["2", "inner", "other", "outer"]
 
 
 @postgresql_only
-async def test_many_commands_at_once_share_a_small_pool(ledger: Ledger) -> None:
-    await asyncio.gather(*(ledger.send(Write(str(number))) for number in range(20)))
-    assert len(await ledger.entries()) == 20
+async def test_many_commands_at_once_share_a_small_pool(patient: Ledger) -> None:
+    await asyncio.gather(*(patient.send(Write(str(number))) for number in range(20)))
+    assert len(await patient.entries()) == 20
 
 
 async def test_another_pool_can_be_chosen(url: str) -> None:

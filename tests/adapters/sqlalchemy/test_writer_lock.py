@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
+from mediator.sqlalchemy import writer
 from mediator.sqlalchemy.writer import WriterLock
 from tests.assumptions.process import holding
 
@@ -49,13 +50,17 @@ async def test_a_writer_has_its_turn_beside_a_process_that_never_stops(file: Pat
     assert max(between) < 80, between  # about 20 in the time that a process may keep it, and whoever comes back waits
 
 
-async def test_a_process_that_is_frozen_while_it_waits_does_not_keep_others_from_writing(file: Path) -> None:
-    lock = WriterLock(file)
+@pytest.mark.parametrize("timeout", [0.5, 30.0])
+async def test_a_process_that_is_frozen_while_it_waits_does_not_keep_others_from_writing(file: Path, timeout: float):
+    """It is waited for once, and for a while no more."""
+    lock = WriterLock(file, timeout=timeout)
     with FileLock(f"{file}.turnstile", thread_local=False):
-        for _ in range(2):
-            async with asyncio.timeout(10):
-                await lock.acquire("one")
-            lock.release()
+        await lock.acquire("first")
+        lock.release()
+        async with asyncio.timeout(2):
+            for _ in range(50):
+                await lock.acquire("one of many")
+                lock.release()
 
 
 async def test_a_cancelled_wait_in_the_turnstile_lets_the_others_pass(file: Path) -> None:
@@ -75,7 +80,10 @@ async def test_a_cancelled_wait_in_the_turnstile_lets_the_others_pass(file: Path
     second.release()
 
 
-async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(file: Path) -> None:
+async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_KEEPING_SECONDS", 60.0)
     lock, other = WriterLock(file), FileLock(f"{file}.writer", thread_local=False)
     async with asyncio.timeout(10):
         await lock.acquire("first")
@@ -85,7 +93,7 @@ async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(fil
         with pytest.raises(Timeout):
             other.acquire(blocking=False)
         await waiting[0]
-        await asyncio.sleep(0.05)
+        monkeypatch.setattr(writer, "_KEEPING_SECONDS", 0.0)
         lock.release()
         other.acquire(blocking=False)
         assert not (await asyncio.wait(waiting[1:], timeout=0.05))[0]
@@ -96,12 +104,17 @@ async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(fil
         other.release()
 
 
-async def test_a_file_that_was_kept_for_a_writer_that_is_cancelled_is_given_up(file: Path) -> None:
+async def test_a_file_that_was_kept_for_a_writer_that_is_cancelled_is_given_up(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_KEEPING_SECONDS", 60.0)
     lock = WriterLock(file)
     await lock.acquire("first")
     waiting = asyncio.create_task(lock.acquire("second"))
     await asyncio.sleep(0)
     lock.release()
+    with pytest.raises(Timeout):
+        FileLock(f"{file}.writer", thread_local=False).acquire(blocking=False)
     waiting.cancel()
     await asyncio.wait([waiting])
     assert waiting.cancelled()

@@ -205,12 +205,13 @@ def test_all_of_a_stream_is_done_by_one_task(container: App, mediator: BlockingM
 
     class Limited(StreamRequestHandler[ListNumbers, int]):
         async def handle(self, request: ListNumbers) -> AsyncIterator[int]:
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(None) as limit:
                 try:
                     tasks.append(asyncio.current_task())
                     yield 1
                     tasks.append(asyncio.current_task())
                     yield 2
+                    limit.reschedule(asyncio.get_running_loop().time() + 0.05)
                     await asyncio.sleep(5)
                 finally:
                     tasks.append(asyncio.current_task())

@@ -99,7 +99,7 @@ class TestPlace:
         replay = ParkedReplay(container.parking(), [consumer])
         running = asyncio.ensure_future(consumer.run())
         try:
-            async with asyncio.timeout(6):
+            async with asyncio.timeout(30):
                 while (await self.left()).effects < orders:
                     async for _ in replay.run(ParkedFilter()):
                         pass
@@ -124,7 +124,7 @@ class TestPlace:
         """
         left = await self.left()
         try:
-            async with asyncio.timeout(6):
+            async with asyncio.timeout(30):
                 while replace(left, **wanted) != left:
                     await asyncio.sleep(0.01)
                     left = await self.left()
