@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from mediator.nats import NatsServer
 from tests.postgres import PostgresServer
 
 HERE = Path(__file__).parent
@@ -65,3 +66,20 @@ async def postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
     """An empty PostgreSQL database for one test."""
     async with postgres.database() as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[NatsServer]:
+    """A nats-server for a module: never stop it, and use one prefix per test."""
+    server = NatsServer()
+    with asyncio.Runner() as runner:
+        runner.run(server.start())
+        yield server
+        runner.run(server.stop())
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[NatsServer]:
+    """A nats-server that a test may kill."""
+    async with NatsServer() as server:
+        yield server

@@ -190,7 +190,7 @@ class Settlement:
         key = key_of(self._delivery) if parts.ordered else None
         row = (identity.consumer, identity.source, identity.event_id)
         admission = await parts.inbox.insert(unit_of_work, *row, key=key)
-        if admission is not Admission.DUPLICATE and self._delivery.attempt > 1:
+        if self._delivery.attempt > 1:  # a duplicate counted a start of its own while the first delivery committed
             await parts.inbox.forget_starts(unit_of_work, *row)
         if admission is Admission.KEY_PARKED and parts.parking is not None:
             await parts.parking.append(unit_of_work, self._parked(ParkReason.KEY_PARKED, None))

@@ -13,6 +13,7 @@ writing.
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,11 +41,13 @@ class WriterLock:
     Args:
         database: The database file; the lock files are `<database>.writer` and `<database>.turnstile`.
         timeout: How long to wait for other writers, in seconds.
+        clock: Monotonic, in seconds.
     """
 
-    def __init__(self, database: Path, *, timeout: float = 30.0) -> None:
+    def __init__(self, database: Path, *, timeout: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._timeout = timeout
+        self._clock = clock
         self._turn = asyncio.Lock()
         self._file = FileLock(f"{database}.writer", thread_local=False)
         self._turnstile = FileLock(f"{database}.turnstile", thread_local=False)
@@ -82,7 +85,7 @@ class WriterLock:
         self._holder = None
         self._kept = True
         try:
-            if not self._waiting or time.monotonic() >= self._since + _KEEPING_SECONDS:
+            if not self._waiting or self._clock() >= self._since + _KEEPING_SECONDS:
                 self._give_up_file()
         finally:
             self._turn.release()
@@ -111,16 +114,16 @@ class WriterLock:
         finally:
             if next_one:
                 self._turnstile.release()
-        self._since = time.monotonic()
+        self._since = self._clock()
 
     async def _become_the_next(self) -> bool:
-        if time.monotonic() < self._impolite_until:
+        if self._clock() < self._impolite_until:
             return self._try(self._turnstile)
         try:
             async with asyncio.timeout(min(_POLITE_SECONDS, self._timeout / 4)):
                 await self._wait_for(self._turnstile, _FIRST_PAUSE)
         except TimeoutError:
-            self._impolite_until = time.monotonic() + _IMPOLITE_SECONDS
+            self._impolite_until = self._clock() + _IMPOLITE_SECONDS
             return False
         return True
 

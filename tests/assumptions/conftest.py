@@ -14,22 +14,6 @@ from tests.assumptions.stream import RawStream
 from tests.postgres import PostgresServer
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[NatsServer]:
-    server = NatsServer()
-    with asyncio.Runner() as runner:
-        runner.run(server.start())
-        yield server
-        runner.run(server.stop())
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    """One that a test may kill."""
-    async with NatsServer() as server:
-        yield server
-
-
 @pytest.fixture
 async def client(shared_server: NatsServer) -> AsyncIterator[Client]:
     client = await nats.connect(shared_server.url)

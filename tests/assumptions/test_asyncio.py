@@ -50,31 +50,14 @@ async def test_an_async_generator_that_is_closed_by_another_task_runs_in_the_con
     await steps.aclose()
 
 
-async def test_waiting_does_not_cancel_what_is_waited_for():
-    """`shield.finish` and `drain` wait by `asyncio.wait`: the work goes on when its caller is cancelled."""
+@pytest.mark.parametrize("wait_for", [lambda work: asyncio.wait((work,)), asyncio.shield])
+async def test_what_is_waited_for_by_wait_or_shield_goes_on_when_its_caller_is_cancelled(wait_for):
+    """`shield.finish` and `drain` wait by `asyncio.wait`. `asyncio.shield` raises at once, and the work is on its own."""
     let_go = asyncio.Event()
     work = asyncio.create_task(let_go.wait())
 
     async def wait() -> None:
-        await asyncio.wait((work,))
-
-    waiting = asyncio.create_task(wait())
-    await asyncio.sleep(0)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert not work.done()
-    let_go.set()
-    await work
-
-
-async def test_a_shielded_work_goes_on_and_its_caller_is_cancelled():
-    """`asyncio.shield` raises at once, and the work is on its own: why the shield of the product waits as well."""
-    let_go = asyncio.Event()
-    work = asyncio.create_task(let_go.wait())
-
-    async def wait() -> None:
-        await asyncio.shield(work)
+        await wait_for(work)
 
     waiting = asyncio.create_task(wait())
     await asyncio.sleep(0)

@@ -5,7 +5,6 @@ import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -45,7 +44,6 @@ from mediator.errors import (
 )
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
 from mediator.testing import InMemoryDatabase, InMemoryOutbox, InMemoryUnitOfWork
-from tests.postgres import PostgresServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +184,10 @@ async def in_database(url: str) -> AsyncIterator[School]:
         yield School(lambda: SqlAlchemyUnitOfWork(engine), SqlAlchemyOutbox(engine), add, stored)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-async def school(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[School]:
-    if request.param == "memory":
-        async with in_memory() as made:
-            yield made
-    elif request.param == "sqlite":
-        async with in_database(f"sqlite:///{tmp_path}/school.db") as made:
-            yield made
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres")
-        async with server.database() as url, in_database(url) as made:
-            yield made
+@pytest.fixture
+async def school(database: str | None) -> AsyncIterator[School]:
+    async with in_memory() if database is None else in_database(database) as made:
+        yield made
 
 
 async def test_what_was_recorded_is_published_once_in_the_transaction_and_in_order_over_all_aggregates(school):

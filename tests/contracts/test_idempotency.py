@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -47,7 +46,6 @@ from mediator.sqlalchemy import (
 )
 from mediator.testing import InMemoryDatabase, InMemoryIdempotency, InMemoryOutbox, InMemoryUnitOfWork
 from mediator.testing.failpoints import Failure, failpoint
-from tests.postgres import PostgresServer
 
 Step = Callable[[], Awaitable[Any]]
 
@@ -200,18 +198,10 @@ async def in_database(url: str) -> AsyncIterator[Bank]:
         yield Bank(lambda: SqlAlchemyUnitOfWork(engine), SqlAlchemyOutbox(engine), make, write, payments)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-async def bank(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bank]:
-    if request.param == "memory":
-        async with in_memory() as made:
-            yield made
-    elif request.param == "sqlite":
-        async with in_database(f"sqlite:///{tmp_path}/bank.db") as made:
-            yield made
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres")
-        async with server.database() as url, in_database(url) as made:
-            yield made
+@pytest.fixture
+async def bank(database: str | None) -> AsyncIterator[Bank]:
+    async with in_memory() if database is None else in_database(database) as made:
+        yield made
 
 
 PAID_ONE = Receipt(1, frozenset({"paid"}))
@@ -350,7 +340,7 @@ async def test_what_a_command_sends_has_inherited_the_header_and_not_the_key(ban
     assert sorted(await bank.payments()) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("bank", ["memory", "postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["memory", "postgresql"], indirect=True)
 async def test_nor_has_what_it_sends_in_a_transaction_of_its_own(bank):
     async def send() -> None:
         for amount in (2, 3):

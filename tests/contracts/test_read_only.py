@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -33,7 +32,6 @@ from mediator.distributed.outbox import Outbox
 from mediator.errors import IsolationNotSupportedError, NoUnitOfWorkError, ReadOnlyTransactionError
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
 from mediator.testing import InMemoryDatabase, InMemoryOutbox, InMemoryUnitOfWork
-from tests.postgres import PostgresServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +151,10 @@ async def in_database(url: str) -> AsyncIterator[Library]:
         yield Library(lambda: SqlAlchemyUnitOfWork(engine), SqlAlchemyOutbox(engine), count, write, engine=engine)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
-async def library(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Library]:
-    if request.param == "memory":
-        async with in_memory() as made:
-            yield made
-    elif request.param == "sqlite":
-        async with in_database(f"sqlite:///{tmp_path}/library.db") as made:
-            yield made
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres")
-        async with server.database() as url, in_database(url) as made:
-            yield made
+@pytest.fixture
+async def library(database: str | None) -> AsyncIterator[Library]:
+    async with in_memory() if database is None else in_database(database) as made:
+        yield made
 
 
 async def test_all_statements_of_a_query_see_one_moment_and_the_next_query_another(library):
@@ -255,7 +245,7 @@ async def test_an_isolation_level_that_cannot_be_given_is_refused(library):
         await library.ask(library.books)
 
 
-@pytest.mark.parametrize("library", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 async def test_an_object_that_was_changed_fails_the_query_and_one_that_was_read_stays_usable(library):
     async def change() -> None:
         (await book()).pages = 12
@@ -271,7 +261,7 @@ async def test_an_object_that_was_changed_fails_the_query_and_one_that_was_read_
     assert (await library.ask(book)).pages == 1
 
 
-@pytest.mark.parametrize("library", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 async def test_postgresql_gives_each_statement_its_own_moment_if_asked_to(library):
     library.isolation = "READ COMMITTED"
 
@@ -283,7 +273,7 @@ async def test_postgresql_gives_each_statement_its_own_moment_if_asked_to(librar
     assert await library.ask(look) == (0, 1)
 
 
-@pytest.mark.parametrize("library", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 async def test_postgresql_itself_knows_that_the_transaction_reads_only(library):
     async def look() -> Any:
         session = library.unit_of_work.session

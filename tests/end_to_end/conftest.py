@@ -1,13 +1,12 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mediator.nats import NatsServer
 from mediator.sqlalchemy import open_engine
 from tests.end_to_end.tables import create_tables
 
@@ -67,12 +66,6 @@ async def databases(tmp_path: Path) -> Databases:
         async with open_engine(f"sqlite:///{file}") as engine:
             await create_tables(engine)
     return found
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with NatsServer() as started:
-        yield started
 
 
 async def eventually(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:

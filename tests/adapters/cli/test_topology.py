@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import nats
 import pytest
@@ -19,13 +19,9 @@ from mediator.nats import NatsServer
 APPLICATION = "tests.adapters.shipping.application"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServer]:
-    server = NatsServer()
-    with asyncio.Runner() as runner:
-        runner.run(server.start())
-        yield server
-        runner.run(server.stop())
+@pytest.fixture
+def server(shared_server: NatsServer) -> NatsServer:
+    return shared_server
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,9 @@ from tests.adapters.shipping.application import create_last
 SAMPLE = "tests.adapters.doctor.application"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServer]:
-    server = NatsServer()
-    with asyncio.Runner() as runner:
-        runner.run(server.start())
-        yield server
-        runner.run(server.stop())
+@pytest.fixture
+def server(shared_server: NatsServer) -> NatsServer:
+    return shared_server
 
 
 @pytest.fixture

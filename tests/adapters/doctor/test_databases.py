@@ -25,13 +25,9 @@ from tests.adapters.doctor.examination import config, doctor, found, set_up
 from tests.postgres import PostgresServer
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServer]:
-    server = NatsServer()
-    with asyncio.Runner() as runner:
-        runner.run(server.start())
-        yield server
-        runner.run(server.stop())
+@pytest.fixture
+def server(shared_server: NatsServer) -> NatsServer:
+    return shared_server
 
 
 @pytest.fixture

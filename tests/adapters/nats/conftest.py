@@ -1,8 +1,7 @@
 """Fixtures: a nats-server for each module, a connection and a prefix for each test."""
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 import nats
@@ -11,21 +10,6 @@ from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.nats import NatsConnection, NatsServer, open_connection
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[NatsServer]:
-    server = NatsServer()
-    with asyncio.Runner() as runner:
-        runner.run(server.start())
-        yield server
-        runner.run(server.stop())
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[NatsServer]:
-    async with NatsServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import nats.js.errors
 import pytest
 
 from mediator.distributed.subscription import Deliveries
-from mediator.errors import SettingError
+from mediator.errors import ServerStartError, SettingError
 from mediator.nats import NatsCluster, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
 
 TYPE = "shop.order-placed"
@@ -83,6 +83,14 @@ async def test_a_cluster_that_was_started_again_is_whole_so_the_next_server_can_
                 await (await cluster.leader("events-shop")).kill()
                 await cluster.start()
                 assert None not in [await server.monitoring("/healthz") for server in cluster.servers]
+
+
+async def test_a_cluster_whose_servers_do_not_find_each_other_is_an_error_and_leaves_none_running() -> None:
+    cluster = NatsCluster(cluster="authorization { user: one, password: another }", start_timeout=5.0)
+    with pytest.raises(ServerStartError, match="the cluster is not whole within 5 s"):
+        async with cluster:
+            raise AssertionError
+    assert {server.pid for server in cluster.servers} == {None}
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])

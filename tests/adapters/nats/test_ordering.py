@@ -7,17 +7,16 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from mediator.distributed.subscription import Deliveries, Delivery
+from mediator.distributed.subscription import Deliveries
 from mediator.errors import SettingError
-from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+from mediator.nats import NatsEventSubscription, StreamSettings, open_connection
 from mediator.nats.room import Room
+from tests.adapters.nats.deliveries import losing_next_pull, publish, take, take_ids, until_told
 
 TYPE = "shop.order-placed"
 
@@ -26,36 +25,9 @@ def subscription(connection, prefix, **options) -> NatsEventSubscription:
     return NatsEventSubscription(connection, "g", prefix=prefix, **options)
 
 
-async def publish(connection, prefix, *events, **options) -> None:
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix, **options)
-    async with asyncio.timeout(20):
-        while any(result.error for result in await publisher.publish(events)):
-            await asyncio.sleep(0.05)
-
-
-async def take(deliveries: Deliveries, timeout: float = 8) -> Delivery:
-    return await asyncio.wait_for(deliveries.next(), timeout)
-
-
 async def nothing(deliveries: Deliveries, seconds: float = 0.3) -> None:
     with pytest.raises(TimeoutError):
         await take(deliveries, seconds)
-
-
-async def until_told(logs: Sequence[Mapping[str, Any]], words: str) -> None:
-    """Wait until a reason has these words in it."""
-    async with asyncio.timeout(10):
-        while not any(words in line.get("reason", "") for line in logs):
-            await asyncio.sleep(0.01)
-
-
-async def take_ids(deliveries: Deliveries, count: int) -> list[str]:
-    ids = []
-    for _ in range(count):
-        delivery = await take(deliveries)
-        ids.append(delivery.event.id)
-        await delivery.ack()
-    return ids
 
 
 def keys(count: int, event) -> list[str]:
@@ -340,16 +312,7 @@ async def test_a_stalled_pull_of_one_partition_is_noticed(connection, prefix, ev
     async with subscription(connection, prefix).open([TYPE], prefetch=64, ordering="key") as deliveries:
         await publish(connection, prefix, event("a", "k"))
         held = await take(deliveries)
-        client = await connection.client("consume", timeout=1)
-        publish_raw, lost = client.publish, asyncio.Event()
-
-        async def lose_one(subject: str, *args, **kwargs) -> None:
-            if ".MSG.NEXT." in subject and not lost.is_set():
-                lost.set()
-            else:
-                await publish_raw(subject, *args, **kwargs)
-
-        client.publish = lose_one
+        lost = losing_next_pull(await connection.client("consume", timeout=1))
         await held.ack()
         await asyncio.wait_for(lost.wait(), 2)
         await publish(connection, prefix, event("b", "k"), event("c", "other"))

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import capture_logs
 
-from mediator.distributed.subscription import Deliveries, Delivery
+from mediator.distributed.subscription import Delivery
 from mediator.errors import EventRefusedError
 from mediator.nats import NatsEventPublisher, NatsEventSubscription
+from tests.adapters.nats.deliveries import take
 
 TYPE = "shop.order-placed"
 HOSTILE = [
@@ -45,10 +46,6 @@ OURS = {
     "Nats-Msg-Id",
 }
 OF_BATCHES = {"Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"}
-
-
-async def take(deliveries: Deliveries, timeout: float = 8) -> Delivery:
-    return await asyncio.wait_for(deliveries.next(), timeout)
 
 
 @pytest.fixture

@@ -9,34 +9,13 @@ from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 from structlog.testing import capture_logs
 
-from mediator.distributed.subscription import Deliveries, Delivery
 from mediator.errors import SettingError
-from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+from mediator.nats import NatsEventSubscription, StreamSettings, open_connection
 from mediator.nats.api import JetStreamApi
 from mediator.nats.provisioning import provision
+from tests.adapters.nats.deliveries import losing_next_pull, publish, take, take_ids, until_told
 
 TYPE = "shop.order-placed"
-
-
-async def take(deliveries: Deliveries, timeout: float = 8) -> Delivery:
-    return await asyncio.wait_for(deliveries.next(), timeout)
-
-
-async def take_ids(deliveries: Deliveries, count: int) -> list[str]:
-    ids: list[str] = []
-    for _ in range(count):
-        delivery = await take(deliveries)
-        assert delivery.event is not None
-        ids.append(delivery.event.id)
-        await delivery.ack()
-    return ids
-
-
-async def publish(connection: NatsConnection, prefix: str, *events) -> None:
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
-    async with asyncio.timeout(20):
-        while any(result.error for result in await publisher.publish(events)):
-            await asyncio.sleep(0.05)
 
 
 async def consumer_state(raw: Client, prefix: str, group: str = "g", context: str = "shop"):
@@ -51,15 +30,6 @@ async def until(condition, seconds: float = 8) -> None:
                 if await condition():
                     return
             await asyncio.sleep(0.01)
-
-
-async def until_told(logs, words: str) -> None:
-    """Wait until a reason has these words in it."""
-
-    async def told() -> bool:
-        return any(words in line.get("reason", "") for line in logs)
-
-    await until(told)
 
 
 async def test_what_was_published_is_delivered_whole(connection, raw, prefix, event) -> None:
@@ -295,16 +265,7 @@ async def test_a_pull_that_died_in_silence_is_noticed(connection, raw, prefix, e
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=1) as deliveries:
         await publish(connection, prefix, event("a"))
         held = await take(deliveries)
-        client = await connection.client("consume", timeout=1)
-        publish_raw, lost = client.publish, asyncio.Event()
-
-        async def lose_one(subject: str, *args, **kwargs) -> None:
-            if ".MSG.NEXT." in subject and not lost.is_set():
-                lost.set()
-            else:
-                await publish_raw(subject, *args, **kwargs)
-
-        client.publish = lose_one
+        lost = losing_next_pull(await connection.client("consume", timeout=1))
         await held.ack()
         await asyncio.wait_for(lost.wait(), 2)
         await publish(connection, prefix, event("b"))

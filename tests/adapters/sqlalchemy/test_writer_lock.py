@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from mediator.sqlalchemy import writer
 from mediator.sqlalchemy.writer import WriterLock
 from tests.assumptions.process import holding
 
@@ -80,11 +79,9 @@ async def test_a_cancelled_wait_in_the_turnstile_lets_the_others_pass(file: Path
     second.release()
 
 
-async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer, "_KEEPING_SECONDS", 60.0)
-    lock, other = WriterLock(file), FileLock(f"{file}.writer", thread_local=False)
+async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(file: Path) -> None:
+    now = [0.0]
+    lock, other = WriterLock(file, clock=lambda: now[0]), FileLock(f"{file}.writer", thread_local=False)
     async with asyncio.timeout(10):
         await lock.acquire("first")
         waiting = [asyncio.create_task(lock.acquire(number)) for number in range(2)]
@@ -93,7 +90,7 @@ async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(
         with pytest.raises(Timeout):
             other.acquire(blocking=False)
         await waiting[0]
-        monkeypatch.setattr(writer, "_KEEPING_SECONDS", 0.0)
+        now[0] = 1.0
         lock.release()
         other.acquire(blocking=False)
         assert not (await asyncio.wait(waiting[1:], timeout=0.05))[0]
@@ -104,11 +101,8 @@ async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(
         other.release()
 
 
-async def test_a_file_that_was_kept_for_a_writer_that_is_cancelled_is_given_up(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer, "_KEEPING_SECONDS", 60.0)
-    lock = WriterLock(file)
+async def test_a_file_that_was_kept_for_a_writer_that_is_cancelled_is_given_up(file: Path) -> None:
+    lock = WriterLock(file, clock=lambda: 0.0)
     await lock.acquire("first")
     waiting = asyncio.create_task(lock.acquire("second"))
     await asyncio.sleep(0)

@@ -47,6 +47,21 @@ async def test_a_stop_takes_back_its_own_start_and_not_those_that_failed():
     assert application.parked() == [("e1", "handler-failed", 3)]
 
 
+async def test_a_start_that_was_counted_while_an_earlier_delivery_committed_is_forgotten():
+    application = Application(QUICK)
+    application.acts[1] = failing(ValueError(), times=1)
+    application.publish(1)
+
+    async def commit_elsewhere() -> None:
+        async with application.mediator.scope(), application.unit_of_work() as unit_of_work:
+            await application.inbox.insert(unit_of_work, "warehouse", "shop", "e1")
+
+    with failpoint("consumer.after_count", commit_elsewhere):
+        async with application.running():
+            await application.settled(1)
+    assert (application.starts, application.effects, application.database.starts) == ({1: 1}, [], {})
+
+
 async def test_a_handler_that_ends_within_the_drain_timeout_takes_effect():
     application = Application({"drain_timeout": 5.0})
     go = asyncio.Event()
