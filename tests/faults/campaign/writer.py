@@ -9,16 +9,15 @@ import contextlib
 import itertools
 import os
 import random
-import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import structlog
 
-from mediator.dependency_injector import lifespan
 from tests.faults.campaign.application import Acknowledge, Book, RolledBackError
 from tests.faults.campaign.containers import LedgerContainer, configured
-from tests.faults.scenarios.writer import names_of_keys
+from tests.faults.scenarios.writer import names_of_keys, run
 
 PLANS = (
     (8, ("event",)),
@@ -89,15 +88,5 @@ async def write_all(container: Any, options: argparse.Namespace) -> None:
             group.create_task(write(container, left, rng, TASKS / options.rate))
 
 
-async def main(options: argparse.Namespace) -> None:
-    container = configured(LedgerContainer)
-    async with lifespan(container, relay_elsewhere=True):
-        writing = asyncio.create_task(write_all(container, options))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, writing.cancel)
-        await asyncio.wait((writing,))
-        if not writing.cancelled():
-            writing.result()
-
-
 if __name__ == "__main__":
-    asyncio.run(main(parsed()))
+    asyncio.run(run(configured(LedgerContainer), partial(write_all, options=parsed())))

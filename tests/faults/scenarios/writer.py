@@ -8,7 +8,8 @@ import asyncio
 import itertools
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 from mediator.dependency_injector import lifespan
@@ -70,10 +71,10 @@ async def write_all(container: Any, options: argparse.Namespace) -> None:
             group.create_task(write(container, left))
 
 
-async def main(options: argparse.Namespace) -> None:
-    container = configured(WriterContainer)
+async def run(container: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """Do the work of a writer, until it is done or the process is terminated."""
     async with lifespan(container, relay_elsewhere=True):
-        writing = asyncio.create_task(write_all(container, options))
+        writing = asyncio.create_task(work(container))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, writing.cancel)
         await asyncio.wait((writing,))
         if not writing.cancelled():
@@ -81,4 +82,4 @@ async def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(parsed()))
+    asyncio.run(run(configured(WriterContainer), partial(write_all, options=parsed())))
