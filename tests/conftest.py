@@ -70,8 +70,11 @@ async def postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 def shared_server() -> Iterator[NatsServer]:
-    """A nats-server for a module: never stop it, and use one prefix per test."""
-    server = NatsServer()
+    """A nats-server for a module: never stop it, and use one prefix per test.
+
+    Every stream reserves what it may hold, and the disk of a small machine would be taken after fifty of them.
+    """
+    server = NatsServer(jetstream="max_file_store: 1TB")
     with asyncio.Runner() as runner:
         runner.run(server.start())
         yield server

@@ -1,7 +1,7 @@
 """AuthenticatedClient: a nats-py client that reads its credentials anew at every connect and reconnect.
 
 nats-py itself keeps the public key of the first connect, waits for ever for the end of a credentials file that has no
-JWT, and hands its password to a server that says it has no TLS.
+JWT, hands its password to a server that says it has no TLS, and stops reading at headers and subjects that are none.
 """
 
 import re
@@ -10,8 +10,10 @@ from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from mediator.nats.credentials import Credentials
+from mediator.nats.protocol import ProtocolParser
 from mediator.nats.tls import Tls
 
 _DENIED = re.compile(r'permissions violation for publish to "(\S+)"')  # nats-py passes it on in lower case
@@ -28,6 +30,7 @@ class AuthenticatedClient(Client):
 
     def __init__(self, credentials: Credentials, tls: Tls, *, encrypted: bool) -> None:
         super().__init__()
+        self._ps = ProtocolParser(self)
         self._encrypted = encrypted
         self._denied: set[str] = set()
         self._credentials = credentials
@@ -45,6 +48,19 @@ class AuthenticatedClient(Client):
     def may_not_publish(self, subject: str) -> bool:
         """Whether the server has refused something on a subject, for want of permission."""
         return subject.lower() in self._denied
+
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        """Whoever may publish can write any bytes there, and the server checks none: the message arrives without headers."""
+        try:
+            return await super()._process_headers(headers)  # pyright: ignore[reportUnknownMemberType]  # not annotated
+        except (IndexError, ValueError):
+            return {}
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        """The same goes for subjects and reply subjects: the server does not ask for UTF-8."""
+        return super()._build_message(sid, _in_utf8(subject), _in_utf8(reply), data, headers)
 
     async def _process_err(self, err_msg: str) -> None:
         denied = _DENIED.search(err_msg)
@@ -87,3 +103,7 @@ class AuthenticatedClient(Client):
         if writer is None:  # a WebSocket, encrypted when its URL says so
             return self._current_server is not None and self._current_server.uri.scheme == "wss"
         return writer.get_extra_info("ssl_object") is not None
+
+
+def _in_utf8(subject: bytes) -> bytes:
+    return subject if subject.isascii() else subject.decode(errors="backslashreplace").encode()

@@ -1,3 +1,3 @@
-from tests.end_to_end.conftest import databases, server
+from tests.end_to_end.conftest import databases
 
-__all__ = ["databases", "server"]
+__all__ = ["databases"]

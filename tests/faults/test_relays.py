@@ -19,9 +19,6 @@ from mediator.nats import NatsServer
 from mediator.sqlalchemy import SqlAlchemyParking, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Ledger
 from tests.adapters.sqlalchemy.test_staging import Moved, add
-from tests.end_to_end.conftest import server
-
-__all__ = ["server"]
 
 KEYS = [f"key-{number}" for number in range(8)]
 

@@ -66,12 +66,12 @@ async def received(connection, prefix: str, count: int) -> list[Delivery]:
     return deliveries[1:]
 
 
-async def send_bytes(url: str, subject: str, headers: bytes, body: bytes) -> None:
+async def send_bytes(url: str, subject: bytes, headers: bytes, body: bytes) -> None:
     """Publish as a producer that checks nothing."""
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
     await reader.readline()
     writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
-    writer.write(f"HPUB {subject} {len(headers)} {len(headers) + len(body)}\r\n".encode() + headers + body + b"\r\n")
+    writer.write(b"HPUB %s %d %d\r\n" % (subject, len(headers), len(headers) + len(body)) + headers + body + b"\r\n")
     writer.write(b"PING\r\n")
     assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"PONG")
     writer.close()
@@ -212,6 +212,11 @@ HEAD = b"NATS/1.0\r\nce-specversion: 1.0\r\nce-type: shop.order-placed.v1\r\nce-
         (b"NATS/1.0 100 Idle Heartbeat\r\n\r\n", "specversion"),
         (b"NATS/1.0 409 Consumer Deleted\r\n\r\n", "specversion"),
         (b"NATS/1.0\r\nStatus: 503\r\n\r\n", "specversion"),
+        (b"XX\r\n\r\n", "specversion"),
+        (b"\r\n\r\n", "specversion"),
+        (b"NATS/1.0", "specversion"),
+        (b"NATS/1.0 \xff\xfe\xfd\r\n\r\n", "specversion"),
+        (b"NATS/1.0 503 \xff\r\n\r\n", "specversion"),
     ],
 )
 @pytest.mark.usefixtures("stream")
@@ -219,7 +224,7 @@ async def test_what_is_broken_is_handed_over_with_its_problem_and_stops_nothing(
     connection, shared_server, prefix, headers, problem
 ) -> None:
     subject = f"{prefix}.shop.order-placed.0"
-    await send_bytes(shared_server.url, subject, headers, b'{"specversion": "\xff"}')
+    await send_bytes(shared_server.url, subject.encode(), headers, b'{"specversion": "\xff"}')
     good = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "x", "ce-id": "good"}
     await (await connection.client("publish", timeout=1)).jetstream().publish(subject, b"{}", headers=good)
     with capture_logs() as logs:
@@ -233,10 +238,28 @@ async def test_what_is_broken_is_handed_over_with_its_problem_and_stops_nothing(
 
 async def test_a_header_that_comes_twice_and_others_unknown_do_no_harm(connection, shared_server, stream, prefix):
     headers = HEAD + b"ce-id: 1\r\nce-id: 2\r\nx-\xc3\xa4: y\r\nce-: z\r\nce-note:\r\n\r\n"
-    await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.0", headers, b"{}")
+    await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.0".encode(), headers, b"{}")
     [delivery] = await received(connection, prefix, 1)
     assert delivery.problem == ""
     assert delivery.event.id in {"1", "2"}
+
+
+@pytest.mark.parametrize("token", [b"\xff", b"a\vb", b"a\fb", b"\f", b"\v5", b"a\rb", b"\x00", b"a\x1c\x85b", b"\f 1"])
+@pytest.mark.parametrize("size", [2, 10_000])
+@pytest.mark.usefixtures("stream")
+async def test_a_subject_that_is_none_stops_nothing(connection, shared_server, prefix, token, size) -> None:
+    """The server takes any bytes for a token but those that end it."""
+    headers = HEAD + b"ce-id: strange\r\n\r\n"
+    await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.".encode() + token, headers, b"x" * size)
+    good = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "x", "ce-id": "good"}
+    publishing = await connection.client("publish", timeout=1)
+    for _ in range(2):
+        await publishing.jetstream().publish(f"{prefix}.shop.order-placed.0", b"y" * size, headers=good)
+    with capture_logs() as logs:
+        deliveries = await received(connection, prefix, 3)
+    assert [(each.event.id, each.partition) for each in deliveries] == [("strange", None), ("good", 0), ("good", 0)]
+    assert [len(each.data) for each in deliveries] == [size] * 3
+    assert {line["event"] for line in logs} <= {"connected", "closed"}
 
 
 async def test_a_subject_without_a_partition_number_says_none(connection, raw, stream, prefix) -> None:
