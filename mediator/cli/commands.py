@@ -9,7 +9,6 @@ import click
 
 from mediator.cli.description import describe
 from mediator.cli.doctor.command import doctor
-from mediator.cli.errors import printable
 from mediator.cli.events import events
 from mediator.cli.outbox import outbox
 from mediator.cli.parked import parked
@@ -19,6 +18,7 @@ from mediator.cli.tables import schema
 from mediator.cli.target import load_container
 from mediator.cli.topology import Report, apply_topology, compare_topology
 from mediator.description import Format
+from mediator.printable import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

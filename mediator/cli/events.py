@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from mediator.cli.errors import printable
 from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.target import load_container
 from mediator.dependency_injector.event_catalog import EventEntry, read_events
 from mediator.errors import FrozenEventsError
+from mediator.printable import printable
 from mediator.testing.frozen_check import compare_frozen_events
 from mediator.testing.frozen_events import freeze_events, frozen_file
 

@@ -7,7 +7,7 @@ import click
 import msgspec
 import structlog
 
-from mediator.cli.errors import CommandError, printable
+from mediator.cli.errors import CommandError
 from mediator.cli.parking import Lot, chosen_lot, opened_lots, replaying_lots
 from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.rows import as_row, as_table, as_text, to_json
@@ -16,6 +16,7 @@ from mediator.cli.target import load_container
 from mediator.cli.work import JSON, YES, confirm, run_work
 from mediator.distributed.parking import ParkedEvent
 from mediator.distributed.replay import ParkedReplay, Replayed
+from mediator.printable import printable
 
 
 @click.group()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import click
 
-from mediator.cli.errors import printable
 from mediator.cli.outbox_rows import as_row
 from mediator.cli.outbox_selection import OutboxSelection
 from mediator.cli.outgoing import Outgoing
@@ -17,6 +16,7 @@ from mediator.cli.work import confirm
 from mediator.distributed.pace import Pace
 from mediator.distributed.republishing import Republishing
 from mediator.distributed.verification import Absent, Verification
+from mediator.printable import printable
 
 
 @dataclass(slots=True)

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import click
 from dependency_injector.errors import Error as ProviderError
 
-from mediator.cli.errors import CommandError, printable
+from mediator.cli.errors import CommandError
 from mediator.errors import ContainerError, ContainerValidationError, MediatorError
+from mediator.printable import printable
 
 TARGET = click.argument("target", metavar="MODULE:NAME")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mediator.cli.errors import printable
 from mediator.distributed.parking import ParkedEvent
+from mediator.printable import printable
 
 _COLUMNS = (
     "number",

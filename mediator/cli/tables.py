@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from mediator.cli.errors import CommandError, printable
+from mediator.cli.errors import CommandError
 from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.target import load_container
+from mediator.printable import printable
 
 _tables: ModuleType | None
 try:

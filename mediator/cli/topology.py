@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mediator.cli.errors import CommandError, printable
+from mediator.cli.errors import CommandError
 from mediator.dependency_injector import validate
 from mediator.dependency_injector.event_flows import event_flows
 from mediator.dependency_injector.provider_kinds import is_provider
@@ -17,6 +17,7 @@ from mediator.nats.plan import Item, Status, plan
 from mediator.nats.provisioning import provision
 from mediator.nats.survey import survey
 from mediator.nats.topology import Topology, merged
+from mediator.printable import printable
 
 _COLUMNS = ("status", "stream", "consumer", "details")
 

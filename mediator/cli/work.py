@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import click
 import structlog
 
-from mediator.cli.errors import printable
 from mediator.cli.reporting import reporting
+from mediator.printable import printable
 
 T = TypeVar("T")
 

@@ -32,8 +32,13 @@ class ReplyStatus(enum.Enum):
 
     OK = "ok"
     FAILED = "failed"
+    """Its handler failed, and was rolled back."""
     REFUSED = "refused"
+    """It was not handled."""
     BUSY = "busy"
+    """It was not handled, and may be sent again."""
+    UNREADABLE = "unreadable"
+    """It was handled, and its response cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,11 @@ class IncomingCall(ABC):
 
     @abstractmethod
     async def reply(self, reply: RemoteReply, /) -> None:
-        """Answer, once. Never raises for a broker that is away: the sender's time will run out."""
+        """Answer, once. Never raises for a broker that is away: the sender's time will run out.
+
+        Raises:
+            ValueError: The answer is too large, and was not sent; another one may be.
+        """
 
 
 class IncomingCalls(ABC):

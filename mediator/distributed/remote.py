@@ -1,5 +1,6 @@
 """RemoteSender: sends a request to another application and waits for the response."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ MESSAGE_ID = "messageid"
 
 _LONGEST = 3600.0
 """Seconds: nobody holds a request open for longer."""
+_SHORTEST = 0.001
 
 
 class RemoteSender:
@@ -75,7 +77,8 @@ class RemoteSender:
 
         Raises:
             RequestDeclarationError: The class has no valid name, or something that has no encoding.
-            RemoteUnavailableError: It was not sent, or not taken: nobody answers to this name, or all are busy.
+            RemoteUnavailableError: It was not sent, or not taken: nobody answers to this name, all are busy, or the
+                credentials did not come in time.
             RemoteTimeoutError: No answer came in time; whether it was handled is not known.
             RemoteRefusedError: The other application did not let it through; it was not handled.
             RemoteFailedError: Its handler there failed.
@@ -103,11 +106,18 @@ class RemoteSender:
         return known
 
     async def _call(self, request: object, exposure: Exposure, seconds: float) -> RemoteCall:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
         try:
             data = self._channel.codec.encode(request)
-            given = Headers(await self._credentials() if self._credentials is not None else None)
+            async with asyncio.timeout_at(deadline):
+                given = Headers(await self._credentials() if self._credentials is not None else None)
         except (ValueError, ContextError) as error:
             raise RemoteRefusedError(request, f"it cannot be written: {error}") from error
+        except TimeoutError as error:
+            raise RemoteUnavailableError(
+                request, self._channel.place, "its credentials did not come in time"
+            ) from error
         frame = current_frame()
         context = MessageContext.new(ids=self._ids) if frame is None else frame.context.caused(self._ids())
         headers = {**given, MESSAGE_ID: context.message_id, CORRELATION: context.correlation_id}
@@ -115,7 +125,7 @@ class RemoteSender:
             headers[CAUSATION] = context.causation_id
         if context.tenant is not None:
             headers[TENANT] = context.tenant
-        return RemoteCall(exposure.name, data, seconds, headers)
+        return RemoteCall(exposure.name, data, max(deadline - clock(), _SHORTEST), headers)
 
     def _response(self, request: object, exposure: Exposure, reply: RemoteReply) -> Any:
         if reply.status is ReplyStatus.BUSY:
@@ -124,6 +134,8 @@ class RemoteSender:
             raise RemoteRefusedError(request, reply.reason, reply.reference)
         if reply.status is ReplyStatus.FAILED:
             raise RemoteFailedError(request, reply.error, reply.reason, reply.reference)
+        if reply.status is ReplyStatus.UNREADABLE:
+            raise RemoteResponseError(request, reply.reason, reply.reference)
         try:
             return self._channel.codec.decode(reply.data, exposure.response)
         except ValueError as error:

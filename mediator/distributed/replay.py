@@ -11,6 +11,7 @@ import structlog
 from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.pace import Pace
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
+from mediator.distributed.shield import is_own_cancellation
 from mediator.errors import (
     ConsumerGroupNotFoundError,
     ParkedEventBlockedError,
@@ -34,7 +35,7 @@ class Replayed:
 
     event: ParkedEvent
     outcome: Literal["replayed", "failed", "blocked", "ready"]
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class ParkedReplay:
@@ -130,7 +131,9 @@ class ParkedReplay:
             return None
         except ParkedEventBlockedError as error:
             return Replayed(event, "blocked", error)
-        except Exception as error:  # told to the caller, and kept with the event
+        except (Exception, asyncio.CancelledError) as error:  # told to the caller, and kept with the event
+            if is_own_cancellation(error):
+                raise
             await self._parking.note_failure(event.number, error)
             self._log.error("replay failed", error=type(error).__name__, stack=traceback_of(error), **_fields(event))
             return Replayed(event, "failed", error)

@@ -19,7 +19,7 @@ from mediator.distributed.channel import (
 from mediator.distributed.cloudevents import CAUSATION, CORRELATION, TENANT
 from mediator.distributed.remote import MESSAGE_ID
 from mediator.distributed.requests import Exposure, exposure_of
-from mediator.distributed.shield import drain
+from mediator.distributed.shield import drain, is_own_cancellation
 from mediator.errors import CommittedError, ContextError, NotAuthorizedError, RequestDeclarationError, SettingError
 from mediator.headers import Headers
 from mediator.mediator import Mediator
@@ -105,33 +105,47 @@ class RequestResponder:
             await drain(self._answer(incoming), self._drain_timeout)
 
     async def _answer(self, incoming: IncomingCall) -> None:
-        remaining = incoming.call.timeout - incoming.waited
-        if remaining <= 0:
+        if incoming.waited >= incoming.call.timeout:
             return  # nobody waits for it any more
-        reply = await self._handled(incoming.call, remaining)
+        message_id = incoming.call.headers.get(MESSAGE_ID) or self._ids()
+        reply = await self._handled(incoming, message_id)
         try:
             async with asyncio.timeout(_REPLY_SECONDS):
-                await incoming.reply(reply)
-        except Exception as error:  # settled: its sender learns from its own clock
+                try:
+                    await incoming.reply(reply)
+                except ValueError as error:
+                    await incoming.reply(self._unreadable(incoming.call, message_id, error))
+        except (Exception, asyncio.CancelledError) as error:  # settled: its sender learns from its own clock
+            if is_own_cancellation(error):
+                raise
             self._log.warning("answer not sent", request=incoming.call.name, error=type(error).__name__)
 
-    async def _handled(self, call: RemoteCall, remaining: float) -> RemoteReply:
-        message_id = call.headers.get(MESSAGE_ID) or self._ids()
+    async def _handled(self, incoming: IncomingCall, message_id: str) -> RemoteReply:
+        """The answer. What is cancelled in here while nobody cancels this failed, as with any other error."""
+        call = incoming.call
         try:
-            context = await self._context(call, message_id)
+            async with _in_time(incoming):
+                context = await self._context(call, message_id)
             request = self._channel.codec.decode(call.data, self._exposures[call.name].request_class)
         except (NotAuthorizedError, ContextError, ValueError) as error:
             return self._refused(call, message_id, error)
-        except Exception as error:  # an authenticator that fails lets nobody through
+        except (Exception, asyncio.CancelledError) as error:  # an authenticator that fails lets nobody through
+            if is_own_cancellation(error):
+                raise
             return self._refused(call, message_id, NotAuthorizedError(call.name, None), cause=error)
         try:
-            async with asyncio.timeout(remaining):
+            async with _in_time(incoming):
                 response = await self._respond(request, context)
-            return RemoteReply(ReplyStatus.OK, self._channel.codec.encode(response))
         except NotAuthorizedError as error:
             return self._refused(call, message_id, error)
-        except Exception as error:  # settled: it is logged here, and the caller gets to know where
+        except (Exception, asyncio.CancelledError) as error:  # settled: it is logged here, and the caller learns where
+            if is_own_cancellation(error):
+                raise
             return self._failed(call, message_id, error)
+        try:
+            return RemoteReply(ReplyStatus.OK, self._channel.codec.encode(response))
+        except Exception as error:  # its effects are committed: to call it failed would have it sent again
+            return self._unreadable(call, message_id, error)
 
     async def _respond(self, request: Request[Any], context: MessageContext) -> Any:
         try:
@@ -157,7 +171,7 @@ class RequestResponder:
         )
 
     def _refused(
-        self, call: RemoteCall, message_id: str, error: Exception, *, cause: Exception | None = None
+        self, call: RemoteCall, message_id: str, error: Exception, *, cause: BaseException | None = None
     ) -> RemoteReply:
         kind = type(cause or error).__name__
         self._log.warning(
@@ -166,7 +180,14 @@ class RequestResponder:
         reason = (error.reason or "not authorized") if isinstance(error, NotAuthorizedError) else str(error)
         return RemoteReply(ReplyStatus.REFUSED, reason=reason, reference=message_id)
 
-    def _failed(self, call: RemoteCall, message_id: str, error: Exception) -> RemoteReply:
+    def _unreadable(self, call: RemoteCall, message_id: str, error: Exception) -> RemoteReply:
+        kind = type(error).__name__
+        self._log.error(
+            "response not sent", request=call.name, error=kind, message_id=message_id, stack=traceback_of(error)
+        )
+        return RemoteReply(ReplyStatus.UNREADABLE, reason=str(error), reference=message_id)
+
+    def _failed(self, call: RemoteCall, message_id: str, error: BaseException) -> RemoteReply:
         kind = type(error).__name__
         self._log.error(
             "request failed", request=call.name, error=kind, message_id=message_id, stack=traceback_of(error)
@@ -174,6 +195,11 @@ class RequestResponder:
         if isinstance(error, self._shown):
             return RemoteReply(ReplyStatus.FAILED, reason=str(error), error=kind, reference=message_id)
         return RemoteReply(ReplyStatus.FAILED, reference=message_id)
+
+
+def _in_time(incoming: IncomingCall) -> asyncio.Timeout:
+    """As long as somebody waits for the answer."""
+    return asyncio.timeout(incoming.call.timeout - incoming.waited)
 
 
 def _by_name(exposes: Sequence[type[Any]], channel: RequestChannel, mediator: Mediator) -> dict[str, Exposure]:

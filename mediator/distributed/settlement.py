@@ -21,7 +21,7 @@ from mediator.distributed.intake import Intake, IntakeParts
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason, key_of, parked_delivery
 from mediator.distributed.propagation import incoming
 from mediator.distributed.retries import Backoff, RetrySchedule
-from mediator.distributed.shield import is_being_cancelled
+from mediator.distributed.shield import is_own_cancellation
 from mediator.distributed.subscription import Delivery
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError
@@ -114,7 +114,7 @@ class Settlement:
         try:
             ending = await self._through_outages()
         except (Exception, asyncio.CancelledError) as error:  # settled: it is logged, and comes again
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            if is_own_cancellation(error):
                 await self._give_up()
                 raise
             ending = self._put_back(error, self._pause())
@@ -172,7 +172,7 @@ class Settlement:
         try:
             admission = await intake.run()
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            if is_own_cancellation(error):
                 if intake.outcome is not Outcome.COMMITTED:
                     raise
                 admission = Admission.NEW  # cancelled after its commit, which was not torn apart

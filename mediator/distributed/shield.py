@@ -71,6 +71,11 @@ def is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def is_own_cancellation(error: BaseException) -> bool:
+    """Whether an error is the cancellation of the running task, rather than that of something it waited for."""
+    return isinstance(error, asyncio.CancelledError) and is_being_cancelled()
+
+
 async def drain(work: Coroutine[Any, Any, T], grace: float, told: asyncio.Event | None = None) -> T:
     """Run `work`; when the caller is cancelled let it end within `grace` seconds, else cancel it too.
 

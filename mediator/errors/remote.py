@@ -104,13 +104,21 @@ class RemoteFailedError(RemoteError):
 
 @dataclass(eq=False, repr=False)
 class RemoteResponseError(RemoteError):
-    """A request was handled, and its response cannot be read."""
+    """A request was handled, and its response cannot be read, or not be sent.
+
+    Attributes:
+        request: The request.
+        reason: What is wrong with the response.
+        reference: The id under which the other application has logged it, if it knows.
+    """
 
     request: object
     reason: str
+    reference: str = ""
 
     def __str__(self) -> str:
+        where = f" The other application has logged it as {self.reference}." if self.reference else ""
         return (
             f"{name_of(self.request)} was handled by another application, and its response cannot be read: {self.reason}. "
-            "Make the response types of both applications agree."
+            f"Make the response types of both applications agree, and a response no larger than a message may be.{where}"
         )

@@ -29,6 +29,7 @@ from mediator.distributed.requests import RequestCodec
 from mediator.errors import PublisherUnavailableError
 from mediator.msgspec import MsgspecRequestCodec
 from mediator.nats.binding import LONGEST_APPLICATION, checked_prefix, decoded, encoded
+from mediator.nats.client import AuthenticatedClient
 from mediator.nats.connection import NatsConnection
 from mediator.nats.link import end, withdraw
 
@@ -87,7 +88,11 @@ class NatsRequestChannel(RequestChannel):
     async def _ask(self, client: Client, subject: str, data: bytes, headers: dict[str, str]) -> Msg:
         """Ask, on an inbox of this request's own: one of nats-py's that is lost with a connection is never answered."""
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        forget = self._connection.on_disconnect("publish", lambda: _fail(answer))
+        forget = self._connection.on_disconnect(
+            "publish", lambda: _fail(answer, TimeoutError("the connection was lost"))
+        )
+        denied = PublisherUnavailableError(self.place, f"its user may not publish to {subject}")
+        forget_denial = _on_denied(client, subject, lambda: _fail(answer, denied))
         inbox = client.new_inbox()
 
         async def arrived(message: Msg) -> None:
@@ -103,6 +108,7 @@ class NatsRequestChannel(RequestChannel):
             message = await answer
         finally:
             forget()
+            forget_denial()
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
         if not message.data and (message.headers or {}).get("Status") == "503":
@@ -224,21 +230,24 @@ class _Call(IncomingCall):
         await _send(self._client, self._address, reply)
 
 
-def _fail(answer: "asyncio.Future[Msg]") -> None:
-    """The answer, if one was on its way, is lost with the connection."""
+def _on_denied(client: Client, subject: str, act: Callable[[], None]) -> Callable[[], None]:
+    return client.on_denied(subject, act) if isinstance(client, AuthenticatedClient) else lambda: None
+
+
+def _fail(answer: "asyncio.Future[Msg]", error: Exception) -> None:
+    """No answer comes, or if one was on its way it is lost."""
     if not answer.done():
-        answer.set_exception(TimeoutError("the connection was lost"))
+        answer.set_exception(error)
 
 
 async def _send(client: Client, address: str, reply: RemoteReply) -> None:
+    """Raises `ValueError` for what the broker would not take."""
     said = {_REASON: reply.reason[:_LONGEST_TEXT], _ERROR: reply.error, _REFERENCE: reply.reference}
     headers = {_STATUS: reply.status.value} | {name: encoded(value) for name, value in said.items() if value}
-    data = reply.data
-    if (size := _size(headers, data)) > client.max_payload:
-        reason = f"the response is {size:,} bytes, and the broker takes at most {client.max_payload:,}"
-        headers, data = {_STATUS: ReplyStatus.FAILED.value, _ERROR: "ResponseTooLarge", _REASON: encoded(reason)}, b""
+    if (size := _size(headers, reply.data)) > client.max_payload:
+        raise ValueError(f"it is {size:,} bytes, and the broker takes at most {client.max_payload:,}")
     with contextlib.suppress(nats.errors.Error, OSError):  # lost: the sender's time runs out
-        await client.publish(address, data, headers=headers)
+        await client.publish(address, reply.data, headers=headers)
 
 
 def _read_call(message: Msg, prefix_length: int) -> RemoteCall:

@@ -6,6 +6,7 @@ JWT, hands its password to a server that says it has no TLS, and stops reading a
 
 import re
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import nats.errors
@@ -33,6 +34,7 @@ class AuthenticatedClient(Client):
         self._ps = ProtocolParser(self)
         self._encrypted = encrypted
         self._denied: set[str] = set()
+        self._on_denied: list[tuple[str, Callable[[], None]]] = []
         self._credentials = credentials
         self._tls = tls
 
@@ -49,6 +51,12 @@ class AuthenticatedClient(Client):
         """Whether the server has refused something on a subject, for want of permission."""
         return subject.lower() in self._denied
 
+    def on_denied(self, subject: str, act: Callable[[], None]) -> Callable[[], None]:
+        """Call `act` whenever the server refuses something on a subject, until what is returned is called."""
+        entry = (subject.lower(), act)
+        self._on_denied.append(entry)
+        return lambda: self._on_denied.remove(entry)
+
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         """Whoever may publish can write any bytes there, and the server checks none: the message arrives without headers."""
         try:
@@ -60,12 +68,16 @@ class AuthenticatedClient(Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
         """The same goes for subjects and reply subjects: the server does not ask for UTF-8."""
-        return super()._build_message(sid, _in_utf8(subject), _in_utf8(reply), data, headers)
+        message: Msg = super()._build_message(sid, _in_utf8(subject), _in_utf8(reply), data, headers)
+        return message
 
     async def _process_err(self, err_msg: str) -> None:
         denied = _DENIED.search(err_msg)
         if denied is not None:
             self._denied.add(denied[1])
+            for subject, act in [*self._on_denied]:
+                if subject == denied[1]:
+                    act()
         await super()._process_err(err_msg)
 
     def _connect_command(self) -> bytes:

@@ -32,6 +32,6 @@ class ProtocolParser(Parser):
         end = self.buf.find(_LINE_END)
         if self.state != AWAITING_CONTROL_LINE or end < 0:
             return False
-        line = bytes(self.buf[:end])
+        line = self.buf[:end]
         self.buf[:end] = line.translate(_READABLE)
         return self.buf[:end] != line

@@ -70,7 +70,7 @@ async def test_what_is_waited_for_by_wait_or_shield_goes_on_when_its_caller_is_c
 
 
 async def test_a_cancellation_that_was_caught_is_still_counted():
-    """`is_being_cancelled`: a relay tells its own cancellation from one of what it waited for."""
+    """`is_own_cancellation`: a relay tells its own cancellation from one of what it waited for."""
     counts: list[int] = []
 
     async def stubborn() -> None:

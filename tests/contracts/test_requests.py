@@ -373,3 +373,77 @@ async def test_a_request_that_cannot_be_written_is_refused_and_not_sent(channels
     sender = RemoteSender(await channels())
     with pytest.raises(RemoteRefusedError, match="cannot be written"):
         await sender.send(Odd(object()))
+
+
+async def test_a_handler_whose_work_was_cancelled_has_failed_and_the_responder_goes_on(channels):
+    async def work(request: Any) -> Advisor:
+        if request.student == "cancelled":
+            task = asyncio.create_task(asyncio.sleep(60))
+            await asyncio.sleep(0)
+            task.cancel()
+            await task
+        return Advisor("Ada")
+
+    async with answering(channels, work, concurrency=1) as sender:
+        for _ in range(3):
+            with pytest.raises(RemoteFailedError):
+                await sender.send(FindAdvisor("cancelled"))
+        assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada")
+
+
+async def test_so_has_an_authenticator_which_lets_nobody_through(channels):
+    cancelled = ["cancelled"]
+
+    async def authenticate(_call: RemoteCall) -> str | None:
+        if cancelled:
+            raise asyncio.CancelledError
+        return None
+
+    async with answering(channels, ada, authenticate=authenticate, concurrency=1) as sender:
+        for _ in range(3):
+            with pytest.raises(RemoteRefusedError, match="not authorized"):
+                await sender.send(FindAdvisor("Grace"))
+        cancelled.clear()
+        assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada", ["Grace"])
+
+
+async def test_a_response_that_cannot_be_written_is_told_apart_from_a_handler_that_failed(channels):
+    async def work(request: Any) -> Any:
+        return object()
+
+    with structlog.testing.capture_logs() as logs:
+        async with answering(channels, work) as sender:
+            with pytest.raises(RemoteResponseError) as caught:
+                await sender.send(FindAdvisor("Grace"))
+    (line,) = [line for line in logs if line.get("message_id") == caught.value.reference]
+    assert (line["event"], line["log_level"]) == ("response not sent", "error")
+
+
+async def test_an_authenticator_that_hangs_keeps_a_request_no_longer_than_its_sender_waits(channels):
+    hanging = asyncio.Event()
+
+    async def authenticate(call: RemoteCall) -> str | None:
+        if "hang" in call.headers:
+            hanging.set()
+            await asyncio.Event().wait()
+        return None
+
+    async def credentials() -> dict[str, str]:
+        return {"hang": "1"}
+
+    async with answering(channels, ada, authenticate=authenticate, concurrency=1) as sender:
+        with pytest.raises(RemoteTimeoutError):
+            await RemoteSender(await channels(), timeout=0.2, credentials=credentials).send(FindAdvisor("Grace"))
+        assert hanging.is_set()
+        assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada", ["Grace"])
+
+
+async def test_credentials_that_do_not_come_in_time_are_an_error_and_nothing_was_sent(channels):
+    async def credentials() -> dict[str, str]:
+        await asyncio.Event().wait()
+        return {}
+
+    sender = RemoteSender(await channels(), timeout=0.05, credentials=credentials)
+    with pytest.raises(RemoteUnavailableError, match="its credentials did not come in time"):
+        async with asyncio.timeout(5):
+            await sender.send(FindAdvisor("Grace"))

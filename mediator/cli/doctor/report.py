@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from mediator.cli.doctor.finding import Finding, Level
-from mediator.cli.errors import printable
+from mediator.printable import printable
 
 
 class Report:

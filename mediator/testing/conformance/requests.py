@@ -196,6 +196,17 @@ class RequestConformance(RequestSuite):
                 await channels.asking.call(RemoteCall(NAME, b" " * (channels.largest + 1), self.patience))
             assert (await channels.asking.call(self.call())).status is ReplyStatus.OK
 
+    @needs(RequestCapability.SIZE_LIMIT)
+    async def test_too_large_an_answer_is_not_sent_and_another_one_may_be(self) -> None:
+        """It is a `ValueError` for the one that answers, who says so instead."""
+        async with self.opened() as channels, self.serving(channels) as calls:
+            asking = asyncio.ensure_future(channels.asking.call(self.call()))
+            incoming = await self.next(calls)
+            with failing(ValueError):
+                await incoming.reply(RemoteReply(ReplyStatus.OK, b" " * (channels.largest + 1)))
+            await incoming.reply(RemoteReply(ReplyStatus.UNREADABLE, reason="too large", reference="42"))
+            assert await asking == RemoteReply(ReplyStatus.UNREADABLE, reason="too large", reference="42")
+
     @needs(RequestCapability.OUTAGE)
     async def test_an_outage_is_told_and_service_goes_on_after_it(self) -> None:
         """In it nothing is sent, or no answer comes, within the time given; the one that serves need not open again."""

@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from mediator.cli.commands import cli
-from mediator.cli.errors import CommandError, printable
+from mediator.cli.errors import CommandError
 from mediator.cli.target import load_container
+from mediator.printable import printable
 from tests.adapters.cli.sample import IdleContainer, idle
 
 SAMPLE = "tests.adapters.cli.sample"

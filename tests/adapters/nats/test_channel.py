@@ -14,6 +14,7 @@ from mediator.distributed.channel import RemoteCall
 from mediator.errors import (
     RemoteFailedError,
     RemoteRefusedError,
+    RemoteResponseError,
     RemoteTimeoutError,
     RemoteUnavailableError,
     SettingError,
@@ -111,7 +112,9 @@ async def test_too_large_a_request_is_refused_here_and_too_large_a_response_ther
     async with echoing(shared_server.url) as sender:
         with pytest.raises(RemoteRefusedError, match="the broker takes at most"):
             await sender.send(Echo("x" * 1_100_000))
-        with pytest.raises(RemoteFailedError, match="the response is"):
+        with pytest.raises(
+            RemoteResponseError, match=r"was handled .* the broker takes at most .* has logged it as \S+"
+        ):
             await sender.send(Echo("repeat:x1100000"))
         assert await sender.send(Echo("still there")) == "still there"
 
@@ -166,3 +169,14 @@ async def test_names_that_cannot_work_are_refused(shared_server: NatsServer):
             NatsRequestChannel(connection, "")
         with pytest.raises(SettingError, match="prefix"):
             NatsRequestChannel(connection, "tools", prefix="a.b")
+
+
+async def test_who_may_not_send_a_request_is_told_so_at_once() -> None:
+    settings = 'authorization { users = [{ user: u, password: p, permissions: { publish: { deny: "requests.>" } } }] }'
+    async with NatsServer(settings=settings) as server:
+        url = server.url.replace("nats://", "nats://u:p@")
+        async with open_connection(url) as connection, asyncio.timeout(20):
+            sender = RemoteSender(NatsRequestChannel(connection, "client"), timeout=60)
+            for _ in range(2):
+                with pytest.raises(RemoteUnavailableError, match=r"its user may not publish to requests\.tools\.echo"):
+                    await sender.send(Echo("x"))

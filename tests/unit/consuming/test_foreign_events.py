@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from mediator.distributed.parking import ParkedFilter
 from mediator.distributed.replay import ParkedReplay
-from tests.unit.consuming.application import TYPE, Application
+from tests.unit.consuming.application import TYPE, Application, failing
 
 CE = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "legacy", "ce-type": f"{TYPE}.v1"}
 GOOD = b'{"number": 7}'
@@ -135,6 +135,14 @@ async def test_terminal_escape_sequences_stay_out_of_the_log():
             ({"\x1b[31m": "\x1b[31m"}, b"\x1b[31m"),
             unknown_type_grace=0.0,
         )
+        application = Application({"max_attempts": 1})
+        application.acts[1] = failing(ValueError("\x1b[2J is no order"))
+        application.publish(1)
+        async with application.running():
+            await application.settled(1)
+        replay = ParkedReplay(application.parking, [application.consumer])
+        assert [result.outcome async for result in replay.run(ParkedFilter())] == ["failed"]
+    assert {"event parked", "replay failed"} <= {line["event"] for line in logs}
     for line in logs:
         for value in line.values():
             assert "\x1b" not in str(value), line

@@ -152,6 +152,18 @@ async def test_a_replay_goes_on_with_other_keys_when_one_fails_and_keeps_to_its_
         ParkedReplay(application.parking, [], rate=0)
 
 
+async def test_a_replay_goes_on_after_a_handler_whose_work_was_cancelled():
+    application = Application(ORDERED)
+    application.acts = dict.fromkeys((1, 2, 3), failing(ValueError()))
+    for number in (1, 2, 3):
+        application.publish(number, key=str(number))
+    async with application.running():
+        await application.settled(3)
+    application.acts = {2: failing(asyncio.CancelledError())}
+    assert dict(await replayed(application)) == {"e1": "replayed", "e2": "failed", "e3": "replayed"}
+    assert application.parking.events[0].error.startswith("CancelledError")
+
+
 async def test_a_replay_of_a_group_that_is_not_here_fails_and_says_so():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError())
