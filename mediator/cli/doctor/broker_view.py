@@ -27,7 +27,9 @@ async def view_broker(label: str, connection: NatsConnection, wanted: Topology, 
             return Broker(label, connection, wanted, seen, compared, problem, await _offset(api, seen, options))
     except TimeoutError:
         problem = f"no answer within {options.timeout:g} s"
-        return Broker(label, connection, wanted, Inspection(connection.broker, problems=(problem,)))
+    except Exception as error:  # told in the report: it went away meanwhile, or something else answers
+        problem = f"{type(error).__name__}: {error}"
+    return Broker(label, connection, wanted, Inspection(connection.broker, problems=(problem,)))
 
 
 async def _compared(api: JetStreamApi, wanted: Topology) -> tuple[list[Item] | None, str]:

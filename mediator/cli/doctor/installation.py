@@ -122,11 +122,13 @@ class Failure:
         label: `container.<name>` of it.
         kind: `"database"`, `"broker"` or `"part"`.
         error: Why.
+        setting: The name of the argument of it that cannot be had or cannot work; empty when that is not known.
     """
 
     label: str
     kind: str
     error: Exception
+    setting: str = ""
 
 
 @dataclass(slots=True)

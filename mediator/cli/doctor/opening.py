@@ -1,7 +1,7 @@
 """Opening: an installation made from a container, with whatever does not open told instead of raised."""
 
 import asyncio
-import inspect
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,19 +9,21 @@ from typing import Any
 from mediator.cli.doctor.broker_view import view_broker
 from mediator.cli.doctor.installation import Consumer, Failure, Installation, Options, Store
 from mediator.cli.doctor.resources import Resources
+from mediator.cli.doctor.settings import Settings, resolved
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import instances_of
 from mediator.dependency_injector.declared import provided_class
 from mediator.dependency_injector.event_flows import EventFlow, event_flows
 from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.resources import forget_modes
+from mediator.distributed.bounds import check_counts, check_not_negative, check_positive
 from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.inbox import Inbox
 from mediator.distributed.outbox import Outbox
 from mediator.distributed.parking import Parking
 from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import MediatorError
+from mediator.errors import SettingError
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription
 from mediator.nats.topology import Topology, merged
 
@@ -55,7 +57,9 @@ class _Opening:
         self._engines = engines
         self._flows = event_flows(container, options.packages)
         self._values: dict[Any, Any] = {}
+        self._wanted: dict[Any, Topology] = {}
         self.resources = Resources(self._graph, options.timeout)
+        self._settings = Settings(installation, self._graph, self.resources)
 
     async def run(self) -> None:
         to, workers = self._to, self._named(OutboxRelay, EventConsumer)
@@ -129,10 +133,18 @@ class _Opening:
 
     async def _measure(self, outboxes: Iterable[Any]) -> None:
         units = self._named(UnitOfWork)
-        sizes = [int(await argument(each, "max_event_bytes", self._to.max_event_bytes)) for each in units]
-        self._to.max_event_bytes = max(sizes, default=self._to.max_event_bytes)
-        kept = [float(await argument(each, "archive_seconds", _ARCHIVE_SECONDS)) for each in outboxes]
+        sizes = [await self._settings.of(each, "max_event_bytes", check_positive) for each in units]
+        usual = self._to.max_event_bytes
+        known = (usual if each is None else int(min(each, sys.maxsize)) for each in sizes)  # it may be infinite
+        self._to.max_event_bytes = max(known, default=usual)
+        kept = [await self._archive_of(each) for each in outboxes]
         self._to.archive_seconds = max(kept, default=0.0)
+
+    async def _archive_of(self, outbox: Any) -> float:
+        """How long an outbox keeps what was published. Why one cannot be made is told already."""
+        failed = outbox in self._values and self._values[outbox] is None
+        kept = None if failed else await self._settings.of(outbox, "archive_seconds", check_not_negative)
+        return _ARCHIVE_SECONDS if kept is None else float(kept)
 
     async def _find_brokers(self) -> None:
         wanted: dict[NatsConnection, list[Topology]] = {}
@@ -154,36 +166,50 @@ class _Opening:
     async def _topology(self, flow: EventFlow, port: Any) -> list[Topology]:
         try:
             if isinstance(port, NatsEventPublisher):
-                return [port.topology(flow.event_types)]
-            return [port.topology(flow.event_types, ordering=await resolved(flow.ordering))]
-        except MediatorError as error:
+                found = port.topology(flow.event_types)
+            elif (ordering := await self._ordering(self._consumer_of(flow))) is not None:
+                found = port.topology(flow.event_types, ordering=ordering)
+            else:  # which consumers are wanted goes by the ordering, the streams do not
+                found = Topology(port.topology(flow.event_types).streams)
+        except Exception as error:  # told in the report
             self._to.failures.append(Failure(flow.label, "part", error))
             return []
+        self._wanted[flow.port] = found
+        return [found]
+
+    def _consumer_of(self, flow: EventFlow) -> Any:
+        """The provider of the consumer that a subscription is for; `None` when there is none."""
+        named = reversed(self._named(EventConsumer))
+        return next((each for each in named if flow.port in self._graph.reachable([each])), None)
+
+    async def _ordering(self, consumer: Any) -> Any:
+        """The ordering of a consumer; `None` when it gives one that cannot be had or cannot work."""
+        if consumer is None or not self._settings.is_given(consumer, "ordering"):
+            return "none"
+        return await self._settings.of(consumer, "ordering", _check_ordering)
 
     def _merged(self, label: str, topologies: list[Topology]) -> Topology:
         try:
             return merged(topologies)
-        except MediatorError as error:
+        except Exception as error:  # told in the report
             self._to.failures.append(Failure(label, "part", error))
             return topologies[0] if topologies else Topology()
 
     async def _find_consumers(self) -> None:
         for provider in self._named(EventConsumer):
             reached = self._graph.reachable([provider])
-            ordering = await resolved(await argument(provider, "ordering", "none"))
-            given = await argument(provider, "concurrency", None)
+            ordering = await self._ordering(provider) or "none"
+            given = await self._settings.of(provider, "concurrency", check_counts)
             flow = next((each for each in self._flows if each.port in reached and self._is_subscription(each)), None)
-            port = self._values[flow.port] if flow else None
-            types = flow.event_types if flow else ()
-            topology: Topology | None = port.topology(types) if port else None
+            wanted = self._wanted.get(flow.port, Topology()) if flow else Topology()
             self._to.consumers.append(
                 Consumer(
                     label=self._graph.labels[provider],
-                    concurrency=int(given) if given is not None else (16 if ordering == "key" else 1),
-                    ordering=str(ordering),
-                    event_types=types,
-                    streams=tuple(stream.name for stream in topology.streams) if topology else (),
-                    broker=port.connection if port else None,
+                    concurrency=given if given is not None else (16 if ordering == "key" else 1),
+                    ordering=ordering,
+                    event_types=flow.event_types if flow else (),
+                    streams=tuple(stream.name for stream in wanted.streams),
+                    broker=self._values[flow.port].connection if flow else None,
                     inboxes=tuple(store for store in self._to.inboxes if store.provider in reached),
                 )
             )
@@ -192,15 +218,6 @@ class _Opening:
         return isinstance(self._values.get(flow.port), NatsEventSubscription)
 
 
-async def argument(provider: Any, name: str, default: Any) -> Any:
-    """What a provider gives for an argument of what it makes; the default when it does not say."""
-    effective = kinds.effective(provider)
-    return await resolved(effective.kwargs.get(name, default)) if isinstance(effective, kinds.CALLING) else default
-
-
-async def resolved(value: Any) -> Any:
-    """A value, or what its provider gives."""
-    if not kinds.is_provider(value):
-        return value
-    made = value()
-    return await made if inspect.isawaitable(made) else made
+def _check_ordering(*, ordering: object) -> None:
+    if ordering not in ("none", "key"):
+        raise SettingError("ordering", ordering, "use 'none' or 'key'")

@@ -47,4 +47,7 @@ def _failed(failure: Failure) -> Finding:
     if failure.kind == "database" or isinstance(error, DatabaseUnavailableError):
         remedy = "See whether the server runs, and whether address, user and password are right."
         return fault("database-unreachable", failure.label, text, remedy)
+    if failure.setting:
+        remedy = "Give it a value that can be had and can work; the error says why this one does not."
+        return fault("part-failed", failure.label, f"{failure.setting}: {text}", remedy)
     return fault("part-failed", failure.label, text, "It could not be made; the error says why.")

@@ -1,5 +1,6 @@
 """An application for `mediator doctor`: it ships orders that are placed elsewhere, and tells that it did."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -75,6 +76,19 @@ async def open_plain_engine(url: str) -> AsyncGenerator[AsyncEngine, None]:
     await engine.dispose()
 
 
+@asynccontextmanager
+async def open_refusing_engine(url: str) -> AsyncGenerator[AsyncEngine, None]:
+    """An engine whose connections an application's own listener does not like."""
+    engine = create_async_engine(url.replace("sqlite://", "sqlite+aiosqlite://"))
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def refuse(connection: Any, _entry: object) -> None:
+        raise LookupError("no token for it")
+
+    yield engine
+    await engine.dispose()
+
+
 class Container(containers.DeclarativeContainer):
     config = providers.Configuration(strict=True)
     engine = providers.Resource(open_engine, config.database, pool_size=config.pool_size.as_int(), max_overflow=0)
@@ -127,6 +141,32 @@ def create() -> Container:
     return Container(config=config())
 
 
+def create_incomplete() -> Container:
+    """The application without one of its settings."""
+    given = config()
+    del given["concurrency"]
+    return Container(config=given)
+
+
+def cannot_be_had() -> Any:
+    raise LookupError("no value for it")
+
+
+async def never_comes() -> Any:
+    await asyncio.Event().wait()
+
+
+def with_setting(part: str, name: str, value: Any) -> Callable[..., Container]:
+    """The application with another setting of one of its parts."""
+
+    def make(config: dict[str, Any]) -> Container:
+        container = Container(config=config)
+        container.providers[part].add_kwargs(**{name: value})
+        return container
+
+    return make
+
+
 def hasty(pragma: str) -> Callable[..., Container]:
     """The application with an engine that has a setting of its own."""
 
@@ -142,6 +182,13 @@ def plain(config: dict[str, Any]) -> Container:
     """The application with an engine that is not from `open_engine`."""
     container = Container(config=config)
     container.engine.override(providers.Resource(open_plain_engine, config["database"]))
+    return container
+
+
+def refusing(config: dict[str, Any]) -> Container:
+    """The application with an engine whose connections fail in the application's own code."""
+    container = Container(config=config)
+    container.engine.override(providers.Resource(open_refusing_engine, config["database"]))
     return container
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import nats
 import pytest
 from click.testing import CliRunner
+from dependency_injector import providers
 
 from mediator.cli.commands import cli
 from mediator.cli.doctor.brokers import Brokers
@@ -27,7 +28,14 @@ from mediator.nats import NatsCluster, NatsServer, StreamSettings, open_connecti
 from mediator.nats.inspection import AccountState, Inspection
 from mediator.nats.topology import Topology, WantedStream
 from tests.adapters.cli.sample import IdleContainer
-from tests.adapters.doctor.application import FaultyContainer, RemoteContainer
+from tests.adapters.doctor.application import (
+    Container,
+    FaultyContainer,
+    RemoteContainer,
+    cannot_be_had,
+    never_comes,
+    with_setting,
+)
 from tests.adapters.doctor.examination import call, change, config, doctor, found, put_consumer, replace, set_up
 from tests.adapters.shipping.application import create_last
 
@@ -274,6 +282,78 @@ async def test_a_part_that_cannot_be_made_is_a_fault(installed: dict[str, Any]):
     assert set(found(report)) == {("fault", "part-failed")}
 
 
+@pytest.mark.parametrize(
+    ("part", "setting", "value", "unseen"),
+    [
+        ("consumer", "concurrency", providers.Callable(cannot_be_had), ""),
+        ("consumer", "concurrency", providers.Coroutine(never_comes), ""),
+        ("consumer", "concurrency", "many", ""),
+        ("consumer", "concurrency", 0, ""),
+        ("consumer", "ordering", providers.Callable(cannot_be_had), "consumer"),  # which are wanted goes by it
+        ("consumer", "ordering", "some", "consumer"),
+        ("unit_of_work", "max_event_bytes", providers.Callable(cannot_be_had), ""),
+        ("unit_of_work", "max_event_bytes", None, ""),
+        ("outbox", "archive_seconds", providers.Callable(cannot_be_had), "outbox"),  # it cannot be made either
+    ],
+)
+async def test_a_setting_that_cannot_be_had_or_cannot_work_is_one_fault_and_the_rest_is_still_looked_at(
+    installed: dict[str, Any], part: str, setting: str, value: Any, unseen: str
+):
+    healthy = {each.name for each in (await doctor(installed)).findings}
+
+    report = await doctor(installed, with_setting(part, setting, value), timeout=3)
+
+    assert found(report) == [("fault", "part-failed")]
+    assert {each.name for each in report.findings} == healthy - {unseen} | {"part-failed"}
+    assert [each.label for each in report.findings if each.name == "part-failed"] == [f"container.{part}"]
+
+
+async def test_a_setting_that_cannot_be_had_is_told_by_its_name_and_counts_as_if_it_were_not_given(
+    installed: dict[str, Any],
+):
+    report = await doctor(installed, with_setting("consumer", "concurrency", providers.Callable(cannot_be_had)))
+    assert "container.consumer: part-failed: concurrency: LookupError: no value for it" in report.as_text()
+    assert "3 are needed for 1 events at a time" in report.as_text()
+
+
+async def test_the_ordering_of_a_group_is_not_guessed_when_it_cannot_be_had(given: dict[str, Any]):
+    given = {**given, "ordering": "key"}
+    await set_up(given)
+    report = await doctor(given, with_setting("consumer", "ordering", providers.Callable(cannot_be_had)))
+    assert found(report) == [("fault", "part-failed")]
+    assert {"broker", "stream"} <= {each.name for each in report.findings}
+
+
+async def test_a_setting_that_needs_what_could_not_be_started_is_not_told_a_second_time(installed: dict[str, Any]):
+    def make(config: dict[str, Any]) -> Container:
+        container = Container(config=config)
+        container.consumer.add_kwargs(concurrency=providers.Callable(len, container.engine))
+        return container
+
+    report = await doctor({**installed, "database": "sqlite:////no/such/folder/app.db"}, make)
+    assert found(report) == [("fault", "database-unreachable")]
+
+
+async def test_a_broker_whose_answers_are_no_answers_is_one_fault_and_everything_else_is_told(
+    installed: dict[str, Any],
+):
+    mapped = 'mappings { "$JS.API.INFO": "nonsense" }'
+    accounts = f"accounts {{ PLAIN {{ users: [{{ user: a, password: secret }}], {mapped} }} }}"
+    async with NatsServer(settings=accounts) as plain:
+        url = plain.url.replace("://", "://a:secret@")
+        client = await nats.connect(url)
+
+        async def answer(message: Any) -> None:
+            await message.respond(b"no JSON")
+
+        await client.subscribe("nonsense", cb=answer)
+        await client.flush()
+        report = await doctor({**installed, "nats": url})
+        await client.close()
+    assert found(report) == [("fault", "broker-unreachable")]
+    assert {"database", "schema", "outbox"} <= {each.name for each in report.findings}
+
+
 async def test_what_stands_inside_a_worker_is_found_too(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SHIPPING_NATS", given["nats"])
     monkeypatch.setenv("SHIPPING_PREFIX", given["prefix"])
@@ -393,8 +473,17 @@ def test_a_wrong_call_is_told_apart(options: list[str]):
     assert CliRunner().invoke(cli, ["doctor", f"{SAMPLE}:nothing"]).exit_code == 2
 
 
-async def publish(given: dict[str, Any], subject: str, body: Any) -> None:
+async def test_the_command_reports_a_setting_that_is_missing_with_everything_else(
+    installed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("database", "nats", "prefix"):
+        monkeypatch.setenv(f"DOCTOR_{name.upper()}", installed[name])
+    result = await asyncio.to_thread(CliRunner().invoke, cli, ["doctor", f"{SAMPLE}:create_incomplete"])
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "1 fault, 0 warnings")
+    assert "container.consumer: part-failed: concurrency: Error: Undefined configuration option" in result.stdout
 
+
+async def publish(given: dict[str, Any], subject: str, body: Any) -> None:
     client = await nats.connect(given["nats"])
     await client.jetstream().publish(f"{given['prefix']}.{subject}", json.dumps(body).encode())
     await client.close()

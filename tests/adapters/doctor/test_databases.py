@@ -20,7 +20,7 @@ from mediator.nats import NatsServer
 from mediator.sqlalchemy import metadata, open_engine
 from mediator.sqlalchemy.migrations import Migration, SchemaHistory
 from mediator.sqlalchemy.schema import archive, outbox, parked
-from tests.adapters.doctor.application import hasty, plain
+from tests.adapters.doctor.application import hasty, plain, refusing
 from tests.adapters.doctor.examination import config, doctor, found, set_up
 from tests.postgres import PostgresServer
 
@@ -183,6 +183,13 @@ async def test_an_engine_that_connects_when_it_is_used_is_tried(postgresql: dict
     report = await doctor(away, plain, timeout=2)
     assert found(report) == [("fault", "database-unreachable")]
     assert "hidden" not in report.as_text()
+
+
+async def test_a_database_whose_connections_fail_in_the_applications_own_code_is_one_fault(sqlite: dict[str, Any]):
+    report = await doctor(sqlite, refusing)
+    assert found(report) == [("fault", "database-unreachable")]
+    assert "LookupError: no token for it" in report.as_text()
+    assert {"broker", "stream", "consumer"} <= {each.name for each in report.findings}
 
 
 async def test_a_commit_that_does_not_wait_for_the_disk_is_one_fault(postgresql: dict[str, Any]):
