@@ -35,7 +35,10 @@ def cli() -> None:
 @click.option("--drain-timeout", default=30.0, show_default=True, help="Seconds that workers may take to stop.")
 @click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
 def run(target: str, drain_timeout: float, relay_elsewhere: bool) -> None:
-    """Run the relays and consumers of a container until SIGTERM or Ctrl-C."""
+    """Run the workers of a container until SIGTERM or Ctrl-C.
+
+    Its relays and consumers, what answers requests of other applications, and what forgets old idempotency keys.
+    """
     with reporting():
         container = load_container(target)
         asyncio.run(run_workers(container, drain_timeout=drain_timeout, relay_elsewhere=relay_elsewhere))

@@ -19,7 +19,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: bool) -> None:
-    """Run the relays and consumers of a container until SIGTERM or Ctrl-C, then let them finish what they are at.
+    """Run the workers of a container until SIGTERM or Ctrl-C, then let them finish what they are at.
 
     A second Ctrl-C, or stopping that takes too long, ends the process at once, which is as safe as a crash: what was not
     committed is rolled back by the database, and what was not acknowledged is delivered again.
@@ -30,7 +30,8 @@ async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: 
     """
     if not worker_providers(container):
         raise CommandError(
-            "The container has nothing to run: add a provider of an OutboxRelay or an EventConsumer to it."
+            "The container has nothing to run: add a provider of an OutboxRelay, an EventConsumer, a RequestResponder or an "
+            "Idempotency to it."
         )
     stop = _Stop(drain_timeout + _STOP_GRACE)
     with stop.on_signals():

@@ -40,7 +40,7 @@ async def lifespan(
 
     Args:
         container: The container, an instance.
-        workers: Whether to run the relays and consumers of the container too.
+        workers: Whether to run every relay, consumer, responder and idempotency of the container too.
         check: Whether to validate first.
         requests: See `validate`.
         packages: See `validate`.

@@ -107,7 +107,10 @@ async def test_a_container_without_workers_is_refused():
     status, _, errors = await Run(await command("run", f"{SAMPLE}:idle"), None, None).end()
 
     assert status == 2
-    assert errors == ("The container has nothing to run: add a provider of an OutboxRelay or an EventConsumer to it.\n")
+    assert errors == (
+        "The container has nothing to run: add a provider of an OutboxRelay, an EventConsumer, a RequestResponder or an "
+        "Idempotency to it.\n"
+    )
 
 
 async def test_faults_of_the_container_are_reported_as_they_stand_before_anything_starts():
