@@ -16,6 +16,7 @@ from mediator.cli.target import load_container
 from mediator.cli.work import JSON, YES, confirm, run_work
 from mediator.distributed.parking import ParkedEvent
 from mediator.distributed.replay import ParkedReplay, Replayed
+from mediator.errors import ParkedEventNotFoundError
 from mediator.printable import printable
 
 
@@ -156,27 +157,42 @@ def discard(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Remove events for good. What follows under their keys can then be replayed."""
+    """Remove events for good. What follows under their keys can then be replayed.
+
+    Of several, those that somebody else replays or discards meanwhile are passed over. Status 1 when the only number that
+    is given is not there.
+    """
     chosen = selection.with_numbers(numbers)
     with reporting():
         chosen.check_not_everything(everything=everything)
         if not because.strip():
             raise CommandError("Say why with --because.")
+    alone = len(set(numbers)) == 1
 
     async def work() -> None:
         async with opened_lots(load_container(target)) as lots:
             for lot in chosen.of(lots):
+                if alone:
+                    await lot.parking.get(numbers[0])
                 total = await lot.parking.count(chosen.which)
                 confirm(f"Discard {total} events of {lot.label} for good?", yes=yes or dry_run or total == 0)
                 async for event in lot.events(chosen.which):
-                    if not dry_run:
-                        await lot.parking.discard(event.number)
-                        _log().warning(
-                            "parked event discarded", number=event.number, because=because, **event.log_fields()
-                        )
-                    click.echo(printable(f"{event.number} {event.type} {'would be ' * dry_run}discarded"))
+                    done = "would be discarded" if dry_run else await _discard(lot, event, because, alone=alone)
+                    click.echo(printable(f"{event.number} {event.type} {done}"))
 
     run_work(work)
+
+
+async def _discard(lot: Lot, event: ParkedEvent, because: str, *, alone: bool) -> str:
+    """Discard one event, and say what became of it. One that is gone is an error only when it is asked for alone."""
+    try:
+        await lot.parking.discard(event.number)
+    except ParkedEventNotFoundError:
+        if alone:
+            raise
+        return "is gone: somebody else has replayed or discarded it meanwhile"
+    _log().warning("parked event discarded", number=event.number, because=because, **event.log_fields())
+    return "discarded"
 
 
 @parked.command()

@@ -248,6 +248,31 @@ def test_a_discarded_event_is_gone_its_reason_logged_and_its_key_free(applicatio
     assert application.shipped == ["b"]
 
 
+def test_what_somebody_else_takes_out_meanwhile_keeps_no_other_event_from_being_discarded(application: Application):
+    application.park(event("1", "a"), event("2", "b"), event("3", "c"))
+    application.read(
+        "CREATE TRIGGER somebody_else AFTER DELETE ON mediator_parked WHEN OLD.event_id = '1' "
+        "BEGIN DELETE FROM mediator_parked WHERE event_id = '2'; END"
+    )
+    result = application.call("discard", "--key", "k", "--because", "test", "--yes")
+    assert (result.exit_code, application.parked) == (0, []), result.output
+    assert result.stdout.splitlines()[-3:] == [
+        "1 store.order-placed.v1 discarded",
+        "2 store.order-placed.v1 is gone: somebody else has replayed or discarded it meanwhile",
+        "3 store.order-placed.v1 discarded",
+    ]
+    assert result.stderr.count("parked event discarded") == 2
+
+
+def test_the_one_number_that_is_to_be_discarded_has_to_be_there(application: Application):
+    application.park(event("1", "a"))
+    for options in (("--yes",), ("--dry-run",)):
+        result = application.call("discard", 5, "--because", "test", *options)
+        assert (result.exit_code, "No event is parked under the number 5" in result.stderr) == (1, True)
+    assert application.call("discard", 1, 5, "--because", "test", "--yes").exit_code == 0
+    assert application.parked == []
+
+
 def test_export_writes_one_json_object_a_line(application: Application, tmp_path: Path):
     application.park(event("1", "a"), event("2", "b", None))
     result = application.call("export", "--output", tmp_path / "parked.jsonl")
