@@ -147,7 +147,8 @@ def _fields(
         found, required = {tag_field: {"enum": [tag]}, **found}, [tag_field, *required]
     if getattr(described, "array_like", False):
         return _row(list(found.values()))
-    return {"type": "object", "properties": found, "required": required}
+    strict = {"additionalProperties": False} if getattr(described, "forbid_unknown_fields", False) else {}
+    return {"type": "object", "properties": found, "required": required} | strict
 
 
 def _name(cls: Callable[..., Any]) -> str:

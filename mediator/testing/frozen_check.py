@@ -18,7 +18,7 @@ from mediator.testing.frozen_events import (
     frozen_file,
     read_frozen,
 )
-from mediator.testing.payload_schema import changes
+from mediator.testing.payload_change import changes
 
 
 class FrozenSampleWarning(UserWarning):
