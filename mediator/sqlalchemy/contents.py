@@ -16,7 +16,6 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
-from sqlalchemy.exc import DBAPIError
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox_contents import OutboxContents, OutboxCount, OutboxFilter, OutboxRecord, Place
@@ -35,6 +34,8 @@ _SECONDS_A_DAY = 86400.0
 class SqlAlchemyOutboxContents(OutboxContents):
     """Reads one database; see `SqlAlchemyOutbox.contents`.
 
+    Each method raises `SchemaMissingError` when the tables are not there.
+
     Args:
         database: Where the tables are.
     """
@@ -43,55 +44,39 @@ class SqlAlchemyOutboxContents(OutboxContents):
         self._database = database
 
     async def find(self, which: OutboxFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[OutboxRecord]:
-        """See `OutboxContents.find`.
-
-        Raises:
-            SchemaMissingError: The table does not exist.
-        """
+        """See `OutboxContents.find`."""
         table = _table(which.place)
         chosen = select(*_columns(table, which.place)).where(self._fits(table, which), table.c.sequence > after)
-        rows = await self._rows(table, chosen.order_by(table.c.sequence).limit(limit))
+        rows = await self._rows(chosen.order_by(table.c.sequence).limit(limit))
         return [_record(which.place, row) for row in rows]
 
     async def count(self, which: OutboxFilter, /) -> OutboxCount:
-        """See `OutboxContents.count`.
-
-        Raises:
-            SchemaMissingError: The table does not exist.
-        """
+        """See `OutboxContents.count`."""
         table = _table(which.place)
         oldest = func.min(self._time(table)).label("oldest")
         counting = select(func.count().label("events"), oldest).where(self._fits(table, which))
-        [row] = await self._rows(table, counting.select_from(table))
+        [row] = await self._rows(counting.select_from(table))
         return OutboxCount(int(row.events), None if row.oldest is None else round(row.oldest, 3))
 
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:
-        """See `OutboxContents.get`.
-
-        Raises:
-            SchemaMissingError: The tables do not exist.
-        """
+        """See `OutboxContents.get`."""
         places: tuple[Place, ...] = ("waiting", "delayed", "archived")  # in the direction in which events move
         for place in places:
             table = _table(place)
             fits = self._fits(table, OutboxFilter(place, ids=(event_id,)))
-            for row in await self._rows(table, select(*_columns(table, place), *_payload(table)).where(fits)):
+            for row in await self._rows(select(*_columns(table, place), *_payload(table)).where(fits)):
                 return _record(place, row), event_of(row)
         raise OutboxEventNotFoundError(event_id)
 
     async def archived(self, sequences: Sequence[int], /) -> Sequence[CloudEvent]:
         """See `OutboxContents.archived`."""
         chosen = select(archive).where(among(archive.c.sequence, sequences, self._database.dialect))
-        rows = await self._rows(archive, chosen.order_by(archive.c.sequence))
+        rows = await self._rows(chosen.order_by(archive.c.sequence))
         return [event_of(row) for row in rows]
 
-    async def _rows(self, table: Table, statement: Any) -> Sequence[Row[Any]]:
-        try:
-            async with self._database.reader.connect() as connection:
-                rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
-        except DBAPIError as error:
-            self._database.check_table(error, table)
-            raise
+    async def _rows(self, statement: Any) -> Sequence[Row[Any]]:
+        async with self._database.reader.connect() as connection:
+            rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
         return rows
 
     def _fits(self, table: Table, which: OutboxFilter) -> ColumnElement[bool]:

@@ -1,6 +1,7 @@
 """Database: the port to one database, with what SQLite and PostgreSQL do differently behind it."""
 
 import asyncio
+import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
@@ -9,14 +10,16 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Table, event
 from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mediator.errors import IsolationNotSupportedError, SchemaMissingError
 from mediator.scope import current_frame
+from mediator.sqlalchemy.schema import metadata
 
 MODE = "mediator_mode"
 """The execution option of connections that says what they are for: "read" or "write"."""
+
+_NAME = re.compile(r"\w+")
 
 
 class Database(ABC):
@@ -94,19 +97,10 @@ class Database(ABC):
             raise IsolationNotSupportedError(self.name, level)
         return self.reader if level is None else self.reader.execution_options(**self.isolation_options(level))
 
-    def check_table(self, error: DBAPIError, table: Table) -> None:
-        """Say it clearly when an error means that the library's tables are not there.
-
-        Raises:
-            SchemaMissingError: They are not.
-        """
-        if self.is_missing_table(error):
-            raise SchemaMissingError(self.name, table.name) from error
-
     def _on_error(self, context: ExceptionContext) -> BaseException | None:
         """An error of the database dooms the unit of work in which it happened, even if its caller swallows it."""
         mode = mode_of(context.connection)
-        translated = self.translated(context, mode)
+        translated = self.translated(context, mode) or self._missing_table(context, mode)
         frame = current_frame()
         if mode == "write" and frame is not None and frame.scope.transaction is not None:
             doomed = getattr(frame.scope.transaction, "doom_by_database", None)
@@ -114,6 +108,14 @@ class Database(ABC):
                 cause = translated or context.sqlalchemy_exception or context.original_exception
                 doomed(cause, lost=context.is_disconnect)
         return translated
+
+    def _missing_table(self, context: ExceptionContext, mode: str | None) -> SchemaMissingError | None:
+        """Say clearly, whatever the statement, that a table of this library is not there. Others are not its affair."""
+        error = context.original_exception
+        if mode is None or not self.is_missing_table(error):
+            return None
+        ours = (name for name in _NAME.findall(str(error)) if name in metadata.tables)
+        return next((SchemaMissingError(self.name, name) for name in ours), None)
 
     # What differs.
 
@@ -142,8 +144,8 @@ class Database(ABC):
         """An INSERT that can say `on_conflict_do_nothing()`, whatever the database."""
 
     @abstractmethod
-    def is_missing_table(self, error: DBAPIError) -> bool:
-        """Whether an error says that a table does not exist."""
+    def is_missing_table(self, error: BaseException) -> bool:
+        """Whether an error of the driver says that a table does not exist, and names it."""
 
     @abstractmethod
     def begun(self, connection: Connection) -> None:

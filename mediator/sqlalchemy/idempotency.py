@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import delete, or_, select, update
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.distributed.idempotency import Idempotency, KeptResponse
@@ -19,6 +18,8 @@ from mediator.sqlalchemy.schema import idempotency
 
 class SqlAlchemyIdempotency(Idempotency):
     """`idempotency = providers.Singleton(SqlAlchemyIdempotency, engine)`, on the engine of the unit of work.
+
+    Each method raises `SchemaMissingError` when the table is not there.
 
     Args:
         engine: From `open_engine`.
@@ -46,7 +47,6 @@ class SqlAlchemyIdempotency(Idempotency):
 
         Raises:
             UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or of another database.
-            SchemaMissingError: The table does not exist.
         """
         connection = await own_connection(self, self._database, unit_of_work)
         now, columns = self._clock(), idempotency.c
@@ -54,12 +54,8 @@ class SqlAlchemyIdempotency(Idempotency):
         free = or_(columns.created_at < now - self.keep_seconds, columns.response == b"")
         statement = self._database.insert(idempotency).values(key=key, **row)
         statement = statement.on_conflict_do_update(index_elements=["key"], set_=row, where=free)
-        try:
-            if (await connection.execute(statement)).rowcount == 1:
-                return None
-        except DBAPIError as error:
-            self._database.check_table(error, idempotency)
-            raise
+        if (await connection.execute(statement)).rowcount == 1:
+            return None
         kept = select(columns.fingerprint, columns.response).where(columns.key == key)
         return KeptResponse(*(await connection.execute(kept)).one())
 

@@ -25,7 +25,7 @@ class SqlAlchemyInbox(Inbox):
     """`inbox = providers.Singleton(SqlAlchemyInbox, engine)`, on the engine of the unit of work.
 
     A source or an id that no column takes (longer than 255 characters, or with such as cannot be printed) is known by its
-    hash.
+    hash. Each method raises `SchemaMissingError` when the tables are not there, but for `answers`.
 
     Args:
         engine: From `open_engine`.
@@ -52,20 +52,15 @@ class SqlAlchemyInbox(Inbox):
         Raises:
             UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
             SettingError: The consumer's name is longer than 64 characters, or has a NUL character.
-            SchemaMissingError: The inbox table does not exist.
         """
         connection = await own_connection(self, self._database, unit_of_work)
         values = dict(zip(_IDENTITY, _fitting(consumer, source, event_id), strict=True))
         row: Any = self._database.insert(inbox).values(**values, received_at=self._clock())
         statement, key = row.on_conflict_do_nothing(), None if key is None else fitting(key)
-        try:
-            if key is None:
-                inserted = (await connection.execute(statement)).rowcount == 1
-                return Admission.NEW if inserted else Admission.DUPLICATE
-            found = (await connection.execute(statement.returning(is_key_parked(consumer, key)))).first()
-        except DBAPIError as error:
-            self._database.check_table(error, inbox)
-            raise
+        if key is None:
+            inserted = (await connection.execute(statement)).rowcount == 1
+            return Admission.NEW if inserted else Admission.DUPLICATE
+        found = (await connection.execute(statement.returning(is_key_parked(consumer, key)))).first()
         if found is None:
             return Admission.DUPLICATE
         return await self._behind(connection, consumer, key) if found[0] else Admission.NEW

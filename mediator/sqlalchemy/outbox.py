@@ -29,7 +29,8 @@ class SqlAlchemyOutbox(Outbox):
     """`outbox = providers.Singleton(SqlAlchemyOutbox, engine)`, on the engine of the unit of work.
 
     On SQLite one relay at a time holds the lock file `<database>.relay`; it publishes without a transaction. On PostgreSQL
-    any number of relays share the events out by their partition keys.
+    any number of relays share the events out by their partition keys. Each method that asks the database raises
+    `SchemaMissingError` when the tables are not there.
 
     Args:
         engine: From `open_engine`.

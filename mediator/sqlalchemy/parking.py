@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, literal, select, update
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, released_event, to_json
@@ -29,6 +28,8 @@ from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 class SqlAlchemyParking(Parking):
     """`parking = providers.Singleton(SqlAlchemyParking, engine)`, on the engine of the inbox and the unit of work.
 
+    Each method raises `SchemaMissingError` when the tables are not there.
+
     Args:
         engine: From `open_engine`.
         clock: The time in seconds since the epoch.
@@ -39,25 +40,17 @@ class SqlAlchemyParking(Parking):
         self._clock = clock
 
     async def park(self, event: ParkedEvent, /) -> bool:
-        """See `Parking.park`.
-
-        Raises:
-            SchemaMissingError: The table does not exist.
-        """
+        """See `Parking.park`."""
         identity = {"consumer": event.consumer, "source": event.source, "event_id": event.event_id}
         row: Any = self._database.insert(inbox).values(**identity, received_at=self._clock())
-        try:
-            async with self._database.writing() as connection:
-                if (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
-                    return False
-                if event.partition_key is not None:
-                    await lock_key(connection, event.consumer, event.partition_key)
-                await connection.execute(insert(parked).values(row_of(event)))
-                counted = [attempts.c[name] == value for name, value in identity.items()]
-                await connection.execute(delete(attempts).where(*counted))
-        except DBAPIError as error:
-            self._database.check_table(error, parked)
-            raise
+        async with self._database.writing() as connection:
+            if (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
+                return False
+            if event.partition_key is not None:
+                await lock_key(connection, event.consumer, event.partition_key)
+            await connection.execute(insert(parked).values(row_of(event)))
+            counted = [attempts.c[name] == value for name, value in identity.items()]
+            await connection.execute(delete(attempts).where(*counted))
         return True
 
     async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
@@ -72,12 +65,8 @@ class SqlAlchemyParking(Parking):
     async def find(self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[ParkedEvent]:
         """See `Parking.find`."""
         chosen = select(parked).where(_fits(which), parked.c.number > after).order_by(parked.c.number).limit(limit)
-        try:
-            async with self._database.reader.connect() as connection:
-                return [parked_of(row) for row in await connection.execute(chosen)]
-        except DBAPIError as error:
-            self._database.check_table(error, parked)
-            raise
+        async with self._database.reader.connect() as connection:
+            return [parked_of(row) for row in await connection.execute(chosen)]
 
     async def count(self, which: ParkedFilter, /) -> int:
         """See `Parking.count`."""

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Dialect, Table, event, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
@@ -93,9 +93,9 @@ class PostgresqlDatabase(Database):
         """See `Database.insert`."""
         return insert(table)
 
-    def is_missing_table(self, error: DBAPIError) -> bool:
+    def is_missing_table(self, error: BaseException) -> bool:
         """See `Database.is_missing_table`."""
-        return sqlstate_of(error.orig) == _UNDEFINED_TABLE
+        return sqlstate_of(error) == _UNDEFINED_TABLE
 
     def begun(self, connection: Connection) -> None:
         """An inner transaction does not wait for ever for a lock that an enclosing one may hold."""

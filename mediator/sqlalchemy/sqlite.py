@@ -12,7 +12,6 @@ from filelock import FileLock, Timeout
 from sqlalchemy import URL, Connection, Table, event
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -80,9 +79,9 @@ class SqliteDatabase(Database):
         """See `Database.insert`."""
         return insert(table)
 
-    def is_missing_table(self, error: DBAPIError) -> bool:
+    def is_missing_table(self, error: BaseException) -> bool:
         """See `Database.is_missing_table`."""
-        return "no such table" in str(error.orig)
+        return "no such table" in str(error)
 
     def begun(self, connection: Connection) -> None:
         """Writers take SQLite's lock at once, since upgrading a reader can deadlock; readers are kept from writing."""

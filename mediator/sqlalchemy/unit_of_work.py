@@ -29,7 +29,6 @@ from mediator.scope import current_frame
 from mediator.sqlalchemy.aggregates import AggregateSession
 from mediator.sqlalchemy.backlog import backlog_of
 from mediator.sqlalchemy.engine import database_of
-from mediator.sqlalchemy.schema import outbox
 from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, when_idle
 from mediator.sqlalchemy.staging import stage_events
 
@@ -211,13 +210,9 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             SchemaMissingError: The outbox table does not exist.
         """
         connection = await self.session.connection()
-        try:
-            if self._max_pending is not None:
-                await backlog_of(self._database).admit(connection, len(events), self._max_pending)
-            await stage_events(connection, events)
-        except DBAPIError as error:
-            self._database.check_table(error, outbox)
-            raise
+        if self._max_pending is not None:
+            await backlog_of(self._database).admit(connection, len(events), self._max_pending)
+        await stage_events(connection, events)
         self._staged = True
 
     async def commit_transaction(self, transaction_id: str) -> None:

@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import DBAPIError
 
 from mediator.cli.doctor.check import Check
 from mediator.cli.doctor.finding import Finding, fault, ok
 from mediator.cli.doctor.installation import Installation
+from mediator.errors import SchemaMissingError
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.outbox import SqlAlchemyOutbox
 from mediator.sqlalchemy.schema import archive, outbox
@@ -38,9 +38,7 @@ class Backlog(Check):
         for engine, label in engines.items():
             try:
                 waiting = await _look(engine)
-            except DBAPIError as error:
-                if not database_of(engine).is_missing_table(error):
-                    raise
+            except SchemaMissingError:
                 continue  # that is told of the schema
             yield _finding(label, waiting, installation)
 

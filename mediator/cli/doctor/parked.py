@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import DBAPIError
 
 from mediator.cli.doctor.check import Check
 from mediator.cli.doctor.finding import Finding, found_or, ok, warning
 from mediator.cli.doctor.installation import Installation
 from mediator.distributed.parking import ParkReason
+from mediator.errors import SchemaMissingError
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.schema import parked
 
@@ -28,9 +28,7 @@ class Parked(Check):
         for part in installation.databases:
             try:
                 rows = await _counted(part.value)
-            except DBAPIError as error:
-                if not database_of(part.value).is_missing_table(error):
-                    raise
+            except SchemaMissingError:
                 continue  # that is told of the schema
             for finding in found_or(
                 _findings(part.label, rows, handled), ok("parked", part.label, "nothing is parked")

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -299,10 +300,31 @@ def test_a_container_without_parking_is_told_what_to_add():
     assert (result.exit_code, "SqlAlchemyParking" in result.stderr) == (2, True)
 
 
-def test_a_database_without_the_tables_is_told_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{tmp_path}/empty.db")
-    result = CliRunner().invoke(cli, ["parked", "list", SAMPLE])
-    assert (result.exit_code, "mediator schema create" in result.stderr) == (1, True)
+COMMANDS = {
+    "list": (),
+    "show": ("1",),
+    "edit": ("1", "--data", "-", "--yes"),
+    "replay": ("1", "--yes"),
+    "discard": ("1", "--because", "test", "--yes"),
+    "export": (),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+async def test_a_database_without_the_tables_is_told_how_to_make_them(
+    dialect: str, command: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    async with AsyncExitStack() as stack:
+        url = f"sqlite:///{tmp_path}/empty.db"
+        if dialect == "postgresql":
+            url = await stack.enter_async_context(request.getfixturevalue("postgres").database())
+        monkeypatch.setenv("SAMPLE_DATABASE", url)
+        arguments = ["parked", command, SAMPLE, *COMMANDS[command]]
+        result = await asyncio.to_thread(CliRunner().invoke, cli, arguments, input="x")
+    assert (result.exit_code, "has no table mediator_parked" in result.stderr) == (1, True)
+    assert "mediator schema create" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_ctrl_c_leaves_the_event_at_hand_parked_and_is_status_130(application: Application):
