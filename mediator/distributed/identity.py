@@ -18,7 +18,11 @@ class EventIdentity:
 
 
 def identity_of(consumer: str, delivery: Delivery) -> EventIdentity:
-    """The identity of what was delivered. A message that is no event is known by its place and content."""
+    """The identity of what was delivered. A message that cannot be read is known by its place and content.
+
+    Also when its id can be read. A producer that cannot write events may give several the same id, and each of them has to
+    be kept; and one that sends the event again, whole this time, must not be told that it has taken effect.
+    """
     event = delivery.event
     if event is not None:
         return EventIdentity(consumer, fitting(event.source), fitting(event.id))

@@ -46,7 +46,7 @@ class ParkedEvent:
         consumer: The group that could not handle it; empty for direction `out`.
         source: Its source, or what identifies it in the inbox.
         event_id: Its id, or what identifies it in the inbox.
-        type: Its type on the wire, cut and escaped; empty when it could not be read.
+        type: Its type on the wire, cut and escaped; empty when that could not be read.
         time: When it was raised, ISO 8601.
         partition_key: Its key, or a hash of one that is too long.
         content_type: The media type of its payload.
@@ -107,7 +107,7 @@ def parked_delivery(
         consumer=consumer,
         source=identity.source,
         event_id=identity.event_id,
-        type="" if event is None else shown(event.type),
+        type=shown((event or delivery.remnant).type),
         time=(delivery.stored_at if event is None else event.time).isoformat(),
         partition_key=key_of(delivery),
         content_type="" if event is None else shown(event.datacontenttype, 127),
@@ -161,7 +161,7 @@ def released_event(parked: ParkedEvent) -> CloudEvent:
 
 def key_of(delivery: Delivery) -> str | None:
     """The key that orders a delivery, fit for a column."""
-    key = delivery.event.partitionkey if delivery.event is not None else None
+    key = (delivery.event or delivery.remnant).partitionkey
     return None if key is None else fitting(key)
 
 

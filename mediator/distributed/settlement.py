@@ -15,7 +15,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.downtime import Downtime, is_backlog, is_outage
 from mediator.distributed.events import DistributedEvent
 from mediator.distributed.exclusion import Exclusion
-from mediator.distributed.identity import EventIdentity, identity_of
+from mediator.distributed.identity import EventIdentity, identity_of, shown
 from mediator.distributed.inbox import Admission, Inbox
 from mediator.distributed.intake import Intake, IntakeParts
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason, key_of, parked_delivery
@@ -141,9 +141,8 @@ class Settlement:
             return await self._decided()
         envelope = self._delivery.event
         if envelope is None:
-            return await self._set_aside(
-                ParkReason.UNDECODABLE, EventNotDecodableError("unknown", self._delivery.problem)
-            )
+            wire = shown(self._delivery.remnant.type) or "unknown"
+            return await self._set_aside(ParkReason.UNDECODABLE, EventNotDecodableError(wire, self._delivery.problem))
         event_class = self._parts.classes.get(envelope.type)
         if event_class is None:
             return await self._unknown_type(envelope)

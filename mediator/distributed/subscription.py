@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.remnant import Remnant
 
 Ordering = Literal["none", "key"]
 """Whether the events of one partition key are delivered strictly one after the other."""
@@ -17,7 +18,9 @@ class Delivery(ABC):
 
     Attributes:
         event: The event; `None` when the message is not a CloudEvent (`problem` says why).
-        problem: Why the message could not be read; empty when it could.
+        problem: Why the message could not be read, as the `reason` of an `EventNotDecodableError`; empty when it could.
+        remnant: What can still be read of a message that is no event, each attribute by itself; in an ordered group its
+            key holds back the later events of that key.
         attempt: How often the broker has delivered it, from 1.
         subject: Where it was published, for logs.
         sequence: Its place in the stream.
@@ -29,6 +32,7 @@ class Delivery(ABC):
 
     event: CloudEvent | None
     problem: str
+    remnant: Remnant = Remnant()
     attempt: int
     subject: str
     sequence: int

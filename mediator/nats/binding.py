@@ -7,6 +7,7 @@ is written; binary mode and structured JSON are read.
 import base64
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
@@ -15,6 +16,7 @@ import msgspec
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
+from mediator.distributed.remnant import Remnant
 from mediator.errors import EventNotDecodableError, SettingError
 
 MESSAGE_ID = "Nats-Msg-Id"
@@ -28,6 +30,7 @@ _TOKEN = re.compile(r"[a-z0-9-]{1,64}")
 _NAME = re.compile(r"[a-z0-9]+")
 _PARTITION = re.compile(r"[0-9]{1,4}")
 _MAX_SUBJECT = 255
+_UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
 LONGEST_APPLICATION = 128
 """Characters in the name of an application."""
 
@@ -122,16 +125,44 @@ def from_message(
     Raises:
         EventNotDecodableError: The message is not a CloudEvent, or a broken one.
     """
-    lowered = {name.lower(): value for name, value in (headers or {}).items()}
-    content_type = lowered.get("content-type", "").strip().lower()
+    lowered, content_type = _lowered(headers or {})
     try:
         if content_type.startswith(_CONTENT_TYPE):
             attributes, body = _read_structured(content_type, data)
         else:
             attributes, body = _read_binary(lowered), data
         return _event(attributes, body, fallback_id, stored_at)
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except _UNREADABLE as error:
         raise EventNotDecodableError(lowered.get("ce-type", "unknown"), str(error)) from error
+
+
+def remnant_of(headers: Mapping[str, str], data: bytes) -> Remnant:
+    """What can still be read of a message that is no event.
+
+    The headers count in structured mode too when the document is none: a producer may repeat the attributes there.
+
+    Args:
+        headers: The headers of the message; names in any case.
+        data: The body of the message.
+    """
+    lowered, content_type = _lowered(headers)
+    members: dict[str, msgspec.Raw] | None = None
+    if content_type.startswith(_CONTENT_TYPE):
+        with suppress(*_UNREADABLE):
+            members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+
+    def attribute(name: str) -> str | None:
+        with suppress(KeyError, *_UNREADABLE):
+            return decoded(lowered[f"ce-{name}"]) if members is None else _member(members[name])
+        return None
+
+    return Remnant(attribute("type") or "", attribute("partitionkey"))
+
+
+def _lowered(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """The headers by their names in lower case, and what they say of the format."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    return lowered, lowered.get("content-type", "").strip().lower()
 
 
 def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at: datetime) -> CloudEvent:
@@ -177,10 +208,15 @@ def _read_structured(content_type: str, data: bytes) -> tuple[dict[str, str], by
     body = _structured_data(members)
     attributes: dict[str, str] = {}
     for name, raw in members.items():
-        value = msgspec.json.decode(raw, type=str | int | bool | None)
+        value = _member(raw)
         if value is not None:
-            attributes[name] = value if isinstance(value, str) else str(value).lower()
+            attributes[name] = value
     return attributes, body
+
+
+def _member(raw: msgspec.Raw) -> str | None:
+    value = msgspec.json.decode(raw, type=str | int | bool | None)
+    return value if value is None or isinstance(value, str) else str(value).lower()
 
 
 def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.subscription import Delivery
 from mediator.errors import EventNotDecodableError
-from mediator.nats.binding import from_message, partition_of
+from mediator.nats.binding import from_message, partition_of, remnant_of
 
 _PLAIN_TOKENS = 9  # $JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>.<pending>
 _NANOSECONDS = 1_000_000_000
@@ -56,6 +56,8 @@ class NatsDelivery(Delivery):
         self.event: CloudEvent | None
         self.problem: str
         self.event, self.problem = _read(message, f"{stream}:{sequence}", self.stored_at)
+        if self.event is None:
+            self.remnant = remnant_of(self.headers, self.data)
 
     async def ack(self) -> None:
         """Tell the broker that the event has taken effect."""
@@ -87,4 +89,4 @@ def _read(message: Msg, fallback_id: str, stored_at: datetime) -> tuple[CloudEve
     try:
         return from_message(message.headers, message.data, fallback_id=fallback_id, stored_at=stored_at), ""
     except EventNotDecodableError as error:
-        return None, str(error)
+        return None, error.reason

@@ -11,7 +11,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
 from mediator.errors import EventNotDecodableError, GroupOrderingError
-from mediator.nats.binding import from_message, to_headers
+from mediator.nats.binding import from_message, remnant_of, to_headers
 
 _PARTITIONS = 16
 
@@ -129,7 +129,7 @@ class InMemoryBroker:
         try:
             event = from_message(headers, data, fallback_id=f"memory:{sequence}", stored_at=stored_at)
         except EventNotDecodableError as error:
-            problem = str(error)
+            problem = error.reason
         self._keep(_Stored(event, problem, event_type, partition, dict(headers), data, sequence, stored_at))
 
     def _place(self) -> tuple[int, datetime]:
@@ -260,6 +260,8 @@ class _Delivery(Delivery):
         self._deliveries = deliveries
         self.event = stored.event
         self.problem = stored.problem
+        if stored.event is None:
+            self.remnant = remnant_of(stored.headers, stored.data)
         self.attempt = stored.attempts
         self.subject = f"memory.{stored.event_type}.{stored.partition}"
         self.sequence = stored.sequence

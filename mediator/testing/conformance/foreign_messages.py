@@ -94,3 +94,15 @@ class ForeignMessagesConformance(TransportSuite):
             async with self.reading(transport) as reader:
                 (broken,) = [each for each in await reader.take(2) if each.event is None]
             assert broken.problem
+
+    @_foreign
+    async def test_of_a_broken_cloudevent_the_type_and_the_key_are_told(self) -> None:
+        """So that it holds back the later events of its key."""
+        document = _ATTRIBUTES | {"partitionkey": "k", "time": "tomorrow"}
+        async with self.opened() as transport:
+            assert transport.put is not None
+            await transport.store(event("a"))
+            await transport.put(TYPE, {"content-type": "application/cloudevents+json"}, json.dumps(document).encode())
+            async with self.reading(transport) as reader:
+                (broken,) = [each for each in await reader.take(2) if each.event is None]
+            assert (broken.remnant.type, broken.remnant.partitionkey) == (f"{TYPE}.v1", "k")

@@ -7,10 +7,15 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import capture_logs
 
+from mediator import EventConsumer
+from mediator.distributed.cloudevents import bucket_of
+from mediator.distributed.parking import ParkedFilter
+from mediator.distributed.replay import ParkedReplay
 from mediator.distributed.subscription import Delivery
 from mediator.errors import EventRefusedError
 from mediator.nats import NatsEventPublisher, NatsEventSubscription
 from tests.adapters.nats.deliveries import take
+from tests.unit.consuming.application import Application
 
 TYPE = "shop.order-placed"
 HOSTILE = [
@@ -234,6 +239,56 @@ async def test_what_is_broken_is_handed_over_with_its_problem_and_stops_nothing(
     assert broken.data == b'{"specversion": "\xff"}'
     assert fine.event.id == "good"
     assert {line["event"] for line in logs} <= {"connected", "closed"}
+
+
+@pytest.mark.parametrize("structured", [False, True])
+async def test_of_what_is_broken_the_type_and_the_key_are_still_told(
+    connection, raw, stream, prefix, structured
+) -> None:
+    attributes = {"specversion": "1.0", "id": "1", "source": "x", "type": f"{TYPE}.v1", "partitionkey": "a b"}
+    broken = attributes | {"time": "tomorrow"}
+    headers = {f"ce-{name}": value.replace(" ", "%20") for name, value in broken.items()}
+    if structured:
+        headers = {"Content-Type": "application/cloudevents+json"}
+    await raw.jetstream().publish(f"{prefix}.{TYPE}.3", json.dumps(broken).encode(), headers=headers)
+    [delivery] = await received(connection, prefix, 1)
+    assert (delivery.event, delivery.remnant.type, delivery.remnant.partitionkey) == (None, f"{TYPE}.v1", "a b")
+    assert "cannot be decoded" not in delivery.problem
+
+
+async def test_an_unreadable_event_parks_its_key_and_is_replayed_first_once_it_was_edited(
+    connection, raw, stream, prefix
+) -> None:
+    jetstream, application = raw.jetstream(), Application()
+    subject = f"{prefix}.{TYPE}.{bucket_of('a', '') % 16}"
+
+    async def send(number: int, key: str, **more: str) -> dict[str, str]:
+        headers = {"ce-specversion": "1.0", "ce-type": f"{TYPE}.v1", "ce-source": "x", "ce-id": f"{number}"}
+        headers |= {"ce-partitionkey": key}
+        await jetstream.publish(subject, b'{"number": %d}' % number, headers=headers | more)
+        return headers
+
+    whole = await send(1, "a", **{"ce-time": "tomorrow"})
+    await send(2, "a")
+    await send(3, "of the same partition")
+    consumer = EventConsumer(
+        NatsEventSubscription(connection, "g", prefix=prefix),
+        application.inbox,
+        application.unit_of_work,
+        application.mediator,
+        parking=application.parking,
+        ordering="key",
+        retry_delays=(0.0,),
+    )
+    async with application.running(consumer), asyncio.timeout(20):
+        assert await application.started.get() == 3
+        unreadable = next(each for each in application.parking.events if each.sequence == 2)
+        assert (unreadable.reason, unreadable.partition_key, unreadable.type) == ("undecodable", "a", f"{TYPE}.v1")
+        await application.parking.edit(unreadable.number, headers=whole)
+        replay = ParkedReplay(application.parking, [consumer])
+        which = ParkedFilter(numbers=(unreadable.number,))
+        assert [result.outcome async for result in replay.run(which)] == ["replayed", "replayed"]
+    assert application.effects == [3, 1, 2]
 
 
 async def test_a_header_that_comes_twice_and_others_unknown_do_no_harm(connection, shared_server, stream, prefix):

@@ -99,6 +99,35 @@ async def test_two_unreadable_messages_are_two_parked_events_and_one_delivered_a
     assert [event.data for event in application.parking.events] == [b"a", b"a", b"b"]
 
 
+async def test_an_unreadable_message_makes_no_other_one_of_the_same_id_a_duplicate():
+    broken = {**CE, "ce-time": "tomorrow"}
+    application = await taken((broken, GOOD), (broken, GOOD), (CE, GOOD))
+    assert [event.headers for event in application.parking.events] == [broken, broken]
+    assert (application.effects, application.starts[7]) == ([7, 99], 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "shown", "key"),
+    [
+        ({}, "", None),
+        ({**CE, "ce-type": "%FF"}, "", None),
+        ({"ce-type": "%1B[2J" + "x" * 500, "ce-partitionkey": "k"}, "\\x1b[2J", "k"),
+        ({"ce-type": "t", "ce-partitionkey": "%00"}, "t", "sha256:"),
+        ({"ce-type": "t", "ce-partitionkey": "k" * 10_000}, "t", "sha256:"),
+        ({**CE, "content-type": "application/cloudevents"}, f"{TYPE}.v1", None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+async def test_the_type_and_the_key_of_an_unreadable_message_are_within_the_bounds_of_those_of_events(
+    headers: dict[str, str], shown: str, key: str | None
+):
+    (parked,) = (await taken((headers, b"?"))).parking.events
+    assert (parked.type[: len(shown) or None], parked.reason) == (shown, "undecodable")
+    assert (parked.partition_key or "")[: len(key or "") or None] == (key or "")
+    assert max(len(parked.type), len(parked.partition_key or "")) <= 255
+    assert parked.type.isprintable()
+
+
 async def test_an_unknown_type_gets_its_grace_and_is_then_parked_whole():
     application = Application({"unknown_type_grace": 100.0})
     headers = {**CE, "ce-type": "shop.order-placed.v2"}

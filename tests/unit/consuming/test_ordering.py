@@ -1,12 +1,14 @@
 """Consumers with `ordering="key"`: one event of a key at a time, and parked events hold back those of their key only."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mediator.distributed.cloudevents import bucket_of
 from mediator.distributed.parking import ParkedFilter
 from mediator.distributed.replay import ParkedReplay
 from mediator.errors import ConsumerGroupNotFoundError, FatalEventError, SettingError
@@ -16,6 +18,8 @@ ORDERED: dict[str, Any] = {"ordering": "key", "retry_delays": (0.0, 0.001)}
 
 
 EVERYTHING = ParkedFilter()
+PARTITION = bucket_of("a", "") % 16
+"""That of the events whose key is "a"."""
 
 
 async def replayed(
@@ -201,12 +205,113 @@ async def test_an_event_that_cannot_be_decoded_parks_its_key_too():
             "ce-partitionkey": "a",
         },
         b'{"number": "seven"}',
-        partition=13,
+        partition=PARTITION,
     )
     application.publish(2, key="a")
     async with application.running():
         await application.settled(2)
     assert application.parked() == [("x", "undecodable", 1), ("e2", "key-parked", 0)]
+
+
+BINARY = {
+    "ce-specversion": "1.0",
+    "ce-id": "x",
+    "ce-source": "s",
+    "ce-type": "shop.order-placed.v1",
+    "ce-partitionkey": "a",
+}
+STRUCTURED = {name.removeprefix("ce-"): value for name, value in BINARY.items()} | {"data": {"number": 1}}
+
+
+def structured(**changes: Any) -> tuple[dict[str, str], bytes]:
+    return {"content-type": "application/cloudevents+json"}, json.dumps(STRUCTURED | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "data"),
+    [
+        (BINARY | {"ce-time": "tomorrow"}, b'{"number": 1}'),
+        (BINARY | {"ce-specversion": "0.3"}, b'{"number": 1}'),
+        (BINARY | {"ce-source": ""}, b'{"number": 1}'),
+        (BINARY | {"ce-id": "%FF"}, b'{"number": 1}'),
+        ({name.upper(): value for name, value in BINARY.items()} | {"CE-TIME": "tomorrow"}, b'{"number": 1}'),
+        structured(time="tomorrow"),
+        structured(specversion=None),
+        (structured()[0] | BINARY, b"[" * 100_000),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+async def test_an_event_of_which_little_but_the_key_can_be_read_parks_its_key_too(headers: dict[str, str], data: bytes):
+    application = Application(ORDERED)
+    application.broker.store_message("shop.order-placed", headers, data, partition=PARTITION)
+    application.publish(2, key="a")
+    application.publish(3, key="b")
+    async with application.running():
+        await application.settled(3)
+    unreadable, behind = application.parking.events
+    assert (unreadable.reason, unreadable.partition_key) == ("undecodable", "a")
+    assert unreadable.type == "shop.order-placed.v1"
+    assert unreadable.error.startswith(
+        "EventNotDecodableError: An event of type shop.order-placed.v1 cannot be decoded: "
+    )
+    assert unreadable.error.count("cannot be decoded") == 1
+    assert (behind.event_id, behind.reason) == ("e2", "key-parked")
+    assert application.effects == [3]
+
+
+async def test_an_unreadable_event_that_was_edited_is_replayed_before_its_successors():
+    application = Application(ORDERED)
+    application.broker.store_message(
+        "shop.order-placed", BINARY | {"ce-time": "tomorrow"}, b'{"number": 1}', partition=PARTITION
+    )
+    application.publish(2, key="a")
+    async with application.running():
+        await application.settled(2)
+        first, second = application.parking.events
+        assert await replayed(application, ParkedFilter(numbers=(second.number,))) == [("e2", "blocked")]
+        assert await replayed(application) == [(first.event_id, "failed"), ("e2", "blocked")]
+        assert application.parking.events[0].error.count("cannot be decoded") == 1
+        await application.parking.edit(first.number, headers=BINARY)
+        application.publish(3, key="a")
+        await application.settled(3)
+        outcomes = await replayed(application, ParkedFilter(numbers=(first.number,)))
+        assert outcomes == [(first.event_id, "replayed"), ("e2", "replayed"), ("e3", "replayed")]
+        application.publish(4, key="a")
+        await application.settled(4)
+    assert (application.effects, application.parked()) == ([1, 2, 3, 4], [])
+
+
+async def test_an_unreadable_event_waits_behind_what_is_parked_of_its_key():
+    application = Application(ORDERED)
+    application.acts[1] = failing(FatalEventError())
+    application.publish(1, key="a")
+    application.broker.store_message(
+        "shop.order-placed", BINARY | {"ce-time": "tomorrow"}, b'{"number": 2}', partition=PARTITION
+    )
+    async with application.running():
+        await application.settled(2)
+    _, unreadable = application.parking.events
+    await application.parking.edit(unreadable.number, headers=BINARY)
+    unreadable_only = ParkedFilter(numbers=(unreadable.number,))
+    assert await replayed(application, unreadable_only) == [(unreadable.event_id, "blocked")]
+    application.acts.clear()
+    assert [outcome for _, outcome in await replayed(application)] == ["replayed", "replayed"]
+    assert application.effects == [1, 2]
+
+
+@pytest.mark.parametrize("key", ["%FF", "\ufffd", None])
+async def test_an_unreadable_event_whose_key_cannot_be_read_either_holds_nobody_back(key: str | None):
+    application = Application(ORDERED)
+    headers = {name: value for name, value in BINARY.items() if name != "ce-partitionkey"} | {"ce-time": "tomorrow"}
+    if key is not None:
+        headers["ce-partitionkey"] = key
+    application.broker.store_message("shop.order-placed", headers, b'{"number": 1}', partition=PARTITION)
+    application.publish(2, key="a")
+    async with application.running():
+        await application.settled(2)
+    (unreadable,) = application.parking.events
+    assert (unreadable.partition_key, unreadable.type) == (None, "shop.order-placed.v1")
+    assert application.effects == [2]
 
 
 @settings(max_examples=30)
