@@ -6,9 +6,11 @@ when the server refuses a message or the connection breaks.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,7 +47,8 @@ class NatsEventPublisher(EventPublisher):
         prefix: The first token of streams and subjects.
         provision: Create missing streams; otherwise their events fail with `StreamNotFoundError`.
         settings: How missing streams are created, and what existing ones are compared with.
-        timeout: How long one `publish` takes at most, in seconds.
+        timeout: How long one `publish` takes at most, in seconds. Streams that do not answer whether they fit take up to
+            half of it from the others.
         atomic_batches: Send many events for one stream in batches of which the broker stores all or nothing, where it
             can (nats-server 2.12 and streams with `allow_atomic`). With `sync_interval: always` on one server that is
             several times as fast as anything else; a broker that syncs rarely is a little faster without.
@@ -78,7 +81,8 @@ class NatsEventPublisher(EventPublisher):
         self._atomic_batches = atomic_batches
         self._numbers = itertools.count()
         self._flights: dict[str, Flight] = {}
-        self._preparing = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # one a context
         self._epoch = 0
         self._client: Client | None = None
         self._inbox = ""
@@ -152,11 +156,9 @@ class NatsEventPublisher(EventPublisher):
             return
         client = await self._connection.client("publish", timeout=min(_CONNECT_SECONDS, self._timeout))
         self._epoch = self._connection.epoch("publish")
-        async with self._preparing:
-            await self._open_inbox(client)
-            for context in flight.contexts():
-                await self._check_stream(client, context, flight)
-        inbox = f"{self._inbox}.{number}"
+        async with self._opening:
+            inbox = f"{await self._open_inbox(client)}.{number}"
+        await self._check_streams(client, flight)
         if self._atomic_batches:
             await self._fly_batches(AtomicBatches(flight, client, inbox, self._broker), flight.contexts())
         await flight.run(client, inbox)
@@ -176,25 +178,47 @@ class NatsEventPublisher(EventPublisher):
         except ValueError as error:
             return refusal(event, str(error))
 
-    async def _open_inbox(self, client: Client) -> None:
+    async def _open_inbox(self, client: Client) -> str:
         if self._client is not client:
             inbox = client.new_inbox()
             await listen(client, f"{inbox}.*.*", self._acknowledged)
             self._client, self._inbox = client, inbox
+        return self._inbox
 
-    async def _check_stream(self, client: Client, context: str, flight: Flight) -> None:
-        epoch = self._connection.epoch("publish")
-        if (epoch, context) in self._streams:
-            return
-        try:
-            config = await ensure_stream(
-                client, self._prefix, context, self._settings, provision=self._provision, broker=self._broker
-            )
-        except PublisherUnavailableError as error:
-            flight.settle_context(context, error)
-        else:
+    async def _check_streams(self, client: Client, flight: Flight) -> None:
+        """Ask about all streams at a time, and leave half of the time to send what is for those that answer."""
+        unknown = [each for each in flight.contexts() if not self._is_checked(each)]
+        checks: dict[str, asyncio.Task[PublisherUnavailableError | None]] = {}
+        if unknown:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout / 2), asyncio.TaskGroup() as group:
+                    checks = {each: group.create_task(self._check_stream(client, each)) for each in unknown}
+        for context, check in checks.items():
+            error = self._silence() if check.cancelled() else check.result()
+            if error is not None:
+                flight.settle_context(context, error)
+
+    async def _check_stream(self, client: Client, context: str) -> PublisherUnavailableError | None:
+        """What is wrong with a stream. Only who has events for it waits for what others ask about it."""
+        async with self._asking[context]:
+            if self._is_checked(context):
+                return None
+            epoch = self._connection.epoch("publish")
+            try:
+                config = await ensure_stream(
+                    client, self._prefix, context, self._settings, provision=self._provision, broker=self._broker
+                )
+            except PublisherUnavailableError as error:
+                return error
             current = {(at, name): atomic for (at, name), atomic in self._streams.items() if at == epoch}
             self._streams = current | {(epoch, context): bool(config.get("allow_atomic"))}
+            return None
+
+    def _is_checked(self, context: str) -> bool:
+        return (self._connection.epoch("publish"), context) in self._streams
+
+    def _silence(self) -> PublisherUnavailableError:
+        return PublisherUnavailableError(self._broker, f"no answer about its stream within {self._timeout / 2:g} s")
 
     async def _acknowledged(self, message: Msg) -> None:
         number, index = message.subject.rsplit(".", 2)[1:]

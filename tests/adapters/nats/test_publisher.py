@@ -2,10 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from nats.aio.client import Client
+from structlog.testing import capture_logs
 
+from mediator import OutboxRelay
 from mediator.errors import (
     EventRefusedError,
     PublisherUnavailableError,
@@ -14,6 +18,9 @@ from mediator.errors import (
     StreamNotFoundError,
 )
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsServer, StreamSettings, open_connection
+from mediator.nats.api import JetStreamApi
+from mediator.nats.streams import create_stream, stream_config
+from mediator.testing import InMemoryDatabase, InMemoryOutbox
 
 
 async def stored(client: Client, stream: str) -> list[str]:
@@ -285,3 +292,112 @@ async def test_a_broker_that_comes_back_is_noticed_at_once(server, prefix, event
             waiting = group.create_task(publisher.wait_for_recovery(60))
             await server.start()
         assert waiting.result() is True
+
+
+SILENT = 3.5
+"""Within how many seconds the broker has stored what is for others: the time of one check that is not answered, and more."""
+
+
+@asynccontextmanager
+async def broker_that_is_silent_about(count: int) -> AsyncIterator[tuple[NatsConnection, list[str]]]:
+    """A connection whose user may not ask about some streams, which exist, and the contexts of these."""
+    contexts = [f"silent{number}" for number in range(count)]
+    denied = ", ".join(f'"$JS.API.STREAM.INFO.events-{context}"' for context in contexts)
+    users = f'{{ user: app, password: "pw", permissions: {{ publish: {{ deny: [{denied}] }} }} }}'
+    users += ', { user: admin, password: "pw" }'
+    async with NatsServer(settings=f"authorization {{ users: [ {users} ] }}") as server:
+        async with open_connection(server.url, user="admin", password="pw") as connection:
+            api = JetStreamApi(await connection.client("publish", timeout=10), "")
+            for context in contexts:
+                await create_stream(api, stream_config("events", context, StreamSettings(max_bytes=1024**2)))
+        async with open_connection(server.url, user="app", password="pw") as connection:
+            await connection.client("publish", timeout=10)
+            yield connection, contexts
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+async def test_however_many_streams_are_silent_the_events_of_the_others_are_stored_in_the_time_of_one(
+    event, count: int
+) -> None:
+    async with broker_that_is_silent_about(count) as (connection, contexts):
+        publisher = NatsEventPublisher(connection, "app")
+        events = [event(context, type=f"{context}.changed.v1") for context in contexts]
+        events.insert(count // 2, event("healthy"))
+        started = time.monotonic()
+        results = await publisher.publish(events)
+        assert time.monotonic() - started < SILENT
+        assert [result.event for result in results] == events
+        errors = {result.event.id: result.error for result in results}
+        assert errors.pop("healthy") is None
+        for context in contexts:
+            assert isinstance(errors[context], PublisherUnavailableError)
+            assert f"its user may not publish to $JS.API.STREAM.INFO.events-{context}" in str(errors[context])
+        client = await connection.client("publish", timeout=1)
+        assert await stored(client, "events-shop") == ["healthy"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+async def test_a_relay_goes_on_with_the_other_contexts_however_many_streams_are_silent(event, count: int) -> None:
+    async with broker_that_is_silent_about(count) as (connection, contexts):
+        database = InMemoryDatabase()
+        database.outbox += [event(context, type=f"{context}.changed.v1") for context in contexts]
+        database.outbox.append(event("healthy"))
+        outbox = InMemoryOutbox(database)
+        with capture_logs() as logs:
+            relay = asyncio.create_task(OutboxRelay(outbox, NatsEventPublisher(connection, "app")).run())
+            async with asyncio.timeout(10):
+                while not database.archive:
+                    await asyncio.sleep(0.05)
+            relay.cancel()
+            await asyncio.wait([relay])
+        assert [archived.id for archived in database.archive] == ["healthy"]
+        assert {line["context"] for line in logs if line["event"] == "context waits"} == {*contexts}
+
+
+async def test_behind_an_event_for_a_silent_stream_no_event_of_its_key_is_sent(event) -> None:
+    async with broker_that_is_silent_about(1) as (connection, [silent]):
+        publisher = NatsEventPublisher(connection, "app")
+        events = [event("1", "k"), event("2", "k", type=f"{silent}.changed.v1"), event("3", "k"), event("4", "other")]
+        results = await publisher.publish(events)
+        assert [result.error is None for result in results] == [True, False, False, True]
+        client = await connection.client("publish", timeout=1)
+        assert sorted(await stored(client, "events-shop")) == ["1", "4"]
+
+
+async def test_half_of_the_timeout_is_left_for_what_is_not_silent(event) -> None:
+    async with broker_that_is_silent_about(2) as (connection, contexts):
+        publisher = NatsEventPublisher(connection, "app", timeout=3)
+        events = [*(event(context, type=f"{context}.changed.v1") for context in contexts), event("healthy")]
+        *silent, healthy = await publisher.publish(events)
+        assert healthy.error is None
+        for result in silent:
+            assert isinstance(result.error, PublisherUnavailableError)
+            assert "no answer about its stream within 1.5 s" in str(result.error)
+
+
+async def test_nobody_waits_for_what_another_publish_asks_about_a_silent_stream(event) -> None:
+    async with broker_that_is_silent_about(1) as (connection, [silent]):
+        publisher = NatsEventPublisher(connection, "app")
+        await publish_until_stored(publisher, [event("0")])
+        waiting = asyncio.create_task(publisher.publish([event("silent", type=f"{silent}.changed.v1")]))
+        await asyncio.sleep(0)
+        [result] = await publisher.publish([event("1")])
+        assert result.error is None
+        assert not waiting.done()
+        [result] = await waiting
+        assert isinstance(result.error, PublisherUnavailableError)
+
+
+async def test_a_publish_that_is_cancelled_while_it_asks_leaves_nothing_behind(event) -> None:
+    async with broker_that_is_silent_about(3) as (connection, contexts):
+        publisher = NatsEventPublisher(connection, "app")
+        await publish_until_stored(publisher, [event("0")])
+        before = asyncio.all_tasks()
+        events = [event(context, type=f"{context}.changed.v1") for context in contexts]
+        publishing = asyncio.create_task(publisher.publish([*events, event("healthy")]))
+        await asyncio.sleep(0.05)
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        assert asyncio.all_tasks() == before
+        await publish_until_stored(publisher, [event("healthy")])
