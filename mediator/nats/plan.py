@@ -52,9 +52,10 @@ def plan(topology: Topology, found: Survey, *, update_streams: bool = False, pru
         update_streams: Whether `max_age`, `max_bytes`, `duplicate_window` and replicas of own streams are changed.
         prune: Whether subjects are taken from consumers that nothing here handles any more.
     """
+    partitions = {wanted.name: _partitions(wanted, found) for wanted in topology.streams}
     return [
         *(_stream(wanted, found, update=update_streams) for wanted in topology.streams),
-        *(_consumer(wanted, found, prune=prune) for wanted in topology.consumers),
+        *(_consumer(wanted, found, partitions.get(wanted.stream, []), prune=prune) for wanted in topology.consumers),
         *_unplanned(topology, found),
     ]
 
@@ -66,7 +67,7 @@ def _stream(wanted: WantedStream, found: Survey, *, update: bool) -> Item:
         return Item(wanted.name, "", "create", config=config)
     there: dict[str, Any] = info["config"]
     if not wanted.own:
-        partitions = partition_differences(config, there) if wanted.ordered else []
+        partitions = _partitions(wanted, found)
         return Item(wanted.name, "", "differs" if partitions else "present", tuple(partitions))
     fixed, changeable = fixed_differences(config, there), changeable_differences(config, there)
     if not fixed and not changeable:
@@ -76,10 +77,21 @@ def _stream(wanted: WantedStream, found: Survey, *, update: bool) -> Item:
     return Item(wanted.name, "", "differs", (*fixed, *changeable))
 
 
-def _consumer(wanted: WantedConsumer, found: Survey, *, prune: bool) -> Item:
+def _partitions(wanted: WantedStream, found: Survey) -> list[str]:
+    """Why an ordered group refuses a stream that exists."""
+    info = found.streams.get(wanted.name)
+    if info is None or not wanted.ordered:
+        return []
+    return partition_differences(stream_config(wanted.prefix, wanted.context, wanted.settings), info["config"])
+
+
+def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, prune: bool) -> Item:
     stream, name = wanted.stream, wanted.settings.name
     config = consumer_config(wanted.settings)
     info = found.consumers.get((stream, name))
+    if partitions and name != wanted.group:  # its group refuses the stream, and would never take anything from it
+        left = "not created" if info is None else "left as it is"
+        return Item(stream, name, "differs", tuple(f"{left}: of the stream, {each}" for each in partitions))
     if info is None and (other := _other_ordering(wanted, found)):
         return Item(stream, name, "differs", (f"not created: its group consumes with the other ordering, as {other}",))
     if info is None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from mediator.errors import SettingError
 from mediator.nats.binding import context_of, stream_name
@@ -85,24 +85,34 @@ def merged(topologies: Collection[Topology]) -> Topology:
     """What several parts of an application want of one broker, together.
 
     Raises:
-        SettingError: They want the same stream or consumer with different settings.
+        SettingError: They want the same stream or consumer with different settings, or number of partitions.
     """
     streams: dict[str, WantedStream] = {}
     for stream in (stream for topology in topologies for stream in topology.streams):
-        known = streams.get(stream.name)
-        if known is not None and known.own and stream.own and known.settings != stream.settings:
-            problem = f"two publishers want the stream {stream.name} with different settings; give them the same"
-            raise SettingError("settings", stream.settings, problem)
-        if known is None or (stream.own and not known.own):
-            streams[stream.name] = stream
+        streams[stream.name] = _joined_streams(streams[stream.name], stream) if stream.name in streams else stream
     consumers: dict[tuple[str, str], WantedConsumer] = {}
     for consumer in (consumer for topology in topologies for consumer in topology.consumers):
         key = consumer.stream, consumer.settings.name
-        consumers[key] = _joined(consumers[key], consumer) if key in consumers else consumer
+        consumers[key] = _joined_consumers(consumers[key], consumer) if key in consumers else consumer
     return Topology(tuple(streams.values()), tuple(consumers.values()))
 
 
-def _joined(first: WantedConsumer, second: WantedConsumer) -> WantedConsumer:
+def _joined_streams(first: WantedStream, second: WantedStream) -> WantedStream:
+    """The settings of its publisher count, else those of an ordered group, else the largest: never those declared first."""
+    if first.own and second.own and first.settings != second.settings:
+        problem = f"two publishers want the stream {first.name} with different settings; give them the same"
+        raise SettingError("settings", second.settings, problem)
+    partitions = sorted({each.settings.partitions for each in (first, second) if each.own or each.ordered})
+    if len(partitions) > 1:
+        problem = (
+            "the stream {} is needed with {} and with {} partitions; give its publisher and ordered groups the same"
+        )
+        raise SettingError("settings", second.settings, problem.format(first.name, *partitions))
+    chosen = max(first, second, key=lambda each: (each.own, each.ordered, astuple(each.settings)))
+    return replace(chosen, ordered=first.ordered or second.ordered)
+
+
+def _joined_consumers(first: WantedConsumer, second: WantedConsumer) -> WantedConsumer:
     subjects = sorted({*first.settings.subjects, *second.settings.subjects})
     joined = replace(first.settings, subjects=subjects)
     if replace(second.settings, subjects=subjects) != joined:

@@ -174,6 +174,22 @@ def test_a_stream_of_another_application_is_not_compared(server: NatsServer, pre
     assert config_of(server, f"{prefix}-sales").max_age == 60
 
 
+def test_an_ordered_group_gets_no_consumers_on_a_stream_that_it_will_refuse(server: NatsServer, prefix: str):
+    metadata = {"mediator.partitions": "32"}
+    theirs = StreamConfig(name=f"{prefix}-sales", subjects=[f"{prefix}.sales.>"], metadata=metadata)
+    on(server, lambda manager: manager.add_stream(theirs))
+
+    planned, applied = topology("plan", "create_mails", "--json"), topology("apply", "create_mails", "--json")
+
+    difference = "mediator.partitions in its metadata is 32, not 16"
+    assert items(planned)[f"{prefix}-sales", ""] == ("differs", [difference])
+    detail = f"not created: of the stream, {difference}"
+    assert items(planned)[f"{prefix}-sales", "mails-p0"] == ("differs", [detail])
+    assert applied.exit_code == 1
+    consumers = on(server, lambda manager: manager.consumers_info(f"{prefix}-sales"))
+    assert [each.name for each in consumers] == ["shipping"]
+
+
 def test_a_consumer_that_cannot_be_used_is_reported_with_all_that_differs(server: NatsServer, prefix: str):
     on(server, lambda manager: manager.add_stream(name=f"{prefix}-sales", subjects=[f"{prefix}.sales.>"]))
     wrong = ConsumerConfig(durable_name="shipping", max_deliver=3, max_ack_pending=1, deliver_subject="push.it")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ from mediator.nats.consumers import (
 )
 from mediator.nats.plan import Item, plan
 from mediator.nats.provisioning import provision
-from mediator.nats.streams import ensure_stream
+from mediator.nats.streams import ensure_stream, stream_config
 from mediator.nats.survey import Survey, survey
 from mediator.nats.topology import Topology, merged, published
 
@@ -48,8 +49,8 @@ def wanted(connection: NatsConnection, prefix: str, event_types: Iterable[str], 
     return NatsEventSubscription(connection, "shipping", prefix=prefix, **options).topology(event_types)
 
 
-def config(subjects: Iterable[str], **changes: object) -> dict[str, object]:
-    return consumer_config(ConsumerSettings("group", list(subjects), **changes))
+def config(subjects: Iterable[str], *, name: str = "group", **changes: object) -> dict[str, object]:
+    return consumer_config(ConsumerSettings(name, list(subjects), **changes))
 
 
 @given(some, some)
@@ -93,6 +94,67 @@ def test_parts_that_want_the_same_thing_differently_are_told(connection: NatsCon
         merged([published("e", ["sales.paid"], StreamSettings(max_age=age)) for age in (900, 1000)])
     with pytest.raises(SettingError, match="two subscriptions want the consumer shipping of e-sales"):
         merged([wanted(connection, "e", ["sales.paid"], ack_wait=wait) for wait in (10, 20)])
+
+
+def test_two_parts_that_need_another_number_of_partitions_are_told(connection: NatsConnection) -> None:
+    few, many = (
+        NatsEventSubscription(connection, f"g{number}", prefix="e", settings=StreamSettings(partitions=number))
+        for number in (2, 3)
+    )
+    ordered = [each.topology(["sales.paid"], ordering="key") for each in (few, many)]
+    own = published("e", ["sales.paid"], StreamSettings(partitions=2))
+    for contrary in (ordered, [own, ordered[1]], [many.topology(["sales.paid"]), *ordered]):
+        for parts in permutations(contrary):
+            with pytest.raises(SettingError, match="e-sales is needed with 2 and with 3 partitions"):
+                merged(parts)
+    for harmless in ([few.topology(["sales.paid"]), ordered[1]], [own, many.topology(["sales.paid"])]):
+        assert {merged(parts).streams for parts in permutations(harmless)} == {merged(harmless).streams}
+
+
+@pytest.mark.parametrize("partitions", [None, 16, 32])
+@pytest.mark.parametrize("published_type", ["sales.paid", "stock.empty"])
+@pytest.mark.parametrize("ordering", ["none", "key"])
+def test_in_any_order_of_declaration_the_same_is_planned(
+    connection: NatsConnection, partitions: int | None, published_type: str, ordering: str
+) -> None:
+    other_settings = StreamSettings(partitions=3, max_age=900)
+    parts = [
+        wanted(connection, "e", ["sales.paid"]),
+        NatsEventSubscription(connection, "mails", prefix="e").topology(["sales.paid"], ordering=ordering),
+        NatsEventSubscription(connection, "bills", prefix="e", settings=other_settings).topology(["sales.paid"]),
+        published("e", [published_type], StreamSettings()),
+    ]
+    there = Survey({} if partitions is None else {"e-sales": {"config": sales(partitions)}}, {})
+    plans = [sorted(repr((item, item.config)) for item in plan(merged(each), there)) for each in permutations(parts)]
+    assert all(each == plans[0] for each in plans)
+
+
+def sales(partitions: int) -> dict[str, object]:
+    return stream_config("e", "sales", StreamSettings(partitions=partitions))
+
+
+@pytest.mark.parametrize("declared", [["none", "key"], ["key", "none"]], ids=str)
+def test_on_a_stream_with_other_partitions_no_consumers_are_planned_for_partitions(
+    connection: NatsConnection, declared: list[str]
+) -> None:
+    topologies = [
+        NatsEventSubscription(connection, f"by-{each}", prefix="e").topology(["sales.paid"], ordering=each)
+        for each in declared
+    ]
+    subjects = ["e.sales.paid.3"]
+    there = {("e-sales", "by-key-p3"): {"config": config(subjects, name="by-key-p3")}}
+    items = plan(merged(topologies), Survey({"e-sales": {"config": sales(32)}}, there))
+    reason = "mediator.partitions in its metadata is 32, not 16"
+    found = {item.consumer: (item.status, item.details) for item in items}
+    assert found.pop("") == ("differs", (reason,))
+    assert found.pop("by-none")[0] == "create"
+    assert found.pop("by-key-p3") == ("differs", (f"left as it is: of the stream, {reason}",))
+    assert found == {
+        f"by-key-p{number}": ("differs", (f"not created: of the stream, {reason}",))
+        for number in range(16)
+        if number != 3
+    }
+    assert [item.consumer for item in items if item.config] == ["by-none"]
 
 
 def test_consumers_of_a_group_are_known_by_their_names(connection: NatsConnection) -> None:

@@ -86,6 +86,15 @@ class NextContainer(Container):
     stop = providers.Factory(StopShipment)
 
 
+class MailsContainer(Container):
+    """The same with a second group, which takes the same events in order."""
+
+    mails = providers.Singleton(NatsEventSubscription, Container.nats, "mails", prefix=Container.config.prefix)
+    mailing = providers.Singleton(
+        EventConsumer, mails, Container.inbox, Container.unit_of_work.provider, Container.mediator, ordering="key"
+    )
+
+
 class LastContainer(containers.DeclarativeContainer):
     """The last version: it takes nothing in any more."""
 
@@ -119,6 +128,10 @@ def create() -> Container:
 
 def create_next() -> NextContainer:
     return NextContainer(config=config())
+
+
+def create_mails() -> MailsContainer:
+    return MailsContainer(config=config())
 
 
 def create_last() -> LastContainer:
