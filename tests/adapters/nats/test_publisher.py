@@ -19,6 +19,7 @@ from mediator.errors import (
 )
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsServer, StreamSettings, open_connection
 from mediator.nats.api import JetStreamApi
+from mediator.nats.provisioning import provision
 from mediator.nats.streams import create_stream, stream_config
 from mediator.testing import InMemoryDatabase, InMemoryOutbox
 
@@ -219,6 +220,30 @@ async def test_a_stream_that_differs_is_told_and_not_changed(connection, raw, pr
         "mediator.partitions",
     ]
     assert (await raw.jetstream().stream_info(f"{prefix}-shop")).config == before
+
+
+async def test_when_another_version_changes_how_long_a_stream_keeps_events_one_publishes_until_its_next_connection(
+    server, prefix, event
+) -> None:
+    async with open_connection(server.url) as connection:
+        older, newer = (
+            NatsEventPublisher(connection, "app", prefix=prefix, settings=StreamSettings(max_age=age))
+            for age in (7200, 3600)
+        )
+        await publish_until_stored(older, [event("1")])
+        [result] = await newer.publish([event("2")])
+        assert isinstance(result.error, StreamMismatchError)
+        api = JetStreamApi(await connection.client("publish", timeout=5), "")
+        await provision(api, newer.topology([event().type]), done=lambda item: None, update_streams=True)
+        for publisher in (older, newer):
+            [result] = await publisher.publish([event("3")])
+            assert result.error is None
+        await server.kill()
+        await server.start()
+        await publish_until_stored(newer, [event("4")])
+        [result] = await older.publish([event("5")])
+        assert isinstance(result.error, StreamMismatchError)
+        assert result.error.differences == ["max_age is 3600 s, not 7200 s"]
 
 
 async def test_a_stream_is_created_as_the_settings_say(connection, raw, prefix, event) -> None:
