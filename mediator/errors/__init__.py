@@ -77,7 +77,12 @@ from mediator.errors.remote import (
     RequestDeclarationError,
 )
 from mediator.errors.root import MediatorError
-from mediator.errors.schema import SchemaMissingError, SchemaNewerError, SchemaOutdatedError
+from mediator.errors.schema import (
+    SchemaIncompleteError,
+    SchemaMissingError,
+    SchemaNewerError,
+    SchemaOutdatedError,
+)
 from mediator.errors.unit_of_work import (
     AfterCommitError,
     CommitOutcomeUnknownError,
@@ -188,6 +193,7 @@ __all__ = [
     "RemoteUnavailableError",
     "ReplacementError",
     "RequestDeclarationError",
+    "SchemaIncompleteError",
     "SchemaMissingError",
     "SchemaNewerError",
     "SchemaOutdatedError",

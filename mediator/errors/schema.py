@@ -1,4 +1,4 @@
-"""Errors about the tables of this library: missing, older or newer than the library."""
+"""Errors about the tables of this library: missing, without their rows, older or newer than the library."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,23 @@ class SchemaMissingError(MediatorError, RuntimeError):
         return (
             f"The database {self.database} has no table {self.table}. Create the tables with "
             "`mediator schema create module:container`, or with `await create_schema(engine)`."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class SchemaIncompleteError(MediatorError, RuntimeError):
+    """The tables of this library lack rows that they begin with."""
+
+    database: str
+    table: str
+    rows: int
+    needed: int
+
+    def __str__(self) -> str:
+        return (
+            f"The table {self.table} in the database {self.database} has {self.rows} of the {self.needed} rows that relays "
+            "need, so nothing is published, and the events wait. Add the missing rows with `mediator schema create "
+            "module:container`, with `await create_schema(engine)`, or in a migration of your own with `schema_rows`."
         )
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mediator.distributed.cloudevents import BUCKETS
 from mediator.distributed.outbox import OutboxBatch
-from mediator.errors import ClaimLostError, DatabaseConnectionError
+from mediator.errors import ClaimLostError, DatabaseConnectionError, SchemaIncompleteError
 from mediator.sqlalchemy import moves
 from mediator.sqlalchemy.claims import BUSY_PAUSE, ClaimedBatch, Claims, DatabaseClock
 from mediator.sqlalchemy.database import Database
@@ -26,6 +26,9 @@ from mediator.sqlalchemy.schema import buckets, outbox
 
 _SHARE = 16
 """How many buckets a relay takes while there are others: four of them have no need to wait for each other."""
+
+_IS_OURS = buckets.c.bucket.between(0, BUCKETS - 1)
+"""Any other row would be locked in place of one that counts."""
 
 _CROWDED_SECONDS = 5.0
 _TURN_SECONDS = 1.0
@@ -84,13 +87,20 @@ class BucketClaims(Claims):
             await connection.commit()
 
     async def _begin(self, connection: AsyncConnection) -> None:
-        """Bound how long others may have to wait, and make delayed events ready in a transaction of their own."""
+        """Bound how long others may have to wait, and make delayed events ready in a transaction of their own.
+
+        A bucket without a row looks like one that another relay holds, so the rows are counted, by the same statement.
+        """
         due = select(
             moves.is_something_due(self._clock.now()),
+            select(func.count()).select_from(buckets).where(_IS_OURS).scalar_subquery(),
             _local("idle_in_transaction_session_timeout", self._frozen_seconds),
             _local("lock_timeout", _TURN_SECONDS),
         )
-        if (await connection.execute(due)).scalar_one():
+        is_due, rows, *_ = (await connection.execute(due)).one()
+        if rows < BUCKETS:
+            raise SchemaIncompleteError(self._database.name, buckets.name, rows, BUCKETS)
+        if is_due:
             await moves.release_due(connection, self._clock.now())
             await connection.commit()
             await connection.execute(due)
@@ -114,8 +124,8 @@ class BucketClaims(Claims):
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
         """Lock buckets that are free, going round so that each one has its turn; one that is not when none is."""
         place = (buckets.c.bucket + (BUCKETS - self._first)) % BUCKETS
-        free = select(buckets.c.bucket).order_by(place).limit(wanted).with_for_update(skip_locked=True)
-        held = set((await connection.execute(free)).scalars())
+        free = select(buckets.c.bucket).where(_IS_OURS).order_by(place).limit(wanted)
+        held = set((await connection.execute(free.with_for_update(skip_locked=True))).scalars())
         if not held:
             held = await self._queue(connection)
         self._first = (self._first + wanted) % BUCKETS

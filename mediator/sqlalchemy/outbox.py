@@ -84,7 +84,12 @@ class SqlAlchemyOutbox(Outbox):
 
     @asynccontextmanager
     async def claim(self, limit: int, /, *, without: Collection[str] = ()) -> AsyncGenerator[OutboxBatch, None]:
-        """See `Outbox.claim`."""
+        """See `Outbox.claim`.
+
+        Raises:
+            SchemaMissingError: A table does not exist.
+            SchemaIncompleteError: The table of buckets lacks rows, on PostgreSQL: nothing is claimed until they are there.
+        """
         self._wake.clear()
         async with self._claims.claim(limit, without) as batch:
             yield batch

@@ -17,7 +17,7 @@ from mediator import OutboxRelay
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.parking import ParkedFilter, ParkReason
 from mediator.distributed.publisher import EventPublisher, PublishResult
-from mediator.errors import ClaimLostError
+from mediator.errors import ClaimLostError, SchemaIncompleteError
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyParking, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger
 from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
@@ -236,6 +236,64 @@ async def test_the_archive_is_cleaned_by_the_clock_of_the_database(engine: Async
     short = SqlAlchemyOutbox(engine, archive_seconds=0.001)
     await asyncio.sleep(0.01)
     assert [await short.clean(2), await short.clean(2)] == [2, 1]
+
+
+@pytest.mark.parametrize(("missing", "rows"), [("TRUE", 0), ("bucket = 17", 63), ("bucket < 60", 4)])
+async def test_a_claim_without_all_rows_of_buckets_says_how_to_add_them(
+    engine: AsyncEngine, missing: str, rows: int
+) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, *(Moved(f"key {number}", number) for number in range(100)))
+    await _delete_buckets(engine, missing)
+    with pytest.raises(SchemaIncompleteError, match=f"has {rows} of .* 64 rows.* `mediator schema create"):
+        await claimed(ledger.outbox)
+    assert await ledger.outbox.pending() == 100
+
+
+async def test_a_claim_beside_others_is_no_less_told_of_missing_rows(engine: AsyncEngine) -> None:
+    await _delete_buckets(engine, "bucket = 0")
+    async with engine.begin() as others:
+        await others.execute(text("SELECT bucket FROM mediator_relay_buckets FOR UPDATE"))
+        with pytest.raises(SchemaIncompleteError, match="has 63 of"):
+            await claimed(SqlAlchemyOutbox(engine))
+
+
+async def test_a_row_of_no_bucket_is_not_locked_in_place_of_one_that_counts(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, *(Moved(f"key {number}", number) for number in range(200)))
+    async with engine.begin() as connection:
+        await connection.execute(text("INSERT INTO mediator_relay_buckets VALUES (64)"))
+    async with SqlAlchemyOutbox(engine).claim(200) as all_of_them, ledger.outbox.claim(200) as batch:
+        assert (len(all_of_them.events), len(batch.events)) == (200, 0)
+
+
+async def test_events_that_were_committed_without_rows_of_buckets_go_out_in_order_once_these_are_there(
+    engine: AsyncEngine,
+) -> None:
+    ledger, kept = Ledger(engine), list[CloudEvent]()
+    await add(ledger, Moved("k", 1), Moved("k", 2))
+    await _delete_buckets(engine, "TRUE")
+    await add(ledger, Moved("k", 3), Moved("k", 4))
+    with pytest.raises(SchemaIncompleteError):
+        await claimed(ledger.outbox)
+    await create_schema(engine)
+    await add(ledger, Moved("k", 5))
+    async with ledger.outbox.claim(10) as batch:
+        kept += batch.events
+    assert [event.data for event in kept] == [b'{"partition_key":"k","number":%d}' % number for number in range(1, 6)]
+
+
+async def _delete_buckets(engine: AsyncEngine, which: str) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(f"DELETE FROM mediator_relay_buckets WHERE {which}"))
+
+
+async def test_a_claim_that_finds_nothing_is_three_statements(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    with statements(engine) as seen:
+        async with ledger.outbox.claim(10) as batch:
+            assert not batch.events
+    assert [sql for sql, _ in seen].index("COMMIT") == 3
 
 
 async def test_looking_for_events_reads_neither_delayed_ones_nor_the_whole_table(engine: AsyncEngine) -> None:
