@@ -129,6 +129,7 @@ class RunningTransaction:
         message: What it was begun for.
         scope: The scope in which it runs.
         frame: The dispatch that began it.
+        max_domain_events: How many domain events it may publish; `None` for any number.
         events: Collected so far, in the order of `add`.
         after_commit: What is to be called after the commit.
         tracked: Aggregates that are tracked until it ends.
@@ -141,6 +142,7 @@ class RunningTransaction:
     message: object
     scope: Scope
     frame: Frame
+    max_domain_events: int | None
     events: list[CollectedEvent] = field(default_factory=list[CollectedEvent])
     after_commit: AfterCommitQueue = field(default_factory=AfterCommitQueue)
     tracked: list[AggregateRoot] = field(default_factory=list[AggregateRoot])
@@ -152,7 +154,7 @@ class RunningTransaction:
 
     def __post_init__(self) -> None:
         self.started = self.clock()
-        self.recorded = RecordedEventQueue(self.frame.origin)
+        self.recorded = RecordedEventQueue(self.frame.origin, self.max_domain_events)
 
     @property
     def milliseconds(self) -> float:
@@ -181,6 +183,7 @@ class RunningTransaction:
             ConcurrentDispatchError: A dispatch has joined and still runs.
             UnitOfWorkRolledBackError: What was done may not be kept.
             DomainEventDepthError: Domain events cause each other in a circle.
+            TooManyDomainEventsError: There are more of them than allowed.
         """
         while True:
             self.close_to_others()

@@ -12,7 +12,7 @@ import structlog
 from mediator.context import IdFactory, new_id
 from mediator.distributed import failpoints
 from mediator.distributed.aggregate_tracker import AggregateTracker
-from mediator.distributed.bounds import check_positive, check_texts
+from mediator.distributed.bounds import check_counts, check_positive, check_texts
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.database import DatabaseTransaction
 from mediator.distributed.events import DistributedEvent
@@ -42,6 +42,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     Args:
         codec: Writes and reads the payloads of events.
         max_event_bytes: The largest payload of an event, in bytes.
+        max_domain_events: How many domain events one transaction may publish; `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Makes transaction ids.
     """
@@ -51,15 +52,18 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         *,
         codec: EventCodec,
         max_event_bytes: int = 1_000_000,
+        max_domain_events: int | None = 10_000,
         commit_timeout: float = 30.0,
         ids: IdFactory = new_id,
     ) -> None:
         super().__init__()
         check_positive(max_event_bytes=max_event_bytes, commit_timeout=commit_timeout)
+        check_counts(max_domain_events=max_domain_events)
         check_texts(longest=LONGEST_MEDIA_TYPE, content_type=codec.content_type)
         self.codec: EventCodec = codec
         self.settling: bool = False
         self._max_event_bytes = max_event_bytes
+        self._max_domain_events = max_domain_events
         self._commit_timeout = commit_timeout
         self._ids = ids
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
@@ -128,7 +132,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         if scope.transaction is not None or self._running is not None:
             raise UnitOfWorkRunningError(self._running.id if self._running else "of another database")
         await self.prepare(isolation)
-        self._running = RunningTransaction(self._ids(), message, scope, frame)
+        self._running = RunningTransaction(self._ids(), message, scope, frame, self._max_domain_events)
         self.take_over(self._running)
         scope.transaction = self
         scope.outcome, scope.response = Outcome.NONE, None
@@ -153,6 +157,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             UnitOfWorkRolledBackError: Something failed before, although its caller went on.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
             DomainEventDepthError: Domain events cause each other in a circle.
+            TooManyDomainEventsError: They do, several each; or the command records more than `max_domain_events`.
             EventError: An event cannot be stored. As after any other error up to COMMIT, all is rolled back.
         """
         running = self._require("commit")

@@ -28,7 +28,6 @@ from mediator.errors.dispatch import (
     ConcurrentPublishError,
     ContextError,
     DispatchDepthError,
-    DomainEventDepthError,
     HandlerNotFoundError,
     MediatorNotStartedError,
     MessageDeclarationError,
@@ -41,6 +40,7 @@ from mediator.errors.dispatch import (
     ScopeError,
     StreamNotOpenError,
 )
+from mediator.errors.domain_events import DomainEventDepthError, TooManyDomainEventsError
 from mediator.errors.events import (
     ClaimLostError,
     DeliveryTimeError,
@@ -204,6 +204,7 @@ __all__ = [
     "StreamMismatchError",
     "StreamNotFoundError",
     "StreamNotOpenError",
+    "TooManyDomainEventsError",
     "TransactionOwnershipError",
     "UnexpectedMessageError",
     "UnitOfWorkError",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mediator.errors.circle import circle_in, shown
 from mediator.errors.root import MediatorError, name_of
 
 
@@ -197,38 +198,12 @@ class DispatchDepthError(MediatorError, RecursionError):
     @property
     def cycle(self) -> Sequence[str]:
         """The names of the messages that cause each other, once each; empty when there is no circle."""
-        names = [name_of(message) for message in self.path]
-        last = names[-1] if names else ""
-        before = len(names) - 2 - names[-2::-1].index(last) if last in names[:-1] else None
-        return names[before + 1 :] if before is not None else []
+        return circle_in(self.path)
 
     def __str__(self) -> str:
-        names = [name_of(message) for message in self.path]
-        circle = self.cycle
-        shown = " -> ".join([circle[-1], *circle] if circle else names)
         return (
-            f"{len(self.path)} dispatches are nested, more than max_depth ({self.limit}): {shown}. "
-            + ("They cause each other without end. Break the circle" if circle else "Nest less deeply")
-            + ", or raise `max_depth` of the mediator."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class DomainEventDepthError(DispatchDepthError):
-    """The handlers of domain events made aggregates record events, whose handlers did so too, and so on.
-
-    Attributes:
-        limit: The `max_depth` of the mediator.
-        path: The events, each recorded by the handlers of the one before it.
-    """
-
-    def __str__(self) -> str:
-        names = [name_of(event) for event in self.path]
-        circle = self.cycle
-        shown = " -> ".join([circle[-1], *circle] if circle else names)
-        return (
-            f"{len(self.path)} domain events follow from each other, more than max_depth ({self.limit}): {shown}. "
-            + ("They cause each other without end. Break the circle" if circle else "Let fewer follow from each other")
+            f"{len(self.path)} dispatches are nested, more than max_depth ({self.limit}): {shown(self.path)}. "
+            + ("They cause each other without end. Break the circle" if self.cycle else "Nest less deeply")
             + ", or raise `max_depth` of the mediator."
         )
 

@@ -45,6 +45,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         max_event_bytes: The largest payload of an event, in bytes.
         max_pending: How many events may wait in the outbox, delayed ones not counted; more fail the command that adds
             them. It is looked up about once a second, so that other processes may go beyond it. `None` for any number.
+        max_domain_events: How many domain events one transaction may publish; `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Makes transaction ids.
 
@@ -59,11 +60,16 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         codec: EventCodec | None = None,
         max_event_bytes: int = 1_000_000,
         max_pending: int | None = None,
+        max_domain_events: int | None = 10_000,
         commit_timeout: float = 30.0,
         ids: IdFactory = new_id,
     ) -> None:
         super().__init__(
-            codec=codec or MsgspecCodec(), max_event_bytes=max_event_bytes, commit_timeout=commit_timeout, ids=ids
+            codec=codec or MsgspecCodec(),
+            max_event_bytes=max_event_bytes,
+            max_domain_events=max_domain_events,
+            commit_timeout=commit_timeout,
+            ids=ids,
         )
         check_counts(max_pending=max_pending)
         self._database = database_of(engine)
@@ -71,11 +77,8 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._session: AsyncSession | None = None
         self._savepoints: list[AsyncSessionTransaction] = []
         self._locking = asyncio.Lock()
-        self._holds_turn = False
-        self._answered = False
-        self._closed = False
-        self._staged = False
-        self._own = False
+        self._holds_turn = self._answered = False
+        self._closed = self._staged = self._own = False
         self._isolation: str | None = None
         self._reader: AsyncEngine | None = None
 

@@ -1,10 +1,12 @@
 """Aggregates: what they record is published once, in the transaction, or not at all; in memory, SQLite and PostgreSQL."""
 
+import asyncio
 import copy
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -40,6 +42,7 @@ from mediator.errors import (
     DomainEventDepthError,
     MessageKindError,
     NoUnitOfWorkError,
+    TooManyDomainEventsError,
     UnitOfWorkRolledBackError,
 )
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
@@ -92,11 +95,12 @@ class Do(Command[Any]):
 class School:
     """An application: what its handlers see is in `log`."""
 
-    make: Callable[[], UnitOfWork]
+    make: Callable[..., UnitOfWork]
     outbox: Outbox
     add: Callable[[UnitOfWork, Student], None]
     stored: Callable[[], Awaitable[list[str]]]
     log: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
     on: dict[type, Callable[[Any], Awaitable[Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,7 +115,7 @@ class School:
     def unit_of_work(self) -> UnitOfWork:
         instances = current_scope().instances
         if self not in instances:
-            created = instances[self] = self.make()
+            created = instances[self] = self.make(**self.settings)
             if isinstance(created, SqlAlchemyUnitOfWork):
                 current_scope().on_exit(lambda _: created.aclose())
         found: UnitOfWork = instances[self]
@@ -163,7 +167,7 @@ async def in_memory() -> AsyncIterator[School]:
     async def stored() -> list[str]:
         return sorted(database.tables.get("students", {}))
 
-    yield School(lambda: InMemoryUnitOfWork(database), InMemoryOutbox(database), add, stored)
+    yield School(partial(InMemoryUnitOfWork, database), InMemoryOutbox(database), add, stored)
 
 
 @asynccontextmanager
@@ -181,7 +185,7 @@ async def in_database(url: str) -> AsyncIterator[School]:
             async with engine.connect() as connection:
                 return sorted(await connection.scalars(select(Student.name)))
 
-        yield School(lambda: SqlAlchemyUnitOfWork(engine), SqlAlchemyOutbox(engine), add, stored)
+        yield School(partial(SqlAlchemyUnitOfWork, engine), SqlAlchemyOutbox(engine), add, stored)
 
 
 @pytest.fixture
@@ -383,6 +387,96 @@ async def test_events_that_cause_each_other_in_a_circle_are_refused_by_name(scho
         await school.do(work)
     assert isinstance(caught.value, DispatchDepthError)
     assert (caught.value.limit, len(caught.value.path), await school.stored()) == (7, 8, [])
+
+
+def branching(school: School) -> list[int]:
+    """Each event makes its handler record two more; gives the number of those handled, which ends a test at 20,000."""
+    handled = [0]
+    school.mediator.max_depth = 50
+
+    async def twice_more(event: Renamed) -> None:
+        handled[0] += 1
+        assert handled[0] < 20_000
+        begin_branching(2)
+
+    school.on[Renamed] = twice_more
+    return handled
+
+
+def begin_branching(times: int = 1) -> None:
+    current_unit_of_work().track(ada := Student(name="Ada"))
+    for _ in range(times):
+        ada.rename("Eda")
+
+
+async def test_a_circle_of_events_that_cause_several_each_is_refused_by_name_before_it_is_deep(school):
+    school.settings["max_domain_events"] = 100
+    handled = branching(school)
+
+    async def work() -> None:
+        begin_branching()
+
+    with pytest.raises(TooManyDomainEventsError, match="Renamed -> Renamed.*without end") as caught:
+        await school.do(work)
+    assert (caught.value.limit, caught.value.cycle, await school.stored()) == (100, ["Renamed"], [])
+    assert handled[0] <= 50
+
+
+async def test_a_command_may_cause_as_many_events_as_the_limit_and_no_more(school):
+    school.settings["max_domain_events"] = 3
+
+    async def work(count: int) -> None:
+        for number in range(count):
+            school.save(enrolled(f"{count}.{number}"))
+
+    with pytest.raises(TooManyDomainEventsError, match=r"max_domain_events \(3\): Enrolled\. ") as caught:
+        await school.do(lambda: work(4))
+    assert (caught.value.cycle, school.log) == ([], [])
+    await school.do(lambda: work(3))
+    await school.do(lambda: work(3 - 1))
+    assert len(school.log) == 5
+
+
+async def test_events_that_a_savepoint_took_back_do_not_count(school):
+    school.settings["max_domain_events"] = 1
+
+    async def fail() -> None:
+        for _ in range(5):
+            school.save(enrolled("Carl"))
+        raise LookupError
+
+    async def work() -> None:
+        with pytest.raises(LookupError):
+            await school.do(fail, mode=TransactionMode.NESTED)
+        school.save(enrolled("Ada"))
+
+    await school.do(work)
+    assert school.log == ["Enrolled Ada"]
+
+
+async def test_the_limit_holds_for_10_000_events_when_none_is_given(school):
+    handled = branching(school)
+
+    async def work() -> None:
+        begin_branching()
+
+    with pytest.raises(TooManyDomainEventsError, match=r"max_domain_events \(10,000\)"):
+        await school.do(work)
+    assert handled[0] <= 5_000
+
+
+async def test_a_command_can_be_cancelled_although_no_handler_of_its_events_ever_waits(school):
+    school.settings["max_domain_events"] = None
+    handled = branching(school)
+
+    async def work() -> None:
+        begin_branching()
+        asyncio.get_running_loop().call_soon(task.cancel)
+
+    task = asyncio.create_task(school.do(work))
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert handled[0] < 1_000
 
 
 async def test_an_aggregate_that_is_never_saved_publishes_nothing(school):

@@ -45,11 +45,11 @@ def refuses(make: Callable[..., object], name: str, value: Any) -> None:
         make(**{name: value})
 
 
-@wrong(max_pending="count", max_event_bytes="positive", commit_timeout="positive")
+@wrong(max_pending="count", max_domain_events="count", max_event_bytes="positive", commit_timeout="positive")
 async def test_a_unit_of_work_refuses_numbers_that_cannot_work(engine: AsyncEngine, name: str, value: Any):
     refuses(lambda **options: SqlAlchemyUnitOfWork(engine, **options), name, value)
     refuses(lambda **options: InMemoryUnitOfWork(InMemoryDatabase(), **options), name, value)
-    SqlAlchemyUnitOfWork(engine, max_pending=1, max_event_bytes=1, commit_timeout=0.1)
+    SqlAlchemyUnitOfWork(engine, max_pending=1, max_domain_events=1, max_event_bytes=1, commit_timeout=0.1)
 
 
 @pytest.mark.parametrize("value", ["", "x" * 128, "a\nb", "a\0b", None, 3])
