@@ -52,6 +52,7 @@ class DatabaseTransaction(ABC):
 
         Raises:
             OutboxFullError: Too many events wait.
+            TooManyEventsError: They are more than may ever wait.
         """
 
     @abstractmethod

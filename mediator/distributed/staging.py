@@ -1,10 +1,12 @@
 """StagedEvent: an event on its way into the outbox, with what the outbox has to know and the receiver has not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import Ordering
+from mediator.errors import TooManyEventsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,15 @@ class StagedEvent:
         A delayed event has no place in the order of its key.
         """
         return self.event.partitionkey if self.ordering == "strict" and self.deliver_at is None else None
+
+
+def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
+    """How many events would wait in the outbox from the commit on: all but delayed ones.
+
+    Raises:
+        TooManyEventsError: They are more than may ever wait, so that no later try would help.
+    """
+    count = sum(each.deliver_at is None for each in events)
+    if count > max_pending:
+        raise TooManyEventsError(count, max_pending)
+    return count

@@ -53,6 +53,7 @@ from mediator.errors.events import (
     EventTooLargeError,
     OutboxEventNotFoundError,
     OutboxFullError,
+    TooManyEventsError,
     UpcasterDeclarationError,
 )
 from mediator.errors.refusals import (
@@ -205,6 +206,7 @@ __all__ = [
     "StreamNotFoundError",
     "StreamNotOpenError",
     "TooManyDomainEventsError",
+    "TooManyEventsError",
     "TransactionOwnershipError",
     "UnexpectedMessageError",
     "UnitOfWorkError",

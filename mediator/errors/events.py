@@ -101,6 +101,26 @@ class OutboxFullError(EventError, RuntimeError):
 
 
 @dataclass(eq=False, repr=False)
+class TooManyEventsError(EventError):
+    """A command has more events than may ever wait in the outbox; it has failed and nothing is committed.
+
+    Attributes:
+        count: How many events it has, delayed ones not counted.
+        max_pending: How many may wait.
+    """
+
+    count: int
+    max_pending: int
+
+    def __str__(self) -> str:
+        return (
+            f"One command has {self.count:,} events, and max_pending is {self.max_pending:,}: even an empty outbox has no "
+            "room for them. The command was rolled back, and will be every time. Send several commands with fewer events "
+            "each, or raise max_pending."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class OutboxEventNotFoundError(EventError, LookupError):
     """No event with an id is in the outbox or its archive."""
 

@@ -45,7 +45,7 @@ class Backlog:
         seems_full = self._known + adding > limit
         if age >= max(_SECONDS, self._took / _SHARE) or (seems_full and age >= self._took / _SHARE_WHEN_FULL):
             await self._count(connection, limit)
-        if self._known + adding > limit:
+        if adding and self._known + adding > limit:
             raise OutboxFullError(self._name, self._known, limit)
         self._known += adding
 

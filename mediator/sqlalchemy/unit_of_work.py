@@ -14,7 +14,7 @@ from mediator.context import IdFactory, new_id
 from mediator.distributed.bounds import check_counts
 from mediator.distributed.serialization import EventCodec
 from mediator.distributed.shield import finish
-from mediator.distributed.staging import StagedEvent
+from mediator.distributed.staging import StagedEvent, count_waiting
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
@@ -214,7 +214,8 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """
         connection = await self.session.connection()
         if self._max_pending is not None:
-            await backlog_of(self._database).admit(connection, len(events), self._max_pending)
+            adding = count_waiting(events, self._max_pending)
+            await backlog_of(self._database).admit(connection, adding, self._max_pending)
         await stage_events(connection, events)
         self._staged = True
 

@@ -13,7 +13,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.inbox import LastStart
 from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.serialization import EventCodec
-from mediator.distributed.staging import StagedEvent
+from mediator.distributed.staging import StagedEvent, count_waiting
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import DatabaseUnavailableError, IsolationNotSupportedError, NoUnitOfWorkError, OutboxFullError
@@ -232,7 +232,8 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def stage(self, events: Sequence[StagedEvent]) -> None:
         """See `DatabaseTransaction.stage`."""
         pending, limit = len(self.database.outbox), self._max_pending
-        if limit is not None and pending + len(events) > limit:
+        adding = 0 if limit is None else count_waiting(events, limit)
+        if limit is not None and adding and pending + adding > limit:
             raise OutboxFullError("InMemoryDatabase", pending, limit)
         self._staged = list(events)
 

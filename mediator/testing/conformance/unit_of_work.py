@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import json
+from datetime import UTC, datetime
 
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.errors import (
     EventNotSerializableError,
     IsolationNotSupportedError,
     OutboxFullError,
+    TooManyEventsError,
     UnitOfWorkRolledBackError,
 )
 from mediator.testing.conformance.failing import failing
@@ -174,6 +176,15 @@ class UnitOfWorkConformance(StorageSuite):
                 await self._write(storage, "f")
             assert await storage.read() == ["a", "e"]
 
+    async def test_a_command_with_more_events_than_may_ever_wait_is_told_so(self) -> None:
+        """It is refused also by an empty outbox, with an error that promises no later success."""
+        async with self.opened() as storage:
+            with failing(TooManyEventsError) as caught:
+                await self._write(storage, "a", "b", "c", "d")
+            assert isinstance(caught[0], TooManyEventsError)
+            assert (caught[0].count, caught[0].max_pending) == (4, 3)
+            assert (await storage.read(), await storage.waiting()) == ([], [])
+
     async def test_an_outbox_that_was_emptied_has_room_again(self) -> None:
         """At the latest when a count that took long is repeated."""
         async with self.opened() as storage:
@@ -195,9 +206,15 @@ class UnitOfWorkConformance(StorageSuite):
                     DistributedEventBroker(unit_of_work).add(Written(row))
 
     async def test_delayed_events_do_not_fill_the_outbox(self) -> None:
-        """They are not counted until they are due."""
+        """They are not counted until they are due, neither those that are there nor those that a command adds."""
         async with self.opened() as storage:
             await add(storage, *(Written(str(number)) for number in range(5)), after=FUTURE)
             async with storage.transaction(max_pending=1) as unit_of_work:
-                DistributedEventBroker(unit_of_work).add(Written("a"))
-            assert await storage.waiting() == ["a"]
+                events = DistributedEventBroker(unit_of_work)
+                events.add(Written("a"))
+                for number in range(5):
+                    events.add(Written(str(number)), deliver_at=datetime.now(UTC) + FUTURE)
+            await add(storage, Written("b"))
+            async with storage.transaction(max_pending=1) as unit_of_work:
+                DistributedEventBroker(unit_of_work).add(Written("late"), deliver_at=datetime.now(UTC) + FUTURE)
+            assert await storage.waiting() == ["a", "b"]

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mediator import DistributedEventBroker
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.downtime import is_outage
 from mediator.errors import DatabaseUnavailableError, UnitOfWorkRolledBackError
 from mediator.testing.failpoints import Failure, failpoint
-from tests.unit.consuming.application import Application, OrderPlaced, failing, hanging
+from tests.unit.consuming.application import Application, OrderPlaced, Reserved, failing, hanging
 
 QUICK: dict[str, Any] = {"retry_delays": (0.0,), "max_attempts": 3, "drain_timeout": 0.0}
 
@@ -239,6 +240,22 @@ async def test_events_that_handlers_raise_wait_for_room_in_the_outbox_and_cost_n
     assert events.count(("consumer waits", "OutboxFullError")) == 1
     assert events.count(("consumer goes on", "OutboxFullError")) == 1
     assert "delivery failed" not in dict(events)
+
+
+async def test_handlers_that_raise_more_events_than_the_outbox_can_ever_hold_fail_and_are_parked_without_a_wait():
+    application = Application({**QUICK, "max_attempts": 2}, max_pending=1)
+
+    async def one_more(_event: OrderPlaced) -> None:
+        DistributedEventBroker(application.unit_of_work()).add(Reserved(0))
+
+    application.acts[1] = one_more
+    application.publish(1, 2)
+    with capture_logs() as logs:
+        async with application.running():
+            await application.settled(2)
+    assert application.parked() == [("e1", "handler-failed", 2)]
+    assert application.effects == [2]
+    assert not any(line["event"] == "consumer waits" for line in logs)
 
 
 async def test_a_consumer_that_waits_for_room_in_the_outbox_stops_when_told_and_the_start_does_not_count():
