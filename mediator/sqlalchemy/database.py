@@ -4,7 +4,7 @@ import asyncio
 import re
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ class Database(ABC):
         self._isolated: dict[str, AsyncEngine] = {}
         self._wakes: weakref.WeakSet[asyncio.Event] = weakref.WeakSet()
         event.listen(engine.sync_engine, "begin", self.begun)
-        event.listen(engine.sync_engine, "handle_error", self._on_error)
+        event.listen(engine.sync_engine, "handle_error", weakly(self._on_error))
 
     def listen(self, wake: asyncio.Event) -> None:
         """Set `wake` whenever events were committed by this process, for as long as somebody holds it."""
@@ -158,6 +158,17 @@ class Database(ABC):
     @abstractmethod
     async def lock_schema(self, connection: AsyncConnection) -> None:
         """Let no other process create the tables until the end of this transaction."""
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A listener for what belongs to the dialect: SQLAlchemy caches keep it after its engine, and would keep the engine."""
+    reference = weakref.WeakMethod(method)
+
+    def listener(*arguments: Any) -> Any:
+        found = reference()
+        return None if found is None else found(*arguments)
+
+    return listener
 
 
 def mode_of(connection: Connection | None) -> str | None:

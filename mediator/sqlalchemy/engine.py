@@ -23,7 +23,8 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgres": "postgresql+asyncpg",
 }
-_databases: weakref.WeakKeyDictionary[Engine, Database] = weakref.WeakKeyDictionary()
+_databases: weakref.WeakKeyDictionary[Engine, weakref.ref[Database]] = weakref.WeakKeyDictionary()
+"""Weak on both sides, since a database holds its engine. The engine holds the database, which listens to its events."""
 
 
 def database_of(
@@ -34,14 +35,15 @@ def database_of(
     Raises:
         DatabaseUnavailableError: It is neither an SQLite file nor PostgreSQL through asyncpg.
     """
-    known = _databases.get(engine.sync_engine)
+    reference = _databases.get(engine.sync_engine)
+    known = None if reference is None else reference()
     if known is None:
         _check_supported(engine.url)
         if engine.url.get_backend_name() == "postgresql":
             known = PostgresqlDatabase(engine, lock_timeout=5.0 if lock_timeout is None else lock_timeout)
         else:
             known = SqliteDatabase(engine, writer_timeout=30.0 if writer_timeout is None else writer_timeout)
-        _databases[engine.sync_engine] = known
+        _databases[engine.sync_engine] = weakref.ref(known)
     return known
 
 

@@ -22,7 +22,7 @@ from mediator.errors import (
     ReadOnlyDatabaseError,
 )
 from mediator.scope import current_frame
-from mediator.sqlalchemy.database import Database, mode_of, redacted
+from mediator.sqlalchemy.database import Database, mode_of, redacted, weakly
 
 LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED_TABLE = "42P01"
@@ -55,7 +55,7 @@ class PostgresqlDatabase(Database):
     def __init__(self, engine: AsyncEngine, *, lock_timeout: float = 5.0) -> None:
         self._lock_timeout = lock_timeout
         super().__init__(engine, redacted(engine.url))
-        event.listen(engine.sync_engine, "do_connect", self._connect)
+        event.listen(engine.sync_engine, "do_connect", weakly(self._connect))
         event.listen(engine.sync_engine, "commit", self._check_commit)
         event.listen(engine.sync_engine, "before_cursor_execute", _refuse_ended_transaction)
         event.listen(engine.sync_engine, "checkout", _check)

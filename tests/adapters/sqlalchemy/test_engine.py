@@ -1,12 +1,14 @@
 """Opening a database: what can be wrong is said at once, and nothing is left behind."""
 
 import asyncio
+import gc
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mediator.errors import DatabaseUnavailableError, WriterTimeoutError
 from mediator.sqlalchemy import create_schema, open_engine, schema_sql
@@ -44,6 +46,26 @@ async def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path: Path) -> N
     with pytest.raises(DatabaseUnavailableError, match="unable to open"):
         async with open_engine(f"sqlite:///{tmp_path}"):
             pass
+
+
+async def test_nothing_keeps_an_engine_that_was_closed(url: str) -> None:
+    async def used() -> list[weakref.ref[object]]:
+        async with open_engine(url) as engine:
+            await create_schema(engine)
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+            return [weakref.ref(each) for each in (engine, engine.sync_engine, database_of(engine))]
+
+    references = await used()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None, None]
+
+
+async def test_an_engine_keeps_what_is_known_of_its_database(file: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
+    known = weakref.ref(database_of(engine))
+    gc.collect()
+    assert known() is database_of(engine)
 
 
 @sqlite_only
