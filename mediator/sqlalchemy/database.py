@@ -177,5 +177,15 @@ def mode_of(connection: Connection | None) -> str | None:
 
 
 def redacted(url: URL) -> str:
-    """A URL for texts: without the password, and without options, since one of them may be it."""
-    return url.set(query={}).render_as_string(hide_password=True)
+    """A URL for texts: without the password, and of its options only the hosts, since any other may be the password."""
+    host = None if url.host is None else _without_user(url.host)
+    text = url.set(host=host, query={}).render_as_string(hide_password=True)
+    options = [
+        f"{name}={_without_user(value)}" for name in ("host", "port") for value in url.normalized_query.get(name, ())
+    ]
+    return f"{text}?{'&'.join(options)}" if options else text
+
+
+def _without_user(host: str) -> str:
+    """What precedes an @ that is not percent-encoded may be a part of the password."""
+    return host.rpartition("@")[2]

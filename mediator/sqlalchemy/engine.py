@@ -77,7 +77,7 @@ async def open_engine(
 
     Raises:
         DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted,
-            the server does not answer.
+            the server does not answer, the URL or an option in it cannot be read. It names the hosts, and no password.
     """
     parsed = _parse(url)
     settings: dict[str, Any] = {"hide_parameters": True, **_pool_options(options), **options}
@@ -111,6 +111,21 @@ def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
         extra = "sqlalchemy" if url.get_backend_name() == "sqlite" else "postgres"
         missing = MissingExtraError(error.name or str(error), extra)
         raise DatabaseUnavailableError(redacted(url), str(missing)) from error
+    except (ArgumentError, ValueError):
+        _check_options(url)
+        raise
+
+
+def _check_options(url: URL) -> None:
+    """Tell the options of a URL that cannot be read from what is wrong otherwise; their texts may show a password."""
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except ArgumentError:
+        reason = 'its hosts and ports do not fit together: write them as "host=a:1&host=b:2" or as "host=a,b&port=1,2"'
+        raise DatabaseUnavailableError(redacted(url), reason) from None
+    except ValueError:
+        reason = "an option in it has a value that cannot be read, such as a text in place of a number"
+        raise DatabaseUnavailableError(redacted(url), reason) from None
 
 
 def _parse(url: str) -> URL:

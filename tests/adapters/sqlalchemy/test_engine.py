@@ -3,12 +3,15 @@
 import asyncio
 import gc
 import time
+import traceback
 import weakref
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from mediator.errors import DatabaseUnavailableError, WriterTimeoutError
 from mediator.sqlalchemy import create_schema, open_engine, schema_sql
@@ -33,6 +36,50 @@ async def test_a_database_that_cannot_be_opened_is_a_clear_error(url: str, reaso
         async with open_engine(url):
             pass
     assert "secret" not in str(caught.value)
+
+
+AT = "postgresql://u:secret@127.0.0.1:1/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        (AT, "127.0.0.1:1/db"),
+        (f"{AT}?sslmode=bogus", "sslmode"),
+        (f"{AT}?foo=secret", "foo"),
+        (f"{AT}?timeout=abc", "127.0.0.1:1/db"),
+        (f"{AT}?host=a&host=b&port=1", r"\?host=a&host=b&port=1 cannot.*host=a,b&port=1,2"),
+        (f"{AT}?host=a,b&port=1,2,3", "host=a,b&port=1,2,3 cannot"),
+        (f"{AT}?host=a:1&host=b", "host=a:1&host=b cannot"),
+        (f"{AT}?host=a:1&host=b:x", "host=a:1&host=b:x cannot"),
+        (f"{AT}?host=::1&host=::2", "host=::1&host=::2 cannot"),
+        (f"{AT}?host=u:secret@a&host=b", "host=a&host=b cannot"),
+        (f"{AT}?prepared_statement_cache_size=abc&x=secret", "127.0.0.1:1/db cannot.* an option"),
+        (f"{AT}?prepared_statement_cache_size=secret", "127.0.0.1:1/db cannot.* an option"),
+        ("postgresql://u@127.0.0.1:1/db?password=secret", "127.0.0.1:1/db"),
+        ("postgresql://u:secret@/db?host=127.0.0.1:1", r"db\?host=127\.0\.0\.1:1 cannot"),
+        ("postgresql://u:secret@/db?host=/nowhere/at/all", r"db\?host=/nowhere/at/all cannot"),
+        ("postgresql://u:p@secret@127.0.0.1:1/db", "127.0.0.1:1/db"),
+        ("postgresql+psycopg://u:secret@h/db", "h/db.* through asyncpg"),
+        ("mysql://u:secret@/db?host=h", r"db\?host=h.* only SQLite files"),
+        ("sqlite:///app.db?timeout=secret", r"app\.db cannot.* an option"),
+    ],
+)
+async def test_an_error_names_the_host_of_a_database_that_cannot_be_opened_and_never_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatabaseUnavailableError, match=named) as caught:
+        async with open_engine(url):
+            pass
+    assert "secret" not in str(caught.value)
+    assert "secret" not in "".join(traceback.format_exception(caught.value)).replace(url, "")
+
+
+async def test_an_option_of_the_engine_that_is_wrong_is_no_fault_of_the_url(file: Path) -> None:
+    with pytest.raises(ArgumentError, match="asyncio"):
+        async with open_engine(f"sqlite:///{file}", poolclass=QueuePool):
+            pass
 
 
 async def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
