@@ -8,7 +8,7 @@ import structlog
 
 from mediator.distributed.publisher import PublishResult
 from mediator.distributed.retries import Backoff
-from mediator.errors import EventRefusedError, StreamMismatchError, StreamNotFoundError
+from mediator.errors import EventHeldBackError, EventRefusedError, StreamMismatchError, StreamNotFoundError
 
 _FIRST_PAUSE = 0.1
 _LAST_PAUSE = 15.0
@@ -50,7 +50,7 @@ class Outages:
         return max(0.0, min(outage.until for outage in self._outages.values()) - self._clock())
 
     def note(self, results: Sequence[PublishResult]) -> Exception | None:
-        """Learn from the results of one call.
+        """Learn from the results of one call. An event that was held back says nothing of its context.
 
         Returns:
             The first error, if the broker stored or judged nothing at all: that is no matter of a single context.
@@ -60,7 +60,7 @@ class Outages:
         for result in results:
             if result.error is None or isinstance(result.error, EventRefusedError):
                 answered.add(_context(result))
-            else:
+            elif not isinstance(result.error, EventHeldBackError):
                 failed.setdefault(_context(result), result.error)
         for context in answered - failed.keys():
             self._end(context)

@@ -16,8 +16,9 @@ class PublishResult:
     Attributes:
         event: The event as it was given.
         error: `None` when the broker has stored it (now, or earlier under the same id); a `PublisherUnavailableError`
-            when nothing is known of it and the same event may be sent again; an `EventRefusedError` when the broker
-            will refuse this event every time.
+            when nothing is known of it and the same event may be sent again; an `EventHeldBackError` when it was not
+            sent because an earlier one of its partition key was not stored, which is no outage; an `EventRefusedError`
+            when the broker will refuse this event every time.
         duplicate: Whether the broker knew the id, and stored nothing this time.
     """
 
@@ -34,9 +35,12 @@ class EventPublisher(ABC):
         """Send events and return one result an event, in the order given.
 
         Events of one partition key are stored in the order given: after one of them failed, none of its successors is
-        sent in this call (their result is a `PublisherUnavailableError`). The same event sent twice is stored once, as
-        long as the broker remembers its id. Bounded in time, and never raises for a broker that is away: the results
-        say it. Cancelling leaves the events in flight unknown, which is safe, because a resend carries the same id.
+        sent in this call. Their result is an `EventHeldBackError`, always after an event that was refused: the relay would
+        take a `PublisherUnavailableError` for an outage of their whole context. In an outage it may be that as well.
+
+        The same event sent twice is stored once, as long as the broker remembers its id. Bounded in time, and never
+        raises for a broker that is away: the results say it. Cancelling leaves the events in flight unknown, which is
+        safe, because a resend carries the same id.
         """
 
     async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:

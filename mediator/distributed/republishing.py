@@ -11,6 +11,7 @@ from mediator.distributed.pace import Pace
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import (
     DuplicateDroppedError,
+    EventHeldBackError,
     EventRefusedError,
     PublisherUnavailableError,
     StreamMismatchError,
@@ -18,6 +19,7 @@ from mediator.errors import (
 )
 
 _RECOVERY_SECONDS = 1.0
+_UNSENT = (PublisherUnavailableError, EventHeldBackError)
 _LASTING = (StreamMismatchError, StreamNotFoundError)
 """Errors that waiting does not mend."""
 
@@ -111,8 +113,8 @@ class Republishing:
                 used = mark
             else:
                 outcome = await self._publisher.publish(open_events)
-            failed = [result for result in outcome if isinstance(result.error, PublisherUnavailableError)]
-            results += [result for result in outcome if not isinstance(result.error, PublisherUnavailableError)]
+            failed = [result for result in outcome if isinstance(result.error, _UNSENT)]
+            results += [result for result in outcome if not isinstance(result.error, _UNSENT)]
             open_events = [result.event for result in failed]
             await self._check(failed, deadline)
         refused = [result.error for result in results if isinstance(result.error, EventRefusedError)]
@@ -122,8 +124,8 @@ class Republishing:
         return Republished(page[-1].sequence, len(results) - len(refused) - duplicates, duplicates, refused, gone)
 
     async def _check(self, failed: Sequence[PublishResult], deadline: float) -> None:
-        """Wait for the broker, if something failed for any other reason than that it remembers an event."""
-        errors = [result.error for result in failed]
+        """Wait for the broker, if something failed for any other reason than that it remembers or refuses an event."""
+        errors = [result.error for result in failed if not isinstance(result.error, EventHeldBackError)]
         if not errors or any(isinstance(error, DuplicateDroppedError) for error in errors):
             return
         for error in errors:

@@ -184,3 +184,17 @@ class EventRefusedError(EventError):
 
     def __str__(self) -> str:
         return f"Event {self.event_id} of type {self.event_type} was refused by the broker: {self.reason}"
+
+
+@dataclass(eq=False, repr=False)
+class EventHeldBackError(EventError):
+    """An event was not sent because an earlier one of its partition key was not stored; it may be sent again."""
+
+    event_id: str
+    event_type: str
+
+    def __str__(self) -> str:
+        return (
+            f"Event {self.event_id} of type {self.event_type} was not sent: an earlier event of its partition key was not "
+            "stored. It may be sent again, after that one."
+        )

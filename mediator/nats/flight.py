@@ -9,7 +9,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.errors import DuplicateDroppedError, EventRefusedError, PublisherUnavailableError
+from mediator.errors import DuplicateDroppedError, EventHeldBackError, EventRefusedError, PublisherUnavailableError
 
 WINDOW = 500
 """How many events are on their way at the same time, at most."""
@@ -222,8 +222,7 @@ class Flight:
 
     def _hold_back(self, index: int | None) -> None:
         while index is not None:
-            reason = "an earlier event of the same partition key was not stored"
-            self._errors.setdefault(index, PublisherUnavailableError(self._broker, reason))
+            self._errors.setdefault(index, _held_back(self._letters[index]))
             index = self._next.get(index)
 
     def _may_follow(self, index: int, context: str, chosen: Mapping[int, str]) -> bool:
@@ -267,3 +266,10 @@ class Flight:
 def refusal(event: CloudEvent, reason: str) -> EventRefusedError:
     """The error of an event that the broker will refuse every time."""
     return EventRefusedError(event.id, event.type, reason)
+
+
+def _held_back(letter: Letter | EventRefusedError) -> EventHeldBackError:
+    """The error of a letter that would overtake; one that cannot be sent is refused when its turn comes."""
+    if isinstance(letter, Letter):
+        return EventHeldBackError(letter.event.id, letter.event.type)
+    return EventHeldBackError(letter.event_id, letter.event_type)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.publisher import EventPublisher, PublishResult
-from mediator.errors import DuplicateDroppedError, PublisherUnavailableError
+from mediator.errors import DuplicateDroppedError, EventHeldBackError, PublisherUnavailableError
 from mediator.testing.broker import InMemoryBroker
 from mediator.testing.stream_contents import InMemoryStreamContents, Stored
 
@@ -47,7 +47,7 @@ class InMemoryEventPublisher(EventPublisher):
 
     def _refilled(self, event: CloudEvent, mark: str, stopped: set[str]) -> PublishResult:
         if event.partitionkey in stopped:
-            return PublishResult(event, PublisherUnavailableError(_NAME, "an earlier event of its key was not stored"))
+            return PublishResult(event, EventHeldBackError(event.id, event.type))
         stored = self._broker.store(self._stamped(event), mark=mark)
         if stored or mark:
             return PublishResult(event, duplicate=not stored)

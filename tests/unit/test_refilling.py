@@ -17,7 +17,13 @@ from mediator.distributed.publisher import PublishResult
 from mediator.distributed.republishing import Republishing
 from mediator.distributed.stream_contents import HeldStream
 from mediator.distributed.verification import Verification
-from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError, StreamMismatchError
+from mediator.errors import (
+    EventHeldBackError,
+    EventRefusedError,
+    PublisherUnavailableError,
+    SettingError,
+    StreamMismatchError,
+)
 from mediator.testing import InMemoryBroker, InMemoryDatabase, InMemoryEventPublisher, InMemoryOutbox
 from mediator.testing.stream_contents import InMemoryStreamContents
 
@@ -81,6 +87,18 @@ class Refusing(InMemoryEventPublisher):
         return [taken.get(each.id, PublishResult(each, error)) for each in events]
 
 
+class Holding(InMemoryEventPublisher):
+    """Refuses the second event, and holds back the third one with it."""
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        held = {"3": EventHeldBackError("3", "shop.order-placed.v1")} if "2" in (each.id for each in events) else {}
+        results = await Refusing(self._broker, application="shop").publish([e for e in events if e.id not in held])
+        return [*results, *(PublishResult(each, held[each.id]) for each in events if each.id in held)]
+
+    async def wait_for_recovery(self, seconds: float, /) -> bool:
+        raise AssertionError("nothing has to recover")
+
+
 class Mismatching(InMemoryEventPublisher):
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         return [PublishResult(each, StreamMismatchError("b", "x", "events-shop", ["y"])) for each in events]
@@ -131,6 +149,13 @@ async def test_an_event_that_is_refused_is_told_and_the_others_go_on():
     [batch] = [batch async for batch in application.republishing().run(ALL)]
     assert [error.event_id for error in batch.refused] == ["2"]
     assert (batch.stored, application.held) == (2, [1, 3])
+
+
+async def test_what_is_held_back_behind_a_refused_event_is_sent_without_waiting_for_the_broker():
+    application = Application(4, Holding)
+    [batch] = [batch async for batch in application.republishing().run(ALL)]
+    assert [error.event_id for error in batch.refused] == ["2"]
+    assert (batch.stored, application.held) == (3, [1, 4, 3])
 
 
 async def test_events_that_the_archive_deletes_meanwhile_are_counted_as_gone():

@@ -16,6 +16,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outages import Outages
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import (
+    EventHeldBackError,
     EventRefusedError,
     PublisherUnavailableError,
     StreamMismatchError,
@@ -32,7 +33,7 @@ def event(event_id: str, context: str = "shop", key: str | None = None) -> Cloud
 
 
 class Broker(EventPublisher):
-    """Stores what it is told to, and says of the rest what it is told to say."""
+    """Stores what it is told to, says of the rest what it is told to say, and holds back what follows it under its key."""
 
     def __init__(self) -> None:
         self.stored: list[str] = []
@@ -44,16 +45,21 @@ class Broker(EventPublisher):
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         async with self.progress:
             self.calls += 1
-            results = [self._publish(each) for each in events]
+            stopped: set[str | None] = set()
+            results = [self._publish(each, stopped) for each in events]
             self.progress.notify_all()
             return results
 
-    def _publish(self, each: CloudEvent) -> PublishResult:
+    def _publish(self, each: CloudEvent, stopped: set[str | None]) -> PublishResult:
         error = self.errors.get(each.type.partition(".")[0])
         if error is None and each.id in self.refused:
             error = EventRefusedError(each.id, each.type, "too large")
+        if each.partitionkey in stopped:
+            error = EventHeldBackError(each.id, each.type)
         if error is None:
             self.stored.append(each.id)
+        elif each.partitionkey is not None:
+            stopped.add(each.partitionkey)
         return PublishResult(each, error)
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -266,7 +272,8 @@ async def test_the_archive_is_cleaned_in_bounded_batches_until_nothing_is_old(
 
 
 CONTEXTS = st.sampled_from(["shop", "billing", "stock"])
-ERRORS = st.sampled_from([None, AWAY, NO_STREAM, EventRefusedError("1", "a.b.v1", "too large")])
+HELD_BACK = EventHeldBackError("1", "a.b.v1")
+ERRORS = st.sampled_from([None, AWAY, NO_STREAM, EventRefusedError("1", "a.b.v1", "too large"), HELD_BACK])
 
 
 @given(st.lists(st.tuples(CONTEXTS, ERRORS), min_size=1))
@@ -303,6 +310,26 @@ def test_a_context_is_tried_again_after_growing_pauses_until_it_answers() -> Non
     assert outages.next_try() is None
 
 
+async def test_what_waits_behind_a_refused_event_is_no_outage_of_its_context(database, broker):
+    """Whatever else the context has goes on at once, however many of its events are refused."""
+    now = 0.0
+    outbox = CountingOutbox(database)
+    broker.refused = {f"bad {number}" for number in range(8)}
+    for number in range(8):
+        database.outbox += [event(f"bad {number}", key=f"{number}"), event(f"next {number}", key=f"{number}")]
+        database.outbox += [event(f"good {number}")]
+    with capture_logs() as logs:
+        relay = OutboxRelay(outbox, broker, batch_size=3, poll_interval=7, clock=lambda: now)
+        running = asyncio.ensure_future(relay.run())
+        await outbox.waits_for(1)
+        running.cancel()
+        await asyncio.wait([running])
+    assert broker.stored == [f"good {number}" for number in range(8)]
+    assert (outbox.waits, broker.calls) == ([7], 8)
+    assert [each.id for each in database.outbox] == [f"next {number}" for number in range(8)]
+    assert not [line for line in logs if "waits" in line["event"]]
+
+
 class CountingOutbox(InMemoryOutbox):
     """Counts the claims, and how long whoever gets nothing waits before the next one."""
 
@@ -310,7 +337,7 @@ class CountingOutbox(InMemoryOutbox):
         super().__init__(database)
         self.claims = 0
         self.waits: list[float] = []
-        self.waited = asyncio.Event()
+        self.progress = asyncio.Condition()
 
     @asynccontextmanager
     async def claim(self, limit, /, *, without=()):
@@ -319,9 +346,15 @@ class CountingOutbox(InMemoryOutbox):
             yield batch
 
     async def wait(self, seconds, /):
-        self.waits.append(seconds)
-        self.waited.set()
+        async with self.progress:
+            self.waits.append(seconds)
+            self.progress.notify_all()
         await super().wait(60)
+
+    async def waits_for(self, number: int) -> None:
+        """Return when it waits for that time."""
+        async with asyncio.timeout(10), self.progress:
+            await self.progress.wait_for(lambda: len(self.waits) >= number)
 
 
 async def test_a_relay_does_not_spin_on_a_due_event_while_another_relay_has_everything(database, broker):
@@ -330,8 +363,7 @@ async def test_a_relay_does_not_spin_on_a_due_event_while_another_relay_has_ever
     async with InMemoryOutbox.claim(outbox, 10):
         database.delayed.append((0.0, event("due as well")))
         running = asyncio.ensure_future(OutboxRelay(outbox, broker).run())
-        async with asyncio.timeout(10):
-            await outbox.waited.wait()
+        await outbox.waits_for(1)
         running.cancel()
         await asyncio.wait([running])
     assert outbox.claims == 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.errors import EventRefusedError, PublisherUnavailableError
+from mediator.errors import EventHeldBackError, EventRefusedError, PublisherUnavailableError
 from mediator.nats import NatsEventPublisher, open_connection
 from mediator.nats.batch import SMALLEST
 from mediator.nats.binding import context_of, to_headers
@@ -105,7 +105,8 @@ async def test_one_message_that_the_stream_refuses_is_identified_and_the_others_
     refused, held_back = results[7].error, results[9].error
     assert isinstance(refused, EventRefusedError)
     assert (refused.event_id, "10054" in refused.reason) == ("7", True)
-    assert isinstance(held_back, PublisherUnavailableError)
+    assert isinstance(held_back, EventHeldBackError)
+    assert held_back.event_id == "9"
     assert sorted(await stored(raw, f"{prefix}-shop")) == sorted(
         ["first", *(f"{n}" for n in range(30) if n not in {7, 9})]
     )

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from mediator import OutboxRelay
 from mediator.errors import (
+    EventHeldBackError,
     EventRefusedError,
     PublisherUnavailableError,
     SettingError,
@@ -84,15 +85,15 @@ async def test_after_a_failure_no_later_event_of_its_key_is_sent(connection, raw
     too_large = event("2", "k", data=b"x" * 2_000_000)
     events = [event("1", "k"), too_large, event("3", "k"), event("4", "k"), event("5", "other"), event("6")]
     errors = [type(r.error) for r in await publisher.publish(events)]
-    unavailable = PublisherUnavailableError
-    assert errors == [type(None), EventRefusedError, unavailable, unavailable, type(None), type(None)]
+    held_back = EventHeldBackError
+    assert errors == [type(None), EventRefusedError, held_back, held_back, type(None), type(None)]
     assert sorted(await stored(raw, f"{prefix}-shop")) == ["1", "5", "6"]
 
 
 async def test_an_event_that_cannot_be_written_is_refused_and_holds_back_its_key(connection, prefix, event) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix)
     results = await publisher.publish([event("1", "k", type="nonsense"), event("2", "k"), event("3")])
-    assert [type(r.error) for r in results] == [EventRefusedError, PublisherUnavailableError, type(None)]
+    assert [type(r.error) for r in results] == [EventRefusedError, EventHeldBackError, type(None)]
 
 
 async def test_a_header_too_large_for_the_broker_is_refused_and_the_connection_lives(event) -> None:

@@ -23,7 +23,7 @@ from mediator import (
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.publisher import PublishResult
 from mediator.distributed.subscription import Ordering
-from mediator.errors import EventRefusedError, PublisherUnavailableError
+from mediator.errors import EventHeldBackError, EventRefusedError
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
 from tests.contracts.model_events.script import Add, Do, ScriptedError
 from tests.contracts.model_events.storage import ModelStorage
@@ -77,7 +77,7 @@ class RefusingPublisher(InMemoryEventPublisher):
         stopped: set[str | None] = set()
         for event in events:
             if event.partitionkey in stopped:
-                results.append(PublishResult(event, PublisherUnavailableError("broker", "an earlier one was refused")))
+                results.append(PublishResult(event, EventHeldBackError(event.id, event.type)))
             elif event.partitionkey in self.refused and event.type.startswith(Made.event_type):
                 results.append(PublishResult(event, EventRefusedError(event.id, event.type, "of that key")))
                 stopped |= {event.partitionkey} - {None}
