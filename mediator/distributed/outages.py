@@ -1,7 +1,7 @@
 """Outages: of which contexts the broker takes no events at present, and when each of them is tried again."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -44,7 +44,7 @@ class Outages:
         return frozenset(context for context, outage in self._outages.items() if outage.until > now)
 
     def next_try(self) -> float | None:
-        """In how many seconds a context is to be tried again; `None` when there is no outage."""
+        """In how many seconds a context is to be tried again, 0 when it is time; `None` when there is no outage."""
         if not self._outages:
             return None
         return max(0.0, min(outage.until for outage in self._outages.values()) - self._clock())
@@ -70,6 +70,20 @@ class Outages:
         for context, error in failed.items():
             self._begin(context, error)
         return None
+
+    def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
+        """Forget the outages that a claim of all there is has shown to be over, because nothing of them waits any more.
+
+        Another relay has sent it, or it waits behind a refused event: no answer will ever come here. Nothing is logged,
+        because whether the context takes events again is not known.
+
+        Args:
+            left_out: The contexts that the claim left out.
+            results: What became of the events that it gave.
+        """
+        waiting = {*left_out, *(_context(result) for result in results)}
+        for context in self._outages.keys() - waiting:
+            del self._outages[context]
 
     def _begin(self, context: str, error: Exception) -> None:
         outage = self._outages.get(context)

@@ -123,13 +123,16 @@ class OutboxRelay:
 
         While another relay has everything, what is due is that one's too: to look for it before would be in vain.
         """
-        async with self._outbox.claim(self._batch_size, without=self._outages.contexts()) as batch:
+        left_out = self._outages.contexts()
+        async with self._outbox.claim(self._batch_size, without=left_out) as batch:
             results = await self._publish_batch(batch) if batch.events else ()
         trouble = self._outages.note(results)
         if trouble is not None:
             self._in_trouble(trouble)
         else:
             self._recovered(sum(result.error is None for result in results))
+        if batch.look_again is None:
+            self._outages.forget(left_out=left_out, results=results)
         return batch.look_again
 
     async def _publish_batch(self, batch: OutboxBatch) -> Sequence[PublishResult]:

@@ -310,6 +310,36 @@ def test_a_context_is_tried_again_after_growing_pauses_until_it_answers() -> Non
     assert outages.next_try() is None
 
 
+def test_an_outage_of_which_a_claim_of_all_there_is_has_nothing_left_is_forgotten_and_no_other() -> None:
+    now = 0.0
+    outages = Outages(random.Random(1), lambda: now)
+    results = [PublishResult(event("1", context), NO_STREAM) for context in ("billing", "shop", "stock")]
+    outages.note(results)
+    outages.forget(left_out=frozenset(), results=results)
+    assert outages.contexts() == {"billing", "shop", "stock"}
+    outages.forget(left_out=frozenset({"billing"}), results=results[1:2])
+    assert outages.contexts() == {"billing", "shop"}
+    assert outages.next_try() is not None
+    outages.forget(left_out=frozenset(), results=())
+    assert outages.next_try() is None
+
+
+async def test_events_of_an_outage_that_somebody_else_has_sent_are_not_looked_for_again_and_again(database, broker):
+    now = 0.0
+    outbox = CountingOutbox(database)
+    broker.errors["billing"] = NO_STREAM
+    put(database, event("1", "billing"))
+    running = asyncio.ensure_future(OutboxRelay(outbox, broker, poll_interval=7, clock=lambda: now).run())
+    await outbox.waits_for(1)
+    database.outbox.clear()
+    now += 20
+    database.woken.set()
+    await outbox.waits_for(2)
+    running.cancel()
+    await asyncio.wait([running])
+    assert (outbox.waits[-1], broker.calls) == (7, 1)
+
+
 async def test_what_waits_behind_a_refused_event_is_no_outage_of_its_context(database, broker):
     """Whatever else the context has goes on at once, however many of its events are refused."""
     now = 0.0

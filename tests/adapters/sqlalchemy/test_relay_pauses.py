@@ -1,0 +1,83 @@
+"""A relay that gets nothing looks again when there is reason to, and no more often."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator import OutboxRelay
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox import OutboxBatch
+from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.errors import StreamNotFoundError
+from mediator.sqlalchemy import SqlAlchemyOutbox, open_engine
+from tests.adapters.sqlalchemy.ledger import Ledger
+from tests.adapters.sqlalchemy.test_staging import Moved, add
+
+
+class WatchedOutbox(SqlAlchemyOutbox):
+    """Counts the claims, and tells how long who looked for events waits before the next look."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
+        self.claims = 0
+        self.waits: list[float] = []
+        self.progress = asyncio.Condition()
+
+    @asynccontextmanager
+    async def claim(self, limit: int, /, *, without: Collection[str] = ()) -> AsyncGenerator[OutboxBatch, None]:
+        self.claims += 1
+        async with super().claim(limit, without=without) as batch:
+            yield batch
+
+    async def wait(self, seconds: float, /) -> None:
+        async with self.progress:
+            self.waits.append(seconds)
+            self.progress.notify_all()
+        await super().wait(seconds)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10), self.progress:
+            await self.progress.wait_for(condition)
+
+
+class Broker(EventPublisher):
+    """Stores everything, or has no stream."""
+
+    def __init__(self, *, has_stream: bool = True) -> None:
+        self.error = None if has_stream else StreamNotFoundError("broker", "not found", "events-stock")
+        self.stored = asyncio.Event()
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        if self.error is None:
+            self.stored.set()
+        return [PublishResult(event, self.error) for event in events]
+
+
+@asynccontextmanager
+async def running(relay: OutboxRelay) -> AsyncIterator[None]:
+    task = asyncio.create_task(relay.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def test_a_relay_looks_no_more_often_once_another_one_has_sent_the_events_of_an_outage(
+    ledger: Ledger, url: str
+) -> None:
+    now = 0.0
+    await add(ledger, Moved("k", 1))
+    async with open_engine(url) as engine:
+        outbox = WatchedOutbox(engine)
+        async with running(OutboxRelay(outbox, Broker(has_stream=False), poll_interval=60, clock=lambda: now)):
+            await outbox.until(lambda: bool(outbox.waits))
+            while await ledger.outbox.pending():
+                async with ledger.outbox.claim(10) as batch:
+                    await batch.settle([event.id for event in batch.events])
+            now += 20
+            before = outbox.claims
+            await outbox.until(lambda: outbox.waits[-1] == 60)
+            assert outbox.claims <= before + 2
