@@ -17,10 +17,12 @@ from mediator.distributed.propagation import incoming
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
 from mediator.distributed.shield import drain, is_being_cancelled
-from mediator.errors import EventRefusedError, PublisherUnavailableError
+from mediator.errors import EventHeldBackError, EventRefusedError, PublisherUnavailableError
 
 _CLEAN_BATCH = 5000
 """How many archived events one transaction deletes."""
+_SHORTEST_PAUSE = 0.05
+"""How long a relay that could do nothing waits, at least, unless it is woken: what is due may be locked, for instance."""
 
 
 class OutboxRelay:
@@ -104,9 +106,10 @@ class OutboxRelay:
     async def _step(self) -> float:
         """Publish one batch, and return in how many seconds to look again, at the latest."""
         try:
-            look_again = await self._relay_batch()
+            results, look_again = await self._relay_batch()
             await self._clean()
-            return min(await self._timers()) if look_again is None else look_again
+            pause = min(await self._timers()) if look_again is None else look_again
+            return pause if _tells_something(results) else max(pause, min(_SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # settled: whatever happened, the events are still there
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
@@ -118,7 +121,7 @@ class OutboxRelay:
         timers = [await self._outbox.due_in(), self._outages.next_try()]
         return [self._poll_interval, *(timer for timer in timers if timer is not None)]
 
-    async def _relay_batch(self) -> float | None:
+    async def _relay_batch(self) -> tuple[Sequence[PublishResult], float | None]:
         """Publish one batch, and return in how many seconds there may be more; `None` when there is no more.
 
         While another relay has everything, what is due is that one's too: to look for it before would be in vain.
@@ -133,7 +136,7 @@ class OutboxRelay:
             self._recovered(sum(result.error is None for result in results))
         if batch.look_again is None:
             self._outages.forget(left_out=left_out, results=results)
-        return batch.look_again
+        return results, batch.look_again
 
     async def _publish_batch(self, batch: OutboxBatch) -> Sequence[PublishResult]:
         await failpoints.reach("relay.after_select")
@@ -182,3 +185,8 @@ class OutboxRelay:
             deleted = await self._outbox.clean(_CLEAN_BATCH)
             if deleted < _CLEAN_BATCH:  # else there is more, and the next step goes on with it
                 self._cleaned = self._clock()
+
+
+def _tells_something(results: Sequence[PublishResult]) -> bool:
+    """Whether the broker has said something of an event, so that the next claim gives others."""
+    return any(not isinstance(result.error, EventHeldBackError) for result in results)

@@ -360,6 +360,37 @@ async def test_what_waits_behind_a_refused_event_is_no_outage_of_its_context(dat
     assert not [line for line in logs if "waits" in line["event"]]
 
 
+async def test_a_publisher_that_only_holds_back_is_not_asked_again_at_once(database):
+    class Holding(Broker):
+        async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+            self.calls += 1
+            return [PublishResult(each, EventHeldBackError(each.id, each.type)) for each in events]
+
+    outbox, holding = CountingOutbox(database), Holding()
+    put(database, event("1"), event("2"))
+    running = asyncio.ensure_future(OutboxRelay(outbox, holding, batch_size=1).run())
+    await outbox.waits_for(1)
+    running.cancel()
+    await asyncio.wait([running])
+    assert (outbox.waits, holding.calls) == ([0.05], 1)
+
+
+async def test_a_due_event_that_a_claim_does_not_get_is_looked_for_after_a_pause_that_a_wake_up_ends(database, broker):
+    class Locked(CountingOutbox):
+        async def due_in(self) -> float | None:
+            return 0.0
+
+    outbox = Locked(database)
+    put(database, event("1"))
+    running = asyncio.ensure_future(OutboxRelay(outbox, broker).run())
+    await outbox.waits_for(1)
+    assert (outbox.claims, outbox.waits) == (2, [0.05])  # the first one had an event, and more could be due by now
+    put(database, event("2"))
+    await broker.until(lambda: broker.stored == ["1", "2"])
+    running.cancel()
+    await asyncio.wait([running])
+
+
 class CountingOutbox(InMemoryOutbox):
     """Counts the claims, and how long whoever gets nothing waits before the next one."""
 

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator import OutboxRelay
@@ -11,8 +13,8 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox import OutboxBatch
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.errors import StreamNotFoundError
-from mediator.sqlalchemy import SqlAlchemyOutbox, open_engine
-from tests.adapters.sqlalchemy.ledger import Ledger
+from mediator.sqlalchemy import SqlAlchemyOutbox, create_schema, open_engine
+from tests.adapters.sqlalchemy.ledger import Do, Ledger
 from tests.adapters.sqlalchemy.test_staging import Moved, add
 
 
@@ -81,3 +83,31 @@ async def test_a_relay_looks_no_more_often_once_another_one_has_sent_the_events_
             before = outbox.claims
             await outbox.until(lambda: outbox.waits[-1] == 60)
             assert outbox.claims <= before + 2
+
+
+async def test_a_due_event_that_a_running_transaction_has_cancelled_makes_no_relay_spin(postgres_url: str) -> None:
+    async with open_engine(postgres_url) as engine:
+        await create_schema(engine)
+        ledger, outbox, broker = Ledger(engine), WatchedOutbox(engine), Broker()
+        cancelled, looked = asyncio.Event(), asyncio.Event()
+
+        async def delay(ledger: Ledger) -> str:
+            return ledger.events.add(Moved("k", 1), deliver_at=datetime.now(UTC))
+
+        async def cancel_and_fail(ledger: Ledger) -> None:
+            assert await ledger.outbox.cancel(event_id, unit_of_work=ledger.unit_of_work)
+            cancelled.set()
+            await looked.wait()
+            raise KeyError("never mind")
+
+        event_id = await ledger.send(Do(delay))
+        cancelling = asyncio.create_task(ledger.send(Do(cancel_and_fail)))
+        await cancelled.wait()
+        async with running(OutboxRelay(outbox, broker, poll_interval=60)):
+            await outbox.until(lambda: len(outbox.waits) >= 3)
+            assert (outbox.claims, outbox.waits[:3]) == (3, [0.05] * 3)
+            looked.set()
+            with pytest.raises(KeyError):
+                await cancelling
+            async with asyncio.timeout(10):
+                await broker.stored.wait()
