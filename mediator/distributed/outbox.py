@@ -54,7 +54,7 @@ class Erased:
     Attributes:
         archived: How many published events.
         parked: How many refused ones.
-        pending: How many events of the key still wait to be published. They were left alone.
+        pending: How many events of the key still wait to be published, or did when it began. They were left alone.
     """
 
     archived: int
@@ -118,6 +118,8 @@ class Outbox(ABC):
     async def erase(self, partition_key: str, /) -> Erased:
         """Delete what the archive keeps of a partition key, and its refused events.
 
-        Events that wait are left alone and counted, because a committed event is sent: erase again once they are. What
-        went out in clear is elsewhere by now; see `PayloadCipher` for payloads that can be made unreadable everywhere.
+        Events that wait are left alone and counted, because a committed event is sent: erase again once they are. One that
+        is moved or released meanwhile counts as waiting: when none is `pending`, nothing of the key is left but what was
+        committed since. What went out in clear is elsewhere by now; see `PayloadCipher` for payloads that can be made
+        unreadable everywhere.
         """
