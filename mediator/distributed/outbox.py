@@ -26,6 +26,9 @@ class OutboxBatch(ABC):
     async def settle(self, ids: Collection[str], /) -> None:
         """Move the events with these ids, which the broker has stored, to the archive.
 
+        An id names one event: when the archive has one with it already, that one stays, and the other is settled all the
+        same.
+
         Raises:
             ClaimLostError: The claim has ended, or the database has ended it. Nothing is changed.
         """

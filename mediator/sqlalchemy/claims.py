@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, Row, cast, func, literal
+from sqlalchemy import ColumnElement, Float, Row, literal
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mediator.distributed.cloudevents import CloudEvent
@@ -32,9 +32,12 @@ class DatabaseClock:
 
     def now(self) -> ColumnElement[float]:
         """The time in seconds since the epoch, for a statement."""
-        if self._clock is None:
-            return cast(func.extract("epoch", func.statement_timestamp()), Float)
-        return literal(self._clock(), Float)
+        time = self.time()
+        return moves.SERVER_TIME if time is None else literal(time, Float)
+
+    def time(self) -> float | None:
+        """The time in seconds since the epoch; `None` when it is the server that knows it."""
+        return None if self._clock is None else self._clock()
 
 
 class Claims(ABC):
@@ -82,7 +85,7 @@ class ClaimedBatch(OutboxBatch):
         self._check_open()
         async with self._writing() as connection:
             if self._archives:
-                moved = await moves.to_archive(connection, sequences, self._clock.now())
+                moved = await moves.to_archive(connection, sequences, self._clock.time())
             else:
                 moved = await moves.delete_sent(connection, sequences)
             self._check_moved(moved, len(sequences))

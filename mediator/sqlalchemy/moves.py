@@ -1,9 +1,24 @@
 """Moves of events between the outbox, its archive and the parked events, each within a transaction of the caller."""
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    FromClause,
+    Select,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +33,9 @@ _ARCHIVED = ("sequence", *ENVELOPE)
 _OUTGOING = (parked.c.direction == "out") & (parked.c.consumer == "")
 _PROMOTED = 1000
 
+SERVER_TIME: ColumnElement[float] = cast(func.extract("epoch", func.statement_timestamp()), Float)
+"""What time it is for the PostgreSQL server, in seconds since the epoch."""
+
 
 def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
     """Whether a column has one of some values; one parameter on PostgreSQL, so that the statement stays the same."""
@@ -26,17 +44,48 @@ def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> 
     return column.in_(values)
 
 
-async def to_archive(connection: AsyncConnection, sequences: Collection[int], now: ColumnElement[float]) -> int:
-    """Move events to the archive, and return how many. One statement on PostgreSQL."""
-    chosen = among(outbox.c.sequence, sequences, connection.dialect.name)
-    columns = [*_ARCHIVED, "archived_at"]
+async def to_archive(connection: AsyncConnection, sequences: Collection[int], time: float | None) -> int:
+    """Move events to the archive, and return how many were there. One statement on PostgreSQL.
+
+    What the archive has already keeps nobody from going on: the broker has stored these events. `time` is in seconds since
+    the epoch; `None` is that of the server.
+    """
+    values = {"sequences": list(sequences), "time": time}
     if connection.dialect.name == "postgresql":
-        moved = delete(outbox).where(chosen).returning(*(outbox.c[name] for name in _ARCHIVED)).cte("moved")
-        rows = select(*(moved.c[name] for name in _ARCHIVED), now)
-        return (await connection.execute(insert(archive).from_select(columns, rows))).rowcount
-    rows = select(*(outbox.c[name] for name in _ARCHIVED), now).where(chosen)
-    await connection.execute(insert(archive).from_select(columns, rows))
-    return (await connection.execute(delete(outbox).where(chosen))).rowcount
+        moved: int = (await connection.execute(_moving(), values)).scalar_one()
+        return moved
+    await connection.execute(_copying(), values)
+    return await delete_sent(connection, sequences)
+
+
+@cache
+def _moving() -> Select[Any]:
+    """Built once, since relays move all the time."""
+    chosen = outbox.c.sequence == func.any(bindparam("sequences", type_=ARRAY(BigInteger)))
+    moved = delete(outbox).where(chosen).returning(*(outbox.c[name] for name in _ARCHIVED)).cte("moved")
+    now: Any = func.coalesce(bindparam("time", type_=Float), SERVER_TIME)
+    return select(func.count()).select_from(moved).add_cte(_keeping(postgresql.insert, moved, now).cte("kept"))
+
+
+@cache
+def _copying() -> Any:
+    chosen = outbox.c.sequence.in_(bindparam("sequences", expanding=True))
+    return _keeping(sqlite.insert, outbox, bindparam("time", type_=Float), chosen)
+
+
+def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen: ColumnElement[bool]) -> Any:
+    """Insert into the archive.
+
+    An id names one event: of two with the same, the archive keeps the first, which receivers have. A sequence is only a
+    place: where a restored database numbers again what it had numbered, the later event takes it, since what the broker has
+    stored last is what it may still lose. A subquery finds each id by the index, whatever the statistics say.
+    """
+    known = archive.alias("known")
+    is_new = select(known.c.id).where(known.c.id == moved.c.id).scalar_subquery().is_(None)
+    rows = select(*(moved.c[name] for name in _ARCHIVED), now).where(*chosen, is_new)
+    inserting = insert(archive).from_select([*_ARCHIVED, "archived_at"], rows)
+    later = {name: inserting.excluded[name] for name in (*ENVELOPE, "archived_at")}
+    return inserting.on_conflict_do_update(index_elements=[archive.c.sequence], set_=later)
 
 
 async def delete_sent(connection: AsyncConnection, sequences: Collection[int]) -> int:
@@ -48,11 +97,16 @@ async def delete_sent(connection: AsyncConnection, sequences: Collection[int]) -
 async def to_parked(
     connection: AsyncConnection, event: CloudEvent, sequence: int, *, now: ColumnElement[float], reason: str, error: str
 ) -> int:
-    """Move an event to the parked ones, and return whether it was there, as 1 or 0."""
+    """Move an event to the parked ones, and return whether it was there, as 1 or 0.
+
+    When one with its id is parked already, that one stays in its place: an id names one event.
+    """
     deleted = (await connection.execute(delete(outbox).where(outbox.c.sequence == sequence))).rowcount
     if deleted:
         refused = refused_event(event, reason, error, sequence=sequence, now=0.0)
-        await connection.execute(insert(parked).values({**row_of(refused), "parked_at": now}))
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        parking = dialect.insert(parked).values({**row_of(refused), "parked_at": now})
+        await connection.execute(parking.on_conflict_do_nothing())
     return deleted
 
 

@@ -106,16 +106,17 @@ class InMemoryOutbox(Outbox):
     async def erase(self, partition_key: str, /) -> Erased:
         """See `Outbox.erase`."""
         database = self._database
-        archive = [event for event in database.archive if event.partitionkey != partition_key]
+        archived = [event for event in database.archive if event.partitionkey == partition_key]
         parked, outgoing = parked_in(database), ParkedFilter(direction="out", key=partition_key)
         refused = [number for number, event in parked.items() if event in outgoing]
         waiting = [*database.outbox, *(event for _, event in database.delayed)]
         pending = sum(event.partitionkey == partition_key for event in waiting)
-        erased = Erased(len(database.archive) - len(archive), len(refused), pending)
-        database.archive = archive
+        database.archive = [event for event in database.archive if event.partitionkey != partition_key]
+        for event in archived:
+            del database.archived[event.id]
         for number in refused:
             del parked[number]
-        return erased
+        return Erased(len(archived), len(refused), pending)
 
 
 class _Batch(OutboxBatch):
@@ -134,9 +135,11 @@ class _Batch(OutboxBatch):
 
     async def settle(self, ids: Collection[str], /) -> None:
         self._take(settled := [event for event in self.events if event.id in ids])
-        self._database.archive += settled
+        database = self._database
         for event in settled:
-            self._database.archived[event.id] = (next(self._database.numbers), self._clock())
+            if event.id not in database.archived:  # an id names one event: the archive keeps the first
+                database.archive.append(event)
+                database.archived[event.id] = (next(database.numbers), self._clock())
 
     async def park(self, event: CloudEvent, /, reason: str, error: str) -> None:
         self._take([event])

@@ -1,12 +1,16 @@
 """OutboxConformance: the promises of `Outbox` to the relay as test cases."""
 
 import asyncio
+from functools import partial
 
+from mediator.distributed.broker import DistributedEventBroker
+from mediator.distributed.events import DistributedEvent
 from mediator.distributed.outbox import Erased
+from mediator.distributed.outbox_contents import OutboxFilter
 from mediator.distributed.parking import ParkReason
 from mediator.errors import ClaimLostError
 from mediator.testing.conformance.failing import failing
-from mediator.testing.conformance.storage import Elsewhere, Written, text_of, writing
+from mediator.testing.conformance.storage import Elsewhere, StorageUnderTest, Written, text_of, writing
 from mediator.testing.conformance.storage_steps import OUT, add
 from mediator.testing.conformance.storage_suite import StorageSuite
 
@@ -105,6 +109,19 @@ class OutboxConformance(StorageSuite):
             assert await storage.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
             assert await storage.outbox.erase("o") == Erased(archived=1, parked=0, pending=0)
 
+    async def test_an_id_that_was_sent_before_stops_nothing_and_the_archive_keeps_the_first_event_of_it(self) -> None:
+        """An id that was sent before stops nothing and the archive keeps the first event of it."""
+        async with self.opened() as storage:
+            for text in ("first", "second"):
+                await storage.do(partial(_add_as, "order-1", Written(text)))
+                await add(storage, Written(f"beside {text}"))
+                async with storage.outbox.claim(10) as batch:
+                    assert [text_of(event.data) for event in batch.events] == [text, f"beside {text}"]
+                    await batch.settle([event.id for event in batch.events])
+            assert await storage.waiting() == []
+            assert (await storage.outbox.contents.count(OutboxFilter("archived"))).events == 3
+            assert text_of((await storage.outbox.contents.get("order-1"))[1].data) == "first"
+
     async def test_what_no_event_is_called_is_neither_cancelled_nor_erased(self) -> None:
         """What no event is called is neither cancelled nor erased."""
         for text in ("x" * 300, "a\0b", "\ud800"):
@@ -115,3 +132,7 @@ class OutboxConformance(StorageSuite):
             await add(storage, Written("a", "k"))
             assert await storage.outbox.cancel(text) is False
             assert await storage.outbox.erase(text) == Erased(archived=0, parked=0, pending=0)
+
+
+async def _add_as(event_id: str, event: DistributedEvent, storage: StorageUnderTest) -> None:
+    DistributedEventBroker(storage.unit_of_work, ids=lambda: event_id).add(event)

@@ -1,22 +1,33 @@
-"""Events move between outbox, archive and parking, and an erasure beside that misses none."""
+"""Events move between outbox, archive and parking whatever is there already, and an erasure beside that misses none."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
+from mediator import DistributedEventBroker
 from mediator.distributed.outbox import Erased
 from mediator.distributed.outbox_contents import OutboxFilter
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
 from mediator.sqlalchemy import SqlAlchemyParking
-from tests.adapters.sqlalchemy.ledger import Ledger, postgresql_only
-from tests.adapters.sqlalchemy.test_staging import Moved, add
+from tests.adapters.sqlalchemy.ledger import Do, Ledger, postgresql_only
+from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
 
 ARCHIVED = OutboxFilter("archived")
+
+
+async def add_as(ledger: Ledger, event_id: str, moved: Moved) -> None:
+    """Add an event under an id that the application has chosen."""
+
+    async def action(ledger: Ledger) -> None:
+        DistributedEventBroker(ledger.unit_of_work, ids=lambda: event_id).add(moved)
+
+    await ledger.send(Do(action))
 
 
 async def send_all(ledger: Ledger) -> list[str]:
@@ -32,6 +43,16 @@ async def refuse_first(ledger: Ledger) -> ParkedEvent:
         await batch.park(batch.events[0], ParkReason.REFUSED, "too large")
     [refused] = await SqlAlchemyParking(ledger.engine).find(ParkedFilter(direction="out"))
     return refused
+
+
+async def let_numbers_begin_again(engine: AsyncEngine) -> None:
+    """As in a database that was restored without the state of its sequences."""
+    statement = {
+        "postgresql": "ALTER TABLE mediator_outbox ALTER COLUMN sequence RESTART WITH 1",
+        "sqlite": "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'mediator_outbox'",
+    }
+    async with engine.begin() as connection:
+        await connection.execute(text(statement[engine.dialect.name]))
 
 
 @contextmanager
@@ -109,3 +130,67 @@ async def test_an_erasure_does_not_wait_for_the_relay_that_is_publishing_the_key
         assert len(batch.events) == 1
         async with asyncio.timeout(5):  # and not the ten seconds after which a frozen relay loses them
             assert await ledger.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
+
+
+async def test_of_two_events_with_one_id_the_archive_keeps_the_first_and_the_relay_goes_on(ledger: Ledger) -> None:
+    await add_as(ledger, "order-1", Moved("k", 1))
+    assert await send_all(ledger) == ["order-1"]
+    await add_as(ledger, "order-1", Moved("j", 2))
+    await add_as(ledger, "order-2", Moved("j", 3))
+    assert await send_all(ledger) == ["order-1", "order-2"]
+    assert await ledger.outbox.pending() == 0
+    _, kept = await ledger.outbox.contents.get("order-1")
+    assert kept.partitionkey == "k"
+    assert [each.id for each in await ledger.outbox.contents.find(ARCHIVED)] == ["order-1", "order-2"]
+
+
+async def test_where_numbers_begin_again_later_events_take_the_places_of_earlier_ones_in_the_archive(
+    ledger: Ledger,
+) -> None:
+    await add(ledger, *(Moved("k", number) for number in range(3)))
+    [_, _, third] = await send_all(ledger)
+    await let_numbers_begin_again(ledger.engine)
+    await add(ledger, Moved("j", 4), Moved("j", 5))
+    later = await send_all(ledger)
+    assert await ledger.outbox.pending() == 0
+    kept = await ledger.outbox.contents.find(ARCHIVED)
+    assert [each.id for each in kept] == [*later, third]
+    assert [each.partition_key for each in kept] == ["j", "j", "k"]
+
+
+async def test_an_event_that_is_refused_under_the_id_of_a_parked_one_leaves_that_and_the_relay_goes_on(
+    ledger: Ledger,
+) -> None:
+    await add_as(ledger, "order-1", Moved("k", 1))
+    first = await refuse_first(ledger)
+    await add_as(ledger, "order-1", Moved("j", 2))
+    assert await refuse_first(ledger) == first
+    assert await ledger.outbox.pending() == 0
+
+
+@postgresql_only
+async def test_moving_events_is_one_statement_that_does_not_read_the_whole_archive(ledger: Ledger) -> None:
+    archived = (
+        "INSERT INTO mediator_outbox_archive "
+        "(sequence, id, type, time, bucket, content_type, extensions, data, archived_at) "
+        "SELECT g + 1000, g::text, 'a.b.v1', '2026-01-01T00:00:00+00:00', 1, 'a/b', '{}', ''::bytea, 1 "
+        "FROM generate_series(1, 20000) g"
+    )
+    async with ledger.engine.begin() as connection:
+        await connection.execute(text(archived))
+        await connection.execute(text("ANALYZE mediator_outbox_archive"))
+    await add(ledger, *(Moved("k", number) for number in range(500)))
+    async with ledger.outbox.claim(500) as batch:
+        with statements(ledger.engine) as seen:
+            await batch.settle([each.id for each in batch.events])
+    [(sql, values)] = seen
+    async with ledger.engine.connect() as connection:
+        plan = [line for (line,) in await connection.exec_driver_sql(f"EXPLAIN {sql}", values)]
+    assert not any("Seq Scan on mediator_outbox_archive" in line for line in plan), plan
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_as_many_are_moved_as_were_there(ledger: Ledger, count: int) -> None:
+    await add(ledger, *(Moved("k", number) for number in range(count)))
+    assert len(await send_all(ledger)) == count
+    assert len(await ledger.outbox.contents.find(ARCHIVED)) == count
