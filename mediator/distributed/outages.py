@@ -8,7 +8,13 @@ import structlog
 
 from mediator.distributed.publisher import PublishResult
 from mediator.distributed.retries import Backoff
-from mediator.errors import EventHeldBackError, EventRefusedError, StreamMismatchError, StreamNotFoundError
+from mediator.errors import (
+    EventHeldBackError,
+    EventRefusedError,
+    StreamMismatchError,
+    StreamNotFoundError,
+    StreamUnavailableError,
+)
 
 _FIRST_PAUSE = 0.1
 _LAST_PAUSE = 15.0
@@ -53,7 +59,8 @@ class Outages:
         """Learn from the results of one call. An event that was held back says nothing of its context.
 
         Returns:
-            The first error, if the broker stored or judged nothing at all: that is no matter of a single context.
+            The first error, if the broker stored or judged nothing at all: that is no matter of a single context. A batch
+            may be full of one context's events, though, so what is known to be a matter of its stream is no such error.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()
@@ -64,7 +71,7 @@ class Outages:
                 failed.setdefault(_context(result), result.error)
         for context in answered - failed.keys():
             self._end(context)
-        general = {context: error for context, error in failed.items() if not _is_topology(error)}
+        general = {context: error for context, error in failed.items() if not _is_of_one_stream(error)}
         if general and not answered:
             return next(iter(general.values()))
         for context, error in failed.items():
@@ -106,5 +113,5 @@ def _context(result: PublishResult) -> str:
     return result.event.type.partition(".")[0]
 
 
-def _is_topology(error: Exception) -> bool:
-    return isinstance(error, StreamNotFoundError | StreamMismatchError)
+def _is_of_one_stream(error: Exception) -> bool:
+    return isinstance(error, StreamNotFoundError | StreamMismatchError | StreamUnavailableError)

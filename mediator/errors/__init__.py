@@ -11,6 +11,7 @@ from mediator.errors.broker import (
     ServerStartError,
     StreamMismatchError,
     StreamNotFoundError,
+    StreamUnavailableError,
 )
 from mediator.errors.consuming import (
     ConsumerGroupNotFoundError,
@@ -207,6 +208,7 @@ __all__ = [
     "StreamMismatchError",
     "StreamNotFoundError",
     "StreamNotOpenError",
+    "StreamUnavailableError",
     "TooManyDomainEventsError",
     "TooManyEventsError",
     "TransactionOwnershipError",

@@ -46,6 +46,19 @@ class StreamNotFoundError(PublisherUnavailableError):
 
 
 @dataclass(eq=False, repr=False)
+class StreamUnavailableError(PublisherUnavailableError):
+    """The broker can be reached, and the stream of an event takes nothing at present: it is full, or has no leader."""
+
+    stream: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"The stream {self.stream} at {self.broker} takes no events: {self.reason}. They stay in the outbox meanwhile, "
+            "and those of other streams go on."
+        )
+
+
+@dataclass(eq=False, repr=False)
 class ConsumerNotFoundError(PublisherUnavailableError):
     """The durable consumer of a group does not exist, and the application is not to create it."""
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from mediator.errors import PublisherUnavailableError
+from mediator.errors import PublisherUnavailableError, StreamUnavailableError
+from mediator.nats.binding import stream_name
 from mediator.nats.flight import Flight
 
 SMALLEST = 16
@@ -43,13 +44,15 @@ class AtomicBatches:
         client: Through which connection.
         inbox: Where the flight's acknowledgements are addressed to.
         broker: The name of the broker, for errors.
+        prefix: The first token of the names of the streams, for errors.
     """
 
-    def __init__(self, flight: Flight, client: Client, inbox: str, broker: str) -> None:
+    def __init__(self, flight: Flight, client: Client, inbox: str, broker: str, prefix: str) -> None:
         self._flight = flight
         self._client = client
         self._inbox = inbox
         self._broker = broker
+        self._prefix = prefix
         self._numbers = itertools.count()
         self.unable: set[str] = set()
         """The contexts whose streams take no batches."""
@@ -89,7 +92,8 @@ class AtomicBatches:
             return fits
         refusal = answer["error"]
         if refusal is None:
-            error = PublisherUnavailableError(self._broker, "no stream answers (503)")
+            stream = stream_name(self._prefix, context)
+            error = StreamUnavailableError(self._broker, "no stream answers (503)", stream)
             self._flight.settle_all(batch.indexes, error)
         elif refusal.get("err_code") in _UNABLE:
             self.unable.add(context)

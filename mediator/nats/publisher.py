@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import nats.errors
@@ -21,9 +21,24 @@ from nats.aio.msg import Msg
 from mediator.distributed.bounds import check_texts
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.publisher import EventPublisher, PublishResult
-from mediator.errors import EventRefusedError, PublisherUnavailableError, SettingError
+from mediator.errors import (
+    EventRefusedError,
+    PublisherUnavailableError,
+    SettingError,
+    StreamMismatchError,
+    StreamNotFoundError,
+    StreamUnavailableError,
+)
 from mediator.nats.batch import AtomicBatches
-from mediator.nats.binding import LONGEST_APPLICATION, MESSAGE_ID, checked_prefix, context_of, subject_of, to_headers
+from mediator.nats.binding import (
+    LONGEST_APPLICATION,
+    MESSAGE_ID,
+    checked_prefix,
+    context_of,
+    stream_name,
+    subject_of,
+    to_headers,
+)
 from mediator.nats.connection import NatsConnection
 from mediator.nats.contents import NatsStreamContents
 from mediator.nats.flight import Flight, Letter, refusal
@@ -127,6 +142,7 @@ class NatsEventPublisher(EventPublisher):
             async with asyncio.timeout(self._timeout):
                 await self._fly(flight, number)
         except TimeoutError:
+            self._forget_streams(flight.contexts())  # to ask about them again tells whether they are the reason
             flight.give_up(PublisherUnavailableError(self._broker, f"no acknowledgement within {self._timeout:g} s"))
         except PublisherUnavailableError as error:
             flight.give_up(error)
@@ -160,7 +176,7 @@ class NatsEventPublisher(EventPublisher):
             inbox = f"{await self._open_inbox(client)}.{number}"
         await self._check_streams(client, flight)
         if self._atomic_batches:
-            await self._fly_batches(AtomicBatches(flight, client, inbox, self._broker), flight.contexts())
+            await self._fly_batches(AtomicBatches(flight, client, inbox, self._broker, self._prefix), flight.contexts())
         await flight.run(client, inbox)
 
     async def _fly_batches(self, batches: AtomicBatches, contexts: Sequence[str]) -> None:
@@ -194,7 +210,7 @@ class NatsEventPublisher(EventPublisher):
                 async with asyncio.timeout(self._timeout / 2), asyncio.TaskGroup() as group:
                     checks = {each: group.create_task(self._check_stream(client, each)) for each in unknown}
         for context, check in checks.items():
-            error = self._silence() if check.cancelled() else check.result()
+            error = self._silence(context) if check.cancelled() else check.result()
             if error is not None:
                 flight.settle_context(context, error)
 
@@ -208,8 +224,10 @@ class NatsEventPublisher(EventPublisher):
                 config = await ensure_stream(
                     client, self._prefix, context, self._settings, provision=self._provision, broker=self._broker
                 )
-            except PublisherUnavailableError as error:
+            except (StreamNotFoundError, StreamMismatchError) as error:
                 return error
+            except PublisherUnavailableError as error:
+                return self._unavailable(context, error.reason)
             current = {(at, name): atomic for (at, name), atomic in self._streams.items() if at == epoch}
             self._streams = current | {(epoch, context): bool(config.get("allow_atomic"))}
             return None
@@ -217,8 +235,15 @@ class NatsEventPublisher(EventPublisher):
     def _is_checked(self, context: str) -> bool:
         return (self._connection.epoch("publish"), context) in self._streams
 
-    def _silence(self) -> PublisherUnavailableError:
-        return PublisherUnavailableError(self._broker, f"no answer about its stream within {self._timeout / 2:g} s")
+    def _silence(self, context: str) -> StreamUnavailableError:
+        return self._unavailable(context, f"no answer about it within {self._timeout / 2:g} s")
+
+    def _unavailable(self, context: str, reason: str) -> StreamUnavailableError:
+        return StreamUnavailableError(self._broker, reason, stream_name(self._prefix, context))
+
+    def _forget_streams(self, contexts: Collection[str]) -> None:
+        """Ask about them again before the next event is sent."""
+        self._streams = {key: atomic for key, atomic in self._streams.items() if key[1] not in contexts}
 
     async def _acknowledged(self, message: Msg) -> None:
         number, index = message.subject.rsplit(".", 2)[1:]
@@ -238,13 +263,13 @@ class NatsEventPublisher(EventPublisher):
 
     def _failed(self, flight: Flight, index: int, data: bytes) -> None:
         context = flight.context(index)
-        self._streams = {(epoch, name): atomic for (epoch, name), atomic in self._streams.items() if name != context}
+        self._forget_streams({context})
         error: dict[str, Any] = json.loads(data).get("error", {}) if data else {}
         reason = f"{error['description']} ({error.get('err_code')})" if error else "no stream answers (503)"
         if error.get("err_code") in _REFUSALS:
             flight.refuse(index, reason)
         else:
-            flight.settle(index, PublisherUnavailableError(self._broker, reason))
+            flight.settle(index, self._unavailable(context, reason))
 
     def _disconnected(self) -> None:
         error = PublisherUnavailableError(self._broker, "the connection was lost before the acknowledgement")

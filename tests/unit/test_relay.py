@@ -21,11 +21,13 @@ from mediator.errors import (
     PublisherUnavailableError,
     StreamMismatchError,
     StreamNotFoundError,
+    StreamUnavailableError,
 )
 from mediator.testing import InMemoryDatabase, InMemoryOutbox, InMemoryParking
 
 AWAY = PublisherUnavailableError("nats://broker", "connection refused")
 NO_STREAM = StreamNotFoundError("nats://broker", "not found", "events-billing")
+FULL = StreamUnavailableError("nats://broker", "maximum bytes exceeded", "events-billing")
 
 
 def event(event_id: str, context: str = "shop", key: str | None = None) -> CloudEvent:
@@ -103,7 +105,7 @@ async def test_what_the_broker_stores_is_archived_in_order(database: InMemoryDat
     assert (database.outbox, broker.calls) == ([], 3)
 
 
-@pytest.mark.parametrize("error", [NO_STREAM, StreamMismatchError("nats://broker", "", "s", ("max_age",))])
+@pytest.mark.parametrize("error", [NO_STREAM, FULL, StreamMismatchError("nats://broker", "", "s", ("max_age",))])
 async def test_a_context_without_its_stream_waits_and_the_others_go_on(
     database: InMemoryDatabase, broker: Broker, error: Exception
 ) -> None:
@@ -273,7 +275,7 @@ async def test_the_archive_is_cleaned_in_bounded_batches_until_nothing_is_old(
 
 CONTEXTS = st.sampled_from(["shop", "billing", "stock"])
 HELD_BACK = EventHeldBackError("1", "a.b.v1")
-ERRORS = st.sampled_from([None, AWAY, NO_STREAM, EventRefusedError("1", "a.b.v1", "too large"), HELD_BACK])
+ERRORS = st.sampled_from([None, AWAY, NO_STREAM, FULL, EventRefusedError("1", "a.b.v1", "too large"), HELD_BACK])
 
 
 @given(st.lists(st.tuples(CONTEXTS, ERRORS), min_size=1))

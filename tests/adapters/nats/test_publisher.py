@@ -17,6 +17,7 @@ from mediator.errors import (
     SettingError,
     StreamMismatchError,
     StreamNotFoundError,
+    StreamUnavailableError,
 )
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsServer, StreamSettings, open_connection
 from mediator.nats.api import JetStreamApi
@@ -271,7 +272,7 @@ async def test_a_full_stream_leaves_events_to_be_sent_again(connection, raw, pre
     results = await publisher.publish([event(f"{n}", data=b"x" * 1000) for n in range(20)])
     errors = [r.error for r in results if r.error]
     assert errors
-    assert {type(error) for error in errors} == {PublisherUnavailableError}
+    assert {type(error) for error in errors} == {StreamUnavailableError}
     assert "10077" in str(errors[0])
     await raw.jetstream().purge_stream(f"{prefix}-shop")
     assert (await publisher.publish([results[-1].event]))[0].error is None
@@ -362,22 +363,49 @@ async def test_however_many_streams_are_silent_the_events_of_the_others_are_stor
         assert await stored(client, "events-shop") == ["healthy"]
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])
-async def test_a_relay_goes_on_with_the_other_contexts_however_many_streams_are_silent(event, count: int) -> None:
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 500), (3, 500), (8, 500), (1, 1), (3, 2)])
+async def test_a_relay_goes_on_with_the_other_contexts_however_many_streams_are_silent(
+    event, count: int, batch_size: int
+) -> None:
+    """Also when their events fill whole batches."""
     async with broker_that_is_silent_about(count) as (connection, contexts):
         database = InMemoryDatabase()
         database.outbox += [event(context, type=f"{context}.changed.v1") for context in contexts]
         database.outbox.append(event("healthy"))
         outbox = InMemoryOutbox(database)
         with capture_logs() as logs:
-            relay = asyncio.create_task(OutboxRelay(outbox, NatsEventPublisher(connection, "app")).run())
-            async with asyncio.timeout(10):
+            publisher = NatsEventPublisher(connection, "app")
+            relay = asyncio.create_task(OutboxRelay(outbox, publisher, batch_size=batch_size).run())
+            async with asyncio.timeout(30):
                 while not database.archive:
                     await asyncio.sleep(0.05)
             relay.cancel()
             await asyncio.wait([relay])
         assert [archived.id for archived in database.archive] == ["healthy"]
         assert {line["context"] for line in logs if line["event"] == "context waits"} == {*contexts}
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_a_relay_goes_on_with_the_other_contexts_when_events_for_a_full_stream_fill_its_batches(
+    connection, prefix, event, atomic: bool
+) -> None:
+    small = StreamSettings(max_bytes=10_000)
+    database = InMemoryDatabase()
+    database.outbox += [event(f"{number}", data=b"x" * 1000) for number in range(100)]
+    database.outbox.append(event("healthy", type="stock.changed.v1"))
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=small, atomic_batches=atomic)
+    with capture_logs() as logs:
+        relay = asyncio.create_task(OutboxRelay(InMemoryOutbox(database), publisher, batch_size=20).run())
+        async with asyncio.timeout(20):
+            while "healthy" not in {archived.id for archived in database.archive}:
+                await asyncio.sleep(0.05)
+        relay.cancel()
+        await asyncio.wait([relay])
+    waits = [line for line in logs if line["event"].endswith(" waits")]
+    assert {(line["event"], line.get("context"), line["error"]) for line in waits} == {
+        ("context waits", "shop", "StreamUnavailableError")
+    }
+    assert f"The stream {prefix}-shop" in waits[0]["reason"]
 
 
 async def test_behind_an_event_for_a_silent_stream_no_event_of_its_key_is_sent(event) -> None:
@@ -398,7 +426,7 @@ async def test_half_of_the_timeout_is_left_for_what_is_not_silent(event) -> None
         assert healthy.error is None
         for result in silent:
             assert isinstance(result.error, PublisherUnavailableError)
-            assert "no answer about its stream within 1.5 s" in str(result.error)
+            assert "no answer about it within 1.5 s" in str(result.error)
 
 
 async def test_nobody_waits_for_what_another_publish_asks_about_a_silent_stream(event) -> None:
