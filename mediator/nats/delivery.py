@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from nats.aio.msg import Msg
 
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.remnant import Remnant
 from mediator.distributed.subscription import Delivery
 from mediator.errors import EventNotDecodableError
 from mediator.nats.binding import from_message, partition_of, remnant_of
@@ -57,7 +58,7 @@ class NatsDelivery(Delivery):
         self.problem: str
         self.event, self.problem = _read(message, f"{stream}:{sequence}", self.stored_at)
         if self.event is None:
-            self.remnant = remnant_of(self.headers, self.data)
+            self.remnant: Remnant = remnant_of(self.headers, self.data)
 
     async def ack(self) -> None:
         """Tell the broker that the event has taken effect."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
+from mediator.distributed.remnant import Remnant
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
 from mediator.errors import EventNotDecodableError, GroupOrderingError
 from mediator.nats.binding import from_message, remnant_of, to_headers
@@ -261,7 +262,7 @@ class _Delivery(Delivery):
         self.event = stored.event
         self.problem = stored.problem
         if stored.event is None:
-            self.remnant = remnant_of(stored.headers, stored.data)
+            self.remnant: Remnant = remnant_of(stored.headers, stored.data)
         self.attempt = stored.attempts
         self.subject = f"memory.{stored.event_type}.{stored.partition}"
         self.sequence = stored.sequence
