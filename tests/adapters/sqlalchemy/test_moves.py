@@ -194,3 +194,27 @@ async def test_as_many_are_moved_as_were_there(ledger: Ledger, count: int) -> No
     await add(ledger, *(Moved("k", number) for number in range(count)))
     assert len(await send_all(ledger)) == count
     assert len(await ledger.outbox.contents.find(ARCHIVED)) == count
+
+
+@postgresql_only
+async def test_to_see_whether_something_is_due_no_backlog_is_looked_through_that_was_not_analyzed_yet(
+    ledger: Ledger,
+) -> None:
+    """As after an outage, before the first autovacuum: each claim of a relay would read all that waits."""
+    await add(ledger, Moved("k", 1))
+    backlog = (
+        "INSERT INTO mediator_outbox (id, type, time, partition_key, bucket, content_type, extensions, data) "
+        "SELECT 'b' || number, type, time, partition_key, bucket, content_type, extensions, data "
+        "FROM mediator_outbox, generate_series(1, 50000) AS number"
+    )
+    async with ledger.engine.begin() as connection:
+        await connection.exec_driver_sql("ALTER TABLE mediator_outbox SET (autovacuum_enabled = false)")
+        await connection.exec_driver_sql(backlog)
+    with statements(ledger.engine) as seen:
+        async with ledger.outbox.claim(1):
+            pass
+    sql, values = seen[0]
+    assert "deliver_at" in sql
+    async with ledger.engine.connect() as connection:
+        plan = [line for (line,) in await connection.exec_driver_sql(f"EXPLAIN {sql}", values)]
+    assert not any("Seq Scan on mediator_outbox" in line for line in plan), plan
