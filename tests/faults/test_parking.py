@@ -54,11 +54,12 @@ async def test_a_handler_that_kills_its_process_is_counted_and_parked_with_what_
     assert world.databases.follow_ups() == 3
 
 
+@pytest.mark.timeout(600)
 async def test_eight_deployments_in_the_middle_of_a_handler_park_nothing(world: World):
     await world.place("ada/hanging", "ada/1")
     for number in range(1, 9):
         async with running(world.log, *world.warehouse):
-            await eventually(lambda n=number: world.log.read_text().count("hanging") >= n, "a handler that hangs")  # type: ignore[misc]
+            await eventually(lambda n=number: world.log.read_text().count("hanging") >= n, "a handler that hangs", 90)  # type: ignore[misc]
     assert world.databases.parked() == []
     async with running(world.log, *world.warehouse, environment={"WAREHOUSE_REPAIRED": "1"}):
         await world.settled(2, 0)

@@ -87,9 +87,10 @@ async def relaying(log: Path, *arguments: str) -> AsyncIterator[Relays]:
         await relays.end()
 
 
-async def write(ledger: Ledger, rng: random.Random, done: asyncio.Event) -> None:
+async def write(ledger: Ledger, rng: random.Random, done: asyncio.Event, written: asyncio.Semaphore) -> None:
     while not done.is_set():
         await add(ledger, *(Moved(key) for key in rng.sample(KEYS, rng.randint(1, 4))))
+        written.release()
         await asyncio.sleep(rng.uniform(0, 0.02))
 
 
@@ -115,13 +116,15 @@ def by_key(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
 async def test_relays_that_are_killed_and_frozen_lose_and_double_nothing_and_keep_the_order_of_each_key(
     engine: AsyncEngine, postgres_url: str, server: NatsServer, tmp_path: Path
 ) -> None:
-    ledger, rng, done = Ledger(engine), random.Random(7), asyncio.Event()
+    ledger, rng, done, written = Ledger(engine), random.Random(7), asyncio.Event(), asyncio.Semaphore(0)
     async with relaying(tmp_path / "log", postgres_url, server.url, "0.3") as relays:
         async with asyncio.TaskGroup() as writers:
             for number in range(8):
-                writers.create_task(write(ledger, random.Random(number), done))
+                writers.create_task(write(ledger, random.Random(number), done, written))
             for _ in range(6):
-                await asyncio.sleep(rng.uniform(0.3, 0.9))
+                for _ in range(40):  # commands, however long they take
+                    await written.acquire()
+                await asyncio.sleep(rng.uniform(0.1, 0.3))
                 await (relays.kill() if rng.random() < 0.5 else relays.freeze(0.8))
             done.set()
         async with asyncio.timeout(30):
