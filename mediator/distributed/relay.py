@@ -16,7 +16,7 @@ from mediator.distributed.parking import ParkReason
 from mediator.distributed.propagation import incoming
 from mediator.distributed.publisher import EventPublisher, PublishResult
 from mediator.distributed.retries import Backoff
-from mediator.distributed.shield import drain, is_being_cancelled
+from mediator.distributed.shield import drain, is_own_cancellation
 from mediator.errors import EventHeldBackError, EventRefusedError, PublisherUnavailableError
 
 _CLEAN_BATCH = 5000
@@ -111,7 +111,7 @@ class OutboxRelay:
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _tells_something(results) else max(pause, min(_SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # settled: whatever happened, the events are still there
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            if is_own_cancellation(error):
                 raise
             self._in_trouble(error)
             return self._poll_interval

@@ -99,18 +99,20 @@ class NatsRequestChannel(RequestChannel):
             if not answer.done():
                 answer.set_result(message)
 
-        subscription = await client.subscribe(inbox, cb=arrived)  # pyright: ignore[reportUnknownMemberType]  # a Future
         try:
+            subscription = await client.subscribe(inbox, cb=arrived)  # pyright: ignore[reportUnknownMemberType]  # a Future
             try:
-                await client.publish(subject, data, inbox, headers)
-            except (nats.errors.Error, OSError) as error:
-                raise PublisherUnavailableError(self.place, str(error) or type(error).__name__) from error
-            message = await answer
+                try:
+                    await client.publish(subject, data, inbox, headers)
+                except (nats.errors.Error, OSError) as error:
+                    raise PublisherUnavailableError(self.place, str(error) or type(error).__name__) from error
+                message = await answer
+            finally:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await subscription.unsubscribe()
         finally:
             forget()
             forget_denial()
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
         if not message.data and (message.headers or {}).get("Status") == "503":
             raise PublisherUnavailableError(self.place, _NO_RESPONDERS)
         return message

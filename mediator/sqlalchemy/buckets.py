@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, func, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mediator.distributed.cloudevents import BUCKETS
@@ -76,8 +76,6 @@ class BucketClaims(Claims):
             async def writing() -> AsyncGenerator[AsyncConnection, None]:
                 try:
                     yield connection
-                except IntegrityError:  # not the end of a claim
-                    raise
                 except (DBAPIError, DatabaseConnectionError) as error:
                     raise ClaimLostError(str(error.__cause__ or error)) from error
 
