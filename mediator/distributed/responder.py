@@ -114,7 +114,9 @@ class RequestResponder:
                 try:
                     await incoming.reply(reply)
                 except ValueError as error:
-                    await incoming.reply(self._unreadable(incoming.call, message_id, error))
+                    handled = reply.status is ReplyStatus.OK
+                    shorter = RemoteReply(reply.status, reference=message_id)
+                    await incoming.reply(self._unreadable(incoming.call, message_id, error) if handled else shorter)
         except (Exception, asyncio.CancelledError) as error:  # settled: its sender learns from its own clock
             if is_own_cancellation(error):
                 raise

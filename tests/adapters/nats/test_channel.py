@@ -36,11 +36,11 @@ async def echo(request: Echo) -> str:
 
 
 @contextlib.asynccontextmanager
-async def echoing(url: str, work: Any = echo) -> AsyncIterator[RemoteSender]:
+async def echoing(url: str, work: Any = echo, **options: Any) -> AsyncIterator[RemoteSender]:
     async with open_connection(url) as there, open_connection(url) as here:
         channel = NatsRequestChannel(there, "tools")
         responder = RequestResponder(
-            channel, wire(handles(Echo, work)), exposes=[Echo], authenticate=trust_broker, drain_timeout=0.5
+            channel, wire(handles(Echo, work)), exposes=[Echo], authenticate=trust_broker, drain_timeout=0.5, **options
         )
         running = asyncio.create_task(responder.run())
         sender = RemoteSender(NatsRequestChannel(here, "client"))
@@ -169,6 +169,20 @@ async def test_names_that_cannot_work_are_refused(shared_server: NatsServer):
             NatsRequestChannel(connection, "")
         with pytest.raises(SettingError, match="prefix"):
             NatsRequestChannel(connection, "tools", prefix="a.b")
+
+
+async def test_a_failure_whose_text_is_too_large_is_told_without_it_and_not_as_handled() -> None:
+    async def work(request: Echo) -> str:
+        if request.text == "fail":
+            raise LookupError("x" * 2000)
+        return "fine"
+
+    small = NatsServer(settings="max_payload: 1024")
+    async with small as server, echoing(server.url, work, shown_errors=(LookupError,)) as sender:
+        with pytest.raises(RemoteFailedError) as caught:
+            await sender.send(Echo("fail"))
+        assert caught.value.reference
+        assert await sender.send(Echo("?")) == "fine"
 
 
 async def test_who_may_not_send_a_request_is_told_so_at_once() -> None:
