@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     FromClause,
+    ScalarSelect,
     Select,
     bindparam,
     cast,
@@ -144,14 +145,18 @@ async def cancel(connection: AsyncConnection, event_id: str) -> bool:
     return bool((await connection.execute(delete(outbox).where(delayed))).rowcount)
 
 
+def first_due() -> ScalarSelect[float]:
+    """When the first delayed event is due. SQLite finds it by the index only if told that the others have no such time."""
+    return select(func.min(outbox.c.deliver_at)).where(outbox.c.deliver_at.is_not(None)).scalar_subquery()
+
+
 def is_something_due(now: ColumnElement[float]) -> ColumnElement[bool]:
     """Whether a delayed event is due.
 
     Asked for the first of all, which the index has, since PostgreSQL takes a third of a table that it has not analyzed yet
     for due, and would look through a backlog for one.
     """
-    first = select(func.min(outbox.c.deliver_at)).scalar_subquery()
-    return func.coalesce(first <= now, False)
+    return func.coalesce(first_due() <= now, False)
 
 
 async def release_due(connection: AsyncConnection, now: ColumnElement[float]) -> None:

@@ -97,7 +97,7 @@ class SqlAlchemyOutbox(Outbox):
     async def due_in(self) -> float | None:
         """See `Outbox.due_in`."""
         async with self._database.reader.connect() as connection:
-            seconds = (await connection.execute(select(func.min(outbox.c.deliver_at) - self._clock.now()))).scalar_one()
+            seconds = (await connection.execute(select(moves.first_due() - self._clock.now()))).scalar_one()
         return None if seconds is None else max(0.0, float(seconds))
 
     @property

@@ -15,7 +15,7 @@ from mediator.distributed.outbox import Erased
 from mediator.distributed.outbox_contents import OutboxFilter
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
 from mediator.sqlalchemy import SqlAlchemyParking
-from tests.adapters.sqlalchemy.ledger import Do, Ledger, postgresql_only
+from tests.adapters.sqlalchemy.ledger import Do, Ledger, postgresql_only, sqlite_only
 from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
 
 ARCHIVED = OutboxFilter("archived")
@@ -218,3 +218,19 @@ async def test_to_see_whether_something_is_due_no_backlog_is_looked_through_that
     async with ledger.engine.connect() as connection:
         plan = [line for (line,) in await connection.exec_driver_sql(f"EXPLAIN {sql}", values)]
     assert not any("Seq Scan on mediator_outbox" in line for line in plan), plan
+
+
+@sqlite_only
+async def test_to_see_what_is_due_next_no_backlog_is_looked_through(ledger: Ledger) -> None:
+    """SQLite takes a partial index only where the statement says what its condition says."""
+    with statements(ledger.engine) as seen:
+        async with ledger.outbox.claim(1):
+            pass
+        await ledger.outbox.due_in()
+    asking = [(sql, values) for sql, values in seen if "min(mediator_outbox.deliver_at)" in sql]
+    assert len(asking) == 2
+    async with ledger.engine.connect() as connection:
+        for sql, values in asking:
+            plan = [row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+            [search] = [line for line in plan if "mediator_outbox" in line]
+            assert "INDEX mediator_outbox_by_due" in search, plan
