@@ -267,6 +267,23 @@ async def test_a_stream_that_was_deleted_is_created_again(connection, raw, prefi
     await publish_until_stored(publisher, [event("2")])
 
 
+@pytest.mark.parametrize("count", [1, 20])
+async def test_a_checked_stream_that_falls_silent_is_asked_about_again(
+    connection, raw, prefix, event, count: int
+) -> None:
+    """Here it was deleted, and somebody else who listens for its events keeps the broker from saying that it is gone."""
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, timeout=0.5)
+    await publish_until_stored(publisher, [event("0")])
+    await raw.subscribe(f"{prefix}.shop.>")
+    await raw.jetstream().delete_stream(f"{prefix}-shop")
+    events = [event(f"{number}") for number in range(1, count + 1)]  # alone, and as one batch
+    reasons = {str(result.error) for result in await publisher.publish(events)}
+    assert len(reasons) == 1
+    assert "no acknowledgement within 0.5 s" in reasons.pop()
+    await publish_until_stored(publisher, events)
+    assert sorted(await stored(raw, f"{prefix}-shop")) == sorted(each.id for each in events)
+
+
 async def test_a_full_stream_leaves_events_to_be_sent_again(connection, raw, prefix, event) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=StreamSettings(max_bytes=10_000))
     results = await publisher.publish([event(f"{n}", data=b"x" * 1000) for n in range(20)])
