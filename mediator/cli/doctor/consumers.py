@@ -6,6 +6,7 @@ from mediator.cli.doctor.check import Check
 from mediator.cli.doctor.finding import Finding, fault, found_or, ok, warning
 from mediator.cli.doctor.installation import Broker, Installation
 from mediator.nats.inspection import ConsumerState
+from mediator.nats.topology import Topology
 
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start the application, if it may create it."
 _ORDERING = "not created: its group"
@@ -34,7 +35,8 @@ def _missing(broker: Broker) -> Iterator[Finding]:
     """One finding for a group and stream, which may have many consumers."""
     by_stream: dict[str, list[str]] = {}
     for stream, name in broker.seen.missing_consumers:
-        by_stream.setdefault(stream, []).append(name)
+        if not _is_refused(broker, stream, name):
+            by_stream.setdefault(stream, []).append(name)
     for stream, names in by_stream.items():
         label = f"{broker.label} {stream}"
         others = _other_orderings(broker, stream)
@@ -43,6 +45,14 @@ def _missing(broker: Broker) -> Iterator[Finding]:
             yield fault("group-ordering", label, text, remedy)
         if not others and stream not in broker.seen.missing_streams:  # that is told of the stream
             yield fault("consumer-missing", label, f"does not have: {', '.join(names)}", _APPLY)
+
+
+def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
+    """Whether its group neither makes nor uses it before the partitions of the stream agree, which is told of the stream."""
+    refused = {wanted.name for wanted, _ in broker.with_other_partitions() if wanted.ordered} & {stream}
+    ordered = [each for each in broker.wanted.consumers if each.settings.name != each.group]
+    of_groups = [each for each in ordered if each.stream in refused]
+    return Topology(consumers=tuple(of_groups)).is_of_group(consumer)
 
 
 def _other_orderings(broker: Broker, stream: str) -> list[str]:
@@ -55,7 +65,8 @@ def _unneeded(broker: Broker) -> Iterator[Finding]:
     wanted = {(each.stream, each.settings.name) for each in broker.wanted.consumers}
     for item in broker.compared or ():
         unneeded = item.status == "unwanted" and item.consumer and (item.stream, item.consumer) not in wanted
-        if unneeded and not _other_orderings(broker, item.stream):
+        refused = _is_refused(broker, item.stream, item.consumer)
+        if unneeded and not refused and not _other_orderings(broker, item.stream):
             label = f"{broker.label} {item.stream} {item.consumer}"
             yield warning("consumer-unneeded", label, "; ".join(item.details), "Delete it when no version needs it.")
 
@@ -64,6 +75,12 @@ def _faults(label: str, state: ConsumerState, broker: Broker, lag: int) -> Itera
     if state.max_deliver != -1:
         text = f"max_deliver is {state.max_deliver}: after so many deliveries the broker drops an event silently"
         yield fault("consumer-max-deliver", label, text, "Set max_deliver to -1; failing events are parked by us.")
+    if not _is_refused(broker, state.stream, state.name):
+        yield from _differences(label, state, broker)
+        yield from _pace(label, state, lag)
+
+
+def _differences(label: str, state: ConsumerState, broker: Broker) -> Iterator[Finding]:
     wanted = {
         each.settings.ack_wait
         for each in broker.wanted.consumers
@@ -76,7 +93,6 @@ def _faults(label: str, state: ConsumerState, broker: Broker, lag: int) -> Itera
     if details:
         text = f"it differs from what is wanted: {'; '.join(details)}"
         yield warning("consumer-differs", label, text, "See `mediator topology plan`.")
-    yield from _pace(label, state, lag)
 
 
 def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from mediator.nats import NatsConnection
-from mediator.nats.inspection import Inspection
+from mediator.nats.inspection import Inspection, StreamState
 from mediator.nats.plan import Item
-from mediator.nats.topology import Topology
+from mediator.nats.topology import Topology, WantedStream
 
 T = TypeVar("T")
 
@@ -89,6 +89,13 @@ class Broker:
     compared: Sequence[Item] | None = None
     problem: str = ""
     offset: float | None = None
+
+    def with_other_partitions(self) -> list[tuple[WantedStream, StreamState]]:
+        """The streams that are not divided as they must be for who publishes into them, or takes from them in order."""
+        there = {stream.name: stream for stream in self.seen.streams}
+        needed = [each for each in self.wanted.streams if each.name in there and (each.own or each.ordered)]
+        pairs = ((wanted, there[wanted.name]) for wanted in needed)
+        return [(wanted, stream) for wanted, stream in pairs if stream.partitions != wanted.settings.partitions]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from mediator.cli.doctor.check import Check
 from mediator.cli.doctor.finding import Finding, fault, found_or, ok, warning
 from mediator.cli.doctor.installation import Broker, Installation
 from mediator.nats.inspection import StreamState
+from mediator.nats.streams import PARTITIONS
 
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create it."
 _ANEW = "Drain the stream and create it anew; this is never changed in place."
@@ -15,7 +16,7 @@ _RETRY_HORIZON = 60.0
 
 _CLUSTER = 3
 _FULL = 0.8
-_TOLD = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is")
+_TOLD = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)
 """The differences that have a finding of their own."""
 
 
@@ -46,6 +47,7 @@ def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
     if stream.retention != "limits":
         text = f"retention is {stream.retention}: events vanish before later subscribers see them"
         yield fault("stream-retention", label, text, _ANEW)
+    yield from _partitions(label, stream, broker)
     if stream.duplicate_window < _RETRY_HORIZON:
         text = f"duplicate_window is {stream.duplicate_window:g} s: a relay may send again after {_RETRY_HORIZON:g} s"
         remedy = f"Set it to {_RETRY_HORIZON:g} s or more (`topology apply --update-streams`)."
@@ -55,6 +57,16 @@ def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
         text = f"{stream.bytes:,} of {stream.max_bytes:,} bytes are used; a full stream refuses events"
         yield warning("stream-filling", label, text, "Raise max_bytes, or shorten max_age.")
     yield from _other_differences(label, stream, broker)
+
+
+def _partitions(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
+    for wanted, there in broker.with_other_partitions():
+        if there is not stream:
+            continue
+        told = f"it has {stream.partitions} partitions" if stream.partitions else "it does not tell its partitions"
+        text = f"{told}, and {wanted.settings.partitions} are needed: nothing is published into it or taken in order"
+        remedy = f"Set StreamSettings(partitions={stream.partitions}), or drain the stream and create it anew."
+        yield fault("stream-partitions", label, text, remedy if stream.partitions else _ANEW)
 
 
 def _copies(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
@@ -82,6 +94,4 @@ def _other_differences(label: str, stream: StreamState, broker: Broker) -> Itera
         details = [each for each in item.details if not each.startswith(_TOLD)]
         if item.stream == stream.name and not item.consumer and details:
             text = f"it differs from its settings: {'; '.join(details)}"
-            yield warning(
-                "stream-differs", label, text, "See `mediator topology plan`; partitions never change in place."
-            )
+            yield warning("stream-differs", label, text, "See `mediator topology plan`.")

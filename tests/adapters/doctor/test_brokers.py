@@ -229,6 +229,59 @@ async def test_the_missing_consumers_of_an_ordered_group_are_one_fault_and_those
     assert "shipping-p4, shipping-p5" in report.as_text()
 
 
+@pytest.mark.parametrize(
+    ("partitions", "remedy"), [("8", "StreamSettings(partitions=8)"), ("32", "=32)"), ("", "-> Drain")]
+)
+async def test_a_stream_with_other_partitions_is_one_fault_whatever_consumers_an_ordered_group_has_there(
+    given: dict[str, Any], partitions: str, remedy: str
+):
+    """None is made, changed or used before the numbers agree: to apply the topology would not help."""
+    given = {**given, "ordering": "key"}
+    await set_up(given)
+    url, stream = given["nats"], f"{given['prefix']}-ordering"
+    settings = (await call(url, f"CONSUMER.INFO.{stream}.shipping-p0"))["config"]
+    await put_consumer(url, stream, settings | {"ack_wait": 5 * 10**9})
+    await put_consumer(url, stream, settings | {"name": "shipping-p31", "durable_name": "shipping-p31"})
+    for number in range(8, 16):
+        await call(url, f"CONSUMER.DELETE.{stream}.shipping-p{number}")
+    await change(url, stream, metadata={"mediator.partitions": partitions} if partitions else {})
+    await publish(given, "ordering.order-placed.0", {})
+
+    report = await doctor(given)
+
+    assert found(report) == [("fault", "stream-partitions")]
+    assert remedy in report.as_text()
+    assert "topology apply" not in report.as_text()
+
+
+async def test_consumers_of_a_stream_with_other_partitions_that_give_up_are_still_told(given: dict[str, Any]):
+    given = {**given, "ordering": "key"}
+    await set_up(given)
+    url, stream = given["nats"], f"{given['prefix']}-ordering"
+    wanted = (await call(url, f"CONSUMER.INFO.{stream}.shipping-p3"))["config"]
+    await put_consumer(url, stream, wanted | {"max_deliver": 5})
+    await change(url, stream, metadata={"mediator.partitions": "8"})
+    assert found(await doctor(given)) == [("fault", "stream-partitions"), ("fault", "consumer-max-deliver")]
+
+
+async def test_other_partitions_are_a_fault_where_it_publishes_and_nothing_where_it_consumes_in_no_order(
+    installed: dict[str, Any],
+):
+    url, prefix = installed["nats"], installed["prefix"]
+    await change(url, f"{prefix}-ordering", metadata={"mediator.partitions": "8"})
+    assert found(await doctor(installed)) == []
+    await call(url, f"CONSUMER.DELETE.{prefix}-ordering.shipping")
+    assert found(await doctor(installed)) == [("fault", "consumer-missing")]
+    await change(url, f"{prefix}-dispatch", metadata={"mediator.partitions": "8"}, max_age=86400 * 10**9)
+    report = await doctor(installed)
+    assert found(report) == [
+        ("fault", "stream-partitions"),
+        ("warning", "stream-differs"),
+        ("fault", "consumer-missing"),
+    ]
+    assert "mediator.partitions" not in report.as_text(), "it is told once, not among the other differences too"
+
+
 async def test_events_that_nobody_takes_are_told(installed: dict[str, Any]):
     await publish(installed, "ordering.order-placed.0", {})
     assert found(await doctor(installed)) == [("warning", "consumer-idle")]
