@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Index, Inspector, Table, UniqueConstraint, func, inspect, select
+from sqlalchemy import Connection, Index, Inspector, Table, UniqueConstraint, inspect, select
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.types import TypeEngine
@@ -140,8 +140,22 @@ def _plain(condition: str) -> str:
 
 
 def _buckets(connection: Connection, inspector: Inspector) -> Iterator[str]:
-    if inspector.has_table(buckets.name):
-        present = connection.execute(select(func.count()).select_from(buckets)).scalar_one()
-        if present != BUCKETS:
-            outcome = ": relays publish nothing until they are there" if present < BUCKETS else ""
-            yield f"the table {buckets.name} has {present} rows, not {BUCKETS}{outcome}"
+    """Which rows are there, not how many: relays lock no others. A column that differs is to be corrected first."""
+    if not inspector.has_table(buckets.name) or any(_columns(inspector, buckets, connection.dialect)):
+        return
+    found, wanted = set(connection.execute(select(buckets.c.bucket)).scalars()), set(range(BUCKETS))
+    others, missing = found - wanted, wanted - found
+    texts = [f"has rows that are none of {_numbers(wanted)} ({_numbers(others)})"] if others else []
+    if missing:
+        lacks = f"lacks {len(missing)} of {BUCKETS} rows ({_numbers(missing)})"
+        texts.append(f"{lacks}: relays publish nothing until they are there")
+    if texts:
+        yield f"the table {buckets.name} {' and '.join(texts)}"
+
+
+def _numbers(numbers: set[int]) -> str:
+    """As a text, those that follow one another as `first-last`."""
+    firsts = sorted(number for number in numbers if number - 1 not in numbers)
+    lasts = sorted(number for number in numbers if number + 1 not in numbers)
+    ranges = zip(firsts, lasts, strict=True)
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

@@ -52,7 +52,7 @@ async def test_a_generated_migration_creates_the_tables_and_then_there_is_no_dif
         await migrate(engine, generate)
         assert await migrate(engine, differences) == []
         only_rows = await schema_differences(engine)
-        assert any("mediator_relay_buckets has 0 rows" in each for each in only_rows)
+        assert any("mediator_relay_buckets lacks 64 of 64 rows" in each for each in only_rows)
         assert all("rows" in each or "version" in each for each in only_rows)
 
         await migrate(engine, add_rows)

@@ -178,9 +178,41 @@ async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
             "the index mediator_outbox_ready of mediator_outbox is missing",
             "the index mediator_inbox_by_time is on (event_id), not on (received_at)",
             "the index mediator_outbox_by_due is for all rows, not for deliver_at IS NOT NULL",
-            "the table mediator_relay_buckets has 61 rows, not 64: relays publish nothing until they are there",
+            "the table mediator_relay_buckets lacks 3 of 64 rows (61-63): relays publish nothing until they are there",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            "UPDATE mediator_relay_buckets SET bucket = 64 WHERE bucket = 0",
+            "has rows that are none of 0-63 (64) and lacks 1 of 64 rows (0): relays publish nothing until they are there",
+        ),
+        (
+            "DELETE FROM mediator_relay_buckets WHERE bucket IN (1, 2, 3, 17, 62, 63)",
+            "lacks 6 of 64 rows (1-3, 17, 62-63): relays publish nothing until they are there",
+        ),
+        (
+            "DELETE FROM mediator_relay_buckets",
+            "lacks 64 of 64 rows (0-63): relays publish nothing until they are there",
+        ),
+        ("INSERT INTO mediator_relay_buckets VALUES (-1), (64), (65)", "has rows that are none of 0-63 (-1, 64-65)"),
+    ],
+)
+async def test_the_rows_that_relays_lock_are_told_by_their_numbers(engine: AsyncEngine, change: str, told: str):
+    await create_schema(engine)
+    await execute(engine, change)
+    assert await schema_differences(engine) == [f"the table mediator_relay_buckets {told}"]
+
+
+async def test_rows_are_not_looked_at_in_a_table_without_the_column(engine: AsyncEngine):
+    await create_schema(engine)
+    await execute(engine, "ALTER TABLE mediator_relay_buckets RENAME COLUMN bucket TO place")
+    found = await schema_differences(engine)
+    assert found[0] == "the column mediator_relay_buckets.bucket is missing"
+    assert not any("rows" in each for each in found)
 
 
 async def test_keys_and_numbering_are_compared_too(postgres_url: str):
