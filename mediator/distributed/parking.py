@@ -88,13 +88,8 @@ class ParkedEvent:
 
     def log_fields(self) -> dict[str, Any]:
         """What log lines say of it; never the payload."""
-        return {
-            "event_id": self.event_id,
-            "type": self.type,
-            "consumer": self.consumer,
-            "reason": self.reason,
-            "attempts": self.attempts,
-        }
+        names = ("event_id", "type", "consumer", "reason", "attempts")
+        return {name: getattr(self, name) for name in names}
 
 
 def parked_delivery(
@@ -285,6 +280,7 @@ class Parking(ABC):
         Raises:
             ParkedEventNotFoundError: It is not, or no longer, parked.
             ParkedEventBlockedError: An earlier event of its key is parked.
+            ParkedEventConflictError: An event with its id, or at its old place, is in the outbox. It is parked as before.
         """
 
     @abstractmethod

@@ -20,6 +20,7 @@ from mediator.errors.consuming import (
     FatalEventError,
     HandlerTimeoutError,
     ParkedEventBlockedError,
+    ParkedEventConflictError,
     ParkedEventNotFoundError,
 )
 from mediator.errors.dispatch import (
@@ -180,6 +181,7 @@ __all__ = [
     "OutboxEventNotFoundError",
     "OutboxFullError",
     "ParkedEventBlockedError",
+    "ParkedEventConflictError",
     "ParkedEventNotFoundError",
     "PoolExhaustedError",
     "PoolTooSmallError",

@@ -61,6 +61,37 @@ class ParkedEventBlockedError(EventError):
 
 
 @dataclass(eq=False, repr=False)
+class ParkedEventConflictError(EventError):
+    """A parked event cannot go back into the outbox, where its id or its place is taken; it is parked as before.
+
+    Attributes:
+        number: Of the parked event.
+        event_id: Its id.
+        sequence: Its place in the outbox.
+        waiting_id: The id of the event in the outbox: the same, or that of the one which has its place.
+        has_same_key: Whether that one has the same partition key, so that it waits for the parked one.
+    """
+
+    number: int
+    event_id: str
+    sequence: int
+    waiting_id: str
+    has_same_key: bool = False
+
+    def __str__(self) -> str:
+        stays = f"The parked event {self.number} cannot go back into the outbox and stays parked:"
+        if self.waiting_id == self.event_id:
+            return f"{stays} an event with its id, {self.event_id}, waits there already. Discard the parked one."
+        taken = f"{stays} its place there, {self.sequence}, is now that of the event {self.waiting_id}"
+        if self.has_same_key:
+            return (
+                f"{taken}, which has the same key and waits for this one. Keep this one with `mediator parked export`, "
+                "discard it, and have a command add it anew."
+            )
+        return f"{taken}. Replay it when that one is published."
+
+
+@dataclass(eq=False, repr=False)
 class ConsumerGroupNotFoundError(MediatorError, LookupError):
     """A parked event belongs to a consumer that this application does not have."""
 

@@ -12,6 +12,7 @@ from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, err
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import (
     ParkedEventBlockedError,
+    ParkedEventConflictError,
     ParkedEventNotFoundError,
     SettingError,
     UnitOfWorkMismatchError,
@@ -115,8 +116,9 @@ class SqlAlchemyParking(Parking):
             if (await _get(connection, number)).direction != "out":
                 raise ParkedEventNotFoundError(number)
             event = await _take(connection, number)
-            columns = columns_of(released_event(event))
-            await connection.execute(insert(outbox).values(sequence=event.sequence, **columns))
+            row = self._database.insert(outbox).values(sequence=event.sequence, **columns_of(released_event(event)))
+            while (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
+                await _check_absent(connection, event)  # what was in the way may have been sent meanwhile
         self._database.wake()
         return event
 
@@ -190,6 +192,17 @@ async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
     event = await _get(connection, number, locked=True)
     await _remove(connection, number)
     return event
+
+
+async def _check_absent(connection: AsyncConnection, event: ParkedEvent) -> None:
+    """Name the event in the outbox that has the id or the place of a parked one; of two, that with the id."""
+    same_id, same_place = outbox.c.id == event.event_id, outbox.c.sequence == event.sequence
+    chosen = select(outbox.c.id, outbox.c.partition_key)
+    for condition in same_id, same_place:
+        found = (await connection.execute(chosen.where(condition))).first()
+        if found is not None:
+            has_same_key = found.partition_key is not None and found.partition_key == event.partition_key
+            raise ParkedEventConflictError(event.number, event.event_id, event.sequence, found.id, has_same_key)
 
 
 async def _remove(connection: AsyncConnection, number: int) -> None:

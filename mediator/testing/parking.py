@@ -5,7 +5,13 @@ from dataclasses import replace
 
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, released_event
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ParkedEventBlockedError, ParkedEventNotFoundError, SettingError, UnitOfWorkMismatchError
+from mediator.errors import (
+    ParkedEventBlockedError,
+    ParkedEventConflictError,
+    ParkedEventNotFoundError,
+    SettingError,
+    UnitOfWorkMismatchError,
+)
 from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
 
 _TABLE = "mediator_parked"
@@ -112,6 +118,7 @@ class InMemoryParking(Parking):
         if event.direction != "out":
             raise ParkedEventNotFoundError(number)
         await self._check_head(event)
+        self._check_absent(event)
         del parked_in(self._database)[number]
         self._database.put_back(released_event(event), event.sequence)
         self._database.woken.set()
@@ -136,6 +143,16 @@ class InMemoryParking(Parking):
         head = await self.head(event)
         if head is not None and head.number < event.number:
             raise ParkedEventBlockedError(event.number, head.number)
+
+    def _check_absent(self, event: ParkedEvent) -> None:
+        database = self._database
+        waiting = [*database.outbox, *(delayed for _, delayed in database.delayed)]
+        same_id = [each for each in waiting if each.id == event.event_id]
+        same_place = [each for each in database.outbox if database.places.get(each.id) == event.sequence]
+        found = next(iter(same_id + same_place), None)
+        if found is not None:
+            has_same_key = found.partitionkey is not None and found.partitionkey == event.partition_key
+            raise ParkedEventConflictError(event.number, event.event_id, event.sequence, found.id, has_same_key)
 
     def _mine(self, unit_of_work: UnitOfWork) -> InMemoryUnitOfWork:
         if not isinstance(unit_of_work, InMemoryUnitOfWork) or unit_of_work.database is not self._database:

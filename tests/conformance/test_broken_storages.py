@@ -13,6 +13,7 @@ from mediator.distributed.outbox import OutboxBatch
 from mediator.distributed.parking import ParkedEvent
 from mediator.distributed.staging import StagedEvent
 from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import ParkedEventConflictError
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryParking, InMemoryUnitOfWork
 from mediator.testing.conformance import StorageConformance, StorageUnderTest
 from tests.conformance.storages import in_memory
@@ -91,6 +92,16 @@ class LosingParking(InMemoryParking):
         return await self.discard(number)
 
 
+class DroppingParking(InMemoryParking):
+    """Drops a refused event that cannot be put back."""
+
+    async def release(self, number: int, /) -> ParkedEvent:
+        try:
+            return await super().release(number)
+        except ParkedEventConflictError:
+            return await self.discard(number)
+
+
 @dataclass(frozen=True)
 class Broken:
     name: str
@@ -111,6 +122,7 @@ BROKEN = [
     Broken("the inbox knows no duplicates", inbox=AdmittingInbox),
     Broken("a start cannot be taken back", inbox=UncountingInbox),
     Broken("a parked event is gone although its replay failed", parking=LosingParking),
+    Broken("a refused event is gone although it cannot be put back", parking=DroppingParking),
 ]
 
 

@@ -1,13 +1,14 @@
 """RefusedEventsConformance: the promises about events that the broker refuses as test cases."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from mediator.distributed.parking import ParkReason
+from mediator.distributed.parking import ParkedEvent, ParkReason
 from mediator.distributed.replay import ParkedReplay
-from mediator.errors import ParkedEventBlockedError, ParkedEventNotFoundError, SettingError
+from mediator.errors import ParkedEventBlockedError, ParkedEventConflictError, ParkedEventNotFoundError, SettingError
 from mediator.testing.conformance.failing import failing
-from mediator.testing.conformance.storage import Written
+from mediator.testing.conformance.storage import StorageUnderTest, Written
 from mediator.testing.conformance.storage_steps import OUT, add, park_first
 from mediator.testing.conformance.storage_suite import StorageSuite
 
@@ -89,6 +90,64 @@ class RefusedEventsConformance(StorageSuite):
             await storage.parking.release((await park_first(storage)).number)
             assert await storage.waiting() == ["bad"]
 
+    async def test_an_event_whose_id_waits_in_the_outbox_is_not_put_back_beside_it(self) -> None:
+        """An event whose id waits in the outbox is not put back beside it, and stays parked until it is discarded."""
+        async with self.opened() as storage:
+            await add(storage, Written("first", "k"), Written("other", "o"))
+            refused = await park_first(storage)
+            await storage.parking.release(refused.number)
+            again = await _append(storage, replace(refused, sequence=refused.sequence + 1000))
+            error = await _not_released(storage, again)
+            assert (error.number, error.event_id, error.waiting_id) == (again.number, again.event_id, again.event_id)
+            assert "Discard the parked one" in str(error)
+            await storage.parking.discard(again.number)
+            assert await storage.waiting() == ["first", "other"]
+
+    async def test_an_event_whose_place_in_the_outbox_another_one_has_is_put_back_when_that_one_is_sent(self) -> None:
+        """An event whose place in the outbox another one has is put back when that one is sent."""
+        async with self.opened() as storage:
+            await add(storage, Written("first", "k"))
+            refused = await park_first(storage)
+            await storage.parking.release(refused.number)
+            text = b'{"text":"second","key":"o"}'
+            second = await _append(storage, replace(refused, event_id="another", partition_key="o", data=text))
+            error = await _not_released(storage, second)
+            assert (error.event_id, error.sequence) == ("another", refused.sequence)
+            assert (error.waiting_id, error.has_same_key) == (refused.event_id, False)
+            async with storage.outbox.claim(10) as batch:
+                await batch.settle([refused.event_id])
+            await storage.parking.release(second.number)
+            assert await storage.waiting() == ["second"]
+
+    async def test_an_event_whose_place_a_later_one_of_its_key_has_makes_way_when_it_is_discarded(self) -> None:
+        """An event whose place a later one of its key has makes way when it is discarded: that one waits for it."""
+        async with self.opened() as storage:
+            await add(storage, Written("later", "k"))
+            refused = await park_first(storage)
+            await storage.parking.release(refused.number)
+            earlier = await _append(storage, replace(refused, event_id="another"))
+            assert (await _not_released(storage, earlier)).has_same_key
+            assert await storage.waiting() == []
+            await storage.parking.discard(earlier.number)
+            assert await storage.waiting() == ["later"]
+
+    async def test_a_replay_goes_on_past_an_event_that_cannot_be_put_back(self) -> None:
+        """A replay goes on past an event that cannot be put back."""
+        async with self.opened() as storage:
+            await add(storage, Written("first", "k"))
+            refused = await park_first(storage)
+            await storage.parking.release(refused.number)
+            again = await _append(storage, refused)
+            text = b'{"text":"other","key":"o"}'
+            place = refused.sequence + 1000
+            await _append(storage, replace(refused, event_id="o", partition_key="o", data=text, sequence=place))
+            results = [result async for result in ParkedReplay(storage.parking, []).run(OUT)]
+            assert [result.outcome for result in results] == ["failed", "replayed"]
+            assert isinstance(results[0].error, ParkedEventConflictError)
+            noted = await storage.parking.get(again.number)
+            assert noted.error.startswith("ParkedEventConflictError: ")
+            assert noted.attempts == again.attempts + 1
+
     async def test_the_successors_of_a_discarded_event_go_on(self) -> None:
         """The successors of a discarded event go on."""
         async with self.opened() as storage:
@@ -101,3 +160,20 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["next"]
             with failing(ParkedEventNotFoundError):
                 await storage.parking.discard(refused.number)
+
+
+async def _append(storage: StorageUnderTest, event: ParkedEvent) -> ParkedEvent:
+    """Set one more event aside."""
+    async with storage.transaction() as unit_of_work:
+        await storage.parking.append(unit_of_work, replace(event, number=0))
+    return (await storage.parking.find(OUT))[-1]
+
+
+async def _not_released(storage: StorageUnderTest, event: ParkedEvent) -> ParkedEventConflictError:
+    """Why an event is not put back; it is parked as before."""
+    try:
+        await storage.parking.release(event.number)
+    except ParkedEventConflictError as error:
+        assert await storage.parking.get(event.number) == event
+        return error
+    raise AssertionError(f"the event {event.event_id} was put back")

@@ -47,6 +47,11 @@ def event(event_id: str, order: str, key: str | None = "k", **changes: Any) -> P
     return ParkedEvent(**{**given, **changes})
 
 
+def outgoing(event_id: str, sequence: int) -> ParkedEvent:
+    sent_by = {"direction": "out", "consumer": "", "source": "", "headers": {}}
+    return event(event_id, event_id, None, reason=ParkReason.REFUSED, sequence=sequence, **sent_by)
+
+
 class Application:
     """The database of the sample, and the command on its container."""
 
@@ -187,6 +192,21 @@ def test_a_replay_that_fails_stops_its_key_has_no_effect_and_status_1(applicatio
     assert application.read("SELECT attempts FROM mediator_parked") == [9, 8]
     lines = application.call("replay", "--all", "--yes", "--json").stdout.splitlines()
     assert [json.loads(line)["outcome"] for line in lines] == ["failed", "blocked"]
+
+
+def test_a_replay_tells_of_what_cannot_be_put_back_and_goes_on_with_the_others(application: Application):
+    application.park(outgoing("a", 7), outgoing("b", 8))
+    assert application.call("replay", "--all", "--yes").exit_code == 0
+    application.read("DELETE FROM mediator_inbox")
+    application.park(outgoing("a", 9), outgoing("c", 8), outgoing("d", 10))
+    result = application.call("replay", "--all", "--yes")
+    assert (result.exit_code, application.parked) == (1, ["a", "c"]), result.output
+    assert "failed: ParkedEventConflictError: The parked event 3 " in result.stdout
+    assert "Discard the parked one" in result.stdout
+    assert "failed: ParkedEventConflictError: The parked event 4 " in result.stdout
+    assert "Replay it when that one is published" in result.stdout
+    assert "2 failed, 1 replayed" in result.stderr
+    assert application.read("SELECT id FROM mediator_outbox ORDER BY sequence") == ["a", "b", "d"]
 
 
 def test_a_dry_run_changes_nothing_and_asks_nothing(application: Application):

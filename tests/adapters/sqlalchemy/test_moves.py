@@ -14,6 +14,7 @@ from mediator import DistributedEventBroker
 from mediator.distributed.outbox import Erased
 from mediator.distributed.outbox_contents import OutboxFilter
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
+from mediator.errors import ParkedEventConflictError
 from mediator.sqlalchemy import SqlAlchemyParking
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, postgresql_only, sqlite_only
 from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
@@ -121,6 +122,48 @@ async def test_a_refused_event_that_is_released_during_an_erasure_counts_as_pend
     assert await erasures[0] == Erased(archived=0, parked=0, pending=1)
     assert await send_all(ledger) == [refused.event_id]
     assert await ledger.outbox.erase("k") == Erased(archived=1, parked=0, pending=0)
+
+
+async def test_an_event_whose_number_was_drawn_again_goes_back_once_the_later_one_is_sent(ledger: Ledger) -> None:
+    parking = SqlAlchemyParking(ledger.engine)
+    await add(ledger, Moved("k", 1))
+    refused = await refuse_first(ledger)
+    await let_numbers_begin_again(ledger.engine)
+    await add_as(ledger, "later", Moved("j", 2))
+    with pytest.raises(
+        ParkedEventConflictError, match=r"its place there, 1, is now that of the event later\. Replay it"
+    ):
+        await parking.release(refused.number)
+    assert await send_all(ledger) == ["later"]
+    assert await parking.release(refused.number) == refused
+    assert await send_all(ledger) == [refused.event_id]
+
+
+async def test_an_event_whose_id_was_used_again_is_told_to_be_discarded(ledger: Ledger) -> None:
+    parking = SqlAlchemyParking(ledger.engine)
+    await add_as(ledger, "same", Moved("k", 1))
+    refused = await refuse_first(ledger)
+    await add_as(ledger, "same", Moved("k", 2))
+    with pytest.raises(ParkedEventConflictError, match=r"its id, same, waits there already\. Discard the parked one"):
+        await parking.release(refused.number)
+    assert await send_all(ledger) == []
+    await parking.discard(refused.number)
+    assert await send_all(ledger) == ["same"]
+
+
+@postgresql_only
+async def test_what_is_sent_while_an_event_is_put_back_in_its_place_is_not_in_its_way(ledger: Ledger) -> None:
+    await add(ledger, Moved("k", 1))
+    refused = await refuse_first(ledger)
+    await let_numbers_begin_again(ledger.engine)
+    await add_as(ledger, "later", Moved("j", 2))
+
+    async def send() -> None:
+        assert await send_all(ledger) == ["later"]
+
+    with after_first(ledger.engine, "INSERT INTO mediator_outbox ", send):
+        await SqlAlchemyParking(ledger.engine).release(refused.number)
+    assert await send_all(ledger) == [refused.event_id]
 
 
 @postgresql_only
