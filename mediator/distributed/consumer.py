@@ -22,7 +22,7 @@ from mediator.distributed.intake import Intake, IntakeParts
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
 from mediator.distributed.retries import Backoff, retry_schedule
 from mediator.distributed.settlement import Settlement, SettlementParts
-from mediator.distributed.shield import drain
+from mediator.distributed.shield import drain, is_own_cancellation
 from mediator.distributed.subscription import Deliveries, Delivery, EventSubscription, Ordering
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.distributed.upcasting import readable_types
@@ -34,6 +34,8 @@ _ORDERED_CONCURRENCY = 16
 _CLEAN_BATCH = 5000
 _LONGEST_GROUP = 64
 _SOON = 1.0
+_CANCELLED_PAUSE = 1.0
+"""Seconds. A delivery whose handler cancelled its own task is told from a stop only here, when it has gone back."""
 
 
 class EventConsumer:
@@ -209,7 +211,13 @@ class EventConsumer:
         stopping = asyncio.Event()
         while True:
             delivery = await deliveries.next()
-            await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
+            try:
+                await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
+            except asyncio.CancelledError as error:
+                if is_own_cancellation(error):
+                    raise
+                self._log.error("handler cancelled its own task", sequence=delivery.sequence, retry_in=_CANCELLED_PAUSE)
+                await asyncio.sleep(_CANCELLED_PAUSE)
 
     async def _settle(self, parts: SettlementParts, delivery: Delivery, stopping: asyncio.Event) -> None:
         async with self._heartbeat(delivery):

@@ -87,13 +87,22 @@ class OutboxRelay:
         self._log.info("relay started")
         try:
             while True:
-                pause = await drain(self._step(), self._drain_timeout)
+                pause = await self._drained_step()
                 if self._trouble:
                     await self._wait_for_recovery()
                 elif pause > 0:
                     await self._outbox.wait(pause)
         finally:
             self._log.info("relay stopped")
+
+    async def _drained_step(self) -> float:
+        try:
+            return await drain(self._step(), self._drain_timeout)
+        except asyncio.CancelledError as error:
+            if is_own_cancellation(error):
+                raise
+            self._in_trouble(error)  # a publisher has cancelled its own task
+            return self._poll_interval
 
     async def _wait_for_recovery(self) -> None:
         """Pause before the next try. What is committed meanwhile does not make the broker come back."""

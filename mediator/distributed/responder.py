@@ -20,7 +20,14 @@ from mediator.distributed.cloudevents import CAUSATION, CORRELATION, TENANT
 from mediator.distributed.remote import MESSAGE_ID
 from mediator.distributed.requests import Exposure, exposure_of
 from mediator.distributed.shield import drain, is_own_cancellation
-from mediator.errors import CommittedError, ContextError, NotAuthorizedError, RequestDeclarationError, SettingError
+from mediator.errors import (
+    CommitOutcomeUnknownError,
+    CommittedError,
+    ContextError,
+    NotAuthorizedError,
+    RequestDeclarationError,
+    SettingError,
+)
 from mediator.headers import Headers
 from mediator.mediator import Mediator
 from mediator.messages import Request
@@ -102,13 +109,20 @@ class RequestResponder:
     async def _work(self, calls: IncomingCalls) -> None:
         while True:
             incoming = await calls.next()
-            await drain(self._answer(incoming), self._drain_timeout)
+            try:
+                await drain(self._answer(incoming), self._drain_timeout)
+            except asyncio.CancelledError as error:
+                if is_own_cancellation(error):
+                    raise
+                self._log.error("handler cancelled its own task", request=incoming.call.name)  # nobody is answered
 
     async def _answer(self, incoming: IncomingCall) -> None:
         if incoming.waited >= incoming.call.timeout:
             return  # nobody waits for it any more
         message_id = incoming.call.headers.get(MESSAGE_ID) or self._ids()
         reply = await self._handled(incoming, message_id)
+        if reply is None:
+            return
         try:
             async with asyncio.timeout(_REPLY_SECONDS):
                 try:
@@ -116,14 +130,18 @@ class RequestResponder:
                 except ValueError as error:
                     handled = reply.status is ReplyStatus.OK
                     shorter = RemoteReply(reply.status, reference=message_id)
-                    await incoming.reply(self._unreadable(incoming.call, message_id, error) if handled else shorter)
+                    told = self._unreadable(incoming.call, message_id, error, str(error)) if handled else shorter
+                    await incoming.reply(told)
         except (Exception, asyncio.CancelledError) as error:  # settled: its sender learns from its own clock
             if is_own_cancellation(error):
                 raise
             self._log.warning("answer not sent", request=incoming.call.name, error=type(error).__name__)
 
-    async def _handled(self, incoming: IncomingCall, message_id: str) -> RemoteReply:
-        """The answer. What is cancelled in here while nobody cancels this failed, as with any other error."""
+    async def _handled(self, incoming: IncomingCall, message_id: str) -> RemoteReply | None:
+        """The answer; `None` when nobody knows it.
+
+        What is cancelled in here while nobody cancels this has failed, as with any other error.
+        """
         call = incoming.call
         try:
             async with _in_time(incoming):
@@ -135,11 +153,19 @@ class RequestResponder:
             if is_own_cancellation(error):
                 raise
             return self._refused(call, message_id, NotAuthorizedError(call.name, None), cause=error)
+        return await self._told(incoming, request, context)
+
+    async def _told(self, incoming: IncomingCall, request: Request[Any], context: MessageContext) -> RemoteReply | None:
+        """What is told of what its handler did."""
+        call, message_id = incoming.call, context.message_id
         try:
             async with _in_time(incoming):
                 response = await self._respond(request, context)
         except NotAuthorizedError as error:
             return self._refused(call, message_id, error)
+        except CommitOutcomeUnknownError as error:  # the caller's time runs out, which tells it that nobody knows
+            self._failed(call, message_id, error)
+            return None
         except (Exception, asyncio.CancelledError) as error:  # settled: it is logged here, and the caller learns where
             if is_own_cancellation(error):
                 raise
@@ -147,7 +173,7 @@ class RequestResponder:
         try:
             return RemoteReply(ReplyStatus.OK, self._channel.codec.encode(response))
         except Exception as error:  # its effects are committed: to call it failed would have it sent again
-            return self._unreadable(call, message_id, error)
+            return self._unreadable(call, message_id, error, "it cannot be encoded there")
 
     async def _respond(self, request: Request[Any], context: MessageContext) -> Any:
         try:
@@ -182,12 +208,12 @@ class RequestResponder:
         reason = (error.reason or "not authorized") if isinstance(error, NotAuthorizedError) else str(error)
         return RemoteReply(ReplyStatus.REFUSED, reason=reason, reference=message_id)
 
-    def _unreadable(self, call: RemoteCall, message_id: str, error: Exception) -> RemoteReply:
+    def _unreadable(self, call: RemoteCall, message_id: str, error: Exception, reason: str) -> RemoteReply:
         kind = type(error).__name__
         self._log.error(
             "response not sent", request=call.name, error=kind, message_id=message_id, stack=traceback_of(error)
         )
-        return RemoteReply(ReplyStatus.UNREADABLE, reason=str(error), reference=message_id)
+        return RemoteReply(ReplyStatus.UNREADABLE, reason=reason, reference=message_id)
 
     def _failed(self, call: RemoteCall, message_id: str, error: BaseException) -> RemoteReply:
         kind = type(error).__name__

@@ -178,6 +178,8 @@ def mode_of(connection: Connection | None) -> str | None:
 
 def redacted(url: URL) -> str:
     """A URL for texts: without the password, and of its options only the hosts, since any other may be the password."""
+    if url.password is not None and url.database is not None and "@" in url.database:
+        return f"{url.drivername}://***@{_without_user(url.database)}"  # a / in the password, not percent-encoded
     host = None if url.host is None else _without_user(url.host)
     text = url.set(host=host, query={}).render_as_string(hide_password=True)
     options = [

@@ -145,8 +145,8 @@ async def cancel(connection: AsyncConnection, event_id: str) -> bool:
     return bool((await connection.execute(delete(outbox).where(delayed))).rowcount)
 
 
-def first_due() -> ScalarSelect[float]:
-    """When the first delayed event is due. SQLite finds it by the index only if told that the others have no such time."""
+def first_due() -> ScalarSelect[Any]:
+    """When the first delayed event is due, NULL without one. SQLite uses the index only if told that others have no time."""
     return select(func.min(outbox.c.deliver_at)).where(outbox.c.deliver_at.is_not(None)).scalar_subquery()
 
 

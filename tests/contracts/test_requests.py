@@ -13,6 +13,7 @@ from mediator import Command, MessageContext, Query, RemoteSender, RequestRespon
 from mediator.distributed.channel import RemoteCall, RequestChannel
 from mediator.errors import (
     AfterCommitError,
+    CommitOutcomeUnknownError,
     HandlerNotFoundError,
     NotAuthorizedError,
     RemoteFailedError,
@@ -417,6 +418,8 @@ async def test_a_response_that_cannot_be_written_is_told_apart_from_a_handler_th
                 await sender.send(FindAdvisor("Grace"))
     (line,) = [line for line in logs if line.get("message_id") == caught.value.reference]
     assert (line["event"], line["log_level"]) == ("response not sent", "error")
+    assert "object" in line["stack"]
+    assert caught.value.reason == "it cannot be encoded there"  # the text of an error is told to nobody
 
 
 async def test_an_authenticator_that_hangs_keeps_a_request_no_longer_than_its_sender_waits(channels):
@@ -447,3 +450,31 @@ async def test_credentials_that_do_not_come_in_time_are_an_error_and_nothing_was
     with pytest.raises(RemoteUnavailableError, match="its credentials did not come in time"):
         async with asyncio.timeout(5):
             await sender.send(FindAdvisor("Grace"))
+
+
+async def test_of_a_commit_whose_outcome_is_unknown_nobody_is_told_that_it_failed(channels):
+    async def work(request: Any) -> Any:
+        if request.student == "Grace":
+            raise CommitOutcomeUnknownError("transaction-1", "the connection was lost")
+        return Advisor("Ada")
+
+    with structlog.testing.capture_logs() as logs:
+        async with answering(channels, work) as sender:
+            with pytest.raises(RemoteTimeoutError):
+                await sender.send(FindAdvisor("Grace"), timeout=0.5)
+    assert "CommitOutcomeUnknownError" in [line.get("error") for line in logs]
+
+
+async def test_a_handler_that_cancels_its_own_task_does_not_stop_the_responder(channels):
+    async def work(request: Any) -> Advisor:
+        if request.student == "Grace":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        return Advisor("Ada")
+
+    async with answering(channels, work, concurrency=1) as sender:
+        with pytest.raises(RemoteTimeoutError):
+            await sender.send(FindAdvisor("Grace"), timeout=0.5)
+        assert await sender.send(FindAdvisor("Alan")) == Advisor("Ada")

@@ -431,3 +431,21 @@ async def test_a_relay_does_not_spin_on_a_due_event_while_another_relay_has_ever
         await asyncio.wait([running])
     assert outbox.claims == 1
     assert 0 < outbox.waits[0] < 1
+
+
+async def test_a_publisher_that_cancels_its_own_task_does_not_stop_the_relay(database: InMemoryDatabase) -> None:
+    class Leaving(Broker):
+        async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+            task = asyncio.current_task()
+            if not self.calls and task is not None:
+                self.calls += 1
+                task.cancel()
+                await asyncio.sleep(0)
+            return await super().publish(events)
+
+    broker = Leaving()
+    put(database, event("e1"))
+    with capture_logs() as logs:
+        async with relaying(database, broker):
+            await broker.until(lambda: broker.stored == ["e1"])
+    assert {"event": "relay waits", "error": "CancelledError"}.items() <= logs[1].items()

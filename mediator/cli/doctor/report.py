@@ -1,22 +1,30 @@
 """Report: the findings of a doctor as a list for people, and as JSON for programs."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from mediator.cli.doctor.finding import Finding, Level
 from mediator.printable import printable
 
+_CREDENTIALS = re.compile(r"(?<=://)(?!\S*\*\*\*@)\S*@")
+"""What a URL has before its host, unless it is redacted already."""
+
 
 class Report:
     """What was found.
+
+    Texts may repeat those of any error of the application, so what looks like credentials in a URL is left out of them.
 
     Args:
         findings: In the order in which they are told of.
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
-        self.findings: Sequence[Finding] = findings
+        self.findings: Sequence[Finding] = [
+            replace(each, text=_CREDENTIALS.sub("***@", each.text)) for each in findings
+        ]
 
     def status(self, *, strict: bool = False) -> int:
         """The exit status: 1 when there is a fault, and when `strict` also when there is a warning."""

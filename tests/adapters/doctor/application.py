@@ -83,7 +83,7 @@ async def open_refusing_engine(url: str) -> AsyncGenerator[AsyncEngine, None]:
 
     @event.listens_for(engine.sync_engine, "connect")
     def refuse(connection: Any, _entry: object) -> None:
-        raise LookupError("no token for it")
+        raise LookupError("no token for postgresql://app:hidden@server:5432/app")
 
     yield engine
     await engine.dispose()

@@ -188,7 +188,8 @@ async def test_an_engine_that_connects_when_it_is_used_is_tried(postgresql: dict
 async def test_a_database_whose_connections_fail_in_the_applications_own_code_is_one_fault(sqlite: dict[str, Any]):
     report = await doctor(sqlite, refusing)
     assert found(report) == [("fault", "database-unreachable")]
-    assert "LookupError: no token for it" in report.as_text()
+    assert "LookupError: no token for postgresql://***@server:5432/app" in report.as_text()
+    assert "hidden" not in report.as_text() + report.as_json()
     assert {"broker", "stream", "consumer"} <= {each.name for each in report.findings}
 
 

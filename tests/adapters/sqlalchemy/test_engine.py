@@ -60,6 +60,8 @@ AT = "postgresql://u:secret@127.0.0.1:1/db"
         ("postgresql://u:secret@/db?host=127.0.0.1:1", r"db\?host=127\.0\.0\.1:1 cannot"),
         ("postgresql://u:secret@/db?host=/nowhere/at/all", r"db\?host=/nowhere/at/all cannot"),
         ("postgresql://u:p@secret@127.0.0.1:1/db", "127.0.0.1:1/db"),
+        ("postgresql://u:p@ss/secret@127.0.0.1:1/db", r"\*\*\*@127.0.0.1:1/db cannot"),
+        ("postgresql://u:p@secret/ss@127.0.0.1:1/db", r"\*\*\*@127.0.0.1:1/db cannot"),
         ("postgresql+psycopg://u:secret@h/db", "h/db.* through asyncpg"),
         ("mysql://u:secret@/db?host=h", r"db\?host=h.* only SQLite files"),
         ("sqlite:///app.db?timeout=secret", r"app\.db cannot.* an option"),

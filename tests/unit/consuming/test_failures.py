@@ -106,6 +106,25 @@ async def test_a_timeout_that_comes_after_the_commit_changes_nothing():
     assert "delivery failed after the commit" in [line["event"] for line in logs]
 
 
+async def test_a_handler_that_cancels_its_own_task_does_not_stop_the_consumer():
+    application = Application({**QUICK, "concurrency": 1})
+
+    async def leave(_event: OrderPlaced) -> None:
+        del application.acts[1]
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    application.acts[1] = leave
+    application.publish(1, 2)
+    with capture_logs() as logs:
+        async with application.running():
+            await application.settled(2)
+    assert (sorted(application.effects), application.parked()) == ([1, 2], [])
+    assert "handler cancelled its own task" in [line["event"] for line in logs]
+
+
 async def test_a_handlers_own_timeout_is_a_failure_like_any_other():
     application = Application(QUICK)
     application.acts[1] = failing(TimeoutError("the other side"))
