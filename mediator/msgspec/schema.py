@@ -5,7 +5,8 @@ changed into a text and nobody would see it. Hence this one, which is made of wh
 """
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import inspect as info
@@ -48,12 +49,29 @@ def schema_of(event_class: type) -> Schema:
     Raises:
         TypeError: A field is of a type that JSON has no form for.
     """
-    definitions: dict[str, Schema] = {}
+    definitions = _Definitions()
     root = _schema(info.type_info(event_class), definitions)
-    return {**root, "$defs": dict(sorted(definitions.items()))}
+    return {**root, "$defs": dict(sorted(definitions.schemas.items()))}
 
 
-def _schema(described: info.Type, definitions: dict[str, Schema]) -> Schema:
+class _Definitions:
+    """The schemas of the classes inside of the whole one, each class under a name of its own.
+
+    Classes of several modules may be called the same, and a generic class is called the same whatever it is made of.
+    """
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Schema] = {}
+        self._owners: dict[str, object] = {}
+
+    def name(self, cls: Any) -> str:
+        """What a class is called here: as it is itself, if none that was met before is called so."""
+        own = str(cls.__qualname__).replace("/", "_").replace("<locals>.", "")
+        names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if self._owners.setdefault(name, cls) == cls)
+
+
+def _schema(described: info.Type, definitions: _Definitions) -> Schema:
     if isinstance(described, info.Metadata):
         return _schema(described.type, definitions)
     plain = _PLAIN.get(type(described))
@@ -76,44 +94,44 @@ def _constraints(described: info.Type, kind: str) -> Schema:
 
 
 @functools.singledispatch
-def _composed(described: info.Type, definitions: dict[str, Schema]) -> Schema:  # noqa: ARG001  # the others need it
+def _composed(described: info.Type, definitions: _Definitions) -> Schema:  # noqa: ARG001  # the others need it
     raise TypeError(f"JSON has no form for {getattr(described, 'cls', type(described)).__name__}")
 
 
 @_composed.register
-def _(described: info.UnionType, definitions: dict[str, Schema]) -> Schema:
+def _(described: info.UnionType, definitions: _Definitions) -> Schema:
     return {"anyOf": [_schema(each, definitions) for each in described.types]}
 
 
 @_composed.register
-def _(described: info.LiteralType, definitions: dict[str, Schema]) -> Schema:  # noqa: ARG001  # as above
+def _(described: info.LiteralType, definitions: _Definitions) -> Schema:  # noqa: ARG001  # as above
     return {"enum": list(described.values)}
 
 
 @_composed.register
-def _(described: info.EnumType, definitions: dict[str, Schema]) -> Schema:  # noqa: ARG001  # as above
+def _(described: info.EnumType, definitions: _Definitions) -> Schema:  # noqa: ARG001  # as above
     return {"enum": [member.value for member in described.cls]}
 
 
 @_composed.register
-def _(described: info.CollectionType, definitions: dict[str, Schema]) -> Schema:
+def _(described: info.CollectionType, definitions: _Definitions) -> Schema:
     items = _schema(described.item_type, definitions)
     unique = {"uniqueItems": True} if isinstance(described, info.SetType | info.FrozenSetType) else {}
     return {"type": "array", "items": items} | unique | _constraints(described, "array")
 
 
 @_composed.register
-def _(described: info.TupleType, definitions: dict[str, Schema]) -> Schema:
+def _(described: info.TupleType, definitions: _Definitions) -> Schema:
     return _row([_schema(each, definitions) for each in described.item_types])
 
 
 @_composed.register
-def _(described: info.NamedTupleType, definitions: dict[str, Schema]) -> Schema:
+def _(described: info.NamedTupleType, definitions: _Definitions) -> Schema:
     return _row([_schema(field.type, definitions) for field in described.fields])
 
 
 @_composed.register
-def _(described: info.DictType, definitions: dict[str, Schema]) -> Schema:
+def _(described: info.DictType, definitions: _Definitions) -> Schema:
     values, keys = _schema(described.value_type, definitions), _schema(described.key_type, definitions)
     named = {} if keys == {"type": "string"} else {"propertyNames": keys}
     return {"type": "object", "additionalProperties": values} | named | _constraints(described, "object")
@@ -124,12 +142,12 @@ def _row(items: list[Schema]) -> Schema:
 
 
 def _of_fields(
-    described: info.StructType | info.DataclassType | info.TypedDictType, definitions: dict[str, Schema]
+    described: info.StructType | info.DataclassType | info.TypedDictType, definitions: _Definitions
 ) -> Schema:
-    name = _name(described.cls)
-    if name not in definitions:
-        definitions[name] = {}  # a class may have fields of its own class
-        definitions[name] = _fields(described, definitions)
+    name = definitions.name(described.cls)
+    if name not in definitions.schemas:
+        definitions.schemas[name] = {}  # a class may have fields of its own class
+        definitions.schemas[name] = _fields(described, definitions)
     return {"$ref": f"#/$defs/{name}"}
 
 
@@ -137,9 +155,7 @@ for _kind in (info.StructType, info.DataclassType, info.TypedDictType):
     _composed.register(_kind)(_of_fields)
 
 
-def _fields(
-    described: info.StructType | info.DataclassType | info.TypedDictType, definitions: dict[str, Schema]
-) -> Schema:
+def _fields(described: info.StructType | info.DataclassType | info.TypedDictType, definitions: _Definitions) -> Schema:
     found = {field.encode_name: _schema(field.type, definitions) for field in described.fields}
     required = [field.encode_name for field in described.fields if field.required]
     tag_field, tag = getattr(described, "tag_field", None), getattr(described, "tag", None)
@@ -149,9 +165,3 @@ def _fields(
         return _row(list(found.values()))
     strict = {"additionalProperties": False} if getattr(described, "forbid_unknown_fields", False) else {}
     return {"type": "object", "properties": found, "required": required} | strict
-
-
-def _name(cls: Callable[..., Any]) -> str:
-    """A class in the definitions; msgspec knows parametrized generic classes by what they were made of."""
-    spelled = getattr(cls, "__qualname__", None) or str(cls)
-    return str(spelled).replace("/", "_").replace("<locals>.", "")

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import attrs
 import msgspec
@@ -29,6 +29,8 @@ from mediator.testing import (
 )
 
 TYPE = "freezing.ordered"
+
+T = TypeVar("T")
 
 
 class Size(enum.Enum):
@@ -88,6 +90,11 @@ class ModelOrdered(pydantic.BaseModel, DistributedEvent):
     price: Decimal
     lines: list[Line]
     size: Size = Size.SMALL
+
+
+@dataclass(frozen=True)
+class Box(Generic[T]):
+    value: T
 
 
 def event(*fields: Any, version: int = 1, upcasters: Any = None, slots: bool = True) -> Any:
@@ -222,6 +229,45 @@ def test_changes_inside_of_nested_classes_are_found(tmp_path: Any):
     with pytest.warns(FrozenSampleWarning, match=r"`rows\[\].b` was added, with a default"):
         check_frozen_events([event(("rows", list[grown]))], tmp_path)
     assert "`rows[].b` was added without a default" in problems([event(("rows", list[broken]))], tmp_path)
+
+
+def test_classes_of_the_same_name_are_told_apart(tmp_path: Any):
+    street = make_dataclass("Address", [("street", str)])
+    account, changed = (make_dataclass("Address", [("number", kind, kind())]) for kind in (int, str))
+    freeze_events([event(("to", street), ("bill", account))], tmp_path)
+    found = problems([event(("to", street), ("bill", changed))], tmp_path)
+    assert "the field `bill.number` was integer, and is string" in found
+    assert "`to" not in found
+
+
+def test_of_classes_of_the_same_name_the_one_that_is_met_first_keeps_it():
+    first, third = make_dataclass("Address", [("a", str)]), make_dataclass("Address", [("c", str)])
+    second = msgspec.defstruct("Address", [("b", str)], forbid_unknown_fields=True)
+    schema = MsgspecCodec().schema(event(("a", first), ("b", second), ("c", list[third]), ("d", second), ("e", first)))
+    definitions = schema["$defs"]
+    fields = {name: str(kind) for name, kind in definitions["OrderedV1"]["properties"].items()}
+
+    assert list(definitions) == ["Address", "Address-2", "Address-3", "OrderedV1"]
+    assert [list(each["properties"]) for each in definitions.values()][:3] == [["a"], ["b"], ["c"]]
+    assert ["additionalProperties" in each for each in definitions.values()] == [False, True, False, False]
+    assert "Address-3'" in fields["c"]
+    assert fields["b"] == fields["d"] == str({"$ref": "#/$defs/Address-2"})
+    assert fields["a"] == fields["e"] == str({"$ref": "#/$defs/Address"})
+
+
+def test_a_generic_class_is_told_apart_by_what_it_is_made_of(tmp_path: Any):
+    freeze_events([event(("a", Box[int]), ("b", Box[Box[int]]))], tmp_path)
+    check_frozen_events([event(("a", Box[int]), ("b", Box[Box[int]]))], tmp_path)
+    found = problems([event(("a", Box[int]), ("b", Box[Box[str]]))], tmp_path)
+    assert "the field `b.value.value` was integer, and is string" in found
+
+
+def test_another_order_of_classes_of_the_same_name_is_no_change(tmp_path: Any):
+    street, account = (make_dataclass("Address", [(name, str)]) for name in ("street", "account"))
+    freeze_events([event(("to", street), ("bill", account))], tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_frozen_events([event(("bill", account), ("to", street))], tmp_path)
 
 
 def test_a_docstring_a_default_or_another_name_of_the_class_is_no_change(tmp_path: Any):
