@@ -270,6 +270,16 @@ def test_another_order_of_classes_of_the_same_name_is_no_change(tmp_path: Any):
         check_frozen_events([event(("bill", account), ("to", street))], tmp_path)
 
 
+def test_a_struct_that_is_written_as_an_array_may_neither_get_nor_lose_a_field(tmp_path: Any):
+    """Whatever its defaults: a field in the middle would be read as another one."""
+    small = msgspec.defstruct("Row", [("a", int), ("c", int, 7)], array_like=True)
+    grown = msgspec.defstruct("Row", [("a", int), ("b", int, 0), ("c", int, 7)], array_like=True)
+    assert msgspec.json.decode(msgspec.json.encode(grown(1, 5, 9)), type=small) == small(1, 5)
+    for before, after in ((small, grown), (grown, small)):
+        freeze_events([event(("rows", list[before]))], tmp_path, force=True)
+        assert "the field `rows[]` was array" in problems([event(("rows", list[after]))], tmp_path)
+
+
 def test_a_docstring_a_default_or_another_name_of_the_class_is_no_change(tmp_path: Any):
     freeze_events([event("a", ("b", int, 0))], tmp_path)
     changed = event("a", ("b", int, 7))
