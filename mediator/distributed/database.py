@@ -51,6 +51,7 @@ class DatabaseTransaction(ABC):
         all events of that key.
 
         Raises:
+            EventIdConflictError: One has the id of another, or of an event that is in the outbox.
             OutboxFullError: Too many events wait.
             TooManyEventsError: They are more than may ever wait.
         """

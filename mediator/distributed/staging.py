@@ -1,12 +1,13 @@
 """StagedEvent: an event on its way into the outbox, with what the outbox has to know and the receiver has not."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import Ordering
-from mediator.errors import TooManyEventsError
+from mediator.errors import EventIdConflictError, TooManyEventsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,16 @@ def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
     if count > max_pending:
         raise TooManyEventsError(count, max_pending)
     return count
+
+
+def check_ids(events: Sequence[StagedEvent], waiting: Iterable[CloudEvent] = ()) -> None:
+    """Let each event have an id of its own, beside those that wait in the outbox.
+
+    Raises:
+        EventIdConflictError: One has that of another.
+    """
+    counted = Counter(each.event.id for each in events)
+    if repeated := [event_id for event_id, count in counted.items() if count > 1]:
+        raise EventIdConflictError(tuple(repeated), in_one_command=True)
+    if taken := [event.id for event in waiting if event.id in counted]:
+        raise EventIdConflictError(tuple(taken))

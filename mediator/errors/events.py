@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from mediator.errors.root import MediatorError, name_of
 
+_NAMED = 5
+"""How many ids the text of an error names."""
+
 
 class EventError(MediatorError, ValueError):
     """Something is wrong with a distributed event."""
@@ -61,6 +64,34 @@ class EventTooLargeError(EventError):
         return (
             f"{name_of(self.event)} is {self.size:,} bytes, more than max_event_bytes ({self.limit:,}). The command was "
             "rolled back. Send a reference instead of the content, or raise the limit here and `max_payload` in NATS."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class EventIdConflictError(EventError):
+    """An event has the id of another one that is in the outbox; the command has failed and nothing is committed.
+
+    Attributes:
+        event_ids: The id; where the database does not tell which one it is, those of all events of the command.
+        in_one_command: Whether two events of the command have it.
+    """
+
+    event_ids: tuple[str, ...]
+    in_one_command: bool = False
+
+    def __str__(self) -> str:
+        named = ", ".join(map(repr, self.event_ids[:_NAMED]))
+        more = len(self.event_ids) - _NAMED
+        which = "the id" if len(self.event_ids) == 1 else "one of the ids"
+        named = f"{which} {named}{f' and {more:,} more' if more > 0 else ''}"
+        taken = (
+            f"Two events of one command have {named}"
+            if self.in_one_command
+            else f"An event with {named} waits in the outbox already"
+        )
+        return (
+            f"{taken}; an id names one event: nothing was committed. When it is the same event, do not add it again; "
+            "otherwise have the `ids` of the DistributedEventBroker give each event an id of its own."
         )
 
 

@@ -13,16 +13,20 @@ from typing import Any
 
 from sqlalchemy import Insert, Integer, String, Text, bindparam, column, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from mediator.distributed.staging import StagedEvent
+from mediator.distributed.staging import StagedEvent, check_ids
+from mediator.errors import EventIdConflictError
 from mediator.sqlalchemy.envelope import ENVELOPE, columns_of
 from mediator.sqlalchemy.schema import outbox
 
 LOCKS = 0x6D656469
 """The first of the two numbers of our advisory locks on PostgreSQL; the second stands for the key."""
 
+_KEY_OF_IDS = "(id)="
+"""How PostgreSQL begins to say which id it has, in any language."""
 _COLUMNS = (*ENVELOPE, "deliver_at")
 _SQLITE_ROWS = 1000
 """Of one statement: an SQLite of any build takes 32,766 parameters (https://www.sqlite.org/limits.html)."""
@@ -32,7 +36,22 @@ async def stage_events(connection: AsyncConnection, events: Sequence[StagedEvent
     """Insert events into the outbox, numbered in the order given.
 
     One statement and one round trip whatever their number on PostgreSQL; one for 1,000 events on SQLite.
+
+    Raises:
+        EventIdConflictError: One has the id of another, or of an event that is in the outbox.
     """
+    try:
+        await _insert(connection, events)
+    except IntegrityError as error:
+        cause = error.orig  # without the statement, and what an engine shows of the values in it
+        if not _is_about_ids(cause):
+            raise
+        check_ids(events)
+        ids = [each.event.id for each in events]
+        raise EventIdConflictError(_named_in(cause, ids) or tuple(ids)) from cause
+
+
+async def _insert(connection: AsyncConnection, events: Sequence[StagedEvent]) -> None:
     rows = [_row(event) for event in events]
     if connection.dialect.name == "postgresql":
         arrays: dict[str, Any] = {name: [row[name] for row in rows] for name in _COLUMNS}
@@ -86,3 +105,20 @@ def _type_of(name: str) -> TypeEngine[Any]:
 def _values(rows: int) -> str:
     row = f"({', '.join('?' * len(_COLUMNS))})"
     return f"INSERT INTO {outbox.name} ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * rows)}"  # noqa: S608  (no data)
+
+
+def _is_about_ids(error: BaseException | None) -> bool:
+    """Whether the outbox has an id already: neither a place in it, nor anything in a table of the application."""
+    cause = getattr(error, "__cause__", None)  # that of asyncpg
+    if getattr(cause, "table_name", None) == outbox.name:
+        names_ids = f"{_KEY_OF_IDS}(" in str(getattr(cause, "detail", None))
+        return names_ids or getattr(cause, "constraint_name", None) == f"{outbox.name}_id_key"
+    return str(error) == f"UNIQUE constraint failed: {outbox.name}.id"
+
+
+def _named_in(error: BaseException | None, ids: Sequence[str]) -> tuple[str, ...]:
+    """The id that PostgreSQL names; it does not to a role that may only insert, and SQLite never does."""
+    detail: str | None = getattr(getattr(error, "__cause__", None), "detail", None)
+    value = (detail or "").partition(f"{_KEY_OF_IDS}(")[2]
+    named = sorted((event_id for event_id in ids if value.startswith(f"{event_id})")), key=len)
+    return tuple(named[-1:])

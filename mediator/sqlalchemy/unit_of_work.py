@@ -210,6 +210,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """See `DatabaseTransaction.stage`.
 
         Raises:
+            EventIdConflictError: An id is in the outbox already, or twice among the events.
             SchemaMissingError: The outbox table does not exist.
         """
         connection = await self.session.connection()

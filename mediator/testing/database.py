@@ -13,7 +13,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.inbox import LastStart
 from mediator.distributed.reading import lack_of_unit_of_work
 from mediator.distributed.serialization import EventCodec
-from mediator.distributed.staging import StagedEvent, count_waiting
+from mediator.distributed.staging import StagedEvent, check_ids, count_waiting
 from mediator.distributed.transaction import UnitOfWorkState
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import DatabaseUnavailableError, IsolationNotSupportedError, NoUnitOfWorkError, OutboxFullError
@@ -52,6 +52,11 @@ class InMemoryDatabase:
         self.numbers: Iterator[int] = itertools.count(1)
         self.places: dict[str, int] = {}
         self.woken: asyncio.Event = asyncio.Event()
+
+    @property
+    def waiting(self) -> Sequence[CloudEvent]:
+        """The events that wait, due or not."""
+        return [*self.outbox, *(event for _, event in self.delayed)]
 
     def put(self, event: CloudEvent) -> None:
         """Put an event into the outbox."""
@@ -235,12 +240,14 @@ class InMemoryUnitOfWork(UnitOfWork):
         adding = 0 if limit is None else count_waiting(events, limit)
         if limit is not None and adding and pending + adding > limit:
             raise OutboxFullError("InMemoryDatabase", pending, limit)
+        check_ids(events, self.database.waiting)
         self._staged = list(events)
 
     async def commit_transaction(self, transaction_id: str) -> None:  # noqa: ARG002  # the port gives it
         """See `DatabaseTransaction.commit_transaction`."""
         database = self.database
         database.check_available()
+        check_ids(self._staged, database.waiting)  # another transaction may have committed since they were staged
         for name, changes in self._changes.items():
             table = database.tables.setdefault(name, {})
             table.update(changes)
@@ -290,5 +297,4 @@ class InMemoryUnitOfWork(UnitOfWork):
 
     def _release(self, entries: set[tuple[str, str, str]]) -> None:
         for entry in entries:
-            _, ended = self.database.recording.pop(entry)
-            ended.set()
+            self.database.recording.pop(entry)[1].set()

@@ -109,8 +109,7 @@ class InMemoryOutbox(Outbox):
         archived = [event for event in database.archive if event.partitionkey == partition_key]
         parked, outgoing = parked_in(database), ParkedFilter(direction="out", key=partition_key)
         refused = [number for number, event in parked.items() if event in outgoing]
-        waiting = [*database.outbox, *(event for _, event in database.delayed)]
-        pending = sum(event.partitionkey == partition_key for event in waiting)
+        pending = sum(event.partitionkey == partition_key for event in database.waiting)
         database.archive = [event for event in database.archive if event.partitionkey != partition_key]
         for event in archived:
             del database.archived[event.id]

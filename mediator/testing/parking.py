@@ -146,8 +146,7 @@ class InMemoryParking(Parking):
 
     def _check_absent(self, event: ParkedEvent) -> None:
         database = self._database
-        waiting = [*database.outbox, *(delayed for _, delayed in database.delayed)]
-        same_id = [each for each in waiting if each.id == event.event_id]
+        same_id = [each for each in database.waiting if each.id == event.event_id]
         same_place = [each for each in database.outbox if database.places.get(each.id) == event.sequence]
         found = next(iter(same_id + same_place), None)
         if found is not None:

@@ -1,6 +1,7 @@
 """A storage that breaks a promise does not pass the conformance suites: each fault is found by a case."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from mediator.distributed.outbox import OutboxBatch
 from mediator.distributed.parking import ParkedEvent
 from mediator.distributed.staging import StagedEvent
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import ParkedEventConflictError
+from mediator.errors import EventIdConflictError, ParkedEventConflictError
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryParking, InMemoryUnitOfWork
 from mediator.testing.conformance import StorageConformance, StorageUnderTest
 from tests.conformance.storages import in_memory
@@ -41,6 +42,14 @@ class WithoutSavepoints(InMemoryUnitOfWork):
 class ForgettingEvents(InMemoryUnitOfWork):
     async def stage(self, events: Sequence[StagedEvent]) -> None:
         await super().stage(events[:1])
+
+
+class DroppingConflicts(InMemoryUnitOfWork):
+    """Commits without the events when one has the id of another that waits."""
+
+    async def stage(self, events: Sequence[StagedEvent]) -> None:
+        with contextlib.suppress(EventIdConflictError):
+            await super().stage(events)
 
 
 class ReversedOutbox(InMemoryOutbox):
@@ -116,6 +125,7 @@ BROKEN = [
     Broken("a rollback commits", unit_of_work=NeverRollingBack),
     Broken("a savepoint undoes nothing", unit_of_work=WithoutSavepoints),
     Broken("only the first event is stored", unit_of_work=ForgettingEvents),
+    Broken("a command whose event has an id that waits commits without it", unit_of_work=DroppingConflicts),
     Broken("the newest events come first", outbox=ReversedOutbox),
     Broken("delayed events are never due", outbox=ForgetfulOutbox),
     Broken("the inbox has a transaction of its own", inbox=OwnTransactionInbox),

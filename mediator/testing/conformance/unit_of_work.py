@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from mediator.distributed.broker import DistributedEventBroker
 from mediator.errors import (
+    EventIdConflictError,
     EventNotSerializableError,
     IsolationNotSupportedError,
     OutboxFullError,
@@ -148,6 +150,52 @@ class UnitOfWorkConformance(StorageSuite):
             await storage.do(action)
             async with storage.outbox.claim(1) as batch:
                 assert [event.id for event in batch.events] == ["\u20ac" * 64]
+
+    async def test_an_id_that_waits_in_the_outbox_already_fails_the_command(self) -> None:
+        """An id that waits in the outbox already fails the command, until that event is sent."""
+        for after in (None, FUTURE):
+            await self._an_id_that_waits_in_the_outbox_already_fails_the_command(after)
+
+    async def _an_id_that_waits_in_the_outbox_already_fails_the_command(self, after: timedelta | None) -> None:
+        async with self.opened() as storage:
+            await self._write_as(storage, "first", ["order-1"], after)
+            assert (await self._conflict(storage, "second", ["order-1"])).event_ids == ("order-1",)
+            assert "order-1" in (await self._conflict(storage, "third", ["order-2", "order-1", "order-3"])).event_ids
+            assert await storage.read() == ["first"]
+            if after is None:
+                async with storage.outbox.claim(10) as batch:
+                    assert [event.id for event in batch.events] == ["order-1"]
+                    await batch.settle(["order-1"])
+            else:
+                assert await storage.outbox.cancel("order-1")
+            await self._write_as(storage, "fourth", ["order-1"])
+            assert (await storage.read(), await storage.waiting()) == (["first", "fourth"], ["fourth"])
+
+    async def test_an_id_that_two_events_of_one_command_have_fails_it(self) -> None:
+        """An id that two events of one command have fails it."""
+        async with self.opened() as storage:
+            error = await self._conflict(storage, "a", ["order-1", "order-2", "order-1"])
+            assert (error.event_ids, error.in_one_command) == (("order-1",), True)
+            assert (await storage.read(), await storage.waiting()) == ([], [])
+
+    @staticmethod
+    async def _write_as(
+        storage: StorageUnderTest, row: str, ids: Sequence[str], after: timedelta | None = None
+    ) -> None:
+        async def action(storage: StorageUnderTest) -> None:
+            await storage.write(row)
+            chosen = iter(ids)
+            events = DistributedEventBroker(storage.unit_of_work, ids=lambda: next(chosen))
+            for _ in ids:
+                events.add(Written(row), deliver_at=None if after is None else datetime.now(UTC) + after)
+
+        await storage.do(action)
+
+    async def _conflict(self, storage: StorageUnderTest, row: str, ids: Sequence[str]) -> EventIdConflictError:
+        with failing(EventIdConflictError) as caught:
+            await self._write_as(storage, row, ids)
+        assert isinstance(caught[0], EventIdConflictError)
+        return caught[0]
 
     async def test_random_commands_at_the_same_time_leave_rows_equal_to_events(self) -> None:
         """Random commands at the same time leave rows equal to events."""

@@ -1,0 +1,105 @@
+"""An id names one event: whoever adds another one under it, while it waits in the outbox, learns that."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from mediator import DistributedEventBroker
+from mediator.errors import EventIdConflictError
+from mediator.testing.failpoints import Pause, failpoint
+from tests.adapters.sqlalchemy.ledger import Do, Ledger, postgresql_only, sqlite_only
+from tests.adapters.sqlalchemy.test_moves import let_numbers_begin_again
+from tests.adapters.sqlalchemy.test_staging import Moved, statements
+
+
+async def add_as(ledger: Ledger, *ids: str) -> None:
+    async def action(ledger: Ledger) -> None:
+        await ledger.write("written")
+        chosen = iter(ids)
+        events = DistributedEventBroker(ledger.unit_of_work, ids=lambda: next(chosen))
+        for number in range(len(ids)):
+            events.add(Moved("secret", number))
+
+    await ledger.send(Do(action))
+
+
+async def test_an_id_that_waits_already_is_named_with_what_to_do_and_without_any_payload(ledger: Ledger) -> None:
+    await add_as(ledger, "order-1")
+    with statements(ledger.engine) as seen, pytest.raises(EventIdConflictError) as caught:
+        await add_as(ledger, "order-1")
+    assert str(caught.value) == (
+        "An event with the id 'order-1' waits in the outbox already; an id names one event: nothing was committed. When it "
+        "is the same event, do not add it again; otherwise have the `ids` of the DistributedEventBroker give each event an "
+        "id of its own."
+    )
+    assert sum("mediator_outbox" in statement for statement, _ in seen) == 1
+
+
+async def test_an_id_that_two_events_of_a_command_have_is_named(ledger: Ledger) -> None:
+    ids = [f"order-{number % 2000}" for number in range(2001)]
+    with pytest.raises(EventIdConflictError, match="Two events of one command have the id 'order-0'; an id names one"):
+        await add_as(ledger, *ids)
+    assert await ledger.outbox.pending() == 0
+
+
+@postgresql_only
+async def test_postgresql_tells_which_of_the_ids_of_a_command_waits_already(ledger: Ledger) -> None:
+    await add_as(ledger, "order-(id)=(order-1)")
+    with pytest.raises(EventIdConflictError) as caught:
+        await add_as(ledger, *(f"order-{number}" for number in range(50)), "order-(id)=(order-1)")
+    assert caught.value.event_ids == ("order-(id)=(order-1)",)
+
+
+@sqlite_only
+async def test_sqlite_does_not_tell_which_id_and_the_text_names_some_of_the_command(ledger: Ledger) -> None:
+    await add_as(ledger, "order-1")
+    ids = tuple(f"order-{number}" for number in range(1500))
+    with pytest.raises(EventIdConflictError, match=r"one of the ids 'order-0', .* and 1,495 more waits") as caught:
+        await add_as(ledger, *ids)
+    assert caught.value.event_ids == ids
+    assert len(str(caught.value)) < 400
+
+
+@postgresql_only
+async def test_of_two_commands_at_a_time_with_one_id_the_later_fails_when_the_first_has_committed(
+    ledger: Ledger,
+) -> None:
+    before_commit = Pause()
+    with pytest.raises(EventIdConflictError):
+        async with asyncio.timeout(30):
+            with failpoint("unit_of_work.before_commit", before_commit):
+                first = asyncio.create_task(add_as(ledger, "order-1"))
+                await before_commit.reached.wait()
+            second = asyncio.create_task(add_as(ledger, "order-1"))
+            before_commit.release()
+            await first
+            await second
+    assert await ledger.outbox.pending() == 1
+
+
+@postgresql_only
+async def test_a_place_in_the_outbox_that_is_taken_stays_an_error_of_the_database(ledger: Ledger) -> None:
+    await add_as(ledger, "order-1")
+    await let_numbers_begin_again(ledger.engine)
+    with pytest.raises(IntegrityError, match="mediator_outbox_pkey"):
+        await add_as(ledger, "order-2")
+    assert await ledger.outbox.pending() == 1
+
+
+async def test_what_a_trigger_of_the_application_finds_twice_stays_an_error_of_the_database(ledger: Ledger) -> None:
+    async with ledger.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE copies (id INTEGER UNIQUE)"))
+        await connection.execute(text("INSERT INTO copies VALUES (1)"))
+        if ledger.engine.dialect.name == "sqlite":
+            body = "BEGIN INSERT INTO copies VALUES (1); END"
+        else:
+            body = "EXECUTE FUNCTION copy()"
+            function = "BEGIN INSERT INTO copies VALUES (1); RETURN NEW; END"
+            create = f"CREATE FUNCTION copy() RETURNS trigger LANGUAGE plpgsql AS '{function}'"
+            await connection.execute(text(create))
+        trigger = f"CREATE TRIGGER copying AFTER INSERT ON mediator_outbox FOR EACH ROW {body}"
+        await connection.exec_driver_sql(trigger)
+    with pytest.raises(IntegrityError, match="copies"):
+        await add_as(ledger, "order-1")
