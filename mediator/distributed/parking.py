@@ -219,7 +219,8 @@ class Parking(ABC):
     """Keeps events that were set aside until somebody replays or discards them; there is no other way out.
 
     Events of one consumer and key are kept in order. Whoever adds to a key or replays from it locks it, so that an event
-    that arrives while the last parked one is replayed waits for how that ends.
+    that arrives while the last parked one is replayed waits for how that ends. So does whoever edits or discards one that a
+    replay has taken.
     """
 
     @abstractmethod

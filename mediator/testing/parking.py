@@ -91,7 +91,7 @@ class InMemoryParking(Parking):
         self, number: int, /, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> ParkedEvent:
         """See `Parking.edit`."""
-        found = await self.get(number)
+        found = await self._get_free(number)
         if headers is not None and found.direction == "out":
             raise SettingError("headers", sorted(headers), "an event that goes out gets its headers when it does")
         edited = replace(
@@ -106,8 +106,7 @@ class InMemoryParking(Parking):
         """See `Parking.take`."""
         mine = self._mine(unit_of_work)
         event = await self.get(number)
-        if event.partition_key is not None:
-            await mine.lock((event.consumer, event.partition_key))
+        await mine.lock(_lock_of(event))
         await self._check_head(await self.get(number))
         del mine.table(_TABLE)[number]
         return event
@@ -133,11 +132,18 @@ class InMemoryParking(Parking):
 
     async def discard(self, number: int, /) -> ParkedEvent:
         """See `Parking.discard`."""
-        found = await self.get(number)
+        found = await self._get_free(number)
         del parked_in(self._database)[number]
         if found.direction == "out":
             self._database.woken.set()
         return found
+
+    async def _get_free(self, number: int) -> ParkedEvent:
+        """A parked event, once no replay holds it."""
+        locks, name = self._database.locks, _lock_of(await self.get(number))
+        while name in locks:
+            await locks[name][1].wait()
+        return await self.get(number)
 
     async def _check_head(self, event: ParkedEvent) -> None:
         head = await self.head(event)
@@ -157,3 +163,10 @@ class InMemoryParking(Parking):
         if not isinstance(unit_of_work, InMemoryUnitOfWork) or unit_of_work.database is not self._database:
             raise UnitOfWorkMismatchError(self, unit_of_work)
         return unit_of_work
+
+
+def _lock_of(event: ParkedEvent) -> tuple[str, str]:
+    """What a replay holds: the consumer's key, or the event alone when it has none."""
+    if event.partition_key is not None:
+        return event.consumer, event.partition_key
+    return "\0", str(event.number)  # no consumer is called so

@@ -101,6 +101,16 @@ class LosingParking(InMemoryParking):
         return await self.discard(number)
 
 
+class HastyParking(InMemoryParking):
+    """Discards an event while a replay of it runs."""
+
+    async def discard(self, number: int, /) -> ParkedEvent:
+        found = await self.get(number)
+        del self._database.tables["mediator_parked"][number]
+        self._database.woken.set()
+        return found
+
+
 class DroppingParking(InMemoryParking):
     """Drops a refused event that cannot be put back."""
 
@@ -132,6 +142,7 @@ BROKEN = [
     Broken("the inbox knows no duplicates", inbox=AdmittingInbox),
     Broken("a start cannot be taken back", inbox=UncountingInbox),
     Broken("a parked event is gone although its replay failed", parking=LosingParking),
+    Broken("an event is discarded while a replay of it runs", parking=HastyParking),
     Broken("a refused event is gone although it cannot be put back", parking=DroppingParking),
 ]
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 from dataclasses import replace
+from typing import Any, Literal
 
 from mediator.distributed.inbox import Admission
-from mediator.distributed.parking import ParkedFilter, ParkReason
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
 from mediator.errors import ParkedEventBlockedError, ParkedEventNotFoundError, UnitOfWorkMismatchError
 from mediator.mediator import Mediator
 from mediator.registry import Registry
@@ -168,6 +169,49 @@ class ParkingConformance(StorageSuite):
             (number,) = await park(storage, parked_event("1"))
             results = await asyncio.gather(take(storage, number), take(storage, number), return_exceptions=True)
             assert sorted(type(result).__name__ for result in results) == ["ParkedEvent", "ParkedEventNotFoundError"]
+
+    async def test_a_discard_waits_for_a_replay_that_has_taken_the_event(self) -> None:
+        """A discard waits for a replay that has taken the event, and finds none when that commits."""
+        for key in ("k", None):
+            for commits in (True, False):
+                result = await self._during_a_replay("discard", key, commits=commits)
+                assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+
+    async def test_an_edit_waits_for_a_replay_that_has_taken_the_event(self) -> None:
+        """An edit waits for a replay that has taken the event, and finds none when that commits."""
+        for key in ("k", None):
+            for commits in (True, False):
+                result = await self._during_a_replay("edit", key, commits=commits)
+                assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+
+    async def _during_a_replay(self, act: Literal["discard", "edit"], key: str | None, *, commits: bool) -> Any:
+        async with self.opened() as storage:
+            (number,) = await park(storage, parked_event("1", key))
+            taken, go = asyncio.Event(), asyncio.Event()
+
+            async def replay() -> None:
+                with contextlib.suppress(LookupError):
+                    async with storage.transaction() as unit_of_work:
+                        await storage.parking.take(unit_of_work, number)
+                        taken.set()
+                        await go.wait()
+                        if not commits:
+                            raise LookupError
+
+            async def other() -> Any:
+                await taken.wait()
+                acting = asyncio.ensure_future(
+                    storage.parking.discard(number) if act == "discard" else storage.parking.edit(number, data=b"new")
+                )
+                await storage.parking.get(number)  # others still see it
+                go.set()
+                return await acting
+
+            async with asyncio.timeout(20):
+                results: tuple[Any, Any] = await asyncio.gather(replay(), other(), return_exceptions=True)
+            assert results[0] is None
+            assert await ids(storage) == (["1"] if act == "edit" and not commits else [])
+            return results[1]
 
     async def test_an_event_is_edited_in_its_place(self) -> None:
         """An event is edited in its place."""
