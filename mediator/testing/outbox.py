@@ -115,6 +115,7 @@ class InMemoryOutbox(Outbox):
             del database.archived[event.id]
         for number in refused:
             del parked[number]
+        database.woken.set()
         return Erased(len(archived), len(refused), pending)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from mediator.distributed.outbox import Erased
 from mediator.distributed.parking import ParkedEvent, ParkReason
 from mediator.distributed.replay import ParkedReplay
 from mediator.errors import ParkedEventBlockedError, ParkedEventConflictError, ParkedEventNotFoundError, SettingError
@@ -147,6 +148,17 @@ class RefusedEventsConformance(StorageSuite):
             noted = await storage.parking.get(again.number)
             assert noted.error.startswith("ParkedEventConflictError: ")
             assert noted.attempts == again.attempts + 1
+
+    async def test_the_successors_of_an_erased_refused_event_go_on(self) -> None:
+        """The successors of an erased refused event go on, and who waits is woken for them."""
+        async with self.opened() as storage:
+            await add(storage, Written("bad", "k"), Written("next", "k"))
+            await park_first(storage)
+            await storage.outbox.wait(0.01)
+            assert await storage.outbox.erase("k") == Erased(archived=0, parked=1, pending=1)
+            async with asyncio.timeout(5):
+                await storage.outbox.wait(60)
+            assert await storage.waiting() == ["next"]
 
     async def test_the_successors_of_a_discarded_event_go_on(self) -> None:
         """The successors of a discarded event go on."""
