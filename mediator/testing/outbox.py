@@ -144,7 +144,8 @@ class _Batch(OutboxBatch):
     async def park(self, event: CloudEvent, /, reason: str, error: str) -> None:
         self._take([event])
         place = self._database.places.get(event.id, 0)
-        set_aside(self._database, refused_event(event, reason, error, sequence=place, now=self._clock()))
+        if not any(event.id == each.event_id and each in _OUTGOING for each in parked_in(self._database).values()):
+            set_aside(self._database, refused_event(event, reason, error, sequence=place, now=self._clock()))
 
     def _take(self, events: Sequence[CloudEvent]) -> None:
         if not self.open:

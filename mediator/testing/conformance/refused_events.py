@@ -4,12 +4,13 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from mediator.distributed.broker import DistributedEventBroker
 from mediator.distributed.outbox import Erased
 from mediator.distributed.parking import ParkedEvent, ParkReason
 from mediator.distributed.replay import ParkedReplay
 from mediator.errors import ParkedEventBlockedError, ParkedEventConflictError, ParkedEventNotFoundError, SettingError
 from mediator.testing.conformance.failing import failing
-from mediator.testing.conformance.storage import StorageUnderTest, Written
+from mediator.testing.conformance.storage import StorageUnderTest, Written, text_of
 from mediator.testing.conformance.storage_steps import OUT, add, park_first
 from mediator.testing.conformance.storage_suite import StorageSuite
 
@@ -148,6 +149,16 @@ class RefusedEventsConformance(StorageSuite):
             noted = await storage.parking.get(again.number)
             assert noted.error.startswith("ParkedEventConflictError: ")
             assert noted.attempts == again.attempts + 1
+
+    async def test_of_two_refused_events_with_one_id_the_first_stays_parked(self) -> None:
+        """Of two refused events with one id the first stays parked, and neither waits."""
+        async with self.opened() as storage:
+            for text in ("first", "second"):
+                async with storage.transaction() as unit_of_work:
+                    DistributedEventBroker(unit_of_work, ids=lambda: "order-1").add(Written(text))
+                refused = await park_first(storage)
+                assert text_of(refused.data) == "first"
+                assert await storage.waiting() == []
 
     async def test_the_successors_of_an_erased_refused_event_go_on(self) -> None:
         """The successors of an erased refused event go on, and who waits is woken for them."""
