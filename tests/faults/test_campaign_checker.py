@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from mediator.nats import NatsServer
 from mediator.sqlalchemy import open_engine
 from tests.faults.campaign.checker import Counts, Evidence, count, gathered
-from tests.faults.campaign.schedule import kinds_of, planned
+from tests.faults.campaign.schedule import kinds_of, lasting, planned
 from tests.faults.campaign.site import TABLES
 from tests.faults.campaign.verdict import Verdict
 from tests.faults.scenarios import tables
@@ -234,6 +234,19 @@ def test_a_minute_of_the_schedule_is_enough_for_the_verdict_whatever_the_seed(da
         assert set(faults) == set(kinds_of(database))
         counted = {kind: faults.count(kind) for kind in faults}
         assert Verdict(Counts(events=500), counted, 60.0, seed, database).too_little() == []
+
+
+@pytest.mark.parametrize(("answers", "more"), [([True], 0), ([False] * 9 + [True], 9), ([False] * 1000, 1000)])
+async def test_a_campaign_goes_on_until_enough_has_happened_at_most_four_times_as_long(answers: list[bool], more: int):
+    """A busy machine makes it longer, and no run that found nothing a failure."""
+    asked = iter(answers)
+
+    async def is_enough() -> bool:
+        return next(asked)
+
+    faults = [each.at async for each in lasting(1, "postgresql", 45.0, is_enough)]
+    whole = [each.at for each in planned(1, "postgresql", 180.0)]
+    assert faults == whole[: sum(at < 45.0 for at in whole) + more]
 
 
 def test_the_seed_alone_decides_what_happens_when():

@@ -10,16 +10,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from mediator.errors import MediatorError
 from tests.faults.campaign.checker import count, gathered
 from tests.faults.campaign.faults import Faults
-from tests.faults.campaign.schedule import planned
+from tests.faults.campaign.schedule import lasting
 from tests.faults.campaign.site import Options, Site, opened_site
 from tests.faults.campaign.supervisor import Supervisor
-from tests.faults.campaign.verdict import Verdict
+from tests.faults.campaign.verdict import Verdict, events_needed
 from tests.faults.scenarios import tables
 
 _TELL_SECONDS = 5.0
 _STILL_SECONDS = 60.0
 """When nothing has taken effect for so long, what is not through is stuck."""
 _POLL = 0.2
+_AWAY = (SQLAlchemyError, MediatorError, OSError)
+"""What a database says at which a fault is happening."""
 
 
 def tell(text: str) -> None:
@@ -57,10 +59,16 @@ class Campaign:
     async def _do_harm(self) -> None:
         options, begin = self._site.options, time.monotonic()
         async with asyncio.TaskGroup() as group:
-            for fault in planned(options.seed, options.database, options.seconds):
+            async for fault in lasting(options.seed, options.database, options.seconds, self._has_done_enough):
                 await asyncio.sleep(max(0.0, begin + fault.at - time.monotonic()))
                 group.create_task(self._faults.run(fault))
             await asyncio.sleep(max(0.0, begin + options.seconds - time.monotonic()))
+
+    async def _has_done_enough(self) -> bool:
+        try:
+            return await self._effects() >= events_needed(self._site.options.seconds)
+        except _AWAY:
+            return False
 
     async def _repair(self) -> None:
         """Bring all back, stop writing, and let handlers handle what they could not."""
@@ -91,7 +99,7 @@ class Campaign:
         while not await self._is_at_rest() and time.monotonic() - moved < _STILL_SECONDS:
             if await self._count("keeper", "mediator_parked"):
                 await self._replay()
-            effects = await self._count("keeper", "effects") + await self._count("keeper", "audits")
+            effects = await self._effects()
             if effects != last:
                 moved, last = time.monotonic(), effects
             await asyncio.sleep(_POLL)
@@ -116,15 +124,17 @@ class Campaign:
     async def _count(self, application: str, table: str) -> int:
         return await tables.count(self._site.engines[application], table)
 
+    async def _effects(self) -> int:
+        return await self._count("keeper", "effects") + await self._count("keeper", "audits")
+
     async def _tell(self) -> None:
         """One line every few seconds."""
         while True:
             await asyncio.sleep(_TELL_SECONDS)
             try:
                 written = await self._count("ledger", "entries")
-                effects = await self._count("keeper", "effects") + await self._count("keeper", "audits")
-                counted = f"{written:,} events written, {effects:,} effects"
-            except (SQLAlchemyError, MediatorError, OSError):
+                counted = f"{written:,} events written, {await self._effects():,} effects"
+            except _AWAY:
                 counted = "the database is away"
             done = sum(self._faults.done.values())
             tell(f"{self._elapsed()} {counted}, {done} faults, {self._supervisor.restarts} restarts")

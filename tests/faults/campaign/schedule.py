@@ -2,10 +2,13 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 ROUND_SECONDS = 30.0
+
+_LONGEST = 4
+"""How many times as long as asked for a campaign lasts at most."""
 
 _KILLS = {"SIGKILL writer": 2, "SIGKILL relay": 3, "SIGKILL consumer": 4}
 _FREEZES = {"SIGSTOP writer": 1, "SIGSTOP relay": 1, "SIGSTOP consumer": 1}
@@ -51,3 +54,13 @@ def planned(seed: int, database: str, seconds: float) -> Iterator[Planned]:
             if at >= seconds:
                 return
             yield Planned(at, kind, random.Random(rng.random()))
+
+
+async def lasting(
+    seed: int, database: str, seconds: float, is_enough: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[Planned]:
+    """The faults of a campaign, and on a slow machine more of them, until enough has happened to mean something."""
+    for fault in planned(seed, database, _LONGEST * seconds):
+        if fault.at >= seconds and await is_enough():
+            return
+        yield fault

@@ -11,6 +11,11 @@ _PER_MINUTE = {"SIGKILLs": 13, "kills of nats-server": 1, "faults": 15, "events 
 _RESTARTS = "restarts of PostgreSQL"
 
 
+def events_needed(seconds: float) -> int:
+    """How many events have to take effect in a campaign of so many seconds."""
+    return int(_PER_MINUTE["events with effect"] * seconds / 60)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The end of a campaign.
