@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from mediator.distributed.inbox import Admission
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
@@ -11,6 +12,7 @@ from mediator.errors import ParkedEventBlockedError, ParkedEventNotFoundError, U
 from mediator.mediator import Mediator
 from mediator.registry import Registry
 from mediator.testing.conformance.failing import failing
+from mediator.testing.conformance.storage import StorageUnderTest
 from mediator.testing.conformance.storage_steps import ALL, GROUP, ids, insert, park, parked_event, take
 from mediator.testing.conformance.storage_suite import StorageSuite
 from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
@@ -143,25 +145,8 @@ class ParkingConformance(StorageSuite):
     async def _an_event_that_arrives_while_the_last_of_its_key_is_replayed_waits(self, commits: bool) -> None:
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
-            taken, go = asyncio.Event(), asyncio.Event()
-
-            async def replay() -> None:
-                with contextlib.suppress(LookupError):
-                    async with storage.transaction() as unit_of_work:
-                        await storage.parking.take(unit_of_work, number)
-                        taken.set()
-                        await go.wait()
-                        if not commits:
-                            raise LookupError
-
-            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-                group.create_task(replay())
-                await taken.wait()
-                arriving = group.create_task(insert(storage, "2"))
-                await asyncio.wait({arriving}, timeout=0.2)
-                assert not arriving.done()
-                go.set()
-            assert arriving.result() is (Admission.NEW if commits else Admission.KEY_PARKED)
+            arrived = await _during_a_replay(storage, number, insert(storage, "2"), commits=commits)
+            assert arrived is (Admission.NEW if commits else Admission.KEY_PARKED)
 
     async def test_two_replays_of_one_event_have_one_effect(self) -> None:
         """Two replays of one event have one effect."""
@@ -174,44 +159,23 @@ class ParkingConformance(StorageSuite):
         """A discard waits for a replay that has taken the event, and finds none when that commits."""
         for key in ("k", None):
             for commits in (True, False):
-                result = await self._during_a_replay("discard", key, commits=commits)
-                assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+                async with self.opened() as storage:
+                    (number,) = await park(storage, parked_event("1", key))
+                    discarding = storage.parking.discard(number)
+                    result = await _during_a_replay(storage, number, discarding, commits=commits)
+                    assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+                    assert await ids(storage) == []
 
     async def test_an_edit_waits_for_a_replay_that_has_taken_the_event(self) -> None:
         """An edit waits for a replay that has taken the event, and finds none when that commits."""
         for key in ("k", None):
             for commits in (True, False):
-                result = await self._during_a_replay("edit", key, commits=commits)
-                assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
-
-    async def _during_a_replay(self, act: Literal["discard", "edit"], key: str | None, *, commits: bool) -> Any:
-        async with self.opened() as storage:
-            (number,) = await park(storage, parked_event("1", key))
-            taken, go = asyncio.Event(), asyncio.Event()
-
-            async def replay() -> None:
-                with contextlib.suppress(LookupError):
-                    async with storage.transaction() as unit_of_work:
-                        await storage.parking.take(unit_of_work, number)
-                        taken.set()
-                        await go.wait()
-                        if not commits:
-                            raise LookupError
-
-            async def other() -> Any:
-                await taken.wait()
-                acting = asyncio.ensure_future(
-                    storage.parking.discard(number) if act == "discard" else storage.parking.edit(number, data=b"new")
-                )
-                await storage.parking.get(number)  # others still see it
-                go.set()
-                return await acting
-
-            async with asyncio.timeout(20):
-                results: tuple[Any, Any] = await asyncio.gather(replay(), other(), return_exceptions=True)
-            assert results[0] is None
-            assert await ids(storage) == (["1"] if act == "edit" and not commits else [])
-            return results[1]
+                async with self.opened() as storage:
+                    (number,) = await park(storage, parked_event("1", key))
+                    editing = storage.parking.edit(number, data=b"new")
+                    result = await _during_a_replay(storage, number, editing, commits=commits)
+                    assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+                    assert await ids(storage) == ([] if commits else ["1"])
 
     async def test_an_event_is_edited_in_its_place(self) -> None:
         """An event is edited in its place."""
@@ -294,3 +258,34 @@ class ParkingConformance(StorageSuite):
                     with failing(ParkedEventNotFoundError):
                         await act(number)
             assert await ids(storage) == ["1"]
+
+
+async def _during_a_replay(
+    storage: StorageUnderTest, number: int, act: Coroutine[Any, Any, Any], *, commits: bool
+) -> Any:
+    """What comes of something that begins when a replay has taken an event: it waits for how that ends."""
+    taken, go = asyncio.Event(), asyncio.Event()
+
+    async def replay() -> None:
+        with contextlib.suppress(LookupError):
+            async with storage.transaction() as unit_of_work:
+                await storage.parking.take(unit_of_work, number)
+                taken.set()
+                await go.wait()
+                if not commits:
+                    raise LookupError
+
+    async def acted() -> Any:
+        try:
+            return await act
+        except ParkedEventNotFoundError as error:
+            return error
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(replay())
+        await taken.wait()
+        acting = group.create_task(acted())
+        await asyncio.wait({acting}, timeout=0.2)
+        assert not acting.done()
+        go.set()
+    return acting.result()

@@ -118,9 +118,11 @@ async def test_a_handler_that_cancels_its_own_task_does_not_stop_the_consumer():
 
     application.acts[1] = leave
     application.publish(1, 2)
+    began = asyncio.get_running_loop().time()
     with capture_logs() as logs:
         async with application.running():
             await application.settled(2)
+    assert asyncio.get_running_loop().time() - began >= 1.0  # it comes again at once, and must not spin
     assert (sorted(application.effects), application.parked()) == ([1, 2], [])
     assert "handler cancelled its own task" in [line["event"] for line in logs]
 
