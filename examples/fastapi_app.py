@@ -65,7 +65,7 @@ class AppContainer(containers.DeclarativeContainer):
     engine = providers.Resource(open_database, config.database_url)
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work)
-    outbox = providers.Singleton(SqlAlchemyOutbox, engine)
+    outbox = providers.Singleton(SqlAlchemyOutbox, engine, application="university")
 
     logging = providers.Factory(LoggingBehavior)
     transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox)

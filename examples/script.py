@@ -45,7 +45,7 @@ class ScriptContainer(containers.DeclarativeContainer):
     engine = providers.Resource(open_database, config.database_url)
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work)
-    outbox = providers.Singleton(SqlAlchemyOutbox, engine)
+    outbox = providers.Singleton(SqlAlchemyOutbox, engine, application="university")
     mediator = MediatorProvider()
 
 

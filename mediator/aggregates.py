@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from mediator.context import MessageContext
-from mediator.errors import MessageKindError
+from mediator.errors import misuse
 from mediator.messages import Notification
 from mediator.scope import current_frame
 
 _JOURNAL = "_mediator_journal"
-"""Under which name an aggregate's `__dict__` has its journal: there it is no field of a dataclass, and no mapped column."""
+"""The key of the journal in an aggregate's `__dict__`, where it is neither a dataclass field nor a mapped column."""
 
 _numbers = itertools.count()
 
@@ -22,8 +22,8 @@ class RecordedEvent:
 
     Attributes:
         event: The event.
-        number: Its place in the order in which all aggregates recorded.
-        context: Of the message in whose handling it was recorded, if there was one.
+        number: Its position in the order in which all aggregates recorded their events.
+        context: The context of the message that was being handled when it was recorded; `None` if there was none.
     """
 
     event: Notification
@@ -32,33 +32,36 @@ class RecordedEvent:
 
 
 class EventCollector(Protocol):
-    """What takes the events of the aggregates that it tracks: a unit of work."""
+    """Takes over the events of the aggregates that it tracks; a unit of work is one."""
 
     def take(self, aggregate: "AggregateRoot", recorded: RecordedEvent, /) -> bool:
-        """Keep an event until the end of the running transaction; False when none runs, and it stays where it is."""
+        """Keep an event until the end of the running transaction.
+
+        Return False when no transaction runs; the event then stays with its aggregate.
+        """
         ...
 
 
 class AggregateRoot:
-    """Mix this into an entity that says what happens to it: `self.record(StudentEnrolled(self.id))`.
+    """A mixin for an entity that records domain events: `self.record(StudentEnrolled(self.id))`.
 
-    It may be any class: a plain one, a dataclass, a class that SQLAlchemy maps. What was recorded is published locally,
-    in the transaction and before its commit, in the order in which it was recorded over all aggregates. Aggregates
-    that are in the session of a `SqlAlchemyUnitOfWork` are known to it; others are handed to theirs with
-    `unit_of_work.track(aggregate)`. What an aggregate records that is never saved is published nowhere.
+    The entity may be a plain class, a dataclass or a class that SQLAlchemy maps. The unit of work publishes the
+    recorded events locally, in the transaction and before its commit, in the order in which all aggregates recorded
+    them. A `SqlAlchemyUnitOfWork` knows the aggregates in its session; other aggregates are handed to their unit of
+    work with `unit_of_work.track(aggregate)`. The events of an aggregate that is never saved are not published.
     """
 
-    # No attributes and no slots: those of mapped classes, dataclasses and other bases stay as they are.
+    # It declares no attributes and no slots, so it does not conflict with mapped classes, dataclasses and other bases.
 
     def record(self, event: Notification, /) -> None:
-        """Say what happened, for the handlers of that notification.
+        """Record a domain event for the handlers of that notification.
 
         Raises:
-            MessageKindError: It is not a notification.
-            DomainEventDepthError: Domain events cause each other in a circle.
+            MisuseError: It is not a notification.
+            DispatchDepthError: More domain events follow from each other than `max_depth` allows, as in a circle.
         """
         if not isinstance(event, Notification):
-            raise MessageKindError(event, "record")
+            raise misuse.wrong_kind(event, "record")
         frame = current_frame()
         recorded = RecordedEvent(event, next(_numbers), None if frame is None else frame.context)
         journal = journal_of(self)
@@ -68,14 +71,14 @@ class AggregateRoot:
 
     @property
     def recorded_events(self) -> tuple[Notification, ...]:
-        """The events that no unit of work has taken over yet, in the order in which they were recorded."""
+        """The events that no unit of work has taken over yet, in the order of recording."""
         return tuple(recorded.event for recorded in journal_of(self).waiting)
 
 
 class Journal:
-    """The events of one aggregate that no unit of work has taken, and who is to take them.
+    """The events of one aggregate that no unit of work has taken over, and the unit of work that will.
 
-    A copy of an aggregate, pickled ones included, has nothing to tell: its original has.
+    Copying or pickling an aggregate gives the copy an empty journal, since the original still holds the events.
     """
 
     __slots__ = ("_collector", "waiting")
@@ -98,13 +101,16 @@ class Journal:
         self._collector = None if collector is None else weakref.ref(cast("Any", collector))
 
     def hand_over(self) -> list[RecordedEvent]:
-        """What waits; it waits here no more."""
+        """Remove and return the waiting events."""
         handed, self.waiting = self.waiting, []
         return handed
 
 
 def journal_of(aggregate: AggregateRoot) -> Journal:
-    """The journal of an aggregate, made when first asked for: what loads entities may not call their `__init__`."""
+    """Return the journal of an aggregate.
+
+    It is created on first use, because an object-relational mapper may load entities without calling `__init__`.
+    """
     attributes = vars(aggregate)
     journal: Journal | None = attributes.get(_JOURNAL)
     if journal is None:

@@ -1,24 +1,25 @@
-"""AmbientFrame: a context for what is dispatched inside, without a scope: `async with mediator.context(...)`."""
+"""AmbientFrame: a message context without a scope, for the dispatches inside `async with mediator.context(...)`."""
 
 from collections.abc import Mapping
 
-from mediator.context import MessageContext
-from mediator.headers import Headers
+from mediator.context import THIS_APPLICATION, Headers, MessageContext
+from mediator.messages import Origin
 from mediator.scope import Frame, Scope, current_frame, make_current
-from mediator.sender import Origin
+from mediator.transactions import TransactionEnd
 
 _NO_SCOPE = Scope()
 _NO_SCOPE.closed = True
 
 
 class AmbientFrame(Frame):
-    """Stands in the chain of frames for its context only: scope and transaction are those of the dispatch around it."""
+    """A frame that only carries a context; its scope and transaction belong to the dispatch around it."""
 
     __slots__ = ()
 
     def __init__(self, parent: Frame | None, origin: Origin) -> None:
-        around = parent.anchor if parent is not None else None
+        around = parent.dispatch if parent is not None else None
         self.over: bool = False
+        self.ending: TransactionEnd | None = None
         self.made_scope: Scope | None = around.scope if around is not None else _NO_SCOPE
         self.parent: Frame | None = parent
         self.origin: Origin = origin
@@ -27,19 +28,20 @@ class AmbientFrame(Frame):
         self.depth: int = parent.depth if parent is not None else 0
 
     @property
-    def anchor(self) -> Frame | None:
-        """The dispatch around it, if any."""
-        return self.parent.anchor if self.parent is not None else None
+    def dispatch(self) -> Frame | None:
+        """The dispatch around this frame, if any."""
+        return self.parent.dispatch if self.parent is not None else None
 
     def step_out(self) -> None:
-        """End it."""
-        if self.scope.tip is self and self.parent is not None:
-            self.scope.tip = self.anchor
+        """End the context and make the frame before it the current one."""
+        if self.parent is not None:
+            self.scope.hand_back(self, self.dispatch)
         super().step_out()
+        self.forget()
 
 
 def running_fields() -> dict[str, str | None]:
-    """What log lines say of the running message: see `MessageContext.log_fields`. Empty when none runs."""
+    """Return the `MessageContext.log_fields` of the running message; empty when no message is running."""
     frame = current_frame()
     return {} if frame is None else frame.context.log_fields()
 
@@ -52,7 +54,10 @@ def enter_ambient(
     headers: Mapping[str, str],
     correlation_id: str | None,
 ) -> AmbientFrame:
-    """Begin a context that differs from the running one in what is given; headers are added to those there are.
+    """Begin a context that inherits from the running one and replaces the values that are given.
+
+    Headers are added to the inherited ones. Giving a principal or a tenant means that this application vouches for the
+    context.
 
     Raises:
         ContextError: A value is too long, or has a character that may not be there.
@@ -68,6 +73,8 @@ def enter_ambient(
         flow.principal if principal is None else principal,
         flow.tenant if tenant is None else tenant,
         Headers({**flow.headers, **Headers(headers)}) if headers else flow.headers,
+        flow.vouched_by if principal is None and tenant is None else THIS_APPLICATION,
+        flow.unverified,
     )
     make_current(frame)
     return frame

@@ -1,27 +1,37 @@
-"""Binding: a handler, a behavior or a companion, what it is for, and where it comes from."""
+"""Binding: a handler, a behavior or a collaborator, the messages it is for, and the source that makes it."""
 
+import enum
 import typing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mediator.handlers import UNIONS, fits, message_types, type_arguments
+from mediator.handlers import UNIONS, fits, is_known, message_types, type_arguments
 from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior, Source
 from mediator.streams import StreamPipelineBehavior
 
 _BEHAVIORS = (PipelineBehavior, NotificationPipelineBehavior, StreamPipelineBehavior)
 
 
+class Fit(enum.IntEnum):
+    """Tells whether a binding is for a message class."""
+
+    NO = 0
+    UNKNOWN = 1
+    """The binding is for certain type arguments, and the type arguments of the message class cannot be known."""
+    YES = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A handler or a behavior, and where it comes from.
+    """A handler, a behavior or a collaborator, and the source that makes it.
 
     Attributes:
-        source: Gives the object; called whenever one is needed.
-        cls: Its class.
-        label: Where it is declared, for texts: `container.<name>`.
+        source: Returns the object; called whenever one is needed.
+        cls: The class of the object.
+        label: Where it is declared, as texts show it: `container.<name>`.
         kind: The generic base through which it is bound: `RequestHandler`, `NotificationHandler`, `PipelineBehavior`...
-        messages: The message classes it is for; empty when the class does not say.
-        companions: Of a behavior in a compiled pipeline: what it works with there.
+        messages: The message classes it is for; empty when the class does not declare them.
+        collaborators: The collaborators of a behavior in a compiled pipeline; empty otherwise.
     """
 
     source: Source
@@ -29,7 +39,7 @@ class Binding:
     label: str
     kind: type
     messages: tuple[type, ...] = field(init=False)
-    companions: "tuple[Binding, ...]" = ()
+    collaborators: "tuple[Binding, ...]" = ()
 
     def __post_init__(self) -> None:
         arguments = type_arguments(self.cls, self.kind) or ()
@@ -39,7 +49,7 @@ class Binding:
 
     @property
     def families(self) -> tuple[Any, ...]:
-        """What it is for, with type arguments where they make a difference: `Create[Student]`, but not `Create[Any]`."""
+        """The message types it is for, with type arguments if they narrow it: `Create[Student]`, not `Create[Any]`."""
         said = (type_arguments(self.cls, self.kind) or (None,))[0]
         members = typing.get_args(said) if typing.get_origin(said) in UNIONS else (said,)
         narrow = {message: [each for each in members if _is_narrow(each, message)] for message in self.messages}
@@ -47,17 +57,43 @@ class Binding:
         return tuple(dict.fromkeys(each for families in found for each in families))
 
     def takes(self, message_type: type) -> bool:
-        """Whether messages of this class (or of one it derives from) are meant."""
-        return any(issubclass(message_type, cls) and self.serves(message_type, cls) for cls in self.messages)
+        """Return whether the binding is, or may be, for messages of this class."""
+        return self.fit(message_type) is not Fit.NO
 
-    def serves(self, message_type: type, base: type) -> bool:
-        """Whether what is for `base` is for a class derived from it: `Create[Student]` is not for `Create[Course]`."""
+    def fit(self, message_type: type) -> "Fit":
+        """Return whether the binding is for messages of this class, as far as the type arguments are known."""
+        fits_of = [self.fit_of(message_type, cls) for cls in self.messages if issubclass(message_type, cls)]
+        return max(fits_of, default=Fit.NO)
+
+    def fit_of(self, message_type: type, base: type) -> "Fit":
+        """Return whether the binding, which is for `base`, is for a class derived from it.
+
+        A binding for `Create[Student]` is not for a class derived from `Create[Course]`. The fit is `UNKNOWN` for
+        `Create[Student](...)`, which makes an object of the class `Create`: its type arguments are lost.
+        """
         families = self._arguments(base)
-        given = type_arguments(message_type, base) or () if message_type is not base else ()
-        return not families or any(all(map(fits, given, wanted)) for wanted in families)
+        if not families:
+            return Fit.YES
+        given = (type_arguments(message_type, base) or ()) if message_type is not base else ()
+        fitting = [wanted for wanted in families if all(map(fits, given, wanted))]
+        if any(len(given) == len(wanted) and all(map(is_known, given, wanted)) for wanted in fitting):
+            return Fit.YES
+        return Fit.UNKNOWN if fitting else Fit.NO
+
+    def is_open_for(self, base: type) -> bool:
+        """Return whether the binding is for `base` with any type arguments."""
+        return base in self.messages and not self._arguments(base)
+
+    def bases_unknown(self, message_type: type) -> list[type]:
+        """Return the bases that it is for with certain type arguments, which the message class does not determine."""
+        bases = (cls for cls in self.messages if issubclass(message_type, cls))
+        return [cls for cls in bases if self.fit_of(message_type, cls) is Fit.UNKNOWN]
 
     def vagueness(self, message_type: type, base: type) -> int:
-        """How little it says of the type arguments of `base`: 0 when they are those of the message class."""
+        """Rank how loosely the binding fits the type arguments of the message class for `base`.
+
+        Return 0 for the same type arguments, 1 for other ones, and 2 when the binding names none.
+        """
         families = self._arguments(base)
         return 2 if not families else int(type_arguments(message_type, base) not in families)
 
@@ -65,7 +101,7 @@ class Binding:
         return [typing.get_args(family) for family in self.families if typing.get_origin(family) is base]
 
     def distance(self, message_type: type) -> int:
-        """How specific the binding is for a message class: 0 for the class itself, more for its bases."""
+        """Return the distance to the nearest class it is for: 0 for the message class itself, more for its bases."""
         order = message_type.__mro__
         return min(order.index(cls) for cls in self.messages if cls in order)
 

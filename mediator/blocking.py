@@ -1,19 +1,22 @@
-"""BlockingMediator: sends and publishes from code that is not async, such as a WSGI application or a notebook."""
+"""BlockingMediator: a mediator for code that is not async, such as a WSGI application or a notebook."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextvars import Context
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from mediator.blocks import contextmanager
 from mediator.context import MessageContext
-from mediator.errors import BlockingCallError, MediatorNotStartedError
+from mediator.errors import CommitOutcomeUnknownError, CommittedError, ContainerError, misuse
 from mediator.extras import Extra
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
+from mediator.owner import Owner
 from mediator.scope import current_frame
 from mediator.strategies import PublishStrategy
 from mediator.transactions import TransactionMode
@@ -24,53 +27,79 @@ with Extra("blocking"):
 R = TypeVar("R")
 T = TypeVar("T")
 
+_Block = AbstractContextManager
 _END: Any = object()
 
 
 class BlockingMediator:
-    """A mediator for synchronous callers; an event loop in a thread of its own does the work.
+    """A mediator for synchronous callers; it does the work in an event loop in a thread of its own.
 
         with BlockingMediator(container.mediator(), lifespan(container)) as mediator:
             student_id = mediator.send(EnrollStudent("Ada"))
 
-    It may be used from any number of threads at a time; each call is a dispatch of its own. At the end of the block new
-    calls are refused, those that run have `drain_timeout` to end, and are cancelled after that.
+    Any number of threads may use it at the same time; each call is a dispatch of its own. At the end of the block new
+    calls are refused. Running calls have `drain_timeout` seconds to finish and are then cancelled.
+
+    A call in a handler or in the event loop's own thread, where waiting would never end, raises a `MisuseError`, and so
+    does a call in a process that was forked after the mediator was opened.
 
     Args:
-        mediator: Does the work.
-        lifespan: Entered before and left after it, in the event loop: what starts and stops its container.
-        drain_timeout: How long the calls that run may take at the end, in seconds.
+        mediator: The mediator that handles the messages.
+        lifespan: Starts and stops the mediator's container. It is entered first and left last, in the event loop.
+        drain_timeout: How long running calls may take at the end of the block, in seconds.
     """
 
     def __init__(
         self, mediator: Mediator, lifespan: AbstractAsyncContextManager[Any], *, drain_timeout: float = 30.0
     ) -> None:
         self._mediator = mediator
-        self._lifespan = lifespan
+        self._told = _Told(lifespan)
         self._drain_timeout = drain_timeout
-        self._stack = ExitStack()
+        self._owner: Owner | None = None
+        self._opened: tuple[_Block[BlockingPortal], BlockingPortal, _Block[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open = threading.Lock()  # held while work is handed over: what the loop was given before its end, it does
+        self._open = threading.Lock()  # held while work is submitted, so that closing cannot begin meanwhile
         self._thread = 0
         self._running: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
-        """Start the event loop, and the container in it; raises what that raises."""
-        with ExitStack() as stack:
-            portal: BlockingPortal = stack.enter_context(start_blocking_portal(name="mediator"))
-            stack.enter_context(portal.wrap_async_context_manager(self._lifespan))
+        """Start the event loop, and the container in it. An error of the container's start is raised here."""
+        if self._owner is not None:
+            raise ContainerError(self, "A BlockingMediator is opened once: make another one, with another lifespan.")
+        self._owner = Owner("The BlockingMediator")
+        opened = start_blocking_portal(name="mediator")
+        portal = opened.__enter__()
+        started = portal.wrap_async_context_manager(self._told)
+        try:
+            Context().run(started.__enter__)  # an empty context, because the container outlives the running code
+            self._told.check()
             self._loop, self._thread = portal.call(_loop_and_thread)
-            stack.callback(portal.call, self._drain)
-            self._stack = stack.pop_all()
+            portal.call(self._owner.check)
+        except BaseException:
+            opened.__exit__(None, None, None)
+            raise
+        self._opened = (opened, portal, started)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Refuse new calls, wait for those that run, stop the container and the event loop."""
+        """Refuse new calls, wait for the running ones, stop the container and the event loop."""
+        if self._owner is not None and self._owner.is_in_another_process:
+            return  # this process was forked; the thread exists only in the parent process
         with self._open:
             self._loop = None
-        self._stack.__exit__(kind, error, traceback)
+        if self._opened is None:
+            return
+        (opened, portal, started), self._opened = self._opened, None
+        try:
+            portal.call(self._drain)
+        finally:
+            try:
+                started.__exit__(kind, error, traceback)
+                self._told.check()
+            finally:
+                opened.__exit__(None, None, None)  # without the error, because anyio would modify it
 
     def send(
         self,
@@ -80,11 +109,7 @@ class BlockingMediator:
         mode: TransactionMode = TransactionMode.DEFAULT,
         context: MessageContext | None = None,
     ) -> R:
-        """Send a request and wait for its response; raises what `Mediator.send` raises.
-
-        Raises:
-            BlockingCallError: Called where waiting would never end: in a handler, or in the event loop's own thread.
-        """
+        """Send a request, wait for its response and return it. Errors of `Mediator.send` are raised here."""
         return self._call(request, lambda: self._mediator.send(request, mode=mode, context=context))
 
     def publish(
@@ -96,7 +121,7 @@ class BlockingMediator:
         strategy: PublishStrategy | None = None,
         context: MessageContext | None = None,
     ) -> None:
-        """Publish a notification and wait for its handlers; raises what `Mediator.publish` raises, and see `send`."""
+        """Publish a notification and wait for its handlers. Errors of `Mediator.publish` are raised here."""
         publish = partial(self._mediator.publish, notification, mode=mode, strategy=strategy, context=context)
         self._call(notification, publish)
 
@@ -111,7 +136,7 @@ class BlockingMediator:
     ) -> Generator[Iterator[T], None, None]:
         """Open a stream: `with mediator.stream(request) as items: for item in items: ...`.
 
-        All of it, from its first step to its end, is done by one task, which is counted among the calls that run.
+        One task runs the whole stream, from its first step to its end. It counts as a running call.
         """
         stream = _Stream(self._mediator.stream(request, mode=mode, context=context))
         running = self._begin(request, stream.run)
@@ -119,6 +144,7 @@ class BlockingMediator:
         def iterate() -> Iterator[T]:
             while True:
                 answer: Future[Any] = Future()
+                self._check_process()
                 with self._open:
                     self._loop_for(request)
                     stream.ask(answer)
@@ -137,20 +163,26 @@ class BlockingMediator:
     def _call(self, message: object, work: Callable[[], Awaitable[R]]) -> R:
         future = self._begin(message, work)
         try:
-            return future.result()
+            return _result(future)
         finally:
-            future.cancel()  # a Ctrl-C here cancels the work there; of what is done nothing is left to cancel
+            future.cancel()  # Ctrl-C in this thread cancels the work in the other; a finished future is not affected
 
     def _begin(self, message: object, work: Callable[[], Awaitable[R]]) -> Future[R]:
+        self._check_process()
         with self._open:
             loop = self._loop_for(message)
             return asyncio.run_coroutine_threadsafe(self._run(work), loop)
 
+    def _check_process(self) -> None:
+        """Refuse use after a fork. Call it before taking the lock: a thread may have held the lock during the fork."""
+        if self._owner is not None and self._owner.is_in_another_process:
+            self._owner.check()
+
     def _loop_for(self, message: object) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            raise MediatorNotStartedError(message)
+            raise misuse.not_started(message)
         if threading.get_ident() == self._thread or current_frame() is not None:
-            raise BlockingCallError(message)
+            raise misuse.blocking_call(message)
         return self._loop
 
     async def _run(self, work: Callable[[], Awaitable[R]]) -> R:
@@ -158,7 +190,13 @@ class BlockingMediator:
         if task is not None:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        return await work()
+        try:
+            return await work()
+        except asyncio.CancelledError as error:  # the drain cancelled it, but the calling thread waits for the outcome
+            outcome = error.__cause__
+            if not isinstance(outcome, CommittedError | CommitOutcomeUnknownError):
+                raise
+        raise outcome
 
     async def _drain(self) -> None:
         for bound in (self._drain_timeout, 5.0):
@@ -168,12 +206,53 @@ class BlockingMediator:
                 task.cancel()
 
 
+def _result(future: Future[R]) -> R:
+    """Return the result of a future or raise its error. `Future.result` ignores an error whose truth value is false."""
+    error = future.exception()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error, future  # otherwise the error's traceback and these variables refer to each other
+    return future.result()
+
+
+class _Told(AbstractAsyncContextManager[None]):
+    """Wrap a context manager and keep its error, because anyio loses an error whose truth value is false."""
+
+    def __init__(self, block: AbstractAsyncContextManager[Any]) -> None:
+        self._block = block
+        self._failure: BaseException | None = None
+
+    async def __aenter__(self) -> None:
+        try:
+            await self._block.__aenter__()
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._block.__aexit__(kind, error, traceback)
+        except BaseException as failure:
+            self._failure = failure
+            raise
+
+    def check(self) -> None:
+        """Raise the kept error, once. Only an error that anyio lost gets here: anyio raises any other itself."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+
 async def _loop_and_thread() -> tuple[asyncio.AbstractEventLoop, int]:
     return asyncio.get_running_loop(), threading.get_ident()
 
 
 class _Stream:
-    """A stream in a task of its own, for what is opened in a task is often to be closed in the same one."""
+    """A stream in a task of its own: resources opened in a task must often be closed in the same task."""
 
     def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[Any]]) -> None:
         self._stream = stream
@@ -182,7 +261,7 @@ class _Stream:
         self.opened: Future[None] = Future()
 
     async def run(self) -> None:
-        """Open it, answer who asks for the next item, and close it when told to."""
+        """Open the stream, answer each `ask` with the next item, and close the stream after `end`."""
         self._loop = asyncio.get_running_loop()
         items = await self._stream.__aenter__()
         self.opened.set_result(None)
@@ -192,37 +271,40 @@ class _Stream:
         except BaseException as error:
             await self._stream.__aexit__(type(error), error, error.__traceback__)
             raise
-        await self._stream.__aexit__(type(asked) if asked else None, asked, asked.__traceback__ if asked else None)
+        if asked is None:
+            await self._stream.__aexit__(None, None, None)
+        else:
+            await self._stream.__aexit__(type(asked), asked, asked.__traceback__)
 
     def ask(self, answer: Future[Any]) -> None:
-        """Ask for the next item."""
+        """Ask for the next item; `answer` gets it."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._asked.put_nowait, answer)
 
     def end(self, running: Future[None], error: BaseException | None) -> None:
-        """Close it, and wait for that; raises what fails then."""
+        """Close the stream, wait until it is closed, and raise the error of closing if there is one."""
         if not running.done() and self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed, which it never is before its tasks have ended
+            with suppress(RuntimeError):  # the loop is closed, so the task of the stream has ended
                 self._loop.call_soon_threadsafe(self._asked.put_nowait, error)
-            running.result()
+            _result(running)
 
 
 async def _step(items: AsyncIterator[Any], answer: Future[Any]) -> None:
     try:
         item = await anext(items, _END)
-    except Exception as error:  # handed over to the thread that asked
+    except Exception as error:  # passed on: the thread that asked for the item raises it
         answer.set_exception(error)
     else:
         answer.set_result(item)
 
 
 def _first_of(answer: Future[R], running: Future[Any]) -> R:
-    """The answer; when the task ends without one, what it raised."""
+    """Wait for the answer and return it. If the task of the stream ends without an answer, raise the task's error."""
     try:
         wait((answer, running), return_when=FIRST_COMPLETED)
     except BaseException:
-        running.cancel()  # a Ctrl-C here ends the stream there
+        running.cancel()  # Ctrl-C in this thread ends the stream in the other
         raise
     if not answer.done():
         running.result()
-    return answer.result()
+    return _result(answer)

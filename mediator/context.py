@@ -1,18 +1,140 @@
-"""MessageContext: what a dispatch knows of where its message came from, and for whom it is done."""
+"""MessageContext: where the message of a dispatch comes from, and for whom it is handled; and the limits of its texts."""
 
+import re
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import final
 
-from mediator.headers import NO_HEADERS, Headers, checked
+from mediator.errors import ContextError
+
+LONGEST_TEXT = 255
+"""Longest id, principal or tenant, in characters."""
+LONGEST_VALUE = 1024
+"""Longest value of a header, in characters."""
+LARGEST_HEADERS = 4096
+"""Largest size of the names and values of all headers together, in characters."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def problem_of(value: object, longest: int = LONGEST_TEXT) -> str:
+    """Return the problem of a text that is meant for a context; empty when there is none.
+
+    All characters must be accepted by `str.isprintable`. Control characters and line ends are refused, because they
+    could forge log lines; broken surrogates, because they cannot be encoded.
+    """
+    if not isinstance(value, str):
+        return f"is of type {type(value).__name__}, not a text"
+    if len(value) > longest:
+        return f"has {len(value):,} characters, more than {longest:,}"
+    return "" if value.isprintable() else "has a character that cannot be printed, such as a line end"
+
+
+def checked(field: str, value: str) -> str:
+    """Return an id, a principal or a tenant, or raise a `ContextError` when it is empty or has a `problem_of` texts."""
+    if value.__class__ is str and 0 < len(value) <= LONGEST_TEXT and value.isprintable():
+        return value
+    problem = problem_of(value) or ("" if value else "is empty; leave it out instead")
+    if problem:
+        raise ContextError(field, problem)
+    return value
+
+
+class Headers(Mapping[str, str]):
+    """A mapping of names to texts. Names are case-insensitive. The `repr` does not show the values.
+
+    Args:
+        values: Names of up to 64 letters, digits, `.`, `_` and `-`; values of up to 1,024 printable characters; 4,096
+            characters in all.
+
+    Raises:
+        ContextError: A name, a value or the whole is too large, a character is not allowed, or two names differ in case
+            only.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in (values or {}).items():
+            self._values[_checked_name(name)] = _checked_value(name, value)
+        if len(self._values) != len(values or {}):
+            raise ContextError("headers", "have two names that differ in case only")
+        size = sum(len(name) + len(value) for name, value in self._values.items())
+        if size > LARGEST_HEADERS:
+            raise ContextError("headers", f"have {size:,} characters in all, more than {LARGEST_HEADERS:,}")
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(f'{name}=***' for name in self._values)})"
+
+
+def _checked_name(name: object) -> str:
+    lowered = name.lower() if isinstance(name, str) else ""
+    if not _NAME.fullmatch(lowered):
+        raise ContextError("headers", "have a name that is not 1 to 64 letters, digits, dots, hyphens and underscores")
+    return lowered
+
+
+def _checked_value(name: str, value: object) -> str:
+    problem = problem_of(value, LONGEST_VALUE)
+    if problem or not isinstance(value, str):
+        raise ContextError(f"headers[{name!r}]", problem)
+    return value
+
+
+NO_HEADERS = Headers()
+
 
 IdFactory = Callable[[], str]
 
+THIS_APPLICATION = "this application"
+"""The value of `vouched_by` when the code of this application, such as an entry point, vouches for a message."""
+
 
 def new_id() -> str:
-    """A random identifier: UUID version 4 (RFC 9562) as text."""
+    """Return a random identifier: UUID version 4 (RFC 9562) as text."""
     return str(uuid.uuid4())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """Claims that the sender of a message made about itself.
+
+    Nobody vouches for them: log them, but base no decision on them.
+
+    Attributes:
+        tenant: The tenant whose data the message is about, according to the sender.
+        headers: Other claims; the sender's credentials may be among them.
+
+    Raises:
+        ContextError: A value is too long, or has a character that may not be there.
+    """
+
+    tenant: str | None = None
+    headers: Mapping[str, str] = NO_HEADERS
+
+    def __post_init__(self) -> None:
+        if self.tenant is not None:
+            checked("tenant", self.tenant)
+        if not isinstance(self.headers, Headers):
+            object.__setattr__(self, "headers", Headers(self.headers))
+
+
+NOTHING_SAID = Unverified()
 
 
 @final
@@ -20,17 +142,26 @@ def new_id() -> str:
 class MessageContext:
     """The identity of a running message and of the flow it belongs to.
 
-    What is dispatched while it runs inherits all of it, under a `message_id` of its own. Ids, principal and tenant have
-    1 to 255 printable characters; what headers may be, `Headers` says.
+    Messages that are dispatched while it runs inherit the whole context, each with a `message_id` of its own. Ids,
+    principal and tenant have 1 to 255 printable characters; `Headers` documents the limits of headers.
+
+    Somebody vouches for principal, tenant and headers: the entry point in this application, or the `authenticate` of a
+    responder or a consumer. Claims that a caller merely made about itself are in `unverified` and take part in no
+    decision.
 
     Attributes:
         message_id: Identifies this dispatch; for an event from another application, the event's id.
-        correlation_id: The same for everything that follows from one entry into the system, across processes.
-        causation_id: The `message_id` of what caused this message; `None` where the flow began.
-        principal: Who it is done for, as the entry point has established it. It does not leave the process.
-        tenant: Whose data it is about. It travels with distributed events.
-        headers: Whatever else the entry point knows. They do not leave the process, and no log line shows their values
-            unless it is told to.
+        correlation_id: Shared by everything that follows from one entry into the system, across processes.
+        causation_id: The `message_id` of the message that caused this one; `None` where the flow began.
+        principal: The user or service on whose behalf the message is handled, as established by the entry point. It
+            does not leave the process.
+        tenant: The tenant whose data the message is about. It travels with distributed events.
+        headers: Other facts that the entry point knows. They do not leave the process, and log lines show their values
+            only if configured to.
+        vouched_by: Who vouches for principal, tenant and headers: `"this application"`, or the name of an
+            authenticator. `None` when nobody does: the message came from elsewhere, and has no principal, tenant or
+            headers.
+        unverified: Claims that the sender of a message from elsewhere made about itself. They do not leave the process.
 
     Raises:
         ContextError: A value is too long, or has a character that may not be there.
@@ -42,6 +173,8 @@ class MessageContext:
     principal: str | None = None
     tenant: str | None = None
     headers: Mapping[str, str] = NO_HEADERS
+    vouched_by: str | None = THIS_APPLICATION
+    unverified: Unverified = NOTHING_SAID
 
     def __post_init__(self) -> None:
         checked("message_id", self.message_id)
@@ -52,6 +185,8 @@ class MessageContext:
             checked("principal", self.principal)
         if self.tenant is not None:
             checked("tenant", self.tenant)
+        if self.vouched_by is not None:
+            checked("vouched_by", self.vouched_by)
         if not isinstance(self.headers, Headers):
             object.__setattr__(self, "headers", Headers(self.headers))
 
@@ -65,14 +200,14 @@ class MessageContext:
         correlation_id: str | None = None,
         ids: IdFactory = new_id,
     ) -> "MessageContext":
-        """The context of what begins here, such as a web request.
+        """Return the context of a message that begins here, such as a web request.
 
         Args:
-            principal: Who it is done for.
-            tenant: Whose data it is about.
-            headers: Whatever else is known.
-            correlation_id: Of the flow it belongs to; a flow of its own when not given.
-            ids: Makes its id.
+            principal: The user or service on whose behalf it is handled.
+            tenant: The tenant whose data it is about.
+            headers: Other facts about it.
+            correlation_id: The id of the flow it belongs to; when not given, it begins a new flow.
+            ids: Makes the message id.
 
         Raises:
             ContextError: A value is too long, or has a character that may not be there.
@@ -82,8 +217,8 @@ class MessageContext:
         return cls(message_id, flow, None, principal, tenant, headers)
 
     def caused(self, message_id: str) -> "MessageContext":
-        """The context of a message that follows from this one."""
-        context = object.__new__(MessageContext)  # what is inherited has been checked
+        """Return the context of a message that this message causes."""
+        context = object.__new__(MessageContext)  # the inherited values are checked already
         put = object.__setattr__
         put(context, "message_id", message_id)
         put(context, "correlation_id", self.correlation_id)
@@ -91,10 +226,16 @@ class MessageContext:
         put(context, "principal", self.principal)
         put(context, "tenant", self.tenant)
         put(context, "headers", self.headers)
+        put(context, "vouched_by", self.vouched_by)
+        put(context, "unverified", self.unverified)
         return context
 
+    def verified(self) -> "MessageContext":
+        """Return this context without `unverified`. Code that decides about a message is given only this one."""
+        return self if self.unverified is NOTHING_SAID else replace(self, unverified=NOTHING_SAID)
+
     def log_fields(self) -> dict[str, str | None]:
-        """What log lines say of it: the ids, and principal and tenant where there are any; never the headers."""
+        """Return the fields for log lines: the ids, and principal and tenant if there are any; never the headers."""
         fields = {
             "message_id": self.message_id,
             "correlation_id": self.correlation_id,

@@ -1,4 +1,4 @@
-"""Extra: a part of the package that needs more to be installed, and says how where it is not."""
+"""Extra: imports the optional dependencies of a part of the package, and says how to install missing ones."""
 
 from types import TracebackType
 
@@ -6,17 +6,18 @@ from mediator.errors import MissingExtraError
 
 
 class Extra:
-    """Imports what an extra brings: `with Extra("fastapi"): from fastapi import Depends`.
+    """A block that imports the dependencies of an extra: `with Extra("fastapi"): from fastapi import Depends`.
 
     Raises:
-        MissingExtraError: A module is not installed. It is a `ModuleNotFoundError`, so what looks for one finds it.
+        MissingExtraError: A module is not installed. The error is a `ModuleNotFoundError`, so code that catches one
+            still works.
     """
 
     def __init__(self, name: str) -> None:
         self.name: str = name
 
     def __enter__(self) -> None:
-        """Nothing needs to be done before."""
+        """Do nothing: only the end of the block matters."""
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None

@@ -1,15 +1,18 @@
-"""Mediator of a web request: FastAPI starts the container, and the commands of a request share its scope."""
+"""FastAPI integration: the application starts the container, and the commands of one request share a scope."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
+from mediator.blocks import asynccontextmanager
 from mediator.context import MessageContext, new_id
 from mediator.dependency_injector import lifespan
 from mediator.dependency_injector.mediator_provider import mediators_of
-from mediator.errors import ContainerError
+from mediator.errors import CommittedError, ContainerError
 from mediator.extras import Extra
+from mediator.logger import Logger
 from mediator.mediator import Mediator
+from mediator.printable import shown, traceback_of
 
 with Extra("fastapi"):
     from fastapi import Depends
@@ -17,22 +20,22 @@ with Extra("fastapi"):
 
 CORRELATION_HEADER = "x-correlation-id"
 LONGEST_ID = 128
-"""In characters. A longer one is not taken over, nor one with spaces or anything but visible ASCII in it."""
+"""Longest correlation id in characters. A longer one, or one with other characters than visible ASCII, is ignored."""
 
 
 def container_lifespan(
     container: Any, **options: Any
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Mediator]]]:
-    """What starts and stops the container with the application: `FastAPI(lifespan=container_lifespan(container))`.
+    """Return a lifespan that starts and stops a container: `FastAPI(lifespan=container_lifespan(container))`.
 
-    With another container, give FastAPI a lifespan that yields `{"mediator": mediator}`.
+    For a container of another library, give FastAPI a lifespan that yields `{"mediator": mediator}`.
 
     Args:
-        container: The container, an instance. Its first mediator is the one that requests are given.
-        options: Of `mediator.dependency_injector.lifespan`: `workers`, `requests`, `packages`...
+        container: The container, an instance. Web requests use its first mediator.
+        options: Options of `mediator.dependency_injector.lifespan`: `workers`, `requests`, `packages`...
 
     Raises:
-        ContainerError: It has no mediator.
+        ContainerError: The container has no mediator.
     """
 
     @asynccontextmanager
@@ -47,7 +50,7 @@ def container_lifespan(
 
 
 async def request_mediator(connection: HTTPConnection) -> AsyncIterator[Mediator]:
-    """The mediator, inside a scope of this request; see `RequestMediator`.
+    """Yield the mediator inside a scope of this request; see `RequestMediator`.
 
     Raises:
         ContainerError: The application was not started with `container_lifespan`.
@@ -56,25 +59,36 @@ async def request_mediator(connection: HTTPConnection) -> AsyncIterator[Mediator
     if not isinstance(mediator, Mediator):
         text = "The application has no mediator. Make it with `FastAPI(lifespan=container_lifespan(container))`."
         raise ContainerError(connection.app, text)
-    message = f"{connection.scope.get('method', 'WEBSOCKET')} {connection.scope['path']}"
-    async with mediator.scope(message=message, context=context_of(connection.headers.get(CORRELATION_HEADER))):
-        yield mediator
+    message = shown(f"{connection.scope.get('method', 'WEBSOCKET')} {connection.scope['path']}")
+    failed = False
+    try:
+        async with mediator.scope(message=message, context=context_of(connection.headers.get(CORRELATION_HEADER))):
+            try:
+                yield mediator
+            except BaseException:
+                failed = True
+                raise
+    except CommittedError as error:
+        if failed:
+            raise
+        # The endpoint has returned its response, and its commands have committed: only closing the scope failed.
+        kind, stack = type(error.__cause__ or error).__name__, traceback_of(error)
+        Logger().error("request failed after the commit", request=message, error=kind, stack=stack)
 
 
 def context_of(correlation_id: str | None) -> MessageContext:
-    """The context of a request: the flow that its header names, or a new one if that is missing or no proper id."""
+    """Return the context of a request: in the flow with this id, or in a new flow if the id is missing or invalid."""
     message_id = new_id()
-    proper = correlation_id is not None and 0 < len(correlation_id) <= LONGEST_ID and _is_visible(correlation_id)
-    return MessageContext(message_id, correlation_id if proper and correlation_id else message_id)
-
-
-def _is_visible(text: str) -> bool:
-    return all("!" <= char <= "~" for char in text)
+    given = correlation_id or ""
+    is_valid = 0 < len(given) <= LONGEST_ID and all("!" <= char <= "~" for char in given)
+    return MessageContext(message_id, given if is_valid else message_id)
 
 
 RequestMediator = Annotated[Mediator, Depends(request_mediator, scope="function")]
 """The type of an endpoint's parameter: `async def enroll(body: Body, mediator: RequestMediator)`.
 
-The request has one scope. What it sends runs in turn, each command in a transaction of its own; `asyncio.gather` needs
-`mode=TransactionMode.NEW`. The scope is closed before the response is sent. The header `X-Correlation-ID` is taken over.
+The request has one scope. Its messages run one after the other, each command in a transaction of its own; to send
+several with `asyncio.gather`, use `mode=TransactionMode.NEW`. The scope is closed before the response is sent. A
+dependency of your own with `yield` that takes a `RequestMediator` must be declared with `Depends(...,
+scope="function")`, otherwise FastAPI refuses it. The header `X-Correlation-ID` becomes the correlation id.
 """

@@ -1,4 +1,4 @@
-"""Function handler: a handler class made of a plain function, to be used like one that was written as a class."""
+"""Function handlers: make a handler class from a plain function."""
 
 import inspect
 import types
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from mediator.distributed.events import DistributedEvent
-from mediator.distributed.handler import DistributedEventHandler
+from mediator.distributed.inbox import DistributedEventHandler
 from mediator.errors import ContainerError
 from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler, message_types
 from mediator.messages import Notification, Request, StreamRequest
@@ -43,15 +43,16 @@ def as_handler(
     function: Callable[Concatenate[Streamed, P], AsyncIterator[R]], /
 ) -> Callable[P, StreamRequestHandler[Streamed, R]]: ...
 def as_handler(function: Callable[..., Any], /) -> Any:
-    """A handler class of an async function: `providers.Factory(as_handler(enroll_student), students)`, or as a decorator.
+    """Make a handler class from an async function: `providers.Factory(as_handler(enroll_student), students)`.
 
-    The annotation of its first parameter is the message; what the provider gives fills the other parameters. An async
-    generator function of a stream request makes a handler of streams. The function itself stays as it is. As a decorator
-    it makes the name that of the handler class, which a scan of its package finds.
+    The annotation of the first parameter is the message class; the arguments of the provider fill the other parameters.
+    An async generator function that takes a stream request makes a stream handler. The function itself is not changed.
+    As a decorator it binds the function's name to the handler class, so that a scan of the package finds the class.
 
     Raises:
-        ContainerError: It is no function or not async, an annotation cannot be resolved, or its first parameter is not
-            annotated with a message class.
+        ContainerError: The argument is no function or not async, an annotation cannot be resolved, the first parameter
+            is not annotated with a message class, or the function takes a stream request without having a `yield`, or
+            has a `yield` without taking a stream request.
     """
     _check_function(function)
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
@@ -76,11 +77,11 @@ def as_sync_handler(
     function: Callable[Concatenate[Delivered, P], None], /
 ) -> Callable[P, DistributedEventHandler[Delivered]]: ...
 def as_sync_handler(function: Callable[..., Any], /) -> Any:
-    """A handler class of a function that is not async. It runs in the event loop, so it computes and never waits.
+    """Make a handler class from a function that is not async. It runs in the event loop, so it must not block.
 
     Raises:
-        ContainerError: It is no function or async, an annotation cannot be resolved, or its first parameter is not
-            annotated with a message class.
+        ContainerError: The argument is no function or is async, an annotation cannot be resolved, or the first
+            parameter is not annotated with a message class or is a stream request.
     """
     _check_function(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -96,10 +97,11 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _check_function(function: Any) -> None:
-    """Refuse what only stands for a function: it has neither a name nor annotations of its own."""
+    """Refuse partials and other callables, which have neither a name nor annotations of their own."""
+    given: Any = function  # pyright knows no type arguments of a partial
     if isinstance(function, partial):
         raise ContainerError(
-            function, f"A partial of {_name(function.func)} is no function. Make a handler of the function itself, and let "
+            given, f"A partial of {_name(given.func)} is no function. Make a handler of the function itself, and let "
             "its provider give the arguments: `providers.Factory(as_handler(function), argument)`."
         )  # fmt: skip
     if not inspect.isroutine(function):
@@ -111,12 +113,7 @@ def _check_function(function: Any) -> None:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
-    except (
-        NameError,
-        TypeError,
-        AttributeError,
-        SyntaxError,
-    ) as error:  # of a text, or of `from __future__ import ...`
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:  # of an annotation that is a string
         text = (
             f"An annotation of {_name(function)} cannot be resolved: {error}. What it names must be defined, or imported "
             "at run time, at the top level of the module."
@@ -150,7 +147,7 @@ def _class_of(function: Callable[..., Any], kind: type, *, is_async: bool) -> ty
     signature = inspect.signature(function)
     rest = list(signature.parameters.values())[1:]
 
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807  # it becomes one
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807  # it becomes a method
         self._arguments = signature.replace(parameters=rest).bind(*args, **kwargs)
 
     async def handle(self: Any, message: Any, /) -> Any:
@@ -161,7 +158,7 @@ def _class_of(function: Callable[..., Any], kind: type, *, is_async: bool) -> ty
         return function(request, *self._arguments.args, **self._arguments.kwargs)
 
     this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    __init__.__signature__ = inspect.Signature([this, *rest])  # type: ignore[attr-defined]  # how the class is checked
+    __init__.__signature__ = inspect.Signature([this, *rest])  # type: ignore[attr-defined]  # `validate` reads it
     __init__.__annotations__ = hints
     body = {
         "__init__": __init__,

@@ -1,4 +1,4 @@
-"""Handlers: what does the work for a message, and how a class says which messages it handles."""
+"""Handlers: the base classes of handlers, and how type arguments tell which messages a handler is for."""
 
 import types
 import typing
@@ -20,20 +20,21 @@ UNIONS = (typing.Union, types.UnionType)
 class RequestHandler(ABC, Generic[Request_contra, Response_co]):
     """Handles one kind of request. `RequestHandler[EnrollStudent, StudentId]` handles `EnrollStudent`.
 
-    `RequestHandler[A | B, str]` handles both. A request without a handler of its own goes to that of its nearest base.
+    `RequestHandler[A | B, str]` handles both classes. A request class without a handler of its own uses the handler of
+    its nearest base class.
     """
 
     @abstractmethod
     async def handle(self, request: Request_contra, /) -> Response_co:
-        """Do what the request asks for and return its response. Errors reach the sender as they are."""
+        """Handle the request and return its response. Errors reach the sender unchanged."""
 
 
 class NotificationHandler(ABC, Generic[Notification_contra]):
-    """Handles one kind of notification, and those derived from it. `NotificationHandler[A | B]` handles both."""
+    """Handles one kind of notification and its subclasses. `NotificationHandler[A | B]` handles both classes."""
 
     @abstractmethod
     async def handle(self, notification: Notification_contra, /) -> None:
-        """Act on the notification, in the scope and the transaction of whoever published it."""
+        """Act on the notification, in the scope and the transaction in which it was published."""
 
 
 class StreamRequestHandler(ABC, Generic[StreamRequest_contra, Item_co]):
@@ -41,13 +42,17 @@ class StreamRequestHandler(ABC, Generic[StreamRequest_contra, Item_co]):
 
     @abstractmethod
     def handle(self, request: StreamRequest_contra, /) -> AsyncIterator[Item_co]:
-        """Yield the items. What is opened here is closed in `finally` or `async with`, also when nobody wants the rest."""
+        """Yield the items.
+
+        Close resources with `finally` or `async with`: the consumer may stop before the last item.
+        """
 
 
 def type_arguments(cls: type, generic: type) -> tuple[Any, ...] | None:
-    """The type arguments that `cls` gives to its generic base, seen through classes between them.
+    """Return the type arguments that `cls` gives to its base `generic`, directly or through classes between them.
 
-    Returns `None` when `cls` does not derive from `generic`, and an empty tuple when it does without arguments.
+    Return `None` when `cls` does not derive from `generic`, and an empty tuple when it derives from it without
+    arguments.
     """
     if generic not in getattr(cls, "__mro__", ()):
         return None
@@ -74,10 +79,10 @@ def _substitute(argument: Any, known: dict[Any, Any]) -> Any:
 
 
 def message_types(argument: Any) -> tuple[type, ...]:
-    """The message classes that a type argument stands for; unions expand.
+    """Return the message classes of a type argument, one for each member of a union.
 
-    `Any` stands for every message (`object`), a type variable for its bound, an alias (PEP 695) for its value. Returns
-    an empty tuple for what is no class, such as the forward reference of `RequestHandler["EnrollStudent", int]`.
+    `Any` means every message (`object`), a type variable its bound, and an alias (PEP 695) its value. Return an empty
+    tuple for anything that is no class, such as the forward reference in `RequestHandler["EnrollStudent", int]`.
     """
     if argument is Any:
         return (object,)
@@ -95,7 +100,7 @@ def message_types(argument: Any) -> tuple[type, ...]:
 
 
 def class_of(annotation: Any) -> type | None:
-    """The class that an annotation stands for, `None` when it is no class."""
+    """Return the class of an annotation, without type arguments; `None` when it is no class."""
     while hasattr(annotation, "__supertype__"):  # NewType
         annotation = annotation.__supertype__
     origin = typing.get_origin(annotation) or annotation
@@ -103,7 +108,7 @@ def class_of(annotation: Any) -> type | None:
 
 
 def fits(given: Any, wanted: Any) -> bool:
-    """Whether a value annotated `given` may be used where `wanted` is asked for; true when that cannot be told."""
+    """Return whether a value of type `given` may be used where `wanted` is expected; true when that is unknown."""
     if typing.get_origin(given) in UNIONS:
         return all(fits(member, wanted) for member in typing.get_args(given))
     if typing.get_origin(wanted) in UNIONS:
@@ -119,7 +124,7 @@ def fits(given: Any, wanted: Any) -> bool:
 
 
 def _is_new_type_of(given: Any, wanted: Any) -> bool:
-    """Whether `given` is a NewType made from `wanted`, or nothing is known of it."""
+    """Return whether `given` is a NewType derived from `wanted`, or not a known class at all."""
     while hasattr(given, "__supertype__"):
         given = given.__supertype__
         if given == wanted:
@@ -137,12 +142,33 @@ def _derives(given: type, wanted: type) -> bool:
 
 
 def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
-    """Whether the type arguments of what is given are those that are asked for; true when that cannot be told."""
+    """Return whether the given type arguments fit the wanted ones; true when that is unknown."""
     return len(given) != len(wanted) or all(fits(one, other) for one, other in zip(given, wanted, strict=True))
 
 
+def is_known(given: Any, wanted: Any) -> bool:
+    """Return whether a given type argument, which fits `wanted`, fits for certain.
+
+    It does not when it is, or contains, `Any` or a type variable where `wanted` has a type.
+    """
+    if _is_anything(wanted) or _is_anything(given):
+        return _is_anything(wanted)
+    if typing.get_origin(wanted) in UNIONS:
+        return any(fits(given, member) and is_known(given, member) for member in typing.get_args(wanted))
+    if typing.get_origin(given) in UNIONS:
+        return all(is_known(member, wanted) for member in typing.get_args(given))
+    inside, asked = typing.get_args(given), typing.get_args(wanted)
+    if not asked or class_of(given) is not class_of(wanted):
+        return True
+    return len(inside) == len(asked) and all(map(is_known, inside, asked))
+
+
+def _is_anything(argument: Any) -> bool:
+    return argument is Any or isinstance(argument, TypeVar)
+
+
 def spelled(annotation: Any) -> str:
-    """A type argument as one would write it: `list[Student] | None`."""
+    """Return a type argument as source code: `list[Student] | None`."""
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) in UNIONS:
         return " | ".join(spelled(member) for member in arguments)

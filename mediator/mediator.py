@@ -1,20 +1,22 @@
-"""Mediator: sends requests to their handler and publishes notifications to theirs."""
+"""Mediator: sends requests to their handler and publishes notifications to their handlers."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from mediator.ambient import enter_ambient
-from mediator.context import IdFactory, MessageContext, new_id
-from mediator.description import Application, Format, described
-from mediator.errors import MediatorNotStartedError, MessageKindError, NoUnitOfWorkError
-from mediator.headers import NO_HEADERS
+from mediator.blocks import asynccontextmanager
+from mediator.context import NO_HEADERS, IdFactory, MessageContext, new_id
+from mediator.describe import Application, Format, described
+from mediator.errors import MisuseError, misuse
 from mediator.messages import Notification, Request, StreamRequest
+from mediator.owner import Owner
 from mediator.pipeline import Call, call_inside
 from mediator.registry import Registry
 from mediator.scope import Frame, Scope, current_frame, current_scope, enter
+from mediator.settings import check_counts
 from mediator.strategies import PublishStrategy, check_strategy
 from mediator.streams import Stream
 from mediator.transactions import TransactionMode
@@ -28,25 +30,30 @@ class Mediator:
     """Dispatches messages through the pipelines of a registry.
 
     Args:
-        registry: Handlers and behaviors.
+        registry: The handlers and behaviors.
         ids: Makes the ids of messages.
-        started: False when something else, such as `lifespan`, starts it.
+        started: Whether it dispatches right away; False when something else, such as `lifespan`, starts it.
         max_depth: How many dispatches may be nested in each other.
+
+    Attributes:
+        owner: The event loop in which its container was started.
     """
 
     def __init__(
         self, registry: Registry, *, ids: IdFactory = new_id, started: bool = True, max_depth: int = 50
     ) -> None:
+        check_counts(max_depth=max_depth)
         self._registry = registry
         self._sends: dict[type, Call] = {}
         self._publishes: dict[type, Call] = {}
         self.max_depth: int = max_depth
         self.ids: IdFactory = ids
         self._started = started
+        self.owner: Owner | None = None
 
     @property
     def started(self) -> bool:
-        """Whether it dispatches."""
+        """Whether the mediator accepts messages."""
         return self._started
 
     @started.setter
@@ -60,7 +67,7 @@ class Mediator:
         return self._registry
 
     def rebind(self, registry: Registry) -> None:
-        """Use another registry from the next dispatch on: for containers whose list of behaviors was overridden."""
+        """Use another registry from the next dispatch on, for example when a container's behaviors were overridden."""
         self._registry = registry
         self._forget()
 
@@ -74,32 +81,33 @@ class Mediator:
     ) -> R:
         """Send a request to its handler and return the response.
 
-        Inside a running dispatch the request joins its scope and transaction, unless `mode` says otherwise. What the
-        handler or a behavior raises reaches the caller as it is. Of `context` it inherits everything, and
-        names it as its cause; without one, of the running dispatch.
+        Inside a running dispatch the request joins the scope and the transaction of that dispatch, unless `mode` says
+        otherwise. Errors of the handler or a behavior reach the caller unchanged. The request inherits everything from
+        `context` and names it as its cause; without `context` it inherits from the running dispatch.
 
         Raises:
-            MessageKindError: It is not a request.
-            HandlerNotFoundError: Nothing handles it.
-            MediatorNotStartedError: The container is not started.
-            ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
-            DispatchDepthError: Dispatches cause each other in a circle.
-            MessageDeclarationError: Its class is of several kinds.
+            MisuseError: The message is not a request, or the container is not started.
+            HandlerNotFoundError: No handler is found, or the type arguments of the request would decide which handler
+                it is, and cannot be known.
+            ScopeError: Another dispatch is using the scope that this one would join.
+            DispatchDepthError: More than `max_depth` dispatches are nested, as when they cause each other in a circle.
+            DeclarationError: The class of the request is of several kinds.
             SettingError: `mode` is no `TransactionMode`.
         """
         call = self._sends.get(request.__class__) or self._send_of(request)
         frame = enter(mode, request, self, context and context.caused(self.ids()))
         try:
-            if frame.depth > self.max_depth:
-                frame.refuse(self.max_depth)
             response: R = await (call(request) if frame.owner else call_inside(frame, mode, request, call))
             if response.__class__ is CoroutineType:
                 check_awaited(response, request)
+            if frame.ending is not None:
+                frame.check_outcome()
         except BaseException as error:
             await frame.leave(error)
+            frame.raise_with_outcome(error)
             raise
         if not frame.leave_quietly():
-            await frame.leave()
+            await frame.leave(response=response)
         return response
 
     def stream(
@@ -113,19 +121,18 @@ class Mediator:
         """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
 
         Leaving the block, early or not, closes the behaviors and the handler at once. The scope of the stream, its own
-        or the one it joins, is there while a step is made, not between the items. A stream begins no unit of work.
-        `context` is inherited as in `send`.
+        or a joined one, is the running scope during each step, but not between the items. A stream begins no unit of
+        work. `context` is inherited as in `send`.
 
         Raises:
-            MessageKindError: It is not a stream request.
+            MisuseError: The message is not a stream request, or the container is not started.
             HandlerNotFoundError: Nothing handles it.
-            MediatorNotStartedError: The container is not started.
-            SettingError: `mode` is `NESTED`, or none at all.
+            SettingError: `mode` is `NESTED`, or no `TransactionMode`.
         """
         if not isinstance(request, StreamRequest):
-            raise MessageKindError(request, "stream")
+            raise _no_message(request, "stream")
         if not self.started:
-            raise MediatorNotStartedError(request)
+            raise misuse.not_started(request)
         call = self._registry.pipeline(request.__class__).call
         stream: Stream[T] = Stream(request, call, mode, self, cause=context)
         return stream
@@ -139,62 +146,65 @@ class Mediator:
         strategy: PublishStrategy | None = None,
         context: MessageContext | None = None,
     ) -> None:
-        """Publish a notification to its handlers; having none is fine.
+        """Publish a notification to its handlers. It is no error if there are none.
 
-        Handlers of its base classes are called too, each once, in the order of declaration. Unless another strategy is
-        given here, by the notification's class or by the mediator, they run one after the other, and the first error
-        stops them and reaches the caller as it is. `context` is inherited as in `send`.
+        Handlers of its base classes are called too, each once, in the order of declaration. The handlers run one after
+        the other, and the first error stops them and reaches the caller unchanged, unless another strategy is given
+        here, by the notification's class or by the registry. `context` is inherited as in `send`.
 
         Raises:
-            MessageKindError: It is not a notification.
-            MediatorNotStartedError: The container is not started.
-            ConcurrentDispatchError: Another dispatch is using the scope that this one would join.
-            ConcurrentPublishError: The strategy is `Concurrent`, and a unit of work runs.
-            SettingError: `mode` or `strategy` is none.
-            DispatchDepthError: Dispatches cause each other in a circle.
+            MisuseError: The message is not a notification; the container is not started; or the strategy is
+                `Concurrent`, and a unit of work runs.
+            HandlerNotFoundError: The type arguments of the notification would decide which handlers it has, and cannot
+                be known.
+            ScopeError: Another dispatch is using the scope that this one would join.
+            SettingError: `mode` is no `TransactionMode`, or `strategy` is no strategy.
+            DispatchDepthError: More than `max_depth` dispatches are nested, as when they cause each other in a circle.
         """
         known = self._publishes.get(notification.__class__) if strategy is None else None
         call = known or self._publish_of(notification, strategy)
         frame = enter(mode, notification, self, context and context.caused(self.ids()))
-        try:  # as in `send`: what they share would be one more coroutine for each dispatch
-            if frame.depth > self.max_depth:
-                frame.refuse(self.max_depth)
+        try:  # repeats `send`, because a shared function would cost one more coroutine for each dispatch
             result = await (call(notification) if frame.owner else call_inside(frame, mode, notification, call))
             if result.__class__ is CoroutineType:
                 check_awaited(result, notification)
+            if frame.ending is not None:
+                frame.check_outcome()
         except BaseException as error:
             await frame.leave(error)
+            frame.raise_with_outcome(error)
             raise
         if not frame.leave_quietly():
-            await frame.leave()
+            await frame.leave(response=None)
 
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
         """Publish a notification once the running unit of work has committed, in a unit of work of its own.
 
-        First in, first out; each is published although one before it failed. None is when the unit of work rolls back,
-        or, in a `NESTED` dispatch, what follows its savepoint. What fails reaches the sender of the outermost command as
-        one `AfterCommitError`. A process that dies after the commit publishes no more of them: what must not be lost is
-        a distributed event.
+        Notifications are published in the order of these calls, each even if one before it failed. If the unit of work
+        rolls back, none is published. If a `NESTED` dispatch rolls back to its savepoint, none is published that was
+        given since that savepoint. Failures reach the sender of the outermost command as one `AfterCommitError`. If the
+        process dies after the commit, the remaining notifications are lost; use a distributed event for anything that
+        must not be lost.
 
         Raises:
-            MessageKindError: It is not a notification.
+            MisuseError: The message is not a notification.
             SettingError: `strategy` is no strategy.
-            NoScopeError: Nothing is being dispatched.
+            ScopeError: Nothing is being dispatched.
             NoUnitOfWorkError: No unit of work runs.
         """
         if not isinstance(notification, Notification):
-            raise MessageKindError(notification, "publish_after_commit")
+            raise _no_message(notification, "publish_after_commit")
         if strategy is not None:
             check_strategy(strategy)
         transaction, frame = current_scope("publish_after_commit").transaction, current_frame()
         if transaction is None:
-            raise NoUnitOfWorkError(notification)
+            raise misuse.no_unit_of_work(notification)
         transaction.after_commit(notification, partial(self._publish_caused_by, frame, notification, strategy))
 
     async def _publish_caused_by(
         self, frame: Frame | None, notification: Notification, strategy: PublishStrategy | None
     ) -> None:
-        """Publish on behalf of a dispatch that may be over by now."""
+        """Publish with the context of a dispatch that may have ended meanwhile."""
         cause = frame.context if frame is not None else None
         await self.publish(notification, mode=TransactionMode.NEW, strategy=strategy, context=cause)
 
@@ -207,15 +217,16 @@ class Mediator:
         headers: Mapping[str, str] = NO_HEADERS,
         correlation_id: str | None = None,
     ) -> AsyncIterator[MessageContext]:
-        """Say for whom, and in which flow, the messages inside are dispatched. It opens no scope and no transaction.
+        """Set the context of the messages that are dispatched in the block. It opens no scope and no transaction.
 
-        What is not given is inherited from around it, and headers are added to those there are.
+        Values that are not given are inherited from the context around the block; headers are added to the inherited
+        ones.
 
         Args:
-            principal: Who it is done for.
-            tenant: Whose data it is about.
-            headers: Whatever else is known. Only their names are ever shown.
-            correlation_id: Of the flow it belongs to, when that began elsewhere.
+            principal: The user or service on whose behalf the messages are handled.
+            tenant: The tenant whose data they are about.
+            headers: Other facts about them. Their `repr` shows only the names.
+            correlation_id: The id of the flow they belong to, when the flow began elsewhere.
 
         Raises:
             ContextError: A value is too long, or has a character that may not be there.
@@ -234,16 +245,21 @@ class Mediator:
         message: object = "mediator.scope()",
         context: MessageContext | None = None,
     ) -> AsyncIterator[Scope]:
-        """Open a scope by hand, for a script or a web request; dispatches inside join it.
+        """Open a scope by hand, for a script or a web request; dispatches in the block join it.
 
         Args:
-            mode: How it stands to a running dispatch.
-            message: What it is for, in error texts.
-            context: Where what happens inside comes from.
+            mode: How the scope relates to a running dispatch.
+            message: The purpose of the scope, for error texts.
+            context: The context of the scope, from which the messages dispatched inside inherit.
+
+        Raises:
+            MisuseError: The container is not started.
+            SettingError: `mode` is no `TransactionMode`.
+            ScopeError: Another dispatch is using the scope that this one would join.
         """
         if not self.started:
-            raise MediatorNotStartedError(message)
-        frame = enter(mode, message, self, context)
+            raise misuse.not_started(message)
+        frame = enter(mode, message, self, context, is_dispatch=False)
         try:
             transaction = frame.scope.transaction if mode is TransactionMode.NESTED else None
             if transaction is None:
@@ -257,38 +273,38 @@ class Mediator:
         await frame.leave()
 
     def describe(self, message_type: type[Any] | None = None, /, *, format: Format = "text") -> str:  # noqa: A002
-        """The exact chain of a message class, or of all of them.
+        """Return a description of the pipeline of one message class, or of all message classes.
 
         Args:
-            message_type: The class; all that have a handler when not given.
-            format: `"text"`; `"json"`, which adds what each handler dispatches; or `"mermaid"`, a flowchart of a message and
-                all that follows from it. What a handler dispatches is what its class declares as `dispatches`, or else
-                what its code is seen to make.
+            message_type: The message class; all classes that have a handler when not given.
+            format: `"text"`; `"json"`, which adds the messages that each handler dispatches; or `"mermaid"`, a
+                flowchart of a message and all that follows from it. The messages a handler dispatches are those its
+                class declares as `dispatches`, or else the message classes that its source code calls.
 
         Raises:
-            HandlerNotFoundError: It is a request, and nothing handles it.
+            HandlerNotFoundError: The class is a request, and nothing handles it.
             SettingError: The format is none of these.
         """
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)
 
     def _send_of(self, request: Request[Any]) -> Call:
-        """The call for a request, kept for the next one of its class: what was checked then is not checked again."""
-        known = self._sends  # first of all: what is found in a registry must not be kept beside that of another one
+        """Return the call for a request and keep it for its class, so that the checks are made once for each class."""
+        known = self._sends  # read before the registry: a call must not be kept after `rebind` has changed the registry
         if not isinstance(request, Request):
-            raise MessageKindError(request, "send")
+            raise _no_message(request, "send")
         if not self._started:
-            raise MediatorNotStartedError(request)
+            raise misuse.not_started(request)
         call = known[request.__class__] = self._registry.pipeline(request.__class__).call
         return call
 
     def _publish_of(self, notification: Notification, strategy: PublishStrategy | None) -> Call:
-        """The call for a notification, kept as that of a request is, unless it is published by a strategy of its own."""
+        """Return the call for a notification and keep it for its class, unless a strategy is given."""
         known = self._publishes
         if not isinstance(notification, Notification):
-            raise MessageKindError(notification, "publish")
+            raise _no_message(notification, "publish")
         if not self._started:
-            raise MediatorNotStartedError(notification)
+            raise misuse.not_started(notification)
         call = self._registry.pipeline(notification.__class__, strategy).call
         if strategy is None:
             known[notification.__class__] = call
@@ -296,3 +312,11 @@ class Mediator:
 
     def _forget(self) -> None:
         self._sends, self._publishes = {}, {}
+
+
+def _no_message(given: object, method: str) -> MisuseError:
+    """Return the error for an argument that is no message. A coroutine is closed, because nobody will await it."""
+    coroutine: Any = given
+    if given.__class__ is CoroutineType:
+        coroutine.close()
+    return misuse.wrong_kind(given, method)

@@ -1,9 +1,13 @@
-"""Messages: what an application sends to itself. Any class becomes one by deriving from a marker below."""
+"""Messages: the marker classes of all kinds of messages, and the interfaces through which code dispatches them."""
 
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar, Generic, Protocol, TypeVar
 
-from mediator.errors import MessageDeclarationError
+from mediator.context import IdFactory, MessageContext
+from mediator.errors import misuse
 from mediator.strategies import PublishStrategy
+from mediator.transactions import TransactionMode
 
 R_co = TypeVar("R_co", covariant=True)
 Item_co = TypeVar("Item_co", covariant=True)
@@ -16,13 +20,16 @@ class Request(Generic[R_co]):
 
 
 class Command(Request[R_co]):
-    """A request that changes something. An outermost command runs in a unit of work."""
+    """A request that changes something. The outermost command runs in a unit of work."""
 
     __slots__ = ()
 
+    needs_unit_of_work: ClassVar[bool] = True
+    """False when the command writes nothing itself, so that `validate` does not report a missing unit of work."""
+
 
 class Query(Request[R_co]):
-    """A request that only reads. It begins no unit of work."""
+    """A request that only reads. It does not begin a unit of work."""
 
     __slots__ = ()
 
@@ -34,33 +41,92 @@ class StreamRequest(Generic[Item_co]):
 
 
 class Notification:
-    """A message with any number of handlers, in this process and in the transaction that runs."""
+    """A message with any number of handlers, which run in this process and in the running transaction."""
 
     __slots__ = ()
 
     publish_strategy: ClassVar[PublishStrategy | None] = None
-    """How its handlers are run; `None` leaves that to the mediator."""
+    """How its handlers are run; `None` for the registry's strategy."""
 
 
 _KINDS: tuple[type, ...] = (Request, StreamRequest, Notification)
+_REQUESTS: tuple[type, ...] = (Command, Query)
 
 
 def check_kind(cls: type) -> None:
-    """Make sure that a class of messages is of one kind, for each is dispatched in another way.
+    """Raise a `DeclarationError` if a class is of several kinds, which are dispatched in different ways."""
+    if len(kinds_of_message(cls)) > 1:
+        raise misuse.several_kinds(cls, kinds_of_message(cls))
 
-    Raises:
-        MessageDeclarationError: It is of several.
-    """
-    kinds = [kind for kind in _KINDS if issubclass(cls, kind)]
-    if len(kinds) > 1:
-        raise MessageDeclarationError(cls, [kind.__name__ for kind in kinds])
+
+def kinds_of_message(cls: type, *others: type) -> list[str]:
+    """Return the names of the kinds of a message class: exactly one, unless it is declared wrongly."""
+    kinds = [kind for kind in (*_KINDS, *others) if issubclass(cls, kind)]
+    if issubclass(cls, Command) and issubclass(cls, Query):  # whether a request changes something must be clear
+        kinds[kinds.index(Request) : kinds.index(Request) + 1] = _REQUESTS
+    return [kind.__name__ for kind in kinds]
 
 
 def is_stream_request(cls: type) -> bool:
-    """Whether messages of a class are answered with a stream of items."""
+    """Return whether messages of a class are answered with a stream of items."""
     return issubclass(cls, StreamRequest)
 
 
 def is_request(cls: type) -> bool:
-    """Whether messages of a class are sent to one handler (and not published to any number)."""
+    """Return whether messages of a class are sent to exactly one handler (and not published to any number)."""
     return issubclass(cls, Request)
+
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Sender(Protocol):
+    """The interface of the mediator that sends requests."""
+
+    async def send(
+        self,
+        request: Request[R],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
+    ) -> R:
+        """Send a request to its handler and return the response, as `Mediator.send` does."""
+        ...
+
+    def stream(
+        self,
+        request: StreamRequest[T],
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        context: MessageContext | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+        """Open the stream of items that answers a stream request, as `Mediator.stream` does."""
+        ...
+
+
+class Publisher(Protocol):
+    """The interface of the mediator that publishes notifications."""
+
+    async def publish(
+        self,
+        notification: Notification,
+        /,
+        *,
+        mode: TransactionMode = TransactionMode.DEFAULT,
+        strategy: PublishStrategy | None = None,
+        context: MessageContext | None = None,
+    ) -> None:
+        """Publish a notification to its handlers, as `Mediator.publish` does."""
+        ...
+
+
+class Origin(Publisher, Protocol):
+    """The mediator as a dispatch knows it: the one through which its message came."""
+
+    ids: IdFactory
+    """The function that makes the ids of messages."""
+    max_depth: int
+    """How many dispatches may be nested in each other."""

@@ -1,40 +1,43 @@
-"""Telemetry: a span and a duration for each message, each handler of a notification, and each stream.
+"""Telemetry: records a span and a duration for each message, each handler of a notification, and each stream.
 
-It needs the extra `opentelemetry`, and does nothing noticeable until the application sets up OpenTelemetry's SDK.
-Attributes are named by OpenTelemetry's semantic conventions for messaging where there is one; no payload is among them.
+It needs `mediator-uow[opentelemetry]`, and has no visible effect until the application sets up OpenTelemetry's SDK.
+Attributes have the names of OpenTelemetry's semantic conventions for messaging where these define one. Payloads are
+never recorded.
 """
 
 import time
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import contextmanager
 from typing import Any
 
-from mediator.dispatches import kind_of, wire_name
+from mediator.blocks import contextmanager
+from mediator.describe import kind_of, wire_name
 from mediator.errors.root import name_of
 from mediator.extras import Extra
+from mediator.logger import Guard
 from mediator.messages import Notification
 from mediator.pipeline import CallNext, NotificationPipelineBehavior, PipelineBehavior
 from mediator.scope import current_context
 from mediator.streams import StreamNext, StreamPipelineBehavior
 
 with Extra("opentelemetry"):
-    from opentelemetry import metrics, trace
+    from opentelemetry import context, metrics, trace
     from opentelemetry.metrics import Histogram, MeterProvider
-    from opentelemetry.trace import Span, Status, StatusCode, Tracer, TracerProvider
+    from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, Tracer, TracerProvider
 
 OPERATIONS = {"notification": "publish", "event": "process", "stream": "stream"}
-"""The first word of a span, by the kind of the message; it is `send` for requests."""
+"""The first word of a span's name, by the kind of the message; all other kinds have `send`."""
 
 _END: Any = object()
 
 
 class _Telemetry:
-    """What the behaviors below have in common.
+    """The common base of the behaviors below.
 
     Args:
-        tracer_provider: Where the spans go; the global one when not given.
-        meter_provider: Where the durations go; the global one when not given.
-        record_exceptions: Also put the text and the traceback of an error on its span. They may show what a message holds.
+        tracer_provider: Receives the spans; the global provider when not given.
+        meter_provider: Receives the durations; the global provider when not given.
+        record_exceptions: Also record the text and the traceback of an error on its span. They may show values of a
+            message.
         clock: Monotonic time in seconds.
     """
 
@@ -52,27 +55,32 @@ class _Telemetry:
         )
         self._record_exceptions = record_exceptions
         self._clock = clock
+        self._guarded = Guard("telemetry")
 
     @contextmanager
     def _measured(self, message: object, name: str | None = None, **more: str) -> Generator[Span, None, None]:
-        """A span for the body, which need not be the current one, and its duration."""
+        """Record a span and a duration for the body. The span is yielded, but not made the current one."""
+        guarded = self._guarded
         kind = kind_of(type(message))
         fixed = {"mediator.message": name_of(message), "mediator.kind": kind, **more}
         operation = OPERATIONS.get(kind, "send")
-        span = self._tracer.start_span(name or f"{operation} {fixed['mediator.message']}", attributes=fixed)
-        span.set_attributes(_ids(message))
+        begun: Span | None = guarded(
+            self._tracer.start_span, name or f"{operation} {fixed['mediator.message']}", attributes=fixed
+        )
+        span = INVALID_SPAN if begun is None else begun
+        guarded(span.set_attributes, _ids(message))
         started = self._clock()
         try:
             yield span
-        except GeneratorExit:  # a consumer that wants no more items
+        except GeneratorExit:  # the consumer of a stream stopped early, which is no error
             raise
         except BaseException as error:
             fixed["error.type"] = type(error).__qualname__
-            self._fail(span, error)
+            guarded(self._fail, span, error)
             raise
         finally:
-            self._durations.record(self._clock() - started, fixed)
-            span.end()
+            guarded(self._durations.record, self._clock() - started, fixed)
+            guarded(span.end)
 
     def _fail(self, span: Span, error: BaseException) -> None:
         span.set_attribute("error.type", type(error).__qualname__)
@@ -82,40 +90,46 @@ class _Telemetry:
 
 
 def _ids(message: object) -> dict[str, str]:
-    context = current_context()
-    ids = {"messaging.message.id": context.message_id, "messaging.message.conversation_id": context.correlation_id}
+    flow = current_context()
+    ids = {"messaging.message.id": flow.message_id, "messaging.message.conversation_id": flow.correlation_id}
     event_type = wire_name(type(message))
     return ids | ({"cloudevents.event_type": event_type} if event_type else {})
 
 
-def _current(span: Span) -> Any:
-    return trace.use_span(span, record_exception=False, set_status_on_exception=False)
+@contextmanager
+def _current(span: Span) -> Generator[None, None, None]:
+    """Make a span the current one for the body, like `trace.use_span`, but pass on every error unchanged."""
+    token = context.attach(trace.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 class TelemetryBehavior(_Telemetry, PipelineBehavior[Any, Any]):
-    """A span for every request, publish and delivered event. Place it outermost: `send EnrollStudent`."""
+    """Records a span such as `send EnrollStudent` for each request, publish and delivered event. Place it outermost."""
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
-        """Run the rest inside the span."""
         with self._measured(message) as span, _current(span):
             return await call_next()
 
 
 class HandlerTelemetryBehavior(_Telemetry, NotificationPipelineBehavior[Notification]):
-    """A span for every single handler of a notification, inside that of the publish: `handle AnnounceEnrollment`."""
+    """Records a span such as `handle AnnounceEnrollment` for each handler of a notification.
+
+    The span is a child of the span of the publish.
+    """
 
     async def handle(self, notification: Notification, handler: type, call_next: CallNext[None], /) -> None:
-        """Run one handler inside the span."""
         name = handler.__name__
         with self._measured(notification, f"handle {name}", **{"mediator.handler": name}) as span, _current(span):
             await call_next()
 
 
 class StreamTelemetryBehavior(_Telemetry, StreamPipelineBehavior[Any, Any]):
-    """A span for every stream, from its first step to its end; between the items it is not the current one."""
+    """Records a span for each stream, from its first step to its end. Between the items it is not the current span."""
 
     async def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
-        """Pass the items on and count them."""
         with self._measured(request) as span:
             items, count = call_next(), 0
             try:
@@ -127,4 +141,4 @@ class StreamTelemetryBehavior(_Telemetry, StreamPipelineBehavior[Any, Any]):
                     count += 1
                     yield item
             finally:
-                span.set_attribute("mediator.items", count)
+                self._guarded(span.set_attribute, "mediator.items", count)

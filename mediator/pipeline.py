@@ -1,8 +1,8 @@
-"""Pipeline: the behaviors around a message and what handles it, compiled once into a chain of calls.
+"""Pipeline: the behaviors and the handlers of a message, compiled once into a chain of calls.
 
-Every link resolves its object when the chain reaches it, so what lies inside a behavior that returns early is never
-built, and calling on again builds it afresh. A link is a plain function that returns the coroutine of the next `handle`:
-a traceback shows behaviors and handlers only.
+A link of the chain resolves its behavior or handler when it is called. If a behavior returns early, nothing inside it is
+built; if it calls `call_next` again, everything inside is built anew. A link is a plain function that returns the coroutine
+of the next `handle`, so a traceback shows only behaviors and handlers.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
-from mediator.errors import CallNextError, ConcurrentPublishError, NoScopeError, ReplacementError
+from mediator.errors import misuse
 from mediator.handlers import Notification_contra
 from mediator.messages import Command, Notification
 from mediator.scope import Frame, current_frame, current_scope, enter
@@ -24,13 +24,13 @@ Response = TypeVar("Response")
 Response_co = TypeVar("Response_co", covariant=True)
 
 Source = Callable[[], Any]
-"""Anything that gives an object (or an awaitable of it) when called: a provider of a container, for one."""
+"""A callable that returns an object or an awaitable of one: for example a provider of a container."""
 
 Call = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class CallNext(Protocol[Response_co]):
-    """Goes on with the rest of the pipeline, for the same message or for the one given in its place."""
+    """Calls the rest of the pipeline, with the same message or with a replacement."""
 
     def __call__(self, message: Any = ..., /) -> Coroutine[Any, Any, Response_co]:
         """Resolve and run everything inside this behavior. May be called again, or not at all."""
@@ -38,53 +38,57 @@ class CallNext(Protocol[Response_co]):
 
 
 class PipelineBehavior(ABC, Generic[Message_contra, Response]):
-    """Something that happens around the handling of a message.
+    """Wraps the handling of a message.
 
-    The type argument says where it applies: `PipelineBehavior[Command[Any], Any]` wraps every command,
-    `PipelineBehavior[A | B, None]` these two, `PipelineBehavior[Any, Any]` everything.
+    The type argument says which messages it wraps: `PipelineBehavior[Command[Any], Any]` wraps every command,
+    `PipelineBehavior[A | B, None]` wraps `A` and `B`, `PipelineBehavior[Any, Any]` wraps every message.
     """
 
     one_of: ClassVar[str | None] = None
-    """Of the behaviors that share this name only the one with the most specific type argument applies to a message."""
+    """A name. Of all behaviors with this name only the one with the most specific type argument wraps a message."""
 
     role: ClassVar[str | None] = None
-    """What it does, as far as others care on which side of it they stand; `one_of` where it is not given."""
+    """The name by which other behaviors say where they stand relative to this one; `one_of` if it is not given."""
 
     belongs_inside: ClassVar[Mapping[str, str]] = {}
-    """The roles that must stand before it in the list, if they are there, each with the reason. `validate` checks it."""
+    """The roles that must stand before it in the list if they are in it, each with the reason. `validate` checks it."""
 
     belongs_outside: ClassVar[Mapping[str, str]] = {}
-    """The roles that must stand after it in the list, if they are there, each with the reason. `validate` checks it."""
+    """The roles that must stand after it in the list if they are in it, each with the reason. `validate` checks it."""
 
     needs: ClassVar[Mapping[str, str]] = {}
-    """The roles without which it cannot do anything, each with the reason. `validate` checks it."""
+    """The roles that must be in the list for it to work, each with the reason. `validate` checks it."""
 
     made_once: ClassVar[bool] = False
-    """It keeps something from one message to the next, so its provider must make it once. `validate` checks it."""
+    """True when it keeps state between messages, so that its provider must make it once. `validate` checks it."""
 
     per_scope: ClassVar[bool] = False
-    """When the handlers of a notification have scopes of their own, it runs in each of these, not around the publish."""
+    """True when it runs in each handler's own scope, if a notification's handlers have one, and not around the publish."""
+
+    commits: ClassVar[bool] = False
+    """True when it commits a transaction. The behaviors outside it then see an error after the commit as such."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
-        """Return the response: that of `await call_next()`, or another one."""
+        """Return the response of `await call_next()`, or another response."""
 
 
 class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
-    """Something that happens around each single handler of a notification; it stands in the same list.
+    """Wraps each handler of a notification on its own. It stands in the same list as the other behaviors.
 
     `NotificationPipelineBehavior[Notification]` wraps every handler of every notification, and
-    `NotificationPipelineBehavior[StudentEnrolled]` those of this one. A `PipelineBehavior` wraps the publish as a whole.
+    `NotificationPipelineBehavior[StudentEnrolled]` every handler of `StudentEnrolled`. A `PipelineBehavior` wraps the
+    publish as a whole.
     """
 
     @abstractmethod
     async def handle(self, notification: Notification_contra, handler: type, call_next: CallNext[None], /) -> None:
-        """Act around `await call_next()`. `handler` is the class of the handler inside."""
+        """Wrap one handler: do something before or after `await call_next()`. `handler` is the class of the handler."""
 
 
 def handler_link(source: Source) -> Call:
-    """The innermost link of a request: its handler."""
-    plain: Any = None  # the class that was found to be no awaitable: asking it again costs more than comparing
+    """Return the innermost link of a request, which calls its handler."""
+    plain: Any = None  # the last class that is no awaitable: comparing it costs less than `hasattr`
 
     def call(message: Any, /) -> Coroutine[Any, Any, Any]:
         nonlocal plain
@@ -100,7 +104,7 @@ def handler_link(source: Source) -> Call:
 
 
 def handlers_link(calls: Sequence[Call]) -> Call:
-    """The innermost link of a notification or an event: all its handlers, in order; the first error stops."""
+    """Return the innermost link of a notification or an event: it calls the handlers in order, until one fails."""
 
     async def call(message: Any, /) -> None:
         for handle in calls:
@@ -112,10 +116,10 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 
 
 def behavior_link(source: Source, inner: Call) -> Call:
-    """A link that lets a behavior decide about the links inside it.
+    """Return a link that calls a behavior. The behavior's `call_next` calls the link inside.
 
-    Its `call_next` refuses when the behavior has ended. A coroutine that neither runs nor waits has, so nothing need be
-    noted on the way. One whose code does not show that it awaits what is inside is watched, which takes longer.
+    `call_next` refuses when the behavior has returned: its coroutine then neither runs nor waits, so no flag is needed.
+    A behavior is watched, which takes longer, unless its code shows that it awaits `call_next()`.
     """
     plain: Any = None
 
@@ -132,7 +136,7 @@ def behavior_link(source: Source, inner: Call) -> Call:
                 behavior = watched(behavior)
         run = behavior.handle(
             message,
-            # A lambda, for the annotations of a function would be made each time.
+            # A lambda has no annotations, which a nested function would evaluate at each call.
             lambda replacement=..., /: (
                 inner(message if replacement is ... else checked_replacement(message, replacement))
                 if run is None or run.cr_running or run.cr_suspended
@@ -148,17 +152,17 @@ def behavior_link(source: Source, inner: Call) -> Call:
 
 
 def _refuse(message: object, run: Any) -> NoReturn:
-    raise CallNextError(message, run.__qualname__)
+    raise misuse.called_late(message, run.__qualname__)
 
 
 def checked_replacement(message: object, replacement: Any) -> Any:
-    """What a behavior passes on in place of its message, if that is of the same class or of one derived from it.
+    """Return the message that a behavior passes on in place of its own.
 
     Raises:
-        ReplacementError: It is not, and what lies inside was chosen for another class.
+        MisuseError: It is not an instance of the message's class, for which the links inside were chosen.
     """
     if not isinstance(replacement, message.__class__):
-        raise ReplacementError(message, replacement)
+        raise misuse.replaced(message, replacement)
     return replacement
 
 
@@ -175,7 +179,7 @@ class _Resolving:
 
 
 def notification_behavior_link(source: Source, handler: type, inner: Call) -> Call:
-    """A link that lets a behavior decide about one handler of a notification."""
+    """Return a link that calls a behavior around one handler of a notification."""
 
     def resolve() -> Any:
         behavior = source()
@@ -185,7 +189,7 @@ def notification_behavior_link(source: Source, handler: type, inner: Call) -> Ca
 
 
 def awaited_link(inner: Call) -> Call:
-    """A link that refuses a coroutine which nobody awaited as the response of what is inside."""
+    """Return a link that refuses a response that is a coroutine which was never awaited."""
 
     async def call(message: Any, /) -> Any:
         response = await inner(message)
@@ -196,7 +200,7 @@ def awaited_link(inner: Call) -> Call:
 
 
 class _Around:
-    """A behavior that has been told which handler it wraps."""
+    """A behavior of notification handlers together with the handler that it wraps."""
 
     __slots__ = ("_behavior", "_handler")
 
@@ -226,51 +230,97 @@ async def _handle_when_resolved(resolving: Awaitable[Any], *arguments: Any) -> A
     return await (await resolving).handle(*arguments)
 
 
-def compile_chain(behaviors: Sequence[Source], innermost: Call) -> Call:
-    """Fold behaviors, outermost first, around the innermost link."""
+def compile_chain(behaviors: Sequence[Source], innermost: Call, committing: int = 0) -> Call:
+    """Compile behaviors, outermost first, and the innermost link into one chain.
+
+    Args:
+        behaviors: The sources of the behaviors.
+        innermost: The innermost link.
+        committing: How many of the behaviors stand outside the one that commits a transaction.
+    """
     chain = innermost
-    for source in reversed(behaviors):
+    for place, source in reversed(tuple(enumerate(behaviors))):
         chain = behavior_link(source, chain)
+        if 0 < place < committing:  # the dispatch itself checks the errors of the outermost behavior
+            chain = outcome_link(chain)
     return chain
 
 
 def strategy_link(strategy: PublishStrategy, calls: Sequence[Call]) -> Call:
-    """The innermost link of a notification."""
+    """Return the innermost link of a notification, which runs its handlers as the strategy says."""
     if strategy == Sequential():
         return handlers_link(calls)
     own, checked = strategy.scope_per_handler, [awaited_link(each) for each in calls]
 
     async def call(message: Any, /) -> None:
         if own and current_scope().transaction is not None:
-            raise ConcurrentPublishError(message)
+            raise misuse.concurrent_publish(message)
         await strategy.run([partial(each, message) for each in checked], message)
 
     return call
 
 
 def own_scope_link(inner: Call) -> Call:
-    """A link that opens a scope for what is inside: one without a transaction if that around it may have none."""
+    """Return a link that opens a scope of its own for one handler.
+
+    No transaction may begin in that scope if none may begin in the scope around it.
+    """
 
     async def call(message: Any, /) -> Any:
         outer = current_frame()
         if outer is None:
-            raise NoScopeError("a handler's own scope")
+            raise misuse.no_scope("a handler's own scope")
         mode = TransactionMode.NEW if outer.scope.transactional else TransactionMode.SUPPRESS
-        frame = enter(mode, message, outer.origin)
+        frame = enter(mode, (outer.dispatch or outer).message, outer.origin, is_dispatch=False)
         try:
             response = await inner(message)
             check_awaited(response, message)
+            frame.check_outcome()
         except BaseException as error:
+            frame.pass_on_commit(outer)
             await frame.leave(error)
+            frame.raise_with_outcome(error)
             raise
-        await frame.leave()
+        frame.pass_on_commit(outer)
+        await frame.leave(response=response)
         return response
 
     return call
 
 
+def outcome_link(inner: Call) -> Call:
+    """Return a link outside a transaction: it turns an error into one that says the outcome of the transaction.
+
+    The behaviors around it need the outcome to decide whether to try again and which response to return.
+    """
+
+    async def call(message: Any, /) -> Any:
+        try:
+            response = await inner(message)
+        except Exception as error:
+            dispatch = _running_dispatch()
+            raised = error if dispatch is None else dispatch.with_outcome(error)
+            if dispatch is not None:
+                dispatch.failed(raised)
+            if raised is not error:
+                raise raised from error
+            raise
+        dispatch = _running_dispatch()
+        if dispatch is not None and dispatch.ending is not None:
+            dispatch.check_outcome()
+            dispatch.ending.response = response
+        return response
+
+    return call
+
+
+def _running_dispatch() -> Frame | None:
+    frame = current_frame()
+    return None if frame is None else frame.dispatch
+
+
 def call_inside(frame: Frame, mode: TransactionMode, message: Any, call: Call) -> Awaitable[Any]:
-    """Call in the scope of another dispatch, and in its transaction if one runs."""
+    """Call in the scope of another dispatch, and in its transaction if one is running."""
     joined = frame.scope.transaction
     if joined is None:
         return call(message)
@@ -285,7 +335,7 @@ async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call)
 
 
 async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call in somebody else's transaction: a command or publish that fails leaves that nothing but a rollback."""
+    """Call in the transaction of another dispatch. If a command or a publish fails, the transaction is rolled back."""
     try:
         return await call(message)
     except BaseException as error:

@@ -1,9 +1,9 @@
-"""PydanticCodec (the `pydantic` extra): event payloads as JSON, through pydantic. For models, and dataclasses too."""
+"""PydanticCodec (`mediator-uow[pydantic]`): event payloads as JSON through pydantic, for models and dataclasses."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from mediator.distributed.events import DistributedEvent
-from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventSchemaError
+from mediator.distributed.events import HARMLESS_BYTES, DistributedEvent, SchemaCodec, check_collisions
+from mediator.errors import EventNotDecodableError, EventNotSerializableError, misuse
 from mediator.extras import Extra
 
 with Extra("pydantic"):
@@ -13,27 +13,26 @@ with Extra("pydantic"):
 E = TypeVar("E", bound=DistributedEvent)
 
 _UNFIT = (pydantic.PydanticUserError, pydantic_core.SchemaError)
-"""What pydantic raises for a class that it cannot read."""
+"""The errors that pydantic raises for a class that it does not support."""
 
 
-class PydanticCodec:
+class PydanticCodec(SchemaCodec):
     """Encodes events as JSON objects of their fields: `codec=PydanticCodec()` in the unit of work.
 
-    Models decide themselves how strict they are, and what becomes of unknown fields: with `extra="forbid"` the application
-    cannot read the events of a producer that added a field.
+    Events are validated as strictly as their class demands. A class that pydantic does not support can be neither
+    encoded nor decoded.
+
+    A model itself decides how strict it is and how it treats unknown fields: with `extra="forbid"` the application
+    cannot read the events of a producer that has added a field.
     """
 
     content_type = "application/json"
 
     def __init__(self) -> None:
         self._adapters: dict[type, pydantic.TypeAdapter[Any]] = {}
+        self._hashing: dict[type, bool] = {}
 
     def encode(self, event: DistributedEvent, /) -> bytes:
-        """The event's fields as a JSON object, UTF-8.
-
-        Raises:
-            EventNotSerializableError: A field has a value of another type, or the class is none that pydantic reads.
-        """
         try:
             data = self._adapter(type(event)).dump_json(event, by_alias=True, warnings="error")
         except _UNFIT as error:
@@ -45,13 +44,11 @@ class PydanticCodec:
         return data
 
     def decode(self, data: bytes, event_class: type[E], /) -> E:
-        """Read an event, as strictly as its class says.
-
-        Raises:
-            EventNotDecodableError: The data is not JSON, or not of that class.
-        """
         try:
-            event: E = self._adapter(event_class).validate_json(data)
+            adapter = self._adapter(event_class)
+            if len(data) > HARMLESS_BYTES and self._hashes_numbers(event_class, adapter):
+                check_collisions(pydantic_core.from_json(data, cache_strings=False))
+            event: E = adapter.validate_json(data)
         except _UNFIT as error:
             raise EventNotDecodableError(event_class.__name__, "its class is none that pydantic reads") from error
         except (TypeError, ValueError, RecursionError) as error:
@@ -59,11 +56,6 @@ class PydanticCodec:
         return event
 
     def decode_data(self, data: bytes, /) -> dict[str, Any]:
-        """See `PlainDataCodec.decode_data`.
-
-        Raises:
-            EventNotDecodableError: The data is not JSON, or no object.
-        """
         try:
             decoded: object = pydantic_core.from_json(data, cache_strings=False)
         except ValueError as error:
@@ -73,12 +65,7 @@ class PydanticCodec:
         return decoded  # pyright: ignore[reportUnknownVariableType]  # the keys of JSON objects are texts
 
     def convert(self, data: dict[str, Any], event_class: type[E], /) -> E:
-        """See `PlainDataCodec.convert`. It is read as JSON, so that strict models take it as they take a payload.
-
-        Raises:
-            EventNotDecodableError: The data is not of that class, or has a value that JSON has no form for.
-        """
-        try:
+        try:  # strict models accept JSON as they accept a payload
             text = pydantic_core.to_json(data)
         except (TypeError, ValueError, RecursionError) as error:
             reason = f"upcasters left a value that JSON has no form for ({type(error).__name__})"
@@ -86,15 +73,15 @@ class PydanticCodec:
         return self.decode(text, event_class)
 
     def schema(self, event_class: type[DistributedEvent], /) -> dict[str, Any]:
-        """See `SchemaCodec.schema`.
-
-        Raises:
-            EventSchemaError: The class, or one of its fields, is none that pydantic can describe.
-        """
         try:
             return self._adapter(event_class).json_schema(mode="validation")
         except (*_UNFIT, RecursionError) as error:
-            raise EventSchemaError(event_class, str(error).partition("\n")[0]) from error
+            raise misuse.event_schema(event_class, str(error).partition("\n")[0]) from error
+
+    def _hashes_numbers(self, event_class: type, adapter: pydantic.TypeAdapter[Any]) -> bool:
+        if event_class not in self._hashing:
+            self._hashing[event_class] = _has_hashed_numbers(adapter.core_schema)
+        return self._hashing[event_class]
 
     def _adapter(self, event_class: type) -> pydantic.TypeAdapter[Any]:
         adapter = self._adapters.get(event_class)
@@ -103,8 +90,24 @@ class PydanticCodec:
         return adapter
 
 
+def _has_hashed_numbers(schema: Any) -> bool:
+    """Return whether a pydantic schema contains a mapping whose keys, or a set whose members, are not all texts.
+
+    A sender could choose numbers there whose hashes collide.
+    """
+    if isinstance(schema, list | tuple):
+        return any(map(_has_hashed_numbers, cast("list[Any]", schema)))
+    if not isinstance(schema, dict):
+        return False
+    part = cast("dict[str, Any]", schema)
+    hashed = {"dict": "keys_schema", "set": "items_schema", "frozenset": "items_schema"}.get(str(part.get("type")))
+    if hashed is not None and part.get(hashed, {}).get("type") != "str":
+        return True
+    return any(map(_has_hashed_numbers, part.values()))
+
+
 def _without_values(error: Exception) -> str:
-    """What is wrong and where, fit for a log: no value, no key of a dictionary, no text of the application's checks."""
+    """Describe an error for a log: its kind and place, without values, dictionary keys or texts of the application."""
     if not isinstance(error, pydantic.ValidationError):
         return type(error).__name__
     faults = error.errors(include_url=False, include_context=False, include_input=False)

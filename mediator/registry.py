@@ -1,19 +1,15 @@
-"""Registry: what is bound to which message, compiled on first use and never changed."""
+"""Registry: the handlers, behaviors and collaborators of an application; a pipeline is compiled on its first use."""
 
 import difflib
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mediator.binding import Binding
-from mediator.companions import WorksWithCompanions, equipped
-from mediator.errors import HandlerNotFoundError
-from mediator.handlers import (
-    RequestHandler,
-    StreamRequestHandler,
-    spelled,
-    type_arguments,
-)
+from mediator.binding import Binding, Fit
+from mediator.collaborators import WorksWithCollaborators, equipped
+from mediator.errors import HandlerNotFoundError, misuse
+from mediator.handlers import RequestHandler, StreamRequestHandler, spelled, type_arguments
 from mediator.messages import Notification, Request, StreamRequest, check_kind, is_request, is_stream_request
 from mediator.pipeline import (
     Call,
@@ -32,20 +28,20 @@ from mediator.streams import StreamPipelineBehavior, compile_stream
 
 _ONE_HANDLER = (RequestHandler, StreamRequestHandler)
 _KEPT = 256
-"""How many pipelines of strategies that were given with a publish are kept."""
+"""Most compiled pipelines kept for strategies that are given with a publish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What happens to one message class, in order.
+    """The compiled pipeline of one message class.
 
     Attributes:
-        message_type: The class.
-        behaviors: Around the handlers, outermost first.
-        handlers: One for a request, any number for a notification or an event.
-        call: The compiled chain: of a stream request a `StreamCall`.
-        handler_behaviors: Around each single handler of a notification, outermost first.
-        strategy: How the handlers of a notification are run.
+        message_type: The message class.
+        behaviors: The behaviors around the handlers, outermost first.
+        handlers: The handlers: one for a request, any number for a notification or an event.
+        call: The compiled chain; a `StreamCall` for a stream request.
+        handler_behaviors: The behaviors around each single handler of a notification, outermost first.
+        strategy: How the handlers of a notification are run; `None` for requests and streams.
     """
 
     message_type: type
@@ -59,7 +55,7 @@ class Pipeline:
         rows: list[tuple[str, str]] = []
         for number, behavior in enumerate(self.behaviors, 1):
             rows.append((f"  {number}. {behavior.cls.__name__}", behavior.label))
-            rows += [(f"     with {each.cls.__name__}", each.label) for each in behavior.companions]
+            rows += [(f"     with {each.cls.__name__}", each.label) for each in behavior.collaborators]
         word = "handler" if is_request(self.message_type) or is_stream_request(self.message_type) else "subscriber"
         rows += [(f"  around each: {each.cls.__name__}", each.label) for each in self.handler_behaviors]
         rows += [(f"  {word}: {handler.cls.__name__}", handler.label) for handler in self.handlers]
@@ -75,19 +71,28 @@ def _heading(message_type: type) -> str:
     return f"{name} -> stream of {spelled(items[0])}" if items else name
 
 
+def _unknown_arguments(message_type: type, base: type, bindings: Iterable[Binding]) -> HandlerNotFoundError:
+    families = {
+        binding.label: " | ".join(spelled(each) for each in binding.families if typing.get_origin(each) is base)
+        for binding in bindings
+    }
+    return misuse.unknown_type_arguments(message_type, base, families)
+
+
 def _unchanged(source: Source) -> Source:
     return source
 
 
 class Registry:
-    """Handlers and behaviors in the order in which they were declared. Safe to share; it never changes.
+    """The handlers, behaviors and collaborators in the order of declaration. It never changes and is safe to share.
 
     Args:
-        handlers: What handles requests, notifications and events.
-        behaviors: What is around them, outermost first.
-        companions: What behaviors work with: validators, authorizers, processors.
-        strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
-        compile_source: Gives for a source what pipelines call instead: a faster way to the same object.
+        handlers: The handlers of requests, notifications, stream requests and events.
+        behaviors: The behaviors around the handlers, outermost first.
+        collaborators: The validators, authorizers and processors that behaviors work with.
+        strategy: How the handlers of a notification are run if its class does not say it; `Sequential()` when not
+            given.
+        compile_source: Turns a source into the one that pipelines call, such as a faster way to make the same object.
 
     Raises:
         SettingError: `strategy` is no strategy.
@@ -97,14 +102,14 @@ class Registry:
         self,
         handlers: Iterable[Binding] = (),
         behaviors: Iterable[Binding] = (),
-        companions: Iterable[Binding] = (),
+        collaborators: Iterable[Binding] = (),
         *,
         strategy: PublishStrategy | None = None,
         compile_source: Callable[[Source], Source] = _unchanged,
     ) -> None:
         self.handlers: tuple[Binding, ...] = tuple(handlers)
         self.behaviors: tuple[Binding, ...] = tuple(behaviors)
-        self.companions: tuple[Binding, ...] = tuple(companions)
+        self.collaborators: tuple[Binding, ...] = tuple(collaborators)
         self.strategy: PublishStrategy = Sequential() if strategy is None else strategy
         check_strategy(self.strategy)
         self._compile_source = compile_source
@@ -112,40 +117,33 @@ class Registry:
         self._chosen: dict[tuple[type, PublishStrategy], Pipeline] = {}
 
     def message_types(self) -> tuple[type, ...]:
-        """Every message class that has a handler, in the order of declaration."""
+        """Return every message class that has a handler, in the order of declaration."""
         return tuple(dict.fromkeys(cls for binding in self.handlers for cls in binding.messages))
 
     def describe(self, message_type: type | None = None) -> str:
-        """The chain of a message class, or of all that have a handler, as text.
-
-        Raises:
-            HandlerNotFoundError: It is a request, and nothing handles it.
-        """
+        """Return the pipeline of a message class, or of all classes that have a handler, as text; see `pipeline`."""
         return self.describe_all(self.message_types() if message_type is None else (message_type,))
 
     def describe_all(self, message_types: Iterable[type]) -> str:
-        """The chains of some message classes, as text.
-
-        Raises:
-            HandlerNotFoundError: One is a request, and nothing handles it.
-        """
+        """Return the pipelines of several message classes as text; see `pipeline`."""
         return "\n\n".join(str(self.pipeline(cls)) for cls in message_types)
 
     def handlers_of(self, kind: type) -> tuple[Binding, ...]:
-        """The handlers bound through one generic base."""
+        """Return the handlers that are bound through one generic base, such as `RequestHandler`."""
         return tuple(binding for binding in self.handlers if binding.kind is kind)
 
     def pipeline(self, message_type: type, strategy: PublishStrategy | None = None) -> Pipeline:
-        """The pipeline of a message class, compiled at the first call.
+        """Return the pipeline of a message class; it is compiled at the first call.
 
         Args:
-            message_type: The class.
-            strategy: Another one for this notification than its class or the registry says.
+            message_type: The message class.
+            strategy: How to run the handlers, instead of the strategy of the class or the registry.
 
         Raises:
-            HandlerNotFoundError: It is a request, and nothing handles it.
-            MessageDeclarationError: It is of several kinds.
-            SettingError: `strategy`, or that of its class, is no strategy.
+            HandlerNotFoundError: The class is a request, and nothing handles it; or its type arguments would decide
+                which handlers it has, and cannot be known.
+            DeclarationError: The class is of several kinds.
+            SettingError: `strategy`, or the strategy of the class, is no strategy.
         """
         if strategy is not None:
             return self._pipeline_with(message_type, strategy)
@@ -157,12 +155,12 @@ class Registry:
     def _pipeline_with(self, message_type: type, strategy: PublishStrategy) -> Pipeline:
         try:
             found = self._chosen.get((message_type, strategy))
-        except TypeError:  # not hashable, which the check below says better
+        except TypeError:  # not hashable: the check below raises a clearer error
             found = None
         if found is None:
             check_strategy(strategy)
             found = self._compile(message_type, strategy)
-            if len(self._chosen) >= _KEPT:  # of strategies that are new each time, none is asked for again
+            if len(self._chosen) >= _KEPT:  # strategies made for each publish would accumulate
                 del self._chosen[next(iter(self._chosen))]
             self._chosen[message_type, strategy] = found
         return found
@@ -176,39 +174,91 @@ class Registry:
         return self._compile_publish(message_type, strategy or self._strategy_of(message_type))
 
     def _compile_stream(self, message_type: type) -> Pipeline:
-        along = [b for b in self.behaviors if b.kind is StreamPipelineBehavior and b.takes(message_type)]
-        behaviors = [each for b in along if (each := self._equip(b, message_type)) is not None]
         handler = self._handler_of(message_type, StreamRequestHandler)
+        behaviors = self._along(StreamPipelineBehavior, message_type, [handler])
         chain = compile_stream(self._sources(behaviors), self._compile_source(handler.source))
         return Pipeline(message_type, behaviors, [handler], chain)
 
     def _compile_request(self, message_type: type) -> Pipeline:
-        behaviors = self._behaviors_of(message_type)
         handler = self._handler_of(message_type, RequestHandler)
-        chain = compile_chain(self._sources(behaviors), handler_link(self._compile_source(handler.source)))
+        behaviors = self._behaviors_of(message_type, [handler])
+        innermost = handler_link(self._compile_source(handler.source))
+        chain = compile_chain(self._sources(behaviors), innermost, committing_place(behaviors))
         return Pipeline(message_type, behaviors, [handler], chain)
 
     def _handler_of(self, message_type: type, kind: type) -> Binding:
-        for cls in message_type.__mro__:  # its own handler, or else that of the family it belongs to
-            serving = [b for b in self.handlers_of(kind) if cls in b.messages and b.serves(message_type, cls)]
-            if serving:  # that of `Create[Student]` before that of `Create[Any]`
+        for cls in message_type.__mro__:  # its own handler, or else the handler of its nearest base
+            found = [(b, b.fit_of(message_type, cls)) for b in self.handlers_of(kind) if cls in b.messages]
+            serving = [binding for binding, fit in found if fit is Fit.YES]
+            if serving:  # `Create[Student]` comes before `Create[Any]`
                 return min(serving, key=lambda binding: binding.vagueness(message_type, cls))
+            possible = [binding for binding, fit in found if fit is Fit.UNKNOWN]
+            if len(possible) == 1:
+                return possible[0]
+            if possible:
+                raise _unknown_arguments(message_type, cls, possible)
         known = [cls.__name__ for binding in self.handlers_of(kind) for cls in binding.messages]
         nearest = difflib.get_close_matches(message_type.__name__, known, n=2, cutoff=0.6)
-        raise HandlerNotFoundError(message_type, nearest)
+        raise misuse.no_handler(message_type, nearest)
+
+    def _subscribers_of(self, message_type: type) -> list[Binding]:
+        """Return the handlers of a notification or an event.
+
+        A handler for certain type arguments, which the class does not determine, is left out if another handler is for
+        any type arguments.
+
+        Raises:
+            HandlerNotFoundError: There is no such other handler, and handlers exist for different type arguments.
+        """
+        found = [b for b in self.handlers if b.kind not in _ONE_HANDLER and b.takes(message_type)]
+        possible = [b for b in found if b.fit(message_type) is Fit.UNKNOWN]
+        passed_over: list[Binding] = []
+        for base in dict.fromkeys(base for binding in possible for base in binding.bases_unknown(message_type)):
+            concerned = [binding for binding in possible if base in binding.bases_unknown(message_type)]
+            if any(binding.is_open_for(base) for binding in found):
+                passed_over += concerned
+            elif len({tuple(binding.families) for binding in concerned}) > 1:
+                raise _unknown_arguments(message_type, base, concerned)
+        return [binding for binding in found if binding not in passed_over]
+
+    def _is_along(self, binding: Binding, message_type: type, handlers: Sequence[Binding]) -> bool:
+        """Return whether a behavior or collaborator applies to a message class that has these handlers.
+
+        If it is for certain type arguments, which the message class does not determine, it applies when one of the
+        handlers is for the same type arguments.
+
+        Raises:
+            HandlerNotFoundError: No handler is for the same type arguments, and the collaborator decides who may send
+                the message or whether it is valid, so it must not be skipped.
+        """
+        fit = binding.fit(message_type)
+        if fit is not Fit.UNKNOWN:
+            return fit is Fit.YES
+        families = {
+            family for handler in handlers if handler.fit(message_type) is Fit.UNKNOWN for family in handler.families
+        }
+        if not families.isdisjoint(binding.families):
+            return True
+        if getattr(binding.kind, "decides", False):
+            raise _unknown_arguments(message_type, binding.bases_unknown(message_type)[0], [binding])
+        return False
 
     def _compile_publish(self, message_type: type, strategy: PublishStrategy) -> Pipeline:
-        behaviors = self._behaviors_of(message_type)
-        around_each = [b for b in self.behaviors if b.kind is NotificationPipelineBehavior and b.takes(message_type)]
-        handlers = [b for b in self.handlers if b.takes(message_type) and b.kind not in _ONE_HANDLER]
+        handlers = self._subscribers_of(message_type)
+        behaviors = self._behaviors_of(message_type, handlers)
+        around_each = self._along(NotificationPipelineBehavior, message_type, handlers)
         calls = [self._around(around_each, handler) for handler in handlers]
         around = behaviors
         if strategy.scope_per_handler:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
             around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
-            calls = [own_scope_link(compile_chain(self._sources(inside), call)) for call in calls]
-        alone = len(calls) == 1 and not around and strategy == Sequential()  # nobody sees what the handler returns
-        chain = calls[0] if alone else compile_chain(self._sources(around), strategy_link(strategy, calls))
+            calls = [own_scope_link(compile_chain(self._sources(inside), c, committing_place(inside))) for c in calls]
+        alone = len(calls) == 1 and not around and strategy == Sequential()  # nothing uses what the handler returns
+        chain = (
+            calls[0]
+            if alone
+            else compile_chain(self._sources(around), strategy_link(strategy, calls), committing_place(around))
+        )
         return Pipeline(message_type, behaviors, handlers, chain, around_each, strategy)
 
     def _sources(self, bindings: Iterable[Binding]) -> list[Source]:
@@ -228,9 +278,12 @@ class Registry:
         check_strategy(message_type.publish_strategy)
         return message_type.publish_strategy
 
-    def _behaviors_of(self, message_type: type) -> list[Binding]:
-        candidates = [b for b in self.behaviors if b.kind is PipelineBehavior and b.takes(message_type)]
-        matching = [each for b in candidates if (each := self._equip(b, message_type)) is not None]
+    def _along(self, kind: type, message_type: type, handlers: Sequence[Binding]) -> list[Binding]:
+        candidates = [b for b in self.behaviors if b.kind is kind and self._is_along(b, message_type, handlers)]
+        return [each for b in candidates if (each := self._equip(b, message_type, handlers)) is not None]
+
+    def _behaviors_of(self, message_type: type, handlers: Sequence[Binding]) -> list[Binding]:
+        matching = self._along(PipelineBehavior, message_type, handlers)
         chosen: dict[str, Binding] = {}
         for binding in matching:
             name = getattr(binding.cls, "one_of", None)
@@ -238,12 +291,19 @@ class Registry:
                 chosen[name] = binding
         return [b for b in matching if not (n := getattr(b.cls, "one_of", None)) or chosen[n] is b]
 
-    def _equip(self, behavior: Binding, message_type: type) -> Binding | None:
-        """The behavior with its companions for a message class; `None` when it has nothing to do there."""
-        if not issubclass(behavior.cls, WorksWithCompanions):
+    def _equip(self, behavior: Binding, message_type: type, handlers: Sequence[Binding]) -> Binding | None:
+        """Return the behavior with its collaborators for a message class; `None` when it has nothing to do there."""
+        if not issubclass(behavior.cls, WorksWithCollaborators):
             return behavior
         kinds = behavior.cls.works_with
-        found = tuple(each for each in self.companions if each.kind in kinds and each.takes(message_type))
+        asked = (each for each in self.collaborators if each.kind in kinds)
+        found = tuple(each for each in asked if self._is_along(each, message_type, handlers))
         if not behavior.cls.applies_to(message_type, found):
             return None
-        return replace(behavior, source=equipped(self._compile_source(behavior.source), found), companions=found)
+        return replace(behavior, source=equipped(self._compile_source(behavior.source), found), collaborators=found)
+
+
+def committing_place(behaviors: Sequence[Binding]) -> int:
+    """Return how many behaviors stand outside the outermost one that commits a transaction; 0 when none commits."""
+    places = (place for place, binding in enumerate(behaviors) if getattr(binding.cls, "commits", False))
+    return next(places, 0)

@@ -1,43 +1,67 @@
-"""Scope: what lives as long as one dispatch and those that join it.
+"""Scope: the objects and the transaction that a dispatch shares with the dispatches that join it.
 
-One context variable holds the chain of running frames. A frame is one dispatch; the frames that joined each other share
-a scope. A frame is left by setting the variable to its parent, never by resetting a token: a token cannot be reset in
-another context than it was made in, which is where generators and fixtures are closed.
+A frame is one running dispatch. A context variable holds the innermost frame, and each frame knows its parent. Frames that
+join each other share a scope. Leaving a frame sets the variable to the parent and never resets a token: generators and
+fixtures are often closed in another context, where the token could not be reset.
 """
 
+from asyncio import AbstractEventLoop, CancelledError
 from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import replace
 from threading import Lock
 from typing import Any, NoReturn
 
-from mediator.closing import ExitCallback, call_all, raise_failures
+from mediator.blocks import ExitCallback, call_all, contextmanager, raise_failures
 from mediator.context import MessageContext
-from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError, ScopeClosedError
-from mediator.sender import Origin
-from mediator.transactions import Outcome, Transaction, TransactionMode, check_mode
+from mediator.errors import (
+    CommitOutcomeUnknownError,
+    CommittedError,
+    NotStoredError,
+    NoUnitOfWorkError,
+    RolledBackError,
+    misuse,
+)
+from mediator.errors.root import name_of
+from mediator.messages import Origin
+from mediator.owner import running_loop
+from mediator.transactions import Outcome, Transaction, TransactionEnd, TransactionMode, check_mode
 
-# Looking up the members of an enumeration each time costs more than comparing them.
+# Looking up a member of an enumeration costs more than comparing it, so each is looked up once.
 _DEFAULT, _NESTED, _SUPPRESS = TransactionMode.DEFAULT, TransactionMode.NESTED, TransactionMode.SUPPRESS
-_NONE = Outcome.NONE
+_UNSAID: Any = object()
+_NONE, _COMMITTED, _UNKNOWN, _ROLLED_BACK = Outcome.NONE, Outcome.COMMITTED, Outcome.UNKNOWN, Outcome.ROLLED_BACK
 
 
 class Scope:
-    """The objects of one dispatch: made once, shared by what joins it, disposed of at its end.
+    """The objects of one dispatch: made once, shared with the dispatches that join it, and disposed of at its end.
 
     Attributes:
-        transaction: The transaction that runs now; one scope may see several in turn.
+        transaction: The transaction that runs now. Several may run in one scope, one after the other.
         transactional: False when nothing in this scope may begin a transaction.
-        outcome: What became of the last transaction.
-        response: What the command of a committed transaction returned.
-        settled_id: The id of the last transaction that committed, or of which that is unknown.
-        closed: Whether the dispatch is over.
-        tip: The innermost of the running dispatches.
-        exits: What is called at the end, if anything.
-        kept: The instances, if there are any.
+        outcome: The outcome of the last transaction.
+        response: The response of the command whose transaction committed last.
+        settled_id: The id of the last transaction that committed or whose outcome is unknown.
+        committed: The end of the last transaction that committed, if one did.
+        closed: True when the dispatch is over.
+        innermost: The innermost running dispatch of this scope.
+        exits: The callbacks to call at the end of the scope, if there are any.
+        loop: The event loop of the dispatch; `None` when a thread that works for the dispatch made the scope.
     """
 
-    __slots__ = ("closed", "exits", "kept", "outcome", "response", "settled_id", "tip", "transaction", "transactional")
+    __slots__ = (
+        "_kept",
+        "closed",
+        "committed",
+        "exits",
+        "innermost",
+        "loop",
+        "outcome",
+        "response",
+        "settled_id",
+        "transaction",
+        "transactional",
+    )
 
     def __init__(self) -> None:
         self.transaction: Transaction | None = None
@@ -45,22 +69,70 @@ class Scope:
         self.outcome: Outcome = _NONE
         self.response: Any = None
         self.settled_id: str | None = None
+        self.committed: TransactionEnd | None = None
         self.closed: bool = False
-        self.tip: Frame | None = None
+        self.innermost: Frame | None = None
         self.exits: list[ExitCallback] | None = None
-        self.kept: dict[Any, Any] | None = None
+        self._kept: dict[Any, Any] | None = None
+        self.loop: AbstractEventLoop | None = running_loop()
 
     @property
     def instances(self) -> dict[Any, Any]:
-        """Objects by the key of whoever keeps them here."""
-        if self.kept is None:
-            self.kept = {}
-        return self.kept
+        """The objects that are kept in the scope, by their keys."""
+        if self._kept is None:
+            self._kept = {}
+        return self._kept
+
+    def keep(self, key: Any, value: Any) -> None:
+        """Keep an object in the scope, as `instances[key] = value` does."""
+        if self._kept is None:
+            self._kept = {key: value}
+        else:
+            self._kept[key] = value
+
+    def kept(self, key: Any, default: Any = None) -> Any:
+        """Return the object that is kept under a key, or the default. It costs less than `instances`."""
+        return default if self._kept is None else self._kept.get(key, default)
+
+    def begin(self, transaction: Transaction) -> None:
+        """Make a transaction the running one. Its outcome is not known yet."""
+        self.transaction = transaction
+        self.outcome, self.response = _NONE, None
+
+    def end(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
+        """Record the outcome of the running transaction. After it another transaction may begin."""
+        self.transaction = None
+        self.outcome, self.response = outcome, response
+        if outcome is not _ROLLED_BACK:
+            self.settled_id = transaction_id
+
+    @contextmanager
+    def reading(self, transaction: Transaction) -> Generator[None, None, None]:
+        """Run a read-only transaction during the body. It has no outcome, so the outcome of the transaction before stays."""
+        self.transaction = transaction
+        try:
+            yield
+        finally:
+            self.transaction = None
+
+    def close_to_others(self) -> None:
+        """Let no dispatch join the scope from now on."""
+        self.innermost = None
+
+    def open_to_others(self, frame: "Frame") -> None:
+        """Let dispatches join the scope again, inside a frame, after `close_to_others`."""
+        if self.innermost is None:
+            self.innermost = frame
+
+    def hand_back(self, frame: "Frame", to: "Frame | None") -> None:
+        """Make `to` the innermost dispatch, if `frame` is the innermost one now."""
+        if self.innermost is frame:
+            self.innermost = to
 
     @property
     def running(self) -> object:
         """The message of the innermost dispatch, for texts."""
-        return self.tip.message if self.tip else "a dispatch"
+        return self.innermost.message if self.innermost else "a dispatch"
 
     def on_exit(self, callback: ExitCallback) -> None:
         """Call `callback(error or None)` at the end of the scope, last added first. It may be a coroutine function."""
@@ -69,23 +141,34 @@ class Scope:
         self.exits.append(callback)
 
     async def close(self, error: BaseException | None) -> None:
-        """Run every exit callback, also when one fails or is cancelled, then raise what failed.
+        """Roll back a transaction that was left open, and run every exit callback, also when one fails or is cancelled.
 
         Raises:
             BaseException: The one failure, or a group of them; a cancellation wins. When the scope ends with `error`,
                 failures are added to it as notes instead.
         """
         self.closed = True
+        if self.transaction is not None:
+            self.on_exit(lambda _: self._abandon())  # the last one added is the first one called
         failures = await call_all(self.exits, error) if self.exits else ()
-        self.kept = None
+        self._kept = None
         raise_failures("scope", failures, error)
+
+    def forget(self) -> None:
+        """Drop the references to frames and objects, which would otherwise be freed only by the garbage collector."""
+        self.innermost = self._kept = self.committed = None
+
+    async def _abandon(self) -> None:
+        if self.transaction is not None:
+            await self.transaction.abandon()
 
 
 class Frame:
-    """One running dispatch: its message, its scope, the mediator it came through, and the dispatch it came from."""
+    """One running dispatch: its message, its scope, its mediator, and the dispatch in which it was begun."""
 
-    __slots__ = ("depth", "made_context", "made_scope", "message", "origin", "over", "owner", "parent")
+    __slots__ = ("depth", "ending", "made_context", "made_scope", "message", "origin", "over", "owner", "parent")
 
+    ending: TransactionEnd | None
     made_scope: Scope | None
     over: bool
     parent: "Frame | None"
@@ -97,117 +180,252 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope, made when first asked for: many dispatches need none. `made_scope` is quicker, and may be `None`."""
+        """The scope, made at the first access: many dispatches need none. `made_scope` is quicker but may be `None`."""
         if self.made_scope is None:
             with _making:  # a thread that works for the dispatch may ask at the same time
                 if self.made_scope is None:
                     scope = Scope()
-                    scope.tip = None if self.over else self
+                    scope.innermost = None if self.over else self
                     self.made_scope = scope
                     scope.closed = self.over  # read last: the dispatch may end meanwhile
         return self.made_scope
 
     @property
     def closed(self) -> bool:
-        """Whether the dispatch whose scope it is in is over."""
+        """True when the dispatch that opened the scope is over."""
         return self.over if self.made_scope is None else self.made_scope.closed
 
     @property
     def context(self) -> MessageContext:
-        """The message's context, made when first asked for: most dispatches never need it."""
+        """The context of the message, made at the first access: most dispatches never need it."""
         if self.made_context is None:
             message_id, parent = self.origin.ids(), self.parent
             self.made_context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
         return self.made_context
 
     def suspend(self) -> None:
-        """Let the dispatch before this one go on, until the next `resumed`: a stream runs only while it is stepped."""
+        """Make the parent the running dispatch until the next `resumed`: a stream runs only while an item is requested."""
         _frame.set(self.parent)
         if not self.owner:
-            self.scope.tip = self.parent
+            self.scope.innermost = self.parent
 
     @contextmanager
     def resumed(self) -> Generator[None, None, None]:
-        """Make this the running dispatch for the body; an error when its scope is closed, or in use by another one."""
-        scope, before, tip = self.scope, _frame.get(), self.scope.tip
+        """Make this the running dispatch during the body.
+
+        Raises:
+            ScopeError: Its scope is closed, or another dispatch uses its scope at this moment.
+        """
+        scope, before, innermost = self.scope, _frame.get(), self.scope.innermost
         if scope.closed:
-            raise ScopeClosedError(self.message)
-        if not self.owner and not _stand_for_one(tip, before):
-            raise ConcurrentDispatchError(self.message, scope.running)
-        scope.tip = self
+            raise misuse.scope_closed(self.message)
+        if not self.owner and not _same_dispatch(innermost, before):
+            raise misuse.concurrent_dispatch(self.message, scope.running)
+        scope.innermost = self
         _frame.set(self)
         try:
             yield
         finally:
-            scope.tip = self if self.owner else tip
+            scope.innermost = self if self.owner else innermost
             _frame.set(before)
 
     @property
-    def anchor(self) -> "Frame | None":
-        """The dispatch that it stands for: itself, unless it only carries a context."""
+    def dispatch(self) -> "Frame | None":
+        """The dispatch to which the frame belongs: the frame itself, unless it only carries a context."""
         return self
 
     def refuse(self, max_depth: int) -> NoReturn:
-        """Refuse a dispatch that is nested too deeply, with a `DispatchDepthError` that names all that run."""
+        """Raise a `DispatchDepthError` that names all running dispatches: this one is nested too deeply."""
         path: list[object] = []
         frame: Frame | None = self
         while frame is not None and len(path) < self.depth:
-            path += [frame.message] if frame.anchor is frame else []
+            path += [frame.message] if frame.dispatch is frame else []
             frame = frame.parent
-        raise DispatchDepthError(max_depth, path[::-1])
+        raise misuse.dispatch_depth(max_depth, path[::-1])
 
     def check_last(self) -> None:
-        """Make sure that no dispatch which joined this one is still running.
+        """Check that every dispatch that joined this one has ended.
 
         Raises:
-            ConcurrentDispatchError: One is: a task that was not awaited.
+            ScopeError: One is still running, in a task that was not awaited.
         """
-        if not _stand_for_one(self.scope.tip, self):
-            raise ConcurrentDispatchError(self.message, self.scope.running)
+        if not _same_dispatch(self.scope.innermost, self):
+            raise misuse.concurrent_dispatch(self.message, self.scope.running)
 
     def leave_quietly(self) -> bool:
-        """End a dispatch that went well and leaves nothing to do; False when there is something: then `leave` it."""
+        """End a dispatch that succeeded, if its scope needs no closing. If this returns False, `leave` must be awaited."""
         scope = self.made_scope
-        if scope is None:  # nobody has joined it, and nothing is kept
+        if scope is None:  # no dispatch has joined, and no object is kept
             self.over = True
             if self.made_scope is None:
                 _frame.set(self.parent)
+                self.message = self.message.__class__  # see `forget`
                 return True
-            scope = self.made_scope  # a thread was quicker
-        if scope.tip is not self or (self.owner and scope.exits):
+            scope = self.made_scope  # a thread has made the scope meanwhile
+        if scope.innermost is not self or (self.owner and (scope.exits or scope.transaction is not None)):
             return False
         if self.owner:
             scope.closed = True
-            scope.tip = None  # or it and this frame would wait for the garbage collector
-            scope.kept = None
+            scope.forget()
         else:
-            scope.tip = self.parent
+            scope.innermost = self.parent
         _frame.set(self.parent)
+        self.ending = None
+        self.message = self.message.__class__  # see `forget`
         return True
 
-    async def leave(self, error: BaseException | None = None) -> None:
-        """End the dispatch: restore the frame before it, doom what it failed in, close the scope it opened.
+    def forget(self) -> None:
+        """Replace the message by its class, which is enough for its name, once the dispatch is over.
+
+        Every task, timer and connection that was made in the dispatch holds a copy of its context, and with it this frame,
+        as long as it lives. A cancelled timer lives until its time has come.
+        """
+        if not isinstance(self.message, str | type):
+            self.message = type(self.message)
+
+    async def leave(self, error: BaseException | None = None, response: Any = _UNSAID) -> None:
+        """End the dispatch: make its parent the running frame, and close the scope if this dispatch opened it.
+
+        Args:
+            error: The error with which the dispatch failed, if it did.
+            response: The response, if there is one.
 
         Raises:
-            ConcurrentDispatchError: A dispatch that joined this one is still running.
+            CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
+            NotStoredError: As for `CommittedError`, when closing failed because events were left that no unit of work
+                stored.
+            asyncio.CancelledError: Closing the scope was cancelled; its cause says what has committed.
+            ScopeError: A dispatch that joined this one is still running.
         """
-        scope, last = self.scope, _stand_for_one(self.scope.tip, self)
+        try:
+            await self._leave(error)
+        except Exception as failure:
+            committed = self.scope.committed
+            if error is not None or committed is None:
+                raise
+            answer, message = committed.response, committed.message
+            if response is not _UNSAID:
+                answer, message = response, self.message
+            if isinstance(failure, NoUnitOfWorkError):
+                problem = str(misuse.no_unit_of_work(failure.subject))
+                raised = NotStoredError(failure.subject, problem, committed.transaction_id, answer, message=message)
+                raise raised from failure
+            raise CommittedError(committed.transaction_id, answer, message=message) from failure
+        except CancelledError as cancellation:
+            ending = self.ending if error is not None else self.scope.committed
+            if ending is not None and response is not _UNSAID:
+                ending = replace(ending, message=self.message, response=response)
+            _raise_with_outcome(cancellation, ending)
+            raise
+        finally:
+            self.forget()
+            if self.owner:
+                self.scope.committed = None
+            if error is None:
+                self.ending = None  # after an error, `raise_with_outcome` still needs it
+
+    async def _leave(self, error: BaseException | None) -> None:
+        scope, last = self.scope, _same_dispatch(self.scope.innermost, self)
         try:
             if self.owner:
                 if not last and error is None:
-                    failure = ConcurrentDispatchError(self.message, scope.running)
+                    failure = misuse.concurrent_dispatch(self.message, scope.running)
                     await scope.close(failure)
                     raise failure
                 await scope.close(error)
                 if last:
-                    scope.tip = None
+                    scope.innermost = None
             elif last:
-                scope.tip = self.parent
+                scope.innermost = self.parent
         finally:
             self.step_out()
 
+    def pass_on_commit(self, outer: "Frame") -> None:
+        """Record in the scope of the outer frame the last commit in the scope of this frame."""
+        if self.made_scope is not None and self.made_scope.committed is not None:
+            outer.scope.committed = self.made_scope.committed
+
+    def settle(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
+        """Record the end of a transaction that this dispatch began.
+
+        Of several transactions a commit is remembered before an unknown outcome, and an unknown outcome before a rollback.
+        """
+        ending, before = TransactionEnd(outcome, transaction_id, self.message, response), self.ending
+        if outcome is _COMMITTED:
+            self.ending = self.scope.committed = ending
+        elif before is None or before.outcome is _ROLLED_BACK or (outcome is _UNKNOWN and before.outcome is _UNKNOWN):
+            self.ending = ending
+
+    def failed(self, error: BaseException) -> None:
+        """Record the error of the transaction: the dispatch must raise it, or another error that says the same outcome."""
+        if self.ending is not None and self.ending.outcome is not _COMMITTED:
+            self.ending.failure = error
+
+    def answered(self, response: Any) -> None:
+        """Record that a behavior outside the transaction gave a response on purpose, perhaps in place of an error."""
+        ending = self.ending
+        if ending is not None:
+            ending.response, ending.failure = response, None
+            if ending.outcome is _ROLLED_BACK:
+                self.ending = None
+
+    def check_outcome(self) -> None:
+        """Check that a response is not returned for a transaction that did not commit.
+
+        Raises:
+            RolledBackError: It was rolled back, but something outside it returned a response.
+            CommitOutcomeUnknownError: Whether it committed is unknown, but something outside it returned a response.
+        """
+        ending = self.ending
+        if ending is None or ending.failure is None:
+            return
+        failure = ending.failure
+        if ending.outcome is _UNKNOWN:
+            raise ending.failure if isinstance(failure, CommitOutcomeUnknownError) else _unknown(ending)
+        raised = RolledBackError(ending.transaction_id, ending.message, failure, answered=True)
+        raise raised from failure
+
+    def with_outcome(self, error: Exception) -> Exception:
+        """Return the error to raise for `error`, so that the sender learns the right outcome of the transaction.
+
+        After a commit it is a `CommittedError`, after a commit of unknown outcome a `CommitOutcomeUnknownError`. After a
+        rollback it is never one of these, but a `RolledBackError`. Any other error is returned as it is.
+        """
+        ending, raised = self.ending, error
+        if ending is None:
+            return error
+        if ending.outcome is _COMMITTED:
+            if not isinstance(error, CommittedError) or (
+                error.message is not None and error.transaction_id != ending.transaction_id
+            ):
+                raised = _committed(ending, error)
+        elif ending.outcome is _UNKNOWN:
+            raised = error if isinstance(error, CommitOutcomeUnknownError) else _unknown(ending)
+        elif isinstance(error, CommittedError | CommitOutcomeUnknownError):
+            raised = RolledBackError(ending.transaction_id, ending.message, error)
+        if raised is not error:
+            raised.__cause__ = error
+        return raised
+
+    def raise_with_outcome(self, error: BaseException) -> None:
+        """Raise another error in place of `error`, if `error` would give the sender a wrong outcome of the transaction.
+
+        A cancellation stays a cancellation. After a commit, and after a commit of unknown outcome, its cause says so.
+        """
+        ending = self.ending
+        if ending is None:
+            return
+        ending.failure = None  # a reference cycle would keep the error and everything in its traceback alive
+        if isinstance(error, Exception):
+            raised = self.with_outcome(error)
+            self.ending = None
+            if raised is not error:
+                raise raised from error
+        elif isinstance(error, CancelledError):
+            _raise_with_outcome(error, ending)
+
     def step_out(self) -> None:
-        """Restore the frame before this one, unless this is the context of another dispatch, which goes on."""
+        """Make the parent the running frame, unless the current context belongs to another dispatch."""
         frame = _frame.get()
         while frame is not None and frame is not self:
             frame = frame.parent
@@ -215,43 +433,99 @@ class Frame:
             _frame.set(self.parent)
 
 
+def _committed(ending: TransactionEnd, error: BaseException | None) -> CommittedError:
+    """Return the `CommittedError` to raise in place of an error.
+
+    If the error was raised because of a `CommittedError` of the same transaction, the facts in that one are kept.
+    """
+    for _ in range(_LONGEST_CHAIN):
+        if error is None:
+            break
+        if isinstance(error, CommittedError) and error.transaction_id == ending.transaction_id:
+            return replace(error, response=ending.response)
+        error = error.__cause__ or error.__context__
+    return CommittedError(ending.transaction_id, ending.response, message=ending.message)
+
+
+def _raise_with_outcome(cancellation: CancelledError, ending: TransactionEnd | None) -> None:
+    """Raise a cancellation with a cause that says what has committed or may have, unless its cause says so already."""
+    cause = cancellation.__cause__
+    if (
+        ending is None
+        or ending.outcome is _ROLLED_BACK
+        or isinstance(cause, CommittedError | CommitOutcomeUnknownError)
+    ):
+        return
+    outcome = _committed(ending, None) if ending.outcome is _COMMITTED else _unknown(ending)
+    outcome.__cause__ = cause
+    raise cancellation from outcome
+
+
+def _unknown(ending: TransactionEnd) -> CommitOutcomeUnknownError:
+    reason = getattr(ending.failure, "reason", None) or "the answer to COMMIT was lost or late"
+    return CommitOutcomeUnknownError(ending.transaction_id, reason)
+
+
+_LONGEST_CHAIN = 20
+"""How many errors in a chain of causes and contexts are looked at."""
+
 _making = Lock()
 
 _frame: ContextVar[Frame | None] = ContextVar("mediator_frame", default=None)
 
 
-def _stand_for_one(one: Frame | None, other: Frame | None) -> bool:
-    return one is other or (one is not None and other is not None and one.anchor is other.anchor)
+def _same_dispatch(one: Frame | None, other: Frame | None) -> bool:
+    return one is other or (one is not None and other is not None and one.dispatch is other.dispatch)
 
 
 def make_current(frame: Frame) -> None:
-    """Put a frame on top of the running ones."""
+    """Make a frame the innermost running one."""
     _frame.set(frame)
 
 
+def outside_dispatches() -> Context:
+    """Return a copy of the current context without the running dispatch, for tasks that outlive the dispatch."""
+    context = copy_context()
+    context.run(_frame.set, None)
+    return context
+
+
 def current_frame() -> Frame | None:
-    """The innermost running dispatch, if any."""
+    """Return the innermost running dispatch, if there is one."""
     return _frame.get()
 
 
-def enter(mode: TransactionMode, message: object, origin: Origin, context: MessageContext | None = None) -> Frame:
-    """Begin a dispatch: join the running scope or open one, as `mode` says.
+def enter(
+    mode: TransactionMode,
+    message: object,
+    origin: Origin,
+    context: MessageContext | None = None,
+    *,
+    is_dispatch: bool = True,
+) -> Frame:
+    """Begin a dispatch: join the running scope or open one, according to `mode`.
+
+    A frame that is no dispatch, but a scope of its own for a part of one, is not refused for its depth.
 
     Raises:
         SettingError: `mode` is no `TransactionMode`.
-        ConcurrentDispatchError: The scope to join is in use by another dispatch at this moment.
+        DispatchDepthError: More dispatches are nested in each other than the mediator allows.
+        ScopeError: Another dispatch uses the scope to join at this moment.
+        MisuseError: A transaction runs in the scope to join, in another event loop.
     """
     parent = _frame.get()
-    frame = Frame()  # without an `__init__`, for it is made for every dispatch
+    frame = Frame()  # it has no `__init__`, because every dispatch makes one and the call would take time
     frame.parent, frame.message, frame.origin = parent, message, origin
     frame.made_context = context
     frame.over = False
     frame.owner = True
-    frame.made_scope = None
+    frame.made_scope = frame.ending = None
     if parent is None or parent.closed:
         frame.depth = 1
     else:
         frame.depth = parent.depth + 1
+        if frame.depth > origin.max_depth and is_dispatch:
+            frame.refuse(origin.max_depth)
         if mode is _DEFAULT or mode is _NESTED:
             _join(frame, parent.scope, parent)
     if mode is not _DEFAULT and check_mode(mode) is _SUPPRESS:
@@ -261,38 +535,60 @@ def enter(mode: TransactionMode, message: object, origin: Origin, context: Messa
 
 
 def _join(frame: Frame, scope: Scope, parent: Frame) -> None:
-    if scope.tip is not parent and not _stand_for_one(scope.tip, parent):
-        raise ConcurrentDispatchError(frame.message, scope.running)
+    if scope.innermost is not parent and not _same_dispatch(scope.innermost, parent):
+        raise misuse.concurrent_dispatch(frame.message, scope.running)
+    if scope.transaction is not None and scope.loop is not None and scope.loop is not running_loop():
+        raise misuse.wrong_owner("The scope", f"the event loop of {name_of(parent.message)}", "another event loop")
     frame.owner = False
     frame.made_scope = scope
-    scope.tip = frame
+    scope.innermost = frame
+
+
+def running_scope() -> Scope | None:
+    """Return the scope of the running dispatch; `None` when no dispatch is running, or when the running one is over."""
+    frame = _frame.get()
+    return None if frame is None or frame.closed else frame.made_scope or frame.scope
 
 
 def current_scope(wanted: str = "the current scope") -> Scope:
-    """The scope of the running dispatch.
+    """Return the scope of the running dispatch.
+
+    Args:
+        wanted: What the caller needs the scope for, for the text of the error.
 
     Raises:
-        NoScopeError: Nothing is being dispatched.
-        ScopeClosedError: The dispatch is over; this is a task that outlived it.
+        ScopeError: No dispatch is running, or the dispatch is over and the caller is a task that outlived it.
+    """
+    scope = scope_if_any()
+    if scope is None:
+        raise misuse.no_scope(wanted)
+    return scope
+
+
+def scope_if_any() -> Scope | None:
+    """Return the scope of the running dispatch; `None` when no dispatch is running.
+
+    Raises:
+        ScopeError: The dispatch is over; the caller is a task that outlived it.
     """
     frame = _frame.get()
     if frame is None:
-        raise NoScopeError(wanted)
-    scope = frame.made_scope or frame.scope  # of the two, it is the property that takes time
+        return None
+    scope = frame.made_scope or frame.scope  # reading the attribute first saves the call of the property
     if scope.closed:
-        if frame.anchor is None:
-            raise NoScopeError(wanted)
-        raise ScopeClosedError(frame.message)
+        if frame.dispatch is None:
+            return None
+        raise misuse.scope_closed(frame.message)
     return scope
 
 
 def current_context() -> MessageContext:
-    """The context of the running message.
+    """Return the context of the running message.
 
     Raises:
-        NoScopeError: Nothing is being dispatched.
+        ScopeError: No dispatch is running.
     """
     frame = _frame.get()
     if frame is None:
-        raise NoScopeError("the message context")
+        raise misuse.no_scope("the message context")
     return frame.context

@@ -7,31 +7,29 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from mediator.errors import ContainerError, SettingError
+from mediator.settings import is_count
 
 HandlerCall = Callable[[], Awaitable[None]]
-"""Runs one handler, with the behaviors around it."""
+"""A call that runs one handler with the behaviors around it."""
 
 
 class PublishStrategy(ABC):
-    """How the handlers of one notification are run. Derive from it for another one than the two below.
+    """How the handlers of one notification are run. Derive from it to write a strategy of your own.
 
-    A strategy is compared and hashed to keep compiled pipelines: make it a frozen dataclass.
+    Strategies are compared and hashed, because compiled pipelines are kept for each: make a strategy a frozen
+    dataclass.
     """
 
     scope_per_handler: ClassVar[bool] = False
-    """Whether each handler has a scope of its own, and so a transaction of its own."""
+    """Whether each handler gets a scope of its own, and therefore a transaction of its own."""
 
     @abstractmethod
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
-        """Run every handler, given in the order of declaration, and raise what failed."""
+        """Run every handler and raise the errors. `calls` has the handlers in the order of declaration."""
 
 
 def check_strategy(strategy: object) -> None:
-    """Make sure that a strategy is one, and not its class or name, and that it can be told from others.
-
-    Raises:
-        SettingError: It is not.
-    """
+    """Raise a `SettingError` unless a value is a hashable instance of `PublishStrategy`."""
     if not isinstance(strategy, PublishStrategy):
         called = strategy.__name__ if isinstance(strategy, type) else "Sequential"
         raise SettingError("strategy", strategy, f"it is no PublishStrategy. Write `strategy={called}()`, for one.")
@@ -44,11 +42,14 @@ def check_strategy(strategy: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sequential(PublishStrategy):
-    """One after the other, in the scope and the transaction of the publish.
+    """Runs the handlers one after the other, in the scope and the transaction of the publish.
 
     Attributes:
-        on_error: `"stop"` at the first error, which is raised as it is; `"collect"` runs every handler, and raises the one
-            error as it is, or several as an `ExceptionGroup`.
+        on_error: `"stop"` stops at the first error and raises it unchanged. `"collect"` runs every handler, then raises
+            a single error unchanged, or several as an `ExceptionGroup`.
+
+    Raises:
+        ContainerError: `on_error` is neither `"stop"` nor `"collect"`.
     """
 
     on_error: Literal["stop", "collect"] = "stop"
@@ -58,12 +59,11 @@ class Sequential(PublishStrategy):
             raise ContainerError(self, f'Sequential(on_error=...) is "stop" or "collect", and not {self.on_error!r}.')
 
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
-        """Run them in order."""
         errors: list[BaseException] = []
         for call in calls:
             try:
                 await call()
-            except Exception as error:  # collected, if asked for: the other handlers still run
+            except Exception as error:  # with "collect" the other handlers still run
                 if self.on_error == "stop":
                     raise
                 errors.append(error)
@@ -72,13 +72,17 @@ class Sequential(PublishStrategy):
 
 @dataclass(frozen=True, slots=True)
 class Concurrent(PublishStrategy):
-    """All at the same time, each in a task, a scope and a transaction of its own.
+    """Runs all handlers at the same time, each in a task, a scope and a transaction of its own.
 
-    All of them run to their end, also when one fails; the one error is raised as it is, several as an `ExceptionGroup`.
-    Their transactions would commit even if an outer one rolled back, so it is not for use inside a unit of work.
+    Every handler runs to its end, even if another one fails. A single error is raised unchanged, several as an
+    `ExceptionGroup`. The handlers' transactions would commit even if an outer one rolled back, so this strategy cannot
+    be used inside a unit of work.
 
     Attributes:
-        limit: How many run at the same time; `None` for all.
+        limit: How many handlers run at the same time; `None` for all.
+
+    Raises:
+        ContainerError: `limit` is less than 1 or no whole number.
     """
 
     scope_per_handler: ClassVar[bool] = True
@@ -86,12 +90,11 @@ class Concurrent(PublishStrategy):
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
+        if self.limit is not None and not is_count(self.limit):
             raise ContainerError(self, f"Concurrent(limit=...) is at least 1, and not {self.limit}.")
 
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
-        """Run them in a task group."""
-        turns = asyncio.Semaphore(self.limit or max(len(calls), 1))
+        turns = asyncio.Semaphore(max(len(calls), 1) if self.limit is None else self.limit)
 
         async def take_turn(call: HandlerCall) -> BaseException | None:
             async with turns:
@@ -109,12 +112,12 @@ async def _error_of(call: HandlerCall) -> BaseException | None:
     except BaseException as error:
         if not is_failure(error):
             raise
-        return error  # and not raised: the other handlers still run
+        return error  # returned, because raising it would cancel the other handlers
     return None
 
 
 def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
-    """What a task that has ended failed with. The group passes over one that was cancelled, by itself or by others."""
+    """Return the error of an ended task, also when it was cancelled, which the task group ignores; else `None`."""
     try:
         return task.result()
     except asyncio.CancelledError as error:
@@ -122,9 +125,10 @@ def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether an error, or each in a group, is one of what it was raised in, and not of the whole program.
+    """Return whether an error is a failure of a handler, and does not concern the whole program.
 
-    A group may hold a cancellation that one handler of several has raised; that on its own stays what it is.
+    Every `Exception` is a failure. A group is one if it holds only failures and cancellations, as when one of several
+    handlers raised a cancellation. A cancellation on its own is no failure.
     """
     inside: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     failures = (isinstance(each, asyncio.CancelledError) or is_failure(each) for each in inside)
@@ -132,7 +136,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def raise_collected(errors: Sequence[BaseException], notification: Any) -> None:
-    """Raise one error as it is, several as a group."""
+    """Raise a single error unchanged, several as a group, and none if there are no errors."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

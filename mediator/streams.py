@@ -1,23 +1,16 @@
-"""Stream: one running stream request, the behaviors around it, and the scope that is there only while it is stepped."""
+"""Stream: a running stream request with its behaviors; its scope is the running one only during each step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import AsyncGeneratorType, TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from mediator.closing import raise_failures
+from mediator.blocks import raise_failures
 from mediator.context import MessageContext
-from mediator.errors import (
-    CallNextError,
-    ConcurrentDispatchError,
-    NotAStreamError,
-    ScopeClosedError,
-    SettingError,
-    StreamNotOpenError,
-)
+from mediator.errors import ScopeError, SettingError, misuse
+from mediator.messages import Origin
 from mediator.pipeline import Message_contra, Source, checked_replacement
 from mediator.scope import Frame, enter
-from mediator.sender import Origin
 from mediator.transactions import TransactionMode, check_mode
 
 T = TypeVar("T")
@@ -27,15 +20,15 @@ _KEEP: Any = object()
 
 
 class StreamNext(Protocol[T_co]):
-    """Goes on with the rest of the pipeline, for the same request or for the one given in its place."""
+    """Continues with the rest of the pipeline, with the same request or with the one given instead."""
 
     def __call__(self, request: Any = ..., /) -> AsyncIterator[T_co]:
-        """The items of everything inside this behavior. It is iterated and not awaited."""
+        """Return the items of the rest of the pipeline. Iterate over the result; do not await it."""
         ...
 
 
 class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
-    """Something that happens around a whole stream, once. The type argument says where it applies.
+    """A behavior that wraps a whole stream, once. The type argument says which stream requests it applies to.
 
     Its `handle` is an async generator:
 
@@ -45,7 +38,7 @@ class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
     """
 
     role: ClassVar[str | None] = None
-    """As that of a `PipelineBehavior`; the two below too."""
+    """The same as in `PipelineBehavior`; so are `belongs_inside` and `belongs_outside`."""
 
     belongs_inside: ClassVar[Mapping[str, str]] = {}
     belongs_outside: ClassVar[Mapping[str, str]] = {}
@@ -61,15 +54,13 @@ StreamCall = Callable[[Any, "Stream[Any]"], AsyncIterator[Any]]
 class Stream(Generic[T]):
     """A stream that is opened by `async with` and then iterated.
 
-    Its scope is the running one while a step is made, and is not while the consumer has the turn: two streams in one
-    task do not mix, and what the consumer dispatches between items is none of the stream's.
+    Its scope is the running scope during each step, but not while the consumer handles an item. So two streams in one
+    task do not mix, and messages that the consumer dispatches between items do not belong to the stream.
 
-    Args:
-        request: What was asked for.
-        call: The compiled chain.
-        mode: How it stands to the dispatch that is running when it is opened.
-        origin: The mediator.
-        cause: The context that it inherits, instead of the running one's.
+    It inherits the context `cause`, or else the running one.
+
+    Raises:
+        SettingError: `mode` is `NESTED`, or no `TransactionMode`.
     """
 
     def __init__(
@@ -95,18 +86,17 @@ class Stream(Generic[T]):
         self._opened: list[Any] = []
 
     async def __aenter__(self) -> Self:
-        """Enter the scope and build the outermost behavior; the handler begins with the first step.
+        """Enter the scope and create the outermost behavior; the handler begins with the first step.
 
         Raises:
-            StreamNotOpenError: It is open already.
+            MisuseError: The stream is open already.
+            DispatchDepthError: Too many dispatches are nested.
         """
         if self._frame is not None:
-            raise StreamNotOpenError(self._request, already_open=True)
+            raise misuse.stream_already_open(self._request)
         cause = self._cause
         frame = enter(self._mode, self._request, self._origin, cause.caused(self._origin.ids()) if cause else None)
         try:
-            if frame.depth > self._origin.max_depth:
-                frame.refuse(self._origin.max_depth)
             self._items = self._call(self._request, self)
         except BaseException as error:
             await frame.leave(error)
@@ -120,11 +110,11 @@ class Stream(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the behaviors from the outside in, then the handler, then the scope.
+        """Close the behaviors from the outermost inward, then the handler, then the scope.
 
         Raises:
-            BaseException: What failed, or a group of it; a cancellation wins. When the stream ends with an error, failures
-                are added to that as notes instead.
+            BaseException: The failure, or several as a group; a cancellation is raised alone. When the stream ends with
+                an error, failures are added to that error as notes instead.
         """
         frame, self._frame = self._frame, None
         if frame is None:
@@ -134,14 +124,14 @@ class Stream(Generic[T]):
         try:
             with frame.resumed():
                 failures = await self._close_all()
-                await frame.leave(error or next(iter(failures), None))
-        except (ScopeClosedError, ConcurrentDispatchError) as refused:  # all is closed, if need be without the scope
+                await frame.leave(error if error is not None else next(iter(failures), None))
+        except ScopeError as refused:  # the scope is not available: close without it
             raise_failures("stream", await self._close_all(), refused)
             raise
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close what a dispatch has left open that the stream had joined; there are no more items then."""
+        """Close the stream when the dispatch it joined ends while it is still open; it has no more items then."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
@@ -151,7 +141,7 @@ class Stream(Generic[T]):
             try:
                 if hasattr(iterator, "aclose"):
                     await iterator.aclose()
-            except BaseException as error:  # kept: the others are closed all the same
+            except BaseException as error:  # collected: the other iterators are still closed
                 failures.append(error)
         return failures
 
@@ -159,13 +149,13 @@ class Stream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """Make one step.
+        """Return the next item, with the scope of the stream as the running scope.
 
         Raises:
-            StreamNotOpenError: It is not inside its `async with`.
+            MisuseError: The stream is not inside its `async with`.
         """
         if self._frame is None or self._items is None:
-            raise StreamNotOpenError(self._request)
+            raise misuse.stream_not_open(self._request)
         with self._frame.resumed():
             try:
                 return await anext(self._items)
@@ -173,23 +163,26 @@ class Stream(Generic[T]):
                 self._stay_last(self._frame)
 
     def _stay_last(self, frame: Frame) -> None:
-        """Be closed with the scope before what was opened in a step, which the handler may still use when it is closed."""
+        """Move the exit callback of the stream to the end, so that it is called before those added during a step.
+
+        The handler may still use resources that were opened during a step while it is closed.
+        """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:
             exits.remove(self._close_with_scope)
             exits.append(self._close_with_scope)
 
     def begin(self, link: Any, *arguments: Any) -> AsyncIterator[Any]:
-        """The items of a handler or behavior, to be closed with this stream.
+        """Return the items of a handler or a behavior, and close the iterator with this stream.
 
         Raises:
-            NotAStreamError: It gives no async iterator.
+            MisuseError: The handler or behavior returned no async iterator.
         """
         iterator = _resolved(link, arguments) if hasattr(link, "__await__") else link.handle(*arguments)
         if not hasattr(iterator, "__anext__"):
             if not hasattr(iterator, "__aiter__"):
                 _discard(iterator)
-                raise NotAStreamError(self._request, iterator)
+                raise misuse.not_a_stream(self._request, iterator)
             iterator = aiter(iterator)
         self._opened = [opened for opened in self._opened if not _is_used_up(opened)]
         self._opened.append(iterator)
@@ -198,25 +191,25 @@ class Stream(Generic[T]):
 
     @property
     def is_over(self) -> bool:
-        """Whether it was open and is not any more."""
+        """Whether the stream was opened and is closed again."""
         return self._frame is None and self._items is not None
 
 
 def _is_used_up(iterator: Any) -> bool:
-    """Whether it has ended by itself, so that nothing in it is left to be closed."""
+    """Return whether an async generator has ended, so that there is nothing left to close."""
     return isinstance(iterator, AsyncGeneratorType) and iterator.ag_frame is None
 
 
 def _discard(given: Any) -> None:
     if hasattr(given, "close"):
-        given.close()  # a coroutine that nobody will await
+        given.close()  # a coroutine that nobody will await, or Python would warn about it
 
 
 async def _resolved(resolving: Any, arguments: Sequence[Any]) -> AsyncIterator[Any]:
     iterator = (await resolving).handle(*arguments)
     if not hasattr(iterator, "__aiter__"):
         _discard(iterator)
-        raise NotAStreamError(arguments[0], iterator)
+        raise misuse.not_a_stream(arguments[0], iterator)
     try:
         async for item in iterator:
             yield item
@@ -226,7 +219,7 @@ async def _resolved(resolving: Any, arguments: Sequence[Any]) -> AsyncIterator[A
 
 
 def compile_stream(behaviors: Sequence[Source], handler: Source) -> StreamCall:
-    """Fold behaviors, outermost first, around a handler."""
+    """Build the chain of a stream request from a handler and the behaviors around it, given outermost first."""
     chain = _handler_link(handler)
     for source in reversed(behaviors):
         chain = _behavior_link(source, chain)
@@ -246,9 +239,9 @@ def _behavior_link(source: Source, inner: StreamCall) -> StreamCall:
 
         def call_next(replacement: Any = _KEEP, /) -> AsyncIterator[Any]:
             if stream.is_over:
-                raise CallNextError(request, "the stream")
+                raise misuse.called_late(request, "the stream")
             if run is not None and _is_used_up(run):
-                raise CallNextError(request, run.__qualname__)
+                raise misuse.called_late(request, run.__qualname__)
             return inner(request if replacement is _KEEP else checked_replacement(request, replacement), stream)
 
         items = run = stream.begin(source(), request, call_next)

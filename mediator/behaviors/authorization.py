@@ -1,10 +1,11 @@
-"""AuthorizationBehavior: lets a message or a stream through only if everybody who has a say in it agrees."""
+"""AuthorizationBehavior: lets a message or a stream through only if all of its authorizers allow it."""
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar, Generic
 
-from mediator.companions import BoundCompanion, Companion, CompanionBehavior, StreamCompanionBehavior, resolve
+from mediator.binding import Binding
+from mediator.collaborators import Collaborator, CollaboratorBehavior, StreamCollaboratorBehavior, resolve
 from mediator.context import MessageContext
 from mediator.errors import NotAuthorizedError
 from mediator.pipeline import CallNext, Message_contra
@@ -12,67 +13,63 @@ from mediator.scope import current_context
 from mediator.streams import StreamNext
 
 
-class Authorizer(Companion, Generic[Message_contra]):
-    """Decides who may send one kind of message, and those derived from it, where the list has an `AuthorizationBehavior`.
+class Authorizer(Collaborator, Generic[Message_contra]):
+    """Decides who may send one kind of message and its subclasses.
 
-    A message may have any number of authorizers, found by their type as handlers are; each of them must let it through.
-    A message that has none is open to all. `Authorizer[Request[Any]]` has a say in every request, `Authorizer[Any]` in
-    everything. About streams it is asked where the list has a `StreamAuthorizationBehavior`; `validate` finds a list that
-    lacks the one it needs.
+    It is asked if the list of behaviors has an `AuthorizationBehavior`. A message may have any number of authorizers,
+    which are found by their type as handlers are; each of them must allow the message. A message without authorizers is
+    open to all. `Authorizer[Request[Any]]` is asked about every request, `Authorizer[Any]` about every message. For
+    streams the list needs a `StreamAuthorizationBehavior`; `validate` reports a list that lacks the behavior that an
+    authorizer needs.
     """
+
+    decides = True
 
     @abstractmethod
     async def authorize(self, message: Message_contra, context: MessageContext, /) -> bool:
-        """Return `True` to let it through; `context.principal` is who sent it.
+        """Return `True` to allow the message; any other value refuses it.
 
-        Anything else refuses it. To say why, raise a `NotAuthorizedError` with a reason.
+        `context.principal` is the sender, and `context.vouched_by` says who vouches for that. Claims that a caller from
+        another application made about itself, without anybody vouching for them, are not in the context. To refuse with
+        a reason, raise a `NotAuthorizedError`.
         """
 
 
-class AuthorizationBehavior(CompanionBehavior):
-    """Refuses a message unless each of its `Authorizer`s lets it through, which is asked in the order of declaration.
+class AuthorizationBehavior(CollaboratorBehavior):
+    """Refuses a message with a `NotAuthorizedError`, unless each of its `Authorizer`s returns `True`.
 
-    Place it outermost but for logging, so that nothing is done, looked up or told before.
+    They are asked in the order of declaration. Place it outermost, with only logging outside, so that nothing is done,
+    looked up or disclosed before.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (Authorizer,)
     role: ClassVar[str | None] = "authorization"
 
-    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
-        """Ask, and go on.
-
-        Raises:
-            NotAuthorizedError: An authorizer returned something else than `True`.
-        """
-        await _ask(companions, message)
+    async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
+        await _ask(collaborators, message)
         return await call_next()
 
 
-class StreamAuthorizationBehavior(StreamCompanionBehavior):
-    """Refuses a stream, at its first step, unless each `Authorizer` of its request lets it through.
+class StreamAuthorizationBehavior(StreamCollaboratorBehavior):
+    """Refuses a stream, at its first step, with a `NotAuthorizedError`, unless each `Authorizer` of its request allows it.
 
-    Place it outermost but for logging. The stream is asked about once, not for each item.
+    Place it outermost, with only logging outside. The authorizers are asked once for each stream, not for each item.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (Authorizer,)
     role: ClassVar[str | None] = "authorization"
 
     async def handle_with(
-        self, companions: Sequence[BoundCompanion], request: Any, call_next: StreamNext[Any], /
+        self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /
     ) -> AsyncIterator[Any]:
-        """Ask, and pass the items on.
-
-        Raises:
-            NotAuthorizedError: An authorizer returned something else than `True`.
-        """
-        await _ask(companions, request)
+        await _ask(collaborators, request)
         async for item in call_next():
             yield item
 
 
-async def _ask(companions: Sequence[BoundCompanion], message: Any) -> None:
-    context = current_context()
-    for companion in companions:
-        # An authorizer that forgot to return or to await something lets nobody through.
-        if await (await resolve(companion)).authorize(message, context) is not True:
+async def _ask(collaborators: Sequence[Binding], message: Any) -> None:
+    context = current_context().verified()
+    for collaborator in collaborators:
+        # Only `True` itself counts, so an authorizer that forgets to return or to await something refuses everybody.
+        if await (await resolve(collaborator)).authorize(message, context) is not True:
             raise NotAuthorizedError(message, context.principal)

@@ -7,29 +7,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, overload
 
-from mediator.errors import CacheKeyError, SettingError
+from mediator.errors import SettingError, misuse
+from mediator.fidelity import are_same
 from mediator.messages import Query
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_frame
+from mediator.settings import is_count
 
 Q = TypeVar("Q", bound=Query[Any])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CacheKey:
-    """What a response is kept under.
+    """The key of a cached response.
+
+    Two keys are equal when their queries are equal and all compared values also have the same types: `Find(1)` is not
+    answered with the response of `Find(True)`.
 
     Attributes:
-        query_type: The class of the query: two classes may have equal values.
+        query_type: The class of the query; queries of two classes may be equal.
         query: The query, compared by value.
-        principal: Whose response it is; `None` for everybody's.
-        tenant: Whose data it is about.
+        principal: The principal who got the response; `None` when all principals share it.
+        tenant: The tenant whose data it is about.
     """
 
     query_type: type
     query: Any
     principal: str | None = None
     tenant: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CacheKey):
+            return NotImplemented
+        mine, others = (self.query_type, self.principal, self.tenant), (other.query_type, other.principal, other.tenant)
+        return mine == others and self.query == other.query and are_same(self.query, other.query)
+
+    def __hash__(self) -> int:
+        return hash((self.query_type, self.query, self.principal, self.tenant))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,40 +54,42 @@ class Cached:
 
 
 class Cache(ABC):
-    """The port of a cache: keeps responses for a while, and may forget them at any time."""
+    """The port of a cache. It keeps responses for a limited time, and may drop them at any time."""
 
     @abstractmethod
     async def get(self, key: CacheKey, /) -> Cached | None:
-        """What is kept under a key, or `None`."""
+        """Return the cached response of a key, or `None`."""
 
     @abstractmethod
     async def set(self, key: CacheKey, cached: Cached, seconds: float, /) -> None:
-        """Keep a response for so many seconds at most."""
+        """Keep a response for at most `seconds` seconds."""
 
     @abstractmethod
     async def delete(self, key: CacheKey, /) -> None:
-        """Forget a response, if there is one."""
+        """Delete the cached response of a key, if there is one."""
 
 
 class MemoryCache(Cache):
-    """Keeps the responses that were used last, in this process. Make it a `Singleton`.
+    """A least recently used (LRU) cache in this process. Make it a `Singleton`.
 
-    Responses are handed out as they are, to everyone the same object: let them be immutable.
+    Every caller gets the same response object, not a copy, so responses should be immutable.
 
     Args:
-        max_entries: How many to keep; the one that was not used for longest goes first.
+        max_entries: Most responses to keep; the least recently used one is dropped first.
         clock: Monotonic time in seconds.
+
+    Raises:
+        SettingError: `max_entries` is no whole number of at least 1.
     """
 
     def __init__(self, *, max_entries: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
-        if max_entries < 1:
+        if not is_count(max_entries):
             raise SettingError("max_entries", max_entries, "a cache keeps at least one.")
         self._max_entries = max_entries
         self._clock = clock
         self._entries: OrderedDict[CacheKey, tuple[float, Cached]] = OrderedDict()
 
     async def get(self, key: CacheKey, /) -> Cached | None:
-        """What is kept under a key and not too old."""
         found = self._entries.get(key)
         if found is None:
             return None
@@ -85,37 +101,37 @@ class MemoryCache(Cache):
         return cached
 
     async def set(self, key: CacheKey, cached: Cached, seconds: float, /) -> None:
-        """Keep a response, in place of the one that was not used for longest if there is no room."""
         self._entries[key] = (self._clock() + seconds, cached)
         self._entries.move_to_end(key)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
 
     async def delete(self, key: CacheKey, /) -> None:
-        """Forget a response, if there is one."""
         self._entries.pop(key, None)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all responses."""
         self._entries.clear()
 
     def __len__(self) -> int:
-        """How many entries there are, old ones included."""
+        """Return the number of cached responses, expired ones included."""
         return len(self._entries)
 
 
 class CachingBehavior(PipelineBehavior[Q, Any]):
-    """Answers a query with the response that an equal query of the same principal and tenant had a while ago.
+    """Answers a query with the cached response of an equal query of the same principal and tenant.
 
-    It applies to queries only, without a type argument to all of them: derive a class to choose,
-    `class CatalogCaching(CachingBehavior[FindCourse | ListCourses])`; the most specific one is taken. Queries must be
-    hashable and equal by value, as frozen dataclasses are. Errors are not kept. Inside a running transaction it neither
-    answers nor keeps anything, for what is read there may be changed already and not committed. Place it inside
-    authorization, so that nobody is answered who may not ask.
+    It applies only to queries, and without a type argument to all queries. To choose queries, derive a class:
+    `class CatalogCaching(CachingBehavior[FindCourse | ListCourses])`. Only the most specific caching behavior applies
+    to a query. Queries must be hashable (otherwise a `MisuseError` is raised) and compared by value, as frozen
+    dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written, because
+    the query may see changes that are not committed. It is not used either for a caller for whom nobody vouches,
+    because such callers cannot be told apart. Place it inside authorization, so that it answers only callers who are
+    allowed to ask.
 
     Args:
-        cache: Where responses are kept.
-        seconds: For how long.
+        cache: The cache that keeps the responses.
+        seconds: How long to keep a response, in seconds.
         shared: Whether one principal may get the response of another.
     """
 
@@ -124,13 +140,13 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
         "authorization": "it would answer those who may not ask from what others have asked"
     }
 
-    @overload  # for the class as it is: type checkers need not be told what it applies to
+    @overload  # for the class itself, which then needs no type argument
     def __init__(
         self: "CachingBehavior[Query[Any]]", cache: Cache, *, seconds: float = ..., shared: bool = ...
     ) -> None: ...
 
     @overload
-    def __init__(  # pyright: ignore[reportOverlappingOverload]  # classes that narrow the query use it
+    def __init__(  # pyright: ignore[reportOverlappingOverload]  # for subclasses that narrow the query
         self, cache: Cache, *, seconds: float = ..., shared: bool = ...
     ) -> None: ...
 
@@ -140,20 +156,17 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
         self._shared = shared
 
     async def handle(self, query: Q, call_next: CallNext[Any], /) -> Any:
-        """Return what is kept, or go on and keep the response.
-
-        Raises:
-            CacheKeyError: The query is not hashable.
-        """
         frame = current_frame()
         if frame is None or frame.scope.transaction is not None:
             return await call_next()
         context = frame.context
+        if context.vouched_by is None:
+            return await call_next()
         key = CacheKey(type(query), query, None if self._shared else context.principal, context.tenant)
         try:
             hash(key)
         except TypeError as error:
-            raise CacheKeyError(query, str(error)) from error
+            raise misuse.cache_key(query, str(error)) from error
         found = await self._cache.get(key)
         if found is None:
             found = Cached(await call_next())

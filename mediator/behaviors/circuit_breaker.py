@@ -1,39 +1,42 @@
-"""CircuitBreakerBehavior: refuses messages for a while when what they lean on does not work."""
+"""CircuitBreakerBehavior: refuses messages for a while when a service that they depend on fails."""
 
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, overload
 
-import structlog
-
 from mediator.ambient import running_fields
 from mediator.errors import CircuitOpenError, SettingError
+from mediator.logger import Logger
 from mediator.messages import Request
 from mediator.pipeline import CallNext, PipelineBehavior
+from mediator.settings import is_count, is_seconds
 
 Message = TypeVar("Message", bound=Request[Any])
 Errors = type[Exception] | tuple[type[Exception], ...]
 
 
 class Circuit:
-    """Whether what lies behind works, as far as is known. Make it a `Singleton`, one for each thing to lean on.
+    """The state of a circuit breaker. Make it a `Singleton`, one for each service that messages depend on.
 
-    It is closed at first. So many failures in a row open it; after a while it lets one message through to try: when that
-    goes well it is closed, and otherwise open for as long again. Results of messages that were let through before it
-    opened change nothing any more.
+    It is closed at first. After `failures` failures in a row it opens. After `seconds` seconds it lets one message
+    through as a trial: success closes the circuit, failure opens it for another `seconds`. While it is open, only the
+    result of the trial counts, not the results of messages that were let through before it opened.
 
     Args:
-        failures: How many in a row open it.
-        seconds: How long it stays open before the next try.
+        failures: How many failures in a row open the circuit.
+        seconds: How long it stays open before a trial, in seconds.
         clock: Monotonic time in seconds.
+
+    Raises:
+        SettingError: `failures` is no whole number of at least 1, or `seconds` is no finite number above 0.
     """
 
     def __init__(
         self, *, failures: int = 5, seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        if failures < 1:
+        if not is_count(failures):
             raise SettingError("failures", failures, "it takes at least one.")
-        if not seconds > 0:
+        if not is_seconds(seconds):
             raise SettingError("seconds", seconds, "it stays open for longer than nothing.")
         self._failures = failures
         self._seconds = seconds
@@ -44,11 +47,11 @@ class Circuit:
 
     @property
     def open(self) -> bool:
-        """Whether messages are refused."""
+        """Whether the circuit is open, so that all messages but a trial are refused."""
         return self._opened is not None
 
     def enter(self) -> bool | None:
-        """Ask to be let through: true for the message that tries, false for any other; `None` if it is refused."""
+        """Return False when a message may pass, True when it may pass as the trial, and `None` when it is refused."""
         if self._opened is None:
             return False
         if self._trying or self.retry_after > 0:
@@ -58,17 +61,17 @@ class Circuit:
 
     @property
     def retry_after(self) -> float:
-        """The seconds until the next try; 0.0 when it is closed, or while one is on its way."""
+        """Seconds until the next trial; 0.0 when the circuit is closed or a trial is due or running."""
         return 0.0 if self._opened is None else max(0.0, self._opened + self._seconds - self._clock())
 
     def succeeded(self, trying: bool) -> bool:
-        """What was let through went well; true if that closes the circuit."""
+        """Record that a message succeeded, and return whether that closes the circuit."""
         if self._opened is None or trying:
             self._in_a_row, self._opened, self._trying = 0, None, False
         return trying
 
     def failed(self, trying: bool) -> bool:
-        """What was let through failed; true if that opens the circuit."""
+        """Record that a message failed, and return whether that opens the circuit."""
         if trying or self._opened is None:
             self._in_a_row += 1
             if trying or self._in_a_row >= self._failures:
@@ -77,25 +80,27 @@ class Circuit:
         return False
 
     def abandoned(self, trying: bool) -> None:
-        """What was let through ended without telling anything: the next message may try."""
+        """Record that a message ended without a result that counts. After a trial the next message may try."""
         if trying:
             self._trying = False
 
 
 class CircuitBreakerBehavior(PipelineBehavior[Message, Any]):
-    """Refuses messages without handling them while their circuit is open.
+    """Refuses messages with a `CircuitOpenError`, without handling them, while their circuit is open.
 
-    Without a type argument it applies to requests. Derive a class for what leans on one thing, with a circuit of its own:
-    `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`; the most specific one is taken.
+    Without a type argument it applies to all requests. For the messages that depend on one service, derive a class with
+    a circuit of its own: `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`. Only the most specific circuit
+    breaker applies to a message.
 
     Args:
-        circuit: Shared by all messages that lean on the same thing.
-        on: The errors that say it does not work, such as those of its client. Others, and a cancellation, say nothing.
+        circuit: The circuit; all messages that depend on the same service share it.
+        on: The errors that count as failures of the service, such as the errors of its client. Other errors and a
+            cancellation do not count.
     """
 
     one_of: ClassVar[str | None] = "circuit breaker"
 
-    @overload  # for the class as it is: type checkers need not be told what it applies to
+    @overload  # for the class itself, which then needs no type argument
     def __init__(self: "CircuitBreakerBehavior[Request[Any]]", circuit: Circuit, *, on: Errors) -> None: ...
 
     @overload
@@ -104,14 +109,9 @@ class CircuitBreakerBehavior(PipelineBehavior[Message, Any]):
     def __init__(self, circuit: Circuit, *, on: Errors) -> None:
         self._circuit = circuit
         self._on = on
-        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
+        self._log: Logger = Logger()
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:
-        """Go on if the circuit lets the message through, and tell it how that went.
-
-        Raises:
-            CircuitOpenError: The circuit is open.
-        """
         circuit, name = self._circuit, type(message).__name__
         trying = circuit.enter()
         if trying is None:
@@ -121,11 +121,11 @@ class CircuitBreakerBehavior(PipelineBehavior[Message, Any]):
         except self._on as error:
             if circuit.failed(trying):
                 again, kind = round(circuit.retry_after, 3), type(error).__name__
-                self._log.warning("circuit opened", message=name, error=kind, seconds=again, **running_fields())
+                self._log.warning("circuit opened", message_type=name, error=kind, seconds=again, **running_fields())
             raise
         except BaseException:
             circuit.abandoned(trying)
             raise
         if circuit.succeeded(trying):
-            self._log.info("circuit closed", message=name, **running_fields())
+            self._log.info("circuit closed", message_type=name, **running_fields())
         return response

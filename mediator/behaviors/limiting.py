@@ -1,28 +1,46 @@
-"""LimitBehavior: what behaviors share that let a message through only when there is room for it."""
+"""Limits: how many messages are let through in a period of time, or are handled at the same time (a bulkhead)."""
 
+import asyncio
+import time
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping
-from math import isfinite
-from typing import Any, ClassVar, TypeVar
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, overload
 
 from mediator.context import MessageContext
-from mediator.errors import SettingError
+from mediator.errors import ConcurrencyLimitedError, RateLimitedError, SettingError
 from mediator.messages import Request
+from mediator.owner import Owner
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import Frame, current_context, current_frame
+from mediator.settings import is_count, is_pause, is_seconds
 
 Message = TypeVar("Message", bound=Request[Any])
 
 
-class LimitBehavior(PipelineBehavior[Message, Any]):
-    """Asks for room, and goes on. What a message dispatches while it is handled goes along with it, and asks for none.
+@dataclass(frozen=True, slots=True)
+class StrangersKey:
+    """The key of a message from a caller for whom nobody vouches, so that it cannot use up the limit of another caller."""
 
-    Otherwise messages that have room could wait for each other without end. Inside a running transaction nobody waits,
-    for the database may be locked meanwhile: what does not fit is refused at once.
+    key: Hashable
+
+
+class LimitBehavior(PipelineBehavior[Message, Any]):
+    """Lets a message through when the limit has room for it.
+
+    Messages that a message dispatches while it is handled need no room of their own; otherwise messages that have room
+    could wait for each other without end. Inside a running transaction a message does not wait, because the database
+    may be locked meanwhile: it is refused at once when there is no room.
 
     Args:
-        key: Messages with different keys have limits of their own: `lambda message, context: context.tenant`.
+        key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
+            does not contain claims that a caller made about itself; callers for whom nobody vouches have
+            `StrangersKey`s.
         max_wait: How long a message may wait, in seconds; 0 refuses at once.
+
+    Raises:
+        SettingError: `max_wait` is no finite number of at least 0.
     """
 
     made_once: ClassVar[bool] = True
@@ -31,23 +49,18 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
     }
 
     def __init__(self, key: Callable[[Message, MessageContext], Hashable] | None, max_wait: float) -> None:
-        if not (isfinite(max_wait) and max_wait >= 0):
+        if not is_pause(max_wait):
             raise SettingError("max_wait", max_wait, "it is a number of seconds, or 0 to refuse at once.")
         self._key = key
         self._max_wait = max_wait
         self._let_through: set[Frame] = set()
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:
-        """Wait for room as long as that is allowed, and go on.
-
-        Raises:
-            MediatorError: There is none; which error it is, the behavior says.
-        """
         frame = current_frame()
         running = _chain(frame)
         if not self._let_through.isdisjoint(running):
             return await call_next()
-        key = None if self._key is None else self._key(message, current_context())
+        key = None if self._key is None else self._key_for(message, self._key)
         in_transaction = any(each.scope.transaction is not None for each in running)
         await self._enter(message, key, 0.0 if in_transaction else self._max_wait)
         try:
@@ -57,18 +70,292 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
             self._let_through.difference_update(running[:1])
             self._leave(key)
 
+    def _key_for(self, message: Message, key: Callable[[Message, MessageContext], Hashable]) -> Hashable:
+        context = current_context()
+        found = key(message, context.verified())
+        return StrangersKey(found) if context.vouched_by is None else found
+
     @abstractmethod
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
-        """Return when there is room, which is taken then; raise when there is none for so many seconds."""
+        """Wait for room for up to `max_wait` seconds and take it; raise when there is none."""
 
-    def _leave(self, key: Hashable, /) -> None:  # what is used up is not given back
-        """What `_enter` let through has ended."""
+    def _leave(self, key: Hashable, /) -> None:
+        """Give the room back after the message was handled. The default keeps it, as for a rate limit."""
 
 
 def _chain(frame: Frame | None) -> list[Frame]:
-    """The running dispatches, innermost first."""
+    """Return the running dispatches, innermost first."""
     frames: list[Frame] = []
     while frame is not None:
         frames.append(frame)
         frame = frame.parent
     return frames
+
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class _Places:
+    """The slots of one key. A slot that becomes free goes to the message that has waited longest."""
+
+    __slots__ = ("owner", "taken", "waiting")
+
+    def __init__(self) -> None:
+        self.owner = Owner("The concurrency limit")
+        self.taken = 0
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    def hand_over(self) -> None:
+        """Give a slot back, to the longest waiting message if there is one."""
+        if self.waiting:
+            self.waiting.popleft().set_result(None)
+        else:
+            self.taken -= 1
+
+
+class ConcurrencyLimitBehavior(LimitBehavior[Message]):
+    """A bulkhead: lets at most `limit` messages be handled at the same time.
+
+    It protects a service that many messages at once would overload. Waiting messages are let through in the order of
+    arrival; a message whose wait times out (a `ConcurrencyLimitedError`) or is cancelled leaves the queue. Messages
+    that a message dispatches while it is handled share its slot.
+
+    Make it a `Singleton`, because it counts the messages in progress. Without a type argument it applies to all
+    requests. For certain messages derive a class: `class ReportLimit(ConcurrencyLimitBehavior[MakeReport])`. If several
+    limits apply to a message, it must pass all of them. Place it outside the unit of work, so that the slot is held
+    during the commit too. Inside retry the slot is free during the pauses.
+
+    Args:
+        limit: How many messages may be handled at the same time.
+        key: Messages with different keys have separate limits: `lambda message, context: context.tenant`.
+        max_wait: How long a message may wait, in seconds; 0 refuses at once.
+        sleep: Waits for a number of seconds.
+
+    Raises:
+        SettingError: `limit` is no whole number of at least 1, or `max_wait` is no finite number of at least 0.
+    """
+
+    role: ClassVar[str | None] = "concurrency limit"
+
+    @overload  # for the class itself, which then needs no type argument
+    def __init__(
+        self: "ConcurrencyLimitBehavior[Request[Any]]",
+        *,
+        limit: int,
+        key: Callable[[Request[Any], MessageContext], Hashable] | None = ...,
+        max_wait: float = ...,
+        sleep: Sleep = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(  # for subclasses that narrow the message
+        self,
+        *,
+        limit: int,
+        key: Callable[[Message, MessageContext], Hashable] | None = ...,  # pyright: ignore[reportInvalidTypeVarUse]
+        max_wait: float = ...,
+        sleep: Sleep = ...,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        key: Callable[[Any, MessageContext], Hashable] | None = None,
+        max_wait: float = 0.0,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        super().__init__(key, max_wait)
+        if not is_count(limit):
+            raise SettingError("limit", limit, "it lets at least one through.")
+        self._limit = limit
+        self._sleep = sleep
+        self._places: dict[Hashable, _Places] = {}
+
+    @property
+    def remembered(self) -> int:
+        """The number of keys with messages in progress."""
+        return len(self._places)
+
+    async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
+        places = self._places.get(key)
+        if places is None or places.owner.check(busy=places.taken > 0):
+            places = self._places[key] = _Places()
+            places.owner.check()
+        if places.taken < self._limit:
+            places.taken += 1
+        elif max_wait == 0 or not await self._wait_in_line(key, places, max_wait):
+            raise ConcurrencyLimitedError(message, self._limit, max_wait, key)
+
+    async def _wait_in_line(self, key: Hashable, places: _Places, max_wait: float) -> bool:
+        """Wait for a slot, and return whether one was handed over in time."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        places.waiting.append(turn)
+        timer = asyncio.ensure_future(self._sleep(max_wait))
+        try:
+            await asyncio.wait((turn, timer), return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            if turn.done():  # the slot was handed over at the moment of the cancellation: pass it on
+                self._leave(key)
+            raise
+        finally:
+            timer.cancel()
+            if not turn.done():
+                places.waiting.remove(turn)
+        return turn.done()
+
+    def _leave(self, key: Hashable, /) -> None:
+        places = self._places[key]
+        places.hand_over()
+        if not places.taken:
+            del self._places[key]
+
+
+Clock = Callable[[], float]
+
+_LOOKED_AT = 2
+"""How many keys are checked with each message: more than the one that it may add, so that idle keys do not pile up."""
+
+
+class _Bucket:
+    """The token bucket of one key. It only stores the time at which it is full again; the rest follows from that."""
+
+    __slots__ = ("full_at", "owner", "turn", "waiting")
+
+    def __init__(self) -> None:
+        self.full_at = float("-inf")
+        self.waiting = 0
+        self.owner = Owner("The rate limit")
+        self.turn = asyncio.Lock()  # a fair lock: messages get it in the order of arrival
+
+
+class RateLimitBehavior(LimitBehavior[Message]):
+    """A token bucket: lets through `limit` messages in `seconds` seconds on average, and `burst` messages at once.
+
+    In any t seconds, no more than `burst + t * limit / seconds` messages are let through. Waiting messages are let
+    through in the order of arrival; a message that is cancelled while it waits uses up nothing. A message that would
+    have to wait for longer than `max_wait` is refused at once, with a `RateLimitedError`. Messages that a message
+    dispatches while it is handled use no tokens.
+
+    Make it a `Singleton`, because it counts the messages. Without a type argument it applies to all requests. For
+    certain messages derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. If several limits apply to a
+    message, it must pass all of them. Place it inside authorization, so that unauthorized callers use up nothing, and
+    outside the unit of work. Outside retry a message counts once; inside retry each attempt counts.
+
+    Args:
+        limit: How many messages are let through in a period, on average.
+        seconds: The length of a period in seconds.
+        burst: How many messages are let through at once after a quiet time; `limit` when not given. With 1 the messages
+            are spread evenly.
+        key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. A key is
+            forgotten once its bucket is full again.
+        max_wait: How long a message may wait, in seconds; 0 refuses at once.
+        clock: Monotonic time in seconds.
+        sleep: Waits for a number of seconds.
+
+    Raises:
+        SettingError: A setting is out of its range.
+    """
+
+    role: ClassVar[str | None] = "rate limit"
+
+    @overload  # for the class itself, which then needs no type argument
+    def __init__(
+        self: "RateLimitBehavior[Request[Any]]",
+        *,
+        limit: int,
+        seconds: float = ...,
+        burst: int | None = ...,
+        key: Callable[[Request[Any], MessageContext], Hashable] | None = ...,
+        max_wait: float = ...,
+        clock: Clock = ...,
+        sleep: Sleep = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(  # for subclasses that narrow the message
+        self,
+        *,
+        limit: int,
+        seconds: float = ...,
+        burst: int | None = ...,
+        key: Callable[[Message, MessageContext], Hashable] | None = ...,  # pyright: ignore[reportInvalidTypeVarUse]
+        max_wait: float = ...,
+        clock: Clock = ...,
+        sleep: Sleep = ...,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        seconds: float = 1.0,
+        burst: int | None = None,
+        key: Callable[[Any, MessageContext], Hashable] | None = None,
+        max_wait: float = 0.0,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        super().__init__(key, max_wait)
+        if not is_count(limit):
+            raise SettingError("limit", limit, "it lets at least one through.")
+        if not is_seconds(seconds):
+            raise SettingError("seconds", seconds, "a period is longer than nothing, and has an end.")
+        if burst is not None and not is_count(burst):
+            raise SettingError("burst", burst, "at least one comes at once.")
+        self._limit = limit
+        self._seconds = seconds
+        self._interval = seconds / limit
+        self._burst = limit if burst is None else burst
+        self._clock = clock
+        self._sleep = sleep
+        self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
+
+    @property
+    def remembered(self) -> int:
+        """The number of keys that are kept at the moment."""
+        return len(self._buckets)
+
+    async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
+        self._forget_idle()
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = _Bucket()
+        wait = self._wait(bucket, bucket.waiting + 1)
+        if wait > max_wait:
+            raise RateLimitedError(message, self._limit, self._seconds, wait, key)
+        if wait > 0 or bucket.waiting:
+            await self._wait_in_turn(bucket)
+        else:
+            self._take(bucket)
+
+    async def _wait_in_turn(self, bucket: _Bucket) -> None:
+        if bucket.owner.check(busy=bucket.waiting > 0):
+            bucket.turn, bucket.waiting = asyncio.Lock(), 0
+        bucket.waiting += 1
+        try:
+            async with bucket.turn:
+                while (wait := self._wait(bucket, 1)) > 0:
+                    await self._sleep(wait)
+                self._take(bucket)
+        finally:
+            bucket.waiting -= 1
+
+    def _wait(self, bucket: _Bucket, place: int) -> float:
+        """Return the seconds until `place` tokens can be taken; 0 or less when they can be taken now."""
+        now = self._clock()
+        wait = max(bucket.full_at, now) - now + (place - self._burst) * self._interval
+        return round(wait, 9)  # a rounding error must not refuse a message that comes back in time
+
+    def _take(self, bucket: _Bucket) -> None:
+        bucket.full_at = max(bucket.full_at, self._clock()) + self._interval
+
+    def _forget_idle(self) -> None:
+        """Check the keys that were not checked for longest, and forget those whose bucket is full, like a new one."""
+        now = self._clock()
+        for key in [key for _, key in zip(range(_LOOKED_AT), self._buckets, strict=False)]:
+            bucket = self._buckets[key]
+            if bucket.waiting or bucket.full_at > now:
+                self._buckets.move_to_end(key)
+            else:
+                del self._buckets[key]

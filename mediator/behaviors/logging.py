@@ -1,20 +1,19 @@
-"""LoggingBehavior: one structured log line for each message or stream that was handled or failed."""
+"""LoggingBehavior: writes one structured log line for each message or stream that was handled or failed."""
 
 import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Collection, MutableMapping
-from typing import Any
-
-import structlog
+from typing import Any, ClassVar, get_origin
 
 from mediator.ambient import running_fields
+from mediator.logger import Logger
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import current_context
 from mediator.streams import StreamNext, StreamPipelineBehavior
 
 
 class _Logger:
-    """What both behaviors below have in common: their options, and the fields of a line."""
+    """The common base of both behaviors below: their options and the fields of a log line."""
 
     def __init__(
         self,
@@ -24,7 +23,7 @@ class _Logger:
         log_headers: Collection[str] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
+        self._log: Logger = Logger()
         self._redact = (redact or _field_names) if log_payload else None
         self._headers = tuple(log_headers)
         self._clock = clock
@@ -32,7 +31,7 @@ class _Logger:
     def _fields(self, message: Any, started: float) -> dict[str, Any]:
         context = current_context()
         fields: dict[str, Any] = {
-            "message": type(message).__name__,
+            "message_type": type(message).__name__,
             "milliseconds": round((self._clock() - started) * 1000, 3),
             **context.log_fields(),
         }
@@ -40,25 +39,30 @@ class _Logger:
         if shown:
             fields["headers"] = shown
         if self._redact is not None:
-            fields["payload"] = self._redact(message)
+            fields["payload"] = self._redacted(message, self._redact)
         return fields
+
+    def _redacted(self, message: Any, redact: Callable[[Any], object]) -> object:
+        try:
+            return redact(message)
+        except Exception as error:  # a failing `redact` must not fail the message
+            return f"it cannot be shown: {type(error).__name__}"
 
 
 class LoggingBehavior(_Logger, PipelineBehavior[Any, Any]):
-    """Logs every message with its name, duration and ids; never its payload, unless asked.
+    """Logs every message with its class name, duration and ids, and with its payload only if configured.
 
-    Place it outermost, so that it sees what the other behaviors do. Lines: `handled` at info, `failed` at error with
-    the type of the exception (the exception itself belongs to whoever catches it).
+    Place it outermost, so that it covers all other behaviors. Lines: `handled` at level info, and `failed` at level
+    error with the type of the exception. The code that catches the exception is responsible for its details.
 
     Args:
         log_payload: Also log the message itself, as `redact` returns it.
-        redact: Makes a message fit to be logged; by default only the names of its fields are.
-        log_headers: The names of headers of the context whose values may be logged; no others are.
+        redact: Turns a message into a value that may be logged; by default only the names of its fields are logged.
+        log_headers: The names of the context's headers whose values may be logged; no other headers are logged.
         clock: Monotonic time in seconds.
     """
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
-        """Run the rest and log how it went."""
         started = self._clock()
         try:
             response = await call_next()
@@ -70,19 +74,14 @@ class LoggingBehavior(_Logger, PipelineBehavior[Any, Any]):
 
 
 class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
-    """Logs every stream when it ends, as `LoggingBehavior` does messages, with the number of its `items`.
+    """Logs every stream when it ends, like `LoggingBehavior`, with the number of its `items`.
 
-    Lines: `streamed` at info, with `exhausted` false when the consumer wanted no more; `failed` at error.
+    Lines: `streamed` at level info, with `exhausted` false when the consumer stopped early; `failed` at level error.
 
-    Args:
-        log_payload: Also log the request itself, as `redact` returns it.
-        redact: Makes a request fit to be logged; by default only the names of its fields are.
-        log_headers: The names of headers of the context whose values may be logged; no others are.
-        clock: Monotonic time in seconds.
+    The arguments are those of `LoggingBehavior`.
     """
 
     async def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
-        """Pass the items on and count them."""
         started, items = self._clock(), 0
         try:
             async for item in call_next():
@@ -98,13 +97,20 @@ class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
 
 
 def add_message_context(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: adds the ids, principal and tenant of the running message to lines of the application's own.
+    """Add the ids, principal and tenant of the running message to a log line; a structlog processor.
 
-    What a line has already stays as it is. Put it first in `structlog.configure(processors=[add_message_context, ...])`.
+    It is for the application's own log lines. Fields that a line has already are not changed. Put it first:
+    `structlog.configure(processors=[add_message_context, ...])`.
     """
     return {**running_fields(), **line}
 
 
 def _field_names(message: object) -> dict[str, str]:
-    classes = reversed(type(message).__mro__)
-    return {name: "***" for cls in classes for name in inspect.get_annotations(cls)}
+    declared = [each for cls in reversed(type(message).__mro__) for each in inspect.get_annotations(cls).items()]
+    return {name: "***" for name, kind in declared if not _is_class_variable(kind)}
+
+
+def _is_class_variable(kind: Any) -> bool:
+    if isinstance(kind, str):  # an annotation that is not evaluated
+        return kind.removeprefix("typing.").startswith("ClassVar")
+    return kind is ClassVar or get_origin(kind) is ClassVar

@@ -1,22 +1,23 @@
-"""RetryBehavior: handles a message again after an error that may pass. It needs the extra `retry`."""
+"""RetryBehavior: handles a message again after a transient error. It needs `mediator-uow[retry]`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, overload
 
-import structlog
-
 from mediator.ambient import running_fields
-from mediator.errors import CommitOutcomeUnknownError, CommittedError, NoScopeError, SettingError
+from mediator.errors import CommitOutcomeUnknownError, CommittedError, RolledBackError, SettingError, misuse
 from mediator.extras import Extra
+from mediator.logger import Logger
 from mediator.messages import Request
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import Frame, Scope, current_frame, enter
-from mediator.transactions import TransactionMode
+from mediator.settings import is_count, is_pause
+from mediator.transactions import Outcome, TransactionMode
 
 with Extra("retry"):
     from tenacity import AsyncRetrying, RetryCallState
-    from tenacity.retry import retry_if_exception
+    from tenacity.retry import retry_if_result
     from tenacity.stop import stop_after_attempt
     from tenacity.wait import wait_exponential, wait_random
 
@@ -25,23 +26,27 @@ Errors = type[Exception] | tuple[type[Exception], ...]
 
 
 class RetryBehavior(PipelineBehavior[Message, Any]):
-    """Goes on again, after a growing pause, when an attempt failed with an error that may pass.
+    """Handles a message again with exponential backoff when an attempt failed with a transient error.
 
     Each attempt has a scope of its own: a new handler, new scoped objects, and a new transaction from the transaction
-    behavior, which must stand inside. An attempt that has committed, or may have, is never repeated, whatever it raised
-    afterwards; nor is one that was cancelled. A message that joins a running transaction is not repeated either: the
-    outermost one is, as a whole.
+    behavior, which must stand inside. An attempt that has committed, or may have committed, is never repeated, whatever
+    error it raised afterwards; nor is a cancelled attempt. A message that joins a running transaction is not repeated
+    either, because its outermost message is repeated as a whole.
 
-    Without a type argument it applies to requests. For other settings of some messages derive a class:
-    `class ReportRetry(RetryBehavior[MakeReport])`; the most specific one is taken.
+    Without a type argument it applies to all requests. For other settings for some messages, derive a class:
+    `class ReportRetry(RetryBehavior[MakeReport])`. Only the most specific retry behavior applies to a message.
 
     Args:
-        on: The errors that may pass. Name those of your database driver or your network client: repeating a mistake of
-            the sender helps nobody.
-        attempts: How often to try, the first time included.
-        first_wait: The pause after the first attempt, in seconds. It doubles from there; up to as much is added by chance.
-        last_wait: The longest pause before that addition, in seconds.
+        on: The transient errors. Name those of your database driver or your network client: repeating a request that is
+            wrong in itself does not help.
+        attempts: The number of attempts, including the first.
+        first_wait: The pause after the first attempt, in seconds. It doubles after each further attempt. A random time
+            of up to `first_wait` is added to each pause.
+        last_wait: The longest pause without the random addition, in seconds.
         sleep: Waits for a number of seconds.
+
+    Raises:
+        SettingError: `attempts` is no whole number of at least 1, or a pause is no finite number of at least 0.
     """
 
     one_of: ClassVar[str | None] = "retry"
@@ -49,7 +54,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         "unit of work": "a transaction in which something failed cannot go on, and an attempt needs one of its own"
     }
 
-    @overload  # for the class as it is: type checkers need not be told what it applies to
+    @overload  # for the class itself, which then needs no type argument
     def __init__(
         self: "RetryBehavior[Request[Any]]",
         *,
@@ -61,7 +66,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
     ) -> None: ...
 
     @overload
-    def __init__(  # pyright: ignore[reportOverlappingOverload]  # classes that narrow the message use it
+    def __init__(  # pyright: ignore[reportOverlappingOverload]  # for subclasses that narrow the message
         self,
         *,
         on: Errors,
@@ -80,68 +85,110 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         last_wait: float = 5.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if attempts < 1:
+        if not is_count(attempts):
             raise SettingError("attempts", attempts, "there is at least one.")
+        for setting, wait in {"first_wait": first_wait, "last_wait": last_wait}.items():
+            if not is_pause(wait):
+                raise SettingError(setting, wait, "it is a number of seconds, or 0 for no pause.")
         self._on = on
         self._attempts = attempts
         self._wait = wait_exponential(multiplier=first_wait, max=last_wait) + wait_random(0, first_wait)
         self._sleep = sleep
-        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator")
+        self._log: Logger = Logger()
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:
-        """Try, and return the response of the first attempt that has one; or raise what the last one raised."""
         frame = current_frame()
         if frame is None:
-            raise NoScopeError("a retry")
+            raise misuse.no_scope("a retry")
         if frame.scope.transaction is not None:
             return await call_next()
-        response: Any = None
-        async for attempt in self._retrying(message, frame.scope):
-            with attempt:
-                response = await _attempt(frame, message, call_next)
-        return response
+        attempt: _Attempt = await self._retrying(message, frame.scope)(_tried, frame, call_next)
+        if attempt.error is not None:
+            try:
+                raise attempt.error
+            finally:
+                del attempt  # otherwise the error's traceback and the attempt would refer to each other
+        return attempt.response
 
     def _retrying(self, message: Message, scope: Scope) -> AsyncRetrying:
         settled_before = scope.settled_id
 
-        def may_pass(error: BaseException) -> bool:
-            if isinstance(error, CommittedError | CommitOutcomeUnknownError) or scope.settled_id != settled_before:
+        def may_pass(attempt: _Attempt) -> bool:
+            error = attempt.error
+            cause = error.cause if isinstance(error, RolledBackError) else error
+            if isinstance(cause, CommittedError | CommitOutcomeUnknownError) or scope.settled_id != settled_before:
                 return False
             return isinstance(error, self._on) and isinstance(error, Exception)
 
         def log(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome is not None else None
+            error = _last(state).error
             pause = round(state.upcoming_sleep, 3)
             flow = running_fields()
             name, kind = type(message).__name__, type(error).__name__
-            self._log.warning("retrying", message=name, error=kind, attempt=state.attempt_number, seconds=pause, **flow)
+            self._log.warning(
+                "retrying", message_type=name, error=kind, attempt=state.attempt_number, seconds=pause, **flow
+            )
 
         return AsyncRetrying(
             sleep=self._sleep,
             stop=stop_after_attempt(self._attempts),
             wait=self._wait,
-            retry=retry_if_exception(may_pass),
+            retry=retry_if_result(may_pass),
             before_sleep=log,
-            reraise=True,
+            retry_error_callback=_last,
         )
 
 
-async def _attempt(outer: Frame, message: Any, call_next: CallNext[Any]) -> Any:
-    """Go on in a scope of its own, and keep in the outer one what became of it."""
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """The response or the error of an attempt.
+
+    The error is returned to tenacity as a value and not raised. Tenacity ignores an error whose truth value is false,
+    takes a `StopAsyncIteration` for the end of the attempts, and would return a response where there is none.
+    """
+
+    response: Any = None
+    error: BaseException | None = None
+
+
+def _last(state: RetryCallState) -> _Attempt:
+    attempt: _Attempt = state.outcome.result() if state.outcome is not None else _Attempt()
+    return attempt
+
+
+async def _tried(outer: Frame, call_next: CallNext[Any]) -> _Attempt:
+    try:
+        return _Attempt(await _attempt(outer, call_next))
+    except BaseException as error:  # raised again after the last attempt
+        return _Attempt(error=error)
+
+
+async def _attempt(outer: Frame, call_next: CallNext[Any]) -> Any:
+    """Run the rest of the pipeline in a scope of its own, and record its outcome in the outer scope."""
     mode = TransactionMode.NEW if outer.scope.transactional else TransactionMode.SUPPRESS
-    frame = enter(mode, message, outer.origin, outer.context)
+    frame = enter(mode, (outer.dispatch or outer).message, outer.origin, outer.context, is_dispatch=False)
+    response: Any = None
     try:
         response = await call_next()
+        frame.check_outcome()
     except BaseException as error:
+        _report(frame, outer)
         await frame.leave(error)
+        frame.raise_with_outcome(error)
         raise
-    else:
-        await frame.leave()
-    finally:
-        _report(frame.scope, outer.scope)
+    _report(frame, outer)
+    await frame.leave(response=response)
     return response
 
 
-def _report(attempt: Scope, outer: Scope) -> None:
-    outer.outcome, outer.response = attempt.outcome, attempt.response
-    outer.settled_id = attempt.settled_id or outer.settled_id
+def _report(attempt: Frame, outer: Frame) -> None:
+    dispatch = outer.dispatch or outer
+    if attempt.ending is None and dispatch.ending is not None and dispatch.ending.outcome is Outcome.ROLLED_BACK:
+        dispatch.ending = None  # it was the ending of an earlier attempt
+    elif attempt.ending is not None:
+        dispatch.ending = attempt.ending
+    inner, around = attempt.scope, dispatch.scope
+    if inner.outcome is not Outcome.NONE:
+        around.outcome, around.response = inner.outcome, inner.response
+    around.committed = inner.committed or around.committed
+    around.settled_id = inner.settled_id or around.settled_id

@@ -1,4 +1,4 @@
-"""ValidationBehavior: refuses a message or stream that is not valid, with everything that is wrong with it in one error."""
+"""ValidationBehavior: refuses an invalid message or stream, with all of its failures in one error."""
 
 import inspect
 import re
@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, ClassVar, Generic
 
-from mediator.companions import BoundCompanion, Companion, CompanionBehavior, StreamCompanionBehavior, resolve
+from mediator.binding import Binding
+from mediator.collaborators import Collaborator, CollaboratorBehavior, StreamCollaboratorBehavior, resolve
 from mediator.errors import MediatorError, ValidationFailedError, ValidationFailure
 from mediator.pipeline import CallNext, Message_contra
 from mediator.streams import StreamNext
@@ -16,21 +17,22 @@ from mediator.streams import StreamNext
 _PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
-class Validator(Companion, Generic[Message_contra]):
-    """Checks one kind of message, and those derived from it, where the list has a `ValidationBehavior`.
+class Validator(Collaborator, Generic[Message_contra]):
+    """Checks one kind of message and its subclasses, if the list of behaviors has a `ValidationBehavior`.
 
-    Requests of streams are checked where it has a `StreamValidationBehavior`.
-
-    A message may have any number of validators; they are found by their type, as handlers are.
+    Stream requests are checked if the list has a `StreamValidationBehavior`. A message may have any number of
+    validators, which are found by their type, as handlers are.
     """
+
+    decides = True
 
     @abstractmethod
     async def validate(self, message: Message_contra, /) -> Iterable[ValidationFailure]:
-        """Return what is wrong with the message; nothing when it is valid. A `ValueError` counts as one failure."""
+        """Return the failures of the message; none when it is valid. A raised `ValueError` counts as one failure."""
 
 
 class _Validation:
-    """What both behaviors below have in common: where they apply, and the check."""
+    """The common base of both behaviors below: the messages they apply to, and the check."""
 
     works_with: ClassVar[tuple[type, ...]] = (Validator,)
     role: ClassVar[str | None] = "validation"
@@ -42,18 +44,18 @@ class _Validation:
         self._errors = errors
 
     @classmethod
-    def applies_to(cls, message_type: type, companions: Sequence[BoundCompanion], /) -> bool:
-        """Whether the message class has a validator or a method `validate`."""
-        return bool(companions) or checks_itself(message_type)
+    def applies_to(cls, message_type: type, collaborators: Sequence[Binding], /) -> bool:
+        """Return whether the message class has a validator or a method `validate`."""
+        return bool(collaborators) or checks_itself(message_type)
 
-    async def _check(self, companions: Sequence[BoundCompanion], message: Any) -> None:
+    async def _check(self, collaborators: Sequence[Binding], message: Any) -> None:
         failures: list[ValidationFailure] = []
         cls: Any = message.__class__
         if checks_itself(cls):
             await self._collect(failures, cls.__name__, message.validate)
-        for companion in companions:
-            validator = await resolve(companion)
-            await self._collect(failures, companion.cls.__name__, partial(validator.validate, message))
+        for collaborator in collaborators:
+            validator = await resolve(collaborator)
+            await self._collect(failures, collaborator.cls.__name__, partial(validator.validate, message))
         if failures:
             raise ValidationFailedError(message, tuple(failures))
 
@@ -62,21 +64,21 @@ class _Validation:
             found: Any = check()
             if hasattr(found, "__await__"):
                 found = await found
-            failures.extend(replace(failure, validator=name) for failure in found or ())  # up to where it raises
-        except ValidationFailedError as error:  # of a message that the validator has sent on
+            failures.extend(replace(failure, validator=name) for failure in found or ())  # kept up to an error
+        except ValidationFailedError as error:  # from a message that the validator has sent
             failures.extend(error.failures)
-        except MediatorError:  # some are ValueErrors too, and none is about the message
+        except MediatorError:  # some of them are ValueErrors too, but none says that the message is invalid
             raise
-        except self._errors as error:  # collected: all that is wrong is told together
+        except self._errors as error:  # collected: all failures are raised together
             failures.extend(ValidationFailure(field, text, name) for field, text in _entries(error))
 
 
-class ValidationBehavior(_Validation, CompanionBehavior):
-    """Refuses invalid messages: no `Validator` of theirs, and no `validate()` of their own, may find anything.
+class ValidationBehavior(_Validation, CollaboratorBehavior):
+    """Refuses a message with a `ValidationFailedError` when a `Validator`, or its method `validate()`, finds a failure.
 
-    What a message library checks (attrs, pydantic) it checks when the message is made, so such a message is never sent;
-    this is for what the library does not check then: msgspec checks what it decodes, a dataclass checks nothing, and some
-    checks need a database. A message class with a method `validate(self)` is asked first. It may return or yield
+    Libraries such as attrs and pydantic check a message when it is made, so an invalid one is never sent. This behavior
+    is for the other checks: msgspec only checks messages that it decodes, a dataclass checks nothing, and some checks
+    need a database. A method `validate(self)` of the message class is called first. It may return or yield
     `ValidationFailure`s, or raise the error of its library:
 
         class EnrollStudent(msgspec.Struct, Command[StudentId], frozen=True):
@@ -85,61 +87,48 @@ class ValidationBehavior(_Validation, CompanionBehavior):
             def validate(self) -> None:
                 msgspec.convert(msgspec.to_builtins(self), EnrollStudent)
 
-    All validators run, one after the other, and what they find is raised together. Other errors of theirs are raised as
-    they are. Place the behavior after authorization, whose refusals tell less, and before the transaction.
+    All validators run, one after the other, and their failures are raised together. Other errors of a validator are
+    raised unchanged. Place the behavior after authorization, whose refusals disclose less, and before the transaction
+    behavior.
 
     Args:
-        errors: What counts as a failure when a validator or `validate()` raises it. `ValueError` covers the validation
-            errors of pydantic, msgspec and most of attrs. When such an error has a method `errors()`, as that of pydantic,
-            each of its entries is one failure.
+        errors: The errors that count as failures when a validator or `validate()` raises them. `ValueError` covers the
+            validation errors of pydantic, msgspec and most of attrs. When such an error has a method `errors()`, as
+            pydantic's has, each of its entries is one failure.
     """
 
-    async def handle_with(self, companions: Sequence[BoundCompanion], message: Any, call_next: CallNext[Any], /) -> Any:
-        """Check, and go on.
-
-        Raises:
-            ValidationFailedError: Something is wrong with the message.
-        """
-        await self._check(companions, message)
+    async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
+        await self._check(collaborators, message)
         return await call_next()
 
 
-class StreamValidationBehavior(_Validation, StreamCompanionBehavior):
-    """Refuses an invalid request of a stream, at the first step of that: what `ValidationBehavior` is to messages.
-
-    Args:
-        errors: As those of `ValidationBehavior`.
-    """
+class StreamValidationBehavior(_Validation, StreamCollaboratorBehavior):
+    """Refuses an invalid stream request, at the first step of the stream, as `ValidationBehavior` refuses messages."""
 
     async def handle_with(
-        self, companions: Sequence[BoundCompanion], request: Any, call_next: StreamNext[Any], /
+        self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /
     ) -> AsyncIterator[Any]:
-        """Check, and pass the items on.
-
-        Raises:
-            ValidationFailedError: Something is wrong with the request.
-        """
-        await self._check(companions, request)
+        await self._check(collaborators, request)
         async for item in call_next():
             yield item
 
 
 @lru_cache(maxsize=1024)
 def checks_itself(message_type: type) -> bool:
-    """Whether a message class has a method `validate`; the class method of that name in pydantic is another matter."""
+    """Return whether a message class has a method `validate`. Pydantic's class method of that name does not count."""
     return inspect.isfunction(inspect.getattr_static(message_type, "validate", None))
 
 
 def _entries(error: Exception) -> list[tuple[str, str]]:
-    """The fields and texts of a library's error, and not what `str(error)` of some adds to them."""
+    """Return the fields and texts of a library's error, without anything that only its `str(error)` adds."""
     listing: Any = getattr(error, "errors", None)
     entries: Any = listing() if callable(listing) else ()  # pydantic: `[{"loc": ("name",), "msg": "...", ...}]`
     found = [(".".join(map(str, each["loc"])), str(each["msg"])) for each in entries if {"loc", "msg"} <= set(each)]
-    said: Any = error.args[0] if error.args else type(error).__name__  # attrs has objects beside the text
+    said: Any = error.args[0] if error.args else type(error).__name__  # attrs adds further objects after the text
     return found or [_entry(said if isinstance(said, str) else str(error))]
 
 
 def _entry(text: str) -> tuple[str, str]:
-    """The field and the text, where the text says where: msgspec's end in "- at `$.name`"."""
+    """Return the field and the text of a failure. The texts of msgspec end with the field: "- at `$.name`"."""
     place = _PLACE.search(text)
     return (place[1], text[: place.start()]) if place else ("", text)

@@ -1,8 +1,11 @@
-"""The `mediator` command (the `cli` extra): runs workers, creates tables, and shows what a container is made of."""
+"""The `mediator` command (`mediator-uow[cli]`): runs workers, creates tables, and shows what a container is made of."""
 
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from mediator.errors import MissingExtraError
+from mediator.printable import escape_unknown_characters
 
 _command: Callable[..., Any] | None
 try:
@@ -20,6 +23,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command and exit: 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
     if _command is None:
-        print("The mediator command needs click. Install it with: pip install 'mediator[cli]'", file=sys.stderr)
+        print(MissingExtraError("click", "cli"), file=sys.stderr)
         sys.exit(2)
+    escape_unknown_characters()
     _command(prog_name="mediator")

@@ -1,43 +1,77 @@
-"""Commands: what `mediator` understands on its command line."""
+"""Commands: the subcommands and options of `mediator`."""
 
 import asyncio
-import sys
-from contextlib import redirect_stdout
-from typing import get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
 
 import click
 
-from mediator.cli.description import describe
+from mediator import __version__
+from mediator.cli.container import load_container, nearest
 from mediator.cli.doctor.command import doctor
 from mediator.cli.events import events
+from mediator.cli.options import RELAY_ELSEWHERE, SECONDS_OR_NONE
 from mediator.cli.outbox import outbox
 from mediator.cli.parked import parked
-from mediator.cli.reporting import TARGET, reporting
 from mediator.cli.running import run_workers
 from mediator.cli.tables import schema
-from mediator.cli.target import load_container
-from mediator.cli.topology import Report, apply_topology, compare_topology
-from mediator.description import Format
-from mediator.printable import printable
+from mediator.cli.topology import topology
+from mediator.cli.work import TARGET, CommandError, reporting
+from mediator.dependency_injector.mediator_provider import mediators_of
+from mediator.describe import Application, Format, described
+from mediator.printable import escape_unknown_characters, printable
+
+
+def describe(containers: Sequence[tuple[str, Any]], message: str | None, form: Format) -> str:
+    """Return the chains of all messages of the containers, or of those called `message`. Nothing is started."""
+    applications = list(_applications(containers, message))
+    found = [application for application in applications if application.messages]
+    if message is not None and not found:
+        known = {cls.__name__ for each in applications for cls in each.registry.message_types()}
+        raise CommandError(f"The container handles no message {message!r}.{nearest(message, known)}")
+    if form == "text" and not found:
+        return "No message has a handler."
+    return described(found, form)
+
+
+def _applications(containers: Sequence[tuple[str, Any]], message: str | None) -> Iterator[Application]:
+    names = [target.partition(":")[2] for target, _ in containers]
+    for (target, container), short in zip(containers, names, strict=True):
+        providers = mediators_of(container)
+        if not providers:
+            raise CommandError("The container has no mediator: add a MediatorProvider to it.")
+        title = "" if len(containers) == 1 else short if names.count(short) == 1 else target
+        for label, provider in providers:
+            registry = provider.own().registry
+            chosen = [cls for cls in registry.message_types() if message in (None, cls.__name__)]
+            yield Application(f"{title} {label}".strip() if len(providers) > 1 else title, registry, chosen)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="mediator")
+@click.version_option(__version__, prog_name="mediator", message="%(prog)s %(version)s")
 def cli() -> None:
     """Work with an application's container, named as MODULE:NAME.
 
     NAME is a container, a container class, or a function without arguments that returns a container.
     """
+    escape_unknown_characters()
 
 
 @cli.command()
 @TARGET
-@click.option("--drain-timeout", default=30.0, show_default=True, help="Seconds that workers may take to stop.")
-@click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
+@click.option(
+    "--drain-timeout",
+    type=SECONDS_OR_NONE,
+    default=30.0,
+    show_default=True,
+    help="Seconds that workers may take to stop.",
+)
+@RELAY_ELSEWHERE
 def run(target: str, drain_timeout: float, relay_elsewhere: bool) -> None:
     """Run the workers of a container until SIGTERM or Ctrl-C.
 
-    Its relays and consumers, what answers requests of other applications, and what forgets old idempotency keys.
+    The workers are its relays and consumers, the responders that answer requests of other applications, and the tasks
+    that delete old idempotency keys.
     """
     with reporting():
         container = load_container(target)
@@ -67,70 +101,5 @@ cli.add_command(events)
 cli.add_command(outbox)
 cli.add_command(parked)
 cli.add_command(schema)
+cli.add_command(topology)
 cli.add_command(doctor)
-
-
-PACKAGES = click.option(
-    "--package", "packages", metavar="NAME", multiple=True, help="An imported package with further event classes."
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
-TIMEOUT = click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for the broker.")
-
-
-@cli.group()
-def topology() -> None:
-    """Compare and create the streams and consumers that a container needs of its broker."""
-
-
-@topology.command("plan")
-@TARGET
-@PACKAGES
-@AS_JSON
-@TIMEOUT
-def topology_plan(target: str, packages: tuple[str, ...], as_json: bool, timeout: float) -> None:
-    """Show what `apply` would create and update, what differs, and what is not needed any more."""
-    with reporting():
-        with redirect_stdout(sys.stderr):  # what the application logs is no part of the report
-            report = asyncio.run(compare_topology(load_container(target), packages, timeout=timeout))
-        _show(report, as_json=as_json)
-
-
-@topology.command("diff")
-@TARGET
-@PACKAGES
-@AS_JSON
-@TIMEOUT
-def topology_diff(target: str, packages: tuple[str, ...], as_json: bool, timeout: float) -> None:
-    """Show the differences only, and exit with status 1 when there are any."""
-    with reporting():
-        with redirect_stdout(sys.stderr):
-            report = asyncio.run(compare_topology(load_container(target), packages, timeout=timeout))
-        _show(report.differences(), as_json=as_json)
-        sys.exit(1 if report.is_different else 0)
-
-
-@topology.command("apply")
-@TARGET
-@PACKAGES
-@AS_JSON
-@TIMEOUT
-@click.option("--update-streams", is_flag=True, help="Change ages, sizes, windows and replicas of own streams too.")
-@click.option("--prune", is_flag=True, help="Take away subjects that no handler here is for.")
-def topology_apply(
-    target: str, packages: tuple[str, ...], *, as_json: bool, timeout: float, update_streams: bool, prune: bool
-) -> None:
-    """Create what is missing and add subjects to consumers; nothing is deleted.
-
-    Exits with status 1 when something differs that it does not change.
-    """
-    with reporting():
-        with redirect_stdout(sys.stderr):
-            container = load_container(target)
-            applying = apply_topology(container, packages, timeout=timeout, update_streams=update_streams, prune=prune)
-            report = asyncio.run(applying)
-        _show(report, as_json=as_json)
-        sys.exit(1 if report.has("differs") else 0)
-
-
-def _show(report: Report, *, as_json: bool) -> None:
-    click.echo(printable(report.as_json() if as_json else report.as_table()))

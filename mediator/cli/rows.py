@@ -1,31 +1,32 @@
-"""Rows: parked events as tables, as text and as JSON, fit for a terminal whatever their producers put into them."""
+"""Rows: shows parked events as tables, text and JSON, safe for a terminal whatever their producers put into them."""
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mediator.distributed.parking import ParkedEvent
-from mediator.printable import printable
+from mediator.printable import printable, shown
 
-_COLUMNS = (
-    "number",
-    "direction",
-    "consumer",
-    "type",
-    "partition_key",
-    "reason",
-    "error_class",
-    "attempts",
-    "parked_at",
-)
-_TITLES = ("NUMBER", "WAY", "CONSUMER", "TYPE", "KEY", "REASON", "ERROR", "ATTEMPTS", "PARKED")
+_COLUMNS = {
+    "number": "NUMBER",
+    "direction": "WAY",
+    "consumer": "CONSUMER",
+    "type": "TYPE",
+    "partition_key": "KEY",
+    "reason": "REASON",
+    "error_class": "ERROR",
+    "attempts": "ATTEMPTS",
+    "parked_at": "PARKED",
+}
 _WIDEST = 48
+_LONGEST_LINE = 4096
+"""Maximum number of characters shown of one part of an event; the body is printed whole, and JSON has everything."""
 
 
 def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str, Any]:
-    """What is shown of an event; `whole` with headers, error text and payload, else without."""
+    """Return the fields of an event to show; with `whole`, also headers, extensions, error text and payload."""
     row: dict[str, Any] = {
         "parking": parking,
         "number": event.number,
@@ -41,7 +42,7 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
         "reason": str(event.reason),
         "error_class": _class_of(event.error),
         "attempts": event.attempts,
-        "parked_at": datetime.fromtimestamp(event.parked_at, UTC).isoformat(timespec="seconds"),
+        "parked_at": as_time(event.parked_at),
     }
     if whole:
         row |= {"error": event.error, "content_type": event.content_type, "extensions": dict(event.extensions)}
@@ -50,13 +51,18 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
 
 
 def _class_of(error: str) -> str:
-    """The class that an error's text begins with, if it does; the rest of the text may hold a part of the payload."""
+    """Return the class with which an error's text begins, or an empty text. The rest may hold a part of the payload."""
     name, colon, _ = error.partition(": ")
     return name if colon and name.isidentifier() else ""
 
 
+def as_time(at: float | None) -> str | None:
+    """Return a time in seconds since the epoch as ISO 8601."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
 def body_of(data: bytes) -> dict[str, str]:
-    """A payload as text, or as base64 where it is none."""
+    """Return a payload as text, or as base64 when it is not UTF-8."""
     try:
         return {"data": data.decode()}
     except UnicodeDecodeError:
@@ -64,30 +70,32 @@ def body_of(data: bytes) -> dict[str, str]:
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:
-    """JSON in ASCII: what cannot be printed is escaped."""
+    """Return ASCII JSON, in which every other character is escaped."""
     return json.dumps(value, indent=indent)
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under each other."""
-    return table(rows, _COLUMNS, _TITLES) if rows else "Nothing is parked."
+    """Return rows as a table."""
+    return table(rows, _COLUMNS) if rows else "Nothing is parked."
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], titles: Sequence[str]) -> str:
-    """Some columns of rows under their titles."""
-    cells = [titles, *([_cell(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
-    return "\n".join(lines)
+def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Return the columns of rows, which are named with their titles, as a table."""
+    return "\n".join(aligned([tuple(columns.values()), *([_cell(row[column]) for column in columns] for row in rows)]))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield rows as lines in which the cells of a column stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _cell(value: object) -> str:
-    text = "" if value is None else printable(str(value)).replace("\n", "\\n")
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
+    return "" if value is None else shown(str(value), _WIDEST)
 
 
 def as_text(row: Mapping[str, Any]) -> str:
-    """One event, a line for each of its parts and the body at the end."""
+    """Return one event as text: a line for each of its parts, and the body at the end."""
     lines: list[str] = []
     for name, value in row.items():
         if name in {"headers", "extensions"}:
@@ -100,4 +108,4 @@ def as_text(row: Mapping[str, Any]) -> str:
 
 
 def _line(text: str) -> str:
-    return printable(text).replace("\n", "\\n")
+    return shown(text, _LONGEST_LINE)

@@ -1,32 +1,30 @@
-"""Run: the workers of a container, in the foreground, until a signal ends them."""
+"""Run: runs the workers of a container in the foreground, until a signal stops them."""
 
 import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from mediator.cli.errors import CommandError
+from mediator.blocks import contextmanager
+from mediator.cli.work import CommandError
 from mediator.dependency_injector import lifespan
 from mediator.dependency_injector.workers import worker_providers
 
 _STOP_GRACE = 15.0
-"""Seconds that closing the resources may take, after the workers."""
+"""Seconds that closing the resources may take after the workers have stopped."""
 _INTERRUPTED = 130
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.Signals["SIGBREAK"]] if hasattr(signal, "SIGBREAK") else []))
 
 
 async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: bool) -> None:
-    """Run the workers of a container until SIGTERM or Ctrl-C, then let them finish what they are at.
+    """Run the workers of a container until SIGTERM or Ctrl-C, then let them finish their current work.
 
-    A second Ctrl-C, or stopping that takes too long, ends the process at once, which is as safe as a crash: what was not
-    committed is rolled back by the database, and what was not acknowledged is delivered again.
-
-    Raises:
-        CommandError: The container has no worker.
-        Exception: What a worker or a resource raised.
+    A second Ctrl-C, or a stop that takes too long, ends the process at once. This is as safe as a crash: the database
+    rolls back what was not committed, and the broker redelivers what was not acknowledged.
     """
     if not worker_providers(container):
         raise CommandError(
@@ -44,7 +42,7 @@ async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: 
 
 
 class _Stop:
-    """Cancels the task that made it at the first signal, and ends the process when that is not enough."""
+    """Cancels the task that created it at the first signal, and ends the process when stopping takes too long."""
 
     def __init__(self, seconds: float) -> None:
         self.requested = False
@@ -54,18 +52,29 @@ class _Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        for number in _SIGNALS:
-            self._loop.add_signal_handler(number, self._on_signal, number)
+        undo = [self._listen(number) for number in _SIGNALS]
         try:
             yield
         finally:
-            for number in _SIGNALS:
-                self._loop.remove_signal_handler(number)
+            for each in undo:
+                each()
+
+    def _listen(self, number: signal.Signals) -> Callable[[], object]:
+        """Handle a signal, and return a function that ends this. The event loops of Windows cannot handle signals."""
+        try:
+            self._loop.add_signal_handler(number, self._on_signal, number)
+        except NotImplementedError:
+            return partial(signal.signal, number, signal.signal(number, self._on_signal_of_the_system))
+        return partial(self._loop.remove_signal_handler, number)
+
+    def _on_signal_of_the_system(self, number: int, _frame: object) -> None:
+        """Pass a signal on to the event loop, which the signal has interrupted."""
+        self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(number))
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self.requested:
             self.requested = True
-            print("Stopping. Ctrl-C stops at once.", file=sys.stderr, flush=True)
+            _say("Stopping. Ctrl-C stops at once.")
             self._loop.call_later(self._seconds, _exit, 1, f"Stopping took longer than {self._seconds:g} s.")
             if self._task is not None:
                 self._task.cancel()
@@ -73,7 +82,14 @@ class _Stop:
             _exit(_INTERRUPTED, "Stopped at once.")
 
 
+def _say(text: str) -> None:
+    """Print a text to standard error. A reader that is gone must not keep the process from ending."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def _exit(status: int, text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    _say(text)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     os._exit(status)

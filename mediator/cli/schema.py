@@ -1,13 +1,17 @@
-"""Schema: the library's tables in the databases of a container, and as text."""
+"""Schema: creates, checks and upgrades the library's tables in a container's databases, and shows their SQL."""
 
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.cli.errors import CommandError
+from mediator.cli.work import CommandError
+from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import instances_of
+from mediator.dependency_injector.declared import application_of, gives
+from mediator.dependency_injector.graph import Graph
+from mediator.dependency_injector.lifespan import made, opened
+from mediator.distributed.outbox import EventPublisher, Outbox, OutboxRelay
 from mediator.errors import SettingError
 from mediator.sqlalchemy import create_schema, schema_differences, schema_sql, upgrade_schema
 from mediator.sqlalchemy.database import redacted
@@ -16,56 +20,77 @@ T = TypeVar("T")
 
 
 async def create_tables(container: Any) -> list[str]:
-    """Create the missing tables in every database of a container; the URLs of these, without passwords.
+    """Create the missing tables in every database of a container; return the databases' URLs without passwords.
 
-    Only what the engines need is started.
-
-    Raises:
-        CommandError: The container has no engine.
-        Exception: What a resource or the database raised.
+    Only the resources that the engines need are started.
     """
-    return [url for url, _ in await _each_database(container, create_schema)]
+    return [url for url, _ in await _each_database(container, lambda engine, _: create_schema(engine))]
 
 
 async def check_tables(container: Any) -> list[tuple[str, list[str]]]:
-    """The URL of every database of a container, and how its tables differ (see `create_tables`)."""
-    return await _each_database(container, schema_differences)
+    """Return the URL of every database of a container, and how its tables differ (see `create_tables`)."""
+    return await _each_database(container, lambda engine, _: schema_differences(engine))
 
 
-async def upgrade_tables(container: Any) -> list[tuple[str, list[int]]]:
-    """The URL of every database of a container, and the versions that were applied to it (see `create_tables`).
+async def upgrade_tables(container: Any, application: str | None = None) -> list[tuple[str, list[int]]]:
+    """Upgrade the tables of every database; return each URL and its applied versions (see `create_tables`).
 
-    Raises:
-        SchemaNewerError: The tables are newer than the library.
-    """
-    return await _each_database(container, upgrade_schema)
-
-
-def tables_as_text(dialect: str, from_version: int) -> str:
-    """The statements that create the tables, or bring those of a version to today's.
+    Args:
+        container: The container.
+        application: The name under which the existing events were published. By default it is the application's name
+            from the outbox of each database, or else from the publisher of its relay.
 
     Raises:
-        CommandError: There is no such version.
+        SchemaError: The tables are newer than the library.
+        SettingError: The name is needed and known nowhere.
     """
+    graph = Graph(container)
+
+    async def upgrade(engine: AsyncEngine, provider: Any) -> list[int]:
+        name = application if application is not None else await _application(container, graph, provider)
+        return await upgrade_schema(engine, application=name)
+
+    return await _each_database(container, upgrade)
+
+
+async def _application(container: Any, graph: Graph, engine: Any) -> str | None:
+    """Return the application's name from the outbox of a database, or else from the publisher of its relay."""
+    relays = [relay for _, relay, _ in instances_of(container, OutboxRelay)]
+    known = [*relays, *(outbox for _, outbox, _ in instances_of(container, Outbox))]
+    near = [each for each in known if engine in graph.reachable([each])]
+    parts = [each for each in graph.calls if each in graph.reachable(near)]
+    for cls in (Outbox, EventPublisher):
+        said = [await _said(each) for each in parts if gives(each, cls)]
+        names = {each for each in said if each is not None}
+        if len(names) > 1:
+            raise CommandError(f"Say --application: the container says {' and '.join(map(repr, sorted(names)))}.")
+        for name in names:
+            return name
+    return None
+
+
+async def _said(provider: Any) -> str | None:
+    given = application_of(provider)
+    if kinds.is_provider(given):
+        given = await made(given)
+    return given if isinstance(given, str) else None
+
+
+def tables_as_text(dialect: str, from_version: int, application: str | None = None) -> str:
+    """Return the statements that create the tables, or upgrade the tables of a given version to the current version."""
     try:
-        return schema_sql(dialect, from_version=from_version)
+        return schema_sql(dialect, from_version=from_version, application=application)
     except SettingError as error:
         raise CommandError(str(error)) from error
 
 
-async def _each_database(container: Any, act: Callable[[AsyncEngine], Awaitable[T]]) -> list[tuple[str, T]]:
+async def _each_database(container: Any, act: Callable[[AsyncEngine, Any], Awaitable[T]]) -> list[tuple[str, T]]:
     providers = [provider for _, provider, _ in instances_of(container, AsyncEngine)]
     if not providers:
         raise CommandError("The container has no database: add a provider of an AsyncEngine to it.")
-    try:
-        found: list[tuple[str, T]] = []
+    found: list[tuple[str, T]] = []
+    async with opened(container) as ask:
         for provider in providers:
-            engine = provider()
-            if inspect.isawaitable(engine):
-                engine = await engine
-            found.append((redacted(engine.url), await act(engine)))
-        return found
-    finally:
-        stopping = container.shutdown_resources()
-        if inspect.isawaitable(stopping):
-            await stopping
+            engine = await ask(provider)
+            found.append((redacted(engine.url), await act(engine, provider)))
+    return found

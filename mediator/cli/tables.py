@@ -1,17 +1,17 @@
-"""Tables: the commands about the library's tables, `mediator schema`."""
+"""Tables: the subcommands of `mediator schema`."""
 
 import asyncio
-import json
 import sys
-from contextlib import redirect_stdout
+from functools import partial
 from types import ModuleType
-from typing import Any
 
 import click
 
-from mediator.cli.errors import CommandError
-from mediator.cli.reporting import TARGET, reporting
-from mediator.cli.target import load_container
+from mediator.cli.container import load_container, report_of
+from mediator.cli.options import COUNT_OR_NONE
+from mediator.cli.rows import to_json
+from mediator.cli.work import JSON, TARGET, CommandError, reporting
+from mediator.errors import MissingExtraError
 from mediator.printable import printable
 
 _tables: ModuleType | None
@@ -25,6 +25,11 @@ except ModuleNotFoundError as _missing:
     _tables = None
 
 
+APPLICATION = click.option(
+    "--application", help="The name under which the events that are there from before version 2 were published."
+)
+
+
 @click.group()
 def schema() -> None:
     """Create, check and upgrade the tables of outbox and inbox, or show their SQL."""
@@ -34,7 +39,7 @@ def schema() -> None:
 
 def _required_tables() -> ModuleType:
     if _tables is None:
-        raise CommandError("This needs SQLAlchemy. Install it with: pip install 'mediator[sqlalchemy]'")
+        raise CommandError(str(MissingExtraError("sqlalchemy", "sqlalchemy")))
     return _tables
 
 
@@ -49,11 +54,18 @@ def schema_create(target: str) -> None:
 
 @schema.command("sql")
 @click.option("--dialect", type=click.Choice(["sqlite", "postgresql"]), default="sqlite", show_default=True)
-@click.option("--from-version", default=0, show_default=True, help="Of the tables that are there; 0: there are none.")
-def schema_sql(dialect: str, from_version: int) -> None:
+@click.option(
+    "--from-version",
+    type=COUNT_OR_NONE,
+    default=0,
+    show_default=True,
+    help="Of the tables that are there; 0: there are none.",
+)
+@APPLICATION
+def schema_sql(dialect: str, from_version: int, application: str | None) -> None:
     """Print the statements that create the tables, or bring those of an older version to today's."""
     with reporting():
-        statements = _required_tables().tables_as_text(dialect, from_version)
+        statements = _required_tables().tables_as_text(dialect, from_version, application)
         click.echo(statements, nl=False)
         if not statements:
             click.echo(f"Tables of version {from_version} are up to date.", err=True)
@@ -61,33 +73,34 @@ def schema_sql(dialect: str, from_version: int) -> None:
 
 @schema.command("check")
 @TARGET
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def schema_check(target: str, *, as_json: bool) -> None:
+@JSON
+def schema_check(target: str, *, machine: bool) -> None:
     """Compare the tables in every database of a container with those of the library.
 
     Exits with status 1 when they differ.
     """
     with reporting():
-        with redirect_stdout(sys.stderr):  # what the application logs is no part of the report
-            found: list[tuple[str, list[str]]] = asyncio.run(_required_tables().check_tables(load_container(target)))
-        click.echo(json.dumps([_as_dict(*each) for each in found], indent=2) if as_json else _as_text(found))
+        found: list[tuple[str, list[str]]] = report_of(target, _required_tables().check_tables)
+        rows = [{"database": url, "differences": differences} for url, differences in found]
+        click.echo(to_json(rows) if machine else _as_text(found))
         sys.exit(1 if any(differences for _, differences in found) else 0)
 
 
 @schema.command("upgrade")
 @TARGET
-def schema_upgrade(target: str) -> None:
-    """Bring the tables in every database of a container to the version of the library."""
+@APPLICATION
+def schema_upgrade(target: str, application: str | None) -> None:
+    """Bring the tables in every database of a container to the version of the library.
+
+    Version 2 stores the name of the application with each event. Existing events get the name of the outbox in the
+    container, unless --application gives the name under which they were published.
+    """
     with reporting():
-        with redirect_stdout(sys.stderr):
-            found: list[tuple[str, list[int]]] = asyncio.run(_required_tables().upgrade_tables(load_container(target)))
+        upgrade = partial(_required_tables().upgrade_tables, application=application)
+        found: list[tuple[str, list[int]]] = report_of(target, upgrade)
         for url, applied in found:
             done = f"applied version {', '.join(map(str, applied))}" if applied else "nothing to do"
             click.echo(printable(f"{url}: {done}"))
-
-
-def _as_dict(url: str, differences: list[str]) -> dict[str, Any]:
-    return {"database": url, "differences": differences}
 
 
 def _as_text(found: list[tuple[str, list[str]]]) -> str:

@@ -1,36 +1,31 @@
-"""Topology: the streams and consumers of a container compared with those of its brokers, and created there."""
+"""Topology: `mediator topology` compares a container's streams and consumers with its brokers, and creates them."""
 
-import inspect
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mediator.cli.errors import CommandError
+import click
+
+from mediator.cli.container import report_of
+from mediator.cli.options import PACKAGES, SECONDS
+from mediator.cli.rows import aligned
+from mediator.cli.work import JSON, TARGET, CommandError, reporting
 from mediator.dependency_injector import validate
 from mediator.dependency_injector.event_flows import event_flows
+from mediator.dependency_injector.lifespan import opened
 from mediator.dependency_injector.provider_kinds import is_provider
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription
-from mediator.nats.api import JetStreamApi
-from mediator.nats.plan import Item, Status, plan
-from mediator.nats.provisioning import provision
-from mediator.nats.survey import survey
-from mediator.nats.topology import Topology, merged
-from mediator.printable import printable
+from mediator.nats.topology import Item, JetStreamApi, Status, Topology, merged, plan, provision, survey
+from mediator.printable import printable, shown, shown_reason
 
 _COLUMNS = ("status", "stream", "consumer", "details")
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerReport:
-    """What is to be said of one broker.
-
-    Attributes:
-        broker: Its URLs, without secrets.
-        items: Its streams and consumers.
-        done: What was created or updated.
-    """
+    """The plan for one broker, with the items that were created or updated. The broker's URLs have no secrets."""
 
     broker: str
     items: Sequence[Item]
@@ -39,27 +34,27 @@ class BrokerReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is to be said of the brokers of a container."""
+    """The report about the brokers of a container."""
 
     brokers: Sequence[BrokerReport]
 
     @property
     def is_different(self) -> bool:
-        """Whether a broker has something else than what is wanted."""
+        """Whether a broker differs from what is wanted."""
         return any(item.is_difference for broker in self.brokers for item in broker.items)
 
     def has(self, status: Status) -> bool:
-        """Whether there is an item of a status."""
+        """Return whether an item has this status."""
         return any(item.status == status for broker in self.brokers for item in broker.items)
 
     def differences(self) -> "Report":
-        """The report with nothing in it that is as it should be."""
+        """Return the report without the items that are as wanted."""
         return Report(
             [replace(each, items=[item for item in each.items if item.is_difference]) for each in self.brokers]
         )
 
     def as_json(self) -> str:
-        """The report for programs."""
+        """Return the report as JSON."""
         brokers = [
             {"broker": each.broker, "done": list(map(_as_dict, each.done)), "items": list(map(_as_dict, each.items))}
             for each in self.brokers
@@ -67,23 +62,17 @@ class Report:
         return json.dumps({"different": self.is_different, "brokers": brokers}, indent=2)
 
     def as_table(self) -> str:
-        """The report for people."""
+        """Return the report as tables for people."""
         return "\n\n".join("\n".join(_table(each)) for each in self.brokers)
 
 
 async def compare_topology(container: Any, packages: Iterable[str], *, timeout: float) -> Report:  # noqa: ASYNC109
-    """Compare, and change nothing.
+    """Compare the brokers with what a container needs, without changing anything.
 
     Args:
-        container: The container. Only what its publishers and subscriptions need is started.
-        packages: Names of imported packages with further event classes.
+        container: The container. Only the resources that its publishers and subscriptions need are started.
+        packages: The names of imported packages with further event classes.
         timeout: How long to wait for each broker, in seconds.
-
-    Raises:
-        CommandError: The container has neither publisher nor subscription for NATS.
-        ContainerValidationError: The container is faulty.
-        PublisherUnavailableError: A broker did not answer.
-        SettingError: Two parts of the container want the same thing differently.
     """
 
     async def compare(api: JetStreamApi, topology: Topology) -> BrokerReport:
@@ -100,7 +89,7 @@ async def apply_topology(
     update_streams: bool,
     prune: bool,
 ) -> Report:
-    """Create what is missing and update what may be (see `compare_topology` and `provision`)."""
+    """Create missing streams and consumers, and update what may be updated (see `compare_topology` and `provision`)."""
 
     async def apply(api: JetStreamApi, topology: Topology) -> BrokerReport:
         done: list[Item] = []
@@ -112,23 +101,11 @@ async def apply_topology(
 
 async def _each_broker(container: Any, packages: Iterable[str], seconds: float, act: Callable[..., Any]) -> Report:
     validate(container, relay_elsewhere=True)
-    async with _wanted(container, packages) as wanted:
-        reports: list[BrokerReport] = []
-        for connection, topology in wanted:
-            client = await connection.client("publish", timeout=seconds)
-            reports.append(await act(JetStreamApi(client, connection.broker), topology))
-        return Report(reports)
-
-
-@asynccontextmanager
-async def _wanted(container: Any, packages: Iterable[str]) -> AsyncIterator[list[tuple[NatsConnection, Topology]]]:
-    """What the publishers and subscriptions of a container want, by their connections, which are open meanwhile."""
     found: dict[NatsConnection, list[Topology]] = {}
-    try:
+    reports: list[BrokerReport] = []
+    async with opened(container) as ask:
         for flow in event_flows(container, packages):
-            port = flow.port()
-            if inspect.isawaitable(port):
-                port = await port
+            port = await ask(flow.port)
             if isinstance(port, NatsEventPublisher):
                 found.setdefault(port.connection, []).append(port.topology(flow.event_types))
             elif isinstance(port, NatsEventSubscription):
@@ -138,11 +115,11 @@ async def _wanted(container: Any, packages: Iterable[str]) -> AsyncIterator[list
             raise CommandError(
                 "The container has no broker: add a provider of a NatsEventPublisher or a NatsEventSubscription to it."
             )
-        yield [(connection, merged(topologies)) for connection, topologies in found.items()]
-    finally:
-        stopping = container.shutdown_resources()
-        if inspect.isawaitable(stopping):
-            await stopping
+        wanted = [(connection, merged(topologies)) for connection, topologies in found.items()]
+        for connection, topology in wanted:
+            client = await connection.client("publish", timeout=seconds)
+            reports.append(await act(JetStreamApi(client, connection.broker), topology))
+    return Report(reports)
 
 
 def _as_dict(item: Item) -> dict[str, Any]:
@@ -151,16 +128,72 @@ def _as_dict(item: Item) -> dict[str, Any]:
 
 def _table(report: BrokerReport) -> Iterator[str]:
     rows = [_COLUMNS, *(row for item in report.items for row in _rows(item))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    yield printable(report.broker)
-    yield from (printable(f"{item.status}d {item.stream} {item.consumer}".rstrip()) for item in report.done)
+    yield shown(report.broker)
+    yield from (shown_reason(f"{item.status}d {item.stream} {item.consumer}".rstrip()) for item in report.done)
     if len(rows) == 1:
         yield "nothing to do"
     else:
-        yield from ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        yield from aligned(rows)
 
 
 def _rows(item: Item) -> Iterator[tuple[str, ...]]:
-    details = [printable(detail).replace("\n", "\\n") for detail in item.details] or [""]
-    yield item.status, printable(item.stream), printable(item.consumer), details[0]
+    details = [shown_reason(detail) for detail in item.details] or [""]
+    yield item.status, shown(item.stream), shown(item.consumer), details[0]
     yield from (("", "", "", detail) for detail in details[1:])
+
+
+_TIMEOUT = click.option(
+    "--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for the broker."
+)
+
+
+@click.group()
+def topology() -> None:
+    """Compare and create the streams and consumers that a container needs of its broker."""
+
+
+@topology.command("plan")
+@TARGET
+@PACKAGES
+@JSON
+@_TIMEOUT
+def topology_plan(target: str, packages: tuple[str, ...], machine: bool, timeout: float) -> None:
+    """Show what `apply` would create and update, what differs, and what is not needed any more."""
+    with reporting():
+        report = report_of(target, lambda container: compare_topology(container, packages, timeout=timeout), packages)
+        _show(report, machine=machine)
+
+
+@topology.command("diff")
+@TARGET
+@PACKAGES
+@JSON
+@_TIMEOUT
+def topology_diff(target: str, packages: tuple[str, ...], machine: bool, timeout: float) -> None:
+    """Show the differences only, and exit with status 1 when there are any."""
+    with reporting():
+        report = report_of(target, lambda container: compare_topology(container, packages, timeout=timeout), packages)
+        _show(report.differences(), machine=machine)
+        sys.exit(1 if report.is_different else 0)
+
+
+@topology.command("apply")
+@TARGET
+@PACKAGES
+@JSON
+@_TIMEOUT
+@click.option("--update-streams", is_flag=True, help="Change ages, sizes, windows and replicas of own streams too.")
+@click.option("--prune", is_flag=True, help="Take away subjects that no handler here is for.")
+def topology_apply(target: str, packages: tuple[str, ...], *, machine: bool, **options: Any) -> None:
+    """Create what is missing and add subjects to consumers; nothing is deleted.
+
+    Exits with status 1 when something differs that it does not change.
+    """
+    with reporting():
+        report = report_of(target, lambda container: apply_topology(container, packages, **options), packages)
+        _show(report, machine=machine)
+        sys.exit(1 if report.has("differs") else 0)
+
+
+def _show(report: Report, *, machine: bool) -> None:
+    click.echo(printable(report.as_json() if machine else report.as_table()))

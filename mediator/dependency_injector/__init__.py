@@ -1,8 +1,8 @@
-"""Everything for containers of dependency-injector: providers of its own, start and stop, checks, overriding."""
+"""Support for containers of dependency-injector: its own providers, start and stop, validation, and overriding."""
 
 from mediator.dependency_injector.lifespan import lifespan
 from mediator.dependency_injector.mediator_provider import MediatorProvider
-from mediator.dependency_injector.override import override
+from mediator.dependency_injector.override import override, rewired
 from mediator.dependency_injector.scan import HandlerScan
 from mediator.dependency_injector.scoped import Scoped
 from mediator.dependency_injector.validation import validate
@@ -14,6 +14,7 @@ __all__ = [
     "Scoped",
     "lifespan",
     "override",
+    "rewired",
     "validate",
     "workers_of",
 ]

@@ -1,10 +1,10 @@
-"""Catalog: the handlers, companions and behaviors of a container, found by the classes of its named providers.
+"""Catalog: the handlers, collaborators and behaviors of a container, found by the classes of its named providers.
 
-Only named providers count, in the order of their declaration, those of nested containers and of scans included; what is
-nested inside another provider is a part of that one: `Factory(Caching, Factory(Inner))` is one handler.
-`container.traverse()` is no substitute: it walks a set, and it shows overriding providers beside the ones they override.
-The class is that of the provider as it was declared, and the provider itself is called at dispatch, so overriding needs
-no new catalog.
+Only named providers count, in the order of their declaration, including the providers of nested containers and of
+scans. A provider inside another provider is a part of the outer one: `Factory(Caching, Factory(Inner))` is one handler.
+`container.traverse()` cannot be used instead: it walks a set, and it yields overriding providers along with the
+overridden ones. The class is read from the provider as it was declared, and the provider itself is called at dispatch,
+so overriding needs no new catalog.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from dependency_injector import providers
 from mediator.binding import Binding
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.declared import (
+    HANDLERS,
     Named,
     declared_providers,
     distinct,
-    provided_class,
     provided_classes,
+    roles_of,
 )
-from mediator.dependency_injector.roles import HANDLERS, roles_of
 from mediator.dependency_injector.scan import HandlerScan
 from mediator.errors import Problem
 from mediator.handlers import message_types, type_arguments
@@ -34,9 +34,9 @@ BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior, Stream
 
 
 def named_providers(container: Any, path: str = "container") -> Iterator[Named]:
-    """The named providers of a container and those nested in it, with their labels, in the order of declaration.
+    """Yield the named providers of a container and of nested ones, with their labels, in the order of declaration.
 
-    In the place of a scan are the providers that it makes.
+    A scan is replaced by the providers that it makes.
     """
     for name, provider in declared_providers(container):
         label = f"{path}.{name}"
@@ -47,9 +47,9 @@ def named_providers(container: Any, path: str = "container") -> Iterator[Named]:
 
 
 def instances_of(container: Any, cls: type, path: str = "container") -> Iterator[tuple[str, Any, type]]:
-    """The named providers of a class or of classes derived from it: label, provider, class.
+    """Yield the named providers of a class or of classes derived from it: label, provider, class.
 
-    Each comes once, whatever other names it has; a `Selector` once for each of its candidates.
+    A provider with several names is yielded once, a `Selector` once for each of its candidates.
     """
     for label, provider in distinct(named_providers(container, path)):
         for found in provided_classes(provider):
@@ -59,41 +59,31 @@ def instances_of(container: Any, cls: type, path: str = "container") -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What was found in a container.
+    """The handlers, behaviors and collaborators of a container, and what looks like one and cannot be one.
 
-    Attributes:
-        handlers: In the order of declaration.
-        behaviors: Outermost first.
-        companions: What behaviors work with, in the order of declaration.
-        problems: What looks like a handler or a behavior but cannot be one.
+    Behaviors are in their order, outermost first; the others are in the order of declaration.
     """
 
     handlers: tuple[Binding, ...]
     behaviors: tuple[Binding, ...]
-    companions: tuple[Binding, ...]
+    collaborators: tuple[Binding, ...]
     problems: tuple[Problem, ...]
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
-        """All that is called by type."""
-        return (*self.handlers, *self.behaviors, *self.companions)
+        """All handlers, behaviors and collaborators."""
+        return (*self.handlers, *self.behaviors, *self.collaborators)
 
 
 def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Catalog:
-    """Read a container instance; nothing in it is called.
-
-    Args:
-        container: The container.
-        behaviors: The provider of the list of behaviors.
-        path: What labels begin with.
-    """
+    """Read the catalog of a container instance, without calling any provider."""
     problems: list[Problem] = list(_scan_faults(container, path))
     handlers: list[Binding] = []
-    companions: list[Binding] = []
+    collaborators: list[Binding] = []
     for binding in _by_type(container, path, problems):
-        (handlers if binding.kind in HANDLERS else companions).append(binding)
+        (handlers if binding.kind in HANDLERS else collaborators).append(binding)
     in_order = tuple(_behaviors(container, behaviors, path, problems))
-    return Catalog(tuple(handlers), in_order, tuple(companions), tuple(problems))
+    return Catalog(tuple(handlers), in_order, tuple(collaborators), tuple(problems))
 
 
 def _scan_faults(container: Any, path: str) -> Iterator[Problem]:
@@ -120,7 +110,7 @@ def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Bin
 def _undeclared(label: str, cls: type, kind: type) -> Problem | None:
     arguments = type_arguments(cls, kind)
     said: Any = arguments[0] if arguments else None
-    anything = kind not in HANDLERS  # a companion may be for any message, a handler may not
+    anything = kind not in HANDLERS  # a collaborator may be for any message, a handler may not
     if said is Any and anything:
         return None
     if said is not None and said is not Any and not isinstance(said, TypeVar) and message_types(said):
@@ -136,24 +126,36 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
     labels = {provider: label for label, provider in named_providers(container, path)}
     for index, item in enumerate(_items(behaviors), 1):
         provider = item.provides if isinstance(item, kinds.DELEGATES) else item
-        label = (
-            labels.get(provider, f"{path}: behavior {index}")
-            if kinds.is_provider(item)
-            else f"{path}: behavior {index}"
-        )
+        nameless = f"{path}: behavior {index}"
+        label = labels.get(provider, nameless) if kinds.is_provider(item) else nameless
         if isinstance(item, BEHAVIORS):
             provider = providers.Object(item)
-        cls = provided_class(provider) if kinds.is_provider(provider) else None
-        if cls is not None and issubclass(cls, BEHAVIORS):
+        cls = _class_in_list(provider) if kinds.is_provider(provider) else None
+        several = [kind.__name__ for kind in BEHAVIORS if cls is not None and issubclass(cls, kind)]
+        if cls is not None and len(several) > 1:
+            text = (
+                f"is a {' and a '.join(several)}, whose `handle` is called in different ways. Write a class for each, and "
+                "put both in the list."
+            )
+            problems.append(Problem(label, cls.__name__, text))
+        elif cls is not None and issubclass(cls, BEHAVIORS):
             binding = Binding(provider, cls, label, next(kind for kind in BEHAVIORS if issubclass(cls, kind)))
             if binding.messages:
                 yield binding
             else:
-                problems.append(
-                    Problem(label, cls.__name__, "does not say which messages it applies to (not a string).")
-                )
+                text = "does not say which messages it applies to (not a string)."
+                problems.append(Problem(label, cls.__name__, text))
         else:
             problems.append(_no_behavior(label, item, cls))
+
+
+def _class_in_list(provider: Any) -> type | None:
+    """Return the class of a behavior, or the common class of all candidates of a `Selector`.
+
+    `None` when the candidates of a `Selector` differ: their class says which messages they are for.
+    """
+    classes = set(provided_classes(provider))
+    return classes.pop() if len(classes) == 1 else None
 
 
 def _items(behaviors: Any) -> tuple[Any, ...]:

@@ -1,22 +1,87 @@
-"""Declared provider: one that a container holds under a name, and the class of what it gives."""
+"""Declared providers: the named providers of a container, and the classes of the objects that they give."""
 
+import collections.abc
+import contextlib
+import inspect
+import typing
+from abc import ABC
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
+from mediator.collaborators import kinds_of
 from mediator.dependency_injector import provider_kinds as kinds
-from mediator.dependency_injector.annotations import returned_class
+from mediator.dependency_injector.provider_kinds import Kinds
+from mediator.distributed.inbox import DistributedEventHandler
 from mediator.errors import ContainerError
-from mediator.handlers import class_of
+from mediator.handlers import (
+    UNIONS,
+    NotificationHandler,
+    RequestHandler,
+    StreamRequestHandler,
+    class_of,
+    fits,
+    type_arguments,
+)
+
+_WRAPPERS = (
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncGenerator,
+    collections.abc.AsyncIterable,
+    collections.abc.Iterator,
+    collections.abc.Generator,
+    collections.abc.Iterable,
+    contextlib.AbstractContextManager,
+    contextlib.AbstractAsyncContextManager,
+)
+_TAKING_CLASSES = (None, type, object, typing.get_origin(collections.abc.Callable[..., Any]))
+
+
+def hints_of(function: Any) -> dict[str, Any]:
+    """Return the annotations of a function, or of the constructor of a class; empty when they cannot be read."""
+    if isinstance(function, type):
+        function = inspect.getattr_static(function, "__init__")
+    try:
+        return typing.get_type_hints(inspect.unwrap(function))
+    except Exception:  # some names exist for type checkers only; unknown annotations are not checked
+        return {}
+
+
+def returned_class(function: Any, *, unwrap: bool) -> type | None:
+    """Return the class in a function's return annotation, or `None`.
+
+    With `unwrap`, it is the class that a generator yields, or that a context manager returns on entering.
+    """
+    annotation = hints_of(function).get("return")
+    if unwrap and typing.get_origin(annotation) in _WRAPPERS:
+        annotation = typing.get_args(annotation)[0]
+    return class_of(annotation)
+
+
+def class_fits(given: type, wanted: Any) -> bool:
+    """Return whether an instance of `given` may be passed for the annotation `wanted`; true when that is unknown."""
+    if typing.get_origin(wanted) in UNIONS:
+        return any(class_fits(given, member) for member in typing.get_args(wanted))
+    wanted_class = class_of(wanted)
+    return wanted_class is None or fits(given, wanted_class)
+
+
+def takes_class(wanted: Any) -> bool:
+    """Return whether the annotation `wanted` may mean a class itself, not an instance; true when that is unknown."""
+    if typing.get_origin(wanted) in UNIONS:
+        return any(takes_class(member) for member in typing.get_args(wanted))
+    cls = class_of(wanted)
+    return cls in _TAKING_CLASSES or getattr(cls, "_is_protocol", False)
+
 
 Named = tuple[str, Any]
-"""A provider after the path to it from the container: `("billing.engine", ...)`."""
+"""The path of a provider in the container, and the provider: `("billing.engine", ...)`."""
 
 
 def check_instance(container: Any) -> None:
-    """Make sure that a container is an instance.
+    """Check that a container is an instance.
 
     Raises:
-        ContainerError: It is a class, or `None`.
+        ContainerError: The container is a class, or `None`.
     """
     if container is None or isinstance(container, type):
         name = "AppContainer" if container is None else container.__name__
@@ -26,7 +91,7 @@ def check_instance(container: Any) -> None:
 
 
 def declared_providers(container: Any, prefix: str = "") -> Iterator[Named]:
-    """The named providers of a container and of those nested in it, in the order of declaration."""
+    """Yield the named providers of a container and of nested containers, in the order of declaration."""
     for name, provider in container.providers.items():
         path = f"{prefix}{name}"
         if isinstance(provider, kinds.CONTAINERS):
@@ -36,31 +101,37 @@ def declared_providers(container: Any, prefix: str = "") -> Iterator[Named]:
 
 
 def distinct(named: Iterable[Named]) -> Iterator[Named]:
-    """Each provider once, whatever other names it has in a container and in those nested in it."""
+    """Yield each provider once, under its own name, even if it has further names in a container or a nested one."""
     named = list(named)
     known = {provider for _, provider in named}
     seen: set[Any] = set()
     for name, provider in named:
         target = target_of(provider)
         if target in seen or (target is not provider and target in known):
-            continue  # another name of what was found, or will be found, under its own
+            continue  # another name of a provider that is yielded under its own name
         seen.add(target)
         yield name, provider
 
 
 def target_of(provider: Any) -> Any:
-    """What a `Dependency` was given; any other provider itself."""
+    """Return the provider that a `Dependency` was given; any other provider is returned itself."""
     return kinds.effective(provider) if isinstance(provider, kinds.DEPENDENCIES) else provider
 
 
 def provided_classes(provider: Any) -> tuple[type | None, ...]:
-    """The class of what a provider gives; of a `Selector` that of each of its candidates."""
+    """Return the class of the object that a provider gives, or the classes of all candidates of a `Selector`."""
     candidates = provider.providers.values() if isinstance(provider, kinds.SELECTORS) else (provider,)
     return tuple(provided_class(candidate) for candidate in candidates)
 
 
+def gives(provider: Any, cls: type) -> bool:
+    """Return whether the object that a provider gives is known to be of a class, or of one derived from it."""
+    found = provided_class(provider)
+    return found is not None and issubclass(found, cls)
+
+
 def provided_class(provider: Any) -> type | None:
-    """The class of what a provider gives, without calling it; `None` when nothing says it."""
+    """Return the class of the object that a provider gives, without calling it; `None` when the class is unknown."""
     if isinstance(provider, kinds.DEPENDENCIES):
         cls: type = provider.instance_of
         return cls if cls is not object else _class_of_target(provider)
@@ -87,6 +158,64 @@ def _class_of_called(provider: Any) -> type | None:
     cls = class_of(provides)
     if cls is None:
         return returned_class(provides, unwrap=resource)
-    # A resource enters what can be entered, and gives what that returns.
+    # A resource enters a context manager, and gives the object that entering returns.
     entered = resource and any(hasattr(cls, name) for name in ("__enter__", "__aenter__"))
     return None if entered else cls
+
+
+HANDLERS: Kinds = (RequestHandler, NotificationHandler, StreamRequestHandler, DistributedEventHandler)
+
+
+def path_of(cls: Any) -> str:
+    """Return the full name of a class or function."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def roles_of(cls: type) -> tuple[type, ...]:
+    """Return the kinds of handler and of collaborator that a class derives from; empty for most classes."""
+    return (*(kind for kind in HANDLERS if issubclass(cls, kind)), *kinds_of(cls))
+
+
+def is_for_use(cls: type) -> bool:
+    """Return whether a class is a handler or a collaborator that is meant to be instantiated, not to be derived from.
+
+    A class that looks finished counts even if it is abstract, for example because its `handle` is misspelled. That is a
+    fault, which would go unnoticed if the class were left out.
+    """
+    roles = roles_of(cls)
+    if not roles or cls in roles:
+        return False
+    messages = [(type_arguments(cls, role) or (None,))[0] for role in roles]
+    generic = all(isinstance(message, TypeVar) for message in messages)
+    return not generic and not (inspect.isabstract(cls) and _is_unfinished_by_intent(cls))
+
+
+def _is_unfinished_by_intent(cls: type) -> bool:
+    adds = any(getattr(value, "__isabstractmethod__", False) for value in vars(cls).values())
+    return adds or ABC in cls.__bases__ or bool(cls.__subclasses__())
+
+
+UNKNOWN: Any = object()
+"""Marks an argument whose value is known only when its provider is called."""
+
+
+def given_argument(provider: Any, name: str) -> Any:
+    """Return the argument that a provider passes under a name, or its default; `UNKNOWN` when it cannot be read."""
+    try:
+        signature = inspect.signature(provider.provides)
+        bound = signature.bind_partial(*provider.args, **provider.kwargs)
+    except (TypeError, ValueError):  # another rule reports that it cannot be called
+        return UNKNOWN
+    if name not in signature.parameters:
+        return UNKNOWN
+    bound.apply_defaults()
+    return bound.arguments[name]
+
+
+def application_of(provider: Any) -> Any:
+    """Return the `application` that a provider passes to an outbox or a publisher.
+
+    It is the name, a provider of the name, or `None`; `UNKNOWN` when it cannot be read.
+    """
+    effective = kinds.effective(provider) if kinds.is_provider(provider) else provider
+    return given_argument(effective, "application") if isinstance(effective, kinds.CALLING) else UNKNOWN

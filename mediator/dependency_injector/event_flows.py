@@ -1,33 +1,36 @@
-"""EventFlow: a worker of a container with the types of event that go through it, told without calling anything."""
+"""EventFlow: the event types that go through each publisher and subscription of a container, found without calls."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from dependency_injector import providers
+
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import Catalog, instances_of, read_catalog
-from mediator.dependency_injector.declared import provided_class
+from mediator.dependency_injector.declared import check_instance, gives
 from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.handler_rules import declared_classes
 from mediator.dependency_injector.mediator_provider import mediators_of
-from mediator.dispatches import dispatches_of
-from mediator.distributed.consumer import EventConsumer
-from mediator.distributed.events import DistributedEvent
-from mediator.distributed.handler import DistributedEventHandler
-from mediator.distributed.publisher import EventPublisher
-from mediator.distributed.relay import OutboxRelay
-from mediator.distributed.subscription import EventSubscription
+from mediator.dependency_injector.validation import codec_argument, event_classes, handled_events
+from mediator.describe import dispatches_of
+from mediator.distributed.events import DistributedEvent, EventCodec, wire_type
+from mediator.distributed.inbox import DistributedEventHandler, EventConsumer, EventSubscription
+from mediator.distributed.outbox import EventPublisher, OutboxRelay
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import ContainerError
 
 
 @dataclass(frozen=True, slots=True)
 class EventFlow:
-    """Events on their way to the broker, or from it.
+    """The events that go through one publisher to the broker, or through one subscription from it.
 
     Attributes:
         label: `container.<name>` of the publisher or subscription, or of the worker that it is a part of.
         port: The provider of the publisher or subscription.
-        event_types: `<context>.<name>` of every event that may go through it, sorted.
-        ordering: How its consumer wants them; also a provider of that, such as an option of a configuration.
+        event_types: `<domain>.<name>` of every event that may go through it, sorted.
+        ordering: The `ordering` of its consumer, or a provider of it, such as an option of a configuration.
     """
 
     label: str
@@ -37,15 +40,12 @@ class EventFlow:
 
 
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
-    """Where the events of a container go, and where they come from.
+    """Return the event flows of a container.
 
-    A publisher may publish what the handlers and behaviors are seen to raise, and every event class of their packages,
-    but for those of contexts of which events are handled here: these are other applications'. A subscription delivers
-    what is handled by the mediator of its consumer.
-
-    Args:
-        container: The container, an instance. Nothing in it is called.
-        packages: Names of imported packages with further event classes.
+    A publisher may publish the events that the code of handlers and behaviors raises, and every event class of their
+    packages, except classes of a domain whose events are handled here: these belong to other applications. A
+    subscription delivers the events that the mediator of its consumer handles. `packages` names imported packages with
+    further event classes. Nothing in the container is called.
     """
     graph = Graph(container)
     catalogs = {
@@ -56,8 +56,9 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
     orderings: dict[Any, Any] = {}
     for _, provider, _ in instances_of(container, EventPublisher):
         flows.setdefault(provider, set()).update(raised)
-    for port in _ports(container, graph, OutboxRelay, EventPublisher):
-        flows.setdefault(port, set()).update(raised)
+    for _, relay, _ in instances_of(container, OutboxRelay):
+        for port in _of_class(graph, graph.reachable([relay]), EventPublisher):
+            flows.setdefault(port, set()).update(raised)
     for _, consumer, _ in instances_of(container, EventConsumer):
         reached = graph.reachable([consumer])
         handled = _names(_handled(catalog for mediator, catalog in catalogs.items() if mediator in reached))
@@ -75,17 +76,10 @@ def _ordering(consumer: Any) -> Any:
     return provider.kwargs.get("ordering", "none") if isinstance(provider, kinds.CALLING) else "none"
 
 
-def _ports(container: Any, graph: Graph, worker: type, port: type) -> Iterator[Any]:
-    for _, provider, _ in instances_of(container, worker):
-        yield from _of_class(graph, graph.reachable([provider]), port)
-
-
 def _of_class(graph: Graph, reached: set[Any], cls: type) -> Iterator[Any]:
     for provider in graph.calls:  # in the order of declaration
-        if provider in reached and provider.last_overriding is None:
-            found = provided_class(provider)
-            if found is not None and issubclass(found, cls):
-                yield provider
+        if provider in reached and provider.last_overriding is None and gives(provider, cls):
+            yield provider
 
 
 def _handled(catalogs: Iterable[Catalog]) -> Iterator[type]:
@@ -113,3 +107,62 @@ def _context(event_type: str) -> str:
 
 def _names(events: Iterable[type]) -> set[str]:
     return {event.event_type for event in events if issubclass(event, DistributedEvent) and event.event_type}
+
+
+@dataclass(frozen=True, slots=True)
+class EventEntry:
+    """One event class with its type on the wire, and how the container uses it, as far as the code shows."""
+
+    event_class: type[DistributedEvent]
+    wire: str
+    handled: bool
+    published: bool
+    keyed: bool
+
+
+def read_events(container: Any) -> list[EventEntry]:
+    """Return the events that a container handles or raises, and the events declared in the packages of its handlers.
+
+    They are sorted by type and version.
+
+    Raises:
+        ContainerError: `container` is a class.
+        DeclarationError: An event has no valid type.
+    """
+    check_instance(container)
+    catalogs = [read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)]
+    catalogs = catalogs or [read_catalog(container, providers.List())]
+    handled = handled_events(catalogs)
+    bindings = [binding for catalog in catalogs for binding in catalog.bindings]
+    raised = {each.message for binding in bindings for each in dispatches_of(binding.cls)}
+    found = [*event_classes(catalogs, "container"), *raised]
+    classes = {wire_type(event): event for event in reversed(found) if issubclass(event, DistributedEvent)}
+    entries = [
+        EventEntry(event, wire, event in handled, event in raised, has_partition_key(event))
+        for wire, event in classes.items()
+    ]
+    return sorted(entries, key=lambda entry: (entry.event_class.event_type, entry.event_class.event_version))
+
+
+def has_partition_key(event_class: type[DistributedEvent]) -> bool:
+    """Return whether an event class declares a `partition_key`, as a property or a field."""
+    own = event_class.__mro__[: event_class.__mro__.index(DistributedEvent)]
+    return any("partition_key" in vars(cls) or "partition_key" in inspect.get_annotations(cls) for cls in own)
+
+
+def codec_in(container: Any) -> EventCodec | None:
+    """Return the codec that a unit of work of the container is given; `None` when none is given one.
+
+    Raises:
+        ContainerError: The codec is made asynchronously.
+    """
+    for label, provider, _ in instances_of(container, UnitOfWork):
+        codec = codec_argument(provider)
+        if kinds.is_provider(codec):
+            codec = codec()
+        if inspect.isawaitable(codec):
+            raise ContainerError(container, f"The codec of {label} is made asynchronously: pass it as `codec=`.")
+        if codec is not None:
+            found: EventCodec = codec
+            return found
+    return None

@@ -1,6 +1,6 @@
-"""Graph: which provider calls which, walked without calling any."""
+"""Graph: which provider calls which others, determined without calling any, and rules about cycles and lifetimes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mediator.dependency_injector import provider_kinds as kinds
@@ -8,19 +8,19 @@ from mediator.dependency_injector.catalog import named_providers
 from mediator.dependency_injector.declared import provided_class
 from mediator.dependency_injector.mediator_provider import MediatorProvider, mediators_of
 from mediator.dependency_injector.scoped import Scoped
+from mediator.distributed.unit_of_work import DistributedEventBroker, UnitOfWork
 from mediator.errors import Problem
-
-_SCOPED: kinds.Kinds = (Scoped,)
+from mediator.handlers import class_of
 
 
 class Graph:
-    """Every provider of a container, nested, inline and overriding ones too, and what each calls.
+    """All providers of a container, also nested, inline and overriding ones, and the providers that each one calls.
 
-    A mediator calls nothing: it keeps providers. What is injected as `x.provider` is not called either.
+    A mediator calls no provider: it only keeps them. A provider that is injected as `x.provider` is not called either.
 
     Attributes:
-        labels: `container.<name>` of every provider; an inline provider has the label of the one it is part of.
-        calls: The providers that each one calls.
+        labels: `container.<name>` of every provider; an inline provider has the label of the provider that contains it.
+        calls: The providers that each provider calls.
     """
 
     def __init__(self, container: Any) -> None:
@@ -30,7 +30,7 @@ class Graph:
             self.labels.setdefault(provider, label)
         waiting = list(self.labels)
         waiting += [self._labelled(mediator.behaviors, label) for label, mediator in mediators_of(container)]
-        for provider in waiting:  # grows while it is walked
+        for provider in waiting:  # the list grows during the loop
             if provider not in self.calls:
                 self.calls[provider] = tuple(_calls(provider))
                 waiting += [self._labelled(each, self.labels[provider]) for each in _mentions(provider)]
@@ -40,55 +40,56 @@ class Graph:
         return provider
 
     def reachable(self, roots: Iterable[Any]) -> set[Any]:
-        """The providers that are called when these are, these included."""
-        found: set[Any] = set()
-        waiting = list(roots)
-        while waiting:
-            provider = waiting.pop()
-            if provider not in found:
-                found.add(provider)
-                waiting += self.calls[provider]
-        return found
+        """Return the roots, and all providers that are called when a root is called."""
+        return _closure(roots, self.calls)
 
     def dependents(self, targets: Iterable[Any]) -> set[Any]:
-        """The providers that call one of these, themselves or through others, these included."""
-        callers: dict[Any, list[Any]] = {}
+        """Return the targets, and all providers that call a target, directly or through other providers."""
+        callers: dict[Any, list[Any]] = {provider: [] for provider in self.calls}
         for provider, called in self.calls.items():
             for each in called:
-                callers.setdefault(each, []).append(provider)
-        found: set[Any] = set()
-        waiting = list(targets)
-        while waiting:
-            provider = waiting.pop()
-            if provider not in found:
-                found.add(provider)
-                waiting += callers.get(provider, ())
-        return found
+                callers[each].append(provider)
+        return _closure(targets, callers)
 
     def resources(self) -> list[Any]:
-        """The resources in use, each after those it needs: through other providers and `x.provider` too."""
+        """Return the resources that are not overridden, each after the resources that it needs.
+
+        It may need them through other providers, or through `x.provider`.
+        """
         done: set[Any] = set()
         ordered = [each for provider in self.calls for each in _needs_first(provider, done)]
         return [each for each in ordered if isinstance(each, kinds.RESOURCES) and each.last_overriding is None]
 
 
+def _closure(roots: Iterable[Any], following: Mapping[Any, Iterable[Any]]) -> set[Any]:
+    """Return the roots, and everything that follows them at any distance."""
+    found: set[Any] = set()
+    waiting = list(roots)
+    while waiting:
+        provider = waiting.pop()
+        if provider not in found:
+            found.add(provider)
+            waiting += following[provider]
+    return found
+
+
 def _calls(provider: Any) -> Iterable[Any]:
-    return (
-        ()
-        if isinstance(provider, MediatorProvider) and kinds.overriding(provider) is None
-        else kinds.dependencies(provider)
-    )
+    mediator = isinstance(provider, MediatorProvider) and kinds.overriding(provider) is None
+    return () if mediator else kinds.dependencies(provider)
 
 
 def _mentions(provider: Any) -> Iterator[Any]:
-    """What belongs into the graph because of a provider: what it calls, and what it could call later."""
+    """Yield the providers that a provider calls, and the provider that a delegate could call later."""
     yield from _calls(provider)
     if isinstance(provider, kinds.DELEGATES):
         yield provider.provides
 
 
 def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
-    """A provider after all that it mentions. A cycle, legal through `x.provider`, is cut where it closes."""
+    """Yield a provider after all providers that it mentions.
+
+    A cycle, which is allowed through `x.provider`, is cut where it closes.
+    """
     if provider in done:
         return
     done.add(provider)
@@ -98,7 +99,7 @@ def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
 
 
 def find_cycles(graph: Graph) -> Iterator[Problem]:
-    """Circular dependencies. Resolving one ends in a RecursionError or, on CPython 3.13.0, in a crash."""
+    """Yield circular dependencies. Resolving one ends in a RecursionError or, on CPython 3.13.0, in a crash."""
     done: set[Any] = set()
     reported: set[frozenset[Any]] = set()
     for root in graph.calls:
@@ -132,7 +133,7 @@ def _circular(graph: Graph, cycle: list[Any]) -> Problem:
 
 
 def find_captives(graph: Graph) -> Iterator[Problem]:
-    """What lives as long as the application and holds what lives as long as one dispatch."""
+    """Yield providers that keep their object as long as the application lives, and hold an object of one dispatch."""
     for provider in graph.calls:
         if not isinstance(provider, kinds.KEEPING) or provider.last_overriding is not None:
             continue
@@ -147,12 +148,15 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
 
 
 def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
-    """From what the keeper calls to the first Scoped; other keepers on the way report themselves."""
+    """Return the shortest path from a provider that the keeper calls to a `Scoped`; empty when there is none.
+
+    The search stops at other providers that keep their objects, since these are reported themselves.
+    """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)
-    for provider in waiting:  # grows while it is walked: the shortest way is found first
-        if isinstance(provider, _SCOPED):
-            path = [provider]
+    for provider in waiting:  # the list grows during the loop, so the shortest path is found first
+        if isinstance(provider, Scoped):
+            path: list[Any] = [provider]
             while before[path[-1]] is not keeper:
                 path.append(before[path[-1]])
             return path[::-1]
@@ -166,6 +170,42 @@ def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
 
 
 def class_name(provider: Any) -> str:
-    """The name of what a provider gives, or of its own kind."""
+    """Return the name of the class that a provider gives, or else the name of the provider's own class."""
     cls = provided_class(provider)
     return cls.__name__ if cls is not None else type(provider).__name__
+
+
+_PER_SCOPE = (UnitOfWork, DistributedEventBroker)
+
+
+def find_unscoped(graph: Graph) -> Iterator[Problem]:
+    """Yield units of work and brokers of events that are made for each of their users, or once for all scopes."""
+    replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}  # they stay scoped
+    for provider in graph.calls:
+        cls = _class_of(provider)
+        if cls is None or not issubclass(cls, _PER_SCOPE) or kinds.overriding(provider) is not None:
+            continue
+        if provider not in replacing and (reason := _reason(provider)) is not None:
+            text = (
+                f"{reason}, but what a dispatch writes and raises belongs to one {cls.__name__}, from its beginning to its "
+                f"end. Write `Scoped({cls.__name__}, ...)`."
+            )
+            yield Problem(graph.labels[provider], cls.__name__, text)
+
+
+def _class_of(provider: Any) -> type | None:
+    """Return the class of the object that a provider gives, or of the context manager that a resource enters."""
+    return class_of(provider.provides) if isinstance(provider, kinds.RESOURCES) else provided_class(provider)
+
+
+def _reason(provider: Any) -> str | None:
+    """Return why a provider does not give one object per scope; `None` when it does, or when a function decides it."""
+    if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
+        return f"is given by a {type(provider).__name__}, which has one for all dispatches"
+    if (
+        isinstance(provider, kinds.FACTORIES)
+        and not isinstance(provider, Scoped)
+        and isinstance(provider.provides, type)
+    ):
+        return f"is given by a {type(provider).__name__}, which makes another one for each of its users"
+    return None

@@ -1,4 +1,4 @@
-"""Rules for handlers: each request has exactly one, it is async, and returns what the request promises."""
+"""Rules for handlers: each request has exactly one handler, which is async and returns the request's response type."""
 
 import difflib
 import inspect
@@ -7,19 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mediator.binding import Binding
+from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import Catalog
+from mediator.dependency_injector.declared import is_for_use, path_of, roles_of
 from mediator.distributed.events import DistributedEvent
-from mediator.distributed.handler import DistributedEventHandler
-from mediator.errors import HandlerNotFoundError, MessageDeclarationError, Problem, SettingError
-from mediator.handlers import (
-    NotificationHandler,
-    RequestHandler,
-    StreamRequestHandler,
-    fits,
-    spelled,
-    type_arguments,
-)
-from mediator.messages import Notification, Request, StreamRequest
+from mediator.distributed.inbox import DistributedEventHandler
+from mediator.errors import Problem, SettingError, misuse
+from mediator.handlers import NotificationHandler, RequestHandler, StreamRequestHandler, fits, spelled, type_arguments
+from mediator.messages import Notification, Request, StreamRequest, kinds_of_message
 from mediator.strategies import check_strategy
 from mediator.streams import StreamPipelineBehavior
 
@@ -29,15 +24,14 @@ _KINDS: dict[type, type] = {
     NotificationHandler: Notification,
     DistributedEventHandler: DistributedEvent,
 }
-
-
 _ONE_HANDLER: dict[type, type] = {RequestHandler: Request, StreamRequestHandler: StreamRequest}
 
 
 def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
-    """What is wrong with the handlers and behaviors of one mediator."""
+    """Yield the faults of the handlers and behaviors of one mediator."""
     for binding in (*catalog.handlers, *catalog.behaviors):
         yield from _not_async(binding)
+    yield from find_uncallable(catalog.bindings)
     for binding in catalog.handlers:
         yield from _wrong_kind(binding)
     for binding in catalog.bindings:
@@ -49,30 +43,93 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
     yield from _ambiguous(requests)
 
 
+def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "container") -> Iterator[Problem]:
+    """Yield handler classes and objects that are attributes of a container without a provider, so nothing finds them.
+
+    A class that a provider makes may also be an attribute, such as a class that is defined inside the container.
+    """
+    provided = {binding.cls for catalog in catalogs for binding in catalog.handlers}
+    for name, held in _held(container).items():
+        cls = held if isinstance(held, type) else type(held)
+        if cls in provided or not any(role in _KINDS for role in roles_of(cls)) or not is_for_use(cls):
+            continue
+        kind, given = ("class", "Factory") if held is cls else ("object", "Object")
+        argument = cls.__name__ if held is cls else "..."
+        text = (
+            f"is the {kind} itself, which no mediator finds. Declare a provider of it: "
+            f"`{name} = providers.{given}({argument}{', ...' * (held is cls)})`."
+        )
+        yield Problem(f"{path}.{name}", cls.__name__, text)
+    for name, provider in container.providers.items():
+        if isinstance(provider, kinds.CONTAINERS):
+            yield from find_unprovided(provider.container, catalogs, f"{path}.{name}")
+
+
+def _held(container: Any) -> dict[str, Any]:
+    """Return the attributes of a container and of its class that are not providers.
+
+    For a provider that gives a class itself, the class is returned.
+    """
+    declared: Any = container.declarative_parent
+    classes: list[type] = [] if declared is None else list(reversed(declared.__mro__))
+    named: dict[str, Any] = {name: value for cls in classes for name, value in vars(cls).items()}
+    own: dict[str, Any] = container.__dict__
+    named.update(own)
+    held = {name: value for name, value in named.items() if not kinds.is_provider(value)}
+    for name, provider in container.providers.items():
+        if isinstance(provider, kinds.OBJECTS) and isinstance(provider.provides, type):
+            held[name] = provider.provides
+    return held
+
+
 def find_unhandled(
     catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str], where: str
 ) -> Iterator[Problem]:
-    """Requests that no handler of any mediator handles; no provider is at fault, so they are reported at `where`."""
+    """Yield requests that no handler of any mediator handles. No provider is at fault, so the label is `where`."""
     handlers = [binding for catalog in catalogs for binding in catalog.handlers if binding.kind in _ONE_HANDLER]
     names = [message.__name__ for binding in handlers for message in binding.messages]
-    declared = [request for base in _ONE_HANDLER.values() for request in declared_classes(base, packages)]
-    for request in dict.fromkeys([*requests, *declared]):
-        if not any(binding.takes(request) for binding in handlers):
+    given: tuple[Any, ...] = (requests,) if isinstance(requests, type) else tuple(requests)
+    searched = (packages,) if isinstance(packages, str) else tuple(packages)
+    declared = [request for base in _ONE_HANDLER.values() for request in declared_classes(base, searched)]
+    for request in dict.fromkeys([*given, *declared]):
+        if (problem := _no_request(request)) is not None:
+            yield Problem(where, *problem)
+        elif len(kinds := kinds_of_message(request, DistributedEvent)) > 1:
+            yield Problem(where, path_of(request), str(misuse.several_kinds(request, kinds)))
+        elif not any(binding.takes(request) for binding in handlers):
             nearest = difflib.get_close_matches(request.__name__, names, n=2)
-            path = f"{request.__module__}.{request.__qualname__}"
-            yield Problem(where, path, str(HandlerNotFoundError(request, nearest)))
+            yield Problem(where, path_of(request), str(misuse.no_handler(request, nearest)))
+
+
+def _no_request(given: Any) -> tuple[str, str] | None:
+    """Return the name of something in `requests` that is not a request, and a text; `None` for a request."""
+    if not isinstance(given, type):
+        name = type(given).__name__
+        return name, f"is an object in `requests`, which names classes. Write `requests=[{name}]`."
+    if issubclass(given, (*_ONE_HANDLER.values(),)):
+        return None
+    named = "is named in `requests`, and is"
+    if issubclass(given, Notification):
+        return path_of(
+            given
+        ), f"{named} a notification, which may have any number of handlers and needs none. Leave it out."
+    if issubclass(given, DistributedEvent):
+        text = "a distributed event, which other applications may handle and this one need not. Leave it out."
+        return path_of(given), f"{named} {text}"
+    text = "no request. Derive it from Command, Query or StreamRequest, or name the request that it handles."
+    return path_of(given), f"{named} {text}"
 
 
 def declared_classes(base: type, packages: Iterable[str]) -> list[type]:
-    """The classes derived from `base`, and not derived from again, at the top level of the modules of some packages.
+    """Return the classes in the modules of some packages that derive from `base` and have no subclasses themselves.
 
-    What a module no longer holds under its name does not count: `@dataclass(slots=True)` makes a second class of the same
-    name and leaves the first behind among the subclasses.
+    A class counts only if its module holds it under its name. A class inside a function does not count, nor does the
+    first of the two classes that `@dataclass(slots=True)` makes, which stays among the subclasses.
     """
     prefixes = tuple(f"{package}." for package in packages)
     found: dict[type, None] = {}
     waiting: list[type] = list(base.__subclasses__())
-    for cls in waiting:  # grows while it is walked
+    for cls in waiting:  # the list grows during the loop
         derived: list[type] = cls.__subclasses__()
         waiting += derived
         if not derived and f"{cls.__module__}.".startswith(prefixes) and _is_current(cls):
@@ -96,10 +153,52 @@ def _not_async(binding: Binding) -> Iterator[Problem]:
         if inspect.iscoroutinefunction(handle) or inspect.isgeneratorfunction(handle):
             text = "has a `handle` that is no async generator. Write `async def handle(...)` with `yield` in it."
             yield Problem(binding.label, binding.cls.__name__, text)
+    elif inspect.isasyncgenfunction(handle):
+        text = "has a `handle` with `yield` in it, which gives items and no response. Return one, without `yield`."
+        yield Problem(binding.label, binding.cls.__name__, text)
     elif not inspect.iscoroutinefunction(handle):
-        yield Problem(
-            binding.label, binding.cls.__name__, "has a `handle` that is not async. Write `async def handle(...)`."
-        )
+        text = "has a `handle` that is not async. Write `async def handle(...)`."
+        yield Problem(binding.label, binding.cls.__name__, text)
+
+
+def find_uncallable(bindings: Iterable[Binding]) -> Iterator[Problem]:
+    """Yield handlers, behaviors and collaborators whose methods cannot be called with the arguments that they get."""
+    for binding in bindings:
+        names: frozenset[str] = getattr(binding.kind, "__abstractmethods__", frozenset())
+        for name in sorted(names):
+            wanted = _parameters(binding.kind, name)
+            shown = _misfit(binding.cls, name, len(wanted))
+            if shown is not None:
+                given = f"{', '.join(wanted[:-1])} and {wanted[-1]}" if len(wanted) > 1 else wanted[0]
+                remedy = f"Write `{name}(self, {', '.join(wanted)})`."
+                text = f"has a `{name}{shown}`, which cannot be called with {given}. {remedy}"
+                yield Problem(binding.label, binding.cls.__name__, text)
+
+
+def _parameters(kind: type, name: str) -> list[str]:
+    """Return the names of a method's parameters, as the generic base declares them."""
+    return list(inspect.signature(getattr(kind, name)).parameters)[1:]
+
+
+def _misfit(cls: type, name: str, count: int) -> str | None:
+    """Return the signature of a method that cannot be called with `count` arguments.
+
+    `None` when it can be called, when it does not exist, or when its signature is unknown.
+    """
+    method: Any = inspect.getattr_static(cls, name, None)
+    bound = getattr(cls, name, None)
+    if not callable(bound) or getattr(bound, "__isabstractmethod__", False):
+        return None
+    try:
+        signature = inspect.signature(bound)
+    except (TypeError, ValueError):  # a function in C has no signature
+        return None
+    try:
+        signature.bind(*[object()] * (count + inspect.isfunction(method)))
+    except TypeError:
+        shown = [each.replace(annotation=each.empty, default=each.empty) for each in signature.parameters.values()]
+        return str(signature.replace(parameters=shown, return_annotation=signature.empty))
+    return None
 
 
 def _wrong_kind(binding: Binding) -> Iterator[Problem]:
@@ -112,13 +211,13 @@ def _wrong_kind(binding: Binding) -> Iterator[Problem]:
 
 def _of_several_kinds(binding: Binding) -> Iterator[Problem]:
     for message in binding.messages:
-        kinds = [kind.__name__ for kind in _KINDS.values() if issubclass(message, kind)]
+        kinds = kinds_of_message(message, DistributedEvent)
         if len(kinds) > 1:
-            yield Problem(binding.label, binding.cls.__name__, str(MessageDeclarationError(message, kinds)))
+            yield Problem(binding.label, binding.cls.__name__, str(misuse.several_kinds(message, kinds)))
 
 
 def _wrong_strategy(binding: Binding) -> Iterator[Problem]:
-    """A notification whose class names something as its strategy that is none."""
+    """Yield notifications whose `publish_strategy` is not a strategy."""
     for message in binding.messages:
         strategy = message.publish_strategy if issubclass(message, Notification) else None
         try:

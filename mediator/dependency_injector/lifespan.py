@@ -1,21 +1,28 @@
-"""Lifespan: a container from start to stop.
+"""Lifespan: starts a container and stops it.
 
-It takes the place of `container.init_resources()` and `shutdown_resources()`, which start concurrently, stop in an order
-that overlooks indirect dependencies, and stop stopping at the first error. A resource starts in a task of its own
-(dependency-injector does that), so it cannot hold a task group or a timeout open.
+It replaces `container.init_resources()` and `shutdown_resources()`, which start resources concurrently, stop them in an
+order that ignores indirect dependencies, and do not stop the remaining ones after the first error. dependency-injector
+starts a resource in a task of its own, so a resource cannot hold a task group or a timeout open.
 """
 
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from mediator.blocks import add_note, asynccontextmanager
+from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.declared import check_instance
+from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.mediator_provider import mediators_of
-from mediator.dependency_injector.resources import started_resources
+from mediator.dependency_injector.resolution import forget, forget_modes
 from mediator.dependency_injector.validation import validate
 from mediator.dependency_injector.workers import running, workers_of
 from mediator.errors import ContainerError
 from mediator.mediator import Mediator
+from mediator.owner import Owner
+from mediator.printable import shown_error
+from mediator.settings import check_not_negative
 
 C = TypeVar("C")
 
@@ -33,28 +40,32 @@ async def lifespan(
 ) -> AsyncGenerator[C]:
     """Start a container, and stop it at the end of the block; it can be started again.
 
-    The container is validated, its resources are started one after another, each after those it depends on, its mediators
-    accept messages, and the workers run. At the end, also after an error or a cancellation, everything stops in reverse
-    order: workers finish what they are at, mediators refuse messages, resources are closed. Overridden resources are not
-    started, and singletons that use a resource are made anew at the next start.
+    The container is validated, its resources are started one after another, each after the resources it depends on, its
+    mediators accept messages, and the workers run. At the end, even after an error or a cancellation, everything stops
+    in reverse order: workers finish their current work, mediators refuse messages, resources are closed. Overridden
+    resources are not started, and singletons that use a resource are made anew at the next start.
 
     Args:
         container: The container, an instance.
-        workers: Whether to run every relay, consumer, responder and idempotency of the container too.
-        check: Whether to validate first.
-        requests: See `validate`.
-        packages: See `validate`.
-        relay_elsewhere: See `validate`.
+        workers: Whether to run every relay, consumer, responder and idempotency of the container, too.
+        check: Whether to validate the container first.
+        requests: Requests that must have a handler, for `validate`.
+        packages: Names of imported packages, all of whose requests must have a handler, for `validate`.
+        relay_elsewhere: True when another process runs the relay of this application's outbox, for `validate`.
         drain_timeout: How long workers may take to stop, in seconds.
 
     Raises:
-        ContainerValidationError: The container is faulty; nothing was started.
-        ContainerError: It is a class, or is running already.
-        Exception: What a resource, the body or a worker raised, as it is, with notes that say where and what else failed
-            in stopping; of several, an `ExceptionGroup`. A worker that fails cancels the body.
-        WorkerNotStoppedError: A worker went on in spite of being cancelled.
+        ContainerValidationError: The container has faults; nothing was started.
+        ContainerError: The container is a class, or is running already.
+        SettingError: `drain_timeout` is not a valid number of seconds.
+        MisuseError: The container is running already, in another event loop or in the process that this process was
+            forked from.
+        Exception: The error of a resource, the body or a worker, with notes that say where it was raised and what else
+            failed while stopping; an `ExceptionGroup` of several errors. A worker that fails cancels the body.
+        WorkerNotStoppedError: A worker kept running although it was cancelled.
     """
     check_instance(container)
+    check_not_negative(drain_timeout=drain_timeout)
     if check:
         validate(container, requests=requests, packages=packages, relay_elsewhere=relay_elsewhere)
     mediators = _idle_mediators(container)
@@ -69,6 +80,9 @@ async def lifespan(
 def _idle_mediators(container: Any) -> list[Mediator]:
     mediators = [provider.own() for _, provider in mediators_of(container)]
     if any(mediator.started for mediator in mediators):
+        for mediator in mediators:
+            if mediator.owner is not None:
+                mediator.owner.check(moves=False)
         raise ContainerError(container, "The container is running already: enter its lifespan once, around everything.")
     return mediators
 
@@ -76,9 +90,126 @@ def _idle_mediators(container: Any) -> list[Mediator]:
 @asynccontextmanager
 async def _started(mediators: Iterable[Mediator]) -> AsyncGenerator[None]:
     for mediator in mediators:
+        mediator.owner = Owner("The running container")
+        mediator.owner.check()
         mediator.started = True
     try:
         yield
     finally:
         for mediator in mediators:
-            mediator.started = False
+            mediator.started, mediator.owner = False, None
+
+
+@asynccontextmanager
+async def started_resources(container: Any) -> AsyncGenerator[None]:
+    """Start the resources, each after those it depends on, and stop them in reverse order at the end of the block.
+
+    When a resource fails to stop, the others are still stopped. Singletons that use a resource are reset, so that the
+    next start makes them anew.
+
+    Raises:
+        Exception: The error of the body or of a starting resource, with failures while stopping as notes; or else these
+            failures, several in a group.
+    """
+    async with _resources(container) as resources:
+        await resources.start(resources.graph.resources())
+        yield
+
+
+Ask = Callable[[Any], Awaitable[Any]]
+
+
+@asynccontextmanager
+async def opened(container: Any) -> AsyncGenerator[Ask]:
+    """Yield a function that returns the object of a provider, and starts only the resources that the object needs.
+
+    The resources are stopped as by `lifespan`, also resources that the container or a provider has started itself.
+    Neither workers nor mediators are started.
+    """
+    async with _resources(container) as resources:
+
+        async def ask(provider: Any) -> Any:
+            needed = resources.graph.reachable([provider])
+            await resources.start([each for each in resources.graph.resources() if each in needed])
+            return await made(provider)
+
+        try:
+            yield ask
+        finally:
+            resources.take_over()
+
+
+async def made(provider: Any) -> Any:
+    """Return the object of a provider, also of one that is asynchronous."""
+    found = provider()
+    return await found if inspect.isawaitable(found) else found
+
+
+@asynccontextmanager
+async def _resources(container: Any) -> AsyncGenerator["_Resources"]:
+    resources = _Resources(container)
+    forget()
+    try:
+        yield resources
+    except BaseException as error:
+        _raise_failures(await resources.stop(), error)
+        raise
+    _raise_failures(await resources.stop(), None)
+
+
+class _Resources:
+    def __init__(self, container: Any) -> None:
+        self.graph = Graph(container)
+        self._container = container
+        self._started: list[Any] = []
+
+    async def start(self, wanted: Iterable[Any]) -> None:
+        """Start resources in the given order, except those that were started before."""
+        for resource in wanted:
+            if resource not in self._started:
+                self._started.append(resource)
+                await self._start(resource)
+                forget_modes(self._container)
+
+    def take_over(self) -> None:
+        """Stop at the end what others have started, too, each before the resources that it needs."""
+        self._started = [each for each in self.graph.resources() if each in self._started or each.initialized]
+
+    async def _start(self, resource: Any) -> None:
+        try:
+            starting = resource.init()
+            if asyncio.isfuture(starting) or asyncio.iscoroutine(starting):
+                await starting
+        except Exception as error:  # raised again with the label, which the traceback lacks
+            add_note(error, f"This was raised when {self.graph.labels[resource]} was started.")
+            raise
+
+    async def stop(self) -> list[BaseException]:
+        """Stop the started resources in reverse order, and return what failed."""
+        failures: list[BaseException] = []
+        for resource in reversed(self._started):
+            try:
+                stopping = resource.shutdown()
+                if stopping is not None:
+                    await stopping
+            except BaseException as failure:  # even a cancellation: the other resources are still stopped
+                add_note(failure, f"This was raised when {self.graph.labels[resource]} was stopped.")
+                failures.append(failure)
+        for provider in self.graph.dependents(self._started):
+            if isinstance(provider, kinds.SINGLETONS):
+                provider.reset()
+        forget_modes(self._container)
+        return failures
+
+
+def _raise_failures(failures: list[BaseException], error: BaseException | None) -> None:
+    for failure in failures:
+        if not isinstance(failure, Exception):
+            raise failure
+    if error is not None:
+        for failure in failures:
+            add_note(error, f"While stopping resources: {shown_error(failure)}")
+    elif len(failures) == 1:
+        raise failures[0]
+    elif failures:
+        raise BaseExceptionGroup("errors while stopping resources", failures)

@@ -1,4 +1,4 @@
-"""MediatorProvider: the mediator of the container that it is placed in."""
+"""MediatorProvider: gives the mediator of the container that declares it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,12 +8,13 @@ from dependency_injector import providers
 from mediator.dependency_injector.catalog import named_providers, read_catalog
 from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.handler_rules import find_handler_faults
-from mediator.dependency_injector.provider_kinds import overriding
+from mediator.dependency_injector.provider_kinds import is_in_place, overriding
 from mediator.dependency_injector.resolution import Resolution
 from mediator.errors import ContainerValidationError
 from mediator.mediator import Mediator
 from mediator.pipeline import Source
 from mediator.registry import Registry
+from mediator.settings import check_counts
 from mediator.strategies import PublishStrategy, check_strategy
 
 
@@ -25,24 +26,26 @@ class MediatorProvider(providers.Dependency[Mediator]):
             mediator = MediatorProvider(behaviors=providers.List(logging))
             enroll_student = providers.Factory(EnrollStudentHandler)
 
-    It belongs to the container *instance*, also in subclasses, nested and copied containers. The mediator refuses
+    The mediator belongs to the container *instance*, also in subclasses and in nested and copied containers. It refuses
     messages until `lifespan(container)` has started it. Overriding the list of behaviors takes effect when the mediator
-    is resolved next; overriding a handler or a behavior, at the next dispatch.
+    is next resolved; overriding a handler or a behavior takes effect at the next dispatch.
 
     Args:
-        behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on one, or a sequence of providers.
-        strategy: How the handlers of a notification are run whose class does not say it; `Sequential()` when not given.
-        max_depth: How many dispatches may be nested in each other.
+        behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on one, or a sequence of
+            providers.
+        strategy: How to run the handlers of a notification whose class names no strategy; `Sequential()` by default.
+        max_depth: How deeply dispatches may be nested.
 
     Raises:
-        SettingError: `strategy` is no strategy.
+        SettingError: `strategy` is not a strategy, or `max_depth` is not a valid number.
 
     Calling it raises:
         ContainerError: The container is a class, not an instance.
-        ContainerValidationError: A handler does not say what it handles, or something else is in the list of behaviors.
+        ContainerValidationError: A handler does not say what it handles, or the list of behaviors contains anything
+            else.
     """
 
-    # `Dependency` is what a container tells who its parent is; `providers.Self` would give subclasses the base class.
+    # A container tells a `Dependency` its parent; `providers.Self` would give subclasses the base class.
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
         base.__init__(Mediator)
         if strategy is not None:
             check_strategy(strategy)
+        check_counts(max_depth=max_depth)
         self._strategy = strategy
         self._max_depth = max_depth
         self._behaviors: Any = behaviors if isinstance(behaviors, providers.Provider) else providers.List(*behaviors)
@@ -67,6 +71,9 @@ class MediatorProvider(providers.Dependency[Mediator]):
         known = memo.get(id(self))
         if known is not None:
             return known
+        if is_in_place(self, memo):
+            self._behaviors = providers.deepcopy(self._behaviors, memo)
+            return self
         base: Any = super()
         copied = base.__deepcopy__(memo)
         copied._behaviors = providers.deepcopy(self._behaviors, memo)  # noqa: SLF001 - a copy of this class
@@ -80,18 +87,18 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     @property
     def is_defined(self) -> bool:
-        """Always: a mediator needs nobody to provide it."""
+        """Always true: nobody has to provide a mediator."""
         return True
 
     @property
     def related(self) -> Iterator[Any]:
-        """The behaviors, and what overrides the mediator."""
+        """The provider of the behaviors, and the provider that overrides the mediator."""
         yield self._behaviors
         base: Any = super()
         yield from base.related
 
     def __call__(self, *args: Any, **kwargs: Any) -> Mediator:  # type: ignore[override]  # the stub overloads it
-        """The mediator; see the class for what it raises."""
+        """Return the mediator; the docstring of the class lists the errors."""
         replacement: Any = overriding(self)
         if replacement is not None:
             replaced: Mediator = replacement(*args, **kwargs)
@@ -100,14 +107,15 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     @property
     def container(self) -> Any:
-        """The container that it is placed in: an instance, the class while that is being declared, or `None`."""
+        """The container that declares it: an instance, the class while that is being declared, or `None`."""
         provider: Any = self
         return provider.parent
 
     def own(self) -> Mediator:
-        """The mediator of the container, whatever overrides this provider; its registry is up to date.
+        """Return the container's own mediator with an up-to-date registry, even if this provider is overridden.
 
-        This runs at every dispatch to a handler that holds the mediator, so what it compares is cheap to get at.
+        It is called at every dispatch to a handler that holds the mediator, so it compares only values that are cheap
+        to get.
         """
         if self._mediator is None:
             check_instance(self.container)
@@ -118,16 +126,16 @@ class MediatorProvider(providers.Dependency[Mediator]):
         return self._mediator
 
     def _read(self, *, late: bool = False) -> Registry:
-        """The registry of now; what is added while the mediator runs is checked here, for `validate` has been."""
+        """Return a new registry. With `late`, also check the handlers, since `validate` has run before."""
         catalog = read_catalog(self.container, self._behaviors)
         problems = [*catalog.problems, *(find_handler_faults(catalog) if late else ())]
         if problems:
-            raise ContainerValidationError(problems)
+            raise ContainerValidationError(self.container, problems)
         self._overriding = self._behaviors.last_overriding
         self._count = len(self._named)
         compiled = Resolution({MediatorProvider: _own_or_overriding}).compiled
         return Registry(
-            catalog.handlers, catalog.behaviors, catalog.companions, strategy=self._strategy, compile_source=compiled
+            catalog.handlers, catalog.behaviors, catalog.collaborators, strategy=self._strategy, compile_source=compiled
         )
 
 
@@ -141,5 +149,5 @@ def _own_or_overriding(provider: MediatorProvider) -> Source:
 
 
 def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:
-    """The mediator providers of a container and of those nested in it, with their labels."""
+    """Return the mediator providers of a container and of nested containers, with their labels."""
     return [(label, each) for label, each in named_providers(container) if isinstance(each, MediatorProvider)]

@@ -1,37 +1,40 @@
-"""Override: other providers in a container for a while, with everything that depends on them."""
+"""Override: replaces providers of a container, together with everything that depends on them."""
 
 import difflib
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
+from dependency_injector import providers
+
+from mediator.blocks import contextmanager
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import named_providers
-from mediator.dependency_injector.declared import check_instance
+from mediator.dependency_injector.declared import check_instance, declared_providers
 from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.mediator_provider import mediators_of
-from mediator.dependency_injector.resources import forget_modes
-from mediator.errors import ContainerError, ProviderNotFoundError
+from mediator.dependency_injector.resolution import forget_modes
+from mediator.errors import ContainerError, not_found
 
 C = TypeVar("C")
 
 
 @contextmanager
 def override(container: C, **replacements: Any) -> Generator[C]:
-    """Replace providers by other providers, or by objects, until the end of the block.
+    """Replace providers with other providers, or with objects, until the end of the block.
 
         with override(container, students=FakeStudents(), billing__gateway=providers.Factory(FakeGateway)):
             ...
 
-    Two underscores lead into a nested container, and to a class that a scan has found (`handlers__EnrollStudentHandler`).
-    It does what `provider.override()` leaves undone: singletons that were
-    made with what is replaced are made anew, here and after the block; what was synchronous may become asynchronous; and
-    mediators see another list of behaviors at once. A resource that is put in the place of something is started by
-    `lifespan` like any other, so do that before it.
+    Two underscores separate a name from its nested container, or a class from the scan that has found it
+    (`handlers__EnrollStudentHandler`). In contrast to `provider.override()`, singletons that were made with a replaced
+    provider are made anew, at the start and at the end of the block; a synchronous provider may become asynchronous;
+    and mediators see a replaced list of behaviors at once. A resource that replaces a provider is started by `lifespan`
+    like any other, so override before `lifespan`.
 
     Raises:
-        ProviderNotFoundError: The container has no provider of that name; nothing is replaced.
-        ContainerError: It is a class, or a started resource uses what would be replaced: override before `lifespan`.
+        NotFoundError: The container has no provider of that name; nothing is replaced.
+        ContainerError: The container is a class, or a started resource uses a provider to be replaced: override before
+            `lifespan`.
     """
     check_instance(container)
     targets = _targets(container, replacements)
@@ -43,13 +46,16 @@ def override(container: C, **replacements: Any) -> Generator[C]:
                 f"{', '.join(replacements)} cannot be replaced now: a started resource uses it. Override first, then "
                 "enter the lifespan.",
             )
+    overridden: list[Any] = []
     try:
-        with ExitStack() as overridden:
-            for target, value in zip(targets, replacements.values(), strict=True):
-                overridden.enter_context(target.override(value))
-            _refresh(container, dependents)
-            yield container
+        for target, value in zip(targets, replacements.values(), strict=True):
+            target.override(value)
+            overridden.append(target)
+        _refresh(container, dependents)
+        yield container
     finally:
+        for target in reversed(overridden):
+            target.reset_last_overriding()
         _refresh(container, dependents)
 
 
@@ -60,13 +66,13 @@ def _targets(container: Any, replacements: dict[str, Any]) -> list[Any]:
         path = name if name in named else name.replace("__", ".")
         if path not in named:
             nearest = difflib.get_close_matches(path, named, n=1)
-            raise ProviderNotFoundError(name, [each.replace(".", "__") for each in nearest])
+            raise not_found.no_provider(name, [each.replace(".", "__") for each in nearest])
         targets.append(named[path])
     return targets
 
 
 def _path(label: str) -> str:
-    """`container.handlers[EnrollStudentHandler]` as `handlers.EnrollStudentHandler`."""
+    """Return the path of a label: `handlers.EnrollStudentHandler` for `container.handlers[EnrollStudentHandler]`."""
     return label.partition(".")[2].replace("[", ".").removesuffix("]")
 
 
@@ -77,3 +83,92 @@ def _refresh(container: Any, dependents: set[Any]) -> None:
     forget_modes(container)
     for _, mediator in mediators_of(container):
         mediator.own()
+
+
+ContainerClass = TypeVar("ContainerClass", bound=type)
+
+
+def rewired(cls: ContainerClass) -> ContainerClass:
+    """Let all inherited providers of a derived container use the providers that it redeclares.
+
+        @rewired
+        class PooledContainer(AppContainer):
+            engine = providers.Resource(open_pooled_engine, AppContainer.config.database.url)
+
+    Without the decorator, the unit of work that `AppContainer` declares keeps using the engine of `AppContainer`,
+    because providers keep the arguments they were made with. A redeclared provider may take the one that it replaces as
+    an argument. The base class is not changed.
+
+    `@containers.copy(AppContainer)` does the same for providers that make a new object for each call. But it makes two
+    objects of every redeclared `Singleton` and `Resource`: one for the name, and one for the inherited providers.
+    """
+    container: Any = cls
+    bases: list[Any] = [base for base in cls.__mro__[1:] if hasattr(base, "cls_providers")]
+    memo: dict[int, Any] = {id(base.__self__): container.__self__ for base in bases}
+    named = dict(declared_providers(container))
+    earlier = {provider: name for provider, (name, _) in earlier_providers(container).items() if name in named}
+    begun: set[str] = set()
+    for name in dict.fromkeys(earlier.values()):
+        _copy(name, named, earlier, begun, memo)
+    copies: dict[str, Any] = providers.deepcopy(container.providers, memo)
+    for name, provider in copies.items():
+        setattr(container, name, provider)
+    return cls
+
+
+def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[str], memo: dict[int, Any]) -> None:
+    """Copy a redeclared provider after the redeclared providers inside it; the copy replaces the earlier providers."""
+    if name in begun:
+        return
+    begun.add(name)
+    for inner in _inside(named[name]):
+        if inner in earlier:
+            _copy(earlier[inner], named, earlier, begun, memo)
+    before = [provider for provider, its_name in earlier.items() if its_name == name]
+    with _overriding_nothing(before):
+        copied = providers.deepcopy(named[name], memo)
+    memo.update({id(provider): copied for provider in before})
+
+
+@contextmanager
+def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
+    """Unregister the overrides of earlier providers for the block, so that the overridden providers are not copied.
+
+    These are to be overridden by the providers that replace the earlier ones.
+    """
+    overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
+    for provider, target in overridden:
+        provider.unregister_overrides(target)
+    try:
+        yield
+    finally:
+        for provider, target in overridden:
+            provider.register_overrides(target)
+
+
+def _inside(provider: Any) -> list[Any]:
+    """Return all providers that a provider consists of, at any depth, including those in a nested container."""
+    found: dict[Any, None] = {}
+    waiting = [provider]
+    for each in waiting:  # the list grows during the loop
+        nested = each.container.providers.values() if isinstance(each, kinds.CONTAINERS) else ()
+        news = [inner for inner in (*kinds.parts(each), *nested) if inner not in found]
+        found |= dict.fromkeys(news)
+        waiting += news
+    return list(found)
+
+
+def earlier_providers(cls: Any) -> dict[Any, tuple[str, type]]:
+    """Return the providers of base classes that a container class redeclares, each with its name and its base class.
+
+    The name of a provider in a nested container is its path: `"billing.engine"`.
+    """
+    found: dict[Any, tuple[str, type]] = {}
+    for base in cls.__mro__:
+        for name, provider in getattr(base, "cls_providers", {}).items():
+            if provider is not cls.providers.get(name):
+                found.setdefault(provider, (name, base))
+                if isinstance(provider, kinds.CONTAINERS):
+                    for path, each in declared_providers(provider.container, f"{name}."):
+                        found.setdefault(each, (path, base))
+    return found

@@ -1,7 +1,7 @@
-"""Kinds of providers: what may be asked of a provider, and how it stands to others.
+"""Kinds of providers: which attributes a provider has, and how it relates to other providers.
 
-A provider is only ever asked by `isinstance`: many kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) answer
-any attribute with a new provider, so probing with `getattr` would not end.
+The kind of a provider is only ever tested with `isinstance`. Many kinds (`ConfigurationOption`, `Selector`,
+`ProvidedInstance`) return a new provider for any attribute, so probing with `getattr` would not end.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ from dependency_injector import providers
 Kinds = tuple[type[Any], ...]
 
 CALLING: Kinds = (providers.Callable, providers.Factory, providers.BaseSingleton, providers.BaseResource)
-"""They call something with arguments: `provides`, `args`, `kwargs`."""
+"""Providers that call `provides` with `args` and `kwargs`."""
 
 KEEPING: Kinds = (providers.BaseSingleton, providers.BaseResource)
-"""They keep what they made for as long as the application lives."""
+"""Providers that keep the object they made for as long as the application lives."""
 
 MAKING_ANEW: Kinds = (providers.Factory, providers.ContextLocalSingleton)
-"""What they give to one dispatch another one does not get."""
+"""Providers that give each dispatch another object."""
 
+FACTORIES: Kinds = (providers.Factory,)
 RESOURCES: Kinds = (providers.BaseResource,)
 SINGLETONS: Kinds = (providers.BaseSingleton,)
 DEPENDENCIES: Kinds = (providers.Dependency,)
@@ -34,35 +35,59 @@ ABSTRACT: Kinds = (
     providers.AbstractCallable,
     providers.AbstractCoroutine,
 )
-"""They work only when they are overridden."""
+"""Providers that work only when they are overridden."""
 
-SETTINGS: Kinds = (providers.Configuration, providers.ConfigurationOption)
+CONFIGURATIONS: Kinds = (providers.Configuration,)
+OPTIONS: Kinds = (providers.ConfigurationOption,)
+SETTINGS: Kinds = (*CONFIGURATIONS, *OPTIONS)
 PLACEHOLDERS: Kinds = (providers.Self, providers.DependenciesContainer)
-"""They stand for a container, not for an object in it."""
+"""Providers that stand for a container, not for an object in it."""
 
 _RESOLVES_NOTHING: Kinds = (*DELEGATES, *SETTINGS, *CONTAINERS, *PLACEHOLDERS, providers.Aggregate)
 
 
 def is_provider(value: Any) -> bool:
-    """Whether a value is a provider of any kind."""
+    """Return whether a value is a provider of any kind."""
     return bool(providers.is_provider(value))
 
 
+def is_in_place(provider: Any, memo: Any) -> bool:
+    """Return whether a copying decorator has put a provider in the place of another one and must not copy it again.
+
+    `containers.copy` injects the redeclared providers of a container into the inherited ones, and then puts copies
+    under their names. A copy would share neither scope nor container with the injected provider.
+    """
+    return any(each is provider for each in memo.values())
+
+
 def overriding(provider: Any) -> Any:
-    """What overrides a provider, `None` when nothing does."""
+    """Return the provider that overrides a provider; `None` when none does."""
     return provider.last_overriding
 
 
 def dependencies(provider: Any) -> Iterator[Any]:
-    """The providers that are called whenever this one is. A delegate (`x.provider`) calls nothing."""
+    """Yield the providers that are called whenever a provider is called. A delegate (`x.provider`) calls none."""
     if provider.last_overriding is not None:
         yield provider.last_overriding
     elif not isinstance(provider, _RESOLVES_NOTHING):
         yield from provider.related
 
 
+def parts(provider: Any) -> Iterator[Any]:
+    """Yield the providers that a provider consists of: those that it calls, passes on or reads.
+
+    An overridden provider consists only of the provider that overrides it.
+    """
+    if provider.last_overriding is not None:
+        yield provider.last_overriding
+    elif not isinstance(provider, (*CONTAINERS, *PLACEHOLDERS, *CONFIGURATIONS)):
+        if isinstance(provider, OPTIONS):
+            yield provider._get_root()  # noqa: SLF001  # an option has no other way to its configuration
+        yield from provider.related
+
+
 def effective(provider: Any) -> Any:
-    """What really answers a call: the overriding provider, and what a `Dependency` was given."""
+    """Return the provider that answers a call: an overriding provider, or the one that a `Dependency` was given."""
     seen = {provider}
     while True:
         following = provider.last_overriding
@@ -72,3 +97,28 @@ def effective(provider: Any) -> Any:
             return provider
         seen.add(following)
         provider = following
+
+
+def is_copy(provider: Any, other: Any) -> bool:
+    """Return whether two providers give interchangeable objects: they are of one kind, and have equal arguments."""
+    if provider is other:
+        return True
+    if type(provider) is not type(other) or overriding(provider) is not None or overriding(other) is not None:
+        return False
+    if isinstance(provider, CALLING):
+        own, others = _given(provider), _given(other)
+        return len(own) == len(others) and all(map(_is_same, own, others))
+    own, others = list(parts(provider)), list(parts(other))
+    return bool(own) and len(own) == len(others) and all(map(is_copy, own, others))
+
+
+def _given(provider: Any) -> list[Any]:
+    attributes = provider.attributes if isinstance(provider, (providers.Factory, providers.BaseSingleton)) else {}
+    named = {**provider.kwargs, **attributes}
+    return [provider.provides, *provider.args, *named, *named.values()]
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if is_provider(value) and is_provider(other):
+        return is_copy(value, other)
+    return value is other or (type(value) is type(other) and bool(value == other))

@@ -1,14 +1,14 @@
-"""Resolution: a provider, compiled into a function that gives what calling the provider gives, in less time.
+"""Resolution: compiles a provider into a faster function that returns the same objects.
 
 dependency-injector builds lists and dictionaries of arguments, and looks for futures among them, at every call. Once a
-`Factory` has found out that none of its dependencies is asynchronous, none of that matters any more: calling it is calling
-its class with what its injections give. That is what is compiled here, for providers that are exactly a `Factory` or a
-`Scoped`, and a mediator; every other kind is called as it is, also where it is injected.
+`Factory` has found that none of its dependencies is asynchronous, this work is unnecessary: a call of the factory is a
+call of its class with its injected objects. Such a direct call is compiled here, for providers that are exactly a
+`Factory` or a `Scoped`, and for a mediator. A provider of any other kind is called itself, also where it is injected.
 
-What overrides a provider, at any depth, acts at once: it is looked for in each call, as the provider itself does. Which
-arguments a provider has, and whether it is asynchronous, cannot be looked up as cheaply. It is looked up again, before a
-shortcut is taken the next time, after each `forget`: when a container starts or stops, when a resource has started, and
-around `override`.
+Overriding a provider, at any depth, takes effect at once, because each call checks for it, as the provider itself does.
+The arguments of a provider, and whether it is asynchronous, cannot be checked as cheaply. They are checked again after
+each `forget`, before the next direct call: when a container starts or stops, when a resource has started, and around
+`override`.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ from dependency_injector import providers
 from mediator.dependency_injector.provider_kinds import is_provider
 from mediator.dependency_injector.scoped import Scoped
 from mediator.pipeline import Source
-from mediator.scope import current_frame
+from mediator.scope import running_scope
 
 
 class _Knowledge:
-    """What shortcuts rely on holds for as long as `now` is the same object."""
+    """The facts about providers that shortcuts rely on; they hold for as long as `now` is the same object."""
 
     __slots__ = ("now",)
 
@@ -33,32 +33,39 @@ class _Knowledge:
         self.now = object()
 
 
-_knowledge = _Knowledge()  # of all containers: one may use the providers of another
+_knowledge = _Knowledge()  # for all containers, since one may use the providers of another
 
 
 def forget() -> None:
-    """Let every compiled provider look again at its arguments, and at whether it is asynchronous."""
+    """Make every compiled provider check its arguments again, and whether it is asynchronous."""
     _knowledge.now = object()
 
 
-class Resolution:
-    """Compiles the providers of one container, each once; what depends on the same provider shares the function.
+def forget_modes(container: Any) -> None:
+    """Make every provider find out again whether it is asynchronous.
 
-    Args:
-        own: For kinds of providers beside those that are known here, what makes the function.
+    dependency-injector decides that once, at the first call. A started resource is a plain object, and providers that
+    use it are then resolved without futures, which is about twenty times as fast.
     """
+    for provider in container.traverse():
+        provider.reset_async_mode()
+    forget()
+
+
+class Resolution:
+    """Compiles the providers of one container, each once; providers with a common dependency share its function."""
 
     def __init__(self, own: Mapping[type, Callable[[Any], Source]] | None = None) -> None:
         self._own = own or {}
         self._compiled: dict[Any, Source] = {}
 
     def compiled(self, source: Source) -> Source:
-        """What gives the same as `source` in less time, or else `source` itself."""
+        """Return a faster function that gives the same objects as `source`, or else `source` itself."""
         kind: Any = type(source)
         if kind is not providers.Factory and kind is not Scoped and kind not in self._own:
             return source
         if source not in self._compiled:
-            self._compiled[source] = source  # it is called where it depends on itself
+            self._compiled[source] = source  # used if it depends on itself
             self._compiled[source] = self._compile(kind, source)
         return self._compiled[source]
 
@@ -71,12 +78,7 @@ class Resolution:
         return self._own[kind](provider)
 
     def _constructed(self, provider: Any, build: Source) -> Source | None:
-        """What calls the class itself; `None` when it is no matter of calling it.
-
-        Args:
-            provider: A `Factory`.
-            build: Calls it as a factory.
-        """
+        """Return a function that calls the class of a factory directly; `None` when a direct call is not possible."""
         args, kwargs = provider.args, provider.kwargs
         if provider.attributes or not callable(provider.provides) or None in map(_is_called, [*args, *kwargs.values()]):
             return None
@@ -94,10 +96,10 @@ class Resolution:
 
 
 class _Shortcut:
-    """Whether the class of a factory may be called in place of the factory.
+    """Tracks whether the class of a factory may be called in place of the factory.
 
     Attributes:
-        known: The knowledge for which that was found; compared by identity.
+        known: The `_Knowledge.now` for which a direct call is allowed; compared by identity. `None` while it is not.
     """
 
     __slots__ = ("_build", "_changed", "_provider", "_was", "known")
@@ -110,7 +112,7 @@ class _Shortcut:
         self.known: object = None
 
     def detour(self) -> Any:
-        """Call the factory, and see whether that can be left out the next time."""
+        """Call the factory, and find out whether the next call may be direct."""
         known = _knowledge.now
         made = self._build()
         if not self._changed and self._provider.is_async_mode_disabled():
@@ -120,7 +122,10 @@ class _Shortcut:
 
 
 def _injections(provider: Any) -> list[Any]:
-    """What is compared by identity; names are, for others than the same ones only cost the shortcut."""
+    """Return the injections of a provider, to be compared by identity.
+
+    Names are compared by identity, too: an equal name that is another object only prevents the shortcut.
+    """
     args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
     return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]
 
@@ -130,7 +135,7 @@ def _same(some: list[Any], others: list[Any]) -> bool:
 
 
 def _is_called(value: Any) -> bool | None:
-    """Whether a factory calls what it injects; `None` when that depends on when it was asked."""
+    """Return whether a factory calls an injected value; `None` when that can change over time."""
     if not is_provider(value):
         return False
     if not providers.is_delegated(value):
@@ -146,8 +151,8 @@ def _giving(value: Any) -> Source:
     return resolve
 
 
-# Unpacking arguments costs as much as is saved, so the usual numbers of them are written out. What overrides the provider
-# is looked for before its injections are called, as it does itself.
+# Unpacking arguments costs as much time as a direct call saves, so the usual numbers of arguments are written out.
+# Overriding is checked before the injections are called, as the provider itself does.
 
 
 def _calling_with_none(shortcut: _Shortcut, provider: Any, provides: Any) -> Source:
@@ -225,11 +230,10 @@ _MISSING = object()
 
 def _scoped(provider: Scoped[Any], build: Source) -> Source:
     def resolve() -> Any:
-        frame = current_frame()
-        if frame is None or frame.closed:
-            return provider()  # which says what is wrong
-        scope = frame.made_scope or frame.scope
-        kept = _MISSING if scope.kept is None else scope.kept.get(provider, _MISSING)
+        scope = running_scope()
+        if scope is None:
+            return provider()  # raises the error that says what is wrong
+        kept = scope.kept(provider, _MISSING)
         return provider.make(scope, build) if kept is _MISSING else kept
 
     return resolve

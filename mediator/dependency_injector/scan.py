@@ -1,25 +1,298 @@
-"""HandlerScan: the handlers in packages, each with a provider whose arguments are chosen by type."""
+"""HandlerScan: finds the handlers in packages, and gives each a provider whose arguments are chosen by type."""
 
+import builtins
 import difflib
+import importlib
+import inspect
+import pkgutil
 import threading
+import types
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from dependency_injector import providers
 
-from mediator.dependency_injector.arguments import Missing, arguments_for, candidates_among
-from mediator.dependency_injector.declared import Named, check_instance, declared_providers, provided_classes, target_of
-from mediator.dependency_injector.packages import Contents, contents_of
-from mediator.dependency_injector.roles import roles_of
-from mediator.errors import ContainerError, Problem, ProviderNotFoundError
+from mediator.dependency_injector import provider_kinds as kinds
+from mediator.dependency_injector.declared import (
+    Named,
+    check_instance,
+    declared_providers,
+    distinct,
+    hints_of,
+    is_for_use,
+    path_of,
+    provided_classes,
+    roles_of,
+    target_of,
+)
+from mediator.errors import ContainerError, Problem, not_found
+from mediator.handlers import arguments_fit, class_of, spelled, type_arguments
+from mediator.mediator import Mediator
+from mediator.messages import Publisher, Sender
+from mediator.printable import message_of, place_of
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_HALVES = (Sender, Publisher)
+_UNIONS = (typing.Union, types.UnionType)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A named provider, and the classes of the objects that it may give."""
+
+    name: str
+    provider: Any
+    classes: tuple[type, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A parameter for which there is no provider, or more than one.
+
+    Attributes:
+        name: The name of the parameter.
+        reason: Why no argument could be chosen.
+        candidates: The providers that fit equally well.
+        addable: Whether the problem would be solved by adding a provider of the needed class.
+    """
+
+    name: str
+    reason: str
+    candidates: Sequence[Candidate] = ()
+    addable: bool = False
+
+    def text(self, cls: type, path: str) -> str:
+        """Return a text that says what is wrong and what to do about it."""
+        names = [
+            f"{path}.{each.name} ({' or '.join(cls.__name__ for cls in each.classes)})" for each in self.candidates
+        ]
+        reason = f"{self.reason}: {', '.join(names)}" if names else self.reason
+        declare = "Add one, or declare" if self.addable else "Declare"
+        return f"{reason}. {declare} the class itself: `providers.Factory({cls.__name__}, {self.name}=...)`."
+
+
+def candidates_among(declared: Iterable[Named]) -> list[Candidate]:
+    """Return the providers whose classes are known, without duplicates."""
+    found: list[Candidate] = []
+    for name, provider in distinct(declared):
+        classes = provided_classes(provider)
+        known = tuple(dict.fromkeys(cls for cls in classes if cls is not None))
+        if known and None not in classes:
+            found.append(Candidate(name, provider, known))
+    return found
+
+
+def arguments_for(
+    cls: type, candidates: Sequence[Candidate]
+) -> tuple[Sequence[Any], dict[str, Any], Sequence[Missing]]:
+    """Choose a provider for each parameter of a class's constructor by the annotation of the parameter.
+
+    Return the positional-only arguments, the named ones, and the parameters for which no argument could be chosen.
+
+    A provider fits if it gives the annotated class or a class derived from it; exactly one provider must fit. A
+    parameter with a default keeps its default when none fits. No provider is chosen for a built-in class, since a `str`
+    can mean anything.
+    """
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    missing: list[Missing] = []
+    hints = hints_of(cls)
+    for parameter in inspect.signature(cls).parameters.values():
+        chosen = _choose(parameter, hints, candidates)
+        if isinstance(chosen, Missing):
+            missing.append(chosen)
+        elif parameter.kind is parameter.POSITIONAL_ONLY:  # pass the default, too, to keep positions
+            args.append(chosen.provider if chosen else parameter.default)
+        elif chosen is not None:
+            kwargs[parameter.name] = chosen.provider
+    return args, kwargs, missing
+
+
+def _choose(
+    parameter: inspect.Parameter, hints: dict[str, Any], candidates: Sequence[Candidate]
+) -> Candidate | Missing | None:
+    """Choose the provider for a parameter; `None` when the parameter keeps its default, or is variadic."""
+    if parameter.kind in _VARIADIC:
+        return None
+    name = parameter.name
+    if name not in hints and parameter.annotation is not parameter.empty:
+        return Missing(
+            name, f"needs {name!r}, and its annotations cannot be read: they name what the module does not hold"
+        )
+    wanted = hints.get(name, Any)
+    found = _meant(wanted, candidates)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        return Missing(name, f"needs a {spelled(wanted)} as {name!r}, which {len(found)} providers give", found)
+    return _not_given(name, wanted) if parameter.default is parameter.empty else None
+
+
+def _not_given(name: str, wanted: Any) -> Missing:
+    classes = [cls for member in _members(wanted) if (cls := _choosing_class(member)) is not None]
+    if not classes:
+        said = "no annotation" if wanted is Any else f"the annotation {spelled(wanted)}"
+        return Missing(name, f"needs {name!r}, which has {said}, by which no provider can be chosen")
+    hint = " (only a class that derives from the protocol counts)" * any(map(_is_protocol, classes))
+    return Missing(name, f"needs a {spelled(wanted)} as {name!r}, which no named provider gives{hint}", addable=True)
+
+
+def _is_protocol(cls: type) -> bool:
+    return bool(getattr(cls, "_is_protocol", False))
+
+
+def _meant(wanted: Any, candidates: Sequence[Candidate]) -> list[Candidate]:
+    found = [each for each in candidates if any(_gives(each, member) for member in _members(wanted))]
+    own = [each for each in found if "." not in each.name]
+    # Nested containers may have mediators, too. A handler gets the mediator of its own container.
+    return own if own and all(each.classes == (Mediator,) for each in found) else found
+
+
+def _gives(candidate: Candidate, wanted: Any) -> bool:
+    """Return whether all classes of a provider derive from the wanted class.
+
+    A class that only has the methods of a protocol does not count, since any class may have them by chance.
+    """
+    cls = _choosing_class(wanted)
+    if cls is None:
+        return False
+    if cls in _HALVES and candidate.classes == (Mediator,):
+        return True
+    said = typing.get_args(candidate.provider.provides) if isinstance(candidate.provider, kinds.CALLING) else ()
+    return all(
+        cls in given.__mro__ and arguments_fit(type_arguments(given, cls) or said, typing.get_args(wanted))
+        for given in candidate.classes
+    )
+
+
+def _members(wanted: Any) -> tuple[Any, ...]:
+    return typing.get_args(wanted) if typing.get_origin(wanted) in _UNIONS else (wanted,)
+
+
+def _choosing_class(wanted: Any) -> type | None:
+    """Return the class of an annotation if a provider can be chosen by it; `None` for a built-in or unknown class."""
+    cls = class_of(wanted)
+    return cls if cls is not None and cls.__module__ != builtins.__name__ else None
+
+
+Fault = tuple[str, str]
+"""The name of a module or class, and a text that says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The classes that were found in packages, in order, and what is wrong with the packages or the exclusions."""
+
+    classes: tuple[type, ...]
+    faults: tuple[Fault, ...]
+
+
+def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
+    """Import packages with all their modules, and find the handlers and collaborators that are defined in them.
+
+    Modules called `__main__` are left out, since importing one runs it. `exclude` names modules and classes.
+    """
+    faults: list[Fault] = [] if packages else [("HandlerScan", 'names no package: `HandlerScan("shop.students")`.')]
+    found: dict[type, None] = {}
+    exclusion = _Exclusion(exclude)
+    for package in packages:
+        known = len(faults)
+        modules = _modules(package, packages, exclusion, faults)
+        classes = [cls for module in modules for cls in _defined_in(module, exclusion)]
+        found |= dict.fromkeys(classes)
+        if not classes and len(faults) == known:
+            faults.append((package, "has no handler in it, nor anything else that is found by its class."))
+    if not faults:  # an excluded class may be in a module that was not imported
+        faults += [(name, "is excluded, and there is no such module or class.") for name in exclusion.unused]
+    return Contents(tuple(found), tuple(faults))
+
+
+class _Exclusion:
+    """The names of modules and classes that are left out, with everything below them, and which have matched nothing."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self.unused = list(names)
+
+    def leaves_out(self, name: str) -> bool:
+        """Return whether a module or class is left out."""
+        if not any(_is_below(name, each) for each in self._names):
+            return False
+        self.unused = [each for each in self.unused if not _is_below(name, each) and not _is_below(each, name)]
+        return True
+
+
+def _is_below(name: str, other: str) -> bool:
+    return f"{name}.".startswith(f"{other}.")
+
+
+def _modules(name: str, named: Sequence[str], exclusion: _Exclusion, faults: list[Fault]) -> Iterator[ModuleType]:
+    """Yield a module and, if it is a package, all modules below it. A failed import becomes a fault."""
+    if exclusion.leaves_out(name):
+        return
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # a fault like any other; a script that exits must not end this process
+        faults.append((name, _told(error)))
+        return
+    yield module
+    folders = list(getattr(module, "__path__", ()))
+    for child in sorted(_passed_over(folders)):
+        path = f"{name}.{child}"
+        if not exclusion.leaves_out(path) and not any(_is_below(each, path) for each in named):
+            text = (
+                "is a folder with modules and without `__init__.py`, so nothing in it would be found. Add the file, name "
+                f'the folder too (`HandlerScan("{name}", "{path}")`), or exclude it.'
+            )
+            faults.append((path, text))
+    for child in sorted(info.name for info in pkgutil.iter_modules(folders)):
+        if child != "__main__":
+            yield from _modules(f"{name}.{child}", named, exclusion, faults)
+
+
+def _passed_over(folders: Iterable[str]) -> set[str]:
+    """Return the names of subfolders that contain modules, at any depth, but are not packages for `pkgutil`."""
+    return {
+        folder.name
+        for path in map(Path, folders)
+        for folder in (path.iterdir() if path.is_dir() else ())
+        if folder.is_dir() and folder.name.isidentifier() and folder.name != "__pycache__"
+        if not (folder / "__init__.py").exists() and any(folder.rglob("*.py"))
+    }
+
+
+def _told(error: BaseException) -> str:
+    """Return a text with the error of an import and the place where it was raised."""
+    place = place_of(error)
+    where = f" ({place[0]}, line {place[1]})" if place else ""
+    return f"cannot be imported: {type(error).__name__}: {message_of(error)}{where}."
+
+
+def _defined_in(module: ModuleType, exclusion: _Exclusion) -> Iterator[type]:
+    for cls in dict.fromkeys(_classes_in(module, module.__name__)):
+        if is_for_use(cls) and not exclusion.leaves_out(f"{cls.__module__}.{cls.__qualname__}"):
+            yield cls
+
+
+def _classes_in(holder: Any, module: str, prefix: str = "") -> Iterator[type]:
+    """Yield the classes that are defined in a module, also inside its classes."""
+    values: list[Any] = list(holder.__dict__.values())
+    for value in values:
+        if isinstance(value, type) and value.__module__ == module and value.__qualname__.startswith(prefix):
+            yield value
+            yield from _classes_in(value, module, f"{value.__qualname__}.")
+
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a scan has found while its container held certain providers."""
+    """The result of a scan for a certain set of providers in its container."""
 
     declared: tuple[Any, ...]
     factories: dict[type, Any]
@@ -27,7 +300,7 @@ class _Reading:
 
 
 class HandlerScan(providers.Dependency[tuple[type, ...]]):
-    """Gives a provider to every handler in some packages, where it stands in a container.
+    """Makes a provider for every handler in some packages, in the container that declares the scan.
 
         class AppContainer(containers.DeclarativeContainer):
             unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
@@ -35,37 +308,40 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             students = providers.Factory(StudentRepository, unit_of_work)
             handlers = HandlerScan("shop.students", "shop.billing")
 
-    Found are handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and what behaviors work
-    with: validators, authorizers, processors. They are found in the module that defines them, also inside its classes;
-    bases that others complete, and generic ones, are not for use and left out. The order is that of the packages as
-    given, then of the names of modules, then of the definitions in a module. Left out is also what the container makes by
-    a declared provider, alone or inside another one, and what a scan before this one or in a nested container has found.
+    The scan finds handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and the
+    collaborators of behaviors: validators, authorizers, processors. It finds them in the module that defines them, also
+    inside its classes. They are in the order of the packages as given, then of the names of modules, then of the
+    definitions in a module. The scan leaves out generic classes and abstract ones that subclasses complete, classes
+    that the container makes by a declared provider, alone or inside another provider, and classes that an earlier scan
+    or a scan in a nested container has found.
 
-    Each gets a `Factory`, whose arguments are the named providers of the container, nested ones included, that give what
-    the parameters of its constructor are annotated with: that class or one derived from it. A parameter with a default
-    keeps it when nothing gives that. What cannot be chosen is in the report of `validate`.
+    Each class gets a `Factory`. Its arguments are the named providers of the container, including nested containers,
+    that give the annotated class of a constructor's parameter, or a class derived from it. A parameter with a default
+    keeps the default when no provider fits. `validate` reports parameters for which no provider could be chosen.
 
-    Modules are imported when the container is validated or its mediator is first asked for, and not before. Calling the
-    scan gives the classes; `container.handlers[EnrollStudentHandler]` is the provider of one, which can be overridden.
+    Modules are imported when the container is validated or its mediator is first resolved, not before. Calling the scan
+    returns the classes; `container.handlers[EnrollStudentHandler]` is the provider of one class, which can be
+    overridden.
 
     Args:
-        *packages: Names of packages, with all below them, and of modules.
-        exclude: Names of packages and modules that are not to be imported, and classes or their names
-            (`"shop.students.enroll.EnrollStudentHandler"`) that are not to be found.
+        *packages: Names of packages, which include everything below them, and of modules.
+        exclude: Names of packages and modules that are not imported, and classes or their names
+            (`"shop.students.enroll.EnrollStudentHandler"`) that are left out.
 
     Calling it or asking for a provider raises:
-        ContainerError: The container is a class, not an instance; or a scanned module asks for it while it is imported.
-        ProviderNotFoundError: The class was not found.
+        ContainerError: The container is a class, not an instance; or a scanned module resolves the mediator or the scan
+            while it is being imported.
+        NotFoundError: The class was not found.
     """
 
-    # `Dependency` is what a container tells who its parent is, as for the provider of the mediator.
+    # A container tells a `Dependency` its parent, as it does for the provider of the mediator.
 
     def __init__(self, *packages: str, exclude: Iterable[str | Callable[..., object]] = ()) -> None:
         base: Any = super()
         base.__init__(tuple)
         self._packages = packages
         given = (exclude,) if isinstance(exclude, str) else exclude
-        self._exclude = tuple(each if isinstance(each, str) else _path(each) for each in given)
+        self._exclude = tuple(each if isinstance(each, str) else path_of(each) for each in given)
         self._contents: Contents | None = None
         self._importing: int | None = None
         self._factories: dict[type, Any] = {}
@@ -82,18 +358,18 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 
     @property
     def is_defined(self) -> bool:
-        """Always: a scan needs nobody to provide it."""
+        """Always true: nobody has to provide a scan."""
         return True
 
     @property
     def related(self) -> Iterator[Any]:
-        """The providers that it has made so far."""
+        """The providers that the scan has made so far."""
         yield from self._factories.values()
         base: Any = super()
         yield from base.related
 
     def override(self, provider: Any) -> Any:
-        """Refused: replace a single handler, or the packages in a container derived from this one.
+        """Refuse to replace the whole scan; override one handler, or declare another scan in a derived container.
 
         Raises:
             ContainerError: Always.
@@ -104,37 +380,28 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         )
         raise ContainerError(provider, text)
 
-    def __call__(self, *_args: Any, **_kwargs: Any) -> tuple[type, ...]:  # type: ignore[override]  # the stub overloads it
-        """The classes that it gives providers to; see the class for what it raises."""
+    def __call__(self, *_args: Any, **_kwargs: Any) -> tuple[type, ...]:  # type: ignore[override]  # stub has overloads
+        """Return the classes that have a provider here; the docstring of the class lists the errors."""
         return tuple(self._read().factories)
 
     def __getitem__(self, cls: Callable[..., T]) -> providers.Factory[T]:
-        """The provider of a class or of a decorated function; see the class for what it raises."""
+        """Return the provider of a class or of a decorated function; the docstring of the class lists the errors."""
         factories: dict[Any, Any] = self._read().factories
         if cls not in factories:
             name = getattr(cls, "__name__", str(cls))
-            raise ProviderNotFoundError(
-                name, difflib.get_close_matches(name, [each.__name__ for each in factories], n=1)
-            )
+            nearest = difflib.get_close_matches(name, [each.__name__ for each in factories], n=1)
+            raise not_found.no_provider(name, nearest)
         found: providers.Factory[T] = factories[cls]
         return found
 
     def named(self, label: str) -> Iterator[Named]:
-        """The providers, each with its label.
-
-        Args:
-            label: That of the scan: `container.handlers`.
-        """
+        """Yield the providers, each with its label."""
         factories = self._read().factories
         for cls, factory in factories.items():
             yield f"{label}[{_name(cls, factories)}]", factory
 
     def problems(self, label: str) -> Iterator[Problem]:
-        """What could not be imported, and what is missing.
-
-        Args:
-            label: That of the scan.
-        """
+        """Yield the faults of the scan and the parameters without a provider."""
         for name, text in self._found().faults:
             yield Problem(label, name, text)
         reading = self._read()
@@ -144,7 +411,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
                 yield Problem(where, cls.__name__, each.text(cls, label.rpartition(".")[0]))
 
     def _found(self) -> Contents:
-        """What is in the packages. They are imported once; what was faulty stays so."""
+        """Return the contents of the packages. They are imported once, so faults do not go away."""
         if self._contents is None:
             if self._importing == threading.get_ident():
                 text = (
@@ -165,7 +432,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         return provider.parent
 
     def _read(self) -> _Reading:
-        """What is found, anew when the container has other providers than it had."""
+        """Return the result of the scan, computed anew when the providers of the container have changed."""
         check_instance(self._container)
         declared = tuple(declared_providers(self._container))
         held = tuple((*each, target_of(each[1])) for each in declared)
@@ -176,14 +443,13 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             missing: dict[type, Sequence[Missing]] = {}
             for cls in self._found().classes:
                 if cls not in taken:
-                    arguments = arguments_for(cls, candidates)
-                    factories[cls] = self._factory(cls, arguments.args, arguments.kwargs)
-                    missing[cls] = arguments.missing
+                    args, kwargs, missing[cls] = arguments_for(cls, candidates)
+                    factories[cls] = self._factory(cls, args, kwargs)
             self._reading = _Reading(held, factories, missing)
         return self._reading
 
-    def _factory(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The provider of a class: always the same one, which may be overridden."""
+    def _factory(self, cls: type, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return the provider of a class with new arguments: always the same object, since it may be overridden."""
         factory = self._factories.setdefault(cls, providers.Factory(cls))
         factory.set_args(*args)
         factory.set_kwargs(**kwargs)
@@ -191,7 +457,10 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 
 
 def _taken(declared: Sequence[Named], scan: HandlerScan) -> Iterator[type]:
-    """The classes that a container makes without a scan: by providers, inside others, or by other scans."""
+    """Yield the classes that a container makes without this scan.
+
+    They are made by declared providers, by providers inside these, or by earlier or nested scans.
+    """
     earlier = True
     waiting: list[Any] = []
     for name, provider in declared:
@@ -202,18 +471,14 @@ def _taken(declared: Sequence[Named], scan: HandlerScan) -> Iterator[type]:
         elif any(cls is not None and roles_of(cls) for cls in provided_classes(provider)):
             waiting.append(provider)
     seen: set[Any] = set()
-    for provider in waiting:  # grows while it is walked
+    for provider in waiting:  # the list grows during the loop
         yield from (cls for cls in provided_classes(provider) if cls is not None)
         inside = set(provider.related) - {provider, *provider.overridden} - seen
         seen |= inside
         waiting += [each for each in inside if not isinstance(each, HandlerScan)]
 
 
-def _path(cls: Callable[..., object]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
 def _name(cls: type, others: Iterable[type]) -> str:
-    """The name of a class, with its module where another one has the same."""
+    """Return the name of a class, with its module if another class has the same name."""
     alike = [each for each in others if each.__qualname__ == cls.__qualname__]
-    return cls.__qualname__ if len(alike) == 1 else _path(cls)
+    return cls.__qualname__ if len(alike) == 1 else path_of(cls)

@@ -7,34 +7,34 @@ from typing import Any, TypeVar
 
 from dependency_injector import providers
 
-from mediator.dependency_injector.provider_kinds import effective, overriding
-from mediator.errors import ContainerError, NoScopeError
-from mediator.scope import Scope, current_scope
+from mediator.dependency_injector.provider_kinds import effective, is_in_place, overriding
+from mediator.errors import ContainerError, misuse
+from mediator.scope import Scope, scope_if_any
 
 T = TypeVar("T")
 
 
 class Scoped(providers.Factory[T]):
-    """One instance per scope: what a dispatch, and every dispatch that joins it, shares.
+    """Gives one instance per scope, which a dispatch shares with every dispatch that joins it.
 
         unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
         session = Scoped(AsyncSession, engine, dispose=AsyncSession.close)
 
-    At the end of the scope the instances that have a method `aclose()` are closed, the last one made first. An override
-    keeps the scoping: `unit_of_work.override(providers.Factory(Fake))` gives one `Fake` per scope. What an override
-    keeps for longer (an object, a `Singleton`) is not closed, and `dispose` is not applied to an override. A coroutine
-    function is called once per scope too, and its task is shared.
+    At the end of the scope, instances with a method `aclose()` are closed, the last one made first. An override keeps
+    the scoping: `unit_of_work.override(providers.Factory(Fake))` gives one `Fake` per scope. An instance that the
+    override keeps longer than a scope (an object, a `Singleton`) is not closed, and `dispose` is not applied to the
+    instances of an override. A coroutine function is called once per scope, too, and its task is shared.
 
     Args:
         provides: A class or a function, as for `providers.Factory`.
         *args: Positional arguments; providers among them are called.
-        dispose: Called with the instance in place of `aclose()`; it may return an awaitable.
+        dispose: Called with the instance instead of `aclose()`; it may return an awaitable.
         **kwargs: Keyword arguments; providers among them are called.
 
     Calling it raises:
-        NoScopeError: Nothing is being dispatched.
-        ScopeClosedError: The dispatch is over; this is a task that outlived it.
-        ContainerError: It was called with arguments, which only one of its users could have chosen.
+        ScopeError: No dispatch is running.
+        ScopeError: The dispatch has ended, and a task that outlived it calls the provider.
+        ContainerError: The provider was called with arguments, although the instance is shared by all its users.
     """
 
     def __init__(
@@ -51,19 +51,22 @@ class Scoped(providers.Factory[T]):
         known = memo.get(id(self))
         if known is not None:
             return known
+        if is_in_place(self, memo):
+            self.set_args(*providers.deepcopy(self.args, memo))
+            self.set_kwargs(**providers.deepcopy(self.kwargs, memo))
+            return self
         base: Any = super()
         copied = base.__deepcopy__(memo)
         copied.dispose = self.dispose
         return copied
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:  # type: ignore[override]  # the stub overloads it for `await`
-        """The instance of the running scope, made when it is first asked for; see the class for what it raises."""
+        """Return the instance of the running scope; the docstring of the class lists the errors."""
         if args or kwargs:
             raise ContainerError(self, f"{self._name()} is shared in its scope: it cannot be called with arguments.")
-        try:
-            scope = current_scope()
-        except NoScopeError:
-            raise NoScopeError(self._name()) from None
+        scope = scope_if_any()
+        if scope is None:
+            raise misuse.no_scope(self._name())
         instances = scope.instances
         if self in instances:
             kept: T = instances[self]
@@ -71,20 +74,17 @@ class Scoped(providers.Factory[T]):
         return self.make(scope, super().__call__)
 
     def make(self, scope: Scope, build: Callable[[], Any]) -> T:
-        """Keep what `build` makes, which is what this provider gives as a `Factory`, in a scope that has none yet."""
+        """Make the instance of a scope that has none yet, keep it there, and return it."""
         made: Any = build()
         if hasattr(made, "__await__"):
-            # A coroutine can be awaited once, and the users of a scoped object are many.
+            # A coroutine can be awaited only once, and a scoped object has many users.
             made = asyncio.ensure_future(made)
             scope.on_exit(partial(_close_awaited, made, self._closer()))
         else:
             closing = self._closer() if overriding(self) is not None else self.dispose or _aclose
             if closing is not None and (closing is not _aclose or _closable(made)):
                 scope.on_exit(partial(_close, made, closing))
-        if scope.kept is None:
-            scope.kept = {self: made}
-        else:
-            scope.kept[self] = made
+        scope.keep(self, made)
         instance: T = made
         return instance
 
@@ -118,7 +118,7 @@ def _close(instance: Any, closing: Callable[[Any], Any], _: BaseException | None
 async def _close_awaited(
     making: asyncio.Future[Any], closing: Callable[[Any], Any] | None, error: BaseException | None
 ) -> None:
-    """Close what a coroutine made; one that nobody waits for any more is stopped."""
+    """Close the instance that a coroutine made; cancel the coroutine if it still runs."""
     if not making.done():
         making.cancel()
         await asyncio.wait({making})

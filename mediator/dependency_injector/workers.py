@@ -1,38 +1,39 @@
-"""Workers: what runs beside an application, such as relays and consumers, found by its class."""
+"""Workers: finds the relays, consumers and other background workers of a container by their classes, and runs them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-import structlog
-
+from mediator.blocks import add_note, asynccontextmanager
 from mediator.dependency_injector.catalog import instances_of
 from mediator.dependency_injector.graph import Graph
-from mediator.distributed.consumer import EventConsumer
 from mediator.distributed.idempotency import Idempotency
-from mediator.distributed.relay import OutboxRelay
-from mediator.distributed.responder import RequestResponder
+from mediator.distributed.inbox import EventConsumer
+from mediator.distributed.outbox import OutboxRelay
+from mediator.distributed.requests import RequestResponder
 from mediator.errors import ContainerError, WorkerNotStoppedError
+from mediator.logger import Logger
+from mediator.scope import outside_dispatches
 
 _WORKERS = (OutboxRelay, EventConsumer, RequestResponder, Idempotency)
 _GIVE_UP_TIMEOUT = 1.0
-"""Seconds that a worker has to stop when told a second time."""
+"""Seconds that a worker has to stop after it was cancelled a second time."""
 
-_log: Any = structlog.get_logger("mediator")
+_log: Any = Logger()
 
 
 def worker_providers(container: Any) -> list[tuple[str, Any]]:
-    """The providers of workers, with their labels, in the order of declaration."""
+    """Return the providers of workers, with their labels, in the order of declaration."""
     found = {provider: label for label, provider, cls in instances_of(container, object) if issubclass(cls, _WORKERS)}
     return [(label, provider) for provider, label in found.items()]
 
 
 def workers_of(container: Any) -> list[tuple[str, Any]]:
-    """The workers of a started container: label and object, which has `async def run()`.
+    """Return the workers of a started container: each label with its object, which has `async def run()`.
 
     Raises:
-        ContainerError: One of them needs a resource that is not started, or is made by a coroutine.
+        ContainerError: A worker needs a resource that is not started, or is made by a coroutine.
     """
     graph = Graph(container)
     waiting = {each for each in graph.resources() if not each.initialized}
@@ -49,15 +50,15 @@ def workers_of(container: Any) -> list[tuple[str, Any]]:
 
 @asynccontextmanager
 async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> AsyncGenerator[None]:
-    """Run workers beside the body.
+    """Run workers concurrently with the body.
 
-    At its end, or when one of them fails, all are cancelled, and have `drain_timeout` seconds to finish what they are at.
-    A worker that fails cancels the body.
+    At the end of the body, or when a worker fails, all workers are cancelled, and have `drain_timeout` seconds to
+    finish their current work. A worker that fails cancels the body.
 
     Raises:
-        Exception: What a worker or the body raised, as it is, with a note that names the worker; a group when there are
+        Exception: The error of a worker, with a note that names the worker, or the error of the body; a group of
             several.
-        WorkerNotStoppedError: A worker went on in spite of being cancelled.
+        WorkerNotStoppedError: A worker kept running although it was cancelled.
     """
     if not workers:
         yield
@@ -65,7 +66,11 @@ async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> A
     failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            watchers = [group.create_task(_watch(label, worker, drain_timeout)) for label, worker in workers]
+            nobody = outside_dispatches()
+            watchers = [
+                group.create_task(_watch(label, worker, drain_timeout), context=nobody.copy())
+                for label, worker in workers
+            ]
             yield
             for watcher in watchers:
                 watcher.cancel()
@@ -76,7 +81,7 @@ async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> A
 
 
 async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
-    """Run one worker; when cancelled, cancel it and wait for its end, though not for ever."""
+    """Run one worker; when cancelled, cancel the worker and wait for a limited time until it ends."""
     task: asyncio.Task[None] = asyncio.create_task(worker.run(), name=label)
     try:
         await asyncio.wait({task})
@@ -93,7 +98,7 @@ async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
 async def _stop(label: str, task: asyncio.Task[None], drain_timeout: float) -> None:
     for seconds in (drain_timeout, _GIVE_UP_TIMEOUT):
         task.cancel()
-        with suppress(asyncio.CancelledError):  # whoever stops is in a hurry: the worker is told a second time
+        with suppress(asyncio.CancelledError):  # cancelled again while waiting: go on to the second try at once
             await asyncio.wait({task}, timeout=seconds)
         if task.done():
             return
@@ -102,7 +107,6 @@ async def _stop(label: str, task: asyncio.Task[None], drain_timeout: float) -> N
 
 def _failure(label: str, task: asyncio.Task[None]) -> BaseException | None:
     error = None if task.cancelled() else task.exception()
-    note = f"This was raised by the worker {label}."
-    if error is not None and note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    if error is not None:
+        add_note(error, f"This was raised by the worker {label}.")
     return error

@@ -1,8 +1,8 @@
-"""CloudEvent: the envelope in which an event is stored and leaves the process.
+"""CloudEvent: the envelope in which an event is stored and sent.
 
-The attributes are those of CloudEvents 1.0 (https://github.com/cloudevents/spec, "Context Attributes"); correlation,
-causation, tenant and trace context travel as extension attributes, whose names are lower-case letters and digits by
-that spec.
+Its attributes are the context attributes of CloudEvents 1.0 (https://github.com/cloudevents/spec, "Context
+Attributes"). Correlation, causation, tenant and trace context are extension attributes, whose names have only
+lower-case letters and digits according to that spec.
 """
 
 import zlib
@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from mediator.context import NOTHING_SAID, MessageContext, Unverified, new_id, problem_of
+
 CORRELATION = "correlationid"
 CAUSATION = "causationid"
 TENANT = "tenant"
+LONGEST_APPLICATION = 128
+"""Longest name of an application, in characters."""
 BUCKETS = 64
-"""The number of hash buckets of keys. Fixed for ever: partitions are derived from it."""
+"""The number of hash buckets of keys. It can never change, because partitions are derived from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +27,13 @@ class CloudEvent:
 
     Attributes:
         id: Unique within `source`; the same on every resend.
-        type: `<context>.<name>.v<version>`.
+        type: `<domain>.<name>.v<version>`.
         time: When the event was added, timezone-aware.
         data: The encoded payload, in bytes.
-        source: The application that raised it; empty until a publisher stamps it.
+        source: The application that raised the event, stored with it; empty until it is known.
         datacontenttype: The media type of `data`.
-        partitionkey: Order is kept among the events of one key; `None` for an event without order.
-        extensions: Further attributes, names lower-case letters and digits.
+        partitionkey: The key whose events are kept in order; `None` for an event without order. It is never empty.
+        extensions: Further attributes; their names have only lower-case letters and digits.
     """
 
     id: str
@@ -48,5 +52,38 @@ class CloudEvent:
 
 
 def bucket_of(partitionkey: str | None, event_id: str) -> int:
-    """The bucket of a partition key, or of an id when there is no key."""
-    return zlib.crc32((partitionkey or event_id).encode()) % BUCKETS
+    """Return the bucket of a partition key, or of the event id when there is no key."""
+    return zlib.crc32((event_id if partitionkey is None else partitionkey).encode()) % BUCKETS
+
+
+def outgoing(context: MessageContext) -> dict[str, str]:
+    """Return the extension attributes of an event that is added while a message with this context is handled."""
+    extensions = {CORRELATION: context.correlation_id, CAUSATION: context.message_id}
+    if context.tenant is not None:
+        extensions[TENANT] = context.tenant
+    return extensions
+
+
+def incoming(event: CloudEvent) -> tuple[MessageContext, list[str]]:
+    """Return the unverified context of an event, and the names of the attributes that were dropped.
+
+    An attribute is dropped when no message context may hold it: it is empty, too long, or has unprintable characters.
+    """
+    dropped = [name for name in (CORRELATION, CAUSATION, TENANT) if _unfit(event.extensions.get(name, "?"))]
+    known = {name: value for name, value in event.extensions.items() if name not in dropped}
+    message_id = event.id
+    if _unfit(message_id):
+        message_id = new_id()
+        dropped.insert(0, "id")
+    context = MessageContext(
+        message_id,
+        known.get(CORRELATION, message_id),
+        known.get(CAUSATION),
+        vouched_by=None,
+        unverified=Unverified(known.get(TENANT)) if TENANT in known else NOTHING_SAID,
+    )
+    return context, dropped
+
+
+def _unfit(value: str) -> bool:
+    return not value or bool(problem_of(value))

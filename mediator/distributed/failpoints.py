@@ -1,19 +1,30 @@
-"""Failpoint: a named place in the commit path, the relay or the consumer where a test can make the process fail.
+"""Failpoint: a named place where a test can make the process fail.
 
-Nothing is armed in production, where reaching one costs a look at an empty mapping. Tests arm them through
+Failpoints are in the commit path, the relay, the consumer, the replay and the responder. In production nothing is
+armed, and reaching a failpoint costs a look at an empty mapping. Tests arm failpoints through
 `mediator.testing.failpoints`.
 """
 
 from collections.abc import Awaitable, Callable
 
 armed: dict[str, Callable[[], Awaitable[None]]] = {}
-"""What happens at which failpoint."""
+"""The action of each armed failpoint, by name."""
 
 NAMES = (
     "unit_of_work.before_stage",
     "unit_of_work.before_commit",
     "unit_of_work.during_commit",
+    "unit_of_work.before_wake",
+    "unit_of_work.after_answer",
     "unit_of_work.after_commit",
+    "unit_of_work.before_delivery",
+    "unit_of_work.after_delivery",
+    "after_commit.before_call",
+    "after_commit.after_call",
+    "unit_of_work.before_return",
+    "unit_of_work.before_close",
+    "responder.before_reply",
+    "responder.after_reply",
     "relay.after_select",
     "relay.after_publish",
     "relay.before_delete",
@@ -32,10 +43,10 @@ NAMES = (
     "consumer.after_take_back",
     "replay.after_take",
 )
-"""Every failpoint there is."""
+"""The names of all failpoints."""
 
 
 async def reach(name: str) -> None:
-    """Do what is armed at a failpoint, if anything is."""
+    """Run the action that is armed at a failpoint, if there is one."""
     if armed and (action := armed.get(name)):
         await action()

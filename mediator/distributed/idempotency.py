@@ -1,31 +1,40 @@
-"""Idempotency: the port to what this application's database knows of commands that must not happen twice."""
+"""Idempotency: the port to the stored responses of commands, and the behavior that answers repeated commands."""
 
 import asyncio
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, overload
 
-import structlog
-
-from mediator.distributed.bounds import check_positive
-from mediator.distributed.requests import RequestCodec
-from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import IdempotencyEncodingError
+from mediator.ambient import running_fields
+from mediator.context import MessageContext
+from mediator.distributed.canonical import canonical
+from mediator.distributed.requests import RequestCodec, encoded_response
+from mediator.distributed.unit_of_work import UnitOfWork, lack_of_unit_of_work
+from mediator.errors import IdempotencyConflictError, NotAuthorizedError, misuse
 from mediator.handlers import type_arguments
-from mediator.messages import Request
+from mediator.logger import Logger
+from mediator.messages import Command, Notification, Request, StreamRequest
+from mediator.pipeline import CallNext, PipelineBehavior
+from mediator.printable import text_of
+from mediator.scope import Frame, current_frame
+from mediator.settings import check_positive
+from mediator.watching import check_awaited
 
 _CLEAN_BATCH = 1000
 _SOON = 0.5
-"""Seconds until the next batch is forgotten, when there is more."""
+"""Seconds until the next batch is deleted, when there is more to delete."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptResponse:
-    """What a command returned that committed.
+    """The stored response of a command that committed.
 
     Attributes:
-        fingerprint: Of the command's payload.
-        response: As the codec wrote it.
+        fingerprint: A hash of the command's payload.
+        response: The response as the codec wrote it.
     """
 
     fingerprint: str
@@ -35,12 +44,12 @@ class KeptResponse:
 class Idempotency(ABC):
     """Remembers, in the transaction of the command itself, that a command happened and what it returned.
 
-    It is a worker, too: while it runs, it forgets what is older than it keeps.
+    It is also a worker: while it runs, it deletes responses that are older than `keep_seconds`.
 
     Args:
-        codec: Writes and reads responses, and writes commands to tell their payloads apart.
-        keep_seconds: How long a response is kept, in seconds. A command that is repeated later happens again.
-        clean_interval: How often old ones are forgotten, in seconds.
+        codec: Encodes and decodes responses, and encodes commands to tell their payloads apart.
+        keep_seconds: How long a response is kept, in seconds. A command that is repeated later is handled again.
+        clean_interval: How often old responses are deleted, in seconds.
     """
 
     def __init__(self, codec: RequestCodec, *, keep_seconds: float, clean_interval: float) -> None:
@@ -49,90 +58,266 @@ class Idempotency(ABC):
         self.keep_seconds: float = keep_seconds
         self._clean_interval = clean_interval
         self._responses: dict[type, Any] = {}
-        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("mediator").bind(worker="idempotency")
+        self._names: dict[str, type] = {}
+        self._log: Logger = Logger(worker="idempotency")
 
     @abstractmethod
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
-        """Take a key in the running transaction, and return `None`; or what is kept under it.
+        """Take a key in the running transaction and return `None`, or return the response that is kept under it.
 
-        While another transaction has the key and has not ended, waits for how that ends. A key that has no response, since
-        whoever took it failed and its transaction committed all the same, is taken as a new one.
+        While another transaction has taken the key and has not ended, wait until it ends. A key without a response is
+        taken as a new one: the command that took it failed, and its transaction committed all the same.
         """
 
     @abstractmethod
+    async def find(self, unit_of_work: UnitOfWork, key: str, /) -> KeptResponse | None:
+        """Return the response kept under a key, as the running transaction sees it. The key is not taken."""
+
+    @abstractmethod
     async def keep(self, unit_of_work: UnitOfWork, key: str, response: bytes, /) -> None:
-        """Keep the response under a key that was taken in the running transaction."""
+        """Store the response under a key that was taken in the running transaction."""
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
-        """Forget at most `limit` responses older than they are kept, and return how many."""
+        """Delete at most `limit` responses that are older than `keep_seconds`, and return how many."""
 
     async def run(self) -> None:
-        """Forget what is old, in bounded batches, until cancelled."""
+        """Delete old responses, in bounded batches, until cancelled."""
         pause = self._clean_interval
         while True:
             await asyncio.sleep(pause)
             full = False
             try:
                 full = await self.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
-            except Exception as error:  # settled: forgetting can wait
-                self._log.warning("idempotency not cleaned", error=type(error).__name__, reason=str(error))
+            except Exception as error:  # settled: deleting can wait
+                self._log.warning("idempotency not cleaned", error=type(error).__name__, reason=text_of(error))
             pause = min(_SOON, self._clean_interval) if full else self._clean_interval
 
-    def encode_command(self, command: Any, /) -> bytes:
-        """The payload of a command.
+    def name_of(self, command: object, /) -> str:
+        """Return the name of a command's class, which tells its keys from the keys of other classes.
+
+        The name is the `request_type` of the class if it has one, as requests from other applications have; else the
+        name of the class, without its module.
 
         Raises:
-            IdempotencyEncodingError: It cannot be encoded, or its response could not be decoded.
+            DeclarationError: Another class has that name.
+        """
+        cls = type(command)
+        name = request_name(cls)
+        other = self._names.setdefault(name, cls)
+        if other is not cls and path_of(other) != path_of(cls):
+            problem = f"has the name {name!r} among commands with idempotency keys, and so has {path_of(other)}"
+            raise misuse.request_declaration(cls, problem)
+        return name
+
+    def encode_command(self, command: Any, /) -> bytes:
+        """Return the payload of a command.
+
+        Raises:
+            MisuseError: The command cannot be encoded, or its response could not be decoded.
         """
         self._response_of(command)
         try:
             return self.codec.encode(command)
         except ValueError as error:
-            raise IdempotencyEncodingError(command, "its payload", str(error)) from error
+            raise misuse.not_repeatable(command, "its payload", str(error)) from error
 
     def encode_response(self, command: Any, response: Any, /) -> bytes:
-        """What a command returned, read back once: what is kept can be returned.
+        """Return the encoded response of a command, after checking that it decodes to the same response.
 
         Raises:
-            IdempotencyEncodingError: It cannot be encoded, or not be decoded again.
+            MisuseError: The response cannot be encoded, cannot be decoded again, or would be another
+                response then.
         """
         annotation = self._response_of(command)
         try:
-            encoded = self.codec.encode(response)
-            decoded = self.codec.decode(encoded, annotation)
+            encoded = encoded_response(self.codec, response, annotation)
         except ValueError as error:
-            raise IdempotencyEncodingError(command, "its response", str(error)) from error
+            reason = str(error)
+            if annotation is Any:
+                reason += (
+                    "; the class of the command does not say of what type it is: derive it from `Command[ItsType]`"
+                )
+            raise misuse.not_repeatable(command, "its response", reason) from error
         if not encoded:
-            raise IdempotencyEncodingError(command, "its response", "the codec gave nothing")
-        if annotation is Any and decoded != response:
-            reason = "the class of the command does not say of what type it is; derive it from `Command[ItsType]`"
-            raise IdempotencyEncodingError(command, "its response", reason)
+            raise misuse.not_repeatable(command, "its response", "the codec gave nothing")
         return encoded
 
     def decode_response(self, command: Any, encoded: bytes, /) -> Any:
-        """What an equal command returned.
+        """Return the response that was kept for an equal command.
 
         Raises:
-            IdempotencyEncodingError: It was written for another type, by another version of the application.
+            MisuseError: The response was written for another type, by another version of the application.
         """
         try:
             return self.codec.decode(encoded, self._response_of(command))
         except ValueError as error:
-            raise IdempotencyEncodingError(command, "the response that was kept", str(error)) from error
+            raise misuse.not_repeatable(command, "the response that was kept", str(error)) from error
 
     def _response_of(self, command: Any) -> Any:
-        """The type of a command's response; `Any` when its class does not say it."""
+        """Return the type of a command's response; `Any` when its class does not declare it."""
         cls: type[Any] = command.__class__
         if cls not in self._responses:
             (annotation,) = type_arguments(cls, Request) or (Any,)
             annotation = Any if isinstance(annotation, TypeVar) else annotation
             if problem := self.codec.problem(annotation):
-                raise IdempotencyEncodingError(command, "its response", problem)
+                raise misuse.not_repeatable(command, "its response", problem)
             self._responses[cls] = annotation
         return self._responses[cls]
 
 
+def request_name(cls: type) -> str:
+    """Return the name that identifies a command's class: its `request_type`, or the name of the class."""
+    declared: object = getattr(cls, "request_type", None)
+    return declared if isinstance(declared, str) and declared else cls.__name__
+
+
+def path_of(cls: type) -> str:
+    """Return the module and the qualified name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def is_expired(created_at: float, now: float, keep_seconds: float) -> bool:
-    """Whether what was kept at a time is to be forgotten."""
+    """Return whether a response that was stored at `created_at` is older than `keep_seconds`."""
     return created_at < now - keep_seconds
+
+
+_MESSAGES = (Request, StreamRequest, Notification)
+_NOBODY_VOUCHES = (
+    "nobody vouches for whoever sent it, so its idempotency key cannot be told from those of others; let `authenticate` "
+    "return a Caller"
+)
+
+Message = TypeVar("Message", bound=Command[Any])
+
+
+def own_key(command: Any) -> object:
+    """Return the `idempotency_key` of a command, a field or a property; `None` when it has none."""
+    return getattr(command, "idempotency_key", None)
+
+
+class IdempotencyBehavior(PipelineBehavior[Message, Any]):
+    """Answers a repeated command with the response kept under its key, and does not handle it again.
+
+    The response is stored in the transaction of the command itself, so this behavior stands inside the unit of work. A
+    command that fails stores nothing and may be sent again. Of two commands at the same time the second waits for the
+    first. Keys of different principals, tenants and message classes are different keys. A command without a key is
+    handled as usual. A command with a key is refused when nobody vouches for its caller, because nothing tells the
+    caller's keys from the keys of others.
+
+    A class is identified by its `request_type`, if it declares one, else by its name. Moving it to another module,
+    changing the order of its fields, and adding fields with defaults change nothing.
+
+    The key in the header is for the command that entered the application. Messages that this command sends inherit the
+    header, but have only keys of their own.
+
+    Args:
+        idempotency: Stores the responses, in the database of the unit of work.
+        key: Returns the key of a command, or `None`. By default the key is the attribute `idempotency_key`.
+        header: The header of the message context that has the key of a command without one of its own; `None` for none.
+    """
+
+    one_of: ClassVar[str | None] = "idempotency"
+    belongs_inside: ClassVar[Mapping[str, str]] = {
+        "unit of work": "what it stores is part of the transaction of the command"
+    }
+    needs: ClassVar[Mapping[str, str]] = belongs_inside
+
+    @overload  # for the class itself: type checkers infer what it applies to
+    def __init__(
+        self: "IdempotencyBehavior[Command[Any]]",
+        idempotency: Idempotency,
+        *,
+        key: Callable[[Any], object] = ...,
+        header: str | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(  # pyright: ignore[reportOverlappingOverload]  # classes that narrow the message use it
+        self, idempotency: Idempotency, *, key: Callable[[Any], object] = ..., header: str | None = ...
+    ) -> None: ...
+
+    def __init__(
+        self,
+        idempotency: Idempotency,
+        *,
+        key: Callable[[Any], object] = own_key,
+        header: str | None = "idempotency-key",
+    ) -> None:
+        self._idempotency = idempotency
+        self._key = key
+        self._header = header
+        self._log: Logger = Logger()
+
+    async def handle(self, command: Message, call_next: CallNext[Any], /) -> Any:
+        """Return the kept response, or handle the command and keep its response.
+
+        Raises:
+            IdempotencyConflictError: The key was used for another payload.
+            MisuseError: The payload or the response cannot be encoded, or the key is empty.
+            DeclarationError: The class of the command has the name of another command.
+            NoUnitOfWorkError: The command has a key, and no unit of work runs.
+            NotAuthorizedError: The command has a key, and nobody vouches for its caller.
+        """
+        frame = current_frame()
+        if frame is None:
+            raise misuse.no_scope("an idempotency key")
+        unit_of_work = frame.scope.transaction
+        key = self._key_of(command, frame)
+        if key is None:
+            return await call_next()
+        if frame.context.vouched_by is None:
+            raise NotAuthorizedError(command, None, _NOBODY_VOUCHES)
+        if not isinstance(unit_of_work, UnitOfWork):
+            raise lack_of_unit_of_work(command)
+        idempotency, encoded = self._idempotency, self._idempotency.encode_command(command)
+        name = hashed_key(idempotency.name_of(command), key, frame.context)
+        fingerprint = hashlib.sha256(canonical(encoded, command)).hexdigest()
+        known = {fingerprint}
+        kept = await idempotency.claim(unit_of_work, name, fingerprint)
+        if kept is None:
+            kept = await idempotency.find(unit_of_work, former_key(command, key, frame.context))
+            known.add(hashlib.sha256(encoded).hexdigest())
+            if kept is not None and kept.fingerprint in known:
+                await idempotency.keep(unit_of_work, name, kept.response)
+        if kept is None:
+            response = await call_next()
+            check_awaited(response, command)
+            await idempotency.keep(unit_of_work, name, idempotency.encode_response(command, response))
+            return response
+        if kept.fingerprint not in known:
+            raise IdempotencyConflictError(command)
+        self._log.info("command repeated", message_type=type(command).__name__, **running_fields())
+        return idempotency.decode_response(command, kept.response)
+
+    def _key_of(self, command: Message, frame: Frame) -> str | None:
+        own = self._key(command)
+        if own is None and self._header is not None and _is_entry(frame):
+            own = frame.context.headers.get(self._header)
+        key = None if own is None else str(own)
+        if key == "":
+            raise misuse.not_repeatable(command, "the key", "it is empty; leave it out when there is none")
+        return key
+
+
+def _is_entry(frame: Frame) -> bool:
+    """Return whether no other message led to this one. An attempt of a retry has the context of the message itself."""
+    dispatch = frame.dispatch or frame
+    outer = dispatch.parent
+    while outer is not None:
+        if isinstance(outer.message, _MESSAGES) and outer.context is not dispatch.context:
+            return False
+        outer = outer.parent
+    return True
+
+
+def hashed_key(name: str, key: str, context: MessageContext) -> str:
+    """Return the key of a stored response: SHA-256 of principal, tenant, class name and key, in hexadecimal digits."""
+    parts = ["2", context.principal, context.tenant, name, key]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def former_key(command: object, key: str, context: MessageContext) -> str:
+    """Return the key used before version 2 of the tables, with the path of the class in place of its name."""
+    parts = [context.principal, context.tenant, path_of(type(command)), key]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

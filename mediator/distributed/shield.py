@@ -1,4 +1,4 @@
-"""Shield: finishing work that must not be torn in the middle, although its caller is cancelled."""
+"""Shield: lets work end in order although its caller is cancelled."""
 
 import asyncio
 import math
@@ -8,15 +8,16 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _late: set[asyncio.Task[Any]] = set()
-"""Work that was given up waiting for. Kept referenced until it ends, which is when it frees what it holds."""
+"""Tasks that took longer than their caller waited. They are referenced until they end and free what they hold."""
 
 
 class Shielded(Generic[T]):
-    """How shielded work ended.
+    """The result of shielded work.
 
     Attributes:
-        task: The work; not done when it was given up waiting for.
-        cancellation: What the caller was cancelled with meanwhile, to be raised once everything is in order.
+        task: The work. It is not done when the wait for it timed out.
+        cancellation: The cancellation of the caller that came meanwhile, to be raised once everything is in order;
+            `None` when none came.
     """
 
     __slots__ = ("cancellation", "task")
@@ -27,16 +28,16 @@ class Shielded(Generic[T]):
 
     @property
     def failure(self) -> BaseException | None:
-        """What the work raised, if it has ended; a `CancelledError` when the event loop's end cancelled it too."""
+        """The error that the ended work raised; a `CancelledError` when the end of the event loop cancelled it."""
         if not self.task.done():
             return None
         return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()
 
 
 async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (work is not cancelled)
-    """Run `work` to its end whatever happens to the caller, waiting at most `timeout` seconds.
+    """Run `work` to its end even when the caller is cancelled, and wait at most `timeout` seconds for it.
 
-    Never raises: what the work raised is in its task. Work that takes longer goes on by itself.
+    Never raises: an error of the work is in its task. Work that takes longer runs on by itself.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -56,30 +57,32 @@ async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  
 def _forget(task: asyncio.Task[Any]) -> None:
     _late.discard(task)
     if not task.cancelled():
-        task.exception()  # was reported when the wait was given up
+        task.exception()  # retrieved and dropped: the timeout was reported already
 
 
 async def wait_for_late_work(timeout: float) -> None:  # noqa: ASYNC109  (nothing is cancelled)
-    """Give work that came late another `timeout` seconds, before its database is closed."""
-    if _late:
-        await asyncio.wait(_late, timeout=timeout)
+    """Wait up to `timeout` more seconds for work that timed out, before its database is closed."""
+    here = [task for task in _late if task.get_loop() is asyncio.get_running_loop()]
+    if here:
+        await asyncio.wait(here, timeout=timeout)
 
 
 def is_being_cancelled() -> bool:
-    """Whether the running task is itself cancelled, rather than something that it waited for."""
+    """Return whether the running task itself is being cancelled, and not only something that it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def is_own_cancellation(error: BaseException) -> bool:
-    """Whether an error is the cancellation of the running task, rather than that of something it waited for."""
+    """Return whether an error is the cancellation of the running task, and not of something that it waited for."""
     return isinstance(error, asyncio.CancelledError) and is_being_cancelled()
 
 
 async def drain(work: Coroutine[Any, Any, T], grace: float, told: asyncio.Event | None = None) -> T:
-    """Run `work`; when the caller is cancelled let it end within `grace` seconds, else cancel it too.
+    """Run `work` and return its result. When the caller is cancelled, let it end within `grace` seconds.
 
-    `told` is set as soon as the caller is cancelled, for work that need not use up its grace.
+    After the grace the work is cancelled too. `told` is set as soon as the caller is cancelled, so that the work can
+    end before its grace is used up.
 
     Raises:
         asyncio.CancelledError: The caller was cancelled; the work has ended by then.
@@ -103,7 +106,7 @@ async def _end(task: asyncio.Task[Any], grace: float) -> None:
             task.cancel()
         try:
             await asyncio.wait((task,), timeout=remaining if remaining > 0 else 1.0)
-        except asyncio.CancelledError:  # cancelled again: no more grace, but what runs still ends in order
+        except asyncio.CancelledError:  # cancelled again: the grace is over, but the work is still awaited
             task.cancel()
     if not task.cancelled():
-        task.exception()  # the cancellation is what the caller gets to know
+        task.exception()  # retrieved and dropped: the caller gets the cancellation

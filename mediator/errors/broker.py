@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mediator.errors.events import EventError
-from mediator.errors.root import MediatorError
+from mediator.errors.transient import TransientError
+from mediator.printable import shown, shown_reason
 
 
 @dataclass(eq=False, repr=False)
-class PublisherUnavailableError(MediatorError, ConnectionError):
+class PublisherUnavailableError(TransientError, ConnectionError):
     """The broker cannot be reached or did not answer; nothing is known of the event, and it may be sent again."""
 
     broker: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.broker} is not available: {self.reason}"
+        return f"{self.broker} is not available: {shown_reason(self.reason)}"
 
 
 @dataclass(eq=False, repr=False)
@@ -26,8 +26,10 @@ class DuplicateDroppedError(PublisherUnavailableError):
 
     def __str__(self) -> str:
         return (
-            f"{self.broker} dropped the event {self.event_id} as a duplicate: {self.reason}. Refill with "
-            "`mediator outbox verify --republish`, which gets around that, or wait until the stream's duplicate_window is "
+            f"{self.broker} dropped the event {shown(self.event_id)} as a duplicate: {shown_reason(self.reason)}. "
+            f"Refill with "
+            "`mediator outbox verify --republish`, which gets around that, or wait until the stream's "
+            f"duplicate_window is "
             "over."
         )
 
@@ -40,7 +42,8 @@ class StreamNotFoundError(PublisherUnavailableError):
 
     def __str__(self) -> str:
         return (
-            f"The stream {self.stream} does not exist at {self.broker}: {self.reason}. Create it with `mediator topology "
+            f"The stream {self.stream} does not exist at {self.broker}: {shown_reason(self.reason)}. Create it "
+            f"with `mediator topology "
             "apply`, or let the publisher do so with `provision=True`. Events stay in the outbox meanwhile."
         )
 
@@ -53,7 +56,8 @@ class StreamUnavailableError(PublisherUnavailableError):
 
     def __str__(self) -> str:
         return (
-            f"The stream {self.stream} at {self.broker} takes no events: {self.reason}. They stay in the outbox meanwhile, "
+            f"The stream {self.stream} at {self.broker} takes no events: {shown_reason(self.reason)}. They stay in "
+            f"the outbox meanwhile, "
             "and those of other streams go on."
         )
 
@@ -67,8 +71,10 @@ class ConsumerNotFoundError(PublisherUnavailableError):
 
     def __str__(self) -> str:
         return (
-            f"The consumer {self.consumer} of the stream {self.stream} does not exist at {self.broker}: {self.reason}. "
-            "Create it with `mediator topology apply`, or let the subscription do so with `provision=True`. Events stay "
+            f"The consumer {self.consumer} of the stream {self.stream} does not exist at {self.broker}: "
+            f"{shown_reason(self.reason)}. "
+            "Create it with `mediator topology apply`, or let the subscription do so with `provision=True`. Events "
+            f"stay "
             "in the stream meanwhile."
         )
 
@@ -82,36 +88,7 @@ class StreamMismatchError(PublisherUnavailableError):
 
     def __str__(self) -> str:
         return (
-            f"The stream {self.stream} at {self.broker} differs from what is needed: {'; '.join(self.differences)}. "
+            f"The stream {self.stream} at {self.broker} differs from what is needed: "
+            f"{shown_reason('; '.join(self.differences))}. "
             "Change the stream or the settings so that they agree. Events stay in the outbox meanwhile."
         )
-
-
-@dataclass(eq=False, repr=False)
-class GroupOrderingError(EventError):
-    """A group that consumed with one ordering is to consume with the other one, and would begin again from its start."""
-
-    group: str
-    ordering: str
-    stream: str
-    consumer: str
-
-    def __str__(self) -> str:
-        return (
-            f"The group {self.group} cannot consume {self.stream} with ordering={self.ordering!r}: the consumer "
-            f"{self.consumer} shows that it did so with the other ordering, and its progress cannot be taken over. Use "
-            f"another group; or stop every instance of this one and delete its consumers on {self.stream}: it then begins "
-            "where `start` says, and the inbox recognizes what it has taken in before."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class ServerStartError(MediatorError, RuntimeError):
-    """A nats-server could not be started."""
-
-    reason: str
-    log: str = ""
-
-    def __str__(self) -> str:
-        tail = f"\nThe end of its log:\n{self.log}" if self.log else ""
-        return f"nats-server did not start: {self.reason}{tail}"

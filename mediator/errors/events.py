@@ -1,8 +1,10 @@
-"""Errors of distributed events: their classes, their content, and their way out."""
+"""Errors of distributed events: on their way out, on their way in, and parked."""
 
 from dataclasses import dataclass
 
 from mediator.errors.root import MediatorError, name_of
+from mediator.errors.transient import TransientError
+from mediator.printable import shown, shown_reason
 
 _NAMED = 5
 """How many ids the text of an error names."""
@@ -13,35 +15,6 @@ class EventError(MediatorError, ValueError):
 
 
 @dataclass(eq=False, repr=False)
-class EventKindError(EventError, TypeError):
-    """Something that is not a distributed event was added to the broker."""
-
-    message: object
-
-    def __str__(self) -> str:
-        cls = self.message if isinstance(self.message, type) else type(self.message)  # a text may be a payload
-        return (
-            f"{name_of(cls)} is not a DistributedEvent and cannot leave the process. Publish a notification "
-            "with `await mediator.publish(...)`, or derive the class from DistributedEvent."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class EventDeclarationError(EventError, TypeError):
-    """An event class does not say, or wrongly says, what its type is on the wire."""
-
-    event_class: type
-    problem: str
-
-    def __str__(self) -> str:
-        return (
-            f"{name_of(self.event_class)} {self.problem}. Declare it as "
-            '`event_type: ClassVar[str] = "<context>.<name>"`, both of up to 64 lower-case letters, digits and hyphens, and '
-            '`event_version: ClassVar[int] = 1`. An `ordering`, if there is one, is "strict" or "row".'
-        )
-
-
-@dataclass(eq=False, repr=False)
 class EventNotSerializableError(EventError):
     """An event cannot be encoded; the command that raised it has failed and nothing is committed."""
 
@@ -49,18 +22,30 @@ class EventNotSerializableError(EventError):
     reason: str
 
     def __str__(self) -> str:
-        return f"{name_of(self.event)} cannot be serialized: {self.reason}. The command was rolled back."
+        return f"{name_of(self.event)} cannot be serialized: {shown_reason(self.reason)}. The command was rolled back."
 
 
 @dataclass(eq=False, repr=False)
-class EventTooLargeError(EventError):
-    """An event is larger than allowed; the command that raised it has failed and nothing is committed."""
+class EventLimitError(EventError):
+    """An event, or the number of events of a command, is larger than may ever be; nothing is committed.
+
+    Attributes:
+        event: The event that is too large; `None` when a command has too many of them.
+        size: How many bytes the event has, or how many events the command, delayed ones not counted.
+        limit: How many there may be.
+    """
 
     event: object
     size: int
     limit: int
 
     def __str__(self) -> str:
+        if self.event is None:
+            return (
+                f"One command has {self.size:,} events, and max_pending is {self.limit:,}: even an empty outbox has no "
+                "room for them. The command was rolled back, and will be every time. Send several commands with fewer "
+                "events each, or raise max_pending."
+            )
         return (
             f"{name_of(self.event)} is {self.size:,} bytes, more than max_event_bytes ({self.limit:,}). The command was "
             "rolled back. Send a reference instead of the content, or raise the limit here and `max_payload` in NATS."
@@ -96,21 +81,7 @@ class EventIdConflictError(EventError):
 
 
 @dataclass(eq=False, repr=False)
-class DeliveryTimeError(EventError):
-    """An event cannot be delayed as asked for; when the command is committing, nothing is committed."""
-
-    event: object
-    problem: str
-
-    def __str__(self) -> str:
-        return (
-            f"{name_of(self.event)} cannot be delayed: {self.problem}. Give `deliver_at` a timezone-aware datetime, such as "
-            '`datetime.now(UTC) + timedelta(hours=1)`, and use `delivery="outbox"`.'
-        )
-
-
-@dataclass(eq=False, repr=False)
-class OutboxFullError(EventError, RuntimeError):
+class OutboxFullError(TransientError, EventError, RuntimeError):
     """Too many events wait in the outbox; the command that would have added more has failed and nothing is committed.
 
     Attributes:
@@ -132,80 +103,6 @@ class OutboxFullError(EventError, RuntimeError):
 
 
 @dataclass(eq=False, repr=False)
-class TooManyEventsError(EventError):
-    """A command has more events than may ever wait in the outbox; it has failed and nothing is committed.
-
-    Attributes:
-        count: How many events it has, delayed ones not counted.
-        max_pending: How many may wait.
-    """
-
-    count: int
-    max_pending: int
-
-    def __str__(self) -> str:
-        return (
-            f"One command has {self.count:,} events, and max_pending is {self.max_pending:,}: even an empty outbox has no "
-            "room for them. The command was rolled back, and will be every time. Send several commands with fewer events "
-            "each, or raise max_pending."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class OutboxEventNotFoundError(EventError, LookupError):
-    """No event with an id is in the outbox or its archive."""
-
-    event_id: str
-
-    def __str__(self) -> str:
-        return (
-            f"The outbox and its archive have no event with the id {self.event_id!r}. It was never committed, is older than "
-            "the archive keeps, or is parked: see `mediator parked list`."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class ClaimLostError(MediatorError, RuntimeError):
-    """A relay's claim on events had ended before it said what became of them; nothing was changed."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return (
-            f"The claim on a batch of events has ended: {self.reason}. Nothing was changed: the events are still in the "
-            "outbox, and are sent again under the same ids."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class EventSchemaError(EventError, TypeError):
-    """The payload of an event class cannot be described, or no sample of it can be made."""
-
-    event_class: type
-    reason: str
-
-    def __str__(self) -> str:
-        return (
-            f"{name_of(self.event_class)} cannot be frozen: {self.reason}. When only the sample is at fault, give one: "
-            "`freeze_events([OrderPlaced(...)], folder)`."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class UpcasterDeclarationError(EventError, TypeError):
-    """An event class declares upcasters that cannot lift older versions to its own."""
-
-    event_class: type
-    problem: str
-
-    def __str__(self) -> str:
-        return (
-            f"{name_of(self.event_class)} {self.problem}. Declare a plain function for each older version, without a "
-            "gap: `upcasters: ClassVar[Mapping[int, Upcaster]] = {1: from_v1, 2: from_v2}` with `event_version` 3."
-        )
-
-
-@dataclass(eq=False, repr=False)
 class EventRefusedError(EventError):
     """The broker refuses this event, and will refuse it every time."""
 
@@ -214,7 +111,8 @@ class EventRefusedError(EventError):
     reason: str
 
     def __str__(self) -> str:
-        return f"Event {self.event_id} of type {self.event_type} was refused by the broker: {self.reason}"
+        event = f"Event {shown(self.event_id)} of type {shown(self.event_type)}"
+        return f"{event} was refused by the broker: {shown_reason(self.reason)}"
 
 
 @dataclass(eq=False, repr=False)
@@ -226,6 +124,89 @@ class EventHeldBackError(EventError):
 
     def __str__(self) -> str:
         return (
-            f"Event {self.event_id} of type {self.event_type} was not sent: an earlier event of its partition key was not "
+            f"Event {shown(self.event_id)} of type {shown(self.event_type)} was not sent: an earlier event of its "
+            f"partition key was not "
             "stored. It may be sent again, after that one."
         )
+
+
+@dataclass(eq=False, repr=False)
+class EventNotDecodableError(EventError):
+    """An event that arrived cannot be read as the class that handles its type."""
+
+    event_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"An event of type {shown(self.event_type)} cannot be decoded: {shown_reason(self.reason)}"
+
+
+@dataclass(eq=False, repr=False)
+class EventNotUpcastableError(EventNotDecodableError):
+    """An event of an older version arrived, and one of the upcasters that lift it to the version of its class failed.
+
+    Attributes:
+        event_class: The class whose upcaster it is.
+        step: The version from which it was to be lifted to the next.
+    """
+
+    event_class: type
+    step: int
+
+    def __str__(self) -> str:
+        return (
+            f"An event of type {shown(self.event_type)} cannot be decoded as {name_of(self.event_class)}: its "
+            f"upcaster from "
+            f"version {self.step} to {self.step + 1} {shown_reason(self.reason)}. Correct "
+            f"`upcasters[{self.step}]`, and replay it."
+        )
+
+
+class FatalEventError(EventError):
+    """Raised by a handler of an event that no further try would help: the event is parked at once."""
+
+
+@dataclass(eq=False, repr=False)
+class ParkedEventBlockedError(EventError):
+    """A parked event cannot be replayed before an earlier one of its key."""
+
+    number: int
+    head: int
+
+    def __str__(self) -> str:
+        return (
+            f"The parked event {self.number} waits behind {self.head}, which has the same key. Replay or discard "
+            f"that one "
+            "first."
+        )
+
+
+@dataclass(eq=False, repr=False)
+class ParkedEventConflictError(EventError):
+    """A parked event cannot go back into the outbox, where its id or its place is taken; it is parked as before.
+
+    Attributes:
+        number: Of the parked event.
+        event_id: Its id.
+        sequence: Its place in the outbox.
+        waiting_id: The id of the event in the outbox: the same, or that of the one which has its place.
+        has_same_key: Whether that one has the same partition key, so that it waits for the parked one.
+    """
+
+    number: int
+    event_id: str
+    sequence: int
+    waiting_id: str
+    has_same_key: bool = False
+
+    def __str__(self) -> str:
+        stays = f"The parked event {self.number} cannot go back into the outbox and stays parked:"
+        if self.waiting_id == self.event_id:
+            return f"{stays} an event with its id, {shown(self.event_id)}, waits there already. Discard the parked one."
+        taken = f"{stays} its place there, {self.sequence}, is now that of the event {shown(self.waiting_id)}"
+        if self.has_same_key:
+            return (
+                f"{taken}, which has the same key and waits for this one. Keep this one with `mediator parked export`, "
+                "discard it, and have a command add it anew."
+            )
+        return f"{taken}. Replay it when that one is published."

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from mediator.errors.outcomes import OutcomeUnknownError
 from mediator.errors.root import MediatorError, name_of
+from mediator.errors.transient import TransientError
+from mediator.printable import shown, shown_reason
 
 
 class RemoteError(MediatorError):
@@ -10,22 +13,7 @@ class RemoteError(MediatorError):
 
 
 @dataclass(eq=False, repr=False)
-class RequestDeclarationError(MediatorError, TypeError):
-    """A request class does not say, or wrongly says, under which name another application knows it."""
-
-    request_class: type
-    problem: str
-
-    def __str__(self) -> str:
-        return (
-            f"{name_of(self.request_class)} {self.problem}. Declare it as `class {name_of(self.request_class)}"
-            '(Query[Response])` with `request_type: ClassVar[str] = "<context>.<name>"`, both of lower-case letters, digits '
-            "and hyphens, and fields and a response that JSON has a form for."
-        )
-
-
-@dataclass(eq=False, repr=False)
-class RemoteUnavailableError(RemoteError, ConnectionError):
+class RemoteUnavailableError(TransientError, RemoteError, ConnectionError):
     """A request was not sent, or not taken, and may be sent again: nobody answers to its name, or all are busy.
 
     Attributes:
@@ -40,13 +28,14 @@ class RemoteUnavailableError(RemoteError, ConnectionError):
 
     def __str__(self) -> str:
         return (
-            f"{name_of(self.request)} was not handled: {self.reason} (at {self.place}). Is an application running that "
+            f"{name_of(self.request)} was not handled: {shown_reason(self.reason)} (at {self.place}). Is an "
+            f"application running that "
             "exposes it? It may be sent again."
         )
 
 
 @dataclass(eq=False, repr=False)
-class RemoteTimeoutError(RemoteError, TimeoutError):
+class RemoteTimeoutError(OutcomeUnknownError, RemoteError, TimeoutError):
     """No answer came in time; whether the request was handled is not known."""
 
     request: object
@@ -54,7 +43,8 @@ class RemoteTimeoutError(RemoteError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"No answer to {name_of(self.request)} came within {self.seconds:g} s. It may have been handled all the same: "
+            f"No answer to {name_of(self.request)} came within {self.seconds:g} s. It may have been handled all "
+            f"the same: "
             "send it again only if that does no harm, or give it more time."
         )
 
@@ -74,8 +64,8 @@ class RemoteRefusedError(RemoteError, PermissionError):
     reference: str = ""
 
     def __str__(self) -> str:
-        where = f" The other application has logged it as {self.reference}." if self.reference else ""
-        return f"{name_of(self.request)} was refused, and not handled: {self.reason}.{where}"
+        where = f" The other application has logged it as {shown(self.reference)}." if self.reference else ""
+        return f"{name_of(self.request)} was refused, and not handled: {shown_reason(self.reason)}.{where}"
 
 
 @dataclass(eq=False, repr=False)
@@ -95,10 +85,11 @@ class RemoteFailedError(RemoteError):
     reference: str = ""
 
     def __str__(self) -> str:
-        what = f"{self.error}: {self.text}" if self.error else "it does not say why"
+        what = f"{shown(self.error)}: {shown_reason(self.text)}" if self.error else "it does not say why"
         return (
-            f"{name_of(self.request)} failed in the application that handles it: {what}. Its log has the error under the "
-            f"message id {self.reference or 'of the request'}."
+            f"{name_of(self.request)} failed in the application that handles it: {what}. Its log has the error "
+            f"under the "
+            f"message id {shown(self.reference) or 'of the request'}."
         )
 
 
@@ -117,8 +108,10 @@ class RemoteResponseError(RemoteError):
     reference: str = ""
 
     def __str__(self) -> str:
-        where = f" The other application has logged it as {self.reference}." if self.reference else ""
+        where = f" The other application has logged it as {shown(self.reference)}." if self.reference else ""
         return (
-            f"{name_of(self.request)} was handled by another application, and its response cannot be read: {self.reason}. "
-            f"Make the response types of both applications agree, and a response no larger than a message may be.{where}"
+            f"{name_of(self.request)} was handled by another application, and its response cannot be read: "
+            f"{shown_reason(self.reason)}. "
+            f"Make the response types of both applications agree, and a response no larger than a message may "
+            f"be.{where}"
         )

@@ -1,4 +1,4 @@
-"""Payloads as JSON through msgspec: dataclasses, attrs classes and Structs need nothing more."""
+"""Payloads as JSON through msgspec, for dataclasses, attrs classes and Structs."""
 
 from mediator.msgspec.codec import MsgspecCodec, MsgspecRequestCodec
 

@@ -1,16 +1,21 @@
-"""MsgspecCodec: event payloads as JSON, through msgspec. Dataclasses, attrs classes and Structs need nothing more."""
+"""MsgspecCodec: event payloads as JSON through msgspec, for dataclasses, attrs classes and Structs."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import msgspec
 import msgspec.inspect
 
-from mediator.distributed.events import DistributedEvent
-from mediator.errors import EventNotDecodableError, EventNotSerializableError, EventSchemaError
+from mediator.distributed.events import HARMLESS_BYTES, DistributedEvent, check_collisions
+from mediator.errors import EventNotDecodableError, EventNotSerializableError, misuse
 from mediator.msgspec.schema import schema_of
 
 E = TypeVar("E", bound=DistributedEvent)
+
+_DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__")
+"""Attributes of the classes whose fields msgspec knows."""
+_NO_FIELDS = "its class has no fields that msgspec knows; make it a dataclass"
 
 
 class MsgspecCodec:
@@ -19,35 +24,37 @@ class MsgspecCodec:
     content_type = "application/json"
 
     def encode(self, event: DistributedEvent, /) -> bytes:
-        """The event's fields as a JSON object, UTF-8.
+        """Return the event's fields as a JSON object in UTF-8.
 
         Raises:
-            EventNotSerializableError: A field has a value that JSON has no form for, or the class has no fields.
+            EventNotSerializableError: A field has a value that JSON cannot represent, or the class has no fields.
         """
         try:
             data = msgspec.json.encode(event)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            raise EventNotSerializableError(event, str(error)) from error
+            reason = str(error) if any(hasattr(event, each) for each in _DECLARED) else _NO_FIELDS
+            raise EventNotSerializableError(event, reason) from error
         if not data.startswith(b"{"):
-            raise EventNotSerializableError(event, "its class has no fields that msgspec knows; make it a dataclass")
+            raise EventNotSerializableError(event, _NO_FIELDS)
         return data
 
     def decode(self, data: bytes, event_class: type[E], /) -> E:
-        """Read an event, checking the type of every field and ignoring unknown ones.
+        """Return the event from its JSON. The type of every field is checked; unknown fields are ignored.
 
         Raises:
             EventNotDecodableError: The data is not JSON, or not of that class.
         """
         try:
+            _check_numbers(data, event_class)
             return msgspec.json.decode(data, type=event_class)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise EventNotDecodableError(event_class.__name__, _without_values(error)) from error
 
     def decode_data(self, data: bytes, /) -> dict[str, Any]:
-        """See `PlainDataCodec.decode_data`.
+        """Return the payload as a plain dictionary, for upcasters.
 
         Raises:
-            EventNotDecodableError: The data is not JSON, or no object.
+            EventNotDecodableError: The data is not JSON, or not a JSON object.
         """
         try:
             decoded: object = msgspec.json.decode(data)
@@ -58,55 +65,60 @@ class MsgspecCodec:
         return decoded  # pyright: ignore[reportUnknownVariableType]  # the keys of JSON objects are texts
 
     def convert(self, data: dict[str, Any], event_class: type[E], /) -> E:
-        """See `PlainDataCodec.convert`: strict as `decode` is, and fields that are left over are ignored as there.
+        """Return the event made of plain data, as upcasters leave it.
+
+        Types are checked as strictly as in `decode`, and unknown fields are ignored.
 
         Raises:
             EventNotDecodableError: The data is not of that class.
         """
         try:
+            if _hashes_numbers(event_class):
+                check_collisions(data)
             return msgspec.convert(data, type=event_class, str_keys=True)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise EventNotDecodableError(event_class.__name__, _without_values(error)) from error
 
     def schema(self, event_class: type[DistributedEvent], /) -> dict[str, Any]:
-        """See `SchemaCodec.schema`.
+        """Return the JSON schema of the payloads of an event class.
 
         Raises:
-            EventSchemaError: A field is of a type that JSON has no form for.
+            DeclarationError: A field has a type that JSON cannot represent.
         """
         try:
             return schema_of(event_class)
-        except (TypeError, NameError, msgspec.MsgspecError) as error:  # a name: of a type that is not there
-            raise EventSchemaError(event_class, str(error)) from error
+        except (TypeError, NameError, msgspec.MsgspecError) as error:  # NameError: an undefined type in an annotation
+            raise misuse.event_schema(event_class, str(error)) from error
 
 
 class MsgspecRequestCodec:
-    """Writes the requests and responses of other applications as JSON, as `MsgspecCodec` does with events."""
+    """Encodes requests between applications, and their responses, as JSON, as `MsgspecCodec` does with events."""
 
     def encode(self, value: object, /) -> bytes:
-        """The value as JSON, UTF-8. Equal values give equal bytes: mappings and sets are sorted.
+        """Return the value as JSON in UTF-8. Equal values give equal bytes: mappings and sets are sorted.
 
         Raises:
-            ValueError: It has a part that JSON has no form for.
+            ValueError: The value has a part that JSON cannot represent.
         """
         try:
-            return msgspec.json.encode(value, order="deterministic")
+            return _sorted(value)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise ValueError(str(error)) from error
 
     def decode(self, data: bytes, annotation: Any, /) -> Any:
-        """Read a value, checking the type of every part and ignoring unknown fields.
+        """Return the value from its JSON. The type of every part is checked; unknown fields are ignored.
 
         Raises:
             ValueError: The data is not JSON, or not of that type.
         """
         try:
+            _check_numbers(data, annotation)
             return msgspec.json.decode(data, type=annotation)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise ValueError(_without_values(error)) from error
 
     def problem(self, annotation: Any, /) -> str:
-        """Why a type can never be decoded; empty when it can."""
+        """Return the reason why a type can never be decoded; empty when it can."""
         try:
             unreadable = _custom_types(msgspec.inspect.type_info(annotation), set())
         except (TypeError, ValueError, NameError) as error:
@@ -114,24 +126,86 @@ class MsgspecRequestCodec:
         return f"JSON has no form for {', '.join(sorted(unreadable))}" if unreadable else ""
 
 
+def _sorted(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except TypeError:  # msgspec can sort only keys that are texts
+        return msgspec.json.encode(msgspec.to_builtins(value, str_keys=True), order="deterministic")
+
+
+_AS_TEXTS = msgspec.json.Decoder(float_hook=str)
+"""Decodes numbers with a fraction or an exponent as texts, because a `Decimal` and a float have different hashes."""
+_SAFE = (
+    msgspec.inspect.StrType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.BoolType,
+    msgspec.inspect.NoneType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.LiteralType,
+    msgspec.inspect.DateTimeType,
+    msgspec.inspect.DateType,
+    msgspec.inspect.TimeType,
+)
+"""Types whose hashes a sender of data cannot choose."""
+
+
+def _check_numbers(data: bytes, annotation: Any) -> None:
+    """Refuse data with numbers of colliding hashes if the type has mappings or sets that hash numbers.
+
+    Raises:
+        ValueError: The data has too many such numbers.
+    """
+    if len(data) > HARMLESS_BYTES and _hashes_numbers(annotation):
+        check_collisions(_AS_TEXTS.decode(data))
+
+
+def _hashes_numbers(annotation: Any) -> bool:
+    try:
+        return _known_to_hash_numbers(annotation)
+    except TypeError:  # an annotation without a hash
+        return _has_hashed_numbers(msgspec.inspect.type_info(annotation), set())
+
+
+@lru_cache(maxsize=1024)
+def _known_to_hash_numbers(annotation: Any) -> bool:
+    return _has_hashed_numbers(msgspec.inspect.type_info(annotation), set())
+
+
+def _has_hashed_numbers(part: Any, seen: set[int]) -> bool:
+    """Return whether a type contains a mapping or a set with keys or members whose hashes a sender can choose."""
+    if id(part) in seen:
+        return False
+    seen.add(id(part))
+    hashed = None
+    if isinstance(part, msgspec.inspect.DictType):
+        hashed = part.key_type
+    elif isinstance(part, msgspec.inspect.SetType | msgspec.inspect.FrozenSetType):
+        hashed = part.item_type
+    if hashed is not None and not isinstance(hashed, _SAFE):
+        return True
+    return any(_has_hashed_numbers(member, seen) for member in _members(part))
+
+
+def _members(part: Any) -> list[Any]:
+    if isinstance(part, tuple | list):
+        return list(cast("Iterable[Any]", part))
+    if isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+        return [getattr(part, name) for name in part.__struct_fields__]
+    return []
+
+
 def _custom_types(part: Any, seen: set[int]) -> set[str]:
-    """The classes inside a description of a type that msgspec cannot read by itself."""
+    """Return the names of the classes inside a type that msgspec cannot decode by itself."""
     if id(part) in seen:
         return set()
     seen.add(id(part))
     if isinstance(part, msgspec.inspect.CustomType):
         return {part.cls.__qualname__}
-    if isinstance(part, tuple | list):
-        members = list(cast("Iterable[Any]", part))
-    elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
-        members = [getattr(part, name) for name in part.__struct_fields__]
-    else:
-        members = []
-    return {name for member in members for name in _custom_types(member, seen)}
+    return {name for member in _members(part) for name in _custom_types(member, seen)}
 
 
 def _without_values(error: Exception) -> str:
-    """What is wrong and where, fit for a log: no value, and no text of the application's own checks."""
+    """Describe an error for a log: its kind and place, without values and without texts of the application's checks."""
     text = str(error)
     place = text[text.rindex(" - at `") :] if " - at `" in text else ""
     if error.__cause__ is not None:

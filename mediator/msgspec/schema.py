@@ -1,7 +1,7 @@
-"""Schema: what the payloads of an event class look like, as a JSON schema (https://json-schema.org).
+"""Schema: the JSON schema (https://json-schema.org) of the payloads of an event class.
 
-msgspec's own `msgspec.json.schema` gives a date with time no format unless it demands a time zone, so that it could be
-changed into a text and nobody would see it. Hence this one, which is made of what msgspec knows of the class.
+`msgspec.json.schema` gives a `datetime` no format unless it demands a time zone, so a change of a field from `datetime`
+to `str` would not be visible. This module therefore builds the schema from msgspec's description of the class.
 """
 
 import functools
@@ -44,10 +44,10 @@ _OBJECT_LENGTHS = ("minProperties", "maxProperties")
 
 
 def schema_of(event_class: type) -> Schema:
-    """The schema of a class that msgspec reads.
+    """Return the schema of a class that msgspec supports.
 
     Raises:
-        TypeError: A field is of a type that JSON has no form for.
+        TypeError: A field has a type that JSON cannot represent.
     """
     definitions = _Definitions()
     root = _schema(info.type_info(event_class), definitions)
@@ -55,9 +55,10 @@ def schema_of(event_class: type) -> Schema:
 
 
 class _Definitions:
-    """The schemas of the classes inside of the whole one, each class under a name of its own.
+    """The schemas of the nested classes, each under a unique name.
 
-    Classes of several modules may be called the same, and a generic class is called the same whatever it is made of.
+    Names must be made unique because classes of several modules may have the same name, and a generic class has the
+    same name with all type arguments.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class _Definitions:
         self._owners: dict[str, object] = {}
 
     def name(self, cls: Any) -> str:
-        """What a class is called here: as it is itself, if none that was met before is called so."""
+        """Return the class's name, made unique within this schema."""
         own = str(cls.__qualname__).replace("/", "_").replace("<locals>.", "")
         names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
         return next(name for name in names if self._owners.setdefault(name, cls) == cls)
@@ -81,7 +82,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Whether a time must or must not have a zone, for which JSON schemas have no word."""
+    """Return an extension keyword for a time that must, or must not, have a zone; JSON schema has no keyword for it."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 
@@ -94,7 +95,7 @@ def _constraints(described: info.Type, kind: str) -> Schema:
 
 
 @functools.singledispatch
-def _composed(described: info.Type, definitions: _Definitions) -> Schema:  # noqa: ARG001  # the others need it
+def _composed(described: info.Type, definitions: _Definitions) -> Schema:  # noqa: ARG001  # others use it
     raise TypeError(f"JSON has no form for {getattr(described, 'cls', type(described)).__name__}")
 
 
@@ -146,7 +147,7 @@ def _of_fields(
 ) -> Schema:
     name = definitions.name(described.cls)
     if name not in definitions.schemas:
-        definitions.schemas[name] = {}  # a class may have fields of its own class
+        definitions.schemas[name] = {}  # set before its fields, which may be of the same class
         definitions.schemas[name] = _fields(described, definitions)
     return {"$ref": f"#/$defs/{name}"}
 

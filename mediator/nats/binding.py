@@ -1,7 +1,7 @@
-"""Binding: how a CloudEvent becomes the headers, subject and body of a NATS message, and is read from one again.
+"""Binding: converts a CloudEvent to the headers, subject and body of a NATS message, and back.
 
-The NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec, "nats-protocol-binding"): binary mode
-is written; binary mode and structured JSON are read.
+It follows the NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec, "nats-protocol-binding"):
+it writes binary mode, and reads binary mode and structured JSON.
 """
 
 import base64
@@ -16,11 +16,11 @@ import msgspec
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.events import split_wire_type
-from mediator.distributed.remnant import Remnant
+from mediator.distributed.inbox import UnreadableMessage
 from mediator.errors import EventNotDecodableError, SettingError
 
 MESSAGE_ID = "Nats-Msg-Id"
-"""The header with the id by which a stream knows duplicates."""
+"""The header with the message id by which a stream recognizes duplicates."""
 
 _CONTENT_TYPE = "application/cloudevents"
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey"})
@@ -31,39 +31,33 @@ _NAME = re.compile(r"[a-z0-9]+")
 _PARTITION = re.compile(r"[0-9]{1,4}")
 _MAX_SUBJECT = 255
 _UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
-LONGEST_APPLICATION = 128
-"""Characters in the name of an application."""
-
 _PLAIN = re.compile(r"[!#-$&-~]*")
 _UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 def checked_prefix(prefix: str) -> str:
-    """A prefix of streams and subjects: one token of lower-case letters, digits and hyphens.
-
-    Raises:
-        SettingError: It is not one.
-    """
+    """Return a prefix of streams and subjects, or raise a `SettingError` when it is not one valid token."""
     if not _TOKEN.fullmatch(prefix):
         raise SettingError("prefix", prefix, "use one token of 1 to 64 lower-case letters, digits and hyphens")
     return prefix
 
 
-def stream_name(prefix: str, context: str) -> str:
-    """The stream of a context: `<prefix>-<context>`."""
-    return f"{prefix}-{context}"
+def stream_name(prefix: str, domain: str) -> str:
+    """Return the name of a domain's stream: `<prefix>-<domain>`."""
+    return f"{prefix}-{domain}"
 
 
-def context_of(event_type: str) -> str:
-    """The context of an event type: what stands before its dot."""
+def domain_of(event_type: str) -> str:
+    """Return the domain of an event type: the part before its first dot."""
     return event_type.partition(".")[0]
 
 
 def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
-    """The subject of an event: `<prefix>.<context>.<name>.<partition>`.
+    """Return the subject of an event: `<prefix>.<domain>.<name>.<partition>`.
 
     Raises:
-        ValueError: The type of the event is not `<context>.<name>.v<version>`, or longer than streams and subjects may be.
+        ValueError: The event's type is not `<domain>.<name>.v<version>`, or the subject would be longer than 255
+            characters.
     """
     subject = f"{prefix}.{_event_type(event.type)}.{event.bucket % partitions}"
     if len(subject) > _MAX_SUBJECT:  # a server closes the connection for good at about 4,000
@@ -72,7 +66,7 @@ def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
 
 
 def partition_of(subject: str) -> int | None:
-    """The partition that a subject ends with; `None` for one of another form."""
+    """Return the partition at the end of a subject; `None` when the subject does not end with a partition."""
     last = subject.rpartition(".")[2]
     return int(last) if _PARTITION.fullmatch(last) else None
 
@@ -83,10 +77,13 @@ def _event_type(wire_type: str) -> str:
 
 
 def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
-    """The headers of an event in binary mode; its data is the body. `application` is the source of one without.
+    """Return the headers of an event in binary mode. The event's data is the body of the message.
+
+    `application` is written as the source when the event has none.
 
     Raises:
-        ValueError: An attribute cannot be written: an extension's name, a time without a zone, a broken string.
+        ValueError: The event cannot be written: an extension's name is not allowed, the time has no time zone, the
+            partition key is empty, or a string cannot be encoded.
     """
     if event.time.tzinfo is None:
         raise ValueError("its time has no time zone")
@@ -100,6 +97,8 @@ def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
         "ce-datacontenttype": encoded(event.datacontenttype),
         MESSAGE_ID: identity,
     }
+    if event.partitionkey == "":
+        raise ValueError("its partition key is empty")
     if event.partitionkey is not None:
         headers["ce-partitionkey"] = encoded(event.partitionkey)
     for name, value in event.extensions.items():
@@ -114,16 +113,16 @@ def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
 def from_message(
     headers: Mapping[str, str] | None, data: bytes, *, fallback_id: str, stored_at: datetime
 ) -> CloudEvent:
-    """The event in a message.
+    """Return the event in a message.
 
     Args:
-        headers: The headers of the message; names in any case.
+        headers: The headers of the message; their names may be in any case.
         data: The body of the message.
-        fallback_id: The id of an event that has none: `<stream>:<sequence>`.
-        stored_at: The time of an event that has none.
+        fallback_id: The id to use when the event has none, made of the stream, the sequence and the time of storage.
+        stored_at: The time to use when the event has none.
 
     Raises:
-        EventNotDecodableError: The message is not a CloudEvent, or a broken one.
+        EventNotDecodableError: The message is not a CloudEvent, or is a malformed one.
     """
     lowered, content_type = _lowered(headers or {})
     try:
@@ -136,14 +135,11 @@ def from_message(
         raise EventNotDecodableError(lowered.get("ce-type", "unknown"), str(error)) from error
 
 
-def remnant_of(headers: Mapping[str, str], data: bytes) -> Remnant:
-    """What can still be read of a message that is no event.
+def unreadable_from(headers: Mapping[str, str], data: bytes) -> UnreadableMessage:
+    """Return the type and the partition key of a message that is not a readable event, as far as they can be read.
 
-    The headers count in structured mode too when the document is none: a producer may repeat the attributes there.
-
-    Args:
-        headers: The headers of the message; names in any case.
-        data: The body of the message.
+    The headers, whose names may be in any case, are also read in structured mode when the document is not a JSON
+    object: a producer may repeat the attributes there.
     """
     lowered, content_type = _lowered(headers)
     members: dict[str, msgspec.Raw] | None = None
@@ -156,21 +152,26 @@ def remnant_of(headers: Mapping[str, str], data: bytes) -> Remnant:
             return decoded(lowered[f"ce-{name}"]) if members is None else _member(members[name])
         return None
 
-    return Remnant(attribute("type") or "", attribute("partitionkey"))
+    return UnreadableMessage(attribute("type") or "", attribute("partitionkey") or None)
 
 
 def _lowered(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """The headers by their names in lower case, and what they say of the format."""
+    """Return the headers with lower-case names, and their content type."""
     lowered = {name.lower(): value for name, value in headers.items()}
     return lowered, lowered.get("content-type", "").strip().lower()
 
 
 def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at: datetime) -> CloudEvent:
+    """Return an event with these attributes.
+
+    CloudEvents allows no empty attribute. An empty id or partition key is treated as missing: two events with an empty
+    id are not the same event, and events with an empty key are not ordered among each other.
+    """
     if attributes.get("specversion") != "1.0":
         raise ValueError("it is not a CloudEvent of version 1.0: the attribute specversion is missing or another")
     for required in ("type", "source"):
         if not attributes.get(required):
-            raise ValueError(f"the attribute {required} is missing")
+            raise ValueError(f"the attribute {required} is missing or empty")
     time = attributes.get("time")
     return CloudEvent(
         id=attributes.get("id") or fallback_id,
@@ -179,7 +180,7 @@ def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at:
         data=data,
         source=attributes["source"],
         datacontenttype=attributes.get("datacontenttype", "application/json"),
-        partitionkey=attributes.get("partitionkey"),
+        partitionkey=attributes.get("partitionkey") or None,
         extensions={name: value for name, value in attributes.items() if name not in _ATTRIBUTES},
     )
 
@@ -188,7 +189,10 @@ def _read_time(text: str) -> datetime:
     time = datetime.fromisoformat(text.upper())
     if time.tzinfo is None:
         raise ValueError(f"the time {text!r} has no time zone")
-    return time
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"the time {text!r} is outside the years 1 to 9999") from error
 
 
 def _read_binary(headers: Mapping[str, str]) -> dict[str, str]:
@@ -220,7 +224,7 @@ def _member(raw: msgspec.Raw) -> str | None:
 
 
 def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
-    """Take the data out of the members of a structured event (JSON event format, section 3.1)."""
+    """Remove the data from the members of a structured event and return it (JSON event format, section 3.1)."""
     plain, encoded = members.pop("data", None), members.pop("data_base64", None)
     if encoded is not None:
         return base64.b64decode(msgspec.json.decode(encoded, type=str), validate=True)
@@ -234,17 +238,17 @@ def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
 
 
 def encoded(value: str) -> str:
-    """A text as a header's value: percent-encoded where it is not visible ASCII."""
+    """Return a text as a header value, with `"`, `%` and everything but visible ASCII percent-encoded."""
     return value if _PLAIN.fullmatch(value) else quote(value, safe=_UNENCODED)
 
 
 def decoded(value: str) -> str:
-    """The text in a header's value.
+    """Return the text of a header value.
 
     Raises:
-        ValueError: It is not valid UTF-8.
+        ValueError: The value is not valid UTF-8.
     """
-    if "\ufffd" in value:  # nats-py puts it where the bytes were not UTF-8
+    if "\ufffd" in value:  # nats-py puts this character where the bytes were not UTF-8
         raise ValueError("a header is not valid UTF-8")
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])

@@ -1,34 +1,37 @@
-"""NatsDoorbell: wakes the relays of a database in other processes, by messages of core NATS that nobody stores."""
+"""NatsDoorbell: wakes the relays of a database in other processes with core NATS messages, which are not stored."""
 
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from functools import partial
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from mediator.distributed.doorbell import Doorbell
+from mediator.blocks import asynccontextmanager
+from mediator.distributed.outbox import Doorbell
 from mediator.errors import PublisherUnavailableError
+from mediator.logger import Guard
 from mediator.nats.binding import checked_prefix
-from mediator.nats.connection import NatsConnection
-from mediator.nats.link import end, listen
+from mediator.nats.connection import NatsConnection, end, keep_subscribed, listen
+from mediator.owner import start_detached
 
 _CONNECT_SECONDS = 5.0
 _OPENED = b"opened"
 
 
 class NatsDoorbell(Doorbell):
-    """Rings on the subject `mediator-wake.<name>`. Made by `open_doorbell`.
+    """Rings on the subject `mediator-wake.<name>`. `open_doorbell` creates it.
 
     Args:
-        connection: Where the broker is. Its connection for publishing is used.
-        name: The same in all processes on one database, and in no others: a token like the prefix of a stream.
-        pause: Rings that come within so many seconds of another one become one.
+        connection: The connection to the broker. Its client for publishing is used.
+        name: A token like the prefix of a stream. It is the same in all processes that use one database, and in no
+            others.
+        pause: Rings within this many seconds of another one are merged into one.
 
     Raises:
-        SettingError: The name is no token.
+        SettingError: The name is not one token of lower-case letters, digits and hyphens.
     """
 
     def __init__(self, connection: NatsConnection, name: str, *, pause: float = 0.005) -> None:
@@ -37,54 +40,39 @@ class NatsDoorbell(Doorbell):
         self._pause = pause
         self._own = uuid.uuid4().bytes
         self._rung = asyncio.Event()
-        self._connected = asyncio.Event()
         self._client: Client | None = None
         self._listeners: list[Callable[[], None]] = []
 
     def ring(self) -> None:
-        """See `Doorbell.ring`."""
         self._rung.set()
 
     def on_ring(self, listener: Callable[[], None], /) -> None:
-        """See `Doorbell.on_ring`."""
-        self._listeners.append(listener)
+        self._listeners.append(partial(Guard("a listener for the doorbell"), listener))
 
     async def send(self) -> None:
-        """Send what is rung, until cancelled."""
+        """Send rings until cancelled."""
         while True:
             await self._rung.wait()
             self._rung.clear()
             try:
                 client = await self._connection.client("publish", timeout=_CONNECT_SECONDS)
                 await client.publish(self._subject, self._own)
-            except (PublisherUnavailableError, nats.errors.Error, OSError):  # without the broker nothing can be relayed
+            except (PublisherUnavailableError, nats.errors.Error, OSError):  # without the broker no relay can publish
                 await asyncio.sleep(self._pause)
             await asyncio.sleep(self._pause)
 
     async def receive(self) -> None:
-        """Pass on what others ring, until cancelled."""
-        forget = self._connection.on_connect("publish", self._connected.set)
-        try:
-            while True:
-                try:
-                    client = await self._connection.client("publish", timeout=_CONNECT_SECONDS)
-                    self._connected.clear()
-                    await self._subscribe(client)
-                except (PublisherUnavailableError, nats.errors.Error, OSError):
-                    await asyncio.sleep(self._pause)
-                else:
-                    await self._connected.wait()
-        finally:
-            forget()
+        """Pass rings from other processes on to the listeners, until cancelled."""
+        await keep_subscribed(self._connection, "publish", self._subscribe)
 
     async def _subscribe(self, client: Client) -> None:
-        if client is not self._client:  # one that reconnects keeps its subscriptions
+        if client is not self._client:  # a client that reconnects keeps its subscriptions
             await listen(client, self._subject, self._heard)
             self._client = client
         await client.publish(self._subject, self._own + _OPENED)  # comes back once the server knows the subscription
 
     async def _heard(self, message: Msg) -> None:
-        """Pass on what others rang; and that rings are heard from now on, since one may have been missed before."""
+        """Call the listeners when others ring, and once after subscribing, since a ring may have been missed."""
         if message.data.startswith(self._own) == message.data.endswith(_OPENED):
             for listener in self._listeners:
                 listener()
@@ -94,15 +82,10 @@ class NatsDoorbell(Doorbell):
 async def open_doorbell(connection: NatsConnection, name: str) -> AsyncGenerator[NatsDoorbell, None]:
     """Open a doorbell: `doorbell = providers.Resource(open_doorbell, nats, "enrollment")`. Returns at once.
 
-    Args:
-        connection: Where the broker is.
-        name: The same in all processes on one database, and in no others.
-
-    Raises:
-        SettingError: The name is not one token of lower-case letters, digits and hyphens.
+    The arguments are those of `NatsDoorbell`.
     """
     doorbell = NatsDoorbell(connection, name)
-    tasks = [asyncio.create_task(work) for work in (doorbell.send(), doorbell.receive())]
+    tasks = [start_detached(work) for work in (doorbell.send(), doorbell.receive())]
     try:
         yield doorbell
     finally:

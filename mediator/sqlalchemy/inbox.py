@@ -1,62 +1,73 @@
-"""SqlAlchemyInbox: the inbox, and the counts of starts, in tables of the application's database."""
+"""SqlAlchemyInbox: stores the inbox, and how often handlers were started, in tables of the application's database."""
 
-import time
+import os
+import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, case, delete, exists, select, text, tuple_
+from sqlalchemy import ColumnElement, Table, and_, case, delete, exists, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mediator.distributed.bounds import check_positive
-from mediator.distributed.identity import fitting, is_storable
-from mediator.distributed.inbox import Admission, Inbox, LastStart, Start, refusal
+from mediator.distributed.inbox import CLOCK_MARGIN, Admission, Inbox, LastStart, Start, refusal
+from mediator.distributed.storable import LONGEST_GROUP, is_storable, text_or_hash
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import MediatorError, SettingError
+from mediator.settings import check_positive
+from mediator.sqlalchemy.database import DatabaseClock
 from mediator.sqlalchemy.engine import database_of
 from mediator.sqlalchemy.parking import is_key_parked, lock_key, own_connection
-from mediator.sqlalchemy.schema import attempts, inbox, parked
+from mediator.sqlalchemy.schema import attempts, idempotency, inbox, parked
+from mediator.sqlalchemy.statements import delete_some
 
 _IDENTITY = ("consumer", "source", "event_id")
-_LONGEST_CONSUMER = 64
+_ROOM = 262_144
 
 
 class SqlAlchemyInbox(Inbox):
-    """`inbox = providers.Singleton(SqlAlchemyInbox, engine)`, on the engine of the unit of work.
+    """Stores the inbox in the database of the unit of work.
 
-    A source or an id that no column takes (longer than 255 characters, or with such as cannot be printed) is known by its
-    hash. Each method raises `SchemaMissingError` when the tables are not there, but for `answers`.
+    Declare it with the engine of the unit of work: `inbox = providers.Singleton(SqlAlchemyInbox, engine)`. A source or
+    an id that does not fit its column (longer than 255 characters, or with unprintable characters) is stored as its
+    hash. Each method but `answers` and `takes_writes` raises `SchemaError` when the tables do not exist. A
+    consumer's name that is longer than 64 characters, or has a NUL character, is a `SettingError`, and a unit of work
+    that is not a `SqlAlchemyUnitOfWork` on the same engine a `MisuseError`.
 
     Args:
         engine: From `open_engine`.
-        keep_seconds: How long events are remembered: a day longer than the stream keeps them; 8 days.
-        clock: The time in seconds since the epoch.
+        keep_seconds: How long events are remembered, in seconds; 8 days by default. Use a day more than the stream
+            keeps events.
+        clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
+            used.
 
     Raises:
-        SettingError: A number cannot work.
+        SettingError: `keep_seconds` is not a positive number.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, keep_seconds: float = 8 * 86400, clock: Callable[[], float] = time.time
+        self,
+        engine: AsyncEngine,
+        *,
+        keep_seconds: float = 8 * 86400,
+        clock_offset: Callable[[], float] | None = None,
     ) -> None:
         check_positive(keep_seconds=keep_seconds)
         self._database = database_of(engine)
         self.keep_seconds: float = keep_seconds
-        self._clock = clock
+        self._clock = DatabaseClock(self._database.dialect, clock_offset)
+
+    @property
+    def application(self) -> str | None:
+        return self._database.application
 
     async def insert(
         self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
     ) -> Admission:
-        """See `Inbox.insert`.
-
-        Raises:
-            UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
-            SettingError: The consumer's name is longer than 64 characters, or has a NUL character.
-        """
         connection = await own_connection(self, self._database, unit_of_work)
         values = dict(zip(_IDENTITY, _fitting(consumer, source, event_id), strict=True))
-        row: Any = self._database.insert(inbox).values(**values, received_at=self._clock())
-        statement, key = row.on_conflict_do_nothing(), None if key is None else fitting(key)
+        row: Any = self._database.insert(inbox).values(**values, received_at=self._clock.now())
+        statement, key = row.on_conflict_do_nothing(), None if key is None else text_or_hash(key)
         if key is None:
             inserted = (await connection.execute(statement)).rowcount == 1
             return Admission.NEW if inserted else Admission.DUPLICATE
@@ -66,18 +77,16 @@ class SqlAlchemyInbox(Inbox):
         return await self._behind(connection, consumer, key) if found[0] else Admission.NEW
 
     async def _behind(self, connection: AsyncConnection, consumer: str, key: str) -> Admission:
-        """Look again under the key's lock: the last event before this one may just be being replayed."""
+        """Look again while holding the key's lock: the last parked event of the key may just be being replayed."""
         await lock_key(connection, consumer, key)
         parked = (await connection.execute(select(is_key_parked(consumer, key)))).scalar_one()
         return Admission.KEY_PARKED if parked else Admission.NEW
 
-    async def contains(self, consumer: str, source: str, event_id: str, /) -> bool:
-        """See `Inbox.contains`."""
+    async def contains(self, consumer: str, source: str, event_id: str, /, *, since: datetime | None = None) -> bool:
         async with self._database.reader.connect() as connection:
-            return await _is_in(connection, _fitting(consumer, source, event_id))
+            return await _is_in(connection, _fitting(consumer, source, event_id), since)
 
     async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
-        """See `Inbox.start`."""
         row = _fitting(consumer, source, event_id)
         async with self._database.writing() as connection:
             if await _is_in(connection, row):
@@ -89,20 +98,18 @@ class SqlAlchemyInbox(Inbox):
             return Start((await connection.execute(self._count(row, 2, attempts.c.attempts + 1, last))).scalar_one())
 
     async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
-        """See `Inbox.end`."""
         async with self._database.writing() as connection:
             row = _fitting(consumer, source, event_id)
             await connection.execute(self._count(row, attempt, attempts.c.attempts, LastStart.ENDED))
 
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
-        """See `Inbox.take_back`."""
         lowered = case((attempts.c.attempts > 0, attempts.c.attempts - 1), else_=0)
         async with self._database.writing() as connection:
             row = _fitting(consumer, source, event_id)
             await connection.execute(self._count(row, 0, lowered, LastStart.ENDED))
 
     def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int], last: LastStart) -> Any:
-        written = {"started_at": self._clock(), "last_start": last.value}
+        written = {"started_at": self._clock.now(), "last_start": last.value}
         identity = dict(zip(_IDENTITY, row, strict=True))
         statement: Any = self._database.insert(attempts).values(**identity, attempts=first, **written)
         return statement.on_conflict_do_update(index_elements=_IDENTITY, set_={"attempts": then, **written}).returning(
@@ -110,27 +117,17 @@ class SqlAlchemyInbox(Inbox):
         )
 
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
-        """See `Inbox.forget_starts`."""
         connection = await own_connection(self, self._database, unit_of_work)
         await connection.execute(delete(attempts).where(_is(attempts, _fitting(consumer, source, event_id))))
 
     async def clean(self, limit: int, /) -> int:
-        """See `Inbox.clean`."""
         async with self._database.writing() as connection:
-            old = and_(inbox.c.received_at < self._clock() - self.keep_seconds, ~_is_parked())
-            cleaned = await self._clean(connection, inbox, old, limit)
-            old = attempts.c.started_at < self._clock() - self.keep_seconds
-            return cleaned + await self._clean(connection, attempts, old, limit - cleaned)
-
-    async def _clean(
-        self, connection: AsyncConnection, table: Table, condition: ColumnElement[bool], limit: int
-    ) -> int:
-        identity = [table.c[name] for name in _IDENTITY]
-        old = select(*identity).where(condition).limit(limit)
-        return (await connection.execute(delete(table).where(tuple_(*identity).in_(old)))).rowcount
+            old = and_(inbox.c.received_at < self._clock.now() - self.keep_seconds, ~_is_parked())
+            cleaned = await delete_some(connection, inbox, old, limit)
+            old = attempts.c.started_at < self._clock.now() - self.keep_seconds
+            return cleaned + await delete_some(connection, attempts, old, limit - cleaned)
 
     async def answers(self) -> bool:
-        """See `Inbox.answers`."""
         try:
             async with self._database.reader.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -138,18 +135,35 @@ class SqlAlchemyInbox(Inbox):
             return False
         return True
 
+    async def takes_writes(self) -> bool:
+        """Return whether the database can commit a row of 256 KiB, which is then deleted again.
+
+        A small row would prove little, since a full file often has room for one, and a rollback does not touch the
+        disk.
+        """
+        key, columns = f"room for {uuid.uuid4()}", idempotency.c
+        row = {"key": key, "fingerprint": "", "response": os.urandom(_ROOM), "created_at": self._clock.now()}
+        try:
+            async with self._database.writing() as connection:
+                await connection.execute(self._database.insert(idempotency).values(row))
+            async with self._database.writing() as connection:
+                await connection.execute(delete(idempotency).where(columns.key == key))
+        except (DBAPIError, MediatorError, OSError):
+            return False
+        return True
+
 
 def _is_parked() -> ColumnElement[bool]:
-    """Whether the event of an inbox row is parked: it would take effect a second time if it came again meanwhile."""
+    """Match the inbox rows of parked events; without them, an event that comes again would take effect twice."""
     same = and_(*(parked.c[name] == inbox.c[name] for name in _IDENTITY))
     return exists(select(1).select_from(parked).where(same, parked.c.direction == "in").correlate(inbox))
 
 
 def _fitting(consumer: str, source: str, event_id: str) -> tuple[str, str, str]:
-    """The key of a row, whatever a foreign producer calls its events."""
-    if not is_storable(consumer, _LONGEST_CONSUMER):
-        raise SettingError("consumer", consumer, f"use at most {_LONGEST_CONSUMER} characters, and no NUL")
-    return consumer, fitting(source), fitting(event_id)
+    """Return the primary key of a row; a source or an event id that does not fit its column is replaced by its hash."""
+    if not is_storable(consumer, LONGEST_GROUP):
+        raise SettingError("consumer", consumer, f"use at most {LONGEST_GROUP} characters, and no NUL")
+    return consumer, text_or_hash(source), text_or_hash(event_id)
 
 
 def _is(table: Table, row: tuple[str, str, str]) -> ColumnElement[bool]:
@@ -163,5 +177,6 @@ async def _last_start(connection: AsyncConnection, row: tuple[str, str, str]) ->
     return (1, LastStart.BESIDE) if found is None else (found[0], LastStart(found[1]))
 
 
-async def _is_in(connection: AsyncConnection, row: tuple[str, str, str]) -> bool:
-    return (await connection.execute(select(inbox.c.received_at).where(_is(inbox, row)))).first() is not None
+async def _is_in(connection: AsyncConnection, row: tuple[str, str, str], since: datetime | None = None) -> bool:
+    found = (await connection.execute(select(inbox.c.received_at).where(_is(inbox, row)))).scalar()
+    return found is not None and (since is None or found >= since.timestamp() - CLOCK_MARGIN)

@@ -1,43 +1,67 @@
-"""SchemaHistory: the tables as they are today, and the steps that bring those of an older version there."""
+"""Migrations: the versions of the tables, and how they are created in a database or brought up to date."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, Insert, MetaData, insert, literal_column
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Inspector,
+    MetaData,
+    func,
+    insert,
+    inspect,
+    literal,
+    literal_column,
+    select,
+    true,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from mediator.distributed.cloudevents import BUCKETS
-from mediator.errors import SettingError
-from mediator.sqlalchemy.schema import buckets, metadata, versions
+from mediator.distributed.cloudevents import BUCKETS, LONGEST_APPLICATION
+from mediator.errors import SettingError, misuse
+from mediator.settings import check_texts
+from mediator.sqlalchemy.database import Database
+from mediator.sqlalchemy.engine import database_of
+from mediator.sqlalchemy.schema import archive, buckets, metadata, outbox, parked, versions
 
 _DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}
 _NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch FROM now())"}
 _FIRST = 1
+_APPLICATION = "{application}"
+"""The placeholder, in a statement of a migration, for the name of the application as an SQL literal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step from the version before.
+    """One step from the version before to the next version.
 
-    It must let processes of the version before go on, since these run while it is applied and for a while after.
+    Processes of the version before must still work, since they run while the step is applied and for a while after.
 
     Attributes:
-        version: The version that the tables have after it.
-        statements: What is executed, in order and in one transaction, by dialect (`"sqlite"`, `"postgresql"`).
+        version: The version that the tables have after the step.
+        statements: The statements by dialect (`"sqlite"`, `"postgresql"`), executed in order and in one transaction.
+        names_events: Whether `{application}` in the statements is replaced by the name of the application as a literal.
+        adds: The table and the name of a column that the step adds. They identify the version of tables that do not
+            record their version.
     """
 
     version: int
     statements: Mapping[str, Sequence[str]]
+    names_events: bool = False
+    adds: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaHistory:
-    """The versions of the tables. A new one is an entry of `migrations`, beside the change of the metadata itself.
+    """The versions of the tables. A new version needs an entry in `migrations` and the change of the metadata.
 
     Attributes:
-        metadata: The tables as they are today.
+        metadata: The current tables.
         migrations: The steps to versions 2, 3 and so on, in order.
     """
 
@@ -51,36 +75,51 @@ class SchemaHistory:
 
     @property
     def version(self) -> int:
-        """The version of the tables as they are today."""
+        """The current version of the tables."""
         return _FIRST + len(self.migrations)
 
-    def statements(self, dialect: Dialect | str, from_version: int = 0) -> list[str]:
-        """The statements that bring a database from a version to today's, and record that.
+    def statements(self, dialect: Dialect | str, from_version: int = 0, *, application: str | None = None) -> list[str]:
+        """Return the statements that bring a database from a version to the current one, and record the version.
 
-        Args:
-            dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it.
-            from_version: The version of its tables; 0 when it has none.
-
-        Raises:
-            SettingError: There is no such version or dialect.
+        See `schema_statements`.
         """
         if not 0 <= from_version <= self.version:
             raise SettingError("from_version", from_version, f"use 0 to {self.version}")
         of = _dialect(dialect)
         if from_version == 0:
             return [*self._tables(of), *self.rows(of)]
-        return [text for migration in self.migrations[from_version - 1 :] for text in self.step(of, migration)]
+        steps = self.migrations[from_version - 1 :]
+        if application is None and any(migration.names_events for migration in steps):
+            problem = "say under which name of the application the events that are there were published"
+            raise SettingError("application", application, problem)
+        return [text for migration in steps for text in self.step(of, migration, application)]
 
-    def step(self, dialect: Dialect, migration: Migration) -> list[str]:
-        """The statements of one migration, and the one that records it."""
-        return [*migration.statements[dialect.name], _recorded(dialect, migration.version)]
+    def step(self, dialect: Dialect, migration: Migration, application: str | None = None) -> list[str]:
+        """Return the statements of one migration, and the statement that records it.
 
-    def rows(self, dialect: Dialect | str) -> list[str]:
-        """The statements for the rows that new tables begin with; they change nothing where these are there."""
+        Without the name of the application, events get an empty source.
+        """
+        statements = migration.statements[dialect.name]
+        if migration.names_events:
+            if application is not None:
+                check_texts(longest=LONGEST_APPLICATION, application=application)
+            name = _literal(application or "", dialect)
+            statements = [statement.replace(_APPLICATION, name) for statement in statements]
+        return [*statements, _recorded(dialect, migration.version)]
+
+    def rows(self, dialect: Dialect | str, application: str | None = None) -> list[str]:
+        """Return the statements that insert the first rows of new tables; existing rows are not changed.
+
+        With the name of the application, further statements set it as the source of events that have none.
+        """
         of = _dialect(dialect)
         numbers = [{"bucket": number} for number in range(BUCKETS)]
         recorded = (_recorded(of, version) for version in range(_FIRST, self.version + 1))
-        return [_unless_there(insert(buckets).values(numbers), of), *recorded]
+        named: list[str] = []
+        if application is not None:
+            check_texts(longest=LONGEST_APPLICATION, application=application)
+            named = [statement.replace(_APPLICATION, _literal(application, of)) for statement in _NAMING]
+        return [_unless_there(insert(buckets).values(numbers), of), *recorded, *named]
 
     def _tables(self, dialect: Dialect) -> list[str]:
         statements: list[str] = []
@@ -91,42 +130,73 @@ class SchemaHistory:
         return statements
 
 
-HISTORY: SchemaHistory = SchemaHistory(metadata)
-"""The versions of the tables of this library."""
+_NAMED = (
+    f"ALTER TABLE mediator_outbox ADD COLUMN source VARCHAR(255) DEFAULT {_APPLICATION} NOT NULL",
+    f"ALTER TABLE mediator_outbox_archive ADD COLUMN source VARCHAR(255) DEFAULT {_APPLICATION} NOT NULL",
+    "CREATE INDEX mediator_outbox_unnamed ON mediator_outbox (sequence) WHERE source = ''",
+    f"UPDATE mediator_parked SET source = {_APPLICATION} WHERE direction = 'out' AND source = ''",  # noqa: S608
+    "UPDATE mediator_parked SET partition_key = NULL WHERE partition_key = ''",
+)
+"""Version 2: the source is stored with each event. The name is the default of the new column, so that the tables need
+not be rewritten, and so that processes of version 1, which still run, store their events under it. An empty partition
+key becomes NULL, since version 1 took it for none."""
+
+_NAMING = (
+    f"UPDATE mediator_outbox SET source = {_APPLICATION} WHERE source = ''",  # noqa: S608
+    f"UPDATE mediator_outbox_archive SET source = {_APPLICATION} WHERE source = ''",  # noqa: S608
+    *_NAMED[-2:],
+)
+
+HISTORY: SchemaHistory = SchemaHistory(
+    metadata,
+    [
+        Migration(
+            2,
+            dict.fromkeys(("sqlite", "postgresql"), _NAMED),
+            names_events=True,
+            adds=("mediator_outbox", "source"),
+        )
+    ],
+)
+"""The versions of this library's tables."""
 
 
-def schema_statements(dialect: Dialect | str, *, from_version: int = 0) -> list[str]:
-    """The statements that create the tables and their first rows, or bring those of an older version to today's.
+def schema_statements(dialect: Dialect | str, *, from_version: int = 0, application: str | None = None) -> list[str]:
+    """Return the statements that create the tables and their first rows, or that upgrade older tables.
 
     For a migration of your own: `for statement in schema_statements("postgresql"): op.execute(statement)`.
 
     Args:
         dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
-        from_version: The version of the tables that are there; 0 when there are none.
+        from_version: The version of the existing tables; 0 when there are none.
+        application: The name of the application under which the events in the tables were published; required to
+            upgrade from version 1.
 
     Raises:
-        SettingError: There is no such version or dialect.
+        SettingError: The version or the dialect is unknown, or the name is missing or not valid.
     """
-    return HISTORY.statements(dialect, from_version)
+    return HISTORY.statements(dialect, from_version, application=application)
 
 
-def schema_rows(dialect: Dialect | str) -> list[str]:
-    """The statements for the rows that new tables begin with, for tables that something else creates.
+def schema_rows(dialect: Dialect | str, *, application: str | None = None) -> list[str]:
+    """Return the statements that insert the first rows of the tables, for tables that another tool creates.
 
-    Without these rows nothing is published. Executed again, they change nothing.
+    Without these rows nothing is published. Executed again, the statements change nothing.
 
     Args:
         dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
+        application: The name of the application under which the events in the tables were published, for a migration of
+            your own to version 2: events without a source get this name.
 
     Raises:
-        SettingError: There is no such dialect.
+        SettingError: The dialect is unknown, or the name is not valid for an application.
     """
-    return HISTORY.rows(dialect)
+    return HISTORY.rows(dialect, application)
 
 
-def schema_sql(dialect: Dialect | str, *, from_version: int = 0) -> str:
-    """The statements of `schema_statements` as one text; empty when there is nothing to do."""
-    statements = schema_statements(dialect, from_version=from_version)
+def schema_sql(dialect: Dialect | str, *, from_version: int = 0, application: str | None = None) -> str:
+    """Return the statements of `schema_statements` as one text; empty when there is nothing to do."""
+    statements = schema_statements(dialect, from_version=from_version, application=application)
     return "".join(f"{statement};\n\n" for statement in statements).rstrip() + "\n" * bool(statements)
 
 
@@ -142,5 +212,149 @@ def _recorded(dialect: Dialect, version: int) -> str:
     return _unless_there(insert(versions).values(version=version, applied_at=now), dialect)
 
 
+def _literal(value: str, dialect: Dialect) -> str:
+    return str(literal(value).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
 def _unless_there(statement: Insert, dialect: Dialect) -> str:
     return f"{statement.compile(dialect=dialect, compile_kwargs={'literal_binds': True})} ON CONFLICT DO NOTHING"
+
+
+_UNRECORDED = 1
+"""The version of tables without a recorded version, unless their columns show a later one."""
+_UNCHANGED = frozenset(
+    {"mediator_attempts", "mediator_idempotency", "mediator_inbox", "mediator_parked", "mediator_relay_buckets"}
+)
+"""The tables that no migration has changed. They may be missing when the tables are older than version 1."""
+
+
+async def create_schema(engine: AsyncEngine, *, history: SchemaHistory = HISTORY) -> None:
+    """Create the tables that are missing; safe to call at every start, in several processes at once.
+
+    Tables of a newer version are left as they are, since a new version of the application may be replacing this one.
+
+    Args:
+        engine: The engine of the database.
+        history: The versions of the tables.
+
+    Raises:
+        SchemaError: The tables are of an older version; see `upgrade_schema`.
+        DatabaseUnavailableError: The database cannot be opened.
+        WriterTimeoutError: Other writers held the writer lock of an SQLite database for too long.
+    """
+    database = database_of(engine)
+    async with database.writing() as connection:
+        await database.lock_schema(connection)
+        version = await schema_version(connection, history)
+        if 0 < version < history.version:
+            raise misuse.schema_outdated(database.name, version, history.version)
+        if version <= history.version:
+            await _create(connection, history)
+
+
+async def upgrade_schema(
+    engine: AsyncEngine, *, application: str | None = None, history: SchemaHistory = HISTORY
+) -> list[int]:
+    """Bring the tables to the version of this library; safe to call in several processes at once.
+
+    Each version is applied in a transaction of its own, and other processes that upgrade or create tables wait for it.
+    When a version fails, the versions before it stay applied. A database without tables gets the current ones.
+
+    Args:
+        engine: The engine of the database.
+        application: The name of the application under which the events in the tables were published, which was the
+            `application` of their publisher. It is stored with them. Required to upgrade from version 1 when the tables
+            have events.
+        history: The versions of the tables.
+
+    Returns:
+        The versions that this call applied, in order; empty when there was nothing to do.
+
+    Raises:
+        SchemaError: The tables are of a newer version than this library knows. Nothing was changed.
+        SettingError: The name is missing, or not valid for an application. Nothing was changed.
+        DatabaseUnavailableError: The database cannot be opened.
+        WriterTimeoutError: Other writers held the writer lock of an SQLite database for too long.
+    """
+    database = database_of(engine)
+    applied: list[int] = []
+    while step := await _step(database, history, application):
+        applied += step
+    return applied
+
+
+async def schema_version(connection: AsyncConnection, history: SchemaHistory = HISTORY) -> int:
+    """Return the version of a database's tables; 0 when it has none."""
+    return await connection.run_sync(_version, history)
+
+
+def _version(connection: Connection, history: SchemaHistory) -> int:
+    recorded = recorded_version(connection)
+    if recorded is not None:
+        return recorded
+    inspector = inspect(connection)
+    others = (table.name for table in versions.metadata.sorted_tables if table is not versions)
+    if not any(map(inspector.has_table, others)):
+        return 0
+    applied = [each.version for each in history.migrations if each.adds is not None and _has(inspector, *each.adds)]
+    return max(applied, default=_UNRECORDED)
+
+
+def _has(inspector: Inspector, table: str, column: str) -> bool:
+    return inspector.has_table(table) and column in {each["name"] for each in inspector.get_columns(table)}
+
+
+def recorded_version(connection: Connection) -> int | None:
+    """Return the highest version that is recorded in a database; `None` when none is recorded."""
+    if not inspect(connection).has_table(versions.name):
+        return None
+    version: int | None = connection.execute(select(func.max(versions.c.version))).scalar()
+    return version
+
+
+async def _step(database: Database, history: SchemaHistory, application: str | None) -> list[int]:
+    """Apply the next missing version, and return the versions that were applied or recorded; empty when none was."""
+    async with database.writing() as connection:
+        await database.lock_schema(connection)
+        version = await schema_version(connection, history)
+        if version > history.version:
+            raise misuse.schema_newer(database.name, version, history.version)
+        if version == 0:
+            await _create(connection, history)
+            return list(range(1, history.version + 1))
+        adopted = [version] if await _adopted(connection, history, version) else []
+        if version == history.version:
+            return adopted
+        migration = history.migrations[version - 1]
+        if migration.names_events and application is None:
+            await _check_no_events(connection)
+        for statement in history.step(database.engine.dialect, migration, application):
+            await connection.exec_driver_sql(statement)
+        return [*adopted, migration.version]
+
+
+async def _check_no_events(connection: AsyncConnection) -> None:
+    """Check that no event needs the name of the application."""
+    for table, condition in (outbox, true()), (archive, true()), (parked, parked.c.direction == "out"):
+        found = await connection.execute(select(literal(1)).select_from(table).where(condition).limit(1))
+        if found.first() is not None:
+            problem = f"{table.name} has events: say under which name of the application they were published"
+            raise SettingError("application", None, problem)
+
+
+async def _adopted(connection: AsyncConnection, history: SchemaHistory, version: int) -> bool:
+    """Record the version of tables that have none recorded, and return whether that was necessary."""
+    if await connection.run_sync(recorded_version) is not None:
+        return False
+    await connection.run_sync(versions.create, checkfirst=True)
+    older = [table for table in history.metadata.sorted_tables if table.name in _UNCHANGED]
+    await connection.run_sync(history.metadata.create_all, tables=older)
+    for statement in SchemaHistory(history.metadata, history.migrations[: version - 1]).rows(connection.dialect):
+        await connection.exec_driver_sql(statement)
+    return True
+
+
+async def _create(connection: AsyncConnection, history: SchemaHistory) -> None:
+    await connection.run_sync(history.metadata.create_all)
+    for statement in history.rows(connection.dialect):
+        await connection.exec_driver_sql(statement)

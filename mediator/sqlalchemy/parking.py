@@ -1,7 +1,6 @@
-"""SqlAlchemyParking: the events that are set aside, in a table of the application's database."""
+"""SqlAlchemyParking: stores parked events (dead letters) in a table of the application's database."""
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,79 +9,71 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, error_text, released_event, to_json
 from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import (
-    ParkedEventBlockedError,
-    ParkedEventConflictError,
-    ParkedEventNotFoundError,
-    SettingError,
-    UnitOfWorkMismatchError,
-)
-from mediator.sqlalchemy.conditions import is_number, is_one_of_numbers, is_text
-from mediator.sqlalchemy.database import Database
+from mediator.errors import ParkedEventBlockedError, ParkedEventConflictError, SettingError, misuse, not_found
+from mediator.sqlalchemy.database import Database, DatabaseClock
 from mediator.sqlalchemy.engine import database_of
-from mediator.sqlalchemy.envelope import columns_of
-from mediator.sqlalchemy.parked_row import parked_of, row_of
-from mediator.sqlalchemy.schema import attempts, inbox, outbox, parked
+from mediator.sqlalchemy.schema import attempts, columns_of, inbox, outbox, parked, parked_of, row_of
+from mediator.sqlalchemy.statements import is_number, is_one_of_numbers, is_text
 from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 
 
 class SqlAlchemyParking(Parking):
-    """`parking = providers.Singleton(SqlAlchemyParking, engine)`, on the engine of the inbox and the unit of work.
+    """Stores parked events in the database of the inbox and the unit of work.
 
-    Each method raises `SchemaMissingError` when the tables are not there.
+    Declare it with their engine: `parking = providers.Singleton(SqlAlchemyParking, engine)`. Each method raises
+    `SchemaError` when the tables do not exist, and `MisuseError` for a unit of work that is not a
+    `SqlAlchemyUnitOfWork` on the same engine.
 
     Args:
         engine: From `open_engine`.
-        clock: The time in seconds since the epoch.
+        clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
+            used.
     """
 
-    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, engine: AsyncEngine, *, clock_offset: Callable[[], float] | None = None) -> None:
         self._database = database_of(engine)
-        self._clock = clock
+        self._clock = DatabaseClock(self._database.dialect, clock_offset)
 
     async def park(self, event: ParkedEvent, /) -> bool:
-        """See `Parking.park`."""
         identity = {"consumer": event.consumer, "source": event.source, "event_id": event.event_id}
-        row: Any = self._database.insert(inbox).values(**identity, received_at=self._clock())
+        row: Any = self._database.insert(inbox).values(**identity, received_at=self._clock.now())
         async with self._database.writing() as connection:
             if (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
                 return False
             if event.partition_key is not None:
                 await lock_key(connection, event.consumer, event.partition_key)
-            await connection.execute(insert(parked).values(row_of(event)))
+            await connection.execute(insert(parked).values(self._row(event)))
             counted = [attempts.c[name] == value for name, value in identity.items()]
             await connection.execute(delete(attempts).where(*counted))
         return True
 
     async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
-        """See `Parking.append`.
-
-        Raises:
-            UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or on another engine.
-        """
         connection = await own_connection(self, self._database, unit_of_work)
-        await connection.execute(insert(parked).values(row_of(event)))
+        await connection.execute(insert(parked).values(self._row(event)))
 
-    async def find(self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[ParkedEvent]:
-        """See `Parking.find`."""
-        chosen = select(parked).where(_fits(which), parked.c.number > after).order_by(parked.c.number).limit(limit)
+    def _row(self, event: ParkedEvent) -> dict[str, Any]:
+        row = row_of(event)
+        return row if event.parked_at is not None else {**row, "parked_at": self._clock.now()}
+
+    async def find(
+        self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100, bodies: bool = True
+    ) -> Sequence[ParkedEvent]:
+        columns = parked.c if bodies else (each for each in parked.c if each is not parked.c.data)
+        chosen = select(*columns).where(_fits(which), parked.c.number > after).order_by(parked.c.number).limit(limit)
         async with self._database.reader.connect() as connection:
             return [parked_of(row) for row in await connection.execute(chosen)]
 
     async def count(self, which: ParkedFilter, /) -> int:
-        """See `Parking.count`."""
         async with self._database.reader.connect() as connection:
             counted = await connection.execute(select(func.count()).select_from(parked).where(_fits(which)))
             return int(counted.scalar_one())
 
     async def get(self, number: int, /) -> ParkedEvent:
-        """See `Parking.get`."""
         async with self._database.reader.connect() as connection:
             return await _get(connection, number)
 
     async def head(self, event: ParkedEvent, /) -> ParkedEvent | None:
-        """See `Parking.head`."""
-        first = select(parked).where(_lane(event)).order_by(parked.c.number).limit(1)
+        first = select(parked).where(_same_ordering_key(event)).order_by(parked.c.number).limit(1)
         async with self._database.reader.connect() as connection:
             found = (await connection.execute(first)).first()
         return None if found is None else parked_of(found)
@@ -90,7 +81,6 @@ class SqlAlchemyParking(Parking):
     async def edit(
         self, number: int, /, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> ParkedEvent:
-        """See `Parking.edit`."""
         async with self._database.writing() as connection:
             event = await _get(connection, number, locked=True)
             if headers is not None and event.direction == "out":
@@ -102,36 +92,34 @@ class SqlAlchemyParking(Parking):
             await connection.execute(update(parked).where(parked.c.number == number).values(values))
             return await _get(connection, number)
 
-    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
-        """See `Parking.take`.
+    async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
+        connection = await own_connection(self, self._database, unit_of_work)
+        event = await _get(connection, number, locked=True)
+        await _check_head(connection, event)
+        return event
 
-        Raises:
-            UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's.
-        """
+    async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
         return await _take(await own_connection(self, self._database, unit_of_work), number)
 
     async def release(self, number: int, /) -> ParkedEvent:
-        """See `Parking.release`."""
         async with self._database.writing() as connection:
             if (await _get(connection, number)).direction != "out":
-                raise ParkedEventNotFoundError(number)
+                raise not_found.not_parked(number)
             event = await _take(connection, number)
             row = self._database.insert(outbox).values(sequence=event.sequence, **columns_of(released_event(event)))
             while (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
-                await _check_absent(connection, event)  # what was in the way may have been sent meanwhile
+                await _check_absent(connection, event)  # the conflicting event may have been sent meanwhile
         self._database.wake()
         return event
 
     async def note_failure(self, number: int, error: BaseException, /) -> None:
-        """See `Parking.note_failure`."""
         values = {"error": error_text(error), "attempts": parked.c.attempts + 1}
         async with self._database.writing() as connection:
             await connection.execute(update(parked).where(parked.c.number == number).values(values))
 
     async def discard(self, number: int, /) -> ParkedEvent:
-        """See `Parking.discard`."""
         async with self._database.writing() as connection:
-            event = await _get(connection, number)
+            event = await _get(connection, number, locked=True)
             if event.partition_key is not None:
                 await lock_key(connection, event.consumer, event.partition_key)
             await _remove(connection, number)
@@ -141,21 +129,21 @@ class SqlAlchemyParking(Parking):
 
 
 async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
-    """The connection of a unit of work's running transaction, on the database of an adapter.
+    """Return the connection of a unit of work's running transaction, which must be on the database of an adapter.
 
     Raises:
-        UnitOfWorkMismatchError: The unit of work is not SQLAlchemy's, or on another engine.
+        MisuseError: The unit of work is not a `SqlAlchemyUnitOfWork` on the adapter's engine.
     """
     if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
-        raise UnitOfWorkMismatchError(part, unit_of_work)
+        raise misuse.other_unit_of_work(part, unit_of_work)
     connection = await unit_of_work.connection()
     if connection.engine.pool is not database.engine.pool:
-        raise UnitOfWorkMismatchError(part, unit_of_work)
+        raise misuse.other_unit_of_work(part, unit_of_work)
     return connection
 
 
 def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
-    """Whether an event that came in for a consumer, with a key, is parked."""
+    """Return a condition that is true when an incoming event of a consumer and a key is parked."""
     return exists(
         select(literal(1)).where(
             parked.c.consumer == consumer, parked.c.partition_key == key, parked.c.direction == "in"
@@ -164,7 +152,7 @@ def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
 
 
 async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None:
-    """Hold the lock of a consumer's key until the transaction ends; on SQLite the writer's turn is that lock."""
+    """Lock a consumer's key until the transaction ends; on SQLite the writer lock is enough."""
     if connection.dialect.name == "postgresql":
         digest = hashlib.sha256(f"mediator.parked\0{consumer}\0{key}".encode()).digest()
         number = int.from_bytes(digest[:8], "big", signed=True)
@@ -173,29 +161,36 @@ async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None
 
 async def _get(connection: AsyncConnection, number: int, *, locked: bool = False) -> ParkedEvent:
     if not is_number(number):
-        raise ParkedEventNotFoundError(number)
+        raise not_found.not_parked(number)
     chosen = select(parked).where(parked.c.number == number)
     found = (await connection.execute(chosen.with_for_update() if locked else chosen)).first()
     if found is None:
-        raise ParkedEventNotFoundError(number)
+        raise not_found.not_parked(number)
     return parked_of(found)
 
 
 async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
-    event = await _get(connection, number)
+    """Remove an event and return it.
+
+    The row is locked before the key, as everywhere, since a replay holds the row for as long as its handlers run.
+    """
+    event = await _get(connection, number, locked=True)
     if event.partition_key is not None:
         await lock_key(connection, event.consumer, event.partition_key)
-        first = select(func.min(parked.c.number)).where(_lane(event))
-        head = (await connection.execute(first)).scalar()
-        if head is not None and head < number:
-            raise ParkedEventBlockedError(number, head)
-    event = await _get(connection, number, locked=True)
+    await _check_head(connection, event)
     await _remove(connection, number)
     return event
 
 
+async def _check_head(connection: AsyncConnection, event: ParkedEvent) -> None:
+    first = select(func.min(parked.c.number)).where(_same_ordering_key(event))
+    head = (await connection.execute(first)).scalar()
+    if head is not None and head < event.number:
+        raise ParkedEventBlockedError(event.number, head)
+
+
 async def _check_absent(connection: AsyncConnection, event: ParkedEvent) -> None:
-    """Name the event in the outbox that has the id or the place of a parked one; of two, that with the id."""
+    """Raise a `ParkedEventConflictError` if the outbox has an event with the id, or else the sequence, of a parked one."""
     same_id, same_place = outbox.c.id == event.event_id, outbox.c.sequence == event.sequence
     chosen = select(outbox.c.id, outbox.c.partition_key)
     for condition in same_id, same_place:
@@ -207,10 +202,10 @@ async def _check_absent(connection: AsyncConnection, event: ParkedEvent) -> None
 
 async def _remove(connection: AsyncConnection, number: int) -> None:
     if (await connection.execute(delete(parked).where(parked.c.number == number))).rowcount != 1:
-        raise ParkedEventNotFoundError(number)
+        raise not_found.not_parked(number)
 
 
-def _lane(event: ParkedEvent) -> ColumnElement[bool]:
+def _same_ordering_key(event: ParkedEvent) -> ColumnElement[bool]:
     if event.partition_key is None:
         return parked.c.number == event.number
     return and_(
@@ -229,7 +224,7 @@ def _fits(which: ParkedFilter) -> ColumnElement[bool]:
         "reason": which.reason,
     }
     conditions = [is_text(parked.c[name], value) for name, value in wanted.items() if value is not None]
-    if which.numbers:
+    if which.numbers is not None:
         conditions.append(is_one_of_numbers(parked.c.number, which.numbers))
     if which.since is not None:
         conditions.append(parked.c.parked_at >= which.since)

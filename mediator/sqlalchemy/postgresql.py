@@ -1,7 +1,9 @@
-"""PostgresqlDatabase: a PostgreSQL database through asyncpg."""
+"""PostgresqlDatabase: a PostgreSQL database through asyncpg; no argument of a connect is shown in a traceback."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -13,51 +15,124 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
-from mediator.distributed.reading import lack_of_unit_of_work
+from mediator.distributed.unit_of_work import lack_of_unit_of_work
 from mediator.errors import (
     DatabaseConnectionError,
     DatabaseUnavailableError,
-    NestedLockError,
-    NoUnitOfWorkError,
-    ReadOnlyDatabaseError,
+    DatabaseWriteError,
+    misuse,
 )
+from mediator.owner import detached, running_loop
 from mediator.scope import current_frame
+from mediator.secret import hiding, secretly
 from mediator.sqlalchemy.database import Database, mode_of, redacted, weakly
+
+_CREATOR = "async_creator_fn"
+_READ_BY_SQLALCHEMY = frozenset({"prepared_statement_cache_size", "prepared_statement_name_func"})
+"""Arguments that SQLAlchemy's dialect for asyncpg takes out before it calls the creator."""
+_PLACES = ("host", "port", "user", "database")
+"""Arguments that error texts may show."""
+
+Connect = Callable[..., Coroutine[Any, Any, Any]]
+
+
+class Connecting:
+    """Opens connections; its representation shows no argument, since any of them may be the password.
+
+    `connect` is `None` until `through` gives asyncpg's own function.
+    """
+
+    def __init__(self, arguments: dict[str, Any], connect: Connect | None = None) -> None:
+        self._arguments = arguments
+        self._connect = connect
+
+    async def __call__(self, *arguments: Any) -> Any:
+        """Connect in an empty context, since the event loop keeps the context for as long as the connection is open."""
+        return await detached(self._open(*arguments))
+
+    async def _open(self, *arguments: Any) -> Any:
+        connect: Any = self._connect
+        with secretly():
+            return await connect(*arguments, **self._arguments)
+
+    def hide(self, text: str) -> str:
+        """Return a text of the driver without the values of options.
+
+        The names of the options are hidden, too, when a value contains an @: a password that was not percent-encoded
+        may then have been split into options.
+        """
+        places = {str(self._arguments.get(name)) for name in _PLACES}
+        options = {name: value for name, value in self._arguments.items() if name not in _PLACES}
+        values = [value for value in options.values() if isinstance(value, str) and value not in places]
+        cut = any("@" in value for value in values if value != options.get("password"))
+        return hiding([*values, *(options if cut else ())])(text)
+
+    def through(self, connect: Connect) -> "Connecting":
+        """Return a copy that calls `connect`, unless a function was given already."""
+        return Connecting(self._arguments, self._connect or connect)
+
+
+def hidden(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a connect with all but harmless ones hidden in a `Connecting`.
+
+    SQLAlchemy keeps the arguments in local variables while it connects, and a traceback may show these.
+    """
+    kept = {name: arguments[name] for name in arguments if name in _READ_BY_SQLALCHEMY}
+    rest = {name: arguments[name] for name in arguments if name not in kept and name != _CREATOR}
+    creator = arguments.get(_CREATOR)
+    return {**kept, _CREATOR: creator if isinstance(creator, Connecting) else Connecting(rest, creator)}
+
+
+def hide(options: dict[str, Any], connect: Connect) -> Connecting:
+    """Hide the arguments of one connect in place, so that no traceback shows them, and return what holds them.
+
+    The arguments of an engine from `open_engine` are hidden already; its other arguments only repeat the visible part
+    of its URL.
+    """
+    arguments = hidden(options)
+    connecting: Connecting = arguments[_CREATOR].through(connect)
+    options.clear()
+    options.update({**arguments, _CREATOR: connecting})
+    return connecting
+
 
 LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
+_OUT_OF_ORDER = ("530", "531", "532", "533", "580", "XX001", "XX002")
+"""The first characters of the error codes for the server's disk, memory, connections and files, not for a statement."""
 _SHUTDOWN = ("57P01", "57P02", "57P03")
 _SCHEMA_LOCK = 0x6D656469_61746F72  # "mediator"
 _LEFT = "mediator_left"
-"""Under which name a pooled connection has the time when it was given back."""
+"""The key in the `info` of a pooled connection for the time when it was returned."""
+_LOOP = "mediator_loop"
+"""The key in the `info` of a connection for the event loop that it was opened in, the only one that it works in."""
 _FRESH = "mediator_fresh"
-"""Under which name a connection says that its transaction has had no statement: asyncpg's BEGIN comes with the first."""
+"""The key that marks a transaction without a statement so far: asyncpg sends BEGIN with the first statement."""
 _IDLE_SECONDS = 30.0
 _PROBE_SECONDS = 5.0
 
 
 class PostgresqlDatabase(Database):
-    """A PostgreSQL database; writers need no turn.
+    """A PostgreSQL database; it has no writer lock.
 
-    A connection that the server has closed is replaced before it is given out, one that was idle for half a minute is
-    asked first. A server that shuts down, or that has become read-only, makes the pool connect anew.
+    The pool replaces a connection that the server has closed before a caller gets it, and first probes a connection
+    that was idle for half a minute. When the server shuts down or has become read-only, the pool connects anew.
 
-    Args:
-        engine: As the application has it.
-        lock_timeout: How long an inner transaction waits for a lock, in seconds.
+    A transaction inside another one waits `lock_timeout` seconds for a lock.
     """
 
     dialect: str = "postgresql"
     isolations: frozenset[str] = frozenset({"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"})
     snapshot: str | None = "REPEATABLE READ"
 
-    def __init__(self, engine: AsyncEngine, *, lock_timeout: float = 5.0) -> None:
+    def __init__(self, engine: AsyncEngine, *, lock_timeout: float) -> None:
         self._lock_timeout = lock_timeout
         super().__init__(engine, redacted(engine.url))
         event.listen(engine.sync_engine, "do_connect", weakly(self._connect))
         event.listen(engine.sync_engine, "commit", self._check_commit)
         event.listen(engine.sync_engine, "before_cursor_execute", _refuse_ended_transaction)
+        event.listen(engine.sync_engine, "connect", _note_loop)
         event.listen(engine.sync_engine, "checkout", _check)
         event.listen(engine.sync_engine, "checkin", _leave)
         event.listen(engine.sync_engine, "close", _hang_up)
@@ -66,48 +141,55 @@ class PostgresqlDatabase(Database):
         """Connect once, and keep the connection in the pool.
 
         Raises:
-            DatabaseUnavailableError: The server cannot be reached, or refuses.
+            DatabaseUnavailableError: The server cannot be reached, refuses the connection, or does not store texts as
+                UTF-8.
         """
-        async with self.engine.connect():
-            pass
+        async with self.engine.connect() as connection:
+            driver_connection: Any = (await connection.get_raw_connection()).driver_connection
+            problem = encoding_problem(driver_connection.get_settings())
+        if problem:
+            raise DatabaseUnavailableError(self.name, f"{problem}. {ENCODING_REMEDY}")
 
     def reading_options(self) -> dict[str, Any]:
-        """The server refuses to write."""
+        """Make the server refuse writes."""
         return {"postgresql_readonly": True}
 
     def isolation_options(self, isolation: str) -> dict[str, Any]:
-        """See `Database.isolation_options`."""
         return {"isolation_level": isolation}
 
     async def take_turn(self, holder: object) -> None:
-        """Any number may write."""
+        """Return at once: any number of transactions may write."""
 
     def end_turn(self) -> None:
-        """Any number may write."""
+        """Do nothing, since there is no writer lock."""
 
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """After that the connection is closed: it would be missing in the pool for as long as the server is silent."""
+        """Stop waiting after `seconds`; the connection is then closed, or the pool would lack it for too long."""
         return asyncio.timeout(seconds)
 
     def insert(self, table: Table) -> Any:
-        """See `Database.insert`."""
         return insert(table)
 
     def is_missing_table(self, error: BaseException) -> bool:
-        """See `Database.is_missing_table`."""
         return sqlstate_of(error) == _UNDEFINED_TABLE
 
     def begun(self, connection: Connection) -> None:
-        """An inner transaction does not wait for ever for a lock that an enclosing one may hold."""
+        """Bound how long an inner transaction waits for locks, since an enclosing transaction may hold them."""
         connection.info[_FRESH] = True
         if _is_inner(mode_of(connection)):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._lock_timeout * 1000)}")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Name what went wrong between the server and us, but never for COMMIT and ROLLBACK, whose outcome counts."""
+        """Translate errors of the server and of the connection to it.
+
+        An error of COMMIT or ROLLBACK is translated only when the server reports trouble of its own, and so has rolled
+        back. Any other is left as it is, since its outcome has to be determined.
+        """
         error = context.original_exception
         if context.connection is None:
             return DatabaseUnavailableError(self.name, str(error))
+        if (sqlstate_of(error) or "").startswith(_OUT_OF_ORDER):  # also for COMMIT: the server has answered
+            return DatabaseWriteError(self.name, str(error))
         if context.statement is None:
             return None
         return self._translated_statement(context, mode, sqlstate_of(error))
@@ -119,10 +201,10 @@ class PostgresqlDatabase(Database):
         if sqlstate == _READ_ONLY and mode == "read":
             return lack_of_unit_of_work("Writing to the database")
         if sqlstate == _READ_ONLY and mode == "write":
-            context.is_disconnect = True  # the next connection may lead to the server that has taken over
-            return ReadOnlyDatabaseError(self.name)
+            context.is_disconnect = True  # a new connection may reach the server that has taken over
+            return DatabaseWriteError(self.name, "the server takes no writes", read_only=True)
         if sqlstate == LOCK_NOT_AVAILABLE and "NOWAIT" not in (context.statement or "").upper() and _is_inner(mode):
-            return NestedLockError(self.name, self._lock_timeout)
+            return misuse.nested_lock(self.name, self._lock_timeout)
         if isinstance(error, TimeoutError):
             context.is_disconnect = True
             return DatabaseConnectionError(self.name, "a statement was not answered in time")
@@ -132,11 +214,10 @@ class PostgresqlDatabase(Database):
         return None
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
-        """See `Database.lock_schema`."""
         await connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
     def _check_commit(self, connection: Connection) -> None:
-        """Tell a transaction that is known to be lost from one whose COMMIT has no answer."""
+        """Raise an error before COMMIT if the transaction is lost already, since its outcome is then known."""
         driver_connection: Any = connection.connection.driver_connection
         if mode_of(connection) == "write" and driver_connection.is_closed():
             raise DatabaseConnectionError(self.name, "closed before the commit")
@@ -145,16 +226,41 @@ class PostgresqlDatabase(Database):
     def _connect(
         self, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
     ) -> DBAPIConnection:
+        driver: Any = dialect.dbapi
+        connecting = hide(options, driver.asyncpg.connect)
         try:
             return dialect.connect(*arguments, **options)
-        except Exception as error:  # the network's, the driver's, or what it says of an option that it does not know
-            raise DatabaseUnavailableError(self.name, str(error) or "no answer in time") from error
+        except Exception as error:  # from the network, or from the driver, also about an unknown option
+            reason = connecting.hide(str(error))
+            if reason == str(error):
+                raise DatabaseUnavailableError(self.name, reason or "no answer in time") from error
+        raise DatabaseUnavailableError(self.name, reason)  # without a cause, which would show the hidden values
+
+
+ENCODING_REMEDY = (
+    "Create it with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0, and connect with client_encoding = 'UTF8'"
+)
+
+
+def encoding_problem(settings: Any) -> str:
+    """Return why some texts would not be read back from a server as they were stored; empty when all are."""
+    found = {"the database": settings.server_encoding, "the connection": settings.client_encoding}
+    wrong = [f"{what} has the encoding {encoding}" for what, encoding in found.items() if not is_utf8(encoding)]
+    return f"{' and '.join(wrong)}, in which some texts cannot be stored or are read as others" if wrong else ""
+
+
+def is_utf8(encoding: str) -> bool:
+    """Return whether PostgreSQL's or SQLite's name of an encoding means UTF-8."""
+    return encoding.upper().replace("-", "") in ("UTF8", "UNICODE")
 
 
 def connect_arguments(
     url: URL, given: dict[str, Any], *, idle_timeout: float, statement_timeout: float, connect_timeout: float
 ) -> tuple[URL, dict[str, Any]]:
-    """The URL, without what asyncpg does not know, and its arguments; what is given goes before what is ours."""
+    """Return the URL without options that asyncpg does not know, and arguments for asyncpg.
+
+    Values in `given` override the defaults of this library; a `None` in its `server_settings` removes a default.
+    """
     settings = {
         "application_name": url.query.get("application_name", "mediator"),
         "idle_in_transaction_session_timeout": str(round(idle_timeout * 1000)),
@@ -178,18 +284,24 @@ def _refuse_ended_transaction(
 
 
 def _check_running(connection: Connection) -> None:
-    """Keep a writer from going on after a COMMIT or ROLLBACK of its own: each statement would be committed at once."""
+    """Refuse statements after a writer has executed COMMIT or ROLLBACK itself: each would be committed at once."""
     driver_connection: Any = connection.connection.driver_connection
     is_over = not (driver_connection.is_in_transaction() or driver_connection.is_closed())
     if mode_of(connection) == "write" and is_over and _FRESH not in connection.info:
-        raise NoUnitOfWorkError("A statement of a transaction that has ended")
+        raise misuse.no_unit_of_work("A statement of a transaction that has ended")
+
+
+def _note_loop(_connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    entry.info[_LOOP] = running_loop()
 
 
 def _check(_connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
-    """Replace a connection that is lost before somebody's statement fails on it."""
+    """Make the pool replace a lost connection before a statement fails on it."""
     driver_connection: Any = entry.driver_connection
     if driver_connection.is_closed():
         raise DisconnectionError("closed by the server")
+    if entry.info.get(_LOOP) is not running_loop():
+        raise DisconnectionError("opened in an event loop that does not run any more")
     left = entry.info.pop(_LEFT, None)
     if left is not None and time.monotonic() - left > _IDLE_SECONDS:
         try:
@@ -199,10 +311,10 @@ def _check(_connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: obj
 
 
 def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-    """Let none back into the pool that is in use, or in a transaction that could not be ended.
+    """Keep a connection out of the pool that is in use, or in a transaction that could not be ended.
 
-    asyncpg refuses COMMIT and ROLLBACK while a statement runs (a forgotten task's), and SQLAlchemy then takes the
-    transaction for ended.
+    asyncpg refuses COMMIT and ROLLBACK while a statement runs, such as a statement of a forgotten task, and SQLAlchemy
+    then takes the transaction for ended.
     """
     if connection is None:
         return
@@ -215,22 +327,27 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 
 
 def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Close an idle connection without waiting for the server to agree, which a frozen one never does.
+    """Close an idle connection without waiting for the server, since a frozen server never answers.
 
-    One that is not idle is ended by SQLAlchemy: within 2 s, its statement cancelled first.
+    SQLAlchemy ends a connection that is not idle: within 2 s, after cancelling its statement.
     """
     driver_connection: Any = getattr(connection, "driver_connection", None)
     if not driver_connection.is_in_transaction():
-        driver_connection.terminate()
+        with contextlib.suppress(RuntimeError):  # its event loop is closed, and its socket with it
+            driver_connection.terminate()
 
 
 def sqlstate_of(error: BaseException | None) -> str | None:
-    """The code of an error of the server (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+    """Return the code of a server error, or `None` (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
     return getattr(error, "sqlstate", None)
 
 
 def _is_inner(mode: str | None) -> bool:
-    """Whether another transaction waits for this one to end: a dispatch's around it, or its own beside a handler's."""
+    """Return whether another transaction waits for this one to end.
+
+    It is the transaction of an enclosing dispatch, or a handler's own transaction when the handler has opened this
+    connection itself.
+    """
     frame = current_frame()
     own = frame.scope if frame is not None and mode is not None else None
     while frame is not None:

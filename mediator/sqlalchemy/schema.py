@@ -1,5 +1,11 @@
-"""Schema: the tables of this library, as SQLAlchemy metadata."""
+"""Schema: the tables of this library, as SQLAlchemy metadata, and how events are converted to their rows and back."""
 
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+import msgspec
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -9,6 +15,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     String,
     Table,
     Text,
@@ -16,29 +23,51 @@ from sqlalchemy import (
     text,
 )
 
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.parking import ParkedEvent, from_json, to_json
+from mediator.distributed.storable import (
+    LONGEST_EVENT_ID,
+    LONGEST_GROUP,
+    LONGEST_MEDIA_TYPE,
+    LONGEST_TEXT,
+    LONGEST_TIME,
+    time_text,
+)
+
 metadata: MetaData = MetaData()
-"""The tables below; give it to Alembic as one of its `target_metadata`."""
+"""The tables of this library; give it to Alembic as one of its `target_metadata`."""
 
 
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows only where the type is INTEGER
 
 
 def _identity() -> Identity:
-    """Numbers in the order in which they are drawn: no session keeps some in advance. SQLite does so without asking."""
+    """Return an identity that numbers rows in the order of insertion: no session caches numbers. SQLite ignores it."""
     return Identity(always=False, cache=1)
 
 
 def _event_columns() -> list[Column[object]]:
     return [
-        Column("id", String(64), nullable=False, unique=True),
-        Column("type", String(255), nullable=False),
-        Column("time", String(40), nullable=False),
-        Column("partition_key", String(255)),
+        Column("id", String(LONGEST_EVENT_ID), nullable=False, unique=True),
+        Column("type", String(LONGEST_TEXT), nullable=False),
+        Column("time", String(LONGEST_TIME), nullable=False),
+        Column("partition_key", String(LONGEST_TEXT)),
         Column("bucket", Integer, nullable=False),
-        Column("content_type", String(127), nullable=False),
+        Column("content_type", String(LONGEST_MEDIA_TYPE), nullable=False),
         Column("extensions", Text, nullable=False),
         Column("data", LargeBinary, nullable=False),
     ]
+
+
+def _identity_of_event() -> list[Column[str]]:
+    """Return the primary key of what is known about an incoming event."""
+    longest = {"consumer": LONGEST_GROUP, "source": LONGEST_TEXT, "event_id": LONGEST_TEXT}
+    return [Column(name, String(length), primary_key=True) for name, length in longest.items()]
+
+
+def _source() -> Column[str]:
+    """Return the last column, where an upgrade adds it; processes of version 1 do not set it, so it has a default."""
+    return Column("source", String(LONGEST_TEXT), nullable=False, server_default="")
 
 
 def _partial_index(name: str, column: str, condition: str) -> Index:
@@ -51,14 +80,17 @@ outbox: Table = Table(
     Column("sequence", _SEQUENCE, _identity(), primary_key=True),
     *_event_columns(),
     Column("deliver_at", Float),
+    _source(),
     _partial_index("mediator_outbox_ready", "sequence", "deliver_at IS NULL"),
     _partial_index("mediator_outbox_by_due", "deliver_at", "deliver_at IS NOT NULL"),
+    _partial_index("mediator_outbox_unnamed", "sequence", "source = ''"),
     sqlite_autoincrement=True,
 )
-"""Committed events that the broker has not stored yet. A row's sequence orders it among those of its key.
+"""Committed events that the broker has not stored yet. `sequence` orders the events of one key.
 
-`deliver_at` is the time, in seconds since the epoch, before which a delayed event is not published; a relay
-sets it to NULL when the event is due.
+`source` is the name of the application; it is empty when the process that added the event did not know the name, and a
+relay sets it before the event is published. `deliver_at` is the time, in seconds since the epoch, before which a
+delayed event is not published; a relay sets it to NULL when the event is due.
 """
 
 archive: Table = Table(
@@ -67,27 +99,24 @@ archive: Table = Table(
     Column("sequence", _SEQUENCE, primary_key=True, autoincrement=False),
     *_event_columns(),
     Column("archived_at", Float, nullable=False),
+    _source(),
     Index("mediator_outbox_archive_by_time", "archived_at"),
 )
-"""Events that the broker has stored, kept for a while: a broker that lost its disk can be filled again."""
+"""Events that the broker has stored. They are kept for a while to refill a broker that lost its disk."""
 
 inbox: Table = Table(
     "mediator_inbox",
     metadata,
-    Column("consumer", String(64), primary_key=True),
-    Column("source", String(255), primary_key=True),
-    Column("event_id", String(255), primary_key=True),
+    *_identity_of_event(),
     Column("received_at", Float, nullable=False),
     Index("mediator_inbox_by_time", "received_at"),
 )
-"""Events that have taken effect in this database, or are parked in it."""
+"""Incoming events that have taken effect in this database, or are parked in it."""
 
 attempts: Table = Table(
     "mediator_attempts",
     metadata,
-    Column("consumer", String(64), primary_key=True),
-    Column("source", String(255), primary_key=True),
-    Column("event_id", String(255), primary_key=True),
+    *_identity_of_event(),
     Column("attempts", Integer, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("last_start", String(8), nullable=False),
@@ -100,13 +129,13 @@ parked: Table = Table(
     metadata,
     Column("number", _SEQUENCE, _identity(), primary_key=True),
     Column("direction", String(3), nullable=False),
-    Column("consumer", String(64), nullable=False),
-    Column("source", String(255), nullable=False),
-    Column("event_id", String(255), nullable=False),
-    Column("type", String(255), nullable=False),
-    Column("time", String(40), nullable=False),
-    Column("partition_key", String(255)),
-    Column("content_type", String(127), nullable=False),
+    Column("consumer", String(LONGEST_GROUP), nullable=False),
+    Column("source", String(LONGEST_TEXT), nullable=False),
+    Column("event_id", String(LONGEST_TEXT), nullable=False),
+    Column("type", String(LONGEST_TEXT), nullable=False),
+    Column("time", String(LONGEST_TIME), nullable=False),
+    Column("partition_key", String(LONGEST_TEXT)),
+    Column("content_type", String(LONGEST_MEDIA_TYPE), nullable=False),
     Column("extensions", Text, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("subject", Text, nullable=False),
@@ -120,10 +149,10 @@ parked: Table = Table(
     Index("mediator_parked_by_key", "consumer", "partition_key", "number"),
     sqlite_autoincrement=True,
 )
-"""Events set aside: those that came in and could not be handled, and those that could not be published.
+"""Parked events (dead letters): incoming ones that could not be handled, outgoing ones that could not be published.
 
-`direction` is `in` or `out`, `consumer` empty for those that go out. `number` orders the events of one consumer and key.
-`sequence` is the place in the stream, or that in the outbox.
+`direction` is `in` or `out`; `consumer` is empty for outgoing events. `number` orders the events of one consumer and
+key. `sequence` is the event's sequence in the stream, or for an outgoing event in the outbox.
 """
 
 idempotency: Table = Table(
@@ -135,14 +164,14 @@ idempotency: Table = Table(
     Column("created_at", Float, nullable=False),
     Index("mediator_idempotency_by_time", "created_at"),
 )
-"""Commands that committed, by a hash of their idempotency key, with what they returned."""
+"""The responses of committed commands, by a hash of their idempotency key."""
 
 buckets: Table = Table(
     "mediator_relay_buckets",
     metadata,
     Column("bucket", Integer, primary_key=True, autoincrement=False),
 )
-"""One row for each bucket of partition keys: what relays lock on PostgreSQL."""
+"""One row for each bucket of partition keys. Relays lock these rows on PostgreSQL."""
 
 versions: Table = Table(
     "mediator_schema",
@@ -150,4 +179,61 @@ versions: Table = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("applied_at", Float, nullable=False),
 )
-"""The versions of these tables that were applied to the database; the highest one counts."""
+"""The versions of these tables that were applied to the database; the highest version is the current one."""
+
+
+ENVELOPE = ("id", "source", "type", "time", "partition_key", "bucket", "content_type", "extensions", "data")
+"""The columns of the outbox and its archive that hold an event."""
+
+
+def columns_of(event: CloudEvent) -> dict[str, Any]:
+    """Return the values of the columns in `ENVELOPE` for an event."""
+    return {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": time_text(event.time),
+        "partition_key": event.partitionkey,
+        "bucket": event.bucket,
+        "content_type": event.datacontenttype,
+        "extensions": text_of(event.extensions),
+        "data": event.data,
+    }
+
+
+def event_of(row: Row[Any], application: str | None = None) -> CloudEvent:
+    """Return the event in a row of the outbox or its archive; `application` is its source if the row has none."""
+    return CloudEvent(
+        id=row.id,
+        source=row.source or application or "",
+        type=row.type,
+        time=datetime.fromisoformat(row.time),
+        data=bytes(row.data),
+        datacontenttype=row.content_type,
+        partitionkey=row.partition_key or None,  # version 1 of the tables took an empty key for none
+        extensions=msgspec.json.decode(row.extensions, type=dict[str, str]),
+    )
+
+
+def text_of(extensions: Mapping[str, str]) -> str:
+    """Return extension attributes as the JSON text that is stored."""
+    return msgspec.json.encode(dict(extensions)).decode()
+
+
+_COLUMNS = tuple(field.name for field in fields(ParkedEvent))
+
+
+def row_of(event: ParkedEvent) -> dict[str, Any]:
+    """Return the values of a parked event's columns; the database assigns its number on insertion."""
+    row = {name: getattr(event, name) for name in _COLUMNS if name != "number"}
+    return {**row, "extensions": to_json(event.extensions), "headers": to_json(event.headers)}
+
+
+def parked_of(row: Any) -> ParkedEvent:
+    """Return the parked event in a row, which may lack the body."""
+    values: dict[str, Any] = {name: getattr(row, name, b"") for name in _COLUMNS}
+    values["data"] = bytes(values["data"])
+    values["partition_key"] = row.partition_key or None
+    for name in ("extensions", "headers"):
+        values[name] = from_json(getattr(row, name))
+    return ParkedEvent(**values)

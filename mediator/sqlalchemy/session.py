@@ -1,68 +1,170 @@
 """OwnedSession: an SQLAlchemy session whose transaction belongs to a unit of work."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstanceState, ORMExecuteState, QueryContext, Session, SessionTransaction
 
-OWNER = "mediator_unit_of_work"
-"""Under which name the session's `info` has its owner."""
+from mediator.aggregates import AggregateRoot
+from mediator.sqlalchemy.database import OWNER
+from mediator.sqlalchemy.detached_objects import DetachedObjects
 
 BUSY_SECONDS = 10.0
-"""How long a forgotten task may keep the session from ending its transaction, in seconds."""
+"""Seconds for which a forgotten task may keep the session from ending its transaction."""
 
 _CONCURRENT = "isce"  # https://docs.sqlalchemy.org/en/20/errors.html#error-isce
 
 
 class SessionOwner(Protocol):
-    """What a session asks of the unit of work that it belongs to."""
+    """The methods of a unit of work that its session calls; see `SqlAlchemyUnitOfWork`."""
 
-    def bind(self) -> Engine | Connection:
-        """What to connect to for the next statement."""
-        ...
+    def bind(self) -> Engine | Connection: ...
 
-    def check_ownership(self, operation: str) -> None:
-        """Raise unless it is the owner who ends the transaction."""
-        ...
+    def check_ownership(self, operation: str) -> None: ...
 
-    def check_commit(self, nested: object) -> None:
-        """Raise unless it is the owner who commits, or `nested` is a savepoint of the handler."""
-        ...
+    def check_commit(self, nested: object) -> None: ...
+
+    def check_writing(self) -> None: ...
+
+    def doom(self, message: object, error: BaseException, /) -> None: ...
+
+    def adopt(self, aggregate: AggregateRoot, /) -> None: ...
+
+    def release(self, aggregate: AggregateRoot, /) -> None: ...
 
 
 class OwnedSession(Session):
-    """A session that takes its connection from the unit of work, and leaves its transaction's end to it."""
+    """A session that takes its connection from its unit of work, and lets only the unit of work end the transaction.
+
+    While a transaction of the unit of work runs, a handler can neither roll it back nor close, reset or invalidate the
+    session. The session tells the unit of work which aggregates enter it, by being loaded or added, and which leave it.
+
+    Attributes:
+        detached: The objects that the session loaded before the current transaction.
+        outdated: Whether the transaction that loaded the objects of the session has ended.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.detached: DetachedObjects = DetachedObjects(self)
+        self.outdated: bool = False
 
     def get_bind(self, *_args: Any, **_kwargs: Any) -> Engine | Connection:
-        """Ask the owner."""
+        """Return the owner's engine or connection."""
         return _owner(self).bind()
 
+    @property
+    def unwritten(self) -> Sequence[str]:
+        """The classes of the objects that wait to be written, each with what happened to them."""
+        found = [*self._unflushed(), *((state.class_, "changed") for state in self.detached.changed())]
+        return list(dict.fromkeys(f"{cls.__name__} ({how})" for cls, how in found))
+
+    def _unflushed(self) -> Iterator[tuple[type, str]]:
+        for each in self.new:
+            yield type(each), "new"
+        for each in self.dirty:
+            if self.is_modified(each):
+                yield type(each), "changed"
+        for each in self.deleted:
+            yield type(each), "deleted"
+
+    def end(self) -> None:
+        """Mark the objects as outdated. Called when a transaction has ended; the next one must load them anew."""
+        self.outdated = True
+        self.detached.take_deleted()
+
+    def let_go(self) -> None:
+        """Detach all objects, so that everything is read from the database from now on."""
+        self.detached.let_go()
+        self.outdated = False
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """Flush as `Session.flush` does, and also write changed objects of earlier transactions, after refreshing them.
+
+        Raises:
+            StaleObjectError: The database holds other values than a changed object was loaded with.
+        """
+        if not self.outdated:
+            self._read_anew(changed=True)
+        super().flush(objects)
+
+    def refresh(
+        self, instance: object, attribute_names: Iterable[str] | None = None, with_for_update: Any = None
+    ) -> None:
+        """Refresh as `Session.refresh` does, and attach an object of an earlier transaction again."""
+        if instance in self.detached:
+            self.prepare_reading(lazily=False)
+            self.add(instance)
+        if attribute_names is None:
+            self.detached.forget_return(instance)
+        self._read_anew()
+        super().refresh(instance, attribute_names, with_for_update)
+
+    def _merge(self, state: InstanceState[Any], *args: Any, **options: Any) -> Any:
+        """Attach an object of an earlier transaction again, instead of overwriting newer values with its values."""
+        entity = state.obj()
+        if entity is None or state.key is None or entity not in self.detached:
+            merge: Any = super()
+            return merge._merge(state, *args, **options)  # noqa: SLF001  # SQLAlchemy calls it for each object
+        present = self.identity_map.get(state.key)
+        if present is not None and not self.is_modified(entity):
+            return present
+        self.add(entity)
+        self._read_anew()
+        return entity
+
+    def _identity_lookup(self, *args: Any, lazy_loaded_from: Any = None, **options: Any) -> Any:
+        """Look an object up for `get()` and for relationships, which do not query for an object in the session."""
+        self.prepare_reading(lazily=lazy_loaded_from is not None)
+        lookup: Any = super()
+        return lookup._identity_lookup(*args, lazy_loaded_from=lazy_loaded_from, **options)  # noqa: SLF001
+
+    def prepare_reading(self, *, lazily: bool) -> None:
+        """Detach outdated objects before a query, so that it finds none of them, and refresh objects attached again.
+
+        A lazy load detaches nothing, since it belongs to an object in the session. Neither does a query while objects
+        wait to be written.
+        """
+        if self.outdated and not lazily and not any(self._unflushed()):
+            self.let_go()
+        self._read_anew()
+
+    def _read_anew(self, *, changed: bool = False) -> None:
+        try:
+            if changed:
+                self.detached.take_changed_back()
+            self.detached.read_anew()
+        except BaseException as error:
+            _owner(self).doom("reading an object of an earlier transaction anew", error)
+            raise
+
     def rollback(self) -> None:
-        """Refuse while a transaction runs; else see `Session.rollback`."""
         _owner(self).check_ownership("rollback")
         super().rollback()
 
     def close(self) -> None:
-        """Refuse while a transaction runs; else see `Session.close`."""
         _owner(self).check_ownership("close")
         super().close()
 
     def reset(self) -> None:
-        """Refuse while a transaction runs; else see `Session.reset`."""
         _owner(self).check_ownership("reset")
         super().reset()
 
     def invalidate(self) -> None:
-        """Refuse while a transaction runs; else see `Session.invalidate`."""
         _owner(self).check_ownership("invalidate")
         super().invalidate()
 
 
 async def when_idle(end: Callable[[], Awaitable[None]]) -> None:
-    """End a session's transaction, once a forgotten task is out of the statement in which it gets a connection."""
+    """End a session's transaction by calling `end`, and try again while a forgotten task is getting a connection.
+
+    Raises:
+        InvalidRequestError: A task has kept the session busy for `BUSY_SECONDS`, or `end` raised another such error.
+    """
     deadline = asyncio.get_running_loop().time() + BUSY_SECONDS
     while True:
         try:
@@ -78,8 +180,57 @@ def _owner(session: Session) -> SessionOwner:
     return owner
 
 
-def _before_commit(session: Session) -> None:
+def _before_commit(session: OwnedSession) -> None:
     _owner(session).check_commit(session.get_nested_transaction())
 
 
+def _before_flush(session: OwnedSession, _context: object, _objects: object) -> None:
+    _owner(session).check_writing()
+
+
+def _after_begin(session: OwnedSession, _transaction: SessionTransaction, connection: Connection) -> None:
+    connection.info[OWNER] = weakref.ref(_owner(session))
+
+
+def _before_execute(state: ORMExecuteState) -> None:
+    session: Any = state.session
+    session.prepare_reading(lazily=state.is_relationship_load or state.is_column_load)
+
+
+def _before_attach(session: OwnedSession, entity: object) -> None:
+    session.detached.check_return(entity)
+
+
+def _after_return(session: OwnedSession, entity: object) -> None:
+    session.detached.note_return(entity)
+
+
+def _after_delete(session: OwnedSession, entity: object) -> None:
+    session.detached.note_deletion(entity)
+
+
+def _adopt(session: Session | None, entity: object) -> None:
+    if isinstance(session, OwnedSession) and isinstance(entity, AggregateRoot):
+        _owner(session).adopt(entity)
+
+
+def _adopt_loaded(aggregate: AggregateRoot, context: QueryContext) -> None:
+    _adopt(context.session, aggregate)
+
+
+def _release(session: OwnedSession, entity: object) -> None:
+    if isinstance(entity, AggregateRoot) and not session.detached.letting_go:
+        _owner(session).release(entity)
+
+
 event.listen(OwnedSession, "before_commit", _before_commit)
+event.listen(OwnedSession, "before_flush", _before_flush)
+event.listen(OwnedSession, "after_begin", _after_begin)
+event.listen(OwnedSession, "do_orm_execute", _before_execute)
+event.listen(OwnedSession, "before_attach", _before_attach)
+event.listen(OwnedSession, "detached_to_persistent", _after_return)
+event.listen(OwnedSession, "persistent_to_deleted", _after_delete)
+event.listen(AggregateRoot, "load", _adopt_loaded, propagate=True)  # so that rows of other classes cost nothing
+event.listen(OwnedSession, "after_attach", _adopt)
+for _departure in ("pending_to_transient", "persistent_to_transient", "persistent_to_detached", "deleted_to_detached"):
+    event.listen(OwnedSession, _departure, _release)

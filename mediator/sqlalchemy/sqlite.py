@@ -1,10 +1,10 @@
-"""SqliteDatabase: an SQLite file that survives a loss of power, with one writer at a time across processes."""
+"""SqliteDatabase: an SQLite file whose commits survive a loss of power, with one writer at a time across processes."""
 
 import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,88 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from mediator.distributed.reading import lack_of_unit_of_work
-from mediator.errors import DatabaseUnavailableError, NoUnitOfWorkError
+from mediator.blocks import asynccontextmanager
+from mediator.distributed.unit_of_work import lack_of_unit_of_work
+from mediator.errors import DatabaseUnavailableError, DatabaseWriteError, misuse
+from mediator.owner import start_detached
 from mediator.sqlalchemy.database import MODE, Database, mode_of
-from mediator.sqlalchemy.guard import ENDED
 from mediator.sqlalchemy.writer import WriterLock
 
+ENDED = "the transaction of this statement has ended"
+"""The text by which the error of a guarded cursor is recognized."""
+
+
+class GuardedConnection(sqlite3.Connection):
+    """A connection whose cursors refuse statements of a writing transaction that has ended.
+
+    `sqlite3.connect(..., factory=GuardedConnection)` makes it. Each transaction begins with an explicit BEGIN.
+    """
+
+    writing: bool = False
+    """Whether the last transaction was begun with BEGIN IMMEDIATE, to write."""
+
+    def cursor(self, factory: Any = None) -> Any:
+        """Return a cursor that refuses statements after the end of a writing transaction."""
+        make: Any = super().cursor
+        return make(factory or GuardedCursor)
+
+
+class GuardedCursor(sqlite3.Cursor):
+    """A cursor that refuses statements when the last transaction was begun to write, and has ended."""
+
+    def __init__(self, connection: GuardedConnection, /) -> None:
+        super().__init__(connection)
+        self._guarded = connection
+
+    def execute(self, sql: str, parameters: Any = (), /) -> "GuardedCursor":
+        self._check(sql)
+        super().execute(sql, parameters)
+        return self
+
+    def executemany(self, sql: str, seq_of_parameters: Any, /) -> "GuardedCursor":
+        self._check(sql)
+        super().executemany(sql, seq_of_parameters)
+        return self
+
+    def _check(self, sql: str) -> None:
+        if sql.startswith("BEGIN"):
+            self._guarded.writing = sql.startswith("BEGIN IMMEDIATE")
+        elif self._guarded.writing and not self._guarded.in_transaction and not sql.startswith("PRAGMA"):
+            raise sqlite3.OperationalError(ENDED)
+
+
+_OUT_OF_ORDER = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Result codes about the file, the disk and other programs, not a statement (https://www.sqlite.org/rescode.html)."""
+_MAYBE_COMMITTED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
 
 
 class SqliteDatabase(Database):
-    """An SQLite file: WAL, `synchronous=FULL`, writers in turn.
+    """An SQLite file in WAL mode with `synchronous=FULL`, and with one writer at a time.
 
-    Args:
-        engine: As the application has it.
-        writer_timeout: How long a writer waits for others, in seconds.
+    A writer waits `writer_timeout` seconds for other writers.
 
     Attributes:
-        lock: The right to write.
+        lock: The writer lock.
     """
 
     dialect: str = "sqlite"
     isolations: frozenset[str] = frozenset({"SERIALIZABLE"})
 
-    def __init__(self, engine: AsyncEngine, *, writer_timeout: float = 30.0) -> None:
+    def __init__(self, engine: AsyncEngine, *, writer_timeout: float) -> None:
         file = file_of(engine.url)
         self.lock: WriterLock = WriterLock(file, timeout=writer_timeout)
         self._relay_lock_file = f"{file}.relay"
@@ -50,16 +108,18 @@ class SqliteDatabase(Database):
         event.listen(engine.sync_engine, "before_cursor_execute", _refuse_outside_transaction)
 
     async def take_turn(self, holder: object) -> None:
-        """See `WriterLock.acquire`."""
         await self.lock.acquire(holder)
 
     def end_turn(self) -> None:
-        """See `WriterLock.release`."""
         self.lock.release()
 
     @asynccontextmanager
     async def relaying(self) -> AsyncGenerator[bool, None]:
-        """One relay at a time holds the lock file `<database>.relay`; it publishes without a transaction."""
+        """Try to hold the lock file `<database>.relay`, and yield whether it is held; one relay at a time can hold it.
+
+        The relay that holds it publishes without a transaction.
+        """
+        self.owner.check()
         lock = FileLock(self._relay_lock_file, thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -71,20 +131,21 @@ class SqliteDatabase(Database):
         finally:
             lock.release()
 
-    def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:  # noqa: ARG002  # the port gives it
-        """The writer's turn is kept until the file has answered, however long that takes."""
+    def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:  # noqa: ARG002  # the port has it
+        """Set no limit: the writer lock is kept until SQLite has answered, however long that takes."""
         return contextlib.nullcontext()
 
     def insert(self, table: Table) -> Any:
-        """See `Database.insert`."""
         return insert(table)
 
     def is_missing_table(self, error: BaseException) -> bool:
-        """See `Database.is_missing_table`."""
         return "no such table" in str(error)
 
     def begun(self, connection: Connection) -> None:
-        """Writers take SQLite's lock at once, since upgrading a reader can deadlock; readers are kept from writing."""
+        """Begin a transaction: a writer takes SQLite's lock at once, and a reader is kept from writing.
+
+        A transaction that begins as a reader and then writes could deadlock.
+        """
         mode = mode_of(connection)
         guarded = mode == "read"
         if connection.info.get(MODE, False) is not guarded:
@@ -93,37 +154,43 @@ class SqliteDatabase(Database):
         connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Readers that write are told so, and those who come after the end of their transaction."""
-        if str(context.original_exception) == ENDED:
-            return NoUnitOfWorkError("A statement of a transaction that has ended")
-        if mode == "read" and "readonly database" in str(context.original_exception):
+        """Translate errors about a write by a reader, a statement after its transaction's end, and the file itself."""
+        error = context.original_exception
+        if str(error) == ENDED:
+            return misuse.no_unit_of_work("A statement of a transaction that has ended")
+        code: int = getattr(error, "sqlite_errorcode", 0)
+        if mode == "read" and code == sqlite3.SQLITE_READONLY:  # from `query_only`; a file has an extended code
             return lack_of_unit_of_work("Writing to the database")
+        if context.connection is None:
+            return DatabaseUnavailableError(self.name, str(error))
+        if context.statement is None and code in _MAYBE_COMMITTED:
+            context.is_disconnect = True  # unknown whether the transaction would survive a loss of power
+            return None
+        if mode is not None and code & 0xFF in _OUT_OF_ORDER:
+            return DatabaseWriteError(self.name, str(error))
         return None
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
-        """The writer's turn is enough."""
+        """Do nothing: the writer lock, which the caller holds, is enough."""
 
     def _roll_back(self, connection: DBAPIConnection, _entry: object, _error: object) -> None:
-        """Undo what a connection did that is about to be closed, since closing it may not.
+        """Roll back a connection that is about to be closed, since closing may not end its transaction.
 
-        Python closes it with `sqlite3_close_v2`: as long as something has a cursor of it (a traceback, until the garbage
-        collector comes), SQLite keeps the transaction, and with it the lock (https://www.sqlite.org/c3ref/close.html).
+        Python closes it with `sqlite3_close_v2`: as long as something references one of its cursors (such as a
+        traceback, until it is garbage-collected), SQLite keeps the transaction and its lock
+        (https://www.sqlite.org/c3ref/close.html).
         """
         driver_connection: Any = getattr(connection, "driver_connection", None)
         try:
-            undoing = asyncio.get_running_loop().create_task(_roll_back(driver_connection))
-        except RuntimeError:  # no event loop: the process is ending
+            undoing = start_detached(_roll_back(driver_connection))
+        except RuntimeError:  # there is no event loop, so the process is ending
             return
-        self._given_up.add(undoing)  # the driver does it before it closes the connection
+        self._given_up.add(undoing)  # the driver rolls back before it closes the connection
         undoing.add_done_callback(self._given_up.discard)
 
 
 def file_of(url: URL) -> Path:
-    """The file of a database URL.
-
-    Raises:
-        DatabaseUnavailableError: It is no file.
-    """
+    """Return the absolute path of a URL's file; an in-memory database or an SQLite URI is an error."""
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise DatabaseUnavailableError(
             url.database or ":memory:", "the outbox needs a file that outlives the process: use sqlite:///app.db"
@@ -132,27 +199,45 @@ def file_of(url: URL) -> Path:
 
 
 def probe(file: Path) -> None:
-    """Open the file once, before the engine does: aiosqlite leaves a thread behind when it cannot.
+    """Open the file once before the engine does, since aiosqlite leaves a thread behind when it fails to open it.
 
     Raises:
-        DatabaseUnavailableError: It cannot be opened.
+        DatabaseUnavailableError: The file cannot be opened, or does not store texts as UTF-8.
     """
     if not file.parent.is_dir():
         raise DatabaseUnavailableError(str(file), f"the folder {file.parent} does not exist")
     try:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA schema_version")
+            (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     except sqlite3.Error as error:
         raise DatabaseUnavailableError(str(file), str(error)) from error
+    if problem := encoding_problem(encoding):
+        raise DatabaseUnavailableError(str(file), f"{problem}. {ENCODING_REMEDY}")
+
+
+ENCODING_REMEDY = (
+    "Copy what is in it into a new file, which has UTF-8 unless told otherwise: `.dump` of the sqlite3 program"
+)
+
+
+def encoding_problem(encoding: str) -> str:
+    """Return why some texts would not be read back from a file as they were stored; empty when all are.
+
+    In UTF-16, SQLite replaces U+FFFE and U+FFFF by U+FFFD without an error.
+    """
+    if encoding == "UTF-8":
+        return ""
+    return f"it has the encoding {encoding}, in which SQLite reads some characters as others"
 
 
 async def _roll_back(driver_connection: Any) -> None:
-    with contextlib.suppress(Exception):  # it is closed already
+    with contextlib.suppress(Exception):  # the connection is closed already
         await driver_connection.rollback()
 
 
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Set a new connection up; transactions are begun by `begun`, not by the driver."""
+    """Set a new connection up. `SqliteDatabase.begun` begins transactions, not the driver."""
     connection.isolation_level = None
     try:
         cursor = connection.cursor()
@@ -160,20 +245,21 @@ def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
     except BaseException:
-        connection.close()  # the pool does not know it yet; its thread would outlive the event loop
+        connection.close()  # the pool does not have it yet, and its thread would outlive the event loop
         raise
 
 
 def _refuse_ended_transaction(connection: Connection) -> None:
-    """Keep a writer from going on without its transaction: SQLite would commit each statement, and COMMIT do nothing.
+    """Refuse statements of a writer whose transaction has ended: SQLite would commit each of them at once.
 
-    A task may outlive its transaction, and SQLite ends one by itself: `ON CONFLICT ROLLBACK`, a full disk, an I/O error
-    (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
+    A task may outlive its transaction, and SQLite itself ends a transaction after `ON CONFLICT ROLLBACK`, a full disk
+    or an I/O error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"). COMMIT is
+    refused, too, since it would commit nothing.
     """
     if mode_of(connection) == "write":
         driver_connection: Any = connection.connection.driver_connection
         if not driver_connection.in_transaction:
-            raise NoUnitOfWorkError("A statement of a transaction that has ended")
+            raise misuse.no_unit_of_work("A statement of a transaction that has ended")
 
 
 def _refuse_outside_transaction(

@@ -1,13 +1,15 @@
 """Staging: one INSERT that numbers the events of a transaction, in the order of commits for each ordered key.
 
-A row's sequence is drawn when it is inserted, but seen when its transaction commits. Two transactions that insert for one
-key must therefore not overlap from there on. SQLite has one writer. On PostgreSQL the statement first takes an advisory
-lock for each ordered key, which ends with the transaction; since it is the last statement before COMMIT, the lock is held
-for one round trip.
+A row gets its sequence when it is inserted, but others see it only when its transaction commits. Two transactions that
+insert events of one key must therefore not overlap between INSERT and COMMIT. SQLite has one writer. On PostgreSQL the
+statement first takes an advisory lock for each ordered key, which is released when the transaction ends. Since it is
+the last statement before COMMIT, the lock is held for one round trip.
 """
 
+import time
+import weakref
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -17,33 +19,33 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from mediator.distributed.staging import StagedEvent, check_ids
-from mediator.errors import EventIdConflictError
-from mediator.sqlalchemy.envelope import ENVELOPE, columns_of
-from mediator.sqlalchemy.schema import outbox
+from mediator.distributed.unit_of_work import StagedEvent, check_ids
+from mediator.errors import EventIdConflictError, OutboxFullError
+from mediator.sqlalchemy.database import Database
+from mediator.sqlalchemy.schema import ENVELOPE, columns_of, outbox
 
 LOCKS = 0x6D656469
-"""The first of the two numbers of our advisory locks on PostgreSQL; the second stands for the key."""
+"""The first number of this library's advisory locks on PostgreSQL; the second number is a hash of the key."""
 
 _KEY_OF_IDS = "(id)="
-"""How PostgreSQL begins to say which id it has, in any language."""
+"""The text before the id in PostgreSQL's error detail, in any language."""
 _COLUMNS = (*ENVELOPE, "deliver_at")
 _SQLITE_ROWS = 1000
-"""Of one statement: an SQLite of any build takes 32,766 parameters (https://www.sqlite.org/limits.html)."""
+"""Rows of one statement, so that it stays below SQLite's 32,766 parameters (https://www.sqlite.org/limits.html)."""
 
 
 async def stage_events(connection: AsyncConnection, events: Sequence[StagedEvent]) -> None:
     """Insert events into the outbox, numbered in the order given.
 
-    One statement and one round trip whatever their number on PostgreSQL; one for 1,000 events on SQLite.
+    PostgreSQL needs one statement and one round trip for any number of events; SQLite needs one for each 1,000 events.
 
     Raises:
-        EventIdConflictError: One has the id of another, or of an event that is in the outbox.
+        EventIdConflictError: An event has the id of another one, or of an event in the outbox.
     """
     try:
         await _insert(connection, events)
     except IntegrityError as error:
-        cause = error.orig  # without the statement, and what an engine shows of the values in it
+        cause = error.orig  # the driver's error, which does not show the statement and its values
         if not _is_about_ids(cause):
             raise
         check_ids(events)
@@ -63,12 +65,12 @@ async def _insert(connection: AsyncConnection, events: Sequence[StagedEvent]) ->
 
 
 def lock_numbers(events: Iterable[StagedEvent]) -> list[int]:
-    """The numbers of the locks of all ordered keys.
+    """Return the numbers of the locks of all ordered keys, without duplicates and in ascending order.
 
-    Each once, and sorted, so that two transactions never wait for each other at the same time. Two keys that share a number
-    wait for each other without need, and do no harm.
+    The order prevents deadlocks between two transactions. Transactions of two keys with the same number wait for each
+    other needlessly, which does no harm.
     """
-    keys = {event.ordered_key for event in events} - {None}
+    keys = {event.locked_key for event in events} - {None}
     return sorted({zlib.crc32(str(key).encode()) - 2**31 for key in keys})
 
 
@@ -79,10 +81,11 @@ def _row(staged: StagedEvent) -> dict[str, Any]:
 
 @cache
 def _from_arrays() -> Insert:
-    """`INSERT ... SELECT` from one array a column, behind the locks.
+    """Return an `INSERT ... SELECT` from one array for each column, which first takes the locks.
 
-    PostgreSQL draws the numbers after sorting. The locks come before: their CTE is materialized, hence run to its end, and
-    read by the condition on which each row depends; one that nothing reads would not be run at all.
+    PostgreSQL assigns the sequences after sorting the rows. It takes the locks before that: their CTE is materialized,
+    hence executed to its end, and the condition of each row reads it. PostgreSQL would not execute a CTE that nothing
+    reads.
     """
     numbers = func.unnest(bindparam("locks", type_=ARRAY(Integer))).table_valued(column("number", Integer), name="keys")
     lock = func.pg_advisory_xact_lock(literal(LOCKS, Integer), numbers.render_derived().c.number)
@@ -96,7 +99,10 @@ def _from_arrays() -> Insert:
 
 
 def _type_of(name: str) -> TypeEngine[Any]:
-    """Without a length: a cast to `VARCHAR(64)` would cut a text that is too long, where INSERT refuses it."""
+    """Return the type of a column without its length.
+
+    A cast to `VARCHAR(64)` would truncate a text that is too long; INSERT refuses it.
+    """
     kind = outbox.c[name].type
     return Text() if isinstance(kind, String) else kind
 
@@ -108,8 +114,11 @@ def _values(rows: int) -> str:
 
 
 def _is_about_ids(error: BaseException | None) -> bool:
-    """Whether the outbox has an id already: neither a place in it, nor anything in a table of the application."""
-    cause = getattr(error, "__cause__", None)  # that of asyncpg
+    """Return whether an error says that the outbox has an id already.
+
+    Other errors are about a sequence of the outbox, or about a table of the application.
+    """
+    cause = getattr(error, "__cause__", None)  # asyncpg's error
     if getattr(cause, "table_name", None) == outbox.name:
         names_ids = f"{_KEY_OF_IDS}(" in str(getattr(cause, "detail", None))
         return names_ids or getattr(cause, "constraint_name", None) == f"{outbox.name}_id_key"
@@ -117,8 +126,69 @@ def _is_about_ids(error: BaseException | None) -> bool:
 
 
 def _named_in(error: BaseException | None, ids: Sequence[str]) -> tuple[str, ...]:
-    """The id that PostgreSQL names; it does not to a role that may only insert, and SQLite never does."""
+    """Return the id that PostgreSQL's error names.
+
+    PostgreSQL names none to a role that may only insert, and SQLite never names one.
+    """
     detail: str | None = getattr(getattr(error, "__cause__", None), "detail", None)
     value = (detail or "").partition(f"{_KEY_OF_IDS}(")[2]
     named = sorted((event_id for event_id in ids if value.startswith(f"{event_id})")), key=len)
     return tuple(named[-1:])
+
+
+_SECONDS = 1.0
+_SHARE = 0.05
+_SHARE_WHEN_FULL = 0.2
+
+
+class Backlog:
+    """Counts the waiting events from time to time, and adds the events that this process stages between two counts.
+
+    A count reads at most one row more than the limit. It is repeated after a second, or later when counting is slow:
+    counting takes at most a twentieth of the time, and at most a fifth while the outbox seems to be full. Events of
+    other processes are seen by the next count only, so these processes can exceed the limit until then.
+    """
+
+    def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._known = 0
+        self._added = 0
+        self._counted = -float("inf")
+        self._took = 0.0
+
+    async def admit(self, connection: AsyncConnection, adding: int, limit: int) -> None:
+        """Admit `adding` more events to the outbox, or raise an `OutboxFullError` if more than `limit` would wait."""
+        age = self._clock() - self._counted
+        seems_full = self._known + adding > limit
+        if age >= max(_SECONDS, self._took / _SHARE) or (seems_full and age >= self._took / _SHARE_WHEN_FULL):
+            await self._count(connection, limit)
+        if adding and self._known + adding > limit:
+            raise OutboxFullError(self._name, self._known, limit)
+        self._known += adding
+        self._added += adding
+
+    async def _count(self, connection: AsyncConnection, limit: int) -> None:
+        """Count the stored events.
+
+        Events that this process admits during the count are added to it: the count does not see their transactions.
+        """
+        started, added = self._clock(), self._added
+        if self._counted > -float("inf"):
+            self._counted = started  # keeps other tasks from counting at the same time
+        waiting = select(literal(1)).select_from(outbox).where(outbox.c.deliver_at.is_(None)).limit(limit + 1)
+        result = await connection.execute(select(func.count()).select_from(waiting.subquery()))
+        self._known = int(result.scalar_one()) + self._added - added
+        self._counted = self._clock()
+        self._took = self._counted - started
+
+
+_backlogs: weakref.WeakKeyDictionary[Database, Backlog] = weakref.WeakKeyDictionary()
+
+
+def backlog_of(database: Database) -> Backlog:
+    """Return the backlog of a database; this process has one for each database."""
+    known = _backlogs.get(database)
+    if known is None:
+        known = _backlogs[database] = Backlog(database.name)
+    return known

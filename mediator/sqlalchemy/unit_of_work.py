@@ -2,55 +2,52 @@
 
 import asyncio
 from collections.abc import Sequence
+from weakref import WeakSet
 
-import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, AsyncSessionTransaction
 from sqlalchemy.util import await_only
 
 from mediator.ambient import running_fields
 from mediator.context import IdFactory, new_id
-from mediator.distributed.bounds import check_counts
-from mediator.distributed.serialization import EventCodec
+from mediator.distributed import failpoints
+from mediator.distributed.events import EventCodec
 from mediator.distributed.shield import finish
-from mediator.distributed.staging import StagedEvent, count_waiting
-from mediator.distributed.transaction import UnitOfWorkState
-from mediator.distributed.unit_of_work import UnitOfWork
-from mediator.errors import (
-    CommitOutcomeUnknownError,
-    NoUnitOfWorkError,
-    ScopeClosedError,
-    TransactionOwnershipError,
-    UnitOfWorkRunningError,
-)
+from mediator.distributed.unit_of_work import StagedEvent, UnitOfWork, UnitOfWorkState, count_waiting, lack_of_storing
+from mediator.errors import CommitOutcomeUnknownError, CommittedError, misuse
+from mediator.logger import Logger
 from mediator.msgspec import MsgspecCodec
 from mediator.scope import current_frame
-from mediator.sqlalchemy.aggregates import AggregateSession
-from mediator.sqlalchemy.backlog import backlog_of
+from mediator.settings import check_counts
+from mediator.sqlalchemy.database import OWNER
+from mediator.sqlalchemy.detached_objects import State
 from mediator.sqlalchemy.engine import database_of
-from mediator.sqlalchemy.session import BUSY_SECONDS, OWNER, when_idle
-from mediator.sqlalchemy.staging import stage_events
+from mediator.sqlalchemy.session import BUSY_SECONDS, OwnedSession, when_idle
+from mediator.sqlalchemy.staging import backlog_of, stage_events
 
 
 class SqlAlchemyUnitOfWork(UnitOfWork):
-    """One per scope: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`.
+    """A unit of work on an SQLAlchemy session.
 
-    Nothing is taken from the database until the first statement: SQLite's writer lock, a connection and BEGIN come then.
-    Outside a running transaction the session reads only; writing raises `NoUnitOfWorkError`.
+    Each scope has one: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a transaction
+    takes SQLite's writer lock and a connection, and sends BEGIN; nothing is taken from the database before. Outside a
+    running transaction the session only reads; writing raises `NoUnitOfWorkError`. Events raise a `SchemaError`
+    when the table of the outbox does not exist.
 
     Args:
         engine: From `open_engine`, or any asynchronous engine on SQLite or on PostgreSQL through asyncpg.
         codec: Writes and reads the payloads of events; JSON through msgspec by default.
         max_event_bytes: The largest payload of an event, in bytes.
-        max_pending: How many events may wait in the outbox, delayed ones not counted; more fail the command that adds
-            them. It is looked up about once a second, so that other processes may go beyond it. `None` for any number.
+        max_pending: How many events may wait in the outbox, not counting delayed events; a command that adds more
+            fails. The events are counted about once a second, so several processes together can exceed the limit.
+            `None` for any number.
         max_domain_events: How many domain events one transaction may publish; `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Makes transaction ids.
 
     Raises:
-        SettingError: A number cannot work.
+        SettingError: A number is out of range.
     """
 
     def __init__(
@@ -76,33 +73,50 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._max_pending = max_pending
         self._session: AsyncSession | None = None
         self._savepoints: list[AsyncSessionTransaction] = []
+        self._marks: list[WeakSet[State]] = []
         self._locking = asyncio.Lock()
         self._holds_turn = self._answered = False
+        self._committing: Connection | None = None
         self._closed = self._staged = self._own = False
         self._isolation: str | None = None
         self._reader: AsyncEngine | None = None
 
     @property
+    def place(self) -> str:
+        return self._database.name
+
+    @property
     def session(self) -> AsyncSession:
-        """The session of this scope, the same through all its transactions. It is never committed by a handler."""
+        """The session of this scope, the same for all its transactions. A handler must not commit it."""
         if self._session is None:
             self._session = AsyncSession(
-                self._database.engine, sync_session_class=AggregateSession, info={OWNER: self}, expire_on_commit=False
+                self._database.engine, sync_session_class=OwnedSession, info={OWNER: self}, expire_on_commit=False
             )
+            self.join_scope()
         return self._session
 
+    @property
+    def _held(self) -> OwnedSession | None:
+        """The synchronous session inside the asynchronous one; `None` while there is no session."""
+        held = None if self._session is None else self._session.sync_session
+        return held if isinstance(held, OwnedSession) else None
+
     async def connection(self) -> AsyncConnection:
-        """The connection of the running transaction, for statements without the ORM."""
+        """Return the connection of the running transaction, for statements without the ORM."""
         return await self.session.connection()
 
     def bind(self) -> Engine:
-        """The engine for the session's next transaction; takes the writer's turn for one that writes.
+        """Return the engine for the session's next transaction, and take the writer lock when that transaction writes.
 
-        Called by the session, inside the greenlet in which SQLAlchemy runs its synchronous half.
+        The session calls it inside the greenlet in which SQLAlchemy runs the synchronous session.
+
+        Raises:
+            ScopeError: The unit of work is closed.
+            NoUnitOfWorkError: The transaction of a forgotten task ended while it waited for the writer lock.
         """
         if self._closed:
             frame = current_frame()
-            raise ScopeClosedError(frame.message if frame is not None else "the session")
+            raise misuse.scope_closed(frame.message if frame is not None else "the session")
         if self.state is UnitOfWorkState.IDLE and not self.settling:
             return (self._reader or self._database.reader).sync_engine
         if not self._holds_turn:
@@ -110,7 +124,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return self._database.writer_at(self._isolation).sync_engine
 
     async def _take_turn(self) -> None:
-        """Wait for the right to write. A forgotten task, whose transaction ended meanwhile, gives it up at once."""
+        """Wait for the writer lock. A forgotten task, whose transaction has ended meanwhile, releases it at once."""
         running, acquired = self._running, False
         async with self._locking:
             if not self._holds_turn and not self._answered and self._running is running:
@@ -119,12 +133,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             if self._answered or self._running is not running:
                 if acquired:
                     self._give_up_turn()
-                raise NoUnitOfWorkError("A statement of a transaction that has ended")
+                raise misuse.no_unit_of_work("A statement of a transaction that has ended")
 
     def doom_by_database(self, error: BaseException, *, lost: bool = False) -> None:
-        """Doom what runs, unless the error is confined to a savepoint that the handler set itself.
+        """Doom the running transaction, unless the error is confined to a savepoint that the handler set itself.
 
-        A connection that was lost took everything with it, whatever the savepoint.
+        A lost connection loses the whole transaction, whatever the savepoint.
         """
         if self._session is None:
             return
@@ -134,65 +148,109 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             self.doom("a statement", error)
 
     def check_ownership(self, operation: str) -> None:
-        """Refuse what would end the whole transaction, when it is not the unit of work that does it.
+        """Refuse an operation that would end the whole transaction, unless the unit of work itself calls it.
 
         Raises:
-            TransactionOwnershipError: It is the handler.
+            MisuseError: A handler calls the operation while a transaction runs.
         """
         if not self._own and self.state is not UnitOfWorkState.IDLE:
-            error = TransactionOwnershipError(operation, self.transaction_id)
+            error = misuse.session_ended(operation, self.transaction_id)
             self.doom(f"session.{operation}()", error)
             raise error
 
     def check_commit(self, nested: object) -> None:
-        """Refuse a commit of more than a savepoint that the handler set itself.
-
-        Raises:
-            TransactionOwnershipError: It is the handler's.
-        """
+        """Refuse a handler's commit as `check_ownership` does, unless it commits only a savepoint of the handler."""
         if nested is (self._savepoints[-1].sync_transaction if self._savepoints else None):
             self.check_ownership("commit")
 
-    async def aclose(self) -> None:
-        """End what the session reads and give its connection back. Called at the end of the scope."""
-        if self._session is None or self.settling:
-            return
-        self._closed = True
-        done = await finish(when_idle(self._session.close), 2 * BUSY_SECONDS)
-        if done.cancellation is not None:
-            raise done.cancellation
+    def check_writing(self) -> None:
+        """Raise a `NoUnitOfWorkError` when objects of the session or events wait, and no transaction runs."""
+        if self.state is UnitOfWorkState.IDLE and not self.settling:
+            self.check_stored()
 
-    # The port.
+    async def aclose(self) -> None:
+        """Close the session and return its connection to the pool. Called at the end of the scope.
+
+        Raises:
+            NoUnitOfWorkError: An object still waits to be written, or an event to be published.
+        """
+        if self.settling:
+            return
+        left = self.unstored
+        self._closed = True
+        try:
+            await failpoints.reach("unit_of_work.before_close")
+        finally:
+            if self._session is not None:
+                done = await finish(when_idle(self._session.close), 2 * BUSY_SECONDS)
+                if done.cancellation is not None:
+                    raise done.cancellation
+        if left:
+            raise lack_of_storing(left)
+
+    @property
+    def unwritten(self) -> Sequence[str]:
+        return self._held.unwritten if self._held is not None else ()
+
+    # Methods of the port.
+
+    @property
+    def application(self) -> str | None:
+        return self._database.application
 
     async def prepare(self, isolation: str | None) -> None:
-        """See `DatabaseTransaction.prepare`. SQLite's transactions are serializable, PostgreSQL's are what is asked for."""
+        """Get ready for a transaction. On SQLite it is always serializable, on PostgreSQL it has the requested level.
+
+        Raises:
+            MisuseError: The database cannot give the isolation level, or the COMMIT of the last transaction is
+                not answered yet.
+            NoUnitOfWorkError: An object waits to be written, and no transaction runs.
+        """
+        self._database.owner.check()
         self._database.writer_at(isolation)
         if self.settling:
-            raise UnitOfWorkRunningError("whose COMMIT is not answered yet")
+            raise misuse.already_running("whose COMMIT is not answered yet")
+        await self._begin_anew()
         self._staged = self._answered = False
         self._isolation = isolation
-        if self._session is not None and self._session.in_transaction():
+
+    async def _begin_anew(self) -> None:
+        """End what the session reads and detach its objects, so that the next transaction loads them anew."""
+        if self._session is None or self._held is None:
+            return
+        self.check_written()
+        if self._session.in_transaction():
             await self._session.commit()
+        self._held.let_go()
+
+    async def end_what_is_read(self) -> None:
+        if not self.settling:
+            await self._begin_anew()
 
     async def begin_reading(self, isolation: str | None) -> None:
-        """See `DatabaseTransaction.begin_reading`."""
+        self._database.owner.check()
         reader = self._database.reader_at(isolation)
         if self.settling:
-            raise UnitOfWorkRunningError("whose COMMIT is not answered yet")
-        if self._session is not None and self._session.in_transaction():
-            await self._session.commit()
+            raise misuse.already_running("whose COMMIT is not answered yet")
+        await self._begin_anew()
         self._reader = reader
 
     async def end_reading(self, error: BaseException | None) -> None:
-        """See `DatabaseTransaction.end_reading`. What was loaded stays usable, unless the query failed."""
+        # Loaded objects stay usable, unless the query failed or left unwritten changes.
         try:
             if self._session is not None:
-                done = await finish(self._end_reading(self._session, keep=error is None), self._commit_timeout)
+                left = self.unwritten
+                done = await finish(
+                    self._end_reading(self._session, keep=error is None and not left), self._commit_timeout
+                )
                 failure = done.cancellation or (done.failure if error is None else None)
                 if failure is not None:
                     raise failure
+                if left and error is None:
+                    raise lack_of_storing(left)
         finally:
             self._reader = None
+            self._end_what_is_held()
 
     async def _end_reading(self, session: AsyncSession, *, keep: bool) -> None:
         try:
@@ -202,17 +260,10 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             await when_idle(session.rollback)
 
     async def flush(self) -> None:
-        """See `DatabaseTransaction.flush`."""
         if self._session is not None:
             await self._session.flush()
 
     async def stage(self, events: Sequence[StagedEvent]) -> None:
-        """See `DatabaseTransaction.stage`.
-
-        Raises:
-            EventIdConflictError: An id is in the outbox already, or twice among the events.
-            SchemaMissingError: The outbox table does not exist.
-        """
         connection = await self.session.connection()
         if self._max_pending is not None:
             adding = count_waiting(events, self._max_pending)
@@ -221,49 +272,88 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._staged = True
 
     async def commit_transaction(self, transaction_id: str) -> None:
-        """See `DatabaseTransaction.commit_transaction`."""
-        self._own = True
+        self._own, self._committing = True, None
+        failure: BaseException | None = None
         try:
             if self._session is not None:
                 async with self._database.patience(self._commit_timeout):
                     await self._session.commit()
-        except DBAPIError as error:
-            await self.roll_back_transaction()
-            if error.connection_invalidated:
-                raise CommitOutcomeUnknownError(transaction_id, str(error.orig)) from error
-            raise
-        except TimeoutError as error:
-            await self.roll_back_transaction()
-            reason = f"the database did not answer within {self._commit_timeout:g} s"
-            raise CommitOutcomeUnknownError(transaction_id, reason) from error
-        except BaseException:
-            await self.roll_back_transaction()
-            raise
-        finally:
+        except BaseException as error:
+            if not self._has_committed():
+                await self.roll_back_transaction()
+                if (unknown := self._unknown_outcome(transaction_id, error)) is not None:
+                    raise unknown from error
+                raise
+            failure = error  # raised by a listener of the application, or when the connection was returned
+            await self._abandon_session()
+        try:
             self._free()
+            await failpoints.reach("unit_of_work.before_wake")
+        except Exception as error:
+            failure = failure or error
         if self._staged:
             self._database.wake()
+        if failure is not None:
+            raise CommittedError(transaction_id, None) from failure
+
+    def _unknown_outcome(self, transaction_id: str, error: BaseException) -> CommitOutcomeUnknownError | None:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return CommitOutcomeUnknownError(transaction_id, str(error.orig))
+        if isinstance(error, TimeoutError):
+            reason = f"the database did not answer within {self._commit_timeout:g} s"
+            return CommitOutcomeUnknownError(transaction_id, reason)
+        return None
+
+    def commit_begins(self, connection: Connection) -> None:
+        """Record the connection on which COMMIT is about to be sent."""
+        self._committing = connection
+
+    def _has_committed(self) -> bool:
+        """Return whether the database has answered COMMIT: SQLAlchemy ends a connection's transaction only then."""
+        return self._committing is not None and self._committing.get_transaction() is None
+
+    async def _abandon_session(self) -> None:
+        """Close a session that was interrupted after its COMMIT."""
+        if self._session is None:
+            return
+        self._own = True
+        try:
+            await when_idle(self._session.close)
+        except Exception:  # the connection cannot be used again
+            await self._session.invalidate()
 
     async def roll_back_transaction(self) -> None:
-        """See `DatabaseTransaction.roll_back_transaction`."""
         self._own = True
         try:
             if self._session is not None:
                 async with self._database.patience(self._commit_timeout):
                     await when_idle(self._session.rollback)
-        except (DBAPIError, TimeoutError) as error:  # the connection is lost, and with it the transaction
-            structlog.get_logger("mediator").warning("rollback failed", error=type(error).__name__, **running_fields())
+        except (DBAPIError, TimeoutError) as error:  # the connection is lost, and the transaction with it
+            Logger().warning("rollback failed", error=type(error).__name__, **running_fields())
             if self._session is not None:
                 await self._session.invalidate()
         finally:
+            self._undo_changes()
+            if self._held is not None:
+                self._held.detached.undo_returns()
             self._free()
 
     def _free(self) -> None:
-        """The database has answered: others may write."""
+        """Release everything that the transaction held. The database has answered, so others may write."""
         self._own = False
         self._answered = True
         self._savepoints.clear()
+        self._marks.clear()
+        self._end_what_is_held()
         self._give_up_turn()
+
+    def _end_what_is_held(self) -> None:
+        if self._held is not None:
+            self._held.end()
+
+    def _undo_changes(self) -> None:
+        if self._held is not None:
+            self._held.detached.undo_changes()
 
     def _give_up_turn(self) -> None:
         if self._holds_turn:
@@ -271,26 +361,32 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             self._database.end_turn()
 
     async def set_savepoint(self) -> AsyncSessionTransaction:
-        """See `DatabaseTransaction.set_savepoint`."""
         await self.session.connection()
         savepoint = await self.session.begin_nested()
         self._savepoints.append(savepoint)
+        self._marks.append(self._held.detached.mark() if self._held is not None else WeakSet())
         return savepoint
 
     async def release_savepoint(self, savepoint: AsyncSessionTransaction) -> None:
-        """See `DatabaseTransaction.release_savepoint`."""
         self._own = True
         try:
             await savepoint.commit()
         finally:
             self._own = False
-        self._savepoints.remove(savepoint)
+        self._leave_savepoint(savepoint)
 
     async def roll_back_to_savepoint(self, savepoint: AsyncSessionTransaction) -> None:
-        """See `DatabaseTransaction.roll_back_to_savepoint`."""
         self._own = True
+        mark = self._leave_savepoint(savepoint)
         try:
             await savepoint.rollback()
+            self._undo_changes()
+            if self._held is not None:
+                self._held.detached.expire_since(mark)
         finally:
             self._own = False
-            self._savepoints.remove(savepoint)
+
+    def _leave_savepoint(self, savepoint: AsyncSessionTransaction) -> WeakSet[State]:
+        index = self._savepoints.index(savepoint)
+        del self._savepoints[index]
+        return self._marks.pop(index)

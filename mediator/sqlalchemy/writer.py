@@ -1,14 +1,14 @@
 """WriterLock: one writer at a time in an SQLite file, across tasks and processes.
 
-Waiting on SQLite's own busy timeout makes throughput collapse and lets writers fail under load. Here a writer waits, in
-turn within its process, before it takes a connection; between processes a file lock beside the database decides, which
-the operating system frees when its process dies.
+Waiting on SQLite's own busy timeout makes throughput collapse and lets writers fail under load. Here a writer waits
+before it takes a connection. Writers of one process get the lock in the order in which they asked. Between processes, a
+file lock beside the database decides, which the operating system releases when a process dies.
 
-A file lock knows no turns: whoever gives it up and takes it again at once is quicker than those who look again now and
-then, and a relay beside a busy process would wait for seconds. So a process keeps it while writers of its own wait, but not
-for long; then whoever comes back has to pass the turnstile, a second lock, and finds the next process in it. The turnstile
-only makes writers polite. Nobody waits long for it, since a process that is frozen in it must not keep the others from
-writing.
+A file lock is not fair: a process that releases it and takes it again at once is quicker than processes that poll it,
+and a relay beside a busy process would wait for seconds. So a process keeps the file lock while its own writers wait,
+but only for a short time. To take it again, it must first hold a second lock, the turnstile, which the next process
+already holds. The turnstile only serves fairness. No process waits long for it, since a process that is frozen while
+holding it must not keep the others from writing.
 """
 
 import asyncio
@@ -18,36 +18,35 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mediator.errors import DatabaseUnavailableError, NestedWriterError, WriterTimeoutError
+from mediator.errors import DatabaseUnavailableError, WriterTimeoutError, misuse
+from mediator.owner import Owner
 from mediator.scope import current_frame
 
 _KEEPING_SECONDS = 0.02
-"""How long a process writes before others have their turn: changing over takes about a millisecond."""
+"""Seconds for which a process keeps the file lock for its own writers; handing it over takes about a millisecond."""
 _NEXT_PAUSE = 0.002
-"""How often the next one looks whether the last one has done, in seconds. To look costs a tenth of a millisecond."""
+"""Seconds between two tries of a process that holds the turnstile; a try takes about a tenth of a millisecond."""
 _FIRST_PAUSE = 0.01
 _SHORTEST_PAUSE = 0.0025
 _PATIENCE = 0.9
-"""Who has waited longer for the turnstile looks more often, and so is sooner: each pause is so much of the last one."""
+"""Factor from one pause to the next. A process that has waited longer tries more often, and so gets the lock sooner."""
 _POLITE_SECONDS = 0.5
-"""How long somebody waits to become the next one; he who stands there and does nothing is frozen, or has no time."""
+"""Seconds a writer waits at the turnstile. A process that holds it longer is taken for frozen."""
 _IMPOLITE_SECONDS = 5.0
-"""For how long nobody is waited for after that."""
+"""Seconds for which a writer then no longer waits at the turnstile."""
 
 
 class WriterLock:
-    """The right to write to one SQLite file.
+    """The lock that a writer of one SQLite file holds, in the files `<database>.writer` and `<database>.turnstile`.
 
-    Args:
-        database: The database file; the lock files are `<database>.writer` and `<database>.turnstile`.
-        timeout: How long to wait for other writers, in seconds.
-        clock: Monotonic, in seconds.
+    A writer waits `timeout` seconds for other writers.
     """
 
     def __init__(self, database: Path, *, timeout: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._timeout = timeout
         self._clock = clock
+        self._owner = Owner(f"The right to write to {database}")
         self._turn = asyncio.Lock()
         self._file = FileLock(f"{database}.writer", thread_local=False)
         self._turnstile = FileLock(f"{database}.turnstile", thread_local=False)
@@ -58,30 +57,35 @@ class WriterLock:
         self._impolite_until = 0.0
 
     async def acquire(self, holder: object) -> None:
-        """Wait for the right to write.
+        """Wait for the lock.
 
         Raises:
-            NestedWriterError: An enclosing dispatch holds it, and would wait for this one to end.
-            WriterTimeoutError: Others held it for too long.
+            MisuseError: The lock belongs to another event loop or process.
+            NestedTransactionError: An enclosing dispatch holds the lock, and would wait for this one to end.
+            WriterTimeoutError: Other writers held the lock for too long.
             DatabaseUnavailableError: The lock file cannot be opened.
         """
+        if self._owner.check(busy=self._turn.locked()):
+            self._take_over()
         if self._holder is not None and self._is_held_by_an_enclosing_dispatch():
-            raise NestedWriterError(str(self._database))
+            raise misuse.nested_writer(str(self._database))
         try:
             async with asyncio.timeout(self._timeout):
                 await self._take_turn()
+                turn = self._turn
                 try:
                     await self._lock_file()
                 except BaseException:
-                    self._file.release()
-                    self._turn.release()
+                    if turn is self._turn:
+                        self._file.release()
+                        turn.release()
                     raise
         except TimeoutError as error:
             raise WriterTimeoutError(str(self._database), self._timeout) from error
         self._holder = holder
 
     def release(self) -> None:
-        """Give it up; only its holder may."""
+        """Release the lock; only its holder may do so."""
         self._holder = None
         self._kept = True
         try:
@@ -90,14 +94,27 @@ class WriterLock:
         finally:
             self._turn.release()
 
+    def _take_over(self) -> None:
+        """Take the lock over into this event loop, since the previous loop no longer runs.
+
+        Tasks of the previous loop must not release anything from now on. A forgotten task ends when it is
+        garbage-collected, which may be while a task of this loop writes. It sees that `_turn` was replaced.
+        """
+        if self._turn.locked():
+            self._file.release()
+            self._turnstile.release()
+        self._turn, self._holder, self._waiting = asyncio.Lock(), None, 0
+
     async def _take_turn(self) -> None:
+        turn = self._turn
         self._waiting += 1
         try:
-            await self._turn.acquire()
+            await turn.acquire()
         finally:
-            self._waiting -= 1
-            if not self._waiting and not self._turn.locked():  # the file was kept for a writer that waits no more
-                self._give_up_file()
+            if turn is self._turn:
+                self._waiting -= 1
+                if not self._waiting and not turn.locked():  # the file lock was kept for a writer that no longer waits
+                    self._give_up_file()
 
     def _give_up_file(self) -> None:
         if self._kept:
@@ -108,11 +125,11 @@ class WriterLock:
         if self._kept:
             self._kept = False
             return
-        next_one = await self._become_the_next()
+        turn, next_one = self._turn, await self._become_the_next()
         try:
             await self._wait_for(self._file, _NEXT_PAUSE if next_one else _FIRST_PAUSE)
         finally:
-            if next_one:
+            if next_one and turn is self._turn:
                 self._turnstile.release()
         self._since = self._clock()
 

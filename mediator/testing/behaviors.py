@@ -1,4 +1,4 @@
-"""BehaviorRun: one behavior, run alone around a stand-in for everything inside it."""
+"""BehaviorRun: the result of one behavior that ran alone, around a prepared answer instead of a handler."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 from mediator.binding import Binding
-from mediator.companions import (
-    Companion,
-    CompanionBehavior,
-    StreamCompanionBehavior,
-    WorksWithCompanions,
+from mediator.collaborators import (
+    Collaborator,
+    CollaboratorBehavior,
+    StreamCollaboratorBehavior,
+    WorksWithCollaborators,
     equipped,
     kinds_of,
 )
@@ -37,11 +37,11 @@ _KEEP: Any = object()
 
 @dataclass(slots=True)
 class BehaviorRun(Generic[R]):
-    """How it went.
+    """The result of one behavior's run.
 
     Attributes:
         response: What the behavior returned.
-        inner: The messages with which it called on, in order; empty when it did not.
+        inner: The messages that the behavior passed on with `call_next`, in order; empty when it did not call it.
     """
 
     response: R
@@ -56,7 +56,7 @@ async def run_behavior(
     returns: Any = ...,
     raises: BaseException | None = ...,
     context: MessageContext | None = ...,
-    companions: Iterable[Companion] = ...,
+    collaborators: Iterable[Collaborator] = ...,
 ) -> BehaviorRun[R]: ...
 @overload
 async def run_behavior(
@@ -75,7 +75,7 @@ async def run_behavior(
     returns: Any = None,
     raises: BaseException | None = None,
     context: MessageContext | None = None,
-    companions: Iterable[Companion] = (),
+    collaborators: Iterable[Collaborator] = (),
 ) -> BehaviorRun[Any]:
     """Run a behavior in a scope of its own.
 
@@ -84,17 +84,17 @@ async def run_behavior(
 
     Args:
         behavior: The behavior.
-        message: What it is to handle.
-        handler: The handler that it is around, of a `NotificationPipelineBehavior`.
+        message: The message that the behavior handles.
+        handler: The class of the handler that a `NotificationPipelineBehavior` wraps.
         returns: What `call_next` returns.
         raises: What `call_next` raises instead.
         context: The context of the message.
-        companions: The validators, authorizers or others that it works with; those for other messages are left out.
+        collaborators: The validators, authorizers or others that the behavior works with. Those for other messages are
+            ignored.
 
     Raises:
-        NotAwaitedError: It did not await `call_next()`.
-        ReplacementError: It called on with a message of another class.
-        ContainerError: It does not work with one of the companions.
+        MisuseError: The behavior did not await `call_next()`, or called it with a message of another class.
+        ContainerError: The behavior does not work with one of the collaborators.
     """
     inner: list[Any] = []
 
@@ -105,7 +105,7 @@ async def run_behavior(
         return returns
 
     async with Mediator(Registry()).scope(message=message, context=context):
-        response = await _chain(behavior, handler, _bound(behavior, companions, message), answer)(message)
+        response = await _chain(behavior, handler, _bound(behavior, collaborators, message), answer)(message)
         check_awaited(response, message)
     return BehaviorRun(response, inner)
 
@@ -117,23 +117,23 @@ async def run_stream_behavior(
     yields: Iterable[Any] = (),
     raises: BaseException | None = None,
     context: MessageContext | None = None,
-    companions: Iterable[Companion] = (),
+    collaborators: Iterable[Collaborator] = (),
 ) -> BehaviorRun[list[T]]:
-    """Run a behavior around a stream in a scope of its own, to the end of its items, which are the response.
+    """Run a stream behavior in a scope of its own and read its stream to the end; its items are the response.
 
         run = await run_stream_behavior(UpperCase(), ListStudents(), yields=["Ada"])
         assert run.response == ["ADA"]
 
     Args:
         behavior: The behavior.
-        request: What it is to handle.
-        yields: The items that `call_next` gives.
-        raises: What it raises after them.
+        request: The stream request that the behavior handles.
+        yields: The items that `call_next` yields.
+        raises: What `call_next` raises after these items.
         context: The context of the request.
-        companions: What it works with, as of `run_behavior`.
+        collaborators: The collaborators that the behavior works with, as in `run_behavior`.
 
     Raises:
-        ContainerError: It does not work with one of the companions.
+        ContainerError: The behavior does not work with one of the collaborators.
     """
     inner: list[Any] = []
 
@@ -145,34 +145,34 @@ async def run_stream_behavior(
             raise raises
 
     async with Mediator(Registry()).scope(message=request, context=context):
-        bound = _bound(behavior, companions, request)
+        bound = _bound(behavior, collaborators, request)
         running: Any = behavior
-        if isinstance(behavior, StreamCompanionBehavior):
+        if isinstance(behavior, StreamCollaboratorBehavior):
             running = equipped(partial(_same, behavior), bound)()
         items = [item async for item in running.handle(request, call_next)]
     return BehaviorRun(items, inner)
 
 
-def _chain(behavior: Any, handler: type, companions: Sequence[Binding], inner: Call) -> Call:
+def _chain(behavior: Any, handler: type, collaborators: Sequence[Binding], inner: Call) -> Call:
     source = partial(_same, behavior)
     if issubclass(type(behavior), NotificationPipelineBehavior):
         return notification_behavior_link(source, handler, inner)
     return behavior_link(
-        equipped(source, companions) if issubclass(type(behavior), CompanionBehavior) else source, inner
+        equipped(source, collaborators) if issubclass(type(behavior), CollaboratorBehavior) else source, inner
     )
 
 
-def _bound(behavior: Any, companions: Iterable[Companion], message: object) -> list[Binding]:
-    """The companions that are for a message, as a registry would have found them."""
-    works_with = behavior.works_with if isinstance(behavior, WorksWithCompanions) else ()
+def _bound(behavior: Any, collaborators: Iterable[Collaborator], message: object) -> list[Binding]:
+    """Return the collaborators for a message, bound as a registry would bind them."""
+    works_with = behavior.works_with if isinstance(behavior, WorksWithCollaborators) else ()
     bound: list[Binding] = []
-    for companion in companions:
-        cls = type(companion)
+    for collaborator in collaborators:
+        cls = type(collaborator)
         kinds = [kind for kind in kinds_of(cls) if kind in works_with]
         if not kinds:
             known = f", but with a {' or '.join(kind.__name__ for kind in works_with)}" if works_with else ""
-            raise ContainerError(companion, f"{type(behavior).__name__} does not work with a {cls.__name__}{known}.")
-        bound += [Binding(partial(_same, companion), cls, cls.__name__, kind) for kind in kinds]
+            raise ContainerError(collaborator, f"{type(behavior).__name__} does not work with a {cls.__name__}{known}.")
+        bound += [Binding(partial(_same, collaborator), cls, cls.__name__, kind) for kind in kinds]
     return [binding for binding in bound if binding.takes(type(message))]
 
 

@@ -4,28 +4,28 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from mediator.blocks import contextmanager
 from mediator.distributed import failpoints
-from mediator.errors import FailpointNotFoundError
+from mediator.errors import not_found
 
 Action = Callable[[], Awaitable[None]]
 
 
 @contextmanager
 def failpoint(name: str, action: Action) -> Iterator[None]:
-    """Do `action` whenever the failpoint is reached inside the block.
+    """Run `action` whenever the failpoint is reached inside the block.
 
     Args:
         name: One of `mediator.distributed.failpoints.NAMES`.
         action: `kill`, `Failure(error)`, `Cancel(task)`, a `Pause`, or any coroutine function without arguments.
 
     Raises:
-        FailpointNotFoundError: There is no such failpoint.
+        NotFoundError: No failpoint has this name.
     """
     if name not in failpoints.NAMES:
-        raise FailpointNotFoundError(name, failpoints.NAMES)
+        raise not_found.no_failpoint(name, failpoints.NAMES)
     before = failpoints.armed.get(name)
     failpoints.armed[name] = action
     try:
@@ -42,36 +42,36 @@ async def kill() -> None:
 
 
 class Failure:
-    """Raises an exception, the first `times` it is reached."""
+    """Raises an exception the first `times` times that the failpoint is reached."""
 
     def __init__(self, error: BaseException, *, times: int = 1) -> None:
         self._error = error
         self._times = times
 
     async def __call__(self) -> None:
-        """Raise."""
+        """Raise the exception, if any times are left."""
         if self._times > 0:
             self._times -= 1
             raise self._error
 
 
 class Cancel:
-    """Cancels a task, each time it is reached: the caller of what fails here, or the worker that does it."""
+    """Cancels a task each time the failpoint is reached: the task that sent a command, or the worker that runs here."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task
 
     async def __call__(self) -> None:
-        """Cancel, and let that arrive."""
+        """Cancel the task, and let the cancellation arrive."""
         self._task.cancel()
         await asyncio.sleep(0)
 
 
 class Pause:
-    """Stops whoever reaches it until it is released.
+    """Stops every task that reaches the failpoint until `release` is called.
 
     Attributes:
-        reached: Set when somebody is stopped here.
+        reached: Set when a task is stopped here.
     """
 
     def __init__(self) -> None:
@@ -79,10 +79,10 @@ class Pause:
         self._released = asyncio.Event()
 
     async def __call__(self) -> None:
-        """Stop until released."""
+        """Wait until released."""
         self.reached.set()
         await self._released.wait()
 
     def release(self) -> None:
-        """Let go on who is stopped, and who comes later."""
+        """Let the stopped tasks go on, and do not stop later ones."""
         self._released.set()

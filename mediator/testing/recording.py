@@ -1,19 +1,20 @@
-"""RecordingMediator: stands in for the mediator of a handler under test, and remembers what it was given."""
+"""RecordingMediator: a stand-in for the mediator of a handler under test, which records the messages it is given."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
+from mediator.blocks import asynccontextmanager
 from mediator.context import MessageContext, new_id
-from mediator.distributed.broker import DistributedEventBroker, check_event
 from mediator.distributed.events import DistributedEvent
-from mediator.errors import MessageKindError, UnexpectedMessageError
+from mediator.distributed.unit_of_work import DistributedEventBroker, check_event
+from mediator.errors import UnexpectedMessageError, misuse
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request, StreamRequest
 from mediator.registry import Registry
 from mediator.strategies import PublishStrategy, check_strategy
-from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
+from mediator.testing.memory import InMemoryDatabase, InMemoryUnitOfWork
 from mediator.transactions import TransactionMode, check_mode
 
 R = TypeVar("R")
@@ -23,41 +24,40 @@ _NOTHING: Any = object()
 
 
 class Expectation(Generic[R]):
-    """What is answered to a request: `expect(...)` makes it, and `returns` or `raises` completes it."""
+    """The answer to a request. `expect(...)` makes it, and `returns` or `raises` completes it.
+
+    Attributes:
+        met: Whether a matching request has been sent.
+    """
 
     def __init__(self, request: Any) -> None:
         self._request = request
         self._response: Any = _NOTHING
         self._error: BaseException | None = None
-        self._met = False
+        self.met: bool = False
 
     def returns(self, response: R, /) -> None:
-        """Answer with a response; a stream request, with the items."""
+        """Answer with this response; for a stream request, with these items."""
         self._response = response
 
     def raises(self, error: BaseException, /) -> None:
-        """Answer with an error."""
+        """Answer by raising this error."""
         self._error = error
 
     @property
-    def met(self) -> bool:
-        """Whether such a request has been sent."""
-        return self._met
-
-    @property
     def name(self) -> str:
-        """The request, for texts."""
+        """The request as text, for error messages."""
         return self._request.__name__ if isinstance(self._request, type) else repr(self._request)
 
     def fits(self, message: object) -> bool:
-        """Whether it is the answer to a request."""
+        """Return whether this expectation is complete and matches a message."""
         answered = self._response is not _NOTHING or self._error is not None
         same = isinstance(message, self._request) if isinstance(self._request, type) else message == self._request
         return answered and same
 
     def answer(self) -> R:
-        """Give the answer."""
-        self._met = True
+        """Return the response, or raise the error."""
+        self.met = True
         if self._error is not None:
             raise self._error
         response: R = self._response
@@ -65,7 +65,7 @@ class Expectation(Generic[R]):
 
 
 class RecordingMediator(Mediator):
-    """Answers what it is told to, calls no handler, and opens no scope.
+    """Records messages and gives prepared answers. It calls no handler and opens no scope.
 
         mediator = RecordingMediator()
         mediator.expect(FindCourse).returns(Course("Algebra"))
@@ -74,8 +74,8 @@ class RecordingMediator(Mediator):
 
     Attributes:
         sent: The requests and stream requests, in order.
-        published: The notifications, in order.
-        after_commit: Those that were to be published after the commit.
+        published: The notifications given to `publish`, in order.
+        after_commit: The notifications given to `publish_after_commit`, in order.
         staged: The distributed events that were added to `distributed_events`.
         distributed_events: A broker for the handler under test.
     """
@@ -94,10 +94,11 @@ class RecordingMediator(Mediator):
     @overload
     def expect(self, request: StreamRequest[T] | type[StreamRequest[T]], /) -> Expectation[Iterable[T]]: ...
     def expect(self, request: Any, /) -> Expectation[Any]:
-        """Say what to answer a request: `expect(FindCourse).returns(course)`, or `.raises(error)`.
+        """Prepare the answer to a request: `expect(FindCourse).returns(course)`, or `.raises(error)`.
 
         Args:
-            request: The request that it must equal, or the class that it must be of. The last word counts.
+            request: A request that the sent one must equal, or a class that it must be an instance of. The latest
+                expectation that matches counts.
         """
         expectation: Expectation[Any] = Expectation(request)
         self._expectations.insert(0, expectation)
@@ -105,7 +106,7 @@ class RecordingMediator(Mediator):
 
     @property
     def unmet(self) -> Sequence[str]:
-        """The expectations that nothing was sent for."""
+        """The expectations for which no request was sent, as texts."""
         return [each.name for each in reversed(self._expectations) if not each.met]
 
     async def send(
@@ -119,12 +120,12 @@ class RecordingMediator(Mediator):
         """Record the request and give its answer.
 
         Raises:
-            MessageKindError: It is not a request.
+            MisuseError: `request` is not a request.
             SettingError: `mode` is no `TransactionMode`.
-            UnexpectedMessageError: No answer was expected of it.
+            UnexpectedMessageError: No answer was prepared for this request.
         """
         if not isinstance(request, Request):
-            raise MessageKindError(request, "send")
+            raise misuse.wrong_kind(request, "send")
         check_mode(mode)
         response: R = self._answer(request)
         return response
@@ -137,9 +138,9 @@ class RecordingMediator(Mediator):
         mode: TransactionMode = TransactionMode.DEFAULT,
         context: MessageContext | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        """Record the stream request and give its items; raises as `send` does."""
+        """Record the stream request and give its items. It raises the same errors as `send`."""
         if not isinstance(request, StreamRequest):
-            raise MessageKindError(request, "stream")
+            raise misuse.wrong_kind(request, "stream")
         check_mode(mode)
         return _opened(self._answer(request))
 
@@ -155,20 +156,20 @@ class RecordingMediator(Mediator):
         """Record the notification.
 
         Raises:
-            MessageKindError: It is not a notification.
-            SettingError: `mode` or `strategy` is none.
+            MisuseError: `notification` is not a notification.
+            SettingError: `mode` is no `TransactionMode`, or `strategy` is no hashable `PublishStrategy`.
         """
         if not isinstance(notification, Notification):
-            raise MessageKindError(notification, "publish")
+            raise misuse.wrong_kind(notification, "publish")
         check_mode(mode)
         if strategy is not None:
             check_strategy(strategy)
         self.published.append(notification)
 
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
-        """Record the notification; raises as `publish` does."""
+        """Record the notification. It raises the same errors as `publish`."""
         if not isinstance(notification, Notification):
-            raise MessageKindError(notification, "publish_after_commit")
+            raise misuse.wrong_kind(notification, "publish_after_commit")
         if strategy is not None:
             check_strategy(strategy)
         self.after_commit.append(notification)
@@ -182,10 +183,10 @@ class RecordingMediator(Mediator):
 
 
 class RecordingEventBroker(DistributedEventBroker):
-    """Takes distributed events without a unit of work.
+    """Records distributed events without a unit of work.
 
     Args:
-        staged: The list that they are appended to.
+        staged: The list to which events are appended.
     """
 
     def __init__(self, staged: list[DistributedEvent]) -> None:
@@ -194,16 +195,15 @@ class RecordingEventBroker(DistributedEventBroker):
 
     @property
     def pending(self) -> Sequence[DistributedEvent]:
-        """The events, in the order in which they were added."""
+        """The recorded events, in the order in which they were added."""
         return tuple(self._recorded)
 
     def add(self, event: DistributedEvent, /, *, deliver_at: datetime | None = None) -> str:
-        """Record the event and return an id; see `DistributedEventBroker.add`.
+        """Record the event and return an id.
 
         Raises:
-            EventKindError: It is not a distributed event.
-            EventDeclarationError: Its class declares no valid type.
-            DeliveryTimeError: The time is not a timezone-aware datetime.
+            MisuseError: It is not a distributed event. `deliver_at` is not a timezone-aware datetime.
+            DeclarationError: Its class declares no valid type.
         """
         check_event(event, deliver_at)
         self._recorded.append(event)

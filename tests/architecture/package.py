@@ -1,11 +1,15 @@
 """The package under test: its files, its modules and its errors."""
 
+import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
 
 import mediator
 from mediator import MediatorError
@@ -48,3 +52,31 @@ def needs_docstring(value: object) -> bool:
     """Whether something public is a class or function of ours."""
     ours = getattr(value, "__module__", "").split(".")[0] == "mediator"
     return ours and (inspect.isclass(value) or inspect.isroutine(value))
+
+
+def rule_for(parameter: str, things: Sequence[Any], name: Callable[[Any], str]) -> Callable[[Any], Any]:
+    """Make one test of a rule about many things. It fails with all things that break the rule.
+
+    Args:
+        parameter: The parameter of the test that takes one thing.
+        things: What the rule is about.
+        name: How a failure names one thing.
+    """
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def for_each(**fixtures: Any) -> None:
+            broken: dict[str, str] = {}
+            for thing in things:
+                try:
+                    test(**{parameter: thing}, **fixtures)
+                except AssertionError as failure:
+                    broken[name(thing)] = str(failure)
+            if broken:
+                pytest.fail("\n".join(f"{each}: {why}" for each, why in broken.items()))
+
+        others = [each for each in inspect.signature(test).parameters.values() if each.name != parameter]
+        vars(for_each)["__signature__"] = inspect.Signature(others)
+        return for_each
+
+    return decorate

@@ -50,7 +50,7 @@ def run(program: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
 )
 def test_a_part_that_needs_an_extra_says_how_to_install_it(part, module, extra):
     done = run(IMPORT.format(module=module, part=part))
-    text = f"{module} is not installed. Install it with: pip install 'mediator[{extra}]'"
+    text = f"{module} is not installed. Install it with: pip install 'mediator-uow[{extra}]'"
     assert done.stdout.strip() == f"MissingExtraError|True|{module}|{text}", done.stderr
 
 
@@ -63,7 +63,7 @@ def test_a_part_that_needs_an_extra_says_how_to_install_it(part, module, extra):
 )
 def test_a_driver_that_is_missing_is_asked_for_when_a_database_is_opened(url, driver, extra, tmp_path):
     done = run(OPEN.format(url=url, module=driver), cwd=tmp_path)
-    text = f"{driver} is not installed. Install it with: pip install 'mediator[{extra}]'"
+    text = f"{driver} is not installed. Install it with: pip install 'mediator-uow[{extra}]'"
     assert text in done.stdout, done.stderr
     assert "secret" not in done.stdout
 

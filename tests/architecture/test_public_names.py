@@ -2,22 +2,23 @@
 
 import inspect
 
-import pytest
-
 import mediator
-from tests.architecture.package import modules, needs_docstring, public_names
+from tests.architecture.package import modules, needs_docstring, public_names, rule_for
 
-PUBLIC = [pytest.param(getattr(module, name, None), id=f"{module.__name__}.{name}") for module, name in public_names()]
+each_front_door = rule_for("module", [m for m in modules() if hasattr(m, "__all__")], lambda module: module.__name__)
+each_public_name = rule_for("public", public_names(), lambda public: f"{public[0].__name__}.{public[1]}")
 
 
-@pytest.mark.parametrize("module", [m for m in modules() if hasattr(m, "__all__")], ids=lambda module: module.__name__)
-def test_public_names_are_sorted_unique_and_there(module):
-    assert list(module.__all__) == sorted(set(module.__all__))
+@each_front_door
+def test_public_names_are_unique_and_there(module):
+    assert len(module.__all__) == len(set(module.__all__))
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
-@pytest.mark.parametrize("value", PUBLIC)
-def test_what_is_public_says_what_it_promises(value):
+@each_public_name
+def test_what_is_public_says_what_it_promises(public):
+    module, name = public
+    value = getattr(module, name, None)
     if needs_docstring(value):
         assert inspect.getdoc(value)
     if inspect.isclass(value) and needs_docstring(value):

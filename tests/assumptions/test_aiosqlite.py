@@ -11,6 +11,8 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 class Own(sqlite3.Connection):
     """As `GuardedConnection` is."""

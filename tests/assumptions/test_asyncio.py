@@ -5,6 +5,8 @@ import contextvars
 
 import pytest
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="outside")
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.postgres import PostgresServer
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 @pytest.fixture
 def postgres_url(database: str) -> str:

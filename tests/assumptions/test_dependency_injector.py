@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from dependency_injector import containers, providers
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 class Engine:
     pass
@@ -245,3 +247,10 @@ def test_a_copy_of_a_subclass_is_of_the_subclass():
         own = Own(Engine)
 
     assert type(App().own) is Own
+
+
+def test_an_option_of_a_configuration_tells_by_a_private_name_whose_it_is():
+    """`provider_kinds.parts`: nothing public does."""
+    config = providers.Configuration()
+    assert config.database.url._get_root() is config
+    assert config.database["url"]._get_root() is config

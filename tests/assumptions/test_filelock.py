@@ -8,6 +8,8 @@ from filelock import FileLock, Timeout
 
 from tests.assumptions.process import holding
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 HOLD = """
 from filelock import FileLock
 lock = FileLock(sys.argv[1])

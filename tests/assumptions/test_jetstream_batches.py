@@ -1,5 +1,6 @@
 """What atomic batches rely on in nats-server 2.12 and later (ADR-50)."""
 
+import asyncio
 import json
 import uuid
 from typing import Any
@@ -11,6 +12,8 @@ from nats.aio.client import Client
 from mediator.nats import NatsServer
 from tests.assumptions.conftest import new_stream
 from tests.assumptions.stream import RawStream
+
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
 
 
 @pytest.fixture
@@ -109,3 +112,12 @@ async def test_a_batch_is_whole_or_absent_after_the_server_was_killed(server: Na
     await server.start()
     async with await nats.connect(server.url) as client:
         assert await messages(RawStream(client, stream.name)) == 2
+
+
+async def test_whoever_may_publish_to_a_stream_that_takes_batches_can_delete_it(stream: RawStream):
+    """Hence `StreamSettings(atomic_batches=False)`. When this fails, the server has been mended."""
+    headers = {"Nats-Batch-Id": uuid.uuid4().hex, "Nats-Batch-Sequence": "1"}
+    await stream.client.publish(f"{stream.name}.a", b"", f"$JS.API.STREAM.DELETE.{stream.name}", headers)
+    async with asyncio.timeout(10):
+        while "error" not in await stream.api(f"STREAM.INFO.{stream.name}"):
+            await asyncio.sleep(0.01)

@@ -12,6 +12,8 @@ from mediator.nats import NatsServer
 from tests.assumptions.conftest import new_stream
 from tests.assumptions.stream import SECOND, Pulls, RawStream, place, status
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 async def settle(client: Client, message: Msg, body: bytes) -> None:
     await client.publish(message.reply, body)

@@ -12,6 +12,8 @@ from mediator.nats import NatsServer
 from tests.assumptions.conftest import new_stream
 from tests.assumptions.stream import SECOND, RawStream
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 async def test_an_id_that_is_known_is_acknowledged_as_a_duplicate_with_the_sequence_of_the_first(stream: RawStream):
     """`NatsEventPublisher` takes `duplicate` for success: a relay repeats what it does not know the outcome of."""
@@ -81,7 +83,7 @@ async def test_a_purge_does_not_make_the_stream_forget_ids(stream: RawStream):
 
 
 async def test_the_last_sequence_stays_after_a_purge(stream: RawStream):
-    """`mediator.nats.contents` and refilling compare sequences over time: they never go back in one stream."""
+    """`mediator.nats.stream_contents` and refilling compare sequences over time: they never go back in one stream."""
     await stream.send()
     await stream.send()
     await stream.api(f"STREAM.PURGE.{stream.name}")
@@ -91,7 +93,7 @@ async def test_the_last_sequence_stays_after_a_purge(stream: RawStream):
 
 
 async def test_sequences_follow_the_order_of_sending_on_one_connection(stream: RawStream):
-    """A relay publishes oldest first, with many events on their way (`Flight`), and they are stored in that order."""
+    """A relay publishes oldest first, with many events on their way (`InFlight`), and they are stored in that order."""
     for number in range(200):
         await stream.client.publish(f"{stream.name}.a", f"{number}".encode())
     async with asyncio.timeout(10):
@@ -121,7 +123,7 @@ async def test_a_message_larger_than_the_stream_takes_is_refused_with_10054(clie
 
 
 async def test_headers_of_64_kib_are_refused_with_10097_and_one_byte_less_is_stored(stream: RawStream):
-    """`_MAX_HEADER_BYTES` of a flight, which measures headers as the server does."""
+    """`_MAX_HEADER_BYTES` of a in_flight, which measures headers as the server does."""
     frame = len("NATS/1.0\r\n") + len("x: ") + 2 * len("\r\n")
     assert "seq" in await stream.send(x="v" * (65_535 - frame))
     assert (await stream.send(x="v" * (65_536 - frame)))["error"]["err_code"] == 10097
@@ -183,6 +185,6 @@ async def test_a_setting_that_the_server_does_not_know_is_refused(client: Client
 
 
 async def test_the_server_tells_its_api_level(client: Client):
-    """`_stores_batches` of `mediator.nats.streams`."""
+    """`_stores_batches` of `mediator.nats.topology.streams`."""
     answer = json.loads((await client.request("$JS.API.INFO", b"", timeout=10)).data)
     assert answer["api"]["level"] >= 2

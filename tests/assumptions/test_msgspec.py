@@ -10,6 +10,8 @@ from uuid import UUID
 import msgspec
 import pytest
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 class Size(StrEnum):
     SMALL = "small"

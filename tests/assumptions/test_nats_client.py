@@ -10,6 +10,8 @@ from nats.aio.client import Client
 from mediator.nats import NatsServer
 from tests.assumptions.stream import RawStream
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 class Callbacks:
     """What a client has called back."""
@@ -48,14 +50,14 @@ class Callbacks:
 
 
 async def test_too_large_a_payload_is_refused_by_the_client_and_the_connection_stays(client: Client):
-    """`Flight.launch` takes `MaxPayloadError` for a refusal of the event."""
+    """`InFlight.send_one` takes `MaxPayloadError` for a refusal of the event."""
     with pytest.raises(nats.errors.MaxPayloadError):
         await client.publish("a", b"x" * (client.max_payload + 1))
     assert client.is_connected
 
 
 async def test_headers_that_make_a_message_too_large_close_the_connection_for_good(shared_server: NatsServer):
-    """`Flight._send` measures headers and payload together itself, because nats-py does not count headers."""
+    """`InFlight._send` measures headers and payload together itself, because nats-py does not count headers."""
     callbacks = Callbacks()
     client = await callbacks.connect(shared_server)
     await client.publish("a", b"x" * client.max_payload, headers={"a": "b"})
@@ -68,7 +70,7 @@ async def test_headers_that_make_a_message_too_large_close_the_connection_for_go
 
 @pytest.mark.parametrize("name", ["a b", "a:b", "ä"])
 async def test_a_header_name_that_cannot_be_sent_is_refused(client: Client, name: str):
-    """`Flight.launch` takes `BadHeaderError` for a refusal of the event."""
+    """`InFlight.send_one` takes `BadHeaderError` for a refusal of the event."""
     with pytest.raises((nats.errors.BadHeaderError, ValueError)):
         await client.publish("a", b"", headers={name: "value"})
     assert client.is_connected
@@ -101,14 +103,14 @@ async def test_headers_come_back_as_they_were_written(stream: RawStream):
 
 
 async def test_a_subject_with_spaces_is_refused_by_the_client(client: Client):
-    """`Flight.launch` takes `BadSubjectError` for a refusal of the event."""
+    """`InFlight.send_one` takes `BadSubjectError` for a refusal of the event."""
     with pytest.raises(nats.errors.BadSubjectError):
         await client.publish("a b", b"")
     assert client.is_connected
 
 
 async def test_nobody_to_answer_is_an_error_at_once(client: Client):
-    """`Link._answers`: a server without JetStream answers the probe too."""
+    """`SupervisedClient._answers`: a server without JetStream answers the probe too."""
     with pytest.raises(nats.errors.NoRespondersError):
         await client.request("nobody.here", b"", timeout=10)
 
@@ -177,7 +179,7 @@ async def test_a_slow_subscriber_is_told_by_the_error_callback_and_the_client_go
 
 
 async def test_callbacks_of_one_subscription_run_one_after_another_in_order(client: Client):
-    """A puller's deliveries and a flight's answers are taken in the order in which the server sent them."""
+    """A puller's deliveries and a in_flight's answers are taken in the order in which the server sent them."""
     received: list[int] = []
     done = asyncio.Event()
 
@@ -203,12 +205,3 @@ async def test_a_request_that_is_cancelled_leaves_the_client_as_it_was(client: C
             await client.request("silent", b"", timeout=None)
     await subscription.unsubscribe()
     assert (await client.request("$JS.API.INFO", b"", timeout=10)).data
-
-
-async def test_a_client_has_what_is_used_of_its_inside(client: Client):
-    """`link.withdraw` and `link._abort`, for which nats-py has no public way."""
-    subscription = await client.subscribe("inside")
-    assert callable(client._send_unsubscribe)
-    assert isinstance(subscription._id, int)
-    assert subscription.pending_msgs == 0
-    assert client._transport._io_writer.transport.abort is not None

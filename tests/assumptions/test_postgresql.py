@@ -9,6 +9,8 @@ import pytest
 
 from tests.postgres import PostgresServer
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 Connection = asyncpg.Connection
 
 
@@ -200,7 +202,7 @@ async def test_an_idle_transaction_is_ended_with_its_connection_and_its_locks(
 
 @pytest.mark.parametrize("asked", [True, False])
 async def test_writing_where_only_reading_is_allowed_is_25006(one: Connection, asked: bool):
-    """A query that writes is `NoUnitOfWorkError`; a server that has become read-only is `ReadOnlyDatabaseError`."""
+    """A query that writes is `NoUnitOfWorkError`; a server that has become read-only is `DatabaseWriteError`."""
     await one.execute("SELECT 1" if asked else "SET default_transaction_read_only = on")
     await one.execute("BEGIN READ ONLY" if asked else "BEGIN")
     assert await sqlstate(one.execute(INSERT)) == "25006"
@@ -213,7 +215,7 @@ async def test_locking_rows_is_writing(one: Connection):
 
 
 async def test_a_table_that_is_missing_is_42P01(one: Connection):  # noqa: N802
-    """`SchemaMissingError`."""
+    """`SchemaError`."""
     assert await sqlstate(one.execute("SELECT 1 FROM mediator_outbox")) == "42P01"
 
 

@@ -1,16 +1,19 @@
 """What the unit of work relies on in SQLAlchemy: its pool, its events and its session, on PostgreSQL through asyncpg."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, ClassVar
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, event, text
+from sqlalchemy import Column, Integer, MetaData, QueuePool, Table, create_engine, event, inspect, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm.attributes import NO_VALUE
+
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
 
 ROWS = Table("rows", MetaData(), Column("n", Integer, primary_key=True, autoincrement=False))
 
@@ -261,3 +264,72 @@ async def test_the_driver_connection_and_its_mutex_are_where_they_are_looked_for
         pooled: Any = await connection.get_raw_connection()
         assert pooled.driver_connection.is_in_transaction()
         assert pooled.dbapi_connection._execute_mutex.locked() is False
+
+
+async def test_a_pool_keeps_how_far_it_may_overflow_in_a_private_name(database: str):
+    """`doctor.pools`: no public name has it. Less than nothing is without a limit."""
+    for overflow in (0, 7, -1):
+        engine = create_async_engine(database.replace("postgresql:", "postgresql+asyncpg:"), max_overflow=overflow)
+        assert isinstance(engine.pool, QueuePool)
+        assert engine.pool._max_overflow == overflow
+        await engine.dispose()
+
+
+class Declared(DeclarativeBase):
+    pass
+
+
+class Thing(Declared):
+    __tablename__ = "things"
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str]
+
+
+class Passing(Session):
+    """Notes which of the private methods that `mediator.sqlalchemy.session` overrides SQLAlchemy calls."""
+
+    called: ClassVar[list[str]] = []
+
+    def _merge(self, state: Any, *args: Any, **options: Any) -> Any:
+        self.called.append(f"merge {state.obj().text}")
+        return super()._merge(state, *args, **options)
+
+    def _identity_lookup(self, *args: Any, lazy_loaded_from: Any = None, **options: Any) -> Any:
+        self.called.append("identity_lookup")
+        return super()._identity_lookup(*args, lazy_loaded_from=lazy_loaded_from, **options)
+
+
+@pytest.fixture
+def session() -> Iterator[Passing]:
+    engine = create_engine("sqlite://")
+    Declared.metadata.create_all(engine)
+    with Passing(engine) as session:
+        session.add(Thing(n=1, text="old"))
+        session.commit()
+        Passing.called.clear()
+        yield session
+    engine.dispose()
+
+
+def test_every_object_that_is_merged_passes_a_private_method(session: Passing):
+    """`UnitOfWorkSession._merge` takes the object of an earlier transaction back there."""
+    session.merge(Thing(n=1, text="new"))
+    assert "merge new" in Passing.called
+    assert session.get_one(Thing, 1).text == "new"
+
+
+def test_every_lookup_by_identity_passes_a_private_method(session: Passing):
+    """`UnitOfWorkSession._identity_lookup` prepares the reading there."""
+    session.get(Thing, 1)
+    assert Passing.called == ["identity_lookup"]
+
+
+def test_a_value_can_be_noted_as_changed_without_listeners_by_a_private_method(session: Passing):
+    """`earlier.Change._set`: the value is written at the next flush, as if it had been set."""
+    thing = session.get_one(Thing, 1)
+    state: Any = inspect(thing)
+    state._modified_event(state.dict, state.manager["text"].impl, state.dict.get("text", NO_VALUE))
+    state.dict["text"] = "noted"
+    assert thing in session.dirty
+    session.flush()
+    assert session.execute(select(Thing.text)).scalar_one() == "noted"

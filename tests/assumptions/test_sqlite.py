@@ -9,6 +9,8 @@ import pytest
 
 from tests.assumptions.process import holding
 
+pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -117,7 +119,7 @@ def test_a_connection_that_may_only_query_refuses_to_write(connection: sqlite3.C
 
 
 def test_a_table_that_is_missing_is_told_by_text(connection: sqlite3.Connection):
-    """`SqliteDatabase.is_missing_table`: `SchemaMissingError`."""
+    """`SqliteDatabase.is_missing_table`: `SchemaError`."""
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         connection.execute("SELECT 1 FROM mediator_outbox")
 

@@ -12,6 +12,8 @@ from tests.benchmarks.by_hand import WRITTEN, publishing_by_hand, sending_by_han
 from tests.benchmarks.measuring import DEPTHS, SLICE, Times, measure
 from tests.benchmarks.peers import installed_peers
 
+pytestmark = pytest.mark.thorough("measures")
+
 
 async def work(count: int) -> None:
     for _ in range(count):

@@ -8,6 +8,8 @@ import pytest
 
 from tests.benchmarks.comparisons import Comparison, comparisons
 
+pytestmark = pytest.mark.thorough("measures")
+
 ROUNDS = (6, 12, 24)
 
 

@@ -12,12 +12,13 @@ import pytest
 from mediator.distributed.inbox import Admission
 from mediator.distributed.outbox import OutboxBatch
 from mediator.distributed.parking import ParkedEvent
-from mediator.distributed.staging import StagedEvent
-from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.distributed.unit_of_work import StagedEvent, UnitOfWork
 from mediator.errors import EventIdConflictError, ParkedEventConflictError
 from mediator.testing import InMemoryDatabase, InMemoryInbox, InMemoryOutbox, InMemoryParking, InMemoryUnitOfWork
 from mediator.testing.conformance import StorageConformance, StorageUnderTest
 from tests.conformance.storages import in_memory
+
+pytestmark = pytest.mark.thorough("runs the conformance suites once for each planted fault")
 
 
 class CommittingTwice(InMemoryUnitOfWork):

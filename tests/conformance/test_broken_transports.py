@@ -11,9 +11,8 @@ from unittest.mock import patch
 import pytest
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.publisher import PublishResult
+from mediator.distributed.outbox import PublishResult
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
-from mediator.testing import broker as broker_module
 from mediator.testing.conformance import (
     ContainerConformance,
     RequestConformance,
@@ -22,7 +21,10 @@ from mediator.testing.conformance import (
     TransportConformance,
     TransportUnderTest,
 )
+from mediator.testing.memory import broker as broker_module
 from tests.conformance.transports import in_memory
+
+pytestmark = pytest.mark.thorough("runs the conformance suites once for each planted fault")
 
 
 class LosingPublisher(InMemoryEventPublisher):
@@ -75,6 +77,13 @@ class OneGroupSubscription(InMemoryEventSubscription):
         super().__init__(broker, "everybody", **options)
 
 
+class OwnerlessSubscription(InMemoryEventSubscription):
+    """Asks nobody whose group it is."""
+
+    def use_application(self, application: str | None, /) -> None:
+        pass
+
+
 def forgetting(name: str) -> Callable[[], Any]:
     """Deliveries one of whose words the broker does not hear."""
 
@@ -99,6 +108,7 @@ BROKEN = [
     Broken("an outage comes as an error of another kind", publisher=RaisingPublisher),
     Broken("a group gets what it did not ask for", subscription=UnfilteredSubscription),
     Broken("groups take events from each other", subscription=OneGroupSubscription),
+    Broken("two applications share a group", subscription=OwnerlessSubscription),
     Broken("an acknowledgement is not heard", patched=forgetting("ack")),
     Broken("what is put back does not come again", patched=forgetting("nak")),
     Broken("what is terminated comes again", patched=forgetting("term")),

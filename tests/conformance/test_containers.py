@@ -12,7 +12,7 @@ from dishka import Scope as DishkaScope
 from mediator import Mediator, current_scope
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
 from mediator.testing.conformance import ContainerCapability, ContainerConformance
-from mediator.testing.conformance.sample_application import (
+from mediator.testing.conformance.container import (
     HANDLERS,
     Broken,
     Connection,

@@ -10,7 +10,7 @@ from typing import Any
 
 import nats
 
-from mediator.distributed.subscription import EventSubscription
+from mediator.distributed.inbox import EventSubscription
 from mediator.nats import (
     NatsEventPublisher,
     NatsEventSubscription,
@@ -63,7 +63,7 @@ async def on_nats(*servers: NatsServer) -> AsyncIterator[TransportUnderTest]:
             return NatsEventSubscription(next(connections), group, prefix=prefix, settings=settings, **options)
 
         yield TransportUnderTest(
-            publisher=NatsEventPublisher(here, application="shop", prefix=prefix, settings=settings),
+            publisher=NatsEventPublisher(here, application="shop", prefix=prefix, settings=settings, size_grace=0),
             subscribe=subscribe,
             outage=outage_of(*servers),
             put=partial(put_on_nats, urls, prefix),

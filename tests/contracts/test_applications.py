@@ -1,4 +1,4 @@
-"""Two applications in memory: outbox, relay, broker, consumer and inbox are the real ones on fakes."""
+"""Two applications in memory: the real relay and consumer, with a broker and a database in memory."""
 
 import asyncio
 import contextlib
@@ -154,13 +154,13 @@ async def both(broker: InMemoryBroker, receiver: Any = None) -> AsyncIterator[tu
 
 
 async def settled(broker: InMemoryBroker, receiving: Any, count: int) -> None:
-    """Wait until so many events are acknowledged; they have taken effect by then."""
+    """Wait until that many events are acknowledged, and so have taken effect."""
     async with asyncio.timeout(10):
         await broker.wait_until_acknowledged("advising", count)
     assert len(receiving.database().inbox) == count
 
 
-async def test_what_is_committed_takes_effect_in_the_other_application(broker: InMemoryBroker):
+async def test_a_committed_event_takes_effect_in_the_other_application(broker: InMemoryBroker):
     async with both(broker) as (sending, receiving):
         with pytest.raises(LookupError):
             await sending.mediator().send(Enroll("nobody"))
@@ -303,7 +303,7 @@ class Advise(NotificationHandler[AdviseeCame]):
             raise LookupError
 
 
-async def test_what_aggregates_record_is_published_in_the_transaction_of_the_delivery(broker: InMemoryBroker):
+async def test_events_of_aggregates_are_published_in_the_transaction_of_the_delivery(broker: InMemoryBroker):
     class WithAdvisees(Receiving):
         advise = providers.Factory(Advise, Receiving.unit_of_work)
 

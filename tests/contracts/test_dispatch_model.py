@@ -1,4 +1,4 @@
-"""Random programs of nested dispatches do exactly what the reference says, also when several run at the same time."""
+"""Random programs of nested dispatches do exactly what the reference does, also when several run at the same time."""
 
 import asyncio
 from collections import defaultdict
@@ -19,7 +19,7 @@ from tests.contracts.model.reference import Reference
 
 
 async def outcome_of(run: Awaitable[Any]) -> str | None:
-    """The response or the error of a program."""
+    """Return the response or the error of a program."""
     try:
         return await run
     except BaseException as error:
@@ -41,7 +41,7 @@ def by_strand(pairs: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
 
 
 def in_order(notes: Iterable[tuple[str, str, Any]]) -> list[tuple[str, str, Any]]:
-    """The notes strand by strand: of what runs at the same time, only the order within each is compared."""
+    """Return the records by strand: for strands that run at the same time, only the order within each is compared."""
     strands = by_strand((strand, (strand, text, scope)) for strand, text, scope in notes)
     return [note for strand in strands.values() for note in strand]
 

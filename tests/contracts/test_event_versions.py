@@ -1,4 +1,4 @@
-"""Versions of events between applications: two of them under way at a time, and one that is not known yet."""
+"""Versions of events between applications: two versions at the same time, and a version that is not known yet."""
 
 import asyncio
 import time
@@ -19,9 +19,9 @@ from mediator import (
     EventConsumer,
     OutboxRelay,
     RequestHandler,
-    Upcaster,
 )
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
+from mediator.distributed.events import Upcaster
 from mediator.distributed.parking import ParkReason
 from mediator.testing import (
     InMemoryBroker,
@@ -86,7 +86,7 @@ class Sending(containers.DeclarativeContainer):
 
 @dataclass
 class Seen:
-    """What the handlers of one process were given."""
+    """The events that the handlers of one process received."""
 
     events: list[Any] = field(default_factory=list[Any])
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,7 +113,7 @@ class ReadV2(DistributedEventHandler[MovedV2]):
 
 
 class Clock:
-    """Hours pass when the test says so."""
+    """A clock that the test moves by hours."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -212,7 +212,7 @@ async def test_an_event_of_a_newer_version_is_parked_after_the_grace_and_replaye
     async with lifespan(older, workers=True):
         await publish(broker, MovedV1("Alan Turing", partition_key="s-2"))
         await older.seen().arrived.wait()
-        assert not older.parking().events  # it was delivered first, and comes again
+        assert not older.parking().events  # it was delivered first, and is redelivered
         older.clock().ahead = 301.0
         await done(broker, 2)
     (parked,) = older.parking().events

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from tests.contracts.model_events.program import EventsProgram, SqliteProgram
 
 FACTOR = int(os.environ.get("MODEL_FACTOR", "1"))
-"""How many times as many examples are run as always; with more than one, other ones each time."""
+"""The factor for the number of examples. If it is more than one, the examples are different in each run."""
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("program", "examples", "steps"), [(EventsProgram, 200, 40), (SqliteProgram, 25, 25)], ids=["memory", "sqlite"]
 )
-@pytest.mark.timeout(600 * FACTOR)  # as much processor time as that of dispatches
+@pytest.mark.timeout(600 * FACTOR)  # as much processor time as the model of dispatches
 def test_every_committed_event_is_stored_and_applied_once_and_in_order_whatever_goes_wrong(
     program: type[RuleBasedStateMachine], examples: int, steps: int
 ):

@@ -1,9 +1,11 @@
-"""Idempotency: a command that is repeated with its key happens once; in memory, in SQLite and in PostgreSQL."""
+"""Idempotency: a command that is sent again with its key takes effect once; in memory, in SQLite and in PostgreSQL."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,16 +13,13 @@ import pytest
 from sqlalchemy import text
 
 from mediator import (
-    Binding,
     Command,
     DistributedEventBroker,
     DistributedUnitOfWorkBehavior,
-    Idempotency,
     IdempotencyBehavior,
     Mediator,
     MessageContext,
     PipelineBehavior,
-    Registry,
     RequestHandler,
     TransactionMode,
     UnitOfWork,
@@ -28,15 +27,19 @@ from mediator import (
     current_unit_of_work,
 )
 from mediator.behaviors.retry import RetryBehavior
+from mediator.binding import Binding
+from mediator.distributed.idempotency import Idempotency, former_key
 from mediator.distributed.outbox import Outbox
 from mediator.errors import (
     CommitOutcomeUnknownError,
+    CommittedError,
+    DeclarationError,
     IdempotencyConflictError,
-    IdempotencyEncodingError,
+    MisuseError,
     NoUnitOfWorkError,
     SettingError,
-    UnitOfWorkMismatchError,
 )
+from mediator.registry import Registry
 from mediator.sqlalchemy import (
     SqlAlchemyIdempotency,
     SqlAlchemyOutbox,
@@ -95,6 +98,15 @@ class SwallowErrors(PipelineBehavior[Pay, Receipt]):
         return found
 
 
+class Clock:
+    """The seconds by which the clock of the database is ahead."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return self.ahead
+
+
 @dataclass(eq=False)
 class Bank:
     make: Callable[[], UnitOfWork]
@@ -102,13 +114,13 @@ class Bank:
     idempotency: Callable[..., Idempotency]
     write: Callable[[UnitOfWork, int], Awaitable[None]]
     payments: Callable[[], Awaitable[list[int]]]
-    now: float = 1000.0
+    clock: Clock
     then: list[Step] = field(default_factory=list)
     around: list[type] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.kept = self.idempotency(clock=lambda: self.now, keep_seconds=100.0)
+        self.kept = self.idempotency(keep_seconds=100.0)
         self.wire()
 
     def wire(self, *, retries: bool = False) -> None:
@@ -165,7 +177,8 @@ class _Do(RequestHandler[Do, Any]):
 
 @asynccontextmanager
 async def in_memory() -> AsyncIterator[Bank]:
-    database = InMemoryDatabase()
+    clock = Clock()
+    database = InMemoryDatabase(clock_offset=clock)
     numbers = iter(range(1000))
 
     async def write(unit_of_work: UnitOfWork, amount: int) -> None:
@@ -176,11 +189,12 @@ async def in_memory() -> AsyncIterator[Bank]:
         return list(database.tables.get("payments", {}).values())
 
     make = lambda **options: InMemoryIdempotency(database, **options)  # noqa: E731
-    yield Bank(lambda: InMemoryUnitOfWork(database), InMemoryOutbox(database), make, write, payments)
+    yield Bank(lambda: InMemoryUnitOfWork(database), InMemoryOutbox(database), make, write, payments, clock)
 
 
 @asynccontextmanager
 async def in_database(url: str) -> AsyncIterator[Bank]:
+    clock = Clock()
     async with open_engine(url) as engine:
         await create_schema(engine)
         async with engine.begin() as connection:
@@ -194,8 +208,8 @@ async def in_database(url: str) -> AsyncIterator[Bank]:
             async with engine.connect() as connection:
                 return [row.amount for row in await connection.execute(text("SELECT amount FROM payments"))]
 
-        make = lambda **options: SqlAlchemyIdempotency(engine, **options)  # noqa: E731
-        yield Bank(lambda: SqlAlchemyUnitOfWork(engine), SqlAlchemyOutbox(engine), make, write, payments)
+        make = lambda **options: SqlAlchemyIdempotency(engine, clock_offset=clock, **options)  # noqa: E731
+        yield Bank(lambda: SqlAlchemyUnitOfWork(engine), SqlAlchemyOutbox(engine), make, write, payments, clock)
 
 
 @pytest.fixture
@@ -271,7 +285,7 @@ async def test_an_error_that_a_behavior_turned_into_a_commit_is_not_stored_eithe
     assert await bank.payments() == [1, 1]
 
 
-async def test_of_two_at_the_same_time_the_second_waits_and_gets_the_response_of_the_first(bank):
+async def test_the_second_of_two_concurrent_commands_waits_and_gets_the_response_of_the_first(bank):
     entered, released = asyncio.Event(), asyncio.Event()
 
     async def wait() -> None:
@@ -318,18 +332,18 @@ async def test_many_at_the_same_time_happen_once(bank):
     assert await bank.payments() == [1]
 
 
-async def test_after_an_unknown_outcome_the_caller_repeats_with_the_same_key(bank):
+async def test_after_an_unknown_outcome_or_a_failure_after_the_commit_the_caller_repeats_with_the_same_key(bank):
     lost = CommitOutcomeUnknownError("some transaction", "the answer was lost")
     with failpoint("unit_of_work.during_commit", Failure(lost)), pytest.raises(CommitOutcomeUnknownError):
         await bank.send(Pay(1, "a"))
-    with failpoint("unit_of_work.after_commit", Failure(lost)), pytest.raises(CommitOutcomeUnknownError):
+    with failpoint("unit_of_work.after_commit", Failure(lost)), pytest.raises(CommittedError):
         await bank.send(Pay(1, "a"))
     assert await bank.payments() == [1]
     assert await bank.send(Pay(1, "a")) == PAID_ONE
     assert await bank.payments() == [1]
 
 
-async def test_what_a_command_sends_has_inherited_the_header_and_not_the_key(bank):
+async def test_an_inner_command_inherits_the_header_and_not_the_key(bank):
     async def send() -> None:
         for amount in (2, 3):
             await bank.mediator.send(Pay(amount))
@@ -395,18 +409,39 @@ async def test_an_attempt_of_a_retry_has_the_key_of_the_message(bank):
 
 async def test_a_key_expires_and_is_new_again(bank):
     await bank.send(Pay(1, "a"))
-    bank.now += 100
+    bank.clock.ahead += 99
     await bank.send(Pay(1, "a"))
-    bank.now += 1
+    bank.clock.ahead += 2
     assert (await bank.send(Pay(2, "a"))).number == 2
     assert (await bank.send(Pay(2, "a"))).number == 2
     assert await bank.payments() == [1, 2]
 
 
-async def test_what_is_old_is_forgotten_in_bounded_batches(bank):
+async def test_a_response_kept_under_a_key_of_an_earlier_version_is_known_until_it_expires(bank):
+    async def keep(key: str) -> None:
+        command, kept, unit_of_work = Pay(1, key), bank.kept, bank.unit_of_work
+        former = former_key(command, key, MessageContext.new())
+        fingerprint = hashlib.sha256(kept.encode_command(command)).hexdigest()
+        assert await kept.claim(unit_of_work, former, fingerprint) is None
+        await kept.keep(unit_of_work, former, kept.encode_response(command, PAID_ONE))
+
+    for key in ("a", "b"):
+        await bank.send(Do(partial(keep, key)))
+    bank.clock.ahead += 60
+    assert await bank.send(Pay(1, "a")) == PAID_ONE
+    with pytest.raises(IdempotencyConflictError):
+        await bank.send(Pay(2, "a"))
+    bank.clock.ahead += 60  # since it was sent again, "a" has its new form of key
+    assert await bank.send(Pay(1, "a")) == PAID_ONE
+    assert await bank.payments() == []
+    assert (await bank.send(Pay(2, "b"))).number == 2
+    assert await bank.payments() == [2]
+
+
+async def test_old_records_are_deleted_in_bounded_batches(bank):
     for key in "abc":
         await bank.send(Pay(1, key))
-    bank.now += 101
+    bank.clock.ahead += 101
     await bank.send(Pay(1, "d"))
     assert [await bank.kept.clean(2), await bank.kept.clean(2), await bank.kept.clean(2)] == [2, 1, 0]
     await bank.send(Pay(1, "d"))
@@ -414,9 +449,9 @@ async def test_what_is_old_is_forgotten_in_bounded_batches(bank):
 
 
 async def test_the_worker_forgets_what_is_old(bank):
-    worker = bank.idempotency(clock=lambda: bank.now, keep_seconds=100.0, clean_interval=0.01)
+    worker = bank.idempotency(keep_seconds=100.0, clean_interval=0.01)
     await bank.send(Pay(1, "a"))
-    bank.now += 101
+    bank.clock.ahead += 101
     running = asyncio.create_task(worker.run())
     await bank.send(Pay(1, "b"))
     async with asyncio.timeout(10):
@@ -427,7 +462,7 @@ async def test_the_worker_forgets_what_is_old(bank):
 
 
 async def left(bank: Bank) -> int:
-    """How many keys there are, looked up as a command that expires at once would do."""
+    """Count the stored keys, as a command that expires at once would look them up."""
     found = 0
 
     async def look() -> None:
@@ -444,8 +479,8 @@ async def left(bank: Bank) -> int:
 
 
 @pytest.mark.parametrize("command", [Strange(object()), Untyped("receipt")])
-async def test_what_cannot_be_encoded_fails_the_command_and_leaves_nothing(bank, command):
-    with pytest.raises(IdempotencyEncodingError, match=type(command).__name__):
+async def test_a_response_that_cannot_be_encoded_fails_the_command_and_leaves_nothing(bank, command):
+    with pytest.raises(MisuseError, match=type(command).__name__):
         await bank.send(command)
     assert await bank.payments() == []
 
@@ -464,7 +499,7 @@ async def test_a_key_without_a_unit_of_work_is_an_error(bank):
 async def test_a_unit_of_work_of_another_database_is_refused(bank):
     async with in_memory() as other:
         bank.kept = other.kept
-        with pytest.raises(UnitOfWorkMismatchError):
+        with pytest.raises(MisuseError, match="was given another unit of work"):
             await bank.send(Pay(1, "a"))
     assert await bank.payments() == []
 
@@ -483,3 +518,29 @@ async def test_the_key_may_come_from_elsewhere():
         await bank.send(Pay(1))
         await bank.send(Pay(2))
         assert await bank.payments() == [1, 2]
+
+
+def moved(name: str, module: str) -> Any:
+    """Return a class with that name in another module."""
+    made = make_dataclass(name, [("amount", int)], bases=(Command[Receipt],), frozen=True)
+    made.__module__ = module
+    return made
+
+
+async def test_two_commands_of_one_name_are_told_apart_by_a_request_type(bank):
+    other = moved("Refund", "elsewhere")
+    assert bank.kept.name_of(Refund(1)) == "Refund"
+    with pytest.raises(DeclarationError, match=r"has the name 'Refund' among commands with idempotency keys"):
+        bank.kept.name_of(other(1))
+    other.request_type = "billing.refund"
+    assert bank.kept.name_of(other(1)) == "billing.refund"
+
+
+async def test_an_empty_key_is_neither_a_key_nor_none(bank):
+    with pytest.raises(MisuseError, match="it is empty; leave it out"):
+        await bank.send(Refund(1, ""))
+    with pytest.raises(MisuseError, match="it is empty; leave it out"):
+        await bank.send(Refund(1, ""), header="a")
+    with pytest.raises(MisuseError, match="it is empty; leave it out"):
+        await bank.send(Refund(1), header="")
+    assert await bank.payments() == []

@@ -12,21 +12,13 @@ from pathlib import Path
 import pytest
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox_contents import OutboxFilter, Place
-from mediator.distributed.publisher import EventPublisher
-from mediator.distributed.stream_contents import StreamContents
-from mediator.errors import (
-    DuplicateDroppedError,
-    EventHeldBackError,
-    OutboxEventNotFoundError,
-    PublisherUnavailableError,
-)
+from mediator.distributed.outbox import EventPublisher, OutboxFilter, Place, StreamContents
+from mediator.errors import DuplicateDroppedError, EventHeldBackError, NotFoundError, PublisherUnavailableError
 from mediator.nats import NatsEventPublisher, NatsServer, open_connection
-from mediator.nats.api import JetStreamApi
+from mediator.nats.topology import JetStreamApi
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher
 from mediator.testing.conformance import StorageUnderTest
-from mediator.testing.conformance.storage import Elsewhere, Written
-from mediator.testing.conformance.storage_steps import FUTURE, add
+from mediator.testing.conformance.storage import FUTURE, Elsewhere, Written, add
 from tests.conformance import storages
 from tests.postgres import PostgresServer
 
@@ -66,7 +58,7 @@ async def test_events_are_found_where_they_are_in_the_order_of_their_key(storage
     assert await ids(storage, OutboxFilter("delayed")) == delayed
     [record] = await contents.find(WAITING)
     assert (record.place, record.type, record.partition_key) == ("waiting", "contract.written.v1", "k")
-    assert (record.context, record.size, record.moved_at) == ("contract", len(b'{"text":"c","key":"k"}'), None)
+    assert (record.domain, record.size, record.moved_at) == ("contract", len(b'{"text":"c","key":"k"}'), None)
     assert abs((record.time - datetime.now(UTC)).total_seconds()) < 60
     [late] = await contents.find(OutboxFilter("delayed"))
     assert 3500 < (late.moved_at or 0) - time.time() <= 3600
@@ -79,8 +71,8 @@ async def test_a_filter_leaves_out_what_does_not_fit(storage: StorageUnderTest):
     await archive(storage)
     assert await ids(storage, replace(ARCHIVED, key="k")) == [a]
     assert await ids(storage, replace(ARCHIVED, type="elsewhere.written.v1")) == [c]
-    assert await ids(storage, replace(ARCHIVED, context="contract")) == [a, b]
-    assert await ids(storage, replace(ARCHIVED, context="contrac")) == []
+    assert await ids(storage, replace(ARCHIVED, domain="contract")) == [a, b]
+    assert await ids(storage, replace(ARCHIVED, domain="contrac")) == []
     assert await ids(storage, replace(ARCHIVED, ids=(c, a, "unknown"))) == [a, c]
     assert await ids(storage, replace(ARCHIVED, since=time.time() + 60)) == []
     assert await ids(storage, replace(ARCHIVED, since=time.time() - 60)) == [a, b, c]
@@ -91,19 +83,21 @@ async def test_a_filter_leaves_out_what_does_not_fit(storage: StorageUnderTest):
 
 @pytest.mark.parametrize("text", ["a\0b", "\udcff", "x" * 10_000, "%", "contr_ct"])
 @pytest.mark.parametrize("place", ["waiting", "archived"])
-async def test_what_no_event_can_have_finds_none_and_is_no_error(storage: StorageUnderTest, place: Place, text: str):
+async def test_a_filter_with_impossible_values_finds_no_event_and_is_no_error(
+    storage: StorageUnderTest, place: Place, text: str
+):
     await add(storage, Written("a", "k"))
     if place == "archived":
         await archive(storage)
-    for which in {"key": text}, {"type": text}, {"context": text}, {"ids": (text,)}:
+    for which in {"key": text}, {"type": text}, {"domain": text}, {"ids": (text,)}:
         assert await ids(storage, replace(OutboxFilter(place), **which)) == []
         assert (await storage.outbox.contents.count(replace(OutboxFilter(place), **which))).events == 0
-    with pytest.raises(OutboxEventNotFoundError):
+    with pytest.raises(NotFoundError, match="have no event with the id"):
         await storage.outbox.contents.get(text)
 
 
 @pytest.mark.parametrize("place", ["waiting", "delayed"])
-async def test_what_is_not_archived_has_the_age_of_its_event(storage: StorageUnderTest, place: Place):
+async def test_an_event_that_is_not_archived_has_its_own_age(storage: StorageUnderTest, place: Place):
     await add(storage, Written("a"), after=FUTURE if place == "delayed" else None)
     contents = storage.outbox.contents
     count = await contents.count(OutboxFilter(place))
@@ -145,9 +139,9 @@ async def test_one_event_is_found_wherever_it_is(storage: StorageUnderTest):
         record, event = await storage.outbox.contents.get(event_id)
         assert (record.place, record.id, event.id) == (place, event_id, event_id)
         assert event.data == f'{{"text":"{letter}","key":null}}'.encode()
-    with pytest.raises(OutboxEventNotFoundError):
+    with pytest.raises(NotFoundError, match="have no event with the id"):
         await storage.outbox.contents.get("a\0b")
-    with pytest.raises(OutboxEventNotFoundError, match="no event with the id 'unknown'"):
+    with pytest.raises(NotFoundError, match="no event with the id 'unknown'"):
         await storage.outbox.contents.get("unknown")
 
 
@@ -168,7 +162,9 @@ class Transport:
         return found
 
     async def ids(self, **options: object) -> list[str]:
-        return [each async for page in self.contents.ids("shop", **options) for each in page]
+        """Return the ids of the events of this application."""
+        found = [each async for page in self.contents.ids("shop", **options) for each in page]
+        return [event_id for source, event_id in found if source == "shop"]
 
     async def publish(self, *events: CloudEvent) -> list[bool]:
         results = await self.publisher.publish(events)
@@ -228,11 +224,13 @@ def event(event_id: str, key: str | None = "k") -> CloudEvent:
     return CloudEvent(event_id, "shop.order-placed.v1", datetime.now(UTC), b"{}", partitionkey=key)
 
 
-async def test_the_ids_that_a_stream_holds_are_those_of_this_application_in_order(transport: Transport):
+async def test_a_stream_tells_of_each_event_whose_it_is_and_its_id_in_order(transport: Transport):
     assert await transport.ids() == []
     await transport.publish(event("a"), event("b"), event("c ü%"))
     await transport.other.publish([event("theirs")])
     assert await transport.ids() == ["a", "b", "c ü%"]
+    found = [each async for page in transport.contents.ids("shop") for each in page]
+    assert found == [("shop", "a"), ("shop", "b"), ("shop", "c ü%"), ("other", "theirs")]
     assert [each async for page in transport.contents.ids("elsewhere") for each in page] == []
 
 
@@ -276,9 +274,10 @@ async def test_a_refill_with_a_mark_is_stored_in_order_under_the_same_ids_and_on
         assert [(result.error, result.duplicate) for result in results] == [(None, each) for each in duplicates]
     found = await transport.ids()
     assert [each for each in found if each != "c"] == ["a", "b"]
-    assert found.count("c") == 2  # a mark is for what is not there
+    assert found.count("c") == 2  # only an event that is missing needs a mark
 
 
+@pytest.mark.thorough("waits for a server that is away")
 async def test_a_broker_that_is_away_is_no_empty_stream(transport: Transport):
     await transport.publish(event("a"))
     await transport.stop()

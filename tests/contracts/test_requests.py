@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import pytest
 import structlog
 
-from mediator import Command, MessageContext, Query, RemoteSender, RequestResponder, current_context, trust_broker
-from mediator.distributed.channel import RemoteCall, RequestChannel
+from mediator import Command, MessageContext, Query, current_context
+from mediator.distributed.callers import Caller
+from mediator.distributed.requests import RemoteCall, RemoteSender, RequestChannel, RequestResponder, trust_broker
 from mediator.errors import (
     AfterCommitError,
     CommitOutcomeUnknownError,
+    DeclarationError,
     HandlerNotFoundError,
     NotAuthorizedError,
     RemoteFailedError,
@@ -21,7 +23,6 @@ from mediator.errors import (
     RemoteResponseError,
     RemoteTimeoutError,
     RemoteUnavailableError,
-    RequestDeclarationError,
     SettingError,
 )
 from mediator.nats import NatsRequestChannel, NatsServer, open_connection
@@ -49,7 +50,7 @@ class AssignAdvisor(Command[None]):
 
 @dataclass(frozen=True)
 class FindTeacher(Query[Advisor]):
-    """Another application's idea of the same request."""
+    """The same request as another application declares it."""
 
     request_type: ClassVar[str] = "advising.find-advisor"
     student: int
@@ -106,7 +107,7 @@ async def answering(
 
 
 async def until_exposed(sender: RemoteSender, request_class: Any) -> None:
-    """Wait until somebody answers to the name, whatever the answer is."""
+    """Wait until a responder answers to the name, with any answer."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -137,7 +138,7 @@ async def test_nobody_who_answers_is_known_at_once(channels):
     assert caught.value.request == FindAdvisor("Grace")
 
 
-async def test_what_is_not_exposed_cannot_be_reached_although_it_has_a_handler(channels):
+async def test_a_request_that_is_not_exposed_cannot_be_reached_although_it_has_a_handler(channels):
     async with answering(channels, ada, exposes=(FindAdvisor,)) as sender:
         with pytest.raises(RemoteUnavailableError):
             await sender.send(AssignAdvisor("Grace"))
@@ -157,7 +158,7 @@ async def test_an_answer_that_does_not_come_in_time_leaves_open_whether_it_was_h
         with pytest.raises(RemoteTimeoutError, match=r"within 0\.2 s"):
             await sender.send(AssignAdvisor("Grace"), timeout=0.2)
         async with asyncio.timeout(5):
-            await cancelled.wait()  # its handler is not left running for nobody
+            await cancelled.wait()  # its handler does not run on without a sender
 
 
 async def test_an_error_is_told_without_class_and_text_and_can_be_found_in_the_log(channels):
@@ -183,7 +184,7 @@ async def test_errors_that_may_be_shown_are_told(channels):
             await sender.send(FindAdvisor("Grace"))
 
 
-async def test_what_committed_is_answered_with_its_response_whatever_failed_after_it(channels):
+async def test_a_committed_request_is_answered_with_its_response_whatever_failed_afterwards(channels):
     async def commit_and_fail(_request: Any) -> None:
         raise AfterCommitError("tx", Advisor("Ada"), (), (ValueError("late"),))
 
@@ -191,7 +192,7 @@ async def test_what_committed_is_answered_with_its_response_whatever_failed_afte
         assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada")
 
 
-async def test_flow_and_tenant_travel_and_the_principal_does_not(channels):
+async def test_flow_and_tenant_travel_unverified_and_the_principal_does_not(channels):
     seen: list[MessageContext] = []
 
     async def look(_request: Any) -> None:
@@ -204,19 +205,21 @@ async def test_flow_and_tenant_travel_and_the_principal_does_not(channels):
         ) as context:
             await sender.send(AssignAdvisor("Grace"))
     there = seen[-1]
-    assert (there.correlation_id, there.tenant, there.principal) == ("flow", "münchen", None)
+    assert (there.correlation_id, there.unverified.tenant) == ("flow", "münchen")
+    assert (there.tenant, there.principal, there.vouched_by) == (None, None, None)
     assert "a" not in there.headers
-    assert there.causation_id != context.message_id  # that is of the message on the wire, whose cause this is
+    assert there.causation_id != context.message_id  # the id of the message on the wire, which this message caused
 
 
 async def test_the_other_application_decides_for_whom_a_request_is_handled(channels):
-    async def known(call: RemoteCall) -> str:
+    async def known(call: RemoteCall) -> Caller:
         if call.headers.get("authorization") != "Bearer t0ken":
             raise NotAuthorizedError(call.name, None, "no valid token")
-        return "enrollment"
+        return Caller("enrollment", "acme")
 
     async def whoami(_request: Any) -> Advisor:
-        return Advisor(current_context().principal or "")
+        context = current_context()
+        return Advisor(f"{context.principal} of {context.tenant}, says {context.vouched_by}")
 
     async def credentials() -> dict[str, str]:
         return {"authorization": "Bearer t0ken"}
@@ -226,11 +229,11 @@ async def test_the_other_application_decides_for_whom_a_request_is_handled(chann
             await sender.send(FindAdvisor("Grace"))
         assert caught.value.reference
         trusted = RemoteSender(await channels(), credentials=credentials)
-        assert await trusted.send(FindAdvisor("Grace")) == Advisor("enrollment")
+        assert await trusted.send(FindAdvisor("Grace")) == Advisor("enrollment of acme, says known")
 
 
 async def test_an_authenticator_that_fails_lets_nobody_through_and_tells_nothing(channels):
-    async def broken(_call: RemoteCall) -> str:
+    async def broken(_call: RemoteCall) -> Caller:
         raise RuntimeError("secret 4711")
 
     async with answering(channels, ada, authenticate=broken) as sender:
@@ -331,9 +334,9 @@ class Unreadable(Query[complex]):
 )
 async def test_a_class_that_cannot_travel_is_refused_on_both_sides(request_class, problem):
     channel = InMemoryRequestChannel()
-    with pytest.raises(RequestDeclarationError, match=problem):
+    with pytest.raises(DeclarationError, match=problem):
         await RemoteSender(channel).send(request_class())
-    with pytest.raises(RequestDeclarationError, match=problem):
+    with pytest.raises(DeclarationError, match=problem):
         RequestResponder(channel, wire(), exposes=[request_class], authenticate=trust_broker)
 
 
@@ -347,7 +350,7 @@ async def test_what_cannot_work_is_refused_when_the_responder_is_made():
 
     with pytest.raises(HandlerNotFoundError):
         make([AssignAdvisor])
-    with pytest.raises(RequestDeclarationError, match="and so has FindAdvisor"):
+    with pytest.raises(DeclarationError, match="and so has FindAdvisor"):
         make([FindAdvisor, FindTeacher])
     with pytest.raises(SettingError, match="exposes"):
         make([])
@@ -395,7 +398,7 @@ async def test_a_handler_whose_work_was_cancelled_has_failed_and_the_responder_g
 async def test_so_has_an_authenticator_which_lets_nobody_through(channels):
     cancelled = ["cancelled"]
 
-    async def authenticate(_call: RemoteCall) -> str | None:
+    async def authenticate(_call: RemoteCall) -> Caller | None:
         if cancelled:
             raise asyncio.CancelledError
         return None
@@ -419,13 +422,13 @@ async def test_a_response_that_cannot_be_written_is_told_apart_from_a_handler_th
     (line,) = [line for line in logs if line.get("message_id") == caught.value.reference]
     assert (line["event"], line["log_level"]) == ("response not sent", "error")
     assert "object" in line["stack"]
-    assert caught.value.reason == "it cannot be encoded there"  # the text of an error is told to nobody
+    assert caught.value.reason == "it cannot be encoded there"  # the text of an error is sent to nobody
 
 
 async def test_an_authenticator_that_hangs_keeps_a_request_no_longer_than_its_sender_waits(channels):
     hanging = asyncio.Event()
 
-    async def authenticate(call: RemoteCall) -> str | None:
+    async def authenticate(call: RemoteCall) -> Caller | None:
         if "hang" in call.headers:
             hanging.set()
             await asyncio.Event().wait()
@@ -452,7 +455,7 @@ async def test_credentials_that_do_not_come_in_time_are_an_error_and_nothing_was
             await sender.send(FindAdvisor("Grace"))
 
 
-async def test_of_a_commit_whose_outcome_is_unknown_nobody_is_told_that_it_failed(channels):
+async def test_a_commit_of_unknown_outcome_is_not_reported_as_failed(channels):
     async def work(request: Any) -> Any:
         if request.student == "Grace":
             raise CommitOutcomeUnknownError("transaction-1", "the connection was lost")
@@ -478,3 +481,110 @@ async def test_a_handler_that_cancels_its_own_task_does_not_stop_the_responder(c
         with pytest.raises(RemoteTimeoutError):
             await sender.send(FindAdvisor("Grace"), timeout=0.5)
         assert await sender.send(FindAdvisor("Alan")) == Advisor("Ada")
+
+
+# Requests that fail hold up no others.
+
+_AT_ONCE = 2.0
+"""Seconds within which a healthy request is answered beside those that hang, on a busy machine too."""
+
+
+def hanging_beside(started: asyncio.Event | None = None) -> Any:
+    """`FindAdvisor` is answered, and `AssignAdvisor` hangs."""
+
+    async def work(request: Any) -> Any:
+        if isinstance(request, FindAdvisor) or request.student == "probe":
+            return Advisor("Ada") if isinstance(request, FindAdvisor) else None
+        if started is not None:
+            started.set()
+        return await asyncio.Event().wait()
+
+    return work
+
+
+@contextlib.asynccontextmanager
+async def flooded(sender: RemoteSender, count: int) -> AsyncIterator[list["asyncio.Future[Any]"]]:
+    asking = [asyncio.ensure_future(sender.send(AssignAdvisor(f"{n}"), timeout=60)) for n in range(count)]
+    try:
+        yield asking
+    finally:
+        for each in asking:
+            each.cancel()
+        await asyncio.wait(asking)
+
+
+@pytest.mark.parametrize("concurrency", [2, 16])
+async def test_requests_of_one_name_that_hang_hold_up_none_of_another(channels, concurrency: int):
+    exposes = (FindAdvisor, AssignAdvisor)
+    started = asyncio.Event()
+    async with (
+        answering(
+            channels, hanging_beside(started), exposes=exposes, concurrency=concurrency, drain_timeout=0.1
+        ) as sender,
+        flooded(sender, 3 * concurrency),
+    ):
+        async with asyncio.timeout(10):
+            await started.wait()
+        for _ in range(5):
+            async with asyncio.timeout(_AT_ONCE):
+                assert await sender.send(FindAdvisor("Grace"), timeout=30) == Advisor("Ada")
+
+
+async def test_requests_of_one_name_that_fill_the_line_have_none_of_another_turned_away(channels):
+    exposes = (FindAdvisor, AssignAdvisor)
+    options: Any = {"exposes": exposes, "concurrency": 2, "waiting": 3, "drain_timeout": 0.1}
+    async with answering(channels, hanging_beside(), **options) as sender, flooded(sender, 12) as asking:
+        busy = asyncio.as_completed(asking, timeout=10)
+        for _ in range(8):  # one is handled, three wait
+            with pytest.raises(RemoteUnavailableError, match="too many requests wait there"):
+                await next(busy)
+        async with asyncio.timeout(_AT_ONCE):
+            found = await asyncio.gather(*(sender.send(FindAdvisor(f"{n}"), timeout=30) for n in range(2)))
+        assert found == [Advisor("Ada")] * 2
+
+
+async def test_callers_that_gave_up_leave_their_places_in_the_line(channels):
+    options: Any = {"exposes": (AssignAdvisor,), "concurrency": 1, "waiting": 2, "drain_timeout": 0.1}
+    started = asyncio.Event()
+    async with answering(channels, hanging_beside(started), **options) as sender, flooded(sender, 1):
+        async with asyncio.timeout(10):
+            await started.wait()
+        turned_away = 0
+        for _ in range(6):  # twice as many as may wait; all give up except the hanging ones
+            with pytest.raises((RemoteTimeoutError, RemoteUnavailableError)) as caught:
+                await sender.send(AssignAdvisor("Grace"), timeout=0.1)
+            turned_away += caught.type is RemoteUnavailableError
+        assert turned_away < 3  # the sender's timeout ends a moment before the responder knows it
+
+
+@pytest.mark.thorough("waits in real time, or does much work")
+async def test_a_slow_authentication_for_one_name_holds_up_no_other_and_ends(channels):
+    async def authenticate(call: RemoteCall) -> None:
+        if call.name == AssignAdvisor.request_type and call.timeout > 30:
+            await asyncio.Event().wait()
+
+    options: Any = {
+        "exposes": (FindAdvisor, AssignAdvisor),
+        "concurrency": 2,
+        "authenticate": authenticate,
+        "drain_timeout": 0.1,
+    }
+    async with (
+        answering(channels, hanging_beside(), handler_timeout=1.0, **options) as sender,
+        flooded(sender, 1) as (asking,),
+    ):
+        for _ in range(3):
+            async with asyncio.timeout(_AT_ONCE):
+                assert await sender.send(FindAdvisor("Grace"), timeout=20) == Advisor("Ada")
+        async with asyncio.timeout(10):
+            with pytest.raises(RemoteRefusedError):
+                await asking
+
+
+async def test_a_request_is_given_up_after_its_time_although_its_sender_would_wait(channels):
+    options: Any = {"exposes": (AssignAdvisor,), "concurrency": 1, "handler_timeout": 0.3, "drain_timeout": 0.1}
+    async with answering(channels, hanging_beside(), **options) as sender:
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                with pytest.raises(RemoteFailedError):
+                    await sender.send(AssignAdvisor("Grace"), timeout=60)

@@ -78,6 +78,7 @@ async def test_nested_commands_publish_after_the_outermost_commit_and_not_if_it_
     assert await stored(server) == 3
 
 
+@pytest.mark.thorough("kills and restarts servers")
 async def test_commands_commit_while_the_broker_is_down_at_start_and_the_relay_catches_up(databases: Databases) -> None:
     server = NatsServer()
     await server.start()
@@ -100,6 +101,7 @@ async def test_commands_commit_while_the_broker_is_down_at_start_and_the_relay_c
         await server.stop()
 
 
+@pytest.mark.thorough("kills and restarts servers")
 async def test_a_broker_that_is_killed_and_restarted_loses_and_doubles_nothing(
     server: NatsServer, databases: Databases
 ) -> None:
@@ -180,7 +182,7 @@ async def test_correlation_and_causation_go_along_to_the_other_application(
             await eventually(lambda: len(databases.rows()) == 1, "the reservation")
             async with warehouse.outbox().claim(10) as batch:
                 follow_up = [*batch.events]
-    handled = next(line for line in logs if line["event"] == "handled" and line["message"] == "PlaceOrder")
+    handled = next(line for line in logs if line["event"] == "handled" and line["message_type"] == "PlaceOrder")
     ((_, _, event_id, _, correlation),) = databases.rows()
     assert correlation == handled["correlation_id"] == handled["message_id"]
     assert all(event.extensions["causationid"] == event_id for event in follow_up)
@@ -198,7 +200,7 @@ async def test_the_tenant_goes_along_to_the_other_application_and_from_there_on(
                 await shop.mediator().send(PlaceOrder("poison"))
             await eventually(lambda: len(databases.rows()) == 2, "the reservations")
     lines = [line for line in logs if line["event"] == "transaction committed"]
-    assert {(line["message"], line["tenant"], line.get("principal")) for line in lines} == {
+    assert {(line["message_type"], line["tenant"], line.get("principal")) for line in lines} == {
         ("PlaceOrder", "acme", "ada"),
         ("shop.order-placed.v1", "acme", None),
     }
@@ -244,6 +246,7 @@ async def test_direct_delivery_publishes_after_the_commit_and_needs_no_relay(
     assert await stored(server) == 1
 
 
+@pytest.mark.thorough("kills and restarts servers")
 async def test_direct_delivery_to_a_broker_that_is_down_says_that_the_command_committed(
     server: NatsServer, databases: Databases
 ) -> None:

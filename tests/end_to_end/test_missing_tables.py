@@ -49,10 +49,10 @@ async def test_a_relay_without_tables_logs_the_remedy_once_and_publishes_when_th
     url: str, server: NatsServer
 ) -> None:
     waits, goes_on = await go_through(url, server, [], create_tables)
-    assert (waits["event"], waits["error"]) == ("relay waits", "SchemaMissingError")
+    assert (waits["event"], waits["error"]) == ("relay waits", "SchemaError")
     assert "`mediator schema create module:container`" in waits["reason"]
     assert "SELECT" not in waits["reason"]
-    assert goes_on["after"] == "SchemaMissingError"
+    assert goes_on["after"] == "SchemaError"
 
 
 @pytest.mark.parametrize("missing", ["TRUE", "bucket = 17"])
@@ -64,6 +64,6 @@ async def test_a_relay_without_all_rows_of_buckets_logs_the_remedy_once_and_publ
         async with engine.begin() as connection:
             await connection.execute(text(f"DELETE FROM mediator_relay_buckets WHERE {missing}"))
     waits, goes_on = await go_through(postgres_url, server, ["1", "2"], create_schema)
-    assert (waits["event"], waits["error"]) == ("relay waits", "SchemaIncompleteError")
+    assert (waits["event"], waits["error"]) == ("relay waits", "SchemaError")
     assert "`mediator schema create module:container`" in waits["reason"]
-    assert goes_on["after"] == "SchemaIncompleteError"
+    assert goes_on["after"] == "SchemaError"

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from mediator.dependency_injector import lifespan
-from mediator.distributed.outbox_contents import OutboxFilter
+from mediator.distributed.outbox import OutboxFilter
 from mediator.nats import NatsCluster, NatsServer
 from mediator.sqlalchemy import SqlAlchemyOutbox, create_schema, open_engine
 from tests.end_to_end.conftest import Databases, eventually
@@ -25,6 +25,8 @@ from tests.end_to_end.shop.application import PlaceOrder
 from tests.end_to_end.tables import configured, create_tables
 from tests.end_to_end.warehouse.application import WarehouseContainer
 from tests.postgres import PostgresServer
+
+pytestmark = pytest.mark.thorough("loses the stores of brokers and builds clusters")
 
 ORDERS = 40
 CUSTOMERS = 4
@@ -314,7 +316,7 @@ async def test_each_outbox_of_a_container_is_compared_with_the_streams_of_its_ow
 async def _archive(engine: Any, name: str) -> None:
     row = (
         "INSERT INTO mediator_outbox_archive VALUES (:number, :id, 'shop.order-placed.v1', "
-        "'2026-01-01T00:00:00+00:00', 'k', 1, 'application/json', '{}', :data, unixepoch())"
+        "'2026-01-01T00:00:00+00:00', 'k', 1, 'application/json', '{}', :data, unixepoch(), '')"
     )
     async with engine.begin() as connection:
         for number in range(1, 6):

@@ -23,6 +23,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of all that is random; a new one unless given")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--cluster", type=int, choices=[1, 3], default=1, help="servers of the broker")
+    parser.add_argument("--log-failures", type=float, default=0.05, metavar="SHARE", help="of the log lines")
+    parser.add_argument("--close-failures", type=float, default=0.05, metavar="SHARE", help="of the objects of scopes")
+    parser.add_argument(
+        "--clock-jumps", action=argparse.BooleanOptionalAction, default=True, help="in one process of each kind"
+    )
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--keep", action="store_true", help="keep logs and databases also when nothing is found")
     return parser.parse_args()
@@ -35,7 +40,10 @@ async def main(given: argparse.Namespace) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
-    options = Options(given.seconds, seed, given.database, given.cluster)
+    options = Options(
+        given.seconds, seed, given.database, given.cluster,
+        log_failures=given.log_failures, close_failures=given.close_failures, clock_jumps=given.clock_jumps,
+    )  # fmt: skip
     async with folder_of(seed) as (folder, keeping):
         tell(f"seed {seed}, {given.database}, {given.cluster} nats-server, {given.seconds:g} s, in {folder}")
         keeping.wanted = given.keep

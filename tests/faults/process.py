@@ -17,8 +17,8 @@ from typing import Any
 import structlog
 
 from mediator.dependency_injector import lifespan
+from mediator.distributed.inbox import ParkedReplay
 from mediator.distributed.parking import ParkedFilter
-from mediator.distributed.replay import ParkedReplay
 from mediator.testing.failpoints import failpoint, kill
 from tests.end_to_end.shop.application import PlaceOrder, ShopContainer
 from tests.end_to_end.tables import configured

@@ -1,23 +1,44 @@
 """The checker of the campaign finds what is wrong, exactly that, and nothing where nothing is."""
 
+import asyncio
+import contextlib
 import json
+import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import nats
 import pytest
+from dependency_injector import containers
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
+from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
+from mediator.errors import AfterCommitError, CommitOutcomeUnknownError, CommittedError
 from mediator.nats import NatsServer
 from mediator.sqlalchemy import open_engine
 from tests.faults.campaign.checker import Counts, Evidence, count, gathered
 from tests.faults.campaign.schedule import kinds_of, lasting, planned
-from tests.faults.campaign.site import TABLES
+from tests.faults.campaign.site import TABLES, Options
+from tests.faults.campaign.troubles import (
+    JUMPED,
+    LOG_FAILED,
+    NOT_CLOSED,
+    FullDisk,
+    Journal,
+    Told,
+    Unclosable,
+    outcome_of,
+    read_journals,
+)
 from tests.faults.campaign.verdict import Verdict
 from tests.faults.scenarios import tables
+from tests.faults.scenarios.processes import ROOT
 from tests.faults.scenarios.tables import Seen
 
 ENTRIES = [Seen(f"e{number}", f"key-{number % 3}", detail=f"writer/{number}") for number in range(12)]
@@ -31,6 +52,12 @@ HEALTHY = Evidence(
     effects=EFFECTS,
     keeper_stream=CAUSED,
     audits=[*reversed(CAUSED), *NOTES],
+    told=[
+        Told("writer/0", "committed"),
+        Told("writer/1", "unknown"),
+        Told("writer/98", "unknown"),
+        Told("writer/99", "failed"),
+    ],
 )
 
 
@@ -128,6 +155,89 @@ def test_an_event_that_waits_somewhere_is_stuck_and_not_lost_as_well():
     assert found(evidence) == {"stuck": ["parked by the keeper: n1"]}
 
 
+@pytest.mark.parametrize("told", [Told("writer/5", "failed"), Told("writer/99", "committed")])
+def test_one_sender_that_was_told_what_did_not_happen_is_misinformed(told: Told):
+    assert found(replace(HEALTHY, told=[*HEALTHY.told, told])) == {"misinformed": [f"told {told.outcome}: {told.name}"]}
+
+
+def test_a_sender_whose_command_was_to_be_rolled_back_is_misinformed_when_it_was_told_so_and_it_is_there():
+    never = Seen("e12", "", detail="writer/12 never")
+    evidence = replace(HEALTHY, entries=[*HEALTHY.entries, never], told=[Told("writer/12", "failed")])
+    assert found(evidence)["misinformed"] == ["told failed: writer/12"]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "committed"),
+        (CommittedError("1", "response"), "committed"),
+        (AfterCommitError("1", "response", ()), "committed"),
+        (ExceptionGroup("", [CommittedError("1", None), AfterCommitError("1", None, ())]), "committed"),
+        (ExceptionGroup("", [CommittedError("1", None), OSError()]), "failed"),
+        (CommitOutcomeUnknownError("1", "the answer is lost"), "unknown"),
+        (asyncio.CancelledError(), "unknown"),
+        (OSError(28, "full"), "failed"),
+        (TimeoutError(), "failed"),
+    ],
+)
+def test_an_error_says_to_its_sender_what_became_of_the_command(error: BaseException | None, outcome: str):
+    assert outcome_of(error) == outcome
+
+
+def test_what_a_process_wrote_down_is_read_but_for_a_line_that_it_could_not_end(tmp_path: Path):
+    journal = Journal(str(tmp_path))
+    journal.tell("writer/1", "failed")
+    journal.happened(JUMPED)
+    journal.tell("writer/2", "committed")
+    (file,) = tmp_path.glob("*.journal")
+    file.write_bytes(file.read_bytes() + b'{"told": "writer/3", "outco')
+    journals = read_journals(tmp_path)
+    assert journals.told == [Told("writer/1", "failed"), Told("writer/2", "committed")]
+    assert journals.troubles == {JUMPED: 1}
+
+
+def test_a_log_sink_fails_as_often_as_it_is_told_to_and_writes_it_down(tmp_path: Path):
+    sink, said = FullDisk(Journal(str(tmp_path)), 0.5, random.Random(1)), []
+    for number in range(100):
+        with contextlib.suppress(OSError):
+            said.append(sink(None, "info", {"event": number}))
+    assert read_journals(tmp_path).troubles == {LOG_FAILED: 100 - len(said)}
+    assert 30 < len(said) < 70
+
+
+async def test_a_scope_cannot_be_closed_twice_over_and_both_are_written_down(tmp_path: Path):
+    class Container(containers.DeclarativeContainer):
+        mediator = MediatorProvider()
+        unclosable = Scoped(Unclosable, Journal(str(tmp_path)), 1.0, random.Random(1))
+
+    container = Container()
+    async with lifespan(container):
+        with contextlib.suppress(Exception):  # as what it arrives is not the journal's concern
+            async with container.mediator().scope():
+                container.unclosable()
+    assert read_journals(tmp_path).troubles == {NOT_CLOSED: 2}
+
+
+def test_a_clock_that_jumps_is_hours_to_nine_days_wrong_and_jumps_again():
+    script = """if True:
+        from tests.faults.campaign import clock
+        import random, time
+        jumps, true = [], clock._true
+        assert abs(time.time() - true()) < 60
+        monotonic, elapsed = time.monotonic, 0.0
+        time.monotonic = lambda: elapsed
+        clock.jump(random.Random(1), lambda: jumps.append(1))
+        wrong = []
+        for elapsed in range(100):
+            wrong.append(time.time() - true())
+            assert abs(clock.utc_now().timestamp() - time.time()) < 60
+        assert all(3500 < abs(each) <= 9 * 86_400 + 60 for each in wrong), wrong
+        assert min(wrong) < 0 < max(wrong)
+        assert 30 <= len(jumps) <= 100, len(jumps)
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
 @given(
     lost=st.sets(st.sampled_from(NOTES), max_size=2),
     doubled=st.sets(st.sampled_from(ENTRIES[-3:]), max_size=2),
@@ -171,8 +281,11 @@ async def test_one_lost_doubled_inverted_and_made_up_event_are_read_from_a_real_
             engines = {"ledger": ledger, "keeper": keeper}
             for engine in engines.values():
                 await tables.create_tables(engine, ["a"], TABLES)
-            await tables.insert(ledger, "entries", [Seen(event_id, key) for event_id, key in committed])
-            counts = count(await gathered(engines, [server.url], []))
+            await tables.insert(
+                ledger, "entries", [Seen(event_id, key, detail=f"wrote/{event_id}") for event_id, key in committed]
+            )
+            told = [Told("wrote/a1", "failed"), Told("wrote/b1", "committed"), Told("wrote/none", "committed")]
+            counts = count(await gathered(engines, [server.url], [], told))
     in_the_stream = {
         name: [each for each in wrong if "ledger's stream" in each] for name, wrong in counts.wrong().items()
     }
@@ -182,7 +295,9 @@ async def test_one_lost_doubled_inverted_and_made_up_event_are_read_from_a_real_
         "inverted": ["in the ledger's stream: a1"],
         "ghosts": ["in the ledger's stream: nobody's"],
         "stuck": [],
+        "misinformed": [],
     }
+    assert counts.misinformed == ["told failed: wrote/a1", "told committed: wrote/none"]
 
 
 def verdict(counts: Counts | None = None, **faults: int) -> Verdict:
@@ -195,7 +310,7 @@ def test_a_run_that_did_enough_and_found_nothing_ends_with_0():
     assert (verdict().too_little(), verdict().status) == ([], 0)
 
 
-@pytest.mark.parametrize("name", ["lost", "doubled", "inverted", "ghosts", "stuck"])
+@pytest.mark.parametrize("name", ["lost", "doubled", "inverted", "ghosts", "stuck", "misinformed"])
 def test_a_run_that_found_something_ends_with_1(name: str):
     assert verdict(Counts(events=500, **{name: ["x"]})).status == 1
 
@@ -216,14 +331,27 @@ def test_a_run_that_did_too_little_ends_with_1_and_says_what(missed: str, done: 
     assert any(missed in line for line in done.lines())
 
 
+def test_a_run_whose_troubles_did_not_happen_ends_with_1_and_says_which():
+    wanted = Options().troubles
+    enough = dict.fromkeys(wanted, 10)
+    assert set(wanted) == {LOG_FAILED, NOT_CLOSED, JUMPED}
+    assert replace(verdict(), wanted=wanted, troubles=enough).status == 0
+    done = replace(verdict(), wanted=wanted, troubles={**enough, JUMPED: 9})
+    assert done.status == 1
+    assert any("9 jumps of clocks" in each for each in done.too_little())
+    unwanted = Options(log_failures=0.0, close_failures=0.0, clock_jumps=False).troubles
+    assert replace(verdict(), wanted=unwanted).status == 0
+
+
 def test_a_longer_run_has_to_do_more():
     assert replace(verdict(), seconds=120.0).status == 1
 
 
 def test_the_figures_are_integers_and_faults_by_kind():
     figures = json.loads(json.dumps(verdict().figures()))
-    assert set(figures) == {"lost", "doubled", "inverted", "ghosts", "stuck", "events", "seed", "faults"}
-    assert all(type(figures[name]) is int for name in set(figures) - {"faults"})
+    numbers = {"lost", "doubled", "inverted", "ghosts", "stuck", "misinformed", "events", "seed"}
+    assert set(figures) == {*numbers, "faults", "troubles", "told"}
+    assert all(type(figures[name]) is int for name in numbers)
     assert figures["faults"]["SIGKILL relay"] == 13
 
 

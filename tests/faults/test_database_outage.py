@@ -17,6 +17,8 @@ from tests.end_to_end.tables import configured, create_tables
 from tests.end_to_end.warehouse.application import OrderedWarehouseContainer
 from tests.postgres import PostgresServer
 
+pytestmark = pytest.mark.thorough("kills and freezes processes")
+
 ORDERS = 60
 
 

@@ -12,15 +12,18 @@ import pytest_asyncio
 import structlog
 
 from mediator.distributed.failpoints import NAMES
+from mediator.errors import CommittedError
 from mediator.nats import NatsServer
 from mediator.sqlalchemy import open_engine
 from tests.faults.failpoints.__main__ import PAGE
 from tests.faults.failpoints.application import create_tables
 from tests.faults.failpoints.outcomes import OUTCOMES, Outcome
 from tests.faults.failpoints.places import TestPlace
-from tests.faults.failpoints.program import cancel_in, die_in, fail_in, quiet
+from tests.faults.failpoints.program import FailpointError, cancel_in, die_in, fail_in, quiet
 from tests.faults.failpoints.table import with_table
 from tests.postgres import PostgresServer
+
+pytestmark = pytest.mark.thorough("kills and freezes processes")
 
 KILLED = -signal.SIGKILL
 each_outcome = pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda each: f"{each.situation}-{each.point}")
@@ -68,7 +71,9 @@ async def check_in_the_end(place: TestPlace, outcome: Outcome) -> None:
     await place.finish(outcome.situation)
     left = await place.left()
     assert (left.outbox, left.parked, left.attempts) == (0, 0, 0)
-    assert left.orders == left.stream == left.effects == await place.stored("stock")
+    assert left.stream == left.effects == await place.stored("stock")
+    lost = outcome.situation == "direct" and outcome.point == "unit_of_work.before_delivery"
+    assert left.orders == left.stream or (lost and left.stream == 0)
     assert left.orders >= 1
 
 
@@ -90,8 +95,10 @@ async def test_an_exception_at_a_failpoint(outcome: Outcome, place: TestPlace, d
     async def settled() -> None:
         await place.until(**{name: getattr(expected, name) for name in expected.__dataclass_fields__})
 
-    await fail_in(outcome.situation, outcome.point, place.address, settled)
+    told = await fail_in(outcome.situation, outcome.point, place.address, settled)
     assert await place.left() == expected
+    if outcome.situation in {"send", "note", "direct"}:
+        assert isinstance(told, CommittedError if expected.orders else FailpointError)
     await check_in_the_end(place, outcome)
 
 

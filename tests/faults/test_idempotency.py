@@ -11,6 +11,8 @@ from sqlalchemy import text
 from mediator.sqlalchemy import create_schema, open_engine
 from tests.postgres import PostgresServer
 
+pytestmark = pytest.mark.thorough("kills and freezes processes")
+
 
 async def pay(url: str, *arguments: str) -> tuple[int | None, str]:
     """Send the command in a process of its own: its exit status, and the response."""

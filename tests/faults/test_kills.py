@@ -15,6 +15,8 @@ import pytest
 from mediator.nats import NatsServer
 from tests.end_to_end.conftest import Databases, eventually
 
+pytestmark = pytest.mark.thorough("kills and freezes processes")
+
 KILLED = -signal.SIGKILL
 
 

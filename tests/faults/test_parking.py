@@ -8,7 +8,10 @@ from mediator.nats import NatsServer
 from tests.end_to_end.conftest import Databases, eventually
 from tests.faults.test_kills import KILLED, run, running, start
 
-pytestmark = pytest.mark.timeout(300)  # many processes, or much work, on a machine that may be busy
+pytestmark = [
+    pytest.mark.thorough("kills and freezes processes"),
+    pytest.mark.timeout(300),  # many processes, or much work, on a machine that may be busy
+]
 
 
 @pytest.fixture

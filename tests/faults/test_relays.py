@@ -20,6 +20,8 @@ from mediator.sqlalchemy import SqlAlchemyParking, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Ledger
 from tests.adapters.sqlalchemy.test_staging import Moved, add
 
+pytestmark = pytest.mark.thorough("kills and freezes processes")
+
 KEYS = [f"key-{number}" for number in range(8)]
 
 

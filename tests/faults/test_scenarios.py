@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from mediator.nats import NatsServer
 from mediator.sqlalchemy import open_engine
-from tests.faults.scenarios import ordered, outage, poison, relays, tables
+from tests.faults.scenarios import ordered, outage, poison, relays, strangers, tables
 from tests.faults.scenarios.application import STREAM
 from tests.faults.scenarios.checker import Findings, check_effects, check_stream, compare, resumed
 from tests.faults.scenarios.processes import ROOT
@@ -26,7 +26,10 @@ from tests.faults.scenarios.site import Options, opened_site
 from tests.faults.scenarios.tables import Seen
 from tests.postgres import PostgresServer
 
-pytestmark = pytest.mark.timeout(300)  # many processes, or much work, on a machine that may be busy
+pytestmark = [
+    pytest.mark.thorough("kills and freezes processes"),
+    pytest.mark.timeout(300),  # many processes, or much work, on a machine that may be busy
+]
 
 SMALL = Options(
     keys=40, accidents=1, frozen_seconds=1.0, ack_wait=1.0, attempts=2, deployments=1, writers=1, kill_pause=1.0
@@ -36,6 +39,7 @@ RUNS = {
     "outage": (outage.run, 1000),
     "ordered": (ordered.run, 300),
     "poison": (poison.run, 60),
+    "strangers": (strangers.run, 100),
 }
 
 

@@ -37,7 +37,10 @@ from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
 from mediator.msgspec import MsgspecCodec
 from mediator.testing import InMemoryDatabase, InMemoryOutbox, InMemoryUnitOfWork
 
-pytestmark = pytest.mark.timeout(300)  # many processes, or much work, on a machine that may be busy
+pytestmark = [
+    pytest.mark.thorough("runs for half a minute"),
+    pytest.mark.timeout(300),  # many processes, or much work, on a machine that may be busy
+]
 
 DISPATCHES = 20_000
 AT_A_TIME = 2_000

@@ -14,6 +14,8 @@ from tests.faults.campaign.forked import Forked
 from tests.faults.campaign.supervisor import Supervisor
 from tests.faults.scenarios.processes import Process
 
+pytestmark = pytest.mark.thorough("kills and freezes processes")
+
 SECONDS = 30
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.thorough("builds a wheel and checks types a second time")
+
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 

@@ -1,12 +1,14 @@
-"""Arguments that cannot be meant: one clear error each, where they are given."""
+"""Wrong arguments: each one is refused with a clear error, where it is given."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from mediator import Command, Concurrent, Notification, PublishStrategy, Registry, Sequential, StreamRequest
-from mediator.errors import MessageDeclarationError, SettingError
+from mediator import Command, Concurrent, Notification, Sequential, StreamRequest
+from mediator.errors import DeclarationError, SettingError
+from mediator.registry import Registry
+from mediator.strategies import PublishStrategy
 from mediator.testing import RecordingMediator
 from tests.unit.samples import EnrollStudent, StudentEnrolled, answer_name, answer_none
 from tests.unit.wiring import handles, listens, streams, wire
@@ -19,7 +21,7 @@ class ListStudents(StreamRequest[str]):
 
 @dataclass
 class Changeable(PublishStrategy):
-    """Not hashable, for it is compared by value and may change."""
+    """Not hashable, because it is compared by value and may change."""
 
     log: list[str]
 
@@ -39,7 +41,7 @@ def mediator() -> Any:
 
 
 @pytest.mark.parametrize("mode", ["nested", None, 3, "DEFAULT"])
-async def test_what_is_no_mode_is_refused_wherever_a_mode_is_given(mediator: Any, mode: Any):
+async def test_a_wrong_mode_is_refused_wherever_a_mode_is_given(mediator: Any, mode: Any):
     wanted = pytest.raises(SettingError, match=r"mode=.*no TransactionMode. Write `mode=TransactionMode\.NESTED`")
     with wanted:
         await mediator.send(EnrollStudent(), mode=mode)
@@ -65,7 +67,7 @@ async def test_what_is_no_mode_is_refused_wherever_a_mode_is_given(mediator: Any
         (Changeable([]), "Make Changeable a frozen dataclass"),
     ],
 )
-async def test_what_is_no_strategy_is_refused_wherever_a_strategy_is_given(mediator: Any, strategy: Any, remedy: str):
+async def test_a_wrong_strategy_is_refused_wherever_a_strategy_is_given(mediator: Any, strategy: Any, remedy: str):
     for _ in range(2):
         with pytest.raises(SettingError, match=remedy):
             await mediator.publish(StudentEnrolled(), strategy=strategy)
@@ -82,7 +84,7 @@ async def test_what_is_no_strategy_is_refused_wherever_a_strategy_is_given(media
 
 
 @pytest.mark.parametrize("form", ["xml", "", None, []])
-def test_what_is_no_format_is_refused(mediator: Any, form: Any):
+def test_a_wrong_format_is_refused(mediator: Any, form: Any):
     with pytest.raises(SettingError, match="none of text, json, mermaid"):
         mediator.describe(EnrollStudent, format=form)
 
@@ -136,13 +138,13 @@ async def test_a_message_of_several_kinds_is_refused_by_each_of_its_dispatches()
         handles(AskedTwice, answer_none),
         streams(AskedTwice, names),
     )
-    with pytest.raises(MessageDeclarationError, match="Both is a Request and a Notification"):
+    with pytest.raises(DeclarationError, match="Both is a Request and a Notification"):
         await mediator.send(Both())
-    with pytest.raises(MessageDeclarationError):
+    with pytest.raises(DeclarationError, match="each of which is dispatched in another way"):
         await mediator.publish(Both())
-    with pytest.raises(MessageDeclarationError):
+    with pytest.raises(DeclarationError, match="each of which is dispatched in another way"):
         await mediator.publish(Both(), strategy=Concurrent())
-    with pytest.raises(MessageDeclarationError, match="AskedTwice is a Request and a StreamRequest"):
+    with pytest.raises(DeclarationError, match="AskedTwice is a Request and a StreamRequest"):
         mediator.stream(AskedTwice())
-    with pytest.raises(MessageDeclarationError):
+    with pytest.raises(DeclarationError, match="each of which is dispatched in another way"):
         await mediator.send(AskedTwice())

@@ -30,7 +30,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 
 def wrong(**settings: str) -> pytest.MarkDecorator:
-    """Each setting with each number that it cannot be given."""
+    """Return each setting with each number that it refuses."""
     cases = [(name, value) for name, kind in settings.items() for value in WRONG[kind.replace("_", " ")]]
     return pytest.mark.parametrize(("name", "value"), cases)
 

@@ -1,4 +1,4 @@
-"""Tasks and scopes: who joins, who is refused, and what is left behind."""
+"""Tasks and scopes: which dispatches join a scope, which are refused, and what remains afterwards."""
 
 import asyncio
 import contextvars
@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from mediator import Mediator, Scope, TransactionMode, current_context, current_scope
-from mediator.errors import ConcurrentDispatchError, ScopeClosedError
-from mediator.scope import current_frame
+from mediator import Mediator, TransactionMode, current_context, current_scope
+from mediator.errors import ScopeError
+from mediator.scope import Scope, current_frame
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent
 from tests.unit.wiring import handles, wire
 
 
 class Gate:
-    """Somebody waits here until let through."""
+    """Holds a task until the test lets it through."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -38,11 +38,9 @@ async def test_two_dispatches_gathered_inside_a_handler_are_refused():
         await asyncio.gather(mediator.send(ExpelStudent()), mediator.send(CountStudents()))
 
     mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, gate.wait), handles(CountStudents, see_scope))
-    with pytest.raises(
-        ConcurrentDispatchError, match=r"CountStudents and ExpelStudent .*TransactionMode\.NEW"
-    ) as caught:
+    with pytest.raises(ScopeError, match=r"CountStudents and ExpelStudent .*TransactionMode\.NEW") as caught:
         await mediator.send(EnrollStudent())
-    assert (caught.value.message, caught.value.running) == (CountStudents(), ExpelStudent())
+    assert caught.value.subject == CountStudents()
     gate.open.set()
 
 
@@ -102,11 +100,11 @@ async def test_a_dispatch_forgotten_in_a_task_fails_the_one_that_forgot_it():
         return "unnoticed"
 
     mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, gate.wait))
-    with pytest.raises(ConcurrentDispatchError, match="EnrollStudent and ExpelStudent") as caught:
+    with pytest.raises(ScopeError, match="EnrollStudent and ExpelStudent") as caught:
         await mediator.send(EnrollStudent())
     assert errors == [caught.value]
     gate.open.set()
-    with pytest.raises(ScopeClosedError):
+    with pytest.raises(ScopeError, match="its scope is closed"):
         await tasks[0]
     assert current_frame() is None
 
@@ -116,7 +114,7 @@ async def test_a_task_that_outlives_its_dispatch_gets_a_scope_of_its_own():
 
     async def later() -> tuple[Scope, str | None]:
         await gate.open.wait()
-        with pytest.raises(ScopeClosedError, match="EnrollStudent is over"):
+        with pytest.raises(ScopeError, match="EnrollStudent is over"):
             current_scope()
         return await mediator.send(ExpelStudent())
 

@@ -1,4 +1,4 @@
-"""MessageContext: where a message comes from."""
+"""MessageContext: the ids, the cause and the caller of a message."""
 
 import itertools
 import uuid
@@ -8,7 +8,7 @@ import pytest
 
 from mediator import MessageContext, TransactionMode, current_context
 from mediator.context import new_id
-from mediator.errors import NoScopeError
+from mediator.errors import ScopeError
 from tests.unit.samples import EnrollStudent, ExpelStudent, StudentChanged
 from tests.unit.wiring import handles, listens, wire
 
@@ -84,7 +84,7 @@ async def test_ids_are_drawn_only_when_somebody_asks_and_only_once():
 
 
 def test_outside_a_dispatch_there_is_no_context():
-    with pytest.raises(NoScopeError, match="the message context"):
+    with pytest.raises(ScopeError, match="the message context"):
         current_context()
 
 
@@ -93,5 +93,5 @@ def test_ids_are_random_uuids():
     assert new_id() != new_id()
 
 
-def test_what_a_message_causes_keeps_the_correlation():
+def test_an_inner_message_keeps_the_correlation_id():
     assert MessageContext("a", "flow").caused("b") == MessageContext("b", "flow", "a")

@@ -1,6 +1,6 @@
-"""The bounds of a context, and what becomes of one that travels."""
+"""The limits of the values in a message context, also when it travels with an event or a request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator import DistributedEvent, Headers, MessageContext
-from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.propagation import incoming, outgoing
-from mediator.distributed.transaction import CollectedEvent
+from mediator import DistributedEvent, MessageContext
+from mediator.context import NOTHING_SAID, Headers, Unverified
+from mediator.distributed.callers import stated_by, trust_stream, vouched_context
+from mediator.distributed.cloudevents import CloudEvent, incoming, outgoing
+from mediator.distributed.unit_of_work.running import CollectedEvent
 from mediator.errors import ContextError
 from mediator.msgspec import MsgspecCodec
 from tests.unit.samples import EnrollStudent
@@ -43,7 +44,7 @@ def test_a_text_is_taken_as_it_is_or_refused_without_being_shown(field: str, tex
 @pytest.mark.parametrize(
     "value", ["a\nb", "\x1b[2J", "a\u2028b", "\u202eadmin", "\udc80", "", "x" * 256, 3, b"ada", True]
 )
-def test_what_could_forge_a_line_or_is_no_text_is_refused_at_every_entry(value: Any):
+def test_a_value_that_could_forge_a_log_line_or_is_no_text_is_refused_at_every_entry(value: Any):
     with pytest.raises(ContextError):
         MessageContext.new(principal=value)
     with pytest.raises(ContextError):
@@ -119,7 +120,7 @@ def test_headers_cannot_be_changed_and_keep_their_values_to_themselves():
         context.headers["authorization"] = "x"  # type: ignore[index]
 
 
-def test_what_a_message_causes_inherits_principal_tenant_and_headers():
+def test_an_inner_message_inherits_principal_tenant_and_headers():
     context = MessageContext("a", "flow", None, "ada", "acme", {"h": "1"})
     assert context.caused("b") == MessageContext("b", "flow", "a", "ada", "acme", {"h": "1"})
     assert hash(context.caused("b")) == hash(MessageContext("b", "flow", "a", "ada", "acme", {"h": "1"}))
@@ -145,9 +146,15 @@ FITTING = st.text(min_size=1, max_size=255).filter(fits)
 
 
 @given(FITTING, FITTING, st.none() | FITTING)
-def test_what_travels_arrives(message_id: str, correlation_id: str, tenant: str | None):
+def test_what_travels_arrives_and_the_tenant_as_long_as_somebody_vouches_for_it(
+    message_id: str, correlation_id: str, tenant: str | None
+):
     context = MessageContext(message_id, correlation_id, "cause", "ada", tenant, {"a": "1"})
-    assert incoming(sent(context)) == (MessageContext("event", correlation_id, message_id, None, tenant), [])
+    event, said = sent(context), NOTHING_SAID if tenant is None else Unverified(tenant)
+    arrived = MessageContext("event", correlation_id, message_id, vouched_by=None, unverified=said)
+    assert incoming(event) == (arrived, [])
+    believed = replace(arrived, tenant=tenant, vouched_by="trust_stream")
+    assert vouched_context(arrived, stated_by(event), trust_stream) == believed
 
 
 ATTRIBUTES = st.dictionaries(st.sampled_from(["correlationid", "causationid", "tenant", "traceparent"]), TEXTS)
@@ -161,7 +168,8 @@ def test_whatever_arrives_has_a_context_without_what_does_not_fit(event_id: str,
     fit = {name: value for name, value in extensions.items() if name not in unfit}
     assert context.message_id == event_id or "id" in dropped
     assert context.correlation_id == fit.get("correlationid", context.message_id)
-    assert (context.causation_id, context.tenant) == (fit.get("causationid"), fit.get("tenant"))
+    assert (context.causation_id, context.unverified.tenant) == (fit.get("causationid"), fit.get("tenant"))
+    assert (context.tenant, context.vouched_by) == (None, None)
     assert (context.principal, dict(context.headers), outgoing(context)["causationid"]) == (
         None,
         {},

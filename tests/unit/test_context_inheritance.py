@@ -1,4 +1,4 @@
-"""Principal, tenant and headers: given at an entry, inherited by all that follows."""
+"""Principal, tenant and headers: given at an entry point, inherited by every message that follows."""
 
 import asyncio
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mediator import MessageContext, TransactionMode, current_context, current_scope
-from mediator.errors import ConcurrentDispatchError, DispatchDepthError, NoScopeError
+from mediator.errors import DispatchDepthError, ScopeError
 from mediator.strategies import Concurrent
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, StudentChanged
 from tests.unit.test_context import counter, see
@@ -17,7 +17,7 @@ ADA = MessageContext("request", "flow", None, "ada", "acme", {"Accept-Language":
 
 
 def given(context: MessageContext) -> tuple[Any, ...]:
-    """What is inherited."""
+    """Return the inherited values of a context."""
     return context.correlation_id, context.principal, context.tenant, dict(context.headers)
 
 
@@ -86,7 +86,7 @@ async def test_everything_dispatched_inside_a_context_has_it_and_nothing_after_i
     assert given(first) == given(second) == ("flow", "ada", "acme", {"a": "1"})
     assert first.causation_id == second.causation_id == context.message_id
     assert (await mediator.send(EnrollStudent())).principal is None
-    with pytest.raises(NoScopeError):
+    with pytest.raises(ScopeError, match="no dispatch is running"):
         current_context()
 
 
@@ -110,7 +110,7 @@ async def test_a_context_opens_no_scope_so_messages_inside_run_at_the_same_time(
 
     mediator = wire(handles(EnrollStudent, meet))
     async with mediator.context(principal="ada"), asyncio.timeout(5):
-        with pytest.raises(NoScopeError, match="scope was asked for"):
+        with pytest.raises(ScopeError, match="scope was asked for"):
             current_scope("scope")
         await asyncio.gather(*(mediator.send(EnrollStudent()) for _ in range(3)))
     assert len(set(map(id, scopes))) == 3
@@ -197,7 +197,7 @@ async def test_a_context_hides_no_second_dispatch_in_the_scope():
             await task
 
     mediator = wire(handles(EnrollStudent, outer), handles(ExpelStudent, slow))
-    with pytest.raises(ConcurrentDispatchError):
+    with pytest.raises(ScopeError, match="at the same time"):
         await mediator.send(EnrollStudent())
 
 
@@ -207,7 +207,7 @@ async def test_a_context_is_no_step_towards_the_depth_limit():
             await mediator.send(message)
 
     mediator = wire(handles(EnrollStudent, again), max_depth=4)
-    with pytest.raises(DispatchDepthError) as caught:
+    with pytest.raises(DispatchDepthError, match="dispatches are nested") as caught:
         await mediator.send(EnrollStudent())
     assert len(caught.value.path) == 5
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mediator import DistributedEventHandler, Mediator, NotificationHandler, RequestHandler
 from mediator.binding import Binding
-from mediator.description import Application, described
-from mediator.dispatches import Dispatch, dispatches_of, kind_of
+from mediator.describe import Application, described, dispatches_of, kind_of
+from mediator.describe.description import Chart, label
+from mediator.describe.dispatches import Dispatch
 from mediator.errors import HandlerNotFoundError
-from mediator.mermaid import Chart, label
 from mediator.registry import Registry
 from tests.unit.described.handlers import (
     Announce,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mediator import Command, DistributedEvent, Notification
-from mediator.errors import HandlerNotFoundError, MediatorNotStartedError, MessageKindError
+from mediator.errors import HandlerNotFoundError, MisuseError
 from tests.unit.samples import (
     CountStudents,
     EnrollStudent,
@@ -38,12 +38,63 @@ class StatusChanged(DistributedEvent):
     ],
 )
 async def test_what_cannot_be_dispatched_is_refused_with_the_remedy(method: str, message: Any, remedy: str):
-    with pytest.raises(MessageKindError) as caught:
+    with pytest.raises(MisuseError, match="was given|cannot take") as caught:
         await getattr(wire(), method)(message)
     assert remedy in str(caught.value)
     assert f"`{method}`" in str(caught.value)
-    assert caught.value.message is message
+    assert caught.value.subject is message
     assert "private" not in str(caught.value)
+
+
+METHODS = ["send", "publish", "stream", "publish_after_commit"]
+KINDS = {"send": "a request", "stream": "a stream request"}
+BASES = {"send": "Command or Query", "stream": "StreamRequest"}
+
+
+async def refusal(method: str, message: Any) -> str:
+    with pytest.raises(MisuseError, match="was given|cannot take") as caught:
+        result = getattr(wire(), method)(message)
+        if hasattr(result, "__await__"):
+            await result
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_none_is_refused_as_a_message_that_is_missing(method: str):
+    assert await refusal(method, None) == (
+        f"`{method}` was given None, where {KINDS.get(method, 'a notification')} belongs. Look at where it comes from: is a "
+        "`return` missing there?"
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_coroutine_is_refused_as_one_that_nobody_awaited_and_is_closed(method: str):
+    async def make() -> EnrollStudent:
+        return EnrollStudent()
+
+    coroutine = make()
+    text = await refusal(method, coroutine)
+
+    assert "was given the coroutine or future " in text
+    assert "make, which nobody awaited, and no message." in text
+    assert f"Write `{method}(await ...)` if it gives the message." in text
+    assert coroutine.cr_frame is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("given", [EnrollStudent, StudentChanged, list, list[int]])
+async def test_a_class_is_refused_with_the_advice_to_make_a_message_of_it(method: str, given: Any):
+    name = given.__name__
+    assert await refusal(method, given) == (
+        f"`{method}` was given the class {name} itself. Make a message of it: `{name}(...)`."
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_what_is_no_message_at_all_is_told_of_what_to_derive_from(method: str):
+    assert await refusal(method, 3) == (
+        f"`{method}` cannot take a int. Derive its class from {BASES.get(method, 'Notification')}."
+    )
 
 
 async def test_a_request_without_a_handler_is_refused_naming_the_nearest():
@@ -53,7 +104,7 @@ async def test_a_request_without_a_handler_is_refused_naming_the_nearest():
 
     with pytest.raises(HandlerNotFoundError) as caught:
         await wire(handles(EnrollStudent, answer_name), handles(ExpelStudent, answer_none)).send(EnrolStudent())
-    assert caught.value.request_type is EnrolStudent
+    assert caught.value.subject is EnrolStudent
     assert caught.value.nearest[0] == "EnrollStudent"
     assert "Did you mean EnrollStudent" in str(caught.value)
 
@@ -66,11 +117,11 @@ async def test_nothing_is_suggested_when_nothing_is_near():
 
 async def test_nothing_is_dispatched_before_the_start():
     mediator = wire(handles(EnrollStudent, answer_name), started=False)
-    with pytest.raises(MediatorNotStartedError, match="EnrollStudent .* lifespan"):
+    with pytest.raises(MisuseError, match="EnrollStudent .* lifespan"):
         await mediator.send(EnrollStudent())
-    with pytest.raises(MediatorNotStartedError):
+    with pytest.raises(MisuseError, match="outside the lifespan"):
         await mediator.publish(StudentChanged())
-    with pytest.raises(MediatorNotStartedError):
+    with pytest.raises(MisuseError, match="outside the lifespan"):
         async with mediator.scope():
             pass
     mediator.started = True
@@ -82,9 +133,9 @@ async def test_nothing_is_dispatched_after_the_stop_though_it_was_before():
     await mediator.send(EnrollStudent())
     await mediator.publish(StudentChanged())
     mediator.started = False
-    with pytest.raises(MediatorNotStartedError):
+    with pytest.raises(MisuseError, match="outside the lifespan"):
         await mediator.send(EnrollStudent())
-    with pytest.raises(MediatorNotStartedError):
+    with pytest.raises(MisuseError, match="outside the lifespan"):
         await mediator.publish(StudentChanged())
 
 
@@ -93,9 +144,9 @@ async def test_what_was_dispatched_the_right_way_is_refused_the_other_way_all_th
     await mediator.send(EnrollStudent())
     await mediator.publish(StudentChanged())
     wrong: Any = mediator
-    with pytest.raises(MessageKindError):
+    with pytest.raises(MisuseError, match="was given|cannot take"):
         await wrong.publish(EnrollStudent())
-    with pytest.raises(MessageKindError):
+    with pytest.raises(MisuseError, match="was given|cannot take"):
         await wrong.send(StudentChanged())
 
 

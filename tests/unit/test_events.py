@@ -1,6 +1,7 @@
-"""The type of an event on the wire."""
+"""Wire types: how the type and version of an event are written and read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import msgspec
@@ -9,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mediator import DistributedEvent, Notification
+from mediator.distributed.cloudevents import CloudEvent, bucket_of
 from mediator.distributed.events import split_wire_type, wire_type
-from mediator.errors import EventDeclarationError
+from mediator.distributed.parking import ParkedEvent, refused_event
+from mediator.distributed.unit_of_work import check_event
+from mediator.errors import DeclarationError, EventNotSerializableError
 from mediator.msgspec import MsgspecCodec
 
 WORDS = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True).filter(lambda word: len(word) <= 64)
@@ -21,6 +25,7 @@ def declare(event_type: Any, version: Any = 1) -> type[DistributedEvent]:
     return type("Declared", (DistributedEvent,), {"event_type": event_type, "event_version": version})
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 @given(EVENT_TYPES, st.integers(1, 10**9))
 def test_a_type_survives_the_way_over_the_wire(event_type: str, version: int):
     assert split_wire_type(wire_type(declare(event_type, version))) == (event_type, version)
@@ -37,7 +42,7 @@ def test_what_is_split_is_what_some_event_declares(wire: str):
 
 @pytest.mark.parametrize("wire", ["a.b.v0", "a.b.v007", "a.b", "a.b.v", "a.v1", "a.b.c.v1", "a.b.v1\n", "A.b.v1", ""])
 def test_what_is_no_type_on_the_wire_is_refused(wire: str):
-    with pytest.raises(ValueError, match="is not <context>"):
+    with pytest.raises(ValueError, match="is not <domain>"):
         split_wire_type(wire)
 
 
@@ -48,8 +53,8 @@ def test_what_is_no_type_on_the_wire_is_refused(wire: str):
         *("a" * 65 + ".b", "a." + "b" * 65),
     ],
 )
-def test_an_event_type_must_be_a_context_and_a_name(event_type: Any):
-    with pytest.raises(EventDeclarationError, match=r"Declared has .*Declare it as"):
+def test_an_event_type_must_be_a_domain_and_a_name(event_type: Any):
+    with pytest.raises(DeclarationError, match=r"Declared has .*Declare it as"):
         wire_type(declare(event_type))
 
 
@@ -59,7 +64,7 @@ def test_the_longest_event_type_is_one_of_64_characters_each():
 
 @pytest.mark.parametrize("version", [0, -1, True, "1", 1.0, None])
 def test_an_event_version_must_be_a_positive_number(version: Any):
-    with pytest.raises(EventDeclarationError, match="event_version"):
+    with pytest.raises(DeclarationError, match="event_version"):
         wire_type(declare("university.changed", version))
 
 
@@ -114,3 +119,35 @@ def test_the_partition_key_can_be_a_field_like_any_other(event_class: Any):
     with pytest.raises(TypeError, match="partition_key"):
         event_class(student_id="s-1")
     assert MsgspecCodec().decode(MsgspecCodec().encode(event_class("k", "s-1")), event_class).partition_key == "k"
+
+
+@given(st.text(), st.text())
+def test_the_bucket_is_that_of_the_key_whenever_there_is_one(key: str, event_id: str):
+    assert bucket_of(key, event_id) == bucket_of(key, "another")
+    assert bucket_of(None, event_id) == bucket_of(event_id, "another")
+
+
+class Keyed(DistributedEvent):
+    event_type = "contract.keyed"
+    partition_key: Any = ""
+
+
+def test_an_empty_key_is_refused_where_it_is_added():
+    with pytest.raises(EventNotSerializableError, match="an event without order has None"):
+        check_event(Keyed(), None)
+
+
+@pytest.mark.parametrize("number", range(1, 4))
+def test_a_key_is_no_number_of_an_event_without_a_key(number: int):
+    """A key such as `#2` once stood for the event without a key that is parked as number 2."""
+    without = parked(None, number)
+    assert all(
+        without.ordering_key != parked(key, other).ordering_key
+        for key in ("#2", f"#{number}", str(number))
+        for other in (1, 2)
+    )
+
+
+def parked(key: str | None, number: int) -> ParkedEvent:
+    event = CloudEvent("1", "contract.keyed.v1", datetime.now(UTC), b"{}", partitionkey=key)
+    return replace(refused_event(event, "refused", "", sequence=1), number=number)

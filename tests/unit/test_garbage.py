@@ -1,4 +1,4 @@
-"""Garbage: what a dispatch has made is gone when it is over, without the help of the garbage collector."""
+"""Garbage: the objects of a dispatch are freed at its end, without the garbage collector."""
 
 import contextlib
 import gc
@@ -70,7 +70,9 @@ async def test_a_dispatch_leaves_nothing_to_the_garbage_collector(dispatch: Call
     try:
         for _ in range(DISPATCHES):
             await dispatch(mediator)
-        assert gc.collect() < DISPATCHES  # a single object a dispatch would be as many; other threads leave a few
+        assert (
+            gc.collect() < DISPATCHES
+        )  # one object per dispatch would be as many as dispatches; other threads leave a few
     finally:
         gc.enable()
 

@@ -1,4 +1,4 @@
-"""What dispatching refuses: calling on too late, what was not awaited, and messages that cause each other for ever."""
+"""Dispatching refuses a late `call_next`, a coroutine not awaited, and messages that send each other endlessly."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mediator import Command, Concurrent, Notification, NotificationHandler, NotificationPipelineBehavior, Sequential
-from mediator.errors import CallNextError, DispatchDepthError, NotAwaitedError, NoUnitOfWorkError
+from mediator.errors import DispatchDepthError, MisuseError, NoUnitOfWorkError, misuse
 from tests.unit.samples import EnrollStudent, StudentEnrolled, answer_name
 from tests.unit.transactions import Transactional
 from tests.unit.wiring import around, handles, listens, wire
@@ -21,7 +21,7 @@ async def test_call_next_is_refused_after_the_behavior_has_returned():
 
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(Command[Any], keep)])
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
-    with pytest.raises(CallNextError, match=r"EnrollStudent after \S*Around\.handle had ended"):
+    with pytest.raises(MisuseError, match=r"EnrollStudent after \S*Around\.handle had ended"):
         await kept[0]()
 
 
@@ -40,7 +40,7 @@ async def test_call_next_is_refused_in_a_task_that_outlived_the_behavior():
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(Command[Any], spawn)])
     assert await mediator.send(EnrollStudent()) == "early"
     go.set()
-    with pytest.raises(CallNextError):
+    with pytest.raises(MisuseError, match="had ended"):
         await tasks[0]
 
 
@@ -68,7 +68,7 @@ async def test_call_next_is_refused_after_a_behavior_that_had_to_be_resolved():
     later = type(binding)(resolve, binding.cls, binding.label, binding.kind)
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[later])
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
-    with pytest.raises(CallNextError):
+    with pytest.raises(MisuseError, match="had ended"):
         await kept[0]()
 
 
@@ -85,7 +85,7 @@ async def test_a_behavior_that_forgets_to_await_is_told_so_and_nothing_is_commit
 
     behaviors = [around(Command[Any], forget), around(Command[Any], transaction)]
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=behaviors)
-    with pytest.raises(NotAwaitedError, match=r"is the coroutine \S*Around\.handle, which nobody awaited"):
+    with pytest.raises(MisuseError, match=r"is the coroutine \S*Around\.handle, which nobody awaited"):
         await mediator.send(EnrollStudent())
     assert outcomes == []
 
@@ -97,7 +97,7 @@ async def test_a_behavior_around_each_handler_that_forgets_to_await_is_told_so(s
             return call_next()
 
     mediator = wire(listens(StudentEnrolled, answer_name), behaviors=[Forgets])
-    with pytest.raises(NotAwaitedError, match=r"is the coroutine \S*Listener\.handle, which nobody awaited"):
+    with pytest.raises(MisuseError, match=r"is the coroutine \S*Listener\.handle, which nobody awaited"):
         await mediator.publish(StudentEnrolled(), strategy=strategy)
 
 
@@ -109,7 +109,7 @@ async def test_a_handler_of_a_notification_that_forgets_to_await_is_told_so(stra
             return answer_name(notification)
 
     handlers: list[Any] = [Forgets, *[listens(StudentEnrolled, answer_name)] * others]
-    with pytest.raises(NotAwaitedError, match=r"is the coroutine answer_name, which nobody awaited"):
+    with pytest.raises(MisuseError, match=r"is the coroutine answer_name, which nobody awaited"):
         await wire(*handlers).publish(StudentEnrolled(), strategy=strategy)
 
 
@@ -136,12 +136,31 @@ async def test_notifications_that_cause_each_other_hit_a_limit_that_names_the_ci
         await mediator.publish(classes[0]())
 
     mediator = wire(handles(EnrollStudent, start), *handlers, max_depth=20)
-    with pytest.raises(DispatchDepthError) as caught:
+    with pytest.raises(DispatchDepthError, match="dispatches are nested") as caught:
         await mediator.send(EnrollStudent())
     assert count == 19
     assert sorted(caught.value.cycle) == sorted(cls.__name__ for cls in classes)
     assert f"{caught.value.cycle[-1]} -> {caught.value.cycle[0]}" in str(caught.value)
     assert caught.value.path[0] == EnrollStudent()
+
+
+async def test_scopes_of_handlers_and_of_a_block_are_no_dispatches_and_are_not_refused():
+    heard: list[Any] = []
+
+    async def hear(notification: Any) -> None:
+        heard.append(notification)
+
+    async def start(_message: Any) -> None:
+        await mediator.publish(StudentEnrolled(), strategy=Concurrent())
+        async with mediator.scope():
+            heard.append("in a scope")
+
+    mediator = wire(handles(EnrollStudent, start), listens(StudentEnrolled, hear), max_depth=2)
+    await mediator.send(EnrollStudent())
+    assert heard == [StudentEnrolled(), "in a scope"]
+    async with mediator.scope():
+        with pytest.raises(DispatchDepthError):
+            await mediator.send(EnrollStudent())
 
 
 async def test_dispatches_that_follow_each_other_have_no_depth():
@@ -169,7 +188,7 @@ async def test_tasks_that_outlive_their_dispatch_and_dispatch_again_have_no_dept
 
 
 def test_a_depth_without_a_circle_shows_the_whole_path():
-    error = DispatchDepthError(2, [EnrollStudent(), StudentEnrolled(), "mediator.scope()"])
+    error = misuse.dispatch_depth(2, [EnrollStudent(), StudentEnrolled(), "mediator.scope()"])
     assert error.cycle == []
     assert "EnrollStudent -> StudentEnrolled -> mediator.scope()" in str(error)
 

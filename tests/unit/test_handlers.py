@@ -1,4 +1,4 @@
-"""What a class says it handles."""
+"""The messages that a handler class declares."""
 
 import sys
 import typing
@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
-from mediator import Binding, Command, Notification, NotificationHandler, PipelineBehavior, Request, RequestHandler
+from mediator import Command, Notification, NotificationHandler, PipelineBehavior, Request, RequestHandler
+from mediator.binding import Binding
 from mediator.handlers import message_types, type_arguments
 from mediator.messages import is_request
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, StudentChanged, StudentEnrolled
@@ -23,7 +24,7 @@ class Direct(RequestHandler[EnrollStudent, str]):
 
 
 class Flipped(RequestHandler[M, R], Generic[R, M]):
-    """Its type arguments stand in another order than those of its base."""
+    """Has its type arguments in another order than its base class."""
 
 
 class Auditing(PipelineBehavior[C, Any], Generic[C]):

@@ -1,14 +1,15 @@
-"""LoggingBehavior: what it writes, and what it keeps to itself."""
+"""LoggingBehavior: which fields it logs, and which it does not."""
 
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from structlog.testing import capture_logs
 
-from mediator import Command, LoggingBehavior, MessageContext, add_message_context
+from mediator import Command, LoggingBehavior, MessageContext
+from mediator.behaviors import add_message_context
 from tests.unit.samples import EnrollStudent, ExpelStudent, StudentChanged, answer_name, answer_none
 from tests.unit.wiring import bind, handles, listens, wire
 
@@ -25,7 +26,7 @@ class Clock:
 
 
 async def logged(message: Any, work: Any = answer_name, **options: Any) -> list[Any]:
-    """What is logged when a message is handled."""
+    """Return the log lines of the handling of a message."""
     with capture_logs() as lines:
         behavior = bind(LoggingBehavior, lambda: LoggingBehavior(clock=Clock(), **options))
         mediator = wire(handles(type(message), work), behaviors=[behavior], ids=lambda: "inner")
@@ -40,7 +41,7 @@ async def test_a_handled_message_is_one_line_with_name_duration_and_ids_and_no_p
         {
             "event": "handled",
             "log_level": "info",
-            "message": "EnrollStudent",
+            "message_type": "EnrollStudent",
             "milliseconds": 250.0,
             "message_id": "inner",
             "correlation_id": "flow",
@@ -82,6 +83,17 @@ async def test_a_message_without_fields_has_an_empty_payload():
     assert line["payload"] == {}
 
 
+async def test_what_belongs_to_the_class_is_no_part_of_the_payload():
+    @dataclass(frozen=True)
+    class Transfer(EnrollStudent):
+        evaluated: ClassVar[str] = "secret"
+        written: "ClassVar[str]" = "secret"
+        bare: ClassVar = "secret"
+
+    (line,) = await logged(Transfer("secret"), log_payload=True)
+    assert line["payload"] == {"name": "***"}
+
+
 async def test_the_payload_is_what_redact_returns():
     (line,) = await logged(EnrollStudent("Ada"), log_payload=True, redact=lambda message: message.name[0])
     assert line["payload"] == "A"
@@ -101,7 +113,7 @@ async def test_nested_messages_are_logged_inside_out_with_one_correlation_id():
     mediator = wire(*parts, behaviors=[LoggingBehavior])
     with capture_logs() as lines:
         await mediator.send(EnrollStudent())
-    assert [line["message"] for line in lines] == ["ExpelStudent", "StudentChanged", "EnrollStudent"]
+    assert [line["message_type"] for line in lines] == ["ExpelStudent", "StudentChanged", "EnrollStudent"]
     assert len({line["correlation_id"] for line in lines}) == 1
     assert {line["causation_id"] for line in lines[:2]} == {lines[2]["message_id"]}
 

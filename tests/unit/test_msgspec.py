@@ -150,3 +150,11 @@ def test_what_cannot_be_decoded_is_described_without_its_values(data: bytes):
     with pytest.raises(EventNotDecodableError, match=r"Invalid enum value - at|ValueError") as caught:
         codec.decode(data, Checked)
     assert "secret" not in str(caught.value)
+
+
+def test_an_event_class_that_declares_no_fields_is_told_how_to():
+    class Bare(DistributedEvent):
+        event_type = "school.bare"
+
+    with pytest.raises(EventNotSerializableError, match="has no fields that msgspec knows; make it a dataclass"):
+        codec.encode(Bare())

@@ -6,7 +6,7 @@ from typing import Any, Literal, NewType
 import pytest
 
 from mediator import Command, Notification, PipelineBehavior, Query, RequestHandler
-from mediator.errors import ReplacementError
+from mediator.errors import MisuseError
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, StudentChanged, StudentEnrolled, answer_name
 from tests.unit.wiring import around, bind, handles, listens, wire
 
@@ -106,7 +106,7 @@ async def test_a_message_of_another_class_is_refused_for_what_lies_inside_was_ch
         return await call_next(other)
 
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(Any, swap)])
-    with pytest.raises(ReplacementError, match=r"in place of a EnrollStudent.*`await mediator\.send"):
+    with pytest.raises(MisuseError, match=r"in place of a EnrollStudent.*`await mediator\.send"):
         await mediator.send(EnrollStudent())
 
 
@@ -122,7 +122,7 @@ async def test_a_notification_is_replaced_by_one_of_a_derived_class_and_not_by_o
     mediator = wire(listens(StudentChanged, see), behaviors=[around(Any, swap)])
     await mediator.publish(StudentChanged())
     assert seen == [StudentEnrolled()]
-    with pytest.raises(ReplacementError):
+    with pytest.raises(MisuseError, match="in place of a"):
         await mediator.publish(StudentEnrolled())
 
 

@@ -1,4 +1,4 @@
-"""Republishing and verification: batches, paces, outcomes, on fakes."""
+"""Republishing and verification with fakes: batches, rates and outcomes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -11,12 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox_contents import OutboxFilter
-from mediator.distributed.pace import BATCH, Pace
-from mediator.distributed.publisher import PublishResult
-from mediator.distributed.republishing import Republishing
-from mediator.distributed.stream_contents import HeldStream
-from mediator.distributed.verification import Verification
+from mediator.distributed.outbox import HeldStream, OutboxFilter, PublishResult, Republishing, Verification
+from mediator.distributed.throttle import BATCH, Throttle
 from mediator.errors import (
     EventHeldBackError,
     EventRefusedError,
@@ -25,7 +21,7 @@ from mediator.errors import (
     StreamMismatchError,
 )
 from mediator.testing import InMemoryBroker, InMemoryDatabase, InMemoryEventPublisher, InMemoryOutbox
-from mediator.testing.stream_contents import InMemoryStreamContents
+from mediator.testing.memory.broker import InMemoryStreamContents
 
 ALL = OutboxFilter("archived")
 
@@ -35,12 +31,12 @@ def event(number: int, key: str | None = None) -> CloudEvent:
 
 
 class Application:
-    """An archive, and a broker that may have lost some of it."""
+    """An archive, and a broker that may have lost some of its events."""
 
     def __init__(self, events: int, publisher: type[InMemoryEventPublisher] = InMemoryEventPublisher) -> None:
         self.database = InMemoryDatabase()
         self.broker = InMemoryBroker()
-        self.outbox = InMemoryOutbox(self.database)
+        self.outbox = InMemoryOutbox(self.database, application="shop")
         self.publisher = publisher(self.broker, application="shop")
         self.archive(*(event(number, f"k{number % 3}") for number in range(1, events + 1)))
 
@@ -54,11 +50,12 @@ class Application:
         await self.publisher.publish(self.database.archive)
 
     def republishing(self, **options: Any) -> Republishing:
-        return Republishing(self.outbox.contents, self.publisher, **options)
+        return Republishing(Counted(self.outbox.contents), self.publisher, **options)  # type: ignore[arg-type]
 
     def verification(self, *, refills: bool = False, **options: Any) -> Verification:
         republishing = self.republishing() if refills else None
-        return Verification(self.outbox.contents, self.publisher.contents, republishing=republishing, **options)
+        contents: Any = Counted(self.outbox.contents)
+        return Verification(contents, self.publisher.contents, republishing=republishing, **options)
 
     async def verify(self, **options: Any) -> list[tuple[int, str]]:
         return [(int(each.record.id), each.outcome) async for each in self.verification(**options).run(ALL)]
@@ -68,8 +65,24 @@ class Application:
         return [int(each.id) for each in self.broker.events]
 
 
+class Counted:
+    """The contents of an outbox; fails when they are read endlessly."""
+
+    def __init__(self, contents: Any) -> None:
+        self._contents = contents
+        self.finds = 0
+
+    async def find(self, *arguments: Any, **options: Any) -> Any:
+        self.finds += 1
+        assert self.finds < 5000, "it is read again and again"
+        return await self._contents.find(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._contents, name)
+
+
 class Flaky(InMemoryEventPublisher):
-    """Takes one event of each call, and the other ones later."""
+    """Stores one event of each call, and the others in later calls."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         taken = await super().publish(events[:1])
@@ -88,7 +101,7 @@ class Refusing(InMemoryEventPublisher):
 
 
 class Holding(InMemoryEventPublisher):
-    """Refuses the second event, and holds back the third one with it."""
+    """Refuses the second event, and holds back the third one because of it."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         held = {"3": EventHeldBackError("3", "shop.order-placed.v1")} if "2" in (each.id for each in events) else {}
@@ -115,7 +128,7 @@ async def test_archived_events_are_published_in_batches_in_order_and_left_in_the
 
 async def test_a_run_goes_on_behind_the_last_batch_of_another():
     application = Application(5)
-    run = application.republishing(pace=Pace(2, clock=lambda: 0, sleep=lambda _: asyncio.sleep(0))).run(ALL)
+    run = application.republishing(throttle=Throttle(2, clock=lambda: 0, sleep=lambda _: asyncio.sleep(0))).run(ALL)
     first = await anext(run)
     await run.aclose()
     assert application.held == [1, 2]
@@ -174,15 +187,34 @@ async def test_a_pace_spends_the_time_that_its_rate_demands():
         pauses.append(seconds)
         now += seconds
 
-    pace = Pace(10, clock=lambda: now, sleep=sleep)
+    pace = Throttle(10, clock=lambda: now, sleep=sleep)
     assert pace.batch == 10
     for _ in range(3):
         await pace.wait(10)
     assert pauses == [1, 1]
-    assert (Pace(0.5).batch, Pace(100_000).batch, Pace(None).batch) == (1, BATCH, BATCH)
+    assert (Throttle(0.5).batch, Throttle(100_000).batch, Throttle(None).batch) == (1, BATCH, BATCH)
     for rate in (0, -1, float("nan")):
         with pytest.raises(SettingError):
-            Pace(rate)
+            Throttle(rate)
+
+
+async def test_time_that_was_not_used_is_not_made_up_for():
+    now, pauses = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        pauses.append(round(seconds, 3))
+        now += seconds
+
+    pace = Throttle(10, clock=lambda: now, sleep=sleep)
+    for _ in range(2):
+        now += 1000
+        pauses.clear()
+        for _ in range(4):
+            await pace.wait(1)
+        await pace.wait(5)
+        await pace.wait(1)
+        assert pauses == [0.1, 0.1, 0.1, 0.1, 0.5]
 
 
 @settings(max_examples=60)
@@ -203,7 +235,7 @@ def test_exactly_what_is_lost_is_missing_and_refilled_whatever_the_chunk(events:
         assert [number for number in application.held if number in lost] == missing
         assert await application.verify(chunk=chunk) == []
 
-    asyncio.run(check())
+    asyncio.run(asyncio.wait_for(check(), 20))
 
 
 async def test_how_many_events_were_compared_is_told():
@@ -232,14 +264,14 @@ class Aged(InMemoryStreamContents):
 
 
 async def outcomes(age: float | None, *, drops: bool, holds: bool = True) -> list[tuple[int, str]]:
-    """Of events that were archived an hour, two minutes and no time ago."""
+    """Return the outcomes of events that were archived an hour ago, two minutes ago and just now."""
     application = Application(0)
     now = datetime.now(UTC)
     for number, ago in ((1, 3600.0), (2, 120.0), (3, 0.0)):
         old = replace(event(number), time=now - timedelta(seconds=ago))
         application.archive(old, at=old.time.timestamp())
     held = [(9, now - timedelta(seconds=90), replace(event(9), source="shop"))] if holds else []
-    streams = Aged(lambda: held, "shop")
+    streams = Aged(lambda: held)
     streams.limits = (age, drops)
     run = Verification(application.outbox.contents, streams).run(ALL)
     return [(int(each.record.id), each.outcome) async for each in run]
@@ -253,6 +285,110 @@ async def test_what_is_older_than_a_stream_keeps_is_expired_and_not_missing():
 async def test_what_is_older_than_all_that_a_stream_that_makes_room_holds_is_dropped():
     assert await outcomes(None, drops=True) == [(1, "dropped"), (2, "dropped"), (3, "missing")]
     assert await outcomes(None, drops=True, holds=False) == [(1, "missing"), (2, "missing"), (3, "missing")]
+
+
+async def verified(*events: tuple[int, float, float, float | None], age: float | None = None) -> list[tuple[int, str]]:
+    """Return the outcomes of events, each given by the seconds since it was raised, archived and stored (or `None`)."""
+    application, held, now = Application(0), [], datetime.now(UTC)
+    for number, raised, archived, stored in events:
+        made = replace(event(number), time=now - timedelta(seconds=raised))
+        application.archive(made, at=now.timestamp() - archived)
+        if stored is not None:
+            held.append((number, now - timedelta(seconds=stored), replace(made, source="shop")))
+    streams = Aged(lambda: sorted(held, key=lambda each: each[1]))
+    streams.limits = (age, False)
+    run = Verification(application.outbox.contents, streams).run(ALL)
+    return [(int(each.record.id), each.outcome) async for each in run]
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 100])
+async def test_an_archive_is_read_page_by_page_to_its_end(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mediator.distributed.outbox.verification._PAGE", 2)
+    application = Application(11)
+    await application.publish()
+    application.broker.lose("1", "4", "11")
+    verification = application.verification(chunk=chunk)
+    assert [int(each.record.id) async for each in verification.run(ALL)] == [1, 4, 11]
+    assert verification.checked == 11
+    assert await application.verify(chunk=chunk, refills=True) == [(1, "refilled"), (4, "refilled"), (11, "refilled")]
+
+
+async def test_a_stream_is_read_once_for_all_pages_of_a_chunk(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mediator.distributed.outbox.verification._PAGE", 2)
+    readings = 0
+
+    class Noting(InMemoryStreamContents):
+        async def ids(self, context: str, /, *, since: datetime | None = None, after: int = 0) -> Any:
+            nonlocal readings
+            readings += 1
+            async for page in super().ids(context, since=since, after=after):
+                yield page
+
+    application = Application(11)
+    await application.publish()
+    streams = Noting(lambda: application.broker.held)
+    for chunk, expected in ((11, 1), (5, 3)):
+        readings = 0
+        verification = Verification(application.outbox.contents, streams, chunk=chunk)
+        assert [each async for each in verification.run(ALL)] == []
+        assert readings == expected
+
+
+async def test_what_has_expired_is_not_published_again():
+    application, now = Application(0), datetime.now(UTC)
+    for number, ago in ((1, 5000.0), (2, 10.0)):
+        made = replace(event(number), time=now - timedelta(seconds=ago))
+        application.archive(made, at=made.time.timestamp())
+    streams = Aged(lambda: application.broker.held)
+    streams.limits = (1800.0, False)
+    run = Verification(application.outbox.contents, streams, republishing=application.republishing()).run(ALL)
+    assert [(int(each.record.id), each.outcome) async for each in run] == [(1, "expired"), (2, "refilled")]
+    assert application.held == [2]
+
+
+async def test_a_stream_is_read_from_where_the_oldest_event_of_a_chunk_may_be():
+    assert await verified((1, 10 * HOUR, 10 * HOUR, 10 * HOUR), (2, 0, 0, 0)) == []
+    assert await verified((1, 0, 0, 0), (2, 10 * HOUR, 10 * HOUR, 10 * HOUR), (3, 0, 0, 0)) == []
+    assert await verified((1, 10 * HOUR, 0, 9 * HOUR)) == []  # the relay was frozen before it could settle
+    assert await verified((1, 0, 10 * HOUR, 10 * HOUR)) == []  # the caller gave the time
+
+
+async def test_what_is_about_to_expire_is_not_worth_a_refill_and_what_is_not_is():
+    for stored, outcome in ((1741, "expired"), (1799, "expired"), (1801, "expired"), (1730, "missing")):
+        assert await verified((1, stored, stored, None), age=1800) == [(1, outcome)]
+
+
+async def test_how_old_an_event_is_for_its_stream_is_said_by_when_it_was_archived():
+    assert await verified((1, 10 * HOUR, 10, None), age=1800) == [(1, "missing")]
+    assert await verified((1, 0, 10 * HOUR, None), age=1800) == [(1, "expired")]
+
+
+async def test_the_state_of_a_stream_is_asked_for_before_it_is_read_and_after_a_refill_only_what_is_new_is():
+    calls: list[str] = []
+    read: list[int] = []
+
+    class Noting(InMemoryStreamContents):
+        async def state(self, context: str, /) -> HeldStream | None:
+            calls.append("state")
+            return await super().state(context)
+
+        async def ids(self, context: str, /, *, since: datetime | None = None, after: int = 0) -> Any:
+            calls.append("ids")
+            async for page in super().ids(context, since=since, after=after):
+                read.append(len(page))
+                yield page
+
+    application = Application(20)
+    await application.publish()
+    application.broker.lose("3")
+    streams = Noting(lambda: application.broker.held)
+    run = Verification(application.outbox.contents, streams, republishing=application.republishing())
+    assert [each.outcome async for each in run.run(ALL)] == ["refilled"]
+    assert calls == ["state", "ids", "ids"]
+    assert read == [19, 1]
 
 
 async def test_an_event_that_the_broker_took_and_does_not_hold_has_failed():
@@ -269,7 +405,7 @@ async def test_a_stream_is_read_no_further_than_to_the_last_event_that_is_looked
     class Paged(InMemoryStreamContents):
         async def ids(
             self, context: str, /, *, since: datetime | None = None, after: int = 0
-        ) -> AsyncGenerator[Sequence[str]]:
+        ) -> AsyncGenerator[Sequence[tuple[str, str]]]:
             nonlocal read
             async for page in super().ids(context, since=since, after=after):
                 for each in page:
@@ -278,10 +414,10 @@ async def test_a_stream_is_read_no_further_than_to_the_last_event_that_is_looked
 
     application = Application(9)
     await application.publish()
-    streams = Paged(lambda: application.broker.held, "shop")
+    streams = Paged(lambda: application.broker.held)
     verification = Verification(application.outbox.contents, streams, chunk=3)
     assert [each async for each in verification.run(ALL)] == []
-    assert read == 3 + 6 + 9  # nothing is skipped of what is younger than an hour
+    assert read == 3 + 6 + 9  # no event younger than an hour is skipped
     read = 0
     application.broker.lose("1")
     verification = Verification(application.outbox.contents, streams, chunk=3)

@@ -1,4 +1,4 @@
-"""The relay publishes what waits, knows an outage from a poison event, and looks again when there is reason to."""
+"""The relay publishes waiting events, tells an outage from a refused event, and polls again when it has a reason."""
 
 import asyncio
 import random
@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from mediator import OutboxRelay
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outages import Outages
-from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.distributed.outbox import EventPublisher, PublishResult
+from mediator.distributed.outbox.outages import Outages
 from mediator.errors import (
     EventHeldBackError,
     EventRefusedError,
@@ -30,12 +30,12 @@ NO_STREAM = StreamNotFoundError("nats://broker", "not found", "events-billing")
 FULL = StreamUnavailableError("nats://broker", "maximum bytes exceeded", "events-billing")
 
 
-def event(event_id: str, context: str = "shop", key: str | None = None) -> CloudEvent:
-    return CloudEvent(event_id, f"{context}.changed.v1", datetime.now(UTC), b"{}", partitionkey=key)
+def event(event_id: str, domain: str = "shop", key: str | None = None) -> CloudEvent:
+    return CloudEvent(event_id, f"{domain}.changed.v1", datetime.now(UTC), b"{}", partitionkey=key)
 
 
 class Broker(EventPublisher):
-    """Stores what it is told to, says of the rest what it is told to say, and holds back what follows it under its key."""
+    """Stores events, or returns the errors that the test sets and holds back later events of the same key."""
 
     def __init__(self) -> None:
         self.stored: list[str] = []
@@ -105,8 +105,24 @@ async def test_what_the_broker_stores_is_archived_in_order(database: InMemoryDat
     assert (database.outbox, broker.calls) == ([], 3)
 
 
+async def test_what_the_broker_has_already_is_archived_and_not_sent_again(database: InMemoryDatabase) -> None:
+    class Remembering(Broker):
+        async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+            results = await super().publish(events)
+            return [PublishResult(each.event, duplicate=each.event.id != "3") for each in results]
+
+    outbox, broker = CountingOutbox(database), Remembering()
+    put(database, event("1"), event("2"), event("3"))
+    running = asyncio.ensure_future(OutboxRelay(outbox, broker).run())
+    await outbox.waits_for(1)
+    running.cancel()
+    await asyncio.wait([running])
+    assert [each.id for each in database.archive] == ["1", "2", "3"]
+    assert (database.outbox, broker.calls) == ([], 1)
+
+
 @pytest.mark.parametrize("error", [NO_STREAM, FULL, StreamMismatchError("nats://broker", "", "s", ("max_age",))])
-async def test_a_context_without_its_stream_waits_and_the_others_go_on(
+async def test_a_domain_without_its_stream_waits_and_the_others_go_on(
     database: InMemoryDatabase, broker: Broker, error: Exception
 ) -> None:
     broker.errors["billing"] = error
@@ -162,14 +178,14 @@ async def test_a_sign_of_the_broker_ends_the_pause_and_an_error_of_the_database_
     class Failing(InMemoryOutbox):
         failures = 2
 
-        async def clean(self, limit: int, /) -> int:
+        async def due_in(self) -> float | None:
             if self.failures:
                 self.failures -= 1
                 raise OSError("the database is away")
-            return await super().clean(limit)
+            return await super().due_in()
 
     broker, outbox = Signalling(), Failing(database)
-    task = asyncio.create_task(OutboxRelay(outbox, broker, clean_interval=0, poll_interval=0.01).run())
+    task = asyncio.create_task(OutboxRelay(outbox, broker, poll_interval=0.01).run())
     async with asyncio.timeout(10):
         while outbox.failures:
             await asyncio.sleep(0.01)
@@ -201,6 +217,7 @@ async def test_a_refused_event_is_set_aside_and_its_key_waits_for_a_decision(
     assert (line["event_id"], line["reason"], line["log_level"]) == ("bad", "too large", "error")
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_the_relay_wakes_when_a_delayed_event_is_due(database: InMemoryDatabase, broker: Broker) -> None:
     database.delayed = [(datetime.now(UTC).timestamp() + 1, event("late"))]
     put(database, event("now"))
@@ -258,19 +275,75 @@ async def test_the_archive_is_cleaned_in_bounded_batches_until_nothing_is_old(
                 self.done.set()
             return deleted
 
-    now = 0.0
-    relay = OutboxRelay(Archive(database), broker, poll_interval=0.01, clean_interval=10, clock=lambda: now)
-    task = asyncio.create_task(relay.run())
-    await asyncio.sleep(0.05)
-    assert Archive.left == 12_000
-    now = 11.0
+    outbox = Archive(database)
+    task = asyncio.create_task(OutboxRelay(outbox, broker, clean_interval=0.01).run())
     async with asyncio.timeout(5):
         await Archive.done.wait()
     task.cancel()
     await asyncio.wait((task,))
+    assert outbox.left == 0
 
 
-# What the results of one call say.
+@pytest.mark.parametrize("fault", ["fails", "hangs", "cancels itself"])
+async def test_a_cleaning_that_fails_or_hangs_holds_up_no_event(
+    database: InMemoryDatabase, broker: Broker, fault: str
+) -> None:
+    class Archive(InMemoryOutbox):
+        cleanings = 0
+        cleaned = asyncio.Event()
+
+        async def clean(self, limit: int, /) -> int:
+            self.cleanings += 1
+            if self.cleanings > 1:
+                self.cleaned.set()
+            if fault == "hangs":
+                self.cleaned.set()
+                await asyncio.Event().wait()
+            if fault == "cancels itself":
+                raise asyncio.CancelledError
+            raise OSError("the archive is locked")
+
+    outbox = Archive(database)
+    relay = OutboxRelay(outbox, broker, poll_interval=60, clean_interval=0)
+    with capture_logs() as logs:
+        task = asyncio.create_task(relay.run())
+        async with asyncio.timeout(5):
+            await outbox.cleaned.wait()
+            for number in range(20):
+                put(database, event(f"{number}"))
+                await broker.until(lambda number=number: len(broker.stored) == number + 1)
+        task.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait((task,))
+    assert not [line for line in logs if line["event"] == "relay waits"]
+    told = {line["error"] for line in logs if line["event"] == "archive not cleaned"}
+    assert told == {"fails": {"OSError"}, "hangs": set(), "cancels itself": {"CancelledError"}}[fault]
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
+async def test_a_domain_whose_events_fill_whole_batches_and_get_no_answer_holds_up_no_other(
+    database: InMemoryDatabase, broker: Broker, hangs: bool
+) -> None:
+    class Silent(Broker):
+        async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+            if hangs and any(each.type.startswith("billing.") for each in events):
+                await asyncio.Event().wait()
+            return await super().publish(events)
+
+    broker = Silent()
+    broker.errors["billing"] = AWAY
+    put(database, *(event(f"b{number}", "billing") for number in range(30)), *(event(f"s{n}") for n in range(10)))
+    async with relaying(database, broker, batch_size=5, batch_timeout=0.1, poll_interval=60):
+        async with asyncio.timeout(5):
+            await broker.until(lambda: len(broker.stored) == 10)
+        assert {each[0] for each in broker.stored} == {"s"}
+        broker.errors.clear()
+        hangs = False
+        await broker.until(lambda: len(broker.stored) == 40)
+    assert [each for each in broker.stored if each[0] == "b"] == [f"b{number}" for number in range(30)]
+
+
+# The results of one call.
 
 
 CONTEXTS = st.sampled_from(["shop", "billing", "stock"])
@@ -279,22 +352,25 @@ ERRORS = st.sampled_from([None, AWAY, NO_STREAM, FULL, EventRefusedError("1", "a
 
 
 @given(st.lists(st.tuples(CONTEXTS, ERRORS), min_size=1))
-def test_only_contexts_with_an_error_wait_unless_the_broker_said_nothing_at_all(
+def test_only_domains_with_an_error_wait_unless_the_broker_said_nothing_at_all(
     outcomes: list[tuple[str, Exception | None]],
 ) -> None:
     outages = Outages(random.Random(1), lambda: 0.0)
-    error = outages.note([PublishResult(event("1", context), error) for context, error in outcomes])
+    error = outages.note([PublishResult(event("1", domain), error) for domain, error in outcomes])
     answered = any(error is None or isinstance(error, EventRefusedError) for _, error in outcomes)
-    away = {context for context, error in outcomes if isinstance(error, PublisherUnavailableError)}
+    away = {domain for domain, error in outcomes if isinstance(error, PublisherUnavailableError)}
     if error is None:
-        assert outages.contexts() == away
+        assert outages.domains() == away
     else:
         assert error is AWAY
         assert not answered
-        assert outages.contexts() == frozenset()
+        assert outages.domains() == away
+        assert outages.retry_suspects()
+        assert outages.domains() == frozenset()
+        assert not outages.retry_suspects()
 
 
-def test_a_context_is_tried_again_after_growing_pauses_until_it_answers() -> None:
+def test_a_domain_is_tried_again_after_growing_pauses_until_it_answers() -> None:
     now = 0.0
     outages = Outages(random.Random(1), lambda: now)
     pauses = []
@@ -302,9 +378,9 @@ def test_a_context_is_tried_again_after_growing_pauses_until_it_answers() -> Non
         outages.note([PublishResult(event("1", "billing"), NO_STREAM)])
         pause = outages.next_try()
         assert pause is not None
-        assert outages.contexts() == {"billing"}
+        assert outages.domains() == {"billing"}
         now += pause
-        assert outages.contexts() == frozenset()
+        assert outages.domains() == frozenset()
         pauses.append(pause)
     assert 0.05 <= pauses[0] <= 0.1
     assert 7.5 <= pauses[-1] <= 15
@@ -315,12 +391,12 @@ def test_a_context_is_tried_again_after_growing_pauses_until_it_answers() -> Non
 def test_an_outage_of_which_a_claim_of_all_there_is_has_nothing_left_is_forgotten_and_no_other() -> None:
     now = 0.0
     outages = Outages(random.Random(1), lambda: now)
-    results = [PublishResult(event("1", context), NO_STREAM) for context in ("billing", "shop", "stock")]
+    results = [PublishResult(event("1", domain), NO_STREAM) for domain in ("billing", "shop", "stock")]
     outages.note(results)
     outages.forget(left_out=frozenset(), results=results)
-    assert outages.contexts() == {"billing", "shop", "stock"}
+    assert outages.domains() == {"billing", "shop", "stock"}
     outages.forget(left_out=frozenset({"billing"}), results=results[1:2])
-    assert outages.contexts() == {"billing", "shop"}
+    assert outages.domains() == {"billing", "shop"}
     assert outages.next_try() is not None
     outages.forget(left_out=frozenset(), results=())
     assert outages.next_try() is None
@@ -342,8 +418,8 @@ async def test_events_of_an_outage_that_somebody_else_has_sent_are_not_looked_fo
     assert (outbox.waits[-1], broker.calls) == (7, 1)
 
 
-async def test_what_waits_behind_a_refused_event_is_no_outage_of_its_context(database, broker):
-    """Whatever else the context has goes on at once, however many of its events are refused."""
+async def test_what_waits_behind_a_refused_event_is_no_outage_of_its_domain(database, broker):
+    """The other events of the domain are published at once, however many of its events are refused."""
     now = 0.0
     outbox = CountingOutbox(database)
     broker.refused = {f"bad {number}" for number in range(8)}
@@ -386,7 +462,7 @@ async def test_a_due_event_that_a_claim_does_not_get_is_looked_for_after_a_pause
     put(database, event("1"))
     running = asyncio.ensure_future(OutboxRelay(outbox, broker).run())
     await outbox.waits_for(1)
-    assert (outbox.claims, outbox.waits) == (2, [0.05])  # the first one had an event, and more could be due by now
+    assert (outbox.claims, outbox.waits) == (2, [0.05])  # the first claim had an event, and more could be due by now
     put(database, event("2"))
     await broker.until(lambda: broker.stored == ["1", "2"])
     running.cancel()
@@ -394,7 +470,7 @@ async def test_a_due_event_that_a_claim_does_not_get_is_looked_for_after_a_pause
 
 
 class CountingOutbox(InMemoryOutbox):
-    """Counts the claims, and how long whoever gets nothing waits before the next one."""
+    """Counts the claims, and records the waiting time after each empty claim."""
 
     def __init__(self, database: InMemoryDatabase) -> None:
         super().__init__(database)
@@ -415,7 +491,7 @@ class CountingOutbox(InMemoryOutbox):
         await super().wait(60)
 
     async def waits_for(self, number: int) -> None:
-        """Return when it waits for that time."""
+        """Return when the relay waits for that time."""
         async with asyncio.timeout(10), self.progress:
             await self.progress.wait_for(lambda: len(self.waits) >= number)
 

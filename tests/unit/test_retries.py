@@ -2,10 +2,12 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator.distributed.retries import Backoff
+from mediator.distributed.backoff import Backoff
+from mediator.distributed.inbox import RetrySchedule
 
 seconds = st.floats(0.001, 3600)
 
@@ -33,3 +35,15 @@ def test_reset_begins_again_with_the_first_pause():
         backoff.next()
     backoff.reset()
     assert backoff.next() <= 1
+
+
+def test_pauses_of_many_events_lie_on_both_sides_of_that_of_the_schedule():
+    rng = random.Random(7)
+    pauses = [RetrySchedule(3, (10.0,)).delay(1, rng) for _ in range(200)]
+    assert min(pauses) < 8.5
+    assert max(pauses) > 11.5
+
+
+def test_how_long_an_event_waits_between_its_tries_counts_as_many_pauses_as_there_are_tries_after_the_first():
+    for attempts, seconds in ((1, 0.0), (2, 1.0), (3, 101.0), (4, 201.0), (6, 401.0)):
+        assert RetrySchedule(attempts, (1.0, 100.0)).longest == pytest.approx(1.2 * seconds)

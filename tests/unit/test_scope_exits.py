@@ -1,12 +1,12 @@
-"""What happens at the end of a scope."""
+"""The end of a scope: its exit callbacks, and its errors."""
 
 import asyncio
 from collections.abc import Callable
 
 import pytest
 
-from mediator import Scope
 from mediator.errors import MediatorError
+from mediator.scope import Scope
 from tests.unit.wiring import wire
 
 

@@ -1,4 +1,4 @@
-"""Scopes: what lives as long as one dispatch and those that join it."""
+"""Scopes: the objects that a dispatch shares with the dispatches that join it."""
 
 import asyncio
 import threading
@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from mediator import Mediator, Outcome, Scope, TransactionMode, current_scope
-from mediator.errors import NoScopeError, ScopeClosedError
-from mediator.scope import current_frame
+from mediator import Mediator, TransactionMode, current_scope
+from mediator.errors import ScopeError
+from mediator.scope import Scope, current_frame
+from mediator.transactions import Outcome
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, StudentChanged, answer_none
 from tests.unit.transactions import Transactional
 from tests.unit.wiring import handles, listens, wire
@@ -186,7 +187,7 @@ async def test_a_new_scope_has_seen_no_transaction():
 
 
 def test_outside_a_dispatch_there_is_no_scope():
-    with pytest.raises(NoScopeError, match="the session was asked for, but no dispatch is running"):
+    with pytest.raises(ScopeError, match="the session was asked for, but no dispatch is running"):
         current_scope("the session")
 
 
@@ -194,7 +195,7 @@ async def test_the_frame_is_left_when_a_dispatch_fails():
     mediator = wire(handles(EnrollStudent, fail))
     with pytest.raises(ValueError):
         await mediator.send(EnrollStudent())
-    with pytest.raises(NoScopeError):
+    with pytest.raises(ScopeError, match="no dispatch is running"):
         current_scope()
 
 
@@ -202,7 +203,7 @@ async def test_exit_callbacks_see_a_closed_scope():
     seen: list[Any] = []
 
     def callback(_error: BaseException | None) -> None:
-        with pytest.raises(ScopeClosedError, match=r"mediator\.scope\(\) is over"):
+        with pytest.raises(ScopeError, match=r"mediator\.scope\(\) is over"):
             current_scope()
         seen.append(current_frame())
 
@@ -217,9 +218,9 @@ async def test_a_task_that_outlived_a_dispatch_which_had_no_use_for_a_scope_gets
 
     async def later() -> None:
         await over.wait()
-        with pytest.raises(ScopeClosedError):
+        with pytest.raises(ScopeError, match="its scope is closed"):
             current_scope()
-        assert [await mediator.send(ExpelStudent()) for _ in range(2)] == [1, 1]  # and begins anew
+        assert [await mediator.send(ExpelStudent()) for _ in range(2)] == [1, 1]  # and another one begins
 
     async def spawn(_: EnrollStudent) -> Any:
         return asyncio.create_task(later())

@@ -1,16 +1,19 @@
-"""Work that is finished although its caller is cancelled."""
+"""Shielded work ends although its caller is cancelled."""
 
 import asyncio
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
 
 from mediator.distributed.shield import drain, finish, wait_for_late_work
+from tests.unit.virtual_time import in_virtual_time, now
 
 
 class Work:
-    """Waits until released; knows what happened to it."""
+    """Waits until the test releases it, and records how it ended."""
 
     def __init__(self, *, stubborn: bool = False) -> None:
         self.started = asyncio.Event()
@@ -32,7 +35,7 @@ class Work:
 
 
 async def turns(count: int = 5) -> None:
-    """Let everything that is ready run."""
+    """Let every task that is ready run."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -80,6 +83,18 @@ async def test_work_that_takes_too_long_goes_on_by_itself_and_can_be_waited_for(
     assert work.cancellations == 0
 
 
+@in_virtual_time
+async def test_a_caller_who_is_cancelled_again_and_again_waits_for_no_longer():
+    caller = asyncio.create_task(finish(asyncio.Event().wait(), 10.0))
+    for _ in range(3):
+        await asyncio.sleep(3)
+        caller.cancel()
+    done = await caller
+    assert now() == 10.0
+    assert isinstance(done.cancellation, asyncio.CancelledError)
+    done.task.cancel()
+
+
 async def test_late_work_that_fails_is_no_unhandled_error():
     release, unhandled = asyncio.Event(), []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))
@@ -93,6 +108,31 @@ async def test_late_work_that_fails_is_no_unhandled_error():
     await wait_for_late_work(60)
     await turns()
     assert unhandled == []
+
+
+async def test_of_late_work_that_has_ended_nothing_is_kept():
+    work = Work()
+    done = await finish(work.run(), 0.001)
+    late = weakref.ref(done.task)
+    del done
+    gc.collect()
+    assert late() is not None
+    work.released.set()
+    await wait_for_late_work(60)
+    await turns()
+    gc.collect()
+    assert late() is None
+
+
+def test_late_work_of_an_event_loop_that_was_closed_is_not_waited_for_in_the_next_one():
+    loop, work = asyncio.new_event_loop(), Work()
+    done = loop.run_until_complete(finish(work.run(), 0.001))
+    try:
+        asyncio.run(asyncio.wait_for(wait_for_late_work(60), 2))
+    finally:
+        work.released.set()
+        loop.run_until_complete(done.task)
+        loop.close()
 
 
 async def test_there_may_be_no_late_work():
@@ -174,3 +214,23 @@ async def test_an_error_during_the_grace_gives_way_to_the_cancellation():
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+@in_virtual_time
+async def test_work_that_swallows_a_cancellation_is_cancelled_again_every_second_until_it_ends():
+    cancelled: list[float] = []
+
+    async def reluctant() -> None:
+        while len(cancelled) < 4:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(now())
+
+    caller = asyncio.create_task(drain(reluctant(), 3.0))
+    await asyncio.sleep(1)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(60):
+            await caller
+    assert cancelled == [4.0, 5.0, 6.0, 7.0]

@@ -1,4 +1,4 @@
-"""How the handlers of a notification are run."""
+"""Publish strategies: how the handlers of a notification run."""
 
 import asyncio
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from mediator import (
     Mediator,
     Notification,
     NotificationPipelineBehavior,
-    PublishStrategy,
-    Registry,
     Sequential,
     TransactionMode,
     current_context,
     current_scope,
 )
-from mediator.errors import ConcurrentPublishError, ContainerError
+from mediator.errors import ContainerError, MisuseError
+from mediator.registry import Registry
+from mediator.strategies import PublishStrategy
 from tests.unit.samples import ExpelStudent, StudentChanged, StudentEnrolled
 from tests.unit.transactions import Transactional
 from tests.unit.wiring import around, bind, handles, listens, wire
@@ -27,7 +27,7 @@ COLLECT = Sequential(on_error="collect")
 
 
 def failing(*errors: BaseException | None, log: list[Any] | None = None) -> list[Any]:
-    """Handlers that fail with these errors, or not."""
+    """Return handlers that raise these errors, or succeed for `None`."""
 
     def handler(number: int, error: BaseException | None) -> Any:
         async def work(_message: Any) -> None:
@@ -126,7 +126,7 @@ async def test_a_concurrent_publish_inside_a_transaction_is_refused_and_nothing_
         await mediator.publish(StudentEnrolled(), strategy=Concurrent())
 
     mediator = wire(handles(ExpelStudent, enroll), *failing(None, log=log), behaviors=[Transactional()])
-    with pytest.raises(ConcurrentPublishError, match="publish_after_commit"):
+    with pytest.raises(MisuseError, match="publish_after_commit"):
         await mediator.send(ExpelStudent())
     assert log == []
 

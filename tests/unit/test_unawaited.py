@@ -1,4 +1,4 @@
-"""What nobody awaits: found when the behavior or the handler that began it has returned, and not left to run on."""
+"""A coroutine that was not awaited is found when its behavior or handler returns, and does not run on."""
 
 import asyncio
 import inspect
@@ -8,19 +8,20 @@ import pytest
 
 import mediator as package
 from mediator import (
-    Binding,
     Command,
     Concurrent,
     Notification,
     NotificationHandler,
     NotificationPipelineBehavior,
     PipelineBehavior,
-    PublishStrategy,
     Sequential,
+    behaviors,
 )
 from mediator.behaviors.retry import RetryBehavior
-from mediator.companions import CompanionBehavior
-from mediator.errors import CallNextError, NotAwaitedError
+from mediator.binding import Binding
+from mediator.collaborators import CollaboratorBehavior
+from mediator.errors import MisuseError
+from mediator.strategies import PublishStrategy
 from mediator.watching import awaits_inner
 from tests.unit.samples import EnrollStudent, StudentEnrolled, answer_name
 from tests.unit.wiring import handles, listens, wire
@@ -80,14 +81,14 @@ class Awaits(PipelineBehavior[Command[Any], Any]):
             return response
 
 
-class ForgetsOne(CompanionBehavior):
+class ForgetsOne(CollaboratorBehavior):
     works_with = ()
 
     @classmethod
-    def applies_to(cls, _message_type, _companions, /):
+    def applies_to(cls, _message_type, _collaborators, /):
         return True
 
-    async def handle_with(self, companions, message, call_next, /):
+    async def handle_with(self, collaborators, message, call_next, /):
         call_next()
 
 
@@ -99,13 +100,13 @@ class ForgetsEach(NotificationPipelineBehavior[Notification]):
 @pytest.mark.parametrize("behavior", [Drops, Keeps, ForgetsOne])
 async def test_a_behavior_that_goes_on_and_forgets_to_await_is_told_so_by_the_dispatch(behavior: Any):
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[behavior])
-    with pytest.raises(NotAwaitedError, match=r"the coroutine \S*Handler\.handle, which nobody awaited"):
+    with pytest.raises(MisuseError, match=r"the coroutine \S*Handler\.handle, which nobody awaited"):
         await mediator.send(EnrollStudent())
 
 
 async def test_a_behavior_around_each_handler_that_forgets_to_await_is_told_so_by_the_publish():
     mediator = wire(listens(StudentEnrolled, answer_name), behaviors=[ForgetsEach])
-    with pytest.raises(NotAwaitedError, match=r"Listener\.handle"):
+    with pytest.raises(MisuseError, match=r"Listener\.handle"):
         await mediator.publish(StudentEnrolled())
 
 
@@ -114,12 +115,12 @@ async def test_a_behavior_that_had_to_be_resolved_and_forgets_to_await_is_told_s
         return Drops()
 
     behavior = Binding(resolve, Drops, "container.drops", PipelineBehavior)
-    with pytest.raises(NotAwaitedError):
+    with pytest.raises(MisuseError, match="nobody awaited, so it has not run"):
         await wire(handles(EnrollStudent, answer_name), behaviors=[behavior]).send(EnrollStudent())
 
 
 @pytest.mark.parametrize(
-    ("behavior", "error"), [(Spawns, CallNextError), (SpawnsAndLooks, CallNextError), (SpawnsAndFails, ConnectionError)]
+    ("behavior", "error"), [(Spawns, MisuseError), (SpawnsAndLooks, MisuseError), (SpawnsAndFails, ConnectionError)]
 )
 async def test_a_task_that_a_behavior_leaves_behind_is_cancelled_in_the_scope_and_the_dispatch_fails(
     behavior: Any, error: Any
@@ -135,7 +136,7 @@ async def test_a_task_that_a_behavior_leaves_behind_is_cancelled_in_the_scope_an
         await wire(handles(EnrollStudent, work), behaviors=[spawning]).send(EnrollStudent())
     assert spawning.task.cancelled()
     assert began == ([] if behavior is Spawns else ["began"])
-    if error is CallNextError:
+    if error is MisuseError:
         assert f"{behavior.__name__}.handle returned before" in str(caught.value)
 
 
@@ -154,12 +155,12 @@ def test_a_behavior_whose_code_shows_that_it_awaits_is_not_watched():
 
 def test_no_behavior_in_the_box_needs_to_be_watched():
     kinds = (PipelineBehavior, NotificationPipelineBehavior)
-    offered = [getattr(package, name) for name in package.__all__]
+    offered = [getattr(each, name) for each in (package, behaviors) for name in each.__all__]
     found = [cls for cls in offered if inspect.isclass(cls) and issubclass(cls, kinds) and not inspect.isabstract(cls)]
     assert len(found) > 8
     for cls in (*found, RetryBehavior):
         behavior: Any = cls.__new__(cls)
-        if isinstance(behavior, CompanionBehavior):
+        if isinstance(behavior, CollaboratorBehavior):
             behavior = type("Equipped", (), {"wrapped_handle": behavior.handle_with})()
         assert awaits_inner(behavior), cls
 
@@ -178,5 +179,5 @@ class OneByOne(PublishStrategy):
 @pytest.mark.parametrize("strategy", [None, Sequential(on_error="collect"), Concurrent(), OneByOne()])
 async def test_a_handler_of_a_notification_that_returns_what_it_did_not_await_is_told_so(strategy: Any):
     mediator = wire(ForgetsToAwaitAPublish)
-    with pytest.raises(NotAwaitedError, match="the coroutine answer_name, which nobody awaited"):
+    with pytest.raises(MisuseError, match="the coroutine answer_name, which nobody awaited"):
         await mediator.publish(StudentEnrolled(), strategy=strategy)

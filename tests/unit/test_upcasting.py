@@ -1,4 +1,4 @@
-"""Upcasters: older payloads are lifted, one version after the other, to the class that reads them."""
+"""Upcasters convert older payloads, one version after the other, to the version of the class that reads them."""
 
 import copy
 import json
@@ -13,10 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator import DistributedEvent, Upcaster
-from mediator.distributed.serialization import EventCodec, PlainDataCodec, SchemaCodec
-from mediator.distributed.upcasting import decode_event, lifted_types, readable_types, upcast, upcaster_problem
-from mediator.errors import EventNotDecodableError, EventNotUpcastableError, UpcasterDeclarationError
+from mediator import DistributedEvent
+from mediator.distributed.events import (
+    EventCodec,
+    PlainDataCodec,
+    SchemaCodec,
+    Upcaster,
+    decode_event,
+    readable_types,
+    upcast,
+    upcast_types,
+    upcaster_problem,
+)
+from mediator.errors import DeclarationError, EventNotDecodableError, EventNotUpcastableError
 from mediator.msgspec import MsgspecCodec
 from mediator.pydantic import PydanticCodec
 
@@ -140,7 +149,7 @@ payloads = st.dictionaries(st.text(max_size=5), json_values, max_size=4)
 
 
 def edit(kind: str, key: str, value: Any) -> Upcaster:
-    """An upcaster that changes what it is given, as deep as it can."""
+    """An upcaster that changes its argument, also in nested values."""
 
     def edited(data: dict[str, Any]) -> dict[str, Any]:
         for inner in data.values():
@@ -298,15 +307,13 @@ def test_upcasters_that_cannot_work_are_refused_with_the_reason(upcasters: Any, 
     assert text in problem
     assert bool(text) == bool(problem)
     if text:
-        with pytest.raises(
-            UpcasterDeclarationError, match="Declared .*Declare a plain function for each older version"
-        ):
+        with pytest.raises(DeclarationError, match="Declared .*Declare a plain function for each older version"):
             readable_types([cls])
 
 
 def test_a_class_reads_its_own_type_and_those_it_lifts_and_a_class_of_a_version_comes_first():
     second, third = declared({1: add_floor}, 2), declared({1: add_floor, 2: add_floor}, 3)
-    assert lifted_types(third) == [f"{TYPE}.v1", f"{TYPE}.v2"]
+    assert upcast_types(third) == [f"{TYPE}.v1", f"{TYPE}.v2"]
     assert readable_types([third]) == dict.fromkeys([f"{TYPE}.v1", f"{TYPE}.v2", f"{TYPE}.v3"], third)
     for order in ([second, third], [third, second]):
         assert readable_types(order)[f"{TYPE}.v2"] is second

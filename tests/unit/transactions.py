@@ -1,10 +1,10 @@
 """FakeTransaction: a transaction of a scope that only keeps a log, and the behavior that runs it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from mediator import Command, Notification, PipelineBehavior, current_scope
+from mediator.blocks import asynccontextmanager
 from mediator.errors.root import name_of
 
 

@@ -1,18 +1,27 @@
 """VirtualTime: time that passes when a test says so."""
 
 import asyncio
+import functools
 import heapq
 import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
+
+from tests.contracts.model_events.virtual_loop import VirtualLoop
+
+P = ParamSpec("P")
+
+_LONGEST = 5400.0
 
 
 async def settle() -> None:
-    """Let every task go on until it waits for something that the test decides about."""
+    """Let every task run until it waits for something that only the test can change."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
 class VirtualTime:
-    """A clock, and the sleep that goes with it."""
+    """A clock that the test moves, and a sleep on that clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,7 +37,7 @@ class VirtualTime:
         await woken
 
     async def passes(self, seconds: float) -> None:
-        """Let time pass, and whoever sleeps wake up on the way, at its own time."""
+        """Let time pass, and wake each sleeping task at its own time."""
         until = self.now + seconds
         await settle()
         while self._sleeping and self._sleeping[0][0] <= until:
@@ -37,3 +46,27 @@ class VirtualTime:
                 woken.set_result(None)
             await settle()
         self.now = until
+
+
+def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test on a loop whose time passes only while every task sleeps, and then at once.
+
+    Nothing that a thread or another process does may be waited for. `now()` is the time of the loop. Everything that a
+    test waits for has to come within an hour and a half.
+    """
+
+    async def bounded(*args: P.args, **options: P.kwargs) -> None:
+        async with asyncio.timeout(_LONGEST):
+            await test(*args, **options)
+
+    @functools.wraps(test)
+    def run(*args: P.args, **options: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(bounded(*args, **options))
+
+    return run
+
+
+def now() -> float:
+    """Return the time of the running loop, in seconds."""
+    return asyncio.get_running_loop().time()

@@ -1,19 +1,19 @@
-"""A mediator wired by hand: from classes, objects and bindings, without a container."""
+"""Make a mediator from classes, objects and bindings, without a container."""
 
 from typing import Any
 
 from mediator import (
-    Binding,
     Mediator,
     NotificationHandler,
     NotificationPipelineBehavior,
     PipelineBehavior,
-    Registry,
     RequestHandler,
     StreamPipelineBehavior,
     StreamRequestHandler,
 )
-from mediator.companions import kinds_of
+from mediator.binding import Binding
+from mediator.collaborators import kinds_of
+from mediator.registry import Registry
 
 KINDS = (
     RequestHandler,
@@ -26,7 +26,7 @@ KINDS = (
 
 
 def bind(part: Any, source: Any = None) -> Binding:
-    """Bind a class (made anew each time it is needed), an object (always the same one), or a class made by `source`."""
+    """Bind a class (an instance is made for each use), an object (always the same), or a class that `source` makes."""
     if isinstance(part, Binding):
         return part
     cls = part if isinstance(part, type) else type(part)
@@ -36,15 +36,15 @@ def bind(part: Any, source: Any = None) -> Binding:
     return Binding(source, cls, f"container.{cls.__name__}", kind)
 
 
-def wire(*handlers: Any, behaviors: Any = (), companions: Any = (), **options: Any) -> Mediator:
-    """A started mediator."""
-    bound = [[bind(part) for part in parts] for parts in (handlers, behaviors, companions)]
+def wire(*handlers: Any, behaviors: Any = (), collaborators: Any = (), **options: Any) -> Mediator:
+    """Return a started mediator."""
+    bound = [[bind(part) for part in parts] for parts in (handlers, behaviors, collaborators)]
     registry = Registry(*bound)
     return Mediator(registry, **options)
 
 
 def handles(message: type, work: Any) -> RequestHandler[Any, Any]:
-    """A handler of requests that does `await work(request)`."""
+    """Return a request handler that does `await work(request)`."""
 
     class Handler(RequestHandler[message, Any]):
         async def handle(self, request, /):
@@ -54,7 +54,7 @@ def handles(message: type, work: Any) -> RequestHandler[Any, Any]:
 
 
 def listens(message: Any, work: Any) -> NotificationHandler[Any]:
-    """A handler of notifications that does `await work(notification)`."""
+    """Return a notification handler that does `await work(notification)`."""
 
     class Listener(NotificationHandler[message]):
         async def handle(self, notification, /):
@@ -64,7 +64,7 @@ def listens(message: Any, work: Any) -> NotificationHandler[Any]:
 
 
 def around(message: Any, work: Any) -> PipelineBehavior[Any, Any]:
-    """A behavior that does `await work(message, call_next)`."""
+    """Return a behavior that does `await work(message, call_next)`."""
 
     class Around(PipelineBehavior[message, Any]):
         async def handle(self, message, call_next, /):
@@ -74,7 +74,7 @@ def around(message: Any, work: Any) -> PipelineBehavior[Any, Any]:
 
 
 def streams(message: Any, work: Any) -> StreamRequestHandler[Any, Any]:
-    """A handler of stream requests that gives `work(request)`."""
+    """Return a stream request handler that returns `work(request)`."""
 
     class Streamer(StreamRequestHandler[message, Any]):
         def handle(self, request, /):
@@ -84,7 +84,7 @@ def streams(message: Any, work: Any) -> StreamRequestHandler[Any, Any]:
 
 
 def along(message: Any, work: Any) -> StreamPipelineBehavior[Any, Any]:
-    """A behavior around streams that gives `work(request, call_next)`."""
+    """Return a behavior around streams that returns `work(request, call_next)`."""
 
     class Along(StreamPipelineBehavior[message, Any]):
         def handle(self, request, call_next, /):

@@ -25,11 +25,10 @@ class EnrollmentContainer(containers.DeclarativeContainer):
 
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine, max_event_bytes=100_000)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work)
-    outbox = providers.Singleton(SqlAlchemyOutbox, engine)
+    outbox = providers.Singleton(SqlAlchemyOutbox, engine, application="enrollment")
     publisher = providers.Singleton(
         NatsEventPublisher,
         nats,
-        application="enrollment",
         prefix=config.prefix,
         settings=StreamSettings(max_bytes=64 * 1024**2),
     )

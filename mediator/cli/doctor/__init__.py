@@ -1,5 +1,5 @@
-"""Doctor: what is wrong with a set-up in operation, and what to do about it; `mediator doctor`.
+"""Doctor: `mediator doctor` finds what is wrong with an installation in operation, and says what to do about it.
 
-Each check is an object in a list, told of in the file of its subject. It looks at an installation, which is opened once,
-and changes nothing.
+Each check is an object in a list, and lives in the file of its subject. The checks share an installation, which is
+opened once, and change nothing.
 """

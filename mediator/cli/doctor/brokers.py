@@ -1,26 +1,24 @@
-"""Brokers: whether each is there, is new enough, and takes what is sent."""
+"""Brokers: checks whether each broker answers, is new enough, and accepts what is sent."""
 
 from collections.abc import AsyncIterator, Iterator
 
-from mediator.cli.doctor.check import Check
-from mediator.cli.doctor.finding import Finding, fault, found_or, ok, warning
+from mediator.cli.doctor.finding import Check, Finding, fault, found_or, ok, warning
 from mediator.cli.doctor.installation import Broker, Installation
 
 _OLDEST = (2, 10)
 _BATCHES = (2, 12)
 _HEADER_BYTES = 16_384
-"""How large the headers of an event may be, that are counted with its payload."""
+"""Bytes that are reserved for the headers of an event, which count towards `max_payload` like its payload."""
 
 _FULL = 0.8
 
 
 class Brokers(Check):
-    """Server, JetStream, version, sizes."""
+    """Checks server, JetStream, version and sizes of each broker."""
 
     name = "broker"
 
     async def run(self, installation: Installation) -> AsyncIterator[Finding]:
-        """See `Check.run`."""
         for broker in installation.brokers:
             seen = broker.seen
             fine = ok("broker", broker.label, f"nats-server {seen.server_version} at {seen.broker}")
@@ -65,6 +63,30 @@ def _versions(broker: Broker) -> Iterator[Finding]:
     if version < _OLDEST:
         text = f"nats-server {broker.seen.server_version} is older than 2.10, which consumers of several types need"
         yield fault("broker-version", broker.label, text, "Upgrade the server.")
-    elif version < _BATCHES:
+    elif version < _BATCHES and any(stream.settings.atomic_batches for stream in broker.wanted.streams):
         text = f"nats-server {broker.seen.server_version} is older than 2.12, and takes no atomic batches"
-        yield warning("broker-version", broker.label, text, "Upgrade the server: publishing becomes much faster.")
+        yield warning("broker-version", broker.label, text, "Upgrade the server, or set atomic_batches=False.")
+
+
+LARGEST_OFFSET = 2.0
+"""Seconds by which a clock may differ without a warning."""
+
+
+class BrokerClocks(Check):
+    """Checks the clock of each broker that has a stream."""
+
+    name = "broker-clocks"
+
+    async def run(self, installation: Installation) -> AsyncIterator[Finding]:
+        for broker in installation.brokers:
+            if broker.offset is not None:
+                yield compared(broker.label, "the broker", broker.offset)
+
+
+def compared(label: str, whose: str, offset: float) -> Finding:
+    """Return the finding about a clock that is `offset` seconds ahead of this machine's clock."""
+    if abs(offset) <= LARGEST_OFFSET:
+        return ok("clock", label, f"the clock of {whose} is that of this machine")
+    text = f"the clock of {whose} is {abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} that of this machine"
+    remedy = "Synchronize both (NTP): delayed events, grace and retention go by these clocks."
+    return warning("clock-offset", label, text, remedy)

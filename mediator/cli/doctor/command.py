@@ -1,66 +1,97 @@
 """Command: `mediator doctor`."""
 
-import asyncio
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
-from mediator.cli.doctor.check import Check, examine
-from mediator.cli.doctor.checks import CHECKS, ENGINES
+from mediator.cli.container import report_of
+from mediator.cli.doctor.brokers import BrokerClocks, Brokers
+from mediator.cli.doctor.consumers import Consumers, Retention
+from mediator.cli.doctor.finding import Check, Report, examine
 from mediator.cli.doctor.installation import Options
 from mediator.cli.doctor.opening import opened
-from mediator.cli.doctor.report import Report
-from mediator.cli.errors import CommandError
-from mediator.cli.reporting import TARGET, reporting
-from mediator.cli.target import load_container
+from mediator.cli.doctor.streams import Streams
+from mediator.cli.doctor.wiring import Parts, Wiring
+from mediator.cli.options import COUNT_OR_NONE, PACKAGES, RELAY_ELSEWHERE, SECONDS, SECONDS_OR_NONE
+from mediator.cli.work import JSON, TARGET, reporting
+
+_databases: Any
+try:
+    from mediator.cli.doctor import databases
+
+    _databases = databases
+except ModuleNotFoundError as _missing:
+    if _missing.name not in {"sqlalchemy", "aiosqlite", "filelock"}:
+        raise
+    _databases = None
+
+CHECKS: Sequence[Check] = (
+    Wiring(),
+    Parts(),
+    *(_databases.DATABASE_CHECKS if _databases else ()),
+    Brokers(),
+    Streams(),
+    Consumers(),
+    Retention(),
+    BrokerClocks(),
+)
+"""The checks that `mediator doctor` runs."""
 
 
 async def diagnose(container: Any, options: Options, checks: Sequence[Check] = CHECKS) -> Report:
-    """Examine the set-up of a container, and change nothing.
+    """Examine the installation of a container without changing anything.
 
-    What its resources do when they are started, they do here too; its workers are not started.
-
-    Args:
-        container: The container, an instance.
-        options: What to go by.
-        checks: What to look at.
+    The container's resources are started, with everything that starting them does; its workers are not started.
     """
-    async with opened(container, options, ENGINES) as installation:
+    async with opened(container, options, _databases) as installation:
         return Report(await examine(installation, checks, timeout=options.timeout))
+
+
+def _address(_context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    try:
+        parts = urlsplit(url or "")
+        fine = url is None or (parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0)
+    except ValueError:  # an invalid port
+        fine = False
+    if not fine:
+        text = "it is the URL of the monitoring of a nats-server, such as http://host:8222."
+        raise click.BadParameter(text, param=parameter)
+    return url
 
 
 @click.command("doctor")
 @TARGET
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@JSON
 @click.option("--strict", is_flag=True, help="Let warnings fail too.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds that opening, and each check, may take.")
-@click.option("--backlog-age", default=300.0, show_default=True, help="Seconds that an event may wait in the outbox.")
-@click.option("--lag", default=10_000, show_default=True, help="Events that a consumer may have before it.")
-@click.option("--monitoring", metavar="URL", help="Of the monitoring of a nats-server: http://host:8222.")
-@click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
 @click.option(
-    "--package", "packages", metavar="NAME", multiple=True, help="An imported package with further event classes."
+    "--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds that opening, and each check, may take."
 )
-def doctor(target: str, *, as_json: bool, strict: bool, **given: Any) -> None:
+@click.option(
+    "--backlog-age",
+    type=SECONDS_OR_NONE,
+    default=300.0,
+    show_default=True,
+    help="Seconds that an event may wait in the outbox.",
+)
+@click.option(
+    "--lag", type=COUNT_OR_NONE, default=10_000, show_default=True, help="Events that a consumer may have before it."
+)
+@click.option(
+    "--monitoring", metavar="URL", callback=_address, help="Of the monitoring of a nats-server: http://host:8222."
+)
+@RELAY_ELSEWHERE
+@PACKAGES
+def doctor(target: str, *, machine: bool, strict: bool, **given: Any) -> None:
     """Look for everything that can be wrong with a set-up in operation, and say what to do.
 
     Exits with status 1 when there are faults.
     """
     with reporting():
-        options = _options(given)
-        with redirect_stdout(sys.stderr):  # what the application logs is no part of the report
-            report = asyncio.run(diagnose(load_container(target), options))
-        click.echo(report.as_json() if as_json else report.as_text())
+        options = Options(**given)
+        given.clear()  # the monitoring URL may hold a password, and a traceback may show local variables
+        report = report_of(target, lambda container: diagnose(container, options), options.packages)
+        click.echo(report.as_json() if machine else report.as_text())
         sys.exit(report.status(strict=strict))
-
-
-def _options(given: dict[str, Any]) -> Options:
-    monitoring = given["monitoring"]
-    if monitoring is not None and not monitoring.startswith(("http://", "https://")):
-        raise CommandError("--monitoring is the URL of the monitoring of a nats-server, such as http://host:8222.")
-    if given["timeout"] <= 0:
-        raise CommandError("--timeout is more than 0 seconds.")
-    return Options(**given)

@@ -1,31 +1,38 @@
-"""Finding: one thing that a check has to say of one part of an installation."""
+"""Finding: one result of a check about one part of an installation."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import asyncio
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+
+from mediator.cli.doctor.installation import Installation
+from mediator.printable import printable, shown
 
 
 class Level(StrEnum):
     """How bad a finding is."""
 
     OK = "ok"
-    """It is as it should be."""
+    """The part is as it should be."""
     WARNING = "warning"
-    """It works, and something about it should be known or changed."""
+    """The part works, but something about it should be known or changed."""
     FAULT = "fault"
-    """It does not work, or the promise does not hold."""
+    """The part does not work, or a guarantee does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is to be said of one part.
+    """One result about one part.
 
     Attributes:
-        level: How bad it is.
-        name: Of the finding, for programs: `stream-missing`.
-        label: The part: `container.<name>`, with the stream or consumer where it is about one.
-        text: What is there.
-        remedy: What to do; empty when nothing is to be done.
+        level: How bad the finding is.
+        name: The name of the finding, for programs: `stream-missing`.
+        label: The part: `container.<name>`, followed by the stream or consumer if the finding is about one.
+        text: What was found.
+        remedy: What to do; empty when nothing needs to be done.
     """
 
     level: Level
@@ -36,21 +43,117 @@ class Finding:
 
 
 def ok(name: str, label: str, text: str) -> Finding:
-    """A part is as it should be."""
+    """Return the finding that a part is as it should be."""
     return Finding(Level.OK, name, label, text)
 
 
 def warning(name: str, label: str, text: str, remedy: str) -> Finding:
-    """Something should be known or changed."""
+    """Return the finding that something should be known or changed."""
     return Finding(Level.WARNING, name, label, text, remedy)
 
 
 def fault(name: str, label: str, text: str, remedy: str) -> Finding:
-    """Something does not work, or the promise does not hold."""
+    """Return the finding that something does not work, or that a guarantee does not hold."""
     return Finding(Level.FAULT, name, label, text, remedy)
 
 
 def found_or(findings: Iterable[Finding], fine: Finding) -> Iterator[Finding]:
-    """The findings, or when there is none, that all is fine."""
+    """Yield the findings, or `fine` when there are none."""
     found = list(findings)
     yield from found or [fine]
+
+
+class Check(ABC):
+    """A check of one subject. Its own failure is reported under its name."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, installation: Installation) -> AsyncIterator[Finding]:
+        """Yield findings without changing anything. Parts that could not be opened are reported by another check."""
+
+
+async def examine(
+    installation: Installation,
+    checks: Sequence[Check],
+    *,
+    timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
+) -> list[Finding]:
+    """Run checks at the same time, and return their findings in the order of the checks.
+
+    A check that takes longer than `timeout` seconds or raises becomes a fault; the findings before that are kept.
+    """
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(_run(installation, check, timeout)) for check in checks]
+    return [finding for task in running for finding in task.result()]
+
+
+async def _run(installation: Installation, check: Check, seconds: float) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        async with asyncio.timeout(seconds):
+            async for finding in check.run(installation):
+                found.append(finding)  # noqa: PERF401  # findings before a failure are kept
+    except TimeoutError:
+        text = f"the check {check.name!r} was not done within {seconds:g} s"
+        found.append(fault("check-timeout", check.name, text, "Give it more time with --timeout, or see what hangs."))
+    except Exception as error:  # reported: the other checks continue
+        text = f"the check {check.name!r} failed: {type(error).__name__}: {error}"
+        found.append(fault("check-failed", check.name, text, "The error says what to do."))
+    return found
+
+
+_CREDENTIALS = re.compile(r"(?<=://)(?!\S*\*\*\*@)\S*@")
+"""The part of a URL before its host, unless it is already redacted."""
+_LONGEST_TEXT = 4000
+
+
+class Report:
+    """The findings of an examination.
+
+    Their texts may repeat any error text of the application, so anything that looks like credentials in a URL is
+    removed.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings: Sequence[Finding] = [_safe(each) for each in findings]
+
+    def status(self, *, strict: bool = False) -> int:
+        """Return the exit status: 1 when there is a fault or, with `strict`, a warning; otherwise 0."""
+        worst = {Level.FAULT, Level.WARNING} if strict else {Level.FAULT}
+        return 1 if any(finding.level in worst for finding in self.findings) else 0
+
+    def count(self, level: Level) -> int:
+        """Return how many findings have a level."""
+        return sum(finding.level is level for finding in self.findings)
+
+    def as_json(self) -> str:
+        """Return the report as ASCII JSON."""
+        summary = {level.value: self.count(level) for level in Level}
+        return json.dumps({"summary": summary, "findings": [asdict(each) for each in self.findings]}, indent=2)
+
+    def as_text(self) -> str:
+        """Return the report for people: a line for each finding, what to do below it, and a summary."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for finding in self.findings:
+            name = f"{finding.name}: " if finding.level is not Level.OK else ""
+            yield f"{finding.level:<7}  {_line(finding.label)}: {name}{_line(finding.text)}"
+            if finding.remedy:
+                yield f"{'':<7}  -> {_line(finding.remedy)}"
+        yield ""
+        yield f"{_plural(self.count(Level.FAULT), 'fault')}, {_plural(self.count(Level.WARNING), 'warning')}"
+
+
+def _safe(finding: Finding) -> Finding:
+    text, remedy = _CREDENTIALS.sub("***@", finding.text), printable(finding.remedy, _LONGEST_TEXT)
+    return replace(finding, label=shown(finding.label), text=printable(text, _LONGEST_TEXT), remedy=remedy)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split("\n"))
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"

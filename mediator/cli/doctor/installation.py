@@ -1,36 +1,39 @@
-"""Installation: what a container has in operation: its databases, stores, brokers and consumers, as far as they open."""
+"""Installation: the databases, stores, brokers and consumers of a container, as far as they can be opened."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from mediator.nats import NatsConnection
-from mediator.nats.inspection import Inspection, StreamState
-from mediator.nats.plan import Item
-from mediator.nats.topology import Topology, WantedStream
+from mediator.cli.doctor.inspection import Inspection, StreamState, inspect_broker
+from mediator.distributed.inbox import RetrySchedule
+from mediator.errors import PublisherUnavailableError
+from mediator.nats.connection import NatsConnection
+from mediator.nats.topology import Item, JetStreamApi, Topology, WantedStream, plan, survey
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the examination is to go by.
+    """The limits and addresses for an examination.
 
     Attributes:
         timeout: How long opening, and each check, may take, in seconds.
-        packages: Names of imported packages with further event classes.
+        packages: The names of imported packages with further event classes.
         relay_elsewhere: Whether another process runs the relay of this outbox.
         monitoring: The URL of the monitoring of a nats-server.
-        backlog_age: How old an event may get in the outbox, in seconds.
-        lag: How many events a consumer may have before it.
-        clock: The time in seconds since the epoch.
+        backlog_age: How long an event may wait in the outbox, in seconds.
+        lag: How many events may wait for a consumer.
+        clock: Returns the time in seconds since the epoch.
     """
 
     timeout: float = 10.0
     packages: tuple[str, ...] = ()
     relay_elsewhere: bool = False
-    monitoring: str | None = None
+    monitoring: str | None = field(default=None, repr=False)
     backlog_age: float = 300.0
     lag: int = 10_000
     clock: Callable[[], float] = time.time
@@ -41,45 +44,30 @@ class Part(Generic[T]):
     """An object of the container.
 
     Attributes:
-        label: `container.<name>` of its provider, or of what it is a part of.
-        provider: Its provider.
-        value: Itself.
+        label: `container.<name>` of its provider, or of the provider that contains it.
+        provider: The provider of the object.
+        value: The object.
+        engine: The engine of the database of an outbox, inbox or parking; otherwise `None`.
     """
 
     label: str
     provider: Any
     value: T
-
-
-@dataclass(frozen=True, slots=True)
-class Store(Generic[T]):
-    """An outbox, inbox or parking, with the database it is in.
-
-    Attributes:
-        label: `container.<name>` of its provider.
-        provider: Its provider.
-        value: Itself.
-        engine: The engine of its database; `None` when it has none.
-    """
-
-    label: str
-    provider: Any
-    value: T
-    engine: Any
+    engine: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker, with what is wanted of it and what was seen.
+    """A broker, with what is wanted on it and what was seen.
 
     Attributes:
-        label: `container.<name>` of what publishes or subscribes there first.
-        connection: Where it is.
+        label: `container.<name>` of the first part that publishes or subscribes there.
+        connection: The connection to the broker.
         wanted: The streams and consumers that are needed.
-        seen: What was seen of it.
-        compared: How it differs from what is wanted; `None` when that could not be told.
-        problem: Why that could not be told.
-        offset: How many seconds its clock is ahead of ours; `None` when that could not be told.
+        seen: The result of the inspection.
+        compared: The comparison with what is wanted; `None` when it could not be made.
+        problem: Why the comparison could not be made.
+        offset: How many seconds the broker's clock is ahead of this machine's; `None` when unknown.
     """
 
     label: str
@@ -91,7 +79,7 @@ class Broker:
     offset: float | None = None
 
     def with_other_partitions(self) -> list[tuple[WantedStream, StreamState]]:
-        """The streams that are not divided as they must be for who publishes into them, or takes from them in order."""
+        """Return the streams whose number of partitions does not suit their publishers or ordered consumers here."""
         there = {stream.name: stream for stream in self.seen.streams}
         needed = [each for each in self.wanted.streams if each.name in there and (each.own or each.ordered)]
         pairs = ((wanted, there[wanted.name]) for wanted in needed)
@@ -100,36 +88,42 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A consumer of the container, with what it is made of.
+    """A consumer of the container, with its parts and settings.
 
     Attributes:
         label: `container.<name>` of its provider.
+        group: The name of its group; empty when its subscription is not available.
         concurrency: How many events it handles at a time.
         ordering: `"none"` or `"key"`.
-        event_types: `<context>.<name>` of what it handles.
-        streams: The names of the streams that it takes from.
-        broker: Where these are; `None` when it is not NATS.
-        inboxes: What it records events in.
+        event_types: The event types it handles, as `<domain>.<name>`.
+        streams: The names of the streams that it consumes.
+        broker: The connection to the streams' broker; `None` when the broker is not NATS.
+        inboxes: The inboxes in which it records events.
+        retries: How often and when it retries a failing event.
+        parks: Whether it parks events that failed for good; otherwise they are retried forever.
     """
 
     label: str
+    group: str
     concurrency: int
     ordering: str
     event_types: tuple[str, ...]
     streams: tuple[str, ...]
     broker: NatsConnection | None
-    inboxes: tuple[Store[Any], ...]
+    inboxes: tuple[Part[Any], ...]
+    retries: RetrySchedule
+    parks: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What could not be opened.
+    """A part that could not be opened.
 
     Attributes:
-        label: `container.<name>` of it.
+        label: `container.<name>` of the part.
         kind: `"database"`, `"broker"` or `"part"`.
-        error: Why.
-        setting: The name of the argument of it that cannot be had or cannot work; empty when that is not known.
+        error: Why it could not be opened.
+        setting: The name of the part's argument that is unavailable or not valid; empty when that is not known.
     """
 
     label: str
@@ -140,32 +134,70 @@ class Failure:
 
 @dataclass(slots=True)
 class Installation:
-    """All of it.
+    """The opened parts of a container.
 
     Attributes:
-        container: The container.
-        options: What to go by.
         databases: The engines of the databases that answer.
-        outboxes: What is to be published.
-        inboxes: What has taken effect.
-        parkings: What is set aside.
-        consumers: What takes events in.
-        brokers: The brokers, also those that are away.
-        relays: How many relays each engine has, by the engine.
-        max_event_bytes: How large the payload of an event may be, in bytes.
+        brokers: The brokers, also brokers that do not answer.
+        relays: The engine of each relay; an engine appears once for each of its relays.
+        max_event_bytes: The maximum size of an event's payload, in bytes.
         archive_seconds: How long published events are kept, in seconds.
-        failures: What could not be opened.
+        failures: The parts that could not be opened.
     """
 
     container: Any
     options: Options
     databases: list[Part[Any]] = field(default_factory=list[Part[Any]])
-    outboxes: list[Store[Any]] = field(default_factory=list[Store[Any]])
-    inboxes: list[Store[Any]] = field(default_factory=list[Store[Any]])
-    parkings: list[Store[Any]] = field(default_factory=list[Store[Any]])
+    outboxes: list[Part[Any]] = field(default_factory=list[Part[Any]])
+    inboxes: list[Part[Any]] = field(default_factory=list[Part[Any]])
+    parkings: list[Part[Any]] = field(default_factory=list[Part[Any]])
     consumers: list[Consumer] = field(default_factory=list[Consumer])
     brokers: list[Broker] = field(default_factory=list[Broker])
     relays: list[Any] = field(default_factory=list[Any])
     max_event_bytes: int = 1_000_000
     archive_seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list[Failure])
+
+
+async def view_broker(label: str, connection: NatsConnection, wanted: Topology, options: Options) -> Broker:
+    """Inspect a broker without changing anything. Whatever cannot be seen is described in the result."""
+    try:
+        async with asyncio.timeout(2 * options.timeout):  # connecting has its own time limit
+            seen = await inspect_broker(connection, wanted, timeout=options.timeout, monitoring=options.monitoring)
+            if not (seen.reachable and seen.jetstream):
+                return Broker(label, connection, wanted, seen)
+            client = await connection.client("publish", timeout=options.timeout)
+            api = JetStreamApi(client, connection.broker)
+            compared, problem = await _compared(api, wanted)
+            return Broker(label, connection, wanted, seen, compared, problem, await _offset(api, seen, options))
+    except TimeoutError:
+        problem = f"no answer within {options.timeout:g} s"
+    except Exception as error:  # reported: the broker went away meanwhile, or something else answers
+        problem = f"{type(error).__name__}: {error}"
+    return Broker(label, connection, wanted, Inspection(connection.broker, problems=(problem,)))
+
+
+async def _compared(api: JetStreamApi, wanted: Topology) -> tuple[list[Item] | None, str]:
+    try:
+        return plan(wanted, await survey(api, wanted)), ""
+    except PublisherUnavailableError as error:
+        return None, error.reason
+
+
+async def _offset(api: JetStreamApi, seen: Inspection, options: Options) -> float | None:
+    """Return how many seconds the broker's clock is ahead; the API's answer about a stream has its time."""
+    if not seen.streams:
+        return None
+    before = options.clock()
+    try:
+        info: dict[str, Any] = await api.stream(seen.streams[0].name) or {}
+    except PublisherUnavailableError:
+        return None
+    now = (before + options.clock()) / 2
+    return datetime.fromisoformat(_microseconds(info["ts"])).timestamp() - now if "ts" in info else None
+
+
+def _microseconds(time: str) -> str:
+    """Convert an RFC 3339 time in UTC to a form with at most the digits that Python 3.11 can read."""
+    seconds, _, fraction = time.rstrip("Z").partition(".")
+    return f"{seconds}.{fraction[:6]:0<6}+00:00"

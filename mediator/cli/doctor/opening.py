@@ -1,46 +1,142 @@
-"""Opening: an installation made from a container, with whatever does not open told instead of raised."""
+"""Opening: opens an installation from a container, and records what does not open instead of raising."""
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from mediator.cli.doctor.broker_view import view_broker
-from mediator.cli.doctor.installation import Consumer, Failure, Installation, Options, Store
-from mediator.cli.doctor.resources import Resources
-from mediator.cli.doctor.settings import Settings, resolved
+from mediator.blocks import asynccontextmanager
+from mediator.cli.doctor.installation import Consumer, Failure, Installation, Options, Part, view_broker
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import instances_of
-from mediator.dependency_injector.declared import provided_class
+from mediator.dependency_injector.declared import given_argument, gives
 from mediator.dependency_injector.event_flows import EventFlow, event_flows
 from mediator.dependency_injector.graph import Graph
-from mediator.dependency_injector.resources import forget_modes
-from mediator.distributed.bounds import check_counts, check_not_negative, check_positive
-from mediator.distributed.consumer import EventConsumer
-from mediator.distributed.inbox import Inbox
-from mediator.distributed.outbox import Outbox
+from mediator.dependency_injector.lifespan import made
+from mediator.dependency_injector.resolution import forget_modes
+from mediator.distributed.inbox import EventConsumer, Inbox, Ordering, RetrySchedule, retry_schedule, usual_concurrency
+from mediator.distributed.outbox import ARCHIVE_SECONDS, EventPublisher, Outbox, OutboxRelay
 from mediator.distributed.parking import Parking
-from mediator.distributed.relay import OutboxRelay
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import SettingError
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription
 from mediator.nats.topology import Topology, merged
+from mediator.settings import check_counts, check_not_negative, check_positive
 
-_ARCHIVE_SECONDS = 72 * 3600.0
+
+class Resources:
+    """Starts and stops the resources that parts of a container need.
+
+    Attributes:
+        errors: The error of each resource that could not be started. The key is the provider of the resource.
+        skipped: The resources that were not tried, because they need a resource that could not be started.
+    """
+
+    def __init__(self, graph: Graph, seconds: float) -> None:
+        self.errors: dict[Any, Exception] = {}
+        self.skipped: set[Any] = set()
+        self._graph = graph
+        self._seconds = seconds
+        self._started: list[Any] = []
+
+    async def start(self, wanted: Collection[Any]) -> None:
+        """Start the wanted resources, each after the resources that it needs."""
+        running: dict[Any, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            for resource in self._graph.resources():
+                if resource in wanted:
+                    needs = self._graph.reachable([resource])
+                    before = [task for other, task in running.items() if other in needs]
+                    running[resource] = group.create_task(self._start(resource, before))
+
+    def away(self, provider: Any) -> bool:
+        """Return whether something that a provider needs could not be started."""
+        return not self._graph.reachable([provider]).isdisjoint({*self.errors, *self.skipped})
+
+    async def stop(self) -> None:
+        """Stop the started resources in reverse order. Errors are ignored: they do not matter to the report."""
+        for resource in reversed(self._started):
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(self._seconds):
+                    stopping = resource.shutdown()
+                    if stopping is not None:
+                        await stopping
+
+    async def _start(self, resource: Any, before: list[asyncio.Task[None]]) -> None:
+        if before:
+            await asyncio.wait(before)
+        if self.away(resource):
+            self.skipped.add(resource)
+            return
+        try:
+            async with asyncio.timeout(self._seconds):
+                starting = resource.init()
+                if asyncio.isfuture(starting) or asyncio.iscoroutine(starting):
+                    await starting
+        except TimeoutError:
+            self.errors[resource] = TimeoutError(f"no answer within {self._seconds:g} s")
+        except Exception as error:  # recorded for the report
+            self.errors[resource] = error
+        else:
+            self._started.append(resource)
+
+
+class Settings:
+    """Reads the arguments of parts without creating the parts."""
+
+    def __init__(self, installation: Installation, graph: Graph, resources: Resources) -> None:
+        self._installation = installation
+        self._graph = graph
+        self._resources = resources
+        self._known: dict[tuple[Any, str], Any] = {}
+
+    async def of(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
+        """Return the value that a provider passes to its object as the argument `name`; `None` when it passes none.
+
+        An argument that is unavailable or fails the check is `None`, too, and is recorded as one failure, however often
+        it is read.
+        """
+        if (provider, name) not in self._known:
+            self._known[provider, name] = await self._asked(provider, name, check)
+        return self._known[provider, name]
+
+    async def _asked(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
+        arguments = _arguments(provider)
+        if name not in arguments or self._is_away(given := arguments[name]):
+            return None
+        seconds = self._installation.options.timeout
+        try:
+            async with asyncio.timeout(seconds):
+                value = await made(given) if kinds.is_provider(given) else given
+            check(**{name: value})
+        except TimeoutError:
+            self._fail(provider, name, TimeoutError(f"no answer within {seconds:g} s"))
+        except Exception as error:  # recorded for the report
+            self._fail(provider, name, error)
+        else:
+            return value
+        return None
+
+    def _is_away(self, given: Any) -> bool:
+        """Return whether an argument needs something that could not be started, which is reported elsewhere."""
+        return kinds.is_provider(given) and given in self._graph.calls and self._resources.away(given)
+
+    def _fail(self, provider: Any, name: str, error: Exception) -> None:
+        self._installation.failures.append(Failure(self._graph.labels[provider], "part", error, name))
+
+
+def _arguments(provider: Any) -> dict[str, Any]:
+    effective = kinds.effective(provider)
+    return dict(effective.kwargs) if isinstance(effective, kinds.CALLING) else {}
 
 
 @asynccontextmanager
-async def opened(container: Any, options: Options, find_engines: Any) -> AsyncGenerator[Installation]:
-    """Open what the databases, stores and brokers of a container need, and close it in the end.
-
-    Args:
-        container: The container.
-        options: What to go by.
-        find_engines: The class of engines, and what tries one; `None` without SQLAlchemy.
-    """
+async def opened(container: Any, options: Options, databases: Any) -> AsyncGenerator[Installation]:
+    """Open the databases, stores and brokers of a container for the block, and close them at its end."""
     installation = Installation(container, options)
-    opening = _Opening(installation, find_engines)
+    opening = _InstallationReader(installation, databases)
     try:
         await opening.run()
         yield installation
@@ -49,7 +145,7 @@ async def opened(container: Any, options: Options, find_engines: Any) -> AsyncGe
         forget_modes(container)
 
 
-class _Opening:
+class _InstallationReader:
     def __init__(self, installation: Installation, engines: Any) -> None:
         container, options = installation.container, installation.options
         self._to = installation
@@ -65,7 +161,7 @@ class _Opening:
         to, workers = self._to, self._named(OutboxRelay, EventConsumer)
         stores = {cls: self._all(cls, workers) for cls in (Outbox, Inbox, Parking)}
         holders = [*workers, *(store for each in stores.values() for store in each)]
-        engines = self._all(self._engines.cls, holders) if self._engines else []
+        engines = self._all(self._engines.AsyncEngine, holders) if self._engines else []
         ports = [*(flow.port for flow in self._flows), *self._named(NatsConnection)]
         await self.resources.start(self._graph.reachable([*engines, *ports, *(p for s in stores.values() for p in s)]))
         forget_modes(to.container)
@@ -75,12 +171,12 @@ class _Opening:
             to.databases += await self._engines.answering(
                 to, [(self._graph.labels[e], e, v) async for e, v in self._made(engines)]
             )
-        to.outboxes += [store async for store in self._stores(stores[Outbox], engines)]
-        to.inboxes += [store async for store in self._stores(stores[Inbox], engines)]
-        to.parkings += [store async for store in self._stores(stores[Parking], engines)]
+        for cls, found in ((Outbox, to.outboxes), (Inbox, to.inboxes), (Parking, to.parkings)):
+            found += [store async for store in self._stores(stores[cls], engines)]
         to.relays += [engine for relay in self._named(OutboxRelay) if (engine := self._engine_of(relay, engines))]
         await self._measure(stores[Outbox])
         await self._find_brokers()
+        self._compare_applications()
         await self._find_consumers()
 
     def _named(self, *classes: type) -> list[Any]:
@@ -88,48 +184,47 @@ class _Opening:
         return list(dict.fromkeys(found))
 
     def _all(self, cls: type, workers: Iterable[Any]) -> list[Any]:
-        """Those with names, and those that stand inside a worker."""
+        """Return the providers of a class: the named ones, and those nested in a worker."""
         named, reached = self._named(cls), self._graph.reachable(workers)
-        known = {*named, *map(kinds.effective, named)}  # what overrides one with a name is the same
+        known = {*named, *map(kinds.effective, named)}  # a named provider and the one that overrides it count once
         inside = (each for each in self._graph.calls if each in reached - known and self._gives(each, cls))
         return [*named, *inside]
 
     @staticmethod
     def _gives(provider: Any, cls: type) -> bool:
-        found = provided_class(provider) if provider.last_overriding is None else None
-        return found is not None and issubclass(found, cls)
+        return provider.last_overriding is None and gives(provider, cls)
 
     def _kind(self, resource: Any) -> str:
-        if self._engines and self._gives(resource, self._engines.cls):
+        if self._engines and self._gives(resource, self._engines.AsyncEngine):
             return "database"
         return "broker" if self._gives(resource, NatsConnection) else "part"
 
     async def _made(self, providers: Iterable[Any]) -> AsyncIterator[tuple[Any, Any]]:
-        """What can be made, with its provider; what cannot is a failure."""
+        """Yield the providers whose objects can be created, with the objects; record the others as failures."""
         for provider in providers:
             if provider not in self._values and not self.resources.away(provider):
                 try:
                     async with asyncio.timeout(self._to.options.timeout):
-                        self._values[provider] = await resolved(provider)
-                except Exception as error:  # told in the report
+                        self._values[provider] = await made(provider)
+                except Exception as error:  # recorded for the report
                     self._to.failures.append(Failure(self._graph.labels[provider], self._kind(provider), error))
                     self._values[provider] = None
             if self._values.get(provider) is not None:
                 yield provider, self._values[provider]
 
     def _engine_of(self, provider: Any, engines: Iterable[Any]) -> Any:
-        """The engine that a provider needs, as far as it answers."""
+        """Return the engine that a provider needs, if it answers."""
         reached = self._graph.reachable([provider])
         answering = {part.provider for part in self._to.databases}
         return next((self._values[each] for each in engines if each in reached and each in answering), None)
 
-    async def _stores(self, providers: Iterable[Any], engines: list[Any]) -> AsyncIterator[Store[Any]]:
+    async def _stores(self, providers: Iterable[Any], engines: list[Any]) -> AsyncIterator[Part[Any]]:
         known = {part.provider for part in self._to.databases}
         for provider in providers:
             needed = [each for each in engines if each in self._graph.reachable([provider])]
             if known.issuperset(needed):
                 async for _, value in self._made([provider]):
-                    yield Store(self._graph.labels[provider], provider, value, self._engine_of(provider, engines))
+                    yield Part(self._graph.labels[provider], provider, value, self._engine_of(provider, engines))
 
     async def _measure(self, outboxes: Iterable[Any]) -> None:
         units = self._named(UnitOfWork)
@@ -141,10 +236,25 @@ class _Opening:
         self._to.archive_seconds = max(kept, default=0.0)
 
     async def _archive_of(self, outbox: Any) -> float:
-        """How long an outbox keeps what was published. Why one cannot be made is told already."""
+        """Return how long an outbox keeps published events, in seconds.
+
+        For an outbox that could not be created this is the default: its failure is already recorded.
+        """
         failed = outbox in self._values and self._values[outbox] is None
         kept = None if failed else await self._settings.of(outbox, "archive_seconds", check_not_negative)
-        return _ARCHIVE_SECONDS if kept is None else float(kept)
+        return ARCHIVE_SECONDS if kept is None else float(kept)
+
+    def _compare_applications(self) -> None:
+        """Check that each outbox and its publisher have the same application's name."""
+        for relay in self._named(OutboxRelay):
+            effective = kinds.effective(relay)
+            given = [given_argument(effective, name) for name in ("outbox", "publisher")]
+            outbox, publisher = (self._values.get(each) if kinds.is_provider(each) else None for each in given)
+            if isinstance(outbox, Outbox) and isinstance(publisher, EventPublisher):
+                try:
+                    outbox.use_application(publisher.application)
+                except SettingError as error:
+                    self._to.failures.append(Failure(self._graph.labels[relay], "part", error))
 
     async def _find_brokers(self) -> None:
         wanted: dict[NatsConnection, list[Topology]] = {}
@@ -154,7 +264,8 @@ class _Opening:
                 if isinstance(port, NatsEventPublisher | NatsEventSubscription):
                     labels.setdefault(port.connection, flow.label)
                     wanted.setdefault(port.connection, []).extend(await self._topology(flow, port))
-        async for provider, connection in self._made(self._named(NatsConnection)):  # for requests or a doorbell only
+        # Add the connections that no flow uses: they serve only requests or a doorbell.
+        async for provider, connection in self._made(self._named(NatsConnection)):
             labels.setdefault(connection, self._graph.labels[provider])
             wanted.setdefault(connection, [])
         viewed = (
@@ -169,53 +280,70 @@ class _Opening:
                 found = port.topology(flow.event_types)
             elif (ordering := await self._ordering(self._consumer_of(flow))) is not None:
                 found = port.topology(flow.event_types, ordering=ordering)
-            else:  # which consumers are wanted goes by the ordering, the streams do not
+            else:  # the ordering decides which consumers are wanted, but not which streams
                 found = Topology(port.topology(flow.event_types).streams)
-        except Exception as error:  # told in the report
+        except Exception as error:  # recorded for the report
             self._to.failures.append(Failure(flow.label, "part", error))
             return []
         self._wanted[flow.port] = found
         return [found]
 
     def _consumer_of(self, flow: EventFlow) -> Any:
-        """The provider of the consumer that a subscription is for; `None` when there is none."""
+        """Return the provider of the consumer that uses a subscription; `None` when there is none."""
         named = reversed(self._named(EventConsumer))
         return next((each for each in named if flow.port in self._graph.reachable([each])), None)
 
     async def _ordering(self, consumer: Any) -> Any:
-        """The ordering of a consumer; `None` when it gives one that cannot be had or cannot work."""
-        if consumer is None or not self._settings.is_given(consumer, "ordering"):
+        """Return the ordering of a consumer; `None` when it is unavailable or not valid."""
+        if consumer is None or "ordering" not in _arguments(consumer):
             return "none"
         return await self._settings.of(consumer, "ordering", _check_ordering)
 
     def _merged(self, label: str, topologies: list[Topology]) -> Topology:
         try:
             return merged(topologies)
-        except Exception as error:  # told in the report
+        except Exception as error:  # recorded for the report
             self._to.failures.append(Failure(label, "part", error))
             return topologies[0] if topologies else Topology()
 
     async def _find_consumers(self) -> None:
         for provider in self._named(EventConsumer):
             reached = self._graph.reachable([provider])
-            ordering = await self._ordering(provider) or "none"
+            ordering: Ordering = await self._ordering(provider) or "none"
             given = await self._settings.of(provider, "concurrency", check_counts)
+            attempts = await self._settings.of(provider, "max_attempts", check_counts)
+            delays = await self._settings.of(provider, "retry_delays", partial(_check_delays, ordering))
             flow = next((each for each in self._flows if each.port in reached and self._is_subscription(each)), None)
             wanted = self._wanted.get(flow.port, Topology()) if flow else Topology()
             self._to.consumers.append(
                 Consumer(
                     label=self._graph.labels[provider],
-                    concurrency=given if given is not None else (16 if ordering == "key" else 1),
+                    group=self._values[flow.port].group if flow else "",
+                    concurrency=usual_concurrency(ordering) if given is None else given,
                     ordering=ordering,
                     event_types=flow.event_types if flow else (),
                     streams=tuple(stream.name for stream in wanted.streams),
                     broker=self._values[flow.port].connection if flow else None,
                     inboxes=tuple(store for store in self._to.inboxes if store.provider in reached),
+                    retries=_schedule(ordering, attempts, delays),
+                    parks=_arguments(provider).get("parking") is not None,
                 )
             )
 
     def _is_subscription(self, flow: EventFlow) -> bool:
         return isinstance(self._values.get(flow.port), NatsEventSubscription)
+
+
+def _check_delays(ordering: Ordering, *, retry_delays: Sequence[float]) -> None:
+    retry_schedule(ordering, delays=retry_delays)
+
+
+def _schedule(ordering: Ordering, attempts: int | None, delays: Sequence[float] | None) -> RetrySchedule:
+    """Return the retry schedule of a consumer; the default one when its settings conflict, which is reported."""
+    try:
+        return retry_schedule(ordering, attempts, delays)
+    except SettingError:
+        return retry_schedule(ordering)
 
 
 def _check_ordering(*, ordering: object) -> None:

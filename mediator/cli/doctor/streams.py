@@ -1,32 +1,30 @@
-"""Streams: whether those that are wanted exist, keep what they are given, and for how long."""
+"""Streams: checks whether the wanted streams exist, and whether they keep events safely and long enough."""
 
 from collections.abc import AsyncIterator, Iterator
 
-from mediator.cli.doctor.check import Check
-from mediator.cli.doctor.finding import Finding, fault, found_or, ok, warning
+from mediator.cli.doctor.finding import Check, Finding, fault, found_or, ok, warning
+from mediator.cli.doctor.inspection import StreamState
 from mediator.cli.doctor.installation import Broker, Installation
-from mediator.nats.inspection import StreamState
-from mediator.nats.streams import PARTITIONS
+from mediator.nats.topology import PARTITIONS
 
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create it."
 _ANEW = "Drain the stream and create it anew; this is never changed in place."
 
 _RETRY_HORIZON = 60.0
-"""After how many seconds at most a relay sends an event again: the longest pause, a batch, and another relay taking over."""
+"""Maximum seconds until a relay sends an event again: the longest pause, a batch, and a relay's takeover."""
 
 _CLUSTER = 3
 _FULL = 0.8
 _TOLD = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)
-"""The differences that have a finding of their own."""
+"""The differences that are reported by findings of their own."""
 
 
 class Streams(Check):
-    """Each wanted stream."""
+    """Checks each wanted stream."""
 
     name = "streams"
 
     async def run(self, installation: Installation) -> AsyncIterator[Finding]:
-        """See `Check.run`."""
         for broker in installation.brokers:
             for name in broker.seen.missing_streams:
                 yield fault("stream-missing", f"{broker.label} {name}", "the stream does not exist", _APPLY)

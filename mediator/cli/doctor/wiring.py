@@ -1,23 +1,19 @@
-"""Wiring: whether the container is put together well, and whether its parts can be made."""
+"""Wiring: checks whether the container is valid, and whether its parts can be created."""
 
 from collections.abc import AsyncIterator
 
-from mediator.cli.doctor.check import Check
-from mediator.cli.doctor.finding import Finding, fault, ok
+from mediator.cli.doctor.finding import Check, Finding, fault, ok
 from mediator.cli.doctor.installation import Failure, Installation
 from mediator.dependency_injector import validate
-from mediator.errors import ContainerValidationError, DatabaseUnavailableError, SchemaNewerError, SchemaOutdatedError
-
-_SCHEMA = (SchemaOutdatedError, SchemaNewerError)
+from mediator.errors import ContainerValidationError, DatabaseUnavailableError, SchemaError
 
 
 class Wiring(Check):
-    """What `validate` says."""
+    """Checks the container with `validate`."""
 
     name = "wiring"
 
     async def run(self, installation: Installation) -> AsyncIterator[Finding]:
-        """See `Check.run`."""
         options = installation.options
         try:
             validate(installation.container, packages=options.packages, relay_elsewhere=options.relay_elsewhere)
@@ -29,12 +25,11 @@ class Wiring(Check):
 
 
 class Parts(Check):
-    """What could not be opened."""
+    """Reports the parts that could not be opened."""
 
     name = "parts"
 
     async def run(self, installation: Installation) -> AsyncIterator[Finding]:
-        """See `Check.run`."""
         for failure in installation.failures:
             yield _failed(failure)
 
@@ -42,7 +37,7 @@ class Parts(Check):
 def _failed(failure: Failure) -> Finding:
     error = failure.error
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, _SCHEMA):
+    if isinstance(error, SchemaError) and error.version is not None:
         return fault("schema-version", failure.label, str(error), "Bring the tables and the library together.")
     if failure.kind == "database" or isinstance(error, DatabaseUnavailableError):
         remedy = "See whether the server runs, and whether address, user and password are right."

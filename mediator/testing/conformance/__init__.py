@@ -1,32 +1,26 @@
-"""Conformance suites: what each port promises, to be run against the library's adapters and against anybody's own."""
+"""Conformance suites: the promises of each port as test cases, for the library's own adapters and for yours."""
 
-from mediator.testing.conformance.broker_outage import BrokerOutageConformance
-from mediator.testing.conformance.cancellation import CancellationConformance
-from mediator.testing.conformance.container import ContainerConformance
-from mediator.testing.conformance.container_capability import ContainerCapability
-from mediator.testing.conformance.delayed_events import DelayedEventsConformance
-from mediator.testing.conformance.delivery import DeliveryConformance
-from mediator.testing.conformance.durability import DurabilityConformance
-from mediator.testing.conformance.foreign_messages import ForeignMessagesConformance
+from mediator.testing.conformance.container import ContainerCapability, ContainerConformance, SampleApplication
 from mediator.testing.conformance.inbox import InboxConformance
-from mediator.testing.conformance.key_ordering import KeyOrderingConformance
-from mediator.testing.conformance.outbox import OutboxConformance
+from mediator.testing.conformance.outbox import DelayedEventsConformance, OutboxConformance, RefusedEventsConformance
 from mediator.testing.conformance.parking import ParkingConformance
 from mediator.testing.conformance.publisher import PublisherConformance
-from mediator.testing.conformance.refused_events import RefusedEventsConformance
-from mediator.testing.conformance.request_capability import RequestCapability
-from mediator.testing.conformance.request_suite import RequestsUnderTest
-from mediator.testing.conformance.requests import RequestConformance
-from mediator.testing.conformance.sample_application import SampleApplication
-from mediator.testing.conformance.storage import StorageUnderTest
-from mediator.testing.conformance.storage_capability import StorageCapability
-from mediator.testing.conformance.storage_conformance import StorageConformance
-from mediator.testing.conformance.subscription import SubscriptionConformance
+from mediator.testing.conformance.requests import RequestCapability, RequestConformance, RequestsUnderTest
+from mediator.testing.conformance.storage import StorageCapability, StorageUnderTest
+from mediator.testing.conformance.subscription import (
+    BrokerOutageConformance,
+    DeliveryConformance,
+    ForeignMessagesConformance,
+    KeyOrderingConformance,
+    SubscriptionConformance,
+)
 from mediator.testing.conformance.suite import ConformanceSuite, needs
-from mediator.testing.conformance.transport import TransportUnderTest
-from mediator.testing.conformance.transport_capability import TransportCapability
-from mediator.testing.conformance.transport_conformance import TransportConformance
-from mediator.testing.conformance.unit_of_work import UnitOfWorkConformance
+from mediator.testing.conformance.transport import TransportCapability, TransportUnderTest
+from mediator.testing.conformance.unit_of_work import (
+    CancellationConformance,
+    DurabilityConformance,
+    UnitOfWorkConformance,
+)
 
 __all__ = [
     "BrokerOutageConformance",
@@ -58,3 +52,27 @@ __all__ = [
     "UnitOfWorkConformance",
     "needs",
 ]
+
+
+class StorageConformance(
+    UnitOfWorkConformance,
+    CancellationConformance,
+    OutboxConformance,
+    DelayedEventsConformance,
+    RefusedEventsConformance,
+    InboxConformance,
+    ParkingConformance,
+    DurabilityConformance,
+):
+    """All cases that a storage must pass. While you write one part of an adapter, subclass the suite of that part."""
+
+
+class TransportConformance(
+    PublisherConformance,
+    SubscriptionConformance,
+    DeliveryConformance,
+    KeyOrderingConformance,
+    BrokerOutageConformance,
+    ForeignMessagesConformance,
+):
+    """All cases that a transport must pass. While you write one part of an adapter, subclass the suite of that part."""

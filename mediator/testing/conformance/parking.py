@@ -1,36 +1,55 @@
 """ParkingConformance: the promises of `Parking` as test cases."""
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any
 
+from mediator.blocks import asynccontextmanager
 from mediator.distributed.inbox import Admission
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
-from mediator.errors import ParkedEventBlockedError, ParkedEventNotFoundError, UnitOfWorkMismatchError
+from mediator.errors import MisuseError, ParkedEventBlockedError, ParkedEventNotFoundError
 from mediator.mediator import Mediator
 from mediator.registry import Registry
-from mediator.testing.conformance.failing import failing
-from mediator.testing.conformance.storage import StorageUnderTest
-from mediator.testing.conformance.storage_steps import ALL, GROUP, ids, insert, park, parked_event, take
-from mediator.testing.conformance.storage_suite import StorageSuite
-from mediator.testing.database import InMemoryDatabase, InMemoryUnitOfWork
+from mediator.testing.conformance.storage import (
+    ALL,
+    GROUP,
+    StorageCapability,
+    StorageSuite,
+    StorageUnderTest,
+    ids,
+    insert,
+    park,
+    parked_event,
+    take,
+)
+from mediator.testing.conformance.suite import failing, needs
+from mediator.testing.memory import InMemoryDatabase, InMemoryUnitOfWork
 
 
 class ParkingConformance(StorageSuite):
-    """What sets events aside, and gives them back in order."""
+    """The promises about events that are parked, and replayed in order."""
 
     async def test_a_parked_event_comes_back_as_it_was(self) -> None:
-        """A parked event comes back as it was."""
+        """Only its number is new."""
         async with self.opened() as storage:
             parked = parked_event("1")
             (number,) = await park(storage, parked)
             assert await storage.parking.get(number) == replace(parked, number=number)
             assert await storage.parking.find(ALL) == [replace(parked, number=number)]
 
+    async def test_events_are_found_without_their_bodies_where_these_are_not_wanted(self) -> None:
+        """With `bodies=False`, `find` returns events whose `data` are empty."""
+        async with self.opened() as storage:
+            parked = parked_event("1")
+            (number,) = await park(storage, parked)
+            assert await storage.parking.find(ALL, bodies=False) == [replace(parked, number=number, data=b"")]
+
     async def test_parking_records_the_event_in_the_inbox_and_ends_its_count(self) -> None:
-        """Parking records the event in the inbox and ends its count."""
+        """A parked event is a duplicate when it is delivered again, even after it was discarded."""
         async with self.opened() as storage:
             await storage.inbox.start(GROUP, "shop", "1", 8, alone=True)
             await park(storage, parked_event("1"))
@@ -40,7 +59,7 @@ class ParkingConformance(StorageSuite):
             assert await insert(storage, "1") is Admission.DUPLICATE
 
     async def test_what_has_taken_effect_or_is_parked_is_not_parked(self) -> None:
-        """What has taken effect or is parked is not parked."""
+        """`park` returns False for such an event."""
         async with self.opened() as storage:
             await insert(storage, "1")
             assert not await storage.parking.park(parked_event("1"))
@@ -49,7 +68,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["2"]
 
     async def test_an_event_is_appended_with_the_transaction_or_not_at_all(self) -> None:
-        """An event is appended with the transaction or not at all."""
+        """A rollback leaves neither the parked event nor its record in the inbox."""
         async with self.opened() as storage:
             await park(storage, parked_event("1"))
             with failing(LookupError):
@@ -64,19 +83,19 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["1", "2"]
 
     async def test_the_parking_of_another_database_is_refused(self) -> None:
-        """The parking of another database is refused."""
+        """`append` and `take` raise `MisuseError` for a unit of work on another database."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             async with Mediator(Registry()).scope():
                 foreign = InMemoryUnitOfWork(InMemoryDatabase())
                 async with foreign:
-                    with failing(UnitOfWorkMismatchError):
+                    with failing(MisuseError, text="was given another unit of work"):
                         await storage.parking.append(foreign, parked_event("2"))
-                    with failing(UnitOfWorkMismatchError):
+                    with failing(MisuseError, text="was given another unit of work"):
                         await storage.parking.take(foreign, number)
 
     async def test_events_are_found_by_what_they_are_in_the_order_of_their_numbers(self) -> None:
-        """Events are found by what they are in the order of their numbers."""
+        """`find` and `count` apply every part of the filter, and `after` and `limit` page through the events."""
         async with self.opened() as storage:
             numbers = await park(
                 storage,
@@ -92,6 +111,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage, ParkedFilter(key="k", consumer=GROUP)) == ["1"]
             assert await ids(storage, ParkedFilter(reason="undecodable")) == ["3"]
             assert await ids(storage, ParkedFilter(since=1500.0)) == ["2"]
+            assert await ids(storage, ParkedFilter(since=2000.0)) == ["2"]
             assert await ids(storage, ParkedFilter(direction="out")) == []
             assert await ids(storage, ParkedFilter(numbers=(numbers[0], numbers[3]))) == ["1", "4"]
             assert await ids(storage, after=numbers[0], limit=2) == ["2", "3"]
@@ -99,7 +119,7 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.count(ParkedFilter(consumer=GROUP, direction="in")) == 3
 
     async def test_the_head_is_the_first_of_a_consumers_key(self) -> None:
-        """The head is the first of a consumers key."""
+        """An event without a key is its own head."""
         async with self.opened() as storage:
             keyless, other = parked_event("3", key=None), parked_event("4", consumer="other")
             await park(storage, parked_event("1"), parked_event("2"), keyless, other)
@@ -110,8 +130,21 @@ class ParkingConformance(StorageSuite):
             await storage.parking.discard(first.number)
             assert await storage.parking.head(second) == second
 
+    async def test_what_goes_out_is_of_no_key_of_what_came_in(self) -> None:
+        """An outgoing event and an incoming event do not order each other, even with the same consumer and key."""
+        async with self.opened() as storage:
+            (number,) = await park(storage, parked_event("1"))
+            async with storage.transaction() as unit_of_work:
+                await storage.parking.append(unit_of_work, parked_event("2", direction="out"))
+            came, goes = await storage.parking.find(ALL)
+            assert await storage.parking.head(goes) == goes
+            assert await storage.parking.head(came) == came
+            assert await insert(storage, "3") is Admission.KEY_PARKED
+            await storage.parking.discard(number)
+            assert await insert(storage, "4") is Admission.NEW
+
     async def test_an_event_is_taken_out_with_the_transaction_or_not_at_all(self) -> None:
-        """An event is taken out with the transaction or not at all."""
+        """After a rollback the event is parked as before. After a commit it is not found any more."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             with failing(LookupError):
@@ -125,7 +158,7 @@ class ParkingConformance(StorageSuite):
                 await take(storage, number)
 
     async def test_only_the_first_event_of_a_key_can_be_taken_out(self) -> None:
-        """Only the first event of a key can be taken out."""
+        """A later event of the key raises `ParkedEventBlockedError`. An event without a key can always be taken."""
         async with self.opened() as storage:
             first, second, other = await park(
                 storage, parked_event("1"), parked_event("2"), parked_event("3", key=None)
@@ -138,47 +171,82 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == []
 
     async def test_an_event_that_arrives_while_the_last_of_its_key_is_replayed_waits(self) -> None:
-        """An event that arrives while the last of its key is replayed waits for how that ends."""
+        """It waits for the replay. It is new if the replay commits, and is parked behind the event if it rolls back."""
         for commits in (True, False):
-            await self._an_event_that_arrives_while_the_last_of_its_key_is_replayed_waits(commits)
+            async with self.opened() as storage:
+                (number,) = await park(storage, parked_event("1"))
+                arrived = await _during_a_replay(storage, number, insert(storage, "2"), commits=commits)
+                assert arrived is (Admission.NEW if commits else Admission.KEY_PARKED)
 
-    async def _an_event_that_arrives_while_the_last_of_its_key_is_replayed_waits(self, commits: bool) -> None:
-        async with self.opened() as storage:
-            (number,) = await park(storage, parked_event("1"))
-            arrived = await _during_a_replay(storage, number, insert(storage, "2"), commits=commits)
-            assert arrived is (Admission.NEW if commits else Admission.KEY_PARKED)
+    @needs(StorageCapability.SEVERAL_WRITERS)
+    async def test_an_event_that_arrives_while_another_of_its_key_is_reserved_is_parked_behind_it_at_once(self) -> None:
+        """It does not wait for handlers, which may hang. It is the next event of its key, however they end."""
+        for commits in (True, False):
+            async with self.opened() as storage:
+                (number,) = await park(storage, parked_event("1"))
+                async with _paused(partial(_replay, storage, number, reserves=True, commits=commits)):
+                    await _arrive(storage, partial(asyncio.sleep, 0))
+                assert await ids(storage) == (["2"] if commits else ["1", "2"])
 
     async def test_two_replays_of_one_event_have_one_effect(self) -> None:
-        """Two replays of one event have one effect."""
+        """One of them takes the event, and the other one does not find it."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             results = await asyncio.gather(take(storage, number), take(storage, number), return_exceptions=True)
             assert sorted(type(result).__name__ for result in results) == ["ParkedEvent", "ParkedEventNotFoundError"]
 
-    async def test_a_discard_waits_for_a_replay_that_has_taken_the_event(self) -> None:
-        """A discard waits for a replay that has taken the event, and finds none when that commits."""
-        for key in ("k", None):
-            for commits in (True, False):
-                async with self.opened() as storage:
-                    (number,) = await park(storage, parked_event("1", key))
-                    discarding = storage.parking.discard(number)
-                    result = await _during_a_replay(storage, number, discarding, commits=commits)
-                    assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
-                    assert await ids(storage) == []
+    async def test_a_replay_waits_for_another_one_that_has_reserved_the_event(self) -> None:
+        """The second replay takes the event only if the first rolls back. The two never deadlock."""
+        for commits in (True, False):
+            async with self.opened() as storage:
+                (number,) = await park(storage, parked_event("1"))
+                second = take(storage, number)
+                result = await _during_a_replay(storage, number, second, reserves=True, commits=commits)
+                assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+                assert await ids(storage) == []
+
+    async def test_an_event_is_gone_only_when_what_is_being_parked_behind_it_is_there(self) -> None:
+        """Otherwise the next event of the key would find nothing parked, and overtake the one that is being parked."""
+        for takes in (True, False):
+            async with self.opened() as storage:
+                (number,) = await park(storage, parked_event("1"))
+                going = take(storage, number) if takes else storage.parking.discard(number)
+                await _after(partial(_arrive, storage), going)
+                assert await ids(storage) == ["2"]
+                assert await insert(storage, "3") is Admission.KEY_PARKED
+
+    @needs(StorageCapability.SEVERAL_WRITERS)
+    async def test_the_key_of_one_consumer_is_not_that_of_another_one(self) -> None:
+        """A replay for one consumer does not block events of another consumer that have the same key."""
+        async with self.opened() as storage:
+            first, _ = await park(storage, parked_event("1"), parked_event("2", consumer="other"))
+            async with asyncio.timeout(20), storage.transaction() as unit_of_work:
+                await storage.parking.take(unit_of_work, first)
+                assert await storage.parking.park(parked_event("3", consumer="other"))
+            assert await ids(storage) == ["2", "3"]
+
+    async def test_a_discard_waits_for_a_replay_that_has_reserved_or_taken_the_event(self) -> None:
+        """If the replay commits, the discard does not find the event. Otherwise it removes the event."""
+        for (key, commits), reserves in product(_KEYS_AND_ENDS, (True, False)):
+            async with self.opened() as storage:
+                (number,) = await park(storage, parked_event("1", key))
+                discarding = storage.parking.discard(number)
+                result = await _during_a_replay(storage, number, discarding, reserves=reserves, commits=commits)
+                assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+                assert await ids(storage) == []
 
     async def test_an_edit_waits_for_a_replay_that_has_taken_the_event(self) -> None:
-        """An edit waits for a replay that has taken the event, and finds none when that commits."""
-        for key in ("k", None):
-            for commits in (True, False):
-                async with self.opened() as storage:
-                    (number,) = await park(storage, parked_event("1", key))
-                    editing = storage.parking.edit(number, data=b"new")
-                    result = await _during_a_replay(storage, number, editing, commits=commits)
-                    assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
-                    assert await ids(storage) == ([] if commits else ["1"])
+        """If the replay commits, the edit does not find the event. Otherwise it changes the event."""
+        for key, commits in _KEYS_AND_ENDS:
+            async with self.opened() as storage:
+                (number,) = await park(storage, parked_event("1", key))
+                editing = storage.parking.edit(number, data=b"new")
+                result = await _during_a_replay(storage, number, editing, commits=commits)
+                assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
+                assert await ids(storage) == ([] if commits else ["1"])
 
     async def test_an_event_is_edited_in_its_place(self) -> None:
-        """An event is edited in its place."""
+        """The body and the headers can be replaced separately, and other events stay as they are."""
         async with self.opened() as storage:
             first, second = await park(storage, parked_event("1"), parked_event("2"))
             edited = await storage.parking.edit(first, data=b"new")
@@ -189,7 +257,7 @@ class ParkingConformance(StorageSuite):
             assert (await storage.parking.get(second)).data == parked_event("2").data
 
     async def test_the_failure_of_a_replay_is_kept_and_counted(self) -> None:
-        """The failure of a replay is kept and counted."""
+        """The text of the error is cut to 4096 characters. A number that is not parked is ignored."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             await storage.parking.note_failure(number, ValueError("\x00" + "x" * 10_000))
@@ -198,7 +266,7 @@ class ParkingConformance(StorageSuite):
             await storage.parking.note_failure(number + 1, ValueError("nobody"))
 
     async def test_a_discarded_event_is_gone_and_its_successor_is_first(self) -> None:
-        """A discarded event is gone and its successor is first."""
+        """The next event of its key can then be taken out."""
         async with self.opened() as storage:
             first, second = await park(storage, parked_event("1"), parked_event("2"))
             assert (await storage.parking.discard(first)).event_id == "1"
@@ -206,7 +274,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
 
     async def test_what_is_not_parked_is_not_found(self) -> None:
-        """What is not parked is not found."""
+        """Such a number raises `ParkedEventNotFoundError`, and `release` also does so for an incoming event."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             missing = number + 1
@@ -215,7 +283,7 @@ class ParkingConformance(StorageSuite):
                 storage.parking.edit(missing, data=b""),
                 storage.parking.discard(missing),
                 storage.parking.release(missing),
-                storage.parking.release(number),  # it came in, and does not go out
+                storage.parking.release(number),  # an incoming event
                 take(storage, missing),
             ):
                 with failing(ParkedEventNotFoundError):
@@ -223,7 +291,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["1"]
 
     async def test_numbers_are_not_used_again(self) -> None:
-        """Numbers are not used again."""
+        """A later event gets a higher number, even after the earlier one was discarded."""
         async with self.opened() as storage:
             (first,) = await park(storage, parked_event("1"))
             await storage.parking.discard(first)
@@ -231,7 +299,7 @@ class ParkingConformance(StorageSuite):
             assert second > first
 
     async def test_texts_of_foreign_producers_fit_into_every_column(self) -> None:
-        """Texts of foreign producers fit into every column."""
+        """Ids, headers, extensions and subjects come back unchanged, even with control characters or great length."""
         async with self.opened() as storage:
             headers, extensions = {"\x00": "\ud800\x00\x1b"}, {"a": "\x00"}
             odd = parked_event("\u20ac" * 255, headers=headers, extensions=extensions, subject="x" * 5000)
@@ -239,8 +307,8 @@ class ParkingConformance(StorageSuite):
             (found,) = await storage.parking.find(ALL)
             assert replace(found, number=0) == odd
 
-    async def test_what_no_event_can_have_finds_none_and_is_no_error(self) -> None:
-        """What no event can have finds none and is no error: it may have been typed by hand."""
+    async def test_a_filter_with_impossible_values_finds_no_event_and_is_no_error(self) -> None:
+        """Somebody may have typed such a text or number by hand. A filter with it finds nothing."""
         async with self.opened() as storage:
             await park(storage, parked_event("1"))
             for text in ("a\0b", "\udcff", "x" * 10_000):
@@ -260,32 +328,62 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["1"]
 
 
-async def _during_a_replay(
-    storage: StorageUnderTest, number: int, act: Coroutine[Any, Any, Any], *, commits: bool
-) -> Any:
-    """What comes of something that begins when a replay has taken an event: it waits for how that ends."""
-    taken, go = asyncio.Event(), asyncio.Event()
+_KEYS_AND_ENDS = list(product(("k", None), (True, False)))
+"""The key of an event, and whether its replay commits."""
 
-    async def replay() -> None:
-        with contextlib.suppress(LookupError):
-            async with storage.transaction() as unit_of_work:
-                await storage.parking.take(unit_of_work, number)
-                taken.set()
-                await go.wait()
-                if not commits:
-                    raise LookupError
+Pause = Callable[[], Awaitable[object]]
 
-    async def acted() -> Any:
-        try:
-            return await act
-        except ParkedEventNotFoundError as error:
-            return error
+
+async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool) -> None:
+    """Replay an event, and pause when it is reserved, or else when it is taken."""
+    with suppress(LookupError):
+        async with storage.transaction() as unit_of_work:
+            if reserves:
+                assert (await storage.parking.reserve(unit_of_work, number)).number == number
+                await pause()
+            await storage.parking.take(unit_of_work, number)
+            if not reserves:
+                await pause()
+            if not commits:
+                raise LookupError
+
+
+async def _arrive(storage: StorageUnderTest, pause: Pause) -> None:
+    """Let event 2 arrive, and park it behind a parked event."""
+    async with storage.transaction() as unit_of_work:
+        admission = await storage.inbox.insert(unit_of_work, GROUP, "shop", "2", key="k")
+        assert admission is Admission.KEY_PARKED
+        await pause()
+        await storage.parking.append(unit_of_work, parked_event("2", reason=ParkReason.KEY_PARKED))
+
+
+@asynccontextmanager
+async def _paused(act: Callable[[Pause], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
+    """Run an act until it pauses, then the block, and then the rest of the act."""
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def pause() -> None:
+        reached.set()
+        await go.wait()
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        group.create_task(replay())
-        await taken.wait()
-        acting = group.create_task(acted())
+        group.create_task(act(pause))
+        await reached.wait()
+        yield
+        go.set()
+
+
+async def _after(earlier: Callable[[Pause], Coroutine[Any, Any, None]], act: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result or the error of an act that begins while an earlier act pauses. It must wait for that one."""
+    async with _paused(earlier):
+        acting = asyncio.gather(act, return_exceptions=True)
         await asyncio.wait({acting}, timeout=0.2)
         assert not acting.done()
-        go.set()
-    return acting.result()
+    async with asyncio.timeout(20):
+        return (await acting)[0]
+
+
+async def _during_a_replay(
+    storage: StorageUnderTest, number: int, act: Coroutine[Any, Any, Any], *, commits: bool, reserves: bool = False
+) -> Any:
+    return await _after(partial(_replay, storage, number, reserves=reserves, commits=commits), act)

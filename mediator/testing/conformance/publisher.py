@@ -4,43 +4,38 @@ import asyncio
 from dataclasses import replace
 
 from mediator.errors import EventHeldBackError, EventRefusedError, PublisherUnavailableError
-from mediator.testing.conformance.sample_events import apart, event, events, in_order
 from mediator.testing.conformance.suite import needs
-from mediator.testing.conformance.transport_capability import TransportCapability
-from mediator.testing.conformance.transport_suite import TransportSuite
+from mediator.testing.conformance.transport import TransportCapability, TransportSuite, apart, event, events, in_order
 
 _BOUND = 20.0
-"""Within how many seconds a publisher must have given up."""
+"""Seconds within which a publisher must give up."""
 
 
 class PublisherConformance(TransportSuite):
-    """What the relay of the outbox builds upon."""
+    """The promises that the relay of the outbox depends on."""
 
     async def test_every_event_has_a_result_in_the_order_given(self) -> None:
-        """`publish` returns one result an event, with the event as it was given."""
+        """`publish` returns one result for each event, with the event as it was given."""
         async with self.opened() as transport:
             sent = events(5, "k")
             await transport.store(event("first", "k"))
             results = await transport.publisher.publish(sent)
-            assert [(result.event, result.error, result.duplicate) for result in results] == [
-                (each, None, False) for each in sent
-            ]
+            expected = [(each, None, False) for each in sent]
+            assert [(result.event, result.error, result.duplicate) for result in results] == expected
 
     async def test_publishing_nothing_does_nothing(self) -> None:
-        """No events, no results."""
+        """`publish` returns no results for no events."""
         async with self.opened() as transport:
             assert list(await transport.publisher.publish([])) == []
 
     async def test_what_is_stored_is_delivered(self) -> None:
         """A result without an error means that the broker has the event."""
-        async with self.opened() as transport:
-            await transport.store(*events(5, "k"))
-            async with self.reading(transport) as reader:
-                assert await reader.take_ids(5) == ["0", "1", "2", "3", "4"]
-                await reader.nothing()
+        async with self.reading_of(*events(5, "k")) as reader:
+            assert await reader.take_ids(5) == ["0", "1", "2", "3", "4"]
+            await reader.nothing()
 
     async def test_an_event_without_a_source_gets_that_of_the_publisher(self) -> None:
-        """The publisher stamps events with its application; a source that is there stays."""
+        """The publisher's application becomes the source of such an event. An event with a source keeps it."""
         async with self.opened() as transport:
             foreign = replace(event("b", "k"), source="elsewhere")
             await transport.store(event("a", "k"), foreign)
@@ -51,7 +46,7 @@ class PublisherConformance(TransportSuite):
             assert taken[1] == foreign
 
     async def test_all_attributes_and_the_data_travel_unchanged(self) -> None:
-        """Keys, ids and extensions are any text, and data are any bytes."""
+        """Keys, ids and extensions may be any text, and data may be any bytes."""
         hostile = 'a\r\nb: c 100% ä€😀 "q" * > \t $JS.x'
         sent = replace(
             event(hostile, hostile, data=bytes(range(256))),
@@ -59,34 +54,28 @@ class PublisherConformance(TransportSuite):
             datacontenttype="application/octet-stream",
             extensions={"correlationid": hostile, "tenant": "münchen"},
         )
-        async with self.opened() as transport:
-            await transport.store(sent)
-            async with self.reading(transport) as reader:
-                assert (await reader.take())[0].event == sent
+        async with self.reading_of(sent) as reader:
+            assert (await reader.take())[0].event == sent
 
     async def test_an_event_may_have_no_data(self) -> None:
-        """Empty data are data."""
-        async with self.opened() as transport:
-            await transport.store(event("a", data=b""))
-            async with self.reading(transport) as reader:
-                (taken,) = await reader.take()
-            assert taken.data == b""
-            assert taken.event is not None
-            assert taken.event.data == b""
+        """Empty data are delivered as empty data."""
+        async with self.reading_of(event("a", data=b"")) as reader:
+            (taken,) = await reader.take()
+        assert taken.data == b""
+        assert taken.event is not None
+        assert taken.event.data == b""
 
     async def test_many_events_are_stored_once_each_and_in_order_of_their_keys(self) -> None:
-        """One call may have several hundred events."""
+        """One call may publish several hundred events."""
         sent = [event(f"{n}", f"k{n % 7}" if n % 3 else None) for n in range(300)]
-        async with self.opened() as transport:
-            await transport.store(*sent)
-            async with self.reading(transport, prefetch=64) as reader:
-                taken = await reader.take_ids(300)
-                await reader.nothing()
-            assert sorted(taken, key=int) == [each.id for each in sent]
-            assert in_order(taken, sent)
+        async with self.reading_of(*sent, prefetch=64) as reader:
+            taken = await reader.take_ids(300)
+            await reader.nothing()
+        assert sorted(taken, key=int) == [each.id for each in sent]
+        assert in_order(taken, sent)
 
     async def test_calls_one_after_the_other_keep_the_order(self) -> None:
-        """What a later call sends is stored after what an earlier one sent."""
+        """Events of a later call are stored after the events of an earlier call."""
         sent = [event(f"{n}", "k") for n in range(30)]
         async with self.opened() as transport:
             for number in range(0, 30, 5):
@@ -95,7 +84,7 @@ class PublisherConformance(TransportSuite):
                 assert await reader.take_ids(30) == [each.id for each in sent]
 
     async def test_calls_at_the_same_time_are_all_stored(self) -> None:
-        """`publish` may run several times at once, and each call keeps its own order."""
+        """Several calls of `publish` may run at the same time, and each call keeps its own order."""
         calls = [[event(f"{call}-{n}", f"k{call}") for n in range(20)] for call in range(10)]
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*call) for call in calls))
@@ -103,18 +92,17 @@ class PublisherConformance(TransportSuite):
                 taken = await reader.take_ids(200)
             assert in_order(taken, [each for call in calls for each in call])
 
-    async def test_events_of_several_contexts_go_in_one_call(self) -> None:
-        """The contexts of events, be they one stream or several, are no matter of the caller."""
-        async with self.opened() as transport:
-            await transport.store(event("a"), event("b", event_type="store.filled.v1"), event("c"))
-            async with self.reading(transport, types=("store.filled",)) as reader:
-                assert await reader.take_ids() == ["b"]
+    async def test_events_of_several_domains_go_in_one_call(self) -> None:
+        """The caller need not know whether the domains share a stream."""
+        async with self.reading_of(
+            event("a"), event("b", event_type="store.filled.v1"), event("c"), types=("store.filled",)
+        ) as reader:
+            assert await reader.take_ids() == ["b"]
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_an_event_that_is_sent_again_is_stored_once(self) -> None:
-        """A relay that was killed before it noted its success sends the same ids again."""
-        async with self.opened() as transport:
-            await transport.store(event("a", "k"))
+        """A relay that was killed before it recorded its success sends the same ids again."""
+        async with self.holding(event("a", "k")) as transport:
             results = await transport.publisher.publish([event("a", "k"), event("b", "k")])
             assert [(result.error, result.duplicate) for result in results] == [(None, True), (None, False)]
             async with self.reading(transport) as reader:
@@ -123,9 +111,8 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_many_events_of_which_some_are_there_are_all_stored_once(self) -> None:
-        """A batch that was stored in part is sent whole."""
-        async with self.opened() as transport:
-            await transport.store(*events(60, "k")[::7])
+        """After a batch was stored in part, the relay sends the whole batch again."""
+        async with self.holding(*events(60, "k")[::7]) as transport:
             results = await transport.publisher.publish(events(60, "k"))
             assert {result.error for result in results} == {None}
             async with self.reading(transport) as reader:
@@ -134,7 +121,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_two_publishers_that_send_the_same_at_once_store_it_once(self) -> None:
-        """Two relays may hold the same rows for a moment: one of them believes that it still has its lock."""
+        """Two relays may hold the same rows for a moment, when one of them has lost its lock without knowing it."""
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*events(20, "k")) for _ in range(3)))
             async with self.reading(transport) as reader:
@@ -143,9 +130,8 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_what_was_cancelled_is_sent_again_without_harm(self) -> None:
-        """Cancelling leaves events unknown, and a resend settles it."""
-        async with self.opened() as transport:
-            await transport.store(event("first"))
+        """After a cancellation nobody knows which events are stored. Sending them again settles that."""
+        async with self.holding(event("first")) as transport:
             sending = asyncio.ensure_future(transport.publisher.publish(events(50, "k")))
             await asyncio.sleep(0)
             sending.cancel()
@@ -159,10 +145,8 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.OUTAGE)
     async def test_an_outage_is_told_in_the_results_and_raises_nothing(self) -> None:
-        """Every event has a `PublisherUnavailableError`, unless it is held back, and the call ends within a bounded time."""
-        async with self.opened() as transport:
-            assert transport.outage is not None
-            await transport.store(event("a", "k"))
+        """Every event has a `PublisherUnavailableError`, unless it is held back, and the call ends in bounded time."""
+        async with self.holding(event("a", "k")) as transport:
             async with transport.outage(), asyncio.timeout(_BOUND):
                 results = await transport.publisher.publish([event("b", "k"), event("c"), event("d", "k")])
             assert [result.event.id for result in results] == ["b", "c", "d"]
@@ -172,10 +156,8 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.OUTAGE)
     async def test_what_failed_in_an_outage_is_stored_when_it_is_sent_again(self) -> None:
-        """The same publisher goes on after the outage, with what the broker had before."""
-        async with self.opened() as transport:
-            assert transport.outage is not None
-            await transport.store(event("a", "k"))
+        """After the outage the same publisher works again, and the broker still has the earlier events."""
+        async with self.holding(event("a", "k")) as transport:
             async with transport.outage():
                 await transport.publisher.publish([event("b", "k"), event("c", "k")])
             await transport.store(event("b", "k"), event("c", "k"))
@@ -184,18 +166,15 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.OUTAGE)
     async def test_waiting_for_the_end_of_an_outage_is_bounded(self) -> None:
-        """`wait_for_recovery` returns False when there was no sign in time."""
-        async with self.opened() as transport:
-            assert transport.outage is not None
-            await transport.store(event("a"))
-            async with transport.outage():
-                await transport.publisher.publish([event("b")])
-                async with asyncio.timeout(_BOUND):
-                    assert await transport.publisher.wait_for_recovery(0.1) is False
+        """`wait_for_recovery` returns False when no sign of recovery came in time."""
+        async with self.holding(event("a")) as transport, transport.outage():
+            await transport.publisher.publish([event("b")])
+            async with asyncio.timeout(_BOUND):
+                assert await transport.publisher.wait_for_recovery(0.1) is False
 
     @needs(TransportCapability.SIZE_LIMIT)
     async def test_an_event_that_the_broker_will_never_take_is_refused_alone(self) -> None:
-        """It has an `EventRefusedError`, so that the relay sets it aside; others are stored."""
+        """Its result is an `EventRefusedError`, so that the relay parks it. The other events are stored."""
         before, after = apart(2)
         async with self.opened() as transport:
             too_large = event("too large", "k", data=b" " * (transport.largest + 1))
@@ -205,16 +184,15 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.SIZE_LIMIT)
     async def test_what_follows_a_refused_event_of_its_key_is_not_sent(self) -> None:
-        """Or it would overtake: it has an `EventHeldBackError`, which is no outage, and is sent after a decision."""
+        """A later event must not overtake the refused one. Its result is an `EventHeldBackError`, which is no outage.
+
+        It is sent once somebody has decided about the refused event.
+        """
         async with self.opened() as transport:
             too_large = event("too large", "k", data=b" " * (transport.largest + 1))
             await transport.store(event("first", "k"))
             results = await transport.publisher.publish([too_large, event("next", "k"), event("other", "other")])
-            assert [type(result.error) for result in results] == [
-                EventRefusedError,
-                EventHeldBackError,
-                type(None),
-            ]
+            assert [type(result.error) for result in results] == [EventRefusedError, EventHeldBackError, type(None)]
             async with self.reading(transport) as reader:
                 assert sorted(await reader.take_ids(2)) == ["first", "other"]
                 await reader.nothing()

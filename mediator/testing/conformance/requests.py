@@ -1,23 +1,132 @@
 """RequestConformance: the promises of `RequestChannel` as test cases."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import ClassVar
 
-from mediator.distributed.channel import IncomingCall, RemoteCall, RemoteReply, ReplyStatus
+from mediator.blocks import asynccontextmanager
+from mediator.distributed.requests import (
+    IncomingCall,
+    IncomingCalls,
+    RemoteCall,
+    RemoteReply,
+    ReplyStatus,
+    RequestChannel,
+)
 from mediator.errors import PublisherUnavailableError
-from mediator.testing.conformance.failing import failing
-from mediator.testing.conformance.request_capability import RequestCapability
-from mediator.testing.conformance.request_suite import NAME, Answer, RequestSuite, answered, ok
-from mediator.testing.conformance.suite import needs
+from mediator.testing.conformance.suite import ConformanceSuite, failing, needs, undeclared
+from mediator.testing.conformance.transport import Outage
+
+NAME = "advising.find-advisor"
+
+Answer = Callable[[IncomingCall], Awaitable[RemoteReply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestsUnderTest:
+    """The channels of two applications on one broker, for one case.
+
+    Attributes:
+        asking: The channel of the application that sends requests.
+        serving: The channel of the application that answers them.
+        outage: Takes the broker down for as long as the context lasts (`RequestCapability.OUTAGE`).
+        largest: The largest request that the broker takes, in bytes (`SIZE_LIMIT`).
+    """
+
+    asking: RequestChannel
+    serving: RequestChannel
+    outage: Outage = undeclared
+    largest: int = 0
+
+
+class RequestSuite(ConformanceSuite):
+    """Cases that begin with the channels of two applications.
+
+    Attributes:
+        patience: How long an answer may take, in seconds, before a case fails.
+    """
+
+    patience: ClassVar[float] = 15.0
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[RequestsUnderTest]:
+        """Open channels that nobody else uses, for one case."""
+
+    @asynccontextmanager
+    async def serving(
+        self, channels: RequestsUnderTest, names: Collection[str] = (NAME,), *, waiting: int = 100
+    ) -> AsyncGenerator[IncomingCalls, None]:
+        """Serve names as one process does, and wait until the broker knows of it."""
+        async with channels.serving.serve(names, waiting=waiting) as calls:
+            await self.known(channels, calls, next(iter(names)))
+            yield calls
+
+    async def known(self, channels: RequestsUnderTest, calls: IncomingCalls, name: str = NAME) -> None:
+        """Wait until the broker delivers a request of this name. The requests that probe for it are answered here."""
+        async with self.answering(calls, ok), asyncio.timeout(self.patience):
+            while not await answered(channels, name):  # noqa: ASYNC110  # the broker sends no signal for it
+                await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def answering(self, calls: IncomingCalls, answer: Answer) -> AsyncGenerator[None, None]:
+        """Answer incoming requests one after the other for as long as the context lasts."""
+
+        async def work() -> None:
+            while True:
+                incoming = await calls.next()
+                await incoming.reply(await answer(incoming))
+
+        working = asyncio.ensure_future(work())
+        try:
+            yield
+        finally:
+            working.cancel()
+            await asyncio.wait({working})
+
+    def call(self, data: str = "") -> RemoteCall:
+        """Return a request to the name that the cases serve."""
+        return RemoteCall(NAME, data.encode(), self.patience)
+
+    async def next(self, calls: IncomingCalls) -> IncomingCall:
+        """Return the next request, within a bounded time."""
+        async with asyncio.timeout(self.patience):
+            return await calls.next()
+
+
+async def ok(_incoming: IncomingCall) -> RemoteReply:
+    """Answer with no data."""
+    return RemoteReply(ReplyStatus.OK)
+
+
+async def answered(channels: RequestsUnderTest, name: str = NAME) -> bool:
+    """Return whether a request of this name is answered."""
+    try:
+        return (await channels.asking.call(RemoteCall(name, b"", 1.0))).status is ReplyStatus.OK
+    except (PublisherUnavailableError, TimeoutError):
+        return False
+
+
+class RequestCapability(Enum):
+    """Optional abilities of a channel, declared as `capabilities`. Cases that need an undeclared one are removed."""
+
+    OUTAGE = auto()
+    """The test can take the broker down and bring it back, with `RequestsUnderTest.outage`."""
+    SIZE_LIMIT = auto()
+    """The broker refuses messages larger than `RequestsUnderTest.largest`."""
+
 
 _BOUND = 20.0
 
 
 class RequestConformance(RequestSuite):
-    """What `RemoteSender` and `RequestResponder` build upon."""
+    """The promises that `RemoteSender` and `RequestResponder` depend on."""
 
     async def test_a_request_is_carried_whole_and_so_is_its_answer(self) -> None:
-        """Name, data and headers arrive; status and data come back. Data are any bytes, headers any text."""
+        """Name, data and headers arrive; status and data come back. Data may be any bytes, and headers any text."""
         seen: list[RemoteCall] = []
 
         async def answer(incoming: IncomingCall) -> RemoteReply:
@@ -33,12 +142,12 @@ class RequestConformance(RequestSuite):
         assert 0 < seen[0].timeout <= self.patience
 
     async def test_an_answer_may_have_no_data(self) -> None:
-        """It is told apart from no answer."""
+        """An answer without data is still an answer."""
         async with self.opened() as channels, self.serving(channels) as calls, self.answering(calls, ok):
             assert await channels.asking.call(self.call()) == RemoteReply(ReplyStatus.OK)
 
     async def test_a_failure_is_carried_whole(self) -> None:
-        """Status, reason, error and reference."""
+        """Status, reason, error and reference come back."""
         failures = [
             RemoteReply(ReplyStatus.FAILED, reason="no advisor\r\nis frei: ü", error="LookupError", reference="42"),
             RemoteReply(ReplyStatus.REFUSED, reason="no valid token"),
@@ -54,7 +163,7 @@ class RequestConformance(RequestSuite):
         assert replies == failures
 
     async def test_many_requests_at_a_time_get_each_its_own_answer(self) -> None:
-        """Answers are told apart, in whichever order they come."""
+        """Each request gets its own answer, whatever the order of the answers."""
         async with self.opened() as channels, self.serving(channels, waiting=200) as calls:
             asking = [asyncio.ensure_future(channels.asking.call(self.call(f"{n}"))) for n in range(100)]
             async with asyncio.timeout(self.patience):
@@ -65,25 +174,21 @@ class RequestConformance(RequestSuite):
         assert [reply.data for reply in replies] == [f"{n}".encode() for n in range(100)]
 
     async def test_nobody_who_answers_is_known_at_once(self) -> None:
-        """Not when the time is over: nothing was handled, and the sender may do something else."""
+        """The error comes before the timeout. Nothing was handled, so the sender may do something else."""
         async with self.opened() as channels, asyncio.timeout(self.patience):
             with failing(PublisherUnavailableError):
                 await channels.asking.call(RemoteCall(NAME, b"", 60.0))
 
     async def test_only_the_names_that_are_served_are_answered(self) -> None:
-        """Others are as names that nobody serves."""
+        """A request to any other name fails as if nobody served it."""
         other = "advising.other"
-        async with (
-            self.opened() as channels,
-            self.serving(channels, (NAME, other)) as calls,
-            self.answering(calls, ok),
-        ):
+        async with self.opened() as channels, self.serving(channels, (NAME, other)) as calls, self.answering(calls, ok):
             assert (await channels.asking.call(RemoteCall(other, b"", self.patience))).status is ReplyStatus.OK
             with failing(PublisherUnavailableError):
                 await channels.asking.call(RemoteCall("advising.assign-advisor", b"", self.patience))
 
     async def test_an_answer_that_does_not_come_in_time_is_a_timeout(self) -> None:
-        """Whether it was handled is open. A late answer does no harm."""
+        """The sender does not know whether the request was handled. A late answer does no harm."""
         async with self.opened() as channels, self.serving(channels) as calls:
             with failing(TimeoutError):
                 await channels.asking.call(RemoteCall(NAME, b"", 0.2))
@@ -93,7 +198,7 @@ class RequestConformance(RequestSuite):
                 assert (await channels.asking.call(self.call())).data == b""
 
     async def test_a_request_knows_how_long_it_has_been_waiting(self) -> None:
-        """Or one would be handled for which nobody waits any more."""
+        """A responder can then skip a request whose sender waits no longer."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             await asyncio.sleep(0)
@@ -106,7 +211,7 @@ class RequestConformance(RequestSuite):
             await asking
 
     async def test_a_request_is_answered_once(self) -> None:
-        """A second answer does nothing."""
+        """A second answer is ignored."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             incoming = await self.next(calls)
@@ -115,7 +220,7 @@ class RequestConformance(RequestSuite):
             assert (await asking).data == b"first"
 
     async def test_more_requests_than_may_wait_are_turned_away_as_busy(self) -> None:
-        """At once; those that wait are answered nevertheless."""
+        """They are turned away at once. Requests that wait already are answered nevertheless."""
         async with self.opened() as channels, self.serving(channels, waiting=2) as calls:
             asking = [asyncio.ensure_future(channels.asking.call(self.call())) for _ in range(5)]
             turned_away = asyncio.as_completed(asking, timeout=self.patience)
@@ -124,7 +229,7 @@ class RequestConformance(RequestSuite):
                 assert [(await each).status for each in turned_away] == [ReplyStatus.OK] * 2
 
     async def test_leaving_answers_what_waits_and_takes_no_more(self) -> None:
-        """What waits is told that it is busy there; what comes later finds nobody."""
+        """A waiting request is answered with `BUSY`. A later request finds nobody who serves its name."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             await leaving.enter_async_context(self.serving(channels, waiting=1))
             asking = asyncio.as_completed([channels.asking.call(self.call()) for _ in range(2)], timeout=self.patience)
@@ -135,7 +240,7 @@ class RequestConformance(RequestSuite):
                 await channels.asking.call(self.call())
 
     async def test_what_was_taken_before_leaving_can_be_answered_after_it(self) -> None:
-        """A responder that stops ends what is at hand."""
+        """A responder that stops finishes the requests that it has taken."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             calls = await leaving.enter_async_context(self.serving(channels))
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
@@ -145,7 +250,7 @@ class RequestConformance(RequestSuite):
             assert (await asking).data == b"done"
 
     async def test_two_processes_of_an_application_share_the_requests_out(self) -> None:
-        """Each is answered by one of them, and none is idle."""
+        """One process answers each request, and both processes answer some."""
         counts = [0, 0]
 
         def counting(index: int) -> Answer:
@@ -159,7 +264,7 @@ class RequestConformance(RequestSuite):
             for index in range(2):
                 calls = await stack.enter_async_context(channels.serving.serve([NAME], waiting=100))
                 await stack.enter_async_context(self.answering(calls, counting(index)))
-                while not counts[index]:  # the broker may not know of it yet, or ask the other one
+                while not counts[index]:  # the broker may not know this process yet, or may ask the other one
                     await answered(channels)
             counts[:] = [0, 0]
             await asyncio.gather(*(channels.asking.call(self.call()) for _ in range(60)))
@@ -167,7 +272,7 @@ class RequestConformance(RequestSuite):
         assert min(counts) > 0
 
     async def test_waiting_for_requests_can_be_cancelled_and_loses_none(self) -> None:
-        """As a responder does that has no room for a moment."""
+        """A responder cancels its wait while it has no room for more requests."""
         async with self.opened() as channels, self.serving(channels) as calls:
             waiting = asyncio.ensure_future(calls.next())
             await asyncio.wait({waiting}, timeout=0.05)
@@ -177,7 +282,7 @@ class RequestConformance(RequestSuite):
                 assert (await channels.asking.call(self.call())).status is ReplyStatus.OK
 
     async def test_a_sender_that_gives_up_leaves_nothing_behind(self) -> None:
-        """Its answer goes nowhere, and the next request is answered."""
+        """Its answer is dropped, and the next request is answered."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             incoming = await self.next(calls)
@@ -190,7 +295,7 @@ class RequestConformance(RequestSuite):
 
     @needs(RequestCapability.SIZE_LIMIT)
     async def test_too_large_a_request_is_not_sent(self) -> None:
-        """It is a `ValueError`, and the channel goes on."""
+        """The call raises a `ValueError`, and the channel still works."""
         async with self.opened() as channels, self.serving(channels) as calls, self.answering(calls, ok):
             with failing(ValueError):
                 await channels.asking.call(RemoteCall(NAME, b" " * (channels.largest + 1), self.patience))
@@ -198,7 +303,7 @@ class RequestConformance(RequestSuite):
 
     @needs(RequestCapability.SIZE_LIMIT)
     async def test_too_large_an_answer_is_not_sent_and_another_one_may_be(self) -> None:
-        """It is a `ValueError` for the one that answers, who says so instead."""
+        """`reply` raises a `ValueError`, and the responder can send an answer that says so instead."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             incoming = await self.next(calls)
@@ -209,9 +314,11 @@ class RequestConformance(RequestSuite):
 
     @needs(RequestCapability.OUTAGE)
     async def test_an_outage_is_told_and_service_goes_on_after_it(self) -> None:
-        """In it nothing is sent, or no answer comes, within the time given; the one that serves need not open again."""
+        """During an outage a call fails in time: the request is not sent, or no answer comes.
+
+        Afterwards requests are served without opening again.
+        """
         async with self.opened() as channels, self.serving(channels) as calls:
-            assert channels.outage is not None
             async with channels.outage(), asyncio.timeout(_BOUND):
                 with failing(PublisherUnavailableError, TimeoutError):
                     await channels.asking.call(RemoteCall(NAME, b"", 1.0))

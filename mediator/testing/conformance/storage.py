@@ -1,24 +1,28 @@
-"""StorageUnderTest: the unit of work, outbox, inbox and parking of one database, as a conformance suite works with them."""
+"""StorageUnderTest: the unit of work, outbox, inbox and parking of one database, as the conformance suites use them."""
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any, ClassVar, Protocol
 
 from mediator.binding import Binding
-from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
-from mediator.distributed.broker import DistributedEventBroker
+from mediator.blocks import asynccontextmanager
+from mediator.distributed.behaviors import DistributedUnitOfWorkBehavior
 from mediator.distributed.events import DistributedEvent
-from mediator.distributed.inbox import Inbox
+from mediator.distributed.inbox import Admission, Inbox
 from mediator.distributed.outbox import Outbox
-from mediator.distributed.parking import Parking
-from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
+from mediator.distributed.unit_of_work import DistributedEventBroker, UnitOfWork
 from mediator.handlers import RequestHandler
 from mediator.mediator import Mediator
 from mediator.messages import Command
 from mediator.pipeline import PipelineBehavior
 from mediator.registry import Registry
 from mediator.scope import current_scope
+from mediator.testing.conformance.suite import ConformanceSuite, undeclared
 
 Row = Callable[[str], Awaitable[None]]
 Rows = Callable[[], Awaitable[Sequence[str]]]
@@ -26,10 +30,10 @@ Action = Callable[["StorageUnderTest"], Awaitable[Any]]
 
 
 class MakeUnitOfWork(Protocol):
-    """Makes the unit of work of the scope that is running."""
+    """Makes the unit of work of the running scope."""
 
     def __call__(self, *, max_pending: int | None = None) -> UnitOfWork:
-        """A unit of work; what it has to close, it closes by `current_scope().on_exit`.
+        """Return a unit of work. Whatever it must close, it closes by `current_scope().on_exit`.
 
         Args:
             max_pending: How many events may wait in the outbox; `None` for any number.
@@ -39,7 +43,7 @@ class MakeUnitOfWork(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Written(DistributedEvent):
-    """The event that the cases are about."""
+    """The event that most cases use."""
 
     event_type: ClassVar[str] = "contract.written"
     text: str
@@ -51,9 +55,17 @@ class Written(DistributedEvent):
         return self.key
 
 
+@dataclass(eq=False)
+class Listed(DistributedEvent):
+    """A mutable event, with a part whose type JSON may not preserve."""
+
+    event_type: ClassVar[str] = "contract.listed"
+    parts: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Elsewhere(DistributedEvent):
-    """An event of another context."""
+    """An event of another domain."""
 
     event_type: ClassVar[str] = "elsewhere.written"
     text: str
@@ -65,12 +77,12 @@ class StorageUnderTest:
 
     Attributes:
         make: Makes units of work.
-        outbox: Of the database.
-        inbox: Of the database.
-        parking: Of the database.
-        write: Writes a row of an application in the unit of work that runs (`current_unit_of_work()`).
-        read: All such rows that were committed, sorted.
-        reopened: The same database, opened anew (`StorageCapability.DURABLE`).
+        outbox: The outbox of the database.
+        inbox: The inbox of the database.
+        parking: The parking of the database.
+        write: Writes a row of an application in the running unit of work (`current_unit_of_work()`).
+        read: Returns all such rows that were committed, sorted.
+        reopened: Opens the same database anew (`StorageCapability.DURABLE`).
     """
 
     make: MakeUnitOfWork
@@ -79,18 +91,18 @@ class StorageUnderTest:
     parking: Parking
     write: Row
     read: Rows
-    reopened: "Callable[[], AbstractAsyncContextManager[StorageUnderTest]] | None" = None
+    reopened: "Callable[[], AbstractAsyncContextManager[StorageUnderTest]]" = undeclared
 
     @property
     def mediator(self) -> Mediator:
-        """Runs `Do` in a unit of work of its scope."""
+        """A mediator that runs `Do` in a unit of work of its scope."""
         handler = Binding(lambda: _DoHandler(self), _DoHandler, "do", RequestHandler)
         behavior = Binding(self._transaction, DistributedUnitOfWorkBehavior, "transaction", PipelineBehavior)
         return Mediator(Registry([handler], [behavior]))
 
     @property
     def unit_of_work(self) -> UnitOfWork:
-        """That of the scope that is running."""
+        """The unit of work of the running scope."""
         instances: dict[Any, Any] = current_scope().instances
         if self not in instances:
             instances[self] = self.make()
@@ -102,36 +114,36 @@ class StorageUnderTest:
         return DistributedUnitOfWorkBehavior(unit_of_work, DistributedEventBroker(unit_of_work), self.outbox)
 
     def add(self, *events: DistributedEvent) -> None:
-        """Add events to the transaction that is running."""
+        """Add events to the running transaction."""
         for event in events:
             DistributedEventBroker(self.unit_of_work).add(event)
 
     async def do(self, action: Action, **options: Any) -> Any:
-        """Send a command that does something; `options` are those of `Mediator.send`."""
+        """Send a command that runs `action`. `options` are passed to `Mediator.send`."""
         return await self.mediator.send(Do(action), **options)
 
     @asynccontextmanager
     async def transaction(self, *, max_pending: int | None = None) -> AsyncGenerator[UnitOfWork, None]:
-        """Run a unit of work by hand."""
+        """Begin a unit of work in a scope of its own, and commit it at the end of the context."""
         async with Mediator(Registry()).scope():
             unit_of_work = self.make(max_pending=max_pending)
             async with unit_of_work:
                 yield unit_of_work
 
     async def waiting(self, limit: int = 100, *, without: frozenset[str] = frozenset()) -> list[str]:
-        """The texts of the events that a relay would get now."""
+        """Return the texts of the events that a relay would get now."""
         async with self.outbox.claim(limit, without=without) as batch:
             return [text_of(event.data) for event in batch.events]
 
 
 def text_of(data: bytes) -> str:
-    """The text of an event, whose payload begins with it."""
+    """Return the text of an event. The text is the first field of its payload."""
     return data.decode().split('"')[3]
 
 
 @dataclass(frozen=True, slots=True)
 class Do(Command[Any]):
-    """Does something in a transaction."""
+    """Runs `action` in a transaction."""
 
     action: Action
 
@@ -145,7 +157,7 @@ class _DoHandler(RequestHandler[Do, Any]):
 
 
 def writing(row: str, *, fails: bool = False) -> Action:
-    """Write a row, and add an event with the same text; then fail with `LookupError`, if it is to."""
+    """Return an action that writes a row, adds an event with the same text, and if it `fails` raises `LookupError`."""
 
     async def action(storage: StorageUnderTest) -> str:
         await storage.write(row)
@@ -155,3 +167,109 @@ def writing(row: str, *, fails: bool = False) -> Action:
         return row
 
     return action
+
+
+class StorageCapability(Enum):
+    """Optional abilities of a storage, declared as `capabilities`. Cases that need an undeclared one are removed."""
+
+    DURABLE = "what was committed is there when the storage is opened again"
+    SEVERAL_WRITERS = "a transaction writes and commits while another one that has written still runs"
+
+
+class StorageSuite(ConformanceSuite):
+    """Cases that begin with an empty database."""
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[StorageUnderTest]:
+        """Open an empty database, for one case."""
+
+    @asynccontextmanager
+    async def holding(
+        self, *events: DistributedEvent, after: timedelta | None = None
+    ) -> AsyncGenerator[StorageUnderTest]:
+        """Open a database whose outbox holds these events only. With `after`, they are due after that time."""
+        async with self.opened() as storage:
+            await add(storage, *events, after=after)
+            yield storage
+
+
+GROUP = "advising"
+ALL = ParkedFilter()
+OUT = ParkedFilter(direction="out")
+FUTURE = timedelta(hours=1)
+
+
+async def outcome_of(doing: Awaitable[Any]) -> Any:
+    """Return the result, or the class `LookupError` if that was raised."""
+    try:
+        return await doing
+    except LookupError as error:
+        return type(error)
+
+
+async def add(storage: StorageUnderTest, *events: DistributedEvent, after: timedelta | None = None) -> Sequence[str]:
+    """Add events in a command of their own, and return their ids. With `after`, they are due after that time."""
+
+    async def action(storage: StorageUnderTest) -> list[str]:
+        deliver_at = None if after is None else datetime.now(UTC) + after
+        broker = DistributedEventBroker(storage.unit_of_work)
+        return [broker.add(event, deliver_at=deliver_at) for event in events]
+
+    ids: list[str] = await storage.do(action)
+    return ids
+
+
+async def park_first(storage: StorageUnderTest) -> ParkedEvent:
+    """Park the oldest event as if the broker had refused it, and return it."""
+    async with storage.outbox.claim(1) as batch:
+        await batch.park(batch.events[0], ParkReason.REFUSED, "too large")
+    [refused] = await storage.parking.find(OUT)
+    return refused
+
+
+def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
+    """Return an incoming event that is to be parked because its handler failed."""
+    made = ParkedEvent(
+        direction="in",
+        consumer=GROUP,
+        source="shop",
+        event_id=event_id,
+        type="shop.order-placed.v1",
+        time="2026-01-02T03:04:05+00:00",
+        partition_key=key,
+        content_type="application/json",
+        extensions={"tenant": "acme"},
+        data=b"\x00\xff{}",
+        subject="events.shop.order-placed.3",
+        headers={"ce-id": event_id, "odd": "\x1b[2J\u2028"},
+        sequence=7,
+        reason=ParkReason.HANDLER_FAILED,
+        error="ValueError: no",
+        attempts=8,
+        parked_at=1000.5,
+    )
+    return replace(made, **changes)
+
+
+async def insert(storage: StorageUnderTest, event_id: str, key: str | None = "k") -> Admission:
+    """Record an event in the inbox, in a transaction of its own."""
+    async with storage.transaction() as unit_of_work:
+        return await storage.inbox.insert(unit_of_work, GROUP, "shop", event_id, key=key)
+
+
+async def park(storage: StorageUnderTest, *events: ParkedEvent) -> Sequence[int]:
+    """Park events, and return their numbers."""
+    for event in events:
+        assert await storage.parking.park(event)
+    return [event.number for event in await storage.parking.find(ALL)][-len(events) :]
+
+
+async def take(storage: StorageUnderTest, number: int) -> ParkedEvent:
+    """Take an event out of the parking, in a transaction of its own."""
+    async with storage.transaction() as unit_of_work:
+        return await storage.parking.take(unit_of_work, number)
+
+
+async def ids(storage: StorageUnderTest, which: ParkedFilter = ALL, **options: Any) -> list[str]:
+    """Return the ids of the parked events that the filter finds."""
+    return [event.event_id for event in await storage.parking.find(which, **options)]

@@ -1,32 +1,51 @@
-"""UnitOfWorkConformance: the promises of `UnitOfWork` as test cases."""
+"""UnitOfWorkConformance: the promises of `UnitOfWork` as test cases, with its cancellation and its durability."""
 
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import methodcaller
 
-from mediator.distributed.broker import DistributedEventBroker
+from mediator.distributed.inbox import Admission
+from mediator.distributed.unit_of_work import DistributedEventBroker, UnitOfWorkState
 from mediator.errors import (
+    CommittedError,
     EventIdConflictError,
+    EventLimitError,
     EventNotSerializableError,
-    IsolationNotSupportedError,
+    MisuseError,
+    NoUnitOfWorkError,
     OutboxFullError,
-    TooManyEventsError,
-    UnitOfWorkRolledBackError,
+    RolledBackError,
 )
-from mediator.testing.conformance.failing import failing
-from mediator.testing.conformance.storage import StorageUnderTest, Written, writing
-from mediator.testing.conformance.storage_steps import FUTURE, add, outcome_of
-from mediator.testing.conformance.storage_suite import StorageSuite
+from mediator.messages import Notification
+from mediator.scope import Scope
+from mediator.testing.conformance.storage import (
+    ALL,
+    FUTURE,
+    Listed,
+    StorageCapability,
+    StorageSuite,
+    StorageUnderTest,
+    Written,
+    add,
+    insert,
+    outcome_of,
+    park,
+    parked_event,
+    writing,
+)
+from mediator.testing.conformance.suite import failing, needs
+from mediator.testing.failpoints import Cancel, Failure, failpoint
 from mediator.transactions import Outcome, TransactionMode
 
 
 class UnitOfWorkConformance(StorageSuite):
-    """What the transaction of every command builds upon."""
+    """The promises that the transaction of every command depends on."""
 
     async def test_rows_and_events_are_there_after_the_commit_and_not_before(self) -> None:
-        """Rows and events are there after the commit and not before."""
+        """Nobody outside the transaction sees its rows and events before the commit."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -37,18 +56,61 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
 
     async def test_a_rollback_leaves_neither(self) -> None:
-        """A rollback leaves neither."""
+        """Neither rows nor events are left, and the next command of the same unit of work has only its own."""
         async with self.opened() as storage:
             async with storage.mediator.scope() as scope:
                 with failing(LookupError):
                     await storage.do(writing("a", fails=True))
                 outcomes = [scope.outcome]
+                assert list(storage.unit_of_work.pending_events) == []
                 assert await storage.do(writing("b")) == "b"
+                assert list(storage.unit_of_work.pending_events) == []
                 assert [*outcomes, scope.outcome] == [Outcome.ROLLED_BACK, Outcome.COMMITTED]
             assert (await storage.read(), await storage.waiting()) == (["b"], ["b"])
 
+    async def test_what_fails_after_the_answer_says_that_the_command_committed(self) -> None:
+        """Such a failure raises a `CommittedError`, and the next command works."""
+        for point in ("unit_of_work.before_wake", "unit_of_work.after_answer"):
+            async with self.opened() as storage, storage.mediator.scope() as scope:
+                with failpoint(point, Failure(OSError(28, "full"))), failing(CommittedError) as caught:
+                    await storage.do(writing("a"))
+                assert isinstance(caught[0].__cause__, OSError)
+                assert (scope.outcome, storage.unit_of_work.state) == (Outcome.COMMITTED, UnitOfWorkState.IDLE)
+                await storage.do(writing("b"))
+                assert (await storage.read(), await storage.waiting()) == (["a", "b"], ["a", "b"])
+
+    async def test_what_is_left_open_is_rolled_back_at_the_end_of_its_scope(self) -> None:
+        """A transaction that was begun by hand and left open holds no lock after that, and leaves nothing behind."""
+        async with self.opened() as storage:
+            scopes: list[Scope] = []
+            for error in (None, LookupError("on purpose"), asyncio.CancelledError()):
+                with contextlib.suppress(LookupError, asyncio.CancelledError):
+                    async with storage.mediator.scope() as scope:
+                        scopes.append(scope)
+                        await storage.unit_of_work.begin("left open")
+                        await writing("a")(storage)
+                        await storage.do(writing("joined"))
+                        if error is not None:
+                            raise error
+                assert (scopes[-1].transaction, scopes[-1].outcome) == (None, Outcome.ROLLED_BACK)
+                assert (await storage.read(), await storage.waiting()) == ([], [])
+            async with asyncio.timeout(30):
+                await storage.do(writing("b"))
+            assert (await storage.read(), await storage.waiting()) == (["b"], ["b"])
+
+    async def test_events_that_nothing_would_publish_are_refused_outside_a_transaction(self) -> None:
+        """Before a transaction and after its commit, no event can be added, and no notification can await a commit."""
+        async with self.opened() as storage, storage.mediator.scope():
+            for _ in range(2):
+                with failing(NoUnitOfWorkError):
+                    storage.add(Written("a"))
+                with failing(NoUnitOfWorkError):
+                    storage.mediator.publish_after_commit(Notification())
+                await storage.do(writing("b"))
+            assert await storage.waiting() == ["b", "b"]
+
     async def test_a_rollback_to_a_savepoint_undoes_what_came_after_it(self) -> None:
-        """A rollback to a savepoint undoes what came after it."""
+        """Rows and events from before the savepoint, and from later savepoints, are committed."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -63,19 +125,19 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.waiting() == ["before", "kept", "after"]
 
     async def test_a_swallowed_failure_dooms_the_commit(self) -> None:
-        """A swallowed failure dooms the commit."""
+        """When a joined command fails and the outer one goes on, the commit raises `RolledBackError`."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
                 with failing(LookupError):
                     await storage.do(writing("inner", fails=True))
 
-            with failing(UnitOfWorkRolledBackError):
+            with failing(RolledBackError):
                 await storage.do(action)
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_new_transaction_is_independent_of_the_outer_one(self) -> None:
-        """A new transaction is independent of the outer one."""
+        """Its rows and events are committed although the outer transaction rolls back."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -87,92 +149,94 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == (["new"], ["new"])
 
     async def test_an_isolation_level_that_cannot_be_given_is_refused(self) -> None:
-        """An isolation level that cannot be given is refused."""
+        """`begin` raises `MisuseError` for it."""
         async with self.opened() as storage, storage.mediator.scope():
-            with failing(IsolationNotSupportedError):
+            with failing(MisuseError, text="isolation level"):
                 await storage.unit_of_work.begin("test", isolation="READ UNCOMMITTED")
 
     async def test_a_key_that_some_database_cannot_store_fails_the_command_on_each(self) -> None:
-        """A key that some database cannot store fails the command on each."""
+        """A key with a null character, or of more than 255 characters, is refused on every database."""
         for key in ("\0", "a\0b", "k" * 256):
-            await self._a_key_that_some_database_cannot_store_fails_the_command_on_each(key)
+            await self._refuses(methodcaller("add", Written("a", key)), EventNotSerializableError)
 
-    async def _a_key_that_some_database_cannot_store_fails_the_command_on_each(self, key: str) -> None:
+    async def test_any_other_key_and_any_text_come_back_unchanged(self) -> None:
+        """Keys of up to 255 characters and texts with any character are stored as they are."""
+        for key in ("k" * 255, "ä" * 255, "\x01'\"\\%"):
+            async with self.opened() as storage:
+                await add(storage, Written("\0 and \U0001f600", key))
+                async with storage.outbox.claim(10) as batch:
+                    assert [event.partitionkey for event in batch.events] == [key]
+                    assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
+
+    async def test_an_event_that_would_be_read_as_another_one_fails_the_command(self) -> None:
+        """An event that decodes to another value, such as a list for a tuple, raises `EventNotSerializableError`."""
+        await self._refuses(lambda storage: storage.add(Listed((1, 2))), EventNotSerializableError)
+
+    async def test_an_event_that_was_changed_after_it_was_added_fails_the_command(self) -> None:
+        """The stored event must be the event that was added."""
+
+        def add_and_change(storage: StorageUnderTest) -> None:
+            parts = [1]
+            storage.add(Listed(parts))
+            parts.append(2)
+
+        await self._refuses(add_and_change, EventNotSerializableError)
+
+    async def test_an_event_that_cannot_be_encoded_fails_the_command_although_its_handler_goes_on(self) -> None:
+        """Swallowing the error does not help: the commit raises `RolledBackError`."""
+
+        def add_and_go_on(storage: StorageUnderTest) -> None:
+            with failing(EventNotSerializableError):
+                storage.add(Listed(object()))
+
+        await self._refuses(add_and_go_on, RolledBackError)
+
+    async def _refuses(self, adding: Callable[[StorageUnderTest], object], error: type[Exception]) -> None:
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
                 await storage.write("a")
-                storage.add(Written("a", key))
+                adding(storage)
 
-            with failing(EventNotSerializableError):
+            with failing(error):
                 await storage.do(action)
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
-    async def test_any_other_key_and_any_text_come_back_unchanged(self) -> None:
-        """Any other key and any text come back unchanged."""
-        for key in ("k" * 255, "ä" * 255, "\x01'\"\\%"):
-            await self._any_other_key_and_any_text_come_back_unchanged(key)
-
-    async def _any_other_key_and_any_text_come_back_unchanged(self, key: str) -> None:
-        async with self.opened() as storage:
-
-            async def action(storage: StorageUnderTest) -> None:
-                storage.add(Written("\0 and \U0001f600", key))
-
-            await storage.do(action)
-            async with storage.outbox.claim(10) as batch:
-                assert [event.partitionkey for event in batch.events] == [key]
-                assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
-
     async def test_an_id_that_no_database_can_store_fails_the_command(self) -> None:
-        """An id that no database can store fails the command."""
+        """An id must not be empty, longer than 64 characters, or hold characters that a database cannot store."""
         for event_id in ("", "x" * 65, "a\0b", "\ud800"):
-            await self._an_id_that_no_database_can_store_fails_the_command(event_id)
-
-    async def _an_id_that_no_database_can_store_fails_the_command(self, event_id: str) -> None:
-        async with self.opened() as storage:
-
-            async def action(storage: StorageUnderTest) -> None:
-                await storage.write("a")
-                DistributedEventBroker(storage.unit_of_work, ids=lambda: event_id).add(Written("a"))
-
-            with failing(EventNotSerializableError):
-                await storage.do(action)
-            assert (await storage.waiting(), await storage.read()) == ([], [])
+            async with self.opened() as storage:
+                with failing(EventNotSerializableError):
+                    await self._write_as(storage, "a", [event_id])
+                assert (await storage.waiting(), await storage.read()) == ([], [])
 
     async def test_an_id_of_64_characters_of_any_kind_is_kept(self) -> None:
-        """An id of 64 characters of any kind is kept."""
+        """The length counts characters, not bytes."""
         async with self.opened() as storage:
-
-            async def action(storage: StorageUnderTest) -> None:
-                DistributedEventBroker(storage.unit_of_work, ids=lambda: "\u20ac" * 64).add(Written("a"))
-
-            await storage.do(action)
+            await self._write_as(storage, "a", ["\u20ac" * 64])
             async with storage.outbox.claim(1) as batch:
                 assert [event.id for event in batch.events] == ["\u20ac" * 64]
 
     async def test_an_id_that_waits_in_the_outbox_already_fails_the_command(self) -> None:
-        """An id that waits in the outbox already fails the command, until that event is sent."""
+        """The id can be used again once the waiting event is sent or cancelled."""
         for after in (None, FUTURE):
-            await self._an_id_that_waits_in_the_outbox_already_fails_the_command(after)
-
-    async def _an_id_that_waits_in_the_outbox_already_fails_the_command(self, after: timedelta | None) -> None:
-        async with self.opened() as storage:
-            await self._write_as(storage, "first", ["order-1"], after)
-            assert (await self._conflict(storage, "second", ["order-1"])).event_ids == ("order-1",)
-            assert "order-1" in (await self._conflict(storage, "third", ["order-2", "order-1", "order-3"])).event_ids
-            assert await storage.read() == ["first"]
-            if after is None:
-                async with storage.outbox.claim(10) as batch:
-                    assert [event.id for event in batch.events] == ["order-1"]
-                    await batch.settle(["order-1"])
-            else:
-                assert await storage.outbox.cancel("order-1")
-            await self._write_as(storage, "fourth", ["order-1"])
-            assert (await storage.read(), await storage.waiting()) == (["first", "fourth"], ["fourth"])
+            async with self.opened() as storage:
+                await self._write_as(storage, "first", ["order-1"], after)
+                assert (await self._conflict(storage, "second", ["order-1"])).event_ids == ("order-1",)
+                among_others = await self._conflict(storage, "third", ["order-2", "order-1", "order-3"])
+                assert "order-1" in among_others.event_ids
+                assert await storage.read() == ["first"]
+                if after is None:
+                    async with storage.outbox.claim(10) as batch:
+                        assert [event.id for event in batch.events] == ["order-1"]
+                        await batch.settle(["order-1"])
+                else:
+                    assert await storage.outbox.cancel("order-1")
+                await self._write_as(storage, "fourth", ["order-1"])
+                assert (await storage.read(), await storage.waiting()) == (["first", "fourth"], ["fourth"])
 
     async def test_an_id_that_two_events_of_one_command_have_fails_it(self) -> None:
-        """An id that two events of one command have fails it."""
+        """The error names the id, and says that one command has used it twice."""
         async with self.opened() as storage:
             error = await self._conflict(storage, "a", ["order-1", "order-2", "order-1"])
             assert (error.event_ids, error.in_one_command) == (("order-1",), True)
@@ -194,11 +258,10 @@ class UnitOfWorkConformance(StorageSuite):
     async def _conflict(self, storage: StorageUnderTest, row: str, ids: Sequence[str]) -> EventIdConflictError:
         with failing(EventIdConflictError) as caught:
             await self._write_as(storage, row, ids)
-        assert isinstance(caught[0], EventIdConflictError)
         return caught[0]
 
     async def test_random_commands_at_the_same_time_leave_rows_equal_to_events(self) -> None:
-        """Random commands at the same time leave rows equal to events."""
+        """Each command commits its row and its event together, or neither."""
         async with self.opened() as storage:
 
             async def one(number: int) -> None:
@@ -212,12 +275,11 @@ class UnitOfWorkConformance(StorageSuite):
             assert sorted(await storage.waiting()) == rows
 
     async def test_a_command_that_would_overfill_the_outbox_fails_and_leaves_nothing(self) -> None:
-        """`max_pending` is a bound of what waits; who comes too late learns how much that is."""
+        """`max_pending` limits how many events wait. The error says how many do."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b")
             with failing(OutboxFullError) as caught:
                 await self._write(storage, "c", "d")
-            assert isinstance(caught[0], OutboxFullError)
             assert (caught[0].pending, caught[0].max_pending) == (2, 3)
             await self._write(storage, "e")
             with failing(OutboxFullError):
@@ -225,16 +287,15 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.read() == ["a", "e"]
 
     async def test_a_command_with_more_events_than_may_ever_wait_is_told_so(self) -> None:
-        """It is refused also by an empty outbox, with an error that promises no later success."""
+        """Even an empty outbox refuses it, with an error that does not suggest to try again."""
         async with self.opened() as storage:
-            with failing(TooManyEventsError) as caught:
+            with failing(EventLimitError) as caught:
                 await self._write(storage, "a", "b", "c", "d")
-            assert isinstance(caught[0], TooManyEventsError)
-            assert (caught[0].count, caught[0].max_pending) == (4, 3)
+            assert (caught[0].size, caught[0].limit) == (4, 3)
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_an_outbox_that_was_emptied_has_room_again(self) -> None:
-        """At the latest when a count that took long is repeated."""
+        """The room is noticed at the latest when a count that took long is repeated."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b", "c")
             async with storage.outbox.claim(10) as batch:
@@ -246,17 +307,14 @@ class UnitOfWorkConformance(StorageSuite):
 
     @staticmethod
     async def _write(storage: StorageUnderTest, *rows: str) -> None:
-        async with storage.mediator.scope():
-            unit_of_work = storage.make(max_pending=3)
-            async with unit_of_work:
-                await storage.write(rows[0])
-                for row in rows:
-                    DistributedEventBroker(unit_of_work).add(Written(row))
+        async with storage.transaction(max_pending=3) as unit_of_work:
+            await storage.write(rows[0])
+            for row in rows:
+                DistributedEventBroker(unit_of_work).add(Written(row))
 
     async def test_delayed_events_do_not_fill_the_outbox(self) -> None:
-        """They are not counted until they are due, neither those that are there nor those that a command adds."""
-        async with self.opened() as storage:
-            await add(storage, *(Written(str(number)) for number in range(5)), after=FUTURE)
+        """Delayed events do not count until they are due, neither stored ones nor those that a command adds."""
+        async with self.holding(*(Written(str(number)) for number in range(5)), after=FUTURE) as storage:
             async with storage.transaction(max_pending=1) as unit_of_work:
                 events = DistributedEventBroker(unit_of_work)
                 events.add(Written("a"))
@@ -266,3 +324,151 @@ class UnitOfWorkConformance(StorageSuite):
             async with storage.transaction(max_pending=1) as unit_of_work:
                 DistributedEventBroker(unit_of_work).add(Written("late"), deliver_at=datetime.now(UTC) + FUTURE)
             assert await storage.waiting() == ["a", "b"]
+
+
+class CancellationConformance(StorageSuite):
+    """A transaction commits all or nothing, also when its task is cancelled or something fails at its end."""
+
+    async def test_a_command_that_is_cancelled_in_its_handler_leaves_nothing(self) -> None:
+        """A cancellation rolls back like any error."""
+        async with self.opened() as storage:
+            reached = asyncio.Event()
+
+            async def action(storage: StorageUnderTest) -> None:
+                await writing("a")(storage)
+                reached.set()
+                await asyncio.Event().wait()
+
+            sending = asyncio.ensure_future(storage.do(action))
+            await reached.wait()
+            await self._cancel(sending)
+            assert (await storage.read(), await storage.waiting()) == ([], [])
+            assert await storage.do(writing("b")) == "b"
+
+    async def test_a_command_that_is_cancelled_before_its_commit_leaves_nothing(self) -> None:
+        """It does not matter whether its events are already stored."""
+        for point in ("unit_of_work.before_stage", "unit_of_work.before_commit"):
+            async with self.opened() as storage:
+                await self._send_and_cancel(storage, point)
+                assert (await storage.read(), await storage.waiting()) == ([], [])
+                assert await storage.do(writing("b")) == "b"
+
+    async def test_a_command_that_is_cancelled_in_its_commit_commits_all(self) -> None:
+        """Once COMMIT has begun, the rest runs to its end, and the cancellation is raised after that."""
+        for point in ("unit_of_work.during_commit", "unit_of_work.after_commit"):
+            async with self.opened() as storage:
+                await self._send_and_cancel(storage, point)
+                assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
+                assert await storage.do(writing("b")) == "b"
+
+    async def test_a_failure_before_the_commit_leaves_nothing(self) -> None:
+        """No rows and no events are left, and the next transaction works."""
+        for point in ("unit_of_work.before_stage", "unit_of_work.before_commit", "unit_of_work.during_commit"):
+            async with self.opened() as storage:
+                with failpoint(point, Failure(LookupError(point))), failing(LookupError):
+                    await storage.do(writing("a"))
+                assert (await storage.read(), await storage.waiting()) == ([], [])
+                await storage.do(writing("b"))
+                assert (await storage.read(), await storage.waiting()) == (["b"], ["b"])
+
+    async def test_a_failure_after_the_commit_leaves_all(self) -> None:
+        """Committed rows and events stay, whatever happens to the caller."""
+        async with self.opened() as storage:
+            with failpoint("unit_of_work.after_commit", Failure(LookupError("late"))), failing(CommittedError):
+                await storage.do(writing("a"))
+            assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
+
+    async def test_a_nested_command_that_is_cancelled_takes_the_outer_one_with_it(self) -> None:
+        """A savepoint does not confine a cancellation, as it does a failure."""
+        async with self.opened() as storage:
+            inside = asyncio.Event()
+
+            async def hang(storage: StorageUnderTest) -> None:
+                await writing("inner")(storage)
+                inside.set()
+                await asyncio.Event().wait()
+
+            async def action(storage: StorageUnderTest) -> None:
+                await writing("outer")(storage)
+                await storage.do(hang, mode=TransactionMode.NESTED)
+
+            sending = asyncio.ensure_future(storage.do(action))
+            await inside.wait()
+            await self._cancel(sending)
+            assert (await storage.read(), await storage.waiting()) == ([], [])
+
+    async def test_an_event_without_a_transaction_is_refused(self) -> None:
+        """There is no transaction with which it could commit."""
+        async with self.opened() as storage:
+            async with storage.mediator.scope():
+                async with storage.unit_of_work:
+                    await writing("a")(storage)
+                with failing(NoUnitOfWorkError):
+                    storage.add(Written("b"))
+            assert await storage.waiting() == ["a"]
+
+    @staticmethod
+    async def _cancel(sending: asyncio.Future[object]) -> None:
+        sending.cancel()
+        with failing(asyncio.CancelledError):
+            await sending
+
+    async def _send_and_cancel(self, storage: StorageUnderTest, point: str) -> None:
+        sending = asyncio.ensure_future(storage.do(writing("a")))
+        with failpoint(point, Cancel(sending)), failing(asyncio.CancelledError):
+            await sending
+
+
+class DurabilityConformance(StorageSuite):
+    """A process ends, and another one goes on with the same database."""
+
+    @needs(StorageCapability.DURABLE)
+    async def test_rows_and_events_are_there_when_the_storage_is_opened_again(self) -> None:
+        """Committed rows and events outlive the process."""
+        async with self.opened() as storage:
+            await storage.do(writing("a"))
+            async with storage.reopened() as again:
+                assert (await again.read(), await again.waiting()) == (["a"], ["a"])
+
+    @needs(StorageCapability.DURABLE)
+    async def test_what_was_sent_is_not_sent_again_when_the_storage_is_opened_again(self) -> None:
+        """Settling is as durable as the commit."""
+        async with self.holding(Written("a"), Written("b")) as storage:
+            async with storage.outbox.claim(1) as batch:
+                await batch.settle([batch.events[0].id])
+            async with storage.reopened() as again:
+                assert await again.waiting() == ["b"]
+
+    @needs(StorageCapability.DURABLE)
+    async def test_what_was_taken_in_is_known_when_the_storage_is_opened_again(self) -> None:
+        """The inbox makes an event take effect only once, also after a restart."""
+        async with self.opened() as storage:
+            assert await insert(storage, "1") is Admission.NEW
+            async with storage.reopened() as again:
+                assert await insert(again, "1") is Admission.DUPLICATE
+
+    @needs(StorageCapability.DURABLE)
+    async def test_counts_parked_and_delayed_events_are_there_when_the_storage_is_opened_again(self) -> None:
+        """Start counts are kept, and waiting events go on waiting."""
+        async with self.opened() as storage:
+            await park(storage, parked_event("1"))
+            await storage.inbox.start("advising", "shop", "2", 8, alone=True)
+            await add(storage, Written("late"), after=FUTURE)
+            async with storage.reopened() as again:
+                assert [event.event_id for event in await again.parking.find(ALL)] == ["1"]
+                assert (await again.inbox.start("advising", "shop", "2", 8, alone=True)).attempt == 3
+                assert await again.outbox.due_in() is not None
+
+    @needs(StorageCapability.SEVERAL_WRITERS)
+    async def test_a_new_transaction_commits_while_the_outer_one_has_written(self) -> None:
+        """It neither waits for the outer transaction nor sees the rows that it has written."""
+        async with self.opened() as storage:
+
+            async def action(storage: StorageUnderTest) -> None:
+                await writing("outer")(storage)
+                await storage.do(writing("new"), mode=TransactionMode.NEW)
+                assert await storage.read() == ["new"]
+
+            await storage.do(action)
+            assert await storage.read() == ["new", "outer"]
+            assert sorted(await storage.waiting()) == ["new", "outer"]

@@ -19,8 +19,8 @@ from mediator import (
 from mediator.dependency_injector import MediatorProvider
 from mediator.dependency_injector.event_flows import event_flows
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.publisher import EventPublisher, PublishResult
-from mediator.distributed.subscription import Deliveries, EventSubscription
+from mediator.distributed.inbox import Deliveries, EventSubscription
+from mediator.distributed.outbox import EventPublisher, PublishResult
 from tests.adapters.shipping import application as shipping
 
 

@@ -122,3 +122,15 @@ def test_check_passes_and_notes_what_can_be_refreshed(tmp_path):
 @pytest.mark.parametrize("command", ["list", "freeze", "check"])
 def test_a_bad_target_is_a_wrong_call(command):
     assert events(command, "no_such_module:create").exit_code == 2
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/dev/null/x", "/proc/none", "x" * 5000, "\udcff/x"])
+@pytest.mark.parametrize("command", [("freeze", "--into"), ("check", "--against")])
+def test_a_folder_that_cannot_be_is_one_clear_line(tmp_path, monkeypatch, command, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    name, option = command
+    result = events(name, SAMPLE, option, folder)
+    assert result.exit_code in ({0, 1} if "\udcff" in folder else {1, 2}), result.output
+    assert isinstance(result.exception, SystemExit | None), result.exc_info
+    assert "Traceback" not in result.output

@@ -19,7 +19,7 @@ from mediator.sqlalchemy import create_schema, open_engine
 from tests.adapters.cli.outbox_sample import BROKER
 
 MODULE = "tests.adapters.cli.outbox_sample"
-ROW = "VALUES (?, ?, ?, '2026-01-02T03:04:05+00:00', ?, 1, 'application/json', '{\"tenant\": \"acme\"}', ?, ?)"
+ROW = "VALUES (?, ?, ?, '2026-01-02T03:04:05+00:00', ?, 1, 'application/json', '{\"tenant\": \"acme\"}', ?, ?, 'sales')"
 
 
 class Application:
@@ -172,10 +172,11 @@ def test_a_container_without_outbox_or_publisher_is_a_wrong_call(application: Ap
         arguments = ("--all", "--yes") if command == "republish" else ()
         assert application.call(command, *arguments, target=target).exit_code == 2, target
     result = application.call("republish", "--all", "--yes", "--publisher", "second", target="create_two")
-    assert (result.exit_code, [event.source for event in BROKER.events]) == (0, ["second"])
+    assert (result.exit_code, [event.source for event in BROKER.events]) == (0, ["sales"])
     assert "Did you mean outbox?" in application.call("list", "--outbox", "outbix").stderr
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 def test_ctrl_c_ends_a_slow_republish_with_status_130_and_a_way_to_go_on(application: Application):
     application.archive("a", "b", "c", "d", "e")
     command = [sys.executable, "-m", "mediator.cli", "outbox", "republish", f"{MODULE}:create"]
@@ -193,3 +194,11 @@ def test_ctrl_c_ends_a_slow_republish_with_status_130_and_a_way_to_go_on(applica
     assert process.returncode == 130
     assert "Stopped" in rest
     assert "Go on with --outbox container.outbox --after 1." in rest
+
+
+def test_an_empty_key_is_a_wrong_call_and_not_every_key(application: Application):
+    application.archive("a")
+    for command, *arguments in (("list", "--archived"), ("republish", "--yes"), ("verify",)):
+        result = application.call(command, *arguments, "--key", "")
+        assert (result.exit_code, "no event has an empty key" in result.stderr) == (2, True), command
+    assert held() == []

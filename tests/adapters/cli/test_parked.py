@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,18 @@ def test_headers_that_are_no_texts_are_refused(application: Application, headers
     assert application.call("edit", 1).exit_code == 2
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
+def test_headers_are_read_as_utf_8_whatever_the_locale_says(application: Application, tmp_path: Path):
+    application.park(event("1", "a"))
+    file = tmp_path / "headers.json"
+    file.write_text(json.dumps({**HEADERS, "ce-id": "1", "tenant": "Zoë"}, ensure_ascii=False), "utf-8")
+    command = [sys.executable, "-m", "mediator.cli", "parked", "edit", SAMPLE, "1", "--headers", file, "--yes"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(command, env={**os.environ, **ascii_only}, check=True)
+    (headers,) = application.read("SELECT headers FROM mediator_parked")
+    assert json.loads(headers)["tenant"] == "Zoë"
+
+
 def test_a_discarded_event_is_gone_its_reason_logged_and_its_key_free(application: Application):
     application.park(event("1", "poison"), event("2", "b"))
     result = application.call("discard", 1, "--because", "sent twice by mistake", "--yes")
@@ -347,6 +360,7 @@ async def test_a_database_without_the_tables_is_told_how_to_make_them(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 def test_ctrl_c_leaves_the_event_at_hand_parked_and_is_status_130(application: Application):
     application.park(event("1", "a", None), event("2", "slow", None), event("3", "c", None))
     command = [sys.executable, "-m", "mediator.cli", "parked", "replay", SAMPLE, "--all", "--yes"]
@@ -368,3 +382,68 @@ def test_ctrl_c_leaves_the_event_at_hand_parked_and_is_status_130(application: A
     assert "1 replayed" in stderr
     assert "Traceback" not in stderr
     assert (application.shipped, application.parked) == (["a"], ["2", "3"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list", "--limit", "600"],
+        ["list", "--json"],
+        ["discard", "--all", "--dry-run", "--because", "x"],
+        ["discard", "--all", "--yes", "--because", "x"],
+        ["replay", "--all", "--dry-run"],
+        ["replay", "--all", "--dry-run", "--json"],
+    ],
+)
+def test_what_shows_no_bodies_reads_none(application: Application, command: list[str]) -> None:
+    application.park(*(event(str(number), "x", None, data=b"x" * 300_000) for number in range(60)))
+    tracemalloc.start()
+    try:
+        result = application.call(*command)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.exit_code == 0, result.output
+    assert peak < 6_000_000  # all bodies have 18 MB
+
+
+def test_an_export_keeps_few_bodies_at_a_time(application: Application, tmp_path: Path) -> None:
+    application.park(*(event(str(number), "x", None, data=b"x" * 300_000) for number in range(100)))
+    tracemalloc.start()
+    try:
+        result = application.call("export", "--output", str(tmp_path / "events"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "events").read_text().count("\n") == 100
+    assert peak < 20_000_000  # all bodies have 30 MB
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["edit", "1", "--yes", "--headers", "latin"], 2),
+        (["edit", "1", "--yes", "--headers", "deep"], 2),
+        (["edit", "1", "--yes", "--data", "folder"], 2),
+        (["edit", "1", "--yes", "--data", "missing"], 2),
+        (["export", "--output", "/dev/full"], 1),
+        (["export", "--output", "folder"], 1),
+        (["export", "--output", "missing/file"], 1),
+        (["list", "--since", f"{'9' * 5000}d"], 2),
+        (["list", "--key", "\udcff"], 0),
+        (["list", "--type", "\udcff"], 2),
+    ],
+)
+def test_a_file_or_value_that_cannot_work_is_one_clear_line(
+    application: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("latin").write_bytes(b'{"a": "\xe9"}')
+    Path("deep").write_bytes(b"[" * 100_000)
+    Path("folder").mkdir()
+    application.park(event("1", "x"))
+    result = application.call(*arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output

@@ -103,6 +103,7 @@ async def test_a_second_interrupt_ends_the_process_at_once_and_commits_nothing(a
     assert at_work.shipped() == []
 
 
+@pytest.mark.thorough("starts and stops processes")
 async def test_a_container_without_workers_is_refused():
     status, _, errors = await Run(await command("run", f"{SAMPLE}:idle"), None, None).end()
 
@@ -113,6 +114,7 @@ async def test_a_container_without_workers_is_refused():
     )
 
 
+@pytest.mark.thorough("starts and stops processes")
 async def test_faults_of_the_container_are_reported_as_they_stand_before_anything_starts():
     status, output, errors = await Run(await command("run", f"{SAMPLE}:create_faulty"), None, None).end()
 
@@ -120,6 +122,7 @@ async def test_faults_of_the_container_are_reported_as_they_stand_before_anythin
     assert errors.startswith("1 problem in the container:\n  1. container.record_again (SlowRecord):")
 
 
+@pytest.mark.thorough("starts and stops processes")
 async def test_a_database_that_cannot_be_opened_ends_the_command_with_its_error(tmp_path):
     process = await command("run", f"{SAMPLE}:create", SAMPLE_DATABASE=f"sqlite:///{tmp_path}/missing/app.db")
     status, _, errors = await Run(process, None, None).end()
@@ -135,4 +138,4 @@ async def test_without_click_the_command_says_what_to_install(tmp_path):
     status, _, errors = await Run(process, None, None).end()
 
     assert status == 2
-    assert "pip install 'mediator[cli]'" in errors
+    assert "pip install 'mediator-uow[cli]'" in errors

@@ -8,6 +8,7 @@ import asyncpg
 from click.testing import CliRunner
 
 from mediator.cli.commands import cli
+from tests.adapters.sqlalchemy import version_1
 
 SAMPLE = "tests.adapters.cli.sample"
 TABLES = [
@@ -125,7 +126,7 @@ def test_upgrade_makes_the_tables_and_then_has_nothing_to_do(tmp_path, monkeypat
     file = tmp_path / "app.db"
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     first, second = (CliRunner().invoke(cli, ["schema", "upgrade", f"{SAMPLE}:create"]) for _ in range(2))
-    assert (first.exit_code, "applied version 1" in first.stdout) == (0, True)
+    assert (first.exit_code, "applied version 1, 2" in first.stdout) == (0, True)
     assert (second.exit_code, "nothing to do" in second.stdout) == (0, True)
     assert tables(file) == TABLES
 
@@ -145,7 +146,50 @@ def test_upgrade_refuses_tables_that_are_newer_than_the_library(tmp_path, monkey
 
 
 def test_sql_from_a_version_is_what_is_missing_since_and_an_unknown_version_is_a_wrong_call():
-    nothing = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1"])
+    nothing = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "2"])
     assert (nothing.exit_code, nothing.stdout) == (0, "")
-    assert nothing.stderr == "Tables of version 1 are up to date.\n"
+    assert nothing.stderr == "Tables of version 2 are up to date.\n"
+    named = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1", "--application", "sales"])
+    assert (named.exit_code, "DEFAULT 'sales'" in named.stdout) == (0, True)
+    unnamed = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1"])
+    assert (unnamed.exit_code, "under which name" in unnamed.stderr) == (2, True)
     assert CliRunner().invoke(cli, ["schema", "sql", "--from-version", "77"]).exit_code == 2
+
+
+OUTBOX_SAMPLE = "tests.adapters.cli.outbox_sample"
+
+
+def version_1_in(file):
+    connection = sqlite3.connect(file)
+    connection.executescript(";\n".join(version_1.statements("sqlite")) + ";")
+    connection.close()
+
+
+def sources(file):
+    connection = sqlite3.connect(file)
+    try:
+        return {source for (source,) in connection.execute("SELECT source FROM mediator_outbox")}
+    finally:
+        connection.close()
+
+
+def test_upgrade_names_the_events_as_the_container_does(tmp_path, monkeypatch):
+    file = tmp_path / "app.db"
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
+    version_1_in(file)
+    result = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create"])
+    assert (result.exit_code, "applied version 2" in result.stdout) == (0, True), result.stderr
+    assert sources(file) == {"sales"}
+
+
+def test_upgrade_names_the_events_as_it_is_told(tmp_path, monkeypatch):
+    file = tmp_path / "app.db"
+    monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
+    version_1_in(file)
+    unknown = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create_silent"])
+    assert (unknown.exit_code, "under which name" in unknown.stderr) == (1, True)
+    several = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create_two"])
+    assert several.exit_code != 0
+    told = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create", "--application", "old name"])
+    assert told.exit_code == 0, told.stderr
+    assert sources(file) == {"old name"}

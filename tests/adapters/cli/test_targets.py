@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import mediator
 from mediator.cli.commands import cli
-from mediator.cli.errors import CommandError
-from mediator.cli.target import load_container
+from mediator.cli.container import load_container
+from mediator.cli.work import CommandError
 from mediator.printable import printable
 from tests.adapters.cli.sample import IdleContainer, idle
 
@@ -20,6 +21,11 @@ def problem(target):
     assert caught.value.status == 2
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_the_version_is_shown() -> None:
+    shown = CliRunner().invoke(cli, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"mediator {mediator.__version__}\n")
 
 
 def test_a_container_a_class_and_a_factory_are_accepted(monkeypatch):
@@ -49,6 +55,24 @@ def test_a_module_that_cannot_be_imported_shows_where(tmp_path, monkeypatch):
     Path("failing_application.py").write_text("x = 1\nraise RuntimeError('not today')\n")
 
     assert "failing_application.py:2: RuntimeError: not today" in problem("failing_application:x")
+
+
+def test_a_name_that_the_module_fails_to_give_shows_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lazy_application.py").write_text("def __getattr__(name):\n    raise RuntimeError('not today')\n")
+
+    text = problem("lazy_application:create")
+    assert text.startswith("Getting 'lazy_application:create' failed at ")
+    assert "lazy_application.py:2: RuntimeError: not today" in text
+
+
+def test_a_current_directory_that_is_gone_is_told(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    assert "current directory cannot be read" in problem(f"{SAMPLE}:create")
 
 
 def test_a_name_that_is_not_there_comes_with_the_nearest_one():

@@ -134,12 +134,13 @@ def test_every_difference_of_a_stream_is_told_and_changed_only_when_asked(server
     async def change(manager):
         config = (await manager.stream_info(f"{prefix}-shipping")).config
         config.max_age, config.duplicate_window, config.max_bytes = 7200.0, 60.0, 10**6
+        config.allow_atomic = True
         await manager.update_stream(config)
 
     on(server, change)
     monkeypatch.setenv("SHIPPING_MAX_AGE", "3600")
     expected = ["duplicate_window is 60 s, not 600 s", "max_age is 7200 s, not 3600 s"]
-    expected += ["max_bytes is 1000000, not 1073741824"]
+    expected += ["max_bytes is 1000000, not 1073741824", "allow_atomic is True, not False"]
     assert items(topology("plan", "create", "--json"))[f"{prefix}-shipping", ""] == ("differs", expected)
     refused = topology("apply", "create")
     assert refused.exit_code == 1
@@ -148,6 +149,7 @@ def test_every_difference_of_a_stream_is_told_and_changed_only_when_asked(server
     assert topology("apply", "create", "--update-streams").exit_code == 0
     changed = config_of(server, f"{prefix}-shipping")
     assert (changed.max_age, changed.duplicate_window, changed.max_bytes) == (3600, 600, 1024**3)
+    assert not changed.allow_atomic
     assert changed.metadata["mediator.partitions"] == "16"
 
 
@@ -205,6 +207,7 @@ def test_a_consumer_that_cannot_be_used_is_reported_with_all_that_differs(server
     }
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 def test_it_may_run_at_several_places_at_a_time(server: NatsServer, prefix: str):
     commands = [
         [sys.executable, "-m", "mediator.cli", "topology", "apply", f"{APPLICATION}:{name}", "--json"]

@@ -10,33 +10,35 @@ from dependency_injector import containers, providers
 from mediator import (
     AuthorizationBehavior,
     Authorizer,
-    CachingBehavior,
     Command,
-    ConcurrencyLimitBehavior,
-    Handled,
     LoggingBehavior,
-    MemoryCache,
     MessageContext,
     Notification,
     NotificationPipelineBehavior,
     PipelineBehavior,
     Query,
-    RateLimitBehavior,
     Request,
-    RequestExceptionAction,
-    RequestExceptionActionProcessorBehavior,
-    RequestExceptionHandler,
-    RequestExceptionProcessorBehavior,
     RequestHandler,
-    RequestPostProcessor,
-    RequestPostProcessorBehavior,
-    RequestPreProcessor,
-    RequestPreProcessorBehavior,
     StreamRequest,
     TimeoutBehavior,
     ValidationBehavior,
     ValidationFailure,
     Validator,
+)
+from mediator.behaviors import (
+    CachingBehavior,
+    ConcurrencyLimitBehavior,
+    Handled,
+    MemoryCache,
+    RateLimitBehavior,
+    RequestExceptionAction,
+    RequestExceptionActionProcessorBehavior,
+    RequestExceptionHandler,
+    RequestExceptionProcessorBehavior,
+    RequestPostProcessor,
+    RequestPostProcessorBehavior,
+    RequestPreProcessor,
+    RequestPreProcessorBehavior,
 )
 from mediator.behaviors.retry import RetryBehavior
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, override, validate
@@ -177,7 +179,7 @@ async def test_the_chain_of_a_message_shows_what_its_behaviors_work_with():
     ]
 
 
-async def test_an_override_of_a_companion_acts_at_once():
+async def test_an_override_of_a_collaborator_acts_at_once():
     class Lenient(Validator[Pay]):
         async def validate(self, _command: Pay) -> list[ValidationFailure]:
             return []
@@ -421,7 +423,7 @@ def test_a_behavior_may_await_later_what_it_goes_on_with():
     assert problems([providers.Factory(Remembers)]) == []
 
 
-def test_a_companion_of_a_stream_request_is_found_for_nobody_would_ask_it():
+def test_a_collaborator_of_a_stream_request_is_found_for_nobody_would_ask_it():
     class ListPayments(StreamRequest[int]):
         pass
 
@@ -434,19 +436,19 @@ def test_a_companion_of_a_stream_request_is_found_for_nobody_would_ask_it():
     assert text.startswith("is for ListPayments, which is answered with a stream")
 
 
-def test_a_companion_that_no_behavior_works_with_is_found():
+def test_a_collaborator_that_no_behavior_works_with_is_found():
     label, subject, text = only(problems([AUTHORIZATION], fine=providers.Factory(EverythingIsFine)))
     assert (label, subject) == ("container.fine", "EverythingIsFine")
     assert text == "is a Validator, and no behavior in the list works with those, so it would never be asked."
 
 
-def test_a_companion_that_cannot_be_made_is_found():
+def test_a_collaborator_that_cannot_be_made_is_found():
     label, _, text = only(problems([VALIDATION], fine=providers.Factory(AmountIsPositive)))
     assert label == "container.fine"
     assert "missing a required argument: 'seen'" in text
 
 
-def test_a_companion_that_does_not_say_what_it_is_for_is_found():
+def test_a_collaborator_that_does_not_say_what_it_is_for_is_found():
     class Vague(Validator):  # type: ignore[type-arg]  # the fault
         async def validate(self, _message: Any) -> list[ValidationFailure]:
             return []
@@ -456,7 +458,7 @@ def test_a_companion_that_does_not_say_what_it_is_for_is_found():
     assert "does not say what it is for. Declare `class Vague(Validator[...])`" in text
 
 
-def test_a_companion_that_is_not_async_is_found():
+def test_a_collaborator_that_is_not_async_is_found():
     class Hasty(Validator[Pay]):
         def validate(self, _message: Pay) -> list[ValidationFailure]:  # type: ignore[override]  # the fault
             return []

@@ -7,11 +7,10 @@ import pytest
 from dependency_injector import containers, providers
 
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, validate
-from mediator.distributed.behavior import DistributedUnitOfWorkBehavior
-from mediator.distributed.consumer import EventConsumer
+from mediator.distributed.behaviors import DistributedUnitOfWorkBehavior
 from mediator.distributed.events import DistributedEvent
-from mediator.distributed.handler import DistributedEventHandler
-from mediator.distributed.relay import OutboxRelay
+from mediator.distributed.inbox import DistributedEventHandler, EventConsumer
+from mediator.distributed.outbox import OutboxRelay
 from mediator.errors import ContainerValidationError
 from mediator.messages import Command
 

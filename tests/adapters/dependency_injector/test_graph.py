@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mediator.dependency_injector import Scoped
 from mediator.dependency_injector.graph import Graph, find_captives, find_cycles
-from mediator.dependency_injector.resources import started_resources
+from mediator.dependency_injector.lifespan import started_resources
 
 
 class Thing:

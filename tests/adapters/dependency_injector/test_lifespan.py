@@ -7,7 +7,8 @@ import pytest
 from dependency_injector import containers, providers, resources
 
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
-from mediator.errors import ContainerError, ContainerValidationError, MediatorNotStartedError
+from mediator.dependency_injector.lifespan import opened
+from mediator.errors import ContainerError, ContainerValidationError, MisuseError
 
 from .shop import CountOrders, CountOrdersHandler, UnitOfWork
 
@@ -290,7 +291,7 @@ async def test_mediators_accept_messages_only_while_it_runs():
     async with lifespan(container):
         assert [await mediator.send(CountOrders()) for mediator in held] == [7, 7]
     for mediator in held:
-        with pytest.raises(MediatorNotStartedError):
+        with pytest.raises(MisuseError, match="outside the lifespan"):
             await mediator.send(CountOrders())
 
 
@@ -364,3 +365,16 @@ async def test_the_traceback_of_a_body_error_is_short():
             raise ValueError("body")
     assert len(traceback.format_exception(caught.value)) < 30
     assert caught.value.__context__ is None
+
+
+async def test_a_block_that_opens_parts_stops_also_what_the_container_has_started_itself():
+    log = Log()
+    connection = log.resource("connection")
+    container = container_of(connection=connection, settings=log.resource("settings"), last=log.resource("last"))
+    container.user = log.resource("user", connection)
+    await container.settings.init()
+    async with opened(container) as ask:
+        assert await ask(container.user) == "user"
+    assert log[:3] == ["+settings", "+connection", "+user"]
+    assert sorted(log[3:]) == ["-connection", "-settings", "-user"]
+    assert log.index("-user") < log.index("-connection")

@@ -7,7 +7,7 @@ import pytest
 from dependency_injector import containers, providers
 
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
-from mediator.errors import ContainerError, ContainerValidationError, MediatorNotStartedError
+from mediator.errors import ContainerError, ContainerValidationError, MisuseError
 from mediator.handlers import NotificationHandler, RequestHandler
 from mediator.mediator import Mediator
 from mediator.messages import Notification, Request
@@ -56,12 +56,12 @@ async def test_handlers_are_found_by_type_in_the_order_of_declaration():
 async def test_the_mediator_is_the_same_object_until_the_end_and_works_only_in_the_lifespan():
     container = Shop()
     mediator = container.mediator()
-    with pytest.raises(MediatorNotStartedError):
+    with pytest.raises(MisuseError, match="outside the lifespan"):
         await mediator.send(CountOrders())
     async with lifespan(container):
         assert container.mediator() is mediator
         assert await mediator.send(CountOrders()) == 7
-    with pytest.raises(MediatorNotStartedError):
+    with pytest.raises(MisuseError, match="outside the lifespan"):
         await mediator.send(CountOrders())
 
 

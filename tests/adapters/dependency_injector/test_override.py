@@ -6,7 +6,7 @@ import pytest
 from dependency_injector import containers, providers
 
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, override
-from mediator.errors import ContainerError, ProviderNotFoundError
+from mediator.errors import ContainerError, NotFoundError
 
 from .shop import CountOrders, CountOrdersHandler, PlaceOrder, PlaceOrderHandler, Seen, Spy, UnitOfWork
 
@@ -87,7 +87,7 @@ def test_overrides_nest():
 )
 def test_an_unknown_name_is_an_error_and_nothing_is_replaced(name, nearest):
     container = App()
-    with pytest.raises(ProviderNotFoundError) as caught, override(container, other=2, **{name: 1}):
+    with pytest.raises(NotFoundError, match="has no provider") as caught, override(container, other=2, **{name: 1}):
         raise AssertionError("entered")
     assert nearest in str(caught.value)
     assert container.other().content == 1

@@ -4,9 +4,10 @@ from typing import ClassVar
 import pytest
 from dependency_injector import containers, providers
 
-from mediator import Query, RequestHandler, RequestResponder, trust_broker
+from mediator import Query, RequestHandler
 from mediator.dependency_injector import MediatorProvider, lifespan, validate
 from mediator.dependency_injector.workers import worker_providers
+from mediator.distributed.requests import RequestResponder, trust_broker
 from mediator.errors import ContainerValidationError
 from mediator.testing import InMemoryRequestChannel
 

@@ -146,7 +146,7 @@ REPORT = {
     (
         "container.untyped",
         f"{HERE}.Untyped",
-    ): 'Declare it as `event_type: ClassVar[str] = "<context>.<name>"`',
+    ): 'Declare it as `event_type: ClassVar[str] = "<domain>.<name>"`',
     (
         "container.alike",
         f"{HERE}.TypedAlike",

@@ -184,6 +184,7 @@ def done(described: list[Any], todo: list[Any], compile_source: Any) -> list[Any
     return asyncio.run(run())
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 @settings(max_examples=250)
 @given(st.lists(nodes, min_size=1, max_size=7), st.lists(steps, min_size=2, max_size=14))
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # given to what asked for an object

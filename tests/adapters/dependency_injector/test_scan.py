@@ -15,7 +15,7 @@ from dependency_injector import containers, providers
 from mediator import Mediator, RequestHandler
 from mediator.dependency_injector import HandlerScan, MediatorProvider, Scoped, lifespan, override, validate
 from mediator.dependency_injector.graph import Graph
-from mediator.errors import ContainerError, ContainerValidationError, ProviderNotFoundError, ValidationFailedError
+from mediator.errors import ContainerError, ContainerValidationError, NotFoundError, ValidationFailedError
 
 from .school import Register, students
 from .school.container import School
@@ -502,9 +502,9 @@ async def test_a_scanned_handler_is_overridden_by_its_class_or_by_name():
 
 def test_what_was_not_found_and_what_cannot_be_replaced_is_refused():
     container = School()
-    with pytest.raises(ProviderNotFoundError, match="Did you mean 'EnrollHandler'"):
+    with pytest.raises(NotFoundError, match="Did you mean 'EnrollHandler'"):
         container.handlers[type("EnrolHandler", (), {})]
-    with pytest.raises(ProviderNotFoundError, match="Did you mean 'handlers__EnrollHandler'"):
+    with pytest.raises(NotFoundError, match="Did you mean 'handlers__EnrollHandler'"):
         override(container, handlers__EnrolHandler=None).__enter__()
     with pytest.raises(ContainerError, match="cannot be replaced as a whole"):
         container.handlers.override(providers.Object(1))

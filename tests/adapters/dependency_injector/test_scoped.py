@@ -8,7 +8,7 @@ import pytest
 from dependency_injector import containers, providers
 
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
-from mediator.errors import ContainerError, NoScopeError, ScopeClosedError
+from mediator.errors import ContainerError, ScopeError
 from mediator.transactions import TransactionMode
 
 from .shop import UnitOfWork
@@ -47,7 +47,7 @@ async def test_one_instance_is_shared_in_a_scope_and_closed_at_its_end():
 
 
 async def test_asking_outside_a_dispatch_names_the_provider():
-    with pytest.raises(NoScopeError, match=r"Scoped\(UnitOfWork\) was asked for, but no dispatch is running"):
+    with pytest.raises(ScopeError, match=r"Scoped\(UnitOfWork\) was asked for, but no dispatch is running"):
         Shared().unit_of_work()
 
 
@@ -62,7 +62,7 @@ async def test_asking_in_a_task_that_outlived_its_dispatch_names_the_dispatch():
         async with container.mediator().scope(message="Nightly"):
             task = asyncio.create_task(later())
         over.set()
-        with pytest.raises(ScopeClosedError, match="Nightly is over"):
+        with pytest.raises(ScopeError, match="Nightly is over"):
             await task
 
 

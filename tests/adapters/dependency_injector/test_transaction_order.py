@@ -1,26 +1,34 @@
 """Where the behaviors of transactions, and those inside them, stand in the list: found when the container is validated."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from dependency_injector import containers, providers
 
 from mediator import (
-    CachingBehavior,
     Command,
     DistributedEventBroker,
     DistributedUnitOfWorkBehavior,
+    EventConsumer,
     IdempotencyBehavior,
-    MemoryCache,
     Query,
     ReadOnlyTransactionBehavior,
     RequestHandler,
 )
+from mediator.behaviors import CachingBehavior, MemoryCache
 from mediator.behaviors.retry import RetryBehavior
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, validate, workers_of
 from mediator.errors import ContainerValidationError
-from mediator.testing import InMemoryDatabase, InMemoryIdempotency, InMemoryOutbox, InMemoryUnitOfWork
+from mediator.testing import (
+    InMemoryBroker,
+    InMemoryDatabase,
+    InMemoryEventSubscription,
+    InMemoryIdempotency,
+    InMemoryInbox,
+    InMemoryOutbox,
+    InMemoryUnitOfWork,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +137,76 @@ async def test_idempotency_is_a_worker_that_is_found_by_its_type():
 
     async with lifespan(Library(), workers=True) as library:
         assert [label for label, _ in workers_of(library)] == ["container.idempotency"]
+
+
+def problems_of(*behaviors: Any, command: type = Add, consuming: bool = False, given: bool = True) -> list[str]:
+    """What is wrong with a container that has a unit of work, and this list of behaviors."""
+
+    class Handler(RequestHandler[command, str]):  # type: ignore[valid-type]
+        def __init__(self, _repository: dict[str, Any] | None = None) -> None: ...
+
+        async def handle(self, command: Any) -> str:
+            return str(command)
+
+    class Library(containers.DeclarativeContainer):
+        database = providers.Singleton(InMemoryDatabase)
+        unit_of_work = Scoped(InMemoryUnitOfWork, database)
+        distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+        outbox = providers.Singleton(InMemoryOutbox, database)
+        repository = providers.Factory(dict, unit_of_work=unit_of_work)
+
+    made = [make(Library) for make in behaviors]
+    for number, provider in enumerate(made):
+        setattr(Library, f"behavior_{number}", provider)
+    Library.mediator = MediatorProvider(behaviors=providers.List(*made))
+    if consuming:
+        broker = providers.Singleton(InMemoryBroker)
+        subscription = providers.Singleton(InMemoryEventSubscription, broker, group="library")
+        inbox = providers.Singleton(InMemoryInbox, Library.database)
+        Library.consumer = providers.Singleton(
+            EventConsumer, subscription, inbox, Library.unit_of_work.provider, Library.mediator
+        )
+    Library.handler = providers.Factory(Handler, Library.repository) if given else providers.Factory(Handler)
+    try:
+        validate(Library(), relay_elsewhere=True)
+    except ContainerValidationError as error:
+        return [f"{problem.label}: {problem.text}" for problem in error.problems]
+    return []
+
+
+class Ping(Command[str]):
+    needs_unit_of_work: ClassVar[bool] = False
+
+
+class OfBilling(Command[str]):
+    pass
+
+
+class Pay(OfBilling):
+    pass
+
+
+class BillingTransaction(DistributedUnitOfWorkBehavior[OfBilling]):
+    pass
+
+
+def billing(library: Any) -> Any:
+    return providers.Factory(BillingTransaction, library.unit_of_work, library.distributed_events, library.outbox)
+
+
+def test_a_command_that_no_unit_of_work_would_run_is_found_at_its_handler():
+    (problem,) = problems_of()
+    assert problem.startswith("container.handler: handles Add, which no unit of work would run")
+    assert "needs_unit_of_work" in problem
+    assert problems_of(reading) == [problem]
+    assert problems_of(billing) == problems_of(billing, given=False) == [problem]
+
+
+def test_a_command_that_a_unit_of_work_runs_or_that_writes_nothing_is_not_reported():
+    assert problems_of(writing) == problems_of(billing, command=Pay) == problems_of(given=False) == []
+    assert problems_of(command=Ping) == problems_of(billing, command=Ping) == problems_of(command=Find) == []
+
+
+def test_a_command_that_handlers_of_events_send_runs_in_the_unit_of_work_of_their_consumer():
+    assert problems_of(consuming=True) == []
+    assert len(problems_of(billing, consuming=True)) == 1

@@ -5,8 +5,8 @@ import structlog
 from dependency_injector import containers, providers
 
 from mediator.dependency_injector import MediatorProvider, lifespan, workers_of
-from mediator.distributed.consumer import EventConsumer
-from mediator.distributed.relay import OutboxRelay
+from mediator.distributed.inbox import EventConsumer
+from mediator.distributed.outbox import OutboxRelay
 from mediator.errors import ContainerError, WorkerNotStoppedError
 
 from .shop import CountOrders, CountOrdersHandler

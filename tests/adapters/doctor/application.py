@@ -69,9 +69,11 @@ async def open_hasty_engine(url: str, pragma: str) -> AsyncGenerator[AsyncEngine
 
 
 @asynccontextmanager
-async def open_plain_engine(url: str) -> AsyncGenerator[AsyncEngine, None]:
+async def open_plain_engine(url: str, **options: Any) -> AsyncGenerator[AsyncEngine, None]:
     """An engine as SQLAlchemy makes it, which connects when it is used."""
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
+    scheme, _, rest = url.partition("://")
+    driver = {"postgresql": "asyncpg", "sqlite": "aiosqlite"}[scheme]
+    engine = create_async_engine(f"{scheme}+{driver}://{rest}", **options)
     yield engine
     await engine.dispose()
 
@@ -178,10 +180,10 @@ def hasty(pragma: str) -> Callable[..., Container]:
     return make
 
 
-def plain(config: dict[str, Any]) -> Container:
+def plain(config: dict[str, Any], **options: Any) -> Container:
     """The application with an engine that is not from `open_engine`."""
     container = Container(config=config)
-    container.engine.override(providers.Resource(open_plain_engine, config["database"]))
+    container.engine.override(providers.Resource(open_plain_engine, config["database"], **options))
     return container
 
 

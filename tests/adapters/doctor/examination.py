@@ -4,15 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from mediator.cli.doctor.check import Check
-from mediator.cli.doctor.checks import CHECKS
-from mediator.cli.doctor.command import diagnose
-from mediator.cli.doctor.finding import Level
+from mediator.cli.doctor.command import CHECKS, diagnose
+from mediator.cli.doctor.finding import Check, Level, Report
 from mediator.cli.doctor.installation import Options
-from mediator.cli.doctor.report import Report
 from mediator.cli.topology import apply_topology
 from mediator.nats import open_connection
-from mediator.nats.api import JetStreamApi
+from mediator.nats.topology import JetStreamApi
 from mediator.sqlalchemy import create_schema, open_engine
 from tests.adapters.doctor.application import Container, config
 

@@ -16,16 +16,15 @@ import pytest
 from click.testing import CliRunner
 from dependency_injector import providers
 
+from mediator import EventConsumer
 from mediator.cli.commands import cli
 from mediator.cli.doctor.brokers import Brokers
-from mediator.cli.doctor.check import Check, examine
 from mediator.cli.doctor.command import diagnose
-from mediator.cli.doctor.finding import Finding, fault, ok, warning
+from mediator.cli.doctor.finding import Check, Finding, Report, examine, fault, ok, warning
+from mediator.cli.doctor.inspection import AccountState, Inspection
 from mediator.cli.doctor.installation import Broker, Installation, Options
-from mediator.cli.doctor.report import Report
 from mediator.errors import PublisherUnavailableError
-from mediator.nats import NatsCluster, NatsServer, StreamSettings, open_connection
-from mediator.nats.inspection import AccountState, Inspection
+from mediator.nats import NatsCluster, NatsEventSubscription, NatsServer, StreamSettings, open_connection
 from mediator.nats.topology import Topology, WantedStream
 from tests.adapters.cli.sample import IdleContainer
 from tests.adapters.doctor.application import (
@@ -80,6 +79,7 @@ async def set_up_in(cluster: NatsCluster, given: dict[str, Any]) -> None:
         await cluster.start()
 
 
+@pytest.mark.thorough("builds a cluster of three servers")
 async def test_a_healthy_cluster_has_neither_and_one_copy_is_too_few_there(tmp_path: Path):
     async with NatsCluster() as cluster:
         three = config(database=f"sqlite:///{tmp_path / 'app.db'}", nats=cluster.urls, prefix="three", replicas=3)
@@ -97,6 +97,7 @@ async def test_a_healthy_cluster_has_neither_and_one_copy_is_too_few_there(tmp_p
                 await asyncio.sleep(0.2)
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_a_broker_that_is_away_is_one_fault_and_everything_else_is_told(installed: dict[str, Any]):
     report = await doctor({**installed, "nats": "nats://user:hidden@127.0.0.1:1"}, timeout=1)
     assert found(report) == [("fault", "broker-unreachable")]
@@ -104,6 +105,7 @@ async def test_a_broker_that_is_away_is_one_fault_and_everything_else_is_told(in
     assert {"database", "schema", "outbox"} <= {each.name for each in report.findings}
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_a_broker_that_does_not_answer_is_told_within_the_timeout(tmp_path: Path):
     async with NatsServer() as frozen:
         given = config(database=f"sqlite:///{tmp_path / 'app.db'}", nats=frozen.url, prefix="events")
@@ -152,6 +154,7 @@ async def test_what_was_never_created_is_missing(given: dict[str, Any], installe
         ({"discard": "old"}, ("fault", "stream-discard-old")),
         ({"duplicate_window": 5 * 10**9}, ("warning", "stream-duplicate-window")),
         ({"max_age": 86400 * 10**9}, ("warning", "stream-differs")),
+        ({"allow_atomic": True}, ("warning", "stream-differs")),
     ],
 )
 async def test_a_stream_with_another_setting_is_told_by_that_setting(installed: dict[str, Any], changes, expected):
@@ -189,9 +192,9 @@ async def test_a_consumer_that_gives_up_is_a_fault(installed: dict[str, Any]):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"ack_wait": 5 * 10**9}, "consumer-ack-wait"),
-        ({"max_ack_pending": 7}, "consumer-differs"),
-        ({"filter_subjects": ["{prefix}.ordering.other.*"]}, "consumer-differs"),
+        ({"ack_wait": 5 * 10**9}, ["consumer-ack-wait"]),
+        ({"max_ack_pending": 7}, ["consumer-differs", "consumer-places"]),
+        ({"filter_subjects": ["{prefix}.ordering.other.*"]}, ["consumer-differs"]),
     ],
 )
 async def test_a_consumer_that_differs_is_a_warning(installed: dict[str, Any], changes, expected):
@@ -203,7 +206,7 @@ async def test_a_consumer_that_differs_is_a_warning(installed: dict[str, Any], c
     wanted = (await call(url, f"CONSUMER.INFO.{stream}.shipping"))["config"]
     wanted.pop("filter_subject", None)
     await put_consumer(url, stream, wanted | filled)
-    assert found(await doctor(installed)) == [("warning", expected)]
+    assert sorted(found(await doctor(installed))) == [("warning", code) for code in expected]
 
 
 async def test_a_group_with_the_other_ordering_is_a_fault(installed: dict[str, Any]):
@@ -335,6 +338,7 @@ async def test_a_part_that_cannot_be_made_is_a_fault(installed: dict[str, Any]):
     assert set(found(report)) == {("fault", "part-failed")}
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 @pytest.mark.parametrize(
     ("part", "setting", "value", "unseen"),
     [
@@ -419,6 +423,7 @@ async def test_an_application_without_database_and_broker_is_healthy():
     assert [(each.level.value, each.name) for each in report.findings] == [("ok", "wiring")]
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_a_connection_for_requests_only_needs_no_jetstream(given: dict[str, Any]):
     accounts = "accounts { PLAIN { users: [{ user: a, password: secret }] } }"
     async with NatsServer(settings=accounts) as plain:
@@ -434,21 +439,33 @@ async def test_a_connection_for_requests_only_needs_no_jetstream(given: dict[str
     ("seen", "expected"),
     [
         ({"server_version": "2.9.25"}, ("fault", "broker-version")),
-        ({"server_version": "2.11.4"}, ("warning", "broker-version")),
+        ({"server_version": "2.11.4"}, None),
         ({"account": AccountState(4, 900, 1000, 1, 1)}, ("warning", "broker-storage")),
         ({"account": AccountState(4, 700, 1000, 1, 1)}, None),
     ],
 )
 async def test_what_no_server_of_these_tests_is_like_is_told_too(seen: dict[str, Any], expected):
-    stream = WantedStream("events", "dispatch", StreamSettings())
+    assert await found_of(seen, StreamSettings()) == ([expected] if expected else [])
+
+
+async def test_a_server_that_takes_no_batches_is_told_of_where_streams_are_to_take_some():
+    settings = StreamSettings(atomic_batches=True)
+    assert await found_of({"server_version": "2.11.4"}, settings) == [("warning", "broker-version")]
+    assert await found_of({"server_version": "2.12.0"}, settings) == []
+
+
+async def found_of(seen: dict[str, Any], settings: StreamSettings) -> list[tuple[str, str]]:
+    """What is found of a broker that looks so, where a stream is wanted."""
+    stream = WantedStream("events", "dispatch", settings)
     state = Inspection("nats://broker", **{"server_version": "2.12.0", "max_payload": 2**20, "jetstream": True} | seen)
     async with open_connection("nats://127.0.0.1:1") as connection:
         installation = Installation(None, Options())
         installation.brokers.append(Broker("container.publisher", connection, Topology((stream,)), state))
         report = Report(await examine(installation, [Brokers()], timeout=5))
-    assert found(report) == ([expected] if expected else [])
+    return found(report)
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_what_the_user_of_the_application_may_not_see_is_a_warning(tmp_path: Path):
     permissions = 'publish: ["$JS.API.INFO", "$JS.API.STREAM.INFO.>", "$JS.API.CONSUMER.INFO.>"]'
     users = f"""authorization {{ users: [
@@ -481,6 +498,7 @@ class Failing(Check):
         yield
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_a_check_that_hangs_or_fails_is_a_fault_and_keeps_no_other_from_its_work(installed: dict[str, Any]):
     report = await doctor(installed, checks=(Sleeping(), Failing(), Sleeping()), timeout=1)
     names = [each.name for each in report.findings]
@@ -540,3 +558,94 @@ async def publish(given: dict[str, Any], subject: str, body: Any) -> None:
     client = await nats.connect(given["nats"])
     await client.jetstream().publish(f"{given['prefix']}.{subject}", json.dumps(body).encode())
     await client.close()
+
+
+def trying(places: int, **tries: Any) -> type[Container]:
+    """The application with other places and tries."""
+
+    class Trying(Container):
+        subscription = providers.Singleton(
+            NatsEventSubscription,
+            Container.nats,
+            "shipping",
+            prefix=Container.config.prefix,
+            settings=Container.settings,
+            max_ack_pending=places,
+        )
+        consumer = providers.Singleton(
+            EventConsumer,
+            subscription,
+            Container.inbox,
+            Container.unit_of_work.provider,
+            Container.mediator,
+            **{"parking": Container.parking, "ordering": Container.config.ordering, **tries},
+        )
+
+    return Trying
+
+
+@pytest.mark.parametrize(
+    ("places", "tries", "said", "warns"),
+    [
+        (1000, {}, "1,000 failing events of one type fill its places (max_ack_pending) for up to 1,627 s", False),
+        (160, {}, "160 failing events", True),
+        (170, {}, "170 failing events", False),
+        (10, {"retry_delays": [0.0, 1.0]}, "10 failing events of one type fill its places", False),
+        (10, {"retry_delays": [60.0], "max_attempts": 4}, "for up to 216 s", True),
+        (1000, {"parking": None}, "for ever, since it has no parking", True),
+    ],
+)
+async def test_the_places_of_a_group_are_compared_with_the_tries_of_its_consumer(
+    given: dict[str, Any], places: int, tries: dict[str, Any], said: str, warns: bool
+):
+    await set_up(given)
+    await put_consumer(given["nats"], f"{given['prefix']}-ordering", await wanted_consumer(given, places))
+    report = await doctor(given, trying(places, **tries))
+    assert found(report) == ([("warning", "consumer-places")] if warns else [])
+    (finding,) = [each for each in report.findings if each.name in {"consumer", "consumer-places"}]
+    assert said in finding.text
+    assert not warns or "max_ack_pending" in finding.remedy
+
+
+async def wanted_consumer(given: dict[str, Any], places: int) -> dict[str, Any]:
+    there = await call(given["nats"], f"CONSUMER.INFO.{given['prefix']}-ordering.shipping")
+    return there["config"] | {"max_ack_pending": places}
+
+
+async def test_a_group_without_parking_may_be_filled_for_ever(given: dict[str, Any]):
+    class Endless(Container):
+        consumer = providers.Singleton(
+            EventConsumer, Container.subscription, Container.inbox, Container.unit_of_work.provider, Container.mediator
+        )
+
+    await set_up(given)
+    report = await doctor(given, Endless)
+    assert found(report) == [("warning", "consumer-places")]
+    assert "for ever, since it has no parking" in report.as_text()
+
+
+async def test_a_group_whose_places_are_nearly_taken_is_told(given: dict[str, Any]):
+    few = trying(10, retry_delays=[0.0, 1.0])
+    await set_up(given)
+    stream = f"{given['prefix']}-ordering"
+    await put_consumer(given["nats"], stream, await wanted_consumer(given, 10))
+    async with open_connection(given["nats"]) as connection:
+        client = await connection.client("publish", timeout=10)
+        subject = f"{given['prefix']}.ordering.order-placed.1"
+        for _ in range(9):
+            await client.jetstream().publish(subject, b"{}")
+        inbox = await client.subscribe(client.new_inbox())
+        asking = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.shipping"
+        for taken, names in ((7, []), (1, [("warning", "consumer-full")])):
+            for _ in range(taken):
+                await client.publish(asking, json.dumps({"batch": 1, "expires": 10**9}).encode(), reply=inbox.subject)
+                await inbox.next_msg(timeout=5)
+            report = await doctor(given, few)
+            assert [each for each in found(report) if each[1] == "consumer-full"] == names
+    assert "8 events are out, and 10 may be" in report.as_text()
+
+
+async def test_an_ordered_group_has_one_place_for_each_partition(given: dict[str, Any]):
+    ordered = {**given, "ordering": "key"}
+    await set_up(ordered)
+    assert "fill its places" not in (await doctor(ordered)).as_text()

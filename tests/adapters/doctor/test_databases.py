@@ -1,26 +1,31 @@
 """`mediator doctor`: what is wrong with the database and with what waits in it, each by its name, and nothing else."""
 
 import asyncio
+import functools
 import re
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dependency_injector import providers
 from filelock import FileLock
 from sqlalchemy import insert, text
 
-from mediator.cli.doctor.checks import CHECKS
-from mediator.cli.doctor.sqlite import SqliteSettings
-from mediator.cli.doctor.tables import Tables
+from mediator.cli.doctor.command import CHECKS
+from mediator.cli.doctor.databases import PostgresqlSettings, SqliteSettings, Tables
+from mediator.dependency_injector import rewired
+from mediator.distributed.inbox import EventConsumer
 from mediator.nats import NatsServer
 from mediator.sqlalchemy import metadata, open_engine
-from mediator.sqlalchemy.migrations import Migration, SchemaHistory
+from mediator.sqlalchemy.migrations import HISTORY, Migration, SchemaHistory
 from mediator.sqlalchemy.schema import archive, outbox, parked
-from tests.adapters.doctor.application import hasty, plain, refusing
+from tests.adapters.doctor.application import Container, hasty, plain, refusing
 from tests.adapters.doctor.examination import config, doctor, found, set_up
 from tests.postgres import PostgresServer
 
@@ -111,16 +116,16 @@ async def test_a_database_without_tables_is_one_fault(installed: dict[str, Any])
 
 
 async def test_tables_of_another_version_are_one_fault(installed: dict[str, Any]):
-    later = SchemaHistory(metadata, [Migration(2, {"sqlite": (), "postgresql": ()})])
+    later = SchemaHistory(metadata, [*HISTORY.migrations, Migration(3, {"sqlite": (), "postgresql": ()})])
     checks = tuple(Tables(later) if isinstance(check, Tables) else check for check in CHECKS)
     older = await doctor(installed, checks=checks)
     assert found(older) == [("fault", "schema-version")]
-    assert "this library needs version 2" in older.as_text()
+    assert "this library needs version 3" in older.as_text()
 
     await execute(installed["database"], "INSERT INTO mediator_schema VALUES (9, 0)")
     newer = await doctor(installed)
     assert found(newer) == [("fault", "schema-version")]
-    assert "knows them up to version 1" in newer.as_text()
+    assert "knows them up to version 2" in newer.as_text()
 
 
 async def test_each_difference_of_the_tables_is_a_fault(installed: dict[str, Any]):
@@ -168,6 +173,7 @@ async def test_an_engine_whose_readers_wait_for_the_writer_is_one_fault(sqlite: 
     assert found(report) == [("fault", "sqlite-journal-mode")]
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_a_writer_that_does_not_end_is_one_fault(sqlite: dict[str, Any]):
     with FileLock(sqlite["database"].removeprefix("sqlite:///") + ".writer"):
         assert found(await doctor(sqlite, timeout=2)) == [("fault", "database-busy")]
@@ -198,6 +204,27 @@ async def test_a_commit_that_does_not_wait_for_the_disk_is_one_fault(postgresql:
     assert found(await doctor(postgresql)) == [("fault", "synchronous-commit")]
 
 
+async def test_a_connection_in_another_encoding_is_one_fault(postgresql: dict[str, Any]):
+    latin = functools.partial(plain, connect_args={"server_settings": {"client_encoding": "LATIN1"}})
+    report = await doctor(postgresql, latin, (PostgresqlSettings(),))
+    assert ("fault", "database-encoding") in found(report)
+    assert "the connection has the encoding LATIN1" in report.as_text()
+
+
+async def test_a_file_in_utf_16_is_one_fault(server: NatsServer, tmp_path: Path):
+    file = tmp_path / "wide.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA encoding = 'UTF-16'")
+        connection.execute("CREATE TABLE texts (text TEXT)")
+    report = await doctor(settings(server, f"sqlite:///{file}"), plain, (SqliteSettings(),))
+    assert found(report) == [("fault", "database-encoding")]
+
+
+async def test_strings_in_which_a_backslash_escapes_are_one_warning(postgresql: dict[str, Any]):
+    await alter(postgresql, "standard_conforming_strings = off")
+    assert found(await doctor(postgresql)) == [("warning", "standard-conforming-strings")]
+
+
 async def test_another_isolation_level_is_one_warning(postgresql: dict[str, Any]):
     await alter(postgresql, "default_transaction_isolation = 'repeatable read'")
     assert found(await doctor(postgresql)) == [("warning", "isolation-level")]
@@ -219,6 +246,7 @@ async def test_a_server_that_may_lose_the_database_has_a_fault_for_each_setting(
     assert found(await doctor(given)) == [("fault", "fsync"), ("fault", "full-page-writes")]
 
 
+@pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_a_server_that_does_not_answer_is_told_within_the_timeout(server: NatsServer, reckless: PostgresServer):
     given = settings(server, reckless.url())
     await set_up(given)
@@ -237,6 +265,32 @@ async def test_a_pool_that_is_too_small_for_the_consumer_is_one_warning(installe
     assert found(report) == [("warning", "pool-size")]
     assert "14 are needed" in report.as_text()
     assert found(await doctor({**installed, "pool_size": 1})) == [("warning", "pool-size")]
+
+
+@rewired
+class ByDefault(Container):
+    """An application that leaves every setting of its parts as it is."""
+
+    engine = providers.Resource(open_engine, Container.config.database)
+    consumer = providers.Singleton(
+        EventConsumer,
+        Container.subscription,
+        Container.inbox,
+        Container.unit_of_work.provider,
+        Container.mediator,
+        parking=Container.parking,
+        ordering=Container.config.ordering,
+    )
+
+
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_the_defaults_of_the_library_fit_each_other(installed: dict[str, Any], ordering: str):
+    given = {**installed, "ordering": ordering, "prefix": f"{installed['prefix']}x"}
+    await set_up(given)
+    report = await doctor(given, make=ByDefault)
+
+    assert found(report) == []
+    assert report.status(strict=True) == 0
 
 
 async def test_clocks_that_differ_are_told_of_the_database_and_of_the_broker(postgresql: dict[str, Any]):

@@ -1,4 +1,4 @@
-"""Identities: the keys, JWTs and certificates with which tests and their servers prove who they are."""
+"""Identities: the keys, JWTs and certificates of tests and their servers."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Key:
-    """An nkey: of a user, an account or an operator."""
+    """An nkey of a user, an account or an operator."""
 
     seed: str
     public: str
@@ -26,7 +26,7 @@ class Key:
         return cls(seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode())
 
     def jwt(self, subject: "Key", kind: str, *, expires: float | None = None, **claims: object) -> str:
-        """A JWT that this key signs for another one."""
+        """Return a JWT for another key, signed by this key."""
         body = {"iat": int(time.time()), "iss": self.public, "sub": subject.public, "name": kind}
         body |= {"nats": {"type": kind, "version": 2, **claims}}
         if expires is not None:
@@ -50,7 +50,7 @@ class Operator:
 
     @property
     def settings(self) -> str:
-        """The lines of a server's settings that trust it."""
+        """Return the settings with which a server trusts the operator."""
         system = self.key.jwt(self.system, "account", limits={"subs": -1, "conn": -1, "data": -1, "payload": -1})
         names = ("subs", "data", "payload", "imports", "exports", "conn", "leaf", "mem_storage", "disk_storage")
         limits = dict.fromkeys((*names, "streams", "consumer"), -1) | {"wildcards": True}
@@ -61,7 +61,7 @@ class Operator:
         )
 
     def credentials(self, path: Path, *, expires: float | None = None) -> str:
-        """Write the credentials file of a new user; its secrets are the lines between those with dashes."""
+        """Write the credentials file of a new user. Its secrets stand between the lines of dashes."""
         user = Key.new()
         jwt = self.account.jwt(user, "user", expires=expires, subs=-1, data=-1, payload=-1, pub={}, sub={})
         replaced = path.with_suffix(".new")
@@ -84,7 +84,7 @@ class Authority:
         self._authority.cert_pem.write_to_path(self.path)
 
     def issue(self, name: str, host: str = "127.0.0.1", *, expired: bool = False) -> tuple[str, str]:
-        """The paths of a certificate and its key."""
+        """Issue a certificate, and return the paths of the certificate and its key."""
         until = datetime.now(UTC) - timedelta(days=1) if expired else None
         issued = self._authority.issue_cert(host, common_name=host, not_after=until)
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
@@ -93,7 +93,7 @@ class Authority:
         return str(certificate), str(key)
 
     def settings(self, *, verify: bool = False, expired: bool = False, host: str = "127.0.0.1", more: str = "") -> str:
-        """The lines of a server's settings that use it."""
+        """Return the settings with which a server uses the authority."""
         certificate, key = self.issue("server", host, expired=expired)
         return (
             f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{self.path}", '

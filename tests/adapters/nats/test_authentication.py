@@ -1,4 +1,4 @@
-"""Every way of proving to a broker who one is, and of being sure of the broker; secrets stay unseen."""
+"""Authentication to a broker and of the broker, in each supported way; secrets are never shown."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ def secret_lines(path: str) -> list[str]:
 
 
 async def reason(connection: NatsConnection, *words: str) -> PublisherUnavailableError:
-    """The error that says why there is no connection, as soon as it holds one of some words."""
+    """Wait until the connection error contains one of some words, and return it."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -47,7 +47,7 @@ async def reason(connection: NatsConnection, *words: str) -> PublisherUnavailabl
 
 
 def shown(error: BaseException) -> str:
-    """All that a log may show of an error, also one with the local variables of the library's frames."""
+    """Return everything that a log may show of an error, with the local variables of the library's frames."""
     texts = [str(error), repr(error), "".join(traceback.format_exception(error))]
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -358,7 +358,7 @@ def test_what_cannot_work_is_told_before_anything_connects(tmp_path: Path, make,
     options = make(tmp_path)
     with pytest.raises(SettingError) as caught:
         open_connection("nats://127.0.0.1:4222", **options)
-    assert caught.value.setting == setting
+    assert caught.value.subject == setting
     assert problem in str(caught.value)
     assert "hidden" not in shown(caught.value).lower()
 
@@ -411,6 +411,7 @@ async def test_a_seed_that_was_replaced_is_used_at_the_next_connect(tmp_path: Pa
         assert await connection.client("publish", timeout=5) is client
 
 
+@pytest.mark.thorough("waits for credentials to expire or to be read again")
 async def test_a_seed_that_is_unreadable_for_a_while_is_tried_again(tmp_path: Path) -> None:
     key = Key.new()
     path = seed_file(tmp_path / "seed", key)
@@ -429,6 +430,7 @@ async def test_a_seed_that_is_unreadable_for_a_while_is_tried_again(tmp_path: Pa
         await connection.client("publish", timeout=5)
 
 
+@pytest.mark.thorough("waits for credentials to expire or to be read again")
 async def test_a_jwt_that_expires_is_replaced_by_the_one_that_lies_in_the_file_by_then(tmp_path: Path) -> None:
     operator = Operator()
     lost = asyncio.Event()
@@ -463,6 +465,7 @@ async def test_certificates_that_were_replaced_are_used_at_the_next_connect(tmp_
         await changed(connection, server, theirs.settings(verify=True))
 
 
+@pytest.mark.thorough("waits for credentials to expire or to be read again")
 async def test_a_certificate_without_its_key_is_tried_again_until_the_key_has_come_too(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("app")
@@ -481,8 +484,8 @@ async def test_a_certificate_without_its_key_is_tried_again_until_the_key_has_co
 
 
 def test_keys_need_a_package_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mediator.nats.credentials._nkeys", None)
-    with pytest.raises(SettingError, match=r"pip install 'mediator\[nkeys\]'"):
+    monkeypatch.setattr("mediator.nats.connection.credentials._nkeys", None)
+    with pytest.raises(SettingError, match=r"pip install 'mediator-uow\[nkeys\]'"):
         open_connection("nats://h", nkeys_seed=seed_file(tmp_path / "seed", Key.new()))
 
 

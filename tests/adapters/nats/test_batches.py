@@ -11,14 +11,15 @@ from nats.aio.client import Client
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.errors import EventHeldBackError, EventRefusedError, PublisherUnavailableError
-from mediator.nats import NatsEventPublisher, open_connection
-from mediator.nats.batch import SMALLEST
-from mediator.nats.binding import context_of, to_headers
-from mediator.nats.flight import BATCH, Flight, Letter
+from mediator.nats import NatsEventPublisher, StreamSettings, open_connection
+from mediator.nats.binding import domain_of, to_headers
+from mediator.nats.publisher.in_flight import BATCH, SMALLEST, InFlight, OutgoingMessage
+
+BATCHED = StreamSettings(atomic_batches=True)
 
 
 async def stored(client: Client, stream: str) -> list[str]:
-    """The ids in a stream, in its order."""
+    """Return the ids in a stream, in its order."""
     return [headers["ce-id"] for headers in await headers_in(client, stream)]
 
 
@@ -29,7 +30,7 @@ async def headers_in(client: Client, stream: str) -> list[dict[str, str]]:
 
 
 async def batches_in(client: Client, stream: str) -> list[str]:
-    """The batch of each stored message; empty for one that was sent alone."""
+    """Return the batch id of each stored message; empty for a message that was sent alone."""
     return [headers.get("Nats-Batch-Id", "") for headers in await headers_in(client, stream)]
 
 
@@ -44,7 +45,7 @@ def errors(results) -> list[type]:
 
 
 async def test_many_events_of_one_stream_are_stored_as_one_batch_in_their_order(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}", f"k{n % 3}") for n in range(50)]
     assert set(errors(await publisher.publish(events))) == {type(None)}
     assert await stored(raw, f"{prefix}-shop") == [each.id for each in events]
@@ -52,7 +53,7 @@ async def test_many_events_of_one_stream_are_stored_as_one_batch_in_their_order(
 
 
 async def test_more_than_a_batch_holds_are_several_batches(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}", "k") for n in range(BATCH + SMALLEST)]
     assert set(errors(await publisher.publish(events))) == {type(None)}
     assert await stored(raw, f"{prefix}-shop") == [each.id for each in events]
@@ -61,11 +62,11 @@ async def test_more_than_a_batch_holds_are_several_batches(connection, raw, pref
 
 
 async def test_each_stream_has_a_batch_of_its_own(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}", type=f"{'shop' if n % 2 else 'store'}.added.v1") for n in range(2 * SMALLEST)]
     assert set(errors(await publisher.publish(events))) == {type(None)}
-    for context in ("shop", "store"):
-        batches = await batches_in(raw, f"{prefix}-{context}")
+    for domain in ("shop", "store"):
+        batches = await batches_in(raw, f"{prefix}-{domain}")
         assert (len(batches), len(set(batches))) == (SMALLEST, 1)
 
 
@@ -73,14 +74,14 @@ async def test_a_few_events_are_sent_one_by_one_and_so_are_all_when_batches_are_
     connection, raw, prefix, event
 ):
     few = [event(f"{n}") for n in range(SMALLEST - 1)]
-    await NatsEventPublisher(connection, "app", prefix=prefix).publish(few)
-    plain = NatsEventPublisher(connection, "app", prefix=prefix, atomic_batches=False)
+    await NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED).publish(few)
+    plain = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED, atomic_batches=False)
     await plain.publish([event(f"{n}") for n in range(100, 150)])
     assert set(await batches_in(raw, f"{prefix}-shop")) == {""}
 
 
 async def test_a_batch_that_holds_what_is_stored_already_is_completed_one_by_one(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     await publisher.publish([event(f"{n}", "k") for n in range(20)])
     for _ in range(2):
         results = await publisher.publish([event(f"{n}", "k") for n in range(60)])
@@ -89,14 +90,14 @@ async def test_a_batch_that_holds_what_is_stored_already_is_completed_one_by_one
 
 
 async def test_the_same_event_twice_in_a_batch_is_stored_once(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n % 30}") for n in range(60)]
     assert set(errors(await publisher.publish(events))) == {type(None)}
     assert sorted(await stored(raw, f"{prefix}-shop"), key=int) == [f"{n}" for n in range(30)]
 
 
 async def test_one_message_that_the_stream_refuses_is_identified_and_the_others_go_on(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED, size_grace=0)
     await publisher.publish([event("first")])
     await change_stream(raw, f"{prefix}-shop", max_msg_size=2000)
     events = [event(f"{n}", "k" if n in {7, 9} else None) for n in range(30)]
@@ -115,7 +116,7 @@ async def test_one_message_that_the_stream_refuses_is_identified_and_the_others_
 async def test_one_message_too_large_for_the_connection_does_not_spoil_the_batch_of_the_others(
     connection, raw, prefix, event
 ):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}") for n in range(30)]
     events[3] = event("3", data=b"x" * 2_000_000)
     events[4] = event("4", extensions={"note": "x" * 70_000})
@@ -126,24 +127,24 @@ async def test_one_message_too_large_for_the_connection_does_not_spoil_the_batch
 
 
 async def test_headers_just_too_large_with_those_of_a_batch_are_sent_alone(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}") for n in range(30)]
-    plain = Letter(event("4"), "shop", "s", to_headers(event("4", extensions={"note": ""}), application="app"))
+    plain = OutgoingMessage(event("4"), "shop", "s", to_headers(event("4", extensions={"note": ""}), application="app"))
     events[4] = event("4", extensions={"note": "x" * (65_535 - plain.header_size())})
     assert set(errors(await publisher.publish(events))) == {type(None)}
     assert (await batches_in(raw, f"{prefix}-shop")).count("") == 1
 
 
 async def test_a_stream_that_allows_no_batches_gets_the_events_one_by_one(connection, raw, prefix, event):
-    await NatsEventPublisher(connection, "app", prefix=prefix).publish([event("first")])
+    await NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED).publish([event("first")])
     await change_stream(raw, f"{prefix}-shop", allow_atomic=False)
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     assert set(errors(await publisher.publish([event(f"{n}", "k") for n in range(40)]))) == {type(None)}
     assert await stored(raw, f"{prefix}-shop") == ["first", *(f"{n}" for n in range(40))]
 
 
 async def test_batches_that_are_forbidden_meanwhile_are_not_tried_again(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     await publisher.publish([event(f"a{n}") for n in range(20)])
     await change_stream(raw, f"{prefix}-shop", allow_atomic=False)
     client = await connection.client("publish", timeout=1)
@@ -163,7 +164,7 @@ async def test_batches_that_are_forbidden_meanwhile_are_not_tried_again(connecti
 
 
 async def test_with_too_many_open_batches_the_events_are_stored_one_by_one(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     await publisher.publish([event("first")])
     for n in range(60):
         headers = {"Nats-Batch-Id": f"open{n}", "Nats-Batch-Sequence": "1"}
@@ -176,7 +177,7 @@ async def test_with_too_many_open_batches_the_events_are_stored_one_by_one(conne
 
 
 async def test_concurrent_batches_do_not_mix_up_their_results(connection, raw, prefix, event):
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     calls = [[event(f"{call}-{n}", f"k{call}") for n in range(25)] for call in range(12)]
     for call, results in zip(calls, await asyncio.gather(*map(publisher.publish, calls)), strict=True):
         assert [(result.event, result.error) for result in results] == [(each, None) for each in call]
@@ -188,7 +189,7 @@ async def test_concurrent_batches_do_not_mix_up_their_results(connection, raw, p
 @pytest.mark.parametrize("moment", [0.0, 0.002, 0.004, 0.01])
 async def test_a_crash_in_the_middle_leaves_all_or_nothing_and_a_resend_completes_it(server, event, moment):
     async with open_connection(server.url) as connection:
-        publisher = NatsEventPublisher(connection, "app")
+        publisher = NatsEventPublisher(connection, "app", settings=BATCHED)
         async with asyncio.timeout(10):
             while any(result.error for result in await publisher.publish([event("first")])):
                 await asyncio.sleep(0.02)
@@ -207,7 +208,7 @@ async def test_a_crash_in_the_middle_leaves_all_or_nothing_and_a_resend_complete
         assert await stored(client, "events-shop") == ["first", *(f"{n}" for n in range(300))]
 
 
-letters = st.lists(
+messages = st.lists(
     st.tuples(
         st.sampled_from(["a", "b"]), st.sampled_from([None, "k", "l"]), st.sampled_from(["", "stored", "failed"])
     ),
@@ -215,28 +216,30 @@ letters = st.lists(
 )
 
 
-@given(letters, st.sets(st.sampled_from(["a", "b"])))
-async def test_nothing_is_put_into_a_batch_before_what_precedes_it_under_its_key(given_letters, contexts):
+@given(messages, st.sets(st.sampled_from(["a", "b"])))
+async def test_nothing_is_put_into_a_batch_before_what_precedes_it_under_its_key(given_messages, domains):
     made = [
-        CloudEvent(f"{n}", f"{context}.x.v1", datetime(2026, 1, 1, tzinfo=UTC), b"", partitionkey=key)
-        for n, (context, key, _) in enumerate(given_letters)
+        CloudEvent(f"{n}", f"{domain}.x.v1", datetime(2026, 1, 1, tzinfo=UTC), b"", partitionkey=key)
+        for n, (domain, key, _) in enumerate(given_messages)
     ]
-    flight = Flight(
-        [Letter(each, context_of(each.type), "s", {}) for each in made], [each.partitionkey for each in made], "broker"
+    in_flight = InFlight(
+        [OutgoingMessage(each, domain_of(each.type), "s", {}) for each in made],
+        [each.partitionkey for each in made],
+        "broker",
     )
     fate: dict[int, str] = {}
-    for index, (_, _, wanted) in enumerate(given_letters):
+    for index, (_, _, wanted) in enumerate(given_messages):
         if wanted and index not in fate:
             earlier = [
                 i for i in range(index) if made[i].partitionkey and made[i].partitionkey == made[index].partitionkey
             ]
             if all(fate.get(i) == "stored" for i in earlier):
-                flight.settle(index, None if wanted == "stored" else PublisherUnavailableError("broker", "no"))
+                in_flight.settle(index, None if wanted == "stored" else PublisherUnavailableError("broker", "no"))
                 fate[index] = wanted
-    for context, line in flight.in_line(contexts, 1000).items():
+    for domain, line in in_flight.in_line(domains, 1000).items():
         assert line == sorted(line)
         for place, index in enumerate(line):
-            assert context_of(made[index].type) == context
+            assert domain_of(made[index].type) == domain
             assert index not in fate
             key = made[index].partitionkey
             earlier = [i for i in range(index) if key and made[i].partitionkey == key]

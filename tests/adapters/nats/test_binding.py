@@ -1,7 +1,8 @@
-"""What an event looks like as a NATS message, both ways."""
+"""Events as NATS messages: how they are written and read."""
 
 import contextlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -28,13 +29,20 @@ events = st.builds(
     data=st.binary(max_size=50),
     source=filled,
     datacontenttype=filled,
-    partitionkey=st.none() | text,
+    partitionkey=st.none() | filled,
     extensions=st.dictionaries(names, text, max_size=4),
 )
 
 
 def read(headers: dict[str, str] | None, data: bytes = b"{}") -> CloudEvent:
     return from_message(headers, data, fallback_id="events-shop:7", stored_at=STORED_AT)
+
+
+@pytest.mark.thorough("waits in real time, or does much work")
+@given(events)
+def test_an_event_with_an_empty_key_is_not_written(event: CloudEvent) -> None:
+    with pytest.raises(ValueError, match="partition key is empty"):
+        to_headers(replace(event, partitionkey=""))
 
 
 @given(events)

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import nats
 import pytest
 
-from mediator import Query, RemoteSender, RequestResponder, trust_broker
-from mediator.distributed.channel import RemoteCall
+from mediator import Query
+from mediator.distributed.requests import RemoteCall, RemoteSender, RequestResponder, trust_broker
 from mediator.errors import (
+    PublisherUnavailableError,
     RemoteFailedError,
     RemoteRefusedError,
     RemoteResponseError,
@@ -194,3 +195,13 @@ async def test_who_may_not_send_a_request_is_told_so_at_once() -> None:
             for _ in range(2):
                 with pytest.raises(RemoteUnavailableError, match=r"its user may not publish to requests\.tools\.echo"):
                     await sender.send(Echo("x"))
+
+
+async def test_however_many_requests_there_were_nobody_listens_for_refusals_of_them_any_more(shared_server: NatsServer):
+    async with open_connection(shared_server.url) as connection:
+        client: Any = await connection.client("publish", timeout=5)
+        before = len(client._on_denied)
+        for _ in range(3):
+            with pytest.raises(PublisherUnavailableError):
+                await NatsRequestChannel(connection, "tools").call(RemoteCall("tools.nobody", b"{}", 5.0))
+        assert len(client._on_denied) == before

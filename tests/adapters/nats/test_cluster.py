@@ -11,9 +11,11 @@ import nats.errors
 import nats.js.errors
 import pytest
 
-from mediator.distributed.subscription import Deliveries
+from mediator.distributed.inbox import Deliveries
 from mediator.errors import ServerStartError, SettingError
 from mediator.nats import NatsCluster, NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+
+pytestmark = pytest.mark.thorough("builds clusters of three servers")
 
 TYPE = "shop.order-placed"
 REPLICATED = StreamSettings(replicas=3, partitions=4)
@@ -44,7 +46,7 @@ async def take_in(deliveries: Deliveries, ids: list[str], count: int) -> None:
 
 
 async def stored(cluster: NatsCluster, count: int) -> list[str]:
-    """The ids in the stream, once there are so many: a server that has just come back may still see the past."""
+    """Return the ids in the stream when there are that many: a server that has just restarted may have an old state."""
     client = await nats.connect(cluster.urls)
     jetstream, ids = client.jetstream(), []
     try:
@@ -108,7 +110,7 @@ async def test_publishing_and_consuming_go_on_when_the_leader_of_the_stream_is_k
                 await leader.kill()
                 await publishing
                 await take_in(deliveries, ids, 60 * (round_ + 1))
-                await cluster.start()  # also waits until it has caught up: two of three are to be whole at any time
+                await cluster.start()  # also waits until it has caught up: two of three must be complete at any time
         assert sorted(ids) == sorted(f"{r}-{n}" for r in range(2) for n in range(60))
         for key in range(3) if ordering == "key" else ():
             assert [one for one in ids if int(one[2:]) % 3 == key] == [

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.nats import NatsConnection, NatsServer, open_connection
-from mediator.nats.cluster import _free_ports
+from mediator.nats.server import _free_ports
 
 PASSWORD = "s3cr%2Ft"
 AUTHORIZATION = 'authorization { user: "app", password: "s3cr/t" }'
@@ -97,6 +97,7 @@ async def test_a_server_that_comes_up_late_is_found() -> None:
             await server.stop()
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_each_change_of_state_is_one_line_in_the_log(server: NatsServer) -> None:
     lost, back = asyncio.Event(), asyncio.Event()
     with capture_logs() as logs:
@@ -115,6 +116,19 @@ async def test_each_change_of_state_is_one_line_in_the_log(server: NatsServer) -
     assert [(line["event"], line["log_level"]) for line in logs] == states
 
 
+async def test_what_is_sent_while_the_connection_is_lost_is_refused_and_not_sent_when_it_is_there_again(
+    server: NatsServer,
+) -> None:
+    lost = asyncio.Event()
+    async with open_connection(server.url) as connection:
+        client = await connection.client("publish", timeout=5)
+        connection.on_disconnect("publish", lost.set)
+        await server.kill()
+        await asyncio.wait_for(lost.wait(), 5)
+        with pytest.raises(nats.errors.OutboundBufferLimitError):
+            await client.publish("x", b"x")
+
+
 async def test_a_client_that_was_closed_unasked_is_replaced(shared_server: NatsServer) -> None:
     async with open_connection(shared_server.url) as connection:
         first = await connection.client("publish", timeout=5)
@@ -126,6 +140,7 @@ async def test_a_client_that_was_closed_unasked_is_replaced(shared_server: NatsS
         assert await answered(connection)
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_the_watchdog_heals_a_client_whose_reader_died(server: NatsServer) -> None:
     async with open_connection(server.url, probe_interval=0.2) as connection:
         client = await connection.client("publish", timeout=5)
@@ -188,6 +203,7 @@ async def test_a_url_that_cannot_work_is_told_at_once_without_its_password(url) 
     assert "hidden" not in str(caught.value)
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_a_client_that_may_not_ask_jetstream_is_left_alone() -> None:
     users = 'authorization { users: [{user: a, password: b, permissions: {publish: {deny: "$JS.API.INFO"}}}] }'
     async with NatsServer(settings=users) as server:
@@ -203,4 +219,4 @@ async def test_a_client_that_may_not_ask_jetstream_is_left_alone() -> None:
                     await asyncio.wait_for(lost.wait(), 1)
                 assert connection.epoch("publish") == 1
     refusals = [line["reason"] for line in logs if line["event"] == "refused by the broker"]
-    assert refusals == ['nats: permissions violation for publish to "$js.api.info"']  # the password is a letter of it
+    assert refusals == ['nats: permissions violation for publish to "$js.api.info"']  # the password is in it

@@ -133,3 +133,67 @@ async def test_a_commit_wakes_the_outbox_of_another_process(
             await waiting
         async with outbox.claim(1) as batch:
             assert len(batch.events) == 1
+
+
+@pytest.mark.thorough("waits in real time, or does much work")
+async def test_a_flood_of_rings_of_a_stranger_makes_the_relay_look_ten_times_a_second_and_no_ring_is_lost(
+    connection: NatsConnection, doorbell: NatsDoorbell, raw: Client, prefix: str, tmp_path: Path
+) -> None:
+    async with open_engine(f"sqlite:///{tmp_path}/ledger.db") as engine:
+        await create_schema(engine)
+        ledger, outbox = Ledger(engine), SqlAlchemyOutbox(engine, doorbell=doorbell)
+        ledger.outbox = outbox
+        looks = found = 0
+
+        async def look() -> None:
+            nonlocal looks, found
+            while True:
+                await outbox.wait(60)
+                async with outbox.claim(10) as batch:
+                    looks, found = looks + 1, found + len(batch.events)
+                    await batch.settle([each.id for each in batch.events])
+
+        looking = asyncio.create_task(look())
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        while clock() < begun + 1:
+            await raw.publish(f"mediator-wake.{prefix}", b"stranger")
+            await asyncio.sleep(0)
+        await raw.flush()
+        assert looks <= 2 + 10 * (clock() - begun)
+        for number in range(1, 4):  # what is committed here meanwhile waits for no ring
+            await raw.publish(f"mediator-wake.{prefix}", b"stranger")
+            await ledger.send(Do(adding(Blob(number))))
+            async with asyncio.timeout(5):
+                while found < number:
+                    await asyncio.sleep(0.005)
+        looking.cancel()
+        await asyncio.wait((looking,))
+
+
+async def test_rings_are_passed_on_at_once_as_long_as_there_is_something_to_find(
+    connection: NatsConnection, raw: Client, prefix: str, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    async with (
+        open_engine(url) as web,
+        open_engine(url) as worker,
+        open_doorbell(connection, prefix) as doorbell,
+    ):
+        listening = Listener(doorbell)
+        await create_schema(web)
+        ledger, outbox = Ledger(web), SqlAlchemyOutbox(worker, doorbell=doorbell)
+        await listening.wait()
+        await outbox.wait(0.1)
+        waits = []
+        clock = asyncio.get_running_loop().time
+        for number in range(5):
+            await ledger.send(Do(adding(Blob(number))))
+            begun = clock()
+            await raw.publish(f"mediator-wake.{prefix}", b"another process")
+            await outbox.wait(60)
+            waits.append(clock() - begun)
+            async with outbox.claim(10) as batch:
+                assert len(batch.events) == 1
+                await batch.settle([each.id for each in batch.events])
+        assert sorted(waits)[2] < 0.08

@@ -1,4 +1,4 @@
-"""What is seen of a broker: all of it, or why not."""
+"""The inspection of a broker returns everything, or the reason why not."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mediator.cli.doctor.inspection import inspect_broker
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.nats import (
@@ -18,16 +19,13 @@ from mediator.nats import (
     StreamSettings,
     open_connection,
 )
-from mediator.nats.api import JetStreamApi
-from mediator.nats.inspection import inspect_broker
-from mediator.nats.provisioning import provision
-from mediator.nats.topology import Topology, merged
+from mediator.nats.topology import JetStreamApi, Topology, merged, provision
 
 TYPE = "shop.order-placed"
 
 
 def wanted(connection: NatsConnection, prefix: str) -> Topology:
-    settings = StreamSettings(max_age=3600, duplicate_window=60, max_bytes=10**7, partitions=4)
+    settings = StreamSettings(max_age=3600, duplicate_window=60, max_bytes=10**7, partitions=4, atomic_batches=True)
     return merged(
         [
             NatsEventPublisher(connection, "shop", prefix=prefix, settings=settings).topology([TYPE]),
@@ -47,7 +45,7 @@ async def test_streams_and_consumers_are_shown_as_they_are(
     topology = wanted(connection, prefix)
     await provide(connection, topology)
     publisher = NatsEventPublisher(
-        connection, "shop", prefix=prefix, settings=StreamSettings(3600, 60, 10**7, partitions=4)
+        connection, "shop", prefix=prefix, settings=StreamSettings(3600, 60, 10**7, partitions=4, atomic_batches=True)
     )
     await publisher.publish([event("a"), event("b"), event("c")])
     subscription = NatsEventSubscription(connection, "shipping", prefix=prefix, ack_wait=20)
@@ -56,7 +54,7 @@ async def test_streams_and_consumers_are_shown_as_they_are(
         await deliveries.next()
         async with asyncio.timeout(10):
             seen = await inspect_broker(connection, topology)
-            while seen.consumers[0].ack_floor == 0:  # nobody is told when an acknowledgement has arrived
+            while seen.consumers[0].ack_floor == 0:  # the arrival of an acknowledgement is not reported
                 seen = await inspect_broker(connection, topology)
 
     assert (seen.reachable, seen.jetstream, seen.problems) == (True, True, ())
@@ -103,6 +101,7 @@ async def test_a_server_without_jetstream_is_told() -> None:
     assert seen.problems
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_what_the_user_may_not_ask_is_told_and_the_rest_shown(prefix: str) -> None:
     users = f"""authorization {{ users: [
         {{ user: admin, password: "administrator" }}
@@ -139,6 +138,7 @@ async def test_a_monitoring_that_cannot_be_used_is_told(connection: NatsConnecti
         await inspect_broker(connection, Topology(), monitoring="file:///etc/passwd")
 
 
+@pytest.mark.thorough("builds a cluster of three servers")
 async def test_a_replica_that_is_away_is_named(event: Callable[..., CloudEvent]) -> None:
     async with NatsCluster() as cluster, open_connection(cluster.urls) as connection:
         topology = NatsEventPublisher(connection, "shop", settings=StreamSettings(replicas=3)).topology([TYPE])

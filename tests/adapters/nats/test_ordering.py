@@ -12,11 +12,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from mediator.distributed.subscription import Deliveries
+from mediator.distributed.inbox import Deliveries
 from mediator.errors import SettingError
 from mediator.nats import NatsEventSubscription, StreamSettings, open_connection
-from mediator.nats.room import Room
+from mediator.nats.subscription.puller import Slots
 from tests.adapters.nats.deliveries import losing_next_pull, publish, take, take_ids, until_told
+
+pytestmark = pytest.mark.thorough("kills and freezes processes")
 
 TYPE = "shop.order-placed"
 
@@ -31,7 +33,7 @@ async def nothing(deliveries: Deliveries, seconds: float = 0.3) -> None:
 
 
 def keys(count: int, event) -> list[str]:
-    """Keys that lie in as many partitions."""
+    """Return keys that lie in as many different partitions."""
     found: dict[int, str] = {}
     for n in range(1000):
         found.setdefault(event("x", f"k{n}").bucket % 16, f"k{n}")
@@ -223,8 +225,8 @@ async def test_several_streams_are_consumed_side_by_side(connection, prefix, eve
     await publish(connection, prefix, *events)
     async with subscription(connection, prefix).open(["shop.x", "store.x"], prefetch=1, ordering="key") as deliveries:
         ids = await take_ids(deliveries, 6)
-    for context in ("shop", "store"):
-        assert [one for one in ids if one.startswith(context)] == [f"{context}-{n}" for n in range(3)]
+    for domain in ("shop", "store"):
+        assert [one for one in ids if one.startswith(domain)] == [f"{domain}-{n}" for n in range(3)]
 
 
 async def test_types_of_one_key_keep_their_order_among_each_other(connection, prefix, event) -> None:
@@ -303,7 +305,7 @@ async def test_a_consumer_of_one_partition_that_is_deleted_is_set_up_again_while
         await held["a"].ack()
         await raw.jetstream().delete_consumer(f"{prefix}-shop", f"g-p{event('x', one).bucket % 16}")
         await publish(connection, prefix, event("c", one))
-        seen = await take_ids(deliveries, 2)  # from its start again: "a" may come twice
+        seen = await take_ids(deliveries, 2)  # it starts again from the beginning: "a" may come twice
         assert seen == ["a", "c"]
         await held["b"].ack()
 
@@ -381,7 +383,7 @@ async def test_an_unknown_ordering_is_refused(connection) -> None:
 
 
 def test_places_are_given_out_in_the_order_of_asking() -> None:
-    room, granted = Room(1), []
+    room, granted = Slots(1), []
     assert room.take()
     assert not room.take()
     for name in "abc":

@@ -1,4 +1,4 @@
-"""Publishing events into JetStream: stored once, in order, bounded, and every failure told apart."""
+"""Publishing events into JetStream: stored once, in order and within bounds; every failure has its own error."""
 
 import asyncio
 import time
@@ -20,14 +20,13 @@ from mediator.errors import (
     StreamUnavailableError,
 )
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsServer, StreamSettings, open_connection
-from mediator.nats.api import JetStreamApi
-from mediator.nats.provisioning import provision
-from mediator.nats.streams import create_stream, stream_config
+from mediator.nats.topology import JetStreamApi, provision
+from mediator.nats.topology.streams import create_stream, stream_config
 from mediator.testing import InMemoryDatabase, InMemoryOutbox
 
 
 async def stored(client: Client, stream: str) -> list[str]:
-    """The ids in a stream, in its order."""
+    """Return the ids in a stream, in its order."""
     jetstream = client.jetstream()
     state = (await jetstream.stream_info(stream)).state
     messages = [await jetstream.get_msg(stream, seq, direct=True) for seq in range(1, state.last_seq + 1)]
@@ -99,7 +98,7 @@ async def test_an_event_that_cannot_be_written_is_refused_and_holds_back_its_key
 
 async def test_a_header_too_large_for_the_broker_is_refused_and_the_connection_lives(event) -> None:
     async with NatsServer(settings="max_payload: 2048") as server, open_connection(server.url) as connection:
-        publisher = NatsEventPublisher(connection, "app")
+        publisher = NatsEventPublisher(connection, "app", size_grace=0)
         extension = {"note": "x" * 1900}
         [fits_not] = await publisher.publish([event("1", data=b"x" * 500, extensions=extension)])
         assert isinstance(fits_not.error, EventRefusedError)
@@ -110,7 +109,7 @@ async def test_a_header_too_large_for_the_broker_is_refused_and_the_connection_l
 
 async def test_the_size_that_is_checked_is_the_size_that_the_broker_counts(event) -> None:
     async with NatsServer(settings="max_payload: 2048") as server, open_connection(server.url) as connection:
-        publisher = NatsEventPublisher(connection, "app")
+        publisher = NatsEventPublisher(connection, "app", size_grace=0)
         sizes = range(1500, 2000)
         results = await publisher.publish([event(f"{size}", data=b"x" * size) for size in sizes])
         kinds = [type(r.error) for r in results]
@@ -120,6 +119,7 @@ async def test_the_size_that_is_checked_is_the_size_that_the_broker_counts(event
         assert connection.epoch("publish") == 1
 
 
+@pytest.mark.thorough("waits for streams that are silent")
 async def test_with_the_broker_away_results_say_so_quickly_and_later_the_same_events_are_stored(event) -> None:
     server = NatsServer()
     await server.start()
@@ -201,7 +201,7 @@ async def test_concurrent_publishes_do_not_mix_up_their_results(connection, pref
         assert [r.error is None for r in results] == [True] * 20 + [False]
 
 
-async def test_without_provision_a_missing_stream_is_told_and_other_contexts_go_on(connection, prefix, event) -> None:
+async def test_without_provision_a_missing_stream_is_told_and_other_domains_go_on(connection, prefix, event) -> None:
     await NatsEventPublisher(connection, "app", prefix=prefix).publish([event(type="there.x.v1")])
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, provision=False)
     results = await publisher.publish([event("1"), event("2", type="there.x.v1")])
@@ -254,7 +254,7 @@ async def test_a_stream_is_created_as_the_settings_say(connection, raw, prefix, 
     assert config.subjects == [f"{prefix}.shop.>"]
     assert (config.discard, config.retention, config.storage) == ("new", "limits", "file")
     assert (config.max_age, config.duplicate_window) == (7 * 24 * 3600, 600)
-    assert (config.allow_atomic, config.allow_direct) == (True, True)
+    assert (bool(config.allow_atomic), config.allow_direct) == (False, True)
     assert config.metadata["mediator.partitions"] == "16"
 
 
@@ -271,7 +271,7 @@ async def test_a_stream_that_was_deleted_is_created_again(connection, raw, prefi
 async def test_a_checked_stream_that_falls_silent_is_asked_about_again(
     connection, raw, prefix, event, count: int
 ) -> None:
-    """Here it was deleted, and somebody else who listens for its events keeps the broker from saying that it is gone."""
+    """It was deleted, and the broker does not report that, because another client subscribes to its subjects."""
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, timeout=0.5)
     await publish_until_stored(publisher, [event("0")])
     await raw.subscribe(f"{prefix}.shop.>")
@@ -324,6 +324,7 @@ def test_stream_settings_that_cannot_work_are_refused(wrong) -> None:
         StreamSettings(**wrong)
 
 
+@pytest.mark.thorough("waits for streams that are silent")
 async def test_a_broker_that_comes_back_is_noticed_at_once(server, prefix, event) -> None:
     async with open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "shop", prefix=prefix)
@@ -339,33 +340,34 @@ async def test_a_broker_that_comes_back_is_noticed_at_once(server, prefix, event
 
 
 SILENT = 3.5
-"""Within how many seconds the broker has stored what is for others: the time of one check that is not answered, and more."""
+"""Seconds until the events of other domains are stored: the time of one unanswered check, and a margin."""
 
 
 @asynccontextmanager
 async def broker_that_is_silent_about(count: int) -> AsyncIterator[tuple[NatsConnection, list[str]]]:
-    """A connection whose user may not ask about some streams, which exist, and the contexts of these."""
-    contexts = [f"silent{number}" for number in range(count)]
-    denied = ", ".join(f'"$JS.API.STREAM.INFO.events-{context}"' for context in contexts)
+    """Yield a connection whose user may not read the information of some existing streams, and their domains."""
+    domains = [f"silent{number}" for number in range(count)]
+    denied = ", ".join(f'"$JS.API.STREAM.INFO.events-{domain}"' for domain in domains)
     users = f'{{ user: app, password: "pw", permissions: {{ publish: {{ deny: [{denied}] }} }} }}'
     users += ', { user: admin, password: "pw" }'
     async with NatsServer(settings=f"authorization {{ users: [ {users} ] }}") as server:
         async with open_connection(server.url, user="admin", password="pw") as connection:
             api = JetStreamApi(await connection.client("publish", timeout=10), "")
-            for context in contexts:
-                await create_stream(api, stream_config("events", context, StreamSettings(max_bytes=1024**2)))
+            for domain in domains:
+                await create_stream(api, stream_config("events", domain, StreamSettings(max_bytes=1024**2)))
         async with open_connection(server.url, user="app", password="pw") as connection:
             await connection.client("publish", timeout=10)
-            yield connection, contexts
+            yield connection, domains
 
 
+@pytest.mark.thorough("waits for streams that are silent")
 @pytest.mark.parametrize("count", [1, 3, 8])
 async def test_however_many_streams_are_silent_the_events_of_the_others_are_stored_in_the_time_of_one(
     event, count: int
 ) -> None:
-    async with broker_that_is_silent_about(count) as (connection, contexts):
+    async with broker_that_is_silent_about(count) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app")
-        events = [event(context, type=f"{context}.changed.v1") for context in contexts]
+        events = [event(domain, type=f"{domain}.changed.v1") for domain in domains]
         events.insert(count // 2, event("healthy"))
         started = time.monotonic()
         results = await publisher.publish(events)
@@ -373,21 +375,22 @@ async def test_however_many_streams_are_silent_the_events_of_the_others_are_stor
         assert [result.event for result in results] == events
         errors = {result.event.id: result.error for result in results}
         assert errors.pop("healthy") is None
-        for context in contexts:
-            assert isinstance(errors[context], PublisherUnavailableError)
-            assert f"its user may not publish to $JS.API.STREAM.INFO.events-{context}" in str(errors[context])
+        for domain in domains:
+            assert isinstance(errors[domain], PublisherUnavailableError)
+            assert f"its user may not publish to $JS.API.STREAM.INFO.events-{domain}" in str(errors[domain])
         client = await connection.client("publish", timeout=1)
         assert await stored(client, "events-shop") == ["healthy"]
 
 
+@pytest.mark.thorough("waits for streams that are silent")
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 500), (3, 500), (8, 500), (1, 1), (3, 2)])
-async def test_a_relay_goes_on_with_the_other_contexts_however_many_streams_are_silent(
+async def test_a_relay_goes_on_with_the_other_domains_however_many_streams_are_silent(
     event, count: int, batch_size: int
 ) -> None:
-    """Also when their events fill whole batches."""
-    async with broker_that_is_silent_about(count) as (connection, contexts):
+    """This holds also when their events fill whole batches."""
+    async with broker_that_is_silent_about(count) as (connection, domains):
         database = InMemoryDatabase()
-        database.outbox += [event(context, type=f"{context}.changed.v1") for context in contexts]
+        database.outbox += [event(domain, type=f"{domain}.changed.v1") for domain in domains]
         database.outbox.append(event("healthy"))
         outbox = InMemoryOutbox(database)
         with capture_logs() as logs:
@@ -399,18 +402,18 @@ async def test_a_relay_goes_on_with_the_other_contexts_however_many_streams_are_
             relay.cancel()
             await asyncio.wait([relay])
         assert [archived.id for archived in database.archive] == ["healthy"]
-        assert {line["context"] for line in logs if line["event"] == "context waits"} == {*contexts}
+        assert {line["context"] for line in logs if line["event"] == "context waits"} == {*domains}
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-async def test_a_relay_goes_on_with_the_other_contexts_when_events_for_a_full_stream_fill_its_batches(
+async def test_a_relay_goes_on_with_the_other_domains_when_events_for_a_full_stream_fill_its_batches(
     connection, prefix, event, atomic: bool
 ) -> None:
-    small = StreamSettings(max_bytes=10_000)
+    small = StreamSettings(max_bytes=10_000, atomic_batches=atomic)
     database = InMemoryDatabase()
     database.outbox += [event(f"{number}", data=b"x" * 1000) for number in range(100)]
     database.outbox.append(event("healthy", type="stock.changed.v1"))
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=small, atomic_batches=atomic)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=small)
     with capture_logs() as logs:
         relay = asyncio.create_task(OutboxRelay(InMemoryOutbox(database), publisher, batch_size=20).run())
         async with asyncio.timeout(20):
@@ -425,6 +428,7 @@ async def test_a_relay_goes_on_with_the_other_contexts_when_events_for_a_full_st
     assert f"The stream {prefix}-shop" in waits[0]["reason"]
 
 
+@pytest.mark.thorough("waits for streams that are silent")
 async def test_behind_an_event_for_a_silent_stream_no_event_of_its_key_is_sent(event) -> None:
     async with broker_that_is_silent_about(1) as (connection, [silent]):
         publisher = NatsEventPublisher(connection, "app")
@@ -435,10 +439,11 @@ async def test_behind_an_event_for_a_silent_stream_no_event_of_its_key_is_sent(e
         assert sorted(await stored(client, "events-shop")) == ["1", "4"]
 
 
+@pytest.mark.thorough("waits for streams that are silent")
 async def test_half_of_the_timeout_is_left_for_what_is_not_silent(event) -> None:
-    async with broker_that_is_silent_about(2) as (connection, contexts):
+    async with broker_that_is_silent_about(2) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app", timeout=3)
-        events = [*(event(context, type=f"{context}.changed.v1") for context in contexts), event("healthy")]
+        events = [*(event(domain, type=f"{domain}.changed.v1") for domain in domains), event("healthy")]
         *silent, healthy = await publisher.publish(events)
         assert healthy.error is None
         for result in silent:
@@ -446,6 +451,7 @@ async def test_half_of_the_timeout_is_left_for_what_is_not_silent(event) -> None
             assert "no answer about it within 1.5 s" in str(result.error)
 
 
+@pytest.mark.thorough("waits for streams that are silent")
 async def test_nobody_waits_for_what_another_publish_asks_about_a_silent_stream(event) -> None:
     async with broker_that_is_silent_about(1) as (connection, [silent]):
         publisher = NatsEventPublisher(connection, "app")
@@ -460,11 +466,11 @@ async def test_nobody_waits_for_what_another_publish_asks_about_a_silent_stream(
 
 
 async def test_a_publish_that_is_cancelled_while_it_asks_leaves_nothing_behind(event) -> None:
-    async with broker_that_is_silent_about(3) as (connection, contexts):
+    async with broker_that_is_silent_about(3) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app")
         await publish_until_stored(publisher, [event("0")])
         before = asyncio.all_tasks()
-        events = [event(context, type=f"{context}.changed.v1") for context in contexts]
+        events = [event(domain, type=f"{domain}.changed.v1") for domain in domains]
         publishing = asyncio.create_task(publisher.publish([*events, event("healthy")]))
         await asyncio.sleep(0.05)
         publishing.cancel()

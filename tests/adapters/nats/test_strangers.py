@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from urllib.parse import urlsplit
 
 import pytest
@@ -9,11 +10,10 @@ from structlog.testing import capture_logs
 
 from mediator import EventConsumer
 from mediator.distributed.cloudevents import bucket_of
+from mediator.distributed.inbox import Delivery, ParkedReplay
 from mediator.distributed.parking import ParkedFilter
-from mediator.distributed.replay import ParkedReplay
-from mediator.distributed.subscription import Delivery
 from mediator.errors import EventRefusedError
-from mediator.nats import NatsEventPublisher, NatsEventSubscription
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsServer, StreamSettings, open_connection
 from tests.adapters.nats.deliveries import take
 from tests.unit.consuming.application import Application
 
@@ -62,7 +62,7 @@ async def stream(connection, prefix, event) -> str:
 
 
 async def received(connection, prefix: str, count: int) -> list[Delivery]:
-    """What a group receives, without our own event at the start."""
+    """Return what a group receives, without our own event at the start."""
     deliveries = []
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=50) as opened:
         for _ in range(count + 1):
@@ -72,7 +72,7 @@ async def received(connection, prefix: str, count: int) -> list[Delivery]:
 
 
 async def send_bytes(url: str, subject: bytes, headers: bytes, body: bytes) -> None:
-    """Publish as a producer that checks nothing."""
+    """Publish bytes as a producer that checks nothing."""
     reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
     await reader.readline()
     writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
@@ -87,7 +87,8 @@ async def send_bytes(url: str, subject: bytes, headers: bytes, body: bytes) -> N
 async def test_hostile_values_stay_values_on_the_wire_and_come_back_as_they_were(
     connection, raw, prefix, event, batched
 ) -> None:
-    publisher = NatsEventPublisher(connection, "app", prefix=prefix, atomic_batches=batched)
+    settings = StreamSettings(atomic_batches=batched)
+    publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=settings)
     sent = [
         event(text, text, source=text, extensions={"note": text}, datacontenttype=text, data=text.encode())
         for text in HOSTILE
@@ -150,6 +151,43 @@ async def test_a_name_of_an_extension_that_is_none_is_refused(connection, prefix
     assert sent.error is None
 
 
+USERS = """authorization { users: [
+    { user: app, password: "secret" },
+    { user: stranger, password: "secret", permissions: { publish: ["events.shop.>"], subscribe: ["_INBOX.>"] } },
+] }"""
+API = ["STREAM.DELETE.events-shop", "STREAM.PURGE.events-shop", "CONSUMER.DELETE.events-shop.g"]
+ANSWERED = [
+    {},
+    {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1"},
+    {"Nats-Batch-Id": "c", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"},
+    {"Nats-Batch-Id": "d", "Nats-Batch-Sequence": "2"},
+    {"Nats-Expected-Stream": "x"},
+    {"Nats-Rollup": "all"},
+    {"Nats-Msg-Id": "1"},
+]
+
+
+async def test_what_the_broker_answers_to_the_events_of_a_stranger_changes_no_stream(event) -> None:
+    """It replies to the subject that the stranger gives, with its own permissions, but never with a valid API request."""
+    async with (
+        NatsServer(settings=USERS) as server,
+        open_connection(server.url, user="app", password="secret") as connection,
+        open_connection(server.url, user="stranger", password="secret") as other,
+    ):
+        raw = await connection.client("publish", timeout=10)
+        stranger = await other.client("publish", timeout=10)
+        [stored] = await NatsEventPublisher(connection, "app").publish([event("1")])
+        assert stored.error is None
+        async with NatsEventSubscription(connection, "g").open([TYPE], prefetch=1) as opened:
+            await (await take(opened)).ack()
+        for subject in API:
+            for headers in ANSWERED:
+                await stranger.publish(f"events.{TYPE}.0", b"{}", f"$JS.API.{subject}", headers)
+        await stranger.request(f"events.{TYPE}.0", b"{}")
+        state = (await raw.jetstream().stream_info("events-shop")).state
+        assert (state.first_seq, state.consumer_count) == (1, 1)
+
+
 async def test_a_plain_consumer_of_nats_understands_what_we_send(connection, raw, prefix, event) -> None:
     extensions = {"correlationid": "c-1", "traceparent": "00-1-2-01"}
     await NatsEventPublisher(connection, "app", prefix=prefix).publish([event("a b", "key 1", extensions=extensions)])
@@ -186,7 +224,9 @@ async def test_foreign_producers_are_understood_in_every_way_the_specification_a
     await jetstream.publish(subject, b"\xff\xfe\0", headers=binary | {"ce-datacontenttype": "image/png"})
     deliveries = await received(connection, prefix, 6)
     assert [each.problem for each in deliveries] == [""] * 6
-    assert [each.event.id for each in deliveries] == ["1", "1", f"{stream}:4", "4", "4", "1"]
+    without_id = deliveries[2].event.id
+    assert [each.event.id for each in deliveries] == ["1", "1", without_id, "4", "4", "1"]
+    assert re.fullmatch(rf"{stream}:4@\d{{19}}", without_id)
     assert [each.event.data for each in deliveries] == [
         b'{"a": 1}',
         b"{}",
@@ -252,7 +292,7 @@ async def test_of_what_is_broken_the_type_and_the_key_are_still_told(
         headers = {"Content-Type": "application/cloudevents+json"}
     await raw.jetstream().publish(f"{prefix}.{TYPE}.3", json.dumps(broken).encode(), headers=headers)
     [delivery] = await received(connection, prefix, 1)
-    assert (delivery.event, delivery.remnant.type, delivery.remnant.partitionkey) == (None, f"{TYPE}.v1", "a b")
+    assert (delivery.event, delivery.unreadable.type, delivery.unreadable.partitionkey) == (None, f"{TYPE}.v1", "a b")
     assert "cannot be decoded" not in delivery.problem
 
 
@@ -303,7 +343,7 @@ async def test_a_header_that_comes_twice_and_others_unknown_do_no_harm(connectio
 @pytest.mark.parametrize("size", [2, 10_000])
 @pytest.mark.usefixtures("stream")
 async def test_a_subject_that_is_none_stops_nothing(connection, shared_server, prefix, token, size) -> None:
-    """The server takes any bytes for a token but those that end it."""
+    """The server accepts any bytes in a token except separators."""
     headers = HEAD + b"ce-id: strange\r\n\r\n"
     await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.".encode() + token, headers, b"x" * size)
     good = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "x", "ce-id": "good"}

@@ -1,8 +1,9 @@
-"""Reading what a stream holds: all of it, in order, in spite of disturbances, and without a trace."""
+"""Reading a stream: all messages, in order, despite disturbances, and without leaving a consumer behind."""
 
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from nats.aio.client import Client
@@ -10,8 +11,8 @@ from nats.aio.client import Client
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.errors import PublisherUnavailableError, SettingError
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsServer, StreamSettings, open_connection
-from mediator.nats.api import JetStreamApi
-from mediator.nats.header_scan import HeaderScan
+from mediator.nats.stream_contents import HeaderScan
+from mediator.nats.topology import JetStreamApi
 
 Make = Callable[..., CloudEvent]
 SMALL = StreamSettings(max_bytes=64 * 1024**2)
@@ -26,7 +27,15 @@ async def fill(publisher: NatsEventPublisher, make: Make, count: int) -> list[st
 
 
 async def ids(publisher: NatsEventPublisher) -> list[str]:
-    return [each async for page in publisher.contents.ids("shop") for each in page]
+    pages = publisher.contents.ids("shop")
+    return [own_id(each) async for page in pages for each in page]
+
+
+def own_id(held: tuple[str, str]) -> str:
+    """Return the id of an event that the shop has published."""
+    source, event_id = held
+    assert source == "shop"
+    return event_id
 
 
 async def test_a_stream_of_several_batches_with_gaps_is_read_whole_and_leaves_no_consumer(
@@ -39,7 +48,7 @@ async def test_a_stream_of_several_batches_with_gaps_is_read_whole_and_leaves_no
     assert sorted(await ids(publisher), key=int) == [each for each in sent if each not in ("0", "1999", "2000", "4099")]
     pages = publisher.contents.ids("shop")
     await anext(pages)
-    await pages.aclose()  # whoever stops early leaves none either
+    await pages.aclose()  # reading that stops early leaves none either
     assert (await raw.jetstream().stream_info(f"{prefix}-shop")).state.consumer_count == 0
 
 
@@ -63,20 +72,21 @@ async def test_a_stream_is_read_from_its_beginning_when_nothing_came_since_a_tim
     publisher = NatsEventPublisher(connection, "shop", prefix=prefix, settings=SMALL)
     await publisher.publish([event("a")])
     since = datetime.now(UTC) + timedelta(hours=1)
-    found = [each async for page in publisher.contents.ids("shop", since=since) for each in page]
+    found = [own_id(each) async for page in publisher.contents.ids("shop", since=since) for each in page]
     assert found == ["a"]
 
 
+@pytest.mark.thorough("waits for a server that is away")
 async def test_a_server_that_is_killed_meanwhile_costs_time_and_no_id(event: Make, tmp_path):
     async with NatsServer(tmp_path) as server, open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "shop", settings=SMALL)
         sent = await fill(publisher, event, 5000)
         pages = publisher.contents.ids("shop")
-        found = list(await anext(pages))
+        found = [own_id(each) for each in await anext(pages)]
         await server.kill()
         await server.start()
         async with asyncio.timeout(60):
-            found += [each async for page in pages for each in page]
+            found += [own_id(each) async for page in pages for each in page]
     assert sorted(found, key=int) == sent
     assert len(found) == len(set(found))
 
@@ -90,7 +100,7 @@ async def test_a_message_that_is_lost_on_the_way_is_read_again(
     dropped = False
     subscribe = client.subscribe
 
-    async def lossy(subject: str, *, cb):
+    async def lossy(subject: str, *, cb, **options: Any):
         async def sieve(message):
             nonlocal dropped
             if message.reply.split(".")[5:6] == ["150"] and not dropped:
@@ -98,15 +108,16 @@ async def test_a_message_that_is_lost_on_the_way_is_read_again(
                 return
             await cb(message)
 
-        return await subscribe(subject, cb=sieve)
+        return await subscribe(subject, cb=sieve, **options)
 
     monkeypatch.setattr(client, "subscribe", lossy)
     assert sorted(await ids(publisher), key=int) == sent
     assert dropped
 
 
+@pytest.mark.thorough("waits for a server that is away")
 async def test_a_server_that_stays_away_is_an_error_after_a_while(event: Make, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mediator.nats.header_scan._SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr("mediator.nats.stream_contents._SILENCE_SECONDS", 0.1)
     async with NatsServer() as server, open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "shop", settings=SMALL)
         await fill(publisher, event, 10)
@@ -175,10 +186,11 @@ authorization { users: [
 """
 
 
+@pytest.mark.thorough("waits for a server that is away")
 async def test_a_user_who_may_read_the_stream_can_verify_and_one_who_may_not_is_told_so(
     event: Make, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("mediator.nats.header_scan._PAUSE", 0.01)
+    monkeypatch.setattr("mediator.nats.stream_contents._PAUSE", 0.01)
     async with NatsServer(settings=READING) as server:
         async with open_connection(server.url, user="admin", password="administrator") as connection:
             admin = NatsEventPublisher(connection, "shop", settings=SMALL)

@@ -1,4 +1,4 @@
-"""Pulling deliveries: everything arrives, nothing beyond the prefetch, and outages are waited for."""
+"""Pulling deliveries: every event arrives, never more than the prefetch; pulling goes on after outages."""
 
 import asyncio
 import contextlib
@@ -11,19 +11,18 @@ from structlog.testing import capture_logs
 
 from mediator.errors import SettingError
 from mediator.nats import NatsEventSubscription, StreamSettings, open_connection
-from mediator.nats.api import JetStreamApi
-from mediator.nats.provisioning import provision
+from mediator.nats.topology import JetStreamApi, provision
 from tests.adapters.nats.deliveries import losing_next_pull, publish, take, take_ids, until_told
 
 TYPE = "shop.order-placed"
 
 
-async def consumer_state(raw: Client, prefix: str, group: str = "g", context: str = "shop"):
-    return await raw.jetstream().consumer_info(f"{prefix}-{context}", group)
+async def consumer_state(raw: Client, prefix: str, group: str = "g", domain: str = "shop"):
+    return await raw.jetstream().consumer_info(f"{prefix}-{domain}", group)
 
 
 async def until(condition, seconds: float = 8) -> None:
-    """Wait until a condition holds; what it looks at may not exist yet."""
+    """Wait until a condition holds; the object that it checks may not exist yet."""
     async with asyncio.timeout(seconds):
         while True:
             with contextlib.suppress(NotFoundError):
@@ -68,7 +67,7 @@ async def test_many_events_of_one_key_arrive_in_order_with_little_prefetch(conne
         assert await take_ids(deliveries, 300) == [f"{n}" for n in range(300)]
 
 
-async def test_several_contexts_come_from_several_streams_and_other_types_stay_away(connection, prefix, event) -> None:
+async def test_several_domains_come_from_several_streams_and_other_types_stay_away(connection, prefix, event) -> None:
     types = ["shop.order-placed.v1", "shop.order-placed.v2", "bank.paid.v1", "shop.unwanted.v1"]
     await publish(connection, prefix, *(event(f"{n}", type=wire) for n, wire in enumerate(types)))
     subscription = NatsEventSubscription(connection, "g", prefix=prefix)
@@ -104,6 +103,7 @@ async def test_a_nak_brings_the_event_again_after_its_delay(connection, prefix, 
         assert (await take(deliveries)).attempt == 3
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_without_an_acknowledgement_it_comes_again_unless_it_is_in_progress(connection, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=1)
@@ -116,6 +116,7 @@ async def test_without_an_acknowledgement_it_comes_again_unless_it_is_in_progres
         assert (await take(deliveries)).attempt == 2
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_what_waits_to_be_taken_is_not_delivered_twice(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=0.8)
@@ -145,12 +146,25 @@ async def test_a_message_that_is_no_event_is_handed_over_with_its_problem(connec
             await delivery.ack()
 
 
-async def test_a_foreign_event_without_id_is_named_after_its_place(connection, raw, prefix, event) -> None:
+async def test_a_foreign_event_without_id_is_named_after_its_place_and_time(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     headers = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "legacy"}
     await raw.jetstream().publish(f"{prefix}.shop.order-placed.0", b"{}", headers=headers)
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
-        assert await take_ids(deliveries, 2) == ["a", f"{prefix}-shop:2"]
+        assert await take_ids(deliveries, 1) == ["a"]
+        first = await take(deliveries)
+        await first.ack()
+    await raw.jetstream().delete_stream(f"{prefix}-shop")
+    await publish(connection, prefix, event("b"))
+    await raw.jetstream().publish(f"{prefix}.shop.order-placed.0", b"{}", headers=headers)
+    async with NatsEventSubscription(connection, "g2", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
+        assert await take_ids(deliveries, 1) == ["b"]
+        second = await take(deliveries)
+    assert first.event is not None
+    assert second.event is not None
+    assert first.former_id == second.former_id == f"{prefix}-shop:2"
+    assert first.event.id.startswith(f"{prefix}-shop:2@")
+    assert first.event.id != second.event.id
 
 
 async def test_leaving_hands_unread_deliveries_back_at_once(connection, raw, prefix, event) -> None:
@@ -192,6 +206,7 @@ async def test_leaving_is_bounded_when_the_server_is_frozen(server, prefix, even
         assert time.monotonic() - started < 2
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server, prefix, event) -> None:
     await server.kill()
     async with open_connection(server.url) as connection:
@@ -212,6 +227,7 @@ async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server,
         assert connection.epoch("consume") == 2
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_an_outage_is_logged_by_the_connection_and_by_nobody_else(server, prefix, event) -> None:
     with capture_logs() as logs:
         async with open_connection(server.url) as connection:
@@ -261,6 +277,7 @@ async def test_a_consumer_or_stream_that_was_deleted_is_set_up_again(connection,
                 pass
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_a_pull_that_died_in_silence_is_noticed(connection, raw, prefix, event) -> None:
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=1) as deliveries:
         await publish(connection, prefix, event("a"))
@@ -272,6 +289,7 @@ async def test_a_pull_that_died_in_silence_is_noticed(connection, raw, prefix, e
         assert await take_ids(deliveries, 1) == ["b"]
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_without_provision_stream_and_consumer_are_waited_for_and_missed_in_one_line_each(
     connection, prefix, event
 ) -> None:
@@ -376,7 +394,7 @@ async def test_a_puller_that_fails_leaves_nobody_waiting(connection, prefix, mon
     async def fail(self, now: float) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr("mediator.nats.puller.Puller._ask_for_more", fail)
+    monkeypatch.setattr("mediator.nats.subscription.puller.Puller._ask_for_more", fail)
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
         with pytest.raises(ExceptionGroup) as raised:
             await take(deliveries)

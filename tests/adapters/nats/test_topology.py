@@ -1,4 +1,4 @@
-"""What an application wants of a broker, and what is done when it finds something else there."""
+"""The topology that an application needs on a broker, and the steps when the broker has another one."""
 
 import asyncio
 from collections.abc import Iterable
@@ -19,21 +19,22 @@ from mediator.errors import (
     StreamNotFoundError,
 )
 from mediator.nats import NatsConnection, NatsEventPublisher, NatsEventSubscription, StreamSettings
-from mediator.nats.api import JetStreamApi
-from mediator.nats.consumers import (
+from mediator.nats.topology import (
     ConsumerSettings,
-    adapted,
-    consumer_config,
-    consumer_updates,
+    Item,
+    JetStreamApi,
+    Topology,
     ensure_consumer,
-    filters,
-    surplus,
+    ensure_stream,
+    merged,
+    plan,
+    provision,
+    published,
+    survey,
 )
-from mediator.nats.plan import Item, plan
-from mediator.nats.provisioning import provision
-from mediator.nats.streams import ensure_stream, stream_config
-from mediator.nats.survey import Survey, survey
-from mediator.nats.topology import Topology, merged, published
+from mediator.nats.topology.consumers import adapted, consumer_config, consumer_updates, filters, surplus
+from mediator.nats.topology.provisioning import Survey
+from mediator.nats.topology.streams import stream_config
 
 BROKER = "nats://somewhere"
 names = st.sampled_from(["a.b.*", "a.c.*", "a.d.*", "a.e.*"])
@@ -157,6 +158,19 @@ def test_on_a_stream_with_other_partitions_no_consumers_are_planned_for_partitio
     assert [item.consumer for item in items if item.config] == ["by-none"]
 
 
+def test_that_an_application_publishes_into_a_stream_hides_not_that_its_ordered_group_refuses_the_partitions(
+    connection: NatsConnection,
+) -> None:
+    parts = [
+        published("e", ["sales.paid"], StreamSettings()),
+        NatsEventSubscription(connection, "shipping", prefix="e").topology(["sales.paid"], ordering="key"),
+    ]
+    for declared in permutations(parts):
+        items = plan(merged(declared), Survey({"e-sales": {"config": sales(32)}}, {}))
+        assert {item.status for item in items if item.consumer} == {"differs"}
+        assert [item for item in items if item.config] == []
+
+
 def test_consumers_of_a_group_are_known_by_their_names(connection: NatsConnection) -> None:
     topology = wanted(connection, "e", ["sales.paid"])
     assert [topology.is_of_group(name) for name in ("shipping", "shipping-p12", "shipping-px", "billing")] == [
@@ -181,12 +195,13 @@ async def test_it_is_created_once_however_many_do_it_at_a_time(
 
     found = await survey(api, merged(versions))
     assert [item.status for item in plan(merged(versions), found)] == ["present"] * 3
-    assert found.streams[f"{prefix}-stock"]["config"]["allow_atomic"]
+    assert not found.streams[f"{prefix}-stock"]["config"].get("allow_atomic")
     again: list[Item] = []
     await provision(api, merged(versions), done=again.append)
     assert again == []
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_an_endless_quarrel_is_given_up(api: JetStreamApi, connection: NatsConnection, prefix: str) -> None:
     topology = wanted(connection, prefix, ["sales.paid"])
     stream, _ = f"{prefix}-sales", await provision(api, topology, done=lambda item: None)

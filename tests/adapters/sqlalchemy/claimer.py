@@ -1,4 +1,4 @@
-"""A process that claims the events of a database, says so, and settles them when it is told to.
+"""A process that claims the events of a database, reports it, and settles them on demand.
 
 `python -m tests.adapters.sqlalchemy.claimer URL FROZEN_SECONDS`
 """

@@ -10,7 +10,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator import (
-    Binding,
     Command,
     DistributedEvent,
     DistributedEventBroker,
@@ -20,12 +19,13 @@ from mediator import (
     NotificationHandler,
     PipelineBehavior,
     Query,
-    Registry,
     RequestHandler,
     current_scope,
 )
+from mediator.binding import Binding
+from mediator.registry import Registry
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema
-from mediator.sqlalchemy.pool import ConnectionPool
+from mediator.sqlalchemy.engine import ConnectionPool
 
 sqlite_only = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 postgresql_only = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
@@ -120,13 +120,13 @@ class Ledger:
         await self.unit_of_work.session.execute(text("INSERT INTO entries VALUES (:text)"), {"text": entry})
 
     async def entries(self) -> list[str]:
-        """What is committed."""
+        """Return the committed entries."""
         async with self.engine.connect() as connection:
             number = "rowid" if self.engine.dialect.name == "sqlite" else "number"
             return [row.text for row in await connection.execute(text(f"SELECT text FROM entries ORDER BY {number}"))]
 
     async def staged(self) -> list[str]:
-        """The texts of the events that are committed, in order."""
+        """Return the texts of the committed events, in order."""
         async with self.engine.connect() as connection:
             rows = await connection.execute(text("SELECT data FROM mediator_outbox ORDER BY sequence"))
             return [json.loads(row.data)["text"] for row in rows]
@@ -174,7 +174,7 @@ class _Note(NotificationHandler[Noted]):
 
 
 def pool_of(engine: AsyncEngine) -> ConnectionPool:
-    """The engine's pool, to count what is checked out."""
+    """Return the engine's pool, to count connections in use."""
     pool = engine.sync_engine.pool
     assert isinstance(pool, ConnectionPool)
     return pool

@@ -1,4 +1,4 @@
-"""What is published after the commit: in order, each in a transaction of its own, and never after a rollback."""
+"""Publishing after the commit: in order, each in a transaction of its own, and never after a rollback."""
 
 import asyncio
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator import Concurrent, Outcome, TransactionMode, current_scope
-from mediator.distributed.publisher import EventPublisher
-from mediator.errors import AfterCommitError, EventsNotPublishedError, UnitOfWorkRolledBackError
+from mediator import Concurrent, TransactionMode, current_scope
+from mediator.distributed.outbox import EventPublisher
+from mediator.errors import AfterCommitError, EventsNotPublishedError, RolledBackError
+from mediator.transactions import Outcome
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Noted, Write
 
 
@@ -79,7 +80,7 @@ async def test_a_swallowed_failure_drops_them_with_the_doomed_commit(ledger: Led
         with pytest.raises(LookupError):
             await ledger.send(Do(fail))
 
-    with pytest.raises(UnitOfWorkRolledBackError):
+    with pytest.raises(RolledBackError):
         await ledger.send(Do(act))
     assert await ledger.entries() == []
 
@@ -99,7 +100,7 @@ async def test_a_rollback_to_a_savepoint_drops_those_added_since(ledger: Ledger)
     assert await ledger.entries() == ["before", "kept"]
 
 
-async def test_what_follows_may_have_followers_of_its_own(ledger: Ledger) -> None:
+async def test_calls_after_a_commit_may_publish_after_their_own_commit(ledger: Ledger) -> None:
     scopes = []
 
     async def second(ledger: Ledger) -> None:
@@ -156,6 +157,7 @@ async def test_a_handler_that_cancels_itself_is_a_failure_like_others(ledger: Le
     assert await ledger.entries() == ["next"]
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_they_have_a_time_limit_and_those_without_time_are_named(engine: AsyncEngine) -> None:
     ledger = Ledger(engine, behavior_options={"after_commit_timeout": 1.0})
     cancelled = asyncio.Event()

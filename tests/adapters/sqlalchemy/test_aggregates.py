@@ -1,4 +1,4 @@
-"""Aggregates that SQLAlchemy maps, in every way in which it does: the session's unit of work publishes their events."""
+"""Aggregates that SQLAlchemy maps, in each of its styles: the session's unit of work publishes their events."""
 
 import gc
 import weakref
@@ -173,7 +173,7 @@ async def test_handlers_see_what_the_session_held(ledger, log, session):
     assert counts == [1]
 
 
-async def test_what_is_recorded_while_the_session_is_flushed_is_published_too(ledger, log, session):
+async def test_events_recorded_during_a_flush_are_published_too(ledger, log, session):
     def inserted(_mapper: object, _connection: object, entity: Declared) -> None:
         entity.record(Renamed(f"inserted {entity.name}"))
 
@@ -222,7 +222,7 @@ async def test_an_aggregate_belongs_to_the_session_it_is_in_whatever_runs_inside
     assert (rows, log) == (["outer"], ["Eda"])
 
 
-async def test_what_is_recorded_before_the_transaction_begins_is_for_the_next_one_of_the_session(ledger, log, session):
+async def test_events_recorded_before_a_transaction_are_for_the_next_one_of_the_session(ledger, log, session):
     async def add(ledger: Ledger) -> None:
         session().add(Declared(name="Ada"))
 

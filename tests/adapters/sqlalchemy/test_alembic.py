@@ -24,7 +24,7 @@ def invoke(operations: Operations, found: Any) -> None:
 
 
 def include_object(_object: object, name: str | None, kind: str, *_: object) -> bool:
-    """As the page about databases shows it."""
+    """Exclude the library's tables, as the page about databases shows it."""
     return not (kind == "table" and (name or "").startswith("mediator_"))
 
 

@@ -1,4 +1,4 @@
-"""The behaviors in the box around real transactions: what is told, repeated or converted agrees with the database."""
+"""The library's behaviors around real transactions: errors, retries and conversions agree with the database."""
 
 import asyncio
 import contextlib
@@ -7,31 +7,24 @@ from typing import Any
 
 import pytest
 
-from mediator import (
-    Binding,
-    Handled,
-    Mediator,
-    Outcome,
-    PipelineBehavior,
-    Registry,
-    RequestExceptionHandler,
-    RequestExceptionProcessorBehavior,
-    TimeoutBehavior,
-    TransactionMode,
-)
+from mediator import Mediator, PipelineBehavior, TimeoutBehavior, TransactionMode
+from mediator.behaviors import Handled, RequestExceptionHandler, RequestExceptionProcessorBehavior
 from mediator.behaviors.retry import RetryBehavior
+from mediator.binding import Binding
 from mediator.errors import (
     AfterCommitError,
     CommitOutcomeUnknownError,
     CommittedError,
     MessageTimeoutError,
-    UnitOfWorkRolledBackError,
+    RolledBackError,
 )
+from mediator.registry import Registry
 from mediator.testing.failpoints import Failure, failpoint
+from mediator.transactions import Outcome
 from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Noted, Write
 
 LIMIT = 0.5
-"""Seconds: longer than a command takes on a busy machine, for the time is to be up at the place that a test has chosen."""
+"""Seconds, more than a command takes on a busy machine: the time must run out at the place that a test chooses."""
 
 
 class RefusedError(Exception):
@@ -89,7 +82,7 @@ def failing(times: int, error: type[Exception] = ConnectionError) -> Callable[[L
 
 
 def until_timed_out() -> Callable[[], Any]:
-    """An action of a failpoint that ends when this task has been told that its time is up."""
+    """An action of a failpoint that lasts until the timeout cancels this task."""
     task = asyncio.current_task()
 
     async def wait() -> None:
@@ -148,7 +141,7 @@ async def test_a_commit_of_unknown_outcome_stays_unknown_when_the_time_is_up(led
     assert caught.value is lost
 
 
-async def test_what_failed_after_the_commit_is_told_rather_than_the_time(ledger: Ledger) -> None:
+async def test_a_failure_after_the_commit_is_raised_rather_than_the_timeout(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> str:
         ledger.mediator.publish_after_commit(Noted("b", fails=True))
         await ledger.write("a")
@@ -223,16 +216,19 @@ async def test_a_failed_commit_is_repeated(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("error", [ConnectionError("later"), CommittedError("1", "response")])
-async def test_what_has_committed_is_never_repeated_whatever_it_raised_then(ledger: Ledger, error: Exception) -> None:
+async def test_a_committed_command_is_never_retried_whatever_it_raised_afterwards(
+    ledger: Ledger, error: Exception
+) -> None:
     class FailAfterwards(PipelineBehavior[Write, str]):
         async def handle(self, _message: Write, call_next: Any) -> str:
             await call_next()
             raise error
 
     listed(ledger, retry(), FailAfterwards())
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(CommittedError) as caught:
         await ledger.send(Write("a"))
-    assert caught.value is error
+    assert error in (caught.value, caught.value.__cause__)
+    assert caught.value.response in ("A", "response")
     assert await ledger.entries() == ["a"]
 
 
@@ -247,9 +243,13 @@ async def test_a_commit_of_unknown_outcome_is_never_repeated(ledger: Ledger) -> 
 
     listed(ledger, retry(), Disguise())
     unknown = CommitOutcomeUnknownError("the transaction", "the connection was lost")
-    with failpoint("unit_of_work.during_commit", Failure(unknown)), pytest.raises(ConnectionError):
+    with (
+        failpoint("unit_of_work.during_commit", Failure(unknown)),
+        pytest.raises(CommitOutcomeUnknownError, match="the connection was lost") as caught,
+    ):
         await ledger.send(Write("a"))
-    assert await ledger.entries() == []  # the second attempt would have written
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert await ledger.entries() == []  # a second attempt would have written
 
 
 async def test_inside_a_running_transaction_the_whole_is_repeated_and_not_the_part(ledger: Ledger) -> None:
@@ -308,11 +308,11 @@ async def test_an_error_that_doomed_the_whole_cannot_be_converted_into_a_commit(
     async def act(ledger: Ledger) -> None:
         await ledger.write("a")
         with contextlib.suppress(ConnectionError):
-            await ledger.send(Write("b", then=failing(1)))  # nobody converts this one
+            await ledger.send(Write("b", then=failing(1)))  # no handler converts this error
 
     listed(ledger, after=[RequestExceptionProcessorBehavior()])
     # Inside, the doomed savepoint is rolled back and the error of that is what is converted; nothing of it is left.
-    assert await ledger.send(Do(act)) == UnitOfWorkRolledBackError.__name__
+    assert await ledger.send(Do(act)) == RolledBackError.__name__
     assert await ledger.entries() == await ledger.staged() == []
 
 

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -15,16 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator import OutboxRelay
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox import EventPublisher, PublishResult
 from mediator.distributed.parking import ParkedFilter, ParkReason
-from mediator.distributed.publisher import EventPublisher, PublishResult
-from mediator.errors import ClaimLostError, SchemaIncompleteError
+from mediator.errors import ClaimLostError, SchemaError
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyParking, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger
 from tests.adapters.sqlalchemy.test_staging import Moved, add, statements
 
 
 class Keeping(EventPublisher):
-    """Keeps what it is given, after a while."""
+    """Stores its events after a while."""
 
     def __init__(self, kept: list[CloudEvent], seconds: float = 0.01) -> None:
         self.count = 0
@@ -47,7 +47,7 @@ async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def claiming(url: str, frozen_seconds: float = 10.0) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Another process that holds a claim on all events."""
+    """Run another process that holds a claim on all events."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-m", "tests.adapters.sqlalchemy.claimer", url, str(frozen_seconds),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -64,7 +64,7 @@ async def claiming(url: str, frozen_seconds: float = 10.0) -> AsyncIterator[asyn
 
 
 async def claimed(outbox: SqlAlchemyOutbox) -> float:
-    """Claim events and settle them; how long that took, in seconds."""
+    """Claim events and settle them, and return the seconds that it took."""
     started = time.monotonic()
     async with asyncio.timeout(20):
         while True:
@@ -85,10 +85,11 @@ async def test_the_events_of_a_killed_relay_go_on_within_a_second(engine: AsyncE
         killed = time.monotonic()
         process.send_signal(signal.SIGKILL)
         await taking
-        assert time.monotonic() - killed < 5  # and not the ten seconds of one that is frozen
+        assert time.monotonic() - killed < 5  # and not the ten seconds of a frozen relay
     assert await ledger.outbox.pending() == 0
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_a_frozen_relay_loses_its_events_and_says_nothing_that_counts(
     engine: AsyncEngine, postgres_url: str
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_frozen_relay_loses_its_events_and_says_nothing_that_counts(
     assert await ledger.outbox.pending() == 1
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_settling_after_the_lock_was_lost_fails_and_changes_nothing(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     outbox = SqlAlchemyOutbox(engine, frozen_seconds=1.0)
@@ -161,6 +163,7 @@ async def test_sent_events_move_to_the_archive_in_one_statement_of_the_claims_ow
         assert list(kept.scalars()) == [1, 2, 3]
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_two_relays_share_a_backlog_and_keep_the_order_of_each_key(engine: AsyncEngine) -> None:
     ledger, kept = Ledger(engine), list[CloudEvent]()
     publishers = [Keeping(kept), Keeping(kept)]
@@ -174,13 +177,14 @@ async def test_two_relays_share_a_backlog_and_keep_the_order_of_each_key(engine:
         for task in tasks:
             task.cancel()
     assert len(kept) == 4000
-    assert min(each.count for each in publishers) > 800  # of 4,000, and fair when nothing disturbs
+    assert min(each.count for each in publishers) > 800  # of 4,000; without disturbance it would be fair
     numbers: defaultdict[str | None, list[int]] = defaultdict(list)
     for event in kept:
         numbers[event.partitionkey].append(int(event.data.split(b":")[-1].rstrip(b"}")))
     assert all(of_key == sorted(of_key) for of_key in numbers.values())
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_a_relay_that_is_alone_again_serves_every_bucket(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     other = SqlAlchemyOutbox(engine)
@@ -215,6 +219,88 @@ async def test_a_transaction_that_cancels_an_event_does_not_keep_the_relay_waiti
     assert await ledger.outbox.pending() == 0
 
 
+async def test_a_transaction_that_cancels_an_event_without_a_source_does_not_keep_the_relay_waiting(
+    engine: AsyncEngine,
+) -> None:
+    ledger = Ledger(engine)
+
+    async def delay(ledger: Ledger) -> str:
+        return ledger.events.add(Moved("k", 1), deliver_at=datetime.now(UTC) + timedelta(hours=1))
+
+    async def cancel(ledger: Ledger) -> None:
+        assert await ledger.outbox.cancel(event_id, unit_of_work=ledger.unit_of_work)
+        async with SqlAlchemyOutbox(engine, application="ledger").claim(10) as batch:
+            assert not batch.events
+
+    event_id = await ledger.send(Do(delay))
+    await ledger.send(Do(cancel))
+    assert await ledger.outbox.pending() == 0
+
+
+async def test_very_many_events_without_a_source_are_named_in_several_transactions(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mediator.sqlalchemy.statements._NAMED", 2)
+    await add(Ledger(engine), *(Moved("k", number) for number in range(5)))
+    with statements(engine) as seen:
+        async with SqlAlchemyOutbox(engine, application="ledger").claim(10) as batch:
+            assert len(batch.events) == 5
+    steps = ["COMMIT" if sql == "COMMIT" else "name" for sql, _ in seen if sql == "COMMIT" or "SET source" in sql]
+    assert steps == [*["name", "COMMIT"] * 3, "COMMIT"]
+
+
+async def test_the_oldest_of_many_due_delayed_events_become_ready_first(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mediator.sqlalchemy.statements._PROMOTED", 2)
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO mediator_outbox (id, type, time, bucket, content_type, extensions, data, deliver_at) SELECT "
+                "n::text, 'stock.moved.v1', '2026-01-01T00:00:00+00:00', 1, 'a/b', '{}', '', 10 - n "
+                "FROM generate_series(1, 6) n"
+            )
+        )
+    outbox = SqlAlchemyOutbox(engine)
+    for ready in ("56", "3456", "123456"):
+        async with outbox.claim(10) as batch:
+            assert "".join(sorted(each.id for each in batch.events)) == ready
+
+
+@pytest.mark.thorough("waits in real time, or does much work")
+@pytest.mark.parametrize("first", ["makes events ready that are due", "names events without a source"])
+async def test_a_claim_waits_no_longer_for_the_buckets_of_others_whatever_it_does_first(
+    engine: AsyncEngine, first: str
+) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO mediator_outbox (id, type, time, bucket, content_type, extensions, data, deliver_at) "
+                "VALUES ('a', 'stock.moved.v1', '2026-01-01T00:00:00+00:00', 1, 'a/b', '{}', '', :deliver_at)"
+            ),
+            {"deliver_at": 1.0 if "due" in first else None},
+        )
+    outbox = SqlAlchemyOutbox(engine, application="ledger" if "names" in first else None)
+    async with engine.begin() as others:
+        await others.execute(text("SELECT bucket FROM mediator_relay_buckets FOR UPDATE"))
+        async with asyncio.timeout(20), outbox.claim(10) as batch:
+            assert (len(batch.events), batch.look_again) == (0, 0.05)
+    async with outbox.claim(10) as batch:
+        assert [each.id for each in batch.events] == ["a"]
+
+
+async def test_a_batch_that_was_left_settles_nothing_and_parks_nothing(engine: AsyncEngine) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, Moved("k", 1))
+    async with ledger.outbox.claim(10) as batch:
+        [event] = batch.events
+    with pytest.raises(ClaimLostError):
+        await batch.settle([event.id])
+    with pytest.raises(ClaimLostError):
+        await batch.park(event, ParkReason.REFUSED, "x")
+    assert await ledger.outbox.pending() == 1
+
+
 def _an_instant_ago() -> datetime:
     return datetime.now(UTC)
 
@@ -226,6 +312,20 @@ async def test_nothing_is_kept_when_the_archive_keeps_nothing(engine: AsyncEngin
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT count(*) FROM mediator_outbox_archive"))).scalar_one() == 0
     assert await ledger.outbox.pending() == 0
+
+
+async def test_an_event_is_archived_with_the_time_after_its_publishing_and_not_with_that_of_the_claim(
+    engine: AsyncEngine,
+) -> None:
+    ledger = Ledger(engine)
+    await add(ledger, Moved("k", 1))
+    async with ledger.outbox.claim(10) as batch:
+        async with engine.connect() as connection:
+            published = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())::float8"))
+        await batch.settle([event.id for event in batch.events])
+    async with engine.connect() as connection:
+        archived = await connection.execute(text("SELECT archived_at FROM mediator_outbox_archive"))
+        assert archived.scalar_one() >= published.scalar_one()
 
 
 async def test_the_archive_is_cleaned_by_the_clock_of_the_database(engine: AsyncEngine) -> None:
@@ -245,7 +345,7 @@ async def test_a_claim_without_all_rows_of_buckets_says_how_to_add_them(
     ledger = Ledger(engine)
     await add(ledger, *(Moved(f"key {number}", number) for number in range(100)))
     await _delete_buckets(engine, missing)
-    with pytest.raises(SchemaIncompleteError, match=f"has {rows} of .* 64 rows.* `mediator schema create"):
+    with pytest.raises(SchemaError, match=f"has {rows} of .* 64 rows.* `mediator schema create"):
         await claimed(ledger.outbox)
     assert await ledger.outbox.pending() == 100
 
@@ -254,10 +354,11 @@ async def test_a_claim_beside_others_is_no_less_told_of_missing_rows(engine: Asy
     await _delete_buckets(engine, "bucket = 0")
     async with engine.begin() as others:
         await others.execute(text("SELECT bucket FROM mediator_relay_buckets FOR UPDATE"))
-        with pytest.raises(SchemaIncompleteError, match="has 63 of"):
+        with pytest.raises(SchemaError, match="has 63 of"):
             await claimed(SqlAlchemyOutbox(engine))
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_a_row_of_no_bucket_is_not_locked_in_place_of_one_that_counts(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, *(Moved(f"key {number}", number) for number in range(200)))
@@ -274,7 +375,7 @@ async def test_events_that_were_committed_without_rows_of_buckets_go_out_in_orde
     await add(ledger, Moved("k", 1), Moved("k", 2))
     await _delete_buckets(engine, "TRUE")
     await add(ledger, Moved("k", 3), Moved("k", 4))
-    with pytest.raises(SchemaIncompleteError):
+    with pytest.raises(SchemaError, match="rows that relays need"):
         await claimed(ledger.outbox)
     await create_schema(engine)
     await add(ledger, Moved("k", 5))

@@ -1,4 +1,4 @@
-"""Cancellation before, during and after the commit: one consistent outcome, told as it is."""
+"""Cancellation before, during and after the commit: one consistent outcome, which the sender learns."""
 
 import asyncio
 import contextlib
@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mediator import Outcome, TransactionMode, current_scope
+from mediator import TransactionMode, current_scope
 from mediator.distributed.shield import wait_for_late_work
 from mediator.errors import CommitOutcomeUnknownError
 from mediator.testing.failpoints import Failure, Pause, failpoint
+from mediator.transactions import Outcome
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
 
 
 async def cancelled_at(ledger: Ledger, name: str, command: Write) -> tuple[list[str], Any]:
-    """Cancel the command when it reaches a failpoint; the events of the log, and the scope's outcome."""
+    """Cancel the command at a failpoint, and return the log events and the outcome of the scope."""
     pause = Pause()
     outcomes: list[Any] = []
 
@@ -215,7 +216,7 @@ async def test_a_commit_that_the_end_of_the_event_loop_cancels_has_an_unknown_ou
     with failpoint("unit_of_work.during_commit", committing):
         sending = asyncio.create_task(send())
         await committing.reached.wait()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # what asyncio.run does in the end
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
             task.cancel()
         error, outcome = await sending
     assert isinstance(error.__cause__, CommitOutcomeUnknownError)

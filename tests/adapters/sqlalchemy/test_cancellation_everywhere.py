@@ -1,4 +1,4 @@
-"""A command is cancelled at each of its awaits in turn: it commits or it does not, and nothing is left behind."""
+"""A command is cancelled at each of its awaits in turn: it commits or rolls back, and nothing is left open."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator import Outcome, TransactionMode
+from mediator import TransactionMode
 from mediator.distributed.shield import wait_for_late_work
+from mediator.transactions import Outcome
 from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Write, pool_of
 
 
 class CancelledAt:
-    """Awaits something and cancels the running task when that waits for the `number`th time."""
+    """Awaits something, and cancels the running task when it waits for the `number`th time."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], number: int) -> None:
         self._work = work
@@ -69,7 +70,7 @@ async def that_fails(ledger: Ledger) -> Any:
 
 
 async def locks(engine: AsyncEngine) -> int:
-    """How many sessions of the database are in a transaction that nobody is going to end."""
+    """Return how many sessions of the database are in a transaction that will not be ended."""
     if engine.dialect.name == "sqlite":
         return 0
     open_ones = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -1,4 +1,4 @@
-"""The context in units of work: in their log lines, in their events, and in what follows their commit."""
+"""The message context in log lines, in events, and in the calls after a commit."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mediator import Binding, MessageContext, NotificationHandler, OutboxRelay, current_context
+from mediator import MessageContext, NotificationHandler, OutboxRelay, current_context
+from mediator.binding import Binding
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.distributed.outbox import EventPublisher, PublishResult
 from mediator.errors import EventRefusedError
 from mediator.registry import Registry
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Noted, Write
@@ -50,7 +51,7 @@ async def test_events_are_stored_with_the_tenant_and_without_principal_and_heade
     assert (event.extensions["correlationid"], event.extensions["tenant"]) == ("flow", "acme")
 
 
-async def test_what_is_published_after_the_commit_inherits_from_the_message_that_asked_for_it(ledger: Ledger) -> None:
+async def test_a_message_published_after_the_commit_inherits_from_the_message_that_asked_for_it(ledger: Ledger) -> None:
     seen: list[MessageContext] = []
     asked: list[MessageContext] = []
 

@@ -1,4 +1,4 @@
-"""Opening a database: what can be wrong is said at once, and nothing is left behind."""
+"""Opening a database: errors are raised at once, and nothing is left open."""
 
 import asyncio
 import gc
@@ -132,8 +132,8 @@ async def test_the_tables_can_be_created_twice_and_at_once(engine: AsyncEngine) 
     async with engine.connect() as connection:
         buckets = await connection.execute(text("SELECT bucket FROM mediator_relay_buckets ORDER BY bucket"))
         assert [row.bucket for row in buckets] == list(range(64))
-        versions = await connection.execute(text("SELECT version, applied_at FROM mediator_schema"))
-        assert [(row.version, abs(time.time() - row.applied_at) < 3600) for row in versions] == [(1, True)]
+        versions = await connection.execute(text("SELECT version, applied_at FROM mediator_schema ORDER BY version"))
+        assert [(row.version, abs(time.time() - row.applied_at) < 3600) for row in versions] == [(1, True), (2, True)]
 
 
 @sqlite_only

@@ -1,4 +1,4 @@
-"""An id names one event: whoever adds another one under it, while it waits in the outbox, learns that."""
+"""An id names one event: adding another event with the id while the first one waits in the outbox is an error."""
 
 import asyncio
 
@@ -63,7 +63,7 @@ async def test_sqlite_does_not_tell_which_id_and_the_text_names_some_of_the_comm
 
 
 @postgresql_only
-async def test_of_two_commands_at_a_time_with_one_id_the_later_fails_when_the_first_has_committed(
+async def test_the_later_of_two_concurrent_commands_with_one_id_fails_when_the_first_has_committed(
     ledger: Ledger,
 ) -> None:
     before_commit = Pause()

@@ -9,14 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from mediator import DistributedEvent, current_unit_of_work
-from mediator.errors import (
-    DeliveryTimeError,
-    EventDeclarationError,
-    EventKindError,
-    EventNotSerializableError,
-    EventTooLargeError,
-    SchemaMissingError,
-)
+from mediator.errors import DeclarationError, EventLimitError, EventNotSerializableError, MisuseError, SchemaError
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher
 from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger, Noted, Write
 
@@ -69,14 +62,14 @@ def adding(*events: Any) -> Callable[[Ledger], Any]:
         (Measured("7"), EventNotSerializableError, r"cannot be read again: .*Expected `float`, got `str`"),
         (Measured(float("nan")), EventNotSerializableError, "cannot be read again"),
         (Measured(float("inf")), EventNotSerializableError, "cannot be read again"),
-        (Blob("x" * 1_000_001), EventTooLargeError, "more than max_event_bytes"),
+        (Blob("x" * 1_000_001), EventLimitError, "more than max_event_bytes"),
         (Blob("x", key=7), EventNotSerializableError, "its partition_key is of type int"),
         (Blob("x", key="\ud800"), EventNotSerializableError, "serialized"),
         (EntryWritten(7), EventNotSerializableError, "Expected `str`, got `int`"),  # type: ignore[arg-type]
-        (untyped(), EventDeclarationError, "has no event_type"),
-        (misnamed(), EventDeclarationError, "'Ledger.Entry'"),
-        (Noted("a"), EventKindError, "Publish a notification"),
-        ("text", EventKindError, "not a DistributedEvent"),
+        (untyped(), DeclarationError, "has no event_type"),
+        (misnamed(), DeclarationError, "'Ledger.Entry'"),
+        (Noted("a"), MisuseError, "Publish a notification"),
+        ("text", MisuseError, "not a DistributedEvent"),
     ],
 )
 async def test_an_event_that_cannot_be_sent_fails_the_command_and_nothing_is_committed(
@@ -92,7 +85,7 @@ async def test_an_event_that_cannot_be_sent_fails_the_command_and_nothing_is_com
 async def test_the_limit_of_an_events_size_can_be_set(ledger: Ledger) -> None:
     small = Ledger(ledger.engine, uow_options={"max_event_bytes": 40})
     await small.send(Do(adding(EntryWritten("short"))))
-    with pytest.raises(EventTooLargeError, match=r"more than max_event_bytes \(40\)"):
+    with pytest.raises(EventLimitError, match=r"more than max_event_bytes \(40\)"):
         await small.send(Do(adding(EntryWritten("long" * 10))))
     assert await small.staged() == ["short"]
 
@@ -115,7 +108,7 @@ async def test_add_returns_the_id_under_which_the_event_is_stored_with_its_conte
 async def test_missing_tables_are_named_with_the_remedy_and_nothing_is_committed(ledger: Ledger) -> None:
     async with ledger.engine.begin() as connection:
         await connection.execute(text("DROP TABLE mediator_outbox"))
-    with pytest.raises(SchemaMissingError, match="mediator schema create"):
+    with pytest.raises(SchemaError, match="mediator schema create"):
         await ledger.send(Write("a"))
     assert await ledger.entries() == []
 
@@ -127,6 +120,6 @@ async def test_a_delayed_event_cannot_be_delivered_directly(ledger: Ledger) -> N
     async def delay(ledger: Ledger) -> None:
         ledger.events.add(EntryWritten("late"), deliver_at=datetime.now(UTC))
 
-    with pytest.raises(DeliveryTimeError, match="no outbox"):
+    with pytest.raises(MisuseError, match="no outbox"):
         await direct.send(Write("a", then=delay))
     assert await ledger.entries() == []

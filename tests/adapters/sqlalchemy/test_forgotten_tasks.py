@@ -1,4 +1,4 @@
-"""A task that outlives the transaction or the scope in which it was made neither holds nor loses anything."""
+"""A task that outlives its transaction or scope holds no connection, and loses no write silently."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
-from mediator.errors import ConcurrentDispatchError, NoUnitOfWorkError, ScopeClosedError
+from mediator.errors import NoUnitOfWorkError, ScopeError
 from mediator.sqlalchemy import open_engine
+from mediator.sqlalchemy.session import when_idle
 from mediator.testing.failpoints import Pause, failpoint
 from tests.adapters.sqlalchemy.ledger import (
     Do,
@@ -21,10 +22,11 @@ from tests.adapters.sqlalchemy.ledger import (
     postgresql_only,
     sqlite_only,
 )
+from tests.unit.virtual_time import in_virtual_time, now
 
 
 class Forgotten:
-    """An action that starts a task and leaves it alone."""
+    """An action that starts a task and does not await it."""
 
     def __init__(self, work: Callable[[Ledger], Awaitable[Any]], *, fails: bool = False) -> None:
         self._work = work
@@ -72,7 +74,7 @@ async def test_a_session_used_after_its_scope_takes_no_connection(ledger: Ledger
     forgotten = Forgotten(read_later)
     await ledger.send(Write("a", then=forgotten))
     ended.set()
-    with pytest.raises(ScopeClosedError):
+    with pytest.raises(ScopeError, match="its scope is closed"):
         await forgotten.task
     assert await ledger.entries() == ["a"]
 
@@ -88,9 +90,7 @@ async def test_two_first_statements_at_once_do_not_wait_for_each_other(ledger: L
 
 
 @pytest.mark.parametrize("name", ["unit_of_work.before_commit", "unit_of_work.during_commit"])
-async def test_what_joins_a_transaction_that_is_being_committed_is_refused_and_not_lost(
-    ledger: Ledger, name: str
-) -> None:
+async def test_a_dispatch_that_joins_during_the_commit_is_refused_and_not_lost(ledger: Ledger, name: str) -> None:
     committing = Pause()
 
     async def add(ledger: Ledger) -> None:
@@ -106,7 +106,7 @@ async def test_what_joins_a_transaction_that_is_being_committed_is_refused_and_n
     with failpoint(name, committing):
         sending = asyncio.create_task(ledger.send(Write("a", then=forgotten)))
         await committing.reached.wait()
-        with pytest.raises(ConcurrentDispatchError):
+        with pytest.raises(ScopeError, match="at the same time"):
             await forgotten.task
         committing.release()
         assert await sending == "A"
@@ -122,7 +122,7 @@ async def test_a_forgotten_task_that_is_just_connecting_leaves_no_connection_beh
     ledger: Ledger, fails: bool
 ) -> None:
     forgotten = Forgotten(lambda ledger: ledger.write("late"), fails=fails)
-    await ledger.engine.dispose()  # so that it needs a new one
+    await ledger.engine.dispose()  # so that it needs a new connection
     async with asyncio.timeout(10):
         await asyncio.gather(ledger.send(Do(forgotten)), return_exceptions=True)
         await asyncio.gather(forgotten.task, return_exceptions=True)
@@ -160,3 +160,28 @@ async def test_a_connection_on_which_a_forgotten_task_is_at_work_does_not_go_bac
         await asyncio.gather(forgotten.task, return_exceptions=True)
         assert pool_of(engine).checkedout() == 0
         assert await ledger.entries() == await ledger.staged() == ["b", "c"]
+
+
+@in_virtual_time
+async def test_a_session_that_stays_busy_is_given_up_after_ten_seconds_and_one_that_fails_otherwise_at_once() -> None:
+    busy = 3
+
+    async def end() -> None:
+        nonlocal busy
+        if busy:
+            busy -= 1
+            raise InvalidRequestError("busy", code="isce")
+
+    async def fail() -> None:
+        raise InvalidRequestError("another reason")
+
+    await when_idle(end)
+    for _ in range(2):
+        began, busy = now(), 2000
+        with pytest.raises(InvalidRequestError, match="busy"):
+            await when_idle(end)
+        assert now() - began == pytest.approx(10.0, abs=0.1)
+        began = now()
+        with pytest.raises(InvalidRequestError, match="another reason"):
+            await when_idle(fail)
+        assert now() == began

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mediator.sqlalchemy.guard import ENDED, GuardedConnection
+from mediator.sqlalchemy.sqlite import ENDED, GuardedConnection
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away, comes back, freezes or changes its mind: clear errors, one outcome, and nothing left behind."""
+"""PostgreSQL goes away, comes back, freezes or changes a setting: clear errors, one outcome, nothing left open."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,24 +9,24 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator import Outcome
 from mediator.distributed.shield import wait_for_late_work
 from mediator.errors import (
     CommitOutcomeUnknownError,
     DatabaseConnectionError,
     DatabaseUnavailableError,
-    ReadOnlyDatabaseError,
-    UnitOfWorkRolledBackError,
+    DatabaseWriteError,
+    RolledBackError,
 )
 from mediator.sqlalchemy import open_engine, postgresql
 from mediator.testing.failpoints import Pause, failpoint
+from mediator.transactions import Outcome
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write, create_tables, pool_of
 from tests.postgres import PostgresServer
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[PostgresServer]:
-    """A server of the test's own, to be ill-treated."""
+    """Start a server that the test may stop, kill and freeze."""
     async with PostgresServer() as started:
         yield started
 
@@ -38,7 +38,7 @@ async def url(postgres_url: str) -> str:
 
 @asynccontextmanager
 async def opened(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
-    """An engine from which, in the end, no connection is missing."""
+    """Open an engine, and check that all its connections are returned at the end."""
     async with open_engine(url, **options) as engine:
         await create_tables(engine)
         yield engine
@@ -59,7 +59,7 @@ async def mistreated(server: PostgresServer) -> AsyncIterator[Ledger]:
 
 
 async def terminate(ledger: Ledger) -> None:
-    """End the session of the running transaction from outside, and wait until the server has done so."""
+    """Terminate the session of the running transaction from outside, and wait until it is gone."""
     session = ledger.unit_of_work.session
     backend = (await session.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     await end_backend(ledger, backend)
@@ -72,7 +72,7 @@ async def end_backend(ledger: Ledger, backend: int) -> None:
 
 
 async def send(ledger: Ledger, command: Write | Do) -> tuple[Any, Outcome]:
-    """The result or the error, and the outcome of the scope."""
+    """Send a command, and return its result or error and the outcome of the scope."""
     async with ledger.mediator.scope() as scope:
         try:
             return await ledger.send(command), scope.outcome
@@ -80,6 +80,7 @@ async def send(ledger: Ledger, command: Write | Do) -> tuple[Any, Outcome]:
             return error, scope.outcome
 
 
+@pytest.mark.thorough("stops and freezes database servers")
 @pytest.mark.parametrize("way", ["fast", "immediate", "kill"])
 async def test_the_first_commands_after_a_restart_do_not_notice_it(
     server: PostgresServer, mistreated: Ledger, way: Any
@@ -174,7 +175,7 @@ async def test_a_lost_connection_dooms_the_command_also_from_within_a_savepoint_
             return
 
     error, outcome = await send(ledger, Write("a", then=swallow))
-    assert isinstance(error, UnitOfWorkRolledBackError)
+    assert isinstance(error, RolledBackError)
     assert outcome is Outcome.ROLLED_BACK
     assert await ledger.entries() == await ledger.staged() == []
 
@@ -195,7 +196,7 @@ async def test_a_connection_that_is_known_to_be_lost_before_its_commit_is_a_roll
 
 
 async def during_commit(ledger: Ledger, disturb: Callable[[], Awaitable[object]]) -> tuple[Any, Outcome]:
-    """Do something when everything is written and COMMIT comes next."""
+    """Do something right before COMMIT, when everything is written."""
     pause = Pause()
     with failpoint("unit_of_work.during_commit", pause):
         sending = asyncio.create_task(send(ledger, Write("a")))
@@ -243,6 +244,7 @@ async def test_a_session_that_is_ended_just_before_the_commit_leaves_neither_row
     assert await ledger.entries() == await ledger.staged() == []
 
 
+@pytest.mark.thorough("stops and freezes database servers")
 async def test_a_server_that_crashes_during_the_commit_leaves_rows_and_events_or_neither(
     server: PostgresServer, mistreated: Ledger
 ) -> None:
@@ -262,6 +264,7 @@ async def test_a_server_that_crashes_during_the_commit_leaves_rows_and_events_or
     assert (await mistreated.entries())[-1] == "b"
 
 
+@pytest.mark.thorough("stops and freezes database servers")
 async def test_a_frozen_server_makes_the_outcome_unknown_after_the_commit_timeout_and_costs_no_connection(
     server: PostgresServer,
 ) -> None:
@@ -285,6 +288,7 @@ async def test_a_frozen_server_makes_the_outcome_unknown_after_the_commit_timeou
         assert (await patient.entries())[-1] == "b"
 
 
+@pytest.mark.thorough("stops and freezes database servers")
 async def test_a_statement_that_is_not_answered_in_time_is_a_clear_error_and_its_connection_is_discarded(
     server: PostgresServer,
 ) -> None:
@@ -316,10 +320,11 @@ async def test_a_server_that_takes_no_writes_is_a_clear_error_until_it_does(
     await ledger.engine.dispose()  # the setting counts for new connections
     for _ in range(2):
         error, outcome = await send(ledger, Write("b"))
-        assert isinstance(error, ReadOnlyDatabaseError)
+        assert isinstance(error, DatabaseWriteError)
+        assert error.read_only
         assert outcome is Outcome.ROLLED_BACK
     await postgres.execute(f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
-    await ledger.send(Write("c"))  # on a new connection, without a word from us
+    await ledger.send(Write("c"))  # on a new connection, without a setting of this library
     assert await ledger.entries() == await ledger.staged() == ["a", "c"]
 
 

@@ -1,4 +1,4 @@
-"""A database without the tables of the library: whatever is asked of it, the answer names the table and the remedy."""
+"""A database without the tables of the library: every operation fails with the name of the table and the remedy."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -8,9 +8,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.distributed.outbox_contents import OutboxFilter
+from mediator.distributed.outbox import OutboxFilter
 from mediator.distributed.parking import ParkedFilter
-from mediator.errors import SchemaMissingError
+from mediator.errors import SchemaError
 from mediator.sqlalchemy import (
     SqlAlchemyIdempotency,
     SqlAlchemyInbox,
@@ -18,7 +18,7 @@ from mediator.sqlalchemy import (
     SqlAlchemyParking,
     open_engine,
 )
-from mediator.testing.conformance.storage_steps import parked_event
+from mediator.testing.conformance.storage import parked_event
 from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger
 
 EVENT = ("group", "source", "1")
@@ -93,11 +93,11 @@ async def parts(url: str) -> AsyncIterator[Parts]:
 
 
 def missing(tables: str) -> Any:
-    return pytest.raises(SchemaMissingError, match=rf"no table mediator_({tables})\. .*mediator schema create")
+    return pytest.raises(SchemaError, match=rf"no table mediator_({tables})\. .*mediator schema create")
 
 
 @pytest.mark.parametrize(("tables", "asking"), ALONE.values(), ids=ALONE.keys())
-async def test_whoever_needs_a_table_that_is_missing_is_told_which(
+async def test_an_operation_without_its_table_names_the_table(
     parts: Parts, tables: str, asking: Callable[[Parts], Awaitable[Any]]
 ) -> None:
     with missing(tables):

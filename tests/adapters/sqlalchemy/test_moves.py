@@ -1,8 +1,9 @@
-"""Events move between outbox, archive and parking whatever is there already, and an erasure beside that misses none."""
+"""Events move between outbox, archive and parking whatever is stored there, and a concurrent erasure misses none."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
 from mediator import DistributedEventBroker
-from mediator.distributed.outbox import Erased
-from mediator.distributed.outbox_contents import OutboxFilter
+from mediator.distributed.outbox import Erased, OutboxFilter
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, ParkReason
 from mediator.errors import ParkedEventConflictError
 from mediator.sqlalchemy import SqlAlchemyParking
@@ -23,7 +23,7 @@ ARCHIVED = OutboxFilter("archived")
 
 
 async def add_as(ledger: Ledger, event_id: str, moved: Moved) -> None:
-    """Add an event under an id that the application has chosen."""
+    """Add an event with an id that the application has chosen."""
 
     async def action(ledger: Ledger) -> None:
         DistributedEventBroker(ledger.unit_of_work, ids=lambda: event_id).add(moved)
@@ -32,7 +32,7 @@ async def add_as(ledger: Ledger, event_id: str, moved: Moved) -> None:
 
 
 async def send_all(ledger: Ledger) -> list[str]:
-    """Do what a relay does with everything that waits; the ids."""
+    """Publish all waiting events as a relay does, and return their ids."""
     async with ledger.outbox.claim(100) as batch:
         ids = [each.id for each in batch.events]
         await batch.settle(ids)
@@ -47,7 +47,7 @@ async def refuse_first(ledger: Ledger) -> ParkedEvent:
 
 
 async def let_numbers_begin_again(engine: AsyncEngine) -> None:
-    """As in a database that was restored without the state of its sequences."""
+    """Reset the sequences, as in a database that was restored without their state."""
     statement = {
         "postgresql": "ALTER TABLE mediator_outbox ALTER COLUMN sequence RESTART WITH 1",
         "sqlite": "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'mediator_outbox'",
@@ -58,7 +58,7 @@ async def let_numbers_begin_again(engine: AsyncEngine) -> None:
 
 @contextmanager
 def after_first(engine: AsyncEngine, words: str, action: Callable[[], Awaitable[Any]]) -> Iterator[None]:
-    """Do something between the first statement with some words in it and the next one of its transaction."""
+    """Do something between the first statement that contains some words and the next statement of its transaction."""
     seen: list[str] = []
 
     def executed(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -124,6 +124,25 @@ async def test_a_refused_event_that_is_released_during_an_erasure_counts_as_pend
     assert await ledger.outbox.erase("k") == Erased(archived=1, parked=0, pending=0)
 
 
+@postgresql_only
+async def test_an_event_released_during_an_edit_goes_out_as_edited(ledger: Ledger) -> None:
+    parking, edited = SqlAlchemyParking(ledger.engine), b'{"edited": true}'
+    await add(ledger, Moved("k", 1))
+    refused = await refuse_first(ledger)
+    releases = list[asyncio.Task[ParkedEvent]]()
+
+    async def release_meanwhile() -> None:
+        releases.append(asyncio.create_task(parking.release(refused.number)))
+        await until_one_waits_for_a_lock(ledger.engine)
+
+    async with asyncio.timeout(20):
+        with after_first(ledger.engine, "UPDATE mediator_parked", release_meanwhile):
+            await parking.edit(refused.number, data=edited)
+        assert (await releases[0]).data == edited
+    async with ledger.outbox.claim(1) as batch:
+        assert [each.data for each in batch.events] == [edited]
+
+
 async def test_an_event_whose_number_was_drawn_again_goes_back_once_the_later_one_is_sent(ledger: Ledger) -> None:
     parking = SqlAlchemyParking(ledger.engine)
     await add(ledger, Moved("k", 1))
@@ -152,7 +171,7 @@ async def test_an_event_whose_id_was_used_again_is_told_to_be_discarded(ledger: 
 
 
 @postgresql_only
-async def test_what_is_sent_while_an_event_is_put_back_in_its_place_is_not_in_its_way(ledger: Ledger) -> None:
+async def test_an_event_sent_while_another_is_put_back_in_its_place_does_not_conflict(ledger: Ledger) -> None:
     await add(ledger, Moved("k", 1))
     refused = await refuse_first(ledger)
     await let_numbers_begin_again(ledger.engine)
@@ -171,11 +190,28 @@ async def test_an_erasure_does_not_wait_for_the_relay_that_is_publishing_the_key
     await add(ledger, Moved("k", 1))
     async with ledger.outbox.claim(10) as batch:
         assert len(batch.events) == 1
-        async with asyncio.timeout(5):  # and not the ten seconds after which a frozen relay loses them
+        async with asyncio.timeout(5):  # and not the ten seconds after which a frozen relay loses its claim
             assert await ledger.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
 
 
-async def test_of_two_events_with_one_id_the_archive_keeps_the_first_and_the_relay_goes_on(ledger: Ledger) -> None:
+async def test_a_delayed_event_that_becomes_due_while_somebody_looks_for_it_is_found(ledger: Ledger) -> None:
+    async def add_delayed(ledger: Ledger) -> None:
+        DistributedEventBroker(ledger.unit_of_work, ids=lambda: "order-1").add(
+            Moved("k", 1), deliver_at=datetime(2999, 1, 1, tzinfo=UTC)
+        )
+
+    async def become_due() -> None:
+        async with ledger.engine.begin() as connection:
+            await connection.execute(text("UPDATE mediator_outbox SET deliver_at = NULL"))
+
+    await ledger.send(Do(add_delayed))
+    with after_first(ledger.engine, "FROM mediator_outbox", become_due):
+        record, event = await ledger.outbox.contents.get("order-1")
+    assert (record.place, event.id) == ("delayed", "order-1")
+    assert (await ledger.outbox.contents.get("order-1"))[0].place == "waiting"
+
+
+async def test_the_archive_keeps_the_first_of_two_events_with_one_id_and_the_relay_goes_on(ledger: Ledger) -> None:
     await add_as(ledger, "order-1", Moved("k", 1))
     assert await send_all(ledger) == ["order-1"]
     await add_as(ledger, "order-1", Moved("j", 2))
@@ -243,7 +279,7 @@ async def test_as_many_are_moved_as_were_there(ledger: Ledger, count: int) -> No
 async def test_to_see_whether_something_is_due_no_backlog_is_looked_through_that_was_not_analyzed_yet(
     ledger: Ledger,
 ) -> None:
-    """As after an outage, before the first autovacuum: each claim of a relay would read all that waits."""
+    """So it is after an outage, before the first autovacuum: each claim would read all waiting events."""
     await add(ledger, Moved("k", 1))
     backlog = (
         "INSERT INTO mediator_outbox (id, type, time, partition_key, bucket, content_type, extensions, data) "
@@ -265,7 +301,7 @@ async def test_to_see_whether_something_is_due_no_backlog_is_looked_through_that
 
 @sqlite_only
 async def test_to_see_what_is_due_next_no_backlog_is_looked_through(ledger: Ledger) -> None:
-    """SQLite takes a partial index only where the statement says what its condition says."""
+    """SQLite uses a partial index only if the statement contains the condition of the index."""
     with statements(ledger.engine) as seen:
         async with ledger.outbox.claim(1):
             pass
@@ -275,5 +311,22 @@ async def test_to_see_what_is_due_next_no_backlog_is_looked_through(ledger: Ledg
     async with ledger.engine.connect() as connection:
         for sql, values in asking:
             plan = [row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
-            [search] = [line for line in plan if "mediator_outbox" in line]
-            assert "INDEX mediator_outbox_by_due" in search, plan
+            first, *others = [line for line in plan if "mediator_outbox" in line]
+            assert "INDEX mediator_outbox_by_due" in first, plan
+            assert all("INDEX mediator_outbox_unnamed" in each for each in others), plan
+
+
+async def test_an_event_that_takes_the_place_of_another_one_in_the_archive_is_as_old_as_itself(ledger: Ledger) -> None:
+    """Otherwise it would be deleted at once, and could not be published again."""
+    await add(ledger, Moved("k", 1))
+    await send_all(ledger)
+    async with ledger.engine.begin() as connection:
+        await connection.execute(text("UPDATE mediator_outbox_archive SET archived_at = 1"))
+    await let_numbers_begin_again(ledger.engine)
+    await add(ledger, Moved("k", 2))
+    await send_all(ledger)
+    async with ledger.engine.connect() as connection:
+        [row] = (await connection.execute(text("SELECT sequence, archived_at FROM mediator_outbox_archive"))).all()
+    assert row.sequence == 1
+    assert row.archived_at > 1_000_000
+    assert await ledger.outbox.clean(10) == 0

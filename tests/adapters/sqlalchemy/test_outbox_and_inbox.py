@@ -1,16 +1,18 @@
 """The outbox hands events to one relay at a time, in order; the inbox tells new events from known ones."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from mediator.distributed.inbox import Admission
-from mediator.errors import UnitOfWorkMismatchError
+from mediator.errors import MisuseError
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, create_schema, open_engine, schema
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, Write
 from tests.adapters.sqlalchemy.test_events_at_commit import Blob, adding
+from tests.unit.virtual_time import settle
 
 
 async def archived(ledger: Ledger) -> int:
@@ -43,6 +45,7 @@ async def test_an_event_survives_the_way_through_the_table_unchanged(ledger: Led
         assert first.events == second.events
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger, url: str) -> None:
     await ledger.send(Write("a"))
     async with open_engine(url) as other_engine:
@@ -62,14 +65,28 @@ async def test_a_commit_wakes_who_waits_also_when_it_came_first(ledger: Ledger) 
         await waiting
 
 
+async def test_a_wake_is_over_with_the_claim_or_the_wait_that_it_ended_each_time(ledger: Ledger) -> None:
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            ledger.outbox.wake()
+            async with ledger.outbox.claim(1):
+                pass
+            for _ in range(2):
+                waiting = asyncio.create_task(ledger.outbox.wait(60))
+                await settle()
+                assert not waiting.done()
+                ledger.outbox.wake()
+                await waiting
+
+
 async def test_the_archive_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) -> None:
-    now = 0.0
-    outbox = SqlAlchemyOutbox(ledger.engine, archive_seconds=100, clock=lambda: now)
+    ahead = 0.0
+    outbox = SqlAlchemyOutbox(ledger.engine, archive_seconds=100, clock_offset=lambda: ahead)
     await ledger.send(Do(adding(Blob(1), Blob(2), Blob(3))))
     async with outbox.claim(10) as batch:
         await batch.settle([event.id for event in batch.events])
     assert await outbox.clean(10) == 0
-    now = 101.0
+    ahead = 101.0
     assert [await outbox.clean(2), await outbox.clean(2)] == [2, 1]
 
 
@@ -92,9 +109,22 @@ async def test_the_inbox_knows_an_event_once_its_transaction_has_committed(ledge
     assert not await inbox.contains("group", "other source", "1")
 
 
+async def test_the_inbox_tells_what_it_took_in_since_a_time_and_clocks_may_differ_by_a_minute(ledger: Ledger) -> None:
+    inbox = SqlAlchemyInbox(ledger.engine)
+
+    async def insert(ledger: Ledger) -> Admission:
+        return await inbox.insert(ledger.unit_of_work, "group", "source", "1")
+
+    await ledger.send(Do(insert))
+    now = datetime.now(UTC)
+    for seconds, known in ((-9 * 86_400, True), (-1, True), (50, True), (70, False), (86_400, False)):
+        since = now + timedelta(seconds=seconds)
+        assert await inbox.contains("group", "source", "1", since=since) is known, seconds
+
+
 async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) -> None:
-    now = 0.0
-    inbox = SqlAlchemyInbox(ledger.engine, keep_seconds=100, clock=lambda: now)
+    ahead = 0.0
+    inbox = SqlAlchemyInbox(ledger.engine, keep_seconds=100, clock_offset=lambda: ahead)
 
     async def insert(ledger: Ledger) -> None:
         for number in range(3):
@@ -102,13 +132,13 @@ async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) ->
 
     await ledger.send(Do(insert))
     assert await inbox.clean(10) == 0
-    now = 101.0
+    ahead = 101.0
     assert [await inbox.clean(2), await inbox.clean(2)] == [2, 1]
 
 
 async def test_an_event_that_is_parked_is_not_forgotten_however_old_it_is(ledger: Ledger) -> None:
-    now = 0.0
-    inbox = SqlAlchemyInbox(ledger.engine, keep_seconds=100, clock=lambda: now)
+    ahead = 0.0
+    inbox = SqlAlchemyInbox(ledger.engine, keep_seconds=100, clock_offset=lambda: ahead)
 
     async def insert(ledger: Ledger) -> None:
         for number in range(3):
@@ -124,7 +154,7 @@ async def test_an_event_that_is_parked_is_not_forgotten_however_old_it_is(ledger
             )  # fmt: skip
 
     await ledger.send(Do(insert))
-    now = 101.0
+    ahead = 101.0
     assert await inbox.clean(10) == 2
     assert await inbox.contains("group", "source", "1")
 
@@ -141,7 +171,7 @@ async def test_a_unit_of_work_on_another_database_cancels_nothing_here(ledger: L
         other = SqlAlchemyOutbox(other_engine)
 
         async def cancel(ledger: Ledger) -> None:
-            with pytest.raises(UnitOfWorkMismatchError):
+            with pytest.raises(MisuseError, match="was given another unit of work"):
                 await other.cancel("1", unit_of_work=ledger.unit_of_work)
 
         await ledger.send(Do(cancel))

@@ -1,6 +1,8 @@
 """The pool never lets a dispatch hang, and gets every connection back."""
 
 import asyncio
+import contextvars
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,14 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import NullPool
 
 from mediator import TransactionMode
-from mediator.errors import PoolExhaustedError, PoolTooSmallError
-from mediator.sqlalchemy import open_engine
+from mediator.errors import MisuseError, PoolExhaustedError
+from mediator.sqlalchemy import SqlAlchemyInbox, open_engine
 from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Write, create_tables, pool_of, postgresql_only
 
 
 @pytest.fixture
 async def patient(url: str) -> AsyncIterator[Ledger]:
-    """With the same pool, for which others wait as long as it takes."""
+    """Open a ledger on a pool of the same size, for whose connections dispatches wait up to a minute."""
     async with open_engine(url, pool_size=2, max_overflow=1, pool_timeout=60) as opened:
         await create_tables(opened)
         yield Ledger(opened)
@@ -52,7 +54,7 @@ async def test_dispatches_nested_deeper_than_the_pool_fail_at_once(url: str) -> 
         await create_tables(patient)
         ledger = Ledger(patient)
         async with asyncio.timeout(10):
-            with pytest.raises(PoolTooSmallError, match="3 connections"):
+            with pytest.raises(MisuseError, match="3 connections"):
                 await ledger.send(Write("outer", then=nested(4)))
             assert await ledger.entries() == []
             await ledger.send(Write("after"))
@@ -70,11 +72,28 @@ async def test_queries_nested_in_commands_count_too(ledger: Ledger) -> None:
     async def three(ledger: Ledger) -> None:
         await ledger.send(Write("3", then=innermost), mode=TransactionMode.NEW)
 
-    with pytest.raises(PoolTooSmallError):
+    with pytest.raises(MisuseError, match="are held by the dispatches around"):
         await ledger.send(Write("1", then=two))
 
 
-async def test_who_finds_the_pool_empty_waits_for_others_and_no_longer_than_allowed(ledger: Ledger) -> None:
+@pytest.mark.thorough("waits in real time, or does much work")
+async def test_an_inbox_for_which_no_connection_is_left_says_that_the_database_does_not_answer_until_there_is_one(
+    ledger: Ledger,
+) -> None:
+    inbox = SqlAlchemyInbox(ledger.engine)
+    for _ in range(2):
+        connections = [await ledger.engine.connect() for _ in range(3)]
+        for connection in connections:
+            await connection.execute(text("SELECT 1"))
+        assert not await inbox.answers()
+        assert not await inbox.takes_writes()
+        for connection in connections:
+            await connection.close()
+        assert await inbox.answers()
+        assert await inbox.takes_writes()
+
+
+async def test_a_dispatch_that_finds_the_pool_empty_waits_no_longer_than_allowed(ledger: Ledger) -> None:
     connections = [await ledger.engine.connect() for _ in range(3)]
     for connection in connections:
         await connection.execute(text("SELECT 1"))
@@ -118,3 +137,41 @@ async def test_another_pool_can_be_chosen(url: str) -> None:
         await create_tables(engine)
         ledger = Ledger(engine)
         await ledger.send(Do(nested(3) if "postgresql" in url else nested(1)))
+
+
+async def test_nothing_is_kept_of_returned_connections(ledger: Ledger) -> None:
+    for number in range(30):
+        await ledger.send(Write(str(number)))
+    gc.collect()
+    assert len(pool_of(ledger.engine)._held) <= 3
+
+
+async def test_a_connection_that_was_given_back_is_none_that_an_enclosing_dispatch_holds(url: str) -> None:
+    """This holds even if something still refers to it: other dispatches hold all connections, and are waited for."""
+    async with open_engine(url, pool_size=1, max_overflow=0, pool_timeout=60) as engine:
+        await create_tables(engine)
+        ledger, references = Ledger(engine), list[Any]()
+
+        async def outer(_ledger: Ledger) -> int:
+            async with engine.connect() as connection:
+                raw = await connection.get_raw_connection()
+                references.append(raw._connection if hasattr(raw, "_connection") else raw)
+            elsewhere = await contextvars.Context().run(asyncio.create_task, hold())
+            asyncio.get_running_loop().call_later(0.05, elsewhere.set)
+            async with asyncio.timeout(10), ledger.mediator.scope(TransactionMode.NEW), engine.connect() as connection:
+                return int((await connection.execute(text("SELECT 7"))).scalar_one())
+
+        async def hold() -> asyncio.Event:
+            connection, release = await engine.connect(), asyncio.Event()
+            await connection.execute(text("SELECT 1"))
+            task = asyncio.create_task(_close(connection, release))
+            references.append(task)
+            return release
+
+        assert await ledger.send(Do(outer)) == 7
+        await references[-1]
+
+
+async def _close(connection: Any, release: asyncio.Event) -> None:
+    await release.wait()
+    await connection.close()

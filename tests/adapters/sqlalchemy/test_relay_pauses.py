@@ -1,4 +1,4 @@
-"""A relay that gets nothing looks again when there is reason to, and no more often."""
+"""A relay without events claims again when it has a reason, and not more often."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator import OutboxRelay
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.outbox import OutboxBatch
-from mediator.distributed.publisher import EventPublisher, PublishResult
+from mediator.distributed.outbox import EventPublisher, OutboxBatch, PublishResult
 from mediator.errors import StreamNotFoundError
 from mediator.sqlalchemy import SqlAlchemyOutbox, create_schema, open_engine
 from tests.adapters.sqlalchemy.ledger import Do, Ledger
@@ -19,7 +18,7 @@ from tests.adapters.sqlalchemy.test_staging import Moved, add
 
 
 class WatchedOutbox(SqlAlchemyOutbox):
-    """Counts the claims, and tells how long who looked for events waits before the next look."""
+    """Counts the claims, and records the wait before each next claim."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)

@@ -1,4 +1,4 @@
-"""The tables in a database: compared with those of the library, and upgraded version by version."""
+"""The tables in a database are compared with the tables of the library, and upgraded version by version."""
 
 import asyncio
 
@@ -7,13 +7,17 @@ from sqlalchemy import Column, Index, Integer, MetaData, String, Table, inspect,
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.errors import SchemaNewerError, SchemaOutdatedError, SettingError
+from mediator.errors import SchemaError, SettingError
 from mediator.sqlalchemy import create_schema, metadata, open_engine, schema_differences, schema_sql, upgrade_schema
 from mediator.sqlalchemy.migrations import HISTORY, Migration, SchemaHistory
+from tests.adapters.sqlalchemy import version_1
+
+NOW = HISTORY.version
+ALL = list(range(1, NOW + 1))
 
 
 def later() -> SchemaHistory:
-    """The tables as they might be two versions from now: a column in version 2, a table and an index in version 3."""
+    """Return the tables as they might be in two versions: a new column in the next one, a table and an index after it."""
     tables = MetaData()
     for table in metadata.sorted_tables:
         table.to_metadata(tables)
@@ -25,8 +29,8 @@ def later() -> SchemaHistory:
         "CREATE TABLE mediator_notes (id INTEGER NOT NULL PRIMARY KEY)",
         "CREATE INDEX mediator_parked_by_note ON mediator_parked (note)",
     ]
-    both = [Migration(2, dict.fromkeys(("sqlite", "postgresql"), column))]
-    return SchemaHistory(tables, [*both, Migration(3, dict.fromkeys(("sqlite", "postgresql"), others))])
+    both = [*HISTORY.migrations, Migration(NOW + 1, dict.fromkeys(("sqlite", "postgresql"), column))]
+    return SchemaHistory(tables, [*both, Migration(NOW + 2, dict.fromkeys(("sqlite", "postgresql"), others))])
 
 
 LATER = later()
@@ -53,14 +57,14 @@ async def engine(url: str):
 async def test_a_database_that_was_just_created_has_no_differences(engine: AsyncEngine):
     await create_schema(engine)
     assert await schema_differences(engine) == []
-    assert await versions(engine) == [HISTORY.version]
+    assert await versions(engine) == ALL
     assert await upgrade_schema(engine) == []
 
 
 async def test_a_database_without_tables_is_told_to_lack_each_and_gets_them_by_an_upgrade(engine: AsyncEngine):
     missing = await schema_differences(engine)
     assert missing == [f"the table {table.name} is missing" for table in metadata.sorted_tables]
-    assert await upgrade_schema(engine) == [1]
+    assert await upgrade_schema(engine) == ALL
     assert await schema_differences(engine) == []
 
 
@@ -68,38 +72,42 @@ async def test_an_upgrade_applies_each_missing_version_in_order_and_leads_to_wha
     engine: AsyncEngine,
 ):
     await create_schema(engine)
-    assert "the tables are of version 1, and this library needs version 3" in await schema_differences(
+    assert f"the tables are of version {NOW}, and this library needs version {NOW + 2}" in await schema_differences(
         engine, history=LATER
     )
-    assert await upgrade_schema(engine, history=LATER) == [2, 3]
-    assert await versions(engine) == [1, 2, 3]
+    assert await upgrade_schema(engine, history=LATER) == [NOW + 1, NOW + 2]
+    assert await versions(engine) == [*ALL, NOW + 1, NOW + 2]
     assert await schema_differences(engine, history=LATER) == []
     assert await upgrade_schema(engine, history=LATER) == []
 
 
 async def test_a_new_database_begins_with_the_last_version(engine: AsyncEngine):
-    assert await upgrade_schema(engine, history=LATER) == [1, 2, 3]
+    assert await upgrade_schema(engine, history=LATER) == [*ALL, NOW + 1, NOW + 2]
     assert await schema_differences(engine, history=LATER) == []
 
 
 async def test_the_text_from_a_version_is_what_an_upgrade_executes(engine: AsyncEngine):
     await create_schema(engine)
-    await execute(engine, *LATER.statements(engine.dialect, 1))
-    assert await versions(engine) == [1, 2, 3]
+    await execute(engine, *LATER.statements(engine.dialect, NOW))
+    assert await versions(engine) == [*ALL, NOW + 1, NOW + 2]
     assert await schema_differences(engine, history=LATER) == []
-    assert LATER.statements(engine.dialect, 3) == []
+    assert LATER.statements(engine.dialect, NOW + 2) == []
     assert schema_sql(engine.dialect, from_version=HISTORY.version) == ""
 
 
 async def test_tables_from_before_versions_were_recorded_count_as_the_first_version(engine: AsyncEngine):
+    await execute(engine, *version_1.statements(engine.dialect.name))
+    await execute(engine, "DROP TABLE mediator_schema", "DROP TABLE mediator_attempts")
+    assert "the tables are of version 1, and this library needs version 2" in await schema_differences(engine)
+    assert await upgrade_schema(engine, application="enrollment") == [1, 2]
+    assert await schema_differences(engine) == []
+
+
+async def test_tables_whose_version_is_not_recorded_show_it(engine: AsyncEngine):
     await create_schema(engine)
     await execute(engine, "DROP TABLE mediator_schema")
     assert "no version is recorded" in await schema_differences(engine)
-    assert await upgrade_schema(engine) == [1]
-    assert await schema_differences(engine) == []
-
-    await execute(engine, "DROP TABLE mediator_schema")
-    assert await upgrade_schema(engine, history=LATER) == [1, 2, 3]
+    assert await upgrade_schema(engine, history=LATER) == [NOW, NOW + 1, NOW + 2]
     assert await schema_differences(engine, history=LATER) == []
 
 
@@ -107,47 +115,47 @@ async def test_tables_whose_version_was_lost_are_recorded_again(engine: AsyncEng
     await create_schema(engine)
     await execute(engine, "DELETE FROM mediator_schema")
     assert await schema_differences(engine) == ["no version is recorded"]
-    assert await upgrade_schema(engine) == [1]
-    assert await versions(engine) == [1]
+    assert await upgrade_schema(engine) == [NOW]
+    assert await versions(engine) == ALL
 
 
 async def test_a_newer_database_is_refused_and_not_changed(engine: AsyncEngine):
     await upgrade_schema(engine, history=LATER)
-    with pytest.raises(SchemaNewerError, match=r"of version 3, and this library knows them up to version 1"):
+    with pytest.raises(SchemaError, match=r"of version 4, and this library knows them up to version 2"):
         await upgrade_schema(engine)
     (difference,) = await schema_differences(engine)
-    assert difference.startswith("the tables are of version 3, and this library knows them up to version 1")
+    assert difference.startswith("the tables are of version 4, and this library knows them up to version 2")
     await create_schema(engine)
-    assert await versions(engine) == [1, 2, 3]
+    assert await versions(engine) == [*ALL, NOW + 1, NOW + 2]
 
 
 async def test_creating_does_not_pretend_that_older_tables_are_new(engine: AsyncEngine):
     await create_schema(engine)
-    with pytest.raises(SchemaOutdatedError, match=r"mediator schema upgrade"):
+    with pytest.raises(SchemaError, match=r"mediator schema upgrade"):
         await create_schema(engine, history=LATER)
-    assert await versions(engine) == [1]
+    assert await versions(engine) == ALL
 
 
 async def test_a_version_that_fails_leaves_those_before_it_and_nothing_of_itself(engine: AsyncEngine):
     await create_schema(engine)
     failing = ["ALTER TABLE mediator_inbox ADD COLUMN half INTEGER", "ALTER TABLE no_such_table ADD COLUMN x INTEGER"]
     broken = SchemaHistory(
-        LATER.metadata, [LATER.migrations[0], Migration(3, dict.fromkeys(("sqlite", "postgresql"), failing))]
+        LATER.metadata, [*LATER.migrations[:-1], Migration(NOW + 2, dict.fromkeys(("sqlite", "postgresql"), failing))]
     )
     with pytest.raises(DBAPIError):
         await upgrade_schema(engine, history=broken)
-    assert await versions(engine) == [1, 2]
+    assert await versions(engine) == [*ALL, NOW + 1]
     async with engine.connect() as connection:
         columns = await connection.run_sync(lambda sync: inspect(sync).get_columns("mediator_inbox"))
     assert "half" not in {column["name"] for column in columns}
-    assert await upgrade_schema(engine, history=LATER) == [3]
+    assert await upgrade_schema(engine, history=LATER) == [NOW + 2]
 
 
-async def test_of_several_that_upgrade_at_once_each_version_is_applied_by_one(url: str):
+async def test_each_version_is_applied_once_by_concurrent_upgrades(url: str):
     async with open_engine(url) as one, open_engine(url) as other:
         await create_schema(one)
         done = await asyncio.gather(*(upgrade_schema(engine, history=LATER) for engine in (one, other, one, other)))
-        assert sorted(version for each in done for version in each) == [2, 3]
+        assert sorted(version for each in done for version in each) == [NOW + 1, NOW + 2]
         assert await schema_differences(one, history=LATER) == []
 
 
@@ -231,7 +239,7 @@ async def test_keys_and_numbering_are_compared_too(postgres_url: str):
         ]
 
 
-async def test_what_a_database_has_beside_the_tables_is_no_difference(engine: AsyncEngine):
+async def test_other_tables_in_a_database_are_no_difference(engine: AsyncEngine):
     await create_schema(engine)
     await execute(
         engine,

@@ -12,10 +12,10 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator import DistributedEvent, DistributedEventBroker, current_unit_of_work
-from mediator.distributed.events import Ordering
-from mediator.errors import EventDeclarationError
+from mediator.distributed.events import KeyLocking
+from mediator.errors import DeclarationError
 from mediator.sqlalchemy import create_schema, open_engine
-from mediator.sqlalchemy.backlog import Backlog
+from mediator.sqlalchemy.staging import Backlog
 from mediator.testing.failpoints import Pause, failpoint
 from tests.adapters.sqlalchemy.ledger import Do, Ledger
 
@@ -30,7 +30,7 @@ class Moved(DistributedEvent):
 @dataclass(frozen=True, slots=True)
 class Counted(DistributedEvent):
     event_type: ClassVar[str] = "stock.counted"
-    ordering: ClassVar[Ordering] = "row"
+    key_locking: ClassVar[KeyLocking] = "row"
     partition_key: str
 
 
@@ -58,7 +58,7 @@ async def add(ledger: Ledger, *events: DistributedEvent) -> None:
 
 @contextmanager
 def statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
-    """What is executed inside the block; ends with "COMMIT" when a transaction commits."""
+    """Collect the statements that are executed in the block; the last one is "COMMIT" when a transaction commits."""
     seen: list[tuple[str, Any]] = []
 
     def executed(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
@@ -95,6 +95,7 @@ async def test_more_events_than_a_statement_can_have_on_sqlite_are_a_few(ledger:
     assert await ledger.outbox.pending() == 4001
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_very_many_events_are_one_statement_on_postgresql(shared: Ledger) -> None:
     await add(shared, *(Moved("k", number) for number in range(40_000)))
     async with shared.outbox.claim(40_000) as batch:
@@ -103,15 +104,15 @@ async def test_very_many_events_are_one_statement_on_postgresql(shared: Ledger) 
         ]
 
 
-@pytest.mark.parametrize("ordering", ["stern", None, 1, ""])
-def test_an_ordering_that_there_is_not_is_found_when_the_event_is_declared(ordering: Any) -> None:
-    wrong = type("Wrong", (DistributedEvent,), {"event_type": "stock.wrong", "ordering": ordering})
-    with pytest.raises(EventDeclarationError, match="has the ordering"):
+@pytest.mark.parametrize("locking", ["stern", None, 1, ""])
+def test_an_unknown_key_locking_is_refused_when_the_event_is_declared(locking: Any) -> None:
+    wrong = type("Wrong", (DistributedEvent,), {"event_type": "stock.wrong", "key_locking": locking})
+    with pytest.raises(DeclarationError, match="has the key_locking"):
         DistributedEventBroker(None).add(wrong())  # type: ignore[arg-type]
 
 
 async def test_postgresql_takes_the_locks_before_it_draws_numbers(shared: Ledger) -> None:
-    """As the plan has it: numbers are drawn for what has passed a condition, and that condition reads all locks."""
+    """The query plan shows it: numbers are drawn for rows that pass a condition, and the condition reads all locks."""
     captured: list[tuple[str, Any]] = []
     with statements(shared.engine) as seen:
         await add(shared, Moved("b", 1), Moved("a", 2), Moved("b", 3))
@@ -142,7 +143,7 @@ async def test_an_event_ordered_by_rows_takes_no_lock(shared: Ledger) -> None:
 
 
 async def _overtaking(ledger: Ledger, first: DistributedEvent, second: DistributedEvent, *, overtakes: bool) -> None:
-    """Whether a transaction can commit while another one has stored its events and not committed."""
+    """Return whether a transaction can commit while another one has stored its events but not committed."""
     before_commit = Pause()
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         with failpoint("unit_of_work.before_commit", before_commit):
@@ -168,8 +169,9 @@ async def _until_somebody_waits_for_a_lock(engine: AsyncEngine) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_thirty_two_writers_never_let_an_earlier_number_of_a_key_appear_later(shared: Ledger) -> None:
-    """Insert-only: nothing but the library orders the transactions, and each dawdles before its commit."""
+    """The commands only insert, so only the library orders the transactions, and each waits before its commit."""
     rng = random.Random(1)
     keys = [f"key {number}" for number in range(4)]
     inversions, seen, highest, done = [], set[int](), dict[str, int](), asyncio.Event()
@@ -213,7 +215,7 @@ async def test_transactions_that_store_the_same_keys_in_another_order_do_not_dea
     assert await shared.outbox.pending() == 240
 
 
-# How full the outbox is.
+# The size of the outbox.
 
 
 async def test_counting_takes_little_of_the_time_however_many_commands_ask(shared: Ledger) -> None:

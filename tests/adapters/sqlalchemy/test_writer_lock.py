@@ -1,4 +1,4 @@
-"""WriterLock: writers of several processes take turns. File locks do not know when two are of one."""
+"""WriterLock: writers of several processes take turns. File locks do not know which writers share a process."""
 
 import asyncio
 from pathlib import Path
@@ -46,12 +46,12 @@ async def test_a_writer_has_its_turn_beside_a_process_that_never_stops(file: Pat
             await lock.acquire("another")
             between.append(turns.stat().st_size - before)
             lock.release()
-    assert max(between) < 80, between  # about 20 in the time that a process may keep it, and whoever comes back waits
+    assert max(between) < 80, between  # about 20 in the time that a process may keep the file; a returning writer waits
 
 
 @pytest.mark.parametrize("timeout", [0.5, 30.0])
 async def test_a_process_that_is_frozen_while_it_waits_does_not_keep_others_from_writing(file: Path, timeout: float):
-    """It is waited for once, and for a while no more."""
+    """Others wait for it once, and then ignore it for a while."""
     lock = WriterLock(file, timeout=timeout)
     with FileLock(f"{file}.turnstile", thread_local=False):
         await lock.acquire("first")

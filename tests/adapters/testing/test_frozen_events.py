@@ -17,7 +17,7 @@ from dependency_injector import containers, providers
 
 from mediator import DistributedEvent, DistributedEventHandler
 from mediator.dependency_injector import MediatorProvider, Scoped
-from mediator.errors import EventKindError, EventSchemaError, FrozenEventsError
+from mediator.errors import DeclarationError, FrozenEventsError, MisuseError
 from mediator.msgspec import MsgspecCodec
 from mediator.pydantic import PydanticCodec
 from mediator.testing import (
@@ -372,14 +372,14 @@ def test_a_model_that_refuses_unknown_fields_from_now_on_is_found(tmp_path: Any)
     ],
 )
 def test_what_cannot_be_frozen_is_said_with_the_reason(cls: Any, codec: Any, text: str, tmp_path: Any):
-    with pytest.raises(EventSchemaError, match="cannot be frozen") as caught:
+    with pytest.raises(DeclarationError, match="cannot be frozen") as caught:
         freeze_events([cls], tmp_path, codec=codec)
     assert text in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_event_is_refused(tmp_path: Any):
-    with pytest.raises(EventKindError):
+    with pytest.raises(MisuseError, match="is not a DistributedEvent"):
         freeze_events([Line("a")], tmp_path)
 
 

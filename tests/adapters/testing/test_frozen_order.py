@@ -20,7 +20,7 @@ from mediator.errors import FrozenEventsError
 from mediator.msgspec import MsgspecCodec
 from mediator.pydantic import PydanticCodec
 from mediator.testing import FrozenSampleWarning, check_frozen_events, freeze_events
-from mediator.testing.payload_change import changes
+from mediator.testing.frozen.changes import changes
 
 CODECS = [pytest.param(MsgspecCodec(), id="msgspec"), pytest.param(PydanticCodec(), id="pydantic")]
 every_codec = pytest.mark.parametrize("codec", CODECS)

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from structlog.testing import capture_logs
 
 from examples import fastapi_app
@@ -53,6 +53,27 @@ async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(fastapi_app.create(f"sqlite:///{tmp_path}/students.db")) as opened:
         yield opened
+
+
+async def test_a_dependency_with_yield_shares_the_scope_of_its_request_and_ends_before_the_response(tmp_path: Path):
+    app = fastapi_app.create(f"sqlite:///{tmp_path}/students.db")
+    ended: list[str] = []
+
+    async def audited(mediator: RequestMediator) -> AsyncIterator[list[int]]:
+        found: list[int] = []
+        yield found
+        ended.append(f"{found} {await mediator.send(fastapi_app.EnrollStudent('Bob'))}")
+
+    @app.post("/audited")
+    async def audit(
+        mediator: RequestMediator, found: Annotated[list[int], Depends(audited, scope="function")]
+    ) -> list[int]:
+        found.append(await mediator.send(fastapi_app.EnrollStudent("Ada")))
+        return found
+
+    async with serving(app) as client:
+        assert (await client.post("/audited")).json() == [1]
+        assert ended == ["[1] 2"]
 
 
 async def test_the_example_sends_the_commands_of_web_requests(client: httpx.AsyncClient):

@@ -1,4 +1,4 @@
-"""Application: a container whose handlers and behaviors do what the messages say, and tell a recorder."""
+"""Application: a container whose handlers and behaviors do what the messages say, and record it."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ from tests.contracts.model.program import Act, Ask, HeardOnce, HeardTwice, Scrip
 
 @dataclass(frozen=True)
 class Strand:
-    """What runs one after the other: a program, or one of handlers that run at the same time."""
+    """A sequence of steps: a program, or one of several handlers that run at the same time."""
 
     name: str
     task: Any
@@ -40,13 +40,13 @@ strand: ContextVar[Strand] = ContextVar("strand")
 
 
 def begin_strand(name: str) -> None:
-    """Begin one in the running task."""
+    """Begin a strand in the running task."""
     strand.set(Strand(name, asyncio.current_task()))
 
 
 @dataclass
 class Recorder:
-    """What was observed."""
+    """The observations of one run."""
 
     notes: list[tuple[str, str, Any]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -85,7 +85,7 @@ class Written(DistributedEvent):
 
 
 class Handling:
-    """What every handler of the model does: the `World` of a program, with the objects of its scope."""
+    """The work of every handler of the model: the `World` of a program, with the objects of its scope."""
 
     def __init__(
         self,

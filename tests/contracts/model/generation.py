@@ -4,7 +4,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mediator import PublishStrategy, TransactionMode
+from mediator import TransactionMode
+from mediator.strategies import PublishStrategy
 from tests.contracts.model.program import (
     NOTIFICATIONS,
     STRATEGIES,
@@ -22,7 +23,7 @@ from tests.contracts.model.program import (
 )
 
 LARGEST = 40
-"""Steps of a program: it bounds the trees, whose branches bound themselves by what is left."""
+"""Largest number of steps in a program. Each branch of the tree takes its steps from the rest."""
 
 MODES = [TransactionMode.DEFAULT] * 3 + [TransactionMode.NESTED] * 3 + [TransactionMode.NEW, TransactionMode.SUPPRESS]
 KINDS = [Kind.PASS] * 25 + list(Kind)
@@ -31,7 +32,7 @@ MESSAGES = [Act, Act, Act, Ask, *NOTIFICATIONS, *NOTIFICATIONS[1:]]
 
 
 class _Author:
-    """Draws one program; every part of it has a label of its own."""
+    """Draws one program, and gives each part a label of its own."""
 
     def __init__(self, draw: Any, name: str) -> None:
         self._draw = draw
@@ -87,6 +88,6 @@ class _Author:
 
 @st.composite
 def programs(draw: Any) -> list[Any]:
-    """The first messages of up to three programs that run at the same time."""
+    """Draw the first messages of up to three programs that run at the same time."""
     count = draw(st.integers(1, 3))
     return [_Author(draw, str(number)).message() for number in range(count)]

@@ -1,22 +1,23 @@
-"""Program: a random tree of dispatches, and what its handlers and behaviors do, whoever dispatches it."""
+"""Program: a random tree of dispatches, with the actions of its handlers and behaviors."""
 
 import asyncio
 import enum
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mediator import Command, Concurrent, Notification, PublishStrategy, Query, Sequential, TransactionMode
-from mediator.errors import AfterCommitError, ConcurrentPublishError, UnitOfWorkRolledBackError
+from mediator import Command, Concurrent, Notification, Query, Sequential, TransactionMode
+from mediator.errors import AfterCommitError, CommittedError, MisuseError, RolledBackError
+from mediator.strategies import PublishStrategy
 
 STRATEGIES = (Sequential(), Sequential(on_error="collect"), Concurrent(), Concurrent(limit=1))
 
 
 class ScriptedError(Exception):
-    """What a handler or a behavior of a program raises."""
+    """The error that a handler or a behavior of a program raises."""
 
 
 class Kind(enum.Enum):
-    """What a behavior does."""
+    """The action of a behavior."""
 
     PASS = "pass"
     SLEEP = "sleep"
@@ -32,10 +33,10 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Behavior:
-    """What the behavior in one place does with one message.
+    """The action of the behavior in one place for one message.
 
     Attributes:
-        instead: The message to go on with, of one that replaces it.
+        instead: The message with which a replacing behavior goes on.
     """
 
     kind: Kind = Kind.PASS
@@ -44,7 +45,7 @@ class Behavior:
 
 @dataclass(frozen=True)
 class Work:
-    """What one handler does, and the behavior around it if it is one of a notification."""
+    """The actions of one handler and, for a notification, of the behavior around it."""
 
     label: str
     steps: tuple["Step", ...] = ()
@@ -116,7 +117,7 @@ class Fail:
 
 
 class Simple(enum.Enum):
-    """Steps that need no more than a word."""
+    """Steps without parameters."""
 
     PAUSE = "pause"
     CANCEL = "have the running task cancelled"
@@ -127,7 +128,7 @@ Step = Dispatch | AfterCommit | Write | Fail | Simple
 
 
 class World(Protocol):
-    """Whoever dispatches: the mediator, or the model of it."""
+    """The interface to the mediator or to its model."""
 
     def note(self, text: str) -> None: ...
     async def cancel(self) -> None: ...
@@ -137,7 +138,7 @@ class World(Protocol):
 
 
 async def perform(world: World, work: Work) -> str:
-    """What a handler does."""
+    """Do what a handler does."""
     world.note(f"{work.label} begins")
     for step in work.steps:
         match step:
@@ -171,7 +172,7 @@ async def _dispatch(world: World, work: Work, step: Dispatch) -> None:
 
 
 async def behave(note: Any, behavior: Behavior, place: str, call_next: Any) -> Any:
-    """What a behavior does."""
+    """Do what a behavior does."""
     note(f"{place} begins")
     match behavior.kind:
         case Kind.SHORT:
@@ -199,18 +200,18 @@ async def behave(note: Any, behavior: Behavior, place: str, call_next: Any) -> A
 
 
 def shape(error: BaseException) -> str:
-    """What can be compared of an error."""
+    """Return the parts of an error that can be compared."""
     match error:
         case AfterCommitError():
             return f"after the commit: {[shape(each) for each in error.errors]}"
-        case UnitOfWorkRolledBackError():
+        case CommittedError(__cause__=BaseException() as cause):
+            return f"committed, and then {shape(cause)}"
+        case RolledBackError():
             return f"rolled back: {shape(error.cause)}"
-        case ConcurrentPublishError():
-            return "concurrent publish in a transaction"
         case BaseExceptionGroup():
             return f"group of {[shape(each) for each in error.exceptions]}"
         case ScriptedError():
             return f"failure of {error}"
-        case asyncio.CancelledError():
-            return "cancelled"
+        case MisuseError() | asyncio.CancelledError():
+            return type(error).__name__
     raise error

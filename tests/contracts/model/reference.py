@@ -1,6 +1,6 @@
-"""Reference: what the mediator promises about order, scopes and transactions, as the simplest code that does it.
+"""Reference: the simplest code that keeps the mediator's promises about order, scopes and transactions.
 
-Nothing in it runs at the same time: of handlers that do, only the order within each one is compared.
+Nothing in it is concurrent. Where handlers run at the same time, only the order within each one is compared.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mediator import Concurrent, Notification, TransactionMode
-from mediator.errors import AfterCommitError, ConcurrentPublishError, UnitOfWorkRolledBackError
+from mediator.errors import AfterCommitError, CommittedError, RolledBackError, misuse
 from mediator.strategies import raise_collected
 from tests.contracts.model.program import Ask, Behavior, Scripted, Work, behave, perform
 
@@ -19,7 +19,7 @@ Go = Callable[[], Awaitable[Any]]
 
 @dataclass
 class Level:
-    """What a transaction, or one since its savepoint, would commit."""
+    """The rows and events that a transaction, or the part since a savepoint, would commit."""
 
     rows: list[tuple[str, str]] = field(default_factory=list)
     waiting: list[Scripted] = field(default_factory=list)
@@ -34,8 +34,48 @@ class ReferenceScope:
     levels: list[Level] | None = None
 
 
+class Dispatch:
+    """The outcome, for the sender of a message, of the transactions that its dispatch began."""
+
+    def __init__(self, message: Scripted) -> None:
+        self.message = message
+        self.committed: str | None = None
+        self._failure: BaseException | None = None
+
+    def ended(self, committed: str | None = None, failure: BaseException | None = None) -> None:
+        """Record the end of a transaction. A later rollback does not replace a commit."""
+        if self.committed is None or committed is not None:
+            self.committed, self._failure = committed, failure
+
+    def check(self) -> None:
+        """Check that no response is returned for a transaction that was rolled back."""
+        if self.committed is None and self._failure is not None:
+            raise RolledBackError("", None, self._failure) from self._failure
+
+    def raise_with_outcome(self, error: BaseException) -> None:
+        """Raise an error that says so when the transaction has committed."""
+        if self.committed is None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            if not isinstance(error.__cause__, CommittedError):
+                told = CommittedError(self.committed, None, message=self.message)
+                told.__cause__ = error.__cause__
+                raise error from told
+        elif not isinstance(error, CommittedError) or error.transaction_id != self.committed:
+            raise self._told(error) from error
+
+    def _told(self, error: BaseException) -> CommittedError:
+        assert self.committed is not None
+        before: BaseException | None = error
+        while before is not None:
+            if isinstance(before, AfterCommitError) and before.transaction_id == self.committed:
+                return AfterCommitError(self.committed, None, (), before.errors, message=self.message)
+            before = before.__cause__ or before.__context__
+        return CommittedError(self.committed, None, message=self.message)
+
+
 class Strand:
-    """What runs one after the other: a program, or one of handlers that run at the same time."""
+    """A sequence of steps: a program, or one of several handlers that run at the same time."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -51,7 +91,9 @@ class Reference:
         self.committed: list[tuple[str, str]] = []
         self.built = 0
         self._counts: Counter[str] = Counter()
+        self._transactions = 0
         self._scope: ReferenceScope | None = None
+        self._dispatch: Dispatch | None = None
         self._strand = Strand("")
 
     async def run(self, name: str, message: Scripted) -> Any:
@@ -86,20 +128,24 @@ class Reference:
         joins = outer is not None and mode in (TransactionMode.DEFAULT, TransactionMode.NESTED)
         self._scope = scope = outer if joins else ReferenceScope(mode is not TransactionMode.SUPPRESS)
         levels = scope.levels
+        around, self._dispatch = self._dispatch, Dispatch(message)
+        dispatch = self._dispatch
         try:
             if levels is not None and mode is TransactionMode.NESTED:
                 response = await self._nested(levels, message)
             else:
                 response = await self._outside(message)
+            dispatch.check()
         except BaseException as error:
             if levels is not None and mode is TransactionMode.DEFAULT and not isinstance(message, Ask):
                 levels[-1].doom = levels[-1].doom or error
+            dispatch.raise_with_outcome(error)
             raise
         finally:
-            self._scope = outer
+            self._scope, self._dispatch = outer, around
         return None if isinstance(message, Notification) else response
 
-    # What it means.
+    # The meaning of the steps.
 
     @property
     def _levels(self) -> list[Level] | None:
@@ -144,27 +190,48 @@ class Reference:
         assert scope is not None
         if scope.levels is not None or not scope.transactional:
             return await go()
+        dispatch = self._dispatch
+        assert dispatch is not None
         levels = scope.levels = [Level()]
         try:
-            response = await go()
-        finally:
-            scope.levels = None
+            response = await self._rolled_back_by_errors(scope, levels, go)
+        except BaseException as error:
+            dispatch.ended(failure=error)
+            raise
         (level,) = levels
-        _raise_doom(level)
         self.committed += level.rows
-        await self._after_commit(level.waiting)
+        self._transactions += 1
+        transaction_id = str(self._transactions)
+        dispatch.ended(committed=transaction_id)
+        await self._after_commit(transaction_id, dispatch.message, level.waiting)
         return response
 
-    async def _after_commit(self, waiting: Sequence[Scripted]) -> None:
+    async def _rolled_back_by_errors(self, scope: ReferenceScope, levels: list[Level], go: Go) -> Any:
+        try:
+            response = await go()
+            _raise_doom(levels[0])
+        except CommittedError as error:  # it is about another transaction, not about this one
+            raise RolledBackError("", None, error) from error
+        finally:
+            scope.levels = None
+        return response
+
+    async def _after_commit(self, transaction_id: str, begun_for: Scripted, waiting: Sequence[Scripted]) -> None:
         strand, errors = self._strand, list[BaseException]()
         strand.shields += 1
         for message in waiting:
-            await self._collect(lambda each=message: self.dispatch(each, TransactionMode.NEW), errors)
+            failed: list[BaseException] = []
+            await self._collect(lambda each=message: self.dispatch(each, TransactionMode.NEW), failed)
+            for error in failed:
+                errors += _without_what_gathers(error, message)
         strand.shields -= 1
+        told = AfterCommitError(transaction_id, None, (), errors, message=begun_for) if errors else None
+        if told is not None:
+            told.__cause__ = errors[0]
         if strand.cancelled and not strand.shields:
-            raise asyncio.CancelledError
-        if errors:
-            raise AfterCommitError("", None, (), errors)
+            raise asyncio.CancelledError from told
+        if told is not None:
+            raise told
 
     async def _innermost(self, message: Scripted, strategy: Any) -> Any:
         if not isinstance(message, Notification):
@@ -185,12 +252,24 @@ class Reference:
         scope, strand, errors = self._scope, self._strand, list[BaseException]()
         assert scope is not None
         if scope.levels is not None:
-            raise ConcurrentPublishError(message)
+            raise misuse.concurrent_publish(message)
         for number, work in enumerate(message.works):
             self._scope, self._strand = ReferenceScope(scope.transactional), Strand(work.label)
-            await self._collect(lambda at=number: self._transaction(lambda: self._handler(message, at)), errors)
+            await self._collect(lambda at=number: self._in_its_own_scope(message, at), errors)
         self._scope, self._strand = scope, strand
         raise_collected(errors, message)
+
+    async def _in_its_own_scope(self, message: Scripted, number: int) -> None:
+        around, self._dispatch = self._dispatch, Dispatch(message)
+        dispatch = self._dispatch
+        try:
+            await self._transaction(lambda: self._handler(message, number))
+            dispatch.check()
+        except BaseException as error:
+            dispatch.raise_with_outcome(error)
+            raise
+        finally:
+            self._dispatch = around
 
     async def _handler(self, message: Scripted, number: int) -> Any:
         around = message.works[number].around
@@ -210,6 +289,18 @@ class Reference:
         self._scope = scope
 
 
+def _without_what_gathers(error: BaseException, message: Scripted) -> list[BaseException]:
+    """Return the failures of a notification and of the calls after its commit, without the errors that group them."""
+    own: BaseException | None = error
+    while own is not None and not (isinstance(own, AfterCommitError) and own.message is message):
+        own = own.__cause__
+    if not isinstance(own, AfterCommitError):
+        return [error]
+    in_its_place = [] if own is error or isinstance(error, asyncio.CancelledError) else [error]
+    cause = own.__cause__
+    return [*own.errors, *in_its_place, *([cause] if cause is not None and cause not in own.errors else [])]
+
+
 def _raise_doom(level: Level) -> None:
     if level.doom is not None:
-        raise UnitOfWorkRolledBackError("", None, level.doom) from level.doom
+        raise RolledBackError("", None, level.doom) from level.doom

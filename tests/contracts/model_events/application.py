@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from mediator import (
-    Binding,
     DistributedEvent,
     DistributedEventBroker,
     DistributedEventHandler,
@@ -17,13 +16,14 @@ from mediator import (
     Mediator,
     OutboxRelay,
     PipelineBehavior,
-    Registry,
     RequestHandler,
 )
+from mediator.binding import Binding
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.publisher import PublishResult
-from mediator.distributed.subscription import Ordering
+from mediator.distributed.inbox import Ordering
+from mediator.distributed.outbox import PublishResult
 from mediator.errors import EventHeldBackError, EventRefusedError
+from mediator.registry import Registry
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
 from tests.contracts.model_events.script import Add, Do, ScriptedError
 from tests.contracts.model_events.storage import ModelStorage
@@ -48,7 +48,7 @@ class Applied(Made):
 
 
 class PoisonError(Exception):
-    """What the handler raises while a key is poisoned."""
+    """The error that the handler raises while a key is poisoned."""
 
 
 class Clock:
@@ -62,10 +62,10 @@ class Clock:
 
 
 class RefusingPublisher(InMemoryEventPublisher):
-    """Refuses the events of some keys; what follows one of them in its batch is not stored either.
+    """Refuses the events of some keys, and does not store later events of such a key in the same batch.
 
     Attributes:
-        refused: Those keys.
+        refused: The keys whose events are refused.
     """
 
     def __init__(self, broker: InMemoryBroker) -> None:
@@ -87,11 +87,11 @@ class RefusingPublisher(InMemoryEventPublisher):
 
 
 class Application:
-    """All of it, on one database.
+    """The whole application, on one database.
 
     Attributes:
-        poisoned: The keys whose events the handler fails at.
-        labels: Of each event that was ever added, what it is and its number, by its id.
+        poisoned: The keys whose events make the handler fail.
+        labels: The kind and the number of each event that was ever added, by its id.
     """
 
     def __init__(self, storage: ModelStorage, clock: Clock, ordering: Ordering) -> None:

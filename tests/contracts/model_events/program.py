@@ -1,4 +1,4 @@
-"""EventsProgram: what hypothesis may do to the application, in any order: work, faults, outages, time, and repairs."""
+"""EventsProgram: the steps that hypothesis may take, in any order: work, faults, outages, time and repairs."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _CONSUMING = (
 
 
 def faults(worker: str, places: tuple[str, ...], *kinds: str) -> st.SearchStrategy[Fault | None]:
-    """None most of the time."""
+    """Draw faults: most of the time none."""
     some = st.builds(Fault, st.sampled_from([f"{worker}.{place}" for place in places]), st.sampled_from(kinds))
     return st.one_of(st.none(), some)
 
@@ -48,7 +48,7 @@ counts = st.sampled_from((1, 1, 2))
 
 
 class EventsProgram(RuleBasedStateMachine):
-    """In memory, in virtual time."""
+    """The program in memory and in virtual time."""
 
     patience = 2.0
 
@@ -106,7 +106,7 @@ class EventsProgram(RuleBasedStateMachine):
             tasks.create_task(self.workers.relay(count))
             tasks.create_task(self.workers.consume(count))
 
-    # What goes wrong, until it goes right again.
+    # Faults, and their ends.
 
     @rule()
     def broker_goes_or_comes(self) -> None:
@@ -128,7 +128,7 @@ class EventsProgram(RuleBasedStateMachine):
     def broker_refuses_or_takes(self, key: str | None) -> None:
         self.application.publisher.refused ^= {key}
 
-    # Time, and what people do.
+    # Time, and the actions of operators.
 
     @rule(seconds=st.sampled_from((3.0, 60.0)))
     def time_passes(self, seconds: float) -> None:
@@ -183,7 +183,7 @@ class EventsProgram(RuleBasedStateMachine):
             number = self.application.labels[event.event_id][1]
             (self.reference.withdrawn if event.direction == "out" else self.reference.discarded).add(number)
 
-    # What must be true.
+    # Invariants.
 
     @invariant()
     def holds(self) -> None:
@@ -200,7 +200,7 @@ class EventsProgram(RuleBasedStateMachine):
             self.runner.close()
 
     async def _end(self) -> Seen:
-        """Mend everything, and let everybody work until all is done."""
+        """End all faults, and let all workers run until nothing is left to do."""
         application, parking = self.application, self.application.storage.parking
         application.broker.available = True
         application.poisoned.clear()
@@ -218,7 +218,7 @@ class EventsProgram(RuleBasedStateMachine):
 
 
 class SqliteProgram(EventsProgram):
-    """On an SQLite file, in real time: whoever has nothing to wait for is soon given up."""
+    """The program on an SQLite file and in real time: a worker that waits for nothing is stopped soon."""
 
     patience = 0.1
 

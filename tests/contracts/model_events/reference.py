@@ -1,4 +1,4 @@
-"""Reference: what a command must leave behind, and what must be true of streams, effects and parked events at any time."""
+"""Reference: the events that a command must leave, and the invariants of streams, effects and parked events."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ Transaction = list[Add]
 
 @dataclass
 class _Level:
-    """What follows a savepoint, or the beginning."""
+    """The part of a transaction since a savepoint, or since its beginning."""
 
     doomed: bool = False
 
@@ -22,7 +22,7 @@ class _RolledBackError(Exception):
 
 
 def transactions(command: Do) -> list[Transaction]:
-    """The events of each transaction that commits, in the order of commits, when nothing goes wrong but the script."""
+    """Return the events of each transaction that commits, in the order of commits, if only the script makes errors."""
     committed: list[Transaction] = []
     _begin(command, committed)
     return [events for events in committed if events]
@@ -82,17 +82,17 @@ def _run_behind_savepoint(command: Do, events: Transaction, committed: list[Tran
 
 @dataclass
 class Seen:
-    """What there is, by the numbers of events; of each list the order counts.
+    """The events in each place, by their numbers, in order.
 
     Attributes:
         rows: Committed by commands.
-        stream: Stored by the broker.
-        applied: Taken in by the consumer.
-        parked: Set aside by the consumer.
-        placed: Waiting, delayed, archived or refused, as often as they are.
-        archived: Those that the outbox takes for stored.
-        followed: The stored ones of the events that were added when an event was applied.
-        followed_placed: All of those that there are.
+        stream: Events stored by the broker.
+        applied: Events that the consumer applied.
+        parked: Events that the consumer parked.
+        placed: Events that wait, or are delayed, archived or refused, once for each place.
+        archived: Events in the archive of the outbox.
+        followed: Events that were added when an event was applied, as far as the broker stored them.
+        followed_placed: All events that were added when an event was applied.
     """
 
     rows: Sequence[int]
@@ -107,13 +107,13 @@ class Seen:
 
 @dataclass
 class Reference:
-    """What is known of each event.
+    """The knowledge of the model about each event.
 
     Attributes:
         ordered: Whether the consumer keeps the order of keys.
-        events: Those that are committed, by number, in the order of commits.
-        withdrawn: Those that were cancelled, or discarded before they were sent.
-        discarded: Those that were discarded after they had come in.
+        events: The committed events by number, in the order of commits.
+        withdrawn: The events that were cancelled, or discarded before they were sent.
+        discarded: The events that were discarded after the consumer had received them.
     """
 
     ordered: bool
@@ -122,7 +122,7 @@ class Reference:
     discarded: set[int] = field(default_factory=set)
 
     def note(self, command: Do, rows: Sequence[int], *, disturbed: bool) -> None:
-        """What a command left behind: what it had to, or when it was disturbed, whole transactions of that."""
+        """Record and check the rows of a command. If it was disturbed, whole transactions may be missing."""
         new = [number for number in rows if number not in self.events]
         expected = transactions(command)
         if disturbed:
@@ -132,7 +132,7 @@ class Reference:
         self.events |= {number: known[number] for number in new}
 
     def check(self, seen: Seen) -> None:
-        """What must be true at any time."""
+        """Check what must be true at any time."""
         assert list(seen.rows) == list(self.events)
         remaining = set(self.events) - self.withdrawn
         assert Counter(seen.placed) == Counter(remaining)
@@ -159,7 +159,7 @@ class Reference:
             assert self._of(key, seen.followed) == [number for number in applied if number in set(seen.followed)]
 
     def check_end(self, seen: Seen) -> None:
-        """What must be true when nothing is wrong any more and everybody is done."""
+        """Check what must be true when all faults have ended and all workers are done."""
         self.check(seen)
         assert set(seen.stream) == set(self.events) - self.withdrawn
         assert set(seen.applied) | self.discarded == set(seen.stream)

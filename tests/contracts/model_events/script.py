@@ -1,4 +1,4 @@
-"""Script: what a random command does: it adds events, sends commands inside it, and fails or not."""
+"""Script: the steps of a random command: it adds events, sends inner commands, and fails or not."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ KEYS = ("red", "green", None)
 
 
 class ScriptedError(Exception):
-    """What a command raises that fails."""
+    """The error of a command that fails."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Add:
     """Write a row and add an event, with the same number.
 
     Attributes:
-        delay: After how many seconds it is due; `None` for at once.
+        delay: The seconds until it is due; `None` for at once.
     """
 
     key: str | None
@@ -47,7 +47,7 @@ class Do(Command[None]):
 
 
 def numbered(command: Do, numbers: Iterator[int]) -> Do:
-    """The same command, each event with a number of its own."""
+    """Return the same command, with a number of its own for each event."""
     steps: list[Any] = [
         replace(step, number=next(numbers))
         if isinstance(step, Add)
@@ -58,7 +58,7 @@ def numbered(command: Do, numbers: Iterator[int]) -> Do:
 
 
 def adds(command: Do) -> Iterator[Add]:
-    """Every event that it may add, those of inner commands too."""
+    """Yield every event that a command may add, also in inner commands."""
     for step in command.steps:
         yield from (step,) if isinstance(step, Add) else adds(step.command)
 
@@ -82,7 +82,7 @@ _separate = st.lists(_sends(_joined, TransactionMode.NEW), max_size=1).map(tuple
 commands: st.SearchStrategy[Do] = st.builds(
     lambda first, command: Do(first + command.steps, command.fails), _separate, _joined
 )
-"""What has a transaction of its own comes first: an SQLite file has one writer, and the outer one may be it after that."""
+"""Commands with a transaction of their own come first: the outer command may become SQLite's only writer later."""
 
 
 def numbers() -> Iterator[int]:

@@ -1,5 +1,6 @@
 """ModelStorage: the database of the application under test, in memory or in an SQLite file."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ Clock = Callable[[], float]
 
 
 class ModelStorage(ABC):
-    """A table of rows and one of effects, beside the tables of the library."""
+    """A table of rows and a table of effects, in the same database as the tables of the library."""
 
     outbox: Outbox
     inbox: Inbox
@@ -34,7 +35,7 @@ class ModelStorage(ABC):
 
     @abstractmethod
     def unit_of_work(self) -> UnitOfWork:
-        """That of the running scope."""
+        """The unit of work of the running scope."""
 
     @abstractmethod
     async def write(self, table: str, number: int) -> None:
@@ -42,17 +43,28 @@ class ModelStorage(ABC):
 
     @abstractmethod
     async def read(self, table: str) -> Sequence[int]:
-        """What is committed, in the order of commits."""
+        """Return the committed rows, in the order of commits."""
 
     @abstractmethod
     def away(self, value: bool) -> None:
-        """Let the database play dead, if it can."""
+        """Make the database unreachable or reachable, if the storage can do so."""
+
+
+class _VirtualDatabase(InMemoryDatabase):
+    """A database whose time is exactly the time of the model."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock()
 
 
 class InMemoryStorage(ModelStorage):
     def __init__(self, clock: Clock) -> None:
-        self._database = InMemoryDatabase()
-        self.outbox = InMemoryOutbox(self._database, clock=clock)
+        self._database = _VirtualDatabase(clock)
+        self.outbox = InMemoryOutbox(self._database)
         self.inbox = InMemoryInbox(self._database)
         self.parking = InMemoryParking(self._database)
         self._written = 0
@@ -78,7 +90,7 @@ class InMemoryStorage(ModelStorage):
 class SqliteStorage(ModelStorage):
     def __init__(self, engine: Any, clock: Clock) -> None:
         self._engine = engine
-        self.outbox = SqlAlchemyOutbox(engine, clock=clock)
+        self.outbox = SqlAlchemyOutbox(engine, clock_offset=lambda: clock() - time.time())
         self.inbox = SqlAlchemyInbox(engine)
         self.parking = SqlAlchemyParking(engine)
 
@@ -98,7 +110,7 @@ class SqliteStorage(ModelStorage):
             return list((await connection.execute(text(f"SELECT number FROM {table} ORDER BY place"))).scalars())
 
     def away(self, value: bool) -> None:
-        """A file does not go away; errors of it are among the faults."""
+        """Do nothing: a file is always there. Errors of the file are among the faults."""
 
 
 @asynccontextmanager

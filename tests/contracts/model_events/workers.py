@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mediator.distributed.outbox_contents import OutboxFilter
+from mediator.distributed.outbox import OutboxFilter
 from mediator.distributed.parking import ParkedFilter
 from mediator.errors import DatabaseUnavailableError
 from mediator.testing.failpoints import Failure, failpoint
@@ -18,10 +18,10 @@ Kind = Literal["error", "database", "cancel", "crash"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens the first time that a failpoint is reached.
+    """The fault when a failpoint is reached for the first time.
 
     Attributes:
-        kind: An error of any kind, one of the database, a stop in good order, or an end right there.
+        kind: An error, an error of the database, a regular stop, or the end of the process at that point.
     """
 
     place: str
@@ -29,11 +29,11 @@ class Fault:
 
 
 class Workers:
-    """Runs relays and consumers, made anew each time.
+    """Runs relays and consumers, which are made for each run.
 
     Args:
-        application: Whose.
-        patience: How long they run at most, in seconds of the loop.
+        application: The application of the workers.
+        patience: The longest run, in seconds of the loop.
     """
 
     def __init__(self, application: Application, patience: float) -> None:
@@ -41,7 +41,7 @@ class Workers:
         self._patience = patience
 
     async def relay(self, count: int, fault: Fault | None = None) -> None:
-        """Relay until nothing waits that can be sent."""
+        """Relay until no event that can be sent waits."""
         relays = [self._application.relay(grace=_grace(fault)) for _ in range(count)]
         await self._run([relay.run() for relay in relays], self._is_relayed, fault)
 
@@ -102,13 +102,13 @@ def action_of(fault: Fault, tasks: list["asyncio.Future[None]"]) -> Callable[[],
         for task in tasks:
             task.cancel()
         if fault.kind == "crash":
-            await asyncio.Event().wait()  # it gets no further
+            await asyncio.Event().wait()  # it makes no progress
 
     return stop
 
 
 async def look(application: Application) -> Seen:
-    """All there is."""
+    """Return all events, by their places."""
     storage, labels = application.storage, application.labels
     contents = storage.outbox.contents
     placed: list[str] = []

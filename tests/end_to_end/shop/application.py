@@ -19,7 +19,7 @@ from mediator import (
     RequestHandler,
     TransactionMode,
 )
-from mediator.dependency_injector import MediatorProvider, Scoped
+from mediator.dependency_injector import MediatorProvider, Scoped, rewired
 from mediator.nats import NatsEventPublisher, open_connection
 from mediator.sqlalchemy import (
     SqlAlchemyOutbox,
@@ -111,8 +111,9 @@ class ShopContainer(containers.DeclarativeContainer):
     announce_order = providers.Factory(AnnounceOrder, distributed_events)
 
 
+@rewired
 class DirectShopContainer(ShopContainer):
-    """The shop with direct delivery; what differs is declared anew, since a subclass does not rewire its base."""
+    """The shop with direct delivery."""
 
     transaction = providers.Factory(
         DistributedUnitOfWorkBehavior,
@@ -121,5 +122,3 @@ class DirectShopContainer(ShopContainer):
         publisher=ShopContainer.publisher,
         delivery="direct",
     )
-    mediator = MediatorProvider(behaviors=providers.List(transaction))
-    place_order = providers.Factory(PlaceOrderHandler, ShopContainer.unit_of_work, mediator)

@@ -9,16 +9,20 @@ from typing import ClassVar
 from sqlalchemy import text
 
 from mediator import (
+    CallNext,
     Command,
     DistributedEvent,
     DistributedEventBroker,
     DistributedEventHandler,
     Mediator,
+    PipelineBehavior,
     RequestHandler,
+    TimeoutBehavior,
     TransactionMode,
     current_delivery,
 )
 from mediator.sqlalchemy import SqlAlchemyUnitOfWork
+from tests.faults.campaign.troubles import Journal, Unclosable, outcome_of
 
 
 class RolledBackError(Exception):
@@ -66,6 +70,7 @@ class Book(Command[None]):
         steps: See `BookHandler`.
         never: Whether nothing that it writes may ever be seen, since it or what is around it fails.
         action: What handlers of its events are to do.
+        within: How long it may take, in seconds; it is cancelled then, and its sender told what became of it.
     """
 
     key: str
@@ -73,6 +78,7 @@ class Book(Command[None]):
     steps: tuple[str, ...]
     never: bool = False
     action: str = ""
+    within: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +88,31 @@ class Acknowledge(Command[None]):
     name: str
 
 
+class Within(PipelineBehavior[Book, None]):
+    """Ends a command that takes longer than it says."""
+
+    async def handle(self, command: Book, call_next: CallNext[None]) -> None:
+        if command.within is None:
+            await call_next()
+        else:
+            await TimeoutBehavior(command.within).handle(command, call_next)
+
+
 class BookHandler(RequestHandler[Book, None]):
     """Writes down, in the same transaction, the id of each event: whoever checks later knows what was committed."""
 
     def __init__(
-        self, unit_of_work: SqlAlchemyUnitOfWork, distributed_events: DistributedEventBroker, mediator: Mediator
+        self,
+        unit_of_work: SqlAlchemyUnitOfWork,
+        distributed_events: DistributedEventBroker,
+        mediator: Mediator,
+        journal: Journal,
+        _unclosable: Unclosable,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._distributed_events = distributed_events
         self._mediator = mediator
+        self._journal = journal
 
     async def handle(self, command: Book) -> None:
         for step in command.steps:
@@ -126,9 +148,14 @@ class BookHandler(RequestHandler[Book, None]):
         inner = Book(outer.key, f"{outer.name}+{mode}", (*steps, *(("fail",) if fails else ())), never)
         try:
             await self._mediator.send(inner, mode=_MODES[mode])
-        except RolledBackError:
-            if mode == "join":
+        except BaseException as error:
+            if mode == "new":
+                self._journal.tell(inner.name, outcome_of(error))
+            if mode == "join" or not isinstance(error, RolledBackError):
                 raise
+        else:
+            if mode == "new":
+                self._journal.tell(inner.name, "committed")
 
 
 _MODES = {
@@ -152,7 +179,11 @@ class KeepBooked(DistributedEventHandler[Booked]):
     """Writes down the id of the event, and that of the one that it causes."""
 
     def __init__(
-        self, unit_of_work: SqlAlchemyUnitOfWork, distributed_events: DistributedEventBroker, repaired: bool
+        self,
+        unit_of_work: SqlAlchemyUnitOfWork,
+        distributed_events: DistributedEventBroker,
+        repaired: bool,
+        _unclosable: Unclosable,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._distributed_events = distributed_events
@@ -167,7 +198,7 @@ class KeepBooked(DistributedEventHandler[Booked]):
 
 
 class AuditNoted(DistributedEventHandler[Noted]):
-    def __init__(self, unit_of_work: SqlAlchemyUnitOfWork, repaired: bool) -> None:
+    def __init__(self, unit_of_work: SqlAlchemyUnitOfWork, repaired: bool, _unclosable: Unclosable) -> None:
         self._unit_of_work = unit_of_work
         self._repaired = repaired
 
@@ -178,7 +209,7 @@ class AuditNoted(DistributedEventHandler[Noted]):
 
 
 class AuditKept(DistributedEventHandler[Kept]):
-    def __init__(self, unit_of_work: SqlAlchemyUnitOfWork) -> None:
+    def __init__(self, unit_of_work: SqlAlchemyUnitOfWork, _unclosable: Unclosable) -> None:
         self._unit_of_work = unit_of_work
 
     async def handle(self, event: Kept) -> None:

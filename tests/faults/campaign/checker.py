@@ -1,10 +1,14 @@
-"""The checker: counts what was lost, doubled, inverted, made up or got stuck, from the databases and the stream alone."""
+"""The checker: counts what was lost, doubled, inverted, made up, got stuck or was told wrongly.
 
-from collections.abc import Sequence
+It compares the databases, the streams, and what the senders of commands wrote down.
+"""
+
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from tests.faults.campaign.troubles import Told
 from tests.faults.scenarios import tables
 from tests.faults.scenarios.checker import Findings, compare
 from tests.faults.scenarios.stream import in_the_stream
@@ -26,6 +30,7 @@ class Evidence:
         keeper_stream: What is in the stream of the keeper's events.
         audits: The events of both that the auditor took in.
         stuck: The ids of all that still waits somewhere, each with where.
+        told: What the senders of commands were told.
     """
 
     entries: Sequence[Seen] = ()
@@ -35,6 +40,7 @@ class Evidence:
     keeper_stream: Sequence[Seen] = ()
     audits: Sequence[Seen] = ()
     stuck: Sequence[str] = ()
+    told: Sequence[Told] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Counts:
         inverted: After one of its key that was committed after it.
         ghosts: Of a command that did not commit, or that should not have.
         stuck: Still on its way when everything was at rest.
+        misinformed: Told to have failed, but there; or told to have committed, but not there.
         events: How many events took effect.
     """
 
@@ -55,6 +62,7 @@ class Counts:
     inverted: list[str] = field(default_factory=list[str])
     ghosts: list[str] = field(default_factory=list[str])
     stuck: list[str] = field(default_factory=list[str])
+    misinformed: list[str] = field(default_factory=list[str])
     events: int = 0
 
     def add(self, where: str, findings: Findings) -> None:
@@ -69,7 +77,7 @@ class Counts:
 
     def wrong(self) -> dict[str, list[str]]:
         """All but how many events took effect."""
-        names = ("lost", "doubled", "inverted", "ghosts", "stuck")
+        names = ("lost", "doubled", "inverted", "ghosts", "stuck", "misinformed")
         return {name: getattr(self, name) for name in names}
 
 
@@ -80,6 +88,7 @@ def count(evidence: Evidence) -> Counts:
     counts.ghosts.extend(f"entries: {each.id}" for each in evidence.entries if each.detail.endswith(NEVER))
     names = {each.detail for each in evidence.entries}
     counts.lost.extend(f"acknowledged: {name}" for name in evidence.receipts if name not in names)
+    counts.misinformed.extend(_misinformed(evidence.told, {each.removesuffix(NEVER) for each in names}))
     counts.add("in the ledger's stream", compare(evidence.entries, evidence.ledger_stream, stuck))
     keyed = [each for each in evidence.entries if each.key]
     counts.add("in the keeper's effects", compare(keyed, evidence.effects, stuck))
@@ -90,13 +99,23 @@ def count(evidence: Evidence) -> Counts:
     return counts
 
 
-async def gathered(engines: dict[str, AsyncEngine], urls: Sequence[str], ended_badly: Sequence[str]) -> Evidence:
+def _misinformed(told: Sequence[Told], names: Container[str]) -> Iterator[str]:
+    """Who was told something else than what the database knows. Who was told that nobody knows was told no lie."""
+    for each in told:
+        if each.outcome != "unknown" and (each.outcome == "committed") != (each.name in names):
+            yield f"told {each.outcome}: {each.name}"
+
+
+async def gathered(
+    engines: dict[str, AsyncEngine], urls: Sequence[str], ended_badly: Sequence[str], told: Sequence[Told] = ()
+) -> Evidence:
     """Read everything.
 
     Args:
         engines: Of the databases, by application.
         urls: Of the broker.
         ended_badly: The names of processes that did not end well when they were told to.
+        told: What the senders of commands wrote down.
     """
     ledger, keeper = engines["ledger"], engines["keeper"]
     stuck = [f"a process that did not end: {name}" for name in ended_badly]
@@ -111,4 +130,5 @@ async def gathered(engines: dict[str, AsyncEngine], urls: Sequence[str], ended_b
         keeper_stream=await in_the_stream(urls, "events.keeper.>", "events-keeper"),
         audits=await tables.in_commit_order(keeper, "audits"),
         stuck=stuck,
+        told=told,
     )

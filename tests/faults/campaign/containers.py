@@ -5,6 +5,7 @@ What they work with is in the environment variable CAMPAIGN, as JSON; see `Setti
 
 import logging
 import os
+import random
 import sys
 from typing import Any
 
@@ -21,7 +22,9 @@ from mediator import (
 from mediator.dependency_injector import MediatorProvider, Scoped
 from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection, open_doorbell
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, open_engine
-from tests.faults.campaign.application import AcknowledgeHandler, AuditKept, AuditNoted, BookHandler, KeepBooked
+from tests.faults.campaign.application import AcknowledgeHandler, AuditKept, AuditNoted, BookHandler, KeepBooked, Within
+from tests.faults.campaign.clock import jump, utc_now
+from tests.faults.campaign.troubles import JUMPED, FullDisk, Journal, Unclosable
 
 _RETRY_DELAYS = (0.0, 0.5, 1.0)
 
@@ -38,6 +41,10 @@ class Settings(msgspec.Struct, frozen=True):
         statement_timeout: How long a statement waits for PostgreSQL's answer, in seconds.
         frozen_seconds: After how long PostgreSQL takes the events from a frozen relay, in seconds.
         ack_wait: How long the broker waits for an acknowledgement, in seconds.
+        log_failures: Which share of the log lines fails.
+        close_failures: Which share of the objects of a scope cannot be closed.
+        clock_jumps: Whether the clock of the process jumps.
+        journals: The folder for what the process writes down; none when it is empty.
     """
 
     database: str
@@ -48,6 +55,10 @@ class Settings(msgspec.Struct, frozen=True):
     statement_timeout: float = 10.0
     frozen_seconds: float = 5.0
     ack_wait: float = 5.0
+    log_failures: float = 0.0
+    close_failures: float = 0.0
+    clock_jumps: bool = False
+    journals: str = ""
 
     def environment(self) -> dict[str, str]:
         """For a process."""
@@ -65,16 +76,22 @@ class Connected(containers.DeclarativeContainer):
     doorbell = providers.Resource(open_doorbell, nats, config.application)
     outbox = providers.Singleton(SqlAlchemyOutbox, engine, doorbell=doorbell, frozen_seconds=config.frozen_seconds)
     stream_settings = providers.Singleton(StreamSettings, replicas=config.replicas)
+    journal = providers.Singleton(Journal, config.journals)
+    rng = providers.Singleton(random.Random)
+    unclosable = Scoped(Unclosable, journal, config.close_failures, rng)
 
 
 class LedgerContainer(Connected):
     """Of a writer."""
 
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, Connected.engine)
-    distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+    distributed_events = Scoped(DistributedEventBroker, unit_of_work, clock=utc_now)
     transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, Connected.outbox)
-    mediator = MediatorProvider(behaviors=providers.List(transaction))
-    book = providers.Factory(BookHandler, unit_of_work, distributed_events, mediator)
+    within = providers.Factory(Within)
+    mediator = MediatorProvider(behaviors=providers.List(within, transaction))
+    book = providers.Factory(
+        BookHandler, unit_of_work, distributed_events, mediator, Connected.journal, Connected.unclosable
+    )
     acknowledge = providers.Factory(AcknowledgeHandler, unit_of_work)
 
 
@@ -91,7 +108,7 @@ class ConsumingContainer(Connected):
     """Of either group."""
 
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, Connected.engine)
-    distributed_events = Scoped(DistributedEventBroker, unit_of_work)
+    distributed_events = Scoped(DistributedEventBroker, unit_of_work, clock=utc_now)
     transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, Connected.outbox)
     mediator = MediatorProvider(behaviors=providers.List(transaction))
     inbox = providers.Singleton(SqlAlchemyInbox, Connected.engine)
@@ -108,11 +125,12 @@ class KeeperContainer(ConsumingContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, ConsumingContainer.inbox, ConsumingContainer.unit_of_work.provider,
         ConsumingContainer.mediator, parking=ConsumingContainer.parking, ordering="key", retry_delays=_RETRY_DELAYS,
-        drain_timeout=2.0,
+        drain_timeout=2.0, clean_interval=1.0,
     )  # fmt: skip
     keep = providers.Factory(
-        KeepBooked, ConsumingContainer.unit_of_work, ConsumingContainer.distributed_events, Connected.config.repaired
-    )
+        KeepBooked, ConsumingContainer.unit_of_work, ConsumingContainer.distributed_events, Connected.config.repaired,
+        Connected.unclosable,
+    )  # fmt: skip
 
 
 class AuditorContainer(ConsumingContainer):
@@ -125,20 +143,26 @@ class AuditorContainer(ConsumingContainer):
     consumer = providers.Singleton(
         EventConsumer, subscription, ConsumingContainer.inbox, ConsumingContainer.unit_of_work.provider,
         ConsumingContainer.mediator, parking=ConsumingContainer.parking, concurrency=4, retry_delays=_RETRY_DELAYS,
-        drain_timeout=2.0,
+        drain_timeout=2.0, clean_interval=1.0,
     )  # fmt: skip
-    audit_noted = providers.Factory(AuditNoted, ConsumingContainer.unit_of_work, Connected.config.repaired)
-    audit_kept = providers.Factory(AuditKept, ConsumingContainer.unit_of_work)
+    audit_noted = providers.Factory(
+        AuditNoted, ConsumingContainer.unit_of_work, Connected.config.repaired, Connected.unclosable
+    )
+    audit_kept = providers.Factory(AuditKept, ConsumingContainer.unit_of_work, Connected.unclosable)
 
 
 def configured(container: type[containers.DeclarativeContainer]) -> Any:
-    """The container of a process, and its logs on standard error."""
+    """The container of a process, with its logs on standard error, and with the troubles that it is to meet."""
+    settings = msgspec.json.decode(os.environ["CAMPAIGN"], type=Settings)
+    made: Any = container(config=msgspec.structs.asdict(settings))
     structlog.configure(
+        processors=[FullDisk(made.journal(), settings.log_failures, made.rng()), *structlog.get_config()["processors"]],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    settings = msgspec.json.decode(os.environ["CAMPAIGN"], type=Settings)
-    return container(config=msgspec.structs.asdict(settings))
+    if settings.clock_jumps:
+        jump(made.rng(), lambda: made.journal().happened(JUMPED))
+    return made
 
 
 def relay() -> Any:

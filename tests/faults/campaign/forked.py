@@ -15,7 +15,12 @@ import psutil
 
 from tests.faults.scenarios.processes import Process
 
-_PRELOADED = ["tests.faults.campaign.containers", "tests.faults.campaign.writer", "mediator.cli.commands"]
+_PRELOADED = [
+    "tests.faults.campaign.clock",  # before what keeps the clock for later
+    "tests.faults.campaign.containers",
+    "tests.faults.campaign.writer",
+    "mediator.cli.commands",
+]
 
 
 class Forked(Process):

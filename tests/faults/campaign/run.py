@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +14,7 @@ from tests.faults.campaign.faults import Faults
 from tests.faults.campaign.schedule import lasting
 from tests.faults.campaign.site import Options, Site, opened_site
 from tests.faults.campaign.supervisor import Supervisor
+from tests.faults.campaign.troubles import read_journals
 from tests.faults.campaign.verdict import Verdict, events_needed
 from tests.faults.scenarios import tables
 
@@ -53,8 +55,14 @@ class Campaign:
                 task.cancel()
             await asyncio.wait((supervising, telling))
         ended_badly = await self._stop(*site.running)
-        evidence = await gathered(site.engines, site.broker_urls, ended_badly)
-        return Verdict(count(evidence), self._faults.done, options.seconds, options.seed, options.database)
+        journals = read_journals(site.folder)
+        evidence = await gathered(site.engines, site.broker_urls, ended_badly, journals.told)
+        return Verdict(
+            count(evidence), self._faults.done, options.seconds, options.seed, options.database,
+            troubles=journals.troubles,
+            told=Counter(each.outcome for each in journals.told),
+            wanted=options.troubles,
+        )  # fmt: skip
 
     async def _do_harm(self) -> None:
         options, begin = self._site.options, time.monotonic()
@@ -89,7 +97,8 @@ class Campaign:
         processes = list(self._site.running[name])
         await self._stop(name)
         for process in processes:
-            process.environment = self._site.environment("keeper", repaired=True)
+            first = process.name.endswith("-0")
+            process.environment = self._site.environment("keeper", repaired=True, first=first)
             await process.start()
         self._site.running[name] = processes
 

@@ -16,6 +16,7 @@ from mediator.sqlalchemy import open_engine
 from tests.faults.campaign.containers import Settings
 from tests.faults.campaign.forked import Forked
 from tests.faults.campaign.proxy import Proxy
+from tests.faults.campaign.troubles import JUMPED, LOG_FAILED, NOT_CLOSED
 from tests.faults.scenarios import tables
 from tests.faults.scenarios.processes import Process, Processes, processes_in
 from tests.faults.scenarios.writer import names_of_keys
@@ -36,6 +37,9 @@ class Options:
         cluster: How many servers the broker has: 1 or 3.
         rate: Commands a second, of each of the writers.
         keys: How many partition keys there are.
+        log_failures: Which share of the log lines fails, in all processes.
+        close_failures: Which share of the objects of a scope cannot be closed.
+        clock_jumps: Whether the clock jumps, in one process of each kind.
     """
 
     seconds: float = 60.0
@@ -44,6 +48,15 @@ class Options:
     cluster: int = 1
     rate: float = 8.0
     keys: int = 40
+    log_failures: float = 0.05
+    close_failures: float = 0.05
+    clock_jumps: bool = True
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What is to go wrong inside of the processes."""
+        wanted = {LOG_FAILED: self.log_failures, NOT_CLOSED: self.close_failures, JUMPED: self.clock_jumps}
+        return tuple(name for name, share in wanted.items() if share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +120,19 @@ class Site:
         """Not through the proxies."""
         return [broker.url for broker in self.brokers]
 
-    def environment(self, application: str, *, repaired: bool = False) -> dict[str, str]:
-        """For a process."""
+    def environment(self, application: str, *, repaired: bool = False, first: bool = False) -> dict[str, str]:
+        """For a process; the clock of the first one of its kind jumps."""
         url = make_url(self.urls[application])
         if self.postgres_proxy is not None:
             url = url.set(port=self.postgres_proxy.port)
         nats = [f"nats://127.0.0.1:{proxy.port}" for proxy in self.broker_proxies]
         database = url.render_as_string(hide_password=False)
-        return Settings(database, nats, application, self.options.cluster, repaired).environment()
+        options = self.options
+        return Settings(
+            database, nats, application, options.cluster, repaired,
+            log_failures=options.log_failures, close_failures=options.close_failures,
+            clock_jumps=options.clock_jumps and first, journals=str(self.folder),
+        ).environment()  # fmt: skip
 
     async def start(self) -> None:
         """Start each process that is to run."""
@@ -122,7 +140,7 @@ class Site:
             self.running[role.name] = [await self._start(role, number) for number in range(role.count)]
 
     async def _start(self, role: Role, number: int) -> Process:
-        name, environment = f"{role.name}-{number}", self.environment(role.application)
+        name, environment = f"{role.name}-{number}", self.environment(role.application, first=number == 0)
         if role.name == "writer":
             arguments: Sequence[object] = (
                 "-m", "tests.faults.campaign.writer", "--seed", f"{self.options.seed}-{number}",

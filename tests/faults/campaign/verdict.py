@@ -1,7 +1,7 @@
 """Verdict: whether a campaign found nothing, and did enough for that to mean something."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults.campaign.checker import Counts
@@ -9,6 +9,8 @@ from tests.faults.campaign.checker import Counts
 _OURS = ("SIGKILL writer", "SIGKILL relay", "SIGKILL consumer")
 _PER_MINUTE = {"SIGKILLs": 13, "kills of nats-server": 1, "faults": 15, "events with effect": 500}
 _RESTARTS = "restarts of PostgreSQL"
+_TROUBLES = 10
+"""A minute, of each kind."""
 
 
 def events_needed(seconds: float) -> int:
@@ -26,6 +28,9 @@ class Verdict:
         seconds: For how long faults happened.
         seed: By which they were chosen.
         database: `sqlite` or `postgresql`.
+        troubles: How often what went wrong inside of the processes.
+        told: How many senders were told which outcome.
+        wanted: Which troubles were to be met.
     """
 
     counts: Counts
@@ -33,6 +38,9 @@ class Verdict:
     seconds: float
     seed: int
     database: str
+    troubles: Mapping[str, int] = field(default_factory=dict[str, int])
+    told: Mapping[str, int] = field(default_factory=dict[str, int])
+    wanted: Sequence[str] = ()
 
     def did(self) -> dict[str, int]:
         """What happened, of that of which there has to be enough."""
@@ -41,6 +49,7 @@ class Verdict:
             "kills of nats-server": self.faults.get("SIGKILL nats-server", 0),
             "faults": sum(self.faults.values()),
             "events with effect": self.counts.events,
+            **{name: self.troubles.get(name, 0) for name in self.wanted},
         }
         if self.database == "postgresql":
             done[_RESTARTS] = self.faults.get("restart of PostgreSQL", 0)
@@ -48,7 +57,8 @@ class Verdict:
 
     def too_little(self) -> list[str]:
         """Each bound that was missed, as a sentence. A shorter run has to do proportionally less."""
-        needed = {name: number * self.seconds / 60 for name, number in (*_PER_MINUTE.items(), (_RESTARTS, 1))}
+        bounds = (*_PER_MINUTE.items(), (_RESTARTS, 1), *((name, _TROUBLES) for name in self.wanted))
+        needed = {name: number * self.seconds / 60 for name, number in bounds}
         return [
             f"{number:,} {name}, and a run of {self.seconds:g} s needs {int(needed[name]):,}"
             for name, number in self.did().items()
@@ -67,12 +77,16 @@ class Verdict:
             "events": self.counts.events,
             "seed": self.seed,
             "faults": dict(sorted(self.faults.items())),
+            "troubles": dict(sorted(self.troubles.items())),
+            "told": dict(sorted(self.told.items())),
         }
 
     def lines(self) -> Iterator[str]:
         """For a reader."""
-        width = max(map(len, self.faults), default=0)
-        yield from (f"  {kind:<{width}} {number:>6,}" for kind, number in sorted(self.faults.items()))
+        happened = sorted((*self.faults.items(), *self.troubles.items()))
+        width = max((len(kind) for kind, _ in happened), default=0)
+        yield from (f"  {kind:<{width}} {number:>6,}" for kind, number in happened)
+        yield "told: " + (", ".join(f"{number:,} {name}" for name, number in sorted(self.told.items())) or "nobody")
         yield ", ".join(f"{len(found):,} {name}" for name, found in self.counts.wrong().items())
         for name, found in self.counts.wrong().items():
             yield from (f"{name}: {each}" for each in found[:10])

@@ -5,18 +5,18 @@
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import os
 import random
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import structlog
-
+from mediator.errors import MessageTimeoutError
 from tests.faults.campaign.application import Acknowledge, Book, RolledBackError
 from tests.faults.campaign.containers import LedgerContainer, configured
+from tests.faults.campaign.troubles import Journal, Outcome, outcome_of
 from tests.faults.scenarios.writer import names_of_keys, run
 
 PLANS = (
@@ -36,7 +36,9 @@ PLANS = (
 )
 """What a command may consist of, and how often it comes. On SQLite a transaction inside another one has to come first."""
 CANCELLED = 0.1
-"""Which share of the commands is cancelled somewhere on its way."""
+"""Which share of the commands is cancelled somewhere on its way, by its sender."""
+LIMITED = 0.1
+"""Which share may take only so long, and is cancelled by the pipeline."""
 ACKNOWLEDGED = 0.25
 _LONGEST_RUN = 0.04
 _RETRY_SECONDS = 0.2
@@ -52,31 +54,44 @@ def parsed() -> argparse.Namespace:
 
 
 def commands(rng: random.Random, writer: str, keys: list[str]) -> Iterator[Book]:
-    """The commands of one process."""
+    """The commands of one process; some of them may take only so long."""
     weights, plans = zip(*PLANS, strict=True)
     for number in itertools.count():
         (steps,) = rng.choices(plans, weights)
         never = any(step in ("fail", "join-fail") for step in steps)
-        yield Book(rng.choice(keys), f"{writer}/{number}", steps, never)
+        within = rng.uniform(0.001, _LONGEST_RUN) if rng.random() < LIMITED else None
+        yield Book(rng.choice(keys), f"{writer}/{number}", steps, never, within=within)
 
 
 async def write(container: Any, left: Iterator[Book], rng: random.Random, pause: float) -> None:
-    """Send them; what becomes of each is for the database to tell."""
-    log = structlog.get_logger("writer")
+    """Send them, and write down what is told of each; what became of it is for the database to tell."""
+    journal: Journal = container.journal()
     for command in left:
-        limit = rng.uniform(0, _LONGEST_RUN) if rng.random() < CANCELLED else None
-        try:
-            with contextlib.suppress(RolledBackError):
-                async with asyncio.timeout(limit):
-                    await container.mediator().send(command)
-                if not command.never and rng.random() < ACKNOWLEDGED:
-                    await container.mediator().send(Acknowledge(command.name))
-        except TimeoutError:
-            pass
-        except Exception as error:
-            log.warning("failed", command=command.name, error=type(error).__name__)
-            await asyncio.sleep(_RETRY_SECONDS)
+        limit = rng.uniform(0.001, _LONGEST_RUN) if rng.random() < CANCELLED else None
+        outcome = await _send(container, command, limit)
+        journal.tell(command.name, outcome)
+        if outcome == "committed" and rng.random() < ACKNOWLEDGED:
+            await _send(container, Acknowledge(command.name), None)
         await asyncio.sleep(rng.uniform(0, 2 * pause))
+
+
+async def _send(container: Any, command: Book | Acknowledge, limit: float | None) -> Outcome:
+    """Send a command, and say what its sender was told."""
+    told: BaseException | None = None
+    try:
+        async with asyncio.timeout(limit):
+            try:
+                await container.mediator().send(command)
+            except BaseException as error:
+                told = error
+                raise
+    except TimeoutError:
+        pass
+    except Exception as error:
+        if outcome_of(error) == "failed" and not isinstance(error, RolledBackError | MessageTimeoutError):
+            print("failed", command.name, repr(error), file=sys.stderr, flush=True)  # noqa: T201  (for who looks)
+            await asyncio.sleep(_RETRY_SECONDS)
+    return outcome_of(told)
 
 
 async def write_all(container: Any, options: argparse.Namespace) -> None:

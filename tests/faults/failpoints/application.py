@@ -15,12 +15,22 @@ from mediator import (
     DistributedEventHandler,
     DistributedUnitOfWorkBehavior,
     EventConsumer,
+    Mediator,
+    Notification,
+    NotificationHandler,
     OutboxRelay,
     RequestHandler,
     current_delivery,
 )
 from mediator.dependency_injector import MediatorProvider, Scoped
-from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection
+from mediator.distributed.requests import RemoteSender, RequestResponder, trust_broker
+from mediator.nats import (
+    NatsEventPublisher,
+    NatsEventSubscription,
+    NatsRequestChannel,
+    StreamSettings,
+    open_connection,
+)
 from mediator.sqlalchemy import (
     SqlAlchemyInbox,
     SqlAlchemyOutbox,
@@ -35,6 +45,7 @@ ACK_WAIT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Place(Command[None]):
+    request_type: ClassVar[str] = "shop.place"
     number: str
     customer: str = "ada"
 
@@ -51,6 +62,13 @@ class Placed(DistributedEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class Noted(Notification):
+    """Follows the commit of an order that is called `noted`."""
+
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reserved(DistributedEvent):
     """What follows; nobody subscribes to it."""
 
@@ -59,14 +77,28 @@ class Reserved(DistributedEvent):
 
 
 class PlaceHandler(RequestHandler[Place, None]):
-    def __init__(self, unit_of_work: SqlAlchemyUnitOfWork, distributed_events: DistributedEventBroker) -> None:
+    def __init__(
+        self, unit_of_work: SqlAlchemyUnitOfWork, distributed_events: DistributedEventBroker, mediator: Mediator
+    ) -> None:
         self._unit_of_work = unit_of_work
         self._distributed_events = distributed_events
+        self._mediator = mediator
 
     async def handle(self, command: Place) -> None:
         row = {"number": command.number}
         await self._unit_of_work.session.execute(text("INSERT INTO orders VALUES (:number)"), row)
         self._distributed_events.add(Placed(command.number, command.customer))
+        if command.number == "noted":
+            self._mediator.publish_after_commit(Noted(command.number))
+
+
+class Note(NotificationHandler[Noted]):
+    def __init__(self, unit_of_work: SqlAlchemyUnitOfWork) -> None:
+        self._unit_of_work = unit_of_work
+
+    async def handle(self, notification: Noted) -> None:
+        row = {"number": notification.number}
+        await self._unit_of_work.session.execute(text("INSERT INTO notes VALUES (:number)"), row)
 
 
 class Reserve(DistributedEventHandler[Placed]):
@@ -106,7 +138,10 @@ class ShopContainer(containers.DeclarativeContainer):
     settings = providers.Singleton(StreamSettings, max_bytes=1_000_000)  # the broker reserves them
     publisher = providers.Singleton(NatsEventPublisher, nats, "shop", prefix=config.prefix, settings=settings)
     relay = providers.Singleton(OutboxRelay, outbox, publisher)
-    transaction = providers.Factory(DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox)
+    transaction = providers.Factory(
+        DistributedUnitOfWorkBehavior, unit_of_work, distributed_events, outbox,
+        publisher=publisher, delivery=config.delivery,
+    )  # fmt: skip
     mediator = MediatorProvider(behaviors=providers.List(transaction))
     subscription = providers.Singleton(
         NatsEventSubscription, nats, "stock", prefix=config.prefix, settings=settings, ack_wait=ACK_WAIT
@@ -115,11 +150,25 @@ class ShopContainer(containers.DeclarativeContainer):
         EventConsumer, subscription, inbox, unit_of_work.provider, mediator,
         parking=parking, ordering="key", retry_delays=(0.0, 0.0, 0.0), drain_timeout=config.drain_timeout,
     )  # fmt: skip
-    place = providers.Factory(PlaceHandler, unit_of_work, distributed_events)
+    channel = providers.Singleton(NatsRequestChannel, nats, "shop", prefix=config.prefix)
+    responder = providers.Singleton(
+        RequestResponder, channel, mediator, exposes=providers.List(providers.Object(Place)), authenticate=trust_broker
+    )
+    sender = providers.Singleton(RemoteSender, channel, timeout=20.0)
+    place = providers.Factory(PlaceHandler, unit_of_work, distributed_events, mediator)
+    note = providers.Factory(Note, unit_of_work)
     reserve = providers.Factory(Reserve, unit_of_work, distributed_events, config.repaired)
 
 
-def configured(database: str, nats: str, prefix: str, *, repaired: bool = False, drain_timeout: float = 5.0) -> Any:
+def configured(
+    database: str,
+    nats: str,
+    prefix: str,
+    *,
+    repaired: bool = False,
+    drain_timeout: float = 5.0,
+    delivery: str = "outbox",
+) -> Any:
     """The container of one run."""
     config = {
         "database": database,
@@ -127,6 +176,7 @@ def configured(database: str, nats: str, prefix: str, *, repaired: bool = False,
         "prefix": prefix,
         "repaired": repaired,
         "drain_timeout": drain_timeout,
+        "delivery": delivery,
     }
     return ShopContainer(config=config)
 
@@ -137,3 +187,4 @@ async def create_tables(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE orders (number TEXT NOT NULL)"))
         await connection.execute(text("CREATE TABLE reservations (number TEXT NOT NULL)"))
+        await connection.execute(text("CREATE TABLE notes (number TEXT NOT NULL)"))

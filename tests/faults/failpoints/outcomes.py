@@ -6,6 +6,10 @@ from tests.faults.failpoints.places import Left
 
 NOTHING = Left()
 COMMITTED = Left(orders=1, outbox=1)
+NOTED = replace(COMMITTED, notes=1)
+DELIVERED = Left(orders=1, stream=1)
+LOST = Left(orders=1)
+"""Direct delivery has no outbox in which the event could wait."""
 SENT = Left(orders=1, archive=1, stream=1)
 """The relay has sent the event and written it off."""
 SENT_UNKNOWN = Left(orders=1, outbox=1, stream=1)
@@ -47,6 +51,9 @@ class Outcome:
 
 
 _AGAIN = "the caller sends the command again"
+_UNTOLD = "the relay of any process sends the event; the notification is lost"
+_NOT_DELIVERED = "the event is lost: what must not be, goes through the outbox"
+_ASKS_AGAIN = "the relay of any process sends it; the caller's time runs out, and nobody knows"
 _RELAYED = "the relay of any process sends it"
 _DEDUPLICATED = "a relay sends it again, and the broker knows its id"
 _REDELIVERED = "the broker delivers it again, as if for the first time"
@@ -56,7 +63,17 @@ OUTCOMES = (
     Outcome("unit_of_work.before_stage", "send", NOTHING, NOTHING, NOTHING, _AGAIN),
     Outcome("unit_of_work.before_commit", "send", NOTHING, NOTHING, NOTHING, _AGAIN),
     Outcome("unit_of_work.during_commit", "send", NOTHING, COMMITTED, NOTHING, _AGAIN),
+    Outcome("unit_of_work.before_wake", "send", COMMITTED, COMMITTED, COMMITTED, _RELAYED),
+    Outcome("unit_of_work.after_answer", "send", COMMITTED, COMMITTED, COMMITTED, _RELAYED),
     Outcome("unit_of_work.after_commit", "send", COMMITTED, COMMITTED, COMMITTED, _RELAYED),
+    Outcome("unit_of_work.before_return", "send", COMMITTED, COMMITTED, COMMITTED, _RELAYED),
+    Outcome("unit_of_work.before_close", "send", COMMITTED, COMMITTED, COMMITTED, _RELAYED),
+    Outcome("after_commit.before_call", "note", COMMITTED, NOTED, COMMITTED, _UNTOLD),
+    Outcome("after_commit.after_call", "note", NOTED, NOTED, NOTED, _RELAYED),
+    Outcome("unit_of_work.before_delivery", "direct", LOST, DELIVERED, LOST, _NOT_DELIVERED),
+    Outcome("unit_of_work.after_delivery", "direct", DELIVERED, DELIVERED, DELIVERED, "nothing is left to do"),
+    Outcome("responder.before_reply", "ask", COMMITTED, COMMITTED, COMMITTED, _ASKS_AGAIN),
+    Outcome("responder.after_reply", "ask", COMMITTED, COMMITTED, COMMITTED, _RELAYED),
     Outcome("relay.after_select", "relay", SENT, SENT, COMMITTED, _RELAYED),
     Outcome("relay.after_publish", "relay", SENT, SENT, SENT_UNKNOWN, _DEDUPLICATED),
     Outcome("relay.before_delete", "relay", SENT, SENT, SENT_UNKNOWN, _DEDUPLICATED),

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mediator.dependency_injector import lifespan
+from mediator.distributed.inbox import ParkedReplay
 from mediator.distributed.parking import ParkedFilter
-from mediator.distributed.replay import ParkedReplay
 from tests.faults.failpoints.application import Place, configured
 from tests.faults.failpoints.situations import SITUATIONS
 
@@ -24,6 +24,7 @@ _TABLES = {
     "attempts": "mediator_attempts",
     "parked": "mediator_parked",
     "effects": "reservations",
+    "notes": "notes",
 }
 
 
@@ -40,6 +41,7 @@ class Left:
         attempts: Events whose starts are counted.
         parked: Events that are set aside.
         effects: Rows of the application that the handler wrote.
+        notes: Rows of what was published after the commit.
     """
 
     orders: int = 0
@@ -50,6 +52,7 @@ class Left:
     attempts: int = 0
     parked: int = 0
     effects: int = 0
+    notes: int = 0
 
     def __str__(self) -> str:
         """Only what there is."""
@@ -89,18 +92,18 @@ class TestPlace:
         container = configured(*self.address, repaired=True)
         async with lifespan(container, relay_elsewhere=True):
             if (await self.left()).orders == 0:
-                await SITUATIONS[name].act(container)
+                await container.mediator().send(Place(SITUATIONS[name].sent))
             await self._work(container.relay(), outbox=0)
-            await self._consume_all(container, (await self.left()).orders)
+            await self._consume_all(container, (await self.left()).stream)
             await self._work(container.relay(), outbox=0)
 
-    async def _consume_all(self, container: Any, orders: int) -> None:
+    async def _consume_all(self, container: Any, events: int) -> None:
         consumer = container.consumer()
         replay = ParkedReplay(container.parking(), [consumer])
         running = asyncio.ensure_future(consumer.run())
         try:
             async with asyncio.timeout(30):
-                while (await self.left()).effects < orders:
+                while (await self.left()).effects < events:
                     async for _ in replay.run(ParkedFilter()):
                         pass
                     await asyncio.sleep(0.02)

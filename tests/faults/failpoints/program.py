@@ -9,9 +9,10 @@ from typing import Any
 import structlog
 
 from mediator.dependency_injector import lifespan
+from mediator.errors import CommittedError
 from mediator.testing.failpoints import Cancel, Failure, failpoint, kill
 from tests.faults.failpoints.application import configured
-from tests.faults.failpoints.situations import SITUATIONS
+from tests.faults.failpoints.situations import SITUATIONS, Situation
 
 _LONGEST = 20.0
 
@@ -32,8 +33,20 @@ class Reached:
         await self._action()
 
 
-async def run_in(name: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Do what a situation is about, with whatever is armed, until it ends or `settled` does.
+def configured_for(situation: Situation, place: tuple[str, str, str]) -> Any:
+    """The container of a situation."""
+    return configured(
+        *place,
+        repaired=situation.repaired,
+        drain_timeout=situation.drain_timeout,
+        delivery=situation.delivery,
+    )
+
+
+async def run_in(
+    name: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]] | None = None
+) -> BaseException | None:
+    """Do what a situation is about, with whatever is armed, until it ends or `settled` does; what the sender is told.
 
     Args:
         name: Of the situation.
@@ -41,11 +54,14 @@ async def run_in(name: str, place: tuple[str, str, str], settled: Callable[[], A
         settled: For a worker, which does not end by itself.
     """
     situation = SITUATIONS[name]
-    container = configured(*place, repaired=situation.repaired, drain_timeout=situation.drain_timeout)
+    container = configured_for(situation, place)
     async with lifespan(container, relay_elsewhere=True):
         acting = asyncio.ensure_future(situation.act(container))
         try:
-            if settled is not None:
+            if settled is not None and situation.orders == () and name != "ask":
+                await asyncio.wait((acting,), timeout=_LONGEST)
+                await settled()
+            elif settled is not None:
                 waiting = asyncio.ensure_future(settled())
                 await asyncio.wait((acting, waiting), timeout=_LONGEST, return_when=asyncio.FIRST_COMPLETED)
                 await waiting
@@ -53,12 +69,17 @@ async def run_in(name: str, place: tuple[str, str, str], settled: Callable[[], A
                 await asyncio.wait((acting,), timeout=_LONGEST)
         finally:
             acting.cancel()
-            with contextlib.suppress(asyncio.CancelledError, FailpointError):
-                await acting
+            await asyncio.wait((acting,))
+    error = None if acting.cancelled() else acting.exception()
+    if error is not None and not isinstance(error, FailpointError | CommittedError):
+        raise error
+    return error
 
 
-async def fail_in(name: str, point: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]]) -> None:
-    """Raise an exception at a failpoint, once, and go on until all is settled.
+async def fail_in(
+    name: str, point: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]]
+) -> BaseException | None:
+    """Raise an exception at a failpoint, once, and go on until all is settled; what the sender is told.
 
     Raises:
         TimeoutError: It was not reached.
@@ -71,13 +92,13 @@ async def fail_in(name: str, point: str, place: tuple[str, str, str], settled: C
         await settled()
 
     with failpoint(point, reached):
-        await run_in(name, place, settled_after_it)
+        return await run_in(name, place, settled_after_it)
 
 
 async def cancel_in(name: str, point: str, place: tuple[str, str, str]) -> bool:
     """Cancel whoever sends, or the worker, when the failpoint is reached; whether it was."""
     situation = SITUATIONS[name]
-    container = configured(*place, repaired=situation.repaired, drain_timeout=situation.drain_timeout)
+    container = configured_for(situation, place)
     async with lifespan(container, relay_elsewhere=True):
         acting = asyncio.ensure_future(situation.act(container))
         reached = Reached(Cancel(acting))

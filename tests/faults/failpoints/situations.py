@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mediator.distributed.inbox import ParkedReplay
 from mediator.distributed.parking import ParkedFilter
-from mediator.distributed.replay import ParkedReplay
+from mediator.errors import RemoteUnavailableError
 from tests.faults.failpoints.application import Place, Reserve
 
 
@@ -23,6 +24,8 @@ class Situation:
         act: Does it, for as long as it takes: a worker does not end by itself.
         repaired: Whether handlers handle what they could not handle.
         drain_timeout: How long handlers may take when the consumer is told to stop, in seconds.
+        delivery: How events leave the process.
+        sent: The number of the order that is placed again when its command failed.
     """
 
     words: str
@@ -32,10 +35,30 @@ class Situation:
     consumed: bool = False
     repaired: bool = False
     drain_timeout: float = 5.0
+    delivery: str = "outbox"
+    sent: str = "1"
 
 
 async def _send(container: Any) -> None:
     await container.mediator().send(Place("1"))
+
+
+async def _send_noted(container: Any) -> None:
+    await container.mediator().send(Place("noted"))
+
+
+async def _ask(container: Any) -> None:
+    """Send a command through the broker, to a responder in the same process."""
+    running = asyncio.ensure_future(container.responder().run())
+    try:
+        while True:
+            try:
+                return await container.sender().send(Place("1"))
+            except RemoteUnavailableError:  # nobody listens yet
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.wait((running,))
 
 
 async def _relay(container: Any) -> None:
@@ -66,6 +89,9 @@ async def _replay(container: Any) -> None:
 
 SITUATIONS = {
     "send": Situation("a command is sent", _send, orders=()),
+    "note": Situation("what was to follow the commit is published", _send_noted, orders=(), sent="noted"),
+    "direct": Situation("a command delivers its events directly", _send, orders=(), delivery="direct"),
+    "ask": Situation("another application sends the command", _ask, orders=()),
     "relay": Situation("the relay publishes its event", _relay, streamed=False),
     "consume": Situation("a consumer takes the event in", _consume),
     "retry": Situation("its handler has failed once", _consume, orders=("flaky",)),

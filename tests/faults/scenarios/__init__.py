@@ -1,1 +1,1 @@
-"""Programs that show at full size what is promised: `python -m tests.faults.scenarios relays|outage|ordered|poison`."""
+"""Programs that show at full size what is promised: `python -m tests.faults.scenarios <scenario>`; see `--help`."""

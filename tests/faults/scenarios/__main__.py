@@ -1,4 +1,4 @@
-"""The command line: `python -m tests.faults.scenarios relays|outage|ordered|poison`."""
+"""The command line: `python -m tests.faults.scenarios relays|outage|ordered|poison|strangers`."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from tests.faults.scenarios import ordered, outage, poison, relays
+from tests.faults.scenarios import ordered, outage, poison, relays, strangers
 from tests.faults.scenarios.report import Report
 from tests.faults.scenarios.site import Options, opened_site
 
@@ -18,6 +18,7 @@ SCENARIOS = {
     "outage": (outage.run, 300_000),
     "ordered": (ordered.run, 10_000),
     "poison": (poison.run, 1_000),
+    "strangers": (strangers.run, 100_000),
 }
 """The scenarios, and how many events each has unless told."""
 

@@ -84,6 +84,11 @@ class Process:
         """Bytes of memory in use."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
+    def computed(self) -> float:
+        """How long it has had a core, in seconds."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
     def has_open(self, file: Path) -> bool:
         with contextlib.suppress(psutil.Error):
             return any(each.path == str(file) for each in psutil.Process(self.pid).open_files())
@@ -108,9 +113,9 @@ class Processes:
         await process.start()
         return process
 
-    async def run(self, target: str, name: str, environment: Mapping[str, str]) -> Process:
+    async def run(self, target: str, name: str, environment: Mapping[str, str], module: str = "application") -> Process:
         """`mediator run` of one of the scenarios' applications."""
-        arguments = ("-m", "mediator.cli", "run", f"tests.faults.scenarios.application:{target}")
+        arguments = ("-m", "mediator.cli", "run", f"tests.faults.scenarios.{module}:{target}")
         return await self.start(name, *arguments, environment=environment)
 
     async def kill(self) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, assert_type
 
-from mediator import Notification, Query, RemoteSender, RequestResponder, trust_broker
-from mediator.distributed.channel import RequestChannel
+from mediator import Notification, Query
+from mediator.distributed.requests import RemoteSender, RequestChannel, RequestResponder, trust_broker
 from mediator.mediator import Mediator
 
 

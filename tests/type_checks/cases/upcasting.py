@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mediator import DistributedEvent, Upcaster
+from mediator import DistributedEvent
+from mediator.distributed.events import Upcaster
 
 
 def from_v1(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Authorization: every authorizer must let a message through."""
+"""AuthorizationBehavior: every authorizer must allow a message."""
 
 from typing import Any
 
@@ -42,20 +42,20 @@ def signed_in(mediator: Any, principal: str | None) -> Any:
     return mediator.scope(context=MessageContext("1", "1", principal=principal))
 
 
-async def test_who_is_let_through_by_all_is_answered():
+async def test_a_message_that_every_authorizer_allows_is_answered():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
-        companions=[OnlyAda, says(Request[Any], True)],
+        collaborators=[OnlyAda, says(Request[Any], True)],
     )
     async with signed_in(mediator, "ada"):
         assert await mediator.send(EnrollStudent("Grace")) == "Grace"
 
 
 @pytest.mark.parametrize("principal", ["eve", None])
-async def test_who_is_not_let_through_gets_an_error_that_names_them_and_nothing_is_built(principal):
+async def test_a_refused_message_gets_an_error_with_its_principal_and_nothing_is_built(principal):
     mediator = wire(
-        bind(handles(EnrollStudent, answer_name), never), behaviors=[AuthorizationBehavior], companions=[OnlyAda]
+        bind(handles(EnrollStudent, answer_name), never), behaviors=[AuthorizationBehavior], collaborators=[OnlyAda]
     )
     message = EnrollStudent("Grace")
     async with signed_in(mediator, principal):
@@ -75,7 +75,7 @@ async def test_the_principal_is_inherited_by_what_a_handler_sends():
         handles(CountStudents, enroll),
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
-        companions=[OnlyAda],
+        collaborators=[OnlyAda],
     )
     async with signed_in(mediator, "ada"):
         assert await mediator.send(CountStudents()) == "Grace"
@@ -89,7 +89,7 @@ async def test_only_true_lets_through(answer):
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
-        companions=[says(EnrollStudent, answer)],
+        collaborators=[says(EnrollStudent, answer)],
     )
     with pytest.raises(NotAuthorizedError):
         await mediator.send(EnrollStudent())
@@ -100,7 +100,7 @@ async def test_the_first_refusal_ends_the_asking():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
-        companions=[
+        collaborators=[
             says(Command[Any], True, log, "command"),
             says(EnrollStudent, False, log, "enroll"),
             says(Any, True, log, "any"),
@@ -116,7 +116,7 @@ async def test_an_authorizer_may_raise_the_error_with_a_reason():
         async def authorize(self, message, context):
             raise NotAuthorizedError(message, context.principal, "enrolling begins in May")
 
-    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[AuthorizationBehavior], companions=[Explain])
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[AuthorizationBehavior], collaborators=[Explain])
     async with signed_in(mediator, "ada"):
         with pytest.raises(NotAuthorizedError, match="'ada' may not send EnrollStudent: enrolling begins in May"):
             await mediator.send(EnrollStudent())
@@ -126,7 +126,7 @@ async def test_a_message_without_authorizers_is_open_and_pays_nothing():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
-        companions=[says(CountStudents, False)],
+        collaborators=[says(CountStudents, False)],
     )
     assert mediator.registry.pipeline(EnrollStudent).behaviors == []
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
@@ -140,7 +140,7 @@ async def test_inside_authorization_nothing_is_validated_for_strangers():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior, ValidationBehavior],
-        companions=[OnlyAda, Tell],
+        collaborators=[OnlyAda, Tell],
     )
     with pytest.raises(NotAuthorizedError):
         await mediator.send(EnrollStudent())

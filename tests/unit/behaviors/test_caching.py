@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator import CachingBehavior, Command, MemoryCache, MessageContext, Query, TransactionMode
+from mediator import Command, MessageContext, Query, TransactionMode
+from mediator.behaviors import CachingBehavior, MemoryCache
 from mediator.behaviors.caching import Cached, CacheKey
-from mediator.errors import CacheKeyError, SettingError
+from mediator.errors import MisuseError, SettingError
 from tests.unit.samples import EnrollStudent
 from tests.unit.transactions import Transactional
 from tests.unit.wiring import handles, wire
@@ -133,7 +134,7 @@ async def test_a_narrower_behavior_takes_the_place_of_the_general_one():
 
 async def test_a_query_that_is_not_hashable_is_a_clear_error():
     mediator = school(Counting())
-    with pytest.raises(CacheKeyError, match="FindCourse cannot be the key of a cache: unhashable type: 'list'"):
+    with pytest.raises(MisuseError, match="FindCourse cannot be the key of a cache: unhashable type: 'list'"):
         await mediator.send(FindCourse([1]))
 
 
@@ -173,7 +174,7 @@ OPERATIONS = st.lists(
 @given(OPERATIONS, st.integers(1, 4))
 def test_the_cache_in_memory_keeps_what_was_used_last_for_as_long_as_it_was_told(operations, size):
     now = 0
-    entries: dict[int, tuple[int, int]] = {}  # the model: in the order of use
+    entries: dict[int, tuple[int, int]] = {}  # the model: the entries in the order of their use
     cache = MemoryCache(max_entries=size, clock=lambda: now)
 
     async def run() -> None:

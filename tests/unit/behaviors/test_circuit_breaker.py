@@ -1,4 +1,4 @@
-"""Circuits: opened by failures in a row, tried by one message at a time."""
+"""Circuit breakers: consecutive failures open a circuit, and one message at a time tries it."""
 
 import asyncio
 from typing import Any
@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from mediator import Circuit, CircuitBreakerBehavior, Mediator
+from mediator import Mediator
+from mediator.behaviors import Circuit, CircuitBreakerBehavior
 from mediator.errors import CircuitOpenError, SettingError
 from tests.unit.samples import EnrollStudent
 from tests.unit.wiring import handles, wire
 
 
 class Service:
-    """What the messages lean on; a test says how it answers, and what time it is."""
+    """The service that the handlers call. A test sets its answers and the time."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -127,7 +128,7 @@ async def test_opening_and_closing_are_logged_without_the_text_of_the_error(medi
         await open_it(mediator, service)
         service.now = 30.0
         await mediator.send(EnrollStudent())
-    assert [(line["event"], line["message"], line.get("error")) for line in logs] == [
+    assert [(line["event"], line["message_type"], line.get("error")) for line in logs] == [
         ("circuit opened", "EnrollStudent", "ConnectionError"),
         ("circuit closed", "EnrollStudent", None),
     ]

@@ -1,4 +1,4 @@
-"""Limits of concurrency: so many at a time, in the order of arrival, and no place is lost."""
+"""Concurrency limits: a given number of messages at a time, in order of arrival, and no place is lost."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator import ConcurrencyLimitBehavior, Mediator, TransactionMode
+from mediator import Mediator, TransactionMode
+from mediator.behaviors import ConcurrencyLimitBehavior
 from mediator.errors import ConcurrencyLimitedError, SettingError
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent
 from tests.unit.transactions import Transactional
@@ -16,7 +17,7 @@ from tests.unit.wiring import handles, wire
 
 
 class Office:
-    """Handles messages for as long as a test wants, and notes who is in it."""
+    """Handles messages for as long as a test wants, and records which are being handled."""
 
     def __init__(self, **options: Any) -> None:
         self.time = VirtualTime()
@@ -65,7 +66,7 @@ async def test_so_many_are_handled_at_a_time_and_others_are_refused_at_once():
 
 
 @pytest.mark.parametrize("error", [None, LookupError(), asyncio.CancelledError()])
-async def test_whoever_waits_for_longest_gets_the_place_of_one_that_ends_however_it_ends(error):
+async def test_the_longest_waiting_message_gets_the_place_of_one_that_ends_however_it_ends(error):
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", "c")
     assert list(office.inside) == ["a"]
@@ -76,7 +77,7 @@ async def test_whoever_waits_for_longest_gets_the_place_of_one_that_ends_however
     await asyncio.wait({office.tasks["a"]})
 
 
-async def test_who_has_waited_for_too_long_is_refused():
+async def test_a_message_that_has_waited_too_long_is_refused():
     office = Office(limit=1, max_wait=10)
     await office.send("a")
     await office.time.passes(4)
@@ -90,7 +91,7 @@ async def test_who_has_waited_for_too_long_is_refused():
     assert office.behavior.remembered == 0
 
 
-async def test_who_gives_up_leaves_its_place_in_the_line():
+async def test_a_message_that_gives_up_leaves_its_place_in_the_line():
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", "c")
     office.tasks["b"].cancel()
@@ -99,7 +100,7 @@ async def test_who_gives_up_leaves_its_place_in_the_line():
 
 
 @pytest.mark.parametrize("behind", [True, False])
-async def test_who_gives_up_in_the_moment_in_which_it_gets_a_place_gives_it_to_the_next(behind):
+async def test_a_message_that_gives_up_when_it_gets_a_place_gives_it_to_the_next(behind):
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", *(["c"] if behind else []))
     office.inside["a"].set_result(None)
@@ -141,7 +142,7 @@ async def test_keys_have_limits_of_their_own_and_are_forgotten_with_their_last_m
     assert office.behavior.remembered == 0
 
 
-async def test_what_a_message_dispatches_shares_its_place():
+async def test_inner_messages_share_the_place_of_their_message():
     async def count(_: Any) -> int:
         return await mediator.send(CountStudents(), mode=TransactionMode.NEW)
 
@@ -216,7 +217,7 @@ def test_whatever_comes_there_are_never_more_than_may_be_and_no_place_is_lost(st
 
 
 def check(office: Office, limit: int) -> None:
-    """Never more than may be, nobody waits beside a free place, and nobody overtakes."""
+    """Check that the limit holds, that none waits while a place is free, and that none overtakes."""
     for key in "ab":
         inside = [name for name in office.inside if name[0] == key]
         open_tasks = [name for name, task in office.tasks.items() if name[0] == key and not task.done()]

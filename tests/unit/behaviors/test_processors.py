@@ -8,12 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator import (
-    Command,
+from mediator import Command, PipelineBehavior, Query, Request, TransactionMode
+from mediator.behaviors import (
     Handled,
-    PipelineBehavior,
-    Query,
-    Request,
     RequestExceptionAction,
     RequestExceptionActionProcessorBehavior,
     RequestExceptionHandler,
@@ -22,7 +19,6 @@ from mediator import (
     RequestPostProcessorBehavior,
     RequestPreProcessor,
     RequestPreProcessorBehavior,
-    TransactionMode,
 )
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, answer_name
 from tests.unit.transactions import Transactional
@@ -97,7 +93,7 @@ async def test_processors_run_before_and_after_the_handler_in_the_order_of_decla
     mediator = wire(
         handles(EnrollStudent, work),
         behaviors=[RequestPreProcessorBehavior, RequestPostProcessorBehavior],
-        companions=[
+        collaborators=[
             after(Command[Any], log, "after any"),
             before(EnrollStudent, log),
             before(Request[Any], log, "before any"),
@@ -128,7 +124,7 @@ async def test_a_failing_preprocessor_stops_what_follows_and_the_handler_is_neve
     mediator = wire(
         bind(handles(EnrollStudent, answer_name), never),
         behaviors=[RequestPreProcessorBehavior],
-        companions=[Refuse, before(EnrollStudent, log)],
+        collaborators=[Refuse, before(EnrollStudent, log)],
     )
     with pytest.raises(CourseFullError):
         await mediator.send(EnrollStudent())
@@ -140,7 +136,7 @@ async def test_postprocessors_do_not_run_when_the_handler_failed():
     mediator = wire(
         handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[RequestPostProcessorBehavior],
-        companions=[after(EnrollStudent, log)],
+        collaborators=[after(EnrollStudent, log)],
     )
     with pytest.raises(CourseFullError):
         await mediator.send(EnrollStudent())
@@ -156,13 +152,13 @@ async def test_postprocessors_do_not_run_when_the_handler_failed():
         RequestExceptionActionProcessorBehavior,
     ],
 )
-def test_a_behavior_without_companions_for_a_message_is_not_in_its_pipeline(behavior):
+def test_a_behavior_without_collaborators_for_a_message_is_not_in_its_pipeline(behavior):
     log: list[Any] = []
     mediator = wire(
         handles(EnrollStudent, answer_name),
         handles(CountStudents, answer_name),
         behaviors=[behavior],
-        companions=[
+        collaborators=[
             before(CountStudents, log),
             after(CountStudents, log),
             rescue(CountStudents, Exception, log),
@@ -171,22 +167,22 @@ def test_a_behavior_without_companions_for_a_message_is_not_in_its_pipeline(beha
     )
     assert mediator.registry.pipeline(EnrollStudent).behaviors == []
     (binding,) = mediator.registry.pipeline(CountStudents).behaviors
-    assert len(binding.companions) == 1
-    assert f"with {binding.companions[0].cls.__name__}" in mediator.describe(CountStudents)
+    assert len(binding.collaborators) == 1
+    assert f"with {binding.collaborators[0].cls.__name__}" in mediator.describe(CountStudents)
 
 
-async def test_companions_and_their_behavior_may_be_made_by_coroutines():
+async def test_collaborators_and_their_behavior_may_be_made_by_coroutines():
     log: list[str] = []
 
     async def make(part: Any) -> Any:
         await asyncio.sleep(0)
         return part
 
-    behavior, companion = RequestPreProcessorBehavior(), before(EnrollStudent, log)
+    behavior, collaborator = RequestPreProcessorBehavior(), before(EnrollStudent, log)
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[bind(behavior, lambda: make(behavior))],
-        companions=[bind(companion, lambda: make(companion))],
+        collaborators=[bind(collaborator, lambda: make(collaborator))],
     )
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
     assert log == ["before EnrollStudent"]
@@ -208,7 +204,7 @@ async def test_a_handler_of_errors_turns_an_error_into_a_response():
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFullError, log, Handled("waiting list"))],
+        collaborators=[rescue(EnrollStudent, CourseFullError, log, Handled("waiting list"))],
     )
     assert await mediator.send(EnrollStudent()) == "waiting list"
     assert log == [error]
@@ -218,7 +214,7 @@ async def test_none_is_a_response_too():
     mediator = wire(
         handles(ExpelStudent, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescue(ExpelStudent, CourseFullError, [], Handled(None))],
+        collaborators=[rescue(ExpelStudent, CourseFullError, [], Handled(None))],
     )
     assert await mediator.send(ExpelStudent()) is None
 
@@ -229,7 +225,7 @@ async def test_an_error_that_nobody_deals_with_reaches_the_sender_as_it_is():
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[
+        collaborators=[
             rescue(EnrollStudent, CourseFullError, log),
             rescue(EnrollStudent, LookupError, log, Handled("wrong error")),
             rescue(CountStudents, CourseFullError, log, Handled("wrong message")),
@@ -245,7 +241,7 @@ async def test_an_answer_that_is_not_handled_counts_as_none_and_is_noted():
     mediator = wire(
         handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFullError, [], "waiting list")],
+        collaborators=[rescue(EnrollStudent, CourseFullError, [], "waiting list")],
     )
     with pytest.raises(CourseFullError) as caught:
         await mediator.send(EnrollStudent())
@@ -259,7 +255,7 @@ async def test_an_answer_that_is_not_handled_counts_as_none_and_is_noted():
 def test_the_most_specific_error_comes_first_then_the_most_specific_message_then_the_first_declared(declared, raised):
     messages = [EnrollStudent, Command[Any], Request[Any]]
     log: list[Any] = []
-    companions = [
+    collaborators = [
         rescue(message, ERRORS[error], log, Handled(index) if handles_it else None, name=f"{index}")
         for index, (error, message, handles_it) in enumerate(declared)
     ]
@@ -269,7 +265,7 @@ def test_the_most_specific_error_comes_first_then_the_most_specific_message_then
     mediator = wire(
         handles(EnrollStudent, raises(ERRORS[raised]())),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=companions,
+        collaborators=collaborators,
     )
     if answering is None:
         with pytest.raises(ERRORS[raised]):
@@ -290,12 +286,12 @@ async def test_errors_of_behaviors_inside_and_of_making_the_handler_are_covered(
     inside = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[RequestExceptionProcessorBehavior, around(Any, raises(CourseFullError()))],
-        companions=[rescued],
+        collaborators=[rescued],
     )
     unbuilt = wire(
         bind(handles(EnrollStudent, answer_name), broken),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescued],
+        collaborators=[rescued],
     )
     assert await inside.send(EnrollStudent()) == "rescued"
     assert await unbuilt.send(EnrollStudent()) == "rescued"
@@ -306,7 +302,7 @@ async def test_errors_of_behaviors_outside_are_not_covered():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[around(Any, raises(CourseFullError())), RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFullError, [], Handled("rescued"))],
+        collaborators=[rescue(EnrollStudent, CourseFullError, [], Handled("rescued"))],
     )
     with pytest.raises(CourseFullError):
         await mediator.send(EnrollStudent())
@@ -324,7 +320,7 @@ async def test_cancellation_is_never_offered_to_a_handler_or_an_action(declared)
     mediator = wire(
         handles(EnrollStudent, wait_for_ever),
         behaviors=[RequestExceptionActionProcessorBehavior, RequestExceptionProcessorBehavior],
-        companions=[rescue(Any, declared, log, Handled("converted")), observe(Any, declared, log)],
+        collaborators=[rescue(Any, declared, log, Handled("converted")), observe(Any, declared, log)],
     )
     task = asyncio.create_task(mediator.send(EnrollStudent()))
     await running.wait()
@@ -341,7 +337,7 @@ async def test_an_error_of_a_handler_of_errors_reaches_the_sender_with_the_first
 
     error = CourseFullError()
     mediator = wire(
-        handles(EnrollStudent, raises(error)), behaviors=[RequestExceptionProcessorBehavior], companions=[Fail]
+        handles(EnrollStudent, raises(error)), behaviors=[RequestExceptionProcessorBehavior], collaborators=[Fail]
     )
     with pytest.raises(LookupError) as caught:
         await mediator.send(EnrollStudent())
@@ -357,7 +353,7 @@ async def test_all_actions_see_an_error_once_most_specific_first_and_it_is_raise
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionActionProcessorBehavior],
-        companions=[
+        collaborators=[
             observe(Any, Exception, log, "any error"),
             observe(EnrollStudent, LookupError, log, "another error"),
             observe(Command[Any], CourseFullError, log, "of a command"),
@@ -382,7 +378,7 @@ async def test_an_action_that_fails_is_noted_on_the_error_and_hides_neither_it_n
     mediator = wire(
         handles(EnrollStudent, raises(error)),
         behaviors=[RequestExceptionActionProcessorBehavior],
-        companions=[Fail, observe(EnrollStudent, CourseFullError, log, "observed")],
+        collaborators=[Fail, observe(EnrollStudent, CourseFullError, log, "observed")],
     )
     with pytest.raises(CourseFullError) as caught:
         await mediator.send(EnrollStudent())
@@ -399,7 +395,7 @@ async def test_actions_outside_see_what_is_not_dealt_with_and_inside_every_error
     mediator = wire(
         handles(EnrollStudent, raises(CourseFullError())),
         behaviors=behaviors if outside else behaviors[::-1],
-        companions=[
+        collaborators=[
             rescue(EnrollStudent, CourseFullError, [], Handled("ok") if handled else None),
             observe(EnrollStudent, CourseFullError, log, "observed"),
         ],
@@ -435,12 +431,12 @@ def joined(*messages: Any, mode: TransactionMode = TransactionMode.DEFAULT) -> A
         handles(Outer, send_inside),
         *(handles(message, raises(CourseFullError())) for message in messages),
         behaviors=[RequestExceptionProcessorBehavior, transactional],
-        companions=[rescue(messages[0], CourseFullError, [], Handled("rescued"))],
+        collaborators=[rescue(messages[0], CourseFullError, [], Handled("rescued"))],
     )
     return mediator, transactional
 
 
-async def test_what_a_joined_command_did_before_a_converted_error_is_rolled_back_to_a_savepoint():
+async def test_a_joined_command_with_a_converted_error_is_rolled_back_to_a_savepoint():
     mediator, transactional = joined(EnrollStudent)
     assert await mediator.send(Outer()) == "rescued"
     (transaction,) = transactional.begun
@@ -459,7 +455,7 @@ async def test_a_nested_command_whose_error_is_converted_dooms_nothing():
     ]
 
 
-async def test_what_a_joined_query_did_before_a_converted_error_is_rolled_back_too():
+async def test_a_joined_query_with_a_converted_error_is_rolled_back_too():
     mediator, transactional = joined(Read)
     assert await mediator.send(Outer()) == "rescued"
     assert transactional.begun[0].log == ["savepoint for Read", "rolled back to savepoint"]
@@ -470,7 +466,7 @@ async def test_a_query_outside_a_transaction_whose_error_is_converted_begins_non
     mediator = wire(
         handles(Read, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior, transactional],
-        companions=[rescue(Read, CourseFullError, [], Handled("rescued"))],
+        collaborators=[rescue(Read, CourseFullError, [], Handled("rescued"))],
     )
     assert await mediator.send(Read()) == "rescued"
     assert transactional.begun == []
@@ -483,7 +479,7 @@ async def test_a_class_derived_from_handled_counts_as_handled():
     mediator = wire(
         handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFullError, [], Rescued("rescued"))],
+        collaborators=[rescue(EnrollStudent, CourseFullError, [], Rescued("rescued"))],
     )
     assert await mediator.send(EnrollStudent()) == "rescued"
 
@@ -493,7 +489,7 @@ async def test_behind_the_transaction_in_the_list_a_savepoint_is_rolled_back():
     mediator = wire(
         handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[transactional, RequestExceptionProcessorBehavior],
-        companions=[rescue(EnrollStudent, CourseFullError, [], Handled("rescued"))],
+        collaborators=[rescue(EnrollStudent, CourseFullError, [], Handled("rescued"))],
     )
     assert await mediator.send(EnrollStudent()) == "rescued"
     assert transactional.begun[0].log == ["savepoint for EnrollStudent", "rolled back to savepoint"]
@@ -511,7 +507,7 @@ async def test_a_replaced_request_is_what_processors_inside_are_given():
             log.append(request.name)
 
     mediator = wire(
-        handles(EnrollStudent, answer_name), behaviors=[Rename, RequestPreProcessorBehavior], companions=[Look]
+        handles(EnrollStudent, answer_name), behaviors=[Rename, RequestPreProcessorBehavior], collaborators=[Look]
     )
     assert await mediator.send(EnrollStudent("Ada")) == "Grace"
     assert log == ["Grace"]

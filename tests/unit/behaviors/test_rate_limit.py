@@ -1,4 +1,4 @@
-"""Rate limits: never more than may be, in the order of arrival, and nobody is forgotten."""
+"""Rate limits: never more messages than allowed, in order of arrival, and each one comes through."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediator import Mediator, MessageContext, RateLimitBehavior, TransactionMode
+from mediator import Mediator, MessageContext, TransactionMode
+from mediator.behaviors import RateLimitBehavior
 from mediator.errors import RateLimitedError, SettingError
 from mediator.testing import run_behavior
 from tests.unit.samples import CountStudents, EnrollStudent, ExpelStudent, answer_name
@@ -49,7 +50,7 @@ async def test_a_burst_is_let_through_at_once_and_then_one_each_interval(time):
         await send(mediator, "Dee")
 
 
-async def test_whoever_comes_back_when_it_was_told_is_let_through_whatever_rounding_leaves(time):
+async def test_a_message_that_returns_at_the_time_it_was_given_is_let_through_despite_rounding(time):
     mediator = limited(time, limit=10, seconds=1.0)
     for _ in range(200):
         try:
@@ -96,7 +97,7 @@ async def test_nobody_overtakes_one_that_sleeps_although_its_turn_has_come(time)
     assert handled == ["a", "b", "c", "d"]
 
 
-async def test_who_would_have_to_wait_for_too_long_is_refused_at_once(time):
+async def test_a_message_that_would_wait_too_long_is_refused_at_once(time):
     mediator = limited(time, limit=1, max_wait=1)
     first, second = [asyncio.create_task(send(mediator, name)) for name in "ab"]
     await settle()
@@ -108,7 +109,7 @@ async def test_who_would_have_to_wait_for_too_long_is_refused_at_once(time):
 
 
 @pytest.mark.parametrize("place", [1, 2])
-async def test_who_gives_up_leaves_its_place_to_those_behind_it(time, place):
+async def test_a_message_that_gives_up_leaves_its_place_to_later_ones(time, place):
     mediator = limited(time, limit=1, max_wait=10)
     tasks = [asyncio.create_task(send(mediator, name)) for name in "abcd"]
     await settle()
@@ -143,12 +144,23 @@ async def test_keys_are_forgotten_once_they_have_all_of_their_room_again(time):
     assert behavior.remembered == 1
 
 
+async def test_keys_that_are_always_in_use_do_not_keep_idle_ones_from_being_forgotten(time):
+    behavior = limit(time, limit=1, seconds=1, burst=2, key=lambda command, _: command.name)
+    for name in ("Ada", "Bob"):
+        await run_behavior(behavior, EnrollStudent(name))  # and one each second from now on, so never full again
+    for number in range(100):
+        for name in ("Ada", "Bob", str(number)):
+            await run_behavior(behavior, EnrollStudent(name))
+        assert behavior.remembered <= 5
+        time.now += 1
+
+
 async def test_a_key_that_somebody_waits_for_is_not_forgotten(time):
     behavior = limit(time, limit=1, seconds=1, max_wait=5, key=lambda command, _: command.name)
     await run_behavior(behavior, EnrollStudent("Ada"))
     second = asyncio.create_task(run_behavior(behavior, EnrollStudent("Ada")))
     await settle()
-    time.now = 1.0  # room again, and the one that waits for it is still asleep
+    time.now = 1.0  # a place is free again, and the message that waits for it is still asleep
     for number in range(5):
         await run_behavior(behavior, EnrollStudent(str(number)))
     third = asyncio.create_task(run_behavior(behavior, EnrollStudent("Ada")))
@@ -158,7 +170,7 @@ async def test_a_key_that_somebody_waits_for_is_not_forgotten(time):
     assert third.done()
 
 
-async def test_what_a_message_dispatches_counts_with_it(time):
+async def test_inner_messages_count_with_their_message(time):
     async def count(_: Any) -> int:
         return await mediator.send(CountStudents(), mode=TransactionMode.NEW)
 
@@ -173,7 +185,7 @@ async def test_what_a_message_dispatches_counts_with_it(time):
         await mediator.send(EnrollStudent())
 
 
-async def test_what_outlives_a_message_counts_on_its_own(time):
+async def test_a_task_that_outlives_its_message_counts_on_its_own(time):
     go, left = asyncio.Event(), []
 
     async def leave(_: Any) -> None:
@@ -252,7 +264,7 @@ def test_settings_that_make_no_sense_are_refused(options: Any):
 
 
 class Rush:
-    """Messages that come, wait and give up; it notes when which of them was let through."""
+    """Messages that arrive, wait and give up; it records when each one was let through."""
 
     def __init__(self, *, limit: int, seconds: float, burst: int, max_wait: float) -> None:
         self.time = VirtualTime()
@@ -302,7 +314,7 @@ class Rush:
             assert task.done()
             refused = not task.cancelled() and isinstance(task.exception(), RateLimitedError)
             assert (name in self.let_through) != (task.cancelled() or refused)
-        for number in range(self.burst):  # nothing is lost to those who gave up
+        for number in range(self.burst):  # messages that gave up use no place
             await self.mediator.send(EnrollStudent(f"a{len(self.tasks) + number}"))
         await run_behavior(self.behavior, EnrollStudent("c"))
         assert self.behavior.remembered <= 3

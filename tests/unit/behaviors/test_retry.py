@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from mediator import Command, MessageContext, Outcome, TransactionMode, current_context, current_scope
+from mediator import Command, MessageContext, TransactionMode, current_context, current_scope
 from mediator.behaviors.retry import RetryBehavior
-from mediator.errors import CommitOutcomeUnknownError, CommittedError, NoScopeError, SettingError
+from mediator.errors import CommitOutcomeUnknownError, CommittedError, ScopeError, SettingError
+from mediator.transactions import Outcome
 from tests.unit.samples import CountStudents, EnrollStudent, answer_name
 from tests.unit.transactions import Transactional
 from tests.unit.wiring import around, bind, handles, wire
 
 
 class Slept:
-    """Sleeps for no time, and remembers for how long it should have."""
+    """Returns at once, and records how long it should have slept."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -129,7 +130,7 @@ async def test_a_retry_is_logged_without_the_message_and_the_text_of_the_error()
         "causation_id": "m-1",
         "principal": "eve",
         "log_level": "warning",
-        "message": "EnrollStudent",
+        "message_type": "EnrollStudent",
         "error": "ConnectionError",
         "attempt": 1,
     }
@@ -160,7 +161,7 @@ async def test_an_attempt_is_not_repeated_once_something_in_its_scope_has_commit
     assert flaky.calls == 1
 
 
-async def test_what_became_of_the_last_attempt_is_known_outside():
+async def test_the_outcome_of_the_last_attempt_is_known_outside():
     async def work(_message: Any) -> str:
         scope = current_scope()
         scope.outcome, scope.response, scope.settled_id = Outcome.COMMITTED, "response", "42"
@@ -215,7 +216,7 @@ async def test_a_message_that_joins_a_running_transaction_is_tried_once_in_its_s
     transactional = Transactional()
     mediator = wire(handles(Outer, outer), handles(EnrollStudent, inner), behaviors=[retry(), transactional])
     await mediator.send(Outer())
-    assert len(transactional.begun) == 3  # the outermost is repeated, as a whole
+    assert len(transactional.begun) == 3  # the outermost command is repeated as a whole
     assert [scopes[n] is scopes[n + 1] for n in (0, 2, 4)] == [True] * 3
     assert len(set(map(id, scopes))) == 3
 
@@ -236,12 +237,12 @@ async def test_the_most_specific_settings_are_taken():
     with pytest.raises(ConnectionError):
         await wire(handles(EnrollStudent, work), behaviors=behaviors).send(EnrollStudent())
     mediator = wire(handles(CountStudents, Flaky(ConnectionError())), behaviors=behaviors)
-    with pytest.raises(AttributeError):  # the second attempt, which answers with a name that this query has not
+    with pytest.raises(AttributeError):  # the second attempt returns a name that this query does not have
         await mediator.send(CountStudents())
 
 
 async def test_outside_a_dispatch_it_has_no_scope():
-    with pytest.raises(NoScopeError):
+    with pytest.raises(ScopeError, match="no dispatch is running"):
         await retry().handle(EnrollStudent(), answer_name)  # type: ignore[arg-type]
 
 

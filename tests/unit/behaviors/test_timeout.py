@@ -1,4 +1,4 @@
-"""The longest time that a message may take, without a database."""
+"""TimeoutBehavior, without a database."""
 
 import asyncio
 from typing import Any
@@ -15,13 +15,13 @@ async def hang(*_: Any) -> Any:
     await asyncio.Event().wait()
 
 
-async def test_what_is_quick_enough_is_answered():
+async def test_a_message_within_its_time_is_answered():
     assert (
         await wire(handles(EnrollStudent, answer_name), behaviors=[TimeoutBehavior(5)]).send(EnrollStudent()) == "Ada"
     )
 
 
-async def test_what_takes_too_long_is_cancelled_and_the_error_names_it():
+async def test_a_message_that_takes_too_long_is_cancelled_and_the_error_names_it():
     ended: list[str] = []
 
     async def work(_message: Any) -> None:

@@ -1,4 +1,4 @@
-"""Validation: by validators, and by messages of any library themselves."""
+"""ValidationBehavior: validators, and message classes of any library that validate themselves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ def never() -> Any:
     raise AssertionError("built")
 
 
-def refusing(*companions: Any, message: Any = EnrollStudent, **options: Any) -> Any:
+def refusing(*collaborators: Any, message: Any = EnrollStudent, **options: Any) -> Any:
     handler = bind(handles(message, answer_name), never)
-    return wire(handler, behaviors=[ValidationBehavior(**options)], companions=companions)
+    return wire(handler, behaviors=[ValidationBehavior(**options)], collaborators=collaborators)
 
 
 async def refusal(mediator: Any, message: Any) -> ValidationFailedError:
@@ -42,7 +42,7 @@ async def refusal(mediator: Any, message: Any) -> ValidationFailedError:
 
 async def test_a_valid_message_is_handled():
     mediator = wire(
-        handles(EnrollStudent, answer_name), behaviors=[ValidationBehavior], companions=[finds(EnrollStudent)]
+        handles(EnrollStudent, answer_name), behaviors=[ValidationBehavior], collaborators=[finds(EnrollStudent)]
     )
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
 
@@ -78,7 +78,7 @@ async def test_nothing_that_any_validator_finds_is_lost(found):
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[ValidationBehavior],
-        companions=[finds(EnrollStudent, *failures) for failures in found],
+        collaborators=[finds(EnrollStudent, *failures) for failures in found],
     )
     flat = [pair for failures in found for pair in failures]
     if flat:
@@ -90,7 +90,7 @@ async def test_nothing_that_any_validator_finds_is_lost(found):
 
 def test_a_message_without_validators_and_validate_has_no_validation_in_its_pipeline():
     mediator = wire(
-        handles(EnrollStudent, answer_name), behaviors=[ValidationBehavior], companions=[finds(CountStudents)]
+        handles(EnrollStudent, answer_name), behaviors=[ValidationBehavior], collaborators=[finds(CountStudents)]
     )
     assert mediator.registry.pipeline(EnrollStudent).behaviors == []
 
@@ -104,7 +104,7 @@ async def test_notifications_are_validated_too():
     mediator = wire(
         listens(StudentEnrolled, listen),
         behaviors=[ValidationBehavior],
-        companions=[finds(Notification, ("name", "is empty"))],
+        collaborators=[finds(Notification, ("name", "is empty"))],
     )
     with pytest.raises(ValidationFailedError):
         await mediator.publish(StudentEnrolled())
@@ -151,7 +151,7 @@ async def test_the_type_check_of_attrs_is_told_by_its_text_alone():
     error = await refusal(refusing(message=Typed, errors=(ValueError, TypeError)), message)
     (failure,) = error.failures
     assert failure.text.startswith("'name' must be <class 'str'>")
-    assert "Attribute(" not in failure.text  # what attrs has beside the text
+    assert "Attribute(" not in failure.text  # fields that attrs adds to the error
 
 
 async def test_any_other_error_of_a_validator_is_raised_as_it_is():
@@ -174,7 +174,7 @@ async def test_which_errors_count_as_failures_is_a_setting():
     assert (await refusal(refusing(Strict, errors=LookupError), EnrollStudent())).failures[0].text == "unknown course"
 
 
-# What message classes check themselves
+# Message classes that validate themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ async def test_a_message_is_asked_itself_first_without_any_validator():
     assert (await refusal(refusing(message=Span), Span(-1, -2))).by_validator.keys() == {"Span"}
 
 
-async def test_what_a_message_yielded_before_it_raised_is_kept():
+async def test_problems_that_a_message_yielded_before_it_raised_are_kept():
     error = await refusal(refusing(message=Span), Span(-1, 200))
     assert [failure.text for failure in error.failures] == ["is negative", "is too long"]
 
@@ -223,7 +223,7 @@ class PydanticEnroll(pydantic.BaseModel, Command[str]):
 
 
 class Revalidated(PydanticEnroll):
-    def validate(self) -> None:  # type: ignore[override]  # takes the place of a deprecated class method
+    def validate(self) -> None:  # type: ignore[override]  # replaces a deprecated class method
         type(self).model_validate(self.model_dump())
 
 
@@ -250,7 +250,7 @@ def test_pydantic_and_attrs_refuse_at_construction_so_nothing_invalid_can_be_sen
 
 @pytest.mark.parametrize("cls", [PydanticEnroll, Revalidated, AttrsEnroll, StructEnroll])
 async def test_valid_messages_of_every_library_are_handled(cls):
-    mediator = wire(handles(cls, answer_name), behaviors=[ValidationBehavior], companions=[finds(cls)])
+    mediator = wire(handles(cls, answer_name), behaviors=[ValidationBehavior], collaborators=[finds(cls)])
     assert await mediator.send(cls(name="Ada")) == "Ada"
 
 

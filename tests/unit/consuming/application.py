@@ -1,4 +1,4 @@
-"""An application in memory whose handler does what a test says."""
+"""An application in memory whose handlers do what a test says."""
 
 import asyncio
 import time
@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from mediator import (
-    Binding,
     DistributedEvent,
     DistributedEventBroker,
     DistributedEventHandler,
     EventConsumer,
     Mediator,
-    Registry,
     current_delivery,
     current_scope,
 )
+from mediator.binding import Binding
 from mediator.distributed.cloudevents import CloudEvent
+from mediator.registry import Registry
 from mediator.testing import (
     InMemoryBroker,
     InMemoryDatabase,
@@ -50,16 +50,16 @@ Act = Callable[[OrderPlaced], Awaitable[None]]
 
 @dataclass
 class Application:
-    """What it handles is in `effects`; `acts` says what happens in the handler of an order's number."""
+    """`effects` has the orders it has handled; `acts` says by number what the handler of an order does."""
 
     options: dict[str, Any] = field(default_factory=dict)
     ack_wait: float = 30.0
     now: float = field(default_factory=time.time)
     max_pending: int | None = None
+    database: InMemoryDatabase = field(default_factory=InMemoryDatabase)
 
     def __post_init__(self) -> None:
         self.broker = InMemoryBroker()
-        self.database = InMemoryDatabase()
         self.inbox = InMemoryInbox(self.database)
         self.parking = InMemoryParking(self.database)
         self.acts: dict[int, Act] = {}
@@ -72,7 +72,7 @@ class Application:
         self.consumer = self.consuming()
 
     def consuming(self, **options: Any) -> EventConsumer:
-        """Another consumer of the same group."""
+        """Return another consumer of the same group."""
         subscription = InMemoryEventSubscription(self.broker, "warehouse", ack_wait=self.ack_wait)
         given = {"parking": self.parking, "now": lambda: self.now, **self.options, **options}
         return EventConsumer(subscription, self.inbox, self.unit_of_work, self.mediator, **given)
@@ -86,7 +86,7 @@ class Application:
 
     @property
     def effects(self) -> list[int]:
-        """The numbers of the orders that took effect, in order."""
+        """Return the numbers of the orders that took effect, in order."""
         return list(self.database.tables.get("reservations", {}))
 
     def publish(self, *numbers: int, key: str | None = None, version: int = 1) -> None:
@@ -114,7 +114,7 @@ class Application:
                 raise error
 
     async def settled(self, count: int) -> None:
-        """Wait until the group is done with that many events."""
+        """Wait until the group has settled that many events."""
         async with asyncio.timeout(10):
             await self.broker.wait_until_acknowledged("warehouse", count)
 
@@ -129,7 +129,7 @@ class Application:
             await self.acts[event.number](event)
 
     def parked(self) -> list[tuple[str, str, int]]:
-        """Of each parked event its id, the reason and the attempts."""
+        """Return the id, the reason and the attempts of each parked event."""
         return [(event.event_id, str(event.reason), event.attempts) for event in self.parking.events]
 
 
@@ -142,7 +142,7 @@ class Handler(DistributedEventHandler[OrderPlaced]):
 
 
 def failing(error: BaseException, times: int = 1_000_000) -> Act:
-    """Fails, the first `times`."""
+    """Return an action that fails the first `times` times."""
     left = [times]
 
     async def act(_event: OrderPlaced) -> None:

@@ -6,6 +6,6 @@ from structlog.testing import capture_logs
 
 @pytest.fixture(autouse=True, scope="package")
 def quiet() -> Iterator[None]:
-    """Failures are what these tests are about, and drawing their tracebacks takes longer than all the rest."""
+    """Log no tracebacks: these tests cause many failures, and formatting their tracebacks takes most of the time."""
     with capture_logs():
         yield

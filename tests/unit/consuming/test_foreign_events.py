@@ -1,7 +1,8 @@
-"""Events of foreign producers: whatever they are, each is handled or parked, whole, and the next one is taken."""
+"""Events of foreign producers: each is handled or parked as a whole, whatever it is, and the next one is handled."""
 
 import asyncio
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from mediator.distributed.inbox import ParkedReplay
 from mediator.distributed.parking import ParkedFilter
-from mediator.distributed.replay import ParkedReplay
 from tests.unit.consuming.application import TYPE, Application, failing
 
 CE = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "legacy", "ce-type": f"{TYPE}.v1"}
@@ -18,7 +19,7 @@ GOOD = b'{"number": 7}'
 
 
 async def taken(*messages: tuple[dict[str, str], bytes], **options: Any) -> Application:
-    """An application that has taken such messages in, and a good one after them."""
+    """Return an application that has consumed these messages, and a good one after them."""
     application = Application(options)
     for headers, data in messages:
         application.broker.store_message(TYPE, headers, data)
@@ -55,7 +56,7 @@ async def taken(*messages: tuple[dict[str, str], bytes], **options: Any) -> Appl
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_what_cannot_be_read_is_parked_whole_and_at_once(headers: dict[str, str], data: bytes):
+async def test_an_unreadable_message_is_parked_whole_and_at_once(headers: dict[str, str], data: bytes):
     application = await taken((headers, data))
     (parked,) = application.parking.events
     assert (parked.reason, parked.headers, parked.data) == ("undecodable", headers, data)
@@ -68,7 +69,7 @@ async def test_what_cannot_be_read_is_parked_whole_and_at_once(headers: dict[str
     ("changes", "event_id"),
     [
         ({}, "1"),
-        ({"ce-id": ""}, "memory:1"),
+        ({"ce-id": ""}, "memory:1@"),
         ({"ce-id": "no uuid: \u00e4 / %25"}, "no uuid: \u00e4 / %"),
         ({"ce-id": "x" * 10_000}, "x" * 10_000),
         ({"ce-id": "%00"}, "\x00"),
@@ -85,7 +86,7 @@ async def test_odd_ids_sources_and_keys_are_handled_once_and_reach_the_handler_a
 ):
     application = await taken(({**CE, **changes}, GOOD), ({**CE, **changes}, GOOD), ordering="key")
     seen = application.database.tables["reservations"]
-    assert seen[7] == event_id or changes.get("ce-id") == ""
+    assert seen[7] == event_id or (changes.get("ce-id") == "" and seen[7].startswith("memory:"))
     assert application.starts[7] == (2 if changes.get("ce-id") == "" else 1)  # without an id, each message is an event
     assert application.parked() == []
     for consumer, source, known in application.database.inbox:
@@ -97,6 +98,58 @@ async def test_odd_ids_sources_and_keys_are_handled_once_and_reach_the_handler_a
 async def test_two_unreadable_messages_are_two_parked_events_and_one_delivered_again_is_one():
     application = await taken(({}, b"a"), ({}, b"a"), ({}, b"b"))
     assert [event.data for event in application.parking.events] == [b"a", b"a", b"b"]
+
+
+async def test_what_has_the_place_of_another_message_in_a_stream_that_was_made_anew_is_not_that_message():
+    without_id = {name: value for name, value in CE.items() if name != "ce-id"}
+    application = await taken((without_id, GOOD), ({}, b"no event"))
+    again = Application({}, database=application.database)
+    again.broker.store_message(TYPE, without_id, GOOD)
+    again.broker.store_message(TYPE, {}, b"no event")
+    async with again.running():
+        await again.settled(2)
+    assert again.starts[7] == 1
+    assert [event.data for event in again.parking.events] == [b"no event", b"no event"]
+
+
+async def test_events_without_an_id_and_unreadable_ones_are_known_by_what_stood_for_it_before():
+    without_id = {name: value for name, value in CE.items() if name != "ce-id"}
+    application = Application({})
+    application.broker.store_message(TYPE, {"x": "y"}, b"no event")
+    application.broker.store_message(TYPE, without_id, GOOD)
+    application.database.inbox |= {
+        ("warehouse", "", f"memory.{TYPE}.0:1:75ca4c1e05679686256c4d494257602c"),
+        ("warehouse", "legacy", "memory:2"),
+    }
+    async with application.running():
+        await application.settled(2)
+    assert (application.effects, application.parking.events) == ([], ())
+
+
+async def test_only_what_was_recorded_after_an_event_was_stored_can_have_been_that_event():
+    """An earlier record is of another event with the same place: the stream was created again."""
+    without_id = {name: value for name, value in CE.items() if name != "ce-id"}
+    application, asked = Application({}), list[datetime | None]()
+
+    async def older(*_row: str, since: datetime | None = None) -> bool:
+        asked.append(since)
+        return since is None
+
+    application.inbox.contains = older  # type: ignore[method-assign]
+    application.broker.store_message(TYPE, without_id, GOOD)
+    async with application.running():
+        await application.settled(1)
+    assert asked == [stored_at for _, stored_at, _ in application.broker.held]
+    assert application.effects == [7]
+
+
+async def test_an_empty_key_of_a_foreign_event_is_none():
+    """An event that is parked does not hold back another event with an empty key."""
+    empty = {**CE, "ce-partitionkey": ""}
+    broken = {**empty, "ce-id": "2", "ce-time": "tomorrow"}
+    application = await taken((broken, GOOD), (empty, GOOD), ordering="key")
+    assert set(application.effects) == {7, 99}
+    assert [event.partition_key for event in application.parking.events] == [None]
 
 
 async def test_an_unreadable_message_makes_no_other_one_of_the_same_id_a_duplicate():
@@ -147,6 +200,26 @@ async def test_an_unknown_type_gets_its_grace_and_is_then_parked_whole():
     assert 0 < waiting["retry_in"] <= 1.0
     assert waiting["log_level"] == "warning"
     assert "handles this type and version" in waiting["reason"]
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        "shop.order-placed",
+        "shop.order-placed.v0",
+        "shop.other.v1",
+        "other.order-placed.v1",
+        "com.legacy.Order",
+        "x",
+        "%00",
+    ],
+)
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_what_can_be_no_version_of_the_type_that_was_subscribed_to_is_parked_without_a_grace(
+    wire: str, ordering: str
+):
+    application = await taken(({**CE, "ce-type": wire}, GOOD), ordering=ordering, unknown_type_grace=300.0)
+    assert application.parked() == [("1", "unknown-type", 0)]
 
 
 async def test_a_type_that_is_too_long_or_cannot_be_printed_is_cut_and_escaped():
@@ -208,3 +281,11 @@ def test_any_message_is_handled_or_parked(headers: dict[str, str], data: bytes, 
         assert len(application.parked()) + (7 in application.effects) == 1
 
     asyncio.run(check())
+
+
+async def test_a_flood_of_events_that_nothing_can_handle_is_parked_whole_and_logged_in_a_few_lines():
+    with capture_logs() as logs:
+        application = await taken(*[({**CE, "ce-id": f"{number}"}, b"?") for number in range(200)])
+    assert len(application.parking.events) == 200
+    assert len([line for line in logs if line["event"] == "event parked"]) < 100
+    assert application.effects == [99]

@@ -1,4 +1,4 @@
-"""Starts of handlers that were broken off: by stopping, by the process's death, by the database going away."""
+"""Handlers that are interrupted: because the consumer stops, the process dies, or the database goes away."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from mediator import DistributedEventBroker
 from mediator.distributed.cloudevents import CloudEvent
-from mediator.distributed.downtime import is_outage
-from mediator.errors import DatabaseUnavailableError, UnitOfWorkRolledBackError
+from mediator.distributed.inbox.outage import is_outage
+from mediator.errors import DatabaseUnavailableError, RolledBackError
 from mediator.testing.failpoints import Failure, failpoint
 from tests.unit.consuming.application import Application, OrderPlaced, Reserved, failing, hanging
 
@@ -102,7 +102,7 @@ async def test_starts_that_ended_with_their_process_are_counted_and_park_at_the_
     application.acts[1] = hanging
     application.publish(1, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(application.inbox, "take_back", _nothing)  # a process that dies takes nothing back
+        patch.setattr(application.inbox, "take_back", _nothing)  # a process that dies takes no start back
         for _ in range(4):
             async with application.running(application.consuming()):
                 async with asyncio.timeout(5):
@@ -220,6 +220,7 @@ async def test_an_outage_of_the_broker_costs_no_attempt():
     assert application.attempts == [(1, 1)]
 
 
+@pytest.mark.thorough("waits in real time, or does much work")
 async def test_events_that_handlers_raise_wait_for_room_in_the_outbox_and_cost_no_attempt_and_it_is_said_once():
     application = Application({**QUICK, "max_attempts": 1, "concurrency": 2}, max_pending=1)
     application.database.put(CloudEvent("waits", "warehouse.reserved.v1", datetime(2026, 1, 2, tzinfo=UTC), b"{}"))
@@ -280,7 +281,7 @@ def test_an_outage_is_seen_through_what_it_caused():
     assert is_outage(away)
     assert is_outage(handlers)
     assert not is_outage(ConnectionError("of somebody else"))
-    assert not is_outage(UnitOfWorkRolledBackError("1", "m", ValueError()))
+    assert not is_outage(RolledBackError("1", "m", ValueError()))
     circle = ValueError()
     circle.__cause__ = circle
     assert not is_outage(circle)

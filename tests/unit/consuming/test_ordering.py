@@ -1,4 +1,4 @@
-"""Consumers with `ordering="key"`: one event of a key at a time, and parked events hold back those of their key only."""
+"""Consumers with `ordering="key"`: one event of a key at a time; a parked event holds back only events of its key."""
 
 import asyncio
 import json
@@ -9,17 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediator.distributed.cloudevents import bucket_of
+from mediator.distributed.inbox import ParkedReplay
 from mediator.distributed.parking import ParkedFilter
-from mediator.distributed.replay import ParkedReplay
-from mediator.errors import ConsumerGroupNotFoundError, FatalEventError, SettingError
-from tests.unit.consuming.application import Application, OrderPlaced, failing
+from mediator.errors import FatalEventError, NotFoundError, SettingError, StreamMismatchError
+from mediator.testing import InMemoryBroker, InMemoryEventSubscription
+from tests.unit.consuming.application import TYPE, Application, OrderPlaced, failing
 
 ORDERED: dict[str, Any] = {"ordering": "key", "retry_delays": (0.0, 0.001)}
 
 
 EVERYTHING = ParkedFilter()
 PARTITION = bucket_of("a", "") % 16
-"""That of the events whose key is "a"."""
+"""The partition of the events whose key is "a"."""
 
 
 async def replayed(
@@ -115,7 +116,7 @@ async def test_a_filter_that_names_the_first_event_of_a_key_releases_those_behin
     assert application.parked() == [("e5", "fatal-error", 1)]
 
 
-async def test_what_is_not_first_of_its_key_is_blocked_and_says_by_which():
+async def test_an_event_that_is_not_the_first_of_its_key_is_blocked_and_says_by_which():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError())
     application.publish(1, 2, 3, key="a")
@@ -176,7 +177,7 @@ async def test_a_replay_of_a_group_that_is_not_here_fails_and_says_so():
         await application.settled(1)
     replay = ParkedReplay(application.parking, [])
     (result,) = [result async for result in replay.run(ParkedFilter())]
-    assert isinstance(result.error, ConsumerGroupNotFoundError)
+    assert isinstance(result.error, NotFoundError)
     assert "'warehouse'" in application.parking.events[0].error
 
 
@@ -323,7 +324,7 @@ def test_whatever_fails_the_effects_and_what_is_parked_keep_the_order_of_each_ke
 
 
 async def check_order(events: list[tuple[str, int]]) -> None:
-    """Each event has a key and how often its handler fails; more often than it is tried parks it and what follows."""
+    """Check the order of events, each with a key and the failures of its handler. Too many failures park its key."""
     application = Application({"ordering": "key", "retry_delays": (0.0,), "max_attempts": 3})
     for number, (key, failures) in enumerate(events):
         if failures:
@@ -342,3 +343,15 @@ async def check_order(events: list[tuple[str, int]]) -> None:
     for key in "abc":
         mine = [number for number, (its, _) in enumerate(events) if its == key]
         assert [n for n in application.effects if n in mine] == mine
+
+
+async def test_a_group_is_of_one_application_and_another_one_under_its_name_is_refused() -> None:
+    broker = InMemoryBroker()
+    async with InMemoryEventSubscription(broker, "g", application="billing").open([TYPE], prefetch=1):
+        other = InMemoryEventSubscription(broker, "g")
+        other.use_application("shipping")
+        with pytest.raises(StreamMismatchError, match="is of the application 'billing', not of 'shipping'"):
+            async with other.open([TYPE], prefetch=1):
+                pass
+        async with InMemoryEventSubscription(broker, "g", application="billing").open([TYPE], prefetch=1):
+            pass

@@ -1,4 +1,4 @@
-"""Events whose process died are handled alone: who killed it is parked, and what was handled beside it is not."""
+"""Events whose process died are handled alone: the event that killed it is parked, and the others are not."""
 
 import asyncio
 import itertools
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mediator import EventConsumer
+from mediator.distributed.inbox import LastStart, ParkedReplay
+from mediator.distributed.inbox.shared_lock import Guard, shared_lock_here
 from mediator.distributed.parking import ParkedFilter
-from mediator.distributed.replay import ParkedReplay
 from mediator.testing import InMemoryEventSubscription
 from tests.unit.consuming.application import TYPE, Application, OrderPlaced, failing, hanging
 from tests.unit.virtual_time import settle
@@ -19,12 +20,12 @@ BESIDE: dict[str, Any] = {"retry_delays": (0.0,), "max_attempts": 3, "drain_time
 
 
 class Mortal(Application):
-    """An application whose process dies, without a trace in the database, when a deadly order is handled."""
+    """An application whose process dies when it handles a deadly order, and leaves no trace in the database."""
 
     def __init__(self, deadly: Sequence[int], **options: Any) -> None:
         super().__init__({**BESIDE, **options})
         self.died = asyncio.Event()
-        self.inbox.take_back = _nothing  # type: ignore[method-assign]  # a process that dies takes nothing back
+        self.inbox.take_back = _nothing  # type: ignore[method-assign]  # a process that dies takes no start back
         self.acts = dict.fromkeys(deadly, self._kill)
 
     async def _kill(self, _event: OrderPlaced) -> None:
@@ -32,7 +33,7 @@ class Mortal(Application):
         await hanging(_event)
 
     async def live(self, settled: int) -> bool:
-        """A process; whether it lived until so many events were settled."""
+        """Run a process, and return whether it lived until that many events were settled."""
         self.died.clear()
         async with self.running(self.consuming()), asyncio.timeout(10):
             ends = [asyncio.create_task(self.died.wait()), asyncio.create_task(self.settled(settled))]
@@ -42,7 +43,7 @@ class Mortal(Application):
             return ends[1] in done and not self.died.is_set()
 
     async def live_on(self, settled: int) -> int:
-        """Start it again until all is settled; how often it died."""
+        """Start processes until all events are settled, and return how many of them died."""
         for deaths in itertools.count():
             if await self.live(settled):
                 return deaths
@@ -54,7 +55,7 @@ async def _nothing(*_: object) -> None:
 
 
 async def _slow(event: OrderPlaced) -> None:
-    """Still runs when another handler ends the process."""
+    """A handler that still runs when another one ends the process."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -116,7 +117,7 @@ async def test_the_broker_hears_of_a_suspect_that_waits_and_delivers_it_to_nobod
     application, go = Application(BESIDE, ack_wait=0.2), asyncio.Event()
     application.acts = {2: lambda _event: _until(go)}
     async with suspect_behind(application, application.consuming()):
-        await asyncio.sleep(0.5)  # longer than the broker waits
+        await asyncio.sleep(0.5)  # longer than the broker waits for an acknowledgement
         go.set()
         await application.settled(2)
     assert application.attempts == [(2, 1), (1, 2)]
@@ -124,7 +125,7 @@ async def test_the_broker_hears_of_a_suspect_that_waits_and_delivers_it_to_nobod
 
 @asynccontextmanager
 async def suspect_behind(application: Application, consumer: EventConsumer) -> AsyncIterator[asyncio.Task[None]]:
-    """Event 2 is being handled, and 1 waits, which was delivered before and handed back."""
+    """Let event 2 be handled while event 1 waits, which was delivered earlier and handed back."""
     before = InMemoryEventSubscription(application.broker, "warehouse")
     async with asyncio.timeout(10), before.open([TYPE], prefetch=1) as deliveries:
         application.publish(1)
@@ -170,7 +171,7 @@ async def test_a_consumer_that_is_stopped_hands_a_suspect_that_waits_back_at_onc
     async with suspect_behind(application, application.consuming(drain_timeout=5.0)) as task:
         task.cancel()
         await settle()
-        assert sum(outstanding.values()) == 1  # the other one ends in peace
+        assert sum(outstanding.values()) == 1  # the other one ends normally
         go.set()
         await asyncio.wait({task})
     assert (application.effects, application.database.starts) == ([2], {})
@@ -208,7 +209,7 @@ async def test_two_consumers_of_one_process_have_no_handlers_beside_a_suspect():
             await application.settled(2)
 
 
-async def test_what_killed_its_process_is_replayed_alone():
+async def test_an_event_that_killed_its_process_is_replayed_alone():
     application = Mortal([1])
     application.publish(1)
     await application.live_on(1)
@@ -230,3 +231,64 @@ async def test_what_killed_its_process_is_replayed_alone():
 async def _drained(replay: ParkedReplay) -> None:
     async for _ in replay.run(ParkedFilter()):
         pass
+
+
+async def test_among_suspects_the_one_with_the_fewest_starts_is_handled_first():
+    application, go = Application(BESIDE), asyncio.Event()
+    application.acts = dict.fromkeys((1, 2, 3), hanging)
+    take_back, application.inbox.take_back = application.inbox.take_back, _nothing  # type: ignore[method-assign]
+    application.publish(1, 2, 3)
+    async with application.running(application.consuming()):
+        await settle()
+    application.inbox.take_back = take_back  # type: ignore[method-assign]
+    for number, starts in ((1, 9), (2, 5), (3, 2)):
+        application.database.starts["warehouse", "shop", f"e{number}"] = (starts, LastStart.BESIDE)
+    application.acts = {4: lambda _event: _until(go)}
+    application.attempts.clear()
+    application.publish(4)
+    with Guard(shared_lock_here(), asyncio.Event()) as guard:
+        await guard.shared()
+        async with application.running(application.consuming(max_attempts=100)):
+            await settle()
+            assert application.attempts == []
+            guard._release()
+            go.set()
+            await application.settled(4)
+    first, *others = (number for number, _ in application.attempts if number < 4)
+    assert (first, others) == (
+        1,
+        [3, 2],
+    )  # the first one had asked before the number of starts of the others was known
+
+
+async def test_an_event_that_waits_for_its_turn_when_the_consumer_stops_is_not_started():
+    application = Application(BESIDE)
+    application.publish(1)
+    with Guard(shared_lock_here(), asyncio.Event()) as guard:
+        await guard.exclusive(1)
+        async with application.running(application.consuming(drain_timeout=60.0)):
+            await settle()
+    assert application.starts == {}
+    assert application.database.starts.get(("warehouse", "shop", "e1"), (0, LastStart.ENDED)) == (0, LastStart.ENDED)
+
+
+async def test_a_killer_that_was_to_be_parked_when_the_consumer_was_stopped_is_not_started_once_more():
+    application = Mortal((1,))
+    application.publish(1)
+    for _ in range(3):
+        assert not await application.live(1)
+    del application.inbox.take_back  # type: ignore[attr-defined]
+    park, reached = application.parking.park, asyncio.Event()
+
+    async def hang(*_: object) -> bool:
+        reached.set()
+        await asyncio.Event().wait()
+        return False
+
+    application.parking.park = hang  # type: ignore[method-assign]
+    async with application.running(application.consuming()), asyncio.timeout(10):
+        await reached.wait()
+    application.parking.park = park  # type: ignore[method-assign]
+    await application.live(1)
+    assert application.parked() == [("e1", "process-died", 3)]
+    assert application.starts[1] == 3

@@ -1,1 +1,1 @@
-"""A small application whose code is read: see `tests/unit/test_describe.py`."""
+"""A small application whose code `tests/unit/test_describe.py` reads."""

@@ -16,7 +16,7 @@ from tests.unit.described.messages import Changed, Order, Ordered, OrderPlaced, 
 
 
 class Student:
-    """No message, although it is added to something."""
+    """Not a message, although it is added to something."""
 
 
 class OrderHandler(RequestHandler[Order, list[str]]):
@@ -55,7 +55,7 @@ class PayHandler(RequestHandler[Pay, None]):
 
 
 class Inheriting(PriceHandler, RequestHandler[Price, int]):
-    """Has its code from elsewhere."""
+    """Inherits its code."""
 
 
 class Overriding(OrderHandler):

@@ -1,0 +1,222 @@
+"""Processors: run before or after the handling of a request, or act on its errors; and the behaviors that run them."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from mediator.binding import Binding
+from mediator.blocks import add_note
+from mediator.collaborators import Collaborator, CollaboratorBehavior, resolve
+from mediator.errors import CommitOutcomeUnknownError, CommittedError
+from mediator.handlers import message_types, type_arguments
+from mediator.messages import Request
+from mediator.pipeline import CallNext
+from mediator.printable import shown_error
+from mediator.scope import current_frame
+
+Request_contra = TypeVar("Request_contra", bound=Request[Any], contravariant=True)
+Response_contra = TypeVar("Response_contra", contravariant=True)
+Response = TypeVar("Response")
+Response_co = TypeVar("Response_co", covariant=True)
+Error_contra = TypeVar("Error_contra", bound=Exception, contravariant=True)
+
+
+class RequestPreProcessor(Collaborator, Generic[Request_contra]):
+    """Runs before a request is handled, if the list of behaviors has a `RequestPreProcessorBehavior`.
+
+    `RequestPreProcessor[EnrollStudent]` runs for this request, `RequestPreProcessor[Command[Any]]` for every command.
+    All matching processors run, in the order of declaration. When one raises, neither the remaining ones nor the
+    handler run.
+    """
+
+    @abstractmethod
+    async def process(self, request: Request_contra, /) -> None:
+        """Act on the request before the handler and the behaviors further inside are created."""
+
+
+class RequestPostProcessor(Collaborator, Generic[Request_contra, Response_contra]):
+    """Runs after a request was handled without an error, if the list of behaviors has a `RequestPostProcessorBehavior`.
+
+    All matching processors run, in the order of declaration. When one raises, the request fails.
+    """
+
+    @abstractmethod
+    async def process(self, request: Request_contra, response: Response_contra, /) -> None:
+        """Act on the response. A processor cannot replace it; a behavior can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handled(Generic[Response_co]):
+    """The result of a `RequestExceptionHandler` that has handled an error.
+
+    Attributes:
+        response: The response that the sender of the request gets instead of the error.
+    """
+
+    response: Response_co
+
+
+class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Error_contra]):
+    """May turn an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
+
+    `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is called for each `CourseFull`, or error derived
+    from it, that reaches the behavior from the handler or from a behavior further inside. Of several handlers the one
+    for the most specific error class comes first, then the one for the most specific request class, then the one
+    declared first. A cancellation is no `Exception`, so no handler is called for it.
+    """
+
+    @abstractmethod
+    async def handle(self, request: Request_contra, error: Error_contra, /) -> Handled[Response] | None:
+        """Return `Handled(response)`, or `None` to leave the error to the next handler, and finally to the sender."""
+
+
+class RequestExceptionAction(Collaborator, Generic[Request_contra, Error_contra]):
+    """Acts on errors, if the list of behaviors has a `RequestExceptionActionProcessorBehavior`.
+
+    The error is raised again in any case. All matching actions run, in the same order as `RequestExceptionHandler`s.
+    When an action itself fails, its failure is added to the original error as a note, and the sender still gets the
+    original error.
+    """
+
+    @abstractmethod
+    async def execute(self, request: Request_contra, error: Error_contra, /) -> None:
+        """Act on the error: for example, report it or count it."""
+
+
+_SETTLED = (CommittedError, CommitOutcomeUnknownError)
+
+
+class RequestExceptionProcessorBehavior(CollaboratorBehavior):
+    """Lets the `RequestExceptionHandler`s of a request turn an error into a response. A cancellation is passed on.
+
+    When a handler answers, the work of the failed request is undone. If the behavior stands before the transaction
+    behavior in the list, the whole transaction has been rolled back by then, and errors of the commit are handled too.
+    If a transaction runs already (the behavior stands after the transaction behavior, or the request joined a
+    transaction), the rest of the pipeline runs behind a savepoint, which is rolled back before the handlers are called;
+    earlier work stays and is committed. Queries get a savepoint too, because otherwise a failed statement would force a
+    rollback of the whole transaction. A handler that returns neither `Handled` nor `None` counts as `None`; a note on
+    the error says so. Behaviors that must retry or observe every error belong inside this one.
+    """
+
+    works_with: ClassVar[tuple[type, ...]] = (RequestExceptionHandler,)
+
+    async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
+        frame = current_frame()
+        dispatch = frame.dispatch if frame is not None else None
+        try:
+            return await _call_undoable(message, call_next)
+        except Exception as error:  # raised again if no handler handles it
+            for collaborator in _most_specific_first(collaborators, message, error):
+                if not _may_answer(collaborator, error):
+                    continue
+                answer: Any = await (await resolve(collaborator)).handle(message, error)
+                if issubclass(answer.__class__, Handled):
+                    if dispatch is not None:
+                        dispatch.answered(answer.response)
+                    return answer.response
+                if answer is not None:
+                    add_note(
+                        error, f"{collaborator.cls.__name__} must return Handled(...) or None, and returned neither."
+                    )
+            raise
+
+
+class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
+    """Runs the `RequestExceptionAction`s of a request on its errors and raises the errors again. Ignores cancellations.
+
+    Before the `RequestExceptionProcessorBehavior` in the list, actions see the errors that no handler has handled;
+    after it, all errors. Place it before the transaction behavior: inside the transaction, everything an action writes
+    is rolled back.
+    """
+
+    works_with: ClassVar[tuple[type, ...]] = (RequestExceptionAction,)
+
+    async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
+        try:
+            return await call_next()
+        except Exception as error:  # raised again after the actions
+            for collaborator in _most_specific_first(collaborators, message, error):
+                await _execute(collaborator, message, error)
+            raise
+
+
+def _may_answer(collaborator: Binding, error: Exception) -> bool:
+    """Return whether a handler may answer instead of an error.
+
+    An error after a commit, or of a commit with unknown outcome, goes only to a handler that names such an error class.
+    """
+    if not isinstance(error, _SETTLED):
+        return True
+    return any(issubclass(each, _SETTLED) for each in _error_types(collaborator))
+
+
+async def _execute(collaborator: Binding, message: Any, error: Exception) -> None:
+    try:
+        await (await resolve(collaborator)).execute(message, error)
+    except Exception as failure:  # added as a note, so that the original error is raised and the other actions run
+        add_note(error, f"The action {collaborator.cls.__name__} on this error failed: {shown_error(failure)}")
+
+
+async def _call_undoable(message: Any, call_next: CallNext[Any]) -> Any:
+    """Run the rest of the pipeline, behind a savepoint if a transaction runs already."""
+    frame = current_frame()
+    transaction = frame.scope.transaction if frame is not None else None
+    if transaction is None:
+        return await call_next()
+    async with transaction.savepoint(message):
+        return await call_next()
+
+
+def _most_specific_first(collaborators: Sequence[Binding], message: Any, error: Exception) -> list[Binding]:
+    """Return the collaborators that are for this error, in the order in which they are called."""
+    message_type: type[Any] = message.__class__
+    ranked = [
+        (_distance(error_types, type(error)), collaborator.distance(message_type), collaborator)
+        for collaborator in collaborators
+        if isinstance(error, error_types := _error_types(collaborator))
+    ]
+    ranked.sort(key=lambda rank: rank[:2])  # a stable sort keeps the order of declaration
+    return [collaborator for *_, collaborator in ranked]
+
+
+def _error_types(collaborator: Binding) -> tuple[type, ...]:
+    arguments = type_arguments(collaborator.cls, collaborator.kind)
+    return message_types(arguments[-1]) if arguments else ()
+
+
+def _distance(error_types: tuple[type, ...], raised: type) -> int:
+    order = raised.__mro__
+    return min(order.index(each) for each in error_types if each in order)
+
+
+class RequestPreProcessorBehavior(CollaboratorBehavior):
+    """Runs every `RequestPreProcessor` of a request, one after the other, and then the rest of the pipeline.
+
+    Place it inside authorization and validation. After the transaction behavior in the list, everything the processors
+    write is committed or rolled back with the command.
+    """
+
+    works_with: ClassVar[tuple[type, ...]] = (RequestPreProcessor,)
+
+    async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
+        for collaborator in collaborators:
+            await (await resolve(collaborator)).process(message)
+        return await call_next()
+
+
+class RequestPostProcessorBehavior(CollaboratorBehavior):
+    """Runs the rest of the pipeline, and then every `RequestPostProcessor` of the request, one after the other.
+
+    After the transaction behavior in the list, the processors run before the commit: their writes are part of the
+    transaction, and an error of theirs rolls it back. Before the transaction behavior they run after the commit, and an
+    error undoes nothing.
+    """
+
+    works_with: ClassVar[tuple[type, ...]] = (RequestPostProcessor,)
+
+    async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
+        response = await call_next()
+        for collaborator in collaborators:
+            await (await resolve(collaborator)).process(message, response)
+        return response

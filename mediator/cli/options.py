@@ -1,0 +1,151 @@
+"""Options: what several commands share. Each refuses an invalid value before anything is opened."""
+
+import functools
+import inspect
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from mediator.cli.work import CommandError
+
+_LARGEST = 2**63 - 1
+"""The largest whole number that every supported database can store."""
+_LONGEST = 10.0 * 365 * 86400
+"""The longest time that an option accepts, in seconds: ten years."""
+_AGO = re.compile(r"([0-9]+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Number(click.types.FloatParamType):
+    """A finite number greater than 0, or of at least 0.
+
+    Args:
+        unit: The unit of the number, for texts: `"seconds"`.
+        zero: Whether 0 is allowed.
+        most: The largest allowed number.
+    """
+
+    name = "float"
+
+    def __init__(self, unit: str, *, zero: bool = False, most: float = _LONGEST) -> None:
+        self._unit = unit
+        self._zero = zero
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; fail with a usage error that names the option when the value is not allowed."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if 0 < number <= self._most or (number == 0 and self._zero):
+            return number
+        asked = "0 or more" if self._zero else "more than 0"
+        return self.fail(
+            f"{value!r} is no number of {self._unit}: use {asked}, and at most {self._most:g}.", param, ctx
+        )
+
+
+class Name(click.types.StringParamType):
+    """A text that names something: not empty, and without unprintable characters."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text; fail with a usage error that names the option when the value is not allowed."""
+        if isinstance(value, str) and value.strip() and value.isprintable():
+            return value
+        return self.fail(f"{value!r} names nothing.", param, ctx)
+
+
+SECONDS = Number("seconds")
+SECONDS_OR_NONE = Number("seconds", zero=True)
+PER_SECOND = Number("events a second", zero=True, most=1e9)
+"""A rate in events per second. 0 is refused where the rate is used, with the reason: it would publish nothing."""
+COUNT = click.IntRange(min=1, max=_LARGEST)
+COUNT_OR_NONE = click.IntRange(min=0, max=_LARGEST)
+NAME = Name()
+
+
+def partition_key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the partition key given with `--key`. An empty key is refused: a shell variable was not set."""
+    if value == "":
+        raise click.BadParameter("no event has an empty key; leave the option out to mean every key")
+    return value
+
+
+def moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """Return the time given with `--since`, in seconds since the epoch."""
+    if value is None:
+        return None
+    try:
+        seconds = _seconds(value)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter("use ISO 8601, or a time ago such as 90s, 30m, 12h, 7d") from error
+    if seconds < 0:
+        raise click.BadParameter(f"{value[:40]!r} lies before 1970")
+    return seconds
+
+
+def _seconds(value: str) -> float:
+    if _AGO.fullmatch(value) is not None:
+        return time.time() - int(value[:-1]) * _SECONDS[value[-1]]
+    given = datetime.fromisoformat(value)
+    return (given if given.tzinfo is not None else given.replace(tzinfo=UTC)).timestamp()
+
+
+TYPE = click.option("--type", "event_type", type=NAME, help="Of this type on the wire, such as sales.order-placed.v1.")
+KEY = click.option("--key", callback=partition_key, help="Of this partition key.")
+
+
+CommandDecorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def selecting(make: Callable[..., object], *options: CommandDecorator) -> CommandDecorator:
+    """Add options that choose events to a command, which receives as `selection` what `make` makes of their values."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_selection(**given: Any) -> None:
+            chosen = {name: given.pop(name) for name in inspect.signature(make).parameters}
+            command(selection=make(**chosen), **given)
+
+        decorated: Callable[..., None] = with_selection
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def imported(_context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of packages after checking their form; `check_imported` checks that they were imported."""
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise click.BadParameter(f"{name!r} is no name of a package, such as shop.events.", param=parameter)
+    return names
+
+
+PACKAGES = click.option(
+    "--package",
+    "packages",
+    metavar="NAME",
+    multiple=True,
+    callback=imported,
+    help="A package with further event classes, which the application imports.",
+)
+RELAY_ELSEWHERE = click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
+
+
+def check_imported(packages: tuple[str, ...]) -> None:
+    """Make sure that packages were imported with the application; otherwise their events are missing without notice."""
+    for name in packages:
+        if name not in sys.modules:
+            text = f"--package {name}: the application does not import it. Mend the name, or import it there."
+            raise CommandError(text)

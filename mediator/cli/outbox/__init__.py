@@ -1,0 +1,5 @@
+"""The commands `mediator outbox`."""
+
+from mediator.cli.outbox.commands import outbox
+
+__all__ = ["outbox"]

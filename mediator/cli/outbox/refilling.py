@@ -1,0 +1,145 @@
+"""Refilling: publishes archived events again and compares them with streams, with output for the command line."""
+
+import sys
+import uuid
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import click
+
+from mediator.cli.outbox.outgoing import OutboxSelection, Outgoing, as_row
+from mediator.cli.rows import to_json
+from mediator.cli.work import confirm
+from mediator.distributed.outbox import Absent, Republishing, Verification
+from mediator.distributed.throttle import Throttle
+from mediator.printable import printable, shown_reason
+
+
+@dataclass(slots=True)
+class Resuming:
+    """Where an interrupted run can continue.
+
+    Attributes:
+        after: The sequence after which the run starts.
+        last: The sequence of the last event that was published; 0 before the first event.
+        label: The label of the current outbox.
+    """
+
+    after: int = 0
+    last: int = 0
+    label: str = ""
+
+    def tell(self) -> None:
+        """Print how to continue."""
+        if self.last:
+            click.echo(printable(f"Go on with --outbox {self.label} --after {self.last}."), err=True)
+
+
+async def republish_outbox(  # many parameters: one for each option of the command
+    outgoing: Outgoing,
+    selection: OutboxSelection,
+    resuming: Resuming,
+    *,
+    throttle: Throttle,
+    publisher: str | None,
+    dry_run: bool,
+    yes: bool,
+) -> bool:
+    """Publish the selected events of one archive again; return whether the broker refused none of them."""
+    through = await outgoing.publisher(publisher)
+    which = selection.at("archived", through.contents)
+    total = (await outgoing.contents.count(which)).events
+    text = f"{total} events of {outgoing.label}{f', behind {resuming.after}' * bool(resuming.after)}"
+    if dry_run or not total:
+        click.echo(printable(f"{text} would be published" if total else f"Nothing to publish in {outgoing.label}."))
+        return True
+    confirm(f"Publish {text} again?", yes=yes)
+    totals: Counter[str] = Counter()
+    resuming.label, resuming.last = outgoing.label, resuming.after
+    run = Republishing(outgoing.contents, through, throttle=throttle).run(which, after=resuming.after)
+    async with aclosing(run) as batches:
+        async for batch in batches:
+            resuming.last = batch.last
+            counts = {"stored": batch.stored, "known to the broker": batch.duplicates, "gone": batch.gone}
+            totals.update({**counts, "refused": len(batch.refused)})
+            done = sum(totals.values())
+            click.echo(printable(f"[{done}/{max(done, total)}] up to {batch.last}"), err=True)
+            for error in batch.refused:
+                click.echo(printable(str(error)), err=True)
+    shown = ", ".join(f"{count} {name}" for name, count in totals.items() if count)
+    click.echo(printable(f"{outgoing.label}: {shown or 'nothing published'}"))
+    if totals["known to the broker"]:
+        click.echo("Whether the broker holds what it knows: mediator outbox verify.", err=True)
+    return not totals["refused"]
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """Counts the compared events, and the absent ones by outcome; prints the counts and the missing as JSON or text."""
+
+    machine: bool
+    checked: int = 0
+    totals: Counter[str] = field(default_factory=Counter[str])
+    rows: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether events are missing that were not refilled."""
+        return bool(self.totals["missing"] or self.totals["failed"])
+
+    def add(self, outbox: str, absent: Absent) -> None:
+        """Count an absent event, and print it or add it to the rows."""
+        self.totals[absent.outcome] += 1
+        if absent.outcome in ("expired", "dropped"):
+            return
+        if self.machine:
+            self.rows.append({**as_row(outbox, absent.record), "stream": absent.stream, "outcome": absent.outcome})
+            return
+        record = absent.record
+        line = f"{absent.outcome} {record.id} {record.type} {record.partition_key or ''}".rstrip()
+        click.echo(shown_reason(f"{line} (archived as {record.sequence}, {absent.stream})"))
+
+    def summarize(self, *, finished: bool) -> None:
+        """Print the summary."""
+        outcomes = {name: self.totals[name] for name in ("missing", "refilled", "failed", "expired", "dropped")}
+        if self.machine:
+            click.echo(to_json({"finished": finished, "checked": self.checked, **outcomes, "events": self.rows}))
+            return
+        shown = ", ".join(f"{count} {name}" for name, count in outcomes.items() if count)
+        if not finished:
+            click.echo(f"Not finished: {self.checked} checked, {shown or 'none missing so far'}")
+        else:
+            click.echo(
+                f"{self.checked} checked, {shown or 'all are there'}" if self.checked else "Nothing is archived."
+            )
+
+
+async def verify_outbox(  # many parameters: one for each option of the command
+    outgoing: Outgoing,
+    selection: OutboxSelection,
+    report: VerifyReport,
+    *,
+    throttle: Throttle,
+    publisher: str | None,
+    refills: bool,
+    yes: bool,
+) -> None:
+    """Compare one archive with the streams, and publish missing events again when `refills` is set."""
+    through = await outgoing.publisher(publisher)
+    streams = outgoing.streams(through)
+    if refills:
+        confirm(f"Publish again what the broker misses of {outgoing.label}?", yes=yes)
+    verification = Verification(
+        outgoing.contents,
+        streams,
+        republishing=Republishing(outgoing.contents, through, throttle=throttle) if refills else None,
+        mark=uuid.uuid4().hex,
+    )
+    before = report.checked
+    async with aclosing(verification.run(selection.at("archived", streams))) as found:
+        async for absent in found:
+            report.checked = before + verification.checked
+            report.add(outgoing.label, absent)
+    report.checked = before + verification.checked
+    sys.stdout.flush()

@@ -1,0 +1,5 @@
+"""The commands `mediator parked`."""
+
+from mediator.cli.parked.commands import parked
+
+__all__ = ["parked"]

@@ -1,0 +1,275 @@
+"""Parked: the commands that show parked events (dead letters), replay them, and discard them."""
+
+import sys
+from collections.abc import Generator
+from contextlib import suppress
+from typing import IO, Any
+
+import click
+import msgspec
+
+from mediator.blocks import contextmanager
+from mediator.cli.container import load_container
+from mediator.cli.options import COUNT, NAME, PER_SECOND
+from mediator.cli.parked.selection import (
+    LabeledParking,
+    Selection,
+    chosen_parking,
+    opened_parkings,
+    replaying_parkings,
+    selecting_parked,
+)
+from mediator.cli.rows import as_row, as_table, as_text, to_json
+from mediator.cli.work import JSON, TARGET, YES, CommandError, confirm, reporting, run_work
+from mediator.distributed.inbox import ParkedReplay, Replayed
+from mediator.distributed.parking import ParkedEvent
+from mediator.errors import ParkedEventNotFoundError
+from mediator.logger import Logger
+from mediator.printable import printable, shown, shown_reason
+
+_LARGEST_FILE = 64 * 1024**2
+"""Bytes read from a file at most: no NATS server accepts a larger message, and a device file never ends."""
+
+_log: Any = Logger()
+
+
+@click.group()
+def parked() -> None:
+    """Events that were set aside: list, show, edit, replay, discard, export.
+
+    Those that came in and could not be handled, and those that the broker refused.
+    """
+
+
+@parked.command("list")
+@TARGET
+@selecting_parked
+@click.option("--limit", default=100, show_default=True, type=COUNT, help="At most so many.")
+@JSON
+def list_command(*, target: str, selection: Selection, limit: int, machine: bool) -> None:
+    """List parked events, in the order in which they were parked. Payloads are not shown."""
+
+    async def work() -> tuple[list[tuple[LabeledParking, ParkedEvent]], int]:
+        async with opened_parkings(load_container(target)) as parkings:
+            chosen = selection.of(parkings)
+            found: list[tuple[LabeledParking, ParkedEvent]] = []
+            for labeled in chosen:
+                events = await labeled.parking.find(selection.which, limit=limit - len(found), bodies=False)
+                found += [(labeled, event) for event in events]
+            return found, sum([await labeled.parking.count(selection.which) for labeled in chosen])
+
+    found, total = run_work(work)
+    if machine:
+        click.echo(to_json([as_row(labeled.label, event) for labeled, event in found]))
+        return
+    click.echo(as_table([as_row(labeled.label, event) for labeled, event in found]))
+    click.echo(f"{len(found)} of {total}" if total != len(found) else f"{total}", err=True)
+
+
+@parked.command()
+@TARGET
+@click.argument("number", type=COUNT)
+@click.option("--parking", type=NAME, help="The provider of the parking, when there are several.")
+@JSON
+def show(*, target: str, number: int, parking: str | None, machine: bool) -> None:
+    """Show one event whole: headers, payload, and the error that parked it."""
+
+    async def work() -> tuple[LabeledParking, ParkedEvent]:
+        async with opened_parkings(load_container(target)) as parkings:
+            labeled = chosen_parking(parkings, parking)
+            return labeled, await labeled.parking.get(number)
+
+    labeled, event = run_work(work)
+    row = as_row(labeled.label, event, whole=True)
+    click.echo(to_json(row) if machine else as_text(row))
+
+
+@parked.command()
+@TARGET
+@click.argument("number", type=COUNT)
+@click.option("--data", type=click.File("rb"), help="The file with the new body; - is standard input.")
+@click.option(
+    "--headers", type=click.File("rb"), help="The file with the new headers, a JSON object of texts, in UTF-8."
+)
+@click.option("--parking", type=NAME, help="The provider of the parking, when there are several.")
+@YES
+def edit(
+    *, target: str, number: int, data: IO[bytes] | None, headers: IO[bytes] | None, parking: str | None, yes: bool
+) -> None:
+    """Replace the body or the headers of an event, before it is replayed."""
+    with reporting():
+        if data is None and headers is None:
+            raise CommandError("Nothing to change: give --data, --headers, or both.")
+        body, texts = None if data is None else _content(data), None if headers is None else _texts(headers)
+    confirm(f"Replace what is parked under {number}?", yes=yes)
+
+    async def work() -> None:
+        async with opened_parkings(load_container(target)) as parkings:
+            event = await chosen_parking(parkings, parking).parking.edit(number, data=body, headers=texts)
+            _log.warning("parked event edited", number=number, **event.log_fields())
+
+    run_work(work)
+
+
+@parked.command()
+@TARGET
+@click.argument("numbers", type=COUNT, nargs=-1)
+@selecting_parked
+@click.option("--all", "everything", is_flag=True, help="Everything that is parked.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be replayed.")
+@click.option("--rate", type=PER_SECOND, help="At most so many events a second.")
+@YES
+@JSON
+def replay(
+    *,
+    target: str,
+    numbers: tuple[int, ...],
+    selection: Selection,
+    everything: bool,
+    dry_run: bool,
+    rate: float | None,
+    yes: bool,
+    machine: bool,
+) -> None:
+    """Replay events, those of one key in order, until one of that key fails.
+
+    What came in goes through the handlers again; what was to go out goes back into the outbox. Status 1 when an event
+    failed or is blocked by one that did.
+    """
+    with reporting():
+        chosen = selection.restricted(numbers, everything=everything)
+    outcomes: list[str] = []
+
+    async def work() -> None:
+        async with replaying_parkings(load_container(target)) as (parkings, consumers):
+            for labeled in chosen.of(parkings):
+                total = await labeled.parking.count(chosen.which)
+                confirm(f"Replay {total} events of {labeled.label}?", yes=yes or dry_run or total == 0)
+                async for result in ParkedReplay(labeled.parking, consumers, rate=rate).run(
+                    chosen.which, dry_run=dry_run
+                ):
+                    outcomes.append(result.outcome)
+                    click.echo(_line(labeled, result, len(outcomes), total, machine=machine))
+
+    try:
+        run_work(work)
+    finally:
+        _summarize(outcomes)
+    sys.exit(1 if {"failed", "blocked"} & {*outcomes} else 0)
+
+
+@parked.command()
+@TARGET
+@click.argument("numbers", type=COUNT, nargs=-1)
+@selecting_parked
+@click.option("--all", "everything", is_flag=True, help="Everything that is parked.")
+@click.option("--because", required=True, help="Why; it is logged.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be discarded.")
+@YES
+def discard(
+    *,
+    target: str,
+    numbers: tuple[int, ...],
+    selection: Selection,
+    everything: bool,
+    because: str,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Remove events for good. What follows under their keys can then be replayed.
+
+    Of several, those that somebody else replays or discards meanwhile are passed over. Status 1 when the only number that
+    is given is not there.
+    """
+    with reporting():
+        chosen = selection.restricted(numbers, everything=everything)
+        if not because.strip():
+            raise CommandError("Say why with --because.")
+    alone = len(set(numbers)) == 1
+
+    async def work() -> None:
+        async with opened_parkings(load_container(target)) as parkings:
+            for labeled in chosen.of(parkings):
+                if alone:
+                    await labeled.parking.get(numbers[0])
+                total = await labeled.parking.count(chosen.which)
+                confirm(f"Discard {total} events of {labeled.label} for good?", yes=yes or dry_run or total == 0)
+                async for event in labeled.events(chosen.which, bodies=False):
+                    done = "would be discarded" if dry_run else await _discard(labeled, event, because, alone=alone)
+                    click.echo(printable(f"{event.number} {event.type} {done}"))
+
+    run_work(work)
+
+
+async def _discard(labeled: LabeledParking, event: ParkedEvent, because: str, *, alone: bool) -> str:
+    """Discard one event and return the result. A missing event is an error only when it was asked for alone."""
+    try:
+        await labeled.parking.discard(event.number)
+    except ParkedEventNotFoundError:
+        if alone:
+            raise
+        return "is gone: somebody else has replayed or discarded it meanwhile"
+    _log.warning("parked event discarded", number=event.number, because=because, **event.log_fields())
+    return "discarded"
+
+
+@parked.command()
+@TARGET
+@selecting_parked
+@click.option("--output", type=click.File("w", "utf-8", lazy=True), default="-", help="A file; standard output.")
+def export(*, target: str, selection: Selection, output: IO[str]) -> None:
+    """Write events whole, one JSON object a line."""
+
+    async def work() -> int:
+        count = 0
+        async with opened_parkings(load_container(target)) as parkings:
+            for labeled in selection.of(parkings):
+                async for event in labeled.events(selection.which, bodies=True):
+                    with _closing_when_full(output):
+                        output.write(to_json(as_row(labeled.label, event, whole=True), indent=None) + "\n")
+                    count += 1
+        with _closing_when_full(output):
+            output.flush()
+        return count
+
+    click.echo(f"{run_work(work)} events", err=True)
+
+
+@contextmanager
+def _closing_when_full(output: IO[str]) -> Generator[None]:
+    """Close a file that cannot be written to: it would fail again when click closes it, without an explanation."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        with suppress(OSError):
+            output.close()
+        raise
+
+
+def _content(file: IO[bytes]) -> bytes:
+    content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise CommandError(f"{shown(file.name)} has more than {_LARGEST_FILE:,} bytes; no broker takes such a message.")
+    return content
+
+
+def _texts(file: IO[bytes]) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(_content(file), type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CommandError(f"The headers are no JSON object of texts: {error}") from error
+
+
+def _line(labeled: LabeledParking, result: Replayed, done: int, total: int, *, machine: bool) -> str:
+    error = None if result.error is None else f"{type(result.error).__name__}: {result.error}"
+    if machine:
+        return to_json({**as_row(labeled.label, result.event), "outcome": result.outcome, "error": error}, indent=None)
+    text = f"[{done}/{max(done, total)}] {result.event.number} {result.event.type} {result.outcome}"
+    return shown_reason(text if error is None else f"{text}: {error}")
+
+
+def _summarize(outcomes: list[str]) -> None:
+    counts = [f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes)]
+    click.echo(", ".join(counts) or "Nothing to replay.", err=True)

@@ -1,0 +1,113 @@
+"""Collaborator: a validator, authorizer or processor, which a behavior finds by the type of the message.
+
+Collaborators are found as handlers are. They are chosen once for each message class, when its pipeline is compiled. A
+behavior that has nothing to do for a message class is left out of the pipeline of that class.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mediator.binding import Binding
+from mediator.pipeline import CallNext, PipelineBehavior, Source
+from mediator.streams import StreamNext, StreamPipelineBehavior
+
+
+class Collaborator(ABC):  # noqa: B024  (its kinds have the abstract methods)
+    """The base of every kind of collaborator.
+
+    A kind is a generic class that derives directly from this one; its first type argument is the message.
+    """
+
+    decides: ClassVar[bool] = False
+    """True when a collaborator of this kind may refuse a message, so it must never be skipped by mistake.
+
+    It is then an error if the registry cannot tell whether such a collaborator is for a message class.
+    """
+
+
+class WorksWithCollaborators:
+    """A base for behaviors that work with collaborators and apply only to messages that have some."""
+
+    works_with: ClassVar[tuple[type, ...]]
+    """The kinds of collaborator that the behavior gets."""
+
+    @classmethod
+    def applies_to(cls, _message_type: type, collaborators: Sequence[Binding], /) -> bool:
+        """Return whether the behavior has something to do for a message class.
+
+        It is called once for each message class, when the pipeline is compiled.
+        """
+        return bool(collaborators)
+
+
+class CollaboratorBehavior(WorksWithCollaborators, PipelineBehavior[Any, Any]):
+    """A behavior around requests, notifications and events that works with collaborators."""
+
+    async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
+        """Handle a message without collaborators, as in a test that runs the behavior alone."""
+        return await self.handle_with((), message, call_next)
+
+    @abstractmethod
+    async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
+        """Handle a message with the collaborators found for its class, in the order of declaration."""
+
+
+class StreamCollaboratorBehavior(WorksWithCollaborators, StreamPipelineBehavior[Any, Any]):
+    """A behavior around streams that works with collaborators."""
+
+    def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
+        """Handle a request without collaborators, as in a test that runs the behavior alone."""
+        return self.handle_with((), request, call_next)
+
+    @abstractmethod
+    def handle_with(
+        self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /
+    ) -> AsyncIterator[Any]:
+        """Yield the items, with the collaborators found for the class of the request. It is an async generator."""
+
+
+@dataclass(slots=True)
+class _Equipped:
+    """A behavior together with the collaborators for one message class."""
+
+    behavior: Any
+    collaborators: Sequence[Binding]
+
+    @property
+    def wrapped_handle(self) -> Any:
+        return self.behavior.handle_with
+
+    def handle(self, message: Any, call_next: Any, /) -> Any:
+        return self.behavior.handle_with(self.collaborators, message, call_next)
+
+
+def equipped(source: Source, collaborators: Sequence[Binding]) -> Callable[[], Any]:
+    """Return a source of the behavior together with its collaborators.
+
+    The collaborators are made only when the behavior resolves them.
+    """
+
+    def equip() -> Any:
+        behavior = source()
+        if hasattr(behavior, "__await__"):
+            return _equip_when_resolved(behavior, collaborators)
+        return _Equipped(behavior, collaborators)
+
+    return equip
+
+
+async def _equip_when_resolved(resolving: Awaitable[Any], collaborators: Sequence[Binding]) -> _Equipped:
+    return _Equipped(await resolving, collaborators)
+
+
+async def resolve(collaborator: Binding) -> Any:
+    """Make the object of a collaborator in the running scope and return it."""
+    made = collaborator.source()
+    return await made if hasattr(made, "__await__") else made
+
+
+def kinds_of(cls: type) -> tuple[type, ...]:
+    """Return the kinds of collaborator that a class derives from; empty for most classes."""
+    return tuple(base for base in cls.__mro__ if Collaborator in base.__bases__)

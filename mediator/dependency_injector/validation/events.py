@@ -1,0 +1,165 @@
+"""Rules for distributed events: each class has a valid and unique type, and events are received and sent."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mediator.binding import Binding
+from mediator.dependency_injector import provider_kinds as kinds
+from mediator.dependency_injector.catalog import Catalog, instances_of
+from mediator.dependency_injector.declared import given_argument, path_of, provided_class
+from mediator.dependency_injector.handler_rules import declared_classes
+from mediator.distributed.behaviors import DistributedUnitOfWorkBehavior
+from mediator.distributed.events import DistributedEvent, PlainDataCodec, upcast_types, upcaster_problem, wire_type
+from mediator.distributed.inbox import DistributedEventHandler, EventConsumer
+from mediator.distributed.outbox import OutboxRelay
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import DeclarationError, Problem, misuse
+
+
+def find_event_faults(catalogs: Iterable[Catalog], where: str) -> Iterator[Problem]:
+    """Yield events without a valid type, and classes that share a type and version with another class."""
+    yield from _type_faults(event_classes(catalogs, where))
+
+
+def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
+    """Return the event classes of an application, each with the label for reports.
+
+    They are the handled events, and the events declared in the packages of the handlers' classes. Other packages do not
+    count, since another application in the same repository may have its own class for the same event. A class that is
+    only declared gets the label `where`.
+    """
+    catalogs = list(catalogs)
+    events = handled_events(catalogs)
+    packages = {_package(binding.cls) for catalog in catalogs for binding in catalog.handlers}
+    for event in declared_classes(DistributedEvent, packages):
+        events.setdefault(event, where)
+    return events
+
+
+def handled_events(catalogs: Iterable[Catalog]) -> dict[type, str]:
+    """Return the events that are handled, each with the label of its first handler."""
+    handlers = [binding for catalog in catalogs for binding in catalog.handlers]
+    events: dict[type, str] = {}
+    for binding in handlers:
+        if binding.kind is DistributedEventHandler:
+            for event in binding.messages:
+                events.setdefault(event, binding.label)
+    return events
+
+
+def _package(cls: type) -> str:
+    """Return the package of a class's module; the module itself when it is in no package."""
+    return cls.__module__.rpartition(".")[0] or cls.__module__
+
+
+def _type_faults(events: dict[type, str]) -> Iterator[Problem]:
+    owners: dict[str, type] = {}
+    for event, label in events.items():
+        if not issubclass(event, DistributedEvent):
+            continue  # another rule reports it
+        try:
+            wire = wire_type(event)
+        except DeclarationError as error:
+            yield Problem(label, path_of(event), str(error))
+            continue
+        owner = owners.setdefault(wire, event)
+        if path_of(owner) != path_of(event):
+            text = f"has the type {wire}, and so has {path_of(owner)}. A type and version belong to one class."
+            yield Problem(label, path_of(event), text)
+
+
+def find_undelivered(container: Any, catalogs: Iterable[Catalog], *, relay_elsewhere: bool) -> Iterator[Problem]:
+    """Yield event handlers without a consumer, and behaviors of units of work whose events nothing sends."""
+    consumers = list(instances_of(container, EventConsumer))
+    relays = list(instances_of(container, OutboxRelay))
+    for catalog in catalogs:
+        for binding in catalog.handlers if not consumers else ():
+            if binding.kind is DistributedEventHandler:
+                text = "handles an event that nothing receives: add a provider of an EventConsumer to the container."
+                yield Problem(binding.label, binding.cls.__name__, text)
+        for binding in catalog.behaviors:
+            if issubclass(binding.cls, DistributedUnitOfWorkBehavior):
+                yield from _delivery_faults(binding, relayed=bool(relays) or relay_elsewhere)
+
+
+def _delivery_faults(binding: Binding, *, relayed: bool) -> Iterator[Problem]:
+    provider = kinds.effective(binding.source)
+    if not isinstance(provider, kinds.CALLING):
+        return
+    delivery, outbox, publisher = (given_argument(provider, name) for name in ("delivery", "outbox", "publisher"))
+    name = binding.cls.__name__
+    if delivery == "outbox":
+        if outbox is None:
+            yield Problem(binding.label, name, 'has no outbox: pass `outbox`, or choose `delivery="direct"`.')
+        if not relayed:
+            text = (
+                "stores events in an outbox that nothing empties: add a provider of an OutboxRelay to the container, or "
+                "say that another process runs it with `relay_elsewhere=True`."
+            )
+            yield Problem(binding.label, name, text)
+    elif delivery == "direct" and publisher is None:
+        yield Problem(binding.label, name, 'has `delivery="direct"` and no publisher: pass `publisher`.')
+
+
+_STEPS = ("decode_data", "convert")
+
+
+def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
+    """Yield upcasters that cannot work, versions that two handled classes take, and codecs that cannot use upcasters.
+
+    A class that is only raised takes no version from another class. `events` has the label of each class.
+    """
+    sound: dict[type[DistributedEvent], str] = {}
+    for event, label in events.items():
+        if _is_declared(event):
+            if problem := upcaster_problem(event):
+                yield Problem(label, path_of(event), str(misuse.upcaster_declaration(event, problem)))
+            else:
+                sound[event] = label
+    taken = set(handled)
+    lifting = {event: label for event, label in sound.items() if event in taken}
+    yield from _rivals(lifting)
+    if any(event.upcasters for event in lifting):
+        yield from _codec_faults(container)
+
+
+def _is_declared(event: type) -> bool:
+    try:
+        return issubclass(event, DistributedEvent) and bool(wire_type(event))
+    except DeclarationError:  # another rule reports it
+        return False
+
+
+def _rivals(events: Mapping[type[DistributedEvent], str]) -> Iterator[Problem]:
+    owners: dict[str, type] = {wire_type(event): event for event in events}
+    for event, label in sorted(events.items(), key=lambda item: item[0].event_version):
+        for wire in upcast_types(event):
+            owner = owners.setdefault(wire, event)
+            if path_of(owner) != path_of(event):
+                text = (
+                    f"lifts {wire} to its own version, and {path_of(owner)} takes it too. Handle one of the two classes, or "
+                    "remove the upcaster."
+                )
+                yield Problem(label, path_of(event), text)
+
+
+def _codec_faults(container: Any) -> Iterator[Problem]:
+    for label, provider, _ in instances_of(container, UnitOfWork):
+        codec = codec_class(provider)
+        if codec is not None and not all(hasattr(codec, name) for name in _STEPS):
+            text = f"has no `decode_data` and `convert` (see {PlainDataCodec.__name__}), which upcasters need."
+            yield Problem(label, codec.__name__, text)
+
+
+def codec_class(unit_of_work: Any) -> type | None:
+    """Return the class of the codec that a provider of a unit of work passes; `None` when it is unknown."""
+    codec = codec_argument(unit_of_work)
+    if codec is None:
+        return None
+    return provided_class(kinds.effective(codec)) if kinds.is_provider(codec) else type(codec)
+
+
+def codec_argument(unit_of_work: Any) -> Any:
+    """Return the `codec` that a provider of a unit of work passes: a provider, a codec, or `None`."""
+    provider = kinds.effective(unit_of_work)
+    return provider.kwargs.get("codec") if isinstance(provider, kinds.CALLING) else None

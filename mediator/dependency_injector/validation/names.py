@@ -1,0 +1,88 @@
+"""Rules for names: an application has one, and no two commands with idempotency keys or exposed requests share one."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
+
+from mediator.dependency_injector import provider_kinds as kinds
+from mediator.dependency_injector.catalog import Catalog, instances_of
+from mediator.dependency_injector.declared import application_of, given_argument, path_of
+from mediator.distributed.behaviors import DistributedUnitOfWorkBehavior
+from mediator.distributed.idempotency import IdempotencyBehavior, request_name
+from mediator.distributed.outbox import OutboxRelay
+from mediator.distributed.requests import RequestResponder, contract_of
+from mediator.errors import DeclarationError, Problem
+from mediator.handlers import RequestHandler
+
+
+def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator[Problem]:
+    """Yield relays whose publisher and outbox have different application names, and events without any name."""
+    for label, provider, _ in instances_of(container, OutboxRelay):
+        relay = kinds.effective(provider)
+        if isinstance(relay, kinds.CALLING):
+            outbox, publisher = (application_of(given_argument(relay, name)) for name in ("outbox", "publisher"))
+            if isinstance(outbox, str) and isinstance(publisher, str) and outbox != publisher:
+                text = (
+                    f"publishes as {publisher!r} what its outbox stores under {outbox!r}. Say the name of the application "
+                    "at the outbox, and nowhere else."
+                )
+                yield Problem(label, "OutboxRelay", text)
+            if outbox is None and publisher is None:
+                text = (
+                    "publishes events of which nobody says whose they are. Give the name of the application to the outbox: "
+                    "`SqlAlchemyOutbox(engine, application=...)`."
+                )
+                yield Problem(label, "OutboxRelay", text)
+    for catalog in catalogs:
+        for binding in catalog.behaviors:
+            behavior, name = kinds.effective(binding.source), binding.cls.__name__
+            if not issubclass(binding.cls, DistributedUnitOfWorkBehavior) or not isinstance(behavior, kinds.CALLING):
+                continue
+            if given_argument(behavior, "delivery") != "direct":
+                continue
+            if application_of(given_argument(behavior, "publisher")) is None:
+                text = "delivers events directly, and nobody says whose they are. Give the publisher `application`."
+                yield Problem(binding.label, name, text)
+
+
+def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
+    """Yield commands whose responses are kept under the same name as the responses of another command."""
+    behaviors = [each for each in catalog.behaviors if issubclass(each.cls, IdempotencyBehavior)]
+    names: dict[str, type] = {}
+    for handler in catalog.handlers:
+        for message in handler.messages:
+            if not any(behavior.takes(message) for behavior in behaviors):
+                continue
+            name = request_name(message)
+            other = names.setdefault(name, message)
+            if path_of(other) != path_of(message):
+                text = (
+                    f"handles {path_of(message)}, which has the name {name!r} among commands with idempotency keys, and so "
+                    f'has {path_of(other)}. Declare `request_type: ClassVar[str] = "<domain>.<name>"` in one of them.'
+                )
+                yield Problem(handler.label, handler.cls.__name__, text)
+
+
+def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterator[Problem]:
+    """Yield classes that a `RequestResponder` cannot expose, for lack of a name, of a unique one, or of a handler."""
+    handled = [b for catalog in catalogs for b in catalog.handlers if b.kind is RequestHandler]
+    for label, provider, cls in instances_of(container, RequestResponder):
+        names: dict[str, Any] = {}
+        for request_class in _exposed(provider):
+            subject = getattr(request_class, "__name__", cls.__name__)
+            try:
+                name = contract_of(request_class).name
+            except DeclarationError as error:
+                yield Problem(label, subject, str(error))
+                continue
+            if names.setdefault(name, request_class) is not request_class:
+                yield Problem(label, subject, f"is exposed as {name}, and so is {names[name].__name__}.")
+            if not any(binding.takes(request_class) for binding in handled):
+                text = f"is exposed as {name} and has no handler here: add a provider of a RequestHandler of it."
+                yield Problem(label, subject, text)
+
+
+def _exposed(provider: Any) -> Sequence[Any]:
+    """Return the classes that a provider of a responder passes as `exposes`; empty when they cannot be read."""
+    effective = kinds.effective(provider)
+    given = given_argument(effective, "exposes") if isinstance(effective, kinds.CALLING) else None
+    return cast("Sequence[Any]", given) if isinstance(given, list | tuple) else ()

@@ -1,0 +1,201 @@
+"""Rules for redeclared providers: no other provider may keep using the earlier provider.
+
+dependency-injector lets a derived container, or an assignment, put another provider under a name. A provider that was
+made with the earlier one keeps it: `enroll = Factory(EnrollHandler, mediator)` in a base keeps using the base's
+mediator. Instances of containers hold copies, so redeclared providers are looked for in the classes, where a base and
+the classes derived from it share the same provider objects.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from dependency_injector import providers
+
+from mediator.dependency_injector import provider_kinds as kinds
+from mediator.dependency_injector.catalog import named_providers
+from mediator.dependency_injector.declared import declared_providers, distinct, provided_class
+from mediator.dependency_injector.graph import class_name
+from mediator.dependency_injector.mediator_provider import MediatorProvider
+from mediator.dependency_injector.override import earlier_providers
+from mediator.dependency_injector.scoped import Scoped
+from mediator.errors import Problem
+
+_SHARED: kinds.Kinds = (providers.BaseResource, Scoped)
+"""Kinds of providers whose users mean the same object as their other users."""
+
+
+def find_shadowed(container: Any, path: str = "container") -> Iterator[Problem]:
+    """Yield names in a container and in nested ones whose earlier provider is still held by other providers.
+
+    Args:
+        container: The container, an instance.
+        path: The label of the container, with which all labels begin.
+    """
+    declared = container.declarative_parent
+    derived = [] if declared is None else list(_in_derived_class(declared, path))
+    yield from derived
+    known = {problem.label for problem in derived}
+    reassigned = [*(_in_instance(container, declared, path) if declared else ()), *_nameless(container, path)]
+    for problem in reassigned:
+        if problem.label not in known:
+            known.add(problem.label)
+            yield problem
+    for name, provider in container.providers.items():
+        if isinstance(provider, kinds.CONTAINERS):
+            yield from find_shadowed(provider.container, f"{path}.{name}")
+
+
+# redeclared in a derived class
+
+
+def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
+    earlier = earlier_providers(cls)
+    named = dict(declared_providers(cls))
+    held: dict[str, tuple[type, list[str]]] = {}
+    for name, provider in named.items():
+        others = (each for each, (its_name, _) in earlier.items() if its_name != name)
+        for found in _held_by(provider, (*named.values(), *others)):
+            before, base = earlier.get(found, (name, cls))
+            if before != name and not _answers(found, named.get(before)) and not _is_missing(found):
+                held.setdefault(before, (base, []))[1].append(f"{path}.{name}")
+        if _wraps_itself(name, provider, earlier):
+            text = (
+                "is made with itself: `@containers.copy` puts it in the place of the one it is made with, too. Write "
+                f"`@rewired` above `class {cls.__name__}` instead."
+            )
+            yield Problem(f"{path}.{name}", class_name(provider), text)
+    for name, (base, holders) in held.items():
+        subject = class_name(named[name]) if name in named else ""
+        yield Problem(f"{path}.{name}", subject, _shadowed(cls, name, base, holders))
+
+
+def _answers(provider: Any, now: Any) -> bool:
+    """Return whether the current provider of a name answers for an earlier provider, which it overrides."""
+    return now is not None and kinds.effective(provider) is kinds.effective(now)
+
+
+def _is_missing(provider: Any) -> bool:
+    """Return whether a provider is a dependency that nobody has provided, which another rule reports."""
+    return type(provider) is providers.Dependency and kinds.effective(provider) is provider
+
+
+def _wraps_itself(name: str, provider: Any, earlier: dict[Any, tuple[str, type]]) -> bool:
+    """Return whether a copying decorator has put a copy of a provider between it and the provider that it wraps."""
+    for inner in kinds.parts(provider):
+        alike = type(inner) is type(provider) and isinstance(inner, kinds.CALLING)
+        if (
+            alike
+            and inner.provides is provider.provides
+            and any(earlier.get(each, ("",))[0] == name for each in kinds.parts(inner))
+        ):
+            return True
+    return False
+
+
+def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
+    top = name.partition(".")[0]
+    own = next((each for each in cls.__mro__ if getattr(each, "cls_providers", {}).get(top) is cls.providers[top]), cls)
+    deriving = own if issubclass(own, base) else cls
+    them = "them" if len(set(holders)) > 1 else "it"
+    return (
+        f"is declared anew in {own.__name__}, and {_listed(holders)} still {_hold(holders)} the one of {base.__name__}. "
+        f"Write `@rewired` above `class {deriving.__name__}`, which gives {them} the new one; in a test, use the base and "
+        f"`override(container, {name.replace('.', '__')}=...)`."
+    )
+
+
+# reassigned
+
+
+def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
+    """Yield names of a container instance that were assigned other providers than its class declares."""
+    of_class = dict(declared_providers(cls))
+    names = {provider: name for name, provider in of_class.items()}
+    of_instance = dict(declared_providers(container))
+    current = set(of_instance.values())
+    held: dict[str, list[str]] = {}
+    for name, provider in of_instance.items():
+        pairs = [(of_class.get(name), provider)]
+        seen: set[Any] = set()
+        for declared, made in pairs:  # the list grows during the loop: a copy has the same parts as its original
+            if declared is None or made in seen or type(declared) is not type(made):
+                continue
+            seen.add(made)
+            is_copy = not isinstance(made, kinds.CALLING) or made.provides is declared.provides
+            known = names.get(declared)
+            if known is not None and known != name and made not in current and is_copy and known in of_instance:
+                held.setdefault(known, []).append(f"{path}.{name}")
+            elif known is None or known == name:
+                inside, outside = list(kinds.parts(declared)), list(kinds.parts(made))
+                pairs += zip(inside, outside, strict=True) if is_copy and len(inside) == len(outside) else ()
+    for name, holders in held.items():
+        if kinds.overriding(of_instance[name]) is None:  # an override says which provider to use
+            yield _assigned(of_instance[name], name, holders, path)
+
+
+def _nameless(container: Any, path: str) -> Iterator[Problem]:
+    """Yield named providers in whose place other providers seem to hold a provider without a name.
+
+    A mediator without a name always counts, since it belongs to a container and has a name there. Any other provider
+    without a name counts if several providers hold it, or if it is a resource or scoped and no provider uses the named
+    one.
+    """
+    named = list(named_providers(container, path))
+    current = {provider for _, provider in named}
+    holders: dict[Any, list[str]] = {}
+    used: set[Any] = set()
+    for label, provider in distinct(named):
+        for each in _held_by(provider, current):
+            used.add(each)
+            if each not in current:
+                holders.setdefault(each, []).append(label)
+    for provider, labels in holders.items():
+        for name, now in container.providers.items():
+            meant = isinstance(provider, MediatorProvider) or len(labels) > 1
+            meant = meant or (isinstance(provider, _SHARED) and now not in used)
+            meant = meant and f"{path}.{name}" not in labels and not kinds.is_copy(provider, now)
+            meant = meant and kinds.overriding(now) is None
+            if meant and _is_alike(provider, now):
+                yield _assigned(now, name, labels, path)
+
+
+def _is_alike(provider: Any, now: Any) -> bool:
+    """Return whether two providers give the same class, or a class and a class derived from it."""
+    mediators = [isinstance(each, MediatorProvider) for each in (provider, now)]
+    if kinds.overriding(provider) is not None or any(mediators) != all(mediators):
+        return False
+    one, other = provided_class(provider), provided_class(now)
+    if one is None or other is None or one.__module__ == "builtins":
+        return False
+    return issubclass(one, other) or issubclass(other, one)
+
+
+def _assigned(now: Any, name: str, holders: Sequence[str], path: str) -> Problem:
+    text = (
+        f"was assigned after {_listed(holders)} {'were' if len(holders) > 1 else 'was'} made with another "
+        f"{class_name(now)}, which {_hold(holders)} on to it. Assign it before what uses it is made, or "
+        f"replace it: `container.{name}.override(...)`."
+    )
+    return Problem(f"{path}.{name}", class_name(now), text)
+
+
+def _held_by(provider: Any, named: Iterable[Any]) -> Iterator[Any]:
+    """Yield the providers that a provider consists of, each once, also through providers that are not in `named`."""
+    stops = set(named)
+    seen: set[Any] = {provider}
+    waiting = list(kinds.parts(provider))
+    for each in waiting:  # the list grows during the loop
+        if each not in seen:
+            seen.add(each)
+            yield each
+            if each not in stops:
+                waiting += kinds.parts(each)
+
+
+def _listed(labels: Sequence[str]) -> str:
+    names = list(dict.fromkeys(labels))
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _hold(labels: Sequence[str]) -> str:
+    return "holds" if len(set(labels)) == 1 else "hold"

@@ -1,0 +1,92 @@
+"""Canonical form: the content of a command, independent of the order and the defaults of its class's fields.
+
+Between two sends of the same command its class may get a field with a default, or another order of its fields. So
+fields that have their default are left out, and the others are sorted by their names.
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+from typing import Any
+
+_NO_DEFAULT: Any = object()
+
+
+def canonical(encoded: bytes, value: object) -> bytes:
+    """Return the canonical form of a value that a codec wrote as JSON. Anything but JSON is returned unchanged.
+
+    Args:
+        encoded: The value as the codec wrote it.
+        value: The value itself, whose class has the defaults.
+    """
+    try:
+        plain: object = json.loads(encoded)
+    except (ValueError, RecursionError):
+        return encoded
+    return _text(_without_defaults(plain, value)).encode()
+
+
+def _text(plain: object) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _without_defaults(plain: Any, value: Any) -> Any:
+    kind: type[Any] = value.__class__
+    if issubclass(type(plain), dict):
+        return _of_mapping(plain, value) if issubclass(kind, Mapping) else _of_fields(plain, value)
+    if issubclass(type(plain), list) and issubclass(kind, (AbstractSet, Sequence)) and len(plain) == len(value):
+        parts = [_without_defaults(*pair) for pair in zip(plain, value, strict=True)]
+        return sorted(parts, key=_text) if issubclass(kind, AbstractSet) else parts
+    return plain
+
+
+def _of_mapping(plain: dict[str, Any], value: Any) -> dict[str, Any]:
+    by_text = {str(key): each for key, each in value.items()}
+    return {name: _without_defaults(each, by_text.get(name)) for name, each in plain.items()}
+
+
+def _of_fields(plain: dict[str, Any], value: Any) -> dict[str, Any]:
+    defaults, kept = _defaults(value.__class__), dict[str, Any]()
+    for name, each in plain.items():
+        own = getattr(value, name, None)
+        default = _default(defaults.get(name, _NO_DEFAULT))
+        if type(own) is not type(default) or own != default:
+            kept[name] = _without_defaults(each, own)
+    return kept
+
+
+@lru_cache(maxsize=1024)
+def _defaults(cls: Any) -> dict[str, Any]:
+    """Return each field's default or default factory, for dataclasses, attrs classes, Structs and models."""
+    try:
+        parameters = inspect.signature(cls).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    found = {each.name: each.default for each in parameters if each.default is not each.empty}
+    for field in dataclasses.fields(cls) if hasattr(cls, "__dataclass_fields__") else ():
+        if field.default_factory is not dataclasses.MISSING:
+            found[field.name] = _Factory(field.default_factory)
+    for field in getattr(cls, "__attrs_attrs__", ()):
+        found[field.name] = field.default
+    for name, field in getattr(cls, "model_fields", {}).items():
+        if callable(getattr(field, "default_factory", None)):
+            found[name] = _Factory(field.default_factory)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Factory:
+    factory: Any
+
+
+def _default(found: Any) -> Any:
+    factory = getattr(found, "factory", None)  # also of attrs; a factory that needs the object gives no default
+    if not callable(factory) or getattr(found, "takes_self", False):
+        return found
+    try:
+        return factory()
+    except Exception:  # an application's function may raise anything; then the field is kept
+        return _NO_DEFAULT

@@ -1,0 +1,142 @@
+"""Upcasting: converts the payload of an older event version to the next, until the event's class can read it.
+
+Upcasters are declared on the event class, so that the class alone says which versions it reads: nothing has to be
+imported to register them, and a type checker sees each of them.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from mediator.distributed.events.codec import EventCodec, PlainDataCodec
+from mediator.distributed.events.event import DistributedEvent, split_wire_type, wire_type
+from mediator.errors import EventNotDecodableError, EventNotUpcastableError, misuse
+
+E = TypeVar("E", bound=DistributedEvent)
+
+
+def readable_types(event_classes: Iterable[type[DistributedEvent]]) -> dict[str, type[DistributedEvent]]:
+    """Return the class that reads each wire type: the class of that version, else the class that upcasts it.
+
+    Raises:
+        DeclarationError: A class has no valid type, or upcasters that cannot work.
+    """
+    classes = list(event_classes)
+    upcast_classes = {wire: cls for cls in classes for wire in upcast_types(cls)}
+    return upcast_classes | {wire_type(cls): cls for cls in classes}
+
+
+def upcast_types(event_class: type[DistributedEvent]) -> list[str]:
+    """Return the wire types that a class reads besides its own, oldest version first.
+
+    Raises:
+        DeclarationError: The upcasters of the class cannot work.
+    """
+    problem = upcaster_problem(event_class)
+    if problem:
+        raise misuse.upcaster_declaration(event_class, problem)
+    return [f"{event_class.event_type}.v{version}" for version in sorted(event_class.upcasters)]
+
+
+def upcaster_problem(event_class: type[DistributedEvent]) -> str:
+    """Return why the upcasters of a class cannot convert older versions to its own; empty when they can."""
+    upcasters: Any = event_class.upcasters
+    if not isinstance(upcasters, Mapping):
+        return f"has upcasters that are of type {type(upcasters).__name__}"
+    return _mapping_problem(upcasters, event_class.event_version)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _mapping_problem(upcasters: Mapping[Any, object], own: int) -> str:
+    for version, upcaster in upcasters.items():
+        if type(version) is not int or version < 1:
+            return f"has an upcaster from version {version!r}, which is no version"
+        if version >= own:
+            return f"has an upcaster from version {version}, but is itself version {own}"
+        if problem := _function_problem(upcaster):
+            return f"has an upcaster from version {version} that {problem}"
+    missing = [str(version) for version in range(min(upcasters, default=own), own) if version not in upcasters]
+    return f"reads older versions, and has no upcaster from version {', '.join(missing)}" if missing else ""
+
+
+def _function_problem(upcaster: object) -> str:
+    if not callable(upcaster):
+        return "is not callable"
+    called: Callable[..., object] = inspect.unwrap(upcaster)
+    call = getattr(type(called), "__call__", called)  # noqa: B004  # a callable object may have an async `__call__`
+    for function in (called, call):
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            return "is async, and upcasters are plain functions"
+    try:
+        inspect.signature(upcaster).bind({})
+    except TypeError:
+        return "does not take one argument, the payload"
+    except ValueError:  # a built-in without a signature
+        return ""
+    return ""
+
+
+def upcast(data: Mapping[str, Any], event_class: type[DistributedEvent], version: int) -> dict[str, Any]:
+    """Return the payload of an older version, converted step by step to the version of the class.
+
+    Args:
+        data: The payload as plain data. It is not changed.
+        event_class: The class whose upcasters are used.
+        version: The version of the payload.
+
+    Raises:
+        EventNotUpcastableError: An upcaster is missing, raised, or returned no dictionary.
+    """
+    return _upcast_events(copy.deepcopy(dict(data)), event_class, version)
+
+
+def decode_event(codec: EventCodec, wire: str, data: bytes, event_class: type[E]) -> E:
+    """Return the event that a payload encodes. A payload of an older version is upcast first.
+
+    Args:
+        codec: Decodes payloads.
+        wire: The wire type: `<event_type>.v<version>`.
+        data: The payload.
+        event_class: The class that reads it.
+
+    Raises:
+        EventNotDecodableError: The payload is not of that class or version, or the codec does not decode to plain data.
+        EventNotUpcastableError: An upcaster failed.
+    """
+    version = split_wire_type(wire)[1]
+    if version == event_class.event_version:
+        return codec.decode(data, event_class)
+    if not isinstance(codec, PlainDataCodec):
+        reason = f"{type(codec).__name__} has no `decode_data` and `convert`, which upcasters need"
+        raise EventNotDecodableError(wire, reason)
+    try:
+        return codec.convert(_upcast_events(codec.decode_data(data), event_class, version), event_class)
+    except EventNotUpcastableError:
+        raise
+    except EventNotDecodableError as error:
+        reason = f"lifted from version {version} to {event_class.event_version}: {error.reason}"
+        raise EventNotDecodableError(wire, reason) from error
+
+
+def _upcast_events(data: dict[str, Any], event_class: type[DistributedEvent], version: int) -> dict[str, Any]:
+    wire = f"{event_class.event_type}.v{version}"
+    for step in range(version, event_class.event_version):
+        upcaster = event_class.upcasters.get(step)
+        if upcaster is None:
+            raise EventNotUpcastableError(wire, "is missing", event_class, step)
+        data = _step(upcaster, data, EventNotUpcastableError(wire, "", event_class, step))
+    return data
+
+
+def _step(upcaster: Callable[..., Any], data: dict[str, Any], failure: EventNotUpcastableError) -> dict[str, Any]:
+    try:
+        converted = upcaster(data)
+    except Exception as error:  # an application's function may raise anything; its text may hold payload
+        failure.reason = f"raised {type(error).__name__}"
+        raise failure from error
+    if inspect.iscoroutine(converted):
+        converted.close()
+    if not isinstance(converted, dict):
+        failure.reason = f"returned no dictionary but something of type {type(converted).__name__}"
+        raise failure
+    return converted  # pyright: ignore[reportUnknownVariableType]  # keys and values are checked against the class

@@ -1,0 +1,39 @@
+"""The receiving side: from a delivery of the broker to the handlers' committed effect, exactly once."""
+
+from mediator.distributed.inbox.consumer import EventConsumer, usual_concurrency
+from mediator.distributed.inbox.handler import DistributedEventHandler, current_delivery
+from mediator.distributed.inbox.port import CLOCK_MARGIN, Admission, Inbox, LastStart, Start, needed_retention, refusal
+from mediator.distributed.inbox.replay import ParkedReplay, Replayed
+from mediator.distributed.inbox.retries import RetrySchedule, retry_schedule
+from mediator.distributed.inbox.subscription import (
+    Deliveries,
+    Delivery,
+    EventSubscription,
+    Ordering,
+    UnreadableMessage,
+    not_of,
+)
+
+__all__ = [
+    "CLOCK_MARGIN",
+    "Admission",
+    "Deliveries",
+    "Delivery",
+    "DistributedEventHandler",
+    "EventConsumer",
+    "EventSubscription",
+    "Inbox",
+    "LastStart",
+    "Ordering",
+    "ParkedReplay",
+    "Replayed",
+    "RetrySchedule",
+    "Start",
+    "UnreadableMessage",
+    "current_delivery",
+    "needed_retention",
+    "not_of",
+    "refusal",
+    "retry_schedule",
+    "usual_concurrency",
+]

@@ -1,0 +1,361 @@
+"""EventConsumer: handles events of other applications, each of which takes effect exactly once."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import datetime
+
+from mediator.blocks import asynccontextmanager
+from mediator.distributed import failpoints
+from mediator.distributed.backoff import Backoff
+from mediator.distributed.callers import EventAuthenticator, trust_stream
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.events import DistributedEvent, readable_types, split_wire_type
+from mediator.distributed.inbox.handler import DistributedEventHandler
+from mediator.distributed.inbox.handling import Handling, HandlingParts
+from mediator.distributed.inbox.identity import identity_of
+from mediator.distributed.inbox.outage import DatabaseOutage
+from mediator.distributed.inbox.port import Admission, Inbox, needed_retention
+from mediator.distributed.inbox.processing import Processing, ProcessingParts
+from mediator.distributed.inbox.retries import retry_schedule
+from mediator.distributed.inbox.shared_lock import Guard, shared_lock_here
+from mediator.distributed.inbox.subscription import Deliveries, Delivery, EventSubscription, Ordering
+from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
+from mediator.distributed.requests import FairQueue
+from mediator.distributed.shield import drain, is_own_cancellation
+from mediator.distributed.storable import LONGEST_GROUP, is_storable
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import EventNotDecodableError, FatalEventError, SettingError, ValidationFailedError
+from mediator.logger import Logger, RateLimitedLogger
+from mediator.mediator import Mediator
+from mediator.printable import text_of
+from mediator.settings import check_counts, check_not_negative, check_positive
+
+_FATAL = (EventNotDecodableError, FatalEventError, ValidationFailedError)
+_ORDERED_CONCURRENCY = 16
+_CLEAN_BATCH = 5000
+_SOON = 1.0
+_MOST_HANDED_BACK = 10_000
+_STUCK_SECONDS = 2.0
+"""When no handler of an event type began or ended for this many seconds, its waiting events may be handed back."""
+_BACK_SECONDS = (30.0, 300.0)
+"""Seconds until a handed back event is redelivered, at first and at most. The broker delivers it before new events."""
+_CANCELLED_PAUSE = 1.0
+"""Seconds to pause after a handler cancelled its own task.
+
+Such a cancellation looks like a stop of the consumer at first, so the delivery goes back at once and its start does
+not count. The pause keeps the event from being started again and again without a break.
+"""
+
+
+class EventConsumer:
+    """Runs the container's `DistributedEventHandler`s for the events that a subscription delivers.
+
+    Each delivery has a scope and a transaction of its own: the inbox row first, then the handlers, then the events they
+    raise, then the commit, then the acknowledgement. When a handler fails, the event is redelivered after a pause.
+    After `max_attempts` starts of its handlers, including starts that ended the process, it is parked (dead-lettered).
+    An event that can never be handled is parked at once: see `fatal_errors`. Nothing is ever dropped. While the
+    database is away, or its outbox has no room for the events that handlers raise, the consumer waits. A start that was
+    broken off by that, or by stopping the consumer, does not count. When a process dies, each event that it was
+    handling is handled alone the next time, so that only the event that killed the process can be parked for that.
+
+    With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
+    partitions are handled at the same time. Once an event is parked, the later events of its key are parked behind it,
+    to be replayed in order.
+
+    Args:
+        subscription: Delivers the events.
+        inbox: Records the events that took effect, in the database of the unit of work.
+        unit_of_work: Returns the unit of work of the current scope: `unit_of_work.provider` in a container.
+        mediator: Its handlers and behaviors handle the events.
+        parking: Keeps parked events (the dead letter queue), in the same database. Without it a failing event is
+            redelivered for ever.
+        authenticate: Says for whom an event is handled: the principal and the tenant of its message context.
+            `trust_stream` believes the tenant that the event states. An authenticator that looks for a signature
+            returns `None` for an event that nobody vouches for. An event for which it raises `NotAuthorizedError` is
+            parked at once.
+        ordering: `"none"`, or `"key"` for strict order per key, which needs parking.
+        concurrency: How many events are handled at a time; by default 1, or 16 with `ordering="key"`. If it is 2
+            or more, an eighth of the places, and at least one, is kept free for event types without a running handler,
+            so that no event type takes all places.
+        prefetch: How many events may wait here, unacknowledged, in all.
+        max_attempts: How often the handlers of an event are started; by default once more than there are
+            `retry_delays`.
+        retry_delays: The pauses after the failures of an event, in seconds; the last one is repeated. By default from
+            0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event together
+            may last 5 s at most.
+        fatal_errors: Further errors after which another attempt is pointless, so that the event is parked at once.
+            `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always among them.
+        handler_timeout: How long the handlers of one event may take, in seconds; then they are cancelled.
+        unknown_type_grace: How long an event that nothing here handles is redelivered, in seconds since it was stored,
+            before it is parked: a newer version of this application may be about to start.
+        drain_timeout: How long the running handlers may take to end when the consumer is stopped, in seconds.
+        clean_interval: How often old inbox rows are deleted, in seconds.
+        rng: For the jitter of pauses.
+        now: The time in seconds since the epoch.
+
+    Raises:
+        SettingError: A setting cannot work, or the inbox forgets events that the stream still has.
+    """
+
+    def __init__(
+        self,
+        subscription: EventSubscription,
+        inbox: Inbox,
+        unit_of_work: Callable[[], UnitOfWork],
+        mediator: Mediator,
+        *,
+        parking: Parking | None = None,
+        authenticate: EventAuthenticator = trust_stream,
+        ordering: Ordering = "none",
+        concurrency: int | None = None,
+        prefetch: int = 64,
+        max_attempts: int | None = None,
+        retry_delays: tuple[float, ...] | list[float] | None = None,
+        fatal_errors: tuple[type[Exception], ...] = (),
+        handler_timeout: float = 300.0,
+        unknown_type_grace: float = 300.0,
+        drain_timeout: float = 25.0,
+        clean_interval: float = 60.0,
+        rng: random.Random | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.parking: Parking | None = parking
+        self._subscription = subscription
+        self._inbox = inbox
+        self._mediator = mediator
+        self._ordering: Ordering = _checked_ordering(ordering, parking)
+        self._retries = retry_schedule(ordering, max_attempts, retry_delays)
+        self._fatal_errors = _checked_errors(fatal_errors)
+        self._concurrency = usual_concurrency(ordering) if concurrency is None else concurrency
+        self._prefetch = prefetch
+        self._unknown_type_grace = unknown_type_grace
+        self._drain_timeout = drain_timeout
+        self._clean_interval = clean_interval
+        self._handed_back: dict[tuple[str, int], int] = {}
+        self._rng = rng or random.Random()  # noqa: S311  (jitter, no secret)
+        self._now = now
+        self._log: Logger = Logger(consumer=subscription.group)
+        self._handling = HandlingParts(mediator, unit_of_work, handler_timeout, self._log, authenticate)
+        self._check(handler_timeout)
+
+    def _check(self, handler_timeout: float) -> None:
+        check_counts(concurrency=self._concurrency, prefetch=self._prefetch)
+        check_positive(handler_timeout=handler_timeout, clean_interval=self._clean_interval)
+        check_not_negative(unknown_type_grace=self._unknown_type_grace, drain_timeout=self._drain_timeout)
+        if not is_storable(self.group, LONGEST_GROUP):
+            raise SettingError("group", self.group, f"use at most {LONGEST_GROUP} characters, and no NUL")
+        max_age, keep = self._subscription.max_age, self._inbox.keep_seconds
+        if max_age is not None and keep < needed_retention(stream=max_age):
+            problem = f"the stream keeps events for {max_age:g} s: use at least {needed_retention(stream=max_age):g} s"
+            raise SettingError("keep_seconds", keep, problem)
+
+    @property
+    def group(self) -> str:
+        """The name of the consumer's group, in the broker, in the inbox and among the parked events."""
+        return self._subscription.group
+
+    async def run(self) -> None:
+        """Consume until cancelled. The running handlers then have `drain_timeout` seconds to end."""
+        self._subscription.use_application(self._inbox.application)
+        parts, prefetch = self._parts(), max(self._prefetch, self._concurrency)
+        event_types = sorted({split_wire_type(wire)[0] for wire in parts.classes})
+        self._log.info("consumer started", event_types=event_types)
+        try:
+            queue = FairQueue[Delivery](event_types, self._concurrency)
+            async with (
+                self._subscription.open(event_types, prefetch=prefetch, ordering=self._ordering) as deliveries,
+                asyncio.TaskGroup() as group,
+            ):
+                group.create_task(self._clean())
+                group.create_task(self._receive(deliveries, queue, parts))
+                group.create_task(self._keep_waiting(queue))
+                if len(event_types) > 1 and self._ordering == "none":
+                    streams = len({event_type.partition(".")[0] for event_type in event_types})
+                    group.create_task(
+                        self._keep_lines_short(queue, min(self._concurrency, max(1, prefetch // (2 * streams))))
+                    )
+                for _ in range(self._concurrency):
+                    group.create_task(self._work(queue, parts))
+        finally:
+            self._log.info("consumer stopped")
+
+    async def replay(self, parked: ParkedEvent) -> None:
+        """Run the handlers of a parked event, and remove it from the parking in their transaction.
+
+        Raises:
+            ParkedEventNotFoundError: The event is no longer parked.
+            ParkedEventBlockedError: An earlier event of its key is parked.
+            EventNotDecodableError: The event still cannot be read, or nothing here handles its type.
+            Exception: A handler or the database raised it. The event stays parked.
+        """
+        parking = self.parking
+        if parking is None:
+            raise SettingError("parking", None, "a consumer without parking has nothing to replay")
+        envelope = self._read(parked)
+        event_class = self._event_classes().get(envelope.type)
+        if event_class is None:
+            raise EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
+
+        async def admit(unit_of_work: UnitOfWork) -> Admission:
+            await parking.reserve(unit_of_work, parked.number)
+            return Admission.NEW
+
+        async def conclude(unit_of_work: UnitOfWork) -> None:
+            """Lock the key only now, so that events that arrive while the handlers run do not wait for them."""
+            await parking.take(unit_of_work, parked.number)
+            await failpoints.reach("replay.after_take")
+
+        handling = Handling(self._handling, envelope, event_class, parked.attempts + 1, admit, conclude=conclude)
+        with Guard(shared_lock_here(), asyncio.Event()) as guard:
+            deadly = parked.reason == ParkReason.PROCESS_DIED
+            await (guard.exclusive(parked.attempts) if deadly else guard.shared())
+            await handling.run()
+
+    def _read(self, parked: ParkedEvent) -> CloudEvent:
+        stored_at = datetime.fromisoformat(parked.time)
+        return self._subscription.read(parked.headers, parked.data, fallback_id=parked.event_id, stored_at=stored_at)
+
+    def _parts(self) -> ProcessingParts:
+        return ProcessingParts(
+            group=self._subscription.group,
+            classes=self._event_classes(),
+            ordered=self._ordering == "key",
+            handling=self._handling,
+            lock=shared_lock_here(),
+            inbox=self._inbox,
+            parking=self.parking,
+            retries=self._retries,
+            fatal_errors=(*_FATAL, *self._fatal_errors),
+            unknown_type_grace=self._unknown_type_grace,
+            outage=DatabaseOutage(self._inbox, Backoff(0.1, 5.0, self._rng), Backoff(0.1, 5.0, self._rng), self._log),
+            rng=self._rng,
+            now=self._now,
+            log=self._log,
+            limited_log=RateLimitedLogger(self._log),
+        )
+
+    def _event_classes(self) -> Mapping[str, type[DistributedEvent]]:
+        bindings = self._mediator.registry.handlers_of(DistributedEventHandler)
+        return readable_types(cls for binding in bindings for cls in binding.messages)
+
+    async def _receive(self, deliveries: Deliveries, queue: FairQueue[Delivery], parts: ProcessingParts) -> None:
+        """Queue deliveries by their event types. When the consumer is stopped, hand back the waiting ones at once."""
+        types = {wire: split_wire_type(wire)[0] for wire in parts.classes}
+        try:
+            while True:
+                delivery = await deliveries.next()
+                queue.put(types.get(delivery.event.type if delivery.event else "", ""), delivery)
+        finally:
+            for delivery in queue.clear():
+                await delivery.nak(0)
+
+    async def _keep_lines_short(self, queue: FairQueue[Delivery], longest: int) -> None:
+        """Hand back deliveries that wait behind hanging handlers, so that events of other types still arrive here.
+
+        The inbox first records that such an event was not started here. Otherwise, when it comes again, it would be
+        suspected of having killed this process. A delivery that may be under such suspicion already is not handed back.
+        """
+        while True:
+            await asyncio.sleep(_SOON)
+            if len(self._handed_back) > _MOST_HANDED_BACK:  # most of them have gone to other processes
+                self._handed_back.clear()
+            for event_type in queue.stuck(_STUCK_SECONDS):
+                while (delivery := queue.remove_newest(event_type, longest, self._may_go_back)) is not None:
+                    if not await self._hand_back(delivery):
+                        queue.put(event_type, delivery)
+                        break
+
+    async def _hand_back(self, delivery: Delivery) -> bool:
+        """Hand back a delivery that was not started; return false when that cannot be recorded."""
+        identity = identity_of(self.group, delivery)
+        try:
+            await self._inbox.take_back(identity.consumer, identity.source, identity.event_id)
+        except asyncio.CancelledError:  # the consumer is stopped, and only this task knows of the delivery
+            await delivery.nak(0)
+            raise
+        except Exception as error:  # then it waits here
+            self._log.warning("delivery not handed back", error=type(error).__name__, reason=text_of(error))
+            return False
+        self._handed_back[delivery.subject, delivery.sequence] = delivery.attempt
+        await delivery.nak(Backoff(*_BACK_SECONDS, self._rng).at(delivery.attempt - 1))
+        return True
+
+    def _may_go_back(self, delivery: Delivery) -> bool:
+        """Return whether an event never started: this is its first delivery, or it was handed back here last time."""
+        before = self._handed_back.get((delivery.subject, delivery.sequence), 0)
+        return delivery.attempt == before + 1
+
+    async def _keep_waiting(self, queue: FairQueue[Delivery]) -> None:
+        """Keep the broker from redelivering events elsewhere while they wait here for a worker."""
+        while True:
+            await asyncio.sleep(self._subscription.ack_wait / 3)
+            for delivery in [*queue]:
+                await delivery.in_progress()
+
+    async def _work(self, queue: FairQueue[Delivery], parts: ProcessingParts) -> None:
+        stopping = asyncio.Event()
+        while True:
+            event_type, delivery = await queue.take()
+            self._handed_back.pop((delivery.subject, delivery.sequence), None)
+            try:
+                await drain(self._settle(parts, delivery, stopping), self._drain_timeout, stopping)
+            except asyncio.CancelledError as error:
+                if is_own_cancellation(error):
+                    raise
+                self._log.error("handler cancelled its own task", sequence=delivery.sequence, retry_in=_CANCELLED_PAUSE)
+                await asyncio.sleep(_CANCELLED_PAUSE)
+            finally:
+                queue.done(event_type)
+
+    async def _settle(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
+        async with self._heartbeat(delivery):
+            await Processing(parts, delivery, stopping).settle()
+
+    @asynccontextmanager
+    async def _heartbeat(self, delivery: Delivery) -> AsyncGenerator[None, None]:
+        """Keep the broker from redelivering the event elsewhere while it is being handled."""
+        loop = asyncio.get_running_loop()
+        beat = loop.create_task(self._beat(delivery))
+        try:
+            yield
+        finally:
+            beat.cancel()
+            await asyncio.wait((beat,))
+
+    async def _beat(self, delivery: Delivery) -> None:
+        while True:
+            await asyncio.sleep(self._subscription.ack_wait / 3)
+            await delivery.in_progress()
+
+    async def _clean(self) -> None:
+        pause = self._clean_interval
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                full = await self._inbox.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
+            except Exception as error:  # settled: cleaning can wait, consuming goes on
+                self._log.warning("inbox not cleaned", error=type(error).__name__, reason=text_of(error))
+                full = False
+            pause = min(_SOON, self._clean_interval) if full else self._clean_interval
+
+
+def usual_concurrency(ordering: Ordering) -> int:
+    """Return how many events a consumer handles at a time by default."""
+    return _ORDERED_CONCURRENCY if ordering == "key" else 1
+
+
+def _checked_ordering(ordering: Ordering, parking: Parking | None) -> Ordering:
+    if ordering not in ("none", "key"):
+        raise SettingError("ordering", ordering, "use 'none' or 'key'")
+    if ordering == "key" and parking is None:
+        raise SettingError("parking", None, "with ordering='key' an event that fails would keep its partition for ever")
+    return ordering
+
+
+def _checked_errors(errors: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
+    given: tuple[object, ...] = tuple(errors)
+    if not all(isinstance(error, type) and issubclass(error, Exception) for error in given):
+        raise SettingError("fatal_errors", given, "give classes of exceptions")
+    return tuple(errors)

@@ -1,0 +1,153 @@
+"""Handling: runs the handlers of one event in a scope and a transaction of their own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from mediator.context import MessageContext
+from mediator.distributed import failpoints
+from mediator.distributed.callers import EventAuthenticator, vouched, vouched_context
+from mediator.distributed.cloudevents import CloudEvent, incoming
+from mediator.distributed.events import DistributedEvent, decode_event
+from mediator.distributed.inbox.handler import CurrentDelivery
+from mediator.distributed.inbox.port import Admission
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import FatalEventError, MessageTimeoutError, NotAuthorizedError
+from mediator.logger import Logger
+from mediator.mediator import Mediator
+from mediator.printable import traceback_of
+from mediator.transactions import Outcome, TransactionMode
+from mediator.watching import check_awaited
+
+Admit = Callable[[UnitOfWork], Awaitable[Admission]]
+"""Runs the first statements of the transaction. The handlers run when it returns `NEW`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlingParts:
+    """The objects that all handlings of one consumer share.
+
+    Attributes:
+        mediator: Its handlers and behaviors are used.
+        unit_of_work: Returns the unit of work of the current scope.
+        timeout: How long the handlers of one event may take, in seconds.
+        log: Logs dropped attributes, and errors after a commit.
+        authenticate: Says for whom an event is handled.
+    """
+
+    mediator: Mediator
+    unit_of_work: Callable[[], UnitOfWork]
+    timeout: float
+    log: Logger
+    authenticate: EventAuthenticator
+
+
+class Handling:
+    """Runs the handlers of one event once. Each start needs a new object.
+
+    Attributes:
+        outcome: The outcome of its transaction, also when `run` raises.
+        context: The message context of the event. It names the caller once an authenticator has vouched for one.
+    """
+
+    def __init__(
+        self,
+        parts: HandlingParts,
+        envelope: CloudEvent,
+        event_class: type[DistributedEvent],
+        attempt: int,
+        admit: Admit,
+        *,
+        conclude: Callable[[UnitOfWork], Awaitable[None]] | None = None,
+    ) -> None:
+        self.outcome: Outcome = Outcome.NONE
+        self._parts = parts
+        self._envelope = envelope
+        self._event_class = event_class
+        self._attempt = attempt
+        self._admit = admit
+        self._conclude = conclude
+        self.context: MessageContext
+        self.context, self._dropped = incoming(envelope)
+
+    async def run(self) -> Admission:
+        """Begin, admit, run the handlers, commit. Return whether the inbox admitted the event.
+
+        An error after the commit is only logged: the event has taken effect.
+
+        Raises:
+            MessageTimeoutError: The handlers took too long, and were rolled back.
+            FatalEventError: The authenticator does not let the event through.
+            Exception: A handler, a behavior or the database raised it; the transaction was rolled back.
+        """
+        admission = Admission.NEW
+        if self._dropped:
+            self._parts.log.warning("attributes dropped", attributes=self._dropped, **self.context.log_fields())
+        try:
+            admission = await self._run_in_time()
+        except Exception as error:
+            if self.outcome is not Outcome.COMMITTED:
+                raise
+            # The error came after the commit: the event has taken effect, and a redelivery would change nothing.
+            self._say_failed_after_commit(error)
+        return admission
+
+    def _say_failed_after_commit(self, error: Exception) -> None:
+        flow = self.context.log_fields()
+        kind, stack = type(error).__name__, traceback_of(error)
+        self._parts.log.error("delivery failed after the commit", error=kind, stack=stack, **flow)
+
+    async def _run_in_time(self) -> Admission:
+        admission, failure = Admission.NEW, None
+        limit = asyncio.timeout(self._parts.timeout)
+        try:
+            async with limit:
+                try:
+                    admission = await self._run()
+                except Exception as error:  # raised below: from Python 3.13 on `asyncio.timeout` changes errors
+                    failure = error
+        except TimeoutError as error:
+            failure = error
+        if failure is None:
+            return admission
+        try:
+            if limit.expired() and isinstance(failure, TimeoutError):
+                raise MessageTimeoutError(self._envelope.type, self._parts.timeout, delivered=True) from failure
+            raise failure
+        finally:
+            del failure  # otherwise the error and this frame form a cycle
+
+    async def _run(self) -> Admission:
+        parts, envelope = self._parts, self._envelope
+        await self._authenticate()
+        async with parts.mediator.scope(TransactionMode.NEW, message=envelope.type, context=self.context) as scope:
+            scope.instances[CurrentDelivery] = CurrentDelivery(envelope, self._attempt)
+            try:
+                return await self._handle(parts.unit_of_work())
+            finally:
+                self.outcome = scope.outcome
+
+    async def _authenticate(self) -> None:
+        authenticate, envelope = self._parts.authenticate, self._envelope
+        try:
+            caller = await vouched(authenticate, envelope, envelope.type)
+        except NotAuthorizedError as error:
+            raise FatalEventError(
+                f"its authenticator does not let it through: {error.reason or 'not authorized'}"
+            ) from error
+        self.context = vouched_context(self.context, caller, authenticate)
+
+    async def _handle(self, unit_of_work: UnitOfWork) -> Admission:
+        event = decode_event(unit_of_work.codec, self._envelope.type, self._envelope.data, self._event_class)
+        async with unit_of_work:
+            await failpoints.reach("consumer.before_insert")
+            admission = await self._admit(unit_of_work)
+            if admission is Admission.NEW:
+                await failpoints.reach("consumer.after_insert")
+                check_awaited(await self._parts.mediator.registry.pipeline(self._event_class).call(event), event)
+                await failpoints.reach("consumer.after_handlers")
+                if self._conclude is not None:
+                    await self._conclude(unit_of_work)
+        if admission is not Admission.DUPLICATE:
+            await failpoints.reach("consumer.after_commit")
+        return admission

@@ -1,0 +1,82 @@
+"""EventIdentity: the consumer, source and id by which the inbox knows an event, and its parked form."""
+
+import hashlib
+from dataclasses import dataclass
+
+from mediator.distributed.inbox.subscription import Delivery
+from mediator.distributed.parking import ParkedEvent, ParkReason, error_text
+from mediator.distributed.storable import LARGEST_NUMBER, LONGEST_MEDIA_TYPE, text_or_hash, time_text
+from mediator.printable import shown
+
+
+@dataclass(frozen=True, slots=True)
+class EventIdentity:
+    """Identifies an event in the inbox by three printable texts that fit into its columns.
+
+    Attributes:
+        consumer: The consumer group.
+        source: The source of the event; empty when the message cannot be read.
+        event_id: The id of the event, or a substitute for it.
+        former_id: The substitute, before version 2 of the tables, for the id of an event without one; `None` for any
+            other event.
+    """
+
+    consumer: str
+    source: str
+    event_id: str
+    former_id: str | None = None
+
+
+def identity_of(consumer: str, delivery: Delivery) -> EventIdentity:
+    """Return the identity of a delivery. A message that cannot be read is known by its place, time and content.
+
+    This holds even when its id can be read. A producer that cannot write events may give several the same id, and each
+    of them has to be kept. When the producer sends the event again, readable this time, it must not count as one that
+    has taken effect.
+
+    The time is part of the identity because places begin again: a stream that was deleted and created anew numbers its
+    messages from 1.
+    """
+    event = delivery.event
+    if event is not None:
+        former = delivery.former_id
+        known = None if former is None else text_or_hash(former)
+        return EventIdentity(consumer, text_or_hash(event.source), text_or_hash(event.id), known)
+    digest = hashlib.sha256(delivery.data)
+    for name, value in sorted(delivery.headers.items()):
+        digest.update(f"\n{name}:{value}".encode(errors="surrogatepass"))
+    place = f"{text_or_hash(delivery.subject, 150)}:{delivery.sequence}"
+    former_id = f"{place}:{digest.hexdigest()[:32]}"
+    digest.update(f"\n{time_text(delivery.stored_at)}".encode())
+    return EventIdentity(consumer, "", f"{place}:{digest.hexdigest()[:32]}", former_id)
+
+
+def parked_delivery(
+    consumer: str, delivery: Delivery, reason: ParkReason, error: BaseException | str, *, attempts: int
+) -> ParkedEvent:
+    """Return the parked form of a delivery."""
+    identity, event = identity_of(consumer, delivery), delivery.event
+    return ParkedEvent(
+        direction="in",
+        consumer=consumer,
+        source=identity.source,
+        event_id=identity.event_id,
+        type=shown((event or delivery.unreadable).type),
+        time=time_text(delivery.stored_at if event is None else event.time),
+        partition_key=key_of(delivery),
+        content_type="" if event is None else shown(event.datacontenttype, LONGEST_MEDIA_TYPE),
+        extensions={} if event is None else dict(event.extensions),
+        data=delivery.data,
+        subject=shown(delivery.subject, 1024),
+        headers=dict(delivery.headers),
+        sequence=min(delivery.sequence, LARGEST_NUMBER),
+        reason=reason,
+        error=error_text(error),
+        attempts=attempts,
+    )
+
+
+def key_of(delivery: Delivery) -> str | None:
+    """Return the partition key of a delivery, made to fit into a column."""
+    key = (delivery.event or delivery.unreadable).partitionkey
+    return None if key is None else text_or_hash(key)

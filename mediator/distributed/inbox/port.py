@@ -1,0 +1,151 @@
+"""Inbox: the port to the record of the events that took effect, and of how often their handlers were started."""
+
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+
+from mediator.distributed.unit_of_work import UnitOfWork
+
+_DAY = 86_400.0
+CLOCK_MARGIN = 60.0
+"""Seconds by which the clocks of broker and database may differ."""
+
+
+class Admission(enum.Enum):
+    """The inbox's answer when an event is recorded."""
+
+    NEW = "new"
+    """The event is recorded now; its handlers have to run in the same transaction."""
+    DUPLICATE = "duplicate"
+    """The event has taken effect already, or is parked."""
+    KEY_PARKED = "key parked"
+    """The event is recorded now, but an earlier event of its key is parked: it has to be parked behind that one."""
+
+
+class LastStart(enum.StrEnum):
+    """What is known about the last start of an event's handlers."""
+
+    ENDED = "ended"
+    """The handlers failed, or the start was taken back."""
+    BESIDE = "beside"
+    """The start was beside others, and its end is not known. If the handlers are not running, their process died."""
+    ALONE = "alone"
+    """The same, but nothing else was being handled in the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Whether the handlers of an event may be started.
+
+    Attributes:
+        attempt: The number of this start, from 1; when `exhausted` or `suspect`, how many starts there were.
+        taken: They may not start, because the event has taken effect or is parked.
+        exhausted: They may not start, because they were started as often as allowed, and the process died in the last
+            start.
+        suspect: They may only start alone, because the end of the last start is not known. This start was not counted.
+    """
+
+    attempt: int
+    taken: bool = False
+    exhausted: bool = False
+    suspect: bool = False
+
+
+def refusal(starts: int, last: LastStart, limit: int, *, alone: bool) -> Start | None:
+    """Return why the handlers of an event may not be started now, or `None`. This is the rule of `Inbox.start`."""
+    if last is LastStart.ALONE and starts >= limit:
+        return Start(starts, exhausted=True)
+    if last is not LastStart.ENDED and not alone:
+        return Start(starts, suspect=True)
+    return None
+
+
+class Inbox(ABC):
+    """Remembers that an event took effect, in the transaction of the effect itself.
+
+    Attributes:
+        keep_seconds: How long it remembers an event, in seconds.
+    """
+
+    keep_seconds: float
+
+    @property
+    def application(self) -> str | None:
+        """The name of the application, as the outbox of the same database has it; `None` when it is not known."""
+        return None
+
+    @abstractmethod
+    async def insert(
+        self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
+    ) -> Admission:
+        """Record an event in the running transaction, as its first statement.
+
+        While another transaction is recording the same event, wait until it ends. With `key`, also check whether an
+        event of this consumer and key is parked; if so, the key stays locked until the transaction ends.
+        """
+
+    @abstractmethod
+    async def contains(self, consumer: str, source: str, event_id: str, /, *, since: datetime | None = None) -> bool:
+        """Return whether an event has taken effect or is parked, according to committed transactions.
+
+        Args:
+            consumer: The name of the consumer.
+            source: The application that the event comes from.
+            event_id: Its id there.
+            since: Count only an event that was recorded at this time or later. Clocks may differ by a minute.
+        """
+
+    @abstractmethod
+    async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
+        """Count a start of the handlers of a redelivered event, in a transaction of its own.
+
+        The first start of an event is not counted, because that would cost every event a transaction. So an event
+        without a count is taken to have been started once, beside others. An event is `exhausted` only when its last
+        start was alone and is not known to have ended, whatever the limit.
+
+        Args:
+            consumer: The name of the consumer.
+            source: The application that the event comes from.
+            event_id: Its id there.
+            limit: How often it may be started.
+            alone: Nothing else is being handled in this process. Otherwise a suspect is not counted, only reported as
+                one.
+        """
+
+    @abstractmethod
+    async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
+        """Record that the last start failed, in a transaction of its own.
+
+        `attempt` is the number of that start, for an event without a count.
+        """
+
+    @abstractmethod
+    async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
+        """Do not count the last start, in a transaction of its own; also the first one, which has no count."""
+
+    @abstractmethod
+    async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
+        """Remove the count of an event that takes effect in the running transaction."""
+
+    @abstractmethod
+    async def clean(self, limit: int, /) -> int:
+        """Delete at most `limit` events and counts that are older than the inbox keeps, and return how many."""
+
+    @abstractmethod
+    async def answers(self) -> bool:
+        """Return whether the database can be reached now."""
+
+    async def takes_writes(self) -> bool:
+        """Return whether the database can be written to now, with some room left; by default, whether it answers."""
+        return await self.answers()
+
+
+def needed_retention(*, stream: float, archive: float = 0.0) -> float:
+    """Return how long an inbox must remember events, in seconds, so that none takes effect twice.
+
+    Args:
+        stream: How long the broker keeps events, in seconds.
+        archive: How long publishers keep events to refill a broker that has lost them, in seconds.
+    """
+    return max(stream, archive) + _DAY

@@ -1,0 +1,490 @@
+"""Processing: settles one delivery: it is acknowledged, put back for another attempt, or parked."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mediator.blocks import asynccontextmanager
+from mediator.distributed import failpoints
+from mediator.distributed.backoff import Backoff
+from mediator.distributed.cloudevents import CloudEvent, incoming
+from mediator.distributed.events import DistributedEvent, split_wire_type
+from mediator.distributed.inbox.handling import Handling, HandlingParts
+from mediator.distributed.inbox.identity import EventIdentity, identity_of, key_of, parked_delivery
+from mediator.distributed.inbox.outage import DatabaseOutage, is_backlog, is_outage, is_unwritable
+from mediator.distributed.inbox.port import Admission, Inbox, Start
+from mediator.distributed.inbox.retries import RetrySchedule
+from mediator.distributed.inbox.shared_lock import Guard, SharedLock
+from mediator.distributed.inbox.subscription import Delivery
+from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
+from mediator.distributed.shield import finish, is_own_cancellation
+from mediator.distributed.unit_of_work import UnitOfWork
+from mediator.errors import EventNotDecodableError
+from mediator.logger import Logger, RateLimitedLogger
+from mediator.printable import shown, shown_error, text_of, traceback_of
+from mediator.transactions import Outcome
+
+_TAKE_BACK_SECONDS = 0.9
+"""How long a stopping consumer waits for the database to take a start back, in seconds."""
+_ALONE_SECONDS = 10.0
+"""How long a suspect is alone at most, in seconds, unless it is its last start.
+
+An event that kills its process has mostly done so by then.
+"""
+
+
+class Attempt:
+    """Counts one start of an event that was delivered before; a first delivery costs no transaction.
+
+    An event is a suspect when its last start left no trace of how it ended: the process may have died of it, or of an
+    event that ran beside it. So a suspect is started alone, and counted only once it is alone: if the process dies
+    then, no other event can be the cause.
+
+    Attributes:
+        guard: Its place in the shared lock of this process, to be released when the delivery is settled.
+        start: The counted start; `None` before it is counted.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        identity: EventIdentity,
+        lock: SharedLock,
+        stopping: asyncio.Event,
+        limit: int,
+        *,
+        log: Logger,
+    ) -> None:
+        self._log = log
+        self.guard: Guard = Guard(lock, stopping)
+        self.start: Start | None = None
+        self._inbox = inbox
+        self._row = (identity.consumer, identity.source, identity.event_id)
+        self._limit = limit
+
+    @property
+    def number(self) -> int:
+        """The number of this start, from 1; 0 before it is counted."""
+        return self.start.attempt if self.start is not None else 0
+
+    async def begin(self, *, first: bool) -> Start | None:
+        """Wait for the guard, count the start once, and return it; `None` when the consumer is stopped before.
+
+        Args:
+            first: The event was never delivered before.
+        """
+        if self.start is not None:
+            return self.start if await self.guard.reacquire(self.number) else None
+        if await self.guard.shared():
+            self.start = Start(1) if first else await self._counted()
+        return self.start
+
+    @asynccontextmanager
+    async def joined(self) -> AsyncGenerator[None, None]:
+        """Let others join a suspect that is handled in the body, once it has lived for `_ALONE_SECONDS`.
+
+        Before they join, its start is recorded as ended. In its last start a suspect stays alone: if its process dies
+        then, the suspect is known to be the cause.
+        """
+        if not self.guard.is_exclusive or self.number >= self._limit:
+            yield
+            return
+        joining = asyncio.get_running_loop().create_task(self._let_others_join())
+        try:
+            yield
+        finally:
+            joining.cancel()
+            await asyncio.wait((joining,))
+
+    async def _let_others_join(self) -> None:
+        await asyncio.sleep(_ALONE_SECONDS)
+        try:
+            await self._inbox.end(*self._row, self.number)
+        except Exception as error:  # the others wait until it has ended
+            self._log.warning("a suspect stays alone", event_id=self._row[2], error=type(error).__name__)
+        else:
+            self.guard.downgrade()
+
+    async def _counted(self) -> Start | None:
+        start = await self._count()
+        if not start.suspect:
+            return start
+        return await self._count() if await self.guard.exclusive(start.attempt) else None
+
+    async def _count(self) -> Start:
+        start = await self._inbox.start(*self._row, self._limit, alone=self.guard.is_exclusive)
+        if not start.suspect:
+            await failpoints.reach("consumer.after_count")
+        return start
+
+    async def end(self) -> None:
+        """Record that the handlers failed, so that the event is no suspect when it is redelivered."""
+        if self._has_begun():
+            await self._inbox.end(*self._row, self.number)
+            await failpoints.reach("consumer.after_failure")
+
+    async def take_back(self) -> None:
+        """Do not count the start, if the database confirms that in time."""
+        if self._has_begun():
+            done = await finish(self._inbox.take_back(*self._row), _TAKE_BACK_SECONDS)
+            if done.failure is not None or not done.task.done():
+                self._log.warning("attempt counted", event_id=self._row[2], error=shown_error(done.failure))
+            await failpoints.reach("consumer.after_take_back")
+
+    def _has_begun(self) -> bool:
+        return self.start is not None and not self.start.taken and not self.start.exhausted
+
+
+_OF_STRANGERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
+"""Reasons that anybody who may publish can cause at will, so the log lines are rate-limited.
+
+Each such event is found among the parked ones.
+"""
+
+_WITHOUT_LIMIT = 2**31 - 2
+_LOSSES = 3
+"""How often the handlers of one event may lose the connection, while the database answers, until that is a failure."""
+_FULL_LOSSES = 10
+"""How often a database with some room left may have too little of it for one event, until that is a failure.
+
+These losses take half a minute.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingParts:
+    """The objects that all processings of one consumer share.
+
+    Attributes:
+        group: The consumer's name in the inbox.
+        classes: The event class of each wire type that is handled.
+        ordered: Whether later events of a key wait for earlier ones.
+        handling: The objects that its handlings share.
+        lock: Decides which handlers of this process may run now.
+        inbox: Records the events that took effect.
+        parking: Keeps parked events; without it events are tried for ever.
+        retries: How often and when failed events are tried again.
+        fatal_errors: Errors that no further attempt would change.
+        unknown_type_grace: How long after it was stored an event of an unknown type may wait for a handler, in seconds.
+        outage: Waits for the database.
+        rng: For the jitter of pauses.
+        now: The time in seconds since the epoch.
+        log: Logs how deliveries end.
+        limited_log: The same log, rate-limited, for events that nothing here can handle and any publisher may cause.
+    """
+
+    group: str
+    classes: Mapping[str, type[DistributedEvent]]
+    ordered: bool
+    handling: HandlingParts
+    lock: SharedLock
+    inbox: Inbox
+    parking: Parking | None
+    retries: RetrySchedule
+    fatal_errors: tuple[type[Exception], ...]
+    unknown_type_grace: float
+    outage: DatabaseOutage
+    rng: random.Random
+    now: Callable[[], float]
+    log: Logger
+    limited_log: RateLimitedLogger
+
+
+class _DatabaseAwayError(Exception):
+    """Carries the error that showed an outage, from the handlers to the code that waits for the database."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+Settlement = Callable[[], Awaitable[None]]
+
+
+class Processing:
+    """Settles one delivery.
+
+    Args:
+        parts: The objects that all processings of the consumer share.
+        delivery: The delivery.
+        stopping: Set when the consumer is told to stop.
+    """
+
+    def __init__(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
+        self._parts = parts
+        self._delivery = delivery
+        self._stopping = stopping
+        self._identity: EventIdentity = identity_of(parts.group, delivery)
+        limit = parts.retries.max_attempts if parts.parking is not None else _WITHOUT_LIMIT
+        self._attempt = Attempt(parts.inbox, self._identity, parts.lock, stopping, limit, log=parts.log)
+        self._decided: Callable[[], Awaitable[Settlement]] | None = None
+        self._losses = 0
+        self._untold: BaseException | None = None
+        self._met_full_outbox = False
+        self._handling: Handling | None = None
+
+    async def settle(self) -> None:
+        """Decide how the delivery ends, waiting through outages of the database, and tell the broker.
+
+        Raises:
+            asyncio.CancelledError: The consumer is stopping; the delivery went back without costing an attempt.
+        """
+        with self._attempt.guard:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        try:
+            ending = await self._through_outages()
+        except (Exception, asyncio.CancelledError) as error:  # settled: it is logged, and the event is redelivered
+            if is_own_cancellation(error):
+                await self._give_up()
+                raise
+            ending = self._put_back(error, self._pause())
+        try:
+            await ending()
+        except Exception as error:  # the broker redelivers it, and then the database decides
+            self._parts.log.warning("delivery not settled", error=shown_error(error), sequence=self._delivery.sequence)
+
+    async def _through_outages(self) -> Settlement:
+        while True:
+            try:
+                return await self._decide()
+            except _DatabaseAwayError as away:
+                error = away.error
+            except Exception as failure:
+                if not await self._is_outage(failure):
+                    raise
+                error = failure
+            self._attempt.guard.release()  # otherwise the outage of one database would hold up the consumers of others
+            self._tell_failure()
+            if not await self._parts.outage.wait_until_over(error, self._stopping, losses=self._losses):
+                return self._give_up
+
+    async def _decide(self) -> Settlement:
+        if self._decided is not None:  # the database went away before the decision was recorded
+            return await self._decided()
+        if await self._is_known_by_its_former_id():
+            return self._delivery.ack
+        envelope = self._delivery.event
+        if envelope is None:
+            wire = shown(self._delivery.unreadable.type) or "unknown"
+            return await self._set_aside(ParkReason.UNDECODABLE, EventNotDecodableError(wire, self._delivery.problem))
+        event_class = self._parts.classes.get(envelope.type)
+        if event_class is None:
+            return await self._unknown_type(envelope)
+        return await self._start(envelope, event_class)
+
+    async def _is_known_by_its_former_id(self) -> bool:
+        """Return whether the event was recorded under the id that it had before version 2 of the tables.
+
+        Only a record that is younger than the stored event counts: before that, another event had this place.
+        """
+        known, delivery = self._identity, self._delivery
+        if known.former_id is None:
+            return False
+        row = (known.consumer, known.source, known.former_id)
+        return await self._parts.inbox.contains(*row, since=delivery.stored_at)
+
+    async def _start(self, envelope: CloudEvent, event_class: type[DistributedEvent]) -> Settlement:
+        start = await self._attempt.begin(first=self._delivery.attempt == 1)
+        if start is None:
+            return self._give_up
+        if start.taken:
+            return self._delivery.ack
+        if start.exhausted:
+            return await self._set_aside(ParkReason.PROCESS_DIED, None)
+        async with self._attempt.joined():
+            return await self._take_in(envelope, event_class, start.attempt)
+
+    async def _unknown_type(self, envelope: CloudEvent) -> Settlement:
+        error = EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
+        left = self._delivery.stored_at.timestamp() + self._parts.unknown_type_grace - self._parts.now()
+        if left <= 0 or not self._is_of_its_subject(envelope.type):
+            return await self._set_aside(ParkReason.UNKNOWN_TYPE, error)
+        pause = min(left, Backoff(1.0, 30.0, self._parts.rng).at(self._delivery.attempt - 1))
+        return self._put_back(error, pause, log=self._parts.limited_log.warning)
+
+    def _is_of_its_subject(self, wire: str) -> bool:
+        """Return whether the type may become known: it is a version of the event type in the delivery's subject."""
+        try:
+            event_type, _ = split_wire_type(wire)
+        except ValueError:
+            return False
+        return f".{event_type}." in self._delivery.subject
+
+    async def _take_in(self, envelope: CloudEvent, event_class: type[DistributedEvent], attempt: int) -> Settlement:
+        handling = self._handling = Handling(self._parts.handling, envelope, event_class, attempt, self._admit)
+        try:
+            admission = await handling.run()
+        except (Exception, asyncio.CancelledError) as error:
+            if is_own_cancellation(error):
+                if handling.outcome is not Outcome.COMMITTED:
+                    raise
+                admission = Admission.NEW  # cancelled after its commit, which was completed
+            else:
+                return await self._failed(error, attempt)
+        self._leave_full_outbox()
+        if admission is Admission.KEY_PARKED:
+            self._log_parked(self._parked(ParkReason.KEY_PARKED, None), None)
+            return self._terminate
+        return self._acknowledge
+
+    async def _admit(self, unit_of_work: UnitOfWork) -> Admission:
+        parts, identity = self._parts, self._identity
+        key = key_of(self._delivery) if parts.ordered else None
+        row = (identity.consumer, identity.source, identity.event_id)
+        admission = await parts.inbox.insert(unit_of_work, *row, key=key)
+        if self._delivery.attempt > 1:  # a redelivery may have counted a start while the first delivery committed
+            await parts.inbox.forget_starts(unit_of_work, *row)
+        if admission is Admission.KEY_PARKED and parts.parking is not None:
+            await parts.parking.append(unit_of_work, self._parked(ParkReason.KEY_PARKED, None))
+            await failpoints.reach("consumer.after_append")
+        return admission
+
+    async def _failed(self, error: BaseException, attempt: int) -> Settlement:
+        if await self._is_outage(error):
+            raise _DatabaseAwayError(error)
+        self._leave_full_outbox()
+        self._untold = error
+        if isinstance(error, EventNotDecodableError):
+            return await self._set_aside(ParkReason.UNDECODABLE, error)
+        if isinstance(error, self._parts.fatal_errors):
+            return await self._set_aside(ParkReason.FATAL_ERROR, error)
+        if attempt >= self._parts.retries.max_attempts:
+            return await self._set_aside(ParkReason.HANDLER_FAILED, error)
+        return await self._try_again(error, self._parts.retries.delay(attempt, self._parts.rng))
+
+    def _leave_full_outbox(self) -> None:
+        """End the wait for room in the outbox: the event found some, or failed in another way this time."""
+        if self._met_full_outbox:
+            self._met_full_outbox = False
+            self._parts.outage.note_outbox_space()
+
+    async def _try_again(self, error: BaseException | None, pause: float) -> Settlement:
+        self._decided = partial(self._try_again, error, pause)
+        try:
+            await self._attempt.end()
+        except Exception as failure:  # then the start counts as one that killed its process
+            await self._refuse_outage(failure)
+            self._parts.log.warning("failure not recorded", **self._of_failure(failure))
+        return self._put_back(error, pause)
+
+    async def _is_outage(self, error: BaseException) -> bool:
+        """Return whether the database, or its outbox, is at fault.
+
+        Handlers that lose the connection each time are at fault themselves.
+        """
+        if is_backlog(error):
+            self._met_full_outbox = True
+            return True
+        if not await self._parts.outage.is_over(error):
+            return True
+        self._losses += is_outage(error)
+        return is_outage(error) and self._losses < (_FULL_LOSSES if is_unwritable(error) else _LOSSES)
+
+    async def _refuse_outage(self, failure: Exception) -> None:
+        if await self._is_outage(failure):
+            raise _DatabaseAwayError(failure) from failure
+
+    def _of_failure(self, failure: Exception) -> dict[str, Any]:
+        """Return the log fields for an error that kept the failure of a handler from being recorded."""
+        return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
+
+    def _tell_failure(self) -> None:
+        """Log the error of the handlers before the wait for the database: the process may end meanwhile."""
+        error, self._untold = self._untold, None
+        if error is not None:
+            self._parts.log.error(
+                "handler failed",
+                error=type(error).__name__,
+                attempt=self._attempt.number,
+                event_id=self._identity.event_id,
+                stack=traceback_of(error),
+            )
+
+    # Parking.
+
+    async def _set_aside(self, reason: ParkReason, error: BaseException | None) -> Settlement:
+        if self._parts.parking is None:
+            return await self._try_again(error, self._pause())
+        return await self._park(self._parked(reason, error), error)
+
+    def _parked(self, reason: ParkReason, error: BaseException | None) -> ParkedEvent:
+        attempts = self._attempt.number
+        text: BaseException | str = "" if error is None else error
+        if reason is ParkReason.KEY_PARKED:
+            attempts, text = 0, "an earlier event of its key is parked"
+        elif reason is ParkReason.PROCESS_DIED:
+            text = "its handlers were started that often; in the last one the process ended, with nothing else being handled"
+        return parked_delivery(self._parts.group, self._delivery, reason, text, attempts=attempts)
+
+    async def _park(self, event: ParkedEvent, error: BaseException | None) -> Settlement:
+        self._decided = partial(self._park, event, error)
+        if self._parts.parking is not None:
+            await failpoints.reach("consumer.before_park")
+            try:
+                parked = await self._parts.parking.park(event)
+            except Exception as failure:  # it is redelivered, and the failure of its handlers is recorded
+                await self._refuse_outage(failure)
+                self._parts.log.warning("event not parked", **self._of_failure(failure))
+                return await self._try_again(error or failure, self._pause())
+            if parked:
+                self._log_parked(event, error)
+            await failpoints.reach("consumer.after_park")
+        return self._terminate
+
+    def _log_parked(self, event: ParkedEvent, error: BaseException | None) -> None:
+        follows = event.reason == ParkReason.KEY_PARKED
+        log = self._parts.limited_log if event.reason in _OF_STRANGERS else self._parts.log
+        (log.warning if follows else log.error)(
+            "event parked",
+            **event.log_fields(),
+            error=type(error).__name__ if error is not None else None,
+            subject=event.subject,
+            sequence=event.sequence,
+            stack=None if isinstance(error, EventNotDecodableError) else traceback_of(error),
+            **self._flow(),
+        )
+
+    def _flow(self) -> dict[str, str | None]:
+        """Return the log fields that say where the event comes from; the tenant only when somebody vouches for it."""
+        if self._handling is not None:
+            return self._handling.context.log_fields()
+        event = self._delivery.event
+        return {} if event is None else incoming(event)[0].log_fields()
+
+    # Telling the broker.
+
+    async def _acknowledge(self) -> None:
+        await self._delivery.ack()
+        await failpoints.reach("consumer.after_ack")
+
+    async def _terminate(self) -> None:
+        await self._delivery.term("parked")
+        await failpoints.reach("consumer.after_term")
+
+    def _put_back(self, error: BaseException | None, pause: float, log: Callable[..., Any] | None = None) -> Settlement:
+        (log or self._parts.log.error)(
+            "delivery failed",
+            error=type(error).__name__,
+            reason=str(error) if isinstance(error, EventNotDecodableError) else None,
+            attempt=self._attempt.number or self._delivery.attempt,
+            retry_in=round(pause, 3),
+            subject=self._delivery.subject,
+            sequence=self._delivery.sequence,
+            event_id=self._identity.event_id,
+            stack=None if isinstance(error, EventNotDecodableError) else traceback_of(error),
+            **self._flow(),
+        )
+        return lambda: self._delivery.nak(pause)
+
+    def _pause(self) -> float:
+        return self._parts.retries.delay(self._delivery.attempt, self._parts.rng)
+
+    async def _give_up(self) -> None:
+        """Hand the delivery back at once, for another process; its start does not count."""
+        await self._attempt.take_back()
+        await self._delivery.nak(0)

@@ -1,0 +1,193 @@
+"""SharedLock: lets handlers of a process run beside each other, and a suspect run alone."""
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+from types import TracebackType
+from typing import Self
+from weakref import WeakKeyDictionary
+
+PATIENCE = 5.0
+"""Seconds that newcomers wait while a suspect waits for others. Then newcomers run for as long, and so on."""
+
+
+class SharedLock:
+    """A fair shared/exclusive lock. An event whose process died, a suspect, takes it exclusively.
+
+    A suspect waits for the running handlers and holds up newcomers. When it has ended, all waiting newcomers run before
+    the next suspect. Among the waiting suspects, the one with the fewest starts comes first: innocent events take
+    effect before the deadly one ends the process again.
+
+    A handler that never ends would hold up suspects and newcomers. So newcomers wait for suspects at most `patience`
+    seconds, and then run for as many seconds although suspects wait.
+
+    Args:
+        patience: How long newcomers wait for waiting suspects, in seconds.
+    """
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
+        self._newcomers_pass = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._running = 0
+        self._exclusive = False
+        self._shared_waiters: list[asyncio.Future[None]] = []
+        self._exclusive_waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = itertools.count()
+
+    def request_shared(self) -> asyncio.Future[None]:
+        """Ask to run beside others. The future is done at once when nobody is alone or waits to be."""
+        granted = asyncio.get_running_loop().create_future()
+        self._shared_waiters.append(granted)
+        if not self._exclusive_waiters or self._newcomers_pass:
+            self._admit()
+        return granted
+
+    def request_exclusive(self, starts: int) -> asyncio.Future[None]:
+        """Ask to run alone, after suspects with fewer starts."""
+        granted = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._exclusive_waiters, (starts, next(self._arrivals), granted))
+        self._admit_exclusive()
+        return granted
+
+    def cancel(self, granted: asyncio.Future[None]) -> None:
+        """Take back a request that was not granted yet."""
+        self._shared_waiters = [each for each in self._shared_waiters if each is not granted]
+        self._exclusive_waiters = [each for each in self._exclusive_waiters if each[2] is not granted]
+        heapq.heapify(self._exclusive_waiters)
+        if not self._exclusive_waiters:
+            self._admit()
+        self._update_timer()
+
+    def downgrade(self) -> None:
+        """Let the suspect that is alone go on beside others, who may join at once."""
+        self._exclusive = False
+        self._running += 1
+        self._admit()
+        self._update_timer()
+
+    def release(self, *, alone: bool) -> None:
+        """Release a place that was granted."""
+        if alone:
+            self._exclusive = False
+            self._admit()
+        else:
+            self._running -= 1
+        self._admit_exclusive()
+
+    def _admit(self) -> None:
+        if not self._exclusive:
+            self._running += len(self._shared_waiters)
+            for granted in self._shared_waiters:
+                granted.set_result(None)
+            self._shared_waiters = []
+
+    def _admit_exclusive(self) -> None:
+        if self._exclusive_waiters and not self._running and not self._exclusive:
+            self._exclusive = True
+            heapq.heappop(self._exclusive_waiters)[2].set_result(None)
+        self._update_timer()
+
+    def _update_timer(self) -> None:
+        """Run a timer while suspects wait for running handlers; stop it otherwise."""
+        if not self._exclusive_waiters or self._exclusive:
+            self._newcomers_pass = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._patience, self._on_timer, context=contextvars.Context())
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._newcomers_pass = not self._newcomers_pass
+        if self._newcomers_pass:
+            self._admit()
+        self._update_timer()
+
+
+class Guard:
+    """One participant of a shared lock. Leaving its `with` block releases what it holds.
+
+    Args:
+        lock: The shared lock.
+        stopping: Once it is set, the guard stops waiting.
+    """
+
+    def __init__(self, lock: SharedLock, stopping: asyncio.Event) -> None:
+        self._lock = lock
+        self._stopping = stopping
+        self._holds = False
+        self.is_exclusive: bool = False
+
+    def __enter__(self) -> Self:
+        """Return the guard, which holds nothing yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release what the guard holds."""
+        self._release()
+
+    async def shared(self) -> bool:
+        """Wait until it may run beside others, unless it may run already; return false when stopping."""
+        return self._holds or await self._wait(self._lock.request_shared())
+
+    async def exclusive(self, starts: int) -> bool:
+        """Release what it holds, and wait until it may run alone; return false when stopping."""
+        self._release()
+        self.is_exclusive = True
+        return await self._wait(self._lock.request_exclusive(starts))
+
+    def downgrade(self) -> None:
+        """Stop being alone: others may run beside it from now on."""
+        if self._holds and self.is_exclusive:
+            self.is_exclusive = False
+            self._lock.downgrade()
+
+    def release(self) -> None:
+        """Release the lock while it only waits, until `reacquire`."""
+        if self._holds:
+            self._holds = False
+            self._lock.release(alone=self.is_exclusive)
+
+    async def reacquire(self, starts: int) -> bool:
+        """Wait until it may run as before `release`; return false when stopping."""
+        if self._holds:
+            return True
+        return await (self.exclusive(starts) if self.is_exclusive else self.shared())
+
+    async def _wait(self, granted: asyncio.Future[None]) -> bool:
+        if granted.done():
+            self._holds = True
+            return True
+        stop = asyncio.get_running_loop().create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((granted, stop), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._holds = granted.done()  # also when cancelled at this moment: it is released like any other
+            if not self._holds:
+                self._lock.cancel(granted)
+            stop.cancel()
+            await asyncio.wait((stop,))
+        return self._holds
+
+    def _release(self) -> None:
+        held, self._holds = self._holds, False
+        if held:
+            self._lock.release(alone=self.is_exclusive)
+        self.is_exclusive = False
+
+
+_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedLock] = WeakKeyDictionary()
+
+
+def shared_lock_here() -> SharedLock:
+    """Return the lock of all consumers on the running event loop.
+
+    They share it because they would die together. Event loops in other threads have locks of their own.
+    """
+    return _locks.setdefault(asyncio.get_running_loop(), SharedLock())

@@ -1,0 +1,133 @@
+"""RequestChannel: the port that carries requests to another application, and its replies back."""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from mediator.distributed.callers import Caller
+from mediator.distributed.requests.port import RequestCodec
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCall:
+    """A request to another application.
+
+    Attributes:
+        name: The name under which the request is exposed.
+        data: The encoded request, in bytes.
+        timeout: How long its sender waits, in seconds, counted from when it was sent.
+        headers: Ids of the flow, tenant and credentials, names in lower case. The `repr` leaves them out, because they
+            may hold secrets.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+    timeout: float
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+class ReplyStatus(enum.Enum):
+    """How a remote request ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    """Its handler failed, and was rolled back."""
+    REFUSED = "refused"
+    """It was not handled."""
+    BUSY = "busy"
+    """It was not handled, and may be sent again."""
+    UNREADABLE = "unreadable"
+    """It was handled, but its response cannot be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteReply:
+    """The reply to a request.
+
+    Attributes:
+        status: How the request ended.
+        data: The encoded response, in bytes, when the status is `OK`.
+        reason: For any other status, why the request failed, as far as the caller may know it.
+        error: The name of the error's class, when the other application shows it.
+        reference: The id under which the other application has logged the error.
+    """
+
+    status: ReplyStatus
+    data: bytes = field(default=b"", repr=False)
+    reason: str = ""
+    error: str = ""
+    reference: str = ""
+
+
+class IncomingCall(ABC):
+    """A request that waits for its reply.
+
+    Attributes:
+        call: The request.
+    """
+
+    call: RemoteCall
+
+    @property
+    @abstractmethod
+    def waited(self) -> float:
+        """How long the request has been waiting here, in seconds."""
+
+    @abstractmethod
+    async def reply(self, reply: RemoteReply, /) -> None:
+        """Send the reply, once. Never raises when the broker is away: the sender's time will run out.
+
+        Raises:
+            ValueError: The reply is too large and was not sent; another one may be sent.
+        """
+
+
+class IncomingCalls(ABC):
+    """The incoming requests of a running service."""
+
+    @abstractmethod
+    async def next(self) -> IncomingCall:
+        """Wait for the next request and return it, through outages of the broker. Cancelling loses nothing."""
+
+
+class RequestChannel(ABC):
+    """Carries requests, at most once: nothing is stored, and nothing is sent again.
+
+    Attributes:
+        codec: Encodes and decodes requests and responses.
+        place: Where the other applications are, without secrets, for errors and logs.
+    """
+
+    codec: RequestCodec
+    place: str
+
+    @abstractmethod
+    async def call(self, call: RemoteCall, /) -> RemoteReply:
+        """Send a request and return its reply, after at most `call.timeout` seconds.
+
+        Raises:
+            PublisherUnavailableError: The request was not sent: there is no connection, or nobody answers to its name.
+            TimeoutError: No reply came; whether the request was handled is not known.
+            ValueError: The request cannot be sent, because it is too large.
+        """
+
+    @abstractmethod
+    def serve(self, names: Collection[str], /, *, waiting: int) -> AbstractAsyncContextManager[IncomingCalls]:
+        """Receive requests of these names, shared among all processes of this application that serve them.
+
+        At most `waiting` requests wait here; further ones get the reply `BUSY` at once. Leaving the context stops
+        receiving, and replies `BUSY` to the requests that wait.
+        """
+
+
+Authenticator = Callable[[RemoteCall], Awaitable[Caller | None]]
+
+
+async def trust_broker(_call: RemoteCall, /) -> None:
+    """Let every caller in, without an identity. Only the permissions of the broker decide who can call.
+
+    This is an authenticator. No principal, tenant or header is believed. So nothing is cached for such a caller, and a
+    command with an idempotency key is refused.
+    """

@@ -1,0 +1,110 @@
+"""FairQueue: shares workers among several kinds of work, so that no kind alone takes every worker."""
+
+import asyncio
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_KEPT_FREE = 8
+"""One place in this many, and at least one, is kept free for kinds of which nothing runs."""
+
+
+class FairQueue(Generic[T]):
+    """Gives out work in the order of its arrival, but keeps places free for kinds of which nothing runs.
+
+    When the handlers of one kind hang, they take all places except the free ones, and each other kind still gets a
+    place at once. With a single place, none can be kept free.
+
+    Args:
+        kinds: The kinds for which places are kept free; others may come.
+        places: How many pieces of work run at a time.
+    """
+
+    def __init__(self, kinds: Collection[str], places: int) -> None:
+        self._places = places
+        self._kinds = frozenset(kinds)
+        self._waiting: dict[str, deque[tuple[int, T]]] = {kind: deque() for kind in kinds}
+        self._running: Counter[str] = Counter()
+        self._moved: dict[str, float] = {}
+        self._numbers = itertools.count()
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over all waiting work."""
+        return (item for line in self._waiting.values() for _, item in line)
+
+    def put(self, kind: str, item: T) -> None:
+        """Add work of a kind."""
+        line = self._waiting.setdefault(kind, deque())
+        if not line and not self._running[kind]:
+            self._moved[kind] = asyncio.get_running_loop().time()  # it waits from now on
+        line.append((next(self._numbers), item))
+        self._changed.set()
+
+    async def take(self) -> tuple[str, T]:
+        """Wait for the next work that may begin, and return it with its kind; `done` ends it."""
+        while (kind := self._next()) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        self._running[kind] += 1
+        self._moved[kind] = asyncio.get_running_loop().time()
+        return kind, self._waiting[kind].popleft()[1]
+
+    def done(self, kind: str) -> None:
+        """Record that work of a kind has ended."""
+        self._running[kind] -= 1
+        self._moved[kind] = asyncio.get_running_loop().time()
+        self._changed.set()
+
+    def stuck(self, seconds: float) -> list[str]:
+        """Return the kinds that wait for a place, and of which no work began or ended for `seconds`."""
+        before = asyncio.get_running_loop().time() - seconds
+        waiting = [kind for kind, line in self._waiting.items() if line and not self._may_begin(kind)]
+        return [kind for kind in waiting if self._moved[kind] <= before]
+
+    def remove_newest(self, kind: str, longest: int, may_go: Callable[[T], bool]) -> T | None:
+        """Remove and return the newest work of a kind that may go.
+
+        Return `None` when none may go, or when no more than `longest` pieces of it wait.
+        """
+        line = self._waiting[kind]
+        found = next((entry for entry in reversed(line) if may_go(entry[1])), None) if len(line) > longest else None
+        if found is None:
+            return None
+        line.remove(found)
+        return found[1]
+
+    def drop_newest(self, kind: str) -> T | None:
+        """Remove and return the newest work of the kind with the most waiting; `None` when as much of `kind` waits."""
+        longest = max(self._waiting, key=lambda each: len(self._waiting[each]))
+        if len(self._waiting[longest]) <= len(self._waiting[kind]):
+            return None
+        return self._waiting[longest].pop()[1]
+
+    def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Remove and return all waiting work that is unwanted."""
+        dropped = [item for item in self if unwanted(item)]
+        for kind, line in self._waiting.items():
+            self._waiting[kind] = deque((number, item) for number, item in line if not unwanted(item))
+        return dropped
+
+    def clear(self) -> list[T]:
+        """Remove and return all waiting work."""
+        return self.drop(lambda _: True)
+
+    def _next(self) -> str | None:
+        ready = [(line[0][0], kind) for kind, line in self._waiting.items() if line and self._may_begin(kind)]
+        return min(ready)[1] if ready else None
+
+    def _may_begin(self, kind: str) -> bool:
+        free = self._places - self._running.total()
+        if not self._running[kind]:
+            return free > 0
+        idle = sum(not self._running[other] for other in self._kinds)
+        return free > min(idle, max(1, self._places // _KEPT_FREE))

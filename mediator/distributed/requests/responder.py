@@ -1,0 +1,319 @@
+"""RequestResponder: handles the requests that this application exposes to others."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mediator.context import IdFactory, MessageContext, Unverified, new_id, problem_of
+from mediator.distributed import failpoints
+from mediator.distributed.callers import Caller, vouched, vouched_context
+from mediator.distributed.cloudevents import CAUSATION, CORRELATION, TENANT
+from mediator.distributed.requests.channel import (
+    Authenticator,
+    IncomingCall,
+    IncomingCalls,
+    RemoteCall,
+    RemoteReply,
+    ReplyStatus,
+    RequestChannel,
+)
+from mediator.distributed.requests.fair_queue import FairQueue
+from mediator.distributed.requests.port import RequestContract, contract_of, encoded_response
+from mediator.distributed.requests.sender import MESSAGE_ID
+from mediator.distributed.shield import drain, is_own_cancellation
+from mediator.errors import (
+    CommitOutcomeUnknownError,
+    CommittedError,
+    MediatorError,
+    NotAuthorizedError,
+    SettingError,
+    misuse,
+)
+from mediator.logger import Logger, RateLimitedLogger
+from mediator.mediator import Mediator
+from mediator.messages import Request
+from mediator.printable import text_of, traceback_of
+from mediator.settings import check_counts, check_positive
+
+_FLOW = frozenset({MESSAGE_ID, CORRELATION, CAUSATION, TENANT})
+_REPLY_SECONDS = 5.0
+
+
+class RequestResponder:
+    """Answers the requests of other applications, each in a scope, pipeline and unit of work of its own.
+
+    Other applications send them with a `RemoteSender`. They can send only the request classes given here, by the names
+    that these declare. An error of a handler is logged here and not sent: the caller gets the id under which it is
+    logged. Only an error in `shown_errors` is sent with its class and text.
+
+    Args:
+        channel: The channel that the requests come from.
+        mediator: Its handlers and behaviors handle the requests.
+        exposes: The request classes that other applications may send.
+        authenticate: Says for whom a request is handled, from the headers in `call.headers`. It returns the `Caller`
+            that it vouches for, whose principal, tenant and headers go into the message context. Anything else that the
+            sender states is in `context.unverified`. It raises `NotAuthorizedError` for a request that must not be
+            handled. `trust_broker` lets every request in, without an identity; an `AuthorizationBehavior` in the
+            pipeline works as it does for any message.
+        shown_errors: Exceptions whose class and text the caller may see.
+        concurrency: How many requests are handled at a time. One in eight of these places, and at least one, is kept
+            free for names of which nothing is handled, so that no name alone takes all of them.
+        waiting: How many requests may wait for a place. When there are more, requests of the name with the most waiting
+            requests are turned away as busy.
+        handler_timeout: How long one request may take, in seconds, however long its sender would wait. Authentication
+            counts, too. Then the request is cancelled, and its sender is told that it failed.
+        drain_timeout: How long running requests may take to end when the responder is stopped, in seconds.
+        ids: Makes the ids of requests that come without one.
+
+    Raises:
+        DeclarationError: A class declares no valid name, has a type that cannot be encoded, or has no handler.
+        SettingError: A number is out of range, or there is no class to expose.
+    """
+
+    def __init__(
+        self,
+        channel: RequestChannel,
+        mediator: Mediator,
+        *,
+        exposes: Sequence[type[Request[Any]]],
+        authenticate: Authenticator,
+        shown_errors: tuple[type[Exception], ...] = (),
+        concurrency: int = 16,
+        waiting: int = 256,
+        handler_timeout: float = 300.0,
+        drain_timeout: float = 25.0,
+        ids: IdFactory = new_id,
+    ) -> None:
+        check_counts(concurrency=concurrency, waiting=waiting)
+        check_positive(handler_timeout=handler_timeout, drain_timeout=drain_timeout)
+        self._channel = channel
+        self._mediator = mediator
+        self._contracts = _by_name(exposes, channel, mediator)
+        self._authenticate = authenticate
+        self._shown = shown_errors
+        self._concurrency = concurrency
+        self._waiting = waiting
+        self._handler_timeout = handler_timeout
+        self._drain_timeout = drain_timeout
+        self._ids = ids
+        self._log: Logger = Logger(worker="responder")
+        self._limited_log = RateLimitedLogger(self._log)
+
+    async def run(self) -> None:
+        """Answer requests until cancelled. Running requests then have `drain_timeout` seconds to end."""
+        self._log.info("responder started", requests=sorted(self._contracts))
+        try:
+            queue = FairQueue[IncomingCall](self._contracts, self._concurrency)
+            async with self._channel.serve(self._contracts, waiting=self._waiting) as calls:
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._receive(calls, queue))
+                        for _ in range(self._concurrency):
+                            group.create_task(self._work(queue))
+                finally:
+                    for incoming in queue.clear():
+                        await self._reject(incoming, "it is stopping")
+        finally:
+            self._log.info("responder stopped")
+
+    async def _receive(self, calls: IncomingCalls, queue: FairQueue[IncomingCall]) -> None:
+        """Queue requests by their names, so that requests of one name do not block the others."""
+        while True:
+            incoming = await calls.next()
+            if len(queue) >= self._waiting:
+                for given_up in queue.drop(_is_given_up):
+                    self._say_given_up(given_up)
+            if len(queue) < self._waiting:
+                queue.put(incoming.call.name, incoming)
+                continue
+            other = queue.drop_newest(incoming.call.name)
+            if other is not None:
+                queue.put(incoming.call.name, incoming)
+            await self._reject(other or incoming, "too many requests wait there")
+
+    async def _reject(self, incoming: IncomingCall, reason: str) -> None:
+        self._limited_log.warning("request turned away", request=incoming.call.name, reason=reason)
+        await self._reply(incoming, RemoteReply(ReplyStatus.BUSY, reason=reason))
+
+    def _say_given_up(self, incoming: IncomingCall) -> None:
+        self._limited_log.warning("request given up", request=incoming.call.name, waited=round(incoming.waited, 3))
+
+    async def _work(self, queue: FairQueue[IncomingCall]) -> None:
+        while True:
+            name, incoming = await queue.take()
+            try:
+                await drain(self._answer(incoming), self._drain_timeout)
+            except asyncio.CancelledError as error:
+                if is_own_cancellation(error):
+                    raise
+                self._log.error("handler cancelled its own task", request=incoming.call.name)  # no reply is sent
+            finally:
+                queue.done(name)
+
+    async def _answer(self, incoming: IncomingCall) -> None:
+        if _is_given_up(incoming):
+            self._say_given_up(incoming)
+            return
+        said = incoming.call.headers.get(MESSAGE_ID, "")
+        message_id = self._ids() if not said or problem_of(said) else said
+        reply = await self._handled(incoming.call, message_id, self._until(incoming))
+        if reply is None:
+            return
+
+        def shorter(error: ValueError) -> RemoteReply:
+            if reply.status is ReplyStatus.OK:
+                return self._unreadable(incoming.call, message_id, error, str(error))
+            return RemoteReply(reply.status, reference=message_id)
+
+        await self._reply(incoming, reply, shorter)
+
+    async def _reply(
+        self,
+        incoming: IncomingCall,
+        reply: RemoteReply,
+        shorter: Callable[[ValueError], RemoteReply] | None = None,
+    ) -> None:
+        """Send a reply, in bounded time. Replace it by a shorter one when it is too large."""
+        try:
+            async with asyncio.timeout(_REPLY_SECONDS):
+                try:
+                    await failpoints.reach("responder.before_reply")
+                    await incoming.reply(reply)
+                    await failpoints.reach("responder.after_reply")
+                except ValueError as error:
+                    if shorter is None:
+                        raise
+                    await incoming.reply(shorter(error))
+        except (Exception, asyncio.CancelledError) as error:  # settled: the sender's own timeout ends its wait
+            if is_own_cancellation(error):
+                raise
+            self._limited_log.warning("answer not sent", request=incoming.call.name, error=type(error).__name__)
+
+    def _until(self, incoming: IncomingCall) -> float:
+        """Return the loop time until which the sender waits, at most `handler_timeout` from now."""
+        seconds = min(incoming.call.timeout - incoming.waited, self._handler_timeout)
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _handled(self, call: RemoteCall, message_id: str, until: float) -> RemoteReply | None:
+        """Return the reply; `None` when nobody knows the outcome.
+
+        A cancellation from inside, while nobody cancels this task, counts as a failure like any other error.
+        """
+        try:
+            async with asyncio.timeout_at(until):
+                caller = await vouched(self._authenticate, call, call.name)
+        except NotAuthorizedError as error:
+            return self._refused(call, message_id, error, cause=error.__cause__)
+        except (Exception, asyncio.CancelledError) as error:  # an authenticator that fails lets nobody through
+            if is_own_cancellation(error):
+                raise
+            return self._refused(call, message_id, NotAuthorizedError(call.name, None), cause=error)
+        try:
+            context = self._context(call, message_id, caller)
+            request = self._channel.codec.decode(call.data, self._contracts[call.name].request_class)
+        except ValueError as error:
+            return self._refused(call, message_id, error)
+        except Exception as error:  # a type of the application may raise anything while it is decoded
+            return self._refused(call, message_id, NotAuthorizedError(call.name, None), cause=error)
+        return await self._told(call, request, context, until)
+
+    async def _told(
+        self, call: RemoteCall, request: Request[Any], context: MessageContext, until: float
+    ) -> RemoteReply | None:
+        """Send the request to its handler, and return the reply to its outcome."""
+        message_id = context.message_id
+        try:
+            async with asyncio.timeout_at(until):
+                response = await self._mediator.send(request, context=context)
+        except NotAuthorizedError as error:
+            return self._refused(call, message_id, error)
+        except (Exception, asyncio.CancelledError) as error:  # settled: logged here; the caller gets the log id
+            if is_own_cancellation(error):
+                raise
+            outcome = _outcome(error)
+            if isinstance(outcome, CommitOutcomeUnknownError):
+                # No reply: the caller's timeout tells it that nobody knows the outcome.
+                self._failed(call, message_id, error)
+                return None
+            if not isinstance(outcome, CommittedError):
+                return self._failed(call, message_id, error)
+            self._log_committed(error, context)
+            if outcome.message is not None and outcome.message is not request:  # only a part of it committed
+                return RemoteReply(ReplyStatus.UNREADABLE, reason="it has none", reference=message_id)
+            response = outcome.response
+        try:
+            contract = self._contracts[call.name]
+            return RemoteReply(ReplyStatus.OK, encoded_response(self._channel.codec, response, contract.response))
+        except Exception as error:  # its effects are committed: after `FAILED` it would be sent again
+            return self._unreadable(call, message_id, error, "it cannot be encoded there")
+
+    def _log_committed(self, error: BaseException, context: MessageContext) -> None:
+        """Log an error after the commit. The caller learns that the request took effect, so as not to send it again."""
+        kind, stack = type(error).__name__, traceback_of(error)
+        self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
+
+    def _context(self, call: RemoteCall, message_id: str, caller: Caller | None) -> MessageContext:
+        said = {name: value for name, value in call.headers.items() if name not in _FLOW}
+        context = MessageContext(
+            call.headers.get(MESSAGE_ID) or message_id,
+            call.headers.get(CORRELATION, message_id),
+            call.headers.get(CAUSATION),
+            vouched_by=None,
+            unverified=Unverified(call.headers.get(TENANT), said),
+        )
+        return vouched_context(context, caller, self._authenticate)
+
+    def _refused(
+        self, call: RemoteCall, message_id: str, error: Exception, *, cause: BaseException | None = None
+    ) -> RemoteReply:
+        kind = type(cause or error).__name__
+        is_logged = self._limited_log.warning(
+            "request refused", request=call.name, error=kind, message_id=message_id, stack=traceback_of(cause)
+        )
+        reason = (error.reason or "not authorized") if isinstance(error, NotAuthorizedError) else str(error)
+        return RemoteReply(ReplyStatus.REFUSED, reason=reason, reference=message_id if is_logged else "")
+
+    def _unreadable(self, call: RemoteCall, message_id: str, error: Exception, reason: str) -> RemoteReply:
+        kind = type(error).__name__
+        self._log.error(
+            "response not sent", request=call.name, error=kind, message_id=message_id, stack=traceback_of(error)
+        )
+        return RemoteReply(ReplyStatus.UNREADABLE, reason=reason, reference=message_id)
+
+    def _failed(self, call: RemoteCall, message_id: str, error: BaseException) -> RemoteReply:
+        kind = type(error).__name__
+        self._log.error(
+            "request failed", request=call.name, error=kind, message_id=message_id, stack=traceback_of(error)
+        )
+        if isinstance(error, self._shown):
+            return RemoteReply(ReplyStatus.FAILED, reason=text_of(error), error=kind, reference=message_id)
+        return RemoteReply(ReplyStatus.FAILED, reference=message_id)
+
+
+def _is_given_up(incoming: IncomingCall) -> bool:
+    """Return whether the sender no longer waits for the reply."""
+    return incoming.waited >= incoming.call.timeout
+
+
+def _outcome(error: BaseException) -> BaseException:
+    """Return the error that tells the outcome of the commit: the cause of a timeout or a cancellation, or the error."""
+    cause: BaseException | None = error
+    while isinstance(cause, TimeoutError | asyncio.CancelledError) and not isinstance(cause, MediatorError):
+        cause = cause.__cause__
+    return error if cause is None else cause
+
+
+def _by_name(exposes: Sequence[type[Any]], channel: RequestChannel, mediator: Mediator) -> dict[str, RequestContract]:
+    found: dict[str, RequestContract] = {}
+    for request_class in exposes:
+        contract = contract_of(request_class, channel.codec)
+        if contract.name in found:
+            other = found[contract.name].request_class.__qualname__
+            raise misuse.request_declaration(
+                request_class, f"has the request_type {contract.name!r}, and so has {other}"
+            )
+        mediator.registry.pipeline(request_class)
+        found[contract.name] = contract
+    if not found:
+        raise SettingError("exposes", exposes, "name at least one request class")
+    return found

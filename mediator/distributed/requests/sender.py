@@ -1,0 +1,143 @@
+"""RemoteSender: sends a request to another application and waits for the response."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from mediator.context import Headers, IdFactory, MessageContext, new_id
+from mediator.distributed.cloudevents import CAUSATION, CORRELATION, TENANT
+from mediator.distributed.requests.channel import RemoteCall, RemoteReply, ReplyStatus, RequestChannel
+from mediator.distributed.requests.port import RequestContract, contract_of, encoded_request
+from mediator.errors import (
+    ContextError,
+    PublisherUnavailableError,
+    RemoteFailedError,
+    RemoteRefusedError,
+    RemoteResponseError,
+    RemoteTimeoutError,
+    RemoteUnavailableError,
+)
+from mediator.messages import Request
+from mediator.printable import shown, shown_reason, text_of
+from mediator.scope import current_frame
+from mediator.settings import check_positive
+
+R = TypeVar("R")
+Credentials = Callable[[], Awaitable[Mapping[str, str]]]
+
+MESSAGE_ID = "messageid"
+
+_LONGEST = 3600.0
+"""Longest timeout in seconds: nobody holds a request open for longer."""
+_SHORTEST = 0.001
+
+
+class RemoteSender:
+    """Sends requests that other applications expose: `providers.Singleton(RemoteSender, channel)`.
+
+    The other application handles them in its own pipeline and its own transaction. Sending is not part of a transaction
+    here: a rollback does not undo it, the request is sent at most once, and when no reply comes in time nobody knows
+    whether it was handled. Use a distributed event for anything that must happen.
+
+    Args:
+        channel: Carries the requests to the other applications.
+        timeout: How long to wait for a reply, in seconds, unless a call says otherwise.
+        credentials: Returns the headers by which the other application knows the caller, such as
+            `{"authorization": "Bearer ..."}`; called for each request. The headers are in no log and no error.
+        ids: Makes the ids of requests.
+
+    Raises:
+        SettingError: The timeout is not above 0 and at most an hour.
+    """
+
+    def __init__(
+        self,
+        channel: RequestChannel,
+        *,
+        timeout: float = 5.0,
+        credentials: Credentials | None = None,
+        ids: IdFactory = new_id,
+    ) -> None:
+        self._channel = channel
+        check_positive(timeout=timeout, at_most=_LONGEST)
+        self._timeout = timeout
+        self._credentials = credentials
+        self._ids = ids
+        self._contracts: dict[type, RequestContract] = {}
+
+    async def send(self, request: Request[R], /, *, timeout: float | None = None) -> R:  # noqa: ASYNC109  (it is sent)
+        """Send a request and return the response of the other application's handler.
+
+        Correlation, causation and tenant are sent along. The principal is not, because the other application itself
+        establishes who calls.
+
+        Args:
+            request: A request whose class declares the name under which it is exposed: `request_type: ClassVar[str]`.
+            timeout: How long to wait for this reply, in seconds.
+
+        Raises:
+            DeclarationError: The class has no valid name, or a type that cannot be encoded.
+            RemoteUnavailableError: The request was not sent, or not accepted: nobody answers to this name, all are
+                busy, or the credentials did not come in time.
+            RemoteTimeoutError: No reply came in time; whether the request was handled is not known.
+            RemoteRefusedError: The request cannot be sent, or the other application refused it. It was not handled.
+            RemoteFailedError: The handler in the other application failed.
+            RemoteResponseError: The request was handled, but its response cannot be read.
+        """
+        contract = self._contract(type(request))
+        seconds = self._timeout if timeout is None else timeout
+        check_positive(timeout=seconds, at_most=_LONGEST)
+        call = await self._call(request, contract, seconds)
+        try:
+            reply = await self._channel.call(call)
+        except PublisherUnavailableError as error:
+            raise RemoteUnavailableError(request, self._channel.place, shown_reason(error.reason)) from error
+        except TimeoutError as error:
+            raise RemoteTimeoutError(request, seconds) from error
+        except ValueError as error:
+            raise RemoteRefusedError(request, shown_reason(str(error))) from error
+        response: R = self._response(request, contract, reply)
+        return response
+
+    def _contract(self, request_class: type[Any]) -> RequestContract:
+        known = self._contracts.get(request_class)
+        if known is None:
+            known = self._contracts[request_class] = contract_of(request_class, self._channel.codec)
+        return known
+
+    async def _call(self, request: object, contract: RequestContract, seconds: float) -> RemoteCall:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        try:
+            data = encoded_request(self._channel.codec, request)
+            async with asyncio.timeout_at(deadline):
+                given = Headers(await self._credentials() if self._credentials is not None else None)
+        except (ValueError, ContextError) as error:
+            raise RemoteRefusedError(request, shown_reason(f"it cannot be written: {error}")) from error
+        except TimeoutError as error:
+            raise RemoteUnavailableError(
+                request, self._channel.place, "its credentials did not come in time"
+            ) from error
+        frame = current_frame()
+        context = MessageContext.new(ids=self._ids) if frame is None else frame.context.caused(self._ids())
+        headers = {**given, MESSAGE_ID: context.message_id, CORRELATION: context.correlation_id}
+        if context.causation_id is not None:
+            headers[CAUSATION] = context.causation_id
+        if context.tenant is not None:
+            headers[TENANT] = context.tenant
+        return RemoteCall(contract.name, data, max(deadline - clock(), _SHORTEST), headers)
+
+    def _response(self, request: object, contract: RequestContract, reply: RemoteReply) -> Any:
+        reason, reference = shown_reason(reply.reason), shown(reply.reference)
+        if reply.status is ReplyStatus.BUSY:
+            raise RemoteUnavailableError(request, self._channel.place, reason or "it is busy")
+        if reply.status is ReplyStatus.REFUSED:
+            raise RemoteRefusedError(request, reason, reference)
+        if reply.status is ReplyStatus.FAILED:
+            raise RemoteFailedError(request, shown(reply.error), reason, reference)
+        if reply.status is ReplyStatus.UNREADABLE:
+            raise RemoteResponseError(request, reason, reference)
+        try:
+            return self._channel.codec.decode(reply.data, contract.response)
+        except Exception as error:  # whatever the codec or a type of the application raises: it was handled
+            raise RemoteResponseError(request, shown_reason(text_of(error))) from error

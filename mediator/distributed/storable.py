@@ -1,0 +1,48 @@
+"""Storable: the lengths and conversions that make a text or a time fit into every supported database.
+
+The tables take their column lengths from here, and every value of a foreign envelope passes through a function of this
+file before it is stored. PostgreSQL refuses a text that is too long for its column, a NUL character, and characters
+that UTF-8 cannot encode.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+
+LONGEST_GROUP = 64
+"""Longest name of a consumer group, in characters."""
+LONGEST_EVENT_ID = 64
+"""Longest id of an event of this application, in characters."""
+LONGEST_TEXT = 255
+"""Longest source, type, partition key and foreign event id, in characters; every database can index them."""
+LONGEST_TIME = 40
+"""Longest stored time, in characters."""
+LONGEST_MEDIA_TYPE = 127
+"""Longest media type, in characters."""
+LARGEST_NUMBER = 2**63 - 1
+
+
+def text_or_hash(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Return the text, or a SHA-256 hash of it when it is too long for a column or has unprintable characters."""
+    if len(text) <= longest and text.isprintable():
+        return text
+    return f"sha256:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def is_storable(text: str, longest: int = LONGEST_TEXT) -> bool:
+    """Return whether every database can store the text unchanged in a column of `longest` characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(text) <= longest and "\0" not in text
+
+
+def time_text(time: datetime) -> str:
+    """Return a time as it is stored: ISO 8601 in UTC.
+
+    In another time zone, whose offset may have microseconds, the text could be 42 characters long.
+
+    Raises:
+        OverflowError: The time is outside the years 1 to 9999 in UTC.
+    """
+    return time.astimezone(UTC).isoformat()

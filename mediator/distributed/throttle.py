@@ -1,0 +1,53 @@
+"""Throttle: limits how fast events are republished or replayed, so that their receivers keep up."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from mediator.errors import SettingError
+from mediator.settings import is_seconds
+
+BATCH = 500
+"""Most events that are published at a time."""
+
+
+class Throttle:
+    """Limits how many events pass a second.
+
+    Args:
+        rate: Most events a second; `None` for no limit.
+        clock: Monotonic time in seconds.
+        sleep: Waits for the given number of seconds.
+
+    Raises:
+        SettingError: The rate is not positive.
+    """
+
+    def __init__(
+        self,
+        rate: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        if rate is not None and not is_seconds(rate):
+            raise SettingError("rate", rate, "use a positive number of events a second")
+        self._rate = rate
+        self._clock = clock
+        self._sleep = sleep
+        self._free_at = clock()
+
+    @property
+    def batch(self) -> int:
+        """How many events to publish at a time. A slow rate gets small batches, so that it stays even."""
+        return BATCH if self._rate is None else max(1, min(BATCH, int(self._rate)))
+
+    async def wait(self, events: int) -> None:
+        """Wait until `events` more events may be published."""
+        if self._rate is None:
+            return
+        now = self._clock()
+        pause = self._free_at - now
+        self._free_at = max(self._free_at, now) + events / self._rate
+        if pause > 0:
+            await self._sleep(pause)

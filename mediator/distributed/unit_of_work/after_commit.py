@@ -1,0 +1,184 @@
+"""AfterCommitQueue: the calls that wait for the commit of a transaction; a rollback drops them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mediator.distributed import failpoints
+from mediator.distributed.shield import is_own_cancellation
+from mediator.errors import AfterCommitError, CommittedError
+from mediator.scope import Frame
+from mediator.strategies import is_failure
+
+_LONGEST_CHAIN = 20
+"""How many errors in a chain of causes are examined."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    message: object
+    call: Callable[[], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class AfterCommitQueue:
+    """The calls that wait for a commit, first in, first out."""
+
+    _waiting: list[_Waiting] = field(default_factory=list[_Waiting])
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, message: object, call: Callable[[], Awaitable[Any]]) -> None:
+        """Add a call."""
+        self._waiting.append(_Waiting(message, call))
+
+    def drop(self, mark: int) -> None:
+        """Drop the calls that were added since there were `mark` calls."""
+        del self._waiting[mark:]
+
+    async def run(
+        self,
+        committed: "Committed",
+        response: Any,
+        deliver: Coroutine[Any, Any, None] | None,
+        timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
+        errors: list[BaseException],
+    ) -> None:
+        """Deliver the events of the transaction, if that is done here, and then make every call, whatever fails.
+
+        Args:
+            committed: The transaction.
+            response: The response of its command.
+            deliver: Sends the events; `None` when the outbox has them. It has to bound itself in time.
+            timeout: How long all calls together may take, in seconds.
+            errors: The errors that came before.
+
+        Raises:
+            AfterCommitError: A call failed, there was no time left for it, or several things failed.
+            CommittedError: Only one thing failed, and it was no call: `deliver`, or something before it.
+        """
+        if deliver is not None:
+            try:
+                await deliver
+            except (Exception, asyncio.CancelledError) as error:  # collected: the calls are still made
+                if is_own_cancellation(error):
+                    raise
+                errors.append(error)
+        before = len(errors)
+        failed = await self._call_all(errors, timeout)
+        message = committed.dispatch.message
+        if failed or len(errors) > before or before > 1:
+            raise AfterCommitError(committed.id, response, failed, errors, message=message) from errors[0]
+        for only in errors:
+            if isinstance(only, CommittedError) and only.transaction_id == committed.id:
+                raise only
+            raise CommittedError(committed.id, response, message=message) from only
+
+    async def _call_all(self, errors: list[BaseException], timeout: float) -> Sequence[object]:  # noqa: ASYNC109
+        failed: list[object] = []
+        try:
+            async with asyncio.timeout(timeout):
+                while self._waiting:
+                    await self._call_first(failed, errors)
+        except TimeoutError:
+            errors.append(TimeoutError(f"after_commit_timeout: not done within {timeout:g} s"))
+            failed += [waiting.message for waiting in self._waiting]
+        return failed
+
+    async def _call_first(self, failed: list[object], errors: list[BaseException]) -> None:
+        waiting = self._waiting[0]
+        try:
+            await failpoints.reach("after_commit.before_call")
+            await waiting.call()
+        except asyncio.CancelledError as error:  # raised by the handler, or by the time limit
+            task = asyncio.current_task()
+            own = task is None or task.cancelling() > 0
+            if not own or _has_committed(error, waiting.message):
+                del self._waiting[0]
+                failed += _not_committed(error, waiting.message)
+                errors += _errors_of(error, waiting.message)
+            if own:
+                raise
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            del self._waiting[0]
+            failed += _not_committed(error, waiting.message)
+            errors += _errors_of(error, waiting.message)  # collected: the next calls are still made
+        else:
+            del self._waiting[0]
+        try:
+            await failpoints.reach("after_commit.after_call")
+        except Exception as error:
+            errors.append(error)
+
+
+class Committed(Protocol):
+    """A committed transaction."""
+
+    @property
+    def id(self) -> str:
+        """The id of the transaction."""
+        ...
+
+    @property
+    def dispatch(self) -> Frame:
+        """The dispatch that began the transaction."""
+        ...
+
+
+def _own(error: BaseException, message: object) -> CommittedError | None:
+    """Return the error in a chain of causes that says that the notification committed; `None` without one."""
+    found: CommittedError | None = None
+    each: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if isinstance(each, CommittedError) and each.message is message:
+            if isinstance(each, AfterCommitError):
+                return each
+            found = found or each
+        if each is None:
+            break
+        each = each.__cause__
+    return found
+
+
+def _grouped(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the errors in a group; nothing when the error is no group."""
+    is_group = issubclass(type(error), BaseExceptionGroup)
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ()) if is_group else ()
+    return inner
+
+
+def _has_committed(error: BaseException, message: object) -> bool:
+    """Return whether the error of a notification came after its commit.
+
+    When its handlers commit separately, the errors of all of them have to come after their commits.
+    """
+    if grouped := _grouped(error):
+        return all(_has_committed(each, message) for each in grouped)
+    return _own(error, message) is not None
+
+
+def _not_committed(error: BaseException, message: object) -> list[object]:
+    """Return what to publish again: the notification unless it committed, and its own failed notifications."""
+    itself = [] if _has_committed(error, message) else [message]
+    return [*itself, *_following(error, message)]
+
+
+def _following(error: BaseException, message: object) -> list[object]:
+    if grouped := _grouped(error):
+        return [each for inner in grouped for each in _following(inner, message)]
+    own = _own(error, message)
+    return list(own.notifications) if isinstance(own, AfterCommitError) else []
+
+
+def _errors_of(error: BaseException, message: object) -> list[BaseException]:
+    """Return what failed, without an error that only gathers the others."""
+    own = _own(error, message)
+    if not isinstance(own, AfterCommitError):
+        return [error]
+    raised_in_place = error is not own and not isinstance(error, asyncio.CancelledError)
+    cause = own.__cause__ if all(own.__cause__ is not each for each in own.errors) else None
+    return [*own.errors, *([error] if raised_in_place else []), *([cause] if cause is not None else [])]

@@ -1,0 +1,85 @@
+"""DistributedEventBroker: takes the events that handlers send to other applications after the commit."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from mediator.context import IdFactory, new_id
+from mediator.distributed.events import DistributedEvent, wire_type
+from mediator.distributed.unit_of_work.port import UnitOfWork
+from mediator.distributed.unit_of_work.read_only import lack_of_unit_of_work
+from mediator.distributed.unit_of_work.running import CollectedEvent, UnitOfWorkState
+from mediator.errors import EventNotSerializableError, misuse
+from mediator.scope import current_context
+
+
+def utc_now() -> datetime:
+    """Return the current time in UTC."""
+    return datetime.now(UTC)
+
+
+class DistributedEventBroker:
+    """Collects events for the running transaction. A commit stores them, a rollback drops them.
+
+    Args:
+        unit_of_work: The unit of work of this scope.
+        ids: Makes event ids.
+        clock: Returns the time, timezone-aware.
+    """
+
+    def __init__(
+        self, unit_of_work: UnitOfWork, *, ids: IdFactory = new_id, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.unit_of_work = unit_of_work
+        self._ids = ids
+        self._clock = clock
+
+    @property
+    def pending(self) -> Sequence[DistributedEvent]:
+        """The events that wait for the commit, in the order in which they were added."""
+        return self.unit_of_work.pending_events
+
+    def add(self, event: DistributedEvent, /, *, deliver_at: datetime | None = None) -> str:
+        """Send an event as it is now, once the running transaction has committed, and return its id.
+
+        Events of one partition key arrive in the order in which they were added and committed. A delayed event has no
+        place in that order: it does not wait for earlier events, and later events do not wait for it.
+
+        Args:
+            event: The event.
+            deliver_at: The time before which the event is not published, timezone-aware, by the clock of the database.
+                Until then `outbox.cancel(event_id)` takes the event back. `None` for at once.
+
+        Raises:
+            MisuseError: The object is not a distributed event, or the time is not a timezone-aware datetime.
+            DeclarationError: The class of the event declares no valid type.
+            EventNotSerializableError: The event cannot be encoded, and the transaction can only be rolled back; or its
+                partition key is an empty text, which is neither a key nor `None`.
+            NoUnitOfWorkError: No transaction runs.
+        """
+        check_event(event, deliver_at)
+        event_id = self._ids()
+        if self.unit_of_work.state is UnitOfWorkState.IDLE:
+            raise lack_of_unit_of_work(event)
+        self.unit_of_work.collect(CollectedEvent(event, event_id, self._clock(), current_context(), deliver_at))
+        return event_id
+
+
+def check_event(event: object, deliver_at: object) -> None:
+    """Refuse an event that cannot be added to a broker.
+
+    Raises:
+        MisuseError: The object is not a distributed event, or the time is not a timezone-aware datetime.
+        DeclarationError: The class of the event declares no valid type.
+        EventNotSerializableError: The partition key of the event is an empty text.
+    """
+    if not isinstance(event, DistributedEvent):
+        raise misuse.no_event(event)
+    wire_type(type(event))
+    if event.partition_key == "":
+        raise EventNotSerializableError(event, "its partition_key is empty; an event without order has None")
+    if deliver_at is None:
+        return
+    if not isinstance(deliver_at, datetime):
+        raise misuse.delivery_time(event, f"its time is of type {type(deliver_at).__name__}")
+    if deliver_at.utcoffset() is None:
+        raise misuse.delivery_time(event, "its time has no time zone")

@@ -1,0 +1,104 @@
+"""RecordedEventQueue: publishes the domain events of a transaction before its commit, until none is left."""
+
+import asyncio
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mediator.aggregates import RecordedEvent
+from mediator.errors import misuse
+from mediator.errors.root import name_of
+from mediator.messages import Origin
+
+_STRIDE = 20
+"""After this many events the event loop gets its turn; handlers that never wait would otherwise block a timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    recorded: RecordedEvent
+    cause: "_Waiting | None"
+    depth: int
+
+    def __lt__(self, other: "_Waiting") -> bool:
+        return self.recorded.number < other.recorded.number
+
+    def path(self) -> list[object]:
+        """Return the events that led to this one, the first one first, and this one."""
+        found: list[object] = []
+        each: _Waiting | None = self
+        while each is not None:
+            found.append(each.recorded.event)
+            each = each.cause
+        return found[::-1]
+
+
+@dataclass(slots=True)
+class RecordedEventQueue:
+    """The domain events of all aggregates, published in the order in which they were recorded.
+
+    Attributes:
+        origin: The mediator that publishes them. Its `max_depth` also limits a chain of events whose handlers each
+            record the next one.
+        limit: Most events in all; `None` for any number. It stops a circle whose events cause several each, which grows
+            wide before it grows long.
+    """
+
+    origin: Origin
+    limit: int | None
+    _waiting: list[_Waiting] = field(default_factory=list[_Waiting])
+    _published: _Waiting | None = None
+    _count: int = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The classes of the waiting events, as texts for errors."""
+        return list(dict.fromkeys(f"{name_of(each.recorded.event)} (recorded)" for each in self._waiting))
+
+    def add(self, recorded: Iterable[RecordedEvent]) -> None:
+        """Add recorded events.
+
+        Raises:
+            DispatchDepthError: The handlers of events record events, and so on without end.
+        """
+        cause, limit = self._published, self.origin.max_depth
+        depth = 1 if cause is None else cause.depth + 1
+        for each in recorded:
+            waiting = _Waiting(each, cause, depth)
+            if depth > limit:
+                raise misuse.domain_event_depth(limit, waiting.path())
+            self._waiting.append(waiting)
+
+    def drop(self, mark: int) -> None:
+        """Drop the events that were added since there were `mark` events."""
+        del self._waiting[mark:]
+
+    async def publish(self) -> None:
+        """Publish the events in turn, also events recorded meanwhile; stop at the first error.
+
+        Raises:
+            DispatchDepthError: The published and the waiting events together are more than `limit`.
+        """
+        heap: list[_Waiting] = []
+        try:
+            while self._waiting or heap:
+                for each in self._waiting:
+                    heapq.heappush(heap, each)
+                self._waiting.clear()
+                self._check_number(heap)
+                self._published = heapq.heappop(heap)
+                recorded = self._published.recorded
+                await self.origin.publish(recorded.event, context=recorded.context)
+                self._count += 1
+                if self._count % _STRIDE == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._published = None
+
+    def _check_number(self, heap: list[_Waiting]) -> None:
+        if self.limit is not None and self._count + len(heap) > self.limit:
+            deepest = max(heap, key=lambda waiting: waiting.depth)
+            raise misuse.too_many_domain_events(self.limit, deepest.path())

@@ -1,0 +1,77 @@
+"""ReadOnlyTransaction: the transaction of a scope in which a query is answered. It refuses everything but reading."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any, NoReturn
+
+from mediator.blocks import asynccontextmanager
+from mediator.errors import NoUnitOfWorkError, misuse
+from mediator.errors.root import name_of
+from mediator.scope import current_frame
+from mediator.transactions import Transaction
+
+
+class ReadOnlyTransaction(Transaction):
+    """The transaction of a query's scope. Dispatches that join it can read, and nothing else.
+
+    Attributes:
+        query: The query that it was begun for.
+    """
+
+    def __init__(self, query: object) -> None:
+        self.query: object = query
+
+    def doom(self, message: object, error: BaseException, /) -> None:
+        """Do nothing: nothing was written that would have to be rolled back."""
+
+    @asynccontextmanager
+    async def savepoint(self, _message: object, /) -> AsyncGenerator[None, None]:
+        """Do nothing: nothing is written that would have to be undone."""
+        yield
+
+    def after_commit(self, message: object, _call: Callable[[], Awaitable[Any]], /) -> NoReturn:
+        """Refuse: there is no commit.
+
+        Raises:
+            NoUnitOfWorkError: Always.
+        """
+        raise misuse.read_only(message, self.query)
+
+    async def abandon(self) -> None:
+        """Do nothing: nothing was written, and the behavior that began the transaction ends it."""
+
+
+def refuse_in_read_only(subject: object) -> None:
+    """Refuse an operation that needs a unit of work when a read-only transaction runs instead.
+
+    Raises:
+        NoUnitOfWorkError: A read-only transaction runs.
+    """
+    frame = current_frame()
+    transaction = frame.scope.transaction if frame is not None else None
+    if isinstance(transaction, ReadOnlyTransaction):
+        raise misuse.read_only(subject, transaction.query)
+
+
+def lack_of_unit_of_work(subject: object) -> NoUnitOfWorkError:
+    """Return the error for a subject whose unit of work does not run.
+
+    It names the query that is being answered, or the transaction that runs instead, if there is one.
+    """
+    try:
+        refuse_in_read_only(subject)
+    except NoUnitOfWorkError as error:
+        return error
+    frame = current_frame()
+    transaction = frame.scope.transaction if frame is not None else None
+    return misuse.no_unit_of_work(subject, running="" if transaction is None else described(transaction))
+
+
+def described(transaction: Transaction) -> str:
+    """Return the class, database and id of a running transaction, as far as it knows them, for errors."""
+    text: str = getattr(transaction, "described", name_of(transaction))
+    return text
+
+
+def lack_of_storing(left: Sequence[str]) -> NoUnitOfWorkError:
+    """Return the error for changes or recorded events that no running unit of work could store."""
+    return lack_of_unit_of_work(f"Storing {', '.join(left)}")

@@ -1,0 +1,284 @@
+"""RunningTransaction: the events that one transaction has collected, and whether it may still commit."""
+
+import enum
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mediator.aggregates import AggregateRoot
+from mediator.context import MessageContext
+from mediator.distributed.cloudevents import CloudEvent, outgoing
+from mediator.distributed.events import DistributedEvent, EventCodec, wire_type
+from mediator.distributed.storable import LONGEST_EVENT_ID, LONGEST_TEXT, is_storable
+from mediator.distributed.unit_of_work.after_commit import AfterCommitQueue
+from mediator.distributed.unit_of_work.domain_events import RecordedEventQueue
+from mediator.distributed.unit_of_work.staging import StagedEvent
+from mediator.errors import (
+    EventLimitError,
+    EventNotDecodableError,
+    EventNotSerializableError,
+    RolledBackError,
+    misuse,
+)
+from mediator.errors.root import name_of
+from mediator.fidelity import change_of
+from mediator.scope import Frame, Scope
+
+
+class UnitOfWorkState(enum.Enum):
+    """Whether a transaction runs in a unit of work, and whether it may still commit."""
+
+    IDLE = "idle"
+    ACTIVE = "active"
+    ROLLBACK_ONLY = "rollback only"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedEvent:
+    """An event that waits for the commit.
+
+    Attributes:
+        event: The event as it was added.
+        id: The id, made once when the event was added.
+        time: When the event was added, in UTC.
+        context: The context of the message in whose handling the event was added.
+        deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
+        data: The payload, encoded when the event was added; `None` when it is to be encoded at the commit.
+    """
+
+    event: DistributedEvent
+    id: str
+    time: datetime
+    context: MessageContext
+    deliver_at: datetime | None = None
+    data: bytes | None = None
+
+    def encode(self, codec: EventCodec, limit: int, source: str = "") -> CloudEvent:
+        """Return the envelope to store, after checking that its payload decodes to an equal event.
+
+        Args:
+            codec: Encodes and decodes payloads.
+            limit: The largest payload, in bytes.
+            source: The name of this application; empty when it is not known here.
+
+        Raises:
+            EventNotSerializableError: The payload, the partition key, the id or the time cannot be encoded or stored;
+                or the payload cannot be decoded again, or decodes to another event; or the event was changed since it
+                was added.
+            EventLimitError: The payload is larger than `limit` bytes.
+        """
+        data = codec.encode(self.event) if self.data is None else self.data
+        if len(data) > limit:
+            raise EventLimitError(self.event, len(data), limit)
+        if (problem := _problem(codec, self.event, data)) is not None:
+            if self.data is not None and _problem(codec, self.event, codec.encode(self.event)) is None:
+                problem = f"it was changed after it was added: {problem}"
+            raise EventNotSerializableError(self.event, problem)
+        if not (self.id and is_storable(self.id, LONGEST_EVENT_ID)):
+            problem = f"its id is empty, longer than {LONGEST_EVENT_ID} characters, or has a NUL character; see `ids`"
+            raise EventNotSerializableError(self.event, problem)
+        return CloudEvent(
+            id=self.id,
+            type=wire_type(type(self.event)),
+            time=_moment(self.event, self.time),
+            data=data,
+            source=source,
+            datacontenttype=codec.content_type,
+            partitionkey=_partition_key(self.event),
+            extensions=outgoing(self.context),
+        )
+
+
+def _problem(codec: EventCodec, event: DistributedEvent, data: bytes) -> str | None:
+    """Return why a payload does not decode to the event; `None` when it does."""
+    try:
+        change = change_of(event, codec.decode(data, type(event)))
+    except EventNotDecodableError as error:
+        return f"what it gives cannot be read again: {error.reason}"
+    except RecursionError:
+        return "it is nested too deeply to be compared with what it gives"
+    return None if change is None else f"what it gives is another event: {change}"
+
+
+def _moment(event: DistributedEvent, time: datetime) -> datetime:
+    """Return a time in UTC, as every consumer can read it."""
+    try:
+        if time.utcoffset() is not None:
+            return time.astimezone(UTC)
+        problem = "has no time zone"
+    except OverflowError:
+        problem = "is outside the years 1 to 9999 in UTC"
+    raise EventNotSerializableError(event, f"its time {problem}; see `clock`")
+
+
+def _partition_key(event: DistributedEvent) -> str | None:
+    key: object = event.partition_key
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise EventNotSerializableError(event, f"its partition_key is of type {type(key).__name__}, not str")
+    if not key:
+        raise EventNotSerializableError(event, "its partition_key is empty; an event without order has None")
+    if len(key) > LONGEST_TEXT or "\0" in key:
+        problem = f"its partition_key is longer than {LONGEST_TEXT} characters, or has a NUL character"
+        raise EventNotSerializableError(event, problem)
+    try:
+        return key.encode().decode()  # a plain string, also for a member of an enumeration of strings
+    except UnicodeEncodeError as error:
+        raise EventNotSerializableError(event, "its partition_key is not valid Unicode") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Doom:
+    """Why a transaction, or the part of it since its innermost savepoint, can only be rolled back."""
+
+    message: object
+    error: BaseException
+
+
+@dataclass(slots=True)
+class _Level:
+    mark: int
+    calls: int
+    recorded: int = 0
+    doom: Doom | None = None
+
+
+@dataclass(slots=True)
+class RunningTransaction:
+    """The state of one transaction.
+
+    Attributes:
+        id: The transaction id, for logs and errors.
+        message: The message that the transaction was begun for, or a text.
+        scope: The scope in which it runs.
+        frame: The dispatch that began it.
+        max_domain_events: How many domain events it may publish; `None` for any number.
+        events: The events collected so far, in the order of `add`.
+        after_commit: The calls to make after the commit.
+        tracked: The aggregates that are tracked until it ends.
+        recorded: The domain events that wait to be published before the commit.
+        sealed: True once the events are being stored: an event added now would be lost.
+        clock: Monotonic time in seconds.
+    """
+
+    id: str
+    message: object
+    scope: Scope
+    frame: Frame
+    max_domain_events: int | None
+    events: list[CollectedEvent] = field(default_factory=list[CollectedEvent])
+    after_commit: AfterCommitQueue = field(default_factory=AfterCommitQueue)
+    tracked: list[AggregateRoot] = field(default_factory=list[AggregateRoot])
+    sealed: bool = False
+    clock: Callable[[], float] = time.perf_counter
+    started: float = 0.0
+    recorded: RecordedEventQueue = field(init=False)
+    _levels: list[_Level] = field(default_factory=lambda: [_Level(0, 0)])
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        self.recorded = RecordedEventQueue(self.frame.origin, self.max_domain_events)
+
+    @property
+    def dispatch(self) -> Frame:
+        """The dispatch that began the transaction, without the contexts that were opened inside it."""
+        return self.frame.dispatch or self.frame
+
+    @property
+    def milliseconds(self) -> float:
+        """How long the transaction has been running, in milliseconds."""
+        return round((self.clock() - self.started) * 1000, 3)
+
+    def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
+        """Accept no more events, and return the collected ones, encoded.
+
+        `stage` is false when the events do not go to an outbox.
+
+        Raises:
+            MisuseError: An event is delayed, and there is no outbox in which it could wait.
+            EventError: An event cannot be encoded.
+        """
+        self.sealed = True
+        for each in self.events:
+            if each.deliver_at is not None and not stage:
+                raise misuse.delivery_time(each.event, "direct delivery has no outbox in which it could wait")
+        return [
+            StagedEvent(each.encode(codec, limit, source), type(each.event).key_locking, each.deliver_at)
+            for each in self.events
+        ]
+
+    async def publish_recorded(self, flush: Callable[[], Awaitable[None]]) -> None:
+        """Write the session's changes and publish the recorded events, in turn, until neither is left.
+
+        Raises:
+            ScopeError: A dispatch that joined is still running.
+            RolledBackError: The transaction can only be rolled back.
+            DispatchDepthError: Domain events cause each other in a circle, or there are more of them than allowed.
+        """
+        while True:
+            self.close_to_others()
+            self.raise_doom()
+            await flush()
+            self.raise_doom()
+            if not self.recorded:
+                return
+            self.open_to_others()
+            await self.recorded.publish()
+
+    def close_to_others(self) -> None:
+        """Let no dispatch join from here on, because its work might be lost.
+
+        Raises:
+            ScopeError: A dispatch that joined is still running.
+        """
+        self.frame.check_last()
+        self.scope.close_to_others()
+
+    def open_to_others(self) -> None:
+        """Let dispatches join the scope again, after `close_to_others`."""
+        self.scope.open_to_others(self.frame)
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return the fields that describe the transaction in log lines."""
+        return {
+            "transaction_id": self.id,
+            "message_type": name_of(self.message),
+            "milliseconds": self.milliseconds,
+            "events": len(self.events),
+            **self.frame.context.log_fields(),
+        }
+
+    @property
+    def doom(self) -> Doom | None:
+        """Why the innermost level can only be rolled back; `None` when it can be kept."""
+        return self._levels[-1].doom
+
+    def doomed(self, message: object, error: BaseException) -> None:
+        """Doom the innermost level; the first reason is kept."""
+        level = self._levels[-1]
+        if level.doom is None:
+            level.doom = Doom(message, error)
+
+    def raise_doom(self) -> None:
+        """Check that the work since the innermost savepoint can be kept.
+
+        Raises:
+            RolledBackError: The work can only be rolled back.
+        """
+        if (doom := self.doom) is not None:
+            raise RolledBackError(self.id, doom.message, doom.error) from doom.error
+
+    def enter_savepoint(self) -> None:
+        """Begin a level, whose events and calls can be dropped separately."""
+        self._levels.append(_Level(len(self.events), len(self.after_commit), len(self.recorded)))
+
+    def leave_savepoint(self, *, keep: bool) -> None:
+        """Keep the events and calls collected since the savepoint, or drop them."""
+        level = self._levels.pop()
+        if not keep:
+            del self.events[level.mark :]
+            self.after_commit.drop(level.calls)
+            self.recorded.drop(level.recorded)

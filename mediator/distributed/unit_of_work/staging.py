@@ -1,0 +1,58 @@
+"""StagedEvent: an event on its way into the outbox, with what only the outbox needs to know."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.events import KeyLocking
+from mediator.errors import EventIdConflictError, EventLimitError
+
+
+@dataclass(frozen=True, slots=True)
+class StagedEvent:
+    """An encoded event that is stored with the commit.
+
+    Attributes:
+        event: The envelope.
+        key_locking: The key locking of the event's class.
+        deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
+    """
+
+    event: CloudEvent
+    key_locking: KeyLocking = "strict"
+    deliver_at: datetime | None = None
+
+    @property
+    def locked_key(self) -> str | None:
+        """The partition key, if it has to be locked while the event is stored; else `None`.
+
+        A delayed event has no place in the order of its key.
+        """
+        return self.event.partitionkey if self.key_locking == "strict" and self.deliver_at is None else None
+
+
+def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
+    """Return how many of the events would wait in the outbox from the commit on: all but delayed ones.
+
+    Raises:
+        EventLimitError: The events are more than may ever wait, so that no later try would help.
+    """
+    count = sum(each.deliver_at is None for each in events)
+    if count > max_pending:
+        raise EventLimitError(None, count, max_pending)
+    return count
+
+
+def check_ids(events: Sequence[StagedEvent], waiting: Iterable[CloudEvent] = ()) -> None:
+    """Check that each event has an id of its own, different from the ids that wait in the outbox.
+
+    Raises:
+        EventIdConflictError: An event has the id of another one.
+    """
+    counted = Counter(each.event.id for each in events)
+    if repeated := [event_id for event_id, count in counted.items() if count > 1]:
+        raise EventIdConflictError(tuple(repeated), in_one_command=True)
+    if taken := [event.id for event in waiting if event.id in counted]:
+        raise EventIdConflictError(tuple(taken))

@@ -1,0 +1,37 @@
+"""The command `mediator`: it starts even when another distribution's package `mediator` is imported, and reports that.
+
+It is installed next to the package, as the module `mediator_uow`, so that it runs whichever package is imported.
+"""
+
+import importlib
+import importlib.util
+import sys
+
+_OURS = "mediator.errors.root"  # every module of this package imports it first
+
+
+def main() -> None:
+    """Run the command. If another package is imported as `mediator`, print which one and exit with status 2."""
+    try:
+        command = importlib.import_module("mediator.cli")
+    except Exception as error:
+        text = _text_of(error)
+        if not text:
+            raise
+        print(text, file=sys.stderr)
+        sys.exit(2)
+    command.main()
+
+
+def _text_of(error: Exception) -> str:
+    """Return the text for an error that another package named `mediator` causes; empty for any other error."""
+    if type(error).__name__ == "ForeignDistributionError":
+        return str(error)
+    spec = importlib.util.find_spec("mediator")
+    if spec is None or _OURS in sys.modules:
+        return ""
+    return (
+        f"What is imported as `mediator` is not mediator-uow but a stranger's, {spec.origin}. An environment can hold "
+        "only one of them. Uninstall it: pip uninstall mediator. Then install mediator-uow again, for some of its files may "
+        "be gone: pip install --force-reinstall --no-deps mediator-uow, or the path of its source in place of the name."
+    )

@@ -1,0 +1,17 @@
+"""The connection to NATS: addresses, credentials, TLS, and a client that is replaced when it fails."""
+
+from mediator.nats.connection.connection import AuthenticatedClient, NatsConnection, keep_subscribed, open_connection
+from mediator.nats.connection.credentials import redacted
+from mediator.nats.connection.supervised import ask, end, listen, withdraw
+
+__all__ = [
+    "AuthenticatedClient",
+    "NatsConnection",
+    "ask",
+    "end",
+    "keep_subscribed",
+    "listen",
+    "open_connection",
+    "redacted",
+    "withdraw",
+]

@@ -1,0 +1,419 @@
+"""InFlight: the events of one publish call on their way to the broker, one by one or in batches, and their results."""
+
+import asyncio
+import itertools
+import json
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.errors import (
+    DuplicateDroppedError,
+    EventHeldBackError,
+    EventRefusedError,
+    PublisherUnavailableError,
+    StreamUnavailableError,
+)
+from mediator.nats.binding import stream_name
+
+MAX_IN_FLIGHT = 500
+"""Maximum number of events of one domain that are on their way at the same time."""
+
+MAX_BYTES_IN_FLIGHT = 8 * 1024**2
+"""When so many bytes of one domain are on their way, no further event of the domain is sent."""
+
+BATCH = 1000
+"""Maximum number of events in one atomic batch: the limit of nats-server."""
+
+_BATCH_HEADER_BYTES = 128
+"""Maximum number of bytes that the headers of a batch add to each of its messages."""
+
+_MAX_HEADER_BYTES = 65_535
+"""Maximum size of a message's headers in JetStream, in bytes."""
+
+_FRAME_BYTES = len(b"NATS/1.0\r\n\r\n")
+_HEADER_BYTES = len(b": \r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """One event as a NATS message."""
+
+    event: CloudEvent
+    domain: str
+    subject: str
+    headers: dict[str, str]
+
+    def header_size(self) -> int:
+        """Return the size of the headers in bytes; all are ASCII. `max_payload` limits headers and body together."""
+        headers = self.headers
+        text = sum(map(len, headers)) + sum(map(len, headers.values()))
+        return _FRAME_BYTES + text + _HEADER_BYTES * len(headers)
+
+
+class SendWindow:
+    """The messages of one domain, sent within limits of their own.
+
+    Attributes:
+        open: Whether the messages may be sent one by one: the stream was checked, and no batch for it is on its way.
+        ready: The indexes of the messages that may be sent next.
+    """
+
+    def __init__(self) -> None:
+        self.open: bool = False
+        self.ready: deque[int] = deque()
+        self._sizes: dict[int, int] = {}
+        self._bytes = 0
+
+    def next(self) -> int | None:
+        """Return the next message to send; `None` when there is none, or when enough messages are on their way."""
+        may_send = self.open and self.ready and len(self._sizes) < MAX_IN_FLIGHT and self._bytes < MAX_BYTES_IN_FLIGHT
+        return self.ready.popleft() if may_send else None
+
+    def sent(self, index: int, size: int) -> None:
+        """Record that a message of `size` bytes is on its way."""
+        self._sizes[index] = size
+        self._bytes += size
+
+    def completed(self, index: int) -> None:
+        """Record that a message is no longer on its way."""
+        self._bytes -= self._sizes.pop(index, 0)
+
+
+class InFlight:
+    """Sends messages in order: at most `MAX_IN_FLIGHT` per domain, and at most one per partition key at a time.
+
+    nats-py buffers without a limit here (a limit makes it swallow cancellations); hence the limits in this class. They
+    are counted for each domain: a stream that does not answer holds up no message for another stream, except one with
+    the same partition key.
+
+    A message whose predecessor with the same key was not stored is not sent, so that a partial failure keeps the order.
+
+    Args:
+        messages: The messages to send; an `EventRefusedError` takes the place of an event that cannot be sent.
+        keys: The partition key of each message; `None` for a message without an order.
+        broker: The name of the broker, for errors.
+        refills: Whether a duplicate is an error: the broker remembers the id but no longer holds the event, so the
+            event must be sent with another id.
+        too_large: Returns the error for an event that is too large, given its size and the server's limit in bytes.
+
+    Attributes:
+        duplicates: The indexes of the messages that the broker already knew.
+    """
+
+    def __init__(
+        self,
+        messages: Sequence[OutgoingMessage | EventRefusedError],
+        keys: Sequence[str | None],
+        broker: str,
+        *,
+        refills: bool = False,
+        too_large: Callable[[CloudEvent, int, int], Exception] | None = None,
+    ) -> None:
+        self.duplicates: set[int] = set()
+        self._too_large = too_large or outgrown
+        self._refills = refills
+        self._given = messages
+        self._messages = {index: each for index, each in enumerate(messages) if isinstance(each, OutgoingMessage)}
+        self._broker = broker
+        self._errors: dict[int, Exception | None] = {}
+        self._windows: defaultdict[str, SendWindow] = defaultdict(SendWindow)
+        self._next: dict[int, int] = {}
+        self._previous: dict[int, int] = {}
+        self._expected: dict[str, tuple[str, asyncio.Future[bytes | None]]] = {}
+        self._wake = asyncio.Event()
+        self._line_up(keys)
+        for index, message in enumerate(messages):
+            if isinstance(message, EventRefusedError):
+                self.settle(index, message)
+
+    @property
+    def done(self) -> bool:
+        """Whether every message has a result."""
+        return len(self._errors) == len(self._given)
+
+    @property
+    def errors(self) -> list[Exception | None]:
+        """The result of each message, in order; `None` when the message was stored."""
+        return [self._errors[index] for index in range(len(self._given))]
+
+    def domains(self) -> list[str]:
+        """Return the domains of the messages that have no result yet."""
+        return sorted({message.domain for index, message in self._messages.items() if index not in self._errors})
+
+    def settle_domain(self, domain: str, error: Exception) -> None:
+        """Settle every message of a domain with an error."""
+        for index, message in self._messages.items():
+            if message.domain == domain:
+                self.settle(index, error)
+
+    def domain(self, index: int) -> str:
+        """Return the domain of a message; empty for an event that cannot be sent."""
+        return self._messages[index].domain if index in self._messages else ""
+
+    def size(self, index: int) -> int:
+        """Return the size of a message in bytes, as the broker counts it."""
+        message = self._messages[index]
+        return message.header_size() + len(message.event.data)
+
+    def open(self, domain: str) -> None:
+        """Allow the messages of a domain to be sent one by one."""
+        self._windows[domain].open = True
+        self._wake.set()
+
+    async def run(self, client: Client, inbox: str) -> None:
+        """Send messages until all have a result. They are acknowledged on `<inbox>.<index>`, through `settle`."""
+        while not self.done:
+            self._wake.clear()
+            while chosen := [index for window in self._windows.values() if (index := window.next()) is not None]:
+                for index in chosen:
+                    await self._send(client, inbox, index)
+            if not self.done:
+                await self._wake.wait()
+
+    def in_line(self, domains: Collection[str], max_payload: int) -> dict[str, list[int]]:
+        """Return the messages of each of these domains that could be stored now, in order, at most one batch each.
+
+        A message could be stored now when it has no predecessor with the same key, or when the predecessor is stored or
+        in the same batch.
+        """
+        lines: dict[str, list[int]] = {domain: [] for domain in domains}
+        sizes = dict.fromkeys(domains, 0)
+        chosen: dict[int, str] = {}
+        for index, message in self._messages.items():
+            domain, line = message.domain, lines.get(message.domain)
+            if line is None or index in self._errors or not self._may_follow(index, domain, chosen):
+                continue
+            if len(line) >= BATCH or sizes[domain] >= MAX_BYTES_IN_FLIGHT:
+                continue
+            header_size = message.header_size() + _BATCH_HEADER_BYTES
+            size = header_size + len(message.event.data)
+            if size <= max_payload and header_size <= _MAX_HEADER_BYTES:
+                line.append(index)
+                chosen[index] = domain
+                sizes[domain] += size
+        return lines
+
+    def expect(self, number: str, domain: str) -> asyncio.Future[bytes | None]:
+        """Return a future with the answer to `<inbox>.<number>`; `None` means that no answer can come any more."""
+        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._expected[number] = domain, future
+        if self.done:
+            future.set_result(None)
+        return future
+
+    def answer(self, number: str, data: bytes | None) -> None:
+        """Resolve the future of an expected answer."""
+        _, future = self._expected.pop(number, ("", None))
+        if future is not None and not future.done():
+            future.set_result(data)
+
+    def deny(self, subject: str, error: Callable[[str], Exception]) -> None:
+        """Settle the messages of a subject, in lower case, to which this application may not publish.
+
+        A batch of the same domain may have lost one of its messages or its last message. The broker then never answers
+        the batch, so its answer is no longer waited for.
+        """
+        for index, message in self._messages.items():
+            if index not in self._errors and message.subject.lower() == subject:
+                self.settle(index, error(message.domain))
+                for number in [number for number, (domain, _) in self._expected.items() if domain == message.domain]:
+                    self.answer(number, None)
+
+    def settle_all(self, indexes: Sequence[int], error: Exception | None) -> None:
+        """Record one result for several messages."""
+        self._errors.update(dict.fromkeys((index for index in indexes if index not in self._errors), error))
+        for index in indexes:
+            self._release_successor(index, error)
+        self._wake.set()
+
+    def settle(self, index: int, error: Exception | None) -> None:
+        """Record the result of a message, and release its successor or hold it back."""
+        if index in self._errors or not 0 <= index < len(self._given):
+            return
+        self._errors[index] = error
+        self._windows[self.domain(index)].completed(index)
+        self._wake.set()
+        self._release_successor(index, error)
+
+    def _release_successor(self, index: int, error: Exception | None) -> None:
+        successor = self._next.get(index)
+        if error is not None:
+            self._hold_back(successor)
+        elif successor is not None and successor not in self._errors:
+            self._windows[self.domain(successor)].ready.append(successor)
+
+    def known(self, index: int) -> None:
+        """Settle a message that the broker reports as a duplicate."""
+        self.duplicates.add(index)
+        if self._refills:
+            reason = "it remembers the id, and does not hold the event any more"
+            self.settle(index, DuplicateDroppedError(self._broker, reason, self._messages[index].event.id))
+        else:
+            self.settle(index, None)
+
+    def refuse(self, index: int, reason: str) -> None:
+        """Settle a message that the broker would refuse every time."""
+        self.settle(index, refusal(self._messages[index].event, reason))
+
+    def give_up(self, error: Exception) -> None:
+        """Settle all messages that have no result yet with an error."""
+        for index in range(len(self._given)):
+            self._errors.setdefault(index, error)
+        self._wake.set()
+        for number in [*self._expected]:
+            self.answer(number, None)
+
+    def _line_up(self, keys: Sequence[str | None]) -> None:
+        last: dict[str, int] = {}
+        for index, key in enumerate(keys):
+            if key is not None and key in last:
+                self._next[last[key]] = index
+                self._previous[index] = last[key]
+            else:
+                self._windows[self.domain(index)].ready.append(index)
+            if key is not None:
+                last[key] = index
+
+    def _hold_back(self, index: int | None) -> None:
+        while index is not None:
+            self._errors.setdefault(index, _held_back(self._given[index]))
+            index = self._next.get(index)
+
+    def _may_follow(self, index: int, domain: str, chosen: Mapping[int, str]) -> bool:
+        previous = self._previous.get(index)
+        if previous is None or chosen.get(previous) == domain:
+            return True
+        return previous in self._errors and self._errors[previous] is None
+
+    async def _send(self, client: Client, inbox: str, index: int) -> None:
+        if index in self._errors:
+            return
+        message = self._messages[index]
+        header_size, size = message.header_size(), self.size(index)
+        if size > client.max_payload:  # the server would close the connection for good
+            self.settle(index, self._too_large(message.event, size, client.max_payload))
+        elif header_size > _MAX_HEADER_BYTES:
+            text = f"its headers are {header_size:,} bytes, and JetStream takes at most {_MAX_HEADER_BYTES:,}"
+            self.settle(index, refusal(message.event, text))
+        else:
+            self._windows[message.domain].sent(index, size)
+            await self.send_one(client, index, f"{inbox}.{index}", {})
+
+    async def send_one(self, client: Client, index: int, reply: str, headers: Mapping[str, str]) -> bool:
+        """Send a message with further headers; return whether it was sent. The caller has checked its size."""
+        if index in self._errors:
+            return False
+        message = self._messages[index]
+        try:
+            await client.publish(message.subject, message.event.data, reply, message.headers | dict(headers))
+        except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            self.settle(index, refusal(message.event, str(error)))
+        except (nats.errors.Error, OSError) as error:
+            self.give_up(PublisherUnavailableError(self._broker, str(error) or type(error).__name__))
+        else:
+            return True
+        return False
+
+
+def outgrown(event: CloudEvent, size: int, limit: int) -> EventRefusedError:
+    """Return the error for an event that is larger than the broker accepts."""
+    return refusal(event, too_large(size, limit))
+
+
+def too_large(size: int, limit: int) -> str:
+    """Return why an event of this size is refused."""
+    return f"with its headers it is {size:,} bytes, and the broker takes at most {limit:,}"
+
+
+def refusal(event: CloudEvent, reason: str) -> EventRefusedError:
+    """Return the error for an event that the broker would refuse every time."""
+    return EventRefusedError(event.id, event.type, reason)
+
+
+def _held_back(message: OutgoingMessage | EventRefusedError) -> EventHeldBackError:
+    """Return the error for a message whose predecessor failed. An unsendable event is refused in its turn."""
+    if isinstance(message, OutgoingMessage):
+        return EventHeldBackError(message.event.id, message.event.type)
+    return EventHeldBackError(message.event_id, message.event_type)
+
+
+SMALLEST = 16
+"""Fewest messages for which a batch is sent.
+
+Each batch costs the broker about 3 ms, because it gets its own files. With `sync_interval: always`, a batch of this
+size or more is faster than single messages. Without it, a batch is never faster, but is still stored all or nothing.
+"""
+
+_UNABLE = frozenset({10174, 10175, 10177, 10179, 10199})
+"""Error codes of streams and servers that reject such batches: disabled, no ids in batches, a smaller limit."""
+
+_COMMIT = {"Nats-Batch-Commit": "1"}
+
+
+@dataclass(slots=True)
+class _Batch:
+    identity: str
+    indexes: list[int]
+    answer: asyncio.Future[bytes | None]
+
+
+class AtomicBatches:
+    """Sends messages in flight as batches."""
+
+    def __init__(self, in_flight: InFlight, client: Client, inbox: str, broker: str, prefix: str) -> None:
+        self._in_flight = in_flight
+        self._client = client
+        self._inbox = inbox
+        self._broker = broker
+        self._prefix = prefix
+        self._numbers = itertools.count()
+        self.unable: set[str] = set()
+        """The domains whose streams accept no batches."""
+
+    async def run(self, domain: str) -> None:
+        """Send the waiting messages of a domain in batches. Messages that cannot be sent in a batch stay open."""
+        while not self._in_flight.done:
+            line = self._in_flight.in_line([domain], self._client.max_payload)[domain]
+            if len(line) < SMALLEST:
+                return
+            batch = await self._send(domain, line)
+            if not self._settle(domain, batch, await batch.answer):
+                return
+
+    async def _send(self, domain: str, indexes: list[int]) -> _Batch:
+        number = f"b{next(self._numbers)}"
+        batch = _Batch(uuid.uuid4().hex, indexes, self._in_flight.expect(number, domain))
+        for place, index in enumerate(indexes, 1):
+            headers = {"Nats-Batch-Id": batch.identity, "Nats-Batch-Sequence": str(place)}
+            last = place == len(indexes)
+            reply = f"{self._inbox}.{number}" if last else ""
+            if not await self._in_flight.send_one(self._client, index, reply, headers | _COMMIT if last else headers):
+                self._in_flight.answer(number, None)  # the broker answers no batch without an end, and drops it
+                break
+        return batch
+
+    def _settle(self, domain: str, batch: _Batch, data: bytes | None) -> bool:
+        """Record the result of a batch; return whether its stream may be sent another one."""
+        if data is None:  # `in_flight` has ended, or a message of the batch was denied
+            return False
+        answer: dict[str, Any] = json.loads(data) if data else {"error": None}
+        if "error" not in answer:
+            fits = (answer.get("batch"), answer.get("count")) == (batch.identity, len(batch.indexes))
+            error = None if fits else PublisherUnavailableError(self._broker, f"the answer to a batch is {answer}")
+            self._in_flight.settle_all(batch.indexes, error)
+            return fits
+        refusal = answer["error"]
+        if refusal is None:
+            stream = stream_name(self._prefix, domain)
+            error = StreamUnavailableError(self._broker, "no stream answers (503)", stream)
+            self._in_flight.settle_all(batch.indexes, error)
+        elif refusal.get("err_code") in _UNABLE:
+            self.unable.add(domain)
+        return False

@@ -1,0 +1,332 @@
+"""NatsEventPublisher: the event publisher that stores events in JetStream streams, one stream for each domain.
+
+Several events for one stream are sent in an atomic batch where server and stream allow it. Other events are pipelined
+with `publish` and one wildcard inbox for all acknowledgements: nats-py's `publish_async` leaves futures pending forever
+when the server refuses a message or the connection breaks.
+"""
+
+import asyncio
+import itertools
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from mediator.distributed.cloudevents import LONGEST_APPLICATION, CloudEvent
+from mediator.distributed.outbox import EventPublisher, PublishResult, check_source
+from mediator.errors import (
+    EventRefusedError,
+    PublisherUnavailableError,
+    SettingError,
+    StreamMismatchError,
+    StreamNotFoundError,
+    StreamUnavailableError,
+)
+from mediator.nats.binding import MESSAGE_ID, checked_prefix, domain_of, stream_name, subject_of, to_headers
+from mediator.nats.connection import AuthenticatedClient, NatsConnection, listen
+from mediator.nats.publisher.in_flight import AtomicBatches, InFlight, OutgoingMessage, outgrown, refusal, too_large
+from mediator.nats.stream_contents import NatsStreamContents
+from mediator.nats.subjects import new_inbox
+from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, Topology, ensure_stream, published
+from mediator.settings import check_not_negative, check_texts, is_seconds
+
+_ORDINARY = 1024**2
+"""Default limit of a server for the size of a message, in bytes, headers included."""
+
+
+class SizeLimits:
+    """Tracks since when servers and streams have had their present size limits.
+
+    A committed event is never too large for this library. When the broker accepts less than usual, somebody may have
+    set a limit by mistake. Therefore an event that exceeds the limit waits for a while before it is refused for good.
+
+    Args:
+        grace: Seconds for which a limit must have been seen before events are refused for good; with 0 they are refused
+            at once.
+        clock: Returns a monotonic time in seconds.
+    """
+
+    def __init__(self, grace: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._grace = grace
+        self._clock = clock
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def note(self, place: str, limit: int) -> None:
+        """Record the present limit of a server or stream, in bytes; -1 means no limit."""
+        if self._seen.get(place, (None, 0.0))[0] != limit:
+            self._seen[place] = limit, self._clock()
+
+    def forbid(self, place: str, size: int) -> bool:
+        """Return whether a message of `size` bytes that exceeds the limit is to be refused for good."""
+        limit, since = self._seen.get(place, (-1, 0.0))
+        is_old = 0 <= limit < size and self._clock() - since >= self._grace
+        return size > _ORDINARY or is_old or not self._grace
+
+
+_CONNECT_SECONDS = 1.0
+_MARK = re.compile(r"[A-Za-z0-9]{1,64}")
+_TOO_LARGE = 10054
+"""The error code for a message that is larger than its stream accepts."""
+
+_REFUSALS = frozenset({10060, 10071, 10097, 10166})
+"""Error codes that recur for the same message: wrong expectation, headers too large, a TTL that is not allowed."""
+
+_SERVER = ""
+
+
+class NatsEventPublisher(EventPublisher):
+    """Stores events in the streams `<prefix>-<domain>`, in order per partition key.
+
+    Args:
+        connection: The connection to the broker.
+        application: The source of events that have none. It may be omitted when the outbox has the application's name
+            and stores it with each event. Direct delivery needs it.
+        prefix: The first token of streams and subjects.
+        provision: Create missing streams; otherwise their events fail with `StreamNotFoundError`.
+        settings: The settings with which missing streams are created and existing streams are compared.
+        timeout: How long one `publish` may take, in seconds. When a stream does not answer whether it fits, its events
+            fail after half of it. Events of other streams are sent meanwhile.
+        atomic_batches: Send many events for one stream in batches of which the broker stores all events or none, if it
+            supports that (nats-server 2.12 and `StreamSettings(atomic_batches=True)`; see there who must be trusted).
+            With `sync_interval: always` on one server, batches are several times as fast as anything else; a broker
+            that syncs rarely is a little faster without them.
+        size_grace: Seconds for which an event of at most 1 MiB waits when it is larger than its stream or server
+            accepts, counted from when that limit was first seen; then it is refused. A larger event is refused at once.
+
+    Raises:
+        SettingError: The application, prefix, timeout or size_grace is not valid.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        application: str | None = None,
+        *,
+        prefix: str = "events",
+        provision: bool = True,
+        settings: StreamSettings = DEFAULT_SETTINGS,
+        timeout: float = 5.0,
+        atomic_batches: bool = True,
+        size_grace: float = 300.0,
+    ) -> None:
+        if application is not None:
+            check_texts(longest=LONGEST_APPLICATION, application=application)
+        if not is_seconds(timeout):
+            raise SettingError("timeout", timeout, "use a positive number of seconds")
+        check_not_negative(size_grace=size_grace)
+        self._limits = SizeLimits(size_grace)
+        self.connection: NatsConnection = connection
+        self._broker = connection.broker
+        self.application: str | None = application
+        self._prefix = checked_prefix(prefix)
+        self._provision = provision
+        self._settings = settings
+        self._timeout = timeout
+        self._atomic_batches = atomic_batches
+        self._numbers = itertools.count()
+        self._publishing: dict[str, InFlight] = {}
+        self._opening = asyncio.Lock()
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # one for each domain
+        self._epoch = 0
+        self._client: Client | None = None
+        self._inbox = ""
+        self._streams: dict[tuple[int, str], bool] = {}  # whether each accepts batches, by epoch and domain
+        connection.on_disconnect("publish", self._disconnected)
+
+    def topology(self, event_types: Iterable[str]) -> Topology:
+        """Return the streams that publishing these event types (`<domain>.<name>`) needs."""
+        return published(self._prefix, event_types, self._settings)
+
+    async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
+        """Send events and return one result for each event, in the given order.
+
+        Raises:
+            SettingError: An event has no source, and neither this publisher nor the outbox has an application's name.
+        """
+        messages = [self._outgoing(event) for event in events]
+        keys = [event.partitionkey for event in events]
+        return await self._send(events, InFlight(messages, keys, self._broker, too_large=self._too_large))
+
+    async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
+        if mark and not _MARK.fullmatch(mark):
+            raise SettingError("mark", mark, "use 1 to 64 letters and digits")
+        messages = [self._outgoing(event, mark) for event in events]
+        keys = [event.partitionkey for event in events]
+        in_flight = InFlight(messages, keys, self._broker, refills=not mark, too_large=self._too_large)
+        return await self._send(events, in_flight)
+
+    @property
+    def contents(self) -> NatsStreamContents:
+        """The contents of the streams this publisher writes to."""
+        return NatsStreamContents(self.connection, prefix=self._prefix)
+
+    async def _send(self, events: Sequence[CloudEvent], in_flight: InFlight) -> Sequence[PublishResult]:
+        number = str(next(self._numbers))
+        self._epoch = self.connection.epoch("publish")
+        self._publishing[number] = in_flight
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._publish_all(in_flight, number)
+        except TimeoutError:
+            self._forget_streams(in_flight.domains())  # check them before the next use: they may be the reason
+            in_flight.give_up(PublisherUnavailableError(self._broker, f"no acknowledgement within {self._timeout:g} s"))
+        except PublisherUnavailableError as error:
+            in_flight.give_up(error)
+        except (nats.errors.Error, OSError) as error:
+            in_flight.give_up(PublisherUnavailableError(self._broker, str(error) or type(error).__name__))
+        finally:
+            del self._publishing[number]
+        outcomes = enumerate(zip(events, in_flight.errors, strict=True))
+        return [PublishResult(event, error, index in in_flight.duplicates) for index, (event, error) in outcomes]
+
+    async def wait_for_recovery(self, seconds: float, /) -> bool:
+        """Wait until a new connection has been made since the last `publish`."""
+        connected = asyncio.Event()
+        forget = self.connection.on_connect("publish", connected.set)
+        try:
+            async with asyncio.timeout(seconds):
+                if self.connection.epoch("publish") == self._epoch:
+                    await connected.wait()
+        except TimeoutError:
+            return False
+        finally:
+            forget()
+        return True
+
+    async def _publish_all(self, in_flight: InFlight, number: str) -> None:
+        if in_flight.done:
+            return
+        client = await self.connection.client("publish", timeout=min(_CONNECT_SECONDS, self._timeout))
+        self._epoch = self.connection.epoch("publish")
+        async with self._opening:
+            inbox = f"{await self._open_inbox(client)}.{number}"
+        batches = AtomicBatches(in_flight, client, inbox, self._broker, self._prefix)
+        async with asyncio.TaskGroup() as domains:  # no domain waits for another domain's stream
+            for domain in in_flight.domains():
+                domains.create_task(self._open_domain(client, in_flight, domain, batches))
+            await in_flight.run(client, inbox)
+
+    async def _open_domain(self, client: Client, in_flight: InFlight, domain: str, batches: AtomicBatches) -> None:
+        """Check a stream, send batches to it if it accepts them, and let the other messages be sent one by one."""
+        error = await self._check_in_time(client, domain)
+        if error is not None:
+            in_flight.settle_domain(domain, error)
+            return
+        epoch = self.connection.epoch("publish")
+        if self._atomic_batches and self._streams.get((epoch, domain)):
+            await batches.run(domain)
+            if domain in batches.unable and (epoch, domain) in self._streams:
+                self._streams[epoch, domain] = False
+        in_flight.open(domain)
+
+    def _outgoing(self, event: CloudEvent, mark: str = "") -> OutgoingMessage | EventRefusedError:
+        check_source(event, self.application)
+        try:
+            subject = subject_of(self._prefix, event, self._settings.partitions)
+            headers = to_headers(event, application=self.application or "")
+            if mark:
+                headers[MESSAGE_ID] += f".{mark}"
+            return OutgoingMessage(event, domain_of(event.type), subject, headers)
+        except ValueError as error:
+            return refusal(event, str(error))
+
+    async def _open_inbox(self, client: Client) -> str:
+        if self._client is not client:
+            inbox = new_inbox(client)
+            await listen(client, f"{inbox}.*.*", self._acknowledged)
+            if isinstance(client, AuthenticatedClient):
+                client.on_any_denied(self._denied)
+            self._client, self._inbox = client, inbox
+        return self._inbox
+
+    async def _check_in_time(self, client: Client, domain: str) -> PublisherUnavailableError | None:
+        """Return the problem with a stream, if any.
+
+        A silent stream may take half of the timeout, so that its events fail before the whole call times out.
+        """
+        if self._is_checked(domain):
+            return None
+        try:
+            async with asyncio.timeout(self._timeout / 2):
+                return await self._check_stream(client, domain)
+        except TimeoutError:
+            return self._unavailable(domain, f"no answer about it within {self._timeout / 2:g} s")
+
+    async def _check_stream(self, client: Client, domain: str) -> PublisherUnavailableError | None:
+        """Return the problem with a stream, if any. Only callers with events for the stream wait for the check."""
+        async with self._asking[domain]:
+            if self._is_checked(domain):
+                return None
+            epoch = self.connection.epoch("publish")
+            try:
+                config = await ensure_stream(
+                    client, self._prefix, domain, self._settings, provision=self._provision, broker=self._broker
+                )
+            except (StreamNotFoundError, StreamMismatchError) as error:
+                return error
+            except PublisherUnavailableError as error:
+                return self._unavailable(domain, error.reason)
+            self._limits.note(domain, config.get("max_msg_size", -1))
+            current = {(at, name): atomic for (at, name), atomic in self._streams.items() if at == epoch}
+            self._streams = current | {(epoch, domain): bool(config.get("allow_atomic"))}
+            return None
+
+    def _is_checked(self, domain: str) -> bool:
+        return (self.connection.epoch("publish"), domain) in self._streams
+
+    def _unavailable(self, domain: str, reason: str) -> StreamUnavailableError:
+        return StreamUnavailableError(self._broker, reason, stream_name(self._prefix, domain))
+
+    def _forget_streams(self, domains: Collection[str]) -> None:
+        """Have these streams checked again before the next event is sent."""
+        self._streams = {key: atomic for key, atomic in self._streams.items() if key[1] not in domains}
+
+    async def _acknowledged(self, message: Msg) -> None:
+        number, index = message.subject.rsplit(".", 2)[1:]
+        in_flight = self._publishing.get(number)
+        if in_flight is None:
+            return
+        data = message.data
+        if not index.isdigit():
+            in_flight.answer(index, data)
+        elif data.startswith(b'{"stream":') and b'"error"' not in data:  # the common answer is not parsed, for speed
+            if b'"duplicate":' in data:
+                in_flight.known(int(index))
+            else:
+                in_flight.settle(int(index), None)
+        else:
+            self._failed(in_flight, int(index), data)
+
+    def _failed(self, in_flight: InFlight, index: int, data: bytes) -> None:
+        domain = in_flight.domain(index)
+        if not domain:  # an answer to nothing that was sent: somebody else wrote it
+            return
+        self._forget_streams({domain})
+        error: dict[str, Any] = json.loads(data).get("error", {}) if data else {}
+        reason = f"{error['description']} ({error.get('err_code')})" if error else "no stream answers (503)"
+        is_too_large = error.get("err_code") == _TOO_LARGE and self._limits.forbid(domain, in_flight.size(index))
+        if is_too_large or error.get("err_code") in _REFUSALS:
+            in_flight.refuse(index, reason)
+        else:
+            in_flight.settle(index, self._unavailable(domain, reason))
+
+    def _too_large(self, event: CloudEvent, size: int, limit: int) -> Exception:
+        self._limits.note(_SERVER, limit)
+        if self._limits.forbid(_SERVER, size):
+            return outgrown(event, size, limit)
+        return self._unavailable(domain_of(event.type), too_large(size, limit))
+
+    def _denied(self, subject: str) -> None:
+        for in_flight in self._publishing.values():
+            in_flight.deny(subject, lambda domain: self._unavailable(domain, f"its user may not publish to {subject}"))
+
+    def _disconnected(self) -> None:
+        error = PublisherUnavailableError(self._broker, "the connection was lost before the acknowledgement")
+        for in_flight in self._publishing.values():
+            in_flight.give_up(error)

@@ -1,0 +1,282 @@
+"""NatsRequestChannel: sends requests to other applications over core NATS, with one subject for each request class.
+
+Nothing is stored: a request without an answer is lost. An answer is sent only to an inbox of a requester: a request
+whose reply subject is missing or is not an inbox is not handled. The processes of one application share a queue group.
+When no application serves a request, the server says so at once with status 503
+(https://docs.nats.io/nats-concepts/core-nats/reqreply).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from mediator.blocks import asynccontextmanager
+from mediator.distributed.cloudevents import LONGEST_APPLICATION
+from mediator.distributed.requests import (
+    IncomingCall,
+    IncomingCalls,
+    RemoteCall,
+    RemoteReply,
+    ReplyStatus,
+    RequestChannel,
+    RequestCodec,
+)
+from mediator.errors import PublisherUnavailableError
+from mediator.logger import Logger, RateLimitedLogger
+from mediator.msgspec import MsgspecRequestCodec
+from mediator.nats.binding import checked_prefix, decoded, encoded
+from mediator.nats.connection import AuthenticatedClient, NatsConnection, end, keep_subscribed, listen, withdraw
+from mediator.nats.subjects import answerable, new_inbox
+from mediator.owner import start_detached
+from mediator.printable import shown
+from mediator.settings import check_texts
+
+_TIMEOUT = "mediator-timeout"
+_STATUS = "mediator-status"
+_REASON = "mediator-reason"
+_ERROR = "mediator-error"
+_REFERENCE = "mediator-reference"
+_CONNECT_SECONDS = 1.0
+_LEAVE_SECONDS = 1.0
+_LONGEST_TIMEOUT = 3600.0
+_SHORTEST_TIMEOUT = 0.001
+_LONGEST_TEXT = 2000
+_NO_RESPONDERS = "no application answers to its name"
+
+
+class NatsRequestChannel(RequestChannel):
+    """Sends and serves requests: `channel = providers.Singleton(NatsRequestChannel, nats, application="advising")`.
+
+    Args:
+        connection: The connection to the broker.
+        application: The name of this application. It names the queue group of the processes that serve its requests.
+        prefix: The first token of the subjects `<prefix>.<domain>.<name>`. It must differ from the prefix of the
+            events.
+        inbox_prefixes: The `inbox_prefix` of each requester that is answered. By default every requester is answered
+            whose `inbox_prefix` is `_INBOX` or `_INBOX_<name>`.
+        codec: Encodes requests and responses; by default as JSON with msgspec.
+
+    Raises:
+        SettingError: The application or a prefix is not valid.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        application: str,
+        *,
+        prefix: str = "requests",
+        inbox_prefixes: Collection[str] | None = None,
+        codec: RequestCodec | None = None,
+    ) -> None:
+        check_texts(longest=LONGEST_APPLICATION, application=application)
+        self.codec: RequestCodec = codec or MsgspecRequestCodec()
+        self.place: str = connection.broker
+        self._connection = connection
+        self._queue = encoded(application).replace(".", "_").replace("*", "_").replace(">", "_")
+        self._prefix = checked_prefix(prefix)
+        self._is_answerable = answerable(inbox_prefixes)
+        self._log = RateLimitedLogger(Logger(worker="responder", broker=connection.broker))
+
+    async def call(self, call: RemoteCall, /) -> RemoteReply:
+        headers = {name: encoded(value) for name, value in call.headers.items()}
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + call.timeout
+        client = await self._connection.client("publish", timeout=min(_CONNECT_SECONDS, call.timeout))
+        async with asyncio.timeout_at(deadline):
+            left = max(deadline - clock(), _SHORTEST_TIMEOUT)  # waiting for a connection may have taken time
+            headers[_TIMEOUT] = f"{left:.3f}"
+            if (size := _size(headers, call.data)) > client.max_payload:
+                raise ValueError(f"it is {size:,} bytes, and the broker takes at most {client.max_payload:,}")
+            message = await self._ask(client, f"{self._prefix}.{call.name}", call.data, headers)
+        return _read_reply(message)
+
+    async def _ask(self, client: Client, subject: str, data: bytes, headers: dict[str, str]) -> Msg:
+        """Send a request and wait for the answer in an inbox of its own.
+
+        nats-py's shared inbox never ends the wait of a request whose connection was lost.
+        """
+        answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        forget = self._connection.on_disconnect(
+            "publish", lambda: _fail(answer, TimeoutError("the connection was lost"))
+        )
+        denied = PublisherUnavailableError(self.place, f"its user may not publish to {subject}")
+        forget_denial = _on_denied(client, subject, lambda: _fail(answer, denied))
+        inbox = new_inbox(client)
+
+        async def arrived(message: Msg) -> None:
+            if not answer.done():
+                answer.set_result(message)
+
+        try:
+            subscription = await listen(client, inbox, arrived)
+            try:
+                try:
+                    await client.publish(subject, data, inbox, headers)
+                except (nats.errors.Error, OSError) as error:
+                    raise PublisherUnavailableError(self.place, str(error) or type(error).__name__) from error
+                message = await answer
+            finally:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await subscription.unsubscribe()
+        finally:
+            forget()
+            forget_denial()
+        if not message.data and (message.headers or {}).get("Status") == "503":
+            raise PublisherUnavailableError(self.place, _NO_RESPONDERS)
+        return message
+
+    def serve(self, names: Collection[str], /, *, waiting: int) -> AbstractAsyncContextManager[IncomingCalls]:
+        return self._serve(tuple(names), waiting)
+
+    @asynccontextmanager
+    async def _serve(self, names: Collection[str], waiting: int) -> AsyncGenerator[IncomingCalls]:
+        calls = _Calls(waiting, self._is_answerable, self._log)
+        listener = _Listener(self._connection, self._prefix, [*names], self._queue, calls.arrived)
+        task = start_detached(listener.run(), name="mediator nats requests")
+        try:
+            yield calls
+        finally:
+            await end(task)
+            await listener.leave()
+            await calls.reject_waiting()
+
+
+class _Listener:
+    """Keeps the subscriptions on the client that is connected."""
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        prefix: str,
+        names: Sequence[str],
+        queue: str,
+        arrived: Callable[[Client, str, Msg], Awaitable[None]],
+    ) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._names = names
+        self._queue = queue
+        self._arrived = arrived
+        self._client: Client | None = None
+        self._subscriptions: list[Subscription] = []
+
+    async def run(self) -> None:
+        await keep_subscribed(self._connection, "consume", self._listen)
+
+    async def leave(self) -> None:
+        """Unsubscribe, and take the messages that still arrive within about a second. Call it after `run` has ended."""
+        if self._client is not None and self._client.is_connected:
+            await withdraw(self._client, self._subscriptions, _LEAVE_SECONDS)
+
+    async def _listen(self, client: Client) -> None:
+        if client is not self._client:
+            self._client, self._subscriptions = client, []
+        for name in self._names[len(self._subscriptions) :]:  # an earlier attempt may have subscribed some of the names
+            arrived = partial(self._arrived, client, name)  # the subscribed name counts, not the message's subject
+            self._subscriptions.append(await listen(client, f"{self._prefix}.{name}", arrived, queue=self._queue))
+
+
+class _Calls(IncomingCalls):
+    """The calls that have arrived and have not been taken yet."""
+
+    def __init__(self, limit: int, is_answerable: Callable[[str], bool], log: RateLimitedLogger) -> None:
+        self._waiting: asyncio.Queue[_Call] = asyncio.Queue(limit)
+        self._is_answerable = is_answerable
+        self._log = log
+
+    async def next(self) -> IncomingCall:
+        return await self._waiting.get()
+
+    async def arrived(self, client: Client, name: str, message: Msg) -> None:
+        if not self._is_answerable(message.reply):
+            self._log.warning("request without an inbox ignored", request=name, reply=shown(message.reply))
+            return
+        try:
+            call = _Call(_read_call(message, name), client, message.reply)
+        except ValueError as error:
+            self._log.warning("request refused", request=name, error=type(error).__name__, reason=shown(str(error)))
+            await _send(client, message.reply, RemoteReply(ReplyStatus.REFUSED, reason=str(error)))
+            return
+        if self._waiting.full():
+            self._log.warning("request turned away", request=name, waiting=self._waiting.maxsize)
+            await call.reply(RemoteReply(ReplyStatus.BUSY, reason="too many requests wait there"))
+        else:
+            self._waiting.put_nowait(call)
+
+    async def reject_waiting(self) -> None:
+        while not self._waiting.empty():
+            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="it is stopping"))
+
+
+class _Call(IncomingCall):
+    def __init__(self, call: RemoteCall, client: Client, address: str) -> None:
+        self.call = call
+        self._client = client
+        self._address = address
+        self._arrived = time.monotonic()
+
+    @property
+    def waited(self) -> float:
+        return time.monotonic() - self._arrived
+
+    async def reply(self, reply: RemoteReply, /) -> None:
+        await _send(self._client, self._address, reply)
+
+
+def _on_denied(client: Client, subject: str, act: Callable[[], None]) -> Callable[[], None]:
+    return client.on_denied(subject, act) if isinstance(client, AuthenticatedClient) else lambda: None
+
+
+def _fail(answer: "asyncio.Future[Msg]", error: Exception) -> None:
+    """Fail a request whose answer will not come, or was lost on its way."""
+    if not answer.done():
+        answer.set_exception(error)
+
+
+async def _send(client: Client, address: str, reply: RemoteReply) -> None:
+    """Send a reply. Raises `ValueError` when it is larger than the broker accepts."""
+    said = {_REASON: reply.reason[:_LONGEST_TEXT], _ERROR: reply.error, _REFERENCE: reply.reference}
+    headers = {_STATUS: reply.status.value} | {name: encoded(value) for name, value in said.items() if value}
+    if (size := _size(headers, reply.data)) > client.max_payload:
+        raise ValueError(f"it is {size:,} bytes, and the broker takes at most {client.max_payload:,}")
+    with contextlib.suppress(nats.errors.Error, OSError):  # a lost reply: the requester's timeout ends its wait
+        await client.publish(address, reply.data, headers=headers)
+
+
+def _read_call(message: Msg, name: str) -> RemoteCall:
+    headers = {name.lower(): value for name, value in (message.headers or {}).items()}
+    try:
+        seconds = float(headers.pop(_TIMEOUT, "5"))
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= _LONGEST_TIMEOUT:
+        raise ValueError(f"its header {_TIMEOUT} is no number of seconds")
+    return RemoteCall(name, message.data, seconds, _texts(headers))
+
+
+def _read_reply(message: Msg) -> RemoteReply:
+    headers = {name.lower(): value for name, value in (message.headers or {}).items()}
+    try:
+        status = ReplyStatus(headers.get(_STATUS, ""))
+        texts = _texts(headers)
+    except ValueError:
+        return RemoteReply(ReplyStatus.FAILED, reason="what answers to its name is no mediator", error="ForeignReply")
+    return RemoteReply(status, message.data, texts.get(_REASON, ""), texts.get(_ERROR, ""), texts.get(_REFERENCE, ""))
+
+
+def _texts(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: decoded(value) for name, value in headers.items()}
+
+
+def _size(headers: Mapping[str, str], data: bytes) -> int:
+    """Return the number of bytes that the server counts against `max_payload`."""
+    return 16 + sum(len(name) + len(value) + 4 for name, value in headers.items()) + len(data)

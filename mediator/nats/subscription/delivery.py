@@ -1,0 +1,88 @@
+"""NatsDelivery: one message of a durable consumer, until it is acknowledged."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+
+from nats.aio.msg import Msg
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.inbox import Delivery, UnreadableMessage
+from mediator.errors import EventNotDecodableError
+from mediator.nats.binding import from_message, partition_of, unreadable_from
+from mediator.nats.subjects import AckAddress
+
+_NANOSECONDS = 1_000_000_000
+_LONGEST_REASON = 200
+
+Reply = Callable[[str, bytes], Awaitable[None]]
+
+
+class NatsDelivery(Delivery):
+    """A message that was pulled. Settling it twice does nothing; settling it offline leads to a redelivery.
+
+    `settled` is called once, when the delivery was acknowledged or handed back.
+
+    Attributes:
+        unread: Whether the delivery has not been taken yet.
+        consumer: The name of the durable consumer that delivered the message.
+        remaining: How many more messages the consumer had when this one was sent.
+        seen: When the message arrived or its progress was last reported, in seconds of the monotonic clock.
+    """
+
+    def __init__(
+        self, message: Msg, address: AckAddress, reply: Reply, settled: Callable[["NatsDelivery"], None]
+    ) -> None:
+        self.unread: bool = True
+        self.seen: float = time.monotonic()
+        self.subject: str = message.subject
+        self.partition: int | None = partition_of(message.subject)
+        self.headers: Mapping[str, str] = message.headers or {}
+        self.data: bytes = message.data
+        self._address = message.reply
+        self._reply = reply
+        self._on_settled = settled
+        self._open = True
+        self.consumer: str = address.consumer
+        self.remaining: int = address.remaining
+        self.attempt: int = address.attempt
+        self.sequence: int = address.sequence
+        self.stored_at: datetime = datetime.fromtimestamp(address.stored / _NANOSECONDS, UTC)
+        self.event: CloudEvent | None
+        self.problem: str
+        former = f"{address.stream}:{address.sequence}"
+        own = f"{former}@{address.stored}"  # in a recreated stream, the sequence is used again
+        self.event, self.problem = _read(message, own, self.stored_at)
+        self.former_id: str | None = former if self.event is not None and self.event.id == own else None
+        if self.event is None:
+            self.unreadable: UnreadableMessage = unreadable_from(self.headers, self.data)
+
+    async def ack(self) -> None:
+        await self._settle(b"+ACK")
+
+    async def nak(self, delay: float) -> None:
+        body = b"-NAK " + json.dumps({"delay": round(delay * _NANOSECONDS)}).encode() if delay > 0 else b"-NAK"
+        await self._settle(body)
+
+    async def term(self, reason: str) -> None:
+        """The reason appears in the broker's advisory, shortened to 200 characters."""
+        await self._settle(f"+TERM {' '.join(reason.split())[:_LONGEST_REASON]}".rstrip().encode(errors="replace"))
+
+    async def in_progress(self) -> None:
+        if self._open:
+            self.seen = time.monotonic()
+            await self._reply(self._address, b"+WPI")
+
+    async def _settle(self, body: bytes) -> None:
+        if self._open:
+            self._open = False
+            self._on_settled(self)
+            await self._reply(self._address, body)
+
+
+def _read(message: Msg, fallback_id: str, stored_at: datetime) -> tuple[CloudEvent | None, str]:
+    try:
+        return from_message(message.headers, message.data, fallback_id=fallback_id, stored_at=stored_at), ""
+    except EventNotDecodableError as error:
+        return None, error.reason

@@ -1,0 +1,130 @@
+"""ConsumerGroup: the durable consumers of one group on the stream of one domain.
+
+An unordered group has one durable consumer per stream, with the name of the group. An ordered group has one for each
+partition, `<group>-p<partition>`, each with at most one unacknowledged delivery among all processes: JetStream itself
+then keeps the order, and another process continues when one dies, without a leader.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import replace
+
+from nats.aio.client import Client
+
+from mediator.distributed.inbox import Ordering
+from mediator.errors import SettingError, StreamMismatchError, misuse
+from mediator.nats.binding import domain_of, stream_name
+from mediator.nats.topology import (
+    MAX_ACK_PENDING,
+    PARTITIONS,
+    ConsumerSettings,
+    DeliverFrom,
+    JetStreamApi,
+    StreamSettings,
+    ensure_consumer,
+    ensure_stream,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PARTITION_NAME = re.compile(r".*-p[0-9]+")
+_ACK_WAIT = {"none": 30.0, "key": 10.0}
+
+SHORTEST_ACK_WAIT = min(_ACK_WAIT.values())
+"""The shortest default of how long the broker waits for an acknowledgement, in seconds."""
+
+
+def checked_group(name: str) -> str:
+    """Return the name of a group, or raise a `SettingError` when it is not valid."""
+    if not _NAME.fullmatch(name):
+        raise SettingError("group", name, "use 1 to 64 letters, digits, hyphens and underscores")
+    if _PARTITION_NAME.fullmatch(name):
+        raise SettingError("group", name, "use another ending: the consumers of ordered groups end in -p<number>")
+    return name
+
+
+class ConsumerGroup:
+    """Names, describes and sets up the durable consumers.
+
+    Its event types are all of one domain. The other arguments are those of `NatsEventSubscription`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        event_types: Collection[str],
+        *,
+        ordering: Ordering,
+        prefix: str,
+        provision: bool,
+        settings: StreamSettings,
+        ack_wait: float | None,
+        start: DeliverFrom,
+        max_ack_pending: int = MAX_ACK_PENDING,
+        application: str | None = None,
+    ) -> None:
+        self.name = name
+        self._application = application
+        self.ordering = ordering
+        self.ack_wait: float = _ACK_WAIT[ordering] if ack_wait is None else ack_wait
+        self.domain: str = domain_of(next(iter(event_types)))
+        self.stream: str = stream_name(prefix, self.domain)
+        self._types = sorted(f"{prefix}.{event_type}" for event_type in event_types)
+        self._prefix = prefix
+        self._provision = provision
+        self._settings = settings
+        self._start: DeliverFrom = start
+        self._max_ack_pending = max_ack_pending if ordering == "none" else 1
+        self._begun: dict[str, DeliverFrom] = {}
+
+    def consumers(self) -> list[ConsumerSettings]:
+        """Return the settings of each consumer of the group."""
+        if self.ordering == "none":
+            return [self._consumer(self.name, "*")]
+        return [self._consumer(f"{self.name}-p{number}", f"{number}") for number in range(self._settings.partitions)]
+
+    async def ensure_stream(self, client: Client, broker: str) -> StreamMismatchError | None:
+        """Make sure that the stream exists, and that this group can use it.
+
+        Returns:
+            The difference between the stream and the settings, when it does not matter here; otherwise `None`.
+
+        Raises:
+            StreamNotFoundError: The stream is missing and may not be created.
+            StreamMismatchError: The stream has another number of partitions, and the group is ordered.
+            GroupOrderingError: The group has consumers of the other ordering.
+            PublisherUnavailableError: The broker did not answer, or could not create the stream.
+        """
+        mismatch = None
+        try:
+            await ensure_stream(
+                client, self._prefix, self.domain, self._settings, provision=self._provision, broker=broker
+            )
+        except StreamMismatchError as error:  # this concerns the publisher, unless partitions would be left out
+            if self.ordering == "key" and any(each.startswith(PARTITIONS) for each in error.differences):
+                raise
+            mismatch = error
+        other = f"{self.name}-p0" if self.ordering == "none" else self.name
+        if await JetStreamApi(client, broker).consumer(self.stream, other) is not None:
+            raise misuse.group_ordering(self.name, self.ordering, self.stream, other)
+        return mismatch
+
+    async def ensure(self, client: Client, settings: ConsumerSettings, broker: str) -> None:
+        """Make sure that one consumer exists and fits.
+
+        It raises the errors of `ensure_consumer`.
+        """
+        wanted = replace(settings, deliver=self._begun.get(settings.name, self._start))
+        begun = await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
+        self._begun.setdefault(settings.name, begun)  # a consumer that is lost starts there again and misses nothing
+
+    def _consumer(self, name: str, partition: str) -> ConsumerSettings:
+        subjects = [f"{event_type}.{partition}" for event_type in self._types]
+        limit = self._max_ack_pending
+        return ConsumerSettings(
+            name,
+            subjects,
+            ack_wait=self.ack_wait,
+            max_ack_pending=limit,
+            deliver=self._start,
+            application=self._application,
+        )

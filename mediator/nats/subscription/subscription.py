@@ -1,0 +1,224 @@
+"""NatsEventSubscription: the event subscription that pulls from durable consumers, on one stream for each domain."""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from functools import partial
+
+from mediator.blocks import asynccontextmanager
+from mediator.distributed.cloudevents import LONGEST_APPLICATION, CloudEvent
+from mediator.distributed.inbox import Deliveries, Delivery, EventSubscription, Ordering
+from mediator.errors import SettingError
+from mediator.nats.binding import checked_prefix, domain_of, from_message
+from mediator.nats.connection import NatsConnection, end
+from mediator.nats.subscription.delivery import NatsDelivery
+from mediator.nats.subscription.group import SHORTEST_ACK_WAIT, ConsumerGroup, checked_group
+from mediator.nats.subscription.puller import Puller, Slots
+from mediator.nats.topology import (
+    DEFAULT_SETTINGS,
+    MAX_ACK_PENDING,
+    DeliverFrom,
+    StreamSettings,
+    Topology,
+    WantedConsumer,
+    WantedStream,
+)
+from mediator.owner import start_detached
+from mediator.settings import LONGEST_OF_BROKER, check_texts, is_count, is_seconds
+
+_FEWEST_PENDING = 2
+"""The smallest `max_ack_pending`: the consumer of an unordered group with 1 would be taken for an ordered one."""
+
+_TYPE = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
+
+
+class NatsEventSubscription(EventSubscription):
+    """Subscribes a group of processes; the broker shares the events out among them.
+
+    Args:
+        connection: The connection to the broker.
+        group: The name of the group, and of its durable consumers.
+        prefix: The first token of streams and subjects.
+        provision: Create missing streams and consumers, and add subjects to consumers; otherwise wait until somebody
+            else has done so.
+        settings: How missing streams are created. A stream that differs is consumed, and the difference is logged. With
+            `ordering="key"` the stream must have the same number of partitions as `settings`.
+        ack_wait: How long the broker waits for an acknowledgement, in seconds. `None` is 30 s, and 10 s with
+            `ordering="key"`: when a process dies, the partition of its delivery stands still for this time.
+        start: Where a new group starts: `"all"` events that the stream still has, `"new"` events only, or events since
+            a time. An existing group continues where it was.
+        max_ack_pending: How many events of each stream may be delivered and not yet acknowledged, in all processes of
+            the group together. Events that wait for a retry count: when there are this many, no other event is
+            delivered. With `ordering="key"` it is always one for each partition.
+        application: The name of this application, which is stored in the consumers of its groups. Another application
+            with the same group is refused, since the broker would share the events out between the two. By default the
+            name comes from the application's outbox, if the consumer finds an outbox in the same database.
+
+    Attributes:
+        connection: The connection to the broker.
+        group: The name of the group.
+        ack_wait: The shortest time for which the broker waits for an acknowledgement, in seconds.
+        max_age: How long streams keep events, in seconds, when they were created with these settings.
+
+    Raises:
+        SettingError: The group, prefix, ack_wait, start, max_ack_pending or application is not valid.
+    """
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        group: str,
+        *,
+        prefix: str = "events",
+        provision: bool = True,
+        settings: StreamSettings = DEFAULT_SETTINGS,
+        ack_wait: float | None = None,
+        start: DeliverFrom = "all",
+        max_ack_pending: int = MAX_ACK_PENDING,
+        application: str | None = None,
+    ) -> None:
+        if ack_wait is not None and not is_seconds(ack_wait, at_most=LONGEST_OF_BROKER):
+            raise SettingError("ack_wait", ack_wait, "use a positive number of seconds")
+        if not is_count(max_ack_pending) or max_ack_pending < _FEWEST_PENDING:
+            problem = f"use at least {_FEWEST_PENDING}; events come one at a time only with ordering='key'"
+            raise SettingError("max_ack_pending", max_ack_pending, problem)
+        if application is not None:
+            check_texts(longest=LONGEST_APPLICATION, application=application)
+        self.group: str = checked_group(group)
+        self._application = application
+        self.ack_wait: float = SHORTEST_ACK_WAIT if ack_wait is None else ack_wait
+        self.max_age: float | None = settings.max_age
+        self.connection: NatsConnection = connection
+        self._prefix = checked_prefix(prefix)
+        self._settings = settings
+        self._group_on_stream = partial(
+            ConsumerGroup,
+            group,
+            prefix=prefix,
+            provision=provision,
+            settings=settings,
+            ack_wait=ack_wait,
+            start=_checked_start(start),
+            max_ack_pending=max_ack_pending,
+        )
+
+    def use_application(self, application: str | None, /) -> None:
+        self._application = self._application or application
+
+    def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
+        return from_message(headers, data, fallback_id=fallback_id, stored_at=stored_at)
+
+    def open(
+        self, event_types: Iterable[str], /, *, prefetch: int, ordering: Ordering = "none"
+    ) -> AbstractAsyncContextManager[Deliveries]:
+        """Start pulling events.
+
+        Without an ordering, `prefetch` is divided among the streams, with at least one each: it should not be smaller
+        than the number of domains. With `ordering="key"`, a delivery without a free slot is handed back to the broker
+        at once.
+
+        Raises:
+            SettingError: An event type is not `<domain>.<name>`, there is no event type, `prefetch` is below 1, or the
+                ordering is unknown.
+        """
+        groups = self._groups(event_types, ordering)
+        if not groups:
+            raise SettingError("event_types", (), "name at least one")
+        if prefetch < 1:
+            raise SettingError("prefetch", prefetch, "use at least 1")
+        return self._open(groups, prefetch, ordering)
+
+    def topology(self, event_types: Iterable[str], *, ordering: Ordering = "none") -> Topology:
+        """Return the streams and consumers that subscribing to these event types needs; errors are those of `open`."""
+        groups = self._groups(event_types, ordering)
+        ordered = ordering == "key"
+        return Topology(
+            tuple(
+                WantedStream(self._prefix, group.domain, self._settings, own=False, ordered=ordered) for group in groups
+            ),
+            tuple(WantedConsumer(group.stream, group.name, each) for group in groups for each in group.consumers()),
+        )
+
+    def _groups(self, event_types: Iterable[str], ordering: Ordering) -> list[ConsumerGroup]:
+        if ordering not in {"none", "key"}:
+            raise SettingError("ordering", ordering, 'use "none" or "key"')
+        domains: dict[str, set[str]] = {}
+        for event_type in event_types:
+            if not _TYPE.fullmatch(event_type):
+                raise SettingError("event_types", event_type, "write it as <domain>.<name>")
+            domains.setdefault(domain_of(event_type), set()).add(event_type)
+        make = partial(self._group_on_stream, ordering=ordering, application=self._application)
+        return [make(types) for types in domains.values()]
+
+    @asynccontextmanager
+    async def _open(
+        self, groups: Sequence[ConsumerGroup], prefetch: int, ordering: Ordering
+    ) -> AsyncGenerator[Deliveries]:
+        deliveries = _NatsDeliveries()
+        if ordering == "key":
+            slots = Slots(prefetch) if prefetch < len(groups) * self._settings.partitions else None
+            pullers = [Puller(self.connection, group, 1, slots, deliveries.put) for group in groups]
+        else:
+            pullers = [
+                Puller(self.connection, group, limit, None, deliveries.put)
+                for group, limit in zip(groups, _shares(prefetch, len(groups)), strict=True)
+            ]
+        tasks = [start_detached(puller.run(), name="mediator nats puller") for puller in pullers]
+        for task in tasks:
+            task.add_done_callback(deliveries.ended)
+        try:
+            yield deliveries
+        finally:
+            await end(*tasks)
+            try:
+                await asyncio.gather(*(puller.leave() for puller in pullers))
+            finally:
+                await deliveries.hand_back()
+
+
+def _shares(prefetch: int, streams: int) -> list[int]:
+    share, rest = divmod(prefetch, streams)
+    return [max(1, share + (index < rest)) for index in range(streams)]
+
+
+def _checked_start(start: DeliverFrom) -> DeliverFrom:
+    known = start.tzinfo is not None if isinstance(start, datetime) else start in {"all", "new"}
+    if not known:
+        raise SettingError("start", start, 'use "all", "new" or a time with a zone')
+    return start
+
+
+class _NatsDeliveries(Deliveries):
+    """The deliveries that have arrived and have not been taken yet."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[NatsDelivery] = deque()
+        self._arrived = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def next(self) -> Delivery:
+        while not self._waiting:
+            if self._failure is not None:
+                raise self._failure
+            self._arrived.clear()
+            await self._arrived.wait()
+        delivery = self._waiting.popleft()
+        delivery.unread = False
+        return delivery
+
+    def put(self, delivery: NatsDelivery) -> None:
+        self._waiting.append(delivery)
+        self._arrived.set()
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Have `next` raise the failure of a puller, which should never happen: nothing would arrive any more."""
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._arrived.set()
+
+    async def hand_back(self) -> None:
+        while self._waiting:
+            await self._waiting.popleft().nak(0)

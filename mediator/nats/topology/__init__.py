@@ -1,0 +1,41 @@
+"""Topology: the streams and consumers that an application needs, and how they are set up on a broker."""
+
+from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
+from mediator.nats.topology.consumers import MAX_ACK_PENDING, ConsumerSettings, DeliverFrom, ensure_consumer
+from mediator.nats.topology.provisioning import (
+    Item,
+    Status,
+    Topology,
+    WantedConsumer,
+    WantedStream,
+    merged,
+    plan,
+    provision,
+    published,
+    survey,
+)
+from mediator.nats.topology.streams import DEFAULT_SETTINGS, PARTITIONS, StreamSettings, ensure_stream
+
+__all__ = [
+    "DEFAULT_SETTINGS",
+    "MAX_ACK_PENDING",
+    "NANOSECONDS",
+    "PARTITIONS",
+    "ApiError",
+    "ConsumerSettings",
+    "DeliverFrom",
+    "Item",
+    "JetStreamApi",
+    "Status",
+    "StreamSettings",
+    "Topology",
+    "WantedConsumer",
+    "WantedStream",
+    "ensure_consumer",
+    "ensure_stream",
+    "merged",
+    "plan",
+    "provision",
+    "published",
+    "survey",
+]

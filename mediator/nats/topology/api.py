@@ -1,0 +1,116 @@
+"""JetStreamApi: sends requests to the JetStream API of one broker.
+
+Requests go to the API itself (https://docs.nats.io/reference/reference-protocols/nats_api_reference): nats-py's manager
+overwrites existing consumers and drops settings that it does not know.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from mediator.errors import PublisherUnavailableError, StreamNotFoundError
+from mediator.nats.connection import AuthenticatedClient, ask
+
+NANOSECONDS = 1_000_000_000
+"""Nanoseconds in a second: the API counts durations in nanoseconds."""
+
+_TIMEOUT = 2.0
+_NOT_FOUND = 404
+_STREAM_NOT_FOUND = 10059
+
+
+@dataclass(eq=False)
+class ApiError(Exception):
+    """The API refused a request.
+
+    Attributes:
+        code: The status, as in HTTP.
+        err_code: The error code of JetStream.
+        description: What is wrong.
+    """
+
+    code: int
+    err_code: int
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.description} ({self.err_code})"
+
+
+@dataclass(frozen=True, slots=True)
+class JetStreamApi:
+    """Sends requests to one broker."""
+
+    client: Client
+    broker: str
+
+    async def call(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the answer to a request; wait for it at most 2 s.
+
+        Raises:
+            ApiError: The request was refused.
+            PublisherUnavailableError: There was no answer.
+        """
+        payload = b"" if body is None else json.dumps(body).encode()
+        try:
+            message = await ask(self.client, f"$JS.API.{subject}", payload, _TIMEOUT)
+        except (nats.errors.Error, OSError) as error:
+            raise PublisherUnavailableError(self.broker, self._reason(f"$JS.API.{subject}", error)) from error
+        answer: dict[str, Any] = json.loads(message.data)
+        refused: dict[str, Any] | None = answer.get("error")
+        if refused is not None:
+            raise ApiError(refused.get("code", 0), refused.get("err_code", 0), refused.get("description", ""))
+        return answer
+
+    def _reason(self, subject: str, error: Exception) -> str:
+        if isinstance(self.client, AuthenticatedClient) and self.client.may_not_publish(subject):
+            return f"its user may not publish to {subject}"
+        return f"no answer from JetStream: {str(error) or type(error).__name__}"
+
+    async def stream(self, name: str) -> dict[str, Any] | None:
+        """Return the broker's information about a stream; `None` when the stream does not exist.
+
+        Raises:
+            PublisherUnavailableError: The broker did not answer, or refused to answer.
+        """
+        try:
+            return await self.call(f"STREAM.INFO.{name}")
+        except ApiError as error:
+            if error.code == _NOT_FOUND:
+                return None
+            raise PublisherUnavailableError(self.broker, str(error)) from error
+
+    async def consumer(self, stream: str, name: str) -> dict[str, Any] | None:
+        """Return the broker's information about a consumer; `None` when the consumer does not exist.
+
+        Raises:
+            StreamNotFoundError: The consumer's stream does not exist.
+            PublisherUnavailableError: The broker did not answer, or refused to answer.
+        """
+        try:
+            return await self.call(f"CONSUMER.INFO.{stream}.{name}")
+        except ApiError as error:
+            if error.err_code == _STREAM_NOT_FOUND:
+                raise StreamNotFoundError(self.broker, str(error), stream) from error
+            if error.code == _NOT_FOUND:
+                return None
+            raise PublisherUnavailableError(self.broker, str(error)) from error
+
+    async def put_consumer(self, stream: str, config: dict[str, Any], action: str) -> dict[str, Any]:
+        """Create (`action="create"`) or change (`"update"`) a consumer and return the broker's information about it.
+
+        Raises:
+            ApiError: The consumer exists with other settings, or the broker does not accept the settings.
+            StreamNotFoundError: The consumer's stream does not exist.
+            PublisherUnavailableError: The broker did not answer.
+        """
+        request = {"stream_name": stream, "config": config, "action": action}
+        try:
+            return await self.call(f"CONSUMER.CREATE.{stream}.{config['name']}", request)
+        except ApiError as error:
+            if error.err_code == _STREAM_NOT_FOUND:
+                raise StreamNotFoundError(self.broker, str(error), stream) from error
+            raise

@@ -1,0 +1,214 @@
+"""ConsumerSettings: how a durable consumer of a stream is created and compared with an existing one."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from nats.aio.client import Client
+
+from mediator.distributed.inbox import not_of
+from mediator.errors import ConsumerNotFoundError, PublisherUnavailableError, SettingError, StreamMismatchError
+from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
+from mediator.settings import LONGEST_OF_BROKER, is_count, is_seconds
+
+MAX_ACK_PENDING = 1000
+"""Default for how many events of an unordered group may be delivered and not yet acknowledged."""
+
+DeliverFrom = Literal["all", "new"] | datetime
+"""Where a new consumer starts: at the first event that the stream still has, after its last event, or at a time."""
+
+_UNNAMED = "it does not say of which application it is"
+_CONSUMER_EXISTS = (10013, 10148)
+APPLICATION = "mediator.application"
+"""The metadata entry of a consumer with its application. Two applications with one group would share its events out."""
+_FIXED = ("ack_policy", "max_deliver")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """A durable pull consumer.
+
+    Attributes:
+        name: The name of the consumer in its stream.
+        subjects: The subjects that it receives, possibly with wildcards.
+        ack_wait: How long the broker waits for an acknowledgement before it redelivers, in seconds.
+        max_ack_pending: How many messages may be delivered and not yet acknowledged; with 1 they come in order.
+        deliver: Where it starts, `"all"`, `"new"` or a time with a zone; used only when the consumer is created.
+        application: The application that owns it; `None` when unknown, and then it is not compared.
+    """
+
+    name: str
+    subjects: Collection[str]
+    ack_wait: float = 30.0
+    max_ack_pending: int = MAX_ACK_PENDING
+    deliver: DeliverFrom = "all"
+    application: str | None = None
+
+    def __post_init__(self) -> None:
+        if not is_seconds(self.ack_wait, at_most=LONGEST_OF_BROKER):
+            raise SettingError("ack_wait", self.ack_wait, "use a positive number of seconds")
+        if not is_count(self.max_ack_pending):
+            raise SettingError("max_ack_pending", self.max_ack_pending, "use at least 1")
+        if isinstance(self.deliver, datetime) and self.deliver.tzinfo is None:
+            raise SettingError("deliver", self.deliver, "give the time a zone")
+
+
+async def ensure_consumer(
+    client: Client, stream: str, settings: ConsumerSettings, *, broker: str, provision: bool = True
+) -> DeliverFrom:
+    """Make sure that a durable consumer exists, fits and receives its subjects; without `provision`, only check it.
+
+    Subjects are only ever added to an existing consumer: while two versions of an application run side by side, the
+    version that knows fewer event types must not take events away from the other version.
+
+    Returns:
+        Where the consumer started: `"all"`, or a time by the broker's clock.
+
+    Raises:
+        StreamMismatchError: The consumer exists and cannot be used. It was not changed.
+        StreamNotFoundError: The stream is missing.
+        ConsumerNotFoundError: The consumer is missing and may not be created.
+        PublisherUnavailableError: The broker did not answer, or could not create the consumer.
+    """
+    api, wanted = JetStreamApi(client, broker), consumer_config(settings)
+    info = await api.consumer(stream, settings.name)
+    if info is None and not provision:
+        raise ConsumerNotFoundError(broker, "it was not set up", stream, settings.name)
+    if info is None:
+        info = await create_consumer(api, stream, wanted)
+    found = info["config"]
+    differences, updates = consumer_differences(wanted, found), consumer_updates(wanted, found)
+    if not provision:
+        differences += [each for each in updates if each != _UNNAMED]
+    if differences:
+        texts = [f"consumer {settings.name}: {each}" for each in differences]
+        raise StreamMismatchError(broker, "its consumer", stream, texts)
+    if updates and provision:
+        await update_consumer(api, stream, adapted(wanted, found))
+    return _beginning(info)
+
+
+def _beginning(info: dict[str, Any]) -> DeliverFrom:
+    """Return where a consumer started. A new consumer that starts there misses nothing that this one had to deliver."""
+    policy: str = info["config"].get("deliver_policy", "all")
+    if policy == "all":
+        return "all"
+    time: str = info["config"]["opt_start_time"] if policy == "by_start_time" else info["created"]
+    return datetime.fromisoformat(time)
+
+
+def consumer_config(settings: ConsumerSettings) -> dict[str, Any]:
+    """Return the configuration of a consumer in the format of the API."""
+    config: dict[str, Any] = {
+        "name": settings.name,
+        "durable_name": settings.name,
+        "deliver_policy": settings.deliver,
+        "ack_policy": "explicit",
+        "replay_policy": "instant",
+        "ack_wait": round(settings.ack_wait * NANOSECONDS),
+        "max_deliver": -1,
+        "max_ack_pending": settings.max_ack_pending,
+        "filter_subjects": sorted(settings.subjects),
+    }
+    if settings.application is not None:
+        config["metadata"] = {APPLICATION: settings.application}
+    if isinstance(settings.deliver, datetime):
+        start = settings.deliver.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        config |= {"deliver_policy": "by_start_time", "opt_start_time": start}
+    return config
+
+
+def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return the differences that cannot be removed while the consumer is in use, each as a text."""
+    differences = [
+        f"{name} is {found.get(name)}, not {wanted[name]}" for name in _FIXED if found.get(name) != wanted[name]
+    ]
+    if found.get("deliver_subject"):
+        differences.append("it pushes instead of being pulled")
+    theirs, ours = _application(found), _application(wanted)
+    if ours is not None and theirs is not None and theirs != ours:
+        differences.append(not_of(theirs, ours))
+    limits = {found.get("max_ack_pending"), wanted["max_ack_pending"]}
+    if len(limits) > 1 and 1 in limits:  # a limit of 1 is what makes events come in order
+        differences.append(f"max_ack_pending is {found.get('max_ack_pending')}, not {wanted['max_ack_pending']}")
+    return differences
+
+
+def consumer_updates(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return the differences that may be removed at any time, each as a text: wait times, limits, subjects to add."""
+    updates = [
+        f"{name} is {_shown(name, found)}, not {_shown(name, wanted)}"
+        for name in ("ack_wait", "max_ack_pending")
+        if found.get(name) != wanted[name]
+    ]
+    if _application(wanted) is not None and _application(found) is None:
+        updates.append(_UNNAMED)
+    there = filters(found)
+    if there:
+        updates += [f"does not receive {subject}" for subject in sorted(filters(wanted) - there)]
+    return updates
+
+
+def _application(config: dict[str, Any]) -> str | None:
+    metadata: dict[str, str] = config.get("metadata") or {}
+    return metadata.get(APPLICATION)
+
+
+def _shown(name: str, config: dict[str, Any]) -> str:
+    value = config.get(name)
+    return f"{value / NANOSECONDS:g} s" if name == "ack_wait" and value is not None else str(value)
+
+
+def surplus(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return the subjects that a consumer receives without need, each as a text."""
+    there = filters(found)
+    if not there:
+        return ["receives every subject of its stream"]
+    return [f"receives {subject}, which nothing handles" for subject in sorted(there - filters(wanted))]
+
+
+def adapted(wanted: dict[str, Any], found: dict[str, Any], *, prune: bool = False) -> dict[str, Any]:
+    """Return an existing configuration with the wanted changes. Subjects are removed only when `prune` is set."""
+    there = filters(found)
+    kept = filters(wanted) if prune else there | filters(wanted)
+    metadata: dict[str, Any] = {**(found.get("metadata") or {}), **(wanted.get("metadata") or {})}
+    changed: dict[str, Any] = found | {
+        "ack_wait": wanted["ack_wait"],
+        "max_ack_pending": wanted["max_ack_pending"],
+        "filter_subjects": sorted(kept) if there or prune else [],
+        "metadata": metadata,
+    }
+    changed.pop("filter_subject", None)
+    return changed
+
+
+def filters(config: dict[str, Any]) -> set[str]:
+    """Return the subjects that a consumer receives; an empty set means all subjects of the stream."""
+    single: Any = config.get("filter_subject")
+    return {*(config.get("filter_subjects") or ()), *([single] if single else ())}
+
+
+async def create_consumer(api: JetStreamApi, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Create a consumer and return the broker's information about it, even when another process was faster."""
+    try:
+        return await api.put_consumer(stream, wanted, "create")
+    except ApiError as error:
+        if error.err_code not in _CONSUMER_EXISTS:
+            raise _failure(api, stream, error) from error
+        found = await api.consumer(stream, wanted["name"])
+        if found is None:  # it has been deleted again meanwhile
+            raise _failure(api, stream, error) from error
+        return found
+
+
+async def update_consumer(api: JetStreamApi, stream: str, config: dict[str, Any]) -> None:
+    """Change a consumer."""
+    try:
+        await api.put_consumer(stream, config, "update")
+    except ApiError as error:
+        raise _failure(api, stream, error) from error
+
+
+def _failure(api: JetStreamApi, stream: str, error: ApiError) -> PublisherUnavailableError:
+    return PublisherUnavailableError(api.broker, f"the consumer on {stream} cannot be set up: {error}")

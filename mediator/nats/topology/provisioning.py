@@ -1,0 +1,352 @@
+"""Topology: the streams and consumers that an application needs on a broker, and how they are set up where that is safe."""
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Literal
+
+from mediator.errors import PublisherUnavailableError, SettingError
+from mediator.nats.binding import domain_of, stream_name
+from mediator.nats.topology.api import ApiError, JetStreamApi
+from mediator.nats.topology.consumers import (
+    ConsumerSettings,
+    adapted,
+    consumer_config,
+    consumer_differences,
+    consumer_updates,
+    create_consumer,
+    surplus,
+    update_consumer,
+)
+from mediator.nats.topology.streams import (
+    StreamSettings,
+    changeable_differences,
+    changed_stream,
+    create_stream,
+    partition_differences,
+    stream_config,
+    stream_differences,
+    update_stream,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedStream:
+    """A stream that the application needs for a domain.
+
+    Attributes:
+        prefix: The first token of the stream's name and subjects.
+        domain: The domain of the stream's events.
+        settings: How the stream is created.
+        own: Whether this application publishes to the stream; the settings of other applications' streams are not
+            compared.
+        ordered: Whether this application consumes the stream in order, and must know its number of partitions.
+    """
+
+    prefix: str
+    domain: str
+    settings: StreamSettings
+    own: bool = True
+    ordered: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the stream."""
+        return stream_name(self.prefix, self.domain)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedConsumer:
+    """A durable consumer that the application needs.
+
+    Attributes:
+        stream: The name of the consumer's stream.
+        group: The group of processes that share the consumer's events. The consumer's name is the group's name or
+            starts with it.
+        settings: How the consumer is created.
+    """
+
+    stream: str
+    group: str
+    settings: ConsumerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The streams and consumers that are wanted on one broker.
+
+    Attributes:
+        streams: The streams in the order of declaration, each name once.
+        consumers: The consumers in the order of declaration, each name once per stream.
+    """
+
+    streams: tuple[WantedStream, ...] = ()
+    consumers: tuple[WantedConsumer, ...] = ()
+
+    @property
+    def prefixes(self) -> set[str]:
+        """The prefixes of the streams."""
+        return {stream.prefix for stream in self.streams}
+
+    def is_of_group(self, consumer: str) -> bool:
+        """Return whether a consumer belongs to a group of this application, or to one of the group's partitions."""
+        groups = {wanted.group for wanted in self.consumers}
+        return consumer in groups or _PARTITION.sub("", consumer) in groups
+
+
+_PARTITION = re.compile(r"-p\d+$")
+
+
+def published(prefix: str, event_types: Iterable[str], settings: StreamSettings) -> Topology:
+    """Return the streams that publishing these event types needs."""
+    domains = dict.fromkeys(map(domain_of, event_types))
+    return Topology(tuple(WantedStream(prefix, domain, settings) for domain in domains))
+
+
+def merged(topologies: Collection[Topology]) -> Topology:
+    """Return the combined wishes of several parts of an application for one broker.
+
+    Raises:
+        SettingError: Two parts want the same stream or consumer with different settings or numbers of partitions.
+    """
+    streams: dict[str, WantedStream] = {}
+    for stream in (stream for topology in topologies for stream in topology.streams):
+        streams[stream.name] = _joined_streams(streams[stream.name], stream) if stream.name in streams else stream
+    consumers: dict[tuple[str, str], WantedConsumer] = {}
+    for consumer in (consumer for topology in topologies for consumer in topology.consumers):
+        key = consumer.stream, consumer.settings.name
+        consumers[key] = _joined_consumers(consumers[key], consumer) if key in consumers else consumer
+    return Topology(tuple(streams.values()), tuple(consumers.values()))
+
+
+def _joined_streams(first: WantedStream, second: WantedStream) -> WantedStream:
+    """Return the stream with the settings of its publisher, else of an ordered group, else the largest.
+
+    The order of declaration does not matter.
+    """
+    if first.own and second.own and first.settings != second.settings:
+        problem = f"two publishers want the stream {first.name} with different settings; give them the same"
+        raise SettingError("settings", second.settings, problem)
+    partitions = sorted({each.settings.partitions for each in (first, second) if each.own or each.ordered})
+    if len(partitions) > 1:
+        problem = (
+            "the stream {} is needed with {} and with {} partitions; give its publisher and ordered groups the same"
+        )
+        raise SettingError("settings", second.settings, problem.format(first.name, *partitions))
+    chosen = max(first, second, key=lambda each: (each.own, each.ordered, astuple(each.settings)))
+    return replace(chosen, ordered=first.ordered or second.ordered)
+
+
+def _joined_consumers(first: WantedConsumer, second: WantedConsumer) -> WantedConsumer:
+    subjects = sorted({*first.settings.subjects, *second.settings.subjects})
+    joined = replace(first.settings, subjects=subjects)
+    if replace(second.settings, subjects=subjects) != joined:
+        problem = f"two subscriptions want the consumer {joined.name} of {first.stream} with different settings"
+        raise SettingError("group", first.group, f"{problem}; give each a group of its own")
+    return replace(first, settings=joined)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The streams and consumers found on a broker, as the API describes them (`config`, `state` and more).
+
+    Attributes:
+        streams: The wanted streams that exist, by name.
+        consumers: The consumers of every stream with one of the wanted prefixes, by stream and name.
+    """
+
+    streams: Mapping[str, dict[str, Any]]
+    consumers: Mapping[tuple[str, str], dict[str, Any]]
+
+
+async def survey(api: JetStreamApi, topology: Topology) -> Survey:
+    """Read the streams and consumers of a broker without changing anything.
+
+    Raises:
+        PublisherUnavailableError: The broker did not answer, or its user may not ask.
+    """
+    prefixes = tuple(f"{prefix}-" for prefix in topology.prefixes)
+    names = [name async for name in _pages(api, "STREAM.NAMES", "streams") if name.startswith(prefixes)]
+    wanted = [stream.name for stream in topology.streams]
+    streams = {name: found for name in wanted if name in names and (found := await api.stream(name)) is not None}
+    consumers = {
+        (stream, info["name"]): info
+        for stream in names
+        async for info in _pages(api, f"CONSUMER.LIST.{stream}", "consumers")
+    }
+    return Survey(streams, consumers)
+
+
+async def _pages(api: JetStreamApi, subject: str, key: str) -> AsyncIterator[Any]:
+    offset = 0
+    while True:
+        try:
+            answer = await api.call(subject, {"offset": offset})
+        except ApiError as error:
+            raise PublisherUnavailableError(api.broker, f"{subject} cannot be listed: {error}") from error
+        page: list[Any] = answer.get(key) or []
+        for each in page:
+            yield each
+        offset += len(page)
+        if not page or offset >= answer.get("total", 0):
+            return
+
+
+Status = Literal["present", "create", "update", "differs", "unwanted", "other"]
+"""`differs`: never changed unasked. `unwanted`: no longer needed. `other`: belongs to another application."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The plan for one stream or consumer.
+
+    Attributes:
+        stream: The name of the stream.
+        consumer: The name of the consumer; empty for the stream itself.
+        status: The state of the stream or consumer, and what is to be done.
+        details: Every difference, each as a text.
+        config: The configuration to send in order to create or update it; `None` when nothing is to be done.
+    """
+
+    stream: str
+    consumer: str
+    status: Status
+    details: tuple[str, ...] = ()
+    config: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether the broker differs from what is wanted."""
+        return self.status not in {"present", "other"}
+
+
+def plan(topology: Topology, found: Survey, *, update_streams: bool = False, prune: bool = False) -> list[Item]:
+    """Compare the wanted streams and consumers with the existing ones. Nothing is ever planned to be deleted.
+
+    Args:
+        topology: The wanted streams and consumers.
+        found: The existing streams and consumers.
+        update_streams: Whether `max_age`, `max_bytes`, `duplicate_window`, replicas and atomic batches of own streams
+            are changed.
+        prune: Whether subjects that nothing here handles any more are removed from consumers.
+    """
+    partitions = {wanted.name: _partitions(wanted, found) for wanted in topology.streams}
+    return [
+        *(_stream(wanted, found, update=update_streams) for wanted in topology.streams),
+        *(_consumer(wanted, found, partitions.get(wanted.stream, []), prune=prune) for wanted in topology.consumers),
+        *_unplanned(topology, found),
+    ]
+
+
+def _stream(wanted: WantedStream, found: Survey, *, update: bool) -> Item:
+    config = stream_config(wanted.prefix, wanted.domain, wanted.settings)
+    info = found.streams.get(wanted.name)
+    if info is None:
+        return Item(wanted.name, "", "create", config=config)
+    there: dict[str, Any] = info["config"]
+    if not wanted.own:
+        partitions = _partitions(wanted, found)
+        return Item(wanted.name, "", "differs" if partitions else "present", tuple(partitions))
+    fixed, changeable = stream_differences(config, there), changeable_differences(config, there)
+    if not fixed and not changeable:
+        return Item(wanted.name, "", "present")
+    if update and not fixed:
+        return Item(wanted.name, "", "update", tuple(changeable), changed_stream(config, there))
+    return Item(wanted.name, "", "differs", (*fixed, *changeable))
+
+
+def _partitions(wanted: WantedStream, found: Survey) -> list[str]:
+    """Return why an ordered group refuses an existing stream."""
+    info = found.streams.get(wanted.name)
+    if info is None or not wanted.ordered:
+        return []
+    return partition_differences(stream_config(wanted.prefix, wanted.domain, wanted.settings), info["config"])
+
+
+def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, prune: bool) -> Item:
+    stream, name = wanted.stream, wanted.settings.name
+    config = consumer_config(wanted.settings)
+    info = found.consumers.get((stream, name))
+    if partitions and name != wanted.group:  # the group refuses the stream, and would never consume from it
+        left = "not created" if info is None else "left as it is"
+        return Item(stream, name, "differs", tuple(f"{left}: of the stream, {each}" for each in partitions))
+    if info is None and (other := _other_ordering(wanted, found)):
+        return Item(stream, name, "differs", (f"not created: its group consumes with the other ordering, as {other}",))
+    if info is None:
+        return Item(stream, name, "create", tuple(f"receives {each}" for each in config["filter_subjects"]), config)
+    there: dict[str, Any] = info["config"]
+    fixed, updates, more = consumer_differences(config, there), consumer_updates(config, there), surplus(config, there)
+    details = (*fixed, *updates, *more)
+    if fixed:
+        return Item(stream, name, "differs", details)
+    if updates or (prune and more):
+        return Item(stream, name, "update", details, adapted(config, there, prune=prune))
+    return Item(stream, name, "unwanted" if more else "present", details)
+
+
+def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:
+    """Return the group's consumer with the other ordering, or an empty text: its instances would stop with both."""
+    other = f"{wanted.group}-p0" if wanted.settings.name == wanted.group else wanted.group
+    return other if (wanted.stream, other) in found.consumers else ""
+
+
+def _unplanned(topology: Topology, found: Survey) -> Iterator[Item]:
+    wanted = {(consumer.stream, consumer.settings.name) for consumer in topology.consumers}
+    own = {stream.name for stream in topology.streams if stream.own}
+    for stream, name in sorted(found.consumers.keys() - wanted):
+        if topology.is_of_group(name):
+            yield Item(stream, name, "unwanted", ("nothing consumes it any more; it is never deleted",))
+        elif stream in own:
+            yield Item(stream, name, "other")
+
+
+_ROUNDS = 10
+_SETTLING = (0.05, 0.2)
+
+
+async def provision(
+    api: JetStreamApi,
+    topology: Topology,
+    *,
+    done: Callable[[Item], None],
+    update_streams: bool = False,
+    prune: bool = False,
+    rng: random.Random | None = None,
+) -> list[Item]:
+    """Create missing streams and consumers, update those that may be updated, and return the final plan.
+
+    Several processes may do this at the same time. The API cannot change a consumer only if nobody else has changed it,
+    so everything is read again after a short pause, whose length `rng` chooses, until nothing is left to do. `done` is
+    called after each creation and update.
+
+    Raises:
+        PublisherUnavailableError: The broker did not answer or refused something, or others keep changing what is set
+            up.
+    """
+    chance = rng or random.Random()  # noqa: S311  (jitter, no secret)
+    names = ""
+    for _ in range(_ROUNDS):
+        items = plan(topology, await survey(api, topology), update_streams=update_streams, prune=prune)
+        pending = [item for item in items if item.config is not None]
+        if not pending:
+            return items
+        names = ", ".join(item.consumer or item.stream for item in pending)
+        for item in pending:
+            await _perform(api, item)
+            done(item)
+        await asyncio.sleep(chance.uniform(*_SETTLING))
+    raise PublisherUnavailableError(api.broker, f"something else changes {names} again and again")
+
+
+async def _perform(api: JetStreamApi, item: Item) -> None:
+    config = item.config or {}
+    if item.consumer and item.status == "create":
+        await create_consumer(api, item.stream, config)
+    elif item.consumer:
+        await update_consumer(api, item.stream, config)
+    elif item.status == "create":
+        await create_stream(api, config)
+    else:
+        await update_stream(api, config)

@@ -1,0 +1,349 @@
+"""DetachedObjects: the objects that a session loaded before its current transaction; refreshed before they are written.
+
+When a transaction begins, the session detaches all its objects. A query or `session.get()` then returns a new object
+with the values in the database, and the old object stays readable. An old object that is changed or deleted, or that a
+new object refers to, is attached again and refreshed. If the database then holds other values than a changed object was
+loaded with, another transaction has written the row meanwhile. The change was decided on outdated values, which is an
+error.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Column, inspect
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.mutable import MutableBase
+from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, PassiveFlag, RelationshipProperty, Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.base import NO_VALUE
+from sqlalchemy.orm.collections import collection_adapter
+from sqlalchemy.util.concurrency import in_greenlet
+
+from mediator.blocks import contextmanager
+from mediator.errors import misuse
+
+_QUERIES = ("dynamic", "write_only")
+"""Loading strategies of relationships that hold no objects, but are queried."""
+_NOT_READ = (*_QUERIES, "raise", "raise_on_sql", "noload")
+"""Loading strategies of relationships that a refresh by name does not load."""
+
+_CHANGEABLE: tuple[type, ...] = (dict, list, set, MutableBase)
+"""Types of values that can be changed in place."""
+
+State = InstanceState[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    """A detached object that was attached to the session again."""
+
+    entity: object
+    loaded: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A change of one attribute: the value that was set, or the objects added to and removed from a collection."""
+
+    key: str
+    value: Any
+    added: Sequence[Any] = ()
+    removed: Sequence[Any] = ()
+    collection: bool = False
+
+    def apply(self, state: State, entity: object) -> None:
+        """Apply the change to a refreshed object."""
+        if not self.collection:
+            self._set(state, entity)
+            return
+        adapter = collection_adapter(state.dict[self.key])
+        present = list(adapter)
+        for item in self.removed:
+            if item in present:
+                adapter.remove_with_event(item)
+        for item in self.added:
+            if item not in present:
+                adapter.append_with_event(item)
+
+    def _set(self, state: State, entity: object) -> None:
+        if self.key in state.mapper.relationships:
+            setattr(entity, self.key, self.value)
+            return
+        # Validators and listeners are not called again: the value is already their result.
+        noting: Any = state
+        noting._modified_event(state.dict, state.manager[self.key].impl, state.dict.get(self.key, NO_VALUE))  # noqa: SLF001
+        state.dict[self.key] = self.value
+
+
+class DetachedObjects:
+    """The objects that a session detached when a transaction began.
+
+    Attributes:
+        letting_go: True while this class detaches objects, so that listeners do not release their aggregates.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.letting_go: bool = False
+        self._session = session
+        # States and not objects: a state shows a change even after its object was garbage-collected.
+        self._states: dict[State, dict[str, Any]] = {}
+        self._deleted: set[State] = set()
+        self._returned: dict[State, _Returned] = {}
+        self._back: dict[State, _Returned] = {}
+        self._reading = False
+
+    def let_go(self) -> None:
+        """Detach all objects of the session and remember them. None of them may be waiting to be written."""
+        self._states = {
+            state: copies for state, copies in self._states.items() if state.modified or state.obj() is not None
+        }
+        self._returned.clear()
+        self._back.clear()
+        held = self._session.identity_map.all_states()
+        if not held:
+            return
+        with self._letting_go():
+            self._session.expunge_all()
+        self._states.update((state, _copies(state)) for state in held)
+
+    @contextmanager
+    def _letting_go(self) -> Generator[None, None, None]:
+        self.letting_go = True
+        try:
+            yield
+        finally:
+            self.letting_go = False
+
+    def note_deletion(self, entity: object) -> None:
+        """Remember that the row of an object was deleted."""
+        self._deleted.add(_state_of(entity))
+
+    def take_deleted(self) -> None:
+        """Watch the objects whose rows were deleted for later changes. Called when the transaction has ended."""
+        gone, self._deleted = self._deleted, set()
+        for state in gone:
+            entity = state.obj()
+            if state.was_deleted and entity is not None and not self._session.is_modified(entity):
+                self._states[state] = {}
+
+    def __contains__(self, entity: object) -> bool:
+        return bool(self._states) and _state_of(entity) in self._states
+
+    def changed(self) -> Iterator[State]:
+        """Yield the states of the detached objects that have unwritten changes."""
+        for state in self._states:
+            if not state.modified:
+                continue
+            entity = state.obj()
+            if entity is None or self._session.is_modified(entity):
+                yield state
+
+    def undo_changes(self) -> None:
+        """Give changed objects back the values that they were loaded with, since their changes are rolled back."""
+        for state in list(self.changed()):
+            entity = state.obj()
+            if entity is None:
+                del self._states[state]
+                continue
+            copies = self._states[state]
+            for key in {*state.committed_state, *copies}:
+                value = deepcopy(copies[key]) if key in copies else _loaded(state, key)
+                if value is NO_VALUE:
+                    state.dict.pop(key, None)
+                    state.expired_attributes.add(key)
+                else:
+                    set_committed_value(entity, key, value)
+                state.committed_state.pop(key, None)
+
+    def undo_returns(self) -> None:
+        """Detach the objects that were attached again, with the values that they were loaded with.
+
+        Called when the transaction in which they were attached is rolled back.
+        """
+        self._returned.clear()
+        back, self._back = self._back, {}
+        for state, returned in back.items():
+            if returned.entity in self._session:
+                with self._letting_go():
+                    self._session.expunge(returned.entity)
+                for key, value in returned.loaded.items():
+                    set_committed_value(returned.entity, key, value)
+                self._states[state] = _copies(state)
+
+    def mark(self) -> WeakSet[State]:
+        """Return the states of the objects that the session holds now, for `expire_since`."""
+        return WeakSet(self._session.identity_map.all_states())
+
+    def expire_since(self, mark: WeakSet[State]) -> None:
+        """Expire the objects that were loaded since a savepoint, since what was written to them is rolled back."""
+        for state in self._session.identity_map.all_states():
+            entity = state.obj()
+            if entity is not None and state not in mark:
+                # By name: otherwise related objects would be expired, too, and lose their changes.
+                self._session.expire(entity, [key for key in state.dict if key in state.mapper.attrs])
+                state.expired = True
+
+    def check_return(self, entity: object) -> None:
+        """Raise a `StaleObjectError` if the session has loaded the row of a detached object as another object."""
+        state = _state_of(entity)
+        if state in self._states and state.key and self._session.identity_map.get(state.key) not in (None, entity):
+            reason = "this transaction has loaded its row anew, as another object"
+            raise misuse.stale_object(type(entity), reason)
+
+    def note_return(self, entity: object) -> None:
+        """Mark an object that was attached again for refreshing, which happens before anything else is read.
+
+        An object that was not detached is ignored.
+        """
+        state = _state_of(entity)
+        copies = self._states.pop(state, None)
+        if copies is None:
+            return
+        loaded = {key: _loaded(state, key) for key in (*_columns(state.mapper), *state.mapper.relationships.keys())}
+        loaded = {key: value for key, value in loaded.items() if value is not NO_VALUE} | copies
+        self._returned[state] = self._back[state] = _Returned(entity, loaded)
+        unchanged = [each.key for each in state.mapper.relationships if not _history(state, each.key).has_changes()]
+        unchanged = [key for key in unchanged if key in state.dict]
+        if unchanged:  # the objects in them would be attached as well
+            self._session.expire(entity, unchanged)
+
+    def forget_return(self, entity: object) -> None:
+        """Do not refresh an object here, because the caller refreshes it."""
+        self._returned.pop(_state_of(entity), None)
+
+    def take_changed_back(self) -> None:
+        """Attach the changed objects again, so that they are written.
+
+        Raises:
+            StaleObjectError: The row of a changed object was deleted or loaded as another object, or the object was
+                garbage-collected.
+        """
+        for state in list(self.changed()):
+            entity = state.obj()
+            if entity is None:
+                del self._states[state]
+                raise misuse.stale_object(state.class_, "nobody holds the object any more that was changed")
+            if state.was_deleted:
+                raise misuse.stale_object(state.class_, "its row was deleted")
+            self._session.add(entity)
+
+    def read_anew(self) -> None:
+        """Refresh all objects that were attached again, then apply their changes once more.
+
+        Raises:
+            StaleObjectError: The database holds other values than a changed or deleted object was loaded with, the row
+                of an object is gone, or the refresh would need I/O outside SQLAlchemy's greenlet.
+        """
+        if not self._returned or self._reading:
+            return
+        if not in_greenlet():
+            cls = next(iter(self._returned)).class_
+            raise misuse.stale_object(cls, "it came back and is not read yet, which `await session.flush()` does")
+        self._reading = True
+        try:
+            with self._session.no_autoflush:
+                while self._returned:
+                    state, returned = next(iter(self._returned.items()))
+                    self._read_one(state, returned)
+                    self._returned.pop(state, None)
+        finally:
+            self._reading = False
+
+    def _read_one(self, state: State, returned: _Returned) -> None:
+        entity, mapper = returned.entity, state.mapper
+        if entity not in self._session:
+            return
+        deleted = entity in self._session.deleted
+        changes = list(_changes(state))
+        names = [each.key for each in mapper.column_attrs if each.key in state.dict and _is_read(each)]
+        names += [each.key for each in mapper.relationships if each.key in returned.loaded and _is_read(each)]
+        try:
+            Session.refresh(self._session, entity, names or None)
+        except InvalidRequestError as error:
+            raise misuse.stale_object(state.class_, "its row is gone") from error
+        if changes or deleted:
+            self._compare(state, {key: value for key, value in returned.loaded.items() if key in names})
+        for change in changes:
+            change.apply(state, entity)
+
+    def _compare(self, state: State, loaded: dict[str, Any]) -> None:
+        different = [key for key, value in loaded.items() if not self._is_same(state, key, value)]
+        if different:
+            raise misuse.stale_object(state.class_, f"the database holds other values now: {', '.join(different)}")
+
+    def _is_same(self, state: State, key: str, before: Any) -> bool:
+        if key in state.mapper.relationships:
+            return _identities(before) == _identities(_loaded(state, key))
+        kind: Any = state.mapper.column_attrs[key].columns[0].type
+        now = state.dict.get(key)
+        if before is now or kind.compare_values(before, now):
+            return True
+        # A value may be read in another form than it was written, such as a time with its zone in SQLite: as parameters
+        # for the driver both are equal.
+        dialect = self._session.get_bind().dialect
+        process = kind.dialect_impl(dialect).bind_processor(dialect)
+        return process is not None and bool(process(before) == process(now))
+
+
+def _state_of(entity: object) -> State:
+    state: State = inspect(entity)
+    return state
+
+
+def _columns(mapper: Mapper[Any]) -> list[str]:
+    return [each.key for each in mapper.column_attrs if isinstance(each.columns[0], Column)]
+
+
+def _is_read(attribute: ColumnProperty[Any] | RelationshipProperty[Any]) -> bool:
+    """Return whether a refresh by name loads an attribute."""
+    if isinstance(attribute, RelationshipProperty):
+        return attribute.lazy not in _NOT_READ
+    return isinstance(attribute.columns[0], Column) or ("query_expression", True) not in attribute.strategy_key
+
+
+def _is_query(attribute: Any) -> bool:
+    return isinstance(attribute, RelationshipProperty) and attribute.lazy in _QUERIES
+
+
+def _history(state: State, key: str) -> Any:
+    return state.get_history(key, PassiveFlag.PASSIVE_NO_INITIALIZE)
+
+
+def _loaded(state: State, key: str) -> Any:
+    """Return the value that an attribute was loaded with, even if it has changed; `NO_VALUE` when it is unknown."""
+    history = _history(state, key)
+    values = list(history.non_added())
+    attribute = state.mapper.attrs[key]
+    if isinstance(attribute, RelationshipProperty) and attribute.uselist:
+        return NO_VALUE if _is_query(attribute) or key not in state.dict else values
+    return values[0] if values else NO_VALUE
+
+
+def _copies(state: State) -> dict[str, Any]:
+    """Copy the values that can be changed in place: SQLAlchemy notices such changes, but loses the old value."""
+    values = ((key, state.dict.get(key)) for key in _columns(state.mapper))
+    return {key: deepcopy(value) for key, value in values if isinstance(value, _CHANGEABLE)}
+
+
+def _identities(held: Any) -> set[Any]:
+    """Return the identity keys of the objects that a relationship holds."""
+    entities: Any = held if issubclass(type(held), list) else [held]
+    return {_state_of(each).key for each in entities if each is not None}
+
+
+def _changes(state: State) -> Iterator[_Change]:
+    for attribute in state.mapper.attrs:
+        if not isinstance(attribute, ColumnProperty | RelationshipProperty):
+            continue  # a change of a composite or a synonym is a change of the columns behind it
+        if _is_query(attribute):
+            continue  # a refresh does not touch the objects that were added to it
+        history = _history(state, attribute.key)
+        if not history.has_changes():
+            continue
+        if isinstance(attribute, RelationshipProperty) and attribute.uselist:
+            yield _Change(attribute.key, None, list(history.added), list(history.deleted), collection=True)
+        else:
+            yield _Change(attribute.key, state.dict.get(attribute.key))

@@ -1,0 +1,156 @@
+"""FrozenReport: whether today's event classes still agree with their frozen schemas and samples."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mediator.distributed.events import DistributedEvent, EventCodec, SchemaCodec, upcast, upcast_types, wire_type
+from mediator.errors import DeclarationError, EventError, FrozenEventsError, Problem
+from mediator.testing.frozen.changes import changes
+from mediator.testing.frozen.freezing import (
+    FrozenEvent,
+    codec_of,
+    describing_codec,
+    events_in,
+    frozen_file,
+    read_frozen,
+)
+
+
+class FrozenSampleWarning(UserWarning):
+    """An event has changed compatibly since it was frozen, so its file can be refreshed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenReport:
+    """The result of a comparison.
+
+    Attributes:
+        checked: The types on the wire of the files that were compared.
+        problems: Incompatible changes, and files that are missing, unreadable or without a class.
+        notes: Compatible changes, after which a file may be refreshed.
+    """
+
+    checked: Sequence[str]
+    problems: Sequence[Problem]
+    notes: Sequence[str]
+
+
+def check_frozen_events(events: Any, folder: Path | str, *, codec: EventCodec | None = None) -> None:
+    """Fail when an event has changed in a way that other applications, or events under way, cannot live with.
+
+    A compatible change gives a `FrozenSampleWarning`, one for each event.
+
+    Args:
+        events: A container, or event classes.
+        folder: The folder that `freeze_events`, or `mediator events freeze`, has written to.
+        codec: Reads payloads; by default the codec of the container's unit of work, or `MsgspecCodec`.
+
+    Raises:
+        FrozenEventsError: There are problems; the text says what was changed, and what to do. It is an `AssertionError`
+            too.
+    """
+    report = compare_frozen_events(events, folder, codec=codec)
+    for note in report.notes:
+        warnings.warn(note, FrozenSampleWarning, stacklevel=2)
+    if report.problems:
+        raise FrozenEventsError(report.problems)
+
+
+def compare_frozen_events(events: Any, folder: Path | str, *, codec: EventCodec | None = None) -> FrozenReport:
+    """Compare as `check_frozen_events` does, and return a report instead of failing."""
+    given = [event if isinstance(event, type) else type(event) for event in events_in(events)]
+    comparison = _Comparison({wire_type(cls): cls for cls in given}, Path(folder), codec_of(events, codec))
+    problems = list(comparison.problems())
+    return FrozenReport(sorted(comparison.checked), problems, comparison.notes)
+
+
+class _Comparison:
+    def __init__(self, classes: dict[str, type[DistributedEvent]], folder: Path, codec: EventCodec) -> None:
+        self.checked: set[str] = set()
+        self.notes: list[str] = []
+        self._classes = classes
+        self._folder = folder
+        self._codec = codec
+
+    def problems(self) -> Iterator[Problem]:
+        for wire, cls in self._classes.items():
+            if not frozen_file(self._folder, wire).exists():
+                text = f"is not frozen yet: `mediator events freeze MODULE:NAME --into {self._folder}`."
+                yield Problem(wire, cls.__name__, text)
+        for file in sorted(self._folder.glob("*.json")):
+            try:
+                frozen = read_frozen(file)
+            except (ValueError, OSError) as error:
+                yield Problem(file.name, "", f"cannot be read: {error}. Restore it, or delete it and freeze again.")
+                continue
+            self.checked.add(frozen.wire)
+            yield from self._compare(frozen)
+
+    def _compare(self, frozen: FrozenEvent) -> Iterator[Problem]:
+        own = self._classes.get(frozen.wire)
+        lifting = [cls for cls in self._classes.values() if cls is not own and frozen.wire in upcast_types(cls)]
+        if own is not None:
+            yield from self._unchanged(frozen, own)
+        elif not lifting:
+            yield self._orphan(frozen)
+        for cls in lifting:
+            yield from self._lifted(frozen, cls)
+
+    def _unchanged(self, frozen: FrozenEvent, cls: type[DistributedEvent]) -> Iterator[Problem]:
+        try:
+            codec = describing_codec(self._codec, cls)
+            found = changes(frozen.schema, codec.schema(cls))
+        except DeclarationError as error:
+            yield Problem(frozen.wire, cls.__name__, str(error))
+            return
+        faults = [change.text for change in found if not change.compatible]
+        if not faults:
+            faults = _unreadable(codec, frozen.sample, cls)
+        if faults:
+            yield Problem(frozen.wire, cls.__name__, _incompatible(faults, frozen.version, self._folder))
+        elif found:
+            texts = "; ".join(change.text for change in found)
+            self.notes.append(
+                f"{frozen.wire} has changed compatibly since it was frozen: {texts}. Its sample can be refreshed: "
+                f"`mediator events freeze MODULE:NAME --into {self._folder} --force`."
+            )
+
+    def _lifted(self, frozen: FrozenEvent, cls: type[DistributedEvent]) -> Iterator[Problem]:
+        try:
+            codec = describing_codec(self._codec, cls)
+            codec.convert(upcast(frozen.sample, cls, frozen.version), cls)
+        except (EventError, DeclarationError) as error:
+            text = (
+                f"can no longer be read: its sample, lifted from version {frozen.version} to {cls.event_version}, is "
+                f"refused: {error} Correct the upcasters of {cls.__name__}."
+            )
+            yield Problem(frozen.wire, cls.__name__, text)
+
+    def _orphan(self, frozen: FrozenEvent) -> Problem:
+        newer = [cls for cls in self._classes.values() if cls.event_type == frozen.type]
+        if any(cls.event_version > frozen.version for cls in newer):
+            name = min(newer, key=lambda cls: cls.event_version).__name__
+            remedy = f"Write an upcaster from version {frozen.version} into {name}"
+        else:
+            remedy = "Bring its class back"
+        text = f"is frozen, and no class reads it. {remedy}, or delete the file once no such event can arrive any more."
+        return Problem(frozen.wire, "", text)
+
+
+def _unreadable(codec: SchemaCodec, sample: dict[str, Any], cls: type[DistributedEvent]) -> list[str]:
+    try:
+        codec.convert(sample, cls)
+    except (EventError, DeclarationError) as error:
+        return [f"the sample is refused: {error}"]
+    return []
+
+
+def _incompatible(faults: Sequence[str], version: int, folder: Path) -> str:
+    return (
+        f"has changed incompatibly since it was frozen: {'; '.join(faults)}. Undo that, or raise event_version to "
+        f"{version + 1}, write an upcaster `upcasters = {{{version}: ...}}`, and freeze the new version. When nobody has "
+        f"this version yet, replace the file: `mediator events freeze MODULE:NAME --into {folder} --force`."
+    )

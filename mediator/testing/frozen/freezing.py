@@ -1,0 +1,248 @@
+"""FrozenEvent: the schema and a sample of one version of an event, in a file that tests compare with the class."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mediator.dependency_injector.event_flows import codec_in, read_events
+from mediator.distributed.events import DistributedEvent, EncryptingCodec, EventCodec, SchemaCodec, wire_type
+from mediator.errors import DeclarationError, EventError, misuse
+from mediator.msgspec import MsgspecCodec
+from mediator.testing.frozen.changes import Schema, definition, is_schema, resolved
+
+E = TypeVar("E", bound=DistributedEvent)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenEvent:
+    """One version of an event.
+
+    Attributes:
+        type: `<domain>.<name>`.
+        version: From 1.
+        schema: The JSON schema of the payload.
+        sample: A payload, as plain data.
+    """
+
+    type: str
+    version: int
+    schema: Schema
+    sample: dict[str, Any]
+
+    @property
+    def wire(self) -> str:
+        """The type on the wire."""
+        return f"{self.type}.v{self.version}"
+
+    def as_text(self) -> str:
+        """Return the content of the file: JSON with a newline at the end."""
+        members = {"type": self.type, "version": self.version, "schema": self.schema, "sample": self.sample}
+        return json.dumps(members, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_frozen(file: Path) -> FrozenEvent:
+    """Read a file that `freeze_events` has written.
+
+    Raises:
+        ValueError: The file has other content than `freeze_events` writes; the text says why.
+    """
+    members: Any = json.loads(file.read_text("utf-8"))
+    wanted = {"type": str, "version": int, "schema": dict, "sample": dict}
+    found: dict[str, Any] = dict(members) if isinstance(members, dict) else {}  # pyright: ignore[reportUnknownArgumentType]
+    missing = [name for name, kind in wanted.items() if not isinstance(found.get(name), kind)]
+    if missing:
+        raise ValueError(f"it has no `{missing[0]}`")
+    frozen = FrozenEvent(**{name: found[name] for name in wanted})
+    if file.name != f"{frozen.wire}.json":
+        raise ValueError(f"it is about {frozen.wire}")
+    return frozen
+
+
+def freeze_events(
+    events: Any, folder: Path | str, *, codec: EventCodec | None = None, force: bool = False
+) -> list[Path]:
+    """Write a file for each event that has none in the folder yet, and return the files that were written.
+
+    Args:
+        events: A container; or a list of event classes, or of events, which then are the samples.
+        folder: The folder of the files. There is one for each type and version: `<event_type>.v<version>.json`.
+        codec: Reads and writes payloads; by default the codec of the container's unit of work, or `MsgspecCodec`.
+        force: Also replace the files of events that have one.
+
+    Raises:
+        DeclarationError: The payload of a class cannot be described, or no sample of it can be made; or a class
+            has no valid type.
+    """
+    codec = codec_of(events, codec)
+    written: list[Path] = []
+    for event in events_in(events):
+        event_class = event if isinstance(event, type) else type(event)
+        file = frozen_file(folder, wire_type(event_class))
+        if force or not file.exists():
+            text = freeze(event, codec).as_text()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, "utf-8")
+            written.append(file)
+    return written
+
+
+def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) -> FrozenEvent:
+    """Return the schema and a sample of an event as it is now. For a class, a sample is made from its schema.
+
+    Raises:
+        DeclarationError: The payload cannot be described, or no sample of it can be made.
+    """
+    event_class = event if isinstance(event, type) else type(event)
+    wire_type(event_class)
+    describing = describing_codec(codec, event_class)
+    schema = describing.schema(event_class)
+    try:
+        made = describing.convert(sample_of(schema), event_class) if isinstance(event, type) else event
+        sample = describing.decode_data(describing.encode(made))
+    except (EventError, DeclarationError, ValueError) as error:
+        raise misuse.event_schema(event_class, f"no sample of it can be made: {error}") from error
+    return FrozenEvent(event_class.event_type, event_class.event_version, schema, sample)
+
+
+def describing_codec(codec: EventCodec, event_class: type) -> SchemaCodec:
+    """Return the codec, or the one inside an `EncryptingCodec`, if it can describe payloads. Samples are in clear.
+
+    Raises:
+        DeclarationError: The codec cannot describe payloads.
+    """
+    while isinstance(codec, EncryptingCodec):  # no secret need exist for the partition key of a sample
+        codec = codec.codec
+    if not isinstance(codec, SchemaCodec):
+        reason = f"its codec, {type(codec).__name__}, has no `decode_data`, `convert` and `schema`"
+        raise misuse.event_schema(event_class, reason)
+    return codec
+
+
+def events_in(events: Any) -> list[DistributedEvent | type[DistributedEvent]]:
+    """Return the event classes of a container, or the list of classes and events that was given.
+
+    Raises:
+        MisuseError: Something in the list is no event.
+    """
+    if not isinstance(events, Iterable):
+        return [entry.event_class for entry in read_events(events)]
+    listed: list[Any] = list(events)  # pyright: ignore[reportUnknownArgumentType]  # checked below
+    for event in listed:
+        if not issubclass(event if isinstance(event, type) else type(event), DistributedEvent):
+            raise misuse.no_event(event)
+    return listed
+
+
+def codec_of(events: Any, codec: EventCodec | None) -> EventCodec:
+    """Return the given codec, or else the codec of the container, or else `MsgspecCodec`."""
+    found = codec if codec is not None or isinstance(events, Iterable) else codec_in(events)
+    return found if found is not None else MsgspecCodec()
+
+
+def frozen_file(folder: Path | str, wire: str) -> Path:
+    """Return the path of the file for a type on the wire."""
+    return Path(folder) / f"{wire}.json"
+
+
+_FORMATS = {
+    "date-time": "2020-01-02T03:04:05Z",
+    "date": "2020-01-02",
+    "time": "03:04:05",
+    "duration": "P1DT2H",
+    "uuid": "00000000-0000-4000-8000-000000000001",
+    "decimal": "1.5",
+    "email": "someone@example.org",
+    "uri": "https://example.org/",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+}
+
+
+def sample_of(schema: Schema) -> Any:
+    """Return a sample with a value in every field, also in fields with a default.
+
+    It ignores rules that a schema cannot express, such as the checks of a `__post_init__`.
+
+    Raises:
+        ValueError: A class contains itself with no way out.
+    """
+    return _Sampling(schema).value(schema, "payload", ())
+
+
+class _Sampling:
+    def __init__(self, root: Schema) -> None:
+        self._root = root
+
+    def value(self, schema: Schema, name: str, above: tuple[str, ...]) -> Any:
+        referred = definition(schema)
+        if referred in above:
+            raise ValueError(f"{referred} contains itself")
+        if referred:
+            above = (*above, referred)
+        schema = resolved(schema, self._root)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return schema["enum"][0]
+        options = schema.get("anyOf") or schema.get("oneOf")
+        if options:
+            return self._option(options, name, above)
+        return self._typed(schema, name, above)
+
+    def _option(self, options: Any, name: str, above: tuple[str, ...]) -> Any:
+        fit = [option for option in options if option.get("type") != "null" and definition(option) not in above]
+        return self.value(fit[0], name, above) if fit else None
+
+    def _typed(self, schema: Schema, name: str, above: tuple[str, ...]) -> Any:
+        kind = schema.get("type")
+        if kind == "object":
+            return self._object(schema, name, above)
+        if kind == "array":
+            return self._array(schema, name, above)
+        if kind == "string":
+            return _text(schema, name)
+        if kind in ("integer", "number"):
+            return _number(schema)
+        return {"boolean": True, "null": None}.get(str(kind), name)
+
+    def _object(self, schema: Schema, name: str, above: tuple[str, ...]) -> dict[str, Any]:
+        if "properties" in schema:
+            return {field: self.value(inner, field, above) for field, inner in schema["properties"].items()}
+        inner: Any = schema.get("additionalProperties")
+        if not is_schema(inner) or definition(inner) in above:
+            return {}
+        keys = schema.get("propertyNames", {"type": "string"})
+        return {str(self.value(keys, "key", above)): self.value(inner, name, above)}
+
+    def _array(self, schema: Schema, name: str, above: tuple[str, ...]) -> list[Any]:
+        if "prefixItems" in schema:
+            return [self.value(inner, name, above) for inner in schema["prefixItems"]]
+        inner: Schema = schema.get("items", {})
+        if definition(inner) in above:
+            return []
+        return [self.value(inner, name, above)] * max(1, int(schema.get("minItems", 1)))
+
+
+def _text(schema: Schema, name: str) -> str:
+    if schema.get("contentEncoding") == "base64":
+        return "c2FtcGxl"
+    text = _FORMATS.get(schema.get("format", ""), name)
+    if "format" in schema:
+        return text
+    return text.ljust(int(schema.get("minLength", 0)), "x")[: schema.get("maxLength")]
+
+
+def _number(schema: Schema) -> int | float:
+    step = schema.get("multipleOf", 1)
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    number = 1 if schema["type"] == "integer" else 1.5
+    if low is not None:
+        number = low + (step if "exclusiveMinimum" in schema else 0)
+    elif high is not None and number >= high:
+        number = high - (step if "exclusiveMaximum" in schema else 0)
+    if "multipleOf" in schema and number % step:
+        number += step - number % step
+    return number

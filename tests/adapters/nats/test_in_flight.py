@@ -1,0 +1,386 @@
+"""InFlight: how many messages are on their way, in which order, and how an answer makes room for the next ones."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import nats.errors
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.errors import (
+    DuplicateDroppedError,
+    EventHeldBackError,
+    EventRefusedError,
+    PublisherUnavailableError,
+    StreamUnavailableError,
+)
+from mediator.nats.publisher.in_flight import (
+    BATCH,
+    MAX_BYTES_IN_FLIGHT,
+    MAX_IN_FLIGHT,
+    SMALLEST,
+    AtomicBatches,
+    InFlight,
+    OutgoingMessage,
+    refusal,
+)
+from tests.unit.virtual_time import settle
+
+AWAY = PublisherUnavailableError("broker", "away")
+
+
+class Wire:
+    """Takes the messages that are sent, and answers none by itself."""
+
+    def __init__(self, max_payload: int = 64 * 1024**2) -> None:
+        self.max_payload = max_payload
+        self.sent: list[str] = []
+        self.replies: list[str] = []
+        self.headers: dict[str, str] = {}
+        self.error: Exception | None = None
+
+    async def publish(self, subject: str, payload: bytes, reply: str = "", headers: Any = None) -> None:
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        self.sent.append(headers["ce-id"])
+        self.replies.append(reply)
+        self.headers = headers
+        del subject, payload
+
+
+def message(event_id: str, *, domain: str = "shop", key: str | None = None, size: int = 10) -> OutgoingMessage:
+    event = CloudEvent(event_id, f"{domain}.x.v1", datetime(2026, 1, 1, tzinfo=UTC), b"x" * size, partitionkey=key)
+    return OutgoingMessage(event, domain, f"events.{domain}.x.0", {"ce-id": event_id})
+
+
+def flight_of(*messages: OutgoingMessage | EventRefusedError, refills: bool = False) -> InFlight:
+    keys = [each.event.partitionkey if isinstance(each, OutgoingMessage) else None for each in messages]
+    in_flight = InFlight(messages, keys, "broker", refills=refills)
+    for domain in {each.domain for each in messages if isinstance(each, OutgoingMessage)}:
+        in_flight.open(domain)
+    return in_flight
+
+
+@asynccontextmanager
+async def running(in_flight: InFlight, wire: Wire) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(in_flight.run(wire, "inbox"))  # type: ignore[arg-type]
+    await sent_all(wire)
+    try:
+        yield task
+    finally:
+        in_flight.give_up(AWAY)
+        async with asyncio.timeout(5):
+            await asyncio.wait((task,))
+        task.result()
+
+
+async def sent_all(wire: Wire) -> None:
+    """Wait until nothing more is sent."""
+    before = -1
+    while before != len(wire.sent):
+        before = len(wire.sent)
+        await settle()
+
+
+async def test_so_many_are_on_their_way_and_each_that_lands_makes_room_for_one_again_and_again() -> None:
+    in_flight, wire = flight_of(*(message(f"{n}") for n in range(MAX_IN_FLIGHT + 40))), Wire()
+    async with running(in_flight, wire):
+        assert len(wire.sent) == MAX_IN_FLIGHT
+        for landed in range(30):
+            if landed % 3 == 0:
+                in_flight.settle(landed, None)
+            elif landed % 3 == 1:
+                in_flight.known(landed)
+            else:
+                in_flight.refuse(landed, "no")
+            await sent_all(wire)
+            assert len(wire.sent) == MAX_IN_FLIGHT + landed + 1
+        in_flight.settle(0, None)  # settled twice, it makes room once
+        await sent_all(wire)
+        assert len(wire.sent) == MAX_IN_FLIGHT + 30
+    assert wire.sent == [f"{n}" for n in range(MAX_IN_FLIGHT + 30)]
+
+
+async def test_so_many_bytes_are_on_their_way_and_what_lands_makes_room_for_as_many() -> None:
+    size = MAX_BYTES_IN_FLIGHT // 4
+    in_flight, wire = flight_of(*(message(f"{n}", size=size) for n in range(20))), Wire()
+    async with running(in_flight, wire):
+        assert len(wire.sent) == 4
+        for landed in range(10):
+            in_flight.settle(landed, None if landed % 2 else AWAY)
+            await sent_all(wire)
+            assert len(wire.sent) == 5 + landed
+
+
+async def test_what_cannot_be_sent_takes_no_room() -> None:
+    too_large = [message(f"large {n}", size=3000) for n in range(MAX_IN_FLIGHT + 5)]
+    in_flight, wire = flight_of(*too_large, message("fits")), Wire(max_payload=2000)
+    async with running(in_flight, wire) as task:
+        assert wire.sent == ["fits"]
+        in_flight.settle(MAX_IN_FLIGHT + 5, None)
+        await task
+    assert {type(error) for error in in_flight.errors[:-1]} == {EventRefusedError}
+
+
+@pytest.mark.parametrize("error", [nats.errors.BadSubjectError(), nats.errors.MaxPayloadError()])
+async def test_what_the_client_refuses_takes_no_room_and_is_refused_for_good(error: Exception) -> None:
+    in_flight, wire = flight_of(*(message(f"{n}") for n in range(MAX_IN_FLIGHT + 5))), Wire()
+    wire.error = error
+    async with running(in_flight, wire) as task, asyncio.timeout(5):
+        await task
+        assert {type(each) for each in in_flight.errors} == {EventRefusedError}
+
+
+async def test_a_connection_that_is_lost_while_sending_leaves_nothing_open() -> None:
+    in_flight, wire = flight_of(*(message(f"{n}", key="k" if n % 2 else None) for n in range(50))), Wire()
+    wire.error = nats.errors.ConnectionClosedError()
+    expected = in_flight.expect("b0", "shop")
+    await asyncio.wait_for(in_flight.run(wire, "inbox"), 5)  # type: ignore[arg-type]
+    assert {type(each) for each in in_flight.errors} == {PublisherUnavailableError}
+    assert expected.done()
+    assert in_flight.expect("b1", "shop").result() is None
+
+
+async def test_of_each_key_one_is_on_its_way_and_the_next_goes_when_that_is_stored() -> None:
+    in_flight = flight_of(
+        message("a1", key="a"), message("b1", key="b"), message("a2", key="a"), message("a3", key="a")
+    )
+    wire = Wire()
+    async with running(in_flight, wire) as task:
+        assert wire.sent == ["a1", "b1"]
+        in_flight.settle(0, None)
+        await sent_all(wire)
+        assert wire.sent == ["a1", "b1", "a2"]
+        in_flight.settle(2, None)
+        in_flight.settle(1, None)
+        await sent_all(wire)
+        assert wire.sent == ["a1", "b1", "a2", "a3"]
+        in_flight.settle(3, None)
+        await task
+    assert in_flight.errors == [None] * 4
+    assert wire.replies == ["inbox.0", "inbox.1", "inbox.2", "inbox.3"]
+
+
+async def test_behind_one_that_failed_all_of_its_key_are_held_back_and_none_is_sent() -> None:
+    in_flight = flight_of(*(message(f"{n}", key="k") for n in range(5)), message("other"))
+    wire = Wire()
+    async with running(in_flight, wire) as task:
+        in_flight.settle(0, None)
+        await sent_all(wire)
+        in_flight.settle(1, AWAY)
+        in_flight.settle(5, None)
+        await task
+    assert wire.sent == ["0", "other", "1"]
+    assert [type(error) for error in in_flight.errors] == [
+        type(None),
+        PublisherUnavailableError,
+        *[EventHeldBackError] * 3,
+        type(None),
+    ]
+    held = in_flight.errors[3]
+    assert isinstance(held, EventHeldBackError)
+    assert held.event_id == "3"
+
+
+async def test_a_refused_event_that_cannot_be_written_holds_back_its_key_from_the_start() -> None:
+    first = message("1", key="k")
+    in_flight = InFlight([refusal(first.event, "no"), message("2", key="k"), message("3")], ["k", "k", None], "broker")
+    in_flight.open("shop")
+    wire = Wire()
+    async with running(in_flight, wire):
+        assert wire.sent == ["3"]
+    assert [type(error) for error in in_flight.errors[:2]] == [EventRefusedError, EventHeldBackError]
+
+
+async def test_a_domain_that_is_not_open_or_full_keeps_no_other_waiting() -> None:
+    many = [message(f"a{n}", domain="a") for n in range(MAX_IN_FLIGHT + 5)]
+    others = [message(f"b{n}", domain="b") for n in range(3)]
+    closed = [message("c", domain="c")]
+    in_flight = InFlight([*many, *others, *closed], [None] * (MAX_IN_FLIGHT + 9), "broker")
+    in_flight.open("a")
+    in_flight.open("b")
+    wire = Wire()
+    async with running(in_flight, wire):
+        assert len(wire.sent) == MAX_IN_FLIGHT + 3
+        assert wire.sent[:6] == ["a0", "b0", "a1", "b1", "a2", "b2"]  # in turn
+        in_flight.open("c")
+        await sent_all(wire)
+        assert wire.sent[-1] == "c"
+
+
+def test_of_a_refill_what_the_broker_knows_is_dropped_and_otherwise_it_is_stored() -> None:
+    for refills, kind in ((True, DuplicateDroppedError), (False, type(None))):
+        in_flight = flight_of(message("1", key="k"), message("2", key="k"), refills=refills)
+        in_flight.known(0)
+        assert in_flight.duplicates == {0}
+        assert in_flight.done is refills
+        in_flight.known(1)
+        assert type(in_flight.errors[0]) is kind
+        assert isinstance(in_flight.errors[1], EventHeldBackError) is refills
+
+
+def test_the_first_that_is_said_of_an_event_counts() -> None:
+    in_flight = flight_of(message("1"), message("2"), message("3"))
+    in_flight.settle(0, None)
+    in_flight.settle(0, AWAY)
+    in_flight.settle_all([0, 1], AWAY)
+    in_flight.give_up(PublisherUnavailableError("broker", "later"))
+    assert in_flight.errors[:2] == [None, AWAY]
+    for unknown in (-1, 3, 99):
+        in_flight.settle(unknown, None)
+    assert in_flight.done
+
+
+def test_a_batch_that_is_settled_lets_successors_go_or_holds_them_back() -> None:
+    for error in (None, AWAY):
+        in_flight = flight_of(*(message(f"{n}", key="k") for n in range(3)))
+        in_flight.settle_all([0, 1], error)
+        lines = in_flight.in_line(["shop"], 10_000)
+        assert lines == ({"shop": [2]} if error is None else {"shop": []})
+        assert in_flight.done is (error is not None)
+
+
+def test_a_line_is_at_most_a_batch_and_so_many_bytes() -> None:
+    in_flight = flight_of(*(message(f"{n}") for n in range(BATCH + 7)))
+    assert in_flight.in_line(["shop"], 10_000)["shop"] == list(range(BATCH))
+    heavy = flight_of(*(message(f"{n}", size=MAX_BYTES_IN_FLIGHT // 4) for n in range(9)))
+    assert heavy.in_line(["shop"], MAX_BYTES_IN_FLIGHT)["shop"] == [0, 1, 2, 3]
+    other = flight_of(message("1", domain="a", size=MAX_BYTES_IN_FLIGHT // 2), message("2", domain="b", size=9))
+    assert other.in_line(["a", "b"], MAX_BYTES_IN_FLIGHT) == {"a": [0], "b": [1]}
+
+
+def test_what_follows_under_its_key_in_another_line_waits() -> None:
+    in_flight = flight_of(
+        message("1", domain="a", key="k"), message("2", domain="b", key="k"), message("3", domain="a", key="k")
+    )
+    assert in_flight.in_line(["a", "b"], 10_000) == {"a": [0], "b": []}
+    in_flight.settle(0, None)
+    assert in_flight.in_line(["a", "b"], 10_000) == {"a": [], "b": [1]}
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=8), st.data())
+async def test_whatever_lands_in_whatever_order_everything_is_sent_once_and_each_key_in_order(
+    keys: list[str | None], data: st.DataObject
+) -> None:
+    in_flight = flight_of(*(message(f"{n}", key=key) for n, key in enumerate(keys)))
+    wire, landed = Wire(), set[str]()
+    async with running(in_flight, wire):
+        while not in_flight.done:
+            open_ones = [each for each in wire.sent if each not in landed]
+            assert len({keys[int(each)] for each in open_ones if keys[int(each)]}) == sum(
+                keys[int(each)] is not None for each in open_ones
+            )
+            chosen = data.draw(st.sampled_from(open_ones))
+            landed.add(chosen)
+            in_flight.settle(int(chosen), None)
+            await settle()
+    assert sorted(wire.sent, key=int) == [f"{n}" for n in range(len(keys))]
+    for key in "ab":
+        mine = [int(each) for each in wire.sent if keys[int(each)] == key]
+        assert mine == sorted(mine)
+
+
+async def batched(in_flight: InFlight, answer: bytes | None, *, count: int = 20) -> Wire:
+    """Send messages in one batch, to which the broker gives an answer."""
+    wire = Wire()
+    batches = AtomicBatches(in_flight, wire, "inbox", "broker", "events")  # type: ignore[arg-type]
+    running = asyncio.create_task(batches.run("shop"))
+    await sent_all(wire)
+    assert len(wire.sent) == count
+    assert wire.replies == [*[""] * (count - 1), "inbox.b0"]
+    in_flight.answer("b0", answer)
+    async with asyncio.timeout(5):
+        await running
+    return wire
+
+
+async def test_an_answer_that_is_not_about_the_batch_says_nothing_of_its_events() -> None:
+    in_flight = flight_of(*(message(f"{n}") for n in range(20)))
+    await batched(in_flight, b'{"stream": "s", "seq": 20, "batch": "another", "count": 3}')
+    assert {type(each) for each in in_flight.errors} == {PublisherUnavailableError}
+
+
+async def test_a_batch_that_will_not_be_answered_leaves_its_events_open_to_be_sent_one_by_one() -> None:
+    in_flight = flight_of(*(message(f"{n}") for n in range(20)))
+    await batched(in_flight, None)
+    assert in_flight.in_line(["shop"], 10_000)["shop"] == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [({}, True), ({"count": SMALLEST - 1}, False), ({"count": None}, False), ({"batch": "another"}, False)],
+)
+async def test_a_batch_is_stored_when_the_answer_is_about_it_and_all_of_it(said: dict[str, Any], stored: bool) -> None:
+    messages, wire = [message(f"{n}") for n in range(SMALLEST)], Wire()
+    in_flight = InFlight(messages, [None] * SMALLEST, "broker")
+    batches = AtomicBatches(in_flight, wire, "inbox", "broker", "events")  # type: ignore[arg-type]
+    task = asyncio.create_task(batches.run("shop"))
+    await sent_all(wire)
+    answer = {"stream": "s", "seq": 1, "batch": wire.headers["Nats-Batch-Id"], "count": SMALLEST}
+    in_flight.answer(wire.replies[-1].rpartition(".")[2], json.dumps(answer | said).encode())
+    async with asyncio.timeout(5):
+        await task
+    assert [error is None for error in in_flight.errors] == [stored] * SMALLEST
+
+
+async def test_of_a_batch_that_no_stream_answers_nothing_is_sent_again() -> None:
+    in_flight = flight_of(*(message(f"{n}") for n in range(20)))
+    await batched(in_flight, b"")
+    assert {type(each) for each in in_flight.errors} == {StreamUnavailableError}
+
+
+@pytest.mark.parametrize(("code", "is_unable"), [(10174, True), (10199, True), (10201, False), (10077, False)])
+async def test_only_what_will_be_refused_of_every_batch_says_that_a_stream_takes_none(
+    code: int, is_unable: bool
+) -> None:
+    in_flight, wire = flight_of(*(message(f"{n}") for n in range(20))), Wire()
+    batches = AtomicBatches(in_flight, wire, "inbox", "broker", "events")  # type: ignore[arg-type]
+    task = asyncio.create_task(batches.run("shop"))
+    await sent_all(wire)
+    in_flight.answer("b0", b'{"error": {"code": 400, "err_code": %d, "description": "no"}}' % code)
+    async with asyncio.timeout(5):
+        await task
+    assert batches.unable == ({"shop"} if is_unable else set())
+    assert len(wire.sent) == 20
+    assert not in_flight.done
+
+
+async def test_a_batch_that_the_client_does_not_take_to_its_end_is_not_waited_for() -> None:
+    class Refusing(Wire):
+        async def publish(self, subject: str, payload: bytes, reply: str = "", headers: Any = None) -> None:
+            if headers["ce-id"] == "5":
+                raise nats.errors.MaxPayloadError
+            await super().publish(subject, payload, reply, headers)
+
+    in_flight, wire = flight_of(*(message(f"{n}") for n in range(20))), Refusing()
+    batches = AtomicBatches(in_flight, wire, "inbox", "broker", "events")  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        await batches.run("shop")
+    assert len(wire.sent) == 5
+    assert in_flight.in_line(["shop"], 10_000)["shop"] == [n for n in range(20) if n != 5]
+
+
+async def test_a_batch_that_lost_an_event_because_its_subject_is_denied_is_not_waited_for_and_others_are() -> None:
+    denied = OutgoingMessage(message("denied").event, "shop", "events.shop.y.0", {"ce-id": "denied"})
+    shop = [message(f"{n}") for n in range(20)]
+    in_flight, wire = flight_of(*shop, denied, *(message(f"bank {n}", domain="bank") for n in range(20))), Wire()
+    batches = AtomicBatches(in_flight, wire, "inbox", "broker", "events")  # type: ignore[arg-type]
+    running = [asyncio.create_task(batches.run(domain)) for domain in ("shop", "bank")]
+    await sent_all(wire)
+    assert len(wire.sent) == 41
+    in_flight.deny("events.shop.y.0", lambda _: AWAY)
+    async with asyncio.timeout(5):
+        await running[0]
+    await settle()
+    assert not running[1].done()
+    assert in_flight.in_line(["shop"], 10_000)["shop"] == list(range(20))
+    in_flight.give_up(AWAY)
+    await running[1]

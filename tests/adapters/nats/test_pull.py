@@ -1,0 +1,391 @@
+"""Pull: how much is requested, when a request is over, and that no slot is lost or taken twice."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.msg import Msg
+
+from mediator.nats.subjects import ack_address
+from mediator.nats.subscription.delivery import NatsDelivery, Reply
+from mediator.nats.subscription.puller import Pull, PullTiming, Slots
+from mediator.nats.topology import ConsumerSettings
+from tests.unit.virtual_time import settle
+
+TIMING = PullTiming(expires=5.0, heartbeat=1.0, silence=2.5)
+
+
+class Replies:
+    """The replies of deliveries to the broker."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def reply(self, _subject: str, body: bytes) -> None:
+        self.bodies.append(body)
+
+
+def message(number: int = 1, remaining: int = 0, *, delivered: int = 1) -> Msg:
+    reply = f"$JS.ACK.stream.g.{delivered}.{number}.{number}.1700000000000000000.{remaining}"
+    return Msg(_client=None, subject="events.shop.x.3", reply=reply, data=b"{}", headers={})  # type: ignore[arg-type]
+
+
+def status(**headers: Any) -> Msg:
+    return Msg(_client=None, subject="inbox.0.0", reply="", data=b"", headers=headers)  # type: ignore[arg-type]
+
+
+def delivery(pull: Pull, number: int = 1, remaining: int = 0, replies: Replies | None = None) -> NatsDelivery:
+    return read(message(number, remaining), (replies or Replies()).reply, pull.settled)
+
+
+def read(given: Msg, reply: Reply, settled: Callable[[NatsDelivery], None]) -> NatsDelivery:
+    address = ack_address(given.reply)
+    assert address is not None
+    return NatsDelivery(given, address, reply, settled)
+
+
+def pull_of(limit: int, slots: Slots | None = None, changes: list[int] | None = None) -> Pull:
+    pull = Pull(
+        ConsumerSettings("g", ["events.shop.x.*"]),
+        limit,
+        TIMING,
+        slots,
+        lambda: None if changes is None else changes.append(1),
+    )
+    pull.ready = True
+    return pull
+
+
+def ask(pull: Pull, now: float = 0.0) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(pull.request(pull.wanted(), now))
+    return body
+
+
+def test_as_much_is_asked_for_as_there_is_room_and_again_when_half_of_it_is_free() -> None:
+    pull = pull_of(8)
+    pull.ready = False
+    assert pull.wanted() == 0
+    pull.ready = True
+    assert ask(pull) == {"batch": 8, "expires": 5_000_000_000, "idle_heartbeat": 1_000_000_000}
+    assert pull.wanted() == 0
+    held = [delivery(pull, number) for number in range(8)]
+    for number, each in enumerate(held):
+        assert pull.accept(each)
+        assert pull.wanted() == 0, number
+    for each in held[:3]:
+        pull.settled(each)
+    assert pull.wanted() == 3  # nothing is requested any more
+    assert ask(pull)["batch"] == 3
+    pull.settled(held[3])
+    assert pull.wanted() == 0
+    for each in held[4:7]:
+        pull.settled(each)
+    assert pull.wanted() == 4
+    assert len(pull.held) == 1
+
+
+def test_what_is_here_and_what_is_requested_never_exceed_the_limit_and_what_is_too_much_goes_back() -> None:
+    pull = pull_of(2)
+    ask(pull)
+    assert [pull.accept(delivery(pull, number)) for number in range(3)] == [True, True, False]
+    assert len(pull.held) == 2
+    assert pull.wanted() == 0
+
+
+def test_a_request_that_ended_unserved_is_asked_for_again_whole_or_in_part_each_time() -> None:
+    for _ in range(3):
+        pull = pull_of(10)
+        ask(pull)
+        for number in range(4):
+            pull.accept(delivery(pull, number))
+        pull.expired(status(**{"Nats-Pending-Messages": "6"}))
+        assert pull.wanted() == 6
+        ask(pull)
+        pull.expired(status(**{"Nats-Pending-Messages": "2"}))
+        assert pull.wanted() == 0  # four are requested still
+        pull.expired(status())
+        assert pull.wanted() == 6
+
+
+def test_a_request_of_which_nothing_is_heard_is_silent_after_its_time_and_a_second_one_as_well() -> None:
+    pull, now = pull_of(4), 100.0
+    assert not pull.is_silent(now + 1000)
+    for _ in range(2):
+        ask(pull, now)
+        assert not pull.is_silent(now + 2.4)
+        pull.heard(now + 2.0)
+        assert not pull.is_silent(now + 4.4)
+        assert pull.is_silent(now + 4.5)
+        generation = pull.generation
+        pull.forget()
+        assert pull.generation == generation + 1
+        assert not pull.is_silent(now + 1000)
+        assert pull.wanted() == 4
+        now += 1000
+
+
+def test_a_request_beside_another_one_does_not_make_that_one_younger() -> None:
+    pull = pull_of(4)
+    ask(pull, 0.0)
+    held = [delivery(pull, number) for number in range(3)]
+    for each in held:
+        pull.accept(each)
+    for each in held:
+        pull.settled(each)
+    ask(pull, 2.4)
+    assert pull.is_silent(2.5)
+
+
+async def test_a_delivery_is_settled_once_and_told_of_before_its_place_is_asked_for_again() -> None:
+    changes: list[int] = []
+    pull, replies = pull_of(1, changes=changes), Replies()
+    ask(pull)
+    one = delivery(pull, replies=replies)
+    pull.accept(one)
+    assert len(changes) == 1
+    await one.nak(1.5)
+    assert len(changes) == 2
+    assert pull.wanted() == 1
+    count = len(changes)
+    await one.ack()
+    await one.in_progress()
+    pull.settled(one)
+    assert replies.bodies == [b'-NAK {"delay": 1500000000}']
+    assert len(changes) == count
+
+
+async def test_a_place_is_free_although_the_broker_cannot_be_told_at_present() -> None:
+    async def never(_subject: str, _body: bytes) -> None:
+        await asyncio.Event().wait()
+
+    pull = pull_of(1)
+    ask(pull)
+    one = read(message(), never, pull.settled)
+    pull.accept(one)
+    telling = asyncio.create_task(one.ack())
+    await settle()
+    assert (len(pull.held), pull.wanted()) == (0, 1)
+    telling.cancel()
+    await asyncio.wait((telling,))
+
+
+async def test_the_reason_of_an_end_is_cut_and_in_one_line() -> None:
+    pull, replies = pull_of(1), Replies()
+    await delivery(pull, replies=replies).term("not\r\n" + "x " * 500)
+    assert replies.bodies == [b"+TERM not " + (b"x " * 98).rstrip()]
+
+
+async def test_what_the_broker_is_told() -> None:
+    pull, replies = pull_of(9), Replies()
+    for act in ("ack", "nak", "term"):
+        one = delivery(pull, replies=replies)
+        await one.in_progress()
+        await (one.ack() if act == "ack" else one.nak(0) if act == "nak" else one.term("parked\r\nX  y"))
+    assert replies.bodies == [b"+WPI", b"+ACK", b"+WPI", b"-NAK", b"+WPI", b"+TERM parked X y"]
+
+
+async def test_when_the_broker_last_heard_of_a_delivery_is_noted_at_each_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [5.0]
+    monkeypatch.setattr("mediator.nats.subscription.delivery.time.monotonic", lambda: now[0])
+    one = delivery(pull_of(1))
+    assert one.seen == 5.0
+    now[0] = 9.0
+    await one.in_progress()
+    assert one.seen == 9.0
+    await one.ack()
+    now[0] = 11.0
+    await one.in_progress()
+    assert one.seen == 9.0
+
+
+@pytest.mark.parametrize("prefix", ["$JS.ACK.stream.g", "$JS.ACK.domain.account.stream.g"])
+def test_a_delivery_reads_its_place_with_and_without_a_domain(prefix: str) -> None:
+    reply = f"{prefix}.4.17.9.1700000000500000000.23" + (".token" if "domain" in prefix else "")
+    given = Msg(_client=None, subject="events.shop.x.3", reply=reply, data=b"{}", headers={})  # type: ignore[arg-type]
+    found = read(given, Replies().reply, lambda _: None)
+    assert (found.consumer, found.attempt, found.sequence, found.remaining, found.partition) == ("g", 4, 17, 23, 3)
+    assert found.stored_at.timestamp() == 1_700_000_000.5
+
+
+# The slots that partitions share.
+
+
+def test_a_partition_that_has_more_waits_for_a_place_in_line_and_idle_ones_ask_at_any_time() -> None:
+    slots = Slots(1)
+    busy, other, idle = (pull_of(1, slots) for _ in range(3))
+    for pull in (busy, other, idle):
+        ask(pull)
+    first = delivery(busy, remaining=5)
+    assert busy.accept(first)
+    assert not other.accept(delivery(other, remaining=3))  # no slot: it is handed back, and waits for one
+    assert other.wanted() == 0
+    busy.settled(first)
+    assert other.wanted() == 1
+    assert ask(other) == {"batch": 1, "expires": 1_000_000_000}
+    assert busy.wanted() == 0  # it has more, and now waits for its turn
+    second = delivery(other, remaining=2)
+    assert other.accept(second)
+    other.settled(second)
+    assert busy.wanted() == 1
+
+
+def test_whatever_was_handed_back_for_lack_of_a_place_is_not_asked_for_again_before_there_is_one() -> None:
+    """Also when the broker had no more events of it: now it has the one that was handed back."""
+    slots = Slots(1)
+    busy, other = (pull_of(1, slots) for _ in range(2))
+    for pull in (busy, other):
+        ask(pull)
+    first = delivery(busy)
+    assert busy.accept(first)
+    assert not other.accept(delivery(other, remaining=0))
+    assert other.wanted() == 0
+    busy.settled(first)
+    assert other.wanted() == 1
+
+
+def test_two_partitions_with_endless_backlogs_take_turns() -> None:
+    slots = Slots(1)
+    pulls = {name: pull_of(1, slots) for name in "abc"}
+    served: list[str] = []
+    for _ in range(40):
+        for name, pull in pulls.items():
+            if pull.wanted():
+                ask(pull)
+                one = delivery(pull, remaining=9)
+                if pull.accept(one):
+                    served.append(name)
+                    pull.settled(one)
+    assert len(served) >= 30
+    counts = [served.count(name) for name in "abc"]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_place_for_which_nothing_came_is_given_on() -> None:
+    slots = Slots(1)
+    busy, other = (pull_of(1, slots) for _ in range(2))
+    for pull in (busy, other):
+        ask(pull)
+    first = delivery(busy, remaining=5)
+    busy.accept(first)
+    other.accept(delivery(other, remaining=3))
+    assert other.wanted() == 0
+    busy.settled(first)
+    assert busy.wanted() == 0
+    ask(other)
+    other.expired(status(**{"Nats-Pending-Messages": "1"}))  # another consumer got the slot
+    assert busy.wanted() == 1
+    assert other.wanted() == 1  # it sends its request as an idle consumer
+
+
+def test_a_place_that_comes_when_the_consumer_is_in_trouble_is_given_on() -> None:
+    slots = Slots(1)
+    busy, other = (pull_of(1, slots) for _ in range(2))
+    for pull in (busy, other):
+        ask(pull)
+    first = delivery(busy, remaining=5)
+    busy.accept(first)
+    other.accept(delivery(other, remaining=3))
+    assert other.wanted() == 0
+    other.ready = False
+    busy.settled(first)
+    assert slots.take()
+    slots.give_back()
+    assert [busy.wanted(), busy.wanted()] == [0, 1]  # it waits for a slot at the first poll
+
+
+def test_a_connection_that_is_lost_again_and_again_frees_no_place_of_what_is_still_in_hand() -> None:
+    slots = Slots(1)
+    busy, other = (pull_of(1, slots) for _ in range(2))
+    ask(busy)
+    held = delivery(busy)
+    assert busy.accept(held)
+    for number in range(2):
+        for pull in (busy, other):
+            pull.forget()
+        ask(other)
+        assert not other.accept(delivery(other, number))
+    busy.settled(held)
+    assert [slots.take(), slots.take()] == [True, False]
+
+
+def test_whoever_is_in_line_is_there_once() -> None:
+    slots = Slots(1)
+    busy, other = (pull_of(1, slots) for _ in range(2))
+    for pull in (busy, other):
+        ask(pull)
+    first = delivery(busy, remaining=5)
+    busy.accept(first)
+    other.accept(delivery(other, remaining=3))
+    for _ in range(5):
+        assert other.wanted() == 0
+    busy.settled(first)
+    ask(other)
+    second = delivery(other)
+    assert other.accept(second)
+    other.settled(second)
+    assert [slots.take(), slots.take()] == [True, False]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "come", "settle", "expire", "lose"])), max_size=60)
+)
+def test_however_it_goes_no_more_are_here_than_there_are_places_and_in_the_end_all_are_free(
+    steps: list[tuple[int, str]],
+) -> None:
+    slots = Slots(2)
+    pulls = [pull_of(1, slots) for _ in range(4)]
+    requested = [0] * 4
+    for number, what in steps:
+        pull = pulls[number]
+        pull.ready = True
+        if what == "ask" and pull.wanted():
+            ask(pull)
+            requested[number] = 1
+        elif what == "come" and requested[number]:
+            requested[number] = 0
+            pull.accept(delivery(pull, remaining=number % 2))
+        elif what == "settle" and pull.held:
+            pull.settled(next(iter(pull.held)))
+        elif what == "expire" and requested[number]:
+            requested[number] = 0
+            pull.expired(status())
+        elif what == "lose":
+            pull.ready = False
+            requested[number] = 0
+            pull.forget()
+        assert sum(len(each.held) for each in pulls) <= 2
+    for _ in range(3):
+        for pull in pulls:
+            for one in tuple(pull.held):
+                pull.settled(one)
+            pull.ready = False
+            pull.forget()
+    assert [slots.take(), slots.take(), slots.take()] == [True, True, False]
+
+
+def test_places_are_given_out_in_the_order_of_asking_also_while_some_go_on_asking() -> None:
+    slots, granted = Slots(1), list[str]()
+    assert slots.take()
+    for name in "abc":
+        slots.ask(lambda name=name: granted.append(name))  # type: ignore[misc]
+    for name in "defg":
+        slots.give_back()
+        slots.ask(lambda name=name: granted.append(name))  # type: ignore[misc]
+    for _ in range(3):
+        slots.give_back()
+    assert granted == [*"abcdefg"]
+
+
+def test_a_room_gives_no_more_places_than_it_has_however_often_it_goes_round() -> None:
+    slots, granted = Slots(2), []
+    for _ in range(3):
+        assert [slots.take(), slots.take(), slots.take()] == [True, True, False]
+        slots.ask(lambda: granted.append(1))
+        slots.give_back()
+        slots.give_back()
+        slots.give_back()
+    assert len(granted) == 3

@@ -1,0 +1,585 @@
+"""Puller: lost requests, waiting deliveries, broken consumers and outages, also the second time."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from mediator.distributed.inbox import Deliveries, Delivery
+from mediator.nats import NatsEventSubscription
+from mediator.nats.subscription.subscription import _shares
+from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings
+from mediator.nats.topology.consumers import consumer_config
+from mediator.nats.topology.streams import stream_config
+from tests.adapters.nats.offline import OfflineClient, OfflineConnection
+from tests.unit.virtual_time import in_virtual_time, now, settle
+
+TYPE = "shop.x"
+NEXT = "$JS.API.CONSUMER.MSG.NEXT.*"
+TWO = StreamSettings(partitions=2)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        monotonic = staticmethod(now)
+
+    for module in ("puller", "delivery"):
+        monkeypatch.setattr(f"mediator.nats.subscription.{module}.time", Clock)
+
+
+class Broker:
+    """A connection to a stream with the wanted consumers. The information of `broken` ones cannot be read."""
+
+    def __init__(self, settings: StreamSettings = DEFAULT_SETTINGS) -> None:
+        self.connection = OfflineConnection()
+        self.settings = settings
+        self.types = [TYPE]
+        self.broken: set[str] = set()
+        self.serve(self.connection.current)
+
+    def serve(self, client: OfflineClient) -> OfflineClient:
+        client.answer = self._answer
+        return client
+
+    async def _answer(self, subject: str, _body: bytes) -> dict[str, Any]:
+        kind, _, name = subject.removeprefix("$JS.API.").rpartition(".")
+        if kind == "STREAM.INFO":
+            return {"config": stream_config("events", name.removeprefix("events-"), self.settings)}
+        if name in self.broken:
+            return {"error": {"code": 503, "err_code": 10008, "description": "no leader"}}
+        ordering = "key" if self.settings is TWO else "none"
+        groups = NatsEventSubscription(self.connection, "g", settings=self.settings)._groups(self.types, ordering)  # type: ignore[arg-type]
+        for group in groups:
+            for each in group.consumers():
+                if each.name == name and kind.endswith(f".{group.stream}"):
+                    return {"config": consumer_config(each), "created": "2026-01-01T00:00:00Z"}
+        return {"error": {"code": 404, "err_code": 10014, "description": "consumer not found"}}
+
+    @property
+    def client(self) -> OfflineClient:
+        return self.connection.current
+
+    def requests(self, consumer: str = "g", stream: str = "events-shop") -> list[tuple[float, int, str]]:
+        """Return the time, the size and the inbox of each pull request."""
+        return [
+            (at, json.loads(body)["batch"], reply)
+            for at, subject, body, reply, _ in self.client.sent_to(NEXT)
+            if subject.endswith(f".{stream}.{consumer}")
+        ]
+
+    async def send(
+        self,
+        sequence: int,
+        *,
+        consumer: str = "g",
+        attempt: int = 1,
+        remaining: int = 0,
+        stream: str = "events-shop",
+    ) -> None:
+        """Answer the last request with an event."""
+        reply = f"$JS.ACK.{stream}.{consumer}.{attempt}.{sequence}.{sequence}.1700000000000000000.{remaining}"
+        headers = {"ce-specversion": "1.0", "ce-id": f"{sequence}", "ce-source": "s", "ce-type": "shop.x.v1"}
+        to = self.requests(consumer, stream)[-1][2]
+        assert await self.client.deliver(to, b"{}", headers=headers, reply=reply, published="events.shop.x.1")
+
+    async def say(self, status: str, description: str = "", *, to: str = "", consumer: str = "g", **more: str) -> None:
+        headers = {"Status": status, "Description": description, **{k.replace("_", "-"): v for k, v in more.items()}}
+        await self.client.deliver(to or self.requests(consumer)[-1][2], headers=headers)
+
+    def told(self, body: bytes) -> list[tuple[float, str]]:
+        """Return the time and the event of each reply of a kind to the broker."""
+        return [
+            (at, subject.split(".")[5]) for at, subject, said, _, _ in self.client.sent_to("$JS.ACK.*") if said == body
+        ]
+
+
+@asynccontextmanager
+async def pulling(
+    broker: Broker, *, prefetch: int = 10, ack_wait: float = 30.0, ordered: bool = False
+) -> AsyncIterator[Deliveries]:
+    subscription = NatsEventSubscription(
+        broker.connection,  # type: ignore[arg-type]
+        "g",
+        settings=broker.settings,
+        ack_wait=ack_wait,
+    )
+    async with subscription.open(broker.types, prefetch=prefetch, ordering="key" if ordered else "none") as deliveries:
+        await settle()
+        yield deliveries
+
+
+async def taken(deliveries: Deliveries) -> Delivery:
+    async with asyncio.timeout(1):
+        return await deliveries.next()
+
+
+@in_virtual_time
+async def test_a_request_that_dies_in_silence_is_repeated_after_its_time_each_time_and_one_that_is_heard_of_is_not() -> (
+    None
+):
+    broker = Broker()
+    async with pulling(broker):
+        assert [count for _, count, _ in broker.requests()] == [10]
+        for _ in range(20):
+            await asyncio.sleep(1.0)
+            await broker.say("100", "Idle Heartbeat")
+        assert len(broker.requests()) == 1
+        for again in (2, 3, 4):
+            began = now()
+            while len(broker.requests()) < again:
+                await asyncio.sleep(0.1)
+            assert 2.5 <= now() - began <= 3.2
+        addresses = [reply for _, _, reply in broker.requests()]
+        assert len({*addresses}) == 4
+        await broker.say("408", "Request Timeout", to=addresses[0])  # of a request that was given up, so it is ignored
+        await settle()
+        assert len(broker.requests()) == 4
+
+
+@in_virtual_time
+async def test_what_waits_to_be_taken_is_reported_as_in_work_three_times_in_its_time_and_what_is_taken_is_not() -> None:
+    broker = Broker()
+    async with pulling(broker, ack_wait=9.0) as deliveries:
+        await broker.send(1)
+        await broker.send(2)
+        taken_one = await taken(deliveries)
+        for _ in range(60):
+            await broker.say("100")
+            await asyncio.sleep(1.0)
+        beats = [at for at, sequence in broker.told(b"+WPI") if sequence == "2"]
+        assert 18 <= len(beats) <= 21
+        assert max(later - earlier for earlier, later in itertools.pairwise(beats)) <= 4.1
+        assert [sequence for _, sequence in broker.told(b"+WPI") if sequence == "1"] == []
+        assert (await taken(deliveries)).event is not None
+        before = len(broker.told(b"+WPI"))
+        await asyncio.sleep(20)
+        assert len(broker.told(b"+WPI")) == before
+        await taken_one.ack()
+
+
+@in_virtual_time
+async def test_a_delivery_that_the_broker_has_given_to_somebody_else_by_now_takes_no_place_each_time() -> None:
+    broker = Broker()
+    async with pulling(broker, prefetch=1, ack_wait=6.0) as deliveries:
+        for sequence in (1, 2, 3):
+            await broker.send(sequence)
+            delivery = await taken(deliveries)
+            asked = len(broker.requests())
+            for _ in range(4):
+                await asyncio.sleep(3)
+                await delivery.in_progress()
+            assert len(broker.requests()) == asked
+            began = now()
+            while len(broker.requests()) == asked:
+                await asyncio.sleep(0.1)
+            assert 5.9 <= now() - began <= 7.0
+
+
+@in_virtual_time
+async def test_a_request_that_expires_is_repeated_at_once_and_what_was_refused_is_told_once_and_tried_after_pauses() -> (
+    None
+):
+    broker = Broker()
+    with capture_logs() as logs:
+        async with pulling(broker):
+            for again in range(2, 5):
+                await broker.say("408", "Request Timeout", Nats_Pending_Messages="10", Nats_Pending_Bytes="0")
+                await settle()
+                assert len(broker.requests()) == again
+            for outage in range(2):
+                broker.client.published.clear()
+                began = now()
+                while now() - began < 30:
+                    asked = len(broker.requests())
+                    while len(broker.requests()) == asked:
+                        await asyncio.sleep(0.02)
+                    await broker.say("409", "Exceeded MaxWaiting")
+                assert 14 <= len(broker.requests()) <= 25
+                times = [at for at, _, _ in broker.requests()]
+                assert times[1] - times[0] <= 0.3
+                assert max(later - earlier for earlier, later in itertools.pairwise(times)) <= 2.1
+                while len(broker.requests()) == len(times):
+                    await asyncio.sleep(0.02)
+                await broker.send(outage + 1)  # it works again
+            await asyncio.sleep(1)
+    told = [line["event"] for line in logs]
+    assert told == ["not consuming"] * 2
+
+
+@pytest.mark.parametrize("description", ["Leadership Change", "Server Shutdown"])
+@in_virtual_time
+async def test_what_happens_every_day_is_not_told_and_the_consumer_is_looked_at_again_at_once(description: str) -> None:
+    broker = Broker()
+    with capture_logs() as logs:
+        async with pulling(broker):
+            for again in range(2, 5):
+                asked = len(broker.client.requests)
+                await broker.say("409", description)
+                await settle()
+                assert len(broker.requests()) == again
+                assert len(broker.client.requests) > asked
+    assert logs == []
+
+
+@in_virtual_time
+async def test_a_partition_whose_consumer_is_in_trouble_holds_up_no_other_and_is_looked_at_until_it_works() -> None:
+    broker = Broker(TWO)
+    async with pulling(broker, ordered=True) as deliveries:
+        for sequence in (1, 2):
+            broker.broken = {"g-p1"}
+            await broker.say("409", "Consumer Deleted", consumer="g-p1")
+            broken = len(broker.requests("g-p1"))
+            for number in range(5):
+                await broker.send(10 * sequence + number, consumer="g-p0")
+                await (await taken(deliveries)).ack()
+                await settle()
+            await asyncio.sleep(20)
+            assert len(broker.requests("g-p1")) == broken
+            broker.broken = set()
+            began = now()
+            while len(broker.requests("g-p1")) == broken:
+                await asyncio.sleep(0.02)
+            assert now() - began <= 2.1
+            await broker.send(100 + sequence, consumer="g-p1")
+            await (await taken(deliveries)).ack()
+            await settle()
+
+
+@in_virtual_time
+async def test_a_partition_in_trouble_is_looked_at_after_growing_pauses_and_told_of_once_whatever_the_others_do() -> (
+    None
+):
+    broker = Broker(TWO)
+    with capture_logs() as logs:
+        async with pulling(broker, ordered=True) as deliveries:
+            for trouble in range(2):
+                broker.broken = {"g-p1"}
+                await broker.say("409", "Leadership Change", consumer="g-p1")
+                looked = len(broker.client.requests)
+                for number in range(60):
+                    await broker.send(100 * trouble + number, consumer="g-p0")
+                    await (await taken(deliveries)).ack()
+                    await broker.say("100", "Idle Heartbeat", consumer="g-p0")
+                    await asyncio.sleep(0.5)
+                tries = [subject for _, subject in broker.client.requests[looked:] if subject.endswith(".g-p1")]
+                assert 14 <= len(tries) <= 22
+                assert [line["event"] for line in logs] == ["not consuming"] * (trouble + 1)
+                broker.broken = set()
+                await asyncio.sleep(2.5)
+                await broker.say("100", "Idle Heartbeat", consumer="g-p1")
+
+
+@in_virtual_time
+async def test_each_partition_is_kept_from_others_and_pulled_from_again_after_silence() -> None:
+    broker = Broker(TWO)
+    async with pulling(broker, ordered=True) as deliveries:
+        for consumer, sequence in (("g-p0", 1), ("g-p1", 2)):
+            await broker.send(sequence, consumer=consumer)
+        await asyncio.sleep(21)
+        assert [sequence for _, sequence in broker.told(b"+WPI")] == ["1", "2"] * 2
+        for _ in range(2):
+            await (await taken(deliveries)).ack()
+        await settle()
+        asked = [len(broker.requests(each)) for each in ("g-p0", "g-p1")]
+        await asyncio.sleep(5.6)
+        assert [len(broker.requests(each)) for each in ("g-p0", "g-p1")] == [each + 1 for each in asked]
+
+
+@in_virtual_time
+async def test_a_consumer_that_answers_slowly_is_not_looked_at_more_often_because_another_one_is_in_trouble() -> None:
+    broker = Broker(TWO)
+    broker.broken = {"g-p0"}
+    answer = broker.client.answer
+
+    async def slow(subject: str, body: bytes) -> dict[str, Any]:
+        if subject.endswith(".g-p1"):
+            await asyncio.sleep(1.9)
+        return await answer(subject, body)
+
+    broker.client.answer = slow
+    async with pulling(broker, ordered=True):
+        await asyncio.sleep(1.8)
+        assert sum(subject.endswith(".g-p1") for _, subject in broker.client.requests) == 1
+
+
+@in_virtual_time
+async def test_two_troubles_at_a_time_are_told_once_each() -> None:
+    broker = Broker()
+    answer = broker.client.answer
+
+    async def other_settings(subject: str, body: bytes) -> dict[str, Any]:
+        if subject.startswith("$JS.API.STREAM.INFO"):
+            return {"config": stream_config("events", "shop", StreamSettings(max_age=7200.0))}
+        return await answer(subject, body)
+
+    broker.client.answer = other_settings
+    with capture_logs() as logs:
+        async with pulling(broker):
+            for trouble in (1, 2):
+                broker.broken = {"g"}
+                broker.connection.lose()
+                broker.connection.reconnect()
+                await asyncio.sleep(60)
+                broker.broken = set()
+                await asyncio.sleep(3)
+                await broker.say("100", "Idle Heartbeat")  # everything works again except the stream
+                assert [line["event"] for line in logs].count("not consuming") == trouble
+    assert [line["event"] for line in logs].count("the stream differs") <= 2
+
+
+@in_virtual_time
+async def test_after_each_outage_it_pulls_at_once_on_the_same_client_or_another_one_and_leaves_nothing_behind() -> None:
+    broker = Broker()
+    before, tasks = broker.connection.counts(), asyncio.all_tasks()
+    async with pulling(broker) as deliveries:
+        for outage in range(4):
+            broker.connection.lose()
+            await asyncio.sleep(60)
+            assert len(broker.connection.asked) <= 70
+            broker.connection.asked.clear()
+            broker.client.published.clear()
+            client = broker.serve(OfflineClient()) if outage % 2 else None
+            broker.connection.reconnect(client=client)
+            await asyncio.sleep(0.2)
+            assert [count for _, count, _ in broker.requests()] == [10]
+            assert len(broker.client.subscriptions) == 1
+            await broker.send(outage + 1)
+            await (await taken(deliveries)).ack()
+    assert broker.connection.counts() == before
+    assert asyncio.all_tasks() == tasks
+
+
+@in_virtual_time
+async def test_a_consumer_that_was_looked_at_through_an_earlier_connection_is_looked_at_again() -> None:
+    broker, go = Broker(), asyncio.Event()
+    answer = broker.client.answer
+
+    async def slow(subject: str, body: bytes) -> dict[str, Any]:
+        if subject == "$JS.API.CONSUMER.INFO.events-shop.g":
+            await go.wait()
+        return await answer(subject, body)
+
+    broker.client.answer = slow
+    async with pulling(broker):
+        for _ in range(2):
+            go.clear()
+            broker.connection.lose()
+            broker.connection.reconnect()
+            await asyncio.sleep(1)
+            broker.connection.lose()
+            broker.connection.reconnect()
+            looked = sum(subject.endswith(".g") for _, subject in broker.client.requests)
+            go.set()
+            await asyncio.sleep(1)
+            assert sum(subject.endswith(".g") for _, subject in broker.client.requests) == looked + 1
+            assert broker.requests() != []
+
+
+@in_virtual_time
+async def test_the_next_delivery_is_asked_for_at_once_when_one_was_settled() -> None:
+    broker = Broker()
+    async with pulling(broker, prefetch=1) as deliveries:
+        for sequence in range(1, 6):
+            assert len(broker.requests()) == sequence
+            await broker.send(sequence)
+            delivery = await taken(deliveries)
+            await (delivery.ack() if sequence % 2 else delivery.nak(0))
+            await settle()
+        assert now() == 0.0
+
+
+@in_virtual_time
+async def test_more_is_asked_for_at_once_when_a_request_has_been_served() -> None:
+    broker = Broker()
+    async with pulling(broker, prefetch=4) as deliveries:
+        for sequence in (1, 2, 3):
+            await broker.send(sequence)
+            await (await taken(deliveries)).ack()
+        await settle()
+        assert len(broker.requests()) >= 2
+        await broker.send(4)
+        await settle()
+        assert now() == 0.0
+
+
+@in_virtual_time
+async def test_what_is_settled_while_others_are_asked_for_is_asked_for_at_once() -> None:
+    broker, held = Broker(), list[Delivery]()
+    async with pulling(broker, prefetch=2) as deliveries:
+        for sequence in (1, 2):
+            await broker.send(sequence)
+        first, second = await taken(deliveries), await taken(deliveries)
+        await settle()
+        held.append(second)
+
+        async def on_publish(subject: str, _data: bytes, _reply: str, _headers: dict[str, str]) -> None:
+            if ".MSG.NEXT." in subject and held:
+                await held.pop().ack()
+
+        broker.client.on_publish = on_publish
+        before = len(broker.requests())
+        await first.ack()
+        await settle()
+        assert (len(broker.requests()) - before, now()) == (2, 0.0)
+
+
+@in_virtual_time
+async def test_after_an_outage_every_partition_is_asked_again() -> None:
+    broker = Broker(TWO)
+    async with pulling(broker, ordered=True):
+        for outage in (1, 2):
+            broker.connection.lose()
+            await asyncio.sleep(1)
+            broker.connection.reconnect()
+            await asyncio.sleep(0.3)
+            assert [len(broker.requests(f"g-p{number}")) for number in range(2)] == [outage + 1] * 2
+
+
+@in_virtual_time
+async def test_whoever_waits_for_a_delivery_waits_again_after_each_one() -> None:
+    broker = Broker()
+    async with pulling(broker) as deliveries:
+        for sequence in (1, 2, 3):
+            waiting = asyncio.create_task(deliveries.next())
+            await asyncio.sleep(1)
+            assert not waiting.done()
+            await broker.send(sequence)
+            assert (await waiting).sequence == sequence
+
+
+@pytest.mark.parametrize(("prefetch", "handed_back"), [(1, ["2"]), (2, [])])
+@in_virtual_time
+async def test_with_fewer_places_than_partitions_no_more_are_here_than_there_are_places(
+    prefetch: int, handed_back: list[str]
+) -> None:
+    broker = Broker(TWO)
+    async with pulling(broker, ordered=True, prefetch=prefetch) as deliveries:
+        await broker.send(1, consumer="g-p0")
+        await broker.send(2, consumer="g-p1")
+        assert [sequence for _, sequence in broker.told(b"-NAK")] == handed_back
+        await (await taken(deliveries)).ack()
+        await settle()
+        assert len(broker.requests("g-p1")) == (2 if handed_back else 1)
+
+
+@in_virtual_time
+async def test_what_waits_to_be_taken_keeps_its_place_also_after_its_process_was_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker, frozen = Broker(), 0.0
+
+    class Clock:
+        monotonic = staticmethod(lambda: now() + frozen)
+
+    for module in ("puller", "delivery"):
+        monkeypatch.setattr(f"mediator.nats.subscription.{module}.time", Clock)
+    async with pulling(broker, prefetch=1) as deliveries:
+        for sequence in (1, 2):
+            await broker.send(sequence)
+            frozen += 100.0
+            await asyncio.sleep(1)
+            assert len(broker.requests()) == sequence
+            await (await taken(deliveries)).ack()
+            await settle()
+            assert len(broker.requests()) == sequence + 1
+
+
+@in_virtual_time
+async def test_the_partitions_of_several_streams_share_the_places_that_there_are() -> None:
+    broker = Broker(TWO)
+    broker.types = [TYPE, "billing.x"]
+    places = [(stream, f"g-p{number}") for stream in ("events-shop", "events-billing") for number in range(2)]
+    async with pulling(broker, ordered=True, prefetch=3) as deliveries:
+        for sequence, (stream, consumer) in enumerate(places, 1):
+            await broker.send(sequence, consumer=consumer, stream=stream)
+        assert [(await taken(deliveries)).sequence for _ in range(3)] == [1, 2, 3]
+        assert [sequence for _, sequence in broker.told(b"-NAK")] == ["4"]
+
+
+@in_virtual_time
+async def test_what_comes_while_it_is_left_is_handed_back_as_well() -> None:
+    broker = Broker()
+    async with pulling(broker):
+        await broker.send(1)
+        [(number, subscription)] = broker.client.subscriptions.items()
+
+        async def late(_subject: str, _body: bytes) -> dict[str, Any]:
+            broker.client.subscriptions[number] = subscription  # it was on its way
+            await broker.send(2)
+            del broker.client.subscriptions[number]
+            return {}
+
+        broker.client.answer = late
+    assert [sequence for _, sequence in broker.told(b"-NAK")] == ["1", "2"]
+
+
+@in_virtual_time
+async def test_a_puller_that_fails_in_a_way_that_nobody_foresaw_ends_whoever_waits_for_a_delivery() -> None:
+    broker = Broker()
+
+    async def broken(_subject: str, _body: bytes) -> dict[str, Any]:
+        await asyncio.sleep(1)
+        raise LookupError("unforeseen")
+
+    broker.client.answer = broken
+    async with pulling(broker) as deliveries:
+        for _ in range(2):  # also later calls
+            with pytest.raises(ExceptionGroup):
+                async with asyncio.timeout(10):
+                    await deliveries.next()
+
+
+@in_virtual_time
+async def test_with_a_connection_that_is_closed_it_does_not_spin() -> None:
+    broker = Broker()
+    broker.connection.closed = True
+    async with pulling(broker):
+        await asyncio.sleep(10)
+        assert 50 <= len(broker.connection.asked) <= 110
+
+
+@in_virtual_time
+async def test_leaving_hands_back_what_was_not_taken_and_ends_within_about_a_second_also_when_nobody_answers() -> None:
+    broker = Broker()
+    async with pulling(broker) as deliveries:
+        for sequence in (1, 2, 3):
+            await broker.send(sequence)
+        await taken(deliveries)
+        broker.client.answer = _never
+        began = now()
+    assert now() - began <= 1.5
+    assert [sequence for _, sequence in broker.told(b"-NAK")] == ["2", "3"]
+
+
+async def _never(_subject: str, _body: bytes) -> dict[str, Any]:
+    await asyncio.Event().wait()
+    return {}
+
+
+@in_virtual_time
+async def test_what_comes_when_there_is_no_place_is_handed_back_at_once() -> None:
+    broker = Broker()
+    async with pulling(broker, prefetch=2) as deliveries:
+        for sequence in (1, 2, 3):
+            await broker.send(sequence)
+        assert [sequence for _, sequence in broker.told(b"-NAK")] == ["3"]
+        for sequence in (1, 2):
+            delivery = await taken(deliveries)
+            assert delivery.sequence == sequence
+            await delivery.ack()
+        await settle()
+        assert [count for _, count, _ in broker.requests()][-1] in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "streams", "shares"),
+    [(11, 3, [4, 4, 3]), (2, 3, [1, 1, 1]), (3, 3, [1, 1, 1]), (64, 1, [64])],
+)
+def test_the_prefetch_is_shared_out_among_the_streams(prefetch: int, streams: int, shares: list[int]) -> None:
+    assert _shares(prefetch, streams) == shares

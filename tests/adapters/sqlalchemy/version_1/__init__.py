@@ -1,0 +1,46 @@
+"""Tables and rows exactly as the library wrote them when the version of its tables was 1: `sqlite.sql`, `postgresql.sql`.
+
+The same application wrote both: "enrollment", with the classes of this module. Its rows are two events that wait (one
+with the partition key ada, one without), one whose key is an empty text, a delayed one, an archived one, a refused one,
+and of what came in: an event that took effect, a foreign one without an id that took effect, the count of a start, a
+parked event, and a command that was handled under the key `order-7`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from mediator import Command, DistributedEvent
+
+APPLICATION = "enrollment"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled(DistributedEvent):
+    event_type: ClassVar[str] = "university.enrolled"
+
+    student: str
+    key: str | None = None
+
+    @property
+    def partition_key(self) -> str | None:
+        return self.key
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOrder(Command[int]):
+    item: str
+    amount: int
+    note: str = ""
+    labels: frozenset[str] = frozenset()
+    idempotency_key: str | None = None
+
+
+ORDER = PlaceOrder("book", 2, idempotency_key="order-7")
+"""The command that was handled; it was answered with 42."""
+
+
+def statements(dialect: str) -> Sequence[str]:
+    text = (Path(__file__).parent / f"{dialect}.sql").read_text(encoding="utf-8")
+    return [each.strip() for each in text.split(";\n") if each.strip()]

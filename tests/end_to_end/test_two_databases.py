@@ -1,0 +1,87 @@
+"""One process with two databases: while one of them is away, the relay and the consumer of the other go on."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mediator.dependency_injector import lifespan
+from mediator.errors import DatabaseConnectionError, DatabaseUnavailableError
+from mediator.nats import NatsServer
+from mediator.sqlalchemy import create_schema, open_engine
+from tests.end_to_end.office.application import Bill, Note, Office
+from tests.postgres import PostgresServer
+
+_BOUND = 5.0
+"""Seconds from a command to the effect of its event, on a busy machine."""
+
+
+@pytest.fixture
+async def own_postgres() -> AsyncIterator[PostgresServer]:
+    async with PostgresServer() as server:
+        yield server
+
+
+async def effects(engine: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        return (await connection.execute(text("SELECT count(*) FROM mediator_inbox"))).scalar_one()
+
+
+async def check_that_notes_go_on(office: Any, count: int) -> None:
+    for _ in range(count):
+        began, before = time.monotonic(), await effects(office.notes())
+        await office.mediator().send(Note("x"))
+        async with asyncio.timeout(30):
+            while await effects(office.notes()) == before:
+                await asyncio.sleep(0.01)
+        assert time.monotonic() - began < _BOUND
+
+
+async def until_billed(office: Any) -> None:
+    """Until the other database works, and its group has all that was published.
+
+    A server that has just recovered may still miss the one second that connecting to it may take.
+    """
+    async with asyncio.timeout(60):
+        await _until_it_answers(office.mediator().send, Bill("x"))
+        while await _until_it_answers(effects, office.bills()) < await effects(office.notes()):
+            await asyncio.sleep(0.05)
+
+
+async def _until_it_answers(ask: Callable[[Any], Awaitable[Any]], what: Any) -> Any:
+    while True:
+        with contextlib.suppress(DatabaseUnavailableError, DatabaseConnectionError):
+            return await ask(what)
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.thorough("stops and restarts servers")
+async def test_the_workers_of_one_database_go_on_while_another_one_is_away_also_at_the_start(
+    server: NatsServer, own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    notes = f"sqlite:///{tmp_path / 'notes.db'}"
+    async with own_postgres.database() as bills:
+        for url in (notes, bills):
+            async with open_engine(url) as engine:
+                await create_schema(engine)
+        given = {"nats": server.url, "notes": notes, "bills": bills}
+        await own_postgres.stop("immediate")
+        with pytest.raises(DatabaseUnavailableError):
+            async with open_engine(bills, connect_timeout=1.0):
+                pass
+        async with lifespan(Office(config=given), workers=True) as office:
+            await check_that_notes_go_on(office, 3)
+            with pytest.raises(DatabaseUnavailableError):
+                await office.mediator().send(Bill("x"))
+            await own_postgres.start()
+            await until_billed(office)
+            await own_postgres.stop("immediate")
+            await check_that_notes_go_on(office, 3)
+            await own_postgres.start()
+            await until_billed(office)

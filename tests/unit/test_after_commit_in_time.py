@@ -1,0 +1,34 @@
+"""Calls after a commit: one time limit holds for all of them together, however many there are."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mediator.distributed.unit_of_work.after_commit import AfterCommitQueue
+from mediator.errors import AfterCommitError
+from tests.unit.virtual_time import in_virtual_time, now
+
+COMMITTED: Any = SimpleNamespace(id="1", dispatch=SimpleNamespace(message="command"))
+
+
+@in_virtual_time
+async def test_calls_share_the_time_that_there_is_and_those_for_which_nothing_is_left_are_named() -> None:
+    queue, called = AfterCommitQueue(), list[int]()
+
+    def call(number: int) -> Any:
+        async def take_a_while() -> None:
+            called.append(number)
+            await asyncio.sleep(0.4)
+
+        return take_a_while
+
+    for number in range(5):
+        queue.add(number, call(number))
+    began = now()
+    with pytest.raises(AfterCommitError, match="not done within 1 s") as caught:
+        await queue.run(COMMITTED, None, None, 1.0, [])
+    assert now() - began == pytest.approx(1.0)
+    assert called == [0, 1, 2]
+    assert caught.value.notifications == [2, 3, 4]

@@ -1,0 +1,218 @@
+"""FairQueue: workers take the work in order of arrival, but no kind of work takes all places."""
+
+import asyncio
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mediator.distributed.requests import FairQueue
+from tests.unit.virtual_time import in_virtual_time
+
+KINDS = ("a", "b", "c", "d")
+STEPS = st.lists(st.tuples(st.sampled_from(["put", "take", "done"]), st.sampled_from(KINDS)), max_size=60)
+
+
+async def taken(queue: FairQueue[int]) -> tuple[str, int] | None:
+    """Take the next work if it may begin now; else return `None`."""
+    taking = asyncio.ensure_future(queue.take())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if taking.done():
+        return taking.result()
+    taking.cancel()
+    await asyncio.wait({taking})
+    return None
+
+
+@given(STEPS, st.integers(2, 20))
+def test_a_kind_of_which_nothing_runs_gets_a_place_at_once_whatever_one_other_kind_does(
+    steps: list[tuple[str, str]], places: int
+) -> None:
+    async def check() -> None:
+        queue, running = FairQueue[int](KINDS, places), Counter[str]()
+        for number, (step, kind) in enumerate(steps):
+            if step == "put":
+                queue.put(kind, number)
+            elif step == "done" and running[kind]:
+                running[kind] -= 1
+                queue.done(kind)
+            elif step == "take" and (found := await taken(queue)):
+                running[found[0]] += 1
+            assert running.total() <= places
+        for kind in KINDS:  # all work but one kind ends, and that kind could use all places
+            while running[kind] and kind != "a":
+                running[kind] -= 1
+                queue.done(kind)
+        queue.clear()
+        for number in range(places):
+            queue.put("a", number)
+        while await taken(queue):
+            pass
+        queue.put("b", 1)
+        assert await taken(queue) == ("b", 1)
+
+    asyncio.run(check())
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=30))
+def test_what_may_begin_is_taken_in_the_order_of_its_arrival(kinds: list[str]) -> None:
+    async def check() -> None:
+        queue = FairQueue[int](KINDS, 1)
+        for number, kind in enumerate(kinds):
+            queue.put(kind, number)
+        for number, kind in enumerate(kinds):
+            assert await taken(queue) == (kind, number)
+            assert await taken(queue) is None
+            queue.done(kind)
+
+    asyncio.run(check())
+
+
+async def test_a_kind_alone_takes_all_places_but_those_kept_free_for_others() -> None:
+    for kinds, places, expected in ((["a"], 16, 16), (KINDS, 16, 14), (KINDS, 8, 7), (KINDS, 2, 1), (KINDS, 1, 1)):
+        queue = FairQueue[int](kinds, places)
+        for number in range(places):
+            queue.put("a", number)
+        count = 0
+        while await taken(queue):
+            count += 1
+        assert count == expected
+
+
+async def test_whoever_waits_is_woken_when_a_place_is_free_each_time_also_while_others_work() -> None:
+    for places in (1, 3):
+        queue = FairQueue[int](["a"], places)
+        for number in range(places + 2):
+            queue.put("a", number)
+        for number in range(places):
+            assert await queue.take() == ("a", number)
+        for number in (places, places + 1):
+            waiting = asyncio.ensure_future(queue.take())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            queue.done("a")
+            async with asyncio.timeout(5):
+                assert await waiting == ("a", number)
+
+
+async def test_whoever_waits_is_woken_by_the_work_that_comes_each_time_also_while_others_work() -> None:
+    queue = FairQueue[int](["a", "b"], 3)
+    for number, kind in enumerate(("a", "b")):
+        waiting = asyncio.ensure_future(queue.take())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.put(kind, number)
+        async with asyncio.timeout(5):
+            assert await waiting == (kind, number)
+
+
+async def test_the_newest_of_the_longest_line_makes_room_for_a_shorter_one() -> None:
+    queue = FairQueue[int](["a", "b"], 1)
+    for number in range(5):
+        queue.put("a", number)
+    assert queue.drop_newest("a") is None
+    assert queue.drop_newest("b") == 4
+    queue.put("b", 9)
+    assert sorted(queue) == [0, 1, 2, 3, 9]
+    assert queue.drop(lambda item: item == 0) == [0]
+    assert queue.clear() == [1, 2, 3, 9]
+    assert len(queue) == 0
+
+
+async def test_of_a_line_that_is_too_long_the_newest_go_and_what_may_not_go_is_left_out() -> None:
+    queue = FairQueue[int](["a"], 1)
+    for number in range(6):
+        queue.put("a", number)
+    assert [queue.remove_newest("a", 4, lambda _: True) for _ in range(3)] == [5, 4, None]
+    assert [queue.remove_newest("a", 1, lambda number: number != 2) for _ in range(4)] == [3, 1, 0, None]
+    assert [*queue] == [2]
+    for number in (6, 7, 8):
+        queue.put("a", number)
+    assert queue.remove_newest("a", 2, lambda number: number == 2) == 2
+    assert queue.remove_newest("a", 2, lambda _: True) == 8
+    assert [*queue] == [6, 7]
+
+
+@in_virtual_time
+async def test_a_kind_is_stuck_when_it_waits_for_its_own_work_and_none_of_it_began_or_ended_for_some_time() -> None:
+    queue = FairQueue[int](["a", "b"], 2)
+    for number in range(4):
+        queue.put("a", number)
+    assert queue.stuck(0) == []
+    await queue.take()
+    await asyncio.sleep(1.9)
+    assert queue.stuck(2) == []
+    await asyncio.sleep(0.2)
+    assert queue.stuck(2) == ["a"]
+    queue.done("a")
+    await queue.take()
+    assert queue.stuck(2) == []
+    queue.put("b", 9)
+    await asyncio.sleep(3)
+    assert queue.stuck(2) == ["a"]
+    assert queue.remove_newest("a", 1, lambda number: number != 3) == 2
+    assert queue.remove_newest("a", 1, lambda _: True) is None
+    assert sorted(queue) == [3, 9]
+
+
+@in_virtual_time
+async def test_a_kind_is_not_stuck_when_some_of_its_work_has_just_ended_although_another_kind_took_its_place() -> None:
+    queue = FairQueue[int](["a", "b"], 4)
+    for number, kind in enumerate("aabbbaa"):
+        queue.put(kind, number)
+    assert [(await queue.take())[0] for _ in range(4)] == ["a", "a", "b", "b"]
+    await asyncio.sleep(10)
+    assert queue.stuck(2) == ["a", "b"]
+    queue.done("a")
+    assert await queue.take() == ("b", 4)
+    assert queue.stuck(2) == []
+    await asyncio.sleep(2)
+    assert queue.stuck(2) == ["a"]
+
+
+async def test_no_place_is_kept_free_for_a_kind_that_was_not_named() -> None:
+    queue = FairQueue[int](["a"], 16)
+    queue.put("stranger", 0)
+    assert await taken(queue) == ("stranger", 0)
+    queue.done("stranger")
+    for number in range(16):
+        queue.put("a", number)
+    assert len([number for number in range(16) if await taken(queue)]) == 16
+
+
+@in_virtual_time
+async def test_a_kind_that_never_gets_a_place_is_stuck_when_it_has_waited_for_some_time_each_time() -> None:
+    queue = FairQueue[int](["a", "b"], 1)
+    queue.put("b", 0)
+    await queue.take()
+    queue.done("b")
+    queue.put("a", 1)
+    await queue.take()
+    for kind in ("b", "stranger"):
+        await asyncio.sleep(1000)  # nothing waits
+        queue.put(kind, 2)
+        assert queue.stuck(2) == []
+        await asyncio.sleep(1.9)
+        queue.put(kind, 3)  # does not restart the waiting time of the first one
+        assert queue.stuck(2) == []
+        await asyncio.sleep(0.2)
+        assert queue.stuck(2) == [kind]
+        queue.clear()
+
+
+@in_virtual_time
+async def test_what_comes_for_a_kind_that_hangs_already_is_behind_stuck_work_at_once_each_time() -> None:
+    queue = FairQueue[int](["a", "b"], 2)
+    queue.put("a", 0)
+    await queue.take()
+    await asyncio.sleep(10)  # its handler hangs, and nothing waits
+    for number in (1, 2, 3):
+        queue.put("a", number)
+        assert queue.stuck(2) == ["a"]
+        assert queue.remove_newest("a", 0, lambda _: True) == number
+    queue.put("a", 4)
+    queue.done("a")
+    assert await queue.take() == ("a", 4)
+    queue.put("a", 5)
+    assert queue.stuck(2) == []

@@ -1,0 +1,107 @@
+"""Staged events: which count as waiting, which are ordered, which ids are taken; and which records a filter selects."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.outbox import OutboxFilter, OutboxRecord
+from mediator.distributed.parking import ParkedFilter, refused_event
+from mediator.distributed.unit_of_work import StagedEvent, check_ids, count_waiting
+from mediator.errors import EventIdConflictError, EventLimitError
+
+LATER = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def event(event_id: str = "1", key: str | None = "k") -> CloudEvent:
+    return CloudEvent(event_id, "shop.x.v1", datetime(2026, 1, 1, tzinfo=UTC), b"{}", partitionkey=key)
+
+
+def test_an_event_is_ordered_by_its_key_when_it_is_strict_and_goes_out_at_once() -> None:
+    assert StagedEvent(event()).locked_key == "k"
+    assert StagedEvent(event(), "strict", LATER).locked_key is None
+    assert StagedEvent(event(), "row").locked_key is None
+    assert StagedEvent(event(key=None)).locked_key is None
+
+
+def test_delayed_events_do_not_wait_and_exactly_as_many_as_may_wait_are_taken() -> None:
+    events = [*(StagedEvent(event(f"{n}")) for n in range(3)), StagedEvent(event("late"), deliver_at=LATER)]
+    assert count_waiting(events, 3) == 3
+    assert count_waiting(events[3:], 0) == 0
+    with pytest.raises(EventLimitError):
+        count_waiting(events, 2)
+
+
+def test_each_event_has_an_id_of_its_own_in_its_command_and_beside_those_that_wait() -> None:
+    staged = [StagedEvent(event(f"{n}")) for n in range(3)]
+    check_ids(staged, [event("other")])
+    with pytest.raises(EventIdConflictError) as repeated:
+        check_ids([*staged, StagedEvent(event("1"), deliver_at=LATER)], [event("2")])
+    assert (repeated.value.event_ids, repeated.value.in_one_command) == (("1",), True)
+    with pytest.raises(EventIdConflictError) as taken:
+        check_ids(staged, [event("other"), event("2"), event("0")])
+    assert (set(taken.value.event_ids), taken.value.in_one_command) == ({"0", "2"}, False)
+
+
+RECORD = OutboxRecord(
+    place="archived",
+    sequence=7,
+    id="a",
+    type="shop.x.v1",
+    time=datetime.fromtimestamp(100, UTC),
+    partition_key="k",
+    size=1,
+    moved_at=200.0,
+    **({"source": "app"} if "source" in OutboxRecord.__dataclass_fields__ else {}),
+)
+
+
+@pytest.mark.parametrize(
+    ("which", "fits"),
+    [
+        ({}, True),
+        ({"place": "waiting"}, False),
+        ({"ids": ("b", "a")}, True),
+        ({"ids": ("b",)}, False),
+        ({"type": "shop.x.v1", "key": "k", "domain": "shop"}, True),
+        ({"type": "shop.x.v2"}, False),
+        ({"key": "K"}, False),
+        ({"key": ""}, False),
+        ({"domain": "sho"}, False),
+        ({"since": 200.0}, True),
+        ({"since": 200.5}, False),
+        ({"since": 0.0}, True),
+    ],
+)
+def test_a_record_fits_when_it_has_everything_that_is_asked_for(which: dict[str, Any], fits: bool) -> None:
+    assert (RECORD in OutboxFilter(**({"place": "archived"} | which))) is fits
+
+
+def test_what_waits_is_as_old_as_it_was_raised_and_what_is_archived_as_it_came_there() -> None:
+    waiting = replace(RECORD, place="waiting", moved_at=None)
+    delayed = replace(RECORD, place="delayed", moved_at=900.0)
+    for record, place in ((waiting, "waiting"), (delayed, "delayed")):
+        assert record in OutboxFilter(place, since=100.0)  # type: ignore[arg-type]
+        assert record not in OutboxFilter(place, since=100.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("which", "fits"),
+    [
+        ({}, True),
+        ({"numbers": (3, 4)}, True),
+        ({"numbers": (4,)}, False),
+        ({"direction": "out"}, True),
+        ({"direction": "in"}, False),
+        ({"consumer": "g"}, False),
+        ({"type": "shop.x.v1", "key": "k", "reason": "refused"}, True),
+        ({"reason": "other"}, False),
+        ({"since": 50.0}, True),
+        ({"since": 50.5}, False),
+    ],
+)
+def test_a_parked_event_fits_when_it_has_everything_that_is_asked_for(which: dict[str, Any], fits: bool) -> None:
+    parked = replace(refused_event(event(), "refused", "too large", sequence=1), number=3, parked_at=50.0)
+    assert (parked in ParkedFilter(**which)) is fits
