@@ -19,6 +19,7 @@ _FREEZE_MARGIN = 5.0
 _FROZEN_SECONDS = 2.0
 """How long a relay is frozen on SQLite, where its events wait for it."""
 _THAW_SECONDS = 5.0
+_WRITING_SECONDS = 1.0
 _MAX_PENDING = 2000
 """Writers wait when so many events do: how fast events go out at all is not what is measured."""
 _HOLDING = text(
@@ -49,24 +50,25 @@ async def run(site: Site) -> None:
 
 
 async def _accident(site: Site, relays: list[Process], kind: str) -> tuple[float, float]:
-    """Kill or freeze the relay that has events in hand, and let it go on later; when, and when it was over."""
+    """Kill or freeze the relay that has events in hand, and let it go on later; when, and when it went on."""
     relay, moment = await _freeze_active(site, relays)
     last = max(map(int, await tables.ids(site.publisher[1], "mediator_outbox", "sequence")), default=0)
     site.report.progress(f"{kind}: {relay.name}")
     if kind == "kill":
-        await relay.kill()
         moment = time.time()
+        await relay.kill()
         await _until_gone(site, last, _KILL_SECONDS)
         started = relay.logged("relay started")
         await relay.start()
         await site.until_logged(relay, "relay started", started + 1)
     elif site.options.database == "postgresql":
         await _until_gone(site, last, site.options.frozen_seconds + _FREEZE_MARGIN)
-        relay.resume()
     else:
         await asyncio.sleep(_FROZEN_SECONDS)
+    over = time.time()
+    if kind == "freeze":
         relay.resume()
-    return moment, time.time()
+    return moment, over
 
 
 async def _until_gone(site: Site, last: int, seconds: float) -> None:
@@ -87,11 +89,26 @@ async def _freeze_active(site: Site, relays: list[Process]) -> tuple[Process, fl
         for relay in relays:
             moment = time.time()
             relay.freeze()
-            if await _is_holding(site, relay) and await site.waiting():
+            if await _is_holding(site, relay) and await site.waiting() and await _is_written_beside(site):
                 return relay, moment
             relay.resume()
             await asyncio.sleep(0.02)
     raise AssertionError("no relay was caught with events in hand")
+
+
+async def _is_written_beside(site: Site) -> bool:
+    """Whether the writers commit events while a relay is frozen.
+
+    They do not when it was caught with the write lock of SQLite, removing events that are in the stream already:
+    then nothing waits for a relay.
+    """
+    before = await site.written()
+    deadline = time.monotonic() + _WRITING_SECONDS
+    while time.monotonic() < deadline:
+        if await site.written() > before:
+            return True
+        await asyncio.sleep(0.02)
+    return False
 
 
 async def _is_holding(site: Site, relay: Process) -> bool:
