@@ -1,4 +1,4 @@
-"""The behaviors that this library provides. `RetryBehavior` is in `mediator.behaviors.retry`, for it needs an extra."""
+"""The behaviors of this library. `RetryBehavior` needs an extra, so import it from `mediator.behaviors.retry`."""
 
 from mediator.behaviors.authorization import AuthorizationBehavior, Authorizer, StreamAuthorizationBehavior
 from mediator.behaviors.caching import Cache, CachingBehavior, MemoryCache

@@ -16,11 +16,12 @@ from mediator.streams import StreamNext
 class Authorizer(Collaborator, Generic[Message_contra]):
     """Decides who may send one kind of message and its subclasses.
 
-    It is asked if the list of behaviors has an `AuthorizationBehavior`. A message may have any number of authorizers,
-    which are found by their type as handlers are; each of them must allow the message. A message without authorizers is
-    open to all. `Authorizer[Request[Any]]` is asked about every request, `Authorizer[Any]` about every message. For
-    streams the list needs a `StreamAuthorizationBehavior`; `validate` reports a list that lacks the behavior that an
-    authorizer needs.
+    An authorizer is called if the list of behaviors contains an `AuthorizationBehavior`. For stream requests the list
+    needs a `StreamAuthorizationBehavior`. `validate` reports an authorizer whose behavior is missing from the list.
+
+    Authorizers are found by their type argument, as handlers are. A message may have any number of authorizers, and all
+    of them must allow the message. Anybody may send a message without authorizers. `Authorizer[Request[Any]]` decides
+    about every request, `Authorizer[Any]` about every message.
     """
 
     decides = True
@@ -29,17 +30,17 @@ class Authorizer(Collaborator, Generic[Message_contra]):
     async def authorize(self, message: Message_contra, context: MessageContext, /) -> bool:
         """Return `True` to allow the message; any other value refuses it.
 
-        `context.principal` is the sender, and `context.vouched_by` says who vouches for that. Claims that a caller from
-        another application made about itself, without anybody vouching for them, are not in the context. To refuse with
-        a reason, raise a `NotAuthorizedError`.
+        `context.principal` is the sender. `context.vouched_by` names the authenticator or application that has verified
+        the sender. The context does not contain unverified claims that the sender made about itself. To refuse the
+        message with a reason, raise a `NotAuthorizedError`.
         """
 
 
 class AuthorizationBehavior(CollaboratorBehavior):
     """Refuses a message with a `NotAuthorizedError`, unless each of its `Authorizer`s returns `True`.
 
-    They are asked in the order of declaration. Place it outermost, with only logging outside, so that nothing is done,
-    looked up or disclosed before.
+    The authorizers are called in the order of declaration. Place this behavior outermost, with only logging outside it,
+    so that no other behavior acts on an unauthorized message.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (Authorizer,)
@@ -51,9 +52,10 @@ class AuthorizationBehavior(CollaboratorBehavior):
 
 
 class StreamAuthorizationBehavior(StreamCollaboratorBehavior):
-    """Refuses a stream, at its first step, with a `NotAuthorizedError`, unless each `Authorizer` of its request allows it.
+    """Refuses a stream request with a `NotAuthorizedError`, unless each of its `Authorizer`s returns `True`.
 
-    Place it outermost, with only logging outside. The authorizers are asked once for each stream, not for each item.
+    The authorizers are called once for each stream, at its first step, and not for each item. Place this behavior
+    outermost, with only logging outside it.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (Authorizer,)
@@ -70,6 +72,6 @@ class StreamAuthorizationBehavior(StreamCollaboratorBehavior):
 async def _ask(collaborators: Sequence[Binding], message: Any) -> None:
     context = current_context().verified()
     for collaborator in collaborators:
-        # Only `True` itself counts, so an authorizer that forgets to return or to await something refuses everybody.
+        # Only `True` itself allows: an authorizer without a `return`, or with a missing `await`, refuses every message.
         if await (await resolve(collaborator)).authorize(message, context) is not True:
             raise NotAuthorizedError(message, context.principal)

@@ -21,14 +21,14 @@ Q = TypeVar("Q", bound=Query[Any])
 class CacheKey:
     """The key of a cached response.
 
-    Two keys are equal when their queries are equal and all compared values also have the same types: `Find(1)` is not
-    answered with the response of `Find(True)`.
+    Two keys are equal when their queries are equal and all compared values also have the same types. So `Find(1)` does
+    not get the response to `Find(True)`.
 
     Attributes:
-        query_type: The class of the query; queries of two classes may be equal.
+        query_type: The class of the query, because queries of two classes may compare equal.
         query: The query, compared by value.
-        principal: The principal who got the response; `None` when all principals share it.
-        tenant: The tenant whose data it is about.
+        principal: The principal who sent the query; `None` when all principals share the response.
+        tenant: The tenant whose data the response contains.
     """
 
     query_type: type
@@ -48,13 +48,13 @@ class CacheKey:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A response in a cache. The response itself may be `None`."""
+    """A cached response. It tells a cached `None` from a missing response."""
 
     response: Any
 
 
 class Cache(ABC):
-    """The port of a cache. It keeps responses for a limited time, and may drop them at any time."""
+    """The port to a cache, which keeps responses for a limited time and may drop them earlier."""
 
     @abstractmethod
     async def get(self, key: CacheKey, /) -> Cached | None:
@@ -72,14 +72,14 @@ class Cache(ABC):
 class MemoryCache(Cache):
     """A least recently used (LRU) cache in this process. Make it a `Singleton`.
 
-    Every caller gets the same response object, not a copy, so responses should be immutable.
+    All callers get the same response object, not a copy. So responses should be immutable.
 
     Args:
-        max_entries: Most responses to keep; the least recently used one is dropped first.
-        clock: Monotonic time in seconds.
+        max_entries: The maximum number of responses; the least recently used response is dropped first.
+        clock: Returns the monotonic time in seconds.
 
     Raises:
-        SettingError: `max_entries` is no whole number of at least 1.
+        SettingError: `max_entries` is not a whole number of at least 1.
     """
 
     def __init__(self, *, max_entries: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
@@ -121,23 +121,25 @@ class MemoryCache(Cache):
 class CachingBehavior(PipelineBehavior[Q, Any]):
     """Answers a query with the cached response of an equal query of the same principal and tenant.
 
-    It applies only to queries, and without a type argument to all queries. To choose queries, derive a class:
-    `class CatalogCaching(CachingBehavior[FindCourse | ListCourses])`. Only the most specific caching behavior applies
-    to a query. Queries must be hashable (otherwise a `MisuseError` is raised) and compared by value, as frozen
-    dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written, because
-    the query may see changes that are not committed. It is not used either for a caller for whom nobody vouches,
-    because such callers cannot be told apart. Place it inside authorization, so that it answers only callers who are
-    allowed to ask.
+    Without a type argument it applies to all queries. To cache only some queries, derive a class: `class
+    CatalogCaching(CachingBehavior[FindCourse | ListCourses])`. If several caching behaviors match a query, only the
+    most specific one applies.
+
+    Queries must be hashable, or a `MisuseError` is raised. They must be compared by value, as frozen dataclasses are.
+    Errors are not cached. Inside a running transaction the cache is neither read nor written, because the query may see
+    uncommitted changes. The cache is not used for unverified callers (`context.vouched_by` is `None`) either, because
+    they cannot be told apart. Place this behavior inside authorization, so that only authorized callers get cached
+    responses.
 
     Args:
         cache: The cache that keeps the responses.
         seconds: How long to keep a response, in seconds.
-        shared: Whether one principal may get the response of another.
+        shared: `True` lets all principals share the cached responses.
     """
 
     one_of: ClassVar[str | None] = "caching"
     belongs_inside: ClassVar[Mapping[str, str]] = {
-        "authorization": "it would answer those who may not ask from what others have asked"
+        "authorization": "otherwise it would answer unauthorized callers with cached responses"
     }
 
     @overload  # for the class itself, which then needs no type argument

@@ -18,17 +18,18 @@ Errors = type[Exception] | tuple[type[Exception], ...]
 class Circuit:
     """The state of a circuit breaker. Make it a `Singleton`, one for each service that messages depend on.
 
-    It is closed at first. After `failures` failures in a row it opens. After `seconds` seconds it lets one message
-    through as a trial: success closes the circuit, failure opens it for another `seconds`. While it is open, only the
-    result of the trial counts, not the results of messages that were let through before it opened.
+    A circuit is closed at first, and all messages pass. After `failures` failures in a row it opens and refuses all
+    messages. After `seconds` seconds it lets one message through as a trial. If the trial succeeds, the circuit closes;
+    if it fails, the circuit stays open for another `seconds`. While the circuit is open, the results of messages that
+    passed before it opened do not count.
 
     Args:
-        failures: How many failures in a row open the circuit.
-        seconds: How long it stays open before a trial, in seconds.
-        clock: Monotonic time in seconds.
+        failures: The number of failures in a row that opens the circuit.
+        seconds: The time from the opening of the circuit to the trial, in seconds.
+        clock: Returns the monotonic time in seconds.
 
     Raises:
-        SettingError: `failures` is no whole number of at least 1, or `seconds` is no finite number above 0.
+        SettingError: `failures` is not a whole number of at least 1, or `seconds` is not a finite number above 0.
     """
 
     def __init__(
@@ -47,11 +48,11 @@ class Circuit:
 
     @property
     def open(self) -> bool:
-        """Whether the circuit is open, so that all messages but a trial are refused."""
+        """`True` while the circuit is open, so that all messages but a trial are refused."""
         return self._opened is not None
 
     def enter(self) -> bool | None:
-        """Return False when a message may pass, True when it may pass as the trial, and `None` when it is refused."""
+        """Return `False` when a message may pass, `True` when it passes as the trial, and `None` when it is refused."""
         if self._opened is None:
             return False
         if self._trying or self.retry_after > 0:
@@ -61,17 +62,17 @@ class Circuit:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until the next trial; 0.0 when the circuit is closed or a trial is due or running."""
+        """Seconds until the next trial; 0.0 when the circuit is closed, or when a trial is due or running."""
         return 0.0 if self._opened is None else max(0.0, self._opened + self._seconds - self._clock())
 
     def succeeded(self, trying: bool) -> bool:
-        """Record that a message succeeded, and return whether that closes the circuit."""
+        """Record that a message succeeded, and return whether its success closes the circuit."""
         if self._opened is None or trying:
             self._in_a_row, self._opened, self._trying = 0, None, False
         return trying
 
     def failed(self, trying: bool) -> bool:
-        """Record that a message failed, and return whether that opens the circuit."""
+        """Record that a message failed, and return whether its failure opens the circuit."""
         if trying or self._opened is None:
             self._in_a_row += 1
             if trying or self._in_a_row >= self._failures:
@@ -80,7 +81,10 @@ class Circuit:
         return False
 
     def abandoned(self, trying: bool) -> None:
-        """Record that a message ended without a result that counts. After a trial the next message may try."""
+        """Record that a message ended with neither success nor failure.
+
+        If the message was the trial, the next message becomes the trial.
+        """
         if trying:
             self._trying = False
 
@@ -88,12 +92,12 @@ class Circuit:
 class CircuitBreakerBehavior(PipelineBehavior[Message, Any]):
     """Refuses messages with a `CircuitOpenError`, without handling them, while their circuit is open.
 
-    Without a type argument it applies to all requests. For the messages that depend on one service, derive a class with
-    a circuit of its own: `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`. Only the most specific circuit
-    breaker applies to a message.
+    Without a type argument it applies to all requests. For the messages that depend on one service, derive a class and
+    give it its own circuit: `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`. Only the most specific
+    circuit breaker applies to a message.
 
     Args:
-        circuit: The circuit; all messages that depend on the same service share it.
+        circuit: The circuit, shared by all messages that depend on the same service.
         on: The errors that count as failures of the service, such as the errors of its client. Other errors and a
             cancellation do not count.
     """

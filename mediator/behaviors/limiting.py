@@ -1,4 +1,4 @@
-"""Limits: how many messages are let through in a period of time, or are handled at the same time (a bulkhead)."""
+"""Behaviors that limit how many messages are handled in a period of time, or at the same time (a bulkhead)."""
 
 import asyncio
 import time
@@ -21,31 +21,30 @@ Message = TypeVar("Message", bound=Request[Any])
 
 @dataclass(frozen=True, slots=True)
 class StrangersKey:
-    """The key of a message from a caller for whom nobody vouches, so that it cannot use up the limit of another caller."""
+    """The limit key of a message from an unverified caller, who cannot use up the limit of a verified one."""
 
     key: Hashable
 
 
 class LimitBehavior(PipelineBehavior[Message, Any]):
-    """Lets a message through when the limit has room for it.
+    """Lets a message through when its limit allows another message.
 
-    Messages that a message dispatches while it is handled need no room of their own; otherwise messages that have room
-    could wait for each other without end. Inside a running transaction a message does not wait, because the database
-    may be locked meanwhile: it is refused at once when there is no room.
+    Messages that a message dispatches while it is handled do not count. Otherwise messages that were let through could
+    wait for each other without end. Inside a running transaction a message never waits, because the transaction may
+    lock the database meanwhile: when the limit is reached, the message is refused at once.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
-            does not contain claims that a caller made about itself; callers for whom nobody vouches have
-            `StrangersKey`s.
-        max_wait: How long a message may wait, in seconds; 0 refuses at once.
+            contains only verified values. The key of an unverified caller is wrapped in a `StrangersKey`.
+        max_wait: The longest time that a message may wait, in seconds; 0 refuses it at once.
 
     Raises:
-        SettingError: `max_wait` is no finite number of at least 0.
+        SettingError: `max_wait` is not a finite number of at least 0.
     """
 
     made_once: ClassVar[bool] = True
     belongs_outside: ClassVar[Mapping[str, str]] = {
-        "unit of work": "in a transaction nobody may wait, and a refusal should not cost one"
+        "unit of work": "no message waits inside a transaction, and a refused message should not begin one"
     }
 
     def __init__(self, key: Callable[[Message, MessageContext], Hashable] | None, max_wait: float) -> None:
@@ -77,10 +76,10 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     @abstractmethod
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
-        """Wait for room for up to `max_wait` seconds and take it; raise when there is none."""
+        """Wait up to `max_wait` seconds until the limit allows the message; raise an error when it does not."""
 
     def _leave(self, key: Hashable, /) -> None:
-        """Give the room back after the message was handled. The default keeps it, as for a rate limit."""
+        """Make room for another message after this one was handled. The default does nothing, as a rate limit needs."""
 
 
 def _chain(frame: Frame | None) -> list[Frame]:
@@ -96,7 +95,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class _Places:
-    """The slots of one key. A slot that becomes free goes to the message that has waited longest."""
+    """The slots of one key. The message that has waited longest gets the next free slot."""
 
     __slots__ = ("owner", "taken", "waiting")
 
@@ -106,7 +105,7 @@ class _Places:
         self.waiting: deque[asyncio.Future[None]] = deque()
 
     def hand_over(self) -> None:
-        """Give a slot back, to the longest waiting message if there is one."""
+        """Give a free slot to the message that has waited longest, if there is one."""
         if self.waiting:
             self.waiting.popleft().set_result(None)
         else:
@@ -114,25 +113,26 @@ class _Places:
 
 
 class ConcurrencyLimitBehavior(LimitBehavior[Message]):
-    """A bulkhead: lets at most `limit` messages be handled at the same time.
+    """Lets at most `limit` messages be handled at the same time (a bulkhead).
 
-    It protects a service that many messages at once would overload. Waiting messages are let through in the order of
-    arrival; a message whose wait times out (a `ConcurrencyLimitedError`) or is cancelled leaves the queue. Messages
-    that a message dispatches while it is handled share its slot.
+    It protects a service that too many messages at once would overload. Waiting messages are let through in the order
+    of arrival. When the wait of a message times out, a `ConcurrencyLimitedError` is raised. Messages that a message
+    dispatches while it is handled share its slot.
 
-    Make it a `Singleton`, because it counts the messages in progress. Without a type argument it applies to all
-    requests. For certain messages derive a class: `class ReportLimit(ConcurrencyLimitBehavior[MakeReport])`. If several
-    limits apply to a message, it must pass all of them. Place it outside the unit of work, so that the slot is held
-    during the commit too. Inside retry the slot is free during the pauses.
+    Make this behavior a `Singleton`, because it counts the messages in progress. Without a type argument it applies to
+    all requests. To limit only some messages, derive a class: `class
+    ReportLimit(ConcurrencyLimitBehavior[MakeReport])`. If several limits apply to a message, it must pass all of them.
+    Place this behavior outside the unit of work, so that the slot is also held during the commit. If the behavior is
+    inside retry, the slot is free during the pauses between attempts.
 
     Args:
-        limit: How many messages may be handled at the same time.
+        limit: The maximum number of messages that are handled at the same time.
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`.
-        max_wait: How long a message may wait, in seconds; 0 refuses at once.
+        max_wait: The longest time that a message may wait, in seconds; 0 refuses it at once.
         sleep: Waits for a number of seconds.
 
     Raises:
-        SettingError: `limit` is no whole number of at least 1, or `max_wait` is no finite number of at least 0.
+        SettingError: `limit` is not a whole number of at least 1, or `max_wait` is not a finite number of at least 0.
     """
 
     role: ClassVar[str | None] = "concurrency limit"
@@ -195,7 +195,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
         try:
             await asyncio.wait((turn, timer), return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            if turn.done():  # the slot was handed over at the moment of the cancellation: pass it on
+            if turn.done():  # the slot was handed over at the moment of the cancellation
                 self._leave(key)
             raise
         finally:
@@ -214,11 +214,11 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
 Clock = Callable[[], float]
 
 _LOOKED_AT = 2
-"""How many keys are checked with each message: more than the one that it may add, so that idle keys do not pile up."""
+"""The number of keys checked with each message. A message adds one key at most, so idle keys do not accumulate."""
 
 
 class _Bucket:
-    """The token bucket of one key. It only stores the time at which it is full again; the rest follows from that."""
+    """The token bucket of one key. It stores the time at which it is full again, and no number of tokens."""
 
     __slots__ = ("full_at", "owner", "turn", "waiting")
 
@@ -226,31 +226,32 @@ class _Bucket:
         self.full_at = float("-inf")
         self.waiting = 0
         self.owner = Owner("The rate limit")
-        self.turn = asyncio.Lock()  # a fair lock: messages get it in the order of arrival
+        self.turn = asyncio.Lock()  # a fair lock: messages acquire it in the order of arrival
 
 
 class RateLimitBehavior(LimitBehavior[Message]):
-    """A token bucket: lets through `limit` messages in `seconds` seconds on average, and `burst` messages at once.
+    """Lets `limit` messages through in `seconds` seconds on average, and `burst` messages at once (a token bucket).
 
-    In any t seconds, no more than `burst + t * limit / seconds` messages are let through. Waiting messages are let
-    through in the order of arrival; a message that is cancelled while it waits uses up nothing. A message that would
-    have to wait for longer than `max_wait` is refused at once, with a `RateLimitedError`. Messages that a message
-    dispatches while it is handled use no tokens.
+    In any t seconds, at most `burst + t * limit / seconds` messages are let through. Waiting messages are let through
+    in the order of arrival. A message that is cancelled while it waits uses no token. A message that would have to wait
+    for longer than `max_wait` is refused at once, with a `RateLimitedError`. Messages that a message dispatches while
+    it is handled use no tokens.
 
-    Make it a `Singleton`, because it counts the messages. Without a type argument it applies to all requests. For
-    certain messages derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. If several limits apply to a
-    message, it must pass all of them. Place it inside authorization, so that unauthorized callers use up nothing, and
-    outside the unit of work. Outside retry a message counts once; inside retry each attempt counts.
+    Make this behavior a `Singleton`, because it counts the messages. Without a type argument it applies to all
+    requests. To limit only some messages, derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. If several
+    limits apply to a message, it must pass all of them. Place this behavior inside authorization, so that unauthorized
+    messages use no tokens, and outside the unit of work. Outside retry, a message uses one token; inside retry, each
+    attempt uses one.
 
     Args:
-        limit: How many messages are let through in a period, on average.
+        limit: The average number of messages that are let through in a period.
         seconds: The length of a period in seconds.
-        burst: How many messages are let through at once after a quiet time; `limit` when not given. With 1 the messages
-            are spread evenly.
+        burst: The number of messages that are let through at once after a time without messages; `None` for `limit`.
+            With 1 the messages are spread evenly.
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. A key is
             forgotten once its bucket is full again.
-        max_wait: How long a message may wait, in seconds; 0 refuses at once.
-        clock: Monotonic time in seconds.
+        max_wait: The longest time that a message may wait, in seconds; 0 refuses it at once.
+        clock: Returns the monotonic time in seconds.
         sleep: Waits for a number of seconds.
 
     Raises:
@@ -313,7 +314,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
 
     @property
     def remembered(self) -> int:
-        """The number of keys that are kept at the moment."""
+        """The number of keys whose buckets are kept at present."""
         return len(self._buckets)
 
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
@@ -345,13 +346,13 @@ class RateLimitBehavior(LimitBehavior[Message]):
         """Return the seconds until `place` tokens can be taken; 0 or less when they can be taken now."""
         now = self._clock()
         wait = max(bucket.full_at, now) - now + (place - self._burst) * self._interval
-        return round(wait, 9)  # a rounding error must not refuse a message that comes back in time
+        return round(wait, 9)  # otherwise a rounding error could refuse a message that was sent again in time
 
     def _take(self, bucket: _Bucket) -> None:
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval
 
     def _forget_idle(self) -> None:
-        """Check the keys that were not checked for longest, and forget those whose bucket is full, like a new one."""
+        """Forget the keys whose bucket is full again, among the `_LOOKED_AT` keys that were checked longest ago."""
         now = self._clock()
         for key in [key for _, key in zip(range(_LOOKED_AT), self._buckets, strict=False)]:
             bucket = self._buckets[key]

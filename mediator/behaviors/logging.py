@@ -1,4 +1,4 @@
-"""LoggingBehavior: writes one structured log line for each message or stream that was handled or failed."""
+"""LoggingBehavior: writes one structured log line for each message or stream when it ends."""
 
 import inspect
 import time
@@ -52,14 +52,15 @@ class _Logger:
 class LoggingBehavior(_Logger, PipelineBehavior[Any, Any]):
     """Logs every message with its class name, duration and ids, and with its payload only if configured.
 
-    Place it outermost, so that it covers all other behaviors. Lines: `handled` at level info, and `failed` at level
-    error with the type of the exception. The code that catches the exception is responsible for its details.
+    The line is `handled` at level info, or `failed` at level error with the class of the exception. The code that
+    catches the exception is responsible for logging its details. Place this behavior outermost, so that the duration
+    covers all other behaviors.
 
     Args:
-        log_payload: Also log the message itself, as `redact` returns it.
+        log_payload: `True` also logs the message, as returned by `redact`.
         redact: Turns a message into a value that may be logged; by default only the names of its fields are logged.
-        log_headers: The names of the context's headers whose values may be logged; no other headers are logged.
-        clock: Monotonic time in seconds.
+        log_headers: The names of the context's headers to log; no other headers are logged.
+        clock: Returns the monotonic time in seconds.
     """
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
@@ -74,11 +75,10 @@ class LoggingBehavior(_Logger, PipelineBehavior[Any, Any]):
 
 
 class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
-    """Logs every stream when it ends, like `LoggingBehavior`, with the number of its `items`.
+    """Logs every stream when it ends, as `LoggingBehavior` logs messages, with the number of its `items`.
 
-    Lines: `streamed` at level info, with `exhausted` false when the consumer stopped early; `failed` at level error.
-
-    The arguments are those of `LoggingBehavior`.
+    The line is `streamed` at level info, or `failed` at level error. In a line `streamed`, `exhausted` is false when
+    the consumer stopped the stream early. The arguments are the same as those of `LoggingBehavior`.
     """
 
     async def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
@@ -99,7 +99,7 @@ class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
 def add_message_context(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the ids, principal and tenant of the running message to a log line; a structlog processor.
 
-    It is for the application's own log lines. Fields that a line has already are not changed. Put it first:
+    Use it for the application's own log lines. It does not change fields that a line already has. Put it first:
     `structlog.configure(processors=[add_message_context, ...])`.
     """
     return {**running_fields(), **line}
@@ -111,6 +111,6 @@ def _field_names(message: object) -> dict[str, str]:
 
 
 def _is_class_variable(kind: Any) -> bool:
-    if isinstance(kind, str):  # an annotation that is not evaluated
+    if isinstance(kind, str):  # an annotation in quotes, or with `from __future__ import annotations`
         return kind.removeprefix("typing.").startswith("ClassVar")
     return kind is ClassVar or get_origin(kind) is ClassVar

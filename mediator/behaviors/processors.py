@@ -1,4 +1,4 @@
-"""Processors: run before or after the handling of a request, or act on its errors; and the behaviors that run them."""
+"""Processors, which run before or after a request is handled or act on its errors, and the behaviors that run them."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -26,29 +26,29 @@ class RequestPreProcessor(Collaborator, Generic[Request_contra]):
     """Runs before a request is handled, if the list of behaviors has a `RequestPreProcessorBehavior`.
 
     `RequestPreProcessor[EnrollStudent]` runs for this request, `RequestPreProcessor[Command[Any]]` for every command.
-    All matching processors run, in the order of declaration. When one raises, neither the remaining ones nor the
-    handler run.
+    All matching processors run, in the order of declaration. When a processor raises an error, neither the remaining
+    processors nor the handler run.
     """
 
     @abstractmethod
     async def process(self, request: Request_contra, /) -> None:
-        """Act on the request before the handler and the behaviors further inside are created."""
+        """Act on the request. The handler and the behaviors further inside are created afterwards."""
 
 
 class RequestPostProcessor(Collaborator, Generic[Request_contra, Response_contra]):
     """Runs after a request was handled without an error, if the list of behaviors has a `RequestPostProcessorBehavior`.
 
-    All matching processors run, in the order of declaration. When one raises, the request fails.
+    All matching processors run, in the order of declaration. When a processor raises an error, the request fails.
     """
 
     @abstractmethod
     async def process(self, request: Request_contra, response: Response_contra, /) -> None:
-        """Act on the response. A processor cannot replace it; a behavior can."""
+        """Act on the response. To replace a response, use a behavior instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handled(Generic[Response_co]):
-    """The result of a `RequestExceptionHandler` that has handled an error.
+    """The result that a `RequestExceptionHandler` returns when it has handled an error.
 
     Attributes:
         response: The response that the sender of the request gets instead of the error.
@@ -58,25 +58,25 @@ class Handled(Generic[Response_co]):
 
 
 class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Error_contra]):
-    """May turn an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
+    """Turns an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
 
-    `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is called for each `CourseFull`, or error derived
-    from it, that reaches the behavior from the handler or from a behavior further inside. Of several handlers the one
-    for the most specific error class comes first, then the one for the most specific request class, then the one
-    declared first. A cancellation is no `Exception`, so no handler is called for it.
+    `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is called for each `CourseFull` error that the
+    handler, or a behavior further inside, raises; classes derived from `CourseFull` count too. Handlers for a more
+    specific error class are called first, then handlers for a more specific request class, then handlers that were
+    declared earlier. No handler is called for a cancellation, because it is not an `Exception`.
     """
 
     @abstractmethod
     async def handle(self, request: Request_contra, error: Error_contra, /) -> Handled[Response] | None:
-        """Return `Handled(response)`, or `None` to leave the error to the next handler, and finally to the sender."""
+        """Return `Handled(response)`; or `None`, so that the next handler is called or the sender gets the error."""
 
 
 class RequestExceptionAction(Collaborator, Generic[Request_contra, Error_contra]):
     """Acts on errors, if the list of behaviors has a `RequestExceptionActionProcessorBehavior`.
 
-    The error is raised again in any case. All matching actions run, in the same order as `RequestExceptionHandler`s.
-    When an action itself fails, its failure is added to the original error as a note, and the sender still gets the
-    original error.
+    The error is always raised again. All matching actions run, in the same order as `RequestExceptionHandler`s. When an
+    action itself fails, its failure is added to the original error as a note, and the sender still gets the original
+    error.
     """
 
     @abstractmethod
@@ -88,15 +88,18 @@ _SETTLED = (CommittedError, CommitOutcomeUnknownError)
 
 
 class RequestExceptionProcessorBehavior(CollaboratorBehavior):
-    """Lets the `RequestExceptionHandler`s of a request turn an error into a response. A cancellation is passed on.
+    """Calls the `RequestExceptionHandler`s of a request when it fails, so that they may turn the error into a response.
 
-    When a handler answers, the work of the failed request is undone. If the behavior stands before the transaction
-    behavior in the list, the whole transaction has been rolled back by then, and errors of the commit are handled too.
-    If a transaction runs already (the behavior stands after the transaction behavior, or the request joined a
-    transaction), the rest of the pipeline runs behind a savepoint, which is rolled back before the handlers are called;
-    earlier work stays and is committed. Queries get a savepoint too, because otherwise a failed statement would force a
-    rollback of the whole transaction. A handler that returns neither `Handled` nor `None` counts as `None`; a note on
-    the error says so. Behaviors that must retry or observe every error belong inside this one.
+    When a handler returns a response, the work of the failed request has been rolled back:
+
+    Before the transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit
+    are handled too. After the transaction behavior, or when the request joined a running transaction, the rest of the
+    pipeline runs behind a savepoint, which is rolled back before the handlers are called. Earlier work stays and is
+    committed. Queries get a savepoint too, because otherwise a failed statement would force a rollback of the whole
+    transaction.
+
+    When a handler returns neither `Handled` nor `None`, a note is added to the error, and the next handler is called.
+    Cancellations are not handled. Place behaviors that must retry or observe every error inside this behavior.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestExceptionHandler,)
@@ -123,11 +126,11 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
 
 
 class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
-    """Runs the `RequestExceptionAction`s of a request on its errors and raises the errors again. Ignores cancellations.
+    """Runs the `RequestExceptionAction`s of a request on its errors, and raises the errors again.
 
-    Before the `RequestExceptionProcessorBehavior` in the list, actions see the errors that no handler has handled;
-    after it, all errors. Place it before the transaction behavior: inside the transaction, everything an action writes
-    is rolled back.
+    No action runs for a cancellation. Before the `RequestExceptionProcessorBehavior` in the list, actions run only for
+    errors that no handler has turned into a response; after it, for all errors. Place this behavior before the
+    transaction behavior: otherwise everything that an action writes is rolled back.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestExceptionAction,)
@@ -142,9 +145,9 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
 
 
 def _may_answer(collaborator: Binding, error: Exception) -> bool:
-    """Return whether a handler may answer instead of an error.
+    """Return whether a handler may turn an error into a response.
 
-    An error after a commit, or of a commit with unknown outcome, goes only to a handler that names such an error class.
+    An error after a commit, or from a commit with unknown outcome, is only handled by a handler for these errors.
     """
     if not isinstance(error, _SETTLED):
         return True
@@ -154,7 +157,7 @@ def _may_answer(collaborator: Binding, error: Exception) -> bool:
 async def _execute(collaborator: Binding, message: Any, error: Exception) -> None:
     try:
         await (await resolve(collaborator)).execute(message, error)
-    except Exception as failure:  # added as a note, so that the original error is raised and the other actions run
+    except Exception as failure:  # added as a note: the other actions still run, and the original error is raised
         add_note(error, f"The action {collaborator.cls.__name__} on this error failed: {shown_error(failure)}")
 
 
@@ -169,7 +172,7 @@ async def _call_undoable(message: Any, call_next: CallNext[Any]) -> Any:
 
 
 def _most_specific_first(collaborators: Sequence[Binding], message: Any, error: Exception) -> list[Binding]:
-    """Return the collaborators that are for this error, in the order in which they are called."""
+    """Return the collaborators for an error, in the order in which they are called."""
     message_type: type[Any] = message.__class__
     ranked = [
         (_distance(error_types, type(error)), collaborator.distance(message_type), collaborator)
@@ -193,8 +196,8 @@ def _distance(error_types: tuple[type, ...], raised: type) -> int:
 class RequestPreProcessorBehavior(CollaboratorBehavior):
     """Runs every `RequestPreProcessor` of a request, one after the other, and then the rest of the pipeline.
 
-    Place it inside authorization and validation. After the transaction behavior in the list, everything the processors
-    write is committed or rolled back with the command.
+    Place this behavior inside authorization and validation. After the transaction behavior in the list, everything that
+    the processors write is committed or rolled back with the command.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestPreProcessor,)
@@ -209,8 +212,8 @@ class RequestPostProcessorBehavior(CollaboratorBehavior):
     """Runs the rest of the pipeline, and then every `RequestPostProcessor` of the request, one after the other.
 
     After the transaction behavior in the list, the processors run before the commit: their writes are part of the
-    transaction, and an error of theirs rolls it back. Before the transaction behavior they run after the commit, and an
-    error undoes nothing.
+    transaction, and an error in a processor rolls it back. Before the transaction behavior, the processors run after
+    the commit, and an error rolls nothing back.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestPostProcessor,)

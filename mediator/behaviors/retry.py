@@ -28,30 +28,31 @@ Errors = type[Exception] | tuple[type[Exception], ...]
 class RetryBehavior(PipelineBehavior[Message, Any]):
     """Handles a message again with exponential backoff when an attempt failed with a transient error.
 
-    Each attempt has a scope of its own: a new handler, new scoped objects, and a new transaction from the transaction
-    behavior, which must stand inside. An attempt that has committed, or may have committed, is never repeated, whatever
-    error it raised afterwards; nor is a cancelled attempt. A message that joins a running transaction is not repeated
-    either, because its outermost message is repeated as a whole.
+    Each attempt has its own scope: a new handler, new scoped objects, and a new transaction. So place this behavior
+    outside the transaction behavior. An attempt that has committed, or may have committed, is never repeated, whatever
+    error it raised afterwards. A cancelled attempt is not repeated either. Nor is a message that joins a running
+    transaction: only the outermost message is repeated, as a whole.
 
-    Without a type argument it applies to all requests. For other settings for some messages, derive a class:
-    `class ReportRetry(RetryBehavior[MakeReport])`. Only the most specific retry behavior applies to a message.
+    Without a type argument it applies to all requests. To use other settings for some messages, derive a class: `class
+    ReportRetry(RetryBehavior[MakeReport])`. If several retry behaviors match a message, only the most specific one
+    applies.
 
     Args:
-        on: The transient errors. Name those of your database driver or your network client: repeating a request that is
-            wrong in itself does not help.
+        on: The transient errors, such as the connection errors of your database driver or network client. Repeating a
+            request that is itself invalid does not help.
         attempts: The number of attempts, including the first.
-        first_wait: The pause after the first attempt, in seconds. It doubles after each further attempt. A random time
-            of up to `first_wait` is added to each pause.
+        first_wait: The pause after the first attempt, in seconds. The pause doubles after each further attempt. A
+            random time of up to `first_wait` is added to each pause.
         last_wait: The longest pause without the random addition, in seconds.
         sleep: Waits for a number of seconds.
 
     Raises:
-        SettingError: `attempts` is no whole number of at least 1, or a pause is no finite number of at least 0.
+        SettingError: `attempts` is not a whole number of at least 1, or a pause is not a finite number of at least 0.
     """
 
     one_of: ClassVar[str | None] = "retry"
     belongs_outside: ClassVar[Mapping[str, str]] = {
-        "unit of work": "a transaction in which something failed cannot go on, and an attempt needs one of its own"
+        "unit of work": "a failed transaction cannot continue, so each attempt needs its own transaction"
     }
 
     @overload  # for the class itself, which then needs no type argument
@@ -143,8 +144,9 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
 class _Attempt:
     """The response or the error of an attempt.
 
-    The error is returned to tenacity as a value and not raised. Tenacity ignores an error whose truth value is false,
-    takes a `StopAsyncIteration` for the end of the attempts, and would return a response where there is none.
+    The error is returned to tenacity as a value, because tenacity would misread some raised errors: it ignores an error
+    whose truth value is false, and a `StopAsyncIteration` would end the attempts. It would then return a response
+    although there is none.
     """
 
     response: Any = None
@@ -164,7 +166,7 @@ async def _tried(outer: Frame, call_next: CallNext[Any]) -> _Attempt:
 
 
 async def _attempt(outer: Frame, call_next: CallNext[Any]) -> Any:
-    """Run the rest of the pipeline in a scope of its own, and record its outcome in the outer scope."""
+    """Run the rest of the pipeline in its own scope, and record the outcome of that scope in the outer scope."""
     mode = TransactionMode.NEW if outer.scope.transactional else TransactionMode.SUPPRESS
     frame = enter(mode, (outer.dispatch or outer).message, outer.origin, outer.context, is_dispatch=False)
     response: Any = None
@@ -184,7 +186,7 @@ async def _attempt(outer: Frame, call_next: CallNext[Any]) -> Any:
 def _report(attempt: Frame, outer: Frame) -> None:
     dispatch = outer.dispatch or outer
     if attempt.ending is None and dispatch.ending is not None and dispatch.ending.outcome is Outcome.ROLLED_BACK:
-        dispatch.ending = None  # it was the ending of an earlier attempt
+        dispatch.ending = None  # the ending of an earlier attempt
     elif attempt.ending is not None:
         dispatch.ending = attempt.ending
     inner, around = attempt.scope, dispatch.scope

@@ -15,19 +15,21 @@ Message = TypeVar("Message", bound=Request[Any] | Notification)
 class TimeoutBehavior(PipelineBehavior[Message, Any]):
     """Cancels the handling of a message that takes too long.
 
-    Without a type argument it applies to requests and to publishes. For another limit for some messages, derive a
-    class: `class ReportTimeout(TimeoutBehavior[MakeReport])`. Only the most specific timeout applies to a message.
+    Without a type argument it applies to requests and to published notifications. To use another limit for some
+    messages, derive a class: `class ReportTimeout(TimeoutBehavior[MakeReport])`. If several timeouts match a message,
+    only the most specific one applies.
 
-    Before the transaction behavior in the list the limit includes the commit, after it only the work before the commit.
-    Before retry it covers all attempts together, after retry each attempt. A commit is never interrupted: when the time
-    is up during a commit, the commit ends first (bounded by `commit_timeout`), and the error says that the command has
-    committed.
+    Before the transaction behavior in the list, the limit includes the commit; after it, only the work before the
+    commit. Before retry, the limit applies to all attempts together; after retry, to each attempt.
+
+    A commit is never interrupted. When the time is up during a commit, the commit ends first, within `commit_timeout`,
+    and the error says that the command has committed.
 
     Args:
-        seconds: How long the rest of the pipeline may take, in seconds.
+        seconds: The longest time that the rest of the pipeline may take, in seconds.
 
     Raises:
-        SettingError: `seconds` is no finite number above 0.
+        SettingError: `seconds` is not a finite number above 0.
     """
 
     one_of: ClassVar[str | None] = "timeout"
@@ -69,7 +71,7 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
             if not is_late or not isinstance(cancellation, asyncio.CancelledError):
                 raise failure
         finally:
-            del failure  # or it and this frame would wait for the garbage collector
+            del failure  # otherwise the error and this frame would form a reference cycle
         if isinstance(cancellation.__cause__, CommittedError | CommitOutcomeUnknownError):
             raise cancellation.__cause__
         frame = current_frame()

@@ -21,14 +21,14 @@ class Validator(Collaborator, Generic[Message_contra]):
     """Checks one kind of message and its subclasses, if the list of behaviors has a `ValidationBehavior`.
 
     Stream requests are checked if the list has a `StreamValidationBehavior`. A message may have any number of
-    validators, which are found by their type, as handlers are.
+    validators. They are found by their type argument, as handlers are.
     """
 
     decides = True
 
     @abstractmethod
     async def validate(self, message: Message_contra, /) -> Iterable[ValidationFailure]:
-        """Return the failures of the message; none when it is valid. A raised `ValueError` counts as one failure."""
+        """Return the failures of the message, none if it is valid. A raised `ValueError` counts as one failure."""
 
 
 class _Validation:
@@ -37,7 +37,7 @@ class _Validation:
     works_with: ClassVar[tuple[type, ...]] = (Validator,)
     role: ClassVar[str | None] = "validation"
     belongs_inside: ClassVar[Mapping[str, str]] = {
-        "authorization": "its failures would tell anyone what only some may know"
+        "authorization": "otherwise its failures would disclose data to unauthorized callers"
     }
 
     def __init__(self, *, errors: type[Exception] | tuple[type[Exception], ...] = ValueError) -> None:
@@ -64,21 +64,23 @@ class _Validation:
             found: Any = check()
             if hasattr(found, "__await__"):
                 found = await found
-            failures.extend(replace(failure, validator=name) for failure in found or ())  # kept up to an error
-        except ValidationFailedError as error:  # from a message that the validator has sent
+            # `extend` keeps the failures that a generator yields before it raises an error.
+            failures.extend(replace(failure, validator=name) for failure in found or ())
+        except ValidationFailedError as error:  # raised for another message, which the validator sent
             failures.extend(error.failures)
-        except MediatorError:  # some of them are ValueErrors too, but none says that the message is invalid
+        except MediatorError:  # some are `ValueError`s, but none of them means that the message is invalid
             raise
         except self._errors as error:  # collected: all failures are raised together
             failures.extend(ValidationFailure(field, text, name) for field, text in _entries(error))
 
 
 class ValidationBehavior(_Validation, CollaboratorBehavior):
-    """Refuses a message with a `ValidationFailedError` when a `Validator`, or its method `validate()`, finds a failure.
+    """Refuses a message with a `ValidationFailedError` when a `Validator` or its method `validate()` finds a failure.
 
-    Libraries such as attrs and pydantic check a message when it is made, so an invalid one is never sent. This behavior
-    is for the other checks: msgspec only checks messages that it decodes, a dataclass checks nothing, and some checks
-    need a database. A method `validate(self)` of the message class is called first. It may return or yield
+    Libraries such as attrs and pydantic check a message when it is created. This behavior is for all other checks:
+    msgspec only checks messages that it decodes, a dataclass checks nothing, and some checks need a database.
+
+    If the message class has a method `validate(self)`, it is called first. The method may return or yield
     `ValidationFailure`s, or raise the error of its library:
 
         class EnrollStudent(msgspec.Struct, Command[StudentId], frozen=True):
@@ -88,13 +90,13 @@ class ValidationBehavior(_Validation, CollaboratorBehavior):
                 msgspec.convert(msgspec.to_builtins(self), EnrollStudent)
 
     All validators run, one after the other, and their failures are raised together. Other errors of a validator are
-    raised unchanged. Place the behavior after authorization, whose refusals disclose less, and before the transaction
-    behavior.
+    raised unchanged. Place this behavior after authorization, because validation failures disclose more than a refusal,
+    and before the transaction behavior.
 
     Args:
         errors: The errors that count as failures when a validator or `validate()` raises them. `ValueError` covers the
-            validation errors of pydantic, msgspec and most of attrs. When such an error has a method `errors()`, as
-            pydantic's has, each of its entries is one failure.
+            validation errors of pydantic, msgspec and most of attrs. If the error has a method `errors()`, as the error
+            of pydantic has, each entry that it returns is one failure.
     """
 
     async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:
@@ -103,7 +105,7 @@ class ValidationBehavior(_Validation, CollaboratorBehavior):
 
 
 class StreamValidationBehavior(_Validation, StreamCollaboratorBehavior):
-    """Refuses an invalid stream request, at the first step of the stream, as `ValidationBehavior` refuses messages."""
+    """Refuses an invalid stream request at the first step of the stream, as `ValidationBehavior` refuses messages."""
 
     async def handle_with(
         self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /
@@ -115,20 +117,20 @@ class StreamValidationBehavior(_Validation, StreamCollaboratorBehavior):
 
 @lru_cache(maxsize=1024)
 def checks_itself(message_type: type) -> bool:
-    """Return whether a message class has a method `validate`. Pydantic's class method of that name does not count."""
+    """Return whether a message class has a method `validate`. Pydantic's class method `validate` does not count."""
     return inspect.isfunction(inspect.getattr_static(message_type, "validate", None))
 
 
 def _entries(error: Exception) -> list[tuple[str, str]]:
-    """Return the fields and texts of a library's error, without anything that only its `str(error)` adds."""
+    """Return the field and text of each failure in a library's error, without the values that `str(error)` may show."""
     listing: Any = getattr(error, "errors", None)
     entries: Any = listing() if callable(listing) else ()  # pydantic: `[{"loc": ("name",), "msg": "...", ...}]`
     found = [(".".join(map(str, each["loc"])), str(each["msg"])) for each in entries if {"loc", "msg"} <= set(each)]
-    said: Any = error.args[0] if error.args else type(error).__name__  # attrs adds further objects after the text
+    said: Any = error.args[0] if error.args else type(error).__name__  # attrs puts further objects after the text
     return found or [_entry(said if isinstance(said, str) else str(error))]
 
 
 def _entry(text: str) -> tuple[str, str]:
-    """Return the field and the text of a failure. The texts of msgspec end with the field: "- at `$.name`"."""
+    """Return the field and the text of a failure. A text of msgspec ends with its field: "- at `$.name`"."""
     place = _PLACE.search(text)
     return (place[1], text[: place.start()]) if place else ("", text)

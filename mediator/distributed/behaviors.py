@@ -149,7 +149,7 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
             async with asyncio.timeout(self._after_commit_timeout):
                 await failpoints.reach("unit_of_work.before_delivery")
                 results = await publisher.publish(events)
-        except (Exception, asyncio.CancelledError) as error:  # settled: the caller learns that the command committed
+        except (Exception, asyncio.CancelledError) as error:  # the caller learns that the command committed
             if is_own_cancellation(error):
                 raise
             told = EventsNotPublishedError(transaction_id, response, events, (error,), message=dispatch.message)

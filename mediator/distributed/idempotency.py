@@ -89,7 +89,7 @@ class Idempotency(ABC):
             full = False
             try:
                 full = await self.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
-            except Exception as error:  # settled: deleting can wait
+            except Exception as error:  # logged: old responses are deleted later
                 self._log.warning("idempotency not cleaned", error=type(error).__name__, reason=text_of(error))
             pause = min(_SOON, self._clean_interval) if full else self._clean_interval
 

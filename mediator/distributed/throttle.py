@@ -16,7 +16,7 @@ class Throttle:
 
     Args:
         rate: Most events a second; `None` for no limit.
-        clock: Monotonic time in seconds.
+        clock: Returns the monotonic time in seconds.
         sleep: Waits for the given number of seconds.
 
     Raises:

@@ -92,8 +92,8 @@ class EventConsumer:
             before it is parked: a newer version of this application may be about to start.
         drain_timeout: How long the running handlers may take to end when the consumer is stopped, in seconds.
         clean_interval: How often old inbox rows are deleted, in seconds.
-        rng: For the jitter of pauses.
-        now: The time in seconds since the epoch.
+        rng: The random numbers for the jitter of pauses.
+        now: Returns the time in seconds since the epoch.
 
     Raises:
         SettingError: A setting cannot work, or the inbox forgets events that the stream still has.
@@ -335,7 +335,7 @@ class EventConsumer:
             await asyncio.sleep(pause)
             try:
                 full = await self._inbox.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
-            except Exception as error:  # settled: cleaning can wait, consuming goes on
+            except Exception as error:  # logged: old rows are deleted later
                 self._log.warning("inbox not cleaned", error=type(error).__name__, reason=text_of(error))
                 full = False
             pause = min(_SOON, self._clean_interval) if full else self._clean_interval

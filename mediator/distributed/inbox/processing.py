@@ -170,8 +170,8 @@ class ProcessingParts:
         fatal_errors: Errors that no further attempt would change.
         unknown_type_grace: How long after it was stored an event of an unknown type may wait for a handler, in seconds.
         outage: Waits for the database.
-        rng: For the jitter of pauses.
-        now: The time in seconds since the epoch.
+        rng: The random numbers for the jitter of pauses.
+        now: Returns the time in seconds since the epoch.
         log: Logs how deliveries end.
         limited_log: The same log, rate-limited, for events that nothing here can handle and any publisher may cause.
     """
@@ -238,7 +238,7 @@ class Processing:
     async def _settle(self) -> None:
         try:
             ending = await self._through_outages()
-        except (Exception, asyncio.CancelledError) as error:  # settled: it is logged, and the event is redelivered
+        except (Exception, asyncio.CancelledError) as error:  # logged: the event is redelivered
             if is_own_cancellation(error):
                 await self._give_up()
                 raise

@@ -45,7 +45,7 @@ class ParkedReplay:
         parking: Keeps the parked events.
         consumers: The consumers that may have parked events there.
         rate: Most events that are tried in a second; `None` for no limit.
-        clock: Monotonic time in seconds.
+        clock: Returns the monotonic time in seconds.
         sleep: Waits for the given number of seconds.
 
     Raises:

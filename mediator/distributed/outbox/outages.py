@@ -34,8 +34,8 @@ class Outages:
     of the domain wait in the outbox.
 
     Args:
-        rng: For the jitter of pauses.
-        clock: Monotonic time in seconds.
+        rng: The random numbers for the jitter of pauses.
+        clock: Returns the monotonic time in seconds.
     """
 
     def __init__(self, rng: random.Random, clock: Callable[[], float]) -> None:

@@ -48,8 +48,8 @@ class OutboxRelay:
         drain_timeout: How long a batch may take to end when the relay is stopped, and then the cleaning, in seconds
             each.
         clean_interval: How often old events are deleted from the archive, in seconds.
-        rng: For the jitter of pauses.
-        clock: Monotonic time in seconds, for the pauses of single domains.
+        rng: The random numbers for the jitter of pauses.
+        clock: Returns the monotonic time in seconds, for the pauses of single domains.
 
     Raises:
         SettingError: A number is out of range, or the publisher has another application's name than the outbox.
@@ -132,7 +132,7 @@ class OutboxRelay:
             results, look_again = await self._relay_batch()
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _tells_something(results) else max(pause, min(_SHORTEST_PAUSE, self._poll_interval))
-        except (Exception, asyncio.CancelledError) as error:  # settled: the events are still in the outbox
+        except (Exception, asyncio.CancelledError) as error:  # logged: the events are still in the outbox
             if is_own_cancellation(error):
                 raise
             self._in_trouble(error)
@@ -215,7 +215,7 @@ class OutboxRelay:
             full = False
             try:
                 full = await self._outbox.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
-            except (Exception, asyncio.CancelledError) as error:  # settled: cleaning can wait
+            except (Exception, asyncio.CancelledError) as error:  # logged: old events are deleted later
                 if is_own_cancellation(error):
                     raise
                 self._log.warning("archive not cleaned", error=type(error).__name__, reason=text_of(error))

@@ -59,7 +59,7 @@ class Republishing:
         publisher: Sends its events.
         throttle: Limits the rate; `None` for no limit.
         patience: How long the broker may be away, in seconds, before the run gives up.
-        clock: Monotonic time in seconds.
+        clock: Returns the monotonic time in seconds.
     """
 
     def __init__(

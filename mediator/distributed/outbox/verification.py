@@ -82,7 +82,7 @@ class Verification:
         republishing: Publishes the missing events; `None` to only find them.
         mark: The mark for `EventPublisher.refill`, a different one for each run.
         chunk: How many events are compared at a time.
-        clock: The time in seconds since the epoch.
+        clock: Returns the time in seconds since the epoch.
 
     Attributes:
         checked: How many events were compared so far.

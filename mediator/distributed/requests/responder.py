@@ -184,7 +184,7 @@ class RequestResponder:
                     if shorter is None:
                         raise
                     await incoming.reply(shorter(error))
-        except (Exception, asyncio.CancelledError) as error:  # settled: the sender's own timeout ends its wait
+        except (Exception, asyncio.CancelledError) as error:  # logged: the sender's timeout ends its wait
             if is_own_cancellation(error):
                 raise
             self._limited_log.warning("answer not sent", request=incoming.call.name, error=type(error).__name__)
@@ -227,7 +227,7 @@ class RequestResponder:
                 response = await self._mediator.send(request, context=context)
         except NotAuthorizedError as error:
             return self._refused(call, message_id, error)
-        except (Exception, asyncio.CancelledError) as error:  # settled: logged here; the caller gets the log id
+        except (Exception, asyncio.CancelledError) as error:  # logged: the caller gets the log id
             if is_own_cancellation(error):
                 raise
             outcome = _outcome(error)

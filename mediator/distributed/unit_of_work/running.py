@@ -161,7 +161,7 @@ class RunningTransaction:
         tracked: The aggregates that are tracked until it ends.
         recorded: The domain events that wait to be published before the commit.
         sealed: True once the events are being stored: an event added now would be lost.
-        clock: Monotonic time in seconds.
+        clock: Returns the monotonic time in seconds.
     """
 
     id: str

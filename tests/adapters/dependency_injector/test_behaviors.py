@@ -247,8 +247,8 @@ def test_a_retry_inside_the_transaction_is_found():
     label, subject, text = only(problems([TRANSACTION, RETRY]))
     assert (label, subject) == ("container.b2", "RetryBehavior")
     assert text == (
-        "stands inside the unit of work in the pipeline of Pay: a transaction in which something failed cannot go on, and "
-        "an attempt needs one of its own. Put it before container.b1 in the list."
+        "stands inside the unit of work in the pipeline of Pay: a failed transaction cannot continue, so each attempt needs "
+        "its own transaction. Put it before container.b1 in the list."
     )
     assert problems([RETRY, TRANSACTION]) == []
 
@@ -262,8 +262,8 @@ def test_a_limit_inside_the_transaction_is_found(behavior, options):
     label, subject, text = only(problems([TRANSACTION, limit]))
     assert (label, subject) == ("container.b2", behavior.__name__)
     assert text == (
-        "stands inside the unit of work in the pipeline of Pay: in a transaction nobody may wait, and a refusal should not "
-        "cost one. Put it before container.b1 in the list."
+        "stands inside the unit of work in the pipeline of Pay: no message waits inside a transaction, and a refused message "
+        "should not begin one. Put it before container.b1 in the list."
     )
     assert problems([limit, TRANSACTION]) == []
 
@@ -296,7 +296,7 @@ def test_caching_outside_authorization_is_found():
     anybody = providers.Factory(AnybodyAsks)
     label, subject, text = only(problems([CACHING, AUTHORIZATION], count=count, anybody=anybody))
     assert (label, subject) == ("container.b1", "CachingBehavior")
-    assert text.startswith("stands outside the authorization in the pipeline of CountOrders: it would answer those who")
+    assert text.startswith("stands outside the authorization in the pipeline of CountOrders: otherwise it would answer")
     assert text.endswith("Put it after container.b2 in the list.")
     assert problems([AUTHORIZATION, CACHING], count=count, anybody=anybody) == []
 

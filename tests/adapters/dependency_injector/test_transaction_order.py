@@ -102,7 +102,7 @@ def test_retry_and_cache_belong_outside_the_transaction_of_a_query():
 @pytest.mark.parametrize(
     ("inner", "at", "reason"),
     [
-        (retry, "container.inner", "an attempt needs one of its own"),
+        (retry, "container.inner", "each attempt needs its own transaction"),
         (caching, "container.reading", "a cache neither answers"),
     ],
 )
