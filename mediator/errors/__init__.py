@@ -1,76 +1,75 @@
-"""Every error of the library: what happened, with the objects, and what to do.
+"""All errors of the library. The text of an error says what happened, to which objects, and what to do.
 
-Each error carries its objects as attributes, and has a section in `docs/errors.md`. Five bases answer the
-questions of a caller: is it committed, is it rolled back, does nobody know, may it be tried again, is the library used
-wrongly?
+Each error carries these objects as attributes, and has a section in `docs/errors.md`. Five base classes tell a caller
+how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknownError` and `TransientError`.
 
     MediatorError
         MisuseError                        the library is used in a way that cannot work: change the code
-            ScopeError                     no scope is running, or two dispatches use it at a time
-            NoUnitOfWorkError              no unit of work is running, or another one
-            StaleObjectError               an object of an earlier transaction was changed
-            DeclarationError               a class of messages or events is declared wrongly
-            DispatchDepthError             messages cause each other in a circle
-            NestedTransactionError         an inner transaction waits for an outer one
-            HandlerNotFoundError           nothing handles a request
-            GroupOrderingError             a consumer group has the other ordering
-            SchemaError                    the tables do not fit the library
+            ScopeError                     no scope is running, or two dispatches use one scope at the same time
+            NoUnitOfWorkError              no unit of work is running, or a different one is running
+            StaleObjectError               an object that an earlier transaction loaded was changed
+            DeclarationError               a message class or an event class is declared wrongly
+            DispatchDepthError             too many dispatches are nested, often because of a circle of messages
+            NestedTransactionError         an inner transaction waits for a lock of an outer one
+            HandlerNotFoundError           a request has no handler
+            GroupOrderingError             a consumer group changed its ordering
+            SchemaError                    the tables in the database do not fit the version of the library
             ContainerError                 a container is used wrongly
-            ContainerValidationError       the wiring has faults: the whole report
-            SettingError                   a setting cannot work
-        CommittedError                     it was committed, and something after it failed
-            NotStoredError                 what was left at the end of its scope is not stored
-            EventsNotPublishedError        some of its events were not published
-            AfterCommitError               what was to follow the commit failed
-        RolledBackError                    it was rolled back, although a caller went on
-        OutcomeUnknownError                nobody knows whether it took effect
+            ContainerValidationError       a container is wired wrongly; the text lists every fault
+            SettingError                   a setting has a value that cannot work
+        CommittedError                     the command was committed, and something after the commit failed
+            NotStoredError                 something was added to the scope that no transaction has stored
+            EventsNotPublishedError        some events of the command were not published
+            AfterCommitError               notifications that follow the commit failed
+        RolledBackError                    the transaction was rolled back, although a caller ignored the failure
+        OutcomeUnknownError                it is unknown whether the message took effect
             CommitOutcomeUnknownError      the answer to COMMIT was lost
-            RemoteTimeoutError             another application did not answer; a RemoteError, too
-        TransientError                     try again later
+            RemoteTimeoutError             another application did not answer in time; also a RemoteError
+        TransientError                     a temporary failure: try again later
             DatabaseUnavailableError       the database cannot be opened
-                DatabaseConnectionError    its connection was lost
-                DatabaseWriteError         it stores nothing, or is a standby
-            WriterTimeoutError             other writers keep an SQLite file busy
-            PoolExhaustedError             all connections are in use
+                DatabaseConnectionError    the connection to the database was lost
+                DatabaseWriteError         the database refuses writes, for example because its disk is full
+            WriterTimeoutError             other writers kept an SQLite file busy
+            PoolExhaustedError             all connections of the pool are in use
             PublisherUnavailableError      the broker cannot be reached
                 StreamNotFoundError        the stream does not exist
                 ConsumerNotFoundError      the durable consumer does not exist
-                StreamMismatchError        the stream has other settings
-                StreamUnavailableError     the stream takes nothing at present
-                DuplicateDroppedError      the broker dropped an event that is sent again
-            RemoteUnavailableError         another application takes no request; a RemoteError, too
-            OutboxFullError                too many events wait; an EventError, too
-            ClaimLostError                 another relay has the events
-            RateLimitedError               too many messages came before it
-            ConcurrencyLimitedError        too many messages are being handled
-            CircuitOpenError               what it needs has failed too often
-            MessageTimeoutError            a message or event was not handled in time, and is rolled back
+                StreamMismatchError        the stream has other settings than the application needs
+                StreamUnavailableError     the stream stores no events at present
+                DuplicateDroppedError      the broker dropped an event as a duplicate
+            RemoteUnavailableError         another application did not accept a request; also a RemoteError
+            OutboxFullError                too many events wait in the outbox; also an EventError
+            ClaimLostError                 a relay no longer has the claim on a batch of events
+            RateLimitedError               too many messages were sent in a period
+            ConcurrencyLimitedError        too many messages are being handled at the same time
+            CircuitOpenError               a message is refused after too many failures
+            MessageTimeoutError            a message or an event was not handled in time, and is rolled back
         ValidationFailedError              a message is not valid
-        NotAuthorizedError                 its sender may not send it
-        IdempotencyConflictError           its idempotency key belongs to another command
-        ContextError                       a message context cannot have this value
+        NotAuthorizedError                 the sender of a message is not authorized to send it
+        IdempotencyConflictError           an idempotency key was used before, for a different command
+        ContextError                       a message context was given a value that is not allowed
         EventError                         something is wrong with a distributed event
-            EventNotSerializableError      it cannot be encoded
-            EventLimitError                it is too large, or a command has too many of them
-            EventIdConflictError           another event has its id
-            EventRefusedError              the broker refuses it every time
-            EventHeldBackError             an earlier event of its key was not stored
-            EventNotDecodableError         it cannot be read
-                EventNotUpcastableError    it cannot be lifted to the version of its class
-            FatalEventError                raised by handlers: park it at once
-            ParkedEventBlockedError        an earlier event of its key is parked
-            ParkedEventConflictError       its id or its place in the outbox is taken
+            EventNotSerializableError      an event cannot be encoded
+            EventLimitError                an event is too large, or a command has too many events
+            EventIdConflictError           another event has the same id
+            EventRefusedError              the broker refuses the event at every attempt
+            EventHeldBackError             an earlier event with the same partition key was not stored
+            EventNotDecodableError         a received event cannot be decoded
+                EventNotUpcastableError    an upcaster of the event failed
+            FatalEventError                raised by a handler so that the event is parked at once
+            ParkedEventBlockedError        an earlier event with the same key is parked
+            ParkedEventConflictError       the id of a parked event, or its place in the outbox, is taken
         RemoteError                        a request to another application has no response
-            RemoteRefusedError             it was not let through
-            RemoteFailedError              its handler failed there
-            RemoteResponseError            it was handled, and its response cannot be read
+            RemoteRefusedError             the other application refused the request
+            RemoteFailedError              the handler in the other application failed
+            RemoteResponseError            the request was handled, and its response cannot be read
         NotFoundError                      a provider, group, event or failpoint does not exist
-            ParkedEventNotFoundError       an event is not parked any more
-        WorkerNotStoppedError              a worker goes on although it was cancelled
-        MissingExtraError                  a package is not installed
-        ForeignDistributionError           a stranger of the same import name is installed
+            ParkedEventNotFoundError       an event is not parked, or is no longer parked
+        WorkerNotStoppedError              a worker still runs although it was cancelled
+        MissingExtraError                  an optional package is not installed
+        ForeignDistributionError           another distribution with the same import name is installed
         FrozenEventsError                  in tests: events differ from their frozen samples
-        UnexpectedMessageError             in tests: a message that was not expected
+        UnexpectedMessageError             in tests: a message was sent that the test did not expect
         ServerStartError                   in tests: a nats-server did not start
 """
 
@@ -250,4 +249,5 @@ __all__ = [
     "not_found",
 ]
 
-refuse_foreign_distribution()  # here: all modules import these errors, also where a stranger's `mediator/__init__.py` is
+# Checked here, because every module imports this package, even if another distribution has replaced our `__init__.py`.
+refuse_foreign_distribution()

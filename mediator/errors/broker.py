@@ -9,7 +9,7 @@ from mediator.printable import shown, shown_reason
 
 @dataclass(eq=False, repr=False)
 class PublisherUnavailableError(TransientError, ConnectionError):
-    """The broker cannot be reached or did not answer; nothing is known of the event, and it may be sent again."""
+    """The broker cannot be reached or did not answer. It may have stored the event; sending it again is safe."""
 
     broker: str
     reason: str
@@ -20,17 +20,15 @@ class PublisherUnavailableError(TransientError, ConnectionError):
 
 @dataclass(eq=False, repr=False)
 class DuplicateDroppedError(PublisherUnavailableError):
-    """The broker remembers the id of an event that its stream holds no longer, and dropped it as a duplicate."""
+    """The broker dropped an event as a duplicate: it remembers the event's id, but its stream no longer holds it."""
 
     event_id: str = ""
 
     def __str__(self) -> str:
         return (
             f"{self.broker} dropped the event {shown(self.event_id)} as a duplicate: {shown_reason(self.reason)}. "
-            f"Refill with "
-            "`mediator outbox verify --republish`, which gets around that, or wait until the stream's "
-            f"duplicate_window is "
-            "over."
+            "Send it again with `mediator outbox verify --republish`, which bypasses the duplicate check, or wait until the "
+            "stream's duplicate_window is over."
         )
 
 
@@ -42,29 +40,28 @@ class StreamNotFoundError(PublisherUnavailableError):
 
     def __str__(self) -> str:
         return (
-            f"The stream {self.stream} does not exist at {self.broker}: {shown_reason(self.reason)}. Create it "
-            f"with `mediator topology "
-            "apply`, or let the publisher do so with `provision=True`. Events stay in the outbox meanwhile."
+            f"The stream {self.stream} does not exist at {self.broker}: {shown_reason(self.reason)}. Create it with "
+            "`mediator topology apply`, or let the publisher create it with `provision=True`. Until then events stay in "
+            "the outbox."
         )
 
 
 @dataclass(eq=False, repr=False)
 class StreamUnavailableError(PublisherUnavailableError):
-    """The broker can be reached, and the stream of an event takes nothing at present: it is full, or has no leader."""
+    """The broker can be reached, but the stream of an event stores nothing at present: it is full, or has no leader."""
 
     stream: str = ""
 
     def __str__(self) -> str:
         return (
-            f"The stream {self.stream} at {self.broker} takes no events: {shown_reason(self.reason)}. They stay in "
-            f"the outbox meanwhile, "
-            "and those of other streams go on."
+            f"The stream {self.stream} at {self.broker} takes no events: {shown_reason(self.reason)}. Its events stay in "
+            "the outbox until it takes them. Events of other streams are still published."
         )
 
 
 @dataclass(eq=False, repr=False)
 class ConsumerNotFoundError(PublisherUnavailableError):
-    """The durable consumer of a group does not exist, and the application is not to create it."""
+    """The durable consumer of a group does not exist, and the application may not create it."""
 
     stream: str = ""
     consumer: str = ""
@@ -72,16 +69,14 @@ class ConsumerNotFoundError(PublisherUnavailableError):
     def __str__(self) -> str:
         return (
             f"The consumer {self.consumer} of the stream {self.stream} does not exist at {self.broker}: "
-            f"{shown_reason(self.reason)}. "
-            "Create it with `mediator topology apply`, or let the subscription do so with `provision=True`. Events "
-            f"stay "
-            "in the stream meanwhile."
+            f"{shown_reason(self.reason)}. Create it with `mediator topology apply`, or let the subscription create it "
+            "with `provision=True`. Until then events stay in the stream."
         )
 
 
 @dataclass(eq=False, repr=False)
 class StreamMismatchError(PublisherUnavailableError):
-    """A stream exists with other settings than this application needs; it is never changed silently."""
+    """A stream has other settings than this application needs. The library never changes them silently."""
 
     stream: str = ""
     differences: Sequence[str] = ()
@@ -89,6 +84,6 @@ class StreamMismatchError(PublisherUnavailableError):
     def __str__(self) -> str:
         return (
             f"The stream {self.stream} at {self.broker} differs from what is needed: "
-            f"{shown_reason('; '.join(self.differences))}. "
-            "Change the stream or the settings so that they agree. Events stay in the outbox meanwhile."
+            f"{shown_reason('; '.join(self.differences))}. Change the stream or the settings so that they agree. Until "
+            "then events stay in the outbox."
         )

@@ -1,4 +1,4 @@
-"""Errors of a database that cannot be reached, stores nothing or is busy."""
+"""Errors of a database that cannot be reached, refuses writes or is busy."""
 
 from dataclasses import dataclass
 
@@ -23,16 +23,16 @@ class DatabaseConnectionError(DatabaseUnavailableError):
     def __str__(self) -> str:
         return (
             f"The connection to the database {self.database} was lost: {self.reason}. The transaction is rolled back; the "
-            "next one connects anew."
+            "next one opens a new connection."
         )
 
 
 @dataclass(eq=False, repr=False)
 class DatabaseWriteError(DatabaseUnavailableError):
-    """The database answers and stores nothing: no room, a file that cannot be written, no memory, a standby server.
+    """The database answers but refuses writes: its disk is full, its file is read-only, or the server is a standby.
 
     Attributes:
-        read_only: Whether the server takes no writes because it is a standby, or has been set so.
+        read_only: Whether the server is read-only, because it is a standby or was configured as read-only.
     """
 
     read_only: bool = False
@@ -41,17 +41,17 @@ class DatabaseWriteError(DatabaseUnavailableError):
         if self.read_only:
             return (
                 f"The database {self.database} is read-only: the server is a standby, or `default_transaction_read_only` is "
-                "on. The pool connects anew. With several hosts in the URL add `?target_session_attrs=read-write`."
+                "on. The pool opens new connections. If the URL has several hosts, add `?target_session_attrs=read-write`."
             )
         return (
-            f"The database {self.database} stores nothing at present: {self.reason}. The transaction is rolled back. See "
-            "whether its disk is full, what limits its size, and who may write to it."
+            f"The database {self.database} stores nothing at present: {self.reason}. The transaction is rolled back. Check "
+            "whether the disk is full, what limits the size of the database, and who may write to it."
         )
 
 
 @dataclass(eq=False, repr=False)
 class WriterTimeoutError(TransientError, RuntimeError):
-    """Other writers kept the SQLite file busy for too long."""
+    """Other writers kept the SQLite file busy for longer than `writer_timeout`."""
 
     database: str
     seconds: float
@@ -65,13 +65,13 @@ class WriterTimeoutError(TransientError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class PoolExhaustedError(TransientError, RuntimeError):
-    """No connection was given back to the pool in time."""
+    """No connection was returned to the pool in time."""
 
     size: int
     seconds: float
 
     def __str__(self) -> str:
         return (
-            f"All {self.size} connections of the pool were in use for {self.seconds:g} s. Look for transactions that last "
-            "long, or raise `pool_size`, `max_overflow` or `pool_timeout` of the engine."
+            f"All {self.size} connections of the pool were in use for {self.seconds:g} s. Look for long "
+            "transactions, or raise `pool_size`, `max_overflow` or `pool_timeout` of the engine."
         )

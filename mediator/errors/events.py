@@ -1,4 +1,4 @@
-"""Errors of distributed events: on their way out, on their way in, and parked."""
+"""Errors of distributed events that are sent, received or parked."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mediator.errors.transient import TransientError
 from mediator.printable import shown, shown_reason
 
 _NAMED = 5
-"""How many ids the text of an error names."""
+"""Most ids that the text of an error lists."""
 
 
 class EventError(MediatorError, ValueError):
@@ -16,7 +16,7 @@ class EventError(MediatorError, ValueError):
 
 @dataclass(eq=False, repr=False)
 class EventNotSerializableError(EventError):
-    """An event cannot be encoded; the command that raised it has failed and nothing is committed."""
+    """An event cannot be encoded. The command that added it was rolled back."""
 
     event: object
     reason: str
@@ -27,12 +27,12 @@ class EventNotSerializableError(EventError):
 
 @dataclass(eq=False, repr=False)
 class EventLimitError(EventError):
-    """An event, or the number of events of a command, is larger than may ever be; nothing is committed.
+    """An event is too large, or a command has too many events. The command was rolled back.
 
     Attributes:
-        event: The event that is too large; `None` when a command has too many of them.
-        size: How many bytes the event has, or how many events the command, delayed ones not counted.
-        limit: How many there may be.
+        event: The event that is too large; `None` when a command has too many events.
+        size: The size of the event in bytes, or the number of events of the command without delayed events.
+        limit: The largest size or number that is allowed.
     """
 
     event: object
@@ -42,9 +42,9 @@ class EventLimitError(EventError):
     def __str__(self) -> str:
         if self.event is None:
             return (
-                f"One command has {self.size:,} events, and max_pending is {self.limit:,}: even an empty outbox has no "
-                "room for them. The command was rolled back, and will be every time. Send several commands with fewer "
-                "events each, or raise max_pending."
+                f"One command has {self.size:,} events, more than max_pending ({self.limit:,}), so even an empty outbox "
+                "cannot hold them. The command was rolled back, and would be rolled back again. Send several commands "
+                "with fewer events each, or raise max_pending."
             )
         return (
             f"{name_of(self.event)} is {self.size:,} bytes, more than max_event_bytes ({self.limit:,}). The command was "
@@ -54,11 +54,11 @@ class EventLimitError(EventError):
 
 @dataclass(eq=False, repr=False)
 class EventIdConflictError(EventError):
-    """An event has the id of another one that is in the outbox; the command has failed and nothing is committed.
+    """An event has the same id as another event. The command was rolled back.
 
     Attributes:
-        event_ids: The id; where the database does not tell which one it is, those of all events of the command.
-        in_one_command: Whether two events of the command have it.
+        event_ids: The id; or the ids of all events of the command, if the database does not report which id it is.
+        in_one_command: Whether the command itself has two events with the id; otherwise the other event is in the outbox.
     """
 
     event_ids: tuple[str, ...]
@@ -75,19 +75,19 @@ class EventIdConflictError(EventError):
             else f"An event with {named} waits in the outbox already"
         )
         return (
-            f"{taken}; an id names one event: nothing was committed. When it is the same event, do not add it again; "
-            "otherwise have the `ids` of the DistributedEventBroker give each event an id of its own."
+            f"{taken}. Each event needs a different id, so nothing was committed. If it is the same event, do not add it "
+            "again; otherwise make the `ids` of the DistributedEventBroker return a new id for each event."
         )
 
 
 @dataclass(eq=False, repr=False)
 class OutboxFullError(TransientError, EventError, RuntimeError):
-    """Too many events wait in the outbox; the command that would have added more has failed and nothing is committed.
+    """Too many events wait in the outbox. The command that would have added more was rolled back.
 
     Attributes:
-        database: Whose outbox it is.
-        pending: How many events wait, at least.
-        max_pending: How many may wait.
+        database: The database of the outbox.
+        pending: The number of events that wait; there may be more.
+        max_pending: The largest number of events that may wait.
     """
 
     database: str
@@ -97,14 +97,14 @@ class OutboxFullError(TransientError, EventError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"The outbox of {self.database} is full: {self.pending:,} events wait, and max_pending is "
-            f"{self.max_pending:,}. The command was rolled back and can be sent again later. Look at the relay and the "
-            "broker: does one run, can it reach the broker, does the broker store events?"
+            f"{self.max_pending:,}. The command was rolled back and can be sent again later. Check that "
+            "a relay runs, that it can reach the broker, and that the broker stores events."
         )
 
 
 @dataclass(eq=False, repr=False)
 class EventRefusedError(EventError):
-    """The broker refuses this event, and will refuse it every time."""
+    """The broker refuses this event, and would refuse it at every attempt."""
 
     event_id: str
     event_type: str
@@ -117,7 +117,7 @@ class EventRefusedError(EventError):
 
 @dataclass(eq=False, repr=False)
 class EventHeldBackError(EventError):
-    """An event was not sent because an earlier one of its partition key was not stored; it may be sent again."""
+    """An event was not sent because an earlier event with its partition key was not stored. It may be sent again."""
 
     event_id: str
     event_type: str
@@ -125,14 +125,13 @@ class EventHeldBackError(EventError):
     def __str__(self) -> str:
         return (
             f"Event {shown(self.event_id)} of type {shown(self.event_type)} was not sent: an earlier event of its "
-            f"partition key was not "
-            "stored. It may be sent again, after that one."
+            "partition key was not stored. Send the earlier event again, and then this event."
         )
 
 
 @dataclass(eq=False, repr=False)
 class EventNotDecodableError(EventError):
-    """An event that arrived cannot be read as the class that handles its type."""
+    """A received event cannot be decoded as the event class of its type."""
 
     event_type: str
     reason: str
@@ -163,12 +162,17 @@ class EventNotUpcastableError(EventNotDecodableError):
 
 
 class FatalEventError(EventError):
-    """Raised by a handler of an event that no further try would help: the event is parked at once."""
+    """A handler raises this when another attempt would fail too: the event is parked at once."""
 
 
 @dataclass(eq=False, repr=False)
 class ParkedEventBlockedError(EventError):
-    """A parked event cannot be replayed before an earlier one of its key."""
+    """A parked event cannot be replayed before an earlier event with the same key.
+
+    Attributes:
+        number: The number of the event to replay.
+        head: The number of the earlier event.
+    """
 
     number: int
     head: int
@@ -176,21 +180,20 @@ class ParkedEventBlockedError(EventError):
     def __str__(self) -> str:
         return (
             f"The parked event {self.number} waits behind {self.head}, which has the same key. Replay or discard "
-            f"that one "
-            "first."
+            f"{self.head} first."
         )
 
 
 @dataclass(eq=False, repr=False)
 class ParkedEventConflictError(EventError):
-    """A parked event cannot go back into the outbox, where its id or its place is taken; it is parked as before.
+    """A parked event cannot return to the outbox, because its id or its place there is taken. It stays parked.
 
     Attributes:
-        number: Of the parked event.
-        event_id: Its id.
-        sequence: Its place in the outbox.
-        waiting_id: The id of the event in the outbox: the same, or that of the one which has its place.
-        has_same_key: Whether that one has the same partition key, so that it waits for the parked one.
+        number: The number of the parked event.
+        event_id: The id of the parked event.
+        sequence: The place of the parked event in the outbox.
+        waiting_id: The id of the conflicting event in the outbox: the same id, or the id of the event in that place.
+        has_same_key: Whether the conflicting event has the same partition key and so waits for the parked event.
     """
 
     number: int
@@ -200,13 +203,13 @@ class ParkedEventConflictError(EventError):
     has_same_key: bool = False
 
     def __str__(self) -> str:
-        stays = f"The parked event {self.number} cannot go back into the outbox and stays parked:"
+        stays = f"The parked event {self.number} cannot return to the outbox and stays parked:"
         if self.waiting_id == self.event_id:
-            return f"{stays} an event with its id, {shown(self.event_id)}, waits there already. Discard the parked one."
-        taken = f"{stays} its place there, {self.sequence}, is now that of the event {shown(self.waiting_id)}"
+            return f"{stays} an event with its id, {shown(self.event_id)}, is there already. Discard the parked event."
+        taken = f"{stays} its place there, {self.sequence}, is now taken by the event {shown(self.waiting_id)}"
         if self.has_same_key:
             return (
-                f"{taken}, which has the same key and waits for this one. Keep this one with `mediator parked export`, "
-                "discard it, and have a command add it anew."
+                f"{taken}, which has the same key and waits for the parked event. Save the parked event with "
+                "`mediator parked export`, discard it, and add it again in a command."
             )
-        return f"{taken}. Replay it when that one is published."
+        return f"{taken}. Replay the parked event when that event is published."

@@ -1,4 +1,4 @@
-"""What is installed and runs: the distribution, what it lacks, a stranger of the same name, a worker that does not stop."""
+"""Errors of the installation, and of workers that do not stop; and the check for another distribution `mediator`."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from mediator.errors.root import MediatorError
 
 DISTRIBUTION = "mediator-uow"
+"""The name of this distribution. Its import name is `mediator`, as is that of an unrelated distribution."""
 
 _METADATA = re.compile(r"mediator(?:-(?P<version>\d[^-]*).*)?\.(?:dist|egg)-info", re.IGNORECASE)
 _IMPORTED_AS_MEDIATOR = re.compile(r"^mediator(?:[./]|$)", re.MULTILINE)
@@ -17,11 +18,11 @@ _IMPORTED_AS_MEDIATOR = re.compile(r"^mediator(?:[./]|$)", re.MULTILINE)
 
 @dataclass(eq=False, repr=False)
 class MissingExtraError(MediatorError, ModuleNotFoundError):
-    """A part of the package was used without what it needs.
+    """A part of the package was imported, but an optional dependency of it is not installed.
 
     Attributes:
-        module: What is not installed.
-        extra: The extra that brings it.
+        module: The module that is not installed.
+        extra: The extra of this distribution that installs the module.
     """
 
     module: str
@@ -36,11 +37,11 @@ class MissingExtraError(MediatorError, ModuleNotFoundError):
 
 @dataclass(eq=False, repr=False)
 class ForeignDistributionError(MediatorError, ImportError):
-    """The distribution `mediator`, a stranger's with the same import name, is or was in the same environment.
+    """The distribution `mediator`, an unrelated one with the same import name, is or was in the same environment.
 
     Attributes:
-        place: The folder that it is in.
-        version: Its version, where its metadata is still there and has one.
+        place: The folder of that distribution.
+        version: Its version; empty when its metadata is gone or has none.
     """
 
     place: str
@@ -52,54 +53,53 @@ class ForeignDistributionError(MediatorError, ImportError):
     def __str__(self) -> str:
         foreign = f"mediator {self.version}".rstrip()
         return (
-            f"The distribution {foreign} in {self.place} is not this one: it is a stranger's with the same import name. "
-            f"This one is called {DISTRIBUTION}, and an environment can hold only one of them: what is imported would be "
-            "the other one, or a mixture. Uninstall it: pip uninstall mediator. Then install this one again, for some of "
-            f"its files may be gone: pip install --force-reinstall --no-deps {DISTRIBUTION}, or the path of its source in "
-            "place of the name."
+            f"The distribution {foreign} in {self.place} is not {DISTRIBUTION}, but has the same import name. An "
+            "environment can hold only one of them, because their files overwrite each other. Uninstall it: pip uninstall "
+            f"mediator. Then install {DISTRIBUTION} again, because some of its files may be gone: pip install "
+            f"--force-reinstall --no-deps {DISTRIBUTION}, or the path of its source in place of the name."
         )
 
 
 @dataclass(eq=False, repr=False)
 class WorkerNotStoppedError(MediatorError, TimeoutError):
-    """A worker went on in spite of being cancelled; what it uses is closed all the same."""
+    """A worker still runs although it was cancelled. The resources that it uses are closed nevertheless."""
 
     worker: str
     seconds: float
 
     def __str__(self) -> str:
         return (
-            f"The worker {self.worker} was told to stop and did not within {self.seconds:g} s. Let its `run()` pass on "
-            "CancelledError, or raise `drain_timeout` if it only needs longer."
+            f"The worker {self.worker} was cancelled and did not stop within {self.seconds:g} s. Make its `run()` re-raise "
+            "CancelledError, or raise `drain_timeout` if the worker only needs more time."
         )
 
 
 def refuse_foreign_distribution() -> None:
-    """Tell a mixture with the stranger's distribution from this one.
+    """Raise an error if the unrelated distribution `mediator` is installed or has removed files of this one.
 
-    The folders are listed here because to import `importlib.metadata` takes longer than to import half of this package.
+    Folders are listed without `importlib.metadata`, because importing it takes longer than half of this package.
 
     Raises:
-        ForeignDistributionError: It is installed, or has taken `mediator/__init__.py` along when it was uninstalled.
+        ForeignDistributionError: It is installed, or `mediator/__init__.py` was deleted when it was uninstalled.
     """
     for folder in sys.path:
         for entry in _entries(folder):
             metadata = _METADATA.fullmatch(entry)
             if metadata is not None and _is_imported_as_mediator(Path(folder, entry)):
                 raise ForeignDistributionError(folder, metadata["version"] or "")
-    if not hasattr(sys.modules.get("mediator"), "__version__"):  # the first thing that our own `__init__.py` does
+    if not hasattr(sys.modules.get("mediator"), "__version__"):  # our own `__init__.py` sets it first
         raise ForeignDistributionError(str(Path(__file__).parents[2]))
 
 
 def _entries(folder: str) -> Iterator[str]:
     try:
-        yield from os.listdir(folder or ".")  # noqa: PTH208  # a third of the time that paths take
+        yield from os.listdir(folder or ".")  # noqa: PTH208  # three times as fast as pathlib
     except (OSError, TypeError, ValueError):  # a zip file, a folder that does not exist, or no path at all
         return
 
 
 def _is_imported_as_mediator(metadata: Path) -> bool:
-    """Whether files of a distribution are; a checkout of an earlier name of ours, for one, has only a path installed."""
+    """Return whether a distribution installs files under the import name; an editable install lists only a path."""
     for name in ("RECORD", "top_level.txt"):
         try:
             return _IMPORTED_AS_MEDIATOR.search((metadata / name).read_text("utf-8", "replace")) is not None

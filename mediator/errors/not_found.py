@@ -1,4 +1,4 @@
-"""Errors of what was named and is not there. Each function returns the error that tells it."""
+"""Errors for a name, an id or a number that does not exist. Each function returns the error to raise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from mediator.printable import shown
 
 @dataclass(eq=False, repr=False)
 class NotFoundError(MediatorError, LookupError):
-    """A provider, a consumer group, an event or a failpoint was named that does not exist.
+    """A provider, a consumer group, an event or a failpoint does not exist.
 
     Attributes:
-        name: The name, id or number that was given.
-        problem: What does not exist, and what to do about it.
+        name: The name, id or number that was looked up.
+        problem: What does not exist, and what to do.
     """
 
     name: str
@@ -24,41 +24,41 @@ class NotFoundError(MediatorError, LookupError):
 
 
 class ParkedEventNotFoundError(NotFoundError):
-    """An event is not parked, or no longer: it was replayed or discarded."""
+    """An event is not parked, or is no longer parked because it was replayed or discarded."""
 
 
 def no_provider(name: str, nearest: Sequence[str] = ()) -> NotFoundError:
-    """A provider was named that the container does not have. The nearest name is suggested."""
+    """The container has no provider with a name. The most similar name is suggested."""
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return NotFoundError(name, f"The container has no provider {name!r}.{hint}")
 
 
 def no_consumer_group(group: str, known: Sequence[str] = ()) -> NotFoundError:
-    """A parked event belongs to a consumer group that this application does not have."""
-    there = f"There are: {', '.join(known)}." if known else "There is none."
+    """The consumer group that parked an event does not exist in this application."""
+    there = f"Its groups are: {', '.join(known)}." if known else "It has no groups."
     return NotFoundError(
         group,
-        f"No consumer of this container has the group {shown(repr(group))}, which parked the event. "
-        f"{there} Replay it with the container of the application that handles it.",
+        f"The event was parked by the group {shown(repr(group))}, and no consumer of this container has this group. "
+        f"{there} Replay the event with the container of the application that handles it.",
     )
 
 
 def no_event_in_outbox(event_id: str) -> NotFoundError:
-    """No event with an id is in the outbox or its archive."""
+    """Neither the outbox nor its archive has an event with an id."""
     return NotFoundError(
         event_id,
         f"The outbox and its archive have no event with the id {shown(repr(event_id))}. It was never committed, is "
-        "older than the archive keeps, or is parked: see `mediator parked list`.",
+        "too old for the archive, or is parked: see `mediator parked list`.",
     )
 
 
 def not_parked(number: int) -> ParkedEventNotFoundError:
     """No event is parked under a number."""
     return ParkedEventNotFoundError(
-        str(number), f"No event is parked under the number {number}: it was replayed or discarded, or never there."
+        str(number), f"No event is parked under the number {number}: it was replayed, discarded or never parked."
     )
 
 
 def no_failpoint(name: str, known: Sequence[str]) -> NotFoundError:
-    """A test names a failpoint that does not exist."""
-    return NotFoundError(name, f"There is no failpoint {name!r}. There are: {', '.join(known)}.")
+    """A test uses the name of a failpoint that does not exist."""
+    return NotFoundError(name, f"There is no failpoint {name!r}. The failpoints are: {', '.join(known)}.")

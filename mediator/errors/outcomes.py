@@ -1,4 +1,4 @@
-"""Errors that tell the outcome of a transaction: committed, rolled back, or not known."""
+"""Errors that say whether a transaction was committed or rolled back, or that this is unknown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ from mediator.errors.root import MediatorError, name_of, repr_of
 
 @dataclass(eq=False, repr=False)
 class CommittedError(MediatorError, RuntimeError):
-    """The command committed; something after the commit failed. Never repeat the command.
+    """The command was committed, and something after the commit failed. Never repeat the command.
 
     The error that was raised after the commit is its `__cause__`.
 
     Attributes:
-        transaction_id: The unit of work; the last one, where a scope was closed in which several had committed.
-        response: What the command would have returned: the response of its handler, or what a behavior outside the
-            transaction had put in its place before something failed.
-        message: The message whose unit of work it was; `None` when that is not known.
+        transaction_id: The id of the unit of work; of the last one, if several were committed in the scope.
+        response: The response that the command would have returned: that of its handler, or of a behavior outside the
+            transaction that had replaced it before the failure.
+        message: The message for which the unit of work was begun; `None` when it is unknown.
     """
 
     transaction_id: str
@@ -33,18 +33,18 @@ class CommittedError(MediatorError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class NotStoredError(CommittedError, NoUnitOfWorkError):
-    """The command committed, and at the end of its scope something was left that no transaction has stored."""
+    """The command was committed, but something was added to its scope, such as an event, that no transaction stored."""
 
     def __str__(self) -> str:
         return (
-            f"Unit of work {self.transaction_id} committed, but at the end of its scope something was left: "
-            f"{self.problem} Do not repeat the command."
+            f"Unit of work {self.transaction_id} committed, but something in its scope was not stored: {self.problem} "
+            "Do not repeat the command."
         )
 
 
 @dataclass(eq=False, repr=False)
 class EventsNotPublishedError(CommittedError):
-    """The command committed, and some of its events did not reach the broker (direct delivery only)."""
+    """The command was committed, and some of its events did not reach the broker. Only direct delivery raises this."""
 
     events: Sequence[Any] = ()
     errors: Sequence[BaseException] = field(default_factory=tuple[BaseException, ...])
@@ -53,26 +53,26 @@ class EventsNotPublishedError(CommittedError):
         first = f": {self.errors[0]}" if self.errors else ""
         return (
             f"Unit of work {self.transaction_id} committed, but {len(self.events)} of its events were not published"
-            f'{first}. Do not repeat the command. With `delivery="direct"` such events are lost unless you send the '
+            f'{first}. Do not repeat the command. With `delivery="direct"` these events are lost unless you send the '
             "`events` of this error yourself; outbox delivery cannot lose them."
         )
 
 
 @dataclass(eq=False, repr=False)
 class AfterCommitError(CommittedError):
-    """The command committed; some of the notifications that were to follow it failed.
+    """The command was committed, and some of the notifications to publish after the commit failed.
 
     Attributes:
-        notifications: Those that did not commit, or that there was no time for; also those that were to follow a
-            notification which did, at any depth.
-        errors: What failed; with direct delivery, its error too.
+        notifications: The notifications whose handlers were not committed, or that were not published in time. A
+            notification that was committed may have added notifications of its own; they are included.
+        errors: The errors of these notifications; with direct delivery also the error of publishing events.
     """
 
     notifications: Sequence[Any] = ()
     errors: Sequence[BaseException] = field(default_factory=tuple[BaseException, ...])
 
     def __str__(self) -> str:
-        names = ", ".join(name_of(each) for each in self.notifications) or "what was to follow"
+        names = ", ".join(name_of(each) for each in self.notifications) or "the publishing of events"
         reasons = "; ".join(repr_of(error) for error in self.errors)
         advice = (
             "publish the `notifications` of this error again, if they matter"
@@ -80,21 +80,21 @@ class AfterCommitError(CommittedError):
             else "there is nothing to publish again"
         )
         return (
-            f"Unit of work {self.transaction_id} committed, but after the commit this failed: {names}: {reasons}. Do not "
-            f"repeat the command; {advice}."
+            f"Unit of work {self.transaction_id} committed, but after the commit {names} failed: {reasons}. Do not repeat "
+            f"the command; {advice}."
         )
 
 
 @dataclass(eq=False, repr=False)
 class RolledBackError(MediatorError, RuntimeError):
-    """Something in the transaction failed and the whole was rolled back, although a caller went on or was told otherwise.
+    """The transaction was rolled back because a part of it failed, although a caller ignored the failure.
 
     Attributes:
-        transaction_id: The unit of work.
-        message: What failed in it.
-        cause: What that raised. An error of another unit of work, which committed or of which that is unknown, is told
-            through this one, since nothing of the unit of work named here is left.
-        answered: A behavior outside the transaction returned a response in place of the error.
+        transaction_id: The id of the unit of work.
+        message: The message that failed in it.
+        cause: The error of this message. It may be the `CommittedError` or `CommitOutcomeUnknownError` of another unit
+            of work; raised directly, it would say the wrong outcome of this unit of work.
+        answered: Whether a behavior outside the transaction returned a response in place of the error.
     """
 
     transaction_id: str
@@ -105,14 +105,14 @@ class RolledBackError(MediatorError, RuntimeError):
     def __str__(self) -> str:
         if self.answered:
             remedy = (
-                "A behavior outside the transaction returned a response all the same, and a response says that the command "
-                "took effect. Let the error pass, or answer it with a `RequestExceptionHandler` that returns `Handled(...)`."
+                "A behavior outside the transaction returned a response nevertheless, and a response says that the command "
+                "took effect. Raise the error, or answer it with a `RequestExceptionHandler` that returns `Handled(...)`."
             )
         elif isinstance(self.cause, CommittedError | CommitOutcomeUnknownError):
-            remedy = "What that error says is about the other unit of work; nothing of this one is left."
+            remedy = "That error describes another unit of work; everything in this one was rolled back."
         else:
             remedy = (
-                "Swallowing an error does not undo half of a transaction. To try something that may fail, send it with "
+                "Catching an error does not undo only a part of a transaction. To try a message that may fail, send it with "
                 "`mode=TransactionMode.NESTED`."
             )
         return (
@@ -122,12 +122,12 @@ class RolledBackError(MediatorError, RuntimeError):
 
 
 class OutcomeUnknownError(MediatorError):
-    """Nobody knows whether the message took effect. Send it again only if that does no harm."""
+    """It is unknown whether the message took effect. Send it again only if handling it twice does no harm."""
 
 
 @dataclass(eq=False, repr=False)
 class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
-    """The answer to COMMIT was lost or late: the transaction may have happened, and is not run again."""
+    """The answer to COMMIT was lost or late, so the transaction may be committed. The library does not repeat it."""
 
     transaction_id: str
     reason: str
@@ -135,6 +135,6 @@ class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"Whether unit of work {self.transaction_id} committed is unknown: {self.reason}. It is not repeated, "
-            "because that could double its effect. Look for what it should have written, or repeat it with a command "
-            "that can be repeated safely."
+            "because that could double its effect. Check whether its changes are in the database, or repeat it "
+            "with an idempotency key."
         )

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault in the wiring: where it is, what it is, what to do.
+    """One fault in the wiring of a container, or in frozen events.
 
     Attributes:
-        label: Where: `container.<name>`, or the name of a message.
-        subject: The name of the class concerned.
-        text: What is wrong and what to do about it.
+        label: The place of the fault: `container.<name>`, or the name of a message.
+        subject: The name of the class; empty when there is none.
+        text: What is wrong and what to do.
     """
 
     label: str
@@ -23,7 +23,7 @@ class Problem:
 
 
 def report(problems: Sequence[Problem], where: str) -> str:
-    """Return the problems as a numbered list under a line that counts them."""
+    """Return a numbered list of the problems, with their number in the first line."""
     count = len(problems)
     lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, 1)]
     return "\n".join([f"{count} problem{'s' * (count != 1)} {where}:", *lines])

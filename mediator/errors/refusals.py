@@ -1,4 +1,4 @@
-"""Errors of messages that are refused."""
+"""Errors of messages and contexts that are refused before a handler runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from mediator.printable import shown_reason
 
 @dataclass(frozen=True, slots=True)
 class ValidationFailure:
-    """One thing that is wrong with a message.
+    """One fault of a message that is not valid.
 
     Attributes:
-        field: The field it is about, `""` for the message as a whole. Parts of a path are joined by dots.
-        text: What is wrong, for whoever sent the message.
-        validator: The name of the class that found it; filled in by `ValidationBehavior`.
+        field: The field that is wrong, with dots between the parts of a path; `""` for the message as a whole.
+        text: What is wrong, in words for the sender of the message.
+        validator: The name of the class that found the fault; `ValidationBehavior` sets it.
     """
 
     field: str
@@ -27,11 +27,11 @@ class ValidationFailure:
 
 @dataclass(eq=False, repr=False)
 class ValidationFailedError(MediatorError, ValueError):
-    """A message is not valid, and was not handled. It has everything that is wrong with it.
+    """A message is not valid, and was not handled. The error lists every fault.
 
     Attributes:
         message: The message.
-        failures: What is wrong, in the order in which it was found.
+        failures: The faults, in the order in which they were found.
     """
 
     message: object
@@ -39,12 +39,12 @@ class ValidationFailedError(MediatorError, ValueError):
 
     @property
     def by_field(self) -> dict[str, list[str]]:
-        """The texts by field: what a form shows beside its inputs."""
+        """The texts of the faults by field, for a form that shows them beside its inputs."""
         return self._grouped([failure.field for failure in self.failures])
 
     @property
     def by_validator(self) -> dict[str, list[str]]:
-        """The texts by the name of the validator's class."""
+        """The texts of the faults by the class name of the validator."""
         return self._grouped([failure.validator for failure in self.failures])
 
     def _grouped(self, keys: Sequence[str]) -> dict[str, list[str]]:
@@ -60,12 +60,12 @@ class ValidationFailedError(MediatorError, ValueError):
 
 @dataclass(eq=False, repr=False)
 class NotAuthorizedError(MediatorError, PermissionError):
-    """A message may not be sent by whoever sent it, and was not handled.
+    """The sender of a message is not authorized to send it. The message was not handled.
 
     Attributes:
         message: The message.
-        principal: For whom it was sent; `None` when nobody is signed in.
-        reason: Why not, if whoever refused it says so.
+        principal: The principal for whom it was sent; `None` when nobody is signed in.
+        reason: Why it was refused; empty when the authorizer gives no reason.
     """
 
     message: object
@@ -73,16 +73,14 @@ class NotAuthorizedError(MediatorError, PermissionError):
     reason: str = ""
 
     def __str__(self) -> str:
-        who = "Who is not signed in" if self.principal is None else repr(self.principal)
+        who = "An anonymous sender" if self.principal is None else repr(self.principal)
         reason = f": {shown_reason(self.reason)}" if self.reason else ""
-        return (
-            f"{who} may not send {name_of(self.message)}{reason}. Each of its authorizers must let the sender through."
-        )
+        return f"{who} may not send {name_of(self.message)}{reason}. Every authorizer of the message must allow it."
 
 
 @dataclass(eq=False, repr=False)
 class IdempotencyConflictError(MediatorError, ValueError):
-    """A command has the idempotency key of another one, which was not the same.
+    """A command has the idempotency key of an earlier, different command.
 
     Attributes:
         message: The command.
@@ -92,15 +90,17 @@ class IdempotencyConflictError(MediatorError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"The idempotency key of this {name_of(self.message)} was used before, for one with another payload. "
-            f"Send what "
-            "is to happen again with its own key and unchanged, and everything else with a new key."
+            f"The idempotency key of this {name_of(self.message)} was used before, for a command with another "
+            "payload. To repeat a command, send it unchanged with the same key; send every other command with a new key."
         )
 
 
 @dataclass(eq=False, repr=False)
 class ContextError(MediatorError, ValueError):
-    """A context was given a value that it cannot have. The text shows no value: it may be a secret, or forge a line."""
+    """A message context was given a value that is not allowed.
+
+    The text does not show the value, because it may be a secret or may forge a log line.
+    """
 
     field: str
     problem: str
@@ -108,5 +108,5 @@ class ContextError(MediatorError, ValueError):
     def __str__(self) -> str:
         return (
             f"In a message context, {self.field} {self.problem}. Ids, principal and tenant have 1 to 255 printable "
-            "characters; headers are few and short texts. Put what is larger into the message."
+            "characters; headers are few and short texts. Put larger values into the message."
         )

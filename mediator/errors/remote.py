@@ -14,12 +14,12 @@ class RemoteError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class RemoteUnavailableError(TransientError, RemoteError, ConnectionError):
-    """A request was not sent, or not taken, and may be sent again: nobody answers to its name, or all are busy.
+    """No application has accepted a request: none handles it, all are busy, or it was not sent. It may be sent again.
 
     Attributes:
         request: The request.
-        place: Where it was to be sent.
-        reason: Why it was not.
+        place: The address to which it was sent.
+        reason: Why it was not accepted.
     """
 
     request: object
@@ -28,35 +28,33 @@ class RemoteUnavailableError(TransientError, RemoteError, ConnectionError):
 
     def __str__(self) -> str:
         return (
-            f"{name_of(self.request)} was not handled: {shown_reason(self.reason)} (at {self.place}). Is an "
-            f"application running that "
-            "exposes it? It may be sent again."
+            f"{name_of(self.request)} was not handled: {shown_reason(self.reason)} (at {self.place}). Check that an "
+            "application which exposes it is running. It may be sent again."
         )
 
 
 @dataclass(eq=False, repr=False)
 class RemoteTimeoutError(OutcomeUnknownError, RemoteError, TimeoutError):
-    """No answer came in time; whether the request was handled is not known."""
+    """No answer came in time. It is unknown whether the request was handled."""
 
     request: object
     seconds: float
 
     def __str__(self) -> str:
         return (
-            f"No answer to {name_of(self.request)} came within {self.seconds:g} s. It may have been handled all "
-            f"the same: "
-            "send it again only if that does no harm, or give it more time."
+            f"No answer to {name_of(self.request)} came within {self.seconds:g} s. It may have been handled "
+            "nevertheless: send it again only if handling it twice does no harm, or give it more time."
         )
 
 
 @dataclass(eq=False, repr=False)
 class RemoteRefusedError(RemoteError, PermissionError):
-    """The other application did not let a request through, or it could not be written. It was not handled.
+    """The other application refused a request, or the request could not be encoded. It was not handled.
 
     Attributes:
         request: The request.
-        reason: What may be known of why.
-        reference: The id under which the other application has logged it.
+        reason: Why it was refused, as far as the other application says it.
+        reference: The id under which the other application has logged the refusal.
     """
 
     request: object
@@ -74,9 +72,9 @@ class RemoteFailedError(RemoteError):
 
     Attributes:
         request: The request.
-        error: The class of what it raised, by name, if the other application shows it.
-        text: Its text, if the other application shows it.
-        reference: The id under which the other application has logged it.
+        error: The name of the error's class; empty when the other application does not show it.
+        text: The text of the error; empty when the other application does not show it.
+        reference: The id under which the other application has logged the error.
     """
 
     request: object
@@ -88,19 +86,18 @@ class RemoteFailedError(RemoteError):
         what = f"{shown(self.error)}: {shown_reason(self.text)}" if self.error else "it does not say why"
         return (
             f"{name_of(self.request)} failed in the application that handles it: {what}. Its log has the error "
-            f"under the "
-            f"message id {shown(self.reference) or 'of the request'}."
+            f"under the message id {shown(self.reference) or 'of the request'}."
         )
 
 
 @dataclass(eq=False, repr=False)
 class RemoteResponseError(RemoteError):
-    """A request was handled, and its response cannot be read, or not be sent.
+    """A request was handled, but its response cannot be sent or cannot be read.
 
     Attributes:
         request: The request.
         reason: What is wrong with the response.
-        reference: The id under which the other application has logged it, if it knows.
+        reference: The id under which the other application has logged the fault; empty when it has not logged it.
     """
 
     request: object
@@ -111,7 +108,6 @@ class RemoteResponseError(RemoteError):
         where = f" The other application has logged it as {shown(self.reference)}." if self.reference else ""
         return (
             f"{name_of(self.request)} was handled by another application, and its response cannot be read: "
-            f"{shown_reason(self.reason)}. "
-            f"Make the response types of both applications agree, and a response no larger than a message may "
-            f"be.{where}"
+            f"{shown_reason(self.reason)}. Use the same response type in both applications, and keep the response within "
+            f"the size limit of a message.{where}"
         )

@@ -1,4 +1,4 @@
-"""Errors of tests, and of servers that are started for them."""
+"""Errors in tests, and of servers that are started for tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mediator.printable import shown_reason
 
 @dataclass(eq=False, repr=False)
 class FrozenEventsError(MediatorError, AssertionError):
-    """Event classes do not agree with what was frozen of them. The text is the whole report."""
+    """Event classes differ from their frozen schemas or samples. The text is the whole report."""
 
     problems: Sequence[Problem]
 
@@ -20,19 +20,17 @@ class FrozenEventsError(MediatorError, AssertionError):
 
 @dataclass(eq=False, repr=False)
 class UnexpectedMessageError(MediatorError, AssertionError):
-    """A message reached a `RecordingMediator` that the test had not told what to answer."""
+    """A `RecordingMediator` received a message for which the test has set no response."""
 
     message: object
     expected: Sequence[str]
 
     def __str__(self) -> str:
-        known = (
-            f"It knows the answers to: {', '.join(self.expected)}." if self.expected else "It knows no answer at all."
-        )
+        known = f"It has responses for: {', '.join(self.expected)}." if self.expected else "It has no responses."
         name = name_of(type(self.message))
         return (
-            f"{name} was sent, and the RecordingMediator was not told what to answer. {known} Say it first: "
-            f"`mediator.expect({name}).returns(...)`."
+            f"{name} was sent, and the RecordingMediator has no response for it. {known} Set one before the message is "
+            f"sent: `mediator.expect({name}).returns(...)`."
         )
 
 

@@ -1,4 +1,4 @@
-"""Errors that pass: something is away, busy or full, and the same may be tried again later."""
+"""Errors that are temporary: something is unavailable, busy or full, and the call may be repeated later."""
 
 from dataclasses import dataclass
 
@@ -7,33 +7,32 @@ from mediator.printable import shown_reason
 
 
 class TransientError(MediatorError):
-    """Something is away, busy or full at present. It is safe to try again later."""
+    """Something is unavailable, busy or full at present. It is safe to try again later."""
 
 
 @dataclass(eq=False, repr=False)
 class ClaimLostError(TransientError, RuntimeError):
-    """A relay's claim on events had ended before it said what became of them; nothing was changed."""
+    """A relay's claim on events ended before the relay recorded the result of publishing them. Nothing was changed."""
 
     reason: str
 
     def __str__(self) -> str:
         return (
             f"The claim on a batch of events has ended: {shown_reason(self.reason)}. Nothing was changed: the "
-            f"events are still in the "
-            "outbox, and are sent again under the same ids."
+            "events are still in the outbox, and are sent again under the same ids."
         )
 
 
 @dataclass(eq=False, repr=False)
 class RateLimitedError(TransientError, RuntimeError):
-    """A message was refused, because too many came before it. It was not handled.
+    """A message was refused, because too many were sent before it. It was not handled.
 
     Attributes:
         message: The message.
-        limit: How many are let through in `seconds`.
+        limit: The largest number of messages in `seconds`.
         seconds: The period of the limit.
-        retry_after: The seconds until it would be let through, if nobody else comes meanwhile.
-        key: Whose limit it is, where it is not everybody's.
+        retry_after: Seconds until it would be handled, if no other message is sent meanwhile.
+        key: The key to which the limit applies, such as a tenant; `None` when all messages share the limit.
     """
 
     message: object
@@ -45,20 +44,19 @@ class RateLimitedError(TransientError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"{name_of(self.message)} was not handled: the limit of {self.limit} in {self.seconds:g} s is used up. "
-            f"Send it "
-            f"again in {self.retry_after:.3g} s, or let it wait: `max_wait` of its `RateLimitBehavior`."
+            f"Send it again in {self.retry_after:.3g} s, or let it wait: set `max_wait` of its `RateLimitBehavior`."
         )
 
 
 @dataclass(eq=False, repr=False)
 class ConcurrencyLimitedError(TransientError, RuntimeError):
-    """A message was refused, because as many as may be were being handled. It was not handled.
+    """A message was refused, because too many were being handled at the same time. It was not handled.
 
     Attributes:
         message: The message.
-        limit: How many are handled at a time.
-        waited: How long it waited for a place, in seconds.
-        key: Whose limit it is, where it is not everybody's.
+        limit: The largest number of messages that are handled at the same time.
+        waited: Seconds for which the message waited.
+        key: The key to which the limit applies, such as a tenant; `None` when all messages share the limit.
     """
 
     message: object
@@ -70,29 +68,27 @@ class ConcurrencyLimitedError(TransientError, RuntimeError):
         waited = f", and none ended in {self.waited:g} s" if self.waited else ""
         return (
             f"{name_of(self.message)} was not handled: {self.limit} are being handled already{waited}. Send it "
-            f"again when "
-            "one of them may have ended, or let it wait for longer: `max_wait` of its `ConcurrencyLimitBehavior`."
+            "again later, or let it wait for longer: set `max_wait` of its `ConcurrencyLimitBehavior`."
         )
 
 
 @dataclass(eq=False, repr=False)
 class CircuitOpenError(TransientError, RuntimeError):
-    """A message was refused, because what it leans on has failed too often of late. It was not handled.
+    """A message was refused, because the service that it depends on failed too often recently. It was not handled.
 
     Attributes:
         message: The message.
-        retry_after: The seconds until one message may try again; 0.0 while one is trying.
+        retry_after: Seconds until one message is handled as a trial; 0.0 while a trial is running.
     """
 
     message: object
-    retry_after: float  # no ConnectionError: a retry of those would not wait for as long
+    retry_after: float  # this error is no ConnectionError, because a retry of connection errors would wait too briefly
 
     def __str__(self) -> str:
-        when = f"in {self.retry_after:g} s" if self.retry_after else "as soon as the one that tries has gone well"
+        when = f"in {self.retry_after:g} s" if self.retry_after else "when the message that is tried now has succeeded"
         return (
-            f"{name_of(self.message)} was not handled: what it leans on has failed too often of late. Send it "
-            f"again {when}, "
-            "or answer without it, in a `RequestExceptionHandler` of this error."
+            f"{name_of(self.message)} was not handled: the service that it depends on failed too often recently. "
+            f"Send it again {when}, or return a response without it, from a `RequestExceptionHandler` of this error."
         )
 
 
@@ -101,9 +97,9 @@ class MessageTimeoutError(TransientError, TimeoutError):
     """A message was not handled in time. Its handler was cancelled, and its transaction, if any, rolled back.
 
     Attributes:
-        message: The message; the type on the wire, when it is an event that was delivered.
-        seconds: How long it may take.
-        delivered: Whether it is an event that was delivered.
+        message: The message; for a delivered event, its type on the wire.
+        seconds: The time limit.
+        delivered: Whether it is a delivered event.
     """
 
     message: object
@@ -118,5 +114,5 @@ class MessageTimeoutError(TransientError, TimeoutError):
             )
         return (
             f"{name_of(self.message)} was not handled within {self.seconds:g} s. Look for what it waits for, or give it a "
-            f"limit of its own: `class LongTimeout(TimeoutBehavior[{name_of(self.message)}])`."
+            f"different limit: `class LongTimeout(TimeoutBehavior[{name_of(self.message)}])`."
         )

@@ -374,7 +374,7 @@ def test_the_stranger_is_known_in_every_form_in_which_it_can_be_installed(
     for file, text in (files or {}).items():
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / file).write_text(text)
-    assert f"The distribution mediator{version} in {tmp_path} is not this one" in seen_with(tmp_path)
+    assert f"The distribution mediator{version} in {tmp_path} is not mediator-uow" in seen_with(tmp_path)
 
 
 @pytest.mark.parametrize(

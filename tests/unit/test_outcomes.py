@@ -452,7 +452,7 @@ async def test_an_inner_command_that_committed_does_not_let_the_outer_one_look_c
     assert isinstance(error, RolledBackError)
     assert isinstance(error.cause, CommittedError)
     assert (error.cause.response, error.message, app.rows) == ("INNER", Write("outer", inner), ["inner"])
-    assert "nothing of this one is left" in str(error)
+    assert "everything in this one was rolled back" in str(error)
 
 
 async def test_a_response_in_place_of_an_error_does_not_make_a_rollback_look_like_success() -> None:

@@ -203,9 +203,9 @@ def test_a_replay_tells_of_what_cannot_be_put_back_and_goes_on_with_the_others(a
     result = application.call("replay", "--all", "--yes")
     assert (result.exit_code, application.parked) == (1, ["a", "c"]), result.output
     assert "failed: ParkedEventConflictError: The parked event 3 " in result.stdout
-    assert "Discard the parked one" in result.stdout
+    assert "Discard the parked event" in result.stdout
     assert "failed: ParkedEventConflictError: The parked event 4 " in result.stdout
-    assert "Replay it when that one is published" in result.stdout
+    assert "Replay the parked event when that event is published" in result.stdout
     assert "2 failed, 1 replayed" in result.stderr
     assert application.read("SELECT id FROM mediator_outbox ORDER BY sequence") == ["a", "b", "d"]
 

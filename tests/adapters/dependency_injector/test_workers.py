@@ -251,7 +251,7 @@ async def test_a_worker_that_ignores_cancellation_is_left_behind_with_an_error(m
 
     container = App()
     container.relay.override(providers.Singleton(Stubborn, container.log))
-    with pytest.raises(WorkerNotStoppedError, match=r"container\.relay was told to stop and did not within 0\.01 s"):
+    with pytest.raises(WorkerNotStoppedError, match=r"container\.relay was cancelled and did not stop within 0\.01 s"):
         async with lifespan(container, workers=True, drain_timeout=0.01):
             await container.relay().running.wait()
     assert container.log() == ["open", "ignored", "ignored", "closed"]

@@ -30,9 +30,9 @@ async def test_an_id_that_waits_already_is_named_with_what_to_do_and_without_any
     with statements(ledger.engine) as seen, pytest.raises(EventIdConflictError) as caught:
         await add_as(ledger, "order-1")
     assert str(caught.value) == (
-        "An event with the id 'order-1' waits in the outbox already; an id names one event: nothing was committed. When it "
-        "is the same event, do not add it again; otherwise have the `ids` of the DistributedEventBroker give each event an "
-        "id of its own."
+        "An event with the id 'order-1' waits in the outbox already. Each event needs a different id, so nothing was "
+        "committed. If it is the same event, do not add it again; otherwise make the `ids` of the DistributedEventBroker "
+        "return a new id for each event."
     )
     assert sum("mediator_outbox" in statement for statement, _ in seen) == 1
 

@@ -149,9 +149,7 @@ async def test_an_event_whose_number_was_drawn_again_goes_back_once_the_later_on
     refused = await refuse_first(ledger)
     await let_numbers_begin_again(ledger.engine)
     await add_as(ledger, "later", Moved("j", 2))
-    with pytest.raises(
-        ParkedEventConflictError, match=r"its place there, 1, is now that of the event later\. Replay it"
-    ):
+    with pytest.raises(ParkedEventConflictError, match=r"its place there, 1, is now taken by the event later\. Replay"):
         await parking.release(refused.number)
     assert await send_all(ledger) == ["later"]
     assert await parking.release(refused.number) == refused

@@ -103,7 +103,7 @@ async def test_the_answer_is_that_of_the_equal_request_or_of_its_class_and_the_l
 
 async def test_an_unexpected_request_is_a_failure_that_says_what_was_expected():
     mediator = RecordingMediator()
-    with pytest.raises(UnexpectedMessageError, match="It knows no answer at all"):
+    with pytest.raises(UnexpectedMessageError, match="It has no responses"):
         await mediator.send(Greet("Ada"))
     mediator.expect(Greet("Bob")).returns("Bob")
     mediator.expect(Enroll)
