@@ -21,15 +21,20 @@ from mediator.sqlalchemy.schema import buckets, event_of, outbox
 from mediator.sqlalchemy.sqlite import SqliteDatabase
 
 BUSY_PAUSE = 0.05
-"""Seconds after which a relay that finds everything claimed looks again."""
+"""Seconds after which a relay claims again when other relays had claimed all events."""
 
 
 class ClaimedBatch(OutboxBatch):
-    """Events that stay claimed until the `claim` block is left.
+    """Events that stay claimed until the `claim` block ends.
 
-    When `application` is given, the batch ends before the first event without a source.
-
-    `writing` opens the transaction in which events are moved: to the archive, if there is one.
+    Args:
+        rows: The claimed rows of the outbox, in order.
+        writing: Opens the transaction in which `settle` and `park` change the tables.
+        clock: The clock of the database.
+        archives: Whether `settle` moves events to the archive; otherwise it deletes them.
+        look_again: See `OutboxBatch`.
+        application: The name of the application. When it is given, the batch ends before the first event without a
+            source.
     """
 
     def __init__(
@@ -76,27 +81,27 @@ class ClaimedBatch(OutboxBatch):
 
     def _check_open(self) -> None:
         if not self._open:
-            raise ClaimLostError("the batch was left")
+            raise ClaimLostError("the `claim` block has ended")
 
     def _check_moved(self, moved: int, expected: int) -> None:
         if moved != expected:
-            raise ClaimLostError(f"{expected - moved} of {expected} events are not there any more")
+            raise ClaimLostError(f"{expected - moved} of {expected} events are no longer in the outbox")
 
 
 def _named(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
     """Return the rows before the first row without a source.
 
-    An event is not published before its source is committed. A row that was added after the others got their source
-    waits for the next claim, and so do the rows after it.
+    An event is published only after its source is committed. A row may have been added after this claim committed the
+    sources of the other rows. Such a row and all later rows wait for the next claim.
     """
     unnamed = next((index for index, row in enumerate(rows) if not row.source), len(rows))
     return rows[:unnamed]
 
 
 class Claims(ABC):
-    """Claims events for one relay; no other relay gets them while the claim is held.
+    """Claims events for one relay; no other relay can claim them until the `claim` block ends.
 
-    With `archives`, published events go to the archive; otherwise they are deleted.
+    With `archives`, published events are moved to the archive; otherwise they are deleted.
     """
 
     def __init__(self, database: Database, clock: DatabaseClock, *, archives: bool) -> None:
@@ -120,7 +125,10 @@ class Claims(ABC):
 
 
 class RelayFileClaims(Claims):
-    """Claims all events or none: one relay at a time holds the relay lock file of an SQLite database."""
+    """Claims events of an SQLite database while this relay holds the relay lock file; otherwise claims nothing.
+
+    Only one relay at a time can hold the lock file.
+    """
 
     def __init__(self, database: SqliteDatabase, clock: DatabaseClock, *, archives: bool) -> None:
         super().__init__(database, clock, archives=archives)
@@ -153,23 +161,31 @@ class RelayFileClaims(Claims):
 
 
 _SHARE = 16
-"""How many buckets a relay takes while there are other relays, so that four relays need not wait for each other."""
+"""The number of buckets that a relay locks while other relays are active. Four relays can then claim concurrently."""
 
-_IS_OURS = buckets.c.bucket.between(0, BUCKETS - 1)
-"""Excludes rows with other numbers, which would be locked in place of a real bucket."""
+_IS_VALID = buckets.c.bucket.between(0, BUCKETS - 1)
+"""Matches the rows of valid buckets. Other rows must not be locked, since no event belongs to them."""
 
 _CROWDED_SECONDS = 5.0
-_TURN_SECONDS = 1.0
+"""Seconds for which a relay locks only its share after it has noticed another relay."""
+_LOCK_SECONDS = 1.0
+"""Seconds a relay waits for the lock of a bucket when all buckets are locked."""
 
 
 class BucketClaims(Claims):
-    """Claims the events of all free buckets, or of a share of the buckets while there are other relays.
+    """Claims the events of all unlocked buckets, or of a share of the buckets while other relays are active.
 
-    A relay notices other relays when it finds buckets locked. A relay that finds no free bucket waits for the lock of
-    one, so that it gets that bucket next, and the relay that held all buckets notices it in turn.
+    The partition keys are hashed into 64 buckets. A relay locks the rows of buckets, and claims only events of these
+    buckets. A relay that finds a bucket locked has noticed another relay. A relay that finds every bucket locked waits
+    for the lock of one bucket, which it gets when the other relay ends its claim. In its next claim, the other relay
+    finds that bucket locked, and from then on locks only its share.
 
     Args:
+        database: The PostgreSQL database.
+        clock: The clock of the database.
+        archives: See `Claims`.
         frozen_seconds: Seconds after which the server ends the transaction of a relay that executes nothing.
+        monotonic: Returns a time in seconds, for tests.
     """
 
     def __init__(
@@ -208,15 +224,17 @@ class BucketClaims(Claims):
             await connection.commit()
 
     async def _begin(self, connection: AsyncConnection) -> None:
-        """Begin the transaction of a claim, after preparing the outbox in transactions of its own.
+        """Prepare the outbox, and begin the transaction of a claim.
 
-        The server bounds how long the claim waits for a lock, and how long others wait for a relay that is frozen.
+        The preparation releases delayed events that are due, and sets the name of the application as the source of
+        events without a source. These changes are committed before the claim begins, because the source of an event
+        must not change after the event may have been published.
 
-        The preparation releases delayed events that are due, and gives events without a source the name of the
-        application. It commits before the claim, because a source never changes once its event may have been published.
+        In the transaction of the claim, the server bounds the wait for a lock, and ends the transaction when the relay
+        is frozen, so that other relays do not wait for it.
 
-        The same statement counts the rows of the buckets: a missing row would look like a bucket that another relay
-        holds.
+        The first statement also counts the rows of the buckets, since a missing row would look like a bucket that
+        another relay has locked.
 
         Raises:
             SchemaError: The table of buckets lacks rows.
@@ -224,9 +242,9 @@ class BucketClaims(Claims):
         due = select(
             statements.is_something_due(self._clock.now()),
             statements.is_something_unnamed(),
-            select(func.count()).select_from(buckets).where(_IS_OURS).scalar_subquery(),
-            _local("idle_in_transaction_session_timeout", self._frozen_seconds),
-            _local("lock_timeout", _TURN_SECONDS),
+            select(func.count()).select_from(buckets).where(_IS_VALID).scalar_subquery(),
+            _set_local("idle_in_transaction_session_timeout", self._frozen_seconds),
+            _set_local("lock_timeout", _LOCK_SECONDS),
         )
         is_due, is_unnamed, rows, *_ = (await connection.execute(due)).one()
         application = self._database.application
@@ -244,6 +262,7 @@ class BucketClaims(Claims):
     async def _select(
         self, connection: AsyncConnection, limit: int, without: Collection[str]
     ) -> tuple[Sequence[Row[Any]], float | None]:
+        """Lock buckets, and return the oldest events of these buckets and the batch's `look_again`."""
         wanted = _SHARE if self._monotonic() < self._crowded_until else BUCKETS
         held = await self._lock(connection, wanted)
         rows = await _rows(connection, held, limit, without) if held else ()
@@ -258,19 +277,21 @@ class BucketClaims(Claims):
         return rows, None if len(held) == BUCKETS else BUSY_PAUSE
 
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
-        """Lock up to `wanted` free buckets and return them; when none is free, wait for one.
+        """Lock up to `wanted` unlocked buckets, and return their numbers. When all are locked, wait for one bucket.
 
-        Each call begins after the buckets of the last one, so that every bucket is served.
+        The next call starts with the bucket after the last one that this call looked for. The events of every bucket
+        are therefore published, even when a relay locks only a share.
         """
         place = (buckets.c.bucket + (BUCKETS - self._first)) % BUCKETS
-        free = select(buckets.c.bucket).where(_IS_OURS).order_by(place).limit(wanted)
-        held = set((await connection.execute(free.with_for_update(skip_locked=True))).scalars())
+        unlocked = select(buckets.c.bucket).where(_IS_VALID).order_by(place).limit(wanted)
+        held = set((await connection.execute(unlocked.with_for_update(skip_locked=True))).scalars())
         if not held:
-            held = await self._queue(connection)
+            held = await self._wait_for_one(connection)
         self._first = (self._first + wanted) % BUCKETS
         return held
 
-    async def _queue(self, connection: AsyncConnection) -> set[int]:
+    async def _wait_for_one(self, connection: AsyncConnection) -> set[int]:
+        """Wait for the lock of one bucket, and return its number; return an empty set after `lock_timeout`."""
         one = select(buckets.c.bucket).where(buckets.c.bucket == self._first).with_for_update()
         try:
             return set((await connection.execute(one)).scalars())
@@ -281,7 +302,7 @@ class BucketClaims(Claims):
         return set()
 
 
-def _local(name: str, seconds: float) -> ColumnElement[str]:
+def _set_local(name: str, seconds: float) -> ColumnElement[str]:
     return func.set_config(name, f"{round(seconds * 1000)}ms", True)
 
 

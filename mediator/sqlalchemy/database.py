@@ -1,4 +1,4 @@
-"""Database: the port to one database and its clock, which hides the differences between SQLite and PostgreSQL."""
+"""Database: one interface to a database and its clock, implemented for SQLite and for PostgreSQL."""
 
 import asyncio
 import re
@@ -33,26 +33,29 @@ from mediator.scope import current_frame
 from mediator.sqlalchemy.schema import metadata
 
 MODE = "mediator_mode"
-"""The execution option of a connection that says what it is for: "read" or "write"."""
+"""The execution option that says whether a connection is used to "read" or to "write"."""
 
 OWNER = "mediator_unit_of_work"
-"""The key of the unit of work in the `info` of a session, and of a weak reference to it in a connection's `info`."""
+"""A key in `info`. A session stores its unit of work under this key, a connection a weak reference to the unit of work."""
 
 _NAME = re.compile(r"\w+")
 
 
 class Database(ABC):
-    """One database as this process uses it.
+    """A database, its connections for reading and writing, and the operations that differ between databases.
 
     Attributes:
+        name: The name of the database in errors: the path of the file, or the URL without secrets.
         dialect: "sqlite" or "postgresql".
         engine: The application's engine.
         reader: An engine on the same pool, for transactions that read.
         writer: An engine on the same pool, for transactions that write. Use it only while holding the writer lock.
-        isolations: The isolation levels that a transaction can have.
-        snapshot: The isolation level at which all statements see the same state; `None` when they do at every level.
-        application: The name of the application, which is the source of stored events; `None` until an outbox of this
-            database gives it.
+        isolations: The isolation levels that the database supports.
+        snapshot: The isolation level at which all statements of a transaction see the same state; `None` when every
+            level has this property.
+        application: The name of the application, which is the source of stored events; `None` until an outbox on this
+            database sets it.
+        owner: Raises an error when another event loop or process uses the database.
     """
 
     dialect: str
@@ -71,23 +74,23 @@ class Database(ABC):
         event.listen(engine.sync_engine, "begin", self._check_owner)
         event.listen(engine.sync_engine, "before_cursor_execute", self._check_owner)
         event.listen(engine.sync_engine, "begin", self.begun)
-        event.listen(engine.sync_engine, "commit", _check_owner)
-        event.listen(engine.sync_engine, "checkin", _forget_owner)
-        event.listen(engine.sync_engine, "commit", _note_commit)
+        event.listen(engine.sync_engine, "commit", _check_committer)
+        event.listen(engine.sync_engine, "checkin", _forget_unit_of_work)
+        event.listen(engine.sync_engine, "commit", _announce_commit)
         event.listen(engine.sync_engine, "handle_error", weakly(self._on_error))
 
     def listen(self, wake: asyncio.Event) -> None:
-        """Set `wake` whenever this process has committed events. The database keeps only a weak reference to `wake`."""
+        """Set `wake` each time this process has committed events. The database keeps only a weak reference to `wake`."""
         self._wakes[wake] = Guard("a listener for commits")
 
     def wake(self) -> None:
-        """Tell the listeners that events were committed."""
+        """Set the `asyncio.Event` of each listener, because events were committed to the outbox."""
         for wake, guarded in tuple(self._wakes.items()):
             guarded(wake.set)
 
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
-        """Run a short writing transaction outside any unit of work, on the connection that is yielded."""
+        """Run a short writing transaction outside any unit of work, and yield its connection."""
         self.owner.check()
         await self.take_turn(self)
         try:
@@ -97,10 +100,10 @@ class Database(ABC):
             self.end_turn()
 
     def writer_at(self, isolation: str | None) -> AsyncEngine:
-        """Return the writer at an isolation level; `None` is the database's default.
+        """Return the writer engine for an isolation level; `None` means the database's default level.
 
         Raises:
-            MisuseError: The database cannot give it.
+            MisuseError: The database does not support the level.
         """
         if isolation is None:
             return self.writer
@@ -112,10 +115,10 @@ class Database(ABC):
         return self._isolated[isolation]
 
     def reader_at(self, isolation: str | None) -> AsyncEngine:
-        """Return the reader at an isolation level; `None` is a level at which all statements see the same state.
+        """Return the reader engine for an isolation level; `None` means that all statements see the same state.
 
         Raises:
-            MisuseError: The database cannot give it.
+            MisuseError: The database does not support the level.
         """
         level = isolation or self.snapshot
         if level is not None and level not in self.isolations:
@@ -126,15 +129,19 @@ class Database(ABC):
         self.owner.check()
 
     def _on_error(self, context: ExceptionContext) -> BaseException | None:
-        """Translate an error of the database, and doom its unit of work, even if the caller swallows the error."""
+        """Return this library's error for a driver's error, or `None` to keep the driver's error.
+
+        An error of a writer also dooms the running unit of work: it can then only be rolled back, even if the handler
+        catches the error.
+        """
         mode = mode_of(context.connection)
         translated = self.translated(context, mode) or self._missing_table(context, mode)
         frame = current_frame()
         if mode == "write" and frame is not None and frame.scope.transaction is not None:
-            doomed = getattr(frame.scope.transaction, "doom_by_database", None)
-            if doomed is not None:
+            doom = getattr(frame.scope.transaction, "doom_by_database", None)
+            if doom is not None:
                 cause = translated or context.sqlalchemy_exception or context.original_exception
-                doomed(cause, lost=context.is_disconnect)
+                doom(cause, lost=context.is_disconnect)
         return translated
 
     def _missing_table(self, context: ExceptionContext, mode: str | None) -> SchemaError | None:
@@ -145,7 +152,7 @@ class Database(ABC):
         ours = (name for name in _NAME.findall(str(error)) if name in metadata.tables)
         return next((misuse.no_table(self.name, name) for name in ours), None)
 
-    # Differences between databases.
+    # Operations that differ between databases.
 
     def reading_options(self) -> dict[str, Any]:
         """Return the execution options of transactions that only read."""
@@ -157,7 +164,7 @@ class Database(ABC):
 
     @abstractmethod
     async def take_turn(self, holder: object) -> None:
-        """Wait for the writer lock, on a database that allows only one writer."""
+        """Wait for the writer lock if the database allows only one writer."""
 
     @abstractmethod
     def end_turn(self) -> None:
@@ -165,55 +172,60 @@ class Database(ABC):
 
     @abstractmethod
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Let the body wait at most `seconds` for COMMIT or ROLLBACK; after that, the connection is lost.
+        """Return a context manager that raises `TimeoutError` when COMMIT or ROLLBACK in it takes more than `seconds`.
 
-        It then raises `TimeoutError`. A database that keeps its writer lock until it has answered sets no limit.
+        The connection cannot be used after that. SQLite has no such limit, since the writer lock must be held until
+        SQLite has answered.
         """
 
     @abstractmethod
     def insert(self, table: Table) -> Any:
-        """Return an INSERT of this dialect, which has `on_conflict_do_nothing()`."""
+        """Return this dialect's INSERT into a table, which supports `on_conflict_do_nothing()`."""
 
     @abstractmethod
     def is_missing_table(self, error: BaseException) -> bool:
-        """Return whether an error of the driver says that a table does not exist; its text then names the table."""
+        """Return whether an error of the driver means that a table does not exist; its text then names the table."""
 
     @abstractmethod
     def begun(self, connection: Connection) -> None:
-        """Set a transaction up. Called when a transaction of the engine begins, before its first statement."""
+        """Set up a transaction. SQLAlchemy calls this method after a transaction begins, before its first statement."""
 
     @abstractmethod
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Return the error of this library for an error of the driver; `None` leaves the driver's error as it is."""
+        """Return this library's error for an error of the driver, or `None` to keep the driver's error."""
 
     @abstractmethod
     async def lock_schema(self, connection: AsyncConnection) -> None:
-        """Keep other processes from creating the tables until this transaction ends."""
+        """Keep other processes from creating or upgrading the tables until this transaction ends."""
 
 
-def _check_owner(connection: Connection) -> None:
-    """Keep a handler from committing part of its command on the connection of its unit of work."""
+def _check_committer(connection: Connection) -> None:
+    """Raise a `MisuseError` when a handler commits the connection of its unit of work.
+
+    Such a commit would make a part of the command permanent before the command has succeeded.
+    """
     reference = connection.info.get(OWNER)
     owner = None if reference is None else reference()
     if owner is not None and mode_of(connection) == "write":
         owner.check_ownership("connection().commit")
 
 
-def _forget_owner(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+def _forget_unit_of_work(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
     record.info.pop(OWNER, None)
 
 
-def _note_commit(connection: Connection) -> None:
+def _announce_commit(connection: Connection) -> None:
     frame = current_frame()
-    noted = getattr(frame.scope.transaction, "commit_begins", None) if frame is not None else None
-    if noted is not None:
-        noted(connection)
+    commit_begins = getattr(frame.scope.transaction, "commit_begins", None) if frame is not None else None
+    if commit_begins is not None:
+        commit_begins(connection)
 
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a listener that holds a weak reference to its method, for events of a dialect.
+    """Return a listener, for events of a dialect, that calls a method through a weak reference.
 
-    SQLAlchemy's caches keep the listeners of a dialect longer than its engine, and would keep the engine alive.
+    SQLAlchemy's caches keep the listeners of a dialect after the engine is no longer used. A strong reference to the
+    method would therefore keep the engine alive.
     """
     reference = weakref.WeakMethod(method)
 
@@ -225,14 +237,14 @@ def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mode_of(connection: Connection | None) -> str | None:
-    """Return what a connection is for: "read" or "write", or `None` when the application opened it itself."""
+    """Return "read" or "write", or `None` for a connection that the application has opened itself."""
     return None if connection is None else connection.get_execution_options().get(MODE)
 
 
 def shown(url: URL) -> URL:
-    """Return a URL without its password, and with no options but hosts and ports.
+    """Return a URL without its password, and without options other than hosts and ports.
 
-    Any other option may be a part of a password that is not percent-encoded.
+    When a password contains characters that are not percent-encoded, a part of it may have been parsed as an option.
     """
     options = [value for name in {*url.query} - _HOSTS for value in (name, *url.normalized_query[name])]
     if url.password is not None and any("@" in each for each in (url.database or "", *options)):
@@ -250,7 +262,7 @@ def shown(url: URL) -> URL:
 
 
 def redacted(url: URL) -> str:
-    """Return a URL as a text without its secrets."""
+    """Return the text of a URL without its secrets."""
     seen = shown(url)
     options = [f"{name}={value}" for name in sorted(seen.query) for value in seen.normalized_query[name]]
     text = seen.set(query={}).render_as_string()
@@ -258,9 +270,9 @@ def redacted(url: URL) -> str:
 
 
 def _after_the_password(url: URL) -> URL:
-    """Return a URL without the password, which contains a / or a ? that is not percent-encoded.
+    """Return a URL without its password, when the password contains a / or a ? that is not percent-encoded.
 
-    Only the part after the last @ is kept, or only the driver where that part cannot be found.
+    The result has the driver and the part after the last @, or only the driver when this part cannot be parsed.
     """
     _, separator, place = (url.database or "").rpartition("@")
     try:
@@ -270,7 +282,7 @@ def _after_the_password(url: URL) -> URL:
 
 
 def _without_user(host: str) -> str:
-    """Return a host without the text before an @, which may be a part of a password that is not percent-encoded."""
+    """Return a host without the text before its last @, which may be a part of a password."""
     return host.rpartition("@")[2]
 
 
@@ -281,14 +293,14 @@ SERVER_TIME: ColumnElement[float] = cast(func.extract("epoch", func.statement_ti
 """The time of the PostgreSQL server, in seconds since the epoch."""
 
 MACHINE_TIME: ColumnElement[float] = literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
-"""The time of SQLite, in seconds since the epoch. SQLite asks the operating system, not this process."""
+"""The time of the machine on which SQLite runs, in seconds since the epoch."""
 
 
 class DatabaseClock:
     """The clock of the PostgreSQL server, or of the machine on which an SQLite file is used.
 
-    No process uses its own time. If the clocks of two processes differed, one would delete rows that the other has just
-    written.
+    All times that are stored or compared come from this clock, never from the clock of a process. If the clocks of two
+    processes differed, one process could delete rows that the other process has just written.
 
     Args:
         dialect: "sqlite" or "postgresql".
