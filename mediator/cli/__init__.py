@@ -1,4 +1,4 @@
-"""The `mediator` command (`mediator-uow[cli]`): runs workers, creates tables, and shows what a container is made of."""
+"""The `mediator` command (extra `mediator-uow[cli]`): runs workers, manages tables and events, examines containers."""
 
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command and exit: 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
+    """Run the command, and exit with status 0 after success, 1 after a failure, or 2 after a wrong call."""
     if _command is None:
         print(MissingExtraError("click", "cli"), file=sys.stderr)
         sys.exit(2)

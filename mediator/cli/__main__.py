@@ -1,4 +1,4 @@
-"""The `mediator` command as `python -m mediator.cli`."""
+"""Runs the `mediator` command when Python is called with `-m mediator.cli`."""
 
 from mediator.cli import main
 

@@ -1,4 +1,4 @@
-"""Commands: the subcommands and options of `mediator`."""
+"""Commands: the command `mediator`, with the subcommands `run` and `describe`; the others have files of their own."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,10 @@ from mediator.printable import escape_unknown_characters, printable
 
 
 def describe(containers: Sequence[tuple[str, Any]], message: str | None, form: Format) -> str:
-    """Return the chains of all messages of the containers, or of those called `message`. Nothing is started."""
+    """Return a description of all messages of the containers, or only of the messages with the class name `message`.
+
+    It names the behaviors and handlers of each message in the order in which they run. No resource is started.
+    """
     applications = list(_applications(containers, message))
     found = [application for application in applications if application.messages]
     if message is not None and not found:
@@ -87,11 +90,11 @@ def run(target: str, drain_timeout: float, relay_elsewhere: bool) -> None:
     type=click.Choice(get_args(Format)),
     default="text",
     show_default=True,
-    help="JSON is for programs, Mermaid a flowchart for Markdown pages.",
+    help="text is for people, json for programs; mermaid is a flowchart for Markdown pages.",
 )
-@click.option("--with", "others", metavar="MODULE:NAME", multiple=True, help="Another application beside it.")
+@click.option("--with", "others", metavar="MODULE:NAME", multiple=True, help="Also describe this container.")
 def describe_command(target: str, message: str | None, form: Format, others: tuple[str, ...]) -> None:
-    """Show the exact chain of every message, or of the one with the class name MESSAGE."""
+    """Show the behaviors and handlers of every message, or only of the message with the class name MESSAGE."""
     with reporting():
         targets = [(each, load_container(each)) for each in (target, *others)]
         click.echo(printable(describe(targets, message, form)))

@@ -1,4 +1,4 @@
-"""Target: the container that a command works on, named as `module:name`, and its parts by their names."""
+"""Target: loads the container that a command names as `module:name`, and finds its providers by their names."""
 
 import asyncio
 import difflib
@@ -46,25 +46,28 @@ def _check_no_file(module_name: str, name: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at known names similar to `name`, to be appended to a sentence; empty when there is none."""
+    """Return a sentence that suggests known names similar to `name`, with a space before it; empty when none is."""
     lowered = {each.lower(): each for each in known}
     found = difflib.get_close_matches(name.lower(), lowered, n=2)
     return f" Did you mean {' or '.join(lowered[each] for each in found)}?" if found else ""
 
 
 def is_called(label: str, name: str | None) -> bool:
-    """Return whether a name means the provider with a label: by the whole label or its last part; `None` means any."""
+    """Return whether a name is a provider's label or the last part of that label. The name `None` matches any label."""
     return name in {None, label, label.rpartition(".")[2]}
 
 
-def unknown(what: str, name: str | None, labels: Iterable[str]) -> CommandError:
-    """Return the error that no provider has a name, with a hint at similar ones."""
+def unknown(kind: str, name: str | None, labels: Iterable[str]) -> CommandError:
+    """Return the error for a name that no provider of a kind has. Its text suggests similar names."""
     known = [label.rpartition(".")[2] for label in labels]
-    return CommandError(f"The container has no {what} {name!r}.{nearest(str(name), known)}")
+    return CommandError(f"The container has no {kind} {name!r}.{nearest(str(name), known)}")
 
 
 def report_of(target: str, act: Callable[[Any], Coroutine[Any, Any, T]], packages: tuple[str, ...] = ()) -> T:
-    """Return the result of an act on a container. What the application prints goes to standard error meanwhile."""
+    """Load a container, call `act` with it, and return the result.
+
+    Meanwhile, the output of the application goes to standard error, so that standard output has only the report.
+    """
     with redirect_stdout(sys.stderr):
         container = load_container(target)
         check_imported(packages)
@@ -103,7 +106,7 @@ def _container(target: str, found: Any) -> Any:
         return made
     if inspect.iscoroutine(made):
         made.close()
-        raise CommandError(f"{target!r} is async; a factory of a container is a plain function.")
+        raise CommandError(f"{target!r} is async; name a plain function that returns a container.")
     raise _no_container(f"{target}()", made)
 
 
@@ -130,7 +133,7 @@ def _no_container(target: str, found: Any) -> CommandError:
     return CommandError(f"{target!r} is {kind}; name a container, a container class or a function that returns one.")
 
 
-def _failed(what: str, error: BaseException) -> CommandError:
+def _failed(action: str, error: BaseException) -> CommandError:
     place = place_of(error)
     where = f" at {place[0]}:{place[1]}" if place else ""
-    return CommandError(f"{what} failed{where}: {type(error).__name__}: {message_of(error)}")
+    return CommandError(f"{action} failed{where}: {type(error).__name__}: {message_of(error)}")

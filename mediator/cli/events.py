@@ -1,4 +1,4 @@
-"""Events: `mediator events` lists the distributed events of a container, and freezes and checks samples of them."""
+"""Events: `mediator events` lists the distributed events of a container, writes samples, and compares with these."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +19,8 @@ _HEADINGS = ("TYPE", "VERSION", "CLASS", "USE", "PARTITION KEY")
 
 def _row(entry: EventEntry) -> tuple[str, ...]:
     cls = entry.event_class
-    lifted = ", ".join(str(version) for version in sorted(cls.upcasters))
-    version = f"{cls.event_version} (reads {lifted})" if lifted else str(cls.event_version)
+    older = ", ".join(str(version) for version in sorted(cls.upcasters))
+    version = f"{cls.event_version} (reads {older})" if older else str(cls.event_version)
     uses = [name for name, used in (("published", entry.published), ("handled", entry.handled)) if used]
     return cls.event_type, version, path_of(cls), ", ".join(uses) or "declared", "yes" if entry.keyed else "no"
 
@@ -34,7 +34,7 @@ def _folder(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 @click.group()
 def events() -> None:
-    """List distributed events, freeze samples of them, and compare classes with the samples."""
+    """List distributed events, write (freeze) samples of them, and compare the classes with the samples."""
 
 
 @events.command("list")
@@ -50,9 +50,9 @@ def events_list(target: str) -> None:
 @events.command("freeze")
 @TARGET
 @_folder("--into")
-@click.option("--force", is_flag=True, help="Replace samples of the same version, too.")
+@click.option("--force", is_flag=True, help="Also replace existing samples.")
 def events_freeze(target: str, folder: Path, force: bool) -> None:
-    """Write a sample of each event of a container that has none yet."""
+    """Write a sample of each event of a container. Existing samples are kept, unless --force is given."""
     with reporting():
         container = load_container(target)
         written = freeze_events(container, folder, force=force)
@@ -65,7 +65,7 @@ def events_freeze(target: str, folder: Path, force: bool) -> None:
 @TARGET
 @_folder("--against")
 def events_check(target: str, folder: Path) -> None:
-    """Compare the events of a container with their samples; the exit status is 1 when they do not agree."""
+    """Compare the events of a container with their samples. Exits with status 1 if one has changed incompatibly."""
     with reporting():
         report = compare_frozen_events(load_container(target), folder)
         for note in report.notes:

@@ -1,4 +1,4 @@
-"""Options: what several commands share. Each refuses an invalid value before anything is opened."""
+"""Options: the options that several commands share, and their types. Invalid values fail before the command runs."""
 
 import functools
 import inspect
@@ -23,10 +23,10 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Number(click.types.FloatParamType):
-    """A finite number greater than 0, or of at least 0.
+    """The type of an option whose value is a finite number greater than 0, or equal to 0 if `zero` is set.
 
     Args:
-        unit: The unit of the number, for texts: `"seconds"`.
+        unit: The unit of the number in error texts, such as `"seconds"`.
         zero: Whether 0 is allowed.
         most: The largest allowed number.
     """
@@ -39,7 +39,7 @@ class Number(click.types.FloatParamType):
         self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number; fail with a usage error that names the option when the value is not allowed."""
+        """Return the value as a number. A value that is not allowed raises a usage error that names the option."""
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -53,28 +53,31 @@ class Number(click.types.FloatParamType):
 
 
 class Name(click.types.StringParamType):
-    """A text that names something: not empty, and without unprintable characters."""
+    """The type of an option whose value is a name: not blank, and without unprintable characters."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text; fail with a usage error that names the option when the value is not allowed."""
+        """Return the name. A value that is not allowed raises a usage error that names the option."""
         if isinstance(value, str) and value.strip() and value.isprintable():
             return value
-        return self.fail(f"{value!r} names nothing.", param, ctx)
+        return self.fail(f"{value!r} is not a name: use printable characters.", param, ctx)
 
 
 SECONDS = Number("seconds")
 SECONDS_OR_NONE = Number("seconds", zero=True)
 PER_SECOND = Number("events a second", zero=True, most=1e9)
-"""A rate in events per second. 0 is refused where the rate is used, with the reason: it would publish nothing."""
+"""A rate in events per second. The type accepts 0; the code that uses the rate rejects 0 and explains why."""
 COUNT = click.IntRange(min=1, max=_LARGEST)
 COUNT_OR_NONE = click.IntRange(min=0, max=_LARGEST)
 NAME = Name()
 
 
 def partition_key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Return the partition key given with `--key`. An empty key is refused: a shell variable was not set."""
+    """Return the partition key given with `--key`.
+
+    An empty key is rejected. It usually comes from a shell variable that is not set.
+    """
     if value == "":
         raise click.BadParameter("no event has an empty key; leave the option out to mean every key")
     return value
@@ -87,7 +90,7 @@ def moment(_context: click.Context, _parameter: click.Parameter, value: str | No
     try:
         seconds = _seconds(value)
     except (ValueError, OverflowError) as error:
-        raise click.BadParameter("use ISO 8601, or a time ago such as 90s, 30m, 12h, 7d") from error
+        raise click.BadParameter("use ISO 8601, or an age such as 90s, 30m, 12h, 7d") from error
     if seconds < 0:
         raise click.BadParameter(f"{value[:40]!r} lies before 1970")
     return seconds
@@ -100,15 +103,18 @@ def _seconds(value: str) -> float:
     return (given if given.tzinfo is not None else given.replace(tzinfo=UTC)).timestamp()
 
 
-TYPE = click.option("--type", "event_type", type=NAME, help="Of this type on the wire, such as sales.order-placed.v1.")
-KEY = click.option("--key", callback=partition_key, help="Of this partition key.")
+TYPE = click.option("--type", "event_type", type=NAME, help="Only events of this type, such as sales.order-placed.v1.")
+KEY = click.option("--key", callback=partition_key, help="Only events with this partition key.")
 
 
 CommandDecorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def selecting(make: Callable[..., object], *options: CommandDecorator) -> CommandDecorator:
-    """Add options that choose events to a command, which receives as `selection` what `make` makes of their values."""
+    """Return a decorator that adds options to a command.
+
+    When the command runs, `make` is called with the values of these options. The command gets the result as `selection`.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -125,10 +131,13 @@ def selecting(make: Callable[..., object], *options: CommandDecorator) -> Comman
 
 
 def imported(_context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of packages after checking their form; `check_imported` checks that they were imported."""
+    """Return the names of packages, after checking that they are valid names.
+
+    The application is not loaded yet. Later, `check_imported` checks that it has imported the packages.
+    """
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
-            raise click.BadParameter(f"{name!r} is no name of a package, such as shop.events.", param=parameter)
+            raise click.BadParameter(f"{name!r} is not the name of a package, such as shop.events.", param=parameter)
     return names
 
 
@@ -138,14 +147,14 @@ PACKAGES = click.option(
     metavar="NAME",
     multiple=True,
     callback=imported,
-    help="A package with further event classes, which the application imports.",
+    help="A package with more event classes. The application must import it.",
 )
 RELAY_ELSEWHERE = click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
 
 
 def check_imported(packages: tuple[str, ...]) -> None:
-    """Make sure that packages were imported with the application; otherwise their events are missing without notice."""
+    """Raise `CommandError` if the application has not imported a package, since its events would be missing."""
     for name in packages:
         if name not in sys.modules:
-            text = f"--package {name}: the application does not import it. Mend the name, or import it there."
+            text = f"--package {name}: the application does not import it. Correct the name, or import it there."
             raise CommandError(text)

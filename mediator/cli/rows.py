@@ -1,4 +1,4 @@
-"""Rows: shows parked events as tables, text and JSON, safe for a terminal whatever their producers put into them."""
+"""Rows: formats events as tables, text and JSON, and escapes characters that could control a terminal."""
 
 import base64
 import json
@@ -21,12 +21,13 @@ _COLUMNS = {
     "parked_at": "PARKED",
 }
 _WIDEST = 48
+"""The most characters in a cell of a table."""
 _LONGEST_LINE = 4096
-"""Maximum number of characters shown of one part of an event; the body is printed whole, and JSON has everything."""
+"""The most characters that `as_text` shows of one field. It shows the body in full; JSON has every field in full."""
 
 
 def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str, Any]:
-    """Return the fields of an event to show; with `whole`, also headers, extensions, error text and payload."""
+    """Return the fields of a parked event for output. With `whole`, add headers, extensions, error text and payload."""
     row: dict[str, Any] = {
         "parking": parking,
         "number": event.number,
@@ -51,7 +52,10 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
 
 
 def _class_of(error: str) -> str:
-    """Return the class with which an error's text begins, or an empty text. The rest may hold a part of the payload."""
+    """Return the name of the class with which the text of an error begins; empty when the text begins differently.
+
+    The rest of the text is left out, since it may contain a part of the payload.
+    """
     name, colon, _ = error.partition(": ")
     return name if colon and name.isidentifier() else ""
 
@@ -75,17 +79,17 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as a table."""
+    """Return parked events as a table."""
     return table(rows, _COLUMNS) if rows else "Nothing is parked."
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Return the columns of rows, which are named with their titles, as a table."""
+    """Return rows as a table. `columns` gives the title of each column."""
     return "\n".join(aligned([tuple(columns.values()), *([_cell(row[column]) for column in columns] for row in rows)]))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows as lines in which the cells of a column stand below each other."""
+    """Yield rows as lines, with padded cells, so that each column is aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -95,7 +99,7 @@ def _cell(value: object) -> str:
 
 
 def as_text(row: Mapping[str, Any]) -> str:
-    """Return one event as text: a line for each of its parts, and the body at the end."""
+    """Return one event as text: a line for each field, and the body at the end."""
     lines: list[str] = []
     for name, value in row.items():
         if name in {"headers", "extensions"}:

@@ -42,7 +42,10 @@ async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: 
 
 
 class _Stop:
-    """Cancels the task that created it at the first signal, and ends the process when stopping takes too long."""
+    """Stops the task that created this object at the first signal.
+
+    A second Ctrl-C ends the process at once. So does a stop that takes longer than `seconds`.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.requested = False
@@ -60,21 +63,24 @@ class _Stop:
                 each()
 
     def _listen(self, number: signal.Signals) -> Callable[[], object]:
-        """Handle a signal, and return a function that ends this. The event loops of Windows cannot handle signals."""
+        """Install a handler of a signal, and return a function that removes the handler.
+
+        Event loops on Windows do not support signal handlers, so the module `signal` is used there.
+        """
         try:
             self._loop.add_signal_handler(number, self._on_signal, number)
         except NotImplementedError:
-            return partial(signal.signal, number, signal.signal(number, self._on_signal_of_the_system))
+            return partial(signal.signal, number, signal.signal(number, self._on_interruption))
         return partial(self._loop.remove_signal_handler, number)
 
-    def _on_signal_of_the_system(self, number: int, _frame: object) -> None:
-        """Pass a signal on to the event loop, which the signal has interrupted."""
+    def _on_interruption(self, number: int, _frame: object) -> None:
+        """Let the event loop handle a signal later. This handler may have interrupted the loop at any point."""
         self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(number))
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self.requested:
             self.requested = True
-            _say("Stopping. Ctrl-C stops at once.")
+            _print_error("Stopping. Ctrl-C stops at once.")
             self._loop.call_later(self._seconds, _exit, 1, f"Stopping took longer than {self._seconds:g} s.")
             if self._task is not None:
                 self._task.cancel()
@@ -82,14 +88,14 @@ class _Stop:
             _exit(_INTERRUPTED, "Stopped at once.")
 
 
-def _say(text: str) -> None:
-    """Print a text to standard error. A reader that is gone must not keep the process from ending."""
+def _print_error(text: str) -> None:
+    """Print a text to standard error, and ignore failures, so that the process ends even if nobody can read the text."""
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 def _exit(status: int, text: str) -> None:
-    _say(text)
+    _print_error(text)
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(status)

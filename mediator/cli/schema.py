@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 async def create_tables(container: Any) -> list[str]:
-    """Create the missing tables in every database of a container; return the databases' URLs without passwords.
+    """Create the missing tables in every database of a container, and return the databases' URLs without passwords.
 
     Only the resources that the engines need are started.
     """
@@ -28,12 +28,17 @@ async def create_tables(container: Any) -> list[str]:
 
 
 async def check_tables(container: Any) -> list[tuple[str, list[str]]]:
-    """Return the URL of every database of a container, and how its tables differ (see `create_tables`)."""
+    """Return the URL of every database of a container, with the differences of its tables from the wanted ones.
+
+    Only the resources that the engines need are started.
+    """
     return await _each_database(container, lambda engine, _: schema_differences(engine))
 
 
 async def upgrade_tables(container: Any, application: str | None = None) -> list[tuple[str, list[int]]]:
-    """Upgrade the tables of every database; return each URL and its applied versions (see `create_tables`).
+    """Upgrade the tables in every database of a container, and return each URL with the versions that were applied.
+
+    Only the resources that the engines need are started.
 
     Args:
         container: The container.
@@ -42,7 +47,7 @@ async def upgrade_tables(container: Any, application: str | None = None) -> list
 
     Raises:
         SchemaError: The tables are newer than the library.
-        SettingError: The name is needed and known nowhere.
+        SettingError: An upgrade needs the name, and neither the argument nor the container has one.
     """
     graph = Graph(container)
 
@@ -57,19 +62,20 @@ async def _application(container: Any, graph: Graph, engine: Any) -> str | None:
     """Return the application's name from the outbox of a database, or else from the publisher of its relay."""
     relays = [relay for _, relay, _ in instances_of(container, OutboxRelay)]
     known = [*relays, *(outbox for _, outbox, _ in instances_of(container, Outbox))]
-    near = [each for each in known if engine in graph.reachable([each])]
-    parts = [each for each in graph.calls if each in graph.reachable(near)]
+    using = [each for each in known if engine in graph.reachable([each])]
+    parts = [each for each in graph.calls if each in graph.reachable(using)]
     for cls in (Outbox, EventPublisher):
-        said = [await _said(each) for each in parts if gives(each, cls)]
-        names = {each for each in said if each is not None}
+        given = [await _given_name(each) for each in parts if gives(each, cls)]
+        names = {each for each in given if each is not None}
         if len(names) > 1:
-            raise CommandError(f"Say --application: the container says {' and '.join(map(repr, sorted(names)))}.")
+            listed = " and ".join(map(repr, sorted(names)))
+            raise CommandError(f"Give --application: the container has several names, {listed}.")
         for name in names:
             return name
     return None
 
 
-async def _said(provider: Any) -> str | None:
+async def _given_name(provider: Any) -> str | None:
     given = application_of(provider)
     if kinds.is_provider(given):
         given = await made(given)

@@ -26,7 +26,7 @@ except ModuleNotFoundError as _missing:
 
 
 APPLICATION = click.option(
-    "--application", help="The name under which the events that are there from before version 2 were published."
+    "--application", help="Name of the application that published the events stored before version 2 of the tables."
 )
 
 
@@ -59,11 +59,11 @@ def schema_create(target: str) -> None:
     type=COUNT_OR_NONE,
     default=0,
     show_default=True,
-    help="Of the tables that are there; 0: there are none.",
+    help="Version of the existing tables; 0 when there are none.",
 )
 @APPLICATION
 def schema_sql(dialect: str, from_version: int, application: str | None) -> None:
-    """Print the statements that create the tables, or bring those of an older version to today's."""
+    """Print the statements that create the tables, or that upgrade the tables of an older version."""
     with reporting():
         statements = _required_tables().tables_as_text(dialect, from_version, application)
         click.echo(statements, nl=False)
@@ -90,10 +90,10 @@ def schema_check(target: str, *, machine: bool) -> None:
 @TARGET
 @APPLICATION
 def schema_upgrade(target: str, application: str | None) -> None:
-    """Bring the tables in every database of a container to the version of the library.
+    """Upgrade the tables in every database of a container to the version of the library.
 
-    Version 2 stores the name of the application with each event. Existing events get the name of the outbox in the
-    container, unless --application gives the name under which they were published.
+    Version 2 stores the name of the application with each event. Existing events get the name that --application gives,
+    or else the name that the container's outbox has.
     """
     with reporting():
         upgrade = partial(_required_tables().upgrade_tables, application=application)

@@ -40,15 +40,15 @@ class Report:
 
     @property
     def is_different(self) -> bool:
-        """Whether a broker differs from what is wanted."""
+        """Whether a stream or consumer of any broker is missing or differs from the wanted one."""
         return any(item.is_difference for broker in self.brokers for item in broker.items)
 
     def has(self, status: Status) -> bool:
-        """Return whether an item has this status."""
+        """Return whether any item has this status."""
         return any(item.status == status for broker in self.brokers for item in broker.items)
 
     def differences(self) -> "Report":
-        """Return the report without the items that are as wanted."""
+        """Return a report of the items that are missing or differ."""
         return Report(
             [replace(each, items=[item for item in each.items if item.is_difference]) for each in self.brokers]
         )
@@ -62,12 +62,12 @@ class Report:
         return json.dumps({"different": self.is_different, "brokers": brokers}, indent=2)
 
     def as_table(self) -> str:
-        """Return the report as tables for people."""
+        """Return the report as text, with a table for each broker."""
         return "\n\n".join("\n".join(_table(each)) for each in self.brokers)
 
 
 async def compare_topology(container: Any, packages: Iterable[str], *, timeout: float) -> Report:  # noqa: ASYNC109
-    """Compare the brokers with what a container needs, without changing anything.
+    """Compare the streams and consumers that a container needs with those of its brokers, and change nothing.
 
     Args:
         container: The container. Only the resources that its publishers and subscriptions need are started.
@@ -85,11 +85,14 @@ async def apply_topology(
     container: Any,
     packages: Iterable[str],
     *,
-    timeout: float,  # noqa: ASYNC109  # passed on to what waits
+    timeout: float,  # noqa: ASYNC109  # the connection applies it
     update_streams: bool,
     prune: bool,
 ) -> Report:
-    """Create missing streams and consumers, and update what may be updated (see `compare_topology` and `provision`)."""
+    """Create missing streams and consumers, and update the others as far as `provision` allows.
+
+    The arguments `container`, `packages` and `timeout` are those of `compare_topology`.
+    """
 
     async def apply(api: JetStreamApi, topology: Topology) -> BrokerReport:
         done: list[Item] = []
@@ -149,7 +152,7 @@ _TIMEOUT = click.option(
 
 @click.group()
 def topology() -> None:
-    """Compare and create the streams and consumers that a container needs of its broker."""
+    """Compare and create the streams and consumers that a container needs on its brokers."""
 
 
 @topology.command("plan")
@@ -158,7 +161,7 @@ def topology() -> None:
 @JSON
 @_TIMEOUT
 def topology_plan(target: str, packages: tuple[str, ...], machine: bool, timeout: float) -> None:
-    """Show what `apply` would create and update, what differs, and what is not needed any more."""
+    """Show which streams and consumers `apply` would create or update, which differ, and which are no longer needed."""
     with reporting():
         report = report_of(target, lambda container: compare_topology(container, packages, timeout=timeout), packages)
         _show(report, machine=machine)
@@ -182,12 +185,14 @@ def topology_diff(target: str, packages: tuple[str, ...], machine: bool, timeout
 @PACKAGES
 @JSON
 @_TIMEOUT
-@click.option("--update-streams", is_flag=True, help="Change ages, sizes, windows and replicas of own streams too.")
-@click.option("--prune", is_flag=True, help="Take away subjects that no handler here is for.")
+@click.option(
+    "--update-streams", is_flag=True, help="Also change age, size, duplicate window and replicas of own streams."
+)
+@click.option("--prune", is_flag=True, help="Remove subjects of consumers that no handler needs.")
 def topology_apply(target: str, packages: tuple[str, ...], *, machine: bool, **options: Any) -> None:
-    """Create what is missing and add subjects to consumers; nothing is deleted.
+    """Create missing streams and consumers, and add subjects to consumers. Nothing is deleted.
 
-    Exits with status 1 when something differs that it does not change.
+    Exits with status 1 when a difference remains that this command does not change.
     """
     with reporting():
         report = report_of(target, lambda container: apply_topology(container, packages, **options), packages)

@@ -1,4 +1,4 @@
-"""Work: runs a command's work on a container, and keeps questions, logs and interruptions out of its output."""
+"""Work: runs the work of a command, reports its errors, and sends questions and log lines to standard error."""
 
 import asyncio
 import signal
@@ -18,7 +18,7 @@ from mediator.printable import LONGEST_REPORT, printable
 
 @dataclass(eq=False, repr=False)
 class CommandError(MediatorError):
-    """The command cannot do what it was asked to do: a part is missing, there are several, or a value cannot work.
+    """The command cannot run, because a provider is missing or ambiguous, or because a value is not valid.
 
     Attributes:
         text: What is wrong and what to do.
@@ -34,12 +34,12 @@ class CommandError(MediatorError):
 
 TARGET = click.argument("target", metavar="MODULE:NAME")
 
-_SETTINGS = "Let NAME be a function that makes the container and gives it its settings."
+_SETTINGS = "Let NAME be a function that makes the container with its settings."
 
 
 @contextmanager
 def reporting() -> Generator[None]:
-    """Turn the library's errors into a text on standard error and an exit status."""
+    """Print an error of the library to standard error, and exit with its status."""
     try:
         yield
     except (ContainerError, ContainerValidationError) as error:
@@ -65,13 +65,16 @@ def _fail(error: MediatorError, status: int) -> None:
 T = TypeVar("T")
 
 _INTERRUPTED = 130
-STOPPED = "Stopped. What was done stays done, and the event at hand is as it was."
-JSON = click.option("--json", "machine", is_flag=True, help="JSON, for programs.")
+STOPPED = "Stopped. Finished events stay finished, and the current event is unchanged."
+JSON = click.option("--json", "machine", is_flag=True, help="Print JSON, for programs.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def run_work(work: Callable[[], Coroutine[Any, Any, T]], *, stopped: str = STOPPED) -> T:
-    """Run the work; Ctrl-C prints the text `stopped` and exits with status 130."""
+    """Run a coroutine function in a new event loop, and return its result.
+
+    Ctrl-C prints the text `stopped`, and exits with status 130.
+    """
     done: list[T] = []
     with _logging_to_stderr(), reporting():
         try:
@@ -84,7 +87,10 @@ def run_work(work: Callable[[], Coroutine[Any, Any, T]], *, stopped: str = STOPP
 
 @contextmanager
 def _logging_to_stderr() -> Generator[None]:
-    """Send log lines to standard error, away from output for programs, unless the application configured logging."""
+    """Write log lines to standard error, unless the application has configured structlog.
+
+    Standard output has only the output for programs then.
+    """
     if structlog.is_configured():
         yield
         return
@@ -96,7 +102,11 @@ def _logging_to_stderr() -> Generator[None]:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask for confirmation with the default SIGINT handler: in an event loop, Ctrl-C would wait for the answer."""
+    """Ask a question, and abort the command unless the answer is yes. With `yes`, nothing is asked.
+
+    The question is asked with the default SIGINT handler. With asyncio's handler, Ctrl-C would only take effect after
+    the answer.
+    """
     if yes:
         return
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -122,5 +122,5 @@ def test_a_setting_that_is_missing_is_one_sentence_with_what_to_do():
     result = CliRunner().invoke(cli, ["run", f"{SAMPLE}:Container"])
     assert result.exit_code == 2
     assert 'Undefined configuration option "config.database"' in result.stderr
-    assert "a function that makes the container and gives it its settings" in result.stderr
+    assert "a function that makes the container with its settings" in result.stderr
     assert "Traceback" not in result.output
