@@ -1,4 +1,4 @@
-"""The commands `mediator outbox`."""
+"""The subcommands of `mediator outbox`."""
 
 from mediator.cli.outbox.commands import outbox
 

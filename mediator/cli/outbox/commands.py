@@ -17,7 +17,7 @@ from mediator.distributed.outbox import OutboxCount, OutboxRecord, Place
 from mediator.distributed.throttle import Throttle
 from mediator.errors import NotFoundError
 
-RATE = click.option("--rate", type=PER_SECOND, help="Publish at most so many events a second.")
+RATE = click.option("--rate", type=PER_SECOND, help="Maximum number of events per second.")
 PUBLISHER = click.option("--publisher", type=NAME, help="The provider of the publisher, when an outbox has several.")
 
 _WRONG_CALL = 2
@@ -25,18 +25,18 @@ _WRONG_CALL = 2
 
 @click.group()
 def outbox() -> None:
-    """Events that wait to be published, and those that were: list, show, republish, verify."""
+    """List and show events of an outbox and its archive; republish and verify archived events."""
 
 
 @outbox.command("list")
 @TARGET
 @selecting_events
-@click.option("--archived", "place", flag_value="archived", help="Those that were published.")
-@click.option("--delayed", "place", flag_value="delayed", help="Those that are not due yet.")
-@click.option("--limit", default=100, show_default=True, type=COUNT, help="At most so many.")
+@click.option("--archived", "place", flag_value="archived", help="List published events instead.")
+@click.option("--delayed", "place", flag_value="delayed", help="List events that are not due yet instead.")
+@click.option("--limit", default=100, show_default=True, type=COUNT, help="Maximum number of events.")
 @JSON
 def list_command(*, target: str, selection: OutboxSelection, place: Place | None, limit: int, machine: bool) -> None:
-    """List what waits, or what is archived or delayed, in order. Payloads are not shown."""
+    """List the events that wait to be published, in order. Payloads are not shown."""
 
     async def work() -> tuple[list[tuple[str, OutboxRecord]], list[OutboxCount]]:
         async with opened_outboxes(load_container(target), selection.outbox) as outboxes:
@@ -64,7 +64,7 @@ def list_command(*, target: str, selection: OutboxSelection, place: Place | None
 @click.option("--outbox", "label", type=NAME, help="The provider of the outbox.")
 @JSON
 def show(*, target: str, event_id: str, label: str | None, machine: bool) -> None:
-    """Show one event whole, with its payload, wherever it is."""
+    """Show one event with its payload, whether it waits or is archived."""
 
     async def work() -> tuple[str, OutboxRecord, CloudEvent]:
         async with opened_outboxes(load_container(target), label) as outboxes:
@@ -83,24 +83,26 @@ def show(*, target: str, event_id: str, label: str | None, machine: bool) -> Non
 @TARGET
 @selecting_events
 @click.option("--id", "ids", type=NAME, multiple=True, help="This event; may be given several times.")
-@click.option("--all", "everything", is_flag=True, help="Everything that is archived.")
-@click.option("--after", default=0, type=COUNT_OR_NONE, help="Go on behind this sequence, which a run told.")
-@click.option("--dry-run", is_flag=True, help="Only say how many would be published.")
+@click.option("--all", "everything", is_flag=True, help="Publish all archived events.")
+@click.option(
+    "--after", default=0, type=COUNT_OR_NONE, help="Continue after this sequence, which an interrupted run printed."
+)
+@click.option("--dry-run", is_flag=True, help="Only show how many events would be published.")
 @PUBLISHER
 @RATE
 @YES
 def republish(
     *, target: str, selection: OutboxSelection, ids: tuple[str, ...], everything: bool, **options: Any
 ) -> None:
-    """Publish archived events again under the same ids and subjects, in order per key.
+    """Publish archived events again, with the same ids and subjects, in order per key.
 
-    The stream drops those that it knows, and subscribers drop those that took effect. Status 1 when the broker refused
-    events or was away for too long.
+    The stream drops events that it still recognizes, and subscribers drop events that they have already handled. Exits
+    with status 1 when the broker refuses events, or is unavailable for too long.
     """
     chosen = replace(selection, which=replace(selection.which, ids=ids or None))
     with reporting():
         if chosen.chooses == everything:
-            raise CommandError("Say which: options such as --since, --stream and --id, or --all without them.")
+            raise CommandError("Choose events either by options such as --since, --stream and --id, or by --all.")
         throttle = Throttle(options["rate"])
     resuming = Resuming(options["after"])
 
@@ -108,7 +110,7 @@ def republish(
         fine = True
         async with opened_outboxes(load_container(target), chosen.outbox) as outboxes:
             if options["after"] and len(outboxes) > 1:
-                raise CommandError("--after is of one outbox: say --outbox.")
+                raise CommandError("--after works on a single outbox: choose it with --outbox.")
             for each in outboxes:
                 fine &= await republish_outbox(
                     each, chosen, resuming, throttle=throttle, **_without(options, "rate", "after")
@@ -116,7 +118,7 @@ def republish(
         return fine
 
     try:
-        fine = run_work(work, stopped="Stopped between two batches, or in one that may be sent again.")
+        fine = run_work(work, stopped="Stopped. The last batch may be published again.")
     except SystemExit:
         resuming.tell()
         raise
@@ -126,16 +128,16 @@ def republish(
 @outbox.command()
 @TARGET
 @selecting_events
-@click.option("--republish", "refills", is_flag=True, help="Publish what is missing again, and read it back.")
+@click.option("--republish", "refills", is_flag=True, help="Publish missing events again, and read them back.")
 @PUBLISHER
 @RATE
 @YES
 @JSON
 def verify(*, target: str, selection: OutboxSelection, machine: bool, **options: Any) -> None:
-    """Compare the archive with what the streams really hold, by id.
+    """Compare the ids of archived events with the ids of the events in the streams.
 
-    Status 1 when events are missing and were not refilled. Those that are older than a stream keeps events are counted
-    apart.
+    Exits with status 1 when events are missing and were not published again. An event that is older than the maximum
+    age of its stream counts as expired, not as missing.
     """
     with reporting():
         throttle = Throttle(options["rate"])
@@ -147,7 +149,7 @@ def verify(*, target: str, selection: OutboxSelection, machine: bool, **options:
                 await verify_outbox(each, selection, report, throttle=throttle, **_without(options, "rate"))
 
     try:
-        run_work(work, stopped="Stopped. What was refilled stays refilled; verify again.")
+        run_work(work, stopped="Stopped. Refilled events stay in their streams; verify again.")
     except SystemExit as stop:
         if stop.code != _WRONG_CALL:
             report.summarize(finished=False)

@@ -1,4 +1,4 @@
-"""Outgoing: the outboxes of a container with their publishers, how their events are shown, and how they are chosen."""
+"""Outgoing: opens the outboxes of a container with their publishers, and chooses and shows events of outboxes."""
 
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -31,7 +31,14 @@ from mediator.distributed.outbox import (
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An outbox, with the labels and providers of the publishers that its events may go through."""
+    """An outbox, with the publishers that its events may go through.
+
+    Attributes:
+        label: The label of the outbox's provider.
+        outbox: The outbox.
+        publishers: The providers of the publishers, by their labels.
+        ask: Returns the object of a provider.
+    """
 
     label: str
     outbox: Outbox
@@ -52,19 +59,19 @@ class Outgoing:
             return publisher
         if not self.publishers:
             raise CommandError(f"No publisher is known for {self.label}: add a provider of an EventPublisher.")
-        raise CommandError(f"Say --publisher for {self.label}, with one of {', '.join(self.publishers)}.")
+        raise CommandError(f"Choose a publisher for {self.label} with --publisher: {', '.join(self.publishers)}.")
 
     def streams(self, publisher: EventPublisher) -> StreamContents:
         """Return the contents of the streams that a publisher writes to."""
         found = publisher.contents
         if found is None:
-            raise CommandError(f"What {type(publisher).__name__} has published cannot be read back, for {self.label}.")
+            raise CommandError(f"A {type(publisher).__name__} cannot read its streams, which {self.label} needs.")
         return found
 
 
 @asynccontextmanager
 async def opened_outboxes(container: Any, label: str | None = None) -> AsyncGenerator[Sequence[Outgoing]]:
-    """Yield the outboxes of a container, or the outbox with a label. Only the resources they need are started."""
+    """Yield the outboxes of a container, or only the outbox with a label. Only the needed resources are started."""
     known = list(instances_of(container, Outbox))
     chosen = [each for each in known if is_called(each[0], label)]
     if not known:
@@ -97,7 +104,7 @@ _COLUMNS = {
 
 
 def as_row(outbox: str, record: OutboxRecord, event: CloudEvent | None = None) -> dict[str, Any]:
-    """Return the fields of an event to show. With `event`, they include its payload."""
+    """Return the fields of an event for output. With `event`, they include the payload."""
     row: dict[str, Any] = {
         "outbox": outbox,
         "place": record.place,
@@ -116,7 +123,7 @@ def as_row(outbox: str, record: OutboxRecord, event: CloudEvent | None = None) -
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as a table."""
+    """Return events of outboxes as a table."""
     return table(rows, _COLUMNS) if rows else "Nothing is there."
 
 
@@ -155,7 +162,7 @@ class OutboxSelection:
         return self.which != OutboxFilter(self.which.place) or self.stream is not None
 
     def at(self, place: Place, streams: StreamContents | None = None) -> OutboxFilter:
-        """Return the filter for a place; the stream's name is resolved with `streams`."""
+        """Return the filter for the events in a place. `streams` is used to find the domain of the selected stream."""
         return replace(self.which, place=place, domain=self._domain(streams))
 
     def _domain(self, streams: StreamContents | None) -> str | None:
@@ -179,12 +186,19 @@ selecting_events: CommandDecorator = selecting(
     _selection,
     TYPE,
     KEY,
-    click.option("--stream", type=NAME, help="Of this stream, such as events-sales, or of this domain, such as sales."),
+    click.option(
+        "--stream",
+        type=NAME,
+        help="Only events of this stream, such as events-sales, or of this domain, such as sales.",
+    ),
     click.option(
         "--since",
         callback=moment,
-        help="Archived since then, or raised since then where they wait: ISO 8601 (UTC), or 90s, 30m, 12h, 7d ago.",
+        help=(
+            "Only events archived since this time, or raised since this time if they still wait: ISO 8601 (UTC), or an "
+            "age such as 90s, 30m, 12h, 7d."
+        ),
     ),
-    click.option("--outbox", type=NAME, help="In the outbox of this provider, such as container.outbox."),
+    click.option("--outbox", type=NAME, help="Only events in the outbox of this provider, such as container.outbox."),
 )
 """Adds the options that choose events of outboxes to a command."""

@@ -1,4 +1,4 @@
-"""Refilling: publishes archived events again and compares them with streams, with output for the command line."""
+"""Refilling: publishes archived events again, compares them with streams, and prints the results."""
 
 import sys
 import uuid
@@ -18,7 +18,7 @@ from mediator.printable import printable, shown_reason
 
 @dataclass(slots=True)
 class Resuming:
-    """Where an interrupted run can continue.
+    """The position at which an interrupted run can continue.
 
     Attributes:
         after: The sequence after which the run starts.
@@ -33,7 +33,7 @@ class Resuming:
     def tell(self) -> None:
         """Print how to continue."""
         if self.last:
-            click.echo(printable(f"Go on with --outbox {self.label} --after {self.last}."), err=True)
+            click.echo(printable(f"Continue with --outbox {self.label} --after {self.last}."), err=True)
 
 
 async def republish_outbox(  # many parameters: one for each option of the command
@@ -46,11 +46,11 @@ async def republish_outbox(  # many parameters: one for each option of the comma
     dry_run: bool,
     yes: bool,
 ) -> bool:
-    """Publish the selected events of one archive again; return whether the broker refused none of them."""
+    """Publish the selected events of one archive again; return whether the broker accepted all of them."""
     through = await outgoing.publisher(publisher)
     which = selection.at("archived", through.contents)
     total = (await outgoing.contents.count(which)).events
-    text = f"{total} events of {outgoing.label}{f', behind {resuming.after}' * bool(resuming.after)}"
+    text = f"{total} events of {outgoing.label}{f', after {resuming.after}' * bool(resuming.after)}"
     if dry_run or not total:
         click.echo(printable(f"{text} would be published" if total else f"Nothing to publish in {outgoing.label}."))
         return True
@@ -70,13 +70,16 @@ async def republish_outbox(  # many parameters: one for each option of the comma
     shown = ", ".join(f"{count} {name}" for name, count in totals.items() if count)
     click.echo(printable(f"{outgoing.label}: {shown or 'nothing published'}"))
     if totals["known to the broker"]:
-        click.echo("Whether the broker holds what it knows: mediator outbox verify.", err=True)
+        click.echo("Check with `mediator outbox verify` whether the broker still has the events it knows.", err=True)
     return not totals["refused"]
 
 
 @dataclass(slots=True)
 class VerifyReport:
-    """Counts the compared events, and the absent ones by outcome; prints the counts and the missing as JSON or text."""
+    """Counts the events that were compared, and the absent events by outcome, and prints these counts.
+
+    Missing events are printed, too: as text at once, or as JSON with the counts.
+    """
 
     machine: bool
     checked: int = 0
@@ -85,11 +88,11 @@ class VerifyReport:
 
     @property
     def is_missing(self) -> bool:
-        """Whether events are missing that were not refilled."""
+        """Whether an event is missing and was not published again."""
         return bool(self.totals["missing"] or self.totals["failed"])
 
     def add(self, outbox: str, absent: Absent) -> None:
-        """Count an absent event, and print it or add it to the rows."""
+        """Count an absent event. Print it, or keep it for the JSON output."""
         self.totals[absent.outcome] += 1
         if absent.outcome in ("expired", "dropped"):
             return
@@ -101,7 +104,7 @@ class VerifyReport:
         click.echo(shown_reason(f"{line} (archived as {record.sequence}, {absent.stream})"))
 
     def summarize(self, *, finished: bool) -> None:
-        """Print the summary."""
+        """Print the counts, and in JSON also the missing events. Tell whether the run has `finished`."""
         outcomes = {name: self.totals[name] for name in ("missing", "refilled", "failed", "expired", "dropped")}
         if self.machine:
             click.echo(to_json({"finished": finished, "checked": self.checked, **outcomes, "events": self.rows}))
@@ -129,7 +132,7 @@ async def verify_outbox(  # many parameters: one for each option of the command
     through = await outgoing.publisher(publisher)
     streams = outgoing.streams(through)
     if refills:
-        confirm(f"Publish again what the broker misses of {outgoing.label}?", yes=yes)
+        confirm(f"Publish the events of {outgoing.label} again that the broker lacks?", yes=yes)
     verification = Verification(
         outgoing.contents,
         streams,

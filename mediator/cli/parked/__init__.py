@@ -1,4 +1,4 @@
-"""The commands `mediator parked`."""
+"""The subcommands of `mediator parked`."""
 
 from mediator.cli.parked.commands import parked
 

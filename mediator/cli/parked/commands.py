@@ -28,23 +28,23 @@ from mediator.logger import Logger
 from mediator.printable import printable, shown, shown_reason
 
 _LARGEST_FILE = 64 * 1024**2
-"""Bytes read from a file at most: no NATS server accepts a larger message, and a device file never ends."""
+"""The most bytes that are read from a file. No NATS server accepts a larger message, and a device file is endless."""
 
 _log: Any = Logger()
 
 
 @click.group()
 def parked() -> None:
-    """Events that were set aside: list, show, edit, replay, discard, export.
+    """List, show, edit, replay, discard and export parked events (dead letters).
 
-    Those that came in and could not be handled, and those that the broker refused.
+    Incoming events are parked when they cannot be handled, and outgoing events when the broker refuses them.
     """
 
 
 @parked.command("list")
 @TARGET
 @selecting_parked
-@click.option("--limit", default=100, show_default=True, type=COUNT, help="At most so many.")
+@click.option("--limit", default=100, show_default=True, type=COUNT, help="Maximum number of events.")
 @JSON
 def list_command(*, target: str, selection: Selection, limit: int, machine: bool) -> None:
     """List parked events, in the order in which they were parked. Payloads are not shown."""
@@ -72,7 +72,7 @@ def list_command(*, target: str, selection: Selection, limit: int, machine: bool
 @click.option("--parking", type=NAME, help="The provider of the parking, when there are several.")
 @JSON
 def show(*, target: str, number: int, parking: str | None, machine: bool) -> None:
-    """Show one event whole: headers, payload, and the error that parked it."""
+    """Show one event in full: its headers, its payload, and the error because of which it was parked."""
 
     async def work() -> tuple[LabeledParking, ParkedEvent]:
         async with opened_parkings(load_container(target)) as parkings:
@@ -89,19 +89,19 @@ def show(*, target: str, number: int, parking: str | None, machine: bool) -> Non
 @click.argument("number", type=COUNT)
 @click.option("--data", type=click.File("rb"), help="The file with the new body; - is standard input.")
 @click.option(
-    "--headers", type=click.File("rb"), help="The file with the new headers, a JSON object of texts, in UTF-8."
+    "--headers", type=click.File("rb"), help="The file with the new headers, a JSON object of strings, in UTF-8."
 )
 @click.option("--parking", type=NAME, help="The provider of the parking, when there are several.")
 @YES
 def edit(
     *, target: str, number: int, data: IO[bytes] | None, headers: IO[bytes] | None, parking: str | None, yes: bool
 ) -> None:
-    """Replace the body or the headers of an event, before it is replayed."""
+    """Replace the body or the headers of a parked event, so that it can be replayed."""
     with reporting():
         if data is None and headers is None:
             raise CommandError("Nothing to change: give --data, --headers, or both.")
         body, texts = None if data is None else _content(data), None if headers is None else _texts(headers)
-    confirm(f"Replace what is parked under {number}?", yes=yes)
+    confirm(f"Change the parked event {number}?", yes=yes)
 
     async def work() -> None:
         async with opened_parkings(load_container(target)) as parkings:
@@ -115,9 +115,9 @@ def edit(
 @TARGET
 @click.argument("numbers", type=COUNT, nargs=-1)
 @selecting_parked
-@click.option("--all", "everything", is_flag=True, help="Everything that is parked.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be replayed.")
-@click.option("--rate", type=PER_SECOND, help="At most so many events a second.")
+@click.option("--all", "everything", is_flag=True, help="Replay all parked events.")
+@click.option("--dry-run", is_flag=True, help="Only show which events would be replayed.")
+@click.option("--rate", type=PER_SECOND, help="Maximum number of events per second.")
 @YES
 @JSON
 def replay(
@@ -131,10 +131,10 @@ def replay(
     yes: bool,
     machine: bool,
 ) -> None:
-    """Replay events, those of one key in order, until one of that key fails.
+    """Replay events. Events with the same key are replayed in order, until one of them fails.
 
-    What came in goes through the handlers again; what was to go out goes back into the outbox. Status 1 when an event
-    failed or is blocked by one that did.
+    Incoming events are handled again. Outgoing events go back into the outbox. Exits with status 1 when an event fails,
+    or is blocked by a failed event with the same key.
     """
     with reporting():
         chosen = selection.restricted(numbers, everything=everything)
@@ -162,9 +162,9 @@ def replay(
 @TARGET
 @click.argument("numbers", type=COUNT, nargs=-1)
 @selecting_parked
-@click.option("--all", "everything", is_flag=True, help="Everything that is parked.")
-@click.option("--because", required=True, help="Why; it is logged.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be discarded.")
+@click.option("--all", "everything", is_flag=True, help="Discard all parked events.")
+@click.option("--because", required=True, help="The reason. It is logged.")
+@click.option("--dry-run", is_flag=True, help="Only show which events would be discarded.")
 @YES
 def discard(
     *,
@@ -176,15 +176,15 @@ def discard(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Remove events for good. What follows under their keys can then be replayed.
+    """Delete parked events. Later events with the same keys can be replayed afterwards.
 
-    Of several, those that somebody else replays or discards meanwhile are passed over. Status 1 when the only number that
-    is given is not there.
+    Several events may be chosen. An event that somebody else replays or discards meanwhile is then skipped. If only one
+    number is given, and no event is parked under it, the command exits with status 1.
     """
     with reporting():
         chosen = selection.restricted(numbers, everything=everything)
         if not because.strip():
-            raise CommandError("Say why with --because.")
+            raise CommandError("Give a reason with --because.")
     alone = len(set(numbers)) == 1
 
     async def work() -> None:
@@ -202,7 +202,7 @@ def discard(
 
 
 async def _discard(labeled: LabeledParking, event: ParkedEvent, because: str, *, alone: bool) -> str:
-    """Discard one event and return the result. A missing event is an error only when it was asked for alone."""
+    """Discard one event, and return a text with the result. With `alone`, raise an error when the event is gone."""
     try:
         await labeled.parking.discard(event.number)
     except ParkedEventNotFoundError:
@@ -216,9 +216,11 @@ async def _discard(labeled: LabeledParking, event: ParkedEvent, because: str, *,
 @parked.command()
 @TARGET
 @selecting_parked
-@click.option("--output", type=click.File("w", "utf-8", lazy=True), default="-", help="A file; standard output.")
+@click.option(
+    "--output", type=click.File("w", "utf-8", lazy=True), default="-", help="File to write; by default standard output."
+)
 def export(*, target: str, selection: Selection, output: IO[str]) -> None:
-    """Write events whole, one JSON object a line."""
+    """Write events in full, as one JSON object per line."""
 
     async def work() -> int:
         count = 0
@@ -237,7 +239,10 @@ def export(*, target: str, selection: Selection, output: IO[str]) -> None:
 
 @contextmanager
 def _closing_when_full(output: IO[str]) -> Generator[None]:
-    """Close a file that cannot be written to: it would fail again when click closes it, without an explanation."""
+    """Close a file after writing to it has failed.
+
+    Otherwise click closes the file later. Closing then fails again, and hides the error message.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -251,7 +256,9 @@ def _closing_when_full(output: IO[str]) -> Generator[None]:
 def _content(file: IO[bytes]) -> bytes:
     content = file.read(_LARGEST_FILE + 1)
     if len(content) > _LARGEST_FILE:
-        raise CommandError(f"{shown(file.name)} has more than {_LARGEST_FILE:,} bytes; no broker takes such a message.")
+        raise CommandError(
+            f"{shown(file.name)} has more than {_LARGEST_FILE:,} bytes; no broker accepts such a message."
+        )
     return content
 
 
@@ -259,7 +266,7 @@ def _texts(file: IO[bytes]) -> dict[str, str]:
     try:
         return msgspec.json.decode(_content(file), type=dict[str, str])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CommandError(f"The headers are no JSON object of texts: {error}") from error
+        raise CommandError(f"The headers are not a JSON object of strings: {error}") from error
 
 
 def _line(labeled: LabeledParking, result: Replayed, done: int, total: int, *, machine: bool) -> str:

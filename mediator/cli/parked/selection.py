@@ -1,4 +1,4 @@
-"""Selection: the parked events that a command works on, from the options of the command line."""
+"""Selection: chooses the parked events that a command works on, by the options of the command."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,9 @@ from mediator.distributed.inbox import EventConsumer
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
 
 _PAGE = 500
+"""Events that are read from the database at a time."""
 _PAGE_WITH_BODIES = 20
-"""Smaller than `_PAGE`, because a body may have a megabyte."""
+"""Events that are read at a time with their bodies, each of which may have a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class LabeledParking:
     parking: Parking
 
     async def events(self, which: ParkedFilter, *, bodies: bool) -> AsyncIterator[ParkedEvent]:
-        """Yield all events that match, read page by page."""
+        """Yield all matching events. They are read from the database in pages."""
         last, limit = 0, _PAGE_WITH_BODIES if bodies else _PAGE
         while page := await self.parking.find(which, after=last, limit=limit, bodies=bodies):
             for event in page:
@@ -80,13 +81,19 @@ class Selection:
     parking: str | None = None
 
     def restricted(self, numbers: Sequence[int], *, everything: bool) -> "Selection":
-        """Return the selection of these numbers, if there are any. Either something must choose, or `--all` be given."""
+        """Return this selection, limited to `numbers` if there are any.
+
+        A user has to give either numbers or options that choose events, or else `--all` (`everything`).
+
+        Raises:
+            CommandError: Neither or both are given.
+        """
         chosen = replace(self, which=replace(self.which, numbers=tuple(numbers) or None))
         chooses = chosen.which != ParkedFilter()
         if chooses and everything:
-            raise CommandError("--all goes without numbers and without the options that choose.")
+            raise CommandError("--all cannot be combined with numbers or with options that choose events.")
         if not chooses and not everything:
-            raise CommandError("Say which: numbers, options such as --consumer and --reason, or --all.")
+            raise CommandError("Choose events by numbers, by options such as --consumer and --reason, or by --all.")
         return chosen
 
     def of(self, parkings: Sequence[LabeledParking]) -> Sequence[LabeledParking]:
@@ -112,12 +119,22 @@ def _selection(
 
 selecting_parked: CommandDecorator = selecting(
     _selection,
-    click.option("--consumer", type=NAME, help="Of the consumer with this group."),
+    click.option("--consumer", type=NAME, help="Only events of the consumer with this group."),
     TYPE,
     KEY,
-    click.option("--reason", type=click.Choice([each.value for each in ParkReason]), help="Parked for this reason."),
-    click.option("--direction", type=click.Choice(["in", "out"]), help="Those that came in, or were to go out."),
-    click.option("--since", callback=moment, help="Parked since then: ISO 8601 (UTC), or 90s, 30m, 12h, 7d ago."),
-    click.option("--parking", type=NAME, help="In the parking of this provider, such as container.parking."),
+    click.option(
+        "--reason",
+        type=click.Choice([each.value for each in ParkReason]),
+        help="Only events that were parked for this reason.",
+    ),
+    click.option("--direction", type=click.Choice(["in", "out"]), help="Only incoming or only outgoing events."),
+    click.option(
+        "--since",
+        callback=moment,
+        help="Only events parked since this time: ISO 8601 (UTC), or an age such as 90s, 30m, 12h, 7d.",
+    ),
+    click.option(
+        "--parking", type=NAME, help="Only events in the parking of this provider, such as container.parking."
+    ),
 )
 """Adds the options that choose parked events to a command."""

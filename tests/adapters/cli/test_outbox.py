@@ -193,7 +193,7 @@ def test_ctrl_c_ends_a_slow_republish_with_status_130_and_a_way_to_go_on(applica
     _, rest = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Stopped" in rest
-    assert "Go on with --outbox container.outbox --after 1." in rest
+    assert "Continue with --outbox container.outbox --after 1." in rest
 
 
 def test_an_empty_key_is_a_wrong_call_and_not_every_key(application: Application):
