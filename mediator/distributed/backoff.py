@@ -4,7 +4,10 @@ import random
 
 
 class Backoff:
-    """Pauses that double from `first` to `last` seconds, each shortened by up to half so that processes spread out."""
+    """Computes pauses that double from `first` to `last` seconds, each shortened at random by up to half.
+
+    The random part keeps processes from trying again all at the same time.
+    """
 
     def __init__(self, first: float, last: float, rng: random.Random) -> None:
         self._first = first
@@ -19,7 +22,7 @@ class Backoff:
         return pause
 
     def at(self, tries: int) -> float:
-        """Return the pause, in seconds, after a failure that follows `tries` other failures."""
+        """Return the pause, in seconds, after `tries + 1` failures in a row."""
         pause = min(self._first * 2.0 ** min(tries, 60), self._last)
         return pause * self._rng.uniform(0.5, 1.0)
 

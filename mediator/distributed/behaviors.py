@@ -1,4 +1,4 @@
-"""DistributedUnitOfWorkBehavior: runs a command and what joins it in one transaction, then sends its events."""
+"""Behaviors that run commands and notifications in a transaction, and queries in a read-only transaction."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -30,28 +30,31 @@ Message = TypeVar("Message", bound=Command[Any] | Notification)
 
 
 class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
-    """Runs every outermost command and publish in a transaction. Dispatches inside join it.
+    """Runs every outermost command or notification in a transaction, and sends its events after the commit.
+
+    A command or notification that is dispatched while such a transaction runs joins the transaction.
 
     Without a type argument it applies to commands and notifications. With several databases, derive one class for each:
-    `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`; the most specific one is taken.
+    `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`. The most specific class applies to a
+    message.
 
     Args:
         unit_of_work: The unit of work of this scope.
-        distributed_events: The broker of the same unit of work.
-        outbox: The outbox in which the events wait for the relay (`delivery="outbox"`).
-        publisher: Publishes the events right after the commit (`delivery="direct"`).
+        distributed_events: The event broker of the same unit of work.
+        outbox: Stores the events for the relay; needed with `delivery="outbox"`.
+        publisher: Publishes the events right after the commit; needed with `delivery="direct"`.
         delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events when the process crashes
-            or the broker is away between the commit and the broker's acknowledgement.
+            or the broker is unavailable between the commit and the broker's acknowledgement.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: How long direct delivery may take, and how long the calls after the commit may take, in
-            seconds each.
+        after_commit_timeout: The longest time that direct delivery may take, in seconds. The same limit applies to all
+            calls after the commit together.
     """
 
     one_of: ClassVar[str | None] = "unit of work"
     per_scope: ClassVar[bool] = True
     commits: ClassVar[bool] = True
 
-    @overload  # for the class itself: type checkers infer what it applies to
+    @overload  # for the class itself, which then needs no type argument
     def __init__(
         self: "DistributedUnitOfWorkBehavior[Command[Any] | Notification]",
         unit_of_work: UnitOfWork,
@@ -65,7 +68,7 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
     ) -> None: ...
 
     @overload
-    def __init__(  # pyright: ignore[reportOverlappingOverload]  # classes that narrow the message use it
+    def __init__(  # pyright: ignore[reportOverlappingOverload]  # for subclasses that narrow the message
         self,
         unit_of_work: UnitOfWork,
         distributed_events: DistributedEventBroker,
@@ -100,11 +103,13 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         self._after_commit_timeout = after_commit_timeout
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:
-        """Begin, call the rest of the pipeline, commit and deliver; or join the running transaction.
+        """Run the rest of the pipeline in a transaction of its own, or join the running transaction.
+
+        A transaction of its own is committed, and its events are stored in the outbox or delivered.
 
         Raises:
             NoUnitOfWorkError: The message is a command that would join the transaction of a query.
-            RolledBackError: Something inside failed, although its caller went on.
+            RolledBackError: A dispatch that joined failed, and its caller caught the error.
             CommitOutcomeUnknownError: The database's answer to COMMIT was lost.
             EventsNotPublishedError: The transaction committed, but direct delivery failed. The error carries the
                 response.
@@ -152,8 +157,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         except (Exception, asyncio.CancelledError) as error:  # the caller learns that the command committed
             if is_own_cancellation(error):
                 raise
-            told = EventsNotPublishedError(transaction_id, response, events, (error,), message=dispatch.message)
-            raise told from error
+            failure = EventsNotPublishedError(transaction_id, response, events, (error,), message=dispatch.message)
+            raise failure from error
         failed = [(result.event, result.error) for result in results if result.error is not None]
         if failed:
             unpublished, errors = [event for event, _ in failed], [error for _, error in failed]
@@ -165,32 +170,33 @@ Q = TypeVar("Q", bound=Query[Any])
 
 
 class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
-    """Runs every outermost query in a read-only transaction. Inside a running transaction it only joins.
+    """Runs every outermost query in a read-only transaction. A query inside a running transaction joins it.
 
-    All statements of the query, and of the messages that it sends, see the same state of the database, and the database
-    refuses to write. A command that would join is refused; with `TransactionMode.NEW` it has a transaction of its own.
+    All statements of the query, and of the messages that it sends, see the same state of the database. The database
+    refuses to write. A command that would join the transaction is refused; with `TransactionMode.NEW` it runs in its
+    own transaction.
 
-    Without a type argument it applies to queries. With several databases, derive one class for each:
-    `class BillingReading(ReadOnlyTransactionBehavior[BillingQuery])`; the most specific one is taken.
+    Without a type argument it applies to queries. With several databases, derive one class for each: `class
+    BillingReading(ReadOnlyTransactionBehavior[BillingQuery])`. The most specific class applies to a query.
 
     Args:
         unit_of_work: The unit of work of this scope.
-        isolation: The isolation level; `None` for one at which all statements see the same state: REPEATABLE READ on
-            PostgreSQL, and the level that SQLite always gives.
+        isolation: The isolation level; `None` for a level at which all statements see the same state. That level is
+            REPEATABLE READ on PostgreSQL; SQLite has only one level.
     """
 
     one_of: ClassVar[str | None] = "unit of work"
     belongs_inside: ClassVar[Mapping[str, str]] = {
-        "caching": "in a transaction a cache neither answers nor keeps anything, and what it answers needs none"
+        "caching": "a cache is not used inside a transaction, and a cached response needs no transaction"
     }
 
-    @overload  # for the class itself: type checkers infer what it applies to
+    @overload  # for the class itself, which then needs no type argument
     def __init__(
         self: "ReadOnlyTransactionBehavior[Query[Any]]", unit_of_work: UnitOfWork, *, isolation: str | None = ...
     ) -> None: ...
 
     @overload
-    def __init__(  # pyright: ignore[reportOverlappingOverload]  # classes that narrow the query use it
+    def __init__(  # pyright: ignore[reportOverlappingOverload]  # for subclasses that narrow the query
         self, unit_of_work: UnitOfWork, *, isolation: str | None = ...
     ) -> None: ...
 
@@ -199,11 +205,11 @@ class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
         self._isolation = isolation
 
     async def handle(self, query: Q, call_next: CallNext[Any], /) -> Any:
-        """Begin, call the rest of the pipeline, and end; or join the running transaction.
+        """Run the rest of the pipeline in a read-only transaction; or join the running transaction.
 
         Raises:
-            NoUnitOfWorkError: The query would write, or do something that needs a unit of work.
-            MisuseError: The database cannot give that isolation level.
+            NoUnitOfWorkError: The query would write, or needs a unit of work for another reason.
+            MisuseError: The database does not support the isolation level.
         """
         scope = current_scope("a read-only transaction")
         if scope.transaction is not None or not scope.transactional:
@@ -225,6 +231,6 @@ class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
         return response
 
     def _check_recorded(self, before: Collection[RecordedEvent]) -> None:
-        """Refuse events that the query recorded, as `end_reading` refuses its changes."""
+        """Refuse the domain events that the query recorded, as `end_reading` refuses changed objects."""
         if self._unit_of_work.recorded_since(before):
             raise lack_of_storing(self._unit_of_work.unstored)

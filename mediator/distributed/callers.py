@@ -1,7 +1,7 @@
 """Caller: the verified identity for which an event or request of another application is handled.
 
-A sender states its tenant and adds any headers it likes. None of that is believed: an authenticator returns the caller
-that it vouches for, and everything else is unverified in the message context.
+A sender can state any tenant and any headers, so neither is trusted. An authenticator verifies the sender and returns a
+`Caller`. Everything else that the sender states is in `MessageContext.unverified`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,11 +15,11 @@ from mediator.errors import NotAuthorizedError, SettingError
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The identity that an authenticator vouches for.
+    """The identity of a sender, verified by an authenticator.
 
     Attributes:
         principal: The name of the caller; `None` when only the tenant is known.
-        tenant: The tenant whose data the caller may reach; `None` when it belongs to no tenant.
+        tenant: The tenant whose data the caller may access; `None` when the caller belongs to no tenant.
         headers: Further verified headers for the message context.
 
     Raises:
@@ -43,26 +43,26 @@ EventAuthenticator = Callable[[CloudEvent], Awaitable[Caller | None]]
 
 
 async def trust_stream(event: CloudEvent, /) -> Caller:
-    """Trust the tenant that each event states. The permissions of the broker decide who can store events.
+    """Return the tenant that an event states, without verifying it. This is an authenticator.
 
-    This is an authenticator. Whoever may write to the subjects of a stream decides about everything in its events,
-    including the tenant.
+    Use it when only trusted applications have the broker's permission to write to the stream: any writer can state any
+    tenant.
     """
     return stated_by(event)
 
 
 def stated_by(event: CloudEvent) -> Caller:
-    """Return the caller that an event states. A tenant that no message context can hold is left out."""
+    """Return the caller that an event states. A tenant that is not valid in a message context is left out."""
     tenant = event.extensions.get(TENANT)
     return Caller(tenant=None if not tenant or problem_of(tenant) else tenant)
 
 
 async def vouched(authenticate: Callable[[Any], Awaitable[Caller | None]], sent: Any, what: str) -> Caller | None:
-    """Return the caller that an authenticator vouches for; `None` when it vouches for nobody.
+    """Return the caller that an authenticator has verified; `None` when it has verified nobody.
 
     Raises:
         NotAuthorizedError: The authenticator returned neither a `Caller` nor `None`.
-        Exception: The authenticator raised it.
+        Exception: The authenticator failed.
     """
     caller: object = await authenticate(sent)
     if caller is not None and not isinstance(caller, Caller):
@@ -74,7 +74,7 @@ async def vouched(authenticate: Callable[[Any], Awaitable[Caller | None]], sent:
 def vouched_context(
     context: MessageContext, caller: Caller | None, authenticate: Callable[[Any], Any]
 ) -> MessageContext:
-    """Return the context with the caller's identity and the authenticator's name; unchanged without a caller."""
+    """Return the context with the caller's identity and the authenticator's name; unchanged if there is no caller."""
     if caller is None:
         return context
     name = str(getattr(authenticate, "__name__", type(authenticate).__name__))[:LONGEST_TEXT]

@@ -1,7 +1,7 @@
-"""Canonical form: the content of a command, independent of the order and the defaults of its class's fields.
+"""The canonical form of a command, which does not depend on the order and the defaults of its class's fields.
 
-Between two sends of the same command its class may get a field with a default, or another order of its fields. So
-fields that have their default are left out, and the others are sorted by their names.
+A command may be sent again after its class got a new field with a default, or a new order of fields. The canonical form
+has to stay the same. So fields whose value is the default are left out, and the other fields are sorted by name.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ _NO_DEFAULT: Any = object()
 
 
 def canonical(encoded: bytes, value: object) -> bytes:
-    """Return the canonical form of a value that a codec wrote as JSON. Anything but JSON is returned unchanged.
+    """Return the canonical form of a value that a codec has encoded as JSON. Other encodings are returned unchanged.
 
     Args:
-        encoded: The value as the codec wrote it.
-        value: The value itself, whose class has the defaults.
+        encoded: The encoded value.
+        value: The value, whose class declares the defaults.
     """
     try:
         plain: object = json.loads(encoded)
@@ -60,7 +60,7 @@ def _of_fields(plain: dict[str, Any], value: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _defaults(cls: Any) -> dict[str, Any]:
-    """Return each field's default or default factory, for dataclasses, attrs classes, Structs and models."""
+    """Return the default or default factory of each field of a dataclass, attrs class, `Struct` or pydantic model."""
     try:
         parameters = inspect.signature(cls).parameters.values()
     except (TypeError, ValueError):
@@ -83,10 +83,10 @@ class _Factory:
 
 
 def _default(found: Any) -> Any:
-    factory = getattr(found, "factory", None)  # also of attrs; a factory that needs the object gives no default
+    factory = getattr(found, "factory", None)  # `_Factory` or `attrs.Factory`; the latter may need the object
     if not callable(factory) or getattr(found, "takes_self", False):
         return found
     try:
         return factory()
-    except Exception:  # an application's function may raise anything; then the field is kept
+    except Exception:  # the factory may raise any error; then the field is kept
         return _NO_DEFAULT

@@ -18,21 +18,22 @@ TENANT = "tenant"
 LONGEST_APPLICATION = 128
 """Longest name of an application, in characters."""
 BUCKETS = 64
-"""The number of hash buckets of keys. It can never change, because partitions are derived from it."""
+"""The number of hash buckets of partition keys. It must never change, because partitions are derived from buckets."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudEvent:
-    """One event as it is stored and sent.
+    """An event as it is stored in the outbox and sent to the broker.
 
     Attributes:
         id: Unique within `source`; the same on every resend.
         type: `<domain>.<name>.v<version>`.
-        time: When the event was added, timezone-aware.
+        time: The time at which the event was added, timezone-aware.
         data: The encoded payload, in bytes.
-        source: The application that raised the event, stored with it; empty until it is known.
+        source: The name of the application that raised the event; empty until the name is known.
         datacontenttype: The media type of `data`.
-        partitionkey: The key whose events are kept in order; `None` for an event without order. It is never empty.
+        partitionkey: The key whose events are kept in order; `None` for an event without order. The key is never an
+            empty text.
         extensions: Further attributes; their names have only lower-case letters and digits.
     """
 
@@ -57,7 +58,7 @@ def bucket_of(partitionkey: str | None, event_id: str) -> int:
 
 
 def outgoing(context: MessageContext) -> dict[str, str]:
-    """Return the extension attributes of an event that is added while a message with this context is handled."""
+    """Return the extension attributes of an event that is added while a message with the given context is handled."""
     extensions = {CORRELATION: context.correlation_id, CAUSATION: context.message_id}
     if context.tenant is not None:
         extensions[TENANT] = context.tenant
@@ -65,9 +66,9 @@ def outgoing(context: MessageContext) -> dict[str, str]:
 
 
 def incoming(event: CloudEvent) -> tuple[MessageContext, list[str]]:
-    """Return the unverified context of an event, and the names of the attributes that were dropped.
+    """Return an unverified message context for an event, and the names of the dropped attributes.
 
-    An attribute is dropped when no message context may hold it: it is empty, too long, or has unprintable characters.
+    An attribute is dropped when it is empty, too long, or has unprintable characters.
     """
     dropped = [name for name in (CORRELATION, CAUSATION, TENANT) if _unfit(event.extensions.get(name, "?"))]
     known = {name: value for name, value in event.extensions.items() if name not in dropped}

@@ -1,8 +1,8 @@
 """Failpoint: a named place where a test can make the process fail.
 
-Failpoints are in the commit path, the relay, the consumer, the replay and the responder. In production nothing is
-armed, and reaching a failpoint costs a look at an empty mapping. Tests arm failpoints through
-`mediator.testing.failpoints`.
+Failpoints are in the commit path, the relay, the consumer, the replay and the responder. Tests arm a failpoint with an
+action through `mediator.testing.failpoints`. In production no failpoint is armed, and `reach` only checks an empty
+dictionary.
 """
 
 from collections.abc import Awaitable, Callable

@@ -25,7 +25,7 @@ from mediator.watching import check_awaited
 
 _CLEAN_BATCH = 1000
 _SOON = 0.5
-"""Seconds until the next batch is deleted, when there is more to delete."""
+"""Seconds until the next batch is deleted, while more old responses are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class KeptResponse:
 
     Attributes:
         fingerprint: A hash of the command's payload.
-        response: The response as the codec wrote it.
+        response: The encoded response.
     """
 
     fingerprint: str
@@ -42,12 +42,12 @@ class KeptResponse:
 
 
 class Idempotency(ABC):
-    """Remembers, in the transaction of the command itself, that a command happened and what it returned.
+    """Stores the response of each command, in the transaction of the command itself.
 
-    It is also a worker: while it runs, it deletes responses that are older than `keep_seconds`.
+    It is also a worker, which deletes responses that are older than `keep_seconds`.
 
     Args:
-        codec: Encodes and decodes responses, and encodes commands to tell their payloads apart.
+        codec: Encodes and decodes responses. It also encodes commands, so that their payloads can be compared.
         keep_seconds: How long a response is kept, in seconds. A command that is repeated later is handled again.
         clean_interval: How often old responses are deleted, in seconds.
     """
@@ -63,19 +63,19 @@ class Idempotency(ABC):
 
     @abstractmethod
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
-        """Take a key in the running transaction and return `None`, or return the response that is kept under it.
+        """Return the response stored under a key; or claim the key in the running transaction and return `None`.
 
-        While another transaction has taken the key and has not ended, wait until it ends. A key without a response is
-        taken as a new one: the command that took it failed, and its transaction committed all the same.
+        If another running transaction has claimed the key, wait until that transaction ends. A key without a response
+        is claimed like a new key. It was left by a command that failed, although its transaction committed.
         """
 
     @abstractmethod
     async def find(self, unit_of_work: UnitOfWork, key: str, /) -> KeptResponse | None:
-        """Return the response kept under a key, as the running transaction sees it. The key is not taken."""
+        """Return the response stored under a key, as the running transaction sees it, without claiming the key."""
 
     @abstractmethod
     async def keep(self, unit_of_work: UnitOfWork, key: str, response: bytes, /) -> None:
-        """Store the response under a key that was taken in the running transaction."""
+        """Store the response under a key that was claimed in the running transaction."""
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
@@ -94,13 +94,12 @@ class Idempotency(ABC):
             pause = min(_SOON, self._clean_interval) if full else self._clean_interval
 
     def name_of(self, command: object, /) -> str:
-        """Return the name of a command's class, which tells its keys from the keys of other classes.
+        """Return the name of a command's class, which is a part of each key, so that every class has its own keys.
 
-        The name is the `request_type` of the class if it has one, as requests from other applications have; else the
-        name of the class, without its module.
+        The name is the `request_type` of the class if it declares one, else the name of the class without its module.
 
         Raises:
-            DeclarationError: Another class has that name.
+            DeclarationError: Another command class has the same name.
         """
         cls = type(command)
         name = request_name(cls)
@@ -114,7 +113,7 @@ class Idempotency(ABC):
         """Return the payload of a command.
 
         Raises:
-            MisuseError: The command cannot be encoded, or its response could not be decoded.
+            MisuseError: The command cannot be encoded, or the type of its response cannot be decoded.
         """
         self._response_of(command)
         try:
@@ -126,8 +125,7 @@ class Idempotency(ABC):
         """Return the encoded response of a command, after checking that it decodes to the same response.
 
         Raises:
-            MisuseError: The response cannot be encoded, cannot be decoded again, or would be another
-                response then.
+            MisuseError: The response cannot be encoded, or does not decode to the same response.
         """
         annotation = self._response_of(command)
         try:
@@ -135,19 +133,17 @@ class Idempotency(ABC):
         except ValueError as error:
             reason = str(error)
             if annotation is Any:
-                reason += (
-                    "; the class of the command does not say of what type it is: derive it from `Command[ItsType]`"
-                )
+                reason += "; the class of the command declares no response type: derive it from `Command[ResponseType]`"
             raise misuse.not_repeatable(command, "its response", reason) from error
         if not encoded:
-            raise misuse.not_repeatable(command, "its response", "the codec gave nothing")
+            raise misuse.not_repeatable(command, "its response", "the codec returned no bytes")
         return encoded
 
     def decode_response(self, command: Any, encoded: bytes, /) -> Any:
-        """Return the response that was kept for an equal command.
+        """Return the stored response of an equal command, decoded.
 
         Raises:
-            MisuseError: The response was written for another type, by another version of the application.
+            MisuseError: The stored response has another type, because another version of the application stored it.
         """
         try:
             return self.codec.decode(encoded, self._response_of(command))
@@ -183,9 +179,9 @@ def is_expired(created_at: float, now: float, keep_seconds: float) -> bool:
 
 
 _MESSAGES = (Request, StreamRequest, Notification)
-_NOBODY_VOUCHES = (
-    "nobody vouches for whoever sent it, so its idempotency key cannot be told from those of others; let `authenticate` "
-    "return a Caller"
+_UNVERIFIED = (
+    "its sender is not verified, so its idempotency key could be the key of another sender; let `authenticate` return "
+    "a Caller"
 )
 
 Message = TypeVar("Message", bound=Command[Any])
@@ -197,29 +193,30 @@ def own_key(command: Any) -> object:
 
 
 class IdempotencyBehavior(PipelineBehavior[Message, Any]):
-    """Answers a repeated command with the response kept under its key, and does not handle it again.
+    """Returns the stored response of a repeated command, instead of handling the command again.
 
-    The response is stored in the transaction of the command itself, so this behavior stands inside the unit of work. A
-    command that fails stores nothing and may be sent again. Of two commands at the same time the second waits for the
-    first. Keys of different principals, tenants and message classes are different keys. A command without a key is
-    handled as usual. A command with a key is refused when nobody vouches for its caller, because nothing tells the
-    caller's keys from the keys of others.
+    A command is repeated when it has the idempotency key, class, principal and tenant of an earlier command. A command
+    without a key is handled as usual. The response is stored in the transaction of the command, so place this behavior
+    inside the unit of work. A command that fails stores nothing, and may be sent again. When two commands with the same
+    key run concurrently, the second one waits for the first. A command with a key is refused when its caller is not
+    verified, because the key could be the key of another caller.
 
-    A class is identified by its `request_type`, if it declares one, else by its name. Moving it to another module,
-    changing the order of its fields, and adding fields with defaults change nothing.
+    A command class is identified by its `request_type` if it declares one, else by its name. Commands stay the same
+    when their class is moved to another module, when its fields are reordered, and when fields with defaults are added.
 
-    The key in the header is for the command that entered the application. Messages that this command sends inherit the
-    header, but have only keys of their own.
+    A key in the header is only for the command that entered the application. Messages that are sent while that command
+    is handled inherit the header, but the key in the header is ignored for them.
 
     Args:
         idempotency: Stores the responses, in the database of the unit of work.
         key: Returns the key of a command, or `None`. By default the key is the attribute `idempotency_key`.
-        header: The header of the message context that has the key of a command without one of its own; `None` for none.
+        header: The header of the message context with the key for a command for which `key` returns `None`; `None` to
+            read no header.
     """
 
     one_of: ClassVar[str | None] = "idempotency"
     belongs_inside: ClassVar[Mapping[str, str]] = {
-        "unit of work": "what it stores is part of the transaction of the command"
+        "unit of work": "it stores the response in the transaction of the command"
     }
     needs: ClassVar[Mapping[str, str]] = belongs_inside
 
@@ -250,14 +247,14 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
         self._log: Logger = Logger()
 
     async def handle(self, command: Message, call_next: CallNext[Any], /) -> Any:
-        """Return the kept response, or handle the command and keep its response.
+        """Return the stored response; or handle the command, and store and return its response.
 
         Raises:
             IdempotencyConflictError: The key was used for another payload.
             MisuseError: The payload or the response cannot be encoded, or the key is empty.
-            DeclarationError: The class of the command has the name of another command.
+            DeclarationError: Another command class has the same name.
             NoUnitOfWorkError: The command has a key, and no unit of work runs.
-            NotAuthorizedError: The command has a key, and nobody vouches for its caller.
+            NotAuthorizedError: The command has a key, and its caller is not verified.
         """
         frame = current_frame()
         if frame is None:
@@ -267,7 +264,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
         if key is None:
             return await call_next()
         if frame.context.vouched_by is None:
-            raise NotAuthorizedError(command, None, _NOBODY_VOUCHES)
+            raise NotAuthorizedError(command, None, _UNVERIFIED)
         if not isinstance(unit_of_work, UnitOfWork):
             raise lack_of_unit_of_work(command)
         idempotency, encoded = self._idempotency, self._idempotency.encode_command(command)
@@ -296,12 +293,15 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
             own = frame.context.headers.get(self._header)
         key = None if own is None else str(own)
         if key == "":
-            raise misuse.not_repeatable(command, "the key", "it is empty; leave it out when there is none")
+            raise misuse.not_repeatable(command, "the key", "it is empty; use None for a command without a key")
         return key
 
 
 def _is_entry(frame: Frame) -> bool:
-    """Return whether no other message led to this one. An attempt of a retry has the context of the message itself."""
+    """Return whether the message entered the application here; `False` if another message dispatched it.
+
+    An attempt of a retry has the same context as its message, so it does not count as another message.
+    """
     dispatch = frame.dispatch or frame
     outer = dispatch.parent
     while outer is not None:
@@ -312,12 +312,12 @@ def _is_entry(frame: Frame) -> bool:
 
 
 def hashed_key(name: str, key: str, context: MessageContext) -> str:
-    """Return the key of a stored response: SHA-256 of principal, tenant, class name and key, in hexadecimal digits."""
+    """Return the key of a stored response: the SHA-256 hash of principal, tenant, class name and key, as hex digits."""
     parts = ["2", context.principal, context.tenant, name, key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def former_key(command: object, key: str, context: MessageContext) -> str:
-    """Return the key used before version 2 of the tables, with the path of the class in place of its name."""
+    """Return the key of a response stored before version 2 of the tables, with the class's path instead of its name."""
     parts = [context.principal, context.tenant, path_of(type(command)), key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

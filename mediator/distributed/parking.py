@@ -1,4 +1,4 @@
-"""Parking: the port to parked events (dead letters), which are kept in order per key for their replay."""
+"""Parking: the port to parked events (dead letters), which are kept in order per partition key for a replay."""
 
 import enum
 import json
@@ -23,19 +23,19 @@ class ParkReason(enum.StrEnum):
     """Why an event was parked."""
 
     HANDLER_FAILED = "handler-failed"
-    """Its handlers failed, and were started as often as allowed."""
+    """Its handlers failed in the last allowed attempt."""
     FATAL_ERROR = "fatal-error"
-    """Its handlers raised an error that no further attempt would change."""
+    """Its handlers raised an error that another attempt would raise again."""
     PROCESS_DIED = "process-died"
-    """The process died in its handlers, which were started as often as allowed."""
+    """The process died while its handlers ran in the last allowed attempt."""
     UNDECODABLE = "undecodable"
-    """The message is no event, or its payload is not of the class that handles it."""
+    """The message is not an event, or its payload does not decode to the event class."""
     UNKNOWN_TYPE = "unknown-type"
     """No handler in this application handles its type and version."""
     KEY_PARKED = "key-parked"
-    """An earlier event of its key is parked; nothing is wrong with this one."""
+    """An earlier event of its partition key is parked. This event itself did not fail."""
     REFUSED = "refused"
-    """The broker refuses to store it (direction `out`)."""
+    """The broker refused to store the event (direction `out`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class ParkedEvent:
     Attributes:
         direction: `in` for an event that could not be handled, `out` for an event that could not be published.
         consumer: The group that could not handle it; empty for direction `out`.
-        source: Its source, as the inbox identifies it. For direction `out`, the application under which it is stored.
-        event_id: Its id, as the inbox identifies it.
-        type: Its wire type, cut and escaped; empty when it could not be read.
+        source: Its source, as recorded in the inbox; for direction `out`, as stored in the outbox.
+        event_id: Its id, as recorded in the inbox; for direction `out`, as stored in the outbox.
+        type: Its wire type, shortened and escaped; empty when it could not be read.
         time: When it was raised, ISO 8601.
         partition_key: Its key, or a hash of a key that is too long.
         content_type: The media type of its payload.
@@ -58,7 +58,7 @@ class ParkedEvent:
         sequence: Its sequence in the stream; for direction `out`, in the outbox.
         reason: One of `ParkReason`.
         error: The class and the text of the error, at most 4096 characters. It may contain a part of the payload.
-        attempts: How often its handlers were started; for direction `out`, how often it was published.
+        attempts: The number of times that its handlers were started; for direction `out`, that it was published.
         parked_at: When it was parked, in seconds since the epoch, by the clock of the database; `None` before it is
             stored.
         number: Its number among the parked events; 0 before it is stored.
@@ -85,17 +85,17 @@ class ParkedEvent:
 
     @property
     def ordering_key(self) -> tuple[str, str, str | int]:
-        """The direction, consumer and key within which it is ordered. Without a key, its number takes that place."""
+        """The direction, consumer and partition key, which ordered events share; the number replaces a missing key."""
         return self.direction, self.consumer, self.number if self.partition_key is None else self.partition_key
 
     def log_fields(self) -> dict[str, Any]:
-        """Return the fields that describe the event in log lines, never the payload."""
+        """Return the fields that describe the event in log lines, without the payload."""
         names = ("event_id", "type", "consumer", "reason", "attempts")
         return {name: getattr(self, name) for name in names}
 
 
 def refused_event(event: CloudEvent, reason: str, error: str, *, sequence: int) -> ParkedEvent:
-    """Return the parked form of an event that the broker refused; `sequence` is its place in the outbox."""
+    """Return the parked form of an event that the broker refused; `sequence` is its sequence in the outbox."""
     return ParkedEvent(
         direction="out",
         consumer="",
@@ -117,7 +117,7 @@ def refused_event(event: CloudEvent, reason: str, error: str, *, sequence: int) 
 
 
 def released_event(parked: ParkedEvent) -> CloudEvent:
-    """Return the event that goes back into the outbox: the inverse of `refused_event`."""
+    """Return the event to put back into the outbox. This is the inverse of `refused_event`."""
     return CloudEvent(
         id=parked.event_id,
         type=parked.type,
@@ -137,7 +137,7 @@ def error_text(error: BaseException | str) -> str:
 
 
 def to_json(texts: Mapping[str, str]) -> str:
-    """Return headers or extensions as JSON in ASCII, which fits into every column."""
+    """Return headers or extensions as JSON in ASCII, which every database can store."""
     return json.dumps(dict(texts))
 
 
@@ -149,10 +149,10 @@ def from_json(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ParkedFilter:
-    """Selects parked events. An event has to match everything that is given.
+    """Selects parked events. An event has to match all fields that are not `None`.
 
     Attributes:
-        numbers: Only events with these numbers, so none at all when it is empty; `None` for all.
+        numbers: Only events with these numbers; an empty sequence selects no event.
         direction: Only events of this direction, `in` or `out`.
         consumer: Only events of this group.
         type: Only events of this wire type.
@@ -180,23 +180,24 @@ class ParkedFilter:
 
 
 class Parking(ABC):
-    """Keeps parked events until somebody replays or discards them; there is no other way out.
+    """Keeps parked events until they are replayed or discarded.
 
-    This is the dead letter queue (DLQ). Events of one consumer and key are kept in order. Adding an event to a key and
-    replaying an event of that key both lock the key. So an event that arrives while the last parked one is replayed
-    waits until the replay ends, and so does editing or discarding an event that a replay has taken.
+    This is the dead letter queue (DLQ). Events never expire here. Events of one consumer and partition key are kept in
+    order. Parking an event locks its key until the transaction ends, and so does `take`, which a replay calls after the
+    handlers. So an event that arrives after `take` waits until the replay ends. Editing or discarding the taken event
+    waits too.
     """
 
     @abstractmethod
     async def park(self, event: ParkedEvent, /) -> bool:
-        """Park an incoming event, in a transaction that also records it in the inbox.
+        """Park an incoming event, in a new transaction that also records the event in the inbox, and return true.
 
-        Return false, and change nothing, when the event has taken effect or is parked already.
+        If the event has already taken effect or is already parked, change nothing and return false.
         """
 
     @abstractmethod
     async def append(self, unit_of_work: UnitOfWork, event: ParkedEvent, /) -> None:
-        """Park an event in the running transaction, in which the inbox has recorded it and locked its key."""
+        """Park an event in the running transaction, in which the inbox has recorded the event and locked its key."""
 
     @abstractmethod
     async def find(
@@ -204,7 +205,8 @@ class Parking(ABC):
     ) -> Sequence[ParkedEvent]:
         """Return at most `limit` matching events with numbers above `after`, in the order of their numbers.
 
-        Without `bodies` their `data` is empty and not read: many large bodies would not fit into memory.
+        Without `bodies`, the `data` of the events is not read and is empty, because many large bodies may not fit into
+        memory.
         """
 
     @abstractmethod
@@ -230,16 +232,18 @@ class Parking(ABC):
         """Replace the body or the headers of an event, and return the event as it is parked now.
 
         Raises:
-            SettingError: Headers are given for an event of direction `out`, which has none yet.
+            SettingError: Headers are given for an event of direction `out`, which has no headers.
             ParkedEventNotFoundError: The event is not parked, or no longer parked.
         """
 
     async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
-        """Reserve an event for the running transaction, which handles it and then calls `take`.
+        """Reserve an event for the running transaction, which handles it and then calls `take`; return the event.
 
-        Until `take` the key is not locked: events that arrive for it are parked behind this one at once. Another
-        transaction that changes the event waits until this one ends. The default implementation lets nothing wait, and
-        the later of two `take` calls does not find the event.
+        Another transaction that changes the event waits until the running transaction ends. The key is not locked
+        before `take`: events of the key that arrive meanwhile are parked at once, behind this event.
+
+        The default implementation reserves nothing. When two transactions replay the event concurrently, the later call
+        of `take` raises a `ParkedEventNotFoundError`.
 
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.
@@ -254,7 +258,7 @@ class Parking(ABC):
 
     @abstractmethod
     async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
-        """Remove an event in the running transaction, in which it was handled, and lock its key until the end.
+        """Remove an event that was handled in the running transaction, and lock its key until the transaction ends.
 
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.
@@ -263,12 +267,12 @@ class Parking(ABC):
 
     @abstractmethod
     async def release(self, number: int, /) -> ParkedEvent:
-        """Put an event of direction `out` back into the outbox, at its old place.
+        """Put an event of direction `out` back into the outbox, under its old sequence.
 
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.
             ParkedEventBlockedError: An earlier event of its key is parked.
-            ParkedEventConflictError: An event with its id, or at its old place, is in the outbox. The event stays
+            ParkedEventConflictError: Another event with its id or its old sequence is in the outbox. The event stays
                 parked.
         """
 
@@ -278,7 +282,7 @@ class Parking(ABC):
 
     @abstractmethod
     async def discard(self, number: int, /) -> ParkedEvent:
-        """Remove an event for good, and return it. The caller logs this, with a reason.
+        """Delete an event, and return it. The caller has to log the deletion, with a reason.
 
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.

@@ -1,4 +1,4 @@
-"""Shield: lets work end in order although its caller is cancelled."""
+"""Shield: completes work although its caller is cancelled."""
 
 import asyncio
 import math
@@ -8,16 +8,16 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _late: set[asyncio.Task[Any]] = set()
-"""Tasks that took longer than their caller waited. They are referenced until they end and free what they hold."""
+"""Tasks that still run after their timeout. The set refers to each of them until it ends."""
 
 
 class Shielded(Generic[T]):
-    """The result of shielded work.
+    """The result of `finish`.
 
     Attributes:
-        task: The work. It is not done when the wait for it timed out.
-        cancellation: The cancellation of the caller that came meanwhile, to be raised once everything is in order;
-            `None` when none came.
+        task: The task that runs the work; not done if the wait timed out.
+        cancellation: The cancellation of the caller during the wait, which the caller has to raise again; `None` if the
+            caller was not cancelled.
     """
 
     __slots__ = ("cancellation", "task")
@@ -28,16 +28,17 @@ class Shielded(Generic[T]):
 
     @property
     def failure(self) -> BaseException | None:
-        """The error that the ended work raised; a `CancelledError` when the end of the event loop cancelled it."""
+        """The error of the work, if it has failed; a `CancelledError` if the ending event loop has cancelled it."""
         if not self.task.done():
             return None
         return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()
 
 
 async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (work is not cancelled)
-    """Run `work` to its end even when the caller is cancelled, and wait at most `timeout` seconds for it.
+    """Run `work` in a task, and wait at most `timeout` seconds for it, even if the caller is cancelled.
 
-    Never raises: an error of the work is in its task. Work that takes longer runs on by itself.
+    Return the task and a cancellation of the caller. Nothing is raised. Work that takes longer continues in the
+    background.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -46,7 +47,7 @@ async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  
     while not task.done() and (remaining := deadline - loop.time()) > 0:
         try:
             await asyncio.wait((task,), timeout=None if remaining == math.inf else remaining)
-        except asyncio.CancelledError as error:  # kept, and raised by the caller of this function
+        except asyncio.CancelledError as error:  # returned, so that the caller of this function raises it
             cancellation = error
     if not task.done():
         _late.add(task)
@@ -57,32 +58,32 @@ async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  
 def _forget(task: asyncio.Task[Any]) -> None:
     _late.discard(task)
     if not task.cancelled():
-        task.exception()  # retrieved and dropped: the timeout was reported already
+        task.exception()  # marks the error as retrieved; the timeout was reported already
 
 
 async def wait_for_late_work(timeout: float) -> None:  # noqa: ASYNC109  (nothing is cancelled)
-    """Wait up to `timeout` more seconds for work that timed out, before its database is closed."""
+    """Wait up to `timeout` more seconds for work that timed out. Call this before the database is closed."""
     here = [task for task in _late if task.get_loop() is asyncio.get_running_loop()]
     if here:
         await asyncio.wait(here, timeout=timeout)
 
 
 def is_being_cancelled() -> bool:
-    """Return whether the running task itself is being cancelled, and not only something that it waited for."""
+    """Return whether the running task itself is being cancelled, and not only a task that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def is_own_cancellation(error: BaseException) -> bool:
-    """Return whether an error is the cancellation of the running task, and not of something that it waited for."""
+    """Return whether an error is the cancellation of the running task, and not of a task that it awaited."""
     return isinstance(error, asyncio.CancelledError) and is_being_cancelled()
 
 
-async def drain(work: Coroutine[Any, Any, T], grace: float, told: asyncio.Event | None = None) -> T:
-    """Run `work` and return its result. When the caller is cancelled, let it end within `grace` seconds.
+async def drain(work: Coroutine[Any, Any, T], grace: float, stopping: asyncio.Event | None = None) -> T:
+    """Run `work` and return its result. If the caller is cancelled, give the work `grace` seconds to end.
 
-    After the grace the work is cancelled too. `told` is set as soon as the caller is cancelled, so that the work can
-    end before its grace is used up.
+    After the grace period the work is cancelled too. `stopping` is set as soon as the caller is cancelled, so that the
+    work can end early.
 
     Raises:
         asyncio.CancelledError: The caller was cancelled; the work has ended by then.
@@ -91,8 +92,8 @@ async def drain(work: Coroutine[Any, Any, T], grace: float, told: asyncio.Event 
     try:
         await asyncio.wait((task,))
     except asyncio.CancelledError:
-        if told is not None:
-            told.set()
+        if stopping is not None:
+            stopping.set()
         await _end(task, grace)
         raise
     return task.result()
@@ -106,7 +107,7 @@ async def _end(task: asyncio.Task[Any], grace: float) -> None:
             task.cancel()
         try:
             await asyncio.wait((task,), timeout=remaining if remaining > 0 else 1.0)
-        except asyncio.CancelledError:  # cancelled again: the grace is over, but the work is still awaited
+        except asyncio.CancelledError:  # cancelled again: the grace period ends now
             task.cancel()
     if not task.cancelled():
-        task.exception()  # retrieved and dropped: the caller gets the cancellation
+        task.exception()  # marks the error as retrieved; the cancellation is raised instead

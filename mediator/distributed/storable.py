@@ -1,8 +1,8 @@
 """Storable: the lengths and conversions that make a text or a time fit into every supported database.
 
-The tables take their column lengths from here, and every value of a foreign envelope passes through a function of this
-file before it is stored. PostgreSQL refuses a text that is too long for its column, a NUL character, and characters
-that UTF-8 cannot encode.
+The tables take their column lengths from here, and every value of an envelope from another application passes through a
+function of this file before it is stored. PostgreSQL refuses a text that is too long for its column, a NUL character,
+and characters that UTF-8 cannot encode.
 """
 
 import hashlib
@@ -38,9 +38,10 @@ def is_storable(text: str, longest: int = LONGEST_TEXT) -> bool:
 
 
 def time_text(time: datetime) -> str:
-    """Return a time as it is stored: ISO 8601 in UTC.
+    """Return the text under which a time is stored: ISO 8601 in UTC.
 
-    In another time zone, whose offset may have microseconds, the text could be 42 characters long.
+    UTC keeps the text short enough for its column. The offset of another time zone may have microseconds, and the text
+    could be 42 characters long.
 
     Raises:
         OverflowError: The time is outside the years 1 to 9999 in UTC.

@@ -8,14 +8,14 @@ from mediator.errors import SettingError
 from mediator.settings import is_seconds
 
 BATCH = 500
-"""Most events that are published at a time."""
+"""The largest number of events that are published at a time."""
 
 
 class Throttle:
-    """Limits how many events pass a second.
+    """Limits how many events are published per second.
 
     Args:
-        rate: Most events a second; `None` for no limit.
+        rate: The largest number of events per second; `None` for no limit.
         clock: Returns the monotonic time in seconds.
         sleep: Waits for the given number of seconds.
 
@@ -39,7 +39,7 @@ class Throttle:
 
     @property
     def batch(self) -> int:
-        """How many events to publish at a time. A slow rate gets small batches, so that it stays even."""
+        """The number of events to publish at a time. A low rate has small batches, so that the rate stays even."""
         return BATCH if self._rate is None else max(1, min(BATCH, int(self._rate)))
 
     async def wait(self, events: int) -> None:

@@ -319,7 +319,7 @@ async def test_two_tenants_with_one_idempotency_key_never_share_a_response(chann
         for tenant in (None, *TENANTS):
             status, reason = await caller.call(pay, tenant=tenant)
             assert status is ReplyStatus.REFUSED
-            assert "nobody vouches" in reason
+            assert "its sender is not verified" in reason
     assert [answer.number for _, answer in (acme, globex, bob, again)] == [0, 1, 2, 0]
     assert len(bank.done) == 3
 
@@ -354,7 +354,7 @@ async def test_a_request_that_a_handler_sends_for_a_stranger_is_sent_for_a_stran
     onward = RemoteSender(Recording())
 
     async def pass_on(_request: Any) -> None:
-        with pytest.raises(NotAuthorizedError, match="nobody vouches"):
+        with pytest.raises(NotAuthorizedError, match="its sender is not verified"):
             await bank.mediator.send(Pay(1, "inner"))
         with pytest.raises(TimeoutError):
             await onward.send(Balance())

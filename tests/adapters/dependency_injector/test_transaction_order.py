@@ -103,7 +103,7 @@ def test_retry_and_cache_belong_outside_the_transaction_of_a_query():
     ("inner", "at", "reason"),
     [
         (retry, "container.inner", "each attempt needs its own transaction"),
-        (caching, "container.reading", "a cache neither answers"),
+        (caching, "container.reading", "a cache is not used inside a transaction"),
     ],
 )
 def test_inside_it_they_are_found(inner, at, reason):
@@ -117,7 +117,7 @@ def test_idempotency_belongs_inside_the_transaction_of_the_command():
     assert problems(writing=writing, once=once) == []
     (problem,) = problems(once=once, writing=writing)
     assert problem == (
-        "container.once: stands outside the unit of work in the pipeline of Add: what it stores is part of the transaction "
+        "container.once: stands outside the unit of work in the pipeline of Add: it stores the response in the transaction "
         "of the command. Put it after container.writing in the list."
     )
 
@@ -125,7 +125,7 @@ def test_idempotency_belongs_inside_the_transaction_of_the_command():
 def test_idempotency_without_a_transaction_is_found():
     (problem,) = problems(once=once, reading=reading)
     assert problem == (
-        "container.once: has no unit of work around it in the pipeline of Add: what it stores is part of the transaction of "
+        "container.once: has no unit of work around it in the pipeline of Add: it stores the response in the transaction of "
         "the command. Put one before it in the list."
     )
 
