@@ -1,6 +1,6 @@
-"""MediatorError: the root of every error, how errors name what they are about, and how they are copied and pickled."""
+"""MediatorError: the base class of every error; how errors are shown, copied and pickled."""
 
-import pickle  # it only ever reads here what it has just written
+import pickle  # it loads only data that it has just dumped itself
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -18,17 +18,17 @@ _PLAIN = (str, int, float, bool, bytes, type(None))
 
 @dataclass(frozen=True, slots=True)
 class NotPickled:
-    """Stands in an unpickled error for an object that cannot be pickled, such as a lock, a provider or a local class.
+    """Replaces an object that cannot be pickled, such as a lock, a provider or a local class, in an unpickled error.
 
     Attributes:
-        name: The name of the object's class, or its own name when it is a class or a function.
+        name: The name of the object, if it is a class or a function; otherwise the name of its class.
     """
 
     name: str
 
 
 def name_of(message: object) -> str:
-    """The short name of a message, a class or a label, for texts."""
+    """Return a short name for texts: the text itself, the name of a class, or the class name of a message."""
     if isinstance(message, str):
         return shown(message)
     if isinstance(message, NotPickled):
@@ -37,30 +37,31 @@ def name_of(message: object) -> str:
 
 
 def repr_of(error: BaseException) -> str:
-    """The representation of an error in one line; the name of its class when that fails too."""
+    """Return the `repr` of an error as one line, or the name of its class if its `__repr__` fails."""
     with suppress(Exception):
         return shown_reason(repr(error))
     return type(error).__name__
 
 
 class MediatorError(Exception):
-    """The base of every error that this library raises. Its text is printable and bounded, whatever is repeated in it.
+    """The base class of every error that this library raises. Its text is printable and bounded, whatever it contains.
 
-    It can be copied and pickled, and then has its fields, its text and its notes, as everywhere without cause and traceback.
-    A field, or a part of one, that cannot be pickled becomes a `NotPickled`; an exception becomes a `MediatorError` with its
-    representation as text. The text of the error stays as it was.
+    An error can be copied and pickled. It keeps its fields, its text and its notes; like every exception, it loses its
+    cause and its traceback. A field, or a part of a field, that cannot be pickled becomes a `NotPickled`. An exception that
+    cannot be pickled becomes a `MediatorError` whose text is the `repr` of that exception. The text of the error itself
+    does not change.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__str__" in cls.__dict__:
-            setattr(cls, "__str__", _as_it_was(cls.__str__))  # noqa: B010  (type checkers need not know)
+            setattr(cls, "__str__", _keeping_text(cls.__str__))  # noqa: B010  (hidden from type checkers)
 
     def __str__(self) -> str:
         return printable(super().__str__(), LONGEST_REPORT)
 
     def __repr__(self) -> str:
-        """The text rather than the objects, whose own representation may hold a payload."""
+        """Return the text, without the objects: their `repr` may show a payload."""
         return f"{type(self).__name__}({str(self)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -75,10 +76,10 @@ class MediatorError(Exception):
         return made
 
 
-def _as_it_was(render: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Render an error as it was before it was pickled, where its fields would not give the same text any more.
+def _keeping_text(render: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Wrap a `__str__`: it returns the text that was kept when the error was pickled, if there is one.
 
-    Whatever is foreign in its fields, the text is printable and bounded.
+    The text is made printable and bounded, because the fields may contain foreign text.
     """
 
     @wraps(render)
@@ -90,7 +91,10 @@ def _as_it_was(render: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 def _restored(cls: Any, args: tuple[Any, ...], state: dict[str, Any], text: str | None) -> Any:
-    """An error of a class, made without its constructor, which may want other arguments than those that are known."""
+    """Make an error of a class without calling its constructor, whose arguments are unknown here.
+
+    The text is kept in the error if the restored fields would give a different text.
+    """
     built_in = cls
     while built_in.__module__ != "builtins":
         built_in = built_in.__base__
@@ -102,9 +106,9 @@ def _restored(cls: Any, args: tuple[Any, ...], state: dict[str, Any], text: str 
 
 
 def _attributes(error: MediatorError) -> dict[str, Any]:
-    """The attributes by name; those that a built-in base keeps apart, and slots, too."""
+    """Return the attributes by name, including slots and the attributes that a built-in base class adds when pickled."""
     reduced: Any = super(MediatorError, error).__reduce__()
-    kept: Any = object.__getstate__(error)  # a pair, where there are slots
+    kept: Any = object.__getstate__(error)  # a pair if the class has slots
     return {**dict(*reduced[2:3]), **(kept[1] if type(kept) is tuple else {})}
 
 
@@ -114,13 +118,13 @@ def _fill(error: Any, state: dict[str, Any]) -> None:
 
 
 def _text_of(error: BaseException) -> str | None:
-    with suppress(Exception):  # an object in it may fail to show itself
+    with suppress(Exception):  # the `__str__` or `__repr__` of a foreign object may fail
         return str(error)
     return None
 
 
 def _deep(value: Any, memo: dict[int, Any]) -> Any:
-    """A deep copy, in which what cannot be copied is the same object."""
+    """Return a deep copy. Objects that cannot be copied are shared with the original."""
     try:
         return deepcopy(value, memo)
     except Exception:  # a lock, a provider, a frame
@@ -129,12 +133,9 @@ def _deep(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-# What crosses into another process.
-
-
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Pickles as a call, all of whose arguments are known to cross."""
+class _Call:
+    """Pickles as a function call whose arguments can all be pickled."""
 
     reduced: tuple[Any, ...]
 
@@ -143,48 +144,49 @@ class _Prepared:
 
 
 def _parts(error: MediatorError, known: dict[int, Any]) -> tuple[Any, ...]:
-    known[id(error)] = NotPickled(name_of(error))  # an error inside of itself
-    state = {name: _crossing(value, known) for name, value in _attributes(error).items()}
-    cls = next(base for base in type(error).__mro__ if _can_cross(base))
-    return cls, tuple(_crossing(each, known) for each in error.args), state, _text_of(error)
+    """Return the arguments of `_restored` for an error, with replacements for everything that cannot be pickled."""
+    known[id(error)] = NotPickled(name_of(error))  # used if the error contains itself
+    state = {name: _picklable(value, known) for name, value in _attributes(error).items()}
+    cls = next(base for base in type(error).__mro__ if _can_be_pickled(base))
+    return cls, tuple(_picklable(each, known) for each in error.args), state, _text_of(error)
 
 
-def _crossing(value: Any, known: dict[int, Any]) -> Any:
-    """A value, in which everything that would not arrive is replaced. Each object is looked at once."""
+def _picklable(value: Any, known: dict[int, Any]) -> Any:
+    """Return a value in which everything that cannot be pickled is replaced. Each object is examined once."""
     if type(value) in _PLAIN:
         return value
     if id(value) not in known:
-        known[id(value)] = NotPickled(name_of(value))  # a list inside of itself
-        known[id(value)] = _prepared(value, known)
+        known[id(value)] = NotPickled(name_of(value))  # used if a list contains itself
+        known[id(value)] = _replaced(value, known)
     return known[id(value)]
 
 
-def _prepared(value: Any, known: dict[int, Any]) -> Any:
+def _replaced(value: Any, known: dict[int, Any]) -> Any:
     kind: type[Any] = value.__class__
     if kind in _SEQUENCES:
-        return kind(_crossing(each, known) for each in value)
-    if kind is dict and _can_cross(list(value)):
-        return {key: _crossing(each, known) for key, each in value.items()}
+        return kind(_picklable(each, known) for each in value)
+    if kind is dict and _can_be_pickled(list(value)):
+        return {key: _picklable(each, known) for key, each in value.items()}
     if kind in (ExceptionGroup, BaseExceptionGroup):
-        return _Prepared((kind, (value.message, [_crossing(each, known) for each in value.exceptions])))
+        return _Call((kind, (value.message, [_picklable(each, known) for each in value.exceptions])))
     if issubclass(kind, MediatorError) and kind.__reduce__ is MediatorError.__reduce__:
-        return _Prepared((_restored, _parts(value, known)))
+        return _Call((_restored, _parts(value, known)))
     if issubclass(kind, BaseException):
-        return value if _can_cross(value) else MediatorError(repr_of(value))
-    return value if _can_cross(value) else NotPickled(value.__name__ if kind is FunctionType else name_of(value))
+        return value if _can_be_pickled(value) else MediatorError(repr_of(value))
+    return value if _can_be_pickled(value) else NotPickled(value.__name__ if kind is FunctionType else name_of(value))
 
 
-def _can_cross(value: object) -> bool:
-    """Whether a value can be pickled, and what comes of that be unpickled, which many exceptions of others cannot be."""
+def _can_be_pickled(value: object) -> bool:
+    """Return whether a value can be pickled and unpickled. Many foreign exceptions can be pickled only."""
     try:
-        pickle.loads(pickle.dumps(value))  # noqa: S301  (nobody else wrote it)
-    except Exception:  # whatever the classes of others raise
+        pickle.loads(pickle.dumps(value))  # noqa: S301  (it was dumped here)
+    except Exception:  # foreign classes may raise any error
         return False
     return True
 
 
 def circle_in(path: Sequence[object]) -> Sequence[str]:
-    """The names of the messages that cause each other, once each; empty when there is no circle."""
+    """Return the names of the messages that cause each other in a circle, each once; empty when there is no circle."""
     names = [name_of(message) for message in path]
     last = names[-1] if names else ""
     before = len(names) - 2 - names[-2::-1].index(last) if last in names[:-1] else None
@@ -192,6 +194,6 @@ def circle_in(path: Sequence[object]) -> Sequence[str]:
 
 
 def path_text(path: Sequence[object]) -> str:
-    """The circle, closed, or else the whole path."""
+    """Return the circle as text that begins and ends with the same name; the whole path when there is no circle."""
     circle = circle_in(path)
     return " -> ".join([circle[-1], *circle] if circle else [name_of(message) for message in path])

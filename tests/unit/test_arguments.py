@@ -140,11 +140,11 @@ async def test_a_message_of_several_kinds_is_refused_by_each_of_its_dispatches()
     )
     with pytest.raises(DeclarationError, match="Both is a Request and a Notification"):
         await mediator.send(Both())
-    with pytest.raises(DeclarationError, match="each of which is dispatched in another way"):
+    with pytest.raises(DeclarationError, match="which are dispatched in different ways"):
         await mediator.publish(Both())
-    with pytest.raises(DeclarationError, match="each of which is dispatched in another way"):
+    with pytest.raises(DeclarationError, match="which are dispatched in different ways"):
         await mediator.publish(Both(), strategy=Concurrent())
     with pytest.raises(DeclarationError, match="AskedTwice is a Request and a StreamRequest"):
         mediator.stream(AskedTwice())
-    with pytest.raises(DeclarationError, match="each of which is dispatched in another way"):
+    with pytest.raises(DeclarationError, match="which are dispatched in different ways"):
         await mediator.send(AskedTwice())

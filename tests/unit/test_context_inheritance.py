@@ -110,7 +110,7 @@ async def test_a_context_opens_no_scope_so_messages_inside_run_at_the_same_time(
 
     mediator = wire(handles(EnrollStudent, meet))
     async with mediator.context(principal="ada"), asyncio.timeout(5):
-        with pytest.raises(ScopeError, match="scope was asked for"):
+        with pytest.raises(ScopeError, match="scope was requested"):
             current_scope("scope")
         await asyncio.gather(*(mediator.send(EnrollStudent()) for _ in range(3)))
     assert len(set(map(id, scopes))) == 3

@@ -62,8 +62,8 @@ async def refusal(method: str, message: Any) -> str:
 @pytest.mark.parametrize("method", METHODS)
 async def test_none_is_refused_as_a_message_that_is_missing(method: str):
     assert await refusal(method, None) == (
-        f"`{method}` was given None, where {KINDS.get(method, 'a notification')} belongs. Look at where it comes from: is a "
-        "`return` missing there?"
+        f"`{method}` was given None instead of {KINDS.get(method, 'a notification')}. Check the function that returned it: "
+        "a `return` may be missing there."
     )
 
 
@@ -76,8 +76,8 @@ async def test_a_coroutine_is_refused_as_one_that_nobody_awaited_and_is_closed(m
     text = await refusal(method, coroutine)
 
     assert "was given the coroutine or future " in text
-    assert "make, which nobody awaited, and no message." in text
-    assert f"Write `{method}(await ...)` if it gives the message." in text
+    assert "make, which nobody awaited, instead of a message." in text
+    assert f"Write `{method}(await ...)` if it returns the message." in text
     assert coroutine.cr_frame is None
 
 

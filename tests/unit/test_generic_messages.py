@@ -154,10 +154,10 @@ async def test_what_may_be_for_several_is_an_error_that_names_them_and_says_what
         await ambiguous.send(Echo[str]("a"))
 
     assert str(caught.value) == (
-        "The type arguments of Echo cannot be known when it is dispatched: `Echo[int](...)` makes an object of Echo like "
-        "any other, but container.for_int is for Echo[int] and container.for_str is for Echo[str]. "
-        "Derive a class for each, `class OwnEcho(Echo[int])`, and make messages of that; or let one handler take every "
-        "Echo[Any]."
+        "The type arguments of Echo cannot be known when it is dispatched: `Echo[int](...)` makes an object of Echo that "
+        "does not keep them, but container.for_int is for Echo[int] and container.for_str is for Echo[str]. "
+        "Derive a class for each, `class OwnEcho(Echo[int])`, and send objects of that class; or write one handler "
+        "for Echo[Any]."
     )
     assert await ambiguous.send(EchoOfStr("a")) == "for_str"
 

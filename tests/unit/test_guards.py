@@ -198,7 +198,7 @@ async def test_nothing_is_published_after_a_commit_that_will_not_come():
         mediator.publish_after_commit(StudentEnrolled())
 
     mediator = wire(handles(EnrollStudent, work))
-    with pytest.raises(NoUnitOfWorkError, match="StudentEnrolled needs a running unit of work"):
+    with pytest.raises(NoUnitOfWorkError, match="StudentEnrolled needs a unit of work, and none is running"):
         await mediator.send(EnrollStudent())
     mediator = wire(handles(EnrollStudent, work), behaviors=[transactional := Transactional()])
     await mediator.send(EnrollStudent())

@@ -187,7 +187,7 @@ async def test_a_new_scope_has_seen_no_transaction():
 
 
 def test_outside_a_dispatch_there_is_no_scope():
-    with pytest.raises(ScopeError, match="the session was asked for, but no dispatch is running"):
+    with pytest.raises(ScopeError, match="the session was requested, but no dispatch is running"):
         current_scope("the session")
 
 

@@ -1,7 +1,7 @@
-"""The errors of misuse, made by functions: each names a mistake and returns the error that tells it.
+"""Functions that return a `MisuseError`: one function for each mistake. Its docstring describes the mistake.
 
-`raise misuse.not_awaited(message, coroutine)` raises a `MisuseError` whose `subject` is the message. Texts stand in
-functions and not in classes, because nobody catches one mistake and not another.
+`raise misuse.not_awaited(message, coroutine)` raises a `MisuseError` whose `subject` is the message. Most mistakes have
+no class of their own, because callers do not handle them separately.
 """
 
 from mediator.errors.misuse.dispatches import (

@@ -1,4 +1,4 @@
-"""MisuseError: the application uses the library in a way that cannot work; with the kinds that are caught apart."""
+"""MisuseError: the application uses the library in a way that cannot work; and its subclasses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class MisuseError(MediatorError, RuntimeError):
 
     Attributes:
         subject: What is used wrongly: a message, a class, the name of a setting.
-        problem: What is wrong, and what to do about it.
+        problem: What is wrong and what to do.
     """
 
     subject: object
@@ -24,20 +24,20 @@ class MisuseError(MediatorError, RuntimeError):
 
 
 class ScopeError(MisuseError):
-    """Something that lives in a scope was used where that scope is not running, or by two dispatches at a time."""
+    """A scoped object was used outside its scope, or two dispatches used one scope at the same time."""
 
 
 class NoUnitOfWorkError(MisuseError):
-    """Something that belongs to a unit of work was done outside one, or beside the one that runs."""
+    """An operation needs a unit of work, and none is running or a different one is running."""
 
 
 @dataclass(eq=False, repr=False)
 class StaleObjectError(MisuseError):
-    """An object that an earlier transaction loaded was changed, and cannot be written as it is.
+    """An object that an earlier transaction loaded was changed, and writing it could overwrite newer values.
 
     Attributes:
         subject: The class of the object.
-        reason: What has happened to it since.
+        reason: What has happened to the object or its row since.
     """
 
     reason: str
@@ -49,12 +49,12 @@ class DeclarationError(MisuseError):
 
 @dataclass(eq=False, repr=False)
 class DispatchDepthError(MisuseError, RecursionError):
-    """Messages or domain events follow from each other too deeply or too often, most likely in a circle.
+    """Too many messages or domain events cause each other, most likely in a circle.
 
     Attributes:
         limit: The `max_depth` of the mediator, or the `max_domain_events` of the unit of work.
-        path: The messages that run, outermost first; of domain events, each was recorded by the handlers of the one
-            before it.
+        path: The running messages, outermost first. For domain events: each event in it was recorded by the handlers of
+            the event before.
     """
 
     limit: int
@@ -62,27 +62,27 @@ class DispatchDepthError(MisuseError, RecursionError):
 
     @property
     def cycle(self) -> Sequence[str]:
-        """The names of the messages that cause each other, once each; empty when there is no circle."""
+        """The names of the messages that cause each other in a circle, each once; empty when there is no circle."""
         return circle_in(self.path)
 
 
 class NestedTransactionError(MisuseError):
-    """An inner unit of work would wait for a lock of an enclosing one, which waits for it."""
+    """An inner unit of work waits for a lock that an outer one may hold, while the outer one waits for the inner one."""
 
 
 @dataclass(eq=False, repr=False)
 class HandlerNotFoundError(MisuseError, LookupError):
-    """A request was sent that no handler handles, or of which it cannot be known which one does.
+    """No handler was found for a request, or its type arguments do not say which of several handlers it has.
 
     Attributes:
-        nearest: Names of requests like its own that have a handler.
+        nearest: The most similar names of requests that have a handler.
     """
 
     nearest: Sequence[str] = ()
 
 
 class GroupOrderingError(MisuseError):
-    """A group that consumed with one ordering is to consume with the other one, and would begin again from its start."""
+    """A consumer group was used before with another ordering, and cannot continue from its position with this one."""
 
 
 @dataclass(eq=False, repr=False)
@@ -90,7 +90,7 @@ class SchemaError(MisuseError):
     """The tables of this library in a database do not fit this version of the library.
 
     Attributes:
-        version: The version of the tables, where it is older or newer; `None` where tables or rows are missing.
+        version: The version of the tables, if it is older or newer; `None` if tables or rows are missing.
     """
 
     version: int | None = None
@@ -102,7 +102,7 @@ class ContainerError(MisuseError):
 
 @dataclass(eq=False, repr=False)
 class ContainerValidationError(MisuseError):
-    """The wiring of a container is faulty. The text is the whole report, every problem in it."""
+    """A container is wired wrongly. The text is a report of all problems."""
 
     problem: str = field(init=False)
     problems: Sequence[Problem]
@@ -113,7 +113,7 @@ class ContainerValidationError(MisuseError):
 
 @dataclass(eq=False, repr=False, init=False)
 class SettingError(MisuseError, ValueError):
-    """A setting of an adapter has a value that cannot work. Secrets in the value are redacted.
+    """A setting has a value that cannot work. Secrets in the value are redacted.
 
     Attributes:
         subject: The name of the setting.

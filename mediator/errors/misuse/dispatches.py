@@ -1,4 +1,4 @@
-"""Misuse of messages, handlers, behaviors and scopes."""
+"""Functions that return the errors for misuse of messages, handlers, behaviors and scopes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,21 +27,21 @@ _WANTED = {
 
 
 def wrong_kind(message: object, method: str) -> MisuseError:
-    """Something was sent or published that is not the kind of message this method takes."""
+    """The argument of `send`, `stream` or `publish` is not a message of the kind that the method takes."""
     return MisuseError(message, _kind_problem(message, method))
 
 
 def _kind_problem(message: object, method: str) -> str:
     if message is None:
         return (
-            f"`{method}` was given None, where {_WANTED.get(method, 'a message')} belongs. Look at where it "
-            "comes from: is a `return` missing there?"
+            f"`{method}` was given None instead of {_WANTED.get(method, 'a message')}. Check the function that returned it: "
+            "a `return` may be missing there."
         )
     if hasattr(message, "cr_code") or hasattr(message, "__await__"):
         name = getattr(message, "__qualname__", name_of(message))
         return (
-            f"`{method}` was given the coroutine or future {name}, which nobody awaited, and no message. Write "
-            f"`{method}(await ...)` if it gives the message."
+            f"`{method}` was given the coroutine or future {name}, which nobody awaited, instead of a message. Write "
+            f"`{method}(await ...)` if it returns the message."
         )
     origin = getattr(message, "__origin__", None)
     given = origin if isinstance(origin, type) else message
@@ -66,13 +66,13 @@ def several_kinds(message_type: type, kinds: Sequence[str]) -> DeclarationError:
     """A message class derives from several kinds of messages, which are dispatched in different ways."""
     return DeclarationError(
         message_type,
-        f"{name_of(message_type)} is a {' and a '.join(kinds)}, each of which is dispatched in another way. "
-        "Derive it from one of them, and make another class for the other.",
+        f"{name_of(message_type)} is a {' and a '.join(kinds)}, which are dispatched in different ways. "
+        "Derive it from one of them, and write another class for the other.",
     )
 
 
 def no_handler(request_type: type, nearest: Sequence[str] = ()) -> HandlerNotFoundError:
-    """Nothing handles a request. Requests with a name like its own are suggested."""
+    """A request has no handler. Requests with a similar name are suggested."""
     name = name_of(request_type)
     hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
     streamed = any(base.__name__ == "StreamRequest" for base in request_type.__mro__)
@@ -82,13 +82,13 @@ def no_handler(request_type: type, nearest: Sequence[str] = ()) -> HandlerNotFou
 
 
 def unknown_type_arguments(message_type: type, base: type, families: Mapping[str, str]) -> HandlerNotFoundError:
-    """The type arguments of a message would decide who handles it, and cannot be known.
+    """The handler of a message depends on its type arguments, and these are unknown when it is dispatched.
 
     Args:
         message_type: The class of the request, notification or event.
-        base: The generic class whose type arguments cannot be known.
-        families: What each handler (or collaborator of a behavior) is for, by its label: `base` with certain type
-            arguments, such as `Page[Student]` or `Page[Student] | Page[Course]`.
+        base: The generic class whose type arguments are unknown.
+        families: By the label of each handler or collaborator, the messages that it is for: `base` with type arguments,
+            such as `Page[Student]` or `Page[Student] | Page[Course]`.
     """
     said = " and ".join(f"{label} is for {family}" for label, family in families.items())
     generic = name_of(base)
@@ -96,8 +96,8 @@ def unknown_type_arguments(message_type: type, base: type, families: Mapping[str
     return HandlerNotFoundError(
         message_type,
         f"The type arguments of {name_of(message_type)} cannot be known when it is dispatched: `{example}(...)` makes an "
-        f"object of {generic} like any other, but {said}. Derive a class for each, `class Own{generic}({example})`, and "
-        f"make messages of that; or let one handler take every {generic}[Any].",
+        f"object of {generic} that does not keep them, but {said}. Derive a class for each, `class Own{generic}"
+        f"({example})`, and send objects of that class; or write one handler for {generic}[Any].",
     )
 
 
@@ -111,55 +111,55 @@ def not_started(message: object) -> MisuseError:
 
 
 def blocking_call(message: object) -> MisuseError:
-    """A blocking call was made where it would wait for itself."""
+    """A blocking call was made in a place where waiting for its result would never end."""
     return MisuseError(
         message,
         f"A blocking call with {name_of(message)} was made inside a dispatch, or in the thread of the event loop, "
-        "which would wait for ever. There, await the mediator itself: `await mediator.send(...)`.",
+        "where it would wait forever. Await the mediator itself there: `await mediator.send(...)`.",
     )
 
 
 def wrong_owner(part: str, owner: str, user: str) -> MisuseError:
-    """Something was used by another process, thread or event loop than the one that it belongs to.
+    """An object was used by another process, thread or event loop than the one it belongs to.
 
     Args:
-        part: What it is.
-        owner: Where it belongs.
-        user: Where it was used.
+        part: The name of the object.
+        owner: The process, thread or event loop to which it belongs.
+        user: The process, thread or event loop that used it.
     """
     return MisuseError(
         part,
         f"{part} belongs to {owner}, and was used in {user}. Start a container in each process, after "
-        "the fork, and in each event loop; from other threads send through a `BlockingMediator`, or with "
-        "`asyncio.run_coroutine_threadsafe` in the loop that it belongs to.",
+        "the fork, and in each event loop. From other threads send through a `BlockingMediator`, or with "
+        "`asyncio.run_coroutine_threadsafe` in the event loop of the object.",
     )
 
 
 def no_scope(wanted: str) -> ScopeError:
-    """A scoped object was asked for while nothing is being dispatched."""
+    """A scoped object was requested while no dispatch is running."""
     return ScopeError(
         wanted,
-        f"{wanted} was asked for, but no dispatch is running. Scoped objects exist inside `mediator.send()`, "
+        f"{wanted} was requested, but no dispatch is running. Scoped objects exist inside `mediator.send()`, "
         "`mediator.publish()` and `async with mediator.scope():`.",
     )
 
 
 def scope_closed(message: object) -> ScopeError:
-    """A scoped object was asked for after its dispatch had ended."""
+    """A scoped object was requested after its dispatch had ended."""
     return ScopeError(
         message,
-        f"The dispatch of {name_of(message)} is over and its scope is closed. Is this a background task that "
-        "outlived it? Send a command of its own from there, or await the task before the handler returns. Is it what "
-        'follows the `yield` of a FastAPI dependency? Declare that with `Depends(..., scope="function")`.',
+        f"The dispatch of {name_of(message)} is over and its scope is closed. If this is a background task that "
+        "outlived the dispatch, send a command from the task, or await the task before the handler returns. If this is the "
+        'code after the `yield` of a FastAPI dependency, declare the dependency with `Depends(..., scope="function")`.',
     )
 
 
 def concurrent_dispatch(message: object, running: object) -> ScopeError:
-    """Two dispatches were in one scope at the same time."""
+    """Two dispatches used one scope at the same time."""
     return ScopeError(
         message,
         f"{name_of(message)} and {name_of(running)} would use one unit of work at the same time. Await "
-        "dispatches one after the other, or give each its own with `mode=TransactionMode.NEW`.",
+        "dispatches one after the other, or give each its own unit of work with `mode=TransactionMode.NEW`.",
     )
 
 
@@ -168,7 +168,7 @@ def dispatch_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
 
     Args:
         limit: The `max_depth` of the mediator.
-        path: The messages that run, outermost first.
+        path: The running messages, outermost first.
     """
     remedy = "They cause each other without end. Break the circle" if circle_in(path) else "Nest less deeply"
     return DispatchDepthError(
@@ -181,17 +181,17 @@ def dispatch_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
 
 
 def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
-    """The handlers of a domain event let aggregates record further events, whose handlers do the same, and so on.
+    """Too many domain events cause each other: the handlers of each event make aggregates record the next one.
 
     Args:
         limit: The `max_depth` of the mediator.
-        path: The events, each recorded by the handlers of the one before it.
+        path: The events. Each was recorded by the handlers of the event before it.
     """
     circle = circle_in(path)
-    remedy = "They cause each other without end. Break the circle" if circle else "Let fewer follow from each other"
+    remedy = "They cause each other without end. Break the circle" if circle else "Let fewer events cause each other"
     return DispatchDepthError(
         path[-1] if path else None,
-        f"{len(path)} domain events follow from each other, more than max_depth ({limit}): {path_text(path)}. {remedy}, "
+        f"{len(path)} domain events caused each other, more than max_depth ({limit}): {path_text(path)}. {remedy}, "
         "or raise `max_depth` of the mediator.",
         limit,
         path,
@@ -199,11 +199,11 @@ def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError
 
 
 def too_many_domain_events(limit: int, path: Sequence[object]) -> DispatchDepthError:
-    """One transaction has more domain events than it may publish.
+    """One transaction records more domain events than it may publish.
 
     Args:
         limit: The `max_domain_events` of the unit of work.
-        path: The events that led to the last one, each recorded by the handlers of the one before it.
+        path: The events that led to the last event. Each was recorded by the handlers of the event before it.
     """
     remedy = "They cause each other without end. Break the circle" if circle_in(path) else "Do less in one command"
     return DispatchDepthError(
@@ -219,45 +219,46 @@ def called_late(message: object, behavior: str) -> MisuseError:
     """A behavior called `call_next` after its `handle` had returned."""
     return MisuseError(
         message,
-        f"`call_next` was called for {name_of(message)} after {behavior} had ended, when the response was "
-        "given already. Await it inside `handle`; is this a task that was not awaited there?",
+        f"`call_next` was called for {name_of(message)} after {behavior} had ended. "
+        "Await `call_next()` inside `handle`; a task that calls it must be awaited there too.",
     )
 
 
 def returned_early(message: object, behavior: str) -> MisuseError:
-    """A behavior returned while the rest of the pipeline, which it had called, was still running."""
+    """A behavior returned while its `call_next()` was still running."""
     return MisuseError(
         message,
-        f"{behavior} returned before what it went on with for {name_of(message)} had ended, in a task "
-        "that was not awaited. Await the task inside `handle`, also one that was cancelled.",
+        f"{behavior} returned while its `call_next()` for {name_of(message)} was still running, in a task that was not "
+        "awaited. Await the task inside `handle`, even after cancelling it.",
     )
 
 
 def not_awaited(message: object, coroutine: str) -> MisuseError:
-    """A behavior or a handler forgot an `await`, so the coroutine that it called has not run."""
+    """A behavior or a handler did not await a coroutine, so the coroutine has not run."""
     return MisuseError(
         message,
-        f"What {name_of(message)} came to is the coroutine {coroutine}, which nobody awaited, so it has not "
-        "run. Write `await call_next()` in a behavior, and `await` before what a handler calls.",
+        f"The response to {name_of(message)} is the coroutine {coroutine}, which nobody awaited, so it has not run. Write "
+        "`await call_next()` in a behavior, and `await` before the calls of a handler.",
     )
 
 
 def replaced(message: object, replacement: object) -> MisuseError:
-    """A behavior went on with a message of another class than the one it was given."""
+    """A behavior gave `call_next` a message of a different class."""
     name = name_of(message)
     return MisuseError(
         message,
-        f"`call_next` was given a {name_of(replacement)} in place of a {name}, and what lies inside was chosen for "
-        f"{name}. Pass on a {name} (or one derived from it), or `await mediator.send(...)` the other message.",
+        f"`call_next` was given a {name_of(replacement)} in place of a {name}, but the rest of the pipeline was "
+        f"compiled for {name}. Pass on a {name} or an instance of a subclass, or send the other message with "
+        "`await mediator.send(...)`.",
     )
 
 
 def not_a_stream(message: object, given: object) -> MisuseError:
-    """The handler of a stream request, or a behavior around it, gave something that `async for` cannot iterate over."""
+    """The `handle` of a stream handler or a stream behavior did not return an async iterator."""
     return MisuseError(
         message,
         f"The stream of {name_of(message)} got a {name_of(given)} where it needs an async iterator. Write "
-        "`async def handle(...)` with `yield` in it; and iterate over `call_next()`, which is not awaited.",
+        "`async def handle(...)` with `yield` in it, and iterate over `call_next()` without awaiting it.",
     )
 
 
@@ -279,7 +280,7 @@ def stream_already_open(message: object) -> MisuseError:
 
 
 def concurrent_publish(notification: object) -> MisuseError:
-    """Handlers would commit transactions of their own before the transaction around them, which may still roll back."""
+    """A notification whose handlers commit separately was published inside a unit of work, which may still roll back."""
     return MisuseError(
         notification,
         f"{name_of(notification)} cannot be published with this strategy inside a unit of work: each handler would "
@@ -289,9 +290,9 @@ def concurrent_publish(notification: object) -> MisuseError:
 
 
 def cache_key(query: object, reason: str) -> MisuseError:
-    """A query cannot be looked up in a cache."""
+    """A query cannot be the key of a cache, because it is not hashable."""
     return MisuseError(
         query,
-        f"{name_of(query)} cannot be the key of a cache: {shown_reason(reason)}. Make it frozen, with fields that are "
-        "hashable (a tuple in place of a list), or narrow the behavior to other queries.",
+        f"{name_of(query)} cannot be the key of a cache: {shown_reason(reason)}. Make its class frozen, with "
+        "hashable fields (a tuple instead of a list), or restrict the behavior to other queries.",
     )

@@ -1,4 +1,4 @@
-"""Misuse of distributed events, and of requests to other applications."""
+"""Functions that return the errors for misuse of distributed events and of requests to other applications."""
 
 from mediator.errors.misuse.classes import DeclarationError, GroupOrderingError, MisuseError
 from mediator.errors.root import name_of
@@ -16,17 +16,17 @@ def no_event(message: object) -> MisuseError:
 
 
 def event_declaration(event_class: type, problem: str) -> DeclarationError:
-    """An event class does not say, or wrongly says, what its type is on the wire."""
+    """An event class declares no type, version or locking for the wire, or declares a wrong one."""
     return DeclarationError(
         event_class,
         f"{name_of(event_class)} {problem}. Declare it as "
         '`event_type: ClassVar[str] = "<domain>.<name>"`, both of up to 64 lower-case letters, digits and hyphens, and '
-        '`event_version: ClassVar[int] = 1`. A `key_locking`, if there is one, is "strict" or "row".',
+        '`event_version: ClassVar[int] = 1`. `key_locking` is optional: "strict" or "row".',
     )
 
 
 def upcaster_declaration(event_class: type, problem: str) -> DeclarationError:
-    """An event class declares upcasters that cannot lift older versions to its own."""
+    """An event class declares upcasters that cannot convert older versions to its own version."""
     return DeclarationError(
         event_class,
         f"{name_of(event_class)} {problem}. Declare a plain function for each older version, without a "
@@ -35,26 +35,26 @@ def upcaster_declaration(event_class: type, problem: str) -> DeclarationError:
 
 
 def event_schema(event_class: type, reason: str) -> DeclarationError:
-    """The payload of an event class cannot be described, or no sample of it can be made."""
+    """The payload of an event class has no schema, or no sample of it can be generated."""
     return DeclarationError(
         event_class,
-        f"{name_of(event_class)} cannot be frozen: {shown_reason(reason)}. When only the sample is at fault, give one: "
-        "`freeze_events([OrderPlaced(...)], folder)`.",
+        f"{name_of(event_class)} cannot be frozen: {shown_reason(reason)}. If only the generated sample is at fault, "
+        "give one: `freeze_events([OrderPlaced(...)], folder)`.",
     )
 
 
 def request_declaration(request_class: type, problem: str) -> DeclarationError:
-    """A request class does not say, or wrongly says, under which name another application knows it."""
+    """A request class declares no name by which other applications know it, or declares a wrong one."""
     return DeclarationError(
         request_class,
         f"{name_of(request_class)} {problem}. Declare it as `class {name_of(request_class)}"
         '(Query[Response])` with `request_type: ClassVar[str] = "<domain>.<name>"`, both of lower-case letters, digits '
-        "and hyphens, and fields and a response that JSON has a form for.",
+        "and hyphens, and fields and a response that JSON can represent.",
     )
 
 
 def delivery_time(event: object, problem: str) -> MisuseError:
-    """An event cannot be delayed as asked for; when the command is committing, nothing is committed."""
+    """An event cannot be delayed as requested. If the error is raised during the commit, nothing is committed."""
     return MisuseError(
         event,
         f"{name_of(event)} cannot be delayed: {problem}. Give `deliver_at` a timezone-aware datetime, such as "
@@ -63,11 +63,11 @@ def delivery_time(event: object, problem: str) -> MisuseError:
 
 
 def group_ordering(group: str, ordering: str, stream: str, consumer: str) -> GroupOrderingError:
-    """A group consumed a stream with one ordering, as a consumer shows, and is to consume it with the other one."""
+    """A consumer group used another ordering before, as an existing consumer shows."""
     return GroupOrderingError(
         group,
         f"The group {group} cannot consume {stream} with ordering={ordering!r}: the consumer "
-        f"{consumer} shows that it did so with the other ordering, and its progress cannot be taken over. Use "
-        f"another group; or stop every instance of this one and delete its consumers on {stream}: it then begins "
-        "where `start` says, and the inbox recognizes what it has taken in before.",
+        f"{consumer} shows that the group used the other ordering before, and its position cannot be converted. Use "
+        f"another group; or stop every instance of this group and delete its consumers on {stream}. The group then starts "
+        "where `start` says, and the inbox recognizes the events that the group has handled before.",
     )

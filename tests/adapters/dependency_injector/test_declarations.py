@@ -64,7 +64,7 @@ def problems(*classes: Any, **more: Any) -> list[tuple[str, str]]:
 )
 def test_a_message_of_several_kinds_is_found(kind: Any, message: Any, kinds: str):
     found = problems(handler(kind, message))
-    assert any(label == "container.h0" and f"is {kinds}, each of which" in text for label, text in found)
+    assert any(label == "container.h0" and f"is {kinds}, which are" in text for label, text in found)
 
 
 def test_a_message_of_several_kinds_is_found_where_only_an_authorizer_names_it():

@@ -47,7 +47,7 @@ async def test_one_instance_is_shared_in_a_scope_and_closed_at_its_end():
 
 
 async def test_asking_outside_a_dispatch_names_the_provider():
-    with pytest.raises(ScopeError, match=r"Scoped\(UnitOfWork\) was asked for, but no dispatch is running"):
+    with pytest.raises(ScopeError, match=r"Scoped\(UnitOfWork\) was requested, but no dispatch is running"):
         Shared().unit_of_work()
 
 

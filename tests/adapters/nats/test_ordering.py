@@ -282,7 +282,7 @@ async def test_a_group_cannot_change_its_ordering_until_its_old_consumers_are_de
         assert await take_ids(deliveries, 1) == ["a"]
     with capture_logs() as logs:
         async with subscription(connection, prefix).open([TYPE], prefetch=10, ordering="key") as deliveries:
-            await until_told(logs, "the consumer g shows that it did so with the other ordering")
+            await until_told(logs, "the consumer g shows that the group used the other ordering before")
             await nothing(deliveries)
             assert [info.name for info in await raw.jetstream().consumers_info(f"{prefix}-shop")] == ["g"]
             await raw.jetstream().delete_consumer(f"{prefix}-shop", "g")

@@ -89,13 +89,13 @@ async def test_writing_through_the_session_of_another_database_names_the_unit_of
 
     said = str(caught.value)
     assert said.startswith(
-        "Writing to the database needs its own unit of work, and the one that runs in this scope is another: "
+        "Writing to the database needs its own unit of work, but a different one is running in this scope: "
         "SqlAlchemyUnitOfWork of "
     )
     assert "/a.db, " in said
     assert said.endswith(
-        "A command writes through one unit of work, in one database. Use the session of that one, or send a command for the "
-        "other database with `mode=TransactionMode.NEW`."
+        "A command writes through one unit of work, in one database. Use the session of the running one, or send a "
+        "command for the other database with `mode=TransactionMode.NEW`."
     )
 
 
@@ -105,7 +105,9 @@ async def test_beginning_the_unit_of_work_of_another_database_names_the_one_that
             raise AssertionError("begun")
 
     async with lifespan(Two(config=urls), relay_elsewhere=True) as container:
-        with pytest.raises(MisuseError, match=r"Another unit of work runs in this scope: SqlAlchemyUnitOfWork of "):
+        with pytest.raises(
+            MisuseError, match=r"Another unit of work is running in this scope: SqlAlchemyUnitOfWork of "
+        ):
             await container.mediator().send(Act(begin))
 
 
@@ -127,14 +129,14 @@ async def test_a_unit_of_work_that_two_dispatches_share_is_told_to_be_scoped(tmp
         second = asyncio.create_task(send(Act(meet)))
         done, waiting = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
         (refused,) = done
-        with pytest.raises(MisuseError, match="runs (already )?in") as caught:
+        with pytest.raises(MisuseError, match="is (already )?running in") as caught:
             await refused
         await both.wait()
         await asyncio.wait(waiting)
     Two.unit_of_work.reset_override()
 
     said = str(caught.value)
-    assert "runs in another dispatch at this moment, and this one was given the same object." in said
+    assert "is running in another dispatch, and this dispatch was given the same object." in said
     assert "declare it as `Scoped(SqlAlchemyUnitOfWork, ...)`, not as a Singleton." in said
 
 
