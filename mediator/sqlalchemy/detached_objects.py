@@ -1,10 +1,10 @@
-"""DetachedObjects: the objects that a session loaded before its current transaction; refreshed before they are written.
+"""DetachedObjects: tracks objects that a session loaded in earlier transactions, and refreshes them before a write.
 
 When a transaction begins, the session detaches all its objects. A query or `session.get()` then returns a new object
 with the values in the database, and the old object stays readable. An old object that is changed or deleted, or that a
-new object refers to, is attached again and refreshed. If the database then holds other values than a changed object was
-loaded with, another transaction has written the row meanwhile. The change was decided on outdated values, which is an
-error.
+new object refers to, is attached to the session again and refreshed. The refresh compares the row of a changed or
+deleted object with the values that the object was loaded with. If they differ, another transaction has written the row,
+and the change was based on outdated values. A `StaleObjectError` is then raised.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -26,9 +26,9 @@ from mediator.blocks import contextmanager
 from mediator.errors import misuse
 
 _QUERIES = ("dynamic", "write_only")
-"""Loading strategies of relationships that hold no objects, but are queried."""
+"""Loading strategies of relationships that are queried, and never hold objects in memory."""
 _NOT_READ = (*_QUERIES, "raise", "raise_on_sql", "noload")
-"""Loading strategies of relationships that a refresh by name does not load."""
+"""Loading strategies of relationships that `Session.refresh` does not load, even when it is given their names."""
 
 _CHANGEABLE: tuple[type, ...] = (dict, list, set, MutableBase)
 """Types of values that can be changed in place."""
@@ -38,7 +38,7 @@ State = InstanceState[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Returned:
-    """A detached object that was attached to the session again."""
+    """A detached object that was attached to the session again, and the values that it was loaded with."""
 
     entity: object
     loaded: dict[str, Any]
@@ -46,7 +46,10 @@ class _Returned:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A change of one attribute: the value that was set, or the objects added to and removed from a collection."""
+    """A change of one attribute.
+
+    Either `value` was set, or the objects `added` and `removed` changed a collection.
+    """
 
     key: str
     value: Any
@@ -72,7 +75,7 @@ class _Change:
         if self.key in state.mapper.relationships:
             setattr(entity, self.key, self.value)
             return
-        # Validators and listeners are not called again: the value is already their result.
+        # Validators and listeners must not be called again, since the value is already their result.
         noting: Any = state
         noting._modified_event(state.dict, state.manager[self.key].impl, state.dict.get(self.key, NO_VALUE))  # noqa: SLF001
         state.dict[self.key] = self.value
@@ -82,13 +85,13 @@ class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
     Attributes:
-        letting_go: True while this class detaches objects, so that listeners do not release their aggregates.
+        letting_go: Whether this class is detaching objects now. The unit of work does not release these aggregates.
     """
 
     def __init__(self, session: Session) -> None:
         self.letting_go: bool = False
         self._session = session
-        # States and not objects: a state shows a change even after its object was garbage-collected.
+        # The keys are states, since a state shows a change even after its object was garbage-collected.
         self._states: dict[State, dict[str, Any]] = {}
         self._deleted: set[State] = set()
         self._returned: dict[State, _Returned] = {}
@@ -96,7 +99,7 @@ class DetachedObjects:
         self._reading = False
 
     def let_go(self) -> None:
-        """Detach all objects of the session and remember them. None of them may be waiting to be written."""
+        """Detach all objects of the session and track them. None of them may have unwritten changes."""
         self._states = {
             state: copies for state, copies in self._states.items() if state.modified or state.obj() is not None
         }
@@ -122,7 +125,7 @@ class DetachedObjects:
         self._deleted.add(_state_of(entity))
 
     def take_deleted(self) -> None:
-        """Watch the objects whose rows were deleted for later changes. Called when the transaction has ended."""
+        """Track the objects whose rows were deleted, to notice later changes. Called after the transaction has ended."""
         gone, self._deleted = self._deleted, set()
         for state in gone:
             entity = state.obj()
@@ -142,7 +145,7 @@ class DetachedObjects:
                 yield state
 
     def undo_changes(self) -> None:
-        """Give changed objects back the values that they were loaded with, since their changes are rolled back."""
+        """Reset changed objects to the values that they were loaded with. Called after a rollback."""
         for state in list(self.changed()):
             entity = state.obj()
             if entity is None:
@@ -159,9 +162,9 @@ class DetachedObjects:
                 state.committed_state.pop(key, None)
 
     def undo_returns(self) -> None:
-        """Detach the objects that were attached again, with the values that they were loaded with.
+        """Detach the objects that were attached again, and reset them to the values that they were loaded with.
 
-        Called when the transaction in which they were attached is rolled back.
+        Called after the rollback of the transaction in which they were attached.
         """
         self._returned.clear()
         back, self._back = self._back, {}
@@ -178,11 +181,11 @@ class DetachedObjects:
         return WeakSet(self._session.identity_map.all_states())
 
     def expire_since(self, mark: WeakSet[State]) -> None:
-        """Expire the objects that were loaded since a savepoint, since what was written to them is rolled back."""
+        """Expire the objects that the session loaded after `mark()`, since their changes were rolled back."""
         for state in self._session.identity_map.all_states():
             entity = state.obj()
             if entity is not None and state not in mark:
-                # By name: otherwise related objects would be expired, too, and lose their changes.
+                # `expire` without names would also expire related objects, which would lose their changes.
                 self._session.expire(entity, [key for key in state.dict if key in state.mapper.attrs])
                 state.expired = True
 
@@ -194,7 +197,7 @@ class DetachedObjects:
             raise misuse.stale_object(type(entity), reason)
 
     def note_return(self, entity: object) -> None:
-        """Mark an object that was attached again for refreshing, which happens before anything else is read.
+        """Mark an object that was attached again, so that it is refreshed before the next query.
 
         An object that was not detached is ignored.
         """
@@ -207,11 +210,11 @@ class DetachedObjects:
         self._returned[state] = self._back[state] = _Returned(entity, loaded)
         unchanged = [each.key for each in state.mapper.relationships if not _history(state, each.key).has_changes()]
         unchanged = [key for key in unchanged if key in state.dict]
-        if unchanged:  # the objects in them would be attached as well
+        if unchanged:  # without this, SQLAlchemy would also attach the objects in these relationships
             self._session.expire(entity, unchanged)
 
     def forget_return(self, entity: object) -> None:
-        """Do not refresh an object here, because the caller refreshes it."""
+        """Remove the mark of `note_return`, because the caller refreshes the object."""
         self._returned.pop(_state_of(entity), None)
 
     def take_changed_back(self) -> None:
@@ -225,23 +228,23 @@ class DetachedObjects:
             entity = state.obj()
             if entity is None:
                 del self._states[state]
-                raise misuse.stale_object(state.class_, "nobody holds the object any more that was changed")
+                raise misuse.stale_object(state.class_, "the changed object was garbage-collected")
             if state.was_deleted:
                 raise misuse.stale_object(state.class_, "its row was deleted")
             self._session.add(entity)
 
     def read_anew(self) -> None:
-        """Refresh all objects that were attached again, then apply their changes once more.
+        """Refresh all objects that were attached again, and reapply their changes.
 
         Raises:
-            StaleObjectError: The database holds other values than a changed or deleted object was loaded with, the row
-                of an object is gone, or the refresh would need I/O outside SQLAlchemy's greenlet.
+            StaleObjectError: The row of a changed or deleted object has other values than the object was loaded with,
+                the row of an object is gone, or the refresh would need I/O outside SQLAlchemy's greenlet.
         """
         if not self._returned or self._reading:
             return
         if not in_greenlet():
             cls = next(iter(self._returned)).class_
-            raise misuse.stale_object(cls, "it came back and is not read yet, which `await session.flush()` does")
+            raise misuse.stale_object(cls, "it was attached again and must be refreshed: call `await session.flush()`")
         self._reading = True
         try:
             with self._session.no_autoflush:
@@ -281,8 +284,8 @@ class DetachedObjects:
         now = state.dict.get(key)
         if before is now or kind.compare_values(before, now):
             return True
-        # A value may be read in another form than it was written, such as a time with its zone in SQLite: as parameters
-        # for the driver both are equal.
+        # A value may be read in another form than it was written in. SQLite, for example, drops the zone of a time.
+        # Converted to parameters for the driver, both forms are equal.
         dialect = self._session.get_bind().dialect
         process = kind.dialect_impl(dialect).bind_processor(dialect)
         return process is not None and bool(process(before) == process(now))
@@ -323,7 +326,10 @@ def _loaded(state: State, key: str) -> Any:
 
 
 def _copies(state: State) -> dict[str, Any]:
-    """Copy the values that can be changed in place: SQLAlchemy notices such changes, but loses the old value."""
+    """Return copies of the values that can be changed in place.
+
+    SQLAlchemy notices that such a value was changed, but does not keep the old value.
+    """
     values = ((key, state.dict.get(key)) for key in _columns(state.mapper))
     return {key: deepcopy(value) for key, value in values if isinstance(value, _CHANGEABLE)}
 
@@ -337,9 +343,9 @@ def _identities(held: Any) -> set[Any]:
 def _changes(state: State) -> Iterator[_Change]:
     for attribute in state.mapper.attrs:
         if not isinstance(attribute, ColumnProperty | RelationshipProperty):
-            continue  # a change of a composite or a synonym is a change of the columns behind it
+            continue  # a composite or a synonym changes together with its columns
         if _is_query(attribute):
-            continue  # a refresh does not touch the objects that were added to it
+            continue  # a refresh does not discard objects that were added to such a relationship
         history = _history(state, attribute.key)
         if not history.has_changes():
             continue

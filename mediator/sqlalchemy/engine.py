@@ -24,10 +24,11 @@ from mediator.sqlalchemy.sqlite import GuardedConnection, SqliteDatabase, file_o
 
 
 class ConnectionPool(AsyncAdaptedQueuePool):
-    """A pool that bounds the wait for a connection, and refuses a wait that would be a deadlock.
+    """A connection pool that raises an error when waiting for a connection takes too long or would be a deadlock.
 
-    A dispatch that opens another scope (`TransactionMode.NEW` or `SUPPRESS`) keeps its connection meanwhile. When such
-    dispatches are nested as deep as the pool is large, the innermost would wait for the outer ones, and they for it.
+    A dispatch keeps its connection while an inner dispatch runs in another scope (`TransactionMode.NEW` or `SUPPRESS`).
+    A deadlock threatens when nested dispatches hold all connections: the innermost dispatch would wait for a
+    connection, and the outer dispatches return their connections only after the innermost has ended.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -60,7 +61,7 @@ class ConnectionPool(AsyncAdaptedQueuePool):
         return self.size() + self._max_overflow
 
     def _holders_around(self) -> int:
-        """Return how many connections are held by scopes that enclose the current one."""
+        """Return how many connections are held by scopes that enclose the current scope."""
         frame = current_frame()
         around: set[Scope] = set()
         while frame is not None and frame.parent is not None:
@@ -79,15 +80,21 @@ _WRITER_TIMEOUT, _LOCK_TIMEOUT = 30.0, 5.0
 _LONGEST = (2**31 - 1) / 1000
 """The longest timeout in seconds: PostgreSQL counts milliseconds in 31 bits."""
 _POOL = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10.0, "pool_recycle": 1800}
-"""Enough for one consumer with `ordering="key"`, a relay, and some commands besides; `mediator doctor` counts them."""
+"""The defaults of the pool. They suffice for one consumer with `ordering="key"`, a relay and some concurrent commands.
+
+`mediator doctor` compares the size of the pool with the number of connections that an application needs.
+"""
 _databases: weakref.WeakKeyDictionary[Engine, weakref.ref[Database]] = weakref.WeakKeyDictionary()
-"""Keys and values are weak, since a database references its engine. The engine's listeners keep the database alive."""
+"""The database of each engine.
+
+The database references its engine, so both references here are weak. The engine's listeners keep the database alive.
+"""
 
 
 def database_of(
     engine: AsyncEngine, *, writer_timeout: float = _WRITER_TIMEOUT, lock_timeout: float = _LOCK_TIMEOUT
 ) -> Database:
-    """Return the database of an engine; the first call sets the engine up.
+    """Return the database of an engine; the first call sets up the engine.
 
     Raises:
         DatabaseUnavailableError: The engine is neither for an SQLite file nor for PostgreSQL through asyncpg.
@@ -116,39 +123,39 @@ async def open_engine(
     check_at_start: bool = True,
     **options: Any,
 ) -> AsyncGenerator[AsyncEngine, None]:
-    """Open a database for units of work, and close it at the end: `providers.Resource(open_engine, url)`.
+    """Open an engine for units of work, and dispose of it at the end.
 
-    SQLite runs in WAL mode with `synchronous=FULL`, so that a commit survives a loss of power. A PostgreSQL server is
-    connected to once, to find out whether it can be reached.
+    Declare it as `providers.Resource(open_engine, url)`. SQLite runs in WAL mode with `synchronous=FULL`, so that a
+    commit survives a loss of power. For PostgreSQL, one connection is opened at the start, to check that the server can
+    be reached.
 
     Args:
         url: `sqlite:///file` (relative), `sqlite:////file` (absolute), or `postgresql://user:password@host/database`.
         writer_timeout: SQLite: how long a writer waits for other writers, in seconds.
-        lock_timeout: PostgreSQL: how long a transaction inside another one waits for a lock, in seconds.
-        idle_timeout: PostgreSQL: how long a transaction may be idle between two statements before the server ends it,
-            so that a frozen process does not keep its locks forever; in seconds.
+        lock_timeout: PostgreSQL: how long a transaction inside another transaction waits for a lock, in seconds.
+        idle_timeout: PostgreSQL: how long a transaction may be idle between two statements, in seconds. The server then
+            ends the transaction, so that a frozen process does not keep its locks forever.
         statement_timeout: PostgreSQL: how long a statement waits for its answer, in seconds.
         connect_timeout: PostgreSQL: how long connecting may take, in seconds.
-        check_at_start: PostgreSQL: whether to connect at once, so that an unreachable server is an error here. A
-            process that uses several databases can start without this one when it is false; its workers then wait for
-            it.
-        options: Options of SQLAlchemy's `create_async_engine`. The pool keeps 10 connections and opens 10 more when
-            they are needed, unless `pool_size` and `max_overflow` say otherwise. `hide_parameters` is on unless given,
-            so that errors, and therefore logs, show statements without their values. `connect_args` are added to the
-            library's own and override them. A `None` in their `server_settings` removes one of the library's settings,
-            and a function as `password` is called for each connect.
+        check_at_start: PostgreSQL: whether to connect at once and raise an error when the server cannot be reached.
+            When false, a process that uses several databases can start while this database is unreachable; its workers
+            then wait for the database.
+        options: Options of SQLAlchemy's `create_async_engine`. By default, `pool_size` is 10 and `max_overflow` is 10.
+            `hide_parameters` is true by default, so that errors and logs show statements without their values.
+            `connect_args` are added to the arguments of this library, and override them. A `None` in their
+            `server_settings` removes a setting of this library. A function as `password` is called for each connection.
 
-    The URL of the engine has no password, and tracebacks with local variables do not show the password. A PostgreSQL
-    engine that was not opened by this function shows it in tracebacks, in functions of SQLAlchemy.
+    The URL of the engine has no password, and tracebacks with local variables do not show the password. For a
+    PostgreSQL engine that was created without this function, tracebacks through SQLAlchemy can show the password.
 
     Raises:
         SettingError: A timeout is not a usable number of seconds.
         DatabaseUnavailableError: The database cannot be opened: its folder is missing, the file is not a database,
             access is not permitted, the server does not answer, the URL or an option in it cannot be read, or texts are
-            not stored as UTF-8. The error names the hosts, and no password.
+            not stored as UTF-8. The error shows the hosts, but no password.
     """
     given = Secret((url, options.pop("connect_args", {})))
-    del url  # a traceback that shows local variables would show it
+    del url  # a traceback that shows local variables would show its password
     check_not_negative(writer_timeout=writer_timeout)
     check_positive(
         at_most=_LONGEST,
@@ -174,7 +181,7 @@ async def open_engine(
     finally:
         await wait_for_late_work(5.0)
         await engine.dispose()
-        await asyncio.sleep(0)  # terminated connections are closed in the next step of the event loop
+        await asyncio.sleep(0)  # terminated connections are closed in the next iteration of the event loop
 
 
 async def _engine(
@@ -200,16 +207,16 @@ def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
 
 
 def _arguments(url: URL) -> dict[str, Any]:
-    """Return the driver's arguments in a URL.
+    """Return the arguments for the driver that a URL contains.
 
-    SQLAlchemy's errors are replaced, and not kept as causes, since their texts may show a password.
+    Errors of SQLAlchemy are replaced and not kept as causes, since their texts may show a password.
     """
     try:
         _, arguments = url.get_dialect()().create_connect_args(url)
     except ArgumentError:
         reason = 'its hosts and ports do not fit together: write them as "host=a:1&host=b:2" or as "host=a,b&port=1,2"'
     except ValueError:
-        reason = "an option in it has a value that cannot be read, such as a text in place of a number"
+        reason = "one of its options has a value that cannot be parsed, such as a text in place of a number"
     else:
         return {**arguments}
     raise DatabaseUnavailableError(redacted(url), reason)

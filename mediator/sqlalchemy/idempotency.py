@@ -21,14 +21,14 @@ class SqlAlchemyIdempotency(Idempotency):
     """Stores the responses of commands by their idempotency keys, in the database of the unit of work.
 
     Declare it with the engine of the unit of work: `idempotency = providers.Singleton(SqlAlchemyIdempotency, engine)`.
-    Each method raises `SchemaError` when the table does not exist, and `MisuseError` for a unit of
-    work that is not a `SqlAlchemyUnitOfWork` on the same engine.
+    Each method raises `SchemaError` when the table does not exist. A method with a unit of work raises `MisuseError`
+    when the unit of work is not a `SqlAlchemyUnitOfWork` on the same engine.
 
     Args:
         engine: From `open_engine`.
         codec: Writes and reads responses; JSON through msgspec by default.
         keep_seconds: How long a response is kept, in seconds; one day by default.
-        clean_interval: How often old responses are deleted, in seconds, by a process that runs the container's workers.
+        clean_interval: Seconds between two deletions of old responses, by a process that runs the container's workers.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
             used.
     """
@@ -47,7 +47,7 @@ class SqlAlchemyIdempotency(Idempotency):
         self._clock = DatabaseClock(self._database.dialect, clock_offset)
 
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
-        # PostgreSQL waits for another claim of the key at the unique index, SQLite for the writer lock.
+        # A concurrent claim of the same key is waited for: at the unique index on PostgreSQL, at SQLite's writer lock.
         connection = await own_connection(self, self._database, unit_of_work)
         now, columns = self._clock.now(), idempotency.c
         row: dict[str, Any] = {"fingerprint": fingerprint, "response": b"", "created_at": now}

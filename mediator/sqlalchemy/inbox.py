@@ -1,4 +1,4 @@
-"""SqlAlchemyInbox: stores the inbox, and how often handlers were started, in tables of the application's database."""
+"""SqlAlchemyInbox: stores the inbox and the number of handler starts in tables of the application's database."""
 
 import os
 import uuid
@@ -22,7 +22,8 @@ from mediator.sqlalchemy.schema import attempts, idempotency, inbox, parked
 from mediator.sqlalchemy.statements import delete_some
 
 _IDENTITY = ("consumer", "source", "event_id")
-_ROOM = 262_144
+_PROBE_BYTES = 262_144
+"""The size of the row with which `takes_writes` tests whether the disk has free space."""
 
 
 class SqlAlchemyInbox(Inbox):
@@ -30,14 +31,14 @@ class SqlAlchemyInbox(Inbox):
 
     Declare it with the engine of the unit of work: `inbox = providers.Singleton(SqlAlchemyInbox, engine)`. A source or
     an id that does not fit its column (longer than 255 characters, or with unprintable characters) is stored as its
-    hash. Each method but `answers` and `takes_writes` raises `SchemaError` when the tables do not exist. A
-    consumer's name that is longer than 64 characters, or has a NUL character, is a `SettingError`, and a unit of work
-    that is not a `SqlAlchemyUnitOfWork` on the same engine a `MisuseError`.
+    hash. Each method except `answers` and `takes_writes` raises `SchemaError` when the tables do not exist. A method
+    raises `SettingError` for a consumer's name with more than 64 characters or a NUL character, and `MisuseError` for a
+    unit of work that is not a `SqlAlchemyUnitOfWork` on the same engine.
 
     Args:
         engine: From `open_engine`.
-        keep_seconds: How long events are remembered, in seconds; 8 days by default. Use a day more than the stream
-            keeps events.
+        keep_seconds: How long events are remembered, in seconds; 8 days by default. Use one day more than the time for
+            which the stream keeps events.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
             used.
 
@@ -74,10 +75,13 @@ class SqlAlchemyInbox(Inbox):
         found = (await connection.execute(statement.returning(is_key_parked(consumer, key)))).first()
         if found is None:
             return Admission.DUPLICATE
-        return await self._behind(connection, consumer, key) if found[0] else Admission.NEW
+        return await self._admit_parked_key(connection, consumer, key) if found[0] else Admission.NEW
 
-    async def _behind(self, connection: AsyncConnection, consumer: str, key: str) -> Admission:
-        """Look again while holding the key's lock: the last parked event of the key may just be being replayed."""
+    async def _admit_parked_key(self, connection: AsyncConnection, consumer: str, key: str) -> Admission:
+        """Return the admission of an event whose key had parked events.
+
+        The query is repeated with the key locked, since a replay may be removing the key's last parked event.
+        """
         await lock_key(connection, consumer, key)
         parked = (await connection.execute(select(is_key_parked(consumer, key)))).scalar_one()
         return Admission.KEY_PARKED if parked else Admission.NEW
@@ -109,6 +113,7 @@ class SqlAlchemyInbox(Inbox):
             await connection.execute(self._count(row, 0, lowered, LastStart.ENDED))
 
     def _count(self, row: tuple[str, str, str], first: int, then: ColumnElement[int], last: LastStart) -> Any:
+        """Return a statement that stores the number of starts: `first` in a new row, `then` in an existing row."""
         written = {"started_at": self._clock.now(), "last_start": last.value}
         identity = dict(zip(_IDENTITY, row, strict=True))
         statement: Any = self._database.insert(attempts).values(**identity, attempts=first, **written)
@@ -136,13 +141,13 @@ class SqlAlchemyInbox(Inbox):
         return True
 
     async def takes_writes(self) -> bool:
-        """Return whether the database can commit a row of 256 KiB, which is then deleted again.
+        """Return whether the database can commit a row of 256 KiB. The row is then deleted.
 
-        A small row would prove little, since a full file often has room for one, and a rollback does not touch the
-        disk.
+        A small row would prove little, since a full file often has space for it. A rollback instead of the commit would
+        prove nothing, since it does not write to the disk.
         """
         key, columns = f"room for {uuid.uuid4()}", idempotency.c
-        row = {"key": key, "fingerprint": "", "response": os.urandom(_ROOM), "created_at": self._clock.now()}
+        row = {"key": key, "fingerprint": "", "response": os.urandom(_PROBE_BYTES), "created_at": self._clock.now()}
         try:
             async with self._database.writing() as connection:
                 await connection.execute(self._database.insert(idempotency).values(row))
@@ -154,13 +159,17 @@ class SqlAlchemyInbox(Inbox):
 
 
 def _is_parked() -> ColumnElement[bool]:
-    """Match the inbox rows of parked events; without them, an event that comes again would take effect twice."""
+    """Return a condition that is true for the inbox row of a parked event.
+
+    Such a row is kept while the event is parked: without its row, an event that is delivered again would take effect
+    twice.
+    """
     same = and_(*(parked.c[name] == inbox.c[name] for name in _IDENTITY))
     return exists(select(1).select_from(parked).where(same, parked.c.direction == "in").correlate(inbox))
 
 
 def _fitting(consumer: str, source: str, event_id: str) -> tuple[str, str, str]:
-    """Return the primary key of a row; a source or an event id that does not fit its column is replaced by its hash."""
+    """Return the primary key of an event's row. A source or an id that does not fit its column becomes its hash."""
     if not is_storable(consumer, LONGEST_GROUP):
         raise SettingError("consumer", consumer, f"use at most {LONGEST_GROUP} characters, and no NUL")
     return consumer, text_or_hash(source), text_or_hash(event_id)

@@ -1,4 +1,4 @@
-"""Migrations: the versions of the tables, and how they are created in a database or brought up to date."""
+"""Migrations: the versions of the tables, and the statements that create the tables or upgrade them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,21 +33,22 @@ _DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": sqlite.dialect, "postgr
 _NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch FROM now())"}
 _FIRST = 1
 _APPLICATION = "{application}"
-"""The placeholder, in a statement of a migration, for the name of the application as an SQL literal."""
+"""A placeholder in the statements of a migration; it is replaced by the name of the application as an SQL literal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step from the version before to the next version.
+    """A step from the previous version of the tables to the next version.
 
-    Processes of the version before must still work, since they run while the step is applied and for a while after.
+    Processes that use the previous version must still work after the step, since they run while the step is applied and
+    for some time afterwards.
 
     Attributes:
         version: The version that the tables have after the step.
         statements: The statements by dialect (`"sqlite"`, `"postgresql"`), executed in order and in one transaction.
         names_events: Whether `{application}` in the statements is replaced by the name of the application as a literal.
-        adds: The table and the name of a column that the step adds. They identify the version of tables that do not
-            record their version.
+        adds: The names of a table and of a column that the step adds to it. Tables without a recorded version have at
+            least this version when they have the column.
     """
 
     version: int
@@ -58,7 +59,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class SchemaHistory:
-    """The versions of the tables. A new version needs an entry in `migrations` and the change of the metadata.
+    """All versions of the tables. A new version needs an entry in `migrations` and a change of `metadata`.
 
     Attributes:
         metadata: The current tables.
@@ -79,10 +80,7 @@ class SchemaHistory:
         return _FIRST + len(self.migrations)
 
     def statements(self, dialect: Dialect | str, from_version: int = 0, *, application: str | None = None) -> list[str]:
-        """Return the statements that bring a database from a version to the current one, and record the version.
-
-        See `schema_statements`.
-        """
+        """Return the statements of `schema_statements` for these versions."""
         if not 0 <= from_version <= self.version:
             raise SettingError("from_version", from_version, f"use 0 to {self.version}")
         of = _dialect(dialect)
@@ -90,7 +88,7 @@ class SchemaHistory:
             return [*self._tables(of), *self.rows(of)]
         steps = self.migrations[from_version - 1 :]
         if application is None and any(migration.names_events for migration in steps):
-            problem = "say under which name of the application the events that are there were published"
+            problem = "give the name of the application under which the existing events were published"
             raise SettingError("application", application, problem)
         return [text for migration in steps for text in self.step(of, migration, application)]
 
@@ -105,20 +103,20 @@ class SchemaHistory:
                 check_texts(longest=LONGEST_APPLICATION, application=application)
             name = _literal(application or "", dialect)
             statements = [statement.replace(_APPLICATION, name) for statement in statements]
-        return [*statements, _recorded(dialect, migration.version)]
+        return [*statements, _record(dialect, migration.version)]
 
     def rows(self, dialect: Dialect | str, application: str | None = None) -> list[str]:
-        """Return the statements that insert the first rows of new tables; existing rows are not changed.
+        """Return the statements that insert the initial rows; existing rows are not changed.
 
-        With the name of the application, further statements set it as the source of events that have none.
+        With the name of the application, further statements set this name as the source of events without a source.
         """
         of = _dialect(dialect)
         numbers = [{"bucket": number} for number in range(BUCKETS)]
-        recorded = (_recorded(of, version) for version in range(_FIRST, self.version + 1))
+        recorded = (_record(of, version) for version in range(_FIRST, self.version + 1))
         named: list[str] = []
         if application is not None:
             check_texts(longest=LONGEST_APPLICATION, application=application)
-            named = [statement.replace(_APPLICATION, _literal(application, of)) for statement in _NAMING]
+            named = [statement.replace(_APPLICATION, _literal(application, of)) for statement in _SET_SOURCES]
         return [_unless_there(insert(buckets).values(numbers), of), *recorded, *named]
 
     def _tables(self, dialect: Dialect) -> list[str]:
@@ -130,21 +128,24 @@ class SchemaHistory:
         return statements
 
 
-_NAMED = (
+_VERSION_2 = (
     f"ALTER TABLE mediator_outbox ADD COLUMN source VARCHAR(255) DEFAULT {_APPLICATION} NOT NULL",
     f"ALTER TABLE mediator_outbox_archive ADD COLUMN source VARCHAR(255) DEFAULT {_APPLICATION} NOT NULL",
     "CREATE INDEX mediator_outbox_unnamed ON mediator_outbox (sequence) WHERE source = ''",
     f"UPDATE mediator_parked SET source = {_APPLICATION} WHERE direction = 'out' AND source = ''",  # noqa: S608
     "UPDATE mediator_parked SET partition_key = NULL WHERE partition_key = ''",
 )
-"""Version 2: the source is stored with each event. The name is the default of the new column, so that the tables need
-not be rewritten, and so that processes of version 1, which still run, store their events under it. An empty partition
-key becomes NULL, since version 1 took it for none."""
+"""The statements of version 2, which stores the source of each event.
 
-_NAMING = (
+The name of the application is the default of the new column. The tables are therefore not rewritten, and processes of
+version 1, which are still running, store their events under this name. An empty partition key becomes NULL, since
+version 1 treated an empty key as no key.
+"""
+
+_SET_SOURCES = (
     f"UPDATE mediator_outbox SET source = {_APPLICATION} WHERE source = ''",  # noqa: S608
     f"UPDATE mediator_outbox_archive SET source = {_APPLICATION} WHERE source = ''",  # noqa: S608
-    *_NAMED[-2:],
+    *_VERSION_2[-2:],
 )
 
 HISTORY: SchemaHistory = SchemaHistory(
@@ -152,7 +153,7 @@ HISTORY: SchemaHistory = SchemaHistory(
     [
         Migration(
             2,
-            dict.fromkeys(("sqlite", "postgresql"), _NAMED),
+            dict.fromkeys(("sqlite", "postgresql"), _VERSION_2),
             names_events=True,
             adds=("mediator_outbox", "source"),
         )
@@ -162,9 +163,9 @@ HISTORY: SchemaHistory = SchemaHistory(
 
 
 def schema_statements(dialect: Dialect | str, *, from_version: int = 0, application: str | None = None) -> list[str]:
-    """Return the statements that create the tables and their first rows, or that upgrade older tables.
+    """Return the statements that create the tables and their initial rows, or that upgrade older tables.
 
-    For a migration of your own: `for statement in schema_statements("postgresql"): op.execute(statement)`.
+    In a migration of your own: `for statement in schema_statements("postgresql"): op.execute(statement)`.
 
     Args:
         dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
@@ -179,14 +180,14 @@ def schema_statements(dialect: Dialect | str, *, from_version: int = 0, applicat
 
 
 def schema_rows(dialect: Dialect | str, *, application: str | None = None) -> list[str]:
-    """Return the statements that insert the first rows of the tables, for tables that another tool creates.
+    """Return the statements that insert the initial rows into tables that another tool has created.
 
-    Without these rows nothing is published. Executed again, the statements change nothing.
+    Without these rows, no event is published. Executing the statements again changes nothing.
 
     Args:
         dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
-        application: The name of the application under which the events in the tables were published, for a migration of
-            your own to version 2: events without a source get this name.
+        application: The name of the application under which the events in the tables were published. Give it in a
+            migration of your own to version 2: events without a source get this name.
 
     Raises:
         SettingError: The dialect is unknown, or the name is not valid for an application.
@@ -195,7 +196,7 @@ def schema_rows(dialect: Dialect | str, *, application: str | None = None) -> li
 
 
 def schema_sql(dialect: Dialect | str, *, from_version: int = 0, application: str | None = None) -> str:
-    """Return the statements of `schema_statements` as one text; empty when there is nothing to do."""
+    """Return the statements of `schema_statements` as one text; empty when no statement is needed."""
     statements = schema_statements(dialect, from_version=from_version, application=application)
     return "".join(f"{statement};\n\n" for statement in statements).rstrip() + "\n" * bool(statements)
 
@@ -207,7 +208,7 @@ def _dialect(dialect: Dialect | str) -> Dialect:
     return _DIALECTS[name]() if isinstance(dialect, str) else dialect
 
 
-def _recorded(dialect: Dialect, version: int) -> str:
+def _record(dialect: Dialect, version: int) -> str:
     now: ColumnElement[float] = literal_column(_NOW[dialect.name])
     return _unless_there(insert(versions).values(version=version, applied_at=now), dialect)
 
@@ -221,17 +222,17 @@ def _unless_there(statement: Insert, dialect: Dialect) -> str:
 
 
 _UNRECORDED = 1
-"""The version of tables without a recorded version, unless their columns show a later one."""
+"""The version of tables without a recorded version, unless a column of a later version exists."""
 _UNCHANGED = frozenset(
     {"mediator_attempts", "mediator_idempotency", "mediator_inbox", "mediator_parked", "mediator_relay_buckets"}
 )
-"""The tables that no migration has changed. They may be missing when the tables are older than version 1."""
+"""The tables that no migration has changed. Tables from before version 1 may lack some of them."""
 
 
 async def create_schema(engine: AsyncEngine, *, history: SchemaHistory = HISTORY) -> None:
-    """Create the tables that are missing; safe to call at every start, in several processes at once.
+    """Create the tables that are missing. Any number of processes may call it at the same time and at every start.
 
-    Tables of a newer version are left as they are, since a new version of the application may be replacing this one.
+    Tables of a newer version are not changed, since a new version of the application may be replacing this one.
 
     Args:
         engine: The engine of the database.
@@ -255,16 +256,17 @@ async def create_schema(engine: AsyncEngine, *, history: SchemaHistory = HISTORY
 async def upgrade_schema(
     engine: AsyncEngine, *, application: str | None = None, history: SchemaHistory = HISTORY
 ) -> list[int]:
-    """Bring the tables to the version of this library; safe to call in several processes at once.
+    """Upgrade the tables to the current version. Any number of processes may call it at the same time.
 
-    Each version is applied in a transaction of its own, and other processes that upgrade or create tables wait for it.
-    When a version fails, the versions before it stay applied. A database without tables gets the current ones.
+    Each version is applied in its own transaction, and other processes that upgrade or create tables wait for this
+    transaction. When a version fails, the previous versions stay applied. In a database without tables, the current
+    tables are created.
 
     Args:
         engine: The engine of the database.
-        application: The name of the application under which the events in the tables were published, which was the
-            `application` of their publisher. It is stored with them. Required to upgrade from version 1 when the tables
-            have events.
+        application: The name of the application under which the events in the tables were published (the `application`
+            of the publisher). It is stored with these events. Required to upgrade from version 1 when the tables have
+            events.
         history: The versions of the tables.
 
     Returns:
@@ -284,7 +286,7 @@ async def upgrade_schema(
 
 
 async def schema_version(connection: AsyncConnection, history: SchemaHistory = HISTORY) -> int:
-    """Return the version of a database's tables; 0 when it has none."""
+    """Return the version of the tables in a database; 0 when there are no tables."""
     return await connection.run_sync(_version, history)
 
 
@@ -305,7 +307,7 @@ def _has(inspector: Inspector, table: str, column: str) -> bool:
 
 
 def recorded_version(connection: Connection) -> int | None:
-    """Return the highest version that is recorded in a database; `None` when none is recorded."""
+    """Return the highest recorded version in a database; `None` when no version is recorded."""
     if not inspect(connection).has_table(versions.name):
         return None
     version: int | None = connection.execute(select(func.max(versions.c.version))).scalar()
@@ -313,7 +315,7 @@ def recorded_version(connection: Connection) -> int | None:
 
 
 async def _step(database: Database, history: SchemaHistory, application: str | None) -> list[int]:
-    """Apply the next missing version, and return the versions that were applied or recorded; empty when none was."""
+    """Apply the next version, and return the versions that were applied or recorded; empty when there was no next."""
     async with database.writing() as connection:
         await database.lock_schema(connection)
         version = await schema_version(connection, history)
@@ -322,7 +324,7 @@ async def _step(database: Database, history: SchemaHistory, application: str | N
         if version == 0:
             await _create(connection, history)
             return list(range(1, history.version + 1))
-        adopted = [version] if await _adopted(connection, history, version) else []
+        adopted = [version] if await _record_if_missing(connection, history, version) else []
         if version == history.version:
             return adopted
         migration = history.migrations[version - 1]
@@ -334,16 +336,16 @@ async def _step(database: Database, history: SchemaHistory, application: str | N
 
 
 async def _check_no_events(connection: AsyncConnection) -> None:
-    """Check that no event needs the name of the application."""
+    """Raise a `SettingError` if the tables have events, for which the name of the application is needed."""
     for table, condition in (outbox, true()), (archive, true()), (parked, parked.c.direction == "out"):
         found = await connection.execute(select(literal(1)).select_from(table).where(condition).limit(1))
         if found.first() is not None:
-            problem = f"{table.name} has events: say under which name of the application they were published"
+            problem = f"{table.name} has events: give the name of the application under which they were published"
             raise SettingError("application", None, problem)
 
 
-async def _adopted(connection: AsyncConnection, history: SchemaHistory, version: int) -> bool:
-    """Record the version of tables that have none recorded, and return whether that was necessary."""
+async def _record_if_missing(connection: AsyncConnection, history: SchemaHistory, version: int) -> bool:
+    """Record the version of the tables if no version is recorded, and return whether none was."""
     if await connection.run_sync(recorded_version) is not None:
         return False
     await connection.run_sync(versions.create, checkfirst=True)

@@ -55,19 +55,19 @@ class SqlAlchemyOutboxContents(OutboxContents):
 
     async def find(self, which: OutboxFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[OutboxRecord]:
         table = _table(which.place)
-        chosen = select(*_columns(table)).where(self._fits(table, which), table.c.sequence > after)
+        chosen = select(*_columns(table)).where(self._matches(table, which), table.c.sequence > after)
         rows = await self._rows(chosen.order_by(table.c.sequence).limit(limit))
         return [self._record(which.place, row) for row in rows]
 
     async def count(self, which: OutboxFilter, /) -> OutboxCount:
         table = _table(which.place)
         oldest = func.min(self._time(table)).label("oldest")
-        counting = select(func.count().label("events"), oldest).where(self._fits(table, which))
+        counting = select(func.count().label("events"), oldest).where(self._matches(table, which))
         [row] = await self._rows(counting.select_from(table))
         return OutboxCount(int(row.events), None if row.oldest is None else round(row.oldest, 3))
 
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:
-        for table in (outbox, archive):  # events move in this order, so none is missed between the two queries
+        for table in (outbox, archive):  # events move in this order, so the two queries miss no event
             payload = (table.c.content_type, table.c.extensions, table.c.data)
             wanted = select(*_columns(table), *payload).where(is_one_of_texts(table.c.id, (event_id,)))
             for row in await self._rows(wanted.order_by(table.c.sequence).limit(1)):
@@ -84,7 +84,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
             rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
         return rows
 
-    def _fits(self, table: Table, which: OutboxFilter) -> ColumnElement[bool]:
+    def _matches(self, table: Table, which: OutboxFilter) -> ColumnElement[bool]:
         wanted = {"type": which.type, "partition_key": which.key}
         conditions = [is_text(table.c[name], value) for name, value in wanted.items() if value is not None]
         if which.place != "archived":
@@ -99,7 +99,10 @@ class SqlAlchemyOutboxContents(OutboxContents):
         return and_(literal(value=True), *conditions)
 
     def _time(self, table: Table) -> ColumnElement[Any]:
-        """Return an expression for when an event was archived, or else raised, in seconds since the epoch."""
+        """Return an SQL expression for when an event was archived, or raised if it is not archived.
+
+        The time is in seconds since the epoch.
+        """
         if table is archive:
             return archive.c.archived_at
         if self._database.dialect == "postgresql":
@@ -138,29 +141,29 @@ def _columns(table: Table) -> list[ColumnElement[Any]]:
 
 
 _DAY = 86_400.0
-_IN_VAIN_SECONDS = 0.1
-"""Seconds that the next ring is delayed when a ring led to no events."""
+_RING_PAUSE = 0.1
+"""Seconds after which the relay is woken by the next ring, when the last ring led to no events."""
 
 
 class SqlAlchemyOutbox(Outbox):
     """Stores the outbox in the database of the unit of work.
 
     Declare it with the engine of the unit of work: `outbox = providers.Singleton(SqlAlchemyOutbox, engine)`. On SQLite
-    one relay at a time holds the lock file `<database>.relay`; it publishes without a transaction. On PostgreSQL any
-    number of relays divide the events among themselves by partition key. Each method that queries the database raises
-    `SchemaError` when the tables do not exist.
+    only one relay at a time publishes: the relay that holds the lock file `<database>.relay`. It does not keep a
+    transaction open while it publishes. On PostgreSQL, any number of relays divide the events among themselves by
+    partition key. Each method that queries the database raises `SchemaError` when the tables do not exist.
 
     Args:
         engine: From `open_engine`.
         archive_seconds: How long published events are kept, in seconds, to refill a broker that lost them; 72 hours by
             default. 0 keeps none.
-        doorbell: Wakes the relays of other processes after this process commits events, and the relay of this process
-            after other processes do.
+        doorbell: A signal between processes. After this process commits events, the doorbell wakes the relays of other
+            processes; after another process commits events, the doorbell wakes the relay of this process.
         frozen_seconds: Seconds after which PostgreSQL ends the claim of a relay whose process is frozen. Use more than
-            the `batch_timeout` of the relay: a relay that waits for a slow broker looks frozen, too, and its events are
-            then sent again.
-        application: The name of this application, which is stored as the source with each of its events. Give it here,
-            and not to the publisher. An event keeps the name that it was stored under, even when the application is
+            the `batch_timeout` of the relay: PostgreSQL cannot distinguish a relay that waits for a slow broker from a
+            frozen relay, and events of an ended claim are published again.
+        application: The name of this application, which is stored as the source of each of its events. Give it here,
+            and not to the publisher. An event keeps the name with which it was stored, even when the application is
             renamed.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
             used.
@@ -282,55 +285,55 @@ class SqlAlchemyOutbox(Outbox):
 
 
 class _Rings:
-    """Passes rings of a doorbell on at once, or after a short delay when the last ring led to no events.
+    """Wakes the relay when a doorbell rings: at once, or after a short delay when the last ring led to no events.
 
-    Anyone who may publish to the subject of a doorbell may ring at any rate, and each ring that is passed on costs a
-    query. Commits of this process wake the relay without a ring.
+    Each wake costs a query, and any client that may publish to the doorbell's subject can ring at any rate. The delay
+    bounds the rate of the queries. Commits of this process wake the relay without a ring.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._pending = False
-        self._rung = False
-        self._answering = False
-        self._in_vain = False
+        self._wake_is_scheduled = False
+        self._woken = False
+        self._is_answering = False
+        self._found_nothing = False
         self._not_before = 0.0
 
     def heard(self) -> None:
-        """Wake the relay, now or after the delay."""
+        """Wake the relay, now or after the delay. Called for each ring of the doorbell."""
         pause = self._not_before - time.monotonic()
         if pause <= 0:
-            self._pass_on()
-        elif not self._pending:
-            self._pending = True
-            asyncio.get_running_loop().call_later(pause, self._pass_on, context=Context())
+            self._wake_relay()
+        elif not self._wake_is_scheduled:
+            self._wake_is_scheduled = True
+            asyncio.get_running_loop().call_later(pause, self._wake_relay, context=Context())
 
     def answered(self) -> None:
-        """Record that the relay looks for events now."""
-        self._answering, self._rung = self._rung, False
+        """Record that the relay now queries the outbox."""
+        self._is_answering, self._woken = self._woken, False
 
     def found(self, something: bool) -> None:
-        """Record whether the relay found events."""
+        """Record whether the query found events."""
         if something:
-            self._in_vain, self._not_before = False, 0.0
-        elif self._answering:
-            self._in_vain, self._not_before = True, time.monotonic() + _IN_VAIN_SECONDS
+            self._found_nothing, self._not_before = False, 0.0
+        elif self._is_answering:
+            self._found_nothing, self._not_before = True, time.monotonic() + _RING_PAUSE
 
-    def _pass_on(self) -> None:
-        self._pending = False
-        self._rung = True
-        if self._in_vain:  # a ring that arrives while the relay looks must not make it look again at once
-            self._not_before = time.monotonic() + _IN_VAIN_SECONDS
+    def _wake_relay(self) -> None:
+        self._wake_is_scheduled = False
+        self._woken = True
+        if self._found_nothing:  # a ring that arrives during the next query must not cause another query at once
+            self._not_before = time.monotonic() + _RING_PAUSE
         self._wake()
 
 
 class _Bell(asyncio.Event):
-    """An event that rings a doorbell when it is set."""
+    """An `asyncio.Event` that rings a doorbell when it is set, so that `Database.listen` accepts it."""
 
     def __init__(self, doorbell: Doorbell) -> None:
         super().__init__()
         self._doorbell = doorbell
 
     def set(self) -> None:
-        """Ring the doorbell. Nobody waits for the event itself, so it stays unset."""
+        """Ring the doorbell. No task waits for this `asyncio.Event`, so it stays unset."""
         self._doorbell.ring()

@@ -18,9 +18,9 @@ from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 
 
 class SqlAlchemyParking(Parking):
-    """Stores parked events in the database of the inbox and the unit of work.
+    """Stores parked events (dead letters) in the database of the inbox and the unit of work.
 
-    Declare it with their engine: `parking = providers.Singleton(SqlAlchemyParking, engine)`. Each method raises
+    Declare it with the same engine: `parking = providers.Singleton(SqlAlchemyParking, engine)`. Each method raises
     `SchemaError` when the tables do not exist, and `MisuseError` for a unit of work that is not a
     `SqlAlchemyUnitOfWork` on the same engine.
 
@@ -59,13 +59,13 @@ class SqlAlchemyParking(Parking):
         self, which: ParkedFilter, /, *, after: int = 0, limit: int = 100, bodies: bool = True
     ) -> Sequence[ParkedEvent]:
         columns = parked.c if bodies else (each for each in parked.c if each is not parked.c.data)
-        chosen = select(*columns).where(_fits(which), parked.c.number > after).order_by(parked.c.number).limit(limit)
+        chosen = select(*columns).where(_matches(which), parked.c.number > after).order_by(parked.c.number).limit(limit)
         async with self._database.reader.connect() as connection:
             return [parked_of(row) for row in await connection.execute(chosen)]
 
     async def count(self, which: ParkedFilter, /) -> int:
         async with self._database.reader.connect() as connection:
-            counted = await connection.execute(select(func.count()).select_from(parked).where(_fits(which)))
+            counted = await connection.execute(select(func.count()).select_from(parked).where(_matches(which)))
             return int(counted.scalar_one())
 
     async def get(self, number: int, /) -> ParkedEvent:
@@ -84,7 +84,9 @@ class SqlAlchemyParking(Parking):
         async with self._database.writing() as connection:
             event = await _get(connection, number, locked=True)
             if headers is not None and event.direction == "out":
-                raise SettingError("headers", sorted(headers), "an event that goes out gets its headers when it does")
+                raise SettingError(
+                    "headers", sorted(headers), "the headers of an outgoing event are set when it is sent"
+                )
             values = {
                 "data": event.data if data is None else data,
                 "headers": to_json(event.headers if headers is None else headers),
@@ -108,7 +110,7 @@ class SqlAlchemyParking(Parking):
             event = await _take(connection, number)
             row = self._database.insert(outbox).values(sequence=event.sequence, **columns_of(released_event(event)))
             while (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
-                await _check_absent(connection, event)  # the conflicting event may have been sent meanwhile
+                await _check_absent(connection, event)  # if the other event was sent meanwhile, insert again
         self._database.wake()
         return event
 
@@ -129,7 +131,12 @@ class SqlAlchemyParking(Parking):
 
 
 async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
-    """Return the connection of a unit of work's running transaction, which must be on the database of an adapter.
+    """Return the connection of a unit of work's running transaction.
+
+    Args:
+        part: The adapter that needs the connection, for the error.
+        database: The database of the adapter.
+        unit_of_work: The unit of work.
 
     Raises:
         MisuseError: The unit of work is not a `SqlAlchemyUnitOfWork` on the adapter's engine.
@@ -143,7 +150,7 @@ async def own_connection(part: object, database: Database, unit_of_work: UnitOfW
 
 
 def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
-    """Return a condition that is true when an incoming event of a consumer and a key is parked."""
+    """Return a condition that is true when an incoming event with a consumer's key is parked."""
     return exists(
         select(literal(1)).where(
             parked.c.consumer == consumer, parked.c.partition_key == key, parked.c.direction == "in"
@@ -152,7 +159,7 @@ def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
 
 
 async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None:
-    """Lock a consumer's key until the transaction ends; on SQLite the writer lock is enough."""
+    """Lock a consumer's key until the transaction ends. On SQLite, the writer lock is enough."""
     if connection.dialect.name == "postgresql":
         digest = hashlib.sha256(f"mediator.parked\0{consumer}\0{key}".encode()).digest()
         number = int.from_bytes(digest[:8], "big", signed=True)
@@ -170,9 +177,10 @@ async def _get(connection: AsyncConnection, number: int, *, locked: bool = False
 
 
 async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
-    """Remove an event and return it.
+    """Remove a parked event and return it.
 
-    The row is locked before the key, as everywhere, since a replay holds the row for as long as its handlers run.
+    Every method locks the row before the key. A replay holds the row while its handlers run, and a transaction that
+    waited for the row with the key locked would keep the key locked for that time.
     """
     event = await _get(connection, number, locked=True)
     if event.partition_key is not None:
@@ -190,7 +198,7 @@ async def _check_head(connection: AsyncConnection, event: ParkedEvent) -> None:
 
 
 async def _check_absent(connection: AsyncConnection, event: ParkedEvent) -> None:
-    """Raise a `ParkedEventConflictError` if the outbox has an event with the id, or else the sequence, of a parked one."""
+    """Raise a `ParkedEventConflictError` if the outbox has an event with the id or the sequence of a parked event."""
     same_id, same_place = outbox.c.id == event.event_id, outbox.c.sequence == event.sequence
     chosen = select(outbox.c.id, outbox.c.partition_key)
     for condition in same_id, same_place:
@@ -215,7 +223,7 @@ def _same_ordering_key(event: ParkedEvent) -> ColumnElement[bool]:
     )
 
 
-def _fits(which: ParkedFilter) -> ColumnElement[bool]:
+def _matches(which: ParkedFilter) -> ColumnElement[bool]:
     wanted = {
         "direction": which.direction,
         "consumer": which.consumer,

@@ -125,7 +125,7 @@ async def test_processes_of_the_version_before_go_on_and_their_events_have_its_n
 
 
 async def test_events_are_not_left_without_a_name_by_an_upgrade(engine: AsyncEngine, dialect: str):
-    with pytest.raises(SettingError, match="mediator_outbox has events: say under which name"):
+    with pytest.raises(SettingError, match="mediator_outbox has events: give the name of the application"):
         await upgrade_schema(engine)
     with pytest.raises(SettingError, match="application"):
         schema_statements(dialect, from_version=1)
