@@ -1,5 +1,5 @@
-"""Doctor: `mediator doctor` finds what is wrong with an installation in operation, and says what to do about it.
+"""Doctor: `mediator doctor` finds faults of an application in operation, and says what to do about each.
 
-Each check is an object in a list, and lives in the file of its subject. The checks share an installation, which is
-opened once, and change nothing.
+Each check is an object in a list, and its class is in the file of its subject. All checks look at the same
+installation, that is, the opened parts of the container. They change nothing.
 """

@@ -1,4 +1,4 @@
-"""Backlog: checks whether events have waited in an outbox for too long."""
+"""Backlog: checks whether events have waited in an outbox for too long, and whether events are parked."""
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
@@ -30,12 +30,12 @@ class Backlog(Check):
             try:
                 found = await _look(engine)
             except SchemaError:
-                continue  # the check of the schema reports it
+                continue  # the check `Tables` reports it
             yield _finding(label, installation, *found)
 
 
 async def _look(engine: Any) -> tuple[int, float | None, float | None]:
-    """Return how many events wait, since when the oldest waits, and when one was last published."""
+    """Return the number of waiting events, the time of the oldest one, and the time of the last publication."""
     ready = select(outbox.c.time).where(outbox.c.deliver_at.is_(None))
     async with database_of(engine).reader.connect() as connection:
         count = (await connection.execute(select(func.count()).select_from(ready.subquery()))).scalar_one()
@@ -55,11 +55,11 @@ def _finding(
     if age <= allowed:
         return ok("outbox", label, text)
     if published is None or published < oldest:
-        remedy = "See whether a relay runs (`mediator run`), and whether its log says that the broker is away."
+        remedy = "Check that a relay runs (`mediator run`), and whether its log says that the broker is unavailable."
         return fault("outbox-idle", label, f"{text}, and nothing was published since", remedy)
-    ago = f"another one was published {now - published:.0f} s ago"
-    remedy = "See the log of the relay for a domain that waits, and `mediator parked list --direction out` for its key."
-    return fault("outbox-backlog", label, f"{text}, though {ago}", remedy)
+    text = f"{text}, although another event was published {now - published:.0f} s ago"
+    remedy = "Look for a domain that waits in the relay's log, and for a key in `mediator parked list --direction out`."
+    return fault("outbox-backlog", label, text, remedy)
 
 
 _DECIDE = "See them with `mediator parked list`, then replay or discard them."
@@ -77,7 +77,7 @@ class Parked(Check):
             try:
                 rows = await _counted(part.value)
             except SchemaError:
-                continue  # the check of the schema reports it
+                continue  # the check `Tables` reports it
             fine = ok("parked", part.label, "nothing is parked")
             for finding in found_or(_findings(part.label, rows, handled), fine):
                 yield finding
@@ -102,10 +102,8 @@ def _findings(label: str, rows: list[tuple[str, str, str, int]], handled: set[st
         yield warning("parked-in", label, text, _DECIDE)
     going = [row for row in rows if row[0] == "out"]
     if going:
-        text = (
-            f"{_sum(going):,} events were not published ({_reasons(going)}), and hold back the later ones of their keys"
-        )
-        yield warning("parked-out", label, text, f"{_DECIDE} Those that go out are listed with `--direction out`.")
+        text = f"{_sum(going):,} events were not published ({_reasons(going)}), and later events of their keys wait"
+        yield warning("parked-out", label, text, f"{_DECIDE} `--direction out` lists only these events.")
 
 
 def _is_known(reason: str, event_type: str, handled: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Brokers: checks whether each broker answers, is new enough, and accepts what is sent."""
+"""Brokers: checks whether each broker answers, is new enough, and accepts events of the maximum size."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -6,11 +6,14 @@ from mediator.cli.doctor.finding import Check, Finding, fault, found_or, ok, war
 from mediator.cli.doctor.installation import Broker, Installation
 
 _OLDEST = (2, 10)
+"""The oldest supported version of nats-server."""
 _BATCHES = (2, 12)
+"""The first version of nats-server with atomic batches."""
 _HEADER_BYTES = 16_384
 """Bytes that are reserved for the headers of an event, which count towards `max_payload` like its payload."""
 
 _FULL = 0.8
+"""The share of an account's storage above which the storage counts as nearly full."""
 
 
 class Brokers(Check):
@@ -30,7 +33,7 @@ def _faults(broker: Broker, max_event_bytes: int) -> Iterator[Finding]:
     seen, label = broker.seen, broker.label
     why = "; ".join(seen.problems)
     if not seen.reachable:
-        remedy = "See whether the server runs, and whether address, user and password are right. Events wait meanwhile."
+        remedy = "Check that the server runs, and that address, user and password are right. Until then, events wait."
         yield fault("broker-unreachable", label, f"{seen.broker} does not answer: {why}", remedy)
         return
     yield from _versions(broker)
@@ -42,20 +45,23 @@ def _faults(broker: Broker, max_event_bytes: int) -> Iterator[Finding]:
         return
     if seen.max_payload < max_event_bytes + _HEADER_BYTES:
         text = (
-            f"max_payload is {seen.max_payload:,} bytes, and events may have {max_event_bytes:,} bytes beside headers of "
-            f"{_HEADER_BYTES:,}: larger ones are set aside instead of published"
+            f"max_payload is {seen.max_payload:,} bytes, but an event may have {max_event_bytes:,} bytes and "
+            f"{_HEADER_BYTES:,} bytes of headers: events above max_payload are parked instead of published"
         )
         remedy = f"Set max_payload to at least {max_event_bytes + _HEADER_BYTES}, or lower max_event_bytes."
         yield fault("max-payload", label, text, remedy)
     account = seen.account
     if account is not None and account.max_storage > 0 and account.storage > _FULL * account.max_storage:
         text = f"{account.storage:,} of {account.max_storage:,} bytes of the account are used"
-        yield warning("broker-storage", label, text, "Give the account more, or let streams keep less.")
+        yield warning("broker-storage", label, text, "Raise the account's limit, or lower the streams' limits.")
     if why:
-        yield warning("broker-unseen", label, f"not everything could be seen: {why}", "Allow it, to have it checked.")
+        yield warning("broker-unseen", label, f"some checks were not possible: {why}", _ALLOW)
     elif broker.problem:
         text = f"the streams and consumers could not be listed: {broker.problem}"
-        yield warning("broker-unseen", label, text, "Allow it, to have it checked.")
+        yield warning("broker-unseen", label, text, _ALLOW)
+
+
+_ALLOW = "Give the application's user the permission, so that this can be checked."
 
 
 def _versions(broker: Broker) -> Iterator[Finding]:
@@ -64,7 +70,7 @@ def _versions(broker: Broker) -> Iterator[Finding]:
         text = f"nats-server {broker.seen.server_version} is older than 2.10, which consumers of several types need"
         yield fault("broker-version", broker.label, text, "Upgrade the server.")
     elif version < _BATCHES and any(stream.settings.atomic_batches for stream in broker.wanted.streams):
-        text = f"nats-server {broker.seen.server_version} is older than 2.12, and takes no atomic batches"
+        text = f"nats-server {broker.seen.server_version} is older than 2.12, and has no atomic batches"
         yield warning("broker-version", broker.label, text, "Upgrade the server, or set atomic_batches=False.")
 
 
@@ -86,7 +92,8 @@ class BrokerClocks(Check):
 def compared(label: str, whose: str, offset: float) -> Finding:
     """Return the finding about a clock that is `offset` seconds ahead of this machine's clock."""
     if abs(offset) <= LARGEST_OFFSET:
-        return ok("clock", label, f"the clock of {whose} is that of this machine")
-    text = f"the clock of {whose} is {abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} that of this machine"
-    remedy = "Synchronize both (NTP): delayed events, grace and retention go by these clocks."
+        return ok("clock", label, f"the clock of {whose} agrees with this machine's clock")
+    direction = "ahead of" if offset > 0 else "behind"
+    text = f"the clock of {whose} is {abs(offset):.1f} s {direction} this machine's clock"
+    remedy = "Synchronize both with NTP: delays, grace periods and retention depend on these clocks."
     return warning("clock-offset", label, text, remedy)

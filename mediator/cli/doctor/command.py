@@ -1,4 +1,4 @@
-"""Command: `mediator doctor`."""
+"""Command: the command `mediator doctor`, with the list of its checks."""
 
 import sys
 from collections.abc import Sequence
@@ -42,9 +42,9 @@ CHECKS: Sequence[Check] = (
 
 
 async def diagnose(container: Any, options: Options, checks: Sequence[Check] = CHECKS) -> Report:
-    """Examine the installation of a container without changing anything.
+    """Run checks on the opened parts of a container, and return a report. The checks change nothing.
 
-    The container's resources are started, with everything that starting them does; its workers are not started.
+    The resources that these parts need are started, with all their side effects. No worker is started.
     """
     async with opened(container, options, _databases) as installation:
         return Report(await examine(installation, checks, timeout=options.timeout))
@@ -57,7 +57,7 @@ def _address(_context: click.Context, parameter: click.Parameter, url: str | Non
     except ValueError:  # an invalid port
         fine = False
     if not fine:
-        text = "it is the URL of the monitoring of a nats-server, such as http://host:8222."
+        text = "give the URL of a nats-server's monitoring, such as http://host:8222."
         raise click.BadParameter(text, param=parameter)
     return url
 
@@ -65,9 +65,13 @@ def _address(_context: click.Context, parameter: click.Parameter, url: str | Non
 @click.command("doctor")
 @TARGET
 @JSON
-@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 for warnings, too.")
 @click.option(
-    "--timeout", type=SECONDS, default=10.0, show_default=True, help="Seconds that opening, and each check, may take."
+    "--timeout",
+    type=SECONDS,
+    default=10.0,
+    show_default=True,
+    help="Seconds that opening a part, and each check, may take.",
 )
 @click.option(
     "--backlog-age",
@@ -77,15 +81,15 @@ def _address(_context: click.Context, parameter: click.Parameter, url: str | Non
     help="Seconds that an event may wait in the outbox.",
 )
 @click.option(
-    "--lag", type=COUNT_OR_NONE, default=10_000, show_default=True, help="Events that a consumer may have before it."
+    "--lag", type=COUNT_OR_NONE, default=10_000, show_default=True, help="Events that may wait for a consumer."
 )
 @click.option(
-    "--monitoring", metavar="URL", callback=_address, help="Of the monitoring of a nats-server: http://host:8222."
+    "--monitoring", metavar="URL", callback=_address, help="The monitoring of a nats-server: http://host:8222."
 )
 @RELAY_ELSEWHERE
 @PACKAGES
 def doctor(target: str, *, machine: bool, strict: bool, **given: Any) -> None:
-    """Look for everything that can be wrong with a set-up in operation, and say what to do.
+    """Check the wiring, databases and brokers of an application in operation, and say what to do about faults.
 
     Exits with status 1 when there are faults.
     """

@@ -1,4 +1,7 @@
-"""Consumers: checks whether the wanted consumers exist, never drop an event, and keep pace."""
+"""Consumers: checks whether the wanted consumers exist, never drop an event, and keep up with the events.
+
+A place is one of the `max_ack_pending` events that a group may have received and not yet acknowledged.
+"""
 
 import math
 from collections.abc import AsyncIterator, Iterator
@@ -12,20 +15,20 @@ from mediator.nats.topology import Topology
 
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start the application, if it may create it."
 _ORDERING = "not created: its group"
-_TOLD = ("max_deliver is", "ack_wait is", _ORDERING)
-"""The differences that are reported by findings of their own."""
+_REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", _ORDERING)
+"""Beginnings of the differences for which there are other findings than `consumer-differs`."""
 _FULL = 0.8
-"""The share of a group's places (`max_ack_pending`) that counts as nearly all of them."""
-_FEWEST_A_SECOND = 0.1
-"""Failing events per second for which a group must have places, each held until the event's last try."""
-_MORE = (
+"""The share of a group's places from which the group counts as nearly full."""
+_FAILING_PER_SECOND = 0.1
+"""The rate of failing events, per second, for which a group must have places. An event holds one until its last try."""
+_ADD_PLACES = (
     "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, fewer `max_attempts` or a "
-    "parking; an error that no other try would change belongs into `fatal_errors`."
+    "parking. List errors that no retry can solve in `fatal_errors`."
 )
 
 
 class Consumers(Check):
-    """Checks each wanted consumer, and the consumers of its group that are no longer needed."""
+    """Checks each wanted consumer, and finds consumers of the same groups that are no longer needed."""
 
     name = "consumers"
 
@@ -35,16 +38,16 @@ class Consumers(Check):
                 yield finding
             for state in broker.seen.consumers:
                 label = f"{broker.label} {state.stream} {state.name}"
-                tries = _tries(installation, broker, state)
-                done = f"{state.pending:,} events before it, up to {state.ack_floor:,} done"
-                fine = ok("consumer", label, "; ".join([done, *([tries.text] if tries else [])]))
-                faults = [*_faults(label, state, broker, installation.options.lag), *_places(label, state, tries)]
+                places = _places_of(installation, broker, state)
+                done = f"{state.pending:,} events wait for it, all up to {state.ack_floor:,} are done"
+                fine = ok("consumer", label, "; ".join([done, *([places.text] if places else [])]))
+                faults = [*_faults(label, state, broker, installation.options.lag), *_shortage(label, state, places)]
                 for finding in found_or(iter(faults), fine):
                     yield finding
 
 
 def _missing(broker: Broker) -> Iterator[Finding]:
-    """Yield one finding for each stream, which may lack many consumers."""
+    """Yield one finding for each stream that lacks consumers, with the names of all that it lacks."""
     by_stream: dict[str, list[str]] = {}
     for stream, name in broker.seen.missing_consumers:
         if not _is_refused(broker, stream, name):
@@ -53,14 +56,19 @@ def _missing(broker: Broker) -> Iterator[Finding]:
         label = f"{broker.label} {stream}"
         others = _other_orderings(broker, stream)
         for text in others:
-            remedy = "Give the group its old ordering, or a new name; two orderings in one group lose the order."
+            remedy = (
+                "Give the group its old ordering or a new name: events lose their order if a group has both orderings."
+            )
             yield fault("group-ordering", label, text, remedy)
-        if not others and stream not in broker.seen.missing_streams:  # the check of the streams reports it
+        if not others and stream not in broker.seen.missing_streams:  # the check `Streams` reports a missing stream
             yield fault("consumer-missing", label, f"does not have: {', '.join(names)}", _APPLY)
 
 
 def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
-    """Return whether a consumer's group refuses the stream for its partitions; the streams' check reports it."""
+    """Return whether a consumer belongs to a group that refuses a stream because of its number of partitions.
+
+    The check `Streams` reports such a stream.
+    """
     refused = {wanted.name for wanted, _ in broker.with_other_partitions() if wanted.ordered} & {stream}
     ordered = [each for each in broker.wanted.consumers if each.settings.name != each.group]
     of_groups = [each for each in ordered if each.stream in refused]
@@ -68,7 +76,7 @@ def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
 
 
 def _other_orderings(broker: Broker, stream: str) -> list[str]:
-    """Return the texts that say that a group consumes this stream with the other ordering."""
+    """Return texts about groups that already consume the stream with another ordering than the wanted one."""
     details = (each for item in broker.compared or () if item.stream == stream for each in item.details)
     return list(dict.fromkeys(each for each in details if each.startswith(_ORDERING)))
 
@@ -85,8 +93,11 @@ def _unneeded(broker: Broker) -> Iterator[Finding]:
 
 def _faults(label: str, state: ConsumerState, broker: Broker, lag: int) -> Iterator[Finding]:
     if state.max_deliver != -1:
-        text = f"max_deliver is {state.max_deliver}: after so many deliveries the broker drops an event silently"
-        yield fault("consumer-max-deliver", label, text, "Set max_deliver to -1; failing events are parked by us.")
+        text = (
+            f"max_deliver is {state.max_deliver}: after this number of deliveries, the broker silently drops an event"
+        )
+        remedy = "Set max_deliver to -1. The library itself parks an event that keeps failing."
+        yield fault("consumer-max-deliver", label, text, remedy)
     if not _is_refused(broker, state.stream, state.name):
         yield from _differences(label, state, broker)
         yield from _pace(label, state, lag)
@@ -99,56 +110,63 @@ def _differences(label: str, state: ConsumerState, broker: Broker) -> Iterator[F
         if (each.stream, each.settings.name) == (state.stream, state.name)
     }
     if state.ack_wait not in wanted:
-        text = f"ack_wait is {state.ack_wait:g} s, and the application asks to be waited for {min(wanted):g} s"
+        text = f"ack_wait is {state.ack_wait:g} s, and the application needs {min(wanted):g} s"
         yield warning("consumer-ack-wait", label, text, "Run `mediator topology apply MODULE:NAME`.")
-    details = [each for each in _details(broker, state.stream, state.name) if not each.startswith(_TOLD)]
+    details = [each for each in _details(broker, state.stream, state.name) if not each.startswith(_REPORTED_SEPARATELY)]
     if details:
-        text = f"it differs from what is wanted: {'; '.join(details)}"
+        text = f"it differs from its settings: {'; '.join(details)}"
         yield warning("consumer-differs", label, text, "See `mediator topology plan`.")
 
 
 def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:
-    done = f"{state.pending:,} events are before it and {state.unacknowledged:,} out; up to {state.ack_floor:,} all are done"
+    done = (
+        f"{state.pending:,} events wait for it, {state.unacknowledged:,} are unacknowledged, and all up to "
+        f"{state.ack_floor:,} are done"
+    )
     if state.paused:
         yield warning("consumer-paused", label, f"it is paused; {done}", "Resume it: `nats consumer resume`.")
     elif state.pending > 0 and state.waiting == 0 and state.unacknowledged == 0:
-        yield warning("consumer-idle", label, f"nobody takes events; {done}", "Start `mediator run MODULE:NAME`.")
+        yield warning("consumer-idle", label, f"no process consumes; {done}", "Start `mediator run MODULE:NAME`.")
     elif state.pending > lag:
         yield warning("consumer-lag", label, done, "Run more processes, or raise `concurrency`.")
 
 
 @dataclass(frozen=True, slots=True)
-class _Tries:
-    """The places of a group (`max_ack_pending`), and the seconds for which a failing event holds one of them."""
+class _Places:
+    """The number of a group's places, and the seconds for which a failing event holds one of them."""
 
-    places: int
+    number: int
     seconds: float
 
     @property
     def text(self) -> str:
-        count = f"{self.places:,} failing events of one type fill its places (max_ack_pending)"
+        count = f"{self.number:,} failing events of one type fill its places (max_ack_pending)"
         if math.isinf(self.seconds):
-            return f"{count} for ever, since it has no parking, and no other event comes then"
-        return f"{count} for up to {self.seconds:,.0f} s, and no other event comes then"
+            return f"{count} forever, since it has no parking, and no other event is delivered meanwhile"
+        return f"{count} for up to {self.seconds:,.0f} s, and no other event is delivered meanwhile"
 
 
-def _tries(installation: Installation, broker: Broker, state: ConsumerState) -> _Tries | None:
-    """Return the tries of an unordered group of this application. In an ordered group, each partition has one place."""
+def _places_of(installation: Installation, broker: Broker, state: ConsumerState) -> _Places | None:
+    """Return the places of a group of this application; `None` for an ordered group.
+
+    In an ordered group, each partition has one place.
+    """
     for each in installation.consumers:
-        is_its = each.broker is broker.connection and state.stream in each.streams and state.name == each.group
-        if is_its and each.ordering == "none":
-            return _Tries(state.max_ack_pending, each.retries.longest if each.parks else math.inf)
+        is_same = each.broker is broker.connection and state.stream in each.streams and state.name == each.group
+        if is_same and each.ordering == "none":
+            return _Places(state.max_ack_pending, each.retries.longest if each.parks else math.inf)
     return None
 
 
-def _places(label: str, state: ConsumerState, tries: _Tries | None) -> Iterator[Finding]:
-    if tries is None:
+def _shortage(label: str, state: ConsumerState, places: _Places | None) -> Iterator[Finding]:
+    if places is None:
         return
-    if state.unacknowledged >= _FULL * state.max_ack_pending:
-        text = f"{state.unacknowledged:,} events are out, and {state.max_ack_pending:,} may be; {tries.text}"
-        yield warning("consumer-full", label, text, f"See in the log which type fails (`delivery failed`). {_MORE}")
-    elif state.max_ack_pending < _FEWEST_A_SECOND * tries.seconds:
-        yield warning("consumer-places", label, tries.text, _MORE)
+    if state.unacknowledged >= _FULL * places.number:
+        text = f"{state.unacknowledged:,} of at most {places.number:,} events are unacknowledged; {places.text}"
+        remedy = f"Find the failing type in the log (`delivery failed`). {_ADD_PLACES}"
+        yield warning("consumer-full", label, text, remedy)
+    elif places.number < _FAILING_PER_SECOND * places.seconds:
+        yield warning("consumer-places", label, places.text, _ADD_PLACES)
 
 
 def _details(broker: Broker, stream: str, name: str) -> tuple[str, ...]:
@@ -163,7 +181,7 @@ class Retention(Check):
 
     async def run(self, installation: Installation) -> AsyncIterator[Finding]:
         for consumer in installation.consumers:
-            fine = ok("inbox-retention", consumer.label, "events are remembered for longer than they can come again")
+            fine = ok("inbox-retention", consumer.label, "inboxes remember events for as long as these can come again")
             if consumer.inboxes:
                 for finding in found_or(_retention_faults(consumer, installation), fine):
                     yield finding
@@ -178,15 +196,15 @@ def _retention_faults(consumer: Consumer, installation: Installation) -> Iterato
         if stream.name in consumer.streams
     }
     for name in [name for name, age in streams.items() if age == 0]:
-        text = f"the stream {name} keeps events for ever, and the inbox forgets them"
+        text = f"the stream {name} keeps events forever, but the inbox forgets them"
         yield warning("inbox-retention", f"{consumer.label} {name}", text, "Set max_age at the stream.")
     needed = needed_retention(stream=max(streams.values(), default=0.0), archive=installation.archive_seconds)
     for inbox in consumer.inboxes:
         kept: float = inbox.value.keep_seconds
         if kept < needed:
             text = (
-                f"keep_seconds is {kept:g}, and {needed:g} are needed: a day more than streams ({_ages(streams)}) and "
-                f"archives ({installation.archive_seconds:g} s) keep events, else one can take effect twice"
+                f"keep_seconds is {kept:g}, and {needed:g} are needed, a day more than streams ({_ages(streams)}) and "
+                f"archives ({installation.archive_seconds:g} s) keep events: otherwise an event can take effect twice"
             )
             yield fault("inbox-retention", inbox.label, text, f"Set keep_seconds to {needed:g} or more.")
 

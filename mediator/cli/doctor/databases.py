@@ -22,11 +22,16 @@ from mediator.sqlalchemy.migrations import HISTORY, SchemaHistory, schema_versio
 from mediator.sqlalchemy.schema_check import table_differences, version_differences
 
 _SHARE = 0.8
-"""The share of its time limit for which the check waits to write, so that it can report the reason itself."""
+"""The share of the check's time limit that writing may take, so that the check can still report why it failed."""
 
 
 async def answering(installation: Installation, engines: Sequence[tuple[str, Any, Any]]) -> list[Part[Any]]:
-    """Return the engines that answer, of their labels, providers and values; record the others as failures."""
+    """Return the engines that answer, and record the others as failures.
+
+    Args:
+        installation: The installation whose failures are recorded.
+        engines: The label, provider and object of each engine.
+    """
     errors = await asyncio.gather(*(_error(engine, installation.options.timeout) for _, _, engine in engines))
     parts: list[Part[Any]] = []
     for (label, provider, engine), error in zip(engines, errors, strict=True):
@@ -65,31 +70,31 @@ async def _writable(part: Part[Any], seconds: float) -> Finding:
             await _try_writing(database)
     except (TimeoutError, WriterTimeoutError):
         text = f"{database.name} could not be written to within {seconds:g} s"
-        return fault("database-busy", part.label, text, "See which process keeps writing to it.")
+        return fault("database-busy", part.label, text, "Find the process that holds the writer's lock.")
     except (DBAPIError, DatabaseWriteError) as error:
         reason = str(error.orig) if isinstance(error, DBAPIError) else error.reason
         remedy = "Connect to the server that writes (target_session_attrs=read-write), or allow writing to the file."
         return fault("database-read-only", part.label, f"{database.name}: {reason}", remedy)
     except DatabaseUnavailableError as error:
         if database.dialect == "postgresql":
-            return fault("database-unreachable", part.label, str(error), "See whether it has connections left.")
+            return fault("database-unreachable", part.label, str(error), "Check whether it has free connections.")
         remedy = "Let the user of the application create and open files beside the database."
         return fault("lock-file", part.label, str(error), remedy)
     return ok("database", part.label, f"{database.name} answers and can be written to")
 
 
 async def _try_writing(database: Database) -> None:
-    """Acquire what a writer needs, and write nothing."""
+    """Begin and end a transaction for writing, with its locks, and write nothing."""
     async with database.writing() as connection:
         if database.dialect == "postgresql":
             only = "SELECT current_setting('transaction_read_only') = 'on' OR pg_is_in_recovery()"
             if (await connection.execute(text(only))).scalar_one():
-                raise DatabaseWriteError(database.name, "it refuses to write", read_only=True)
+                raise DatabaseWriteError(database.name, "the server is read-only", read_only=True)
 
 
 _CREATE = "Run `mediator schema create MODULE:NAME`."
-_UPGRADE = "Run `mediator schema upgrade MODULE:NAME`; a database that is newer needs a newer library."
-_MEND = "Mend it: `mediator schema sql` shows how the tables are created."
+_UPGRADE = "Run `mediator schema upgrade MODULE:NAME`. If the tables are newer than the library, upgrade the library."
+_CORRECT = "Correct the tables. `mediator schema sql` shows the statements that create them."
 
 
 class Tables(Check):
@@ -114,21 +119,21 @@ class Tables(Check):
             if different:  # tables of another version cannot be compared
                 return [fault("schema-version", part.label, each, _UPGRADE) for each in different]
             differences = await table_differences(connection, self._history)
-            return [fault("schema-differs", part.label, each, _MEND) for each in differences]
+            return [fault("schema-differs", part.label, each, _CORRECT) for each in differences]
 
 
 _OLDEST_SERVER = 120_000
 _ENCODINGS = ("server_encoding", "client_encoding")
 _LOST = "committed commands and their events can be lost in a crash"
 _WEAK = {
-    "fsync": f"the server does not write through to its disk: {_LOST}, and the whole database with them",
-    "full_page_writes": "a page that was half written in a crash cannot be restored: the database can be lost",
+    "fsync": f"the server does not wait for its disk: {_LOST}, and so can the whole database",
+    "full_page_writes": "a page that a crash leaves half written cannot be restored: the database can be lost",
     "synchronous_commit": f"COMMIT does not wait for the disk: {_LOST}",
 }
 
 
 class PostgresqlSettings(Check):
-    """Checks durability, isolation, and the timeout that ends the transactions of frozen processes."""
+    """Checks durability, isolation, encodings, and the timeout that ends the transactions of frozen processes."""
 
     name = "postgresql-settings"
 
@@ -164,18 +169,16 @@ def _postgresql_faults(label: str, settings: dict[str, str]) -> Iterator[Finding
     if problem := postgresql.encoding_problem(SimpleNamespace(**{name: settings[name] for name in _ENCODINGS})):
         yield fault("database-encoding", label, problem, f"{postgresql.ENCODING_REMEDY}.")
     if settings["standard_conforming_strings"] == "off":
-        text = (
-            "a backslash in a text that is part of a statement is taken for an escape: it is not stored as it was given"
-        )
-        remedy = "Set standard_conforming_strings = on, as it is unless told otherwise."
+        text = "a backslash in a string literal begins an escape sequence: the string is not stored as it was given"
+        remedy = "Set standard_conforming_strings = on, which is the default."
         yield warning("standard-conforming-strings", label, text, remedy)
     if settings["isolation"] != "read committed":
-        problem = f"transactions are {settings['isolation'].upper()} unless told otherwise"
+        problem = f"transactions are {settings['isolation'].upper()} by default"
         remedy = "Set default_transaction_isolation = 'read committed', and isolation= at the behaviors that need more."
-        text = f"{problem}: inbox and outbox rely on READ COMMITTED, and others meet serialization failures"
+        text = f"{problem}: inbox and outbox rely on READ COMMITTED, and other transactions can fail to serialize"
         yield warning("isolation-level", label, text, remedy)
     if settings.get("idle_in_transaction_session_timeout") == "0":
-        text = "nothing ends an idle transaction: a process that is frozen keeps its locks for ever"
+        text = "nothing ends an idle transaction: a frozen process keeps its locks forever"
         remedy = "Set idle_in_transaction_session_timeout for the role, or open the engine with open_engine."
         yield warning("idle-timeout", label, text, remedy)
     if int(settings["server_version_num"]) < _OLDEST_SERVER:
@@ -208,19 +211,19 @@ async def _sqlite_faults(part: Part[Any]) -> list[Finding]:
         encoding = str((await connection.execute(text("PRAGMA encoding"))).scalar_one())
     if journal != "wal":
         problem = f"journal_mode is {journal}, not wal: readers and the writer wait for each other"
-        remedy = "Keep the file on a local disk, which WAL needs, and leave journal_mode alone."
+        remedy = "Keep the file on a local disk, which WAL needs, and do not set journal_mode."
         found.append(fault("sqlite-journal-mode", part.label, problem, remedy))
     if problem := sqlite.encoding_problem(encoding):
         found.append(fault("database-encoding", part.label, problem, f"{sqlite.ENCODING_REMEDY}."))
     if synchronous < _SYNCHRONOUS_FULL:
         problem = f"synchronous is {synchronous}, not 2 (FULL): commits can be lost when the power fails"
-        found.append(fault("sqlite-synchronous", part.label, problem, "Leave synchronous alone, or set it to FULL."))
+        found.append(fault("sqlite-synchronous", part.label, problem, "Do not set synchronous, or set it to FULL."))
     return found
 
 
 async def _lock_faults(label: str, database: sqlite.SqliteDatabase) -> list[Finding]:
     try:
-        async with database.relaying():  # a running relay holds the lock, which is fine, too
+        async with database.relaying():  # this succeeds even while a running relay holds the lock
             return []
     except OSError as error:
         remedy = "Let the user of the application create and open files beside the database."
@@ -232,10 +235,10 @@ _FOR_ONE_MORE = 1
 
 
 class Pools(Check):
-    """Checks that the pool is large enough.
+    """Checks that each connection pool is large enough.
 
-    Each event being handled holds a connection. Each relay on PostgreSQL holds one while it publishes; on SQLite, all
-    relays together count as one.
+    Each event that is being handled holds a connection, and so does each relay on PostgreSQL while it publishes. On
+    SQLite, all relays together count as one.
     """
 
     name = "pool"
@@ -257,11 +260,12 @@ def _pool_finding(installation: Installation, part: Part[Any]) -> Finding | None
     relaying = relaying if database_of(part.value).dialect == "postgresql" else min(relaying, 1)
     needed = consuming + relaying + _FOR_ONE_MORE
     text = (
-        f"{capacity} connections; {needed} are needed for {consuming} events at a time, {relaying} relays and one more"
+        f"{capacity} connections; {needed} are needed for {consuming} events at a time, {relaying} relays and "
+        "one other dispatch"
     )
     if capacity >= max(needed, 1 + _FOR_ONE_MORE):
         return ok("pool", part.label, text)
-    remedy = f"Open the engine with pool_size={needed}, or handle fewer at a time."
+    remedy = f"Open the engine with pool_size={needed}, or handle fewer events at a time."
     return warning("pool-size", part.label, text, remedy)
 
 

@@ -18,7 +18,7 @@ class Level(StrEnum):
     OK = "ok"
     """The part is as it should be."""
     WARNING = "warning"
-    """The part works, but something about it should be known or changed."""
+    """The part works, but an operator should know or change something about it."""
     FAULT = "fault"
     """The part does not work, or a guarantee does not hold."""
 
@@ -30,7 +30,7 @@ class Finding:
     Attributes:
         level: How bad the finding is.
         name: The name of the finding, for programs: `stream-missing`.
-        label: The part: `container.<name>`, followed by the stream or consumer if the finding is about one.
+        label: The part, as `container.<name>`. The name of a stream or consumer follows if the finding is about it.
         text: What was found.
         remedy: What to do; empty when nothing needs to be done.
     """
@@ -48,7 +48,7 @@ def ok(name: str, label: str, text: str) -> Finding:
 
 
 def warning(name: str, label: str, text: str, remedy: str) -> Finding:
-    """Return the finding that something should be known or changed."""
+    """Return the finding that an operator should know or change something."""
     return Finding(Level.WARNING, name, label, text, remedy)
 
 
@@ -64,7 +64,7 @@ def found_or(findings: Iterable[Finding], fine: Finding) -> Iterator[Finding]:
 
 
 class Check(ABC):
-    """A check of one subject. Its own failure is reported under its name."""
+    """A check of one subject. If the check itself fails, this is reported with `name` as the label."""
 
     name: str
 
@@ -77,11 +77,11 @@ async def examine(
     installation: Installation,
     checks: Sequence[Check],
     *,
-    timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
+    timeout: float,  # noqa: ASYNC109  # the limit of each check
 ) -> list[Finding]:
     """Run checks at the same time, and return their findings in the order of the checks.
 
-    A check that takes longer than `timeout` seconds or raises becomes a fault; the findings before that are kept.
+    A check that raises, or takes longer than `timeout` seconds, adds a fault to the findings that it has yielded before.
     """
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(_run(installation, check, timeout)) for check in checks]
@@ -93,10 +93,11 @@ async def _run(installation: Installation, check: Check, seconds: float) -> list
     try:
         async with asyncio.timeout(seconds):
             async for finding in check.run(installation):
-                found.append(finding)  # noqa: PERF401  # findings before a failure are kept
+                found.append(finding)  # noqa: PERF401  # a comprehension would lose the findings before a failure
     except TimeoutError:
-        text = f"the check {check.name!r} was not done within {seconds:g} s"
-        found.append(fault("check-timeout", check.name, text, "Give it more time with --timeout, or see what hangs."))
+        text = f"the check {check.name!r} took longer than {seconds:g} s"
+        remedy = "Give it more time with --timeout, or find out what does not answer."
+        found.append(fault("check-timeout", check.name, text, remedy))
     except Exception as error:  # reported: the other checks continue
         text = f"the check {check.name!r} failed: {type(error).__name__}: {error}"
         found.append(fault("check-failed", check.name, text, "The error says what to do."))
@@ -104,15 +105,14 @@ async def _run(installation: Installation, check: Check, seconds: float) -> list
 
 
 _CREDENTIALS = re.compile(r"(?<=://)(?!\S*\*\*\*@)\S*@")
-"""The part of a URL before its host, unless it is already redacted."""
+"""The user and password in a URL, unless the password is already redacted."""
 _LONGEST_TEXT = 4000
 
 
 class Report:
-    """The findings of an examination.
+    """The findings of all checks.
 
-    Their texts may repeat any error text of the application, so anything that looks like credentials in a URL is
-    removed.
+    Credentials in URLs are removed from their texts, which may contain any error text of the application.
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
@@ -124,7 +124,7 @@ class Report:
         return 1 if any(finding.level in worst for finding in self.findings) else 0
 
     def count(self, level: Level) -> int:
-        """Return how many findings have a level."""
+        """Return the number of findings with a level."""
         return sum(finding.level is level for finding in self.findings)
 
     def as_json(self) -> str:
@@ -133,7 +133,7 @@ class Report:
         return json.dumps({"summary": summary, "findings": [asdict(each) for each in self.findings]}, indent=2)
 
     def as_text(self) -> str:
-        """Return the report for people: a line for each finding, what to do below it, and a summary."""
+        """Return the report as text: a line for each finding, its remedy on the next line, and a summary at the end."""
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:

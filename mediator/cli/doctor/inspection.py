@@ -1,4 +1,4 @@
-"""Inspection: what can be seen of a broker, and of the streams and consumers that an application wants on it."""
+"""Inspection: reads the state of a broker, and of the streams and consumers that an application wants on it."""
 
 import asyncio
 import json
@@ -39,12 +39,12 @@ class StreamState:
         storage: `"file"` or `"memory"`.
         discard: What a full stream does: `"new"` refuses events, `"old"` drops the oldest events.
         retention: `"limits"` when events stay for subscribers that come later.
-        max_age: How long events stay, in seconds; 0 means forever.
+        max_age: Seconds for which events stay; 0 means forever.
         max_bytes: The maximum size in bytes; -1 means no limit.
-        duplicate_window: How long the stream recognizes an id, in seconds.
+        duplicate_window: Seconds for which the stream recognizes the id of an event, and drops duplicates.
         allow_atomic: Whether the stream accepts atomic batches.
         persist_mode: `"async"` when the stream acknowledges before it writes; otherwise empty.
-        partitions: Into how many partitions each event type is divided; 0 when the stream does not state it.
+        partitions: The number of partitions of each event type; 0 when the stream does not state the number.
         offline_replicas: The servers whose copy is offline or behind.
     """
 
@@ -71,14 +71,14 @@ class ConsumerState:
     """The state of a consumer.
 
     Attributes:
-        max_deliver: After how many deliveries the broker drops an event; -1 means never.
-        ack_wait: How long the broker waits for an acknowledgement, in seconds.
-        max_ack_pending: How many events may be delivered and not yet acknowledged.
-        pending: How many messages the consumer still has to deliver.
-        unacknowledged: How many messages are delivered and not yet acknowledged.
-        redelivered: How many unacknowledged messages were delivered more than once.
+        max_deliver: The number of deliveries after which the broker drops an event; -1 means that it never does.
+        ack_wait: Seconds for which the broker waits for an acknowledgement.
+        max_ack_pending: The number of events that may be delivered and not yet acknowledged.
+        pending: The number of messages that the consumer still has to deliver.
+        unacknowledged: The number of messages that are delivered and not yet acknowledged.
+        redelivered: The number of unacknowledged messages that were delivered more than once.
         ack_floor: The sequence in the stream up to which all messages are acknowledged.
-        waiting: How many pull requests wait; 0 when nobody consumes.
+        waiting: The number of waiting pull requests; 0 when no process consumes.
     """
 
     stream: str
@@ -96,7 +96,9 @@ class ConsumerState:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The result of inspecting a broker. What could not be seen is `None`, and `problems` has the reason.
+    """The result of inspecting a broker.
+
+    A field is `None` when its value could not be read. The reason is among the `problems`.
 
     Attributes:
         broker: The broker's URLs, without secrets.
@@ -110,8 +112,8 @@ class Inspection:
         missing_streams: The wanted streams that do not exist.
         consumers: The wanted consumers that exist.
         missing_consumers: The wanted consumers that do not exist, as stream and name.
-        problems: Why something could not be seen.
-        servers: How many servers the connection knows: the given ones and the announced ones.
+        problems: The reasons why values could not be read.
+        servers: The number of servers that the connection knows, whether configured or announced by the broker.
     """
 
     broker: str
@@ -137,16 +139,16 @@ async def inspect_broker(
     connection: NatsConnection,
     topology: Topology,
     *,
-    timeout: float = 5.0,  # noqa: ASYNC109  # the bound is part of the promise
+    timeout: float = 5.0,  # noqa: ASYNC109  # the limit of connecting
     monitoring: str | None = None,
 ) -> Inspection:
-    """Inspect a broker without changing anything. Whatever is unavailable or not allowed is described in the result.
+    """Inspect a broker, and change nothing. The result names what is unavailable or not allowed.
 
     Args:
         connection: The connection to the broker.
         topology: The wanted streams and consumers.
-        timeout: How long to wait for a connection, and for the monitoring, in seconds.
-        monitoring: The URL of the monitoring of a server, such as `http://host:8222`.
+        timeout: Seconds to wait for a connection, and for the monitoring.
+        monitoring: The URL of a nats-server's monitoring, such as `http://host:8222`.
 
     Raises:
         SettingError: The monitoring URL is not valid.
@@ -256,7 +258,10 @@ def _consumer(info: dict[str, Any]) -> ConsumerState:
 
 
 async def _sync_always(url: str | None, seconds: float, problems: list[str]) -> bool | None:
-    """Return `sync_always` from the monitoring's `/jsz` page, which leaves it out when it is not set."""
+    """Return `sync_always` from the page `/jsz` of the monitoring; `None` when the page cannot be read.
+
+    The page contains the setting only when it is true.
+    """
     if not url:
         return None
     if not url.startswith(("http://", "https://")):
@@ -265,7 +270,7 @@ async def _sync_always(url: str | None, seconds: float, problems: list[str]) -> 
         page = await asyncio.to_thread(_read, f"{url.rstrip('/')}/jsz", seconds)
         config: dict[str, Any] = page["config"]
     except (OSError, ValueError, LookupError, HTTPException) as error:
-        problems.append(f"the monitoring at {redacted(url)} does not tell: {type(error).__name__}")
+        problems.append(f"the monitoring at {redacted(url)} could not be read: {type(error).__name__}")
         return None
     return bool(config.get("sync_always", False))
 

@@ -1,4 +1,4 @@
-"""Installation: the databases, stores, brokers and consumers of a container, as far as they can be opened."""
+"""Installation: the opened databases, stores, brokers and consumers of a container, which the checks look at."""
 
 import asyncio
 import time
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The limits and addresses for an examination.
+    """The options of `mediator doctor`.
 
     Attributes:
-        timeout: How long opening, and each check, may take, in seconds.
+        timeout: Seconds that opening a part, and each check, may take.
         packages: The names of imported packages with further event classes.
         relay_elsewhere: Whether another process runs the relay of this outbox.
-        monitoring: The URL of the monitoring of a nats-server.
-        backlog_age: How long an event may wait in the outbox, in seconds.
-        lag: How many events may wait for a consumer.
+        monitoring: The URL of a nats-server's monitoring, such as `http://host:8222`.
+        backlog_age: Seconds that an event may wait in the outbox.
+        lag: The number of events that may wait for a consumer.
         clock: Returns the time in seconds since the epoch.
     """
 
@@ -58,16 +58,16 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker, with what is wanted on it and what was seen.
+    """A broker, with the streams and consumers that the application wants, and the state in which they are.
 
     Attributes:
-        label: `container.<name>` of the first part that publishes or subscribes there.
+        label: `container.<name>` of the first part that publishes to the broker or subscribes there.
         connection: The connection to the broker.
-        wanted: The streams and consumers that are needed.
+        wanted: The streams and consumers that the application wants.
         seen: The result of the inspection.
-        compared: The comparison with what is wanted; `None` when it could not be made.
-        problem: Why the comparison could not be made.
-        offset: How many seconds the broker's clock is ahead of this machine's; `None` when unknown.
+        compared: The comparison of the existing streams and consumers with `wanted`; `None` when it failed.
+        problem: Why the comparison failed; empty otherwise.
+        offset: Seconds by which the broker's clock is ahead of this machine's clock; `None` when unknown.
     """
 
     label: str
@@ -79,7 +79,10 @@ class Broker:
     offset: float | None = None
 
     def with_other_partitions(self) -> list[tuple[WantedStream, StreamState]]:
-        """Return the streams whose number of partitions does not suit their publishers or ordered consumers here."""
+        """Return the streams that have another number of partitions than wanted, as pairs of wanted and existing stream.
+
+        Only streams that this application publishes to, or consumes in order, need a certain number of partitions.
+        """
         there = {stream.name: stream for stream in self.seen.streams}
         needed = [each for each in self.wanted.streams if each.name in there and (each.own or each.ordered)]
         pairs = ((wanted, there[wanted.name]) for wanted in needed)
@@ -93,14 +96,14 @@ class Consumer:
     Attributes:
         label: `container.<name>` of its provider.
         group: The name of its group; empty when its subscription is not available.
-        concurrency: How many events it handles at a time.
+        concurrency: The number of events that it handles at a time.
         ordering: `"none"` or `"key"`.
         event_types: The event types it handles, as `<domain>.<name>`.
         streams: The names of the streams that it consumes.
         broker: The connection to the streams' broker; `None` when the broker is not NATS.
         inboxes: The inboxes in which it records events.
-        retries: How often and when it retries a failing event.
-        parks: Whether it parks events that failed for good; otherwise they are retried forever.
+        retries: The number of times it retries a failing event, and the pauses before each.
+        parks: Whether it parks an event after the last retry; otherwise it retries forever.
     """
 
     label: str
@@ -123,7 +126,7 @@ class Failure:
         label: `container.<name>` of the part.
         kind: `"database"`, `"broker"` or `"part"`.
         error: Why it could not be opened.
-        setting: The name of the part's argument that is unavailable or not valid; empty when that is not known.
+        setting: The name of the argument that is unavailable or not valid; empty when the failure is not about one.
     """
 
     label: str
@@ -138,10 +141,10 @@ class Installation:
 
     Attributes:
         databases: The engines of the databases that answer.
-        brokers: The brokers, also brokers that do not answer.
-        relays: The engine of each relay; an engine appears once for each of its relays.
+        brokers: The brokers, including those that do not answer.
+        relays: The engine that each relay uses; an engine with two relays is listed twice.
         max_event_bytes: The maximum size of an event's payload, in bytes.
-        archive_seconds: How long published events are kept, in seconds.
+        archive_seconds: Seconds for which outboxes keep published events.
         failures: The parts that could not be opened.
     """
 
@@ -160,7 +163,7 @@ class Installation:
 
 
 async def view_broker(label: str, connection: NatsConnection, wanted: Topology, options: Options) -> Broker:
-    """Inspect a broker without changing anything. Whatever cannot be seen is described in the result."""
+    """Inspect a broker, and change nothing. A failure is described in the result, and not raised."""
     try:
         async with asyncio.timeout(2 * options.timeout):  # connecting has its own time limit
             seen = await inspect_broker(connection, wanted, timeout=options.timeout, monitoring=options.monitoring)
@@ -172,7 +175,7 @@ async def view_broker(label: str, connection: NatsConnection, wanted: Topology, 
             return Broker(label, connection, wanted, seen, compared, problem, await _offset(api, seen, options))
     except TimeoutError:
         problem = f"no answer within {options.timeout:g} s"
-    except Exception as error:  # reported: the broker went away meanwhile, or something else answers
+    except Exception as error:  # reported: the connection was lost meanwhile, or the server is no NATS server
         problem = f"{type(error).__name__}: {error}"
     return Broker(label, connection, wanted, Inspection(connection.broker, problems=(problem,)))
 
@@ -185,7 +188,10 @@ async def _compared(api: JetStreamApi, wanted: Topology) -> tuple[list[Item] | N
 
 
 async def _offset(api: JetStreamApi, seen: Inspection, options: Options) -> float | None:
-    """Return how many seconds the broker's clock is ahead; the API's answer about a stream has its time."""
+    """Return the seconds by which the broker's clock is ahead of this machine's clock; `None` when unknown.
+
+    The broker reports its time only in an answer about a stream.
+    """
     if not seen.streams:
         return None
     before = options.clock()
@@ -198,6 +204,6 @@ async def _offset(api: JetStreamApi, seen: Inspection, options: Options) -> floa
 
 
 def _microseconds(time: str) -> str:
-    """Convert an RFC 3339 time in UTC to a form with at most the digits that Python 3.11 can read."""
+    """Return an RFC 3339 time in UTC with exactly six digits after the second, since Python 3.11 reads no more."""
     seconds, _, fraction = time.rstrip("Z").partition(".")
     return f"{seconds}.{fraction[:6]:0<6}+00:00"

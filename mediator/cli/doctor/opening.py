@@ -1,4 +1,4 @@
-"""Opening: opens an installation from a container, and records what does not open instead of raising."""
+"""Opening: opens the parts of a container for the checks. A part that does not open is recorded as a failure."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ class Resources:
     """Starts and stops the resources that parts of a container need.
 
     Attributes:
-        errors: The error of each resource that could not be started. The key is the provider of the resource.
+        errors: The errors of resources that could not be started, by their providers.
         skipped: The resources that were not tried, because they need a resource that could not be started.
     """
 
@@ -52,11 +52,11 @@ class Resources:
                     running[resource] = group.create_task(self._start(resource, before))
 
     def away(self, provider: Any) -> bool:
-        """Return whether something that a provider needs could not be started."""
+        """Return whether a resource that a provider needs could not be started."""
         return not self._graph.reachable([provider]).isdisjoint({*self.errors, *self.skipped})
 
     async def stop(self) -> None:
-        """Stop the started resources in reverse order. Errors are ignored: they do not matter to the report."""
+        """Stop the started resources in reverse order. Errors are ignored, since the report is about running."""
         for resource in reversed(self._started):
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._seconds):
@@ -95,8 +95,8 @@ class Settings:
     async def of(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
         """Return the value that a provider passes to its object as the argument `name`; `None` when it passes none.
 
-        An argument that is unavailable or fails the check is `None`, too, and is recorded as one failure, however often
-        it is read.
+        The result is also `None` when the value is unavailable or fails the check. This is recorded as one failure, even
+        if the argument is read several times.
         """
         if (provider, name) not in self._known:
             self._known[provider, name] = await self._asked(provider, name, check)
@@ -120,7 +120,7 @@ class Settings:
         return None
 
     def _is_away(self, given: Any) -> bool:
-        """Return whether an argument needs something that could not be started, which is reported elsewhere."""
+        """Return whether an argument needs a resource that could not be started and is already recorded."""
         return kinds.is_provider(given) and given in self._graph.calls and self._resources.away(given)
 
     def _fail(self, provider: Any, name: str, error: Exception) -> None:
@@ -184,9 +184,9 @@ class _InstallationReader:
         return list(dict.fromkeys(found))
 
     def _all(self, cls: type, workers: Iterable[Any]) -> list[Any]:
-        """Return the providers of a class: the named ones, and those nested in a worker."""
+        """Return the providers of a class: those with a name, and those without a name that a worker calls."""
         named, reached = self._named(cls), self._graph.reachable(workers)
-        known = {*named, *map(kinds.effective, named)}  # a named provider and the one that overrides it count once
+        known = {*named, *map(kinds.effective, named)}  # a provider that overrides a named one is not a second one
         inside = (each for each in self._graph.calls if each in reached - known and self._gives(each, cls))
         return [*named, *inside]
 
@@ -200,7 +200,7 @@ class _InstallationReader:
         return "broker" if self._gives(resource, NatsConnection) else "part"
 
     async def _made(self, providers: Iterable[Any]) -> AsyncIterator[tuple[Any, Any]]:
-        """Yield the providers whose objects can be created, with the objects; record the others as failures."""
+        """Yield the providers whose objects can be created, each with its object; record the others as failures."""
         for provider in providers:
             if provider not in self._values and not self.resources.away(provider):
                 try:
@@ -213,7 +213,7 @@ class _InstallationReader:
                 yield provider, self._values[provider]
 
     def _engine_of(self, provider: Any, engines: Iterable[Any]) -> Any:
-        """Return the engine that a provider needs, if it answers."""
+        """Return the engine that a provider needs; `None` when its database does not answer."""
         reached = self._graph.reachable([provider])
         answering = {part.provider for part in self._to.databases}
         return next((self._values[each] for each in engines if each in reached and each in answering), None)
@@ -230,22 +230,22 @@ class _InstallationReader:
         units = self._named(UnitOfWork)
         sizes = [await self._settings.of(each, "max_event_bytes", check_positive) for each in units]
         usual = self._to.max_event_bytes
-        known = (usual if each is None else int(min(each, sys.maxsize)) for each in sizes)  # it may be infinite
+        known = (usual if each is None else int(min(each, sys.maxsize)) for each in sizes)  # a size may be infinite
         self._to.max_event_bytes = max(known, default=usual)
         kept = [await self._archive_of(each) for each in outboxes]
         self._to.archive_seconds = max(kept, default=0.0)
 
     async def _archive_of(self, outbox: Any) -> float:
-        """Return how long an outbox keeps published events, in seconds.
+        """Return the seconds for which an outbox keeps published events.
 
-        For an outbox that could not be created this is the default: its failure is already recorded.
+        An outbox that could not be created is recorded as a failure already, and the default is returned.
         """
         failed = outbox in self._values and self._values[outbox] is None
         kept = None if failed else await self._settings.of(outbox, "archive_seconds", check_not_negative)
         return ARCHIVE_SECONDS if kept is None else float(kept)
 
     def _compare_applications(self) -> None:
-        """Check that each outbox and its publisher have the same application's name."""
+        """Record a failure for each relay whose outbox and publisher have different application names."""
         for relay in self._named(OutboxRelay):
             effective = kinds.effective(relay)
             given = [given_argument(effective, name) for name in ("outbox", "publisher")]
@@ -294,7 +294,7 @@ class _InstallationReader:
         return next((each for each in named if flow.port in self._graph.reachable([each])), None)
 
     async def _ordering(self, consumer: Any) -> Any:
-        """Return the ordering of a consumer; `None` when it is unavailable or not valid."""
+        """Return the ordering of a consumer; `None` when the setting is unavailable or not valid."""
         if consumer is None or "ordering" not in _arguments(consumer):
             return "none"
         return await self._settings.of(consumer, "ordering", _check_ordering)
@@ -339,7 +339,10 @@ def _check_delays(ordering: Ordering, *, retry_delays: Sequence[float]) -> None:
 
 
 def _schedule(ordering: Ordering, attempts: int | None, delays: Sequence[float] | None) -> RetrySchedule:
-    """Return the retry schedule of a consumer; the default one when its settings conflict, which is reported."""
+    """Return the retry schedule of a consumer, or the default schedule when its settings conflict.
+
+    The failure of the conflicting setting is recorded elsewhere.
+    """
     try:
         return retry_schedule(ordering, attempts, delays)
     except SettingError:

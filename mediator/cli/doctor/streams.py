@@ -8,15 +8,27 @@ from mediator.cli.doctor.installation import Broker, Installation
 from mediator.nats.topology import PARTITIONS
 
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create it."
-_ANEW = "Drain the stream and create it anew; this is never changed in place."
+_RECREATE = "Drain the stream, delete it and create it again: this setting is never changed in place."
 
 _RETRY_HORIZON = 60.0
-"""Maximum seconds until a relay sends an event again: the longest pause, a batch, and a relay's takeover."""
+"""The longest time until a relay sends an event again, in seconds.
+
+It includes the longest pause between tries, the time of a batch, and the time until another relay takes over.
+"""
 
 _CLUSTER = 3
+"""The number of servers from which a broker counts as a cluster, in which a stream should have three copies."""
 _FULL = 0.8
-_TOLD = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)
-"""The differences that are reported by findings of their own."""
+"""The share of a stream's maximum size above which the stream counts as nearly full."""
+_REPORTED_SEPARATELY = (
+    "storage is",
+    "discard is",
+    "retention is",
+    "duplicate_window is",
+    "num_replicas is",
+    PARTITIONS,
+)
+"""Beginnings of the differences for which there are other findings than `stream-differs`."""
 
 
 class Streams(Check):
@@ -40,11 +52,11 @@ def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
         text = "discard is old: when the stream is full, it drops events that nobody has taken yet"
         yield fault("stream-discard-old", label, text, "Set discard to new: then a full stream lets events wait.")
     if stream.storage != "file":
-        text = f"storage is {stream.storage}: its events are gone after a restart of the broker"
-        yield fault("stream-storage", label, text, _ANEW)
+        text = f"storage is {stream.storage}: the stream loses its events when the broker restarts"
+        yield fault("stream-storage", label, text, _RECREATE)
     if stream.retention != "limits":
-        text = f"retention is {stream.retention}: events vanish before later subscribers see them"
-        yield fault("stream-retention", label, text, _ANEW)
+        text = f"retention is {stream.retention}: events are removed before later subscribers see them"
+        yield fault("stream-retention", label, text, _RECREATE)
     yield from _partitions(label, stream, broker)
     if stream.duplicate_window < _RETRY_HORIZON:
         text = f"duplicate_window is {stream.duplicate_window:g} s: a relay may send again after {_RETRY_HORIZON:g} s"
@@ -61,35 +73,39 @@ def _partitions(label: str, stream: StreamState, broker: Broker) -> Iterator[Fin
     for wanted, there in broker.with_other_partitions():
         if there is not stream:
             continue
-        told = f"it has {stream.partitions} partitions" if stream.partitions else "it does not tell its partitions"
-        text = f"{told}, and {wanted.settings.partitions} are needed: nothing is published into it or taken in order"
-        remedy = f"Set StreamSettings(partitions={stream.partitions}), or drain the stream and create it anew."
-        yield fault("stream-partitions", label, text, remedy if stream.partitions else _ANEW)
+        has = f"it has {stream.partitions} partitions" if stream.partitions else "it does not state its partitions"
+        text = f"{has}, and {wanted.settings.partitions} are needed: publishers and ordered groups refuse the stream"
+        remedy = f"Set StreamSettings(partitions={stream.partitions}), or drain the stream and create it again."
+        yield fault("stream-partitions", label, text, remedy if stream.partitions else _RECREATE)
 
 
 def _copies(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
     if stream.persist_mode == "async":
-        text = "persist_mode is async: it acknowledges events before it writes them"
-        yield fault("stream-persist-mode", label, text, _ANEW)
+        text = "persist_mode is async: the stream acknowledges events before it writes them"
+        yield fault("stream-persist-mode", label, text, _RECREATE)
     if stream.replicas == 1 and broker.seen.servers >= _CLUSTER:
-        text = f"one copy only, though the broker has {broker.seen.servers} servers: events stop when its server does"
+        text = (
+            f"only one of the broker's {broker.seen.servers} servers has a copy: while that server is down, events wait"
+        )
         yield warning("stream-replicas", label, text, "Set StreamSettings(replicas=3) and update the stream.")
     elif stream.replicas == 1 and broker.seen.sync_always is False:
         text = (
-            "one copy, and the server acknowledges before it writes through to its disk: a power failure loses events"
+            "the only server with a copy acknowledges events before they are on its disk: a power failure loses events"
         )
         remedy = (
-            "Set `sync_interval: always` in the jetstream block, or use three servers; the archive can fill it again."
+            "Set `sync_interval: always` in the jetstream block, or use three servers. Lost events can be published again "
+            "from the archive."
         )
         yield warning("stream-sync-interval", label, text, remedy)
     if stream.offline_replicas:
-        text = f"the copies on {', '.join(stream.offline_replicas)} are away or behind"
-        yield warning("stream-replica-away", label, text, "See to these servers: with one more away, events wait.")
+        text = f"the copies on {', '.join(stream.offline_replicas)} are offline or behind"
+        remedy = "Repair these servers: if one more goes offline, events have to wait."
+        yield warning("stream-replica-away", label, text, remedy)
 
 
 def _other_differences(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
     for item in broker.compared or ():
-        details = [each for each in item.details if not each.startswith(_TOLD)]
+        details = [each for each in item.details if not each.startswith(_REPORTED_SEPARATELY)]
         if item.stream == stream.name and not item.consumer and details:
             text = f"it differs from its settings: {'; '.join(details)}"
             yield warning("stream-differs", label, text, "See `mediator topology plan`.")

@@ -19,7 +19,7 @@ class Wiring(Check):
             validate(installation.container, packages=options.packages, relay_elsewhere=options.relay_elsewhere)
         except ContainerValidationError as error:
             for problem in error.problems:
-                yield fault("wiring", problem.label, problem.text, "Mend it; the application does not start.")
+                yield fault("wiring", problem.label, problem.text, "Correct it. The application does not start.")
         else:
             yield ok("wiring", "container", "handlers, behaviors and workers can be made")
 
@@ -38,11 +38,11 @@ def _failed(failure: Failure) -> Finding:
     error = failure.error
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SchemaError) and error.version is not None:
-        return fault("schema-version", failure.label, str(error), "Bring the tables and the library together.")
+        return fault("schema-version", failure.label, str(error), "Upgrade the tables or the library.")
     if failure.kind == "database" or isinstance(error, DatabaseUnavailableError):
         remedy = "See whether the server runs, and whether address, user and password are right."
         return fault("database-unreachable", failure.label, text, remedy)
     if failure.setting:
-        remedy = "Give it a value that can be had and can work; the error says why this one does not."
+        remedy = "Give it another value. The error says why this value cannot be used."
         return fault("part-failed", failure.label, f"{failure.setting}: {text}", remedy)
-    return fault("part-failed", failure.label, text, "It could not be made; the error says why.")
+    return fault("part-failed", failure.label, text, "Correct the cause that the error names.")

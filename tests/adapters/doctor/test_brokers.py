@@ -592,7 +592,7 @@ def trying(places: int, **tries: Any) -> type[Container]:
         (170, {}, "170 failing events", False),
         (10, {"retry_delays": [0.0, 1.0]}, "10 failing events of one type fill its places", False),
         (10, {"retry_delays": [60.0], "max_attempts": 4}, "for up to 216 s", True),
-        (1000, {"parking": None}, "for ever, since it has no parking", True),
+        (1000, {"parking": None}, "forever, since it has no parking", True),
     ],
 )
 async def test_the_places_of_a_group_are_compared_with_the_tries_of_its_consumer(
@@ -621,7 +621,7 @@ async def test_a_group_without_parking_may_be_filled_for_ever(given: dict[str, A
     await set_up(given)
     report = await doctor(given, Endless)
     assert found(report) == [("warning", "consumer-places")]
-    assert "for ever, since it has no parking" in report.as_text()
+    assert "forever, since it has no parking" in report.as_text()
 
 
 async def test_a_group_whose_places_are_nearly_taken_is_told(given: dict[str, Any]):
@@ -642,7 +642,7 @@ async def test_a_group_whose_places_are_nearly_taken_is_told(given: dict[str, An
                 await inbox.next_msg(timeout=5)
             report = await doctor(given, few)
             assert [each for each in found(report) if each[1] == "consumer-full"] == names
-    assert "8 events are out, and 10 may be" in report.as_text()
+    assert "8 of at most 10 events are unacknowledged" in report.as_text()
 
 
 async def test_an_ordered_group_has_one_place_for_each_partition(given: dict[str, Any]):
