@@ -210,8 +210,8 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     Args:
         idempotency: Stores the responses, in the database of the unit of work.
         key: Returns the key of a command, or `None`. By default the key is the attribute `idempotency_key`.
-        header: The header of the message context with the key for a command for which `key` returns `None`; `None` to
-            read no header.
+        header: The name of the header whose value is the key of a command if `key` returns `None`. With `None` no
+            header is read.
     """
 
     one_of: ClassVar[str | None] = "idempotency"

@@ -85,7 +85,10 @@ class ParkedEvent:
 
     @property
     def ordering_key(self) -> tuple[str, str, str | int]:
-        """The direction, consumer and partition key, which ordered events share; the number replaces a missing key."""
+        """The direction, consumer and partition key. Events for which all three are equal are kept in order.
+
+        An event without a key has its own number in place of the key.
+        """
         return self.direction, self.consumer, self.number if self.partition_key is None else self.partition_key
 
     def log_fields(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""AfterCommitQueue: the calls that wait for the commit of a transaction; a rollback drops them."""
+"""AfterCommitQueue: the calls that are made after the commit of a transaction, and dropped by a rollback."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -12,7 +12,7 @@ from mediator.scope import Frame
 from mediator.strategies import is_failure
 
 _LONGEST_CHAIN = 20
-"""How many errors in a chain of causes are examined."""
+"""The number of errors in a chain of causes that are examined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class AfterCommitQueue:
-    """The calls that wait for a commit, first in, first out."""
+    """The calls that wait for a commit, in the order in which they are made."""
 
     _waiting: list[_Waiting] = field(default_factory=list[_Waiting])
 
@@ -35,7 +35,7 @@ class AfterCommitQueue:
         self._waiting.append(_Waiting(message, call))
 
     def drop(self, mark: int) -> None:
-        """Drop the calls that were added since there were `mark` calls."""
+        """Drop all calls but the first `mark` ones."""
         del self._waiting[mark:]
 
     async def run(
@@ -46,18 +46,18 @@ class AfterCommitQueue:
         timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
         errors: list[BaseException],
     ) -> None:
-        """Deliver the events of the transaction, if that is done here, and then make every call, whatever fails.
+        """Deliver the events of the transaction, if `deliver` is given, and then make all calls, even if one fails.
 
         Args:
             committed: The transaction.
             response: The response of its command.
-            deliver: Sends the events; `None` when the outbox has them. It has to bound itself in time.
+            deliver: Sends the events; `None` when they are in the outbox. It has to limit its own duration.
             timeout: How long all calls together may take, in seconds.
-            errors: The errors that came before.
+            errors: The errors since the commit, from before this call.
 
         Raises:
-            AfterCommitError: A call failed, there was no time left for it, or several things failed.
-            CommittedError: Only one thing failed, and it was no call: `deliver`, or something before it.
+            AfterCommitError: A call failed or did not end in time, or there are several errors.
+            CommittedError: There is one error, which is in `errors` or was raised by `deliver`.
         """
         if deliver is not None:
             try:
@@ -130,7 +130,7 @@ class Committed(Protocol):
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Return the error in a chain of causes that says that the notification committed; `None` without one."""
+    """Return the error in a chain of causes that reports the commit of the notification; `None` without one."""
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
@@ -145,16 +145,16 @@ def _own(error: BaseException, message: object) -> CommittedError | None:
 
 
 def _grouped(error: BaseException) -> tuple[BaseException, ...]:
-    """Return the errors in a group; nothing when the error is no group."""
+    """Return the errors in an exception group; an empty tuple when the error is not a group."""
     is_group = issubclass(type(error), BaseExceptionGroup)
     inner: tuple[BaseException, ...] = getattr(error, "exceptions", ()) if is_group else ()
     return inner
 
 
 def _has_committed(error: BaseException, message: object) -> bool:
-    """Return whether the error of a notification came after its commit.
+    """Return whether a notification had committed when it failed.
 
-    When its handlers commit separately, the errors of all of them have to come after their commits.
+    When its handlers commit separately, all handlers that failed must have committed.
     """
     if grouped := _grouped(error):
         return all(_has_committed(each, message) for each in grouped)
@@ -162,7 +162,10 @@ def _has_committed(error: BaseException, message: object) -> bool:
 
 
 def _not_committed(error: BaseException, message: object) -> list[object]:
-    """Return what to publish again: the notification unless it committed, and its own failed notifications."""
+    """Return the notifications to publish again.
+
+    These are the notification itself, unless it committed, and the failed notifications that waited for its commit.
+    """
     itself = [] if _has_committed(error, message) else [message]
     return [*itself, *_following(error, message)]
 
@@ -175,7 +178,7 @@ def _following(error: BaseException, message: object) -> list[object]:
 
 
 def _errors_of(error: BaseException, message: object) -> list[BaseException]:
-    """Return what failed, without an error that only gathers the others."""
+    """Return the errors of a failed call. An `AfterCommitError` is replaced by the errors that it collects."""
     own = _own(error, message)
     if not isinstance(own, AfterCommitError):
         return [error]

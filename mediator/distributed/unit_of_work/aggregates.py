@@ -9,21 +9,22 @@ from mediator.errors.root import name_of
 
 
 class AggregateTracker(EventCollector):
-    """Takes the events of aggregates for the running transaction.
+    """Collects the events that aggregates record, for the running transaction.
 
-    From then on the events belong to the transaction and not to the aggregate: they outlive an object that the session
-    lets go, and vanish when the transaction, or the savepoint since which they were recorded, is rolled back.
+    A collected event belongs to the transaction and no longer to the aggregate. So the event is published even if the
+    session drops the aggregate. The event is dropped when the transaction is rolled back, or the savepoint since which
+    it was recorded.
     """
 
     def __init__(self) -> None:
         self._running: RunningTransaction | None = None
-        self._restless: list[AggregateRoot] = []
+        self._waiting: list[AggregateRoot] = []
 
     def track(self, aggregate: AggregateRoot, /) -> None:
         """Publish the events that an aggregate has recorded, and the events that it records until the transaction ends.
 
-        Use this for aggregates that are not in the session of the unit of work: a repository tracks the aggregates it
-        saves.
+        Use this for aggregates that are not in the session of the unit of work. For example, a repository without a
+        session tracks the aggregates that it saves.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
@@ -34,11 +35,11 @@ class AggregateTracker(EventCollector):
         self._running.tracked.append(aggregate)
 
     def adopt(self, aggregate: AggregateRoot, /) -> None:
-        """Track an aggregate until it is released. For adapters, whose sessions know the aggregates in them."""
+        """Track an aggregate until `release`. Adapters call this for the aggregates in their sessions."""
         journal = journal_of(aggregate)
         journal.collector = self
         if self._running is None:
-            self._restless += [aggregate] if journal.waiting else []
+            self._waiting += [aggregate] if journal.waiting else []
         else:
             self._running.recorded.add(journal.hand_over())
 
@@ -49,37 +50,41 @@ class AggregateTracker(EventCollector):
             journal.collector = None
 
     def take(self, aggregate: AggregateRoot, recorded: RecordedEvent, /) -> bool:
-        """Keep an event for the running transaction. An event recorded between two transactions is for the next one."""
+        """Add an event to the running transaction, and return true.
+
+        If no transaction runs, or it accepts no more events, return false. The aggregate then keeps the event for the
+        next transaction.
+        """
         if self._running is None or self._running.sealed:
-            self._restless.append(aggregate)
+            self._waiting.append(aggregate)
             return False
         self._running.recorded.add([recorded])
         return True
 
     def take_over(self, running: RunningTransaction) -> None:
-        """Take the events that the aggregates in the session recorded before the transaction began."""
-        restless, self._restless = self._restless, []
-        for aggregate in restless:
+        """Add the events that aggregates recorded before the transaction began."""
+        waiting, self._waiting = self._waiting, []
+        for aggregate in waiting:
             if journal_of(aggregate).collector is self:
                 running.recorded.add(journal_of(aggregate).hand_over())
 
     @property
     def unpublished(self) -> Sequence[str]:
-        """The classes of the events that were recorded outside a transaction and wait for one, as texts for errors."""
+        """The classes of the events that wait for the next transaction, as texts for errors."""
         return list(dict.fromkeys(f"{name_of(each.event)} (recorded)" for each in self.recorded_since(())))
 
     def recorded_since(self, before: Collection[RecordedEvent]) -> Sequence[RecordedEvent]:
         """Return the events that wait for the next transaction, without the events in `before`."""
-        held = (journal_of(each) for each in self._restless if journal_of(each).collector is self)
+        held = (journal_of(each) for each in self._waiting if journal_of(each).collector is self)
         return [recorded for journal in held for recorded in journal.waiting if recorded not in before]
 
     def forget_recorded(self, gone: Collection[RecordedEvent]) -> None:
-        """Do not publish these events, because the query that recorded them failed."""
-        for aggregate in self._restless:
+        """Drop events that a failed query recorded."""
+        for aggregate in self._waiting:
             journal = journal_of(aggregate)
             journal.waiting = [each for each in journal.waiting if each not in gone]
 
     def let_go(self, running: RunningTransaction) -> None:
-        """Release the aggregates that were tracked for one transaction only."""
+        """Release the aggregates that were tracked only for the given transaction."""
         for aggregate in running.tracked:
             self.release(aggregate)

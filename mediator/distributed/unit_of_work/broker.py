@@ -1,4 +1,4 @@
-"""DistributedEventBroker: takes the events that handlers send to other applications after the commit."""
+"""DistributedEventBroker: collects the events that are sent to other applications after the commit."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -18,12 +18,12 @@ def utc_now() -> datetime:
 
 
 class DistributedEventBroker:
-    """Collects events for the running transaction. A commit stores them, a rollback drops them.
+    """Collects events for the running transaction. The commit stores the events; a rollback drops them.
 
     Args:
         unit_of_work: The unit of work of this scope.
         ids: Makes event ids.
-        clock: Returns the time, timezone-aware.
+        clock: Returns the current time, timezone-aware.
     """
 
     def __init__(
@@ -39,21 +39,23 @@ class DistributedEventBroker:
         return self.unit_of_work.pending_events
 
     def add(self, event: DistributedEvent, /, *, deliver_at: datetime | None = None) -> str:
-        """Send an event as it is now, once the running transaction has committed, and return its id.
+        """Add an event to send after the commit of the running transaction, and return the id of the event.
 
-        Events of one partition key arrive in the order in which they were added and committed. A delayed event has no
-        place in that order: it does not wait for earlier events, and later events do not wait for it.
+        The event is encoded at once, and must not be changed afterwards. Events of one partition key arrive in the
+        order in which they were added and committed. A delayed event has no place in that order: it does not wait for
+        earlier events, and later events do not wait for it.
 
         Args:
             event: The event.
-            deliver_at: The time before which the event is not published, timezone-aware, by the clock of the database.
-                Until then `outbox.cancel(event_id)` takes the event back. `None` for at once.
+            deliver_at: The time before which the event is not published, timezone-aware. It is compared with the clock
+                of the database. Until then, `outbox.cancel(event_id)` can cancel the event. With `None` the event is
+                published at once.
 
         Raises:
             MisuseError: The object is not a distributed event, or the time is not a timezone-aware datetime.
             DeclarationError: The class of the event declares no valid type.
-            EventNotSerializableError: The event cannot be encoded, and the transaction can only be rolled back; or its
-                partition key is an empty text, which is neither a key nor `None`.
+            EventNotSerializableError: The event cannot be encoded, so that the transaction can only be rolled back; or
+                the partition key of the event is an empty text.
             NoUnitOfWorkError: No transaction runs.
         """
         check_event(event, deliver_at)

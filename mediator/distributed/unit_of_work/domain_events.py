@@ -11,7 +11,7 @@ from mediator.errors.root import name_of
 from mediator.messages import Origin
 
 _STRIDE = 20
-"""After this many events the event loop gets its turn; handlers that never wait would otherwise block a timeout."""
+"""The number of events between two yields to the event loop. Without them, handlers that never wait block timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Waiting:
         return self.recorded.number < other.recorded.number
 
     def path(self) -> list[object]:
-        """Return the events that led to this one, the first one first, and this one."""
+        """Return the chain of events that caused this event, in order. This event is the last one."""
         found: list[object] = []
         each: _Waiting | None = self
         while each is not None:
@@ -38,10 +38,10 @@ class RecordedEventQueue:
     """The domain events of all aggregates, published in the order in which they were recorded.
 
     Attributes:
-        origin: The mediator that publishes them. Its `max_depth` also limits a chain of events whose handlers each
-            record the next one.
-        limit: Most events in all; `None` for any number. It stops a circle whose events cause several each, which grows
-            wide before it grows long.
+        origin: The mediator that publishes the events. Its `max_depth` limits chains of events in which a handler of
+            each event records the next event.
+        limit: The largest number of events; `None` for no limit. When each event causes several others, this limit is
+            reached long before `max_depth`.
     """
 
     origin: Origin
@@ -62,7 +62,7 @@ class RecordedEventQueue:
         """Add recorded events.
 
         Raises:
-            DispatchDepthError: The handlers of events record events, and so on without end.
+            DispatchDepthError: A chain of events is longer than `max_depth`.
         """
         cause, limit = self._published, self.origin.max_depth
         depth = 1 if cause is None else cause.depth + 1
@@ -73,11 +73,11 @@ class RecordedEventQueue:
             self._waiting.append(waiting)
 
     def drop(self, mark: int) -> None:
-        """Drop the events that were added since there were `mark` events."""
+        """Drop all events but the first `mark` ones."""
         del self._waiting[mark:]
 
     async def publish(self) -> None:
-        """Publish the events in turn, also events recorded meanwhile; stop at the first error.
+        """Publish all events in order, including events that are recorded meanwhile; stop at the first error.
 
         Raises:
             DispatchDepthError: The published and the waiting events together are more than `limit`.

@@ -1,4 +1,4 @@
-"""UnitOfWork: runs one database transaction at a time, with events that are sent only if it commits."""
+"""UnitOfWork: runs database transactions, one at a time, whose events are sent only after a commit."""
 
 import asyncio
 import math
@@ -34,56 +34,59 @@ from mediator.transactions import Outcome
 
 
 class DatabaseTransaction(ABC):
-    """The port to a database. Its methods are called in order, never two at a time. An error in one rolls back.
+    """The port to the transactions of a database.
+
+    Its methods are never called concurrently. When a method fails, the transaction is rolled back.
 
     Attributes:
-        settling: True while a COMMIT or ROLLBACK is not answered yet; nothing else may use the connection then.
+        settling: `True` while the database has not answered a COMMIT or ROLLBACK yet. Nothing else may use the
+            connection meanwhile.
     """
 
     settling: bool = False
 
     @property
     def application(self) -> str | None:
-        """The source of the events that are stored here; `None` when the outbox sets it later."""
+        """The source of the events that are stored; `None` when the outbox sets the source later."""
         return None
 
     @abstractmethod
     async def prepare(self, isolation: str | None) -> None:
-        """Prepare a transaction, without I/O if possible; refuse an isolation level that the database cannot give."""
+        """Prepare a transaction, without I/O if possible. Refuse an isolation level that is not supported."""
 
-    async def end_what_is_read(self) -> None:  # noqa: B027  # a database that keeps nothing has nothing to end
-        """Discard what was read, because a transaction of another database begins in the scope.
+    async def end_what_is_read(self) -> None:  # noqa: B027  # the default discards nothing
+        """Discard the objects that were read, because a transaction of another database begins in the scope.
 
-        Nothing that was read before may be the basis of what follows.
+        The new transaction must not act on data that was read before it began.
 
         Raises:
-            NoUnitOfWorkError: An object waits to be written.
+            NoUnitOfWorkError: The session holds changes.
         """
 
     @abstractmethod
     async def begin_reading(self, isolation: str | None) -> None:
-        """Begin a read-only transaction, which `end_reading` ends. The database refuses to write in it.
+        """Begin a read-only transaction, in which the database refuses to write. `end_reading` ends it.
 
-        Without an isolation level everything that is read until then is of one moment.
+        Without an isolation level, all statements see the same state of the database.
 
         Raises:
-            MisuseError: The database cannot give that isolation level.
+            MisuseError: The database does not support the isolation level.
         """
 
     @abstractmethod
     async def end_reading(self, error: BaseException | None) -> None:
-        """End the read-only transaction, in bounded time. Changes that the session still holds are an error.
+        """End the read-only transaction, in bounded time. Raise an error when the session holds changes.
 
         Args:
             error: The error of the query, if it failed.
 
         Raises:
-            NoUnitOfWorkError: The session holds changes, which cannot be written.
+            NoUnitOfWorkError: The session holds changes, which nothing would write.
         """
 
     @property
     def unwritten(self) -> Sequence[str]:
-        """The classes of the objects that wait to be written, each with its kind of change, as texts for errors."""
+        """The unwritten objects, as texts for errors: the class of each object, with its kind of change."""
         return ()
 
     @abstractmethod
@@ -92,34 +95,34 @@ class DatabaseTransaction(ABC):
 
     @abstractmethod
     async def stage(self, events: Sequence[StagedEvent]) -> None:
-        """Store events in the outbox with one statement, the last one of the running transaction.
+        """Store events in the outbox with one statement, which is the last statement before COMMIT.
 
-        The events are numbered in the order given. Events with a `locked_key` are also numbered in the order of
-        commits among all events of that key.
+        The events are numbered in the given order. Among all events with the same `locked_key`, the numbers also follow
+        the order of the commits.
 
         Raises:
-            EventIdConflictError: An event has the id of another one of them, or of an event in the outbox.
+            EventIdConflictError: Two of the events have the same id, or one has the id of an event in the outbox.
             OutboxFullError: Too many events wait in the outbox.
-            EventLimitError: These events alone are more than may ever wait.
+            EventLimitError: There are more of these events than may ever wait in the outbox.
         """
 
     @abstractmethod
     async def commit_transaction(self, transaction_id: str) -> None:
-        """Commit and free everything held, or roll back and free it. Then wake the relay if events were staged.
+        """Commit, or roll back when the commit fails. Release all resources, and wake the relay if events were staged.
 
-        The answer may come so late that nobody waits for it any more (`settling` is true until then).
+        The caller may stop waiting before this method ends; `settling` is true until it ends.
 
         Raises:
-            CommitOutcomeUnknownError: The answer was lost.
-            CommittedError: The database committed, and something failed after its answer, such as a listener of the
-                application or the release of a lock; that failure is the cause of the error.
+            CommitOutcomeUnknownError: The database's answer was lost.
+            CommittedError: The database committed, but an error followed, for example in a listener of the application
+                or in the release of a lock. That error is the `__cause__`.
         """
 
     @abstractmethod
     async def roll_back_transaction(self) -> None:
-        """Roll back and free everything held, also after a failed or unknown commit.
+        """Roll back and release all resources, also after a commit that failed or has an unknown outcome.
 
-        Never raises for a lost connection.
+        A lost connection raises no error.
         """
 
     @abstractmethod
@@ -128,11 +131,11 @@ class DatabaseTransaction(ABC):
 
     @abstractmethod
     async def release_savepoint(self, savepoint: Any) -> None:
-        """Write the pending changes of the session and keep everything that was done since the savepoint."""
+        """Write the pending changes of the session, and keep all work since the savepoint."""
 
     @abstractmethod
     async def roll_back_to_savepoint(self, savepoint: Any) -> None:
-        """Undo everything that was done since the savepoint."""
+        """Roll back all work since the savepoint."""
 
 
 _UNITS = "mediator_units_of_work"
@@ -142,10 +145,10 @@ AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
 
 
 class UnitOfWork(DatabaseTransaction, AggregateTracker):
-    """The port of a database transaction. A scope has one object, which may run several transactions in turn.
+    """Runs the transactions of one scope, one after the other. Each kind of database has its own subclass.
 
-    `DistributedUnitOfWorkBehavior` runs it around a command. A script runs it by hand, on the same commit path:
-    `async with mediator.scope(): async with unit_of_work: ...`.
+    `DistributedUnitOfWorkBehavior` runs a unit of work around a command. A script can run one itself, with the same
+    guarantees: `async with mediator.scope(): async with unit_of_work: ...`.
 
     Args:
         codec: Encodes and decodes the payloads of events.
@@ -180,14 +183,14 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
     @property
     def state(self) -> UnitOfWorkState:
-        """Whether a transaction runs, and whether it may still commit."""
+        """The state: no transaction, a transaction that may commit, or one that can only be rolled back."""
         if self._running is None:
             return UnitOfWorkState.IDLE
         return UnitOfWorkState.ROLLBACK_ONLY if self._running.doom else UnitOfWorkState.ACTIVE
 
     @property
     def transaction_id(self) -> str:
-        """The id of the running transaction, as it stands in the logs.
+        """The id of the running transaction, which also appears in the logs.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
@@ -209,7 +212,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         return tuple(collected.event for collected in self._running.events) if self._running else ()
 
     def collect(self, collected: CollectedEvent) -> None:
-        """Encode an event as it is now, and keep it for the commit.
+        """Encode an event at once, and keep it for the commit.
 
         Raises:
             NoUnitOfWorkError: No transaction runs, or its events are already being stored.
@@ -221,15 +224,15 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         try:
             data = self.codec.encode(collected.event)
         except Exception as error:
-            self.doom(collected.event, error)  # even if the caller catches the error
+            self.doom(collected.event, error)  # no commit, even if the caller catches the error
             raise
         running.events.append(replace(collected, data=data))
 
     @property
     def unstored(self) -> Sequence[str]:
-        """The classes of unwritten objects and unpublished events, each with what happened to it, as texts for errors.
+        """The unwritten objects and unpublished events, as texts for errors.
 
-        Only a transaction would write or publish them, and none has.
+        Only a transaction would have written or published them.
         """
         return [*self.unwritten, *self.unpublished]
 
@@ -254,14 +257,14 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     def join_scope(self) -> None:
         """Register in the scope, so that other units of work check this one for unstored changes before they commit.
 
-        After their commit it would be too late to fail.
+        After their commit, an error would come too late.
         """
         frame = current_frame()
         if frame is not None and not frame.closed:
             frame.scope.instances.setdefault(_UNITS, []).append(self)
 
     async def __aenter__(self) -> Self:
-        """Begin a transaction by hand, named after the message or the scope in which it begins."""
+        """Begin a transaction, named in logs after the message that is being handled."""
         frame = current_frame()
         await self.begin(frame.message if frame is not None else "async with unit_of_work")
         return self
@@ -286,12 +289,12 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         return "a database"
 
     async def begin(self, message: object, *, isolation: str | None = None) -> None:
-        """Begin a transaction. The database learns of it with the first statement.
+        """Begin a transaction. Nothing is sent to the database before the first statement.
 
         Raises:
             MisuseError: A transaction runs already in this scope, or on this object in another scope.
-            NoUnitOfWorkError: A query is being answered in this scope, or a session of the scope holds objects that
-                were waiting to be written before.
+            NoUnitOfWorkError: A query is being handled in this scope, or another session of the scope holds changes
+                from before the transaction.
             ScopeError: Nothing is being dispatched.
         """
         scope, frame = current_scope("a unit of work"), current_frame()
@@ -316,27 +319,27 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     async def commit(
         self, response: Any = None, *, then: AfterCommit | None = None, after_commit_timeout: float = 30.0
     ) -> None:
-        """Write pending changes, publish domain events, store distributed ones in the outbox, and commit.
+        """Write pending changes, publish domain events, store distributed events in the outbox, and commit.
 
-        From COMMIT on, a cancellation interrupts nothing: it is raised again when everything is done.
+        An error before COMMIT rolls the transaction back. From COMMIT on, a cancellation does not interrupt the work,
+        and is raised again at the end.
 
         Args:
             response: The response of the command, which the scope keeps together with the outcome.
-            then: Takes the events instead of the outbox, right after the commit. It has to bound itself in time; its
-                errors reach the caller.
+            then: Called with the events right after the commit, instead of storing the events in the outbox. It has to
+                limit its own duration. The caller gets its errors.
             after_commit_timeout: How long all calls that waited for the commit may take, in seconds.
 
         Raises:
             AfterCommitError: The transaction committed, but a call that waited for the commit failed.
-            CommittedError: The transaction committed, but something else failed after the database's answer.
-            RolledBackError: Something failed earlier, although its caller went on.
+            CommittedError: The transaction committed, but another error followed the database's answer.
+            RolledBackError: A dispatch that joined failed, and its caller caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
-            StaleObjectError: An object that an earlier transaction loaded was changed, and others have changed its row
-                since.
+            StaleObjectError: An object that was loaded by an earlier transaction was changed, and its row has been
+                changed since it was loaded.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
-            DispatchDepthError: Domain events cause each other in a circle, or the command records more than
-                `max_domain_events`.
-            EventError: An event cannot be stored. As after any other error up to COMMIT, everything is rolled back.
+            DispatchDepthError: Domain events cause each other without end, or there are more than `max_domain_events`.
+            EventError: An event cannot be stored.
         """
         running = self._require("commit")
         try:
@@ -370,7 +373,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         deliver: Coroutine[Any, Any, None] | None,
         timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
     ) -> None:
-        """Do everything that waited for the commit, whatever fails."""
+        """Deliver the events and make the calls that waited for the commit, even if some of them fail."""
         errors: list[BaseException] = []
         try:
             await failpoints.reach("unit_of_work.after_commit")
@@ -379,11 +382,12 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         await running.after_commit.run(running, response, deliver, timeout, errors)
 
     async def roll_back(self, error: BaseException) -> None:
-        """Undo everything since `begin`, in bounded time and shielded from cancellation.
+        """Roll back all work since `begin`, in bounded time. A cancellation does not interrupt the rollback.
 
         Raises:
             asyncio.CancelledError: The caller was cancelled meanwhile.
-            RolledBackError: `error` says that another transaction committed, or may have; this one did not.
+            RolledBackError: `error` reports that another transaction committed or may have committed, but this
+                transaction was rolled back.
         """
         running = self._require("rollback")
         await self._undo(running, "transaction rolled back", error=type(error).__name__)
@@ -391,10 +395,10 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             raise RolledBackError(running.id, running.message, error) from error
 
     async def abandon(self) -> None:
-        """Roll back a transaction that was begun by hand and is still open where its scope ends.
+        """Roll back a transaction that is still open at the end of its scope.
 
         Raises:
-            NoUnitOfWorkError: Changes or events are left that were to be written or published.
+            NoUnitOfWorkError: Changes were not written, or events not published.
             asyncio.CancelledError: The caller was cancelled meanwhile.
         """
         if self._running is None:
@@ -488,23 +492,23 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             raise lack_of_unit_of_work(subject)
         return self._running
 
-    # Dooming and savepoints: `mediator.scope.Transaction`.
+    # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Allow only a rollback from now on, to the innermost savepoint if there is one. The first reason is kept."""
+        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first reason is kept."""
         if self._running is not None:
             self._running.doomed(message, error)
 
     def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
-        """Make a call after the commit, or never if the work since the innermost savepoint is rolled back."""
+        """Make a call after the commit. A rollback, also to the innermost savepoint, drops the call."""
         self._require(message).after_commit.add(message, call)
 
     @asynccontextmanager
     async def savepoint(self, message: object, /) -> AsyncGenerator[None, None]:
-        """Run the body behind a savepoint. If the body fails, undo only the body, events included.
+        """Run the body behind a savepoint. If the body fails, only its work and its events are rolled back.
 
         Raises:
-            RolledBackError: Something inside failed, although its caller went on.
+            RolledBackError: A dispatch that joined failed, and its caller caught the error.
         """
         running = self._require(message)
         handle = await self.set_savepoint()
@@ -533,7 +537,7 @@ def _committed(running: RunningTransaction, response: Any, error: BaseException)
 def _joined(
     running: RunningTransaction, response: Any, first: BaseException | None, second: BaseException | None
 ) -> BaseException | None:
-    """Combine an error of the commit, raised after the database's answer, with an error raised after the commit."""
+    """Combine an error of the commit, raised after the database's answer, with an error of the calls that follow."""
     if first is None or second is None or not isinstance(second, Exception):
         return second or first
     notifications = second.notifications if isinstance(second, AfterCommitError) else ()

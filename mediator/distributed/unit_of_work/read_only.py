@@ -1,4 +1,4 @@
-"""ReadOnlyTransaction: the transaction of a scope in which a query is answered. It refuses everything but reading."""
+"""ReadOnlyTransaction: the transaction of a query, in which nothing can be written."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, NoReturn
@@ -11,25 +11,25 @@ from mediator.transactions import Transaction
 
 
 class ReadOnlyTransaction(Transaction):
-    """The transaction of a query's scope. Dispatches that join it can read, and nothing else.
+    """The read-only transaction of a query. Messages that join the transaction can only read.
 
     Attributes:
-        query: The query that it was begun for.
+        query: The query for which the transaction was begun.
     """
 
     def __init__(self, query: object) -> None:
         self.query: object = query
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Do nothing: nothing was written that would have to be rolled back."""
+        """Do nothing, because there are no writes to roll back."""
 
     @asynccontextmanager
     async def savepoint(self, _message: object, /) -> AsyncGenerator[None, None]:
-        """Do nothing: nothing is written that would have to be undone."""
+        """Run the body without a savepoint, because there are no writes to roll back."""
         yield
 
     def after_commit(self, message: object, _call: Callable[[], Awaitable[Any]], /) -> NoReturn:
-        """Refuse: there is no commit.
+        """Refuse the call, because a read-only transaction has no commit.
 
         Raises:
             NoUnitOfWorkError: Always.
@@ -37,7 +37,7 @@ class ReadOnlyTransaction(Transaction):
         raise misuse.read_only(message, self.query)
 
     async def abandon(self) -> None:
-        """Do nothing: nothing was written, and the behavior that began the transaction ends it."""
+        """Do nothing, because the behavior that began the transaction ends it."""
 
 
 def refuse_in_read_only(subject: object) -> None:
@@ -53,9 +53,9 @@ def refuse_in_read_only(subject: object) -> None:
 
 
 def lack_of_unit_of_work(subject: object) -> NoUnitOfWorkError:
-    """Return the error for a subject whose unit of work does not run.
+    """Return the error for a message or an operation that needs a running unit of work.
 
-    It names the query that is being answered, or the transaction that runs instead, if there is one.
+    The error names the query that is being handled, or the transaction that runs instead, if there is one.
     """
     try:
         refuse_in_read_only(subject)
@@ -67,7 +67,7 @@ def lack_of_unit_of_work(subject: object) -> NoUnitOfWorkError:
 
 
 def described(transaction: Transaction) -> str:
-    """Return the class, database and id of a running transaction, as far as it knows them, for errors."""
+    """Return the class, database and id of a running transaction, as far as they are known, for errors."""
     text: str = getattr(transaction, "described", name_of(transaction))
     return text
 

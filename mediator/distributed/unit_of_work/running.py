@@ -1,4 +1,4 @@
-"""RunningTransaction: the events that one transaction has collected, and whether it may still commit."""
+"""RunningTransaction: the state of one transaction, with the events that it has collected."""
 
 import enum
 import time
@@ -28,7 +28,7 @@ from mediator.scope import Frame, Scope
 
 
 class UnitOfWorkState(enum.Enum):
-    """Whether a transaction runs in a unit of work, and whether it may still commit."""
+    """The state of a unit of work: no transaction, one that may commit, or one that can only be rolled back."""
 
     IDLE = "idle"
     ACTIVE = "active"
@@ -45,7 +45,7 @@ class CollectedEvent:
         time: When the event was added, in UTC.
         context: The context of the message in whose handling the event was added.
         deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
-        data: The payload, encoded when the event was added; `None` when it is to be encoded at the commit.
+        data: The payload, encoded when the event was added; `None` to encode it at the commit.
     """
 
     event: DistributedEvent
@@ -64,9 +64,8 @@ class CollectedEvent:
             source: The name of this application; empty when it is not known here.
 
         Raises:
-            EventNotSerializableError: The payload, the partition key, the id or the time cannot be encoded or stored;
-                or the payload cannot be decoded again, or decodes to another event; or the event was changed since it
-                was added.
+            EventNotSerializableError: The payload, partition key, id or time cannot be stored; the payload does not
+                decode to an equal event; or the event was changed after it was added.
             EventLimitError: The payload is larger than `limit` bytes.
         """
         data = codec.encode(self.event) if self.data is None else self.data
@@ -96,14 +95,14 @@ def _problem(codec: EventCodec, event: DistributedEvent, data: bytes) -> str | N
     try:
         change = change_of(event, codec.decode(data, type(event)))
     except EventNotDecodableError as error:
-        return f"what it gives cannot be read again: {error.reason}"
+        return f"its payload cannot be read again: {error.reason}"
     except RecursionError:
-        return "it is nested too deeply to be compared with what it gives"
-    return None if change is None else f"what it gives is another event: {change}"
+        return "it is nested too deeply to be compared with the decoded event"
+    return None if change is None else f"its payload decodes to another event: {change}"
 
 
 def _moment(event: DistributedEvent, time: datetime) -> datetime:
-    """Return a time in UTC, as every consumer can read it."""
+    """Return a time in UTC, which every consumer can read."""
     try:
         if time.utcoffset() is not None:
             return time.astimezone(UTC)
@@ -132,7 +131,7 @@ def _partition_key(event: DistributedEvent) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Doom:
-    """Why a transaction, or the part of it since its innermost savepoint, can only be rolled back."""
+    """The reason why a transaction, or its work since the innermost savepoint, can only be rolled back."""
 
     message: object
     error: BaseException
@@ -140,7 +139,9 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    mark: int
+    """The work since a savepoint, or since `begin`, with the numbers of events and calls before it."""
+
+    events: int
     calls: int
     recorded: int = 0
     doom: Doom | None = None
@@ -160,7 +161,7 @@ class RunningTransaction:
         after_commit: The calls to make after the commit.
         tracked: The aggregates that are tracked until it ends.
         recorded: The domain events that wait to be published before the commit.
-        sealed: True once the events are being stored: an event added now would be lost.
+        sealed: `True` once the events are being stored, so that an event added now would be lost.
         clock: Returns the monotonic time in seconds.
     """
 
@@ -184,7 +185,7 @@ class RunningTransaction:
 
     @property
     def dispatch(self) -> Frame:
-        """The dispatch that began the transaction, without the contexts that were opened inside it."""
+        """The dispatch that began the transaction, also if it began in a context opened inside that dispatch."""
         return self.frame.dispatch or self.frame
 
     @property
@@ -193,9 +194,9 @@ class RunningTransaction:
         return round((self.clock() - self.started) * 1000, 3)
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
-        """Accept no more events, and return the collected ones, encoded.
+        """Accept no more events, and return the encoded events.
 
-        `stage` is false when the events do not go to an outbox.
+        `stage` is false when the events are delivered directly, without an outbox.
 
         Raises:
             MisuseError: An event is delayed, and there is no outbox in which it could wait.
@@ -211,12 +212,12 @@ class RunningTransaction:
         ]
 
     async def publish_recorded(self, flush: Callable[[], Awaitable[None]]) -> None:
-        """Write the session's changes and publish the recorded events, in turn, until neither is left.
+        """Write the session's changes and publish the recorded events, alternately, until nothing is left.
 
         Raises:
             ScopeError: A dispatch that joined is still running.
             RolledBackError: The transaction can only be rolled back.
-            DispatchDepthError: Domain events cause each other in a circle, or there are more of them than allowed.
+            DispatchDepthError: Domain events cause each other without end, or there are too many of them.
         """
         while True:
             self.close_to_others()
@@ -229,7 +230,7 @@ class RunningTransaction:
             await self.recorded.publish()
 
     def close_to_others(self) -> None:
-        """Let no dispatch join from here on, because its work might be lost.
+        """Refuse dispatches that would join the transaction now, because their work could miss the commit.
 
         Raises:
             ScopeError: A dispatch that joined is still running.
@@ -253,11 +254,11 @@ class RunningTransaction:
 
     @property
     def doom(self) -> Doom | None:
-        """Why the innermost level can only be rolled back; `None` when it can be kept."""
+        """The reason why the work since the innermost savepoint can only be rolled back; `None` if it can be kept."""
         return self._levels[-1].doom
 
     def doomed(self, message: object, error: BaseException) -> None:
-        """Doom the innermost level; the first reason is kept."""
+        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first reason is kept."""
         level = self._levels[-1]
         if level.doom is None:
             level.doom = Doom(message, error)
@@ -272,13 +273,13 @@ class RunningTransaction:
             raise RolledBackError(self.id, doom.message, doom.error) from doom.error
 
     def enter_savepoint(self) -> None:
-        """Begin a level, whose events and calls can be dropped separately."""
+        """Begin a savepoint, whose events and calls can be dropped separately."""
         self._levels.append(_Level(len(self.events), len(self.after_commit), len(self.recorded)))
 
     def leave_savepoint(self, *, keep: bool) -> None:
         """Keep the events and calls collected since the savepoint, or drop them."""
         level = self._levels.pop()
         if not keep:
-            del self.events[level.mark :]
+            del self.events[level.events :]
             self.after_commit.drop(level.calls)
             self.recorded.drop(level.recorded)

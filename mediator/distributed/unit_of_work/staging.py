@@ -1,4 +1,4 @@
-"""StagedEvent: an event on its way into the outbox, with what only the outbox needs to know."""
+"""StagedEvent: an encoded event to store in the outbox, with its key locking and its delivery time."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -28,16 +28,16 @@ class StagedEvent:
     def locked_key(self) -> str | None:
         """The partition key, if it has to be locked while the event is stored; else `None`.
 
-        A delayed event has no place in the order of its key.
+        The key of a delayed event is not locked, because a delayed event has no place in the order of its key.
         """
         return self.event.partitionkey if self.key_locking == "strict" and self.deliver_at is None else None
 
 
 def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
-    """Return how many of the events would wait in the outbox from the commit on: all but delayed ones.
+    """Return the number of events that wait in the outbox from the commit on. Delayed events do not count.
 
     Raises:
-        EventLimitError: The events are more than may ever wait, so that no later try would help.
+        EventLimitError: There are more events than may ever wait, so no later try can succeed.
     """
     count = sum(each.deliver_at is None for each in events)
     if count > max_pending:
@@ -46,10 +46,10 @@ def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
 
 
 def check_ids(events: Sequence[StagedEvent], waiting: Iterable[CloudEvent] = ()) -> None:
-    """Check that each event has an id of its own, different from the ids that wait in the outbox.
+    """Check that no two events have the same id, and that no event in the outbox has one of the ids.
 
     Raises:
-        EventIdConflictError: An event has the id of another one.
+        EventIdConflictError: Two events have the same id.
     """
     counted = Counter(each.event.id for each in events)
     if repeated := [event_id for event_id, count in counted.items() if count > 1]:
