@@ -32,7 +32,7 @@ class RecordedEvent:
 
 
 class EventCollector(Protocol):
-    """Takes over the events of the aggregates that it tracks; a unit of work is one."""
+    """The interface of a unit of work that takes over the events of the aggregates it tracks."""
 
     def take(self, aggregate: "AggregateRoot", recorded: RecordedEvent, /) -> bool:
         """Keep an event until the end of the running transaction.
@@ -51,14 +51,14 @@ class AggregateRoot:
     work with `unit_of_work.track(aggregate)`. The events of an aggregate that is never saved are not published.
     """
 
-    # It declares no attributes and no slots, so it does not conflict with mapped classes, dataclasses and other bases.
+    # No attributes and no slots are declared, because they could conflict with mapped classes, dataclasses and other bases.
 
     def record(self, event: Notification, /) -> None:
-        """Record a domain event for the handlers of that notification.
+        """Record a domain event for the handlers of its class.
 
         Raises:
             MisuseError: It is not a notification.
-            DispatchDepthError: More domain events follow from each other than `max_depth` allows, as in a circle.
+            DispatchDepthError: More domain events cause each other than `max_depth` allows, as in a circle.
         """
         if not isinstance(event, Notification):
             raise misuse.wrong_kind(event, "record")
@@ -76,7 +76,7 @@ class AggregateRoot:
 
 
 class Journal:
-    """The events of one aggregate that no unit of work has taken over, and the unit of work that will.
+    """The events of one aggregate that no unit of work has taken over yet, and the unit of work that tracks it.
 
     Copying or pickling an aggregate gives the copy an empty journal, since the original still holds the events.
     """
@@ -92,7 +92,7 @@ class Journal:
 
     @property
     def collector(self) -> EventCollector | None:
-        """The unit of work that tracks the aggregate, while there is one."""
+        """The unit of work that tracks the aggregate; `None` when there is none."""
         found: EventCollector | None = self._collector() if self._collector is not None else None
         return found
 

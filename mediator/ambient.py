@@ -33,7 +33,7 @@ class AmbientFrame(Frame):
         return self.parent.dispatch if self.parent is not None else None
 
     def step_out(self) -> None:
-        """End the context and make the frame before it the current one."""
+        """End the context and make its parent the current frame."""
         if self.parent is not None:
             self.scope.hand_back(self, self.dispatch)
         super().step_out()
@@ -54,13 +54,13 @@ def enter_ambient(
     headers: Mapping[str, str],
     correlation_id: str | None,
 ) -> AmbientFrame:
-    """Begin a context that inherits from the running one and replaces the values that are given.
+    """Begin a context that inherits from the running context and replaces the values that are given.
 
-    Headers are added to the inherited ones. Giving a principal or a tenant means that this application vouches for the
+    Headers are added to the inherited ones. When a principal or a tenant is given, this application vouches for the
     context.
 
     Raises:
-        ContextError: A value is too long, or has a character that may not be there.
+        ContextError: A value is too long, or has a character that is not allowed.
     """
     outer = current_frame()
     frame = AmbientFrame(outer, origin)

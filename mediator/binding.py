@@ -1,4 +1,4 @@
-"""Binding: a handler, a behavior or a collaborator, the messages it is for, and the source that makes it."""
+"""Binding: the class of a handler, a behavior or a collaborator, the messages it is for, and how it is created."""
 
 import enum
 import typing
@@ -13,24 +13,24 @@ _BEHAVIORS = (PipelineBehavior, NotificationPipelineBehavior, StreamPipelineBeha
 
 
 class Fit(enum.IntEnum):
-    """Tells whether a binding is for a message class."""
+    """Whether a binding is for a message class."""
 
     NO = 0
     UNKNOWN = 1
-    """The binding is for certain type arguments, and the type arguments of the message class cannot be known."""
+    """The binding is for certain type arguments, and the message class does not determine its type arguments."""
     YES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A handler, a behavior or a collaborator, and the source that makes it.
+    """The class of a handler, a behavior or a collaborator, and the callable that creates its object.
 
     Attributes:
-        source: Returns the object; called whenever one is needed.
+        source: Creates the object; called whenever an object is needed.
         cls: The class of the object.
-        label: Where it is declared, as texts show it: `container.<name>`.
-        kind: The generic base through which it is bound: `RequestHandler`, `NotificationHandler`, `PipelineBehavior`...
-        messages: The message classes it is for; empty when the class does not declare them.
+        label: The place of its declaration, shown in texts: `container.<name>`.
+        kind: The generic base class by which it is bound: `RequestHandler`, `NotificationHandler`, `PipelineBehavior`...
+        messages: The message classes it is for; empty when its class declares none.
         collaborators: The collaborators of a behavior in a compiled pipeline; empty otherwise.
     """
 
@@ -43,15 +43,15 @@ class Binding:
 
     def __post_init__(self) -> None:
         arguments = type_arguments(self.cls, self.kind) or ()
-        unsaid: tuple[Any, ...] = (Any,) if self.kind in _BEHAVIORS else ()
-        found = message_types((arguments or unsaid)[0]) if arguments or unsaid else ()
+        default: tuple[Any, ...] = (Any,) if self.kind in _BEHAVIORS else ()
+        found = message_types((arguments or default)[0]) if arguments or default else ()
         object.__setattr__(self, "messages", found)
 
     @property
     def families(self) -> tuple[Any, ...]:
-        """The message types it is for, with type arguments if they narrow it: `Create[Student]`, not `Create[Any]`."""
-        said = (type_arguments(self.cls, self.kind) or (None,))[0]
-        members = typing.get_args(said) if typing.get_origin(said) in UNIONS else (said,)
+        """The message types of the binding. Type arguments are kept if they restrict it: `Create[Any]` becomes `Create`."""
+        declared = (type_arguments(self.cls, self.kind) or (None,))[0]
+        members = typing.get_args(declared) if typing.get_origin(declared) in UNIONS else (declared,)
         narrow = {message: [each for each in members if _is_narrow(each, message)] for message in self.messages}
         found = [(message,) if message in members else each or (message,) for message, each in narrow.items()]
         return tuple(dict.fromkeys(each for families in found for each in families))
@@ -66,10 +66,10 @@ class Binding:
         return max(fits_of, default=Fit.NO)
 
     def fit_of(self, message_type: type, base: type) -> "Fit":
-        """Return whether the binding, which is for `base`, is for a class derived from it.
+        """Return whether the binding, which is for `base`, is also for a subclass of `base`.
 
-        A binding for `Create[Student]` is not for a class derived from `Create[Course]`. The fit is `UNKNOWN` for
-        `Create[Student](...)`, which makes an object of the class `Create`: its type arguments are lost.
+        A binding for `Create[Student]` is not for a subclass of `Create[Course]`. For an object that was created as
+        `Create[Student](...)` the fit is `UNKNOWN`, because its class is `Create`, without type arguments.
         """
         families = self._arguments(base)
         if not families:
@@ -85,7 +85,7 @@ class Binding:
         return base in self.messages and not self._arguments(base)
 
     def bases_unknown(self, message_type: type) -> list[type]:
-        """Return the bases that it is for with certain type arguments, which the message class does not determine."""
+        """Return the message classes of the binding for which the fit is `UNKNOWN`."""
         bases = (cls for cls in self.messages if issubclass(message_type, cls))
         return [cls for cls in bases if self.fit_of(message_type, cls) is Fit.UNKNOWN]
 
@@ -101,11 +101,11 @@ class Binding:
         return [typing.get_args(family) for family in self.families if typing.get_origin(family) is base]
 
     def distance(self, message_type: type) -> int:
-        """Return the distance to the nearest class it is for: 0 for the message class itself, more for its bases."""
+        """Return the number of steps in the MRO from the message class to the nearest class of the binding."""
         order = message_type.__mro__
         return min(order.index(cls) for cls in self.messages if cls in order)
 
 
-def _is_narrow(said: Any, message: type) -> bool:
-    arguments = typing.get_args(said) if typing.get_origin(said) is message else ()
+def _is_narrow(declared: Any, message: type) -> bool:
+    arguments = typing.get_args(declared) if typing.get_origin(declared) is message else ()
     return any(argument is not Any and not isinstance(argument, TypeVar) for argument in arguments)

@@ -32,28 +32,28 @@ _END: Any = object()
 
 
 class BlockingMediator:
-    """A mediator for synchronous callers; it does the work in an event loop in a thread of its own.
+    """A mediator for synchronous callers. It handles the messages in an event loop, in a separate thread.
 
         with BlockingMediator(container.mediator(), lifespan(container)) as mediator:
             student_id = mediator.send(EnrollStudent("Ada"))
 
-    Any number of threads may use it at the same time; each call is a dispatch of its own. At the end of the block new
+    Any number of threads may use it at the same time; each call is a separate dispatch. At the end of the block new
     calls are refused. Running calls have `drain_timeout` seconds to finish and are then cancelled.
 
-    A call in a handler or in the event loop's own thread, where waiting would never end, raises a `MisuseError`, and so
-    does a call in a process that was forked after the mediator was opened.
+    A call in a handler or in the thread of the event loop raises a `MisuseError`, because waiting there would never end.
+    So does a call in a process that was forked after the mediator was opened.
 
     Args:
         mediator: The mediator that handles the messages.
         lifespan: Starts and stops the mediator's container. It is entered first and left last, in the event loop.
-        drain_timeout: How long running calls may take at the end of the block, in seconds.
+        drain_timeout: Seconds that running calls may take at the end of the block.
     """
 
     def __init__(
         self, mediator: Mediator, lifespan: AbstractAsyncContextManager[Any], *, drain_timeout: float = 30.0
     ) -> None:
         self._mediator = mediator
-        self._told = _Told(lifespan)
+        self._lifespan = _KeepingError(lifespan)
         self._drain_timeout = drain_timeout
         self._owner: Owner | None = None
         self._opened: tuple[_Block[BlockingPortal], BlockingPortal, _Block[Any]] | None = None
@@ -69,10 +69,10 @@ class BlockingMediator:
         self._owner = Owner("The BlockingMediator")
         opened = start_blocking_portal(name="mediator")
         portal = opened.__enter__()
-        started = portal.wrap_async_context_manager(self._told)
+        started = portal.wrap_async_context_manager(self._lifespan)
         try:
             Context().run(started.__enter__)  # an empty context, because the container outlives the running code
-            self._told.check()
+            self._lifespan.check()
             self._loop, self._thread = portal.call(_loop_and_thread)
             portal.call(self._owner.check)
         except BaseException:
@@ -97,7 +97,7 @@ class BlockingMediator:
         finally:
             try:
                 started.__exit__(kind, error, traceback)
-                self._told.check()
+                self._lifespan.check()
             finally:
                 opened.__exit__(None, None, None)  # without the error, because anyio would modify it
 
@@ -136,7 +136,7 @@ class BlockingMediator:
     ) -> Generator[Iterator[T], None, None]:
         """Open a stream: `with mediator.stream(request) as items: for item in items: ...`.
 
-        One task runs the whole stream, from its first step to its end. It counts as a running call.
+        One task runs the whole stream, from its first step to its end. The task counts as a running call.
         """
         stream = _Stream(self._mediator.stream(request, mode=mode, context=context))
         running = self._begin(request, stream.run)
@@ -165,7 +165,7 @@ class BlockingMediator:
         try:
             return _result(future)
         finally:
-            future.cancel()  # Ctrl-C in this thread cancels the work in the other; a finished future is not affected
+            future.cancel()  # Ctrl-C in this thread cancels the work in the event loop; a finished future is not affected
 
     def _begin(self, message: object, work: Callable[[], Awaitable[R]]) -> Future[R]:
         self._check_process()
@@ -192,7 +192,7 @@ class BlockingMediator:
             task.add_done_callback(self._running.discard)
         try:
             return await work()
-        except asyncio.CancelledError as error:  # the drain cancelled it, but the calling thread waits for the outcome
+        except asyncio.CancelledError as error:  # `_drain` cancelled it, but the caller must learn the outcome
             outcome = error.__cause__
             if not isinstance(outcome, CommittedError | CommitOutcomeUnknownError):
                 raise
@@ -217,7 +217,7 @@ def _result(future: Future[R]) -> R:
     return future.result()
 
 
-class _Told(AbstractAsyncContextManager[None]):
+class _KeepingError(AbstractAsyncContextManager[None]):
     """Wrap a context manager and keep its error, because anyio loses an error whose truth value is false."""
 
     def __init__(self, block: AbstractAsyncContextManager[Any]) -> None:
@@ -241,7 +241,7 @@ class _Told(AbstractAsyncContextManager[None]):
             raise
 
     def check(self) -> None:
-        """Raise the kept error, once. Only an error that anyio lost gets here: anyio raises any other itself."""
+        """Raise the kept error, once. It is reached only if anyio lost the error, because anyio raises all other errors."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -252,7 +252,7 @@ async def _loop_and_thread() -> tuple[asyncio.AbstractEventLoop, int]:
 
 
 class _Stream:
-    """A stream in a task of its own: resources opened in a task must often be closed in the same task."""
+    """A stream that runs in one task, because many resources must be closed by the task that opened them."""
 
     def __init__(self, stream: AbstractAsyncContextManager[AsyncIterator[Any]]) -> None:
         self._stream = stream
@@ -277,7 +277,7 @@ class _Stream:
             await self._stream.__aexit__(type(asked), asked, asked.__traceback__)
 
     def ask(self, answer: Future[Any]) -> None:
-        """Ask for the next item; `answer` gets it."""
+        """Request the next item; it becomes the result of `answer`."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._asked.put_nowait, answer)
 
@@ -292,7 +292,7 @@ class _Stream:
 async def _step(items: AsyncIterator[Any], answer: Future[Any]) -> None:
     try:
         item = await anext(items, _END)
-    except Exception as error:  # passed on: the thread that asked for the item raises it
+    except Exception as error:  # the thread that requested the item raises it
         answer.set_exception(error)
     else:
         answer.set_result(item)
@@ -303,7 +303,7 @@ def _first_of(answer: Future[R], running: Future[Any]) -> R:
     try:
         wait((answer, running), return_when=FIRST_COMPLETED)
     except BaseException:
-        running.cancel()  # Ctrl-C in this thread ends the stream in the other
+        running.cancel()  # Ctrl-C in this thread ends the stream in the event loop
         raise
     if not answer.done():
         running.result()

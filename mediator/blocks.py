@@ -1,8 +1,8 @@
-"""Blocks: context managers that pass on every error unchanged, and the errors of everything that a block closes.
+"""Blocks: context managers that raise every error unchanged, and how the errors of closing things are raised.
 
-The context managers of `contextlib` set the traceback of an error of the body. Some errors do not allow that: a frozen
-dataclass raises a `FrozenInstanceError`, and the original error can no longer be caught. Every context manager of this
-package is made by one of the two functions here.
+The context managers of `contextlib` set the traceback of an error of the body. Some errors do not allow that: an error that
+is a frozen dataclass raises a `FrozenInstanceError` instead, so the original error cannot be caught. Every context manager
+of this package is made by one of the two functions here.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
@@ -116,7 +116,7 @@ ExitCallback = Callable[[BaseException | None], Awaitable[None] | None]
 
 
 async def call_all(exits: list[ExitCallback], error: BaseException | None) -> Sequence[BaseException]:
-    """Call every callback, last added first, also when one fails or is cancelled, and return the failures.
+    """Call every callback, last added first, even if some fail or are cancelled, and return the failures.
 
     The list of callbacks is empty afterwards.
     """
@@ -142,7 +142,7 @@ def add_note(error: BaseException, text: str) -> None:
 def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:
     """Raise the failures of closing something: one failure as it is, several as a group.
 
-    A cancellation (or any other error that is no `Exception`) is raised alone. If the closed block itself ended with
+    A cancellation, or another error that is no `Exception`, is raised alone. If the closed block itself ended with
     `error`, the failures are added to that error as notes and not raised.
     """
     for failure in failures:

@@ -14,7 +14,7 @@ from mediator.pipeline import CallNext, PipelineBehavior, Source
 from mediator.streams import StreamNext, StreamPipelineBehavior
 
 
-class Collaborator(ABC):  # noqa: B024  (its kinds have the abstract methods)
+class Collaborator(ABC):  # noqa: B024  (its subclasses have the abstract methods)
     """The base of every kind of collaborator.
 
     A kind is a generic class that derives directly from this one; its first type argument is the message.
@@ -31,7 +31,7 @@ class WorksWithCollaborators:
     """A base for behaviors that work with collaborators and apply only to messages that have some."""
 
     works_with: ClassVar[tuple[type, ...]]
-    """The kinds of collaborator that the behavior gets."""
+    """The kinds of collaborator that the behavior works with."""
 
     @classmethod
     def applies_to(cls, _message_type: type, collaborators: Sequence[Binding], /) -> bool:
@@ -46,7 +46,7 @@ class CollaboratorBehavior(WorksWithCollaborators, PipelineBehavior[Any, Any]):
     """A behavior around requests, notifications and events that works with collaborators."""
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
-        """Handle a message without collaborators, as in a test that runs the behavior alone."""
+        """Handle a message without collaborators, as in a test of the behavior alone."""
         return await self.handle_with((), message, call_next)
 
     @abstractmethod
@@ -58,14 +58,14 @@ class StreamCollaboratorBehavior(WorksWithCollaborators, StreamPipelineBehavior[
     """A behavior around streams that works with collaborators."""
 
     def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
-        """Handle a request without collaborators, as in a test that runs the behavior alone."""
+        """Handle a request without collaborators, as in a test of the behavior alone."""
         return self.handle_with((), request, call_next)
 
     @abstractmethod
     def handle_with(
         self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /
     ) -> AsyncIterator[Any]:
-        """Yield the items, with the collaborators found for the class of the request. It is an async generator."""
+        """Yield the items, with the collaborators found for the class of the request. Write it as an async generator."""
 
 
 @dataclass(slots=True)

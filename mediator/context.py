@@ -1,4 +1,4 @@
-"""MessageContext: where the message of a dispatch comes from, and for whom it is handled; and the limits of its texts."""
+"""MessageContext: the ids of a message, on whose behalf it is handled, and the limits of these texts."""
 
 import re
 import uuid
@@ -19,10 +19,10 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def problem_of(value: object, longest: int = LONGEST_TEXT) -> str:
-    """Return the problem of a text that is meant for a context; empty when there is none.
+    """Return why a value is not allowed in a context; an empty text if it is allowed.
 
     All characters must be accepted by `str.isprintable`. Control characters and line ends are refused, because they
-    could forge log lines; broken surrogates, because they cannot be encoded.
+    could forge log lines; lone surrogates, because they cannot be encoded.
     """
     if not isinstance(value, str):
         return f"is of type {type(value).__name__}, not a text"
@@ -32,7 +32,7 @@ def problem_of(value: object, longest: int = LONGEST_TEXT) -> str:
 
 
 def checked(field: str, value: str) -> str:
-    """Return an id, a principal or a tenant, or raise a `ContextError` when it is empty or has a `problem_of` texts."""
+    """Return an id, a principal or a tenant; raise a `ContextError` if it is empty or `problem_of` finds a problem."""
     if value.__class__ is str and 0 < len(value) <= LONGEST_TEXT and value.isprintable():
         return value
     problem = problem_of(value) or ("" if value else "is empty; leave it out instead")
@@ -42,15 +42,15 @@ def checked(field: str, value: str) -> str:
 
 
 class Headers(Mapping[str, str]):
-    """A mapping of names to texts. Names are case-insensitive. The `repr` does not show the values.
+    """The headers of a message: texts by case-insensitive names. The `repr` does not show the texts.
 
     Args:
         values: Names of up to 64 letters, digits, `.`, `_` and `-`; values of up to 1,024 printable characters; 4,096
             characters in all.
 
     Raises:
-        ContextError: A name, a value or the whole is too large, a character is not allowed, or two names differ in case
-            only.
+        ContextError: A name, a value or the whole is too large, a character is not allowed, or two names differ only in
+            case.
     """
 
     __slots__ = ("_values",)
@@ -60,7 +60,7 @@ class Headers(Mapping[str, str]):
         for name, value in (values or {}).items():
             self._values[_checked_name(name)] = _checked_value(name, value)
         if len(self._values) != len(values or {}):
-            raise ContextError("headers", "have two names that differ in case only")
+            raise ContextError("headers", "have two names that differ only in case")
         size = sum(len(name) + len(value) for name, value in self._values.items())
         if size > LARGEST_HEADERS:
             raise ContextError("headers", f"have {size:,} characters in all, more than {LARGEST_HEADERS:,}")
@@ -101,7 +101,7 @@ NO_HEADERS = Headers()
 IdFactory = Callable[[], str]
 
 THIS_APPLICATION = "this application"
-"""The value of `vouched_by` when the code of this application, such as an entry point, vouches for a message."""
+"""The value of `vouched_by` when code of this application, such as an entry point, has verified the values."""
 
 
 def new_id() -> str:
@@ -114,14 +114,14 @@ def new_id() -> str:
 class Unverified:
     """Claims that the sender of a message made about itself.
 
-    Nobody vouches for them: log them, but base no decision on them.
+    Nobody has verified them: log them, but base no decision on them.
 
     Attributes:
         tenant: The tenant whose data the message is about, according to the sender.
         headers: Other claims; the sender's credentials may be among them.
 
     Raises:
-        ContextError: A value is too long, or has a character that may not be there.
+        ContextError: A value is too long, or has a character that is not allowed.
     """
 
     tenant: str | None = None
@@ -145,26 +145,25 @@ class MessageContext:
     Messages that are dispatched while it runs inherit the whole context, each with a `message_id` of its own. Ids,
     principal and tenant have 1 to 255 printable characters; `Headers` documents the limits of headers.
 
-    Somebody vouches for principal, tenant and headers: the entry point in this application, or the `authenticate` of a
-    responder or a consumer. Claims that a caller merely made about itself are in `unverified` and take part in no
-    decision.
+    Principal, tenant and headers are verified: by the entry point in this application, or by the `authenticate` of a
+    responder or a consumer. Claims that a caller made about itself are in `unverified`; base no decision on them.
 
     Attributes:
         message_id: Identifies this dispatch; for an event from another application, the event's id.
-        correlation_id: Shared by everything that follows from one entry into the system, across processes.
-        causation_id: The `message_id` of the message that caused this one; `None` where the flow began.
+        correlation_id: The same for all messages that one external call causes, across processes.
+        causation_id: The `message_id` of the message that caused this one; `None` for the first message of
+            a flow.
         principal: The user or service on whose behalf the message is handled, as established by the entry point. It
             does not leave the process.
         tenant: The tenant whose data the message is about. It travels with distributed events.
-        headers: Other facts that the entry point knows. They do not leave the process, and log lines show their values
+        headers: Other facts about the message. They do not leave the process, and log lines show their values
             only if configured to.
-        vouched_by: Who vouches for principal, tenant and headers: `"this application"`, or the name of an
-            authenticator. `None` when nobody does: the message came from elsewhere, and has no principal, tenant or
-            headers.
+        vouched_by: Who verified principal, tenant and headers: `"this application"`, or the name of an authenticator.
+            `None` when nobody has: the message came from elsewhere, and has no principal, tenant or headers.
         unverified: Claims that the sender of a message from elsewhere made about itself. They do not leave the process.
 
     Raises:
-        ContextError: A value is too long, or has a character that may not be there.
+        ContextError: A value is too long, or has a character that is not allowed.
     """
 
     message_id: str
@@ -206,11 +205,11 @@ class MessageContext:
             principal: The user or service on whose behalf it is handled.
             tenant: The tenant whose data it is about.
             headers: Other facts about it.
-            correlation_id: The id of the flow it belongs to; when not given, it begins a new flow.
-            ids: Makes the message id.
+            correlation_id: The id of the flow it belongs to; a new flow begins when not given.
+            ids: Creates the message id.
 
         Raises:
-            ContextError: A value is too long, or has a character that may not be there.
+            ContextError: A value is too long, or has a character that is not allowed.
         """
         message_id = ids()
         flow = message_id if correlation_id is None else correlation_id
@@ -218,7 +217,9 @@ class MessageContext:
 
     def caused(self, message_id: str) -> "MessageContext":
         """Return the context of a message that this message causes."""
-        context = object.__new__(MessageContext)  # the inherited values are checked already
+        context = object.__new__(
+            MessageContext
+        )  # without `__post_init__`, because the inherited values are already checked
         put = object.__setattr__
         put(context, "message_id", message_id)
         put(context, "correlation_id", self.correlation_id)
@@ -231,7 +232,7 @@ class MessageContext:
         return context
 
     def verified(self) -> "MessageContext":
-        """Return this context without `unverified`. Code that decides about a message is given only this one."""
+        """Return this context without `unverified`. Code that decides about a message is given only this context."""
         return self if self.unverified is NOTHING_SAID else replace(self, unverified=NOTHING_SAID)
 
     def log_fields(self) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""Extra: imports the optional dependencies of a part of the package, and says how to install missing ones."""
+"""Extra: imports optional dependencies, and says how to install a missing one."""
 
 from types import TracebackType
 
@@ -9,8 +9,8 @@ class Extra:
     """A block that imports the dependencies of an extra: `with Extra("fastapi"): from fastapi import Depends`.
 
     Raises:
-        MissingExtraError: A module is not installed. The error is a `ModuleNotFoundError`, so code that catches one
-            still works.
+        MissingExtraError: A module is not installed. It is a `ModuleNotFoundError`, so code that catches a
+            `ModuleNotFoundError` still works.
     """
 
     def __init__(self, name: str) -> None:

@@ -20,7 +20,7 @@ with Extra("fastapi"):
 
 CORRELATION_HEADER = "x-correlation-id"
 LONGEST_ID = 128
-"""Longest correlation id in characters. A longer one, or one with other characters than visible ASCII, is ignored."""
+"""Longest correlation id in characters. A longer id, or an id with characters other than visible ASCII, is ignored."""
 
 
 def container_lifespan(
@@ -31,7 +31,7 @@ def container_lifespan(
     For a container of another library, give FastAPI a lifespan that yields `{"mediator": mediator}`.
 
     Args:
-        container: The container, an instance. Web requests use its first mediator.
+        container: An instance of the container. Web requests use its first mediator.
         options: Options of `mediator.dependency_injector.lifespan`: `workers`, `requests`, `packages`...
 
     Raises:
@@ -77,7 +77,7 @@ async def request_mediator(connection: HTTPConnection) -> AsyncIterator[Mediator
 
 
 def context_of(correlation_id: str | None) -> MessageContext:
-    """Return the context of a request: in the flow with this id, or in a new flow if the id is missing or invalid."""
+    """Return the context of a request. Its correlation id is the given id, or a new one if that is missing or invalid."""
     message_id = new_id()
     given = correlation_id or ""
     is_valid = 0 < len(given) <= LONGEST_ID and all("!" <= char <= "~" for char in given)
@@ -87,8 +87,8 @@ def context_of(correlation_id: str | None) -> MessageContext:
 RequestMediator = Annotated[Mediator, Depends(request_mediator, scope="function")]
 """The type of an endpoint's parameter: `async def enroll(body: Body, mediator: RequestMediator)`.
 
-The request has one scope. Its messages run one after the other, each command in a transaction of its own; to send
-several with `asyncio.gather`, use `mode=TransactionMode.NEW`. The scope is closed before the response is sent. A
-dependency of your own with `yield` that takes a `RequestMediator` must be declared with `Depends(...,
-scope="function")`, otherwise FastAPI refuses it. The header `X-Correlation-ID` becomes the correlation id.
+The request has one scope. Its messages run one after the other, and each command has its own transaction. To send several
+messages with `asyncio.gather`, use `mode=TransactionMode.NEW`. The scope is closed before the response is sent. If your own
+dependency with `yield` takes a `RequestMediator`, declare it with `Depends(..., scope="function")`; otherwise FastAPI
+refuses it. The header `X-Correlation-ID` becomes the correlation id.
 """

@@ -1,7 +1,7 @@
-"""Fidelity: compares a value with the value that was read after writing it, part by part.
+"""Fidelity: compares a value that was written with the value that was read again, part by part.
 
-`==` is not enough: 1, 1.0 and `True` are equal, and so are 0.0 and -0.0, and two times in different zones; and a class
-may define no equality at all. Hence values are compared here by type and by field. Two differences of type are allowed.
+`==` is not enough: 1, 1.0 and `True` are equal, and so are 0.0 and -0.0, and the same instant in two time zones. A class may
+also define no `__eq__`. Therefore this module compares values by type and by field. Two differences of type are allowed.
 An `int` may be read as an equal `float`, because type checkers accept an `int` as a `float`. An instance of a subclass
 of `UUID`, `datetime` or `date` may be read as a plain one, because database drivers and date libraries produce such
 subclasses.
@@ -25,7 +25,7 @@ class Change:
     """A difference between a value that was written and the value that was read again.
 
     Attributes:
-        path: The place of the difference, from the outermost value: `.lines[0].price`. Keys of mappings are not shown.
+        path: The path to the difference from the outermost value: `.lines[0].price`. Keys of mappings are not shown.
         given: A description of the part that was written, without its value.
         read: A description of the part that was read.
         advice: How to avoid the difference; empty when there is no special advice.
@@ -42,24 +42,24 @@ class Change:
         return f"{where} is {self.given}, and is read again as {self.read}{advice}"
 
     def within(self, place: str) -> "Change":
-        """Return the same change with the path of the enclosing value in front."""
+        """Return the same change with a prefix before its path."""
         return Change(place + self.path, self.given, self.read, self.advice)
 
 
 def change_of(given: object, read: object) -> Change | None:
-    """Return the first difference of two values; `None` when they are the same. The description shows no values.
+    """Return the first difference between two values; `None` when they are the same. The texts show no values.
 
     Raises:
         RecursionError: The values are nested too deeply.
     """
     kind = type(given)
-    if kind is not type(read) and not _may_stand_for(read, given):
+    if kind is not type(read) and not _is_accepted(read, given):
         return _differing(given, read)
     return (_comparisons.get(kind) or _comparison(kind))(given, read)
 
 
 def are_same(one: object, other: object) -> bool:
-    """Return whether two equal values also have the same types, in all fields that their class compares."""
+    """Return whether two equal values also have equal types, in every field that their class compares."""
     names: list[str] | None = None
     if is_dataclass(one) and not isinstance(one, type):
         names = [each.name for each in fields(one) if each.compare]
@@ -72,16 +72,16 @@ def are_same(one: object, other: object) -> bool:
 _Comparison = Callable[[Any, Any], Change | None]
 
 _PLAIN: frozenset[type] = frozenset({str, int, bool, bytes, bytearray, NoneType, date, timedelta, UUID})
-"""Types for which `==` is enough, when both values have this very type."""
-_STANDING: frozenset[type] = frozenset({UUID, datetime})
-"""Types as which an instance of any of their subclasses may be read again."""
+"""Types whose values can be compared by `==`, if both values have exactly this type."""
+_FOR_SUBCLASSES: frozenset[type] = frozenset({UUID, datetime})
+"""Types in which an instance of a subclass may be read again."""
 _MISSING: Any = object()
 
 
-def _may_stand_for(read: object, given: object) -> bool:
+def _is_accepted(read: object, given: object) -> bool:
     if type(read) is float:
         return type(given) is int and given == read
-    if type(read) in _STANDING:
+    if type(read) in _FOR_SUBCLASSES:
         return isinstance(given, type(read))
     return type(read) is date and isinstance(given, date) and not isinstance(given, datetime)
 
@@ -118,9 +118,9 @@ def _decimal(given: Decimal, read: Decimal) -> Change | None:
 
 
 def _clock_time(given: datetime | time, read: datetime | time) -> Change | None:
-    """Compare the local times and their offsets from UTC.
+    """Compare two times: the local time and the offset from UTC of each.
 
-    A zone whose offset varies over the year cannot be written, so such a zone is always a change.
+    A time zone whose offset varies over the year cannot be stored, so it is always reported as a change.
     """
     if given.tzinfo is read.tzinfo is UTC and given == read:
         return None
@@ -227,7 +227,7 @@ _comparisons: dict[type, _Comparison] = {
     **{kind: _plain for kind in _PLAIN},  # noqa: C420  (typed)
     complex: _complex,
 }
-"""The comparison of each class that was met so far."""
+"""The comparison functions chosen so far, by class."""
 _BASES: Sequence[tuple[type, _Comparison]] = (
     (enum.Enum, _member),
     (datetime, _clock_time),
@@ -245,7 +245,7 @@ _BASES: Sequence[tuple[type, _Comparison]] = (
 
 
 def _comparison(cls: type) -> _Comparison:
-    """Choose the comparison for the values of a class, and keep it for the next value."""
+    """Choose the comparison function for the values of a class, and keep it for the next value."""
     names = _fields(cls)
     if names is not None:
         found = _by_fields(names)
@@ -258,7 +258,7 @@ def _comparison(cls: type) -> _Comparison:
 def _fields(cls: Any) -> tuple[str, ...] | None:
     """Return the names of the fields of a class; `None` when it declares none.
 
-    A field that is neither an argument of the class nor part of its comparison is left out: its value is computed from
+    A field is left out if it is neither an argument of `__init__` nor compared by `__eq__`: its value is computed from
     other fields, perhaps later.
     """
     if hasattr(cls, "__struct_fields__"):

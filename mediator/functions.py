@@ -43,16 +43,16 @@ def as_handler(
     function: Callable[Concatenate[Streamed, P], AsyncIterator[R]], /
 ) -> Callable[P, StreamRequestHandler[Streamed, R]]: ...
 def as_handler(function: Callable[..., Any], /) -> Any:
-    """Make a handler class from an async function: `providers.Factory(as_handler(enroll_student), students)`.
+    """Return a handler class made from an async function: `providers.Factory(as_handler(enroll_student), students)`.
 
-    The annotation of the first parameter is the message class; the arguments of the provider fill the other parameters.
-    An async generator function that takes a stream request makes a stream handler. The function itself is not changed.
-    As a decorator it binds the function's name to the handler class, so that a scan of the package finds the class.
+    The annotation of the first parameter is the message class; the provider passes the other arguments.
+    An async generator function that takes a stream request becomes a stream handler. The function itself is not changed.
+    Used as a decorator, it binds the function's name to the handler class, so that a scan of the package finds the class.
 
     Raises:
-        ContainerError: The argument is no function or not async, an annotation cannot be resolved, the first parameter
-            is not annotated with a message class, or the function takes a stream request without having a `yield`, or
-            has a `yield` without taking a stream request.
+        ContainerError: The argument is not an async function, an annotation cannot be resolved, or the first parameter is
+            not annotated with a message class. Or the function takes a stream request and has no `yield`, or it has a
+            `yield` and takes another message.
     """
     _check_function(function)
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
@@ -77,11 +77,11 @@ def as_sync_handler(
     function: Callable[Concatenate[Delivered, P], None], /
 ) -> Callable[P, DistributedEventHandler[Delivered]]: ...
 def as_sync_handler(function: Callable[..., Any], /) -> Any:
-    """Make a handler class from a function that is not async. It runs in the event loop, so it must not block.
+    """Return a handler class made from a function that is not async. It runs in the event loop, so it must not block.
 
     Raises:
-        ContainerError: The argument is no function or is async, an annotation cannot be resolved, or the first
-            parameter is not annotated with a message class or is a stream request.
+        ContainerError: The argument is no function or is async, an annotation cannot be resolved, or the annotation of the
+            first parameter is no message class or a stream request.
     """
     _check_function(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -97,8 +97,8 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _check_function(function: Any) -> None:
-    """Refuse partials and other callables, which have neither a name nor annotations of their own."""
-    given: Any = function  # pyright knows no type arguments of a partial
+    """Refuse partials and other callables, which have neither a name nor annotations."""
+    given: Any = function  # pyright does not know the type arguments of a partial
     if isinstance(function, partial):
         raise ContainerError(
             given, f"A partial of {_name(given.func)} is no function. Make a handler of the function itself, and let "
@@ -113,10 +113,10 @@ def _check_function(function: Any) -> None:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
-    except (NameError, TypeError, AttributeError, SyntaxError) as error:  # of an annotation that is a string
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:  # raised for an annotation that is a string
         text = (
-            f"An annotation of {_name(function)} cannot be resolved: {error}. What it names must be defined, or imported "
-            "at run time, at the top level of the module."
+            f"An annotation of {_name(function)} cannot be resolved: {error}. Its names must be defined, or imported at run "
+            "time, at the top level of the module."
         )
         raise ContainerError(function, text) from error
 

@@ -1,4 +1,4 @@
-"""Handlers: the base classes of handlers, and how type arguments tell which messages a handler is for."""
+"""Handlers: the base classes of handlers, and functions that read the type arguments of such classes."""
 
 import types
 import typing
@@ -18,10 +18,10 @@ UNIONS = (typing.Union, types.UnionType)
 
 
 class RequestHandler(ABC, Generic[Request_contra, Response_co]):
-    """Handles one kind of request. `RequestHandler[EnrollStudent, StudentId]` handles `EnrollStudent`.
+    """Handles a class of requests. `RequestHandler[EnrollStudent, StudentId]` handles `EnrollStudent`.
 
-    `RequestHandler[A | B, str]` handles both classes. A request class without a handler of its own uses the handler of
-    its nearest base class.
+    `RequestHandler[A | B, str]` handles both classes. If a request class has no handler, the handler of its
+    nearest base class is used.
     """
 
     @abstractmethod
@@ -30,15 +30,15 @@ class RequestHandler(ABC, Generic[Request_contra, Response_co]):
 
 
 class NotificationHandler(ABC, Generic[Notification_contra]):
-    """Handles one kind of notification and its subclasses. `NotificationHandler[A | B]` handles both classes."""
+    """Handles a class of notifications and its subclasses. `NotificationHandler[A | B]` handles both classes."""
 
     @abstractmethod
     async def handle(self, notification: Notification_contra, /) -> None:
-        """Act on the notification, in the scope and the transaction in which it was published."""
+        """Handle the notification, in the scope and the transaction in which it was published."""
 
 
 class StreamRequestHandler(ABC, Generic[StreamRequest_contra, Item_co]):
-    """Handles one kind of stream request; its `handle` is an async generator: `async def` with `yield` in it."""
+    """Handles a class of stream requests. Its `handle` is an async generator: `async def` with `yield` in it."""
 
     @abstractmethod
     def handle(self, request: StreamRequest_contra, /) -> AsyncIterator[Item_co]:
@@ -49,7 +49,7 @@ class StreamRequestHandler(ABC, Generic[StreamRequest_contra, Item_co]):
 
 
 def type_arguments(cls: type, generic: type) -> tuple[Any, ...] | None:
-    """Return the type arguments that `cls` gives to its base `generic`, directly or through classes between them.
+    """Return the type arguments that `cls` gives to its base class `generic`, directly or through other base classes.
 
     Return `None` when `cls` does not derive from `generic`, and an empty tuple when it derives from it without
     arguments.
@@ -81,8 +81,8 @@ def _substitute(argument: Any, known: dict[Any, Any]) -> Any:
 def message_types(argument: Any) -> tuple[type, ...]:
     """Return the message classes of a type argument, one for each member of a union.
 
-    `Any` means every message (`object`), a type variable its bound, and an alias (PEP 695) its value. Return an empty
-    tuple for anything that is no class, such as the forward reference in `RequestHandler["EnrollStudent", int]`.
+    `Any` stands for `object`, the base class of every message; a type variable for its bound; and an alias (PEP 695) for
+    its value. The tuple is empty for anything that is no class, such as the forward reference in `RequestHandler["EnrollStudent", int]`.
     """
     if argument is Any:
         return (object,)
@@ -108,7 +108,7 @@ def class_of(annotation: Any) -> type | None:
 
 
 def fits(given: Any, wanted: Any) -> bool:
-    """Return whether a value of type `given` may be used where `wanted` is expected; true when that is unknown."""
+    """Return whether a value of type `given` may be used where `wanted` is expected; True when it is unknown."""
     if typing.get_origin(given) in UNIONS:
         return all(fits(member, wanted) for member in typing.get_args(given))
     if typing.get_origin(wanted) in UNIONS:
@@ -124,7 +124,7 @@ def fits(given: Any, wanted: Any) -> bool:
 
 
 def _is_new_type_of(given: Any, wanted: Any) -> bool:
-    """Return whether `given` is a NewType derived from `wanted`, or not a known class at all."""
+    """Return whether `given` is a NewType derived from `wanted`, or is not a class."""
     while hasattr(given, "__supertype__"):
         given = given.__supertype__
         if given == wanted:
@@ -137,19 +137,19 @@ def _derives(given: type, wanted: type) -> bool:
         return True
     try:
         return issubclass(given, wanted)
-    except TypeError:  # a TypedDict, for one
+    except TypeError:  # `wanted` is a TypedDict, for example
         return True
 
 
 def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
-    """Return whether the given type arguments fit the wanted ones; true when that is unknown."""
+    """Return whether the given type arguments fit the wanted ones; True when it is unknown."""
     return len(given) != len(wanted) or all(fits(one, other) for one, other in zip(given, wanted, strict=True))
 
 
 def is_known(given: Any, wanted: Any) -> bool:
-    """Return whether a given type argument, which fits `wanted`, fits for certain.
+    """Return whether it is certain that a given type argument fits `wanted`; `fits` has already returned True.
 
-    It does not when it is, or contains, `Any` or a type variable where `wanted` has a type.
+    It is uncertain if `given` is or contains `Any` or a type variable where `wanted` has a type.
     """
     if _is_anything(wanted) or _is_anything(given):
         return _is_anything(wanted)

@@ -1,6 +1,6 @@
-"""The command `mediator`: it starts even when another distribution's package `mediator` is imported, and reports that.
+"""The command `mediator`. It starts even if Python imports the package `mediator` of another distribution, and says so.
 
-It is installed next to the package, as the module `mediator_uow`, so that it runs whichever package is imported.
+It is installed beside the package, as the module `mediator_uow`, so it does not depend on which package is imported.
 """
 
 import importlib
@@ -24,14 +24,14 @@ def main() -> None:
 
 
 def _text_of(error: Exception) -> str:
-    """Return the text for an error that another package named `mediator` causes; empty for any other error."""
+    """Return the text for an error caused by another package named `mediator`; empty for every other error."""
     if type(error).__name__ == "ForeignDistributionError":
         return str(error)
     spec = importlib.util.find_spec("mediator")
     if spec is None or _OURS in sys.modules:
         return ""
     return (
-        f"What is imported as `mediator` is not mediator-uow but a stranger's, {spec.origin}. An environment can hold "
-        "only one of them. Uninstall it: pip uninstall mediator. Then install mediator-uow again, for some of its files may "
-        "be gone: pip install --force-reinstall --no-deps mediator-uow, or the path of its source in place of the name."
+        f"The package that is imported as `mediator` is not mediator-uow: {spec.origin}. An environment can hold only one of "
+        "them. Uninstall it: pip uninstall mediator. Then install mediator-uow again, because some of its files may be gone: "
+        "pip install --force-reinstall --no-deps mediator-uow, or the path of its source in place of the name."
     )

@@ -1,11 +1,11 @@
-"""Logger: writes the log lines of this library, and calls observers such as metrics without letting them fail the work.
+"""Logger: writes the log lines of this library; Guard: calls observers, such as metrics, and keeps their errors.
 
 A full disk, a broken structlog processor or an unreachable collector must not affect the work that is being logged.
-Errors raised there are counted, and the count is logged as soon as logging works again. No other file asks structlog
-for a logger.
+Their errors are counted, and the count is logged as soon as logging works again. No other file of this package creates a
+structlog logger.
 
-A line often contains foreign text: the type of an unknown event, a subject, an id, the text of an error. Every text in
-a line is therefore made printable and cut here.
+A line often contains foreign text, such as the type of an unknown event, a subject or the text of an error. Therefore
+every text in a line is made printable here, and is cut if it is too long.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ _DEEPEST = 5
 
 
 class Logger:
-    """Writes lines to the structlog logger `mediator`, with structlog's configuration at the time of each line.
+    """Writes lines to the structlog logger `mediator`, with the configuration that structlog has when the line is written.
 
     A line that cannot be written is lost and counted; no error is raised. Before the next line that can be written,
-    another line says how many were lost, and why. Field names that the standard library's `LogRecord` reserves are
-    never used. Texts are printable and have at most 2,000 characters, also inside lists and mappings, of which at most
-    100 items are written. The field `stack` may have several lines and 50,000 characters.
+    an additional line says how many lines were lost, and why. No field has a name that the standard library's
+    `LogRecord` reserves. Texts are printable and have at most 2,000 characters, also inside lists and mappings. At most 100 items
+    of a list or mapping are written. The field `stack` may have several lines and 50,000 characters.
     """
 
     __slots__ = ("_fields", "_log")
@@ -49,7 +49,7 @@ class Logger:
         return Logger(**{**self._fields, **fields})
 
     def debug(self, event: str, /, **fields: object) -> None:
-        """Write a line that helps to find a fault."""
+        """Write a line that helps to find an error in a program."""
         self._write("debug", event, fields)
 
     def info(self, event: str, /, **fields: object) -> None:
@@ -106,7 +106,7 @@ class _Loss:
 
 
 class _Losses:
-    """Counts lost lines for each event loop. The loop that lost lines is the one that reports them."""
+    """Counts lost lines for each event loop. They are reported by the event loop that lost them."""
 
     def __init__(self) -> None:
         self.any = False
@@ -147,7 +147,7 @@ _losses = _Losses()
 
 
 class Guard:
-    """Calls observers of the application or a third party, and keeps their errors away from the work.
+    """Calls observers of the application or a third party. Their errors are logged, not raised.
 
     The first failure is logged. Further failures are counted, and the count is logged with the first call that
     succeeds.
@@ -170,7 +170,7 @@ class Guard:
         """Make the call and return its result, or `None` when it raised an `Exception`."""
         try:
             result = call(*args, **options)
-        except Exception as error:  # an observer must not fail the work it observes
+        except Exception as error:  # an observer must not fail the work that it observes
             self.failures += 1
             if self.failures == 1:
                 self._log.warning("watcher failed", error=type(error).__name__, reason=text_of(error))
@@ -189,7 +189,7 @@ class _Period:
 
 
 class RateLimitedLogger:
-    """Limits similar log lines: it writes a few lines with the same text in a period, and then how many it left out.
+    """Limits similar log lines: it writes a few lines with the same text in a period, and counts the lines it leaves out.
 
     Args:
         log: The logger that writes the lines.
@@ -210,7 +210,7 @@ class RateLimitedLogger:
     def info(self, event: str, /, **fields: object) -> bool:
         """Write a line or count it, and return whether it was written.
 
-        The text `event` must not contain foreign data: lines are counted by it.
+        The text `event` must not contain foreign data, because lines with the same `event` are counted together.
         """
         return self._write(self._log.info, event, fields)
 

@@ -60,19 +60,19 @@ class EventsNotPublishedError(CommittedError):
 
 @dataclass(eq=False, repr=False)
 class AfterCommitError(CommittedError):
-    """The command was committed, and some of the notifications to publish after the commit failed.
+    """The command was committed, and notifications that follow the commit, or other steps after it, failed.
 
     Attributes:
-        notifications: The notifications whose handlers were not committed, or that were not published in time. A
-            notification that was committed may have added notifications of its own; they are included.
-        errors: The errors of these notifications; with direct delivery also the error of publishing events.
+        notifications: The notifications to publish again: they were not committed, or not published in time. If a
+            committed notification added further notifications, those that failed are included.
+        errors: All errors after the commit; with direct delivery also those of publishing the events.
     """
 
     notifications: Sequence[Any] = ()
     errors: Sequence[BaseException] = field(default_factory=tuple[BaseException, ...])
 
     def __str__(self) -> str:
-        names = ", ".join(name_of(each) for each in self.notifications) or "the publishing of events"
+        names = ", ".join(name_of(each) for each in self.notifications) or "several steps"
         reasons = "; ".join(repr_of(error) for error in self.errors)
         advice = (
             "publish the `notifications` of this error again, if they matter"
