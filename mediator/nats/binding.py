@@ -1,7 +1,8 @@
 """Binding: converts a CloudEvent to the headers, subject and body of a NATS message, and back.
 
-It follows the NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec, "nats-protocol-binding"):
-it writes binary mode, and reads binary mode and structured JSON.
+The conversion follows the NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec,
+"nats-protocol-binding"). Events are written in binary mode. They are read in binary mode, and in structured mode as
+JSON.
 """
 
 import base64
@@ -20,7 +21,7 @@ from mediator.distributed.inbox import UnreadableMessage
 from mediator.errors import EventNotDecodableError, SettingError
 
 MESSAGE_ID = "Nats-Msg-Id"
-"""The header with the message id by which a stream recognizes duplicates."""
+"""The header with the message id. A stream drops a message whose id it has stored recently."""
 
 _CONTENT_TYPE = "application/cloudevents"
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey"})
@@ -30,13 +31,13 @@ _TOKEN = re.compile(r"[a-z0-9-]{1,64}")
 _NAME = re.compile(r"[a-z0-9]+")
 _PARTITION = re.compile(r"[0-9]{1,4}")
 _MAX_SUBJECT = 255
-_UNREADABLE = (ValueError, RecursionError, msgspec.MsgspecError)
+_READ_ERRORS = (ValueError, RecursionError, msgspec.MsgspecError)
 _PLAIN = re.compile(r"[!#-$&-~]*")
 _UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 def checked_prefix(prefix: str) -> str:
-    """Return a prefix of streams and subjects, or raise a `SettingError` when it is not one valid token."""
+    """Return the prefix of streams and subjects; raise a `SettingError` unless the prefix is one valid token."""
     if not _TOKEN.fullmatch(prefix):
         raise SettingError("prefix", prefix, "use one token of 1 to 64 lower-case letters, digits and hyphens")
     return prefix
@@ -60,7 +61,7 @@ def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
             characters.
     """
     subject = f"{prefix}.{_event_type(event.type)}.{event.bucket % partitions}"
-    if len(subject) > _MAX_SUBJECT:  # a server closes the connection for good at about 4,000
+    if len(subject) > _MAX_SUBJECT:  # with about 4,000 characters, the server would close the connection
         raise ValueError(f"its subject is {len(subject):,} characters, and the broker takes at most {_MAX_SUBJECT}")
     return subject
 
@@ -79,7 +80,7 @@ def _event_type(wire_type: str) -> str:
 def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
     """Return the headers of an event in binary mode. The event's data is the body of the message.
 
-    `application` is written as the source when the event has none.
+    `application` becomes the source of an event that has none.
 
     Raises:
         ValueError: The event cannot be written: an extension's name is not allowed, the time has no time zone, the
@@ -116,13 +117,13 @@ def from_message(
     """Return the event in a message.
 
     Args:
-        headers: The headers of the message; their names may be in any case.
+        headers: The headers of the message. Upper and lower case make no difference in their names.
         data: The body of the message.
-        fallback_id: The id to use when the event has none, made of the stream, the sequence and the time of storage.
-        stored_at: The time to use when the event has none.
+        fallback_id: The id for an event without an id, made of the stream, the sequence and the time of storage.
+        stored_at: The time for an event without a time.
 
     Raises:
-        EventNotDecodableError: The message is not a CloudEvent, or is a malformed one.
+        EventNotDecodableError: The message is not a CloudEvent, or the CloudEvent is malformed.
     """
     lowered, content_type = _lowered(headers or {})
     try:
@@ -131,24 +132,24 @@ def from_message(
         else:
             attributes, body = _read_binary(lowered), data
         return _event(attributes, body, fallback_id, stored_at)
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         raise EventNotDecodableError(lowered.get("ce-type", "unknown"), str(error)) from error
 
 
 def unreadable_from(headers: Mapping[str, str], data: bytes) -> UnreadableMessage:
-    """Return the type and the partition key of a message that is not a readable event, as far as they can be read.
+    """Return the type and the partition key of a message that is not a valid event, as far as they can be read.
 
-    The headers, whose names may be in any case, are also read in structured mode when the document is not a JSON
-    object: a producer may repeat the attributes there.
+    In structured mode, both are read from the JSON document. When the document is not a JSON object, both are read from
+    the headers, where a producer may repeat the attributes.
     """
     lowered, content_type = _lowered(headers)
     members: dict[str, msgspec.Raw] | None = None
     if content_type.startswith(_CONTENT_TYPE):
-        with suppress(*_UNREADABLE):
+        with suppress(*_READ_ERRORS):
             members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
 
     def attribute(name: str) -> str | None:
-        with suppress(KeyError, *_UNREADABLE):
+        with suppress(KeyError, *_READ_ERRORS):
             return decoded(lowered[f"ce-{name}"]) if members is None else _member(members[name])
         return None
 
@@ -164,11 +165,11 @@ def _lowered(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
 def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at: datetime) -> CloudEvent:
     """Return an event with these attributes.
 
-    CloudEvents allows no empty attribute. An empty id or partition key is treated as missing: two events with an empty
-    id are not the same event, and events with an empty key are not ordered among each other.
+    CloudEvents allows no empty attributes. An empty id is treated as missing, because two events with an empty id are
+    not the same event. An empty partition key is treated as missing, because events with an empty key have no order.
     """
     if attributes.get("specversion") != "1.0":
-        raise ValueError("it is not a CloudEvent of version 1.0: the attribute specversion is missing or another")
+        raise ValueError("the attribute specversion is not 1.0, so it is not a CloudEvent of version 1.0")
     for required in ("type", "source"):
         if not attributes.get(required):
             raise ValueError(f"the attribute {required} is missing or empty")
@@ -224,7 +225,7 @@ def _member(raw: msgspec.Raw) -> str | None:
 
 
 def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
-    """Remove the data from the members of a structured event and return it (JSON event format, section 3.1)."""
+    """Remove the data from the members of a structured event; return the data (JSON event format, section 3.1)."""
     plain, encoded = members.pop("data", None), members.pop("data_base64", None)
     if encoded is not None:
         return base64.b64decode(msgspec.json.decode(encoded, type=str), validate=True)
@@ -238,7 +239,7 @@ def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
 
 
 def encoded(value: str) -> str:
-    """Return a text as a header value, with `"`, `%` and everything but visible ASCII percent-encoded."""
+    """Return a text as a header value: `"`, `%` and all characters except visible ASCII are percent-encoded."""
     return value if _PLAIN.fullmatch(value) else quote(value, safe=_UNENCODED)
 
 
@@ -248,7 +249,7 @@ def decoded(value: str) -> str:
     Raises:
         ValueError: The value is not valid UTF-8.
     """
-    if "\ufffd" in value:  # nats-py puts this character where the bytes were not UTF-8
+    if "\ufffd" in value:  # nats-py replaces bytes that are not UTF-8 by this character
         raise ValueError("a header is not valid UTF-8")
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])

@@ -1,4 +1,4 @@
-"""NatsDoorbell: wakes the relays of a database in other processes with core NATS messages, which are not stored."""
+"""NatsDoorbell: wakes the relays of other processes by core NATS messages, which the broker does not store."""
 
 import asyncio
 import uuid
@@ -22,13 +22,15 @@ _OPENED = b"opened"
 
 
 class NatsDoorbell(Doorbell):
-    """Rings on the subject `mediator-wake.<name>`. `open_doorbell` creates it.
+    """Tells other processes that events were committed. `open_doorbell` creates a `NatsDoorbell`.
+
+    A ring is one message on the subject `mediator-wake.<name>`.
 
     Args:
-        connection: The connection to the broker. Its client for publishing is used.
-        name: A token like the prefix of a stream. It is the same in all processes that use one database, and in no
-            others.
-        pause: Rings within this many seconds of another one are merged into one.
+        connection: The connection to the broker. Rings use its client for publishing.
+        name: One token of lower-case letters, digits and hyphens. All processes that use the same database need the
+            same name; processes that use another database need another name.
+        pause: Seconds between two messages. Several rings within this time become one message.
 
     Raises:
         SettingError: The name is not one token of lower-case letters, digits and hyphens.
@@ -57,8 +59,8 @@ class NatsDoorbell(Doorbell):
             try:
                 client = await self._connection.client("publish", timeout=_CONNECT_SECONDS)
                 await client.publish(self._subject, self._own)
-            except (PublisherUnavailableError, nats.errors.Error, OSError):  # without the broker no relay can publish
-                await asyncio.sleep(self._pause)
+            except (PublisherUnavailableError, nats.errors.Error, OSError):
+                await asyncio.sleep(self._pause)  # the ring may be lost: without the broker no relay can publish anyway
             await asyncio.sleep(self._pause)
 
     async def receive(self) -> None:
@@ -69,10 +71,13 @@ class NatsDoorbell(Doorbell):
         if client is not self._client:  # a client that reconnects keeps its subscriptions
             await listen(client, self._subject, self._heard)
             self._client = client
-        await client.publish(self._subject, self._own + _OPENED)  # comes back once the server knows the subscription
+        await client.publish(self._subject, self._own + _OPENED)  # the server sends it back to the new subscription
 
     async def _heard(self, message: Msg) -> None:
-        """Call the listeners when others ring, and once after subscribing, since a ring may have been missed."""
+        """Call the listeners for each ring of another process, and once after subscribing.
+
+        Another process may have rung before this process subscribed.
+        """
         if message.data.startswith(self._own) == message.data.endswith(_OPENED):
             for listener in self._listeners:
                 listener()
@@ -80,9 +85,9 @@ class NatsDoorbell(Doorbell):
 
 @asynccontextmanager
 async def open_doorbell(connection: NatsConnection, name: str) -> AsyncGenerator[NatsDoorbell, None]:
-    """Open a doorbell: `doorbell = providers.Resource(open_doorbell, nats, "enrollment")`. Returns at once.
+    """Open a doorbell: `doorbell = providers.Resource(open_doorbell, nats, "enrollment")`.
 
-    The arguments are those of `NatsDoorbell`.
+    Entering the block does not wait for the broker. The arguments are described at `NatsDoorbell`.
     """
     doorbell = NatsDoorbell(connection, name)
     tasks = [start_detached(work) for work in (doorbell.send(), doorbell.receive())]

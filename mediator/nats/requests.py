@@ -1,8 +1,8 @@
 """NatsRequestChannel: sends requests to other applications over core NATS, with one subject for each request class.
 
-Nothing is stored: a request without an answer is lost. An answer is sent only to an inbox of a requester: a request
-whose reply subject is missing or is not an inbox is not handled. The processes of one application share a queue group.
-When no application serves a request, the server says so at once with status 503
+The broker stores neither requests nor answers. Answers are sent only to inboxes: a request without a reply subject, or
+with a reply subject that is not an inbox, is not handled. The processes of one application form a queue group, so that
+one of them receives each request. When no application serves a request, the server answers at once with status 503
 (https://docs.nats.io/nats-concepts/core-nats/reqreply).
 """
 
@@ -48,7 +48,7 @@ _CONNECT_SECONDS = 1.0
 _LEAVE_SECONDS = 1.0
 _LONGEST_TIMEOUT = 3600.0
 _SHORTEST_TIMEOUT = 0.001
-_LONGEST_TEXT = 2000
+_LONGEST_REASON = 2000
 _NO_RESPONDERS = "no application answers to its name"
 
 
@@ -57,12 +57,12 @@ class NatsRequestChannel(RequestChannel):
 
     Args:
         connection: The connection to the broker.
-        application: The name of this application. It names the queue group of the processes that serve its requests.
-        prefix: The first token of the subjects `<prefix>.<domain>.<name>`. It must differ from the prefix of the
+        application: The name of this application, and of the queue group of its processes.
+        prefix: The first token of the subjects `<prefix>.<domain>.<name>`. The prefix must not be the prefix of the
             events.
-        inbox_prefixes: The `inbox_prefix` of each requester that is answered. By default every requester is answered
-            whose `inbox_prefix` is `_INBOX` or `_INBOX_<name>`.
-        codec: Encodes requests and responses; by default as JSON with msgspec.
+        inbox_prefixes: Requests are handled only when their requester's `inbox_prefix` is one of these. By default,
+            `_INBOX` and every `_INBOX_<name>` are accepted.
+        codec: Encodes requests and responses. The default codec writes JSON with msgspec.
 
     Raises:
         SettingError: The application or a prefix is not valid.
@@ -100,9 +100,9 @@ class NatsRequestChannel(RequestChannel):
         return _read_reply(message)
 
     async def _ask(self, client: Client, subject: str, data: bytes, headers: dict[str, str]) -> Msg:
-        """Send a request and wait for the answer in an inbox of its own.
+        """Send a request with a new inbox as its reply subject; return the first message that arrives in the inbox.
 
-        nats-py's shared inbox never ends the wait of a request whose connection was lost.
+        nats-py's own `request` is not used: it waits on after the connection was lost.
         """
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         forget = self._connection.on_disconnect(
@@ -151,7 +151,7 @@ class NatsRequestChannel(RequestChannel):
 
 
 class _Listener:
-    """Keeps the subscriptions on the client that is connected."""
+    """Subscribes to the requests that are served, with every new client of the connection."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class _Listener:
         await keep_subscribed(self._connection, "consume", self._listen)
 
     async def leave(self) -> None:
-        """Unsubscribe, and take the messages that still arrive within about a second. Call it after `run` has ended."""
+        """Unsubscribe after `run` has ended, and handle the messages that still arrive within about a second."""
         if self._client is not None and self._client.is_connected:
             await withdraw(self._client, self._subscriptions, _LEAVE_SECONDS)
 
@@ -181,12 +181,12 @@ class _Listener:
         if client is not self._client:
             self._client, self._subscriptions = client, []
         for name in self._names[len(self._subscriptions) :]:  # an earlier attempt may have subscribed some of the names
-            arrived = partial(self._arrived, client, name)  # the subscribed name counts, not the message's subject
+            arrived = partial(self._arrived, client, name)  # the name does not come from the message
             self._subscriptions.append(await listen(client, f"{self._prefix}.{name}", arrived, queue=self._queue))
 
 
 class _Calls(IncomingCalls):
-    """The calls that have arrived and have not been taken yet."""
+    """A queue of the calls that have arrived, until `next` returns them."""
 
     def __init__(self, limit: int, is_answerable: Callable[[str], bool], log: RateLimitedLogger) -> None:
         self._waiting: asyncio.Queue[_Call] = asyncio.Queue(limit)
@@ -237,18 +237,18 @@ def _on_denied(client: Client, subject: str, act: Callable[[], None]) -> Callabl
 
 
 def _fail(answer: "asyncio.Future[Msg]", error: Exception) -> None:
-    """Fail a request whose answer will not come, or was lost on its way."""
+    """End the wait for an answer with an error, unless the answer has arrived."""
     if not answer.done():
         answer.set_exception(error)
 
 
 async def _send(client: Client, address: str, reply: RemoteReply) -> None:
-    """Send a reply. Raises `ValueError` when it is larger than the broker accepts."""
-    said = {_REASON: reply.reason[:_LONGEST_TEXT], _ERROR: reply.error, _REFERENCE: reply.reference}
-    headers = {_STATUS: reply.status.value} | {name: encoded(value) for name, value in said.items() if value}
+    """Send a reply; raise a `ValueError` when the reply is larger than the broker accepts."""
+    texts = {_REASON: reply.reason[:_LONGEST_REASON], _ERROR: reply.error, _REFERENCE: reply.reference}
+    headers = {_STATUS: reply.status.value} | {name: encoded(value) for name, value in texts.items() if value}
     if (size := _size(headers, reply.data)) > client.max_payload:
         raise ValueError(f"it is {size:,} bytes, and the broker takes at most {client.max_payload:,}")
-    with contextlib.suppress(nats.errors.Error, OSError):  # a lost reply: the requester's timeout ends its wait
+    with contextlib.suppress(nats.errors.Error, OSError):  # without a reply, the requester waits until its timeout
         await client.publish(address, reply.data, headers=headers)
 
 
@@ -259,7 +259,7 @@ def _read_call(message: Msg, name: str) -> RemoteCall:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= _LONGEST_TIMEOUT:
-        raise ValueError(f"its header {_TIMEOUT} is no number of seconds")
+        raise ValueError(f"its header {_TIMEOUT} is not a number of seconds up to {_LONGEST_TIMEOUT:g}")
     return RemoteCall(name, message.data, seconds, _texts(headers))
 
 
@@ -269,7 +269,8 @@ def _read_reply(message: Msg) -> RemoteReply:
         status = ReplyStatus(headers.get(_STATUS, ""))
         texts = _texts(headers)
     except ValueError:
-        return RemoteReply(ReplyStatus.FAILED, reason="what answers to its name is no mediator", error="ForeignReply")
+        reason = "the answer was not sent by this library"
+        return RemoteReply(ReplyStatus.FAILED, reason=reason, error="ForeignReply")
     return RemoteReply(status, message.data, texts.get(_REASON, ""), texts.get(_ERROR, ""), texts.get(_REFERENCE, ""))
 
 

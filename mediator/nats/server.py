@@ -32,7 +32,7 @@ _UNESCAPED = frozenset(string.ascii_letters + string.digits + " ./_-+:,@=~")
 
 
 class _Server(ABC):
-    """Runs for as long as an `async with` block."""
+    """Starts when an `async with` block is entered, and stops when the block is left."""
 
     @abstractmethod
     async def start(self) -> None: ...
@@ -44,7 +44,7 @@ class _Server(ABC):
         try:
             await self.start()
         except BaseException:
-            await self.stop()  # removes temporary directories
+            await self.stop()  # remove the temporary directories
             raise
         return self
 
@@ -57,17 +57,17 @@ class _Server(ABC):
 class NatsServer(_Server):
     """Runs one nats-server: `async with NatsServer() as server: ... server.url`.
 
-    The port is chosen at the first start and kept after that, so that clients find the server again.
+    The port is chosen at the first start. Later starts use the same port, so that clients find the server again.
 
     Args:
-        store: The directory of the streams; it is created when missing. `None` uses a temporary directory, which
-            survives `kill()` and `restart()` and is removed by `stop()`.
-        port: The port on 127.0.0.1; `None` picks a free one.
+        store: The directory of the streams, which is created when missing. `None` uses a temporary directory:
+            `kill()` and `restart()` keep the directory, and `stop()` removes it.
+        port: The port on 127.0.0.1; `None` picks a free port.
         name: The name of the server.
-        settings: Further lines for its configuration file
+        settings: Further lines for the server's configuration file
             (https://docs.nats.io/running-a-nats-service/configuration).
         jetstream: Further lines for the `jetstream` block, for example `sync_interval: always`.
-        start_timeout: How long a start may take, in seconds.
+        start_timeout: The maximum duration of a start, in seconds.
 
     Attributes:
         name: The name of the server.
@@ -98,7 +98,7 @@ class NatsServer(_Server):
 
     @property
     def url(self) -> str:
-        """The URL for clients. The server must have been started once, unless a port was given."""
+        """The URL for clients. Unless a port was given, the URL is known only after the first start."""
         return f"nats://127.0.0.1:{self._port}"
 
     @property
@@ -132,7 +132,7 @@ class NatsServer(_Server):
                 await writer.wait_closed()
 
     async def start(self) -> None:
-        """Start the server and wait until JetStream answers. Does nothing when the server runs already.
+        """Start the server, unless it runs already, and wait until JetStream is available.
 
         Raises:
             MissingExtraError: The binary is missing.
@@ -170,13 +170,13 @@ class NatsServer(_Server):
         self._kill_now()
 
     def suspend(self) -> None:
-        """Freeze the process (SIGSTOP): its connections stay open, and nothing answers."""
+        """Stop the process with SIGSTOP: its connections stay open, and it does not answer until `resume()`."""
         self._signal(signal.SIGSTOP)
-        if self.pid is not None and sys.platform == "linux":  # its threads take a moment to stop
+        if self.pid is not None and sys.platform == "linux":  # wait until all threads of the process have stopped
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """Let a frozen process continue (SIGCONT)."""
+        """Let a suspended process continue, with SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -207,7 +207,7 @@ class NatsServer(_Server):
             old.unlink()
         configuration = directory / "server.conf"
         configuration.write_text(self._configuration(directory), encoding="utf-8", errors="surrogatepass")
-        with (directory / "log").open("ab") as log:  # errors in the configuration are not written to its own `logfile`
+        with (directory / "log").open("ab") as log:  # an error in the configuration is printed, even with a `logfile`
             self._process = subprocess.Popen(
                 [binary, "-c", str(configuration)],
                 stdin=subprocess.DEVNULL,
@@ -250,7 +250,7 @@ class NatsServer(_Server):
         while True:
             self._check_alive()
             for file in self._run_directory().glob("*.ports"):
-                with contextlib.suppress(ValueError, LookupError):  # the server has not finished writing the file
+                with contextlib.suppress(ValueError, LookupError):  # the server may still be writing the file
                     ports = json.loads(file.read_bytes())
                     monitoring = _port_of(ports["monitoring"][0])
                     self._port = _port_of(ports["nats"][0])
@@ -269,7 +269,10 @@ class NatsServer(_Server):
 
 
 def _quoted(text: str | Path) -> str:
-    """Quote a text for the configuration file, whose escapes differ from JSON's. A path need not be UTF-8."""
+    """Quote a text for the server's configuration file, where other escapes than in JSON are valid.
+
+    Bytes of a path that are not UTF-8 are kept.
+    """
     plain = (chr(byte) if chr(byte) in _UNESCAPED else f"\\x{byte:02x}" for byte in os.fsencode(text))
     return f'"{"".join(plain)}"'
 
@@ -298,15 +301,15 @@ _numbers = itertools.count()
 class NatsCluster(_Server):
     """Runs a cluster: `async with NatsCluster() as cluster: open_connection(cluster.urls)`.
 
-    Each of `servers` can be killed, frozen and started again on its own. Streams with `StreamSettings(replicas=3)` stay
-    available as long as two of three servers run.
+    Each of `servers` can be killed, suspended and started again separately. Streams with `StreamSettings(replicas=3)`
+    stay available as long as two of three servers run.
 
     Args:
-        size: The number of servers; it must be odd.
+        size: The number of servers, which must be odd.
         settings: Further lines for the configuration of each server.
         jetstream: Further lines for the `jetstream` block of each server.
         cluster: Further lines for the `cluster` block of each server, such as `no_advertise: true` behind proxies.
-        start_timeout: How long a start may take, in seconds.
+        start_timeout: The maximum duration of a start, in seconds.
 
     Attributes:
         servers: The servers.
@@ -325,7 +328,7 @@ class NatsCluster(_Server):
         start_timeout: float = 30.0,
     ) -> None:
         if not is_count(size) or size % 2 == 0:
-            raise SettingError("size", size, "use an odd number, for a majority")
+            raise SettingError("size", size, "use an odd number")
         ports = _free_ports(size)
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
         self._start_timeout = start_timeout
@@ -341,54 +344,58 @@ class NatsCluster(_Server):
 
     @property
     def urls(self) -> list[str]:
-        """The URLs of all servers; a client needs only one of them. All servers must have been started once."""
+        """The URLs of all servers, known after the first start. A client needs only one URL."""
         return [server.url for server in self.servers]
 
     async def start(self) -> None:
-        """Start the servers that do not run, and wait until the cluster can create streams and all have caught up.
+        """Start the servers that do not run; wait until the cluster can create streams and all replicas are current.
 
-        Do not kill another server before that: a server that comes back from SIGKILL can have lost what its replicas
-        had not written yet, and does not count towards a majority until it has those messages again.
+        After killing a server, call this method before killing another one. A killed server may have lost messages that
+        it had not yet written to disk. It does not count towards a majority until it has received them again.
 
         Raises:
-            ServerStartError: A server did not start, or the servers did not find each other or catch up in time.
+            ServerStartError: A server did not start, the servers did not find each other, or a replica did not become
+                current in time.
         """
         await self._each(server.start() for server in self.servers)
         try:
             async with asyncio.timeout(self._start_timeout):
-                await self._found(_meta_leader)
-                await self._caught_up()
+                await self._wait_for_leader(_meta_leader)
+                await self._wait_until_healthy()
         except TimeoutError:
-            raise ServerStartError(f"the cluster is not whole within {self._start_timeout:g} s") from None
+            raise ServerStartError(f"the cluster was not complete within {self._start_timeout:g} s") from None
 
     async def stop(self) -> None:
-        """Stop all servers and remove what they stored."""
+        """Stop all servers and remove their streams."""
         await self._each(server.stop() for server in self.servers)
 
     async def leader(self, stream: str, consumer: str = "") -> NatsServer:
-        """Return the leader of a stream or of its consumer. This waits until there is a leader: use a timeout."""
+        """Return the server that leads a stream, or the server that leads one of the stream's consumers.
 
-        def leading(told: dict[str, Any]) -> str:
-            return _leader_of(told, stream, consumer)
+        The method waits without limit until there is a leader. Use a timeout.
+        """
 
-        return await self._found(leading, "?streams=true&consumers=true")
+        def name_of_leader(report: dict[str, Any]) -> str:
+            return _leader_of(report, stream, consumer)
 
-    async def _found(self, leading: Callable[[dict[str, Any]], str], query: str = "") -> NatsServer:
+        return await self._wait_for_leader(name_of_leader, "?streams=true&consumers=true")
+
+    async def _wait_for_leader(self, name_of_leader: Callable[[dict[str, Any]], str], query: str = "") -> NatsServer:
         by_name = {server.name: server for server in self.servers}
         while True:
             for server in self.servers:
-                told = await server.monitoring(f"/jsz{query}")
-                leader = by_name.get(leading(told)) if told is not None else None
+                report = await server.monitoring(f"/jsz{query}")
+                leader = by_name.get(name_of_leader(report)) if report is not None else None
                 if leader is not None and leader.pid is not None:
                     return leader
             await asyncio.sleep(_POLL)
 
-    async def _caught_up(self) -> None:
-        """Wait until all servers report at the same time that they have caught up with the leaders.
+    async def _wait_until_healthy(self) -> None:
+        """Wait until all servers report at the same time that their replicas are current.
 
-        This is the health check of https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. All servers must
-        be healthy in the same round: a server needs a while to notice that its leader died, and reports itself healthy
-        until then.
+        The reports come from the health check of
+        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. One report for each server is not enough: a
+        server needs a while to notice that a leader died, and reports itself healthy until then.
         """
         while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(_POLL)
@@ -405,13 +412,13 @@ def _cluster_block(port: int, routes: str, further: str) -> str:
     return f'cluster {{\n name: {_CLUSTER}, listen: "127.0.0.1:{port}", routes: [{routes}]\n {further}\n}}'
 
 
-def _meta_leader(told: dict[str, Any]) -> str:
-    leader: str = told.get("meta_cluster", {}).get("leader", "")
+def _meta_leader(report: dict[str, Any]) -> str:
+    leader: str = report.get("meta_cluster", {}).get("leader", "")
     return leader
 
 
-def _leader_of(told: dict[str, Any], stream: str, consumer: str) -> str:
-    for detail in _streams(told):
+def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
+    for detail in _streams(report):
         if detail.get("name") == stream and not consumer:
             return _cluster_leader(detail)
         for each in detail.get("consumer_detail") or ():
@@ -420,8 +427,8 @@ def _leader_of(told: dict[str, Any], stream: str, consumer: str) -> str:
     return ""
 
 
-def _streams(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for account in told.get("account_details") or ():
+def _streams(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for account in report.get("account_details") or ():
         yield from account.get("stream_detail") or ()
 
 
@@ -432,10 +439,11 @@ def _cluster_leader(detail: dict[str, Any]) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return free ports below the range from which systems assign outgoing ports (32768 and up on Linux).
+    """Return free ports below the range from which systems choose ports for outgoing connections.
 
-    The servers must know the ports before they listen. Until then any process's connection could be assigned one of
-    them. The search starts at a place that depends on the process, so that two processes do not choose the same ports.
+    On Linux, that range begins at 32768. The servers of a cluster need each other's ports in their configuration,
+    before they listen. Meanwhile the system could give a port of that range to another process. The search begins at a
+    number that depends on the process id, so that two processes do not choose the same ports.
     """
     found: list[int] = []
     while len(found) < count:

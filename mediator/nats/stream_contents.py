@@ -1,4 +1,4 @@
-"""NatsStreamContents: finds which events the streams of a publisher hold, from the headers of their messages."""
+"""NatsStreamContents: lists the ids of the events in a publisher's streams, from the headers of the messages."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from mediator.nats.subjects import AckAddress, ack_address, new_inbox
 from mediator.nats.topology import NANOSECONDS, ApiError, JetStreamApi
 
 _BATCH = 2000
-"""How many messages are requested at a time: about 1.5 MB of headers."""
+"""The number of messages in one pull request; their headers are about 1.5 MB."""
 _SILENCE_SECONDS = 3.0
 _INACTIVE_SECONDS = 30
 _TRIES = 6
@@ -31,14 +31,14 @@ _NOT_FOUND = 404
 
 
 class HeaderScan:
-    """Reads the headers of a stream once.
+    """Reads the headers of a stream's messages once, in the order of the stream.
 
     Args:
         api: Returns the broker's API through the current connection.
         stream: The name of the stream.
-        after: Only messages with a higher sequence are read.
-        last: The last sequence to read; messages that are stored later are not read.
-        since: The time from which messages are read when `after` is 0. Earlier messages may be included.
+        after: Only messages with a higher sequence than `after` are read.
+        last: Only messages up to this sequence are read.
+        since: When `after` is 0, messages are read from this time on. Some earlier messages may be read, too.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class HeaderScan:
         self._since = since
 
     async def pages(self) -> AsyncGenerator[list[Mapping[str, str]]]:
-        """Yield the headers in pages. After a disturbance, reading continues behind the last page.
+        """Yield the headers in pages. After an error, reading continues after the last page that was read.
 
         Raises:
             PublisherUnavailableError: Reading failed several times in a row without any progress.
@@ -72,7 +72,7 @@ class HeaderScan:
                 if self._seen >= self._last or not await self._is_more():
                     return
                 trouble = PublisherUnavailableError(
-                    (await self._api()).broker, f"replicas of {self._stream} lag behind"
+                    (await self._api()).broker, f"replicas of {self._stream} are not current"
                 )
             except PublisherUnavailableError as error:
                 trouble = error
@@ -83,7 +83,7 @@ class HeaderScan:
         raise trouble
 
     async def _once(self, api: JetStreamApi) -> AsyncGenerator[list[Mapping[str, str]]]:
-        """Yield the pages of one consumer, until it has no more messages or is disturbed."""
+        """Create a consumer and yield its pages, until the consumer has no more messages or reading fails."""
         async with self._consumer(api) as (name, waiting):
             pending = waiting
             inbox = _Inbox(api.client, self._stream, name)
@@ -97,7 +97,7 @@ class HeaderScan:
 
     @asynccontextmanager
     async def _consumer(self, api: JetStreamApi) -> AsyncGenerator[tuple[str, int]]:
-        """Create a consumer for the block and yield its name and the number of its messages."""
+        """Create a consumer; yield its name and the number of its messages. The consumer is deleted after the block."""
         name = f"mediator-verify-{uuid.uuid4().hex}"
         try:
             request = {"stream_name": self._stream, "config": self._config(name), "action": "create"}
@@ -111,7 +111,7 @@ class HeaderScan:
         try:
             yield name, created["num_pending"]
         finally:
-            with suppress(ApiError, PublisherUnavailableError):  # the server removes it once it is inactive
+            with suppress(ApiError, PublisherUnavailableError):  # the server deletes inactive consumers itself
                 await api.call(f"CONSUMER.DELETE.{self._stream}.{name}")
 
     def _config(self, name: str) -> dict[str, Any]:
@@ -132,8 +132,8 @@ class HeaderScan:
         }
 
     async def _is_more(self) -> bool:
-        """Return whether the stream's leader still has a message to read."""
-        if self._since is not None and not self._seen:  # `next_by_subj` takes no time: read from the beginning
+        """Return whether the stream's leader has a message that was not read yet."""
+        if self._since is not None and not self._seen:  # `next_by_subj` has no start time: read from the beginning
             self._since = None
             return True
         api = await self._api()
@@ -150,7 +150,7 @@ class HeaderScan:
 
 
 class _Inbox:
-    """The inbox in which the messages of one consumer arrive."""
+    """The inbox in which the messages of one consumer are received."""
 
     def __init__(self, client: Client, stream: str, consumer: str) -> None:
         self._client = client
@@ -169,10 +169,10 @@ class _Inbox:
                 await subscription.unsubscribe()
 
     async def pull(self, subject: str) -> tuple[list[tuple[int, Mapping[str, str]]], int]:
-        """Return the sequences and headers of the next batch, and how many messages are left after it.
+        """Return the sequences and headers of the next batch, and the number of messages after that batch.
 
         Raises:
-            nats.errors.Error: The broker went silent, a message was lost on the way, or a stranger wrote to the inbox.
+            nats.errors.Error: The broker did not answer, a message was lost, or somebody else published to the inbox.
         """
         request = json.dumps({"batch": _BATCH, "no_wait": True}).encode()
         await self._client.publish(subject, request, self._subject)
@@ -187,7 +187,7 @@ class _Inbox:
             place = self._place(message)
             self._number += 1
             if place.number != self._number:
-                raise nats.errors.Error("a message was lost on the way")
+                raise nats.errors.Error("a message was lost between the broker and this process")
             pending = place.remaining
             page.append((place.sequence, message.headers or {}))
             if pending == 0:
@@ -203,22 +203,23 @@ class _Inbox:
 
     def _place(self, message: Msg) -> AckAddress:
         place = ack_address(message.reply)
-        is_delivery = message.subject != self._subject  # strangers can only send under the inbox's own subject
+        is_delivery = message.subject != self._subject  # a delivery has the subject under which it was stored
         if place is None or not is_delivery or (place.stream, place.consumer) != self._source:
-            raise nats.errors.Error("somebody else sent a message to its inbox")
+            raise nats.errors.Error("somebody else published to the inbox of the consumer")
         return place
 
 
 _PATIENCE = 10.0
-"""Seconds for which the broker may be unreachable or without a leader."""
+"""Seconds to wait for a connection to the broker, and for a stream's leader."""
 
 _PAUSE = 0.2
 
 
 class NatsStreamContents(StreamContents):
-    """Reads the headers of a stream through a consumer that is deleted when reading ends.
+    """Lists the events of a stream from the headers of its messages.
 
-    The broker's user must be allowed to create, pull from and delete consumers of the stream, and to request its state.
+    The headers are read through a consumer, which is deleted when reading ends. The application's user at the broker
+    must be allowed to create and delete consumers of the stream, to pull from them, and to request the stream's state.
     """
 
     def __init__(self, connection: NatsConnection, *, prefix: str) -> None:
@@ -233,7 +234,7 @@ class NatsStreamContents(StreamContents):
         while True:
             try:
                 info = await (await self._api()).stream(self.stream(domain))
-            except PublisherUnavailableError:  # a cluster that is electing a leader answers like this, too
+            except PublisherUnavailableError:  # also raised while a cluster elects the stream's leader
                 if time.monotonic() >= deadline:
                     raise
                 await asyncio.sleep(_PAUSE)
@@ -257,7 +258,7 @@ class NatsStreamContents(StreamContents):
 
 
 def _identity(headers: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the source and the id in a message's headers; `None` without valid ones, as foreign producers may send."""
+    """Return the source and the id of an event; `None` when they are missing or invalid, as from other producers."""
     try:
         return decoded(headers["ce-source"]), decoded(headers["ce-id"])
     except (KeyError, ValueError):

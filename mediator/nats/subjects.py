@@ -1,8 +1,8 @@
-"""Subjects: the inboxes in which answers are received, and the foreign subjects to which anything is sent.
+"""Subjects: creates inboxes, the subjects on which answers arrive, and checks the reply subjects of received messages.
 
-The sender of a message chooses its reply subject, and the answer is sent with the rights of the application that
-answers: a stranger could write `$JS.API.STREAM.DELETE.x` there and have the application delete the stream. So nothing
-is sent to a subject from the wire unless the subject has one of the forms in this module.
+The sender of a message chooses the message's reply subject. Whoever answers publishes there, with permissions that the
+sender may not have: an answer on the reply subject `$JS.API.STREAM.DELETE.x` would delete a stream. Therefore this
+adapter publishes on a received reply subject only when the subject has one of the forms in this module.
 """
 
 import re
@@ -17,10 +17,10 @@ from mediator.errors import SettingError
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _USUAL_PREFIX = r"_INBOX(?:_[A-Za-z0-9_-]+)?"
 _UNIQUE = r"[A-Za-z0-9]{20,64}"
-_ONE_OF_MANY = r"(?:\.[A-Za-z0-9_-]{1,64})?"  # some clients receive the answers to all their requests in one inbox
+_REQUEST_PART = r"(?:\.[A-Za-z0-9_-]{1,64})?"  # some clients use one inbox for all requests, with a token for each
 _LONGEST_SUBJECT = 255
 _ACK = re.compile(
-    r"\$JS\.ACK\.(?:[^\s.*>]+\.[^\s.*>]+\.)??"  # `<domain>.<account>`, which newer servers add
+    r"\$JS\.ACK\.(?:[^\s.*>]+\.[^\s.*>]+\.)??"  # newer servers insert `<domain>.<account>`
     r"(?P<stream>[^\s.*>]+)\.(?P<consumer>[^\s.*>]+)"
     r"\.(?P<attempt>\d{1,9})\.(?P<sequence>\d{1,18})\.(?P<number>\d{1,18})\.(?P<stored>\d{1,19})\.(?P<remaining>\d{1,18})"
     r"(?:\.[^\s.*>]+)?",
@@ -29,38 +29,37 @@ _ACK = re.compile(
 
 
 def checked_inbox_prefix(prefix: str) -> str:
-    """Return the first tokens of one or several users' inboxes, or raise a `SettingError` when they are not valid."""
+    """Return a prefix of inboxes; raise a `SettingError` unless the prefix consists of valid tokens."""
     if not _PREFIX.fullmatch(prefix):
         raise SettingError("inbox_prefix", prefix, "use tokens of letters, digits, hyphens and underscores")
     return prefix
 
 
 def new_inbox(client: Client) -> str:
-    """Return an unguessable subject for answers, under the prefix of the connection.
+    """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    nats-py numbers its inboxes: anyone who gets one request from a client could derive where it waits for other
-    answers.
+    nats-py numbers its inboxes: from one request of a client, its receiver could derive the client's other inboxes.
     """
     prefix = client.new_inbox().rpartition(".")[0]
     return f"{prefix}.{secrets.token_hex(16)}"
 
 
 def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
-    """Return a function that tells whether a subject is the inbox of a requester.
+    """Return a function that returns whether a subject is the inbox of a requester.
 
-    An inbox is a prefix and an unguessable token. It may end in one more token, like the inboxes of other NATS clients.
-    The inboxes in which this library waits for the broker end in two more tokens, and do not match.
+    An inbox consists of a prefix and an unguessable token. One more token may follow, as in the inboxes of other NATS
+    clients. This library receives the broker's own answers in inboxes with two more tokens; the function rejects them.
 
     Args:
         prefixes: The prefixes of the requesters' inboxes; `None` allows `_INBOX` and every `_INBOX_<name>`.
 
     Raises:
-        SettingError: A prefix is not one or several tokens.
+        SettingError: A prefix does not consist of valid tokens.
     """
     given = _USUAL_PREFIX
     if prefixes is not None:
         given = "|".join(re.escape(checked_inbox_prefix(each)) for each in prefixes) or "(?!)"
-    inbox = re.compile(rf"(?:{given})\.{_UNIQUE}{_ONE_OF_MANY}")
+    inbox = re.compile(rf"(?:{given})\.{_UNIQUE}{_REQUEST_PART}")
 
     def is_answerable(subject: str) -> bool:
         return len(subject) <= _LONGEST_SUBJECT and inbox.fullmatch(subject) is not None
@@ -70,16 +69,16 @@ def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
 
 @dataclass(frozen=True, slots=True)
 class AckAddress:
-    """The parts of the subject to which a delivery is acknowledged.
+    """The parts of the subject on which a delivery is acknowledged.
 
     Attributes:
-        stream: The stream.
-        consumer: The durable consumer.
-        attempt: How often the message has been delivered.
+        stream: The name of the stream.
+        consumer: The name of the consumer.
+        attempt: The number of deliveries of the message, this one included.
         sequence: The message's sequence in the stream.
         number: The delivery's sequence among the deliveries of the consumer.
-        stored: When the message was stored, in nanoseconds since the epoch.
-        remaining: How many more messages the consumer has to deliver.
+        stored: The time at which the message was stored, in nanoseconds since the epoch.
+        remaining: The number of messages that the consumer has still to deliver.
     """
 
     stream: str
@@ -92,7 +91,7 @@ class AckAddress:
 
 
 def ack_address(subject: str) -> AckAddress | None:
-    """Return the parts of a delivery's reply subject; `None` when the subject is not an acknowledgement address."""
+    """Return the parts of a delivery's reply subject; `None` for a subject of another form."""
     found = _ACK.fullmatch(subject)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""The connection to NATS: addresses, credentials, TLS, and a client that is replaced when it fails."""
+"""Connecting to NATS: addresses, credentials, TLS, and clients that are replaced when they fail."""
 
 from mediator.nats.connection.connection import AuthenticatedClient, NatsConnection, keep_subscribed, open_connection
 from mediator.nats.connection.credentials import redacted

@@ -1,8 +1,8 @@
 """NatsConnection: the connections of one application to a NATS broker, one for publishing and one for consuming.
 
-Each has a client that reads its credentials again at every connect and reconnect. nats-py itself keeps the public key
-of the first connect, waits forever for the end of a credentials file that has no JWT, and sends its password to a
-server that says it has no TLS.
+Each connection has a client that reads its credentials again at every connect and reconnect. This is not left to
+nats-py, which keeps the public key of the first connect, hangs on a credentials file without a JWT, and sends the
+password unencrypted when the server does not offer TLS.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ _DENIED = re.compile(r'permissions violation for publish to "(\S+)"')  # nats-py
 
 
 class AuthenticatedClient(HookedClient):
-    """A client with credentials and encryption.
+    """A client that authenticates to the server, and reports on which subjects the server refuses to publish.
 
-    With `encrypted`, it refuses a server that does not encrypt.
+    With `encrypted`, the client disconnects from a server that offers no TLS.
     """
 
     def __init__(self, credentials: Credentials, tls: Tls, *, encrypted: bool) -> None:
@@ -54,34 +54,34 @@ class AuthenticatedClient(HookedClient):
             raise
 
     def may_not_publish(self, subject: str) -> bool:
-        """Return whether the server has refused publishing on this JetStream API subject since the last connect."""
+        """Return whether the server has refused to publish on this JetStream API subject since the last connect."""
         return subject.lower() in self._denied
 
     def on_denied(self, subject: str, act: Callable[[], None]) -> Callable[[], None]:
-        """Call `act` whenever the server refuses publishing on a subject; return a function that ends this."""
+        """Call `act` whenever the server refuses to publish on `subject`; return a function that removes `act`."""
         entry = (subject.lower(), act)
         self._on_denied.append(entry)
         return lambda: self._on_denied.remove(entry)
 
     def on_any_denied(self, act: Callable[[str], None]) -> None:
-        """Call `act` with the lower-case subject whenever the server refuses publishing, while this client lives."""
+        """Call `act` with the subject, in lower case, whenever the server refuses to publish on a subject."""
         self._on_any_denied.append(act)
 
     def refused(self, reason: str) -> None:
-        """Notify the listeners when the reason is a refusal to publish."""
+        """Call the listeners when an error of the server is a refusal to publish."""
         denied = _DENIED.search(reason)
         if denied is not None:
-            if denied[1].startswith(_API):  # other subjects can be as many as inboxes, and nobody asks for them
+            if denied[1].startswith(_API):  # others are not kept: there may be as many as inboxes
                 self._denied.add(denied[1])
             for subject, act in [*self._on_denied]:
                 if subject == denied[1]:
                     act()
-            for tell in self._on_any_denied:
-                tell(denied[1])
+            for act_on_any in self._on_any_denied:
+                act_on_any(denied[1])
 
     def before_connect(self) -> None:
-        """Refuse a server that does not encrypt, and read the credentials again."""
-        self._denied.clear()  # the user or its permissions may have changed
+        """Raise an error for a server that does not encrypt; otherwise read the credentials again."""
+        self._denied.clear()  # the server may have another user's permissions for the new connection
         if self._encrypted and not self.is_encrypted:
             raise nats.errors.Error("the server offers no TLS, and this connection must be encrypted")
         try:
@@ -99,10 +99,10 @@ _PAUSE = 0.1
 
 
 class NatsConnection:
-    """Up to two supervised clients, each connected at its first use and reconnected until it is closed.
+    """The connections of one application to a broker. `open_connection` creates and closes a `NatsConnection`.
 
-    Publishing and consuming each have a connection, so that neither waits for the other. `open_connection` creates and
-    closes a `NatsConnection`.
+    Publishing and consuming have separate connections, so that neither waits for the other. Each connection is opened
+    at its first use and restored after failures.
 
     Attributes:
         broker: The URLs without their secrets, for errors and logs.
@@ -120,7 +120,7 @@ class NatsConnection:
         def make() -> Client:
             return AuthenticatedClient(credentials, tls, encrypted=tls.is_given or addresses.encrypted)
 
-        def link(purpose: Purpose) -> SupervisedClient:
+        def supervised(purpose: Purpose) -> SupervisedClient:
             return SupervisedClient(
                 purpose,
                 addresses.urls,
@@ -131,43 +131,43 @@ class NatsConnection:
                 probe_interval=probe_interval,
             )
 
-        self._links: dict[Purpose, SupervisedClient] = {"publish": link("publish"), "consume": link("consume")}
+        self._clients: dict[Purpose, SupervisedClient] = {each: supervised(each) for each in ("publish", "consume")}
 
     def __repr__(self) -> str:
         return f"<NatsConnection {self.broker}>"
 
     async def client(self, purpose: Purpose, *, timeout: float) -> Client:  # noqa: ASYNC109  # part of the promise
-        """Return the connected client for a purpose; wait for it at most `timeout` seconds.
+        """Return the connected client for a purpose; wait at most `timeout` seconds for a connection.
 
         Raises:
-            PublisherUnavailableError: There is no connection yet, or it was closed.
+            PublisherUnavailableError: There is no connection yet, or this `NatsConnection` was closed.
             MisuseError: The connection belongs to another event loop or process.
         """
         if self._closed:
             raise PublisherUnavailableError(self.broker, "the connection was closed")
         self._owner.check(moves=False)
-        return await self._links[purpose].client(timeout)
+        return await self._clients[purpose].client(timeout)
 
     def epoch(self, purpose: Purpose) -> int:
         """Return a number that grows with every connect and reconnect."""
-        return self._links[purpose].epoch
+        return self._clients[purpose].epoch
 
     def on_connect(self, purpose: Purpose, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` after every connect and reconnect; return a function that ends this."""
-        return self._links[purpose].on_connect(callback)
+        """Call `callback` after every connect and reconnect; return a function that removes `callback` again."""
+        return self._clients[purpose].on_connect(callback)
 
     def on_disconnect(self, purpose: Purpose, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` when the connection is lost; return a function that ends this."""
-        return self._links[purpose].on_disconnect(callback)
+        """Call `callback` whenever the connection is lost; return a function that removes `callback` again."""
+        return self._clients[purpose].on_disconnect(callback)
 
     async def close(self) -> None:
         """Close both clients within 2 s, whatever state they are in."""
         if self._owner.is_elsewhere:
-            self._closed = True  # its tasks are gone, or belong to another process
+            self._closed = True  # the clients' tasks ended with their event loop, or belong to another process
             return
         self._owner.check(moves=False)
         self._closed = True
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
 
 
 async def keep_subscribed(
@@ -175,7 +175,7 @@ async def keep_subscribed(
 ) -> None:
     """Call `subscribe` with the client after every connect and reconnect, until cancelled.
 
-    A client that reconnects by itself keeps its subscriptions.
+    After a reconnect, `subscribe` may get the same client again, which has kept its subscriptions.
     """
     connected = asyncio.Event()
     forget = connection.on_connect(purpose, connected.set)
@@ -214,37 +214,37 @@ def open_connection(
 ) -> AbstractAsyncContextManager[NatsConnection]:
     """Open a connection to NATS.
 
-    For `async with open_connection(url) as connection:` and for `providers.Resource(open_connection, url)`. Entering
-    returns at once; the connection is made in the background, with attempts that never end. Leaving closes the
-    connection.
+    Use it as `async with open_connection(url) as connection:` or `providers.Resource(open_connection, url)`. Entering
+    the block does not wait for the broker: the connection is made in the background, with as many attempts as
+    necessary. Leaving the block closes the connection.
 
     Files are checked at once and read again at every connect, so that credentials and certificates can be replaced
-    while the application runs. An empty text counts as no value, so that options can come from environment variables. A
-    connection with any TLS option or a `tls://` URL never uses a server that does not encrypt.
+    while the application runs. An empty text counts as no value, so that options can come from environment variables.
+    With any TLS option, or a `tls://` URL, a server that does not encrypt is never used.
 
     Args:
         url: One URL or several (`nats://`, `tls://`), possibly with user and password or token, percent-encoded.
-        name: The name of the client, shown in the server's monitoring.
-        inbox_prefix: The prefix of the subjects for answers, for users that may only subscribe to their own subjects.
-        user: The user, when it is not in the URL.
-        password: The password of the user; the user may be in the URL.
+        name: The name of the client in the server's monitoring.
+        inbox_prefix: The first tokens of all inboxes, for a user that may subscribe only to inboxes with this prefix.
+        user: The user, unless the URL has a user.
+        password: The password of the user, who may also be in the URL.
         token: The token, when the server requires one.
         user_credentials: The path of a credentials file, with a JWT and a seed (needs `mediator-uow[nkeys]`).
         nkeys_seed: The path of a file with an nkey seed (needs `mediator-uow[nkeys]`).
-        tls: The context for TLS connections, instead of files.
+        tls: The context for TLS connections, as an alternative to files.
         tls_ca: The path of the trusted certificates; by default the certificates that the system trusts.
         tls_certificate: The path of a client certificate, followed by the intermediate certificates, in PEM format.
-        tls_key: The path of the client certificate's private key, when it is not in the same file.
+        tls_key: The path of the client certificate's private key, unless the certificate's file holds the key.
         tls_key_password: The password of the private key.
-        tls_hostname: The name in the server's certificate, when it is not the name in the URL.
+        tls_hostname: The name in the server's certificate, when the URL has another name.
         tls_handshake_first: Whether the server uses TLS from the first byte.
-        probe_interval: Seconds between two probes of an open connection.
+        probe_interval: Seconds between two requests that test whether an open connection works.
 
     Raises:
         SettingError: A URL is not valid, or a file cannot be used. The error shows no secret.
     """
     addresses = Addresses(url)
-    beside = Credentials(user, password, token, user_credentials, nkeys_seed)
+    given = Credentials(user, password, token, user_credentials, nkeys_seed)
     encryption = Tls(tls, tls_ca, tls_certificate, tls_key, tls_key_password, tls_hostname, tls_handshake_first)
     del url, user, password, token, tls_key_password  # keep the secrets out of tracebacks that show local variables
     checked_inbox_prefix(inbox_prefix)
@@ -252,7 +252,7 @@ def open_connection(
     options = {"name": name, "inbox_prefix": inbox_prefix}
     with secretly():
         addresses.check()
-        credentials = addresses.complete(beside)
+        credentials = addresses.complete(given)
         credentials.check()
         encryption.check()
         return _opened(NatsConnection(addresses, credentials, encryption, options, probe_interval))
@@ -272,6 +272,6 @@ _OPTIONS: dict[str, Any] = {
     "connect_timeout": 2,
     "ping_interval": 10,
     "max_outstanding_pings": 2,
-    "pending_size": -1,  # no buffering: a caller whose message was reported as not sent must not see it sent later
+    "pending_size": -1,  # no buffer: a message whose `publish` failed must not be sent later
     "drain_timeout": 10,
 }

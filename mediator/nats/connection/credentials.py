@@ -1,6 +1,6 @@
-"""Addresses, credentials and TLS: where the broker is, and how this application and the broker authenticate.
+"""Addresses, credentials and TLS: the URLs of the broker, and how application and broker authenticate to each other.
 
-Files are read again at every connect. Secrets in URLs are kept apart from the rest.
+Files are read again at every connect. Secrets in URLs are never shown.
 """
 
 import base64
@@ -17,7 +17,7 @@ from mediator.errors import MissingExtraError, SettingError
 
 _nkeys: Any
 try:
-    import nkeys  # type: ignore[import-untyped]  # it has no types
+    import nkeys  # type: ignore[import-untyped]  # the package has no types
 
     _nkeys = nkeys
 except ModuleNotFoundError:
@@ -29,9 +29,12 @@ _SEED = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The client's answer to a server's nonce: `sign` returns its signature in base64.
+    """The key of a user, with which the client answers the server's challenge.
 
-    `jwt` is `None` when the nkey alone identifies the user.
+    Attributes:
+        public_key: The user's public nkey.
+        sign: Returns the signature of the server's nonce, in base64.
+        jwt: The user's JWT; `None` when the public key alone identifies the user.
     """
 
     public_key: str
@@ -41,9 +44,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One way of authenticating, or none. The representation shows no secret.
+    """The credentials that were given, if any. `repr()` shows no secret.
 
-    The attributes are options of `open_connection`.
+    The attributes are described at `open_connection`.
     """
 
     user: str | None = field(default=None, repr=False)
@@ -59,7 +62,7 @@ class Credentials:
 
     @property
     def secrets(self) -> list[str]:
-        """The texts that must never be shown."""
+        """The password and the token, which must never be shown."""
         return [secret for secret in (self.password, self.token) if secret]
 
     def options(self) -> dict[str, str]:
@@ -68,7 +71,7 @@ class Credentials:
         return {name: value for name, value in given.items() if value}
 
     def check(self) -> None:
-        """Raise a `SettingError` unless at most one way of authenticating is given, and its files can be used now."""
+        """Raise a `SettingError` when several ways to authenticate are given, or a file cannot be used."""
         if bool(self.user) != bool(self.password):
             missing = "password" if self.user else "user"
             raise SettingError(missing, None, "give user and password together")
@@ -83,11 +86,12 @@ class Credentials:
             raise SettingError(name, getattr(self, name), problem or type(error).__name__) from None
 
     def identity(self) -> Identity | None:
-        """Return the identity from the files as they are now; `None` when no file is given.
+        """Read the file and return the identity in it; `None` when no file is given.
 
         Raises:
-            OSError: A file cannot be read.
-            ValueError: The file has other content, or `nkeys` is not installed. The text does not show the content.
+            OSError: The file cannot be read.
+            ValueError: The file holds no valid credentials, or `nkeys` is not installed. The error does not show the
+                file's content.
         """
         if self.user_credentials:
             text = _text(self.user_credentials)
@@ -113,13 +117,13 @@ def _identity(seed: str, jwt: bytes | None) -> Identity:
     if _nkeys is None:
         raise ValueError(str(MissingExtraError("nkeys", "nkeys")))
     pair, public_key = None, ""
-    with suppress(Exception):  # any error: its text may show the seed
+    with suppress(Exception):  # the text of an error could show the seed
         pair = _nkeys.from_seed(bytearray(seed.encode()))
         public_key = pair.public_key.decode()
     if pair is None or not public_key:
         raise ValueError("it holds no seed of an nkey, such as SU...")
     if not public_key.startswith("U"):
-        raise ValueError(f"it holds the seed of {public_key[:1]}..., which is no user's: that begins with SU")
+        raise ValueError(f"it holds the seed of {public_key[:1]}..., which is not a user; a user's seed begins with SU")
 
     def sign(nonce: str) -> bytes:
         return base64.b64encode(pair.sign(nonce.encode()))
@@ -133,17 +137,17 @@ _ENCRYPTED = frozenset({"tls", "wss"})
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The URLs of one broker as they were given. The representation does not show them.
+    """The URLs of one broker. `repr()` does not show the URLs, which may hold secrets.
 
     Attributes:
-        source: One URL or several, possibly with user and password or token; `None` when the setting is missing.
+        source: The argument `url` of `open_connection`; `None` when an application has no setting for it.
     """
 
     source: str | Sequence[str] | None = field(repr=False)
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The URLs as they were given."""
+        """The URLs, with user, password and token."""
         return (self.source,) if isinstance(self.source, str) else tuple(self.source or ())
 
     @property
@@ -153,11 +157,11 @@ class Addresses:
 
     @property
     def encrypted(self) -> bool:
-        """Whether one of the URLs has the scheme of an encrypted connection."""
+        """Whether one of the URLs has the scheme `tls` or `wss`."""
         return any(url.partition("://")[0] in _ENCRYPTED for url in self.given)
 
     def check(self) -> None:
-        """Raise a `SettingError`, which shows no secret, unless these are URLs of one broker."""
+        """Raise a `SettingError` unless these are valid URLs with equal credentials. The error shows no secret."""
         if not _are_texts(self.source):
             raise SettingError("url", f"a value of the type {type(self.source).__name__}", "give a text, or several")
         if not self.given:
@@ -167,20 +171,20 @@ class Addresses:
         if len({_split(url).netloc.rpartition("@")[0] for url in self.given}) > 1:
             raise SettingError("url", self.urls, "give all of them the same user and password")
 
-    def complete(self, beside: Credentials) -> Credentials:
-        """Return the credentials given as options, or else the credentials in the URLs.
+    def complete(self, given: Credentials) -> Credentials:
+        """Return `given` when it holds any credentials, otherwise the credentials in the URLs.
 
-        A user in the URL may have its password in the options. Credentials in URLs are decoded according to RFC 3986. A
-        user without a password is a token.
+        A password without a user in `given` is combined with a user without a password in the URLs. Otherwise, a user
+        without a password in the URLs is a token. Credentials in URLs are percent-decoded (RFC 3986).
         """
         user, separator, password = _split(self.given[0]).netloc.rpartition("@")[0].partition(":")
-        if beside.password and not beside.user and user and not separator:
-            return replace(beside, user=unquote(user))
-        if not user or beside.is_given:
-            return beside
+        if given.password and not given.user and user and not separator:
+            return replace(given, user=unquote(user))
+        if not user or given.is_given:
+            return given
         if separator:
-            return replace(beside, user=unquote(user), password=unquote(password))
-        return replace(beside, token=unquote(user))
+            return replace(given, user=unquote(user), password=unquote(password))
+        return replace(given, token=unquote(user))
 
 
 def redacted(url: str) -> str:
@@ -203,15 +207,15 @@ def _is_valid(url: str) -> bool:
     try:
         parts = _split(url)
         return bool(parts.hostname) and parts.port != 0 and parts.scheme in _SCHEMES
-    except ValueError:  # the text of the error may show the password
+    except ValueError:  # not passed on, because its text may show the password
         return False
 
 
 @dataclass(slots=True)
 class Tls:
-    """How the broker is verified, and which certificate this application presents.
+    """The options for encrypted connections.
 
-    `given` is a context that is used as it is. The other attributes are the `tls_` options of `open_connection`.
+    `given` is the option `tls` of `open_connection`, and the other attributes are the options that begin with `tls_`.
     """
 
     given: ssl.SSLContext | None = None
@@ -235,7 +239,7 @@ class Tls:
         return named | {"tls_handshake_first": self.handshake_first}
 
     def check(self) -> None:
-        """Raise a `SettingError` unless the options fit together and the files can be used now."""
+        """Raise a `SettingError` when options contradict each other, or a file cannot be used."""
         if self.given is not None and (self.ca or self.certificate or self.key):
             raise SettingError("tls", self.given, "give a context or files, not both")
         if self.key and not self.certificate:
@@ -249,7 +253,11 @@ class Tls:
         self._check_content()
 
     def context(self) -> ssl.SSLContext:
-        """Return the TLS context for the next connection; an `OSError` says that a file cannot be used."""
+        """Return the TLS context for the next connection. Files are read again when they have changed.
+
+        Raises:
+            OSError: A file cannot be used.
+        """
         if self.given is not None:
             return self.given
         read = [_stamp(path) for path in (self.ca, self.certificate, self.key) if path]
@@ -261,7 +269,7 @@ class Tls:
         return self._context
 
     def _password(self) -> str:
-        """Return the key's password, never `None`: OpenSSL would ask at the terminal and block the process."""
+        """Return the key's password; without a password an empty text, so that OpenSSL does not ask at the terminal."""
         return self.key_password or ""
 
     def _check_content(self) -> None:
@@ -272,7 +280,7 @@ class Tls:
             raise SettingError("tls_ca", self.ca, "it holds no certificates in PEM format") from None
         try:
             self.context()
-        except OSError as error:  # SSLError is one; its text names the cause, never the content
+        except OSError as error:  # for example an SSLError, whose text never shows the file's content
             problem = (
                 "certificate and key do not belong together, are not in PEM format, or the key's password is wrong"
             )

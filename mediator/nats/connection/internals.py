@@ -1,6 +1,6 @@
-"""Internals: wraps each private name of nats-py that this adapter needs. No other file uses such a name.
+"""Internals: the only file of this adapter that uses private names of nats-py.
 
-nats-py makes no promises about them, so each has a test in `tests/assumptions/test_nats_internals.py`.
+nats-py may change its private names in any release. `tests/assumptions/test_nats_internals.py` tests every use.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ _READABLE = bytes.maketrans(b"\v\f\r", b"???")
 
 
 class ProtocolParser(Parser):
-    """Parses the data that a server sends."""
+    """nats-py's parser of the protocol, which also accepts control characters in subjects."""
 
     async def parse(self, data: bytes = b"") -> None:
-        """Parse data. In a message's subject, characters that nats-py would take for blanks become question marks."""
+        """Parse data from the server. Characters in subjects that nats-py confuses with blanks become `?`."""
         while True:
             try:
                 await super().parse(data)
@@ -33,7 +33,7 @@ class ProtocolParser(Parser):
             data = b""
 
     def _made_readable(self) -> bool:
-        """Make the pending control line readable for nats-py; return whether the line has changed."""
+        """Replace these characters in a pending control line; return whether the line has changed."""
         end = self.buf.find(_LINE_END)
         if self.state != AWAITING_CONTROL_LINE or end < 0:
             return False
@@ -43,37 +43,37 @@ class ProtocolParser(Parser):
 
 
 class HookedClient(Client):
-    """A nats-py client that accepts malformed messages from strangers, and has hooks for a subclass."""
+    """A nats-py client that accepts malformed messages, and calls methods that a subclass may override."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ps = ProtocolParser(self)
 
     def before_connect(self) -> None:
-        """Called at each connect and reconnect, after encryption has started and before the first command is sent."""
+        """Is called at each connect and reconnect, after the TLS handshake and before the first command is sent."""
 
     def refused(self, reason: str) -> None:
-        """Called with the text of each error that the server reports, in lower case."""
+        """Is called for each error that the server reports, with the error's text in lower case."""
 
     def prove(self, public_key: str, sign: Callable[[str], bytes], jwt: bytes | None) -> None:
-        """Set the answer to the server's challenge at this connect, in place of an earlier answer."""
+        """Authenticate with this identity at the present connect. The identity of an earlier connect is replaced."""
         self._auth_configured = True
         self._public_nkey = public_key
         self._signature_cb = sign
         self._user_jwt_cb = None if jwt is None else lambda: jwt
 
     def hang_up(self) -> None:
-        """Close the socket: nats-py would leave it open and open another one at its next try."""
+        """Close the socket, which nats-py would leave open after an error in one of the hooks."""
         transport: Any = self._transport
         if transport is not None:
             transport.close()
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the connection is encrypted, as far as it has been made."""
+        """Whether the present connection is encrypted. It may still be in the making."""
         transport: Any = self._transport
         writer: Any = getattr(transport, "_io_writer", None)
-        if writer is None:  # a WebSocket, which is encrypted when its URL says so
+        if writer is None:  # a WebSocket
             return self._current_server is not None and self._current_server.uri.scheme == "wss"
         return writer.get_extra_info("ssl_object") is not None
 
@@ -90,7 +90,7 @@ class HookedClient(Client):
         await super()._process_err(err_msg)
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
-        """Publishers can put any bytes into headers: a message with broken headers arrives without headers."""
+        """Return the headers of a message; no headers when they are malformed, since publishers may send any bytes."""
         try:
             return await super()._process_headers(headers)  # pyright: ignore[reportUnknownMemberType]  # not annotated
         except (IndexError, ValueError):
@@ -99,20 +99,23 @@ class HookedClient(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        """Escape bytes in subjects and reply subjects that are not UTF-8; the server does not check them."""
+        """Return a message. Bytes of its subjects that are not UTF-8 are escaped: the server accepts any bytes."""
         message: Msg = super()._build_message(sid, _in_utf8(subject), _in_utf8(reply), data, headers)
         return message
 
 
 async def stop_sending(client: Client, subscription: Subscription) -> None:
-    """Ask the server to send nothing more, and keep what it has sent: nats-py's `unsubscribe` drops later arrivals."""
+    """Unsubscribe at the server, but keep receiving the messages that the server has already sent.
+
+    nats-py's `unsubscribe` drops the messages that arrive later.
+    """
     await client._send_unsubscribe(subscription._id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def abort(client: Client) -> None:
-    """Close the socket of a client at once: nats-py's `close` waits until the socket has sent its data."""
+    """Close the socket of a client at once. nats-py's `close` would wait until the socket has sent its data."""
     transport: Any = getattr(client, "_transport", None)
-    for name in ("_io_writer", "_bare_io_writer"):  # with TLS, the second writer lies beneath the first
+    for name in ("_io_writer", "_bare_io_writer"):  # with TLS, the first writer encrypts for the second
         writer: Any = getattr(transport, name, None)
         if writer is not None:
             writer.transport.abort()

@@ -1,8 +1,9 @@
-"""SupervisedClient: one nats-py client under supervision, which connects in the background and reconnects forever.
+"""SupervisedClient: connects a nats-py client in the background, and replaces or reconnects a client that fails.
 
-nats-py closes a client for good on most errors that the server reports, and its reader can die without any callback.
-A `SupervisedClient` replaces a closed client by a new one, and probes the client with requests. It never uses `flush()`
-or `rtt()`: cancelling them kills the reader.
+nats-py closes a client permanently after most errors that the server reports. Its reading task can also end without any
+callback. Therefore a `SupervisedClient` replaces a closed client with a new client, and sends probes: requests that
+show whether the client still receives answers. nats-py's `flush()` and `rtt()` are never used, because cancelling them
+ends the reading task.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ _STUCK_SECONDS = 15.0
 class SupervisedClient:
     """Keeps one client connected.
 
-    Two probes in a row, `probe_interval` seconds apart, that are not answered force a reconnect.
+    A probe is sent every `probe_interval` seconds. Two unanswered probes in a row force a reconnect.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class SupervisedClient:
         self._on_disconnect: list[Callable[[], None]] = []
 
     def start(self) -> None:
-        """Start to connect, unless this was done before."""
+        """Start the task that connects in the background, unless the task was started before."""
         if self._task is None:
             self._state = ""
             self._task = start_detached(self._run(), name="mediator nats link")
 
     async def client(self, timeout: float) -> Client:  # noqa: ASYNC109  # the bound is part of the promise
-        """Return the connected client; wait for it at most `timeout` seconds.
+        """Return the connected client; wait at most `timeout` seconds for a connection.
 
         Raises:
             PublisherUnavailableError: There is no connection yet.
@@ -89,13 +90,13 @@ class SupervisedClient:
         return self._client
 
     def on_connect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` after every connect and reconnect; return a function that ends this."""
+        """Call `callback` after every connect and reconnect; return a function that removes `callback` again."""
         guarded = partial(Guard("a listener for the connection"), callback)
         self._on_connect.append(guarded)
         return lambda: self._on_connect.remove(guarded)
 
     def on_disconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` when the connection is lost; return a function that ends this."""
+        """Call `callback` whenever the connection is lost; return a function that removes `callback` again."""
         guarded = partial(Guard("a listener for the connection"), callback)
         self._on_disconnect.append(guarded)
         return lambda: self._on_disconnect.remove(guarded)
@@ -116,7 +117,7 @@ class SupervisedClient:
                 await client.connect(self._servers, **self._options, **self._callbacks())
                 self._up(client)
                 await self._watch(client)
-            except Exception as error:  # after any error of nats-py, a new client tries again
+            except Exception as error:  # whatever nats-py raises, the next client tries to connect again
                 self._reason = self._text(error)
             finally:
                 self._down()
@@ -146,7 +147,7 @@ class SupervisedClient:
     def _up(self, client: Client | None) -> None:
         self._client = client
         self.epoch += 1
-        self._probing = True  # the server states the user's permissions anew at every connect
+        self._probing = True  # the user's permissions may differ from the last connect's
         self._reason = "the connection was lost"
         self._ready.set()
         self._announce("connected")
@@ -166,10 +167,10 @@ class SupervisedClient:
         self._heard = time.monotonic()
         text = self._text(error)
         if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
-            return  # a server that refuses the credentials does not always say so before it hangs up
+            return  # the server closed the connection because of the credentials: keep that reason
         if "permissions violation" in text.lower():
             if f'"{_PROBE_SUBJECT}"'.lower() in text.lower():  # nats-py passes the text on in lower case
-                self._probing = False  # a refused probe does not mean a silent server
+                self._probing = False  # the user may not send probes
             if text != self._reason:
                 self._log.warning("refused by the broker", reason=text)
         self._reason = text
@@ -196,9 +197,9 @@ class SupervisedClient:
                     await self._client_closed.wait()
             if client.is_reconnecting:
                 failures = 0
-                if self._ready.is_set():  # nats-py waits until a dead socket has sent its data
+                if self._ready.is_set():  # without `abort`, nats-py waits for a dead socket to send its data
                     abort(client)
-                elif time.monotonic() - self._heard > _STUCK_SECONDS:  # its reconnecting task has died
+                elif time.monotonic() - self._heard > _STUCK_SECONDS:  # nats-py's reconnecting task has failed
                     return
             elif client.is_connected and self._probing:
                 failures = 0 if await self._answers(client) else failures + 1
@@ -212,14 +213,14 @@ class SupervisedClient:
         try:
             await ask(client, _PROBE_SUBJECT, b"", min(_PROBE_SECONDS, self._probe_interval))
         except nats.errors.NoRespondersError:
-            return True  # a server without JetStream answers, too
+            return True  # this is the answer of a server without JetStream
         except (nats.errors.Error, OSError):
             return not self._probing
         return True
 
 
 async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
-    """Return the answer to a request; wait for it at most `seconds`.
+    """Send a request and return the answer; wait at most `seconds`.
 
     nats-py's own timeout is not used: before Python 3.12, `wait_for` loses a cancellation that arrives together with
     the answer.
@@ -229,14 +230,14 @@ async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
     """
     try:
         async with asyncio.timeout(seconds):
-            # detached: the first request opens the inbox for all later requests
+            # detached, because the first request starts a task for the answers to all later requests
             return await detached(client.request(subject, body, timeout=cast("float", None)))
     except TimeoutError:
         raise nats.errors.TimeoutError from None
 
 
 async def end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks again and again until they end: nats-py sometimes swallows a cancellation."""
+    """Cancel tasks and wait until they have ended; cancel again every 0.2 s, as nats-py may swallow a cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:
@@ -247,21 +248,21 @@ async def end(*tasks: asyncio.Task[None]) -> None:
 async def listen(
     client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
 ) -> Subscription:
-    """Pass every message on a subject to a callback, in a task of nats-py that is outside any dispatch."""
+    """Subscribe to a subject; nats-py calls `callback` with each message, in a task that belongs to no dispatch."""
     subscribing = client.subscribe(subject, queue=queue, cb=callback)  # pyright: ignore[reportUnknownMemberType]  # a Future
     return await detached(subscribing)
 
 
 async def withdraw(client: Client, subscriptions: Sequence[Subscription], seconds: float) -> None:
-    """Unsubscribe, and still handle the messages that are on their way; takes at most `seconds`.
+    """Unsubscribe, after handling the messages that the server has already sent; wait at most `seconds` for them.
 
-    nats-py's `drain` is not used: it waits for a `flush`, which must not be given a deadline.
+    nats-py's `drain` is not used, because it calls `flush`, which must not be cancelled.
     """
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         async with asyncio.timeout(seconds):
             for each in subscriptions:
                 await stop_sending(client, each)
-            # messages sent before the server knew arrive before the answer to this request
+            # the answer to this request arrives after the messages that the server had already sent
             with contextlib.suppress(nats.errors.Error):
                 await ask(client, _PROBE_SUBJECT, b"", seconds / 2)
             while any(each.pending_msgs for each in subscriptions):  # noqa: ASYNC110  # nats-py has no event for it
@@ -272,13 +273,13 @@ async def withdraw(client: Client, subscriptions: Sequence[Subscription], second
 
 
 async def _dispose(client: Client) -> None:
-    """Close a client for good, whatever state it is in."""
+    """Close a client that is no longer needed, in whatever state it is."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await client.close()
-    except Exception:  # noqa: S110  # nats-py raises raw socket errors here, and the client is no longer needed
+    except Exception:  # noqa: S110  # nats-py may raise any error here, and the client is no longer needed
         pass
     finally:
         abort(client)
-    for _ in range(3):  # its cancelled tasks end in the next iterations of the event loop
+    for _ in range(3):  # the client's cancelled tasks end in the next iterations of the event loop
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Publishing to JetStream: messages in flight, atomic batches, and the result of each event."""
+"""Publishing to JetStream: one by one or in atomic batches, with a result for each event."""
 
 from mediator.nats.publisher.publisher import NatsEventPublisher
 

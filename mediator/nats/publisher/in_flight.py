@@ -1,4 +1,4 @@
-"""InFlight: the events of one publish call on their way to the broker, one by one or in batches, and their results."""
+"""InFlight: sends the events of one `publish` call, one by one or in batches, and records the result of each event."""
 
 import asyncio
 import itertools
@@ -23,10 +23,10 @@ from mediator.errors import (
 from mediator.nats.binding import stream_name
 
 MAX_IN_FLIGHT = 500
-"""Maximum number of events of one domain that are on their way at the same time."""
+"""Maximum number of events of one domain in flight: sent, and neither stored nor refused yet."""
 
 MAX_BYTES_IN_FLIGHT = 8 * 1024**2
-"""When so many bytes of one domain are on their way, no further event of the domain is sent."""
+"""While this many bytes of one domain are in flight, no further event of the domain is sent."""
 
 BATCH = 1000
 """Maximum number of events in one atomic batch: the limit of nats-server."""
@@ -51,17 +51,17 @@ class OutgoingMessage:
     headers: dict[str, str]
 
     def header_size(self) -> int:
-        """Return the size of the headers in bytes; all are ASCII. `max_payload` limits headers and body together."""
+        """Return the size of the headers in bytes. All characters are ASCII."""
         headers = self.headers
         text = sum(map(len, headers)) + sum(map(len, headers.values()))
         return _FRAME_BYTES + text + _HEADER_BYTES * len(headers)
 
 
 class SendWindow:
-    """The messages of one domain, sent within limits of their own.
+    """Limits how many messages of one domain are in flight.
 
     Attributes:
-        open: Whether the messages may be sent one by one: the stream was checked, and no batch for it is on its way.
+        open: Whether messages may be sent one by one: the stream was checked, and no batch for the stream is in flight.
         ready: The indexes of the messages that may be sent next.
     """
 
@@ -72,39 +72,41 @@ class SendWindow:
         self._bytes = 0
 
     def next(self) -> int | None:
-        """Return the next message to send; `None` when there is none, or when enough messages are on their way."""
+        """Remove and return the index of the next message to send; `None` when no message may be sent now."""
         may_send = self.open and self.ready and len(self._sizes) < MAX_IN_FLIGHT and self._bytes < MAX_BYTES_IN_FLIGHT
         return self.ready.popleft() if may_send else None
 
     def sent(self, index: int, size: int) -> None:
-        """Record that a message of `size` bytes is on its way."""
+        """Record that a message of `size` bytes is in flight."""
         self._sizes[index] = size
         self._bytes += size
 
     def completed(self, index: int) -> None:
-        """Record that a message is no longer on its way."""
+        """Record that a message is no longer in flight."""
         self._bytes -= self._sizes.pop(index, 0)
 
 
 class InFlight:
-    """Sends messages in order: at most `MAX_IN_FLIGHT` per domain, and at most one per partition key at a time.
+    """Sends messages in order, and keeps at most one message of each partition key in flight.
 
-    nats-py buffers without a limit here (a limit makes it swallow cancellations); hence the limits in this class. They
-    are counted for each domain: a stream that does not answer holds up no message for another stream, except one with
-    the same partition key.
+    This class also limits the number and size of the messages in flight. nats-py could limit its buffer instead, but
+    would then swallow cancellations. The limits apply to each domain separately. A stream that does not answer delays
+    messages for another stream only when they have the same partition key.
 
-    A message whose predecessor with the same key was not stored is not sent, so that a partial failure keeps the order.
+    When a message was not stored, later messages with the same key are not sent, so that a partial failure keeps the
+    order.
 
     Args:
-        messages: The messages to send; an `EventRefusedError` takes the place of an event that cannot be sent.
+        messages: The messages to send, with an `EventRefusedError` in the place of each event that cannot be sent.
         keys: The partition key of each message; `None` for a message without an order.
         broker: The name of the broker, for errors.
-        refills: Whether a duplicate is an error: the broker remembers the id but no longer holds the event, so the
-            event must be sent with another id.
-        too_large: Returns the error for an event that is too large, given its size and the server's limit in bytes.
+        refills: Whether these events are missing in their stream and sent again with their old ids. A duplicate is then
+            an error: the broker still remembers the id, and has not stored the event again.
+        too_large: Returns the error for an event that is too large. The arguments are the event, its size, and the
+            server's limit, both in bytes.
 
     Attributes:
-        duplicates: The indexes of the messages that the broker already knew.
+        duplicates: The indexes of the messages whose ids the broker already knew.
     """
 
     def __init__(
@@ -148,13 +150,13 @@ class InFlight:
         return sorted({message.domain for index, message in self._messages.items() if index not in self._errors})
 
     def settle_domain(self, domain: str, error: Exception) -> None:
-        """Settle every message of a domain with an error."""
+        """Record an error as the result of each message of a domain."""
         for index, message in self._messages.items():
             if message.domain == domain:
                 self.settle(index, error)
 
     def domain(self, index: int) -> str:
-        """Return the domain of a message; empty for an event that cannot be sent."""
+        """Return the domain of a message; an empty text for an event that cannot be sent."""
         return self._messages[index].domain if index in self._messages else ""
 
     def size(self, index: int) -> int:
@@ -168,7 +170,7 @@ class InFlight:
         self._wake.set()
 
     async def run(self, client: Client, inbox: str) -> None:
-        """Send messages until all have a result. They are acknowledged on `<inbox>.<index>`, through `settle`."""
+        """Send messages until all have a result. The caller receives the answers on `<inbox>.<index>`."""
         while not self.done:
             self._wake.clear()
             while chosen := [index for window in self._windows.values() if (index := window.next()) is not None]:
@@ -178,10 +180,10 @@ class InFlight:
                 await self._wake.wait()
 
     def in_line(self, domains: Collection[str], max_payload: int) -> dict[str, list[int]]:
-        """Return the messages of each of these domains that could be stored now, in order, at most one batch each.
+        """Return the indexes of each domain's next messages, in order, at most as many as fit in one batch.
 
-        A message could be stored now when it has no predecessor with the same key, or when the predecessor is stored or
-        in the same batch.
+        Included are messages without a predecessor that has the same key, and messages whose predecessor is stored or
+        included in the same batch.
         """
         lines: dict[str, list[int]] = {domain: [] for domain in domains}
         sizes = dict.fromkeys(domains, 0)
@@ -201,7 +203,7 @@ class InFlight:
         return lines
 
     def expect(self, number: str, domain: str) -> asyncio.Future[bytes | None]:
-        """Return a future with the answer to `<inbox>.<number>`; `None` means that no answer can come any more."""
+        """Return a future for the answer on `<inbox>.<number>`; its result is `None` when no answer will arrive."""
         future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._expected[number] = domain, future
         if self.done:
@@ -209,16 +211,20 @@ class InFlight:
         return future
 
     def answer(self, number: str, data: bytes | None) -> None:
-        """Resolve the future of an expected answer."""
+        """Set the result of the future that `expect` returned for this number."""
         _, future = self._expected.pop(number, ("", None))
         if future is not None and not future.done():
             future.set_result(data)
 
     def deny(self, subject: str, error: Callable[[str], Exception]) -> None:
-        """Settle the messages of a subject, in lower case, to which this application may not publish.
+        """Record an error for the messages with a subject on which this application may not publish.
 
-        A batch of the same domain may have lost one of its messages or its last message. The broker then never answers
-        the batch, so its answer is no longer waited for.
+        The broker never answers a batch that has lost a message. Therefore the futures of the domain's batches get the
+        result `None`.
+
+        Args:
+            subject: The subject in lower case.
+            error: Returns the error for a message, given its domain.
         """
         for index, message in self._messages.items():
             if index not in self._errors and message.subject.lower() == subject:
@@ -234,7 +240,7 @@ class InFlight:
         self._wake.set()
 
     def settle(self, index: int, error: Exception | None) -> None:
-        """Record the result of a message, and release its successor or hold it back."""
+        """Record the result of a message. Its successor may then be sent, or is held back after an error."""
         if index in self._errors or not 0 <= index < len(self._given):
             return
         self._errors[index] = error
@@ -250,20 +256,20 @@ class InFlight:
             self._windows[self.domain(successor)].ready.append(successor)
 
     def known(self, index: int) -> None:
-        """Settle a message that the broker reports as a duplicate."""
+        """Record the result of a message that the broker reports as a duplicate."""
         self.duplicates.add(index)
         if self._refills:
-            reason = "it remembers the id, and does not hold the event any more"
+            reason = "it remembers the id, but no longer holds the event"
             self.settle(index, DuplicateDroppedError(self._broker, reason, self._messages[index].event.id))
         else:
             self.settle(index, None)
 
     def refuse(self, index: int, reason: str) -> None:
-        """Settle a message that the broker would refuse every time."""
+        """Record that the broker refuses a message and would refuse it again."""
         self.settle(index, refusal(self._messages[index].event, reason))
 
     def give_up(self, error: Exception) -> None:
-        """Settle all messages that have no result yet with an error."""
+        """Record an error as the result of all messages that have no result yet."""
         for index in range(len(self._given)):
             self._errors.setdefault(index, error)
         self._wake.set()
@@ -297,7 +303,7 @@ class InFlight:
             return
         message = self._messages[index]
         header_size, size = message.header_size(), self.size(index)
-        if size > client.max_payload:  # the server would close the connection for good
+        if size > client.max_payload:  # the server would close the connection
             self.settle(index, self._too_large(message.event, size, client.max_payload))
         elif header_size > _MAX_HEADER_BYTES:
             text = f"its headers are {header_size:,} bytes, and JetStream takes at most {_MAX_HEADER_BYTES:,}"
@@ -307,7 +313,7 @@ class InFlight:
             await self.send_one(client, index, f"{inbox}.{index}", {})
 
     async def send_one(self, client: Client, index: int, reply: str, headers: Mapping[str, str]) -> bool:
-        """Send a message with further headers; return whether it was sent. The caller has checked its size."""
+        """Send a message, whose size the caller has checked, with further headers; return whether it was sent."""
         if index in self._errors:
             return False
         message = self._messages[index]
@@ -333,26 +339,26 @@ def too_large(size: int, limit: int) -> str:
 
 
 def refusal(event: CloudEvent, reason: str) -> EventRefusedError:
-    """Return the error for an event that the broker would refuse every time."""
+    """Return the error for an event that the broker would refuse at each attempt."""
     return EventRefusedError(event.id, event.type, reason)
 
 
 def _held_back(message: OutgoingMessage | EventRefusedError) -> EventHeldBackError:
-    """Return the error for a message whose predecessor failed. An unsendable event is refused in its turn."""
+    """Return the error for a message whose predecessor was not stored, even if the message itself cannot be sent."""
     if isinstance(message, OutgoingMessage):
         return EventHeldBackError(message.event.id, message.event.type)
     return EventHeldBackError(message.event_id, message.event_type)
 
 
 SMALLEST = 16
-"""Fewest messages for which a batch is sent.
+"""Minimum number of messages in a batch.
 
-Each batch costs the broker about 3 ms, because it gets its own files. With `sync_interval: always`, a batch of this
-size or more is faster than single messages. Without it, a batch is never faster, but is still stored all or nothing.
+Each batch costs the broker about 3 ms, because it writes files for the batch. With `sync_interval: always`, a batch of
+this size is faster than single messages. With other settings a batch is never faster; it is only stored atomically.
 """
 
 _UNABLE = frozenset({10174, 10175, 10177, 10179, 10199})
-"""Error codes of streams and servers that reject such batches: disabled, no ids in batches, a smaller limit."""
+"""Error codes for a batch that cannot be stored: batches are disabled, must have no message ids, or must be smaller."""
 
 _COMMIT = {"Nats-Batch-Commit": "1"}
 
@@ -365,7 +371,7 @@ class _Batch:
 
 
 class AtomicBatches:
-    """Sends messages in flight as batches."""
+    """Sends the messages of an `InFlight` in atomic batches: the broker stores all messages of a batch or none."""
 
     def __init__(self, in_flight: InFlight, client: Client, inbox: str, broker: str, prefix: str) -> None:
         self._in_flight = in_flight
@@ -378,7 +384,7 @@ class AtomicBatches:
         """The domains whose streams accept no batches."""
 
     async def run(self, domain: str) -> None:
-        """Send the waiting messages of a domain in batches. Messages that cannot be sent in a batch stay open."""
+        """Send the messages of a domain in batches. Those that cannot be sent in a batch get no result yet."""
         while not self._in_flight.done:
             line = self._in_flight.in_line([domain], self._client.max_payload)[domain]
             if len(line) < SMALLEST:
@@ -395,13 +401,13 @@ class AtomicBatches:
             last = place == len(indexes)
             reply = f"{self._inbox}.{number}" if last else ""
             if not await self._in_flight.send_one(self._client, index, reply, headers | _COMMIT if last else headers):
-                self._in_flight.answer(number, None)  # the broker answers no batch without an end, and drops it
+                self._in_flight.answer(number, None)  # the broker drops the incomplete batch without an answer
                 break
         return batch
 
     def _settle(self, domain: str, batch: _Batch, data: bytes | None) -> bool:
-        """Record the result of a batch; return whether its stream may be sent another one."""
-        if data is None:  # `in_flight` has ended, or a message of the batch was denied
+        """Record the result of a batch; return whether the next batch may be sent."""
+        if data is None:  # all messages have a result, or a message of the batch was refused
             return False
         answer: dict[str, Any] = json.loads(data) if data else {"error": None}
         if "error" not in answer:

@@ -1,8 +1,8 @@
 """NatsEventPublisher: the event publisher that stores events in JetStream streams, one stream for each domain.
 
-Several events for one stream are sent in an atomic batch where server and stream allow it. Other events are pipelined
-with `publish` and one wildcard inbox for all acknowledgements: nats-py's `publish_async` leaves futures pending forever
-when the server refuses a message or the connection breaks.
+Where server and stream allow it, several events for one stream are sent in an atomic batch. Other events are sent with
+nats-py's `publish`, without waiting for each acknowledgement, and all acknowledgements arrive in one inbox. nats-py's
+`publish_async` is not used: it never completes when the server refuses a message or the connection is lost.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, Topology, e
 from mediator.settings import check_not_negative, check_texts, is_seconds
 
 _ORDINARY = 1024**2
-"""Default limit of a server for the size of a message, in bytes, headers included."""
+"""A server's default for the maximum size of a message, in bytes, headers included."""
 
 
 class SizeLimits:
-    """Tracks since when servers and streams have had their present size limits.
+    """Decides whether an event that exceeds a size limit of the broker is refused, or waits in the outbox.
 
-    A committed event is never too large for this library. When the broker accepts less than usual, somebody may have
-    set a limit by mistake. Therefore an event that exceeds the limit waits for a while before it is refused for good.
+    The library itself sets no limit on the size of an event. When the broker accepts less than by default, somebody may
+    have set the limit by mistake. Therefore an event of up to 1 MiB is refused only after the limit has been in force
+    for some time.
 
     Args:
-        grace: Seconds for which a limit must have been seen before events are refused for good; with 0 they are refused
-            at once.
+        grace: Seconds from the first time a limit was seen until it may refuse events; with 0 they are refused at once.
         clock: Returns a monotonic time in seconds.
     """
 
@@ -58,12 +58,12 @@ class SizeLimits:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def note(self, place: str, limit: int) -> None:
-        """Record the present limit of a server or stream, in bytes; -1 means no limit."""
+        """Record the present limit of a server or stream in bytes, where -1 means no limit."""
         if self._seen.get(place, (None, 0.0))[0] != limit:
             self._seen[place] = limit, self._clock()
 
     def forbid(self, place: str, size: int) -> bool:
-        """Return whether a message of `size` bytes that exceeds the limit is to be refused for good."""
+        """Return whether a message of `size` bytes, which exceeds the limit, is refused instead of waiting."""
         limit, since = self._seen.get(place, (-1, 0.0))
         is_old = 0 <= limit < size and self._clock() - since >= self._grace
         return size > _ORDINARY or is_old or not self._grace
@@ -72,10 +72,10 @@ class SizeLimits:
 _CONNECT_SECONDS = 1.0
 _MARK = re.compile(r"[A-Za-z0-9]{1,64}")
 _TOO_LARGE = 10054
-"""The error code for a message that is larger than its stream accepts."""
+"""The error code for a message that is too large for its stream."""
 
 _REFUSALS = frozenset({10060, 10071, 10097, 10166})
-"""Error codes that recur for the same message: wrong expectation, headers too large, a TTL that is not allowed."""
+"""Error codes that recur when a message is sent again: wrong expectation, headers too large, TTL not allowed."""
 
 _SERVER = ""
 
@@ -85,19 +85,20 @@ class NatsEventPublisher(EventPublisher):
 
     Args:
         connection: The connection to the broker.
-        application: The source of events that have none. It may be omitted when the outbox has the application's name
-            and stores it with each event. Direct delivery needs it.
+        application: The source of events without a source. Direct delivery needs this argument. With an outbox, it may
+            be omitted when the outbox has the application's name, which is then stored with each event.
         prefix: The first token of streams and subjects.
         provision: Create missing streams; otherwise their events fail with `StreamNotFoundError`.
         settings: The settings with which missing streams are created and existing streams are compared.
-        timeout: How long one `publish` may take, in seconds. When a stream does not answer whether it fits, its events
-            fail after half of it. Events of other streams are sent meanwhile.
-        atomic_batches: Send many events for one stream in batches of which the broker stores all events or none, if it
-            supports that (nats-server 2.12 and `StreamSettings(atomic_batches=True)`; see there who must be trusted).
-            With `sync_interval: always` on one server, batches are several times as fast as anything else; a broker
-            that syncs rarely is a little faster without them.
+        timeout: The maximum duration of one `publish`, in seconds. When the broker does not describe a stream within
+            half of this time, the stream's events fail. Events for other streams are sent meanwhile.
+        atomic_batches: Send many events for one stream in batches, of which the broker stores all events or none. This
+            needs nats-server 2.12 and `StreamSettings(atomic_batches=True)`, whose documentation explains a risk. With
+            `sync_interval: always` on a single server, batches are several times as fast as single messages. A broker
+            that syncs rarely is a little faster without batches.
         size_grace: Seconds for which an event of at most 1 MiB waits when it is larger than its stream or server
-            accepts, counted from when that limit was first seen; then it is refused. A larger event is refused at once.
+            accepts, counted from the first time that limit was seen. Then the event is refused. A larger event is
+            refused at once.
 
     Raises:
         SettingError: The application, prefix, timeout or size_grace is not valid.
@@ -132,11 +133,11 @@ class NatsEventPublisher(EventPublisher):
         self._numbers = itertools.count()
         self._publishing: dict[str, InFlight] = {}
         self._opening = asyncio.Lock()
-        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # one for each domain
+        self._checking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by domain
         self._epoch = 0
         self._client: Client | None = None
         self._inbox = ""
-        self._streams: dict[tuple[int, str], bool] = {}  # whether each accepts batches, by epoch and domain
+        self._streams: dict[tuple[int, str], bool] = {}  # whether a checked stream accepts batches, by epoch and domain
         connection.on_disconnect("publish", self._disconnected)
 
     def topology(self, event_types: Iterable[str]) -> Topology:
@@ -147,7 +148,7 @@ class NatsEventPublisher(EventPublisher):
         """Send events and return one result for each event, in the given order.
 
         Raises:
-            SettingError: An event has no source, and neither this publisher nor the outbox has an application's name.
+            SettingError: An event has no source, and neither this publisher nor the outbox has an `application`.
         """
         messages = [self._outgoing(event) for event in events]
         keys = [event.partitionkey for event in events]
@@ -163,7 +164,7 @@ class NatsEventPublisher(EventPublisher):
 
     @property
     def contents(self) -> NatsStreamContents:
-        """The contents of the streams this publisher writes to."""
+        """The contents of the streams that this publisher writes to."""
         return NatsStreamContents(self.connection, prefix=self._prefix)
 
     async def _send(self, events: Sequence[CloudEvent], in_flight: InFlight) -> Sequence[PublishResult]:
@@ -174,7 +175,7 @@ class NatsEventPublisher(EventPublisher):
             async with asyncio.timeout(self._timeout):
                 await self._publish_all(in_flight, number)
         except TimeoutError:
-            self._forget_streams(in_flight.domains())  # check them before the next use: they may be the reason
+            self._forget_streams(in_flight.domains())  # the streams may have changed: check them before the next use
             in_flight.give_up(PublisherUnavailableError(self._broker, f"no acknowledgement within {self._timeout:g} s"))
         except PublisherUnavailableError as error:
             in_flight.give_up(error)
@@ -186,7 +187,7 @@ class NatsEventPublisher(EventPublisher):
         return [PublishResult(event, error, index in in_flight.duplicates) for index, (event, error) in outcomes]
 
     async def wait_for_recovery(self, seconds: float, /) -> bool:
-        """Wait until a new connection has been made since the last `publish`."""
+        """Return true as soon as a connection is newer than the last `publish`, and false after `seconds`."""
         connected = asyncio.Event()
         forget = self.connection.on_connect("publish", connected.set)
         try:
@@ -207,13 +208,13 @@ class NatsEventPublisher(EventPublisher):
         async with self._opening:
             inbox = f"{await self._open_inbox(client)}.{number}"
         batches = AtomicBatches(in_flight, client, inbox, self._broker, self._prefix)
-        async with asyncio.TaskGroup() as domains:  # no domain waits for another domain's stream
+        async with asyncio.TaskGroup() as domains:  # events of one domain do not wait for the stream of another
             for domain in in_flight.domains():
                 domains.create_task(self._open_domain(client, in_flight, domain, batches))
             await in_flight.run(client, inbox)
 
     async def _open_domain(self, client: Client, in_flight: InFlight, domain: str, batches: AtomicBatches) -> None:
-        """Check a stream, send batches to it if it accepts them, and let the other messages be sent one by one."""
+        """Check the stream of a domain, send batches if the stream accepts them, then open the domain for messages."""
         error = await self._check_in_time(client, domain)
         if error is not None:
             in_flight.settle_domain(domain, error)
@@ -246,9 +247,9 @@ class NatsEventPublisher(EventPublisher):
         return self._inbox
 
     async def _check_in_time(self, client: Client, domain: str) -> PublisherUnavailableError | None:
-        """Return the problem with a stream, if any.
+        """Return why a stream cannot be used; `None` when it can be used.
 
-        A silent stream may take half of the timeout, so that its events fail before the whole call times out.
+        The check may take half of `timeout`, so that only the events of this stream fail, and not the whole `publish`.
         """
         if self._is_checked(domain):
             return None
@@ -256,11 +257,11 @@ class NatsEventPublisher(EventPublisher):
             async with asyncio.timeout(self._timeout / 2):
                 return await self._check_stream(client, domain)
         except TimeoutError:
-            return self._unavailable(domain, f"no answer about it within {self._timeout / 2:g} s")
+            return self._unavailable(domain, f"the broker did not describe it within {self._timeout / 2:g} s")
 
     async def _check_stream(self, client: Client, domain: str) -> PublisherUnavailableError | None:
-        """Return the problem with a stream, if any. Only callers with events for the stream wait for the check."""
-        async with self._asking[domain]:
+        """Return why a stream cannot be used; `None` when it can be used. Concurrent callers share one check."""
+        async with self._checking[domain]:
             if self._is_checked(domain):
                 return None
             epoch = self.connection.epoch("publish")
@@ -284,7 +285,7 @@ class NatsEventPublisher(EventPublisher):
         return StreamUnavailableError(self._broker, reason, stream_name(self._prefix, domain))
 
     def _forget_streams(self, domains: Collection[str]) -> None:
-        """Have these streams checked again before the next event is sent."""
+        """Make the next `publish` check these streams again."""
         self._streams = {key: atomic for key, atomic in self._streams.items() if key[1] not in domains}
 
     async def _acknowledged(self, message: Msg) -> None:
@@ -295,7 +296,7 @@ class NatsEventPublisher(EventPublisher):
         data = message.data
         if not index.isdigit():
             in_flight.answer(index, data)
-        elif data.startswith(b'{"stream":') and b'"error"' not in data:  # the common answer is not parsed, for speed
+        elif data.startswith(b'{"stream":') and b'"error"' not in data:  # the usual answer is not parsed, for speed
             if b'"duplicate":' in data:
                 in_flight.known(int(index))
             else:
@@ -305,7 +306,7 @@ class NatsEventPublisher(EventPublisher):
 
     def _failed(self, in_flight: InFlight, index: int, data: bytes) -> None:
         domain = in_flight.domain(index)
-        if not domain:  # an answer to nothing that was sent: somebody else wrote it
+        if not domain:  # no such message was sent, so somebody else published this answer
             return
         self._forget_streams({domain})
         error: dict[str, Any] = json.loads(data).get("error", {}) if data else {}

@@ -1,4 +1,4 @@
-"""Subscribing to JetStream: the consumers of a group, pulling, and deliveries."""
+"""Subscribing to JetStream: the consumers of a group, pull requests, and deliveries."""
 
 from mediator.nats.subscription.subscription import NatsEventSubscription
 

@@ -1,4 +1,4 @@
-"""NatsDelivery: one message of a durable consumer, until it is acknowledged."""
+"""NatsDelivery: one message of a durable consumer, until the message is acknowledged or handed back."""
 
 import json
 import time
@@ -20,14 +20,15 @@ Reply = Callable[[str, bytes], Awaitable[None]]
 
 
 class NatsDelivery(Delivery):
-    """A message that was pulled. Settling it twice does nothing; settling it offline leads to a redelivery.
+    """A message that was pulled from a durable consumer.
 
-    `settled` is called once, when the delivery was acknowledged or handed back.
+    The first call of `ack`, `nak` or `term` settles the delivery and calls `settled`; later calls do nothing. Without a
+    connection, the broker is not informed of the call and delivers the message again.
 
     Attributes:
-        unread: Whether the delivery has not been taken yet.
+        unread: Whether the delivery still waits for the application to fetch it.
         consumer: The name of the durable consumer that delivered the message.
-        remaining: How many more messages the consumer had when this one was sent.
+        remaining: The number of messages that the consumer had still to deliver after this message.
         seen: When the message arrived or its progress was last reported, in seconds of the monotonic clock.
     """
 
@@ -52,7 +53,7 @@ class NatsDelivery(Delivery):
         self.event: CloudEvent | None
         self.problem: str
         former = f"{address.stream}:{address.sequence}"
-        own = f"{former}@{address.stored}"  # in a recreated stream, the sequence is used again
+        own = f"{former}@{address.stored}"  # a recreated stream uses the same sequences again
         self.event, self.problem = _read(message, own, self.stored_at)
         self.former_id: str | None = former if self.event is not None and self.event.id == own else None
         if self.event is None:
@@ -66,7 +67,7 @@ class NatsDelivery(Delivery):
         await self._settle(body)
 
     async def term(self, reason: str) -> None:
-        """The reason appears in the broker's advisory, shortened to 200 characters."""
+        """End the redelivery of the message. The broker's advisory shows the first 200 characters of the reason."""
         await self._settle(f"+TERM {' '.join(reason.split())[:_LONGEST_REASON]}".rstrip().encode(errors="replace"))
 
     async def in_progress(self) -> None:

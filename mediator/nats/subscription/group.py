@@ -1,8 +1,9 @@
 """ConsumerGroup: the durable consumers of one group on the stream of one domain.
 
-An unordered group has one durable consumer per stream, with the name of the group. An ordered group has one for each
-partition, `<group>-p<partition>`, each with at most one unacknowledged delivery among all processes: JetStream itself
-then keeps the order, and another process continues when one dies, without a leader.
+An unordered group has one durable consumer per stream, with the name of the group. An ordered group has one durable
+consumer for each partition, with the name `<group>-p<partition>`. JetStream keeps the order of a partition, because its
+consumer delivers the next event only when the last event is acknowledged. All processes of the group pull from all
+consumers, so that no leader is needed and the others continue when a process dies.
 """
 
 import re
@@ -30,11 +31,11 @@ _PARTITION_NAME = re.compile(r".*-p[0-9]+")
 _ACK_WAIT = {"none": 30.0, "key": 10.0}
 
 SHORTEST_ACK_WAIT = min(_ACK_WAIT.values())
-"""The shortest default of how long the broker waits for an acknowledgement, in seconds."""
+"""The default of `ack_wait` for ordered groups, which is shorter than for unordered groups, in seconds."""
 
 
 def checked_group(name: str) -> str:
-    """Return the name of a group, or raise a `SettingError` when it is not valid."""
+    """Return the name of a group; raise a `SettingError` when the name is not valid."""
     if not _NAME.fullmatch(name):
         raise SettingError("group", name, "use 1 to 64 letters, digits, hyphens and underscores")
     if _PARTITION_NAME.fullmatch(name):
@@ -43,9 +44,9 @@ def checked_group(name: str) -> str:
 
 
 class ConsumerGroup:
-    """Names, describes and sets up the durable consumers.
+    """Sets up the durable consumers of one group on one stream.
 
-    Its event types are all of one domain. The other arguments are those of `NatsEventSubscription`.
+    All `event_types` belong to one domain. The other arguments are described at `NatsEventSubscription`.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class ConsumerGroup:
         return [self._consumer(f"{self.name}-p{number}", f"{number}") for number in range(self._settings.partitions)]
 
     async def ensure_stream(self, client: Client, broker: str) -> StreamMismatchError | None:
-        """Make sure that the stream exists, and that this group can use it.
+        """Make sure that the stream exists, and that this group can use the stream.
 
         Returns:
-            The difference between the stream and the settings, when it does not matter here; otherwise `None`.
+            The differences between the stream and the settings that do not prevent its use, as an error to log; `None`
+            when nothing differs.
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.
@@ -99,7 +101,7 @@ class ConsumerGroup:
             await ensure_stream(
                 client, self._prefix, self.domain, self._settings, provision=self._provision, broker=broker
             )
-        except StreamMismatchError as error:  # this concerns the publisher, unless partitions would be left out
+        except StreamMismatchError as error:  # only a different number of partitions matters to a group
             if self.ordering == "key" and any(each.startswith(PARTITIONS) for each in error.differences):
                 raise
             mismatch = error
@@ -109,13 +111,10 @@ class ConsumerGroup:
         return mismatch
 
     async def ensure(self, client: Client, settings: ConsumerSettings, broker: str) -> None:
-        """Make sure that one consumer exists and fits.
-
-        It raises the errors of `ensure_consumer`.
-        """
+        """Make sure that one consumer exists and has the right settings; raise the errors of `ensure_consumer`."""
         wanted = replace(settings, deliver=self._begun.get(settings.name, self._start))
         begun = await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
-        self._begun.setdefault(settings.name, begun)  # a consumer that is lost starts there again and misses nothing
+        self._begun.setdefault(settings.name, begun)  # if the consumer is deleted, a new one starts at the same event
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
         subjects = [f"{event_type}.{partition}" for event_type in self._types]

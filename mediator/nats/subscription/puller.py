@@ -1,6 +1,7 @@
-"""Puller: takes the deliveries of one group from one stream, through outages and changes of leader.
+"""Puller: pulls the deliveries of one group from one stream, and continues after outages and changes of leader.
 
-nats-py's `fetch` is not used: it costs three times as much, and does not notice that its request died with a server.
+nats-py's `fetch` is not used: it takes three times as much time, and does not notice when a server stops with its
+request.
 """
 
 import asyncio
@@ -27,36 +28,39 @@ from mediator.printable import shown, text_of
 
 
 class Slots:
-    """A limited number of slots for deliveries, granted in the order of the requests."""
+    """Limits the deliveries of several consumers together: each delivery needs one of `count` slots.
 
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._line: deque[Callable[[], None]] = deque()
+    Consumers get slots in the order in which they ask for slots.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._queue: deque[Callable[[], None]] = deque()
 
     def take(self) -> bool:
-        """Take a slot at once; return false when none is free."""
+        """Take a slot if one is free; return whether a slot was taken."""
         if self._free == 0:
             return False
         self._free -= 1
         return True
 
     def ask(self, granted: Callable[[], None]) -> None:
-        """Queue for a slot; `granted` is called as soon as the slot is taken, possibly at once."""
+        """Wait in a queue for a slot; `granted` is called when the caller has the slot, possibly at once."""
         if self.take():
             granted()
         else:
-            self._line.append(granted)
+            self._queue.append(granted)
 
     def give_back(self) -> None:
-        """Pass a slot to the first in the queue, or free it."""
-        if self._line:
-            self._line.popleft()()
+        """Give a slot to the first caller in the queue; without a queue, the slot becomes free."""
+        if self._queue:
+            self._queue.popleft()()
         else:
             self._free += 1
 
 
 _SCARCE_SECONDS = 1.0
-"""How long a slot is reserved for a delivery that seems to wait at the broker, in seconds."""
+"""Seconds for which a pull request with a slot waits for the delivery that the consumer probably has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,8 @@ class PullTiming:
 
     Attributes:
         expires: How long one pull request waits for deliveries.
-        heartbeat: The interval at which the broker confirms that the request still waits.
-        silence: After this time without a message from the broker, a pull request is given up.
+        heartbeat: The interval at which the broker confirms that it still has the request.
+        silence: After this time without a message from the broker, a pull request is abandoned.
     """
 
     expires: float
@@ -75,18 +79,25 @@ class PullTiming:
 
 
 class Pull:
-    """The pull requests of one durable consumer: at most `limit` deliveries are requested or unacknowledged.
+    """The state of the pull requests to one durable consumer.
 
-    Where there are more consumers than slots, each delivery needs a slot. A consumer that is known to have more
-    deliveries gets a slot before it sends a request. An idle consumer sends its request without a slot, so that a new
-    delivery arrives at once.
+    The requested and the unacknowledged deliveries together are at most `limit`.
 
-    `slots` is `None` when there are enough for every consumer. `changed` is called when there may be something to
-    request.
+    With `slots`, each delivery needs a slot. When the consumer is known to have more deliveries, the slot is taken
+    before the request is sent. Otherwise the request is sent without a slot, so that a new event arrives at once; its
+    delivery takes a slot then, or is handed back when no slot is free.
+
+    Args:
+        settings: The settings of the consumer.
+        limit: The maximum number of deliveries.
+        timing: The intervals of the pull requests.
+        slots: The slots that several consumers share; `None` when there are enough for all consumers.
+        changed: Is called when there may be something to request.
 
     Attributes:
-        ready: Whether the consumer was checked and has had no trouble since.
+        ready: Whether the consumer has been set up, without an error since.
         held: The deliveries that are not acknowledged yet.
+        generation: The number of times that requests were abandoned.
     """
 
     def __init__(
@@ -108,15 +119,15 @@ class Pull:
         self._requested = 0
         self._heard = 0.0
         self._more = False
-        self._in_line = False
-        self._place = False
+        self._queued = False
+        self._has_slot = False
 
     def wanted(self) -> int:
-        """Return how many deliveries to request now."""
-        slots = self._limit - len(self.held) - self._requested
-        if not self.ready or slots <= 0 or (self._requested and slots < self._limit // 2):
+        """Return the number of deliveries to request now."""
+        count = self._limit - len(self.held) - self._requested
+        if not self.ready or count <= 0 or (self._requested and count < self._limit // 2):
             return 0
-        return slots if self._may_ask() else 0
+        return count if self._may_ask() else 0
 
     def request(self, count: int, now: float) -> bytes:
         """Return the body of a request for `count` deliveries, and count them as requested."""
@@ -124,7 +135,7 @@ class Pull:
             self._heard = now
         self._requested += count
         body: dict[str, object] = {"batch": count}
-        if self._place:
+        if self._has_slot:
             body |= {"expires": round(_SCARCE_SECONDS * NANOSECONDS)}
         else:
             heartbeat = round(self._timing.heartbeat * NANOSECONDS)
@@ -132,22 +143,22 @@ class Pull:
         return json.dumps(body).encode()
 
     def heard(self, now: float) -> None:
-        """Record that the broker is alive."""
+        """Record that the broker has sent a message."""
         self._heard = now
 
     def is_silent(self, now: float) -> bool:
-        """Return whether the broker has been silent about a request for too long."""
+        """Return whether the broker has sent nothing for too long, although deliveries are requested."""
         return self._requested > 0 and now >= self._heard + self._timing.silence
 
     def accept(self, delivery: NatsDelivery) -> bool:
-        """Keep a delivery; return false when there is no slot for it and it must be handed back."""
+        """Hold a delivery and return true; return false when the delivery exceeds a limit and must be handed back."""
         self._requested = max(0, self._requested - 1)
         self._more = delivery.remaining > 0
-        if len(self.held) >= self._limit:  # a request that was given up has been served after all
+        if len(self.held) >= self._limit:  # the delivery answers a request that was abandoned
             return False
-        if self._slots is not None and not self._place:
-            self._place = self._slots.take()
-            if not self._place:
+        if self._slots is not None and not self._has_slot:
+            self._has_slot = self._slots.take()
+            if not self._has_slot:
                 self._more = True
                 self._changed()
                 return False
@@ -156,54 +167,54 @@ class Pull:
         return True
 
     def settled(self, delivery: NatsDelivery) -> None:
-        """Record that a delivery was acknowledged, handed back or given up."""
+        """Record that a delivery was settled, or that the broker has delivered its event again by now."""
         if delivery in self.held:
             self.held.discard(delivery)
-            self._leave_place()
+            self._give_back_slot()
             self._changed()
 
     def expired(self, message: Msg) -> None:
-        """Record that a request has ended, and how many of its deliveries will not come."""
+        """Record that a request has expired. The message states how many of its deliveries were not sent."""
         unserved = (message.headers or {}).get("Nats-Pending-Messages", "")
         self._requested = max(0, self._requested - int(unserved)) if unserved.isdigit() else 0
         self._idle()
 
     def forget(self) -> None:
-        """Give up the pending requests."""
+        """Abandon all pending requests."""
         self.generation += 1
         self._requested = 0
         self._idle()
 
     def _may_ask(self) -> bool:
-        if self._slots is None or self._place or not self._more:
+        if self._slots is None or self._has_slot or not self._more:
             return True
-        if not self._in_line:
-            self._in_line = True
-            self._slots.ask(self._granted)  # calls `changed`
+        if not self._queued:
+            self._queued = True
+            self._slots.ask(self._granted)
         return False
 
     def _idle(self) -> None:
         if not self.held:
             self._more = False
-            self._leave_place()
+            self._give_back_slot()
         self._changed()
 
     def _granted(self) -> None:
-        self._in_line = False
-        self._place = True
+        self._queued = False
+        self._has_slot = True
         if not self.ready or self.held or self._requested:  # the slot is no longer needed
-            self._leave_place()
+            self._give_back_slot()
         self._changed()
 
-    def _leave_place(self) -> None:
-        if self._place and self._slots is not None:
-            self._place = False
+    def _give_back_slot(self) -> None:
+        if self._has_slot and self._slots is not None:
+            self._has_slot = False
             self._slots.give_back()
 
 
 _TIMINGS = {
     "none": PullTiming(expires=5.0, heartbeat=1.0, silence=2.5),
-    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # there are many consumers, mostly idle
+    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer, since many consumers are mostly idle
 }
 _TICK = 0.5
 _FIRST_PAUSE = 0.1
@@ -214,13 +225,17 @@ _ROUTINE = ("Leadership Change", "Server Shutdown")
 
 
 class Puller:
-    """Keeps pull requests for a group's consumers pending, all answered in one inbox.
+    """Sends pull requests to a group's consumers, and receives all deliveries in one inbox.
 
-    Two tasks run. One sets consumers up, at the start and whenever something happened to them. The other sends requests
-    to the consumers that are ready. A partition whose consumer is in trouble holds up no other partition.
+    One task sets up the consumers, at the start and again after an error. Another task sends requests to the consumers
+    that are ready. An error of one consumer does not delay the other consumers.
 
-    Each consumer has at most `limit` unacknowledged deliveries in this process, and `slots` limits the deliveries of
-    all consumers together.
+    Args:
+        connection: The connection to the broker.
+        group: The group that has the consumers.
+        limit: The maximum number of unacknowledged deliveries of each consumer in this process.
+        slots: Limits the deliveries of all consumers together; `None` when there is no such limit.
+        arrived: Is called with each delivery.
     """
 
     def __init__(
@@ -244,24 +259,24 @@ class Puller:
         self._client: Client | None = None
         self._subscription: Subscription | None = None
         self._inbox = ""
-        self._told: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         self._refusal = ""
         self._pause = _FIRST_PAUSE
 
     async def run(self) -> None:
-        """Pull until cancelled, through outages of the broker."""
+        """Pull until cancelled, also after outages of the broker."""
         forget_connects = self._connection.on_connect("consume", self._lose_all)
         forget_disconnects = self._connection.on_disconnect("consume", self._lose_all)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_set_up(), name="mediator nats consumers")
-                tasks.create_task(self._keep_asking(), name="mediator nats pulls")
+                tasks.create_task(self._keep_pulling(), name="mediator nats pulls")
         finally:
             forget_connects()
             forget_disconnects()
 
     async def leave(self) -> None:
-        """Unsubscribe, and take the deliveries that still arrive within about a second. Call it after `run` ended."""
+        """Unsubscribe after `run` has ended, and pass on the deliveries that still arrive within about a second."""
         client, subscription = self._client, self._subscription
         if client is None or subscription is None or not client.is_connected:
             return
@@ -318,23 +333,23 @@ class Puller:
             if outcome is not None:
                 raise outcome
 
-    async def _keep_asking(self) -> None:
+    async def _keep_pulling(self) -> None:
         loop = asyncio.get_running_loop()
-        sign_of_life = loop.time() + self._group.ack_wait / 3
+        next_progress = loop.time() + self._group.ack_wait / 3
         while True:
             self._wake.clear()
             await self._ask_for_more(loop.time())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(_TICK, max(0.0, sign_of_life - loop.time()))):
+                async with asyncio.timeout(min(_TICK, max(0.0, next_progress - loop.time()))):
                     await self._wake.wait()
             now = loop.time()
-            self._look_after(now)
-            if now >= sign_of_life:
-                sign_of_life = now + self._group.ack_wait / 3
-                await self._keep_waiting()
+            self._abandon_overdue(now)
+            if now >= next_progress:
+                next_progress = now + self._group.ack_wait / 3
+                await self._report_progress()
 
-    def _look_after(self, now: float) -> None:
-        """Give up requests that died in silence, and deliveries that the broker has redelivered elsewhere by now."""
+    def _abandon_overdue(self, now: float) -> None:
+        """Abandon requests that the broker does not answer, and deliveries that it has delivered again by now."""
         overdue = time.monotonic() - self._group.ack_wait
         for pull in self._pulls:
             if pull.is_silent(now):
@@ -352,11 +367,11 @@ class Puller:
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._group.stream}.{pull.settings.name}"
                 try:
                     await client.publish(subject, body, reply=self._address(number, pull))
-                except (nats.errors.Error, OSError):  # the connection is lost, and logs that
+                except (nats.errors.Error, OSError):  # the connection has logged the error
                     self._lose(pull)
 
     def _address(self, number: int, pull: Pull) -> str:
-        """Return the subject on which a consumer's current request is answered."""
+        """Return the subject on which the broker answers a consumer's current requests."""
         return f"{self._inbox}.{number}.{pull.generation}"
 
     async def _receive(self, message: Msg) -> None:
@@ -365,7 +380,7 @@ class Puller:
         if address is None:
             self._hear_status(message, now)
             return
-        self._note_life()
+        self._note_success()
         delivery = NatsDelivery(message, address, self._reply, self._settled)
         pull = self._by_consumer[delivery.consumer]
         pull.heard(now)
@@ -375,10 +390,10 @@ class Puller:
             await delivery.nak(0)
 
     def _delivered(self, message: Msg) -> AckAddress | None:
-        """Return the acknowledgement address of these consumers' delivery; `None` for any other message.
+        """Return the address for acknowledging a delivery; `None` when a message is no delivery of these consumers.
 
-        The broker delivers under the subject in the stream. A stranger's message to the inbox arrives under the subject
-        of the inbox, with any reply subject: acknowledging it would tell the broker that some other event took effect.
+        A delivery has the subject under which its event was stored. A message that somebody else has published to the
+        inbox has the subject of the inbox, and any reply subject: its acknowledgement could acknowledge another event.
         """
         address = ack_address(message.reply)
         if address is None or message.subject.startswith(f"{self._inbox}."):
@@ -395,11 +410,11 @@ class Puller:
             return
         addressed = (pull for number, pull in enumerate(self._pulls) if message.subject == self._address(number, pull))
         pull = next(addressed, None)
-        if pull is None:  # it answers a request that was given up
+        if pull is None:  # the message answers a request that was abandoned
             return
         pull.heard(now)
         if status == "100":
-            self._note_life()
+            self._note_success()
         elif status == "408":
             pull.expired(message)
         else:
@@ -408,7 +423,7 @@ class Puller:
             self._lose(pull)
 
     def _lose(self, pull: Pull) -> None:
-        """Have the consumer checked again before more is requested from it."""
+        """Make the first task set the consumer up again before more deliveries are requested from the consumer."""
         pull.ready = False
         pull.forget()
         self._broken.set()
@@ -420,7 +435,8 @@ class Puller:
     def _settled(self, delivery: NatsDelivery) -> None:
         self._by_consumer[delivery.consumer].settled(delivery)
 
-    async def _keep_waiting(self) -> None:
+    async def _report_progress(self) -> None:
+        """Prevent the broker from redelivering deliveries that wait in this process."""
         for pull in self._pulls:
             for delivery in tuple(pull.held):
                 if delivery.unread:
@@ -428,18 +444,18 @@ class Puller:
 
     async def _reply(self, subject: str, body: bytes) -> None:
         if self._client is not None:
-            with contextlib.suppress(nats.errors.Error, OSError):  # a lost reply: the broker redelivers
+            with contextlib.suppress(nats.errors.Error, OSError):  # when the reply is lost, the broker redelivers
                 await self._client.publish(subject, body)
 
-    def _note_life(self) -> None:
-        """Reset the pause and the reported troubles, unless a consumer is in trouble, which others cannot end."""
+    def _note_success(self) -> None:
+        """Log later errors again, and retry quickly after them, provided that all consumers are ready."""
         if all(pull.ready for pull in self._pulls):
-            self._told.clear()
+            self._reported.clear()
             self._pause = _FIRST_PAUSE
 
-    def _report(self, trouble: str, error: Exception) -> None:
-        """Log each trouble once, until its reason changes or all consumers work again."""
-        text = text_of(error) or type(error).__name__
-        if text != self._told.get(trouble):
-            self._told[trouble] = text
-            self._log.warning(trouble, reason=text)
+    def _report(self, event: str, error: Exception) -> None:
+        """Log an error, unless it was logged before, with the same reason and no success since."""
+        reason = text_of(error) or type(error).__name__
+        if reason != self._reported.get(event):
+            self._reported[event] = reason
+            self._log.warning(event, reason=reason)

@@ -1,4 +1,4 @@
-"""NatsEventSubscription: the event subscription that pulls from durable consumers, on one stream for each domain."""
+"""NatsEventSubscription: the event subscription that pulls from durable consumers, with one stream for each domain."""
 
 import asyncio
 import re
@@ -30,38 +30,40 @@ from mediator.owner import start_detached
 from mediator.settings import LONGEST_OF_BROKER, check_texts, is_count, is_seconds
 
 _FEWEST_PENDING = 2
-"""The smallest `max_ack_pending`: the consumer of an unordered group with 1 would be taken for an ordered one."""
+"""The minimum of `max_ack_pending`. The value 1 marks the consumers of ordered groups."""
 
 _TYPE = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
 
 
 class NatsEventSubscription(EventSubscription):
-    """Subscribes a group of processes; the broker shares the events out among them.
+    """Subscribes a group of processes; the broker delivers each event to one process of the group.
 
     Args:
         connection: The connection to the broker.
         group: The name of the group, and of its durable consumers.
         prefix: The first token of streams and subjects.
-        provision: Create missing streams and consumers, and add subjects to consumers; otherwise wait until somebody
-            else has done so.
-        settings: How missing streams are created. A stream that differs is consumed, and the difference is logged. With
-            `ordering="key"` the stream must have the same number of partitions as `settings`.
-        ack_wait: How long the broker waits for an acknowledgement, in seconds. `None` is 30 s, and 10 s with
-            `ordering="key"`: when a process dies, the partition of its delivery stands still for this time.
+        provision: Create missing streams and consumers, and add missing subjects to consumers. Otherwise the
+            subscription waits until they have been set up by other means.
+        settings: How missing streams are created. An existing stream with other settings is consumed, and the
+            difference is logged. With `ordering="key"`, the stream must have as many partitions as `settings`.
+        ack_wait: How long the broker waits for an acknowledgement, in seconds. The default is 30 s, and 10 s with
+            `ordering="key"`: when a process dies, no event is delivered from the partition of its delivery for this
+            time.
         start: Where a new group starts: `"all"` events that the stream still has, `"new"` events only, or events since
-            a time. An existing group continues where it was.
-        max_ack_pending: How many events of each stream may be delivered and not yet acknowledged, in all processes of
-            the group together. Events that wait for a retry count: when there are this many, no other event is
-            delivered. With `ordering="key"` it is always one for each partition.
-        application: The name of this application, which is stored in the consumers of its groups. Another application
-            with the same group is refused, since the broker would share the events out between the two. By default the
-            name comes from the application's outbox, if the consumer finds an outbox in the same database.
+            a time. An existing group continues where it stopped.
+        max_ack_pending: The maximum number of events of each stream that are delivered and not yet acknowledged, in all
+            processes of the group together. Events that wait for a retry are included: when as many events wait, no
+            other event is delivered. With `ordering="key"` the maximum is always one for each partition.
+        application: The name of this application, which is stored in the consumers of the group. Another application
+            with the same group name is refused, because the broker would deliver each event to only one of them. By
+            default the name comes from the application's outbox, if the event consumer finds an outbox in the same
+            database.
 
     Attributes:
         connection: The connection to the broker.
         group: The name of the group.
-        ack_wait: The shortest time for which the broker waits for an acknowledgement, in seconds.
-        max_age: How long streams keep events, in seconds, when they were created with these settings.
+        ack_wait: The argument `ack_wait`; without the argument, the shorter of the two defaults.
+        max_age: How long streams that are created with these settings keep events, in seconds.
 
     Raises:
         SettingError: The group, prefix, ack_wait, start, max_ack_pending or application is not valid.
@@ -83,7 +85,7 @@ class NatsEventSubscription(EventSubscription):
         if ack_wait is not None and not is_seconds(ack_wait, at_most=LONGEST_OF_BROKER):
             raise SettingError("ack_wait", ack_wait, "use a positive number of seconds")
         if not is_count(max_ack_pending) or max_ack_pending < _FEWEST_PENDING:
-            problem = f"use at least {_FEWEST_PENDING}; events come one at a time only with ordering='key'"
+            problem = f"use at least {_FEWEST_PENDING}; for one event at a time, use ordering='key'"
             raise SettingError("max_ack_pending", max_ack_pending, problem)
         if application is not None:
             check_texts(longest=LONGEST_APPLICATION, application=application)
@@ -114,11 +116,11 @@ class NatsEventSubscription(EventSubscription):
     def open(
         self, event_types: Iterable[str], /, *, prefetch: int, ordering: Ordering = "none"
     ) -> AbstractAsyncContextManager[Deliveries]:
-        """Start pulling events.
+        """Start pulling events when the block is entered.
 
-        Without an ordering, `prefetch` is divided among the streams, with at least one each: it should not be smaller
-        than the number of domains. With `ordering="key"`, a delivery without a free slot is handed back to the broker
-        at once.
+        Without an ordering, `prefetch` is divided among the streams, and each stream gets at least one. Therefore
+        `prefetch` should not be smaller than the number of domains. With `ordering="key"`, deliveries that exceed
+        `prefetch` are handed back to the broker at once.
 
         Raises:
             SettingError: An event type is not `<domain>.<name>`, there is no event type, `prefetch` is below 1, or the
@@ -132,7 +134,7 @@ class NatsEventSubscription(EventSubscription):
         return self._open(groups, prefetch, ordering)
 
     def topology(self, event_types: Iterable[str], *, ordering: Ordering = "none") -> Topology:
-        """Return the streams and consumers that subscribing to these event types needs; errors are those of `open`."""
+        """Return the streams and consumers that `open` needs for these event types; raise the errors of `open`."""
         groups = self._groups(event_types, ordering)
         ordered = ordering == "key"
         return Topology(
@@ -192,7 +194,7 @@ def _checked_start(start: DeliverFrom) -> DeliverFrom:
 
 
 class _NatsDeliveries(Deliveries):
-    """The deliveries that have arrived and have not been taken yet."""
+    """A queue of the deliveries that have arrived, until `next` returns them."""
 
     def __init__(self) -> None:
         self._waiting: deque[NatsDelivery] = deque()
@@ -214,7 +216,7 @@ class _NatsDeliveries(Deliveries):
         self._arrived.set()
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """Have `next` raise the failure of a puller, which should never happen: nothing would arrive any more."""
+        """Make `next` raise the error with which a puller ended. Otherwise `next` would wait without end."""
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             self._arrived.set()

@@ -1,4 +1,4 @@
-"""Topology: the streams and consumers that an application needs, and how they are set up on a broker."""
+"""Topology: describes the streams and consumers that an application needs, and sets them up on a broker."""
 
 from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
 from mediator.nats.topology.consumers import MAX_ACK_PENDING, ConsumerSettings, DeliverFrom, ensure_consumer

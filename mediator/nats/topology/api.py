@@ -1,7 +1,7 @@
 """JetStreamApi: sends requests to the JetStream API of one broker.
 
-Requests go to the API itself (https://docs.nats.io/reference/reference-protocols/nats_api_reference): nats-py's manager
-overwrites existing consumers and drops settings that it does not know.
+The API is described at https://docs.nats.io/reference/reference-protocols/nats_api_reference. nats-py's own classes for
+it are not used, because they overwrite existing consumers and omit settings that they do not know.
 """
 
 import json
@@ -15,7 +15,7 @@ from mediator.errors import PublisherUnavailableError, StreamNotFoundError
 from mediator.nats.connection import AuthenticatedClient, ask
 
 NANOSECONDS = 1_000_000_000
-"""Nanoseconds in a second: the API counts durations in nanoseconds."""
+"""The number of nanoseconds in a second. All durations in the API are in nanoseconds."""
 
 _TIMEOUT = 2.0
 _NOT_FOUND = 404
@@ -27,9 +27,9 @@ class ApiError(Exception):
     """The API refused a request.
 
     Attributes:
-        code: The status, as in HTTP.
+        code: The status code, with the meaning that it has in HTTP.
         err_code: The error code of JetStream.
-        description: What is wrong.
+        description: The error's description by the server.
     """
 
     code: int
@@ -42,13 +42,13 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JetStreamApi:
-    """Sends requests to one broker."""
+    """Sends requests to the JetStream API of one broker, through `client`."""
 
     client: Client
     broker: str
 
     async def call(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the answer to a request; wait for it at most 2 s.
+        """Send a request and return the answer; wait at most 2 s.
 
         Raises:
             ApiError: The request was refused.

@@ -1,4 +1,4 @@
-"""ConsumerSettings: how a durable consumer of a stream is created and compared with an existing one."""
+"""ConsumerSettings: how a durable consumer of a stream is created, and compared with an existing consumer."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,15 +13,18 @@ from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
 from mediator.settings import LONGEST_OF_BROKER, is_count, is_seconds
 
 MAX_ACK_PENDING = 1000
-"""Default for how many events of an unordered group may be delivered and not yet acknowledged."""
+"""The default of `max_ack_pending` for unordered groups."""
 
 DeliverFrom = Literal["all", "new"] | datetime
-"""Where a new consumer starts: at the first event that the stream still has, after its last event, or at a time."""
+"""Where a new consumer starts: at the stream's first event, after the stream's last event, or at a time."""
 
-_UNNAMED = "it does not say of which application it is"
+_UNNAMED = "its metadata does not name the application"
 _CONSUMER_EXISTS = (10013, 10148)
 APPLICATION = "mediator.application"
-"""The metadata entry of a consumer with its application. Two applications with one group would share its events out."""
+"""The metadata entry with the name of the application that owns a consumer.
+
+Applications must not share a consumer: the broker would deliver each event to only one of them.
+"""
 _FIXED = ("ack_policy", "max_deliver")
 
 
@@ -31,11 +34,12 @@ class ConsumerSettings:
 
     Attributes:
         name: The name of the consumer in its stream.
-        subjects: The subjects that it receives, possibly with wildcards.
+        subjects: The subjects that the consumer receives, possibly with wildcards.
         ack_wait: How long the broker waits for an acknowledgement before it redelivers, in seconds.
-        max_ack_pending: How many messages may be delivered and not yet acknowledged; with 1 they come in order.
-        deliver: Where it starts, `"all"`, `"new"` or a time with a zone; used only when the consumer is created.
-        application: The application that owns it; `None` when unknown, and then it is not compared.
+        max_ack_pending: The maximum number of messages that are delivered and not yet acknowledged. With 1, messages
+            are delivered in order.
+        deliver: Where a new consumer starts: `"all"`, `"new"` or a time with a zone.
+        application: The application that owns the consumer; `None` when it is unknown. `None` is not compared.
     """
 
     name: str
@@ -57,9 +61,9 @@ class ConsumerSettings:
 async def ensure_consumer(
     client: Client, stream: str, settings: ConsumerSettings, *, broker: str, provision: bool = True
 ) -> DeliverFrom:
-    """Make sure that a durable consumer exists, fits and receives its subjects; without `provision`, only check it.
+    """Create a durable consumer, or adapt an existing one to the settings; without `provision`, only check it.
 
-    Subjects are only ever added to an existing consumer: while two versions of an application run side by side, the
+    No subjects are removed from an existing consumer. While two versions of an application run at the same time, the
     version that knows fewer event types must not take events away from the other version.
 
     Returns:
@@ -90,7 +94,7 @@ async def ensure_consumer(
 
 
 def _beginning(info: dict[str, Any]) -> DeliverFrom:
-    """Return where a consumer started. A new consumer that starts there misses nothing that this one had to deliver."""
+    """Return where a consumer started. If the consumer is deleted, a new one that starts there misses no event."""
     policy: str = info["config"].get("deliver_policy", "all")
     if policy == "all":
         return "all"
@@ -120,7 +124,7 @@ def consumer_config(settings: ConsumerSettings) -> dict[str, Any]:
 
 
 def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the differences that cannot be removed while the consumer is in use, each as a text."""
+    """Return the differences that no update of the consumer may remove, each as a text."""
     differences = [
         f"{name} is {found.get(name)}, not {wanted[name]}" for name in _FIXED if found.get(name) != wanted[name]
     ]
@@ -130,13 +134,13 @@ def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[
     if ours is not None and theirs is not None and theirs != ours:
         differences.append(not_of(theirs, ours))
     limits = {found.get("max_ack_pending"), wanted["max_ack_pending"]}
-    if len(limits) > 1 and 1 in limits:  # a limit of 1 is what makes events come in order
+    if len(limits) > 1 and 1 in limits:  # only a limit of 1 keeps the order of events
         differences.append(f"max_ack_pending is {found.get('max_ack_pending')}, not {wanted['max_ack_pending']}")
     return differences
 
 
 def consumer_updates(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the differences that may be removed at any time, each as a text: wait times, limits, subjects to add."""
+    """Return the differences that an update of the consumer may remove at any time, each as a text."""
     updates = [
         f"{name} is {_shown(name, found)}, not {_shown(name, wanted)}"
         for name in ("ack_wait", "max_ack_pending")
@@ -161,7 +165,7 @@ def _shown(name: str, config: dict[str, Any]) -> str:
 
 
 def surplus(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the subjects that a consumer receives without need, each as a text."""
+    """Return the subjects that a consumer receives although no handler needs them, each as a text."""
     there = filters(found)
     if not there:
         return ["receives every subject of its stream"]
@@ -169,7 +173,7 @@ def surplus(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def adapted(wanted: dict[str, Any], found: dict[str, Any], *, prune: bool = False) -> dict[str, Any]:
-    """Return an existing configuration with the wanted changes. Subjects are removed only when `prune` is set."""
+    """Return the existing configuration with the wanted changes. Subjects are removed only with `prune`."""
     there = filters(found)
     kept = filters(wanted) if prune else there | filters(wanted)
     metadata: dict[str, Any] = {**(found.get("metadata") or {}), **(wanted.get("metadata") or {})}
@@ -190,20 +194,20 @@ def filters(config: dict[str, Any]) -> set[str]:
 
 
 async def create_consumer(api: JetStreamApi, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a consumer and return the broker's information about it, even when another process was faster."""
+    """Create a consumer, unless another process has just created it; return the broker's information about it."""
     try:
         return await api.put_consumer(stream, wanted, "create")
     except ApiError as error:
         if error.err_code not in _CONSUMER_EXISTS:
             raise _failure(api, stream, error) from error
         found = await api.consumer(stream, wanted["name"])
-        if found is None:  # it has been deleted again meanwhile
+        if found is None:  # the consumer has just been deleted again
             raise _failure(api, stream, error) from error
         return found
 
 
 async def update_consumer(api: JetStreamApi, stream: str, config: dict[str, Any]) -> None:
-    """Change a consumer."""
+    """Change the configuration of a consumer."""
     try:
         await api.put_consumer(stream, config, "update")
     except ApiError as error:

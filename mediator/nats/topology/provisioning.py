@@ -1,4 +1,4 @@
-"""Topology: the streams and consumers that an application needs on a broker, and how they are set up where that is safe."""
+"""Topology: the streams and consumers that an application needs, and the plan by which they are set up on a broker."""
 
 import asyncio
 import random
@@ -40,9 +40,9 @@ class WantedStream:
         prefix: The first token of the stream's name and subjects.
         domain: The domain of the stream's events.
         settings: How the stream is created.
-        own: Whether this application publishes to the stream; the settings of other applications' streams are not
-            compared.
-        ordered: Whether this application consumes the stream in order, and must know its number of partitions.
+        own: Whether this application publishes to the stream. The settings are compared only for own streams.
+        ordered: Whether an ordered group of this application consumes the stream. The number of partitions is then
+            compared, even if the stream is not an own stream.
     """
 
     prefix: str
@@ -63,8 +63,7 @@ class WantedConsumer:
 
     Attributes:
         stream: The name of the consumer's stream.
-        group: The group of processes that share the consumer's events. The consumer's name is the group's name or
-            starts with it.
+        group: The group that the consumer belongs to. The consumer has the group's name, or `<group>-p<partition>`.
         settings: How the consumer is created.
     """
 
@@ -106,10 +105,10 @@ def published(prefix: str, event_types: Iterable[str], settings: StreamSettings)
 
 
 def merged(topologies: Collection[Topology]) -> Topology:
-    """Return the combined wishes of several parts of an application for one broker.
+    """Merge the topologies of several publishers and subscriptions of one application on one broker.
 
     Raises:
-        SettingError: Two parts want the same stream or consumer with different settings or numbers of partitions.
+        SettingError: Two topologies have the same stream or consumer with contradictory settings.
     """
     streams: dict[str, WantedStream] = {}
     for stream in (stream for topology in topologies for stream in topology.streams):
@@ -122,9 +121,9 @@ def merged(topologies: Collection[Topology]) -> Topology:
 
 
 def _joined_streams(first: WantedStream, second: WantedStream) -> WantedStream:
-    """Return the stream with the settings of its publisher, else of an ordered group, else the largest.
+    """Return one description for two descriptions of a stream, whatever their order.
 
-    The order of declaration does not matter.
+    The settings are those of the publisher; without a publisher, those of an ordered group; otherwise the larger ones.
     """
     if first.own and second.own and first.settings != second.settings:
         problem = f"two publishers want the stream {first.name} with different settings; give them the same"
@@ -150,7 +149,7 @@ def _joined_consumers(first: WantedConsumer, second: WantedConsumer) -> WantedCo
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The streams and consumers found on a broker, as the API describes them (`config`, `state` and more).
+    """The streams and consumers that exist on a broker, each with the broker's information about it.
 
     Attributes:
         streams: The wanted streams that exist, by name.
@@ -165,7 +164,7 @@ async def survey(api: JetStreamApi, topology: Topology) -> Survey:
     """Read the streams and consumers of a broker without changing anything.
 
     Raises:
-        PublisherUnavailableError: The broker did not answer, or its user may not ask.
+        PublisherUnavailableError: The broker did not answer, or the application's user may not send the requests.
     """
     prefixes = tuple(f"{prefix}-" for prefix in topology.prefixes)
     names = [name async for name in _pages(api, "STREAM.NAMES", "streams") if name.startswith(prefixes)]
@@ -195,7 +194,15 @@ async def _pages(api: JetStreamApi, subject: str, key: str) -> AsyncIterator[Any
 
 
 Status = Literal["present", "create", "update", "differs", "unwanted", "other"]
-"""`differs`: never changed unasked. `unwanted`: no longer needed. `other`: belongs to another application."""
+"""The state of a stream or consumer.
+
+- `present`: exists as wanted
+- `create`: is missing, and will be created
+- `update`: differs, and will be changed
+- `differs`: differs, and will not be changed
+- `unwanted`: is not needed, or receives subjects that are not needed
+- `other`: belongs to another application
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +212,9 @@ class Item:
     Attributes:
         stream: The name of the stream.
         consumer: The name of the consumer; empty for the stream itself.
-        status: The state of the stream or consumer, and what is to be done.
+        status: The state of the stream or consumer.
         details: Every difference, each as a text.
-        config: The configuration to send in order to create or update it; `None` when nothing is to be done.
+        config: The configuration with which the stream or consumer will be created or updated; otherwise `None`.
     """
 
     stream: str
@@ -218,19 +225,19 @@ class Item:
 
     @property
     def is_difference(self) -> bool:
-        """Whether the broker differs from what is wanted."""
+        """Whether the stream or consumer differs from the topology."""
         return self.status not in {"present", "other"}
 
 
 def plan(topology: Topology, found: Survey, *, update_streams: bool = False, prune: bool = False) -> list[Item]:
-    """Compare the wanted streams and consumers with the existing ones. Nothing is ever planned to be deleted.
+    """Compare the wanted streams and consumers with the existing ones; return what will be done. Nothing is deleted.
 
     Args:
         topology: The wanted streams and consumers.
         found: The existing streams and consumers.
         update_streams: Whether `max_age`, `max_bytes`, `duplicate_window`, replicas and atomic batches of own streams
             are changed.
-        prune: Whether subjects that nothing here handles any more are removed from consumers.
+        prune: Whether subjects that no handler of this application needs are removed from consumers.
     """
     partitions = {wanted.name: _partitions(wanted, found) for wanted in topology.streams}
     return [
@@ -258,7 +265,7 @@ def _stream(wanted: WantedStream, found: Survey, *, update: bool) -> Item:
 
 
 def _partitions(wanted: WantedStream, found: Survey) -> list[str]:
-    """Return why an ordered group refuses an existing stream."""
+    """Return why ordered groups cannot use an existing stream; an empty list when they can."""
     info = found.streams.get(wanted.name)
     if info is None or not wanted.ordered:
         return []
@@ -269,7 +276,7 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
     stream, name = wanted.stream, wanted.settings.name
     config = consumer_config(wanted.settings)
     info = found.consumers.get((stream, name))
-    if partitions and name != wanted.group:  # the group refuses the stream, and would never consume from it
+    if partitions and name != wanted.group:  # an ordered group cannot use this stream
         left = "not created" if info is None else "left as it is"
         return Item(stream, name, "differs", tuple(f"{left}: of the stream, {each}" for each in partitions))
     if info is None and (other := _other_ordering(wanted, found)):
@@ -287,7 +294,10 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
 
 
 def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:
-    """Return the group's consumer with the other ordering, or an empty text: its instances would stop with both."""
+    """Return the group's existing consumer with the other ordering, or an empty text.
+
+    A group that has consumers of both orderings cannot consume.
+    """
     other = f"{wanted.group}-p0" if wanted.settings.name == wanted.group else wanted.group
     return other if (wanted.stream, other) in found.consumers else ""
 
@@ -317,15 +327,22 @@ async def provision(
 ) -> list[Item]:
     """Create missing streams and consumers, update those that may be updated, and return the final plan.
 
-    Several processes may do this at the same time. The API cannot change a consumer only if nobody else has changed it,
-    so everything is read again after a short pause, whose length `rng` chooses, until nothing is left to do. `done` is
-    called after each creation and update.
+    Several processes may provision at the same time, and the API has no conditional updates. Therefore the streams and
+    consumers are read again after a short random pause, until nothing is left to do.
+
+    Args:
+        api: The API of the broker.
+        topology: The wanted streams and consumers.
+        done: Is called after each creation and update.
+        update_streams: As for `plan`.
+        prune: As for `plan`.
+        rng: Chooses the length of the pauses.
 
     Raises:
-        PublisherUnavailableError: The broker did not answer or refused something, or others keep changing what is set
-            up.
+        PublisherUnavailableError: The broker did not answer or refused a request, or other processes repeatedly changed
+            the same streams or consumers.
     """
-    chance = rng or random.Random()  # noqa: S311  (jitter, no secret)
+    rng = rng or random.Random()  # noqa: S311  (jitter, no secret)
     names = ""
     for _ in range(_ROUNDS):
         items = plan(topology, await survey(api, topology), update_streams=update_streams, prune=prune)
@@ -336,8 +353,8 @@ async def provision(
         for item in pending:
             await _perform(api, item)
             done(item)
-        await asyncio.sleep(chance.uniform(*_SETTLING))
-    raise PublisherUnavailableError(api.broker, f"something else changes {names} again and again")
+        await asyncio.sleep(rng.uniform(*_SETTLING))
+    raise PublisherUnavailableError(api.broker, f"another process keeps changing {names}")
 
 
 async def _perform(api: JetStreamApi, item: Item) -> None:

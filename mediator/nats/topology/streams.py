@@ -1,4 +1,4 @@
-"""StreamSettings: how the stream of a domain is created and compared with an existing one."""
+"""StreamSettings: how the stream of a domain is created, and compared with an existing stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
 from mediator.settings import LONGEST_OF_BROKER, check_counts, is_count, is_seconds
 
 PARTITIONS = "mediator.partitions"
-"""The metadata entry of a stream with the number of partitions into which its subjects are divided."""
+"""The metadata entry with the number of partitions into which the subjects of a stream are divided."""
 
 _ATOMIC_LEVEL = 2
 _ATOMIC_VERSION = (2, 12)
@@ -25,21 +25,23 @@ _COMPARED = (*_FIXED, "duplicate_window", "max_age")
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """How a stream is created. An existing stream is compared with the settings, and not changed by publishing.
+    """How a stream is created. Publishing compares an existing stream with the settings, and never changes the stream.
 
     Attributes:
         max_age: How long events stay in the stream, in seconds. A subscriber that is down for longer misses events.
-        duplicate_window: How long the broker recognizes an id, in seconds. Each id needs about 240 bytes of its memory.
-        max_bytes: The maximum size of the stream, in bytes. The broker reserves it: the sum over all streams must fit
-            into its `max_file`. A full stream refuses events, which then wait in the outbox; it never drops old events
-            for new ones.
+        duplicate_window: How long the broker recognizes an id as a duplicate, in seconds. Each id needs about 240 bytes
+            of the broker's memory.
+        max_bytes: The maximum size of the stream, in bytes. The broker reserves this size: the sum over all streams
+            must fit into the broker's `max_file`. A full stream never drops old events. It refuses new events, which
+            then wait in the outbox.
         replicas: The number of servers in a cluster that store the events.
-        partitions: Into how many ordered parts each event type is divided (1 to 64). Cannot be changed later.
+        partitions: The number of partitions into which each event type is divided (1 to 64). Within a partition, events
+            are in order. The number cannot be changed later.
         storage: `"file"`, or `"memory"` for tests.
         atomic_batches: Whether the stream accepts batches of which all events or none are stored (nats-server 2.12).
-            They are much faster with `sync_interval: always`. The server answers each message of a batch with an empty
-            message on a reply subject that the sender chooses, and does not check whether the sender may publish there:
-            with `True`, anyone who may publish to the stream can delete it, and other streams.
+            Batches are much faster than single messages with `sync_interval: always`. The risk: the server answers each
+            message of a batch with an empty message on a reply subject that the sender chooses, without checking the
+            sender's permissions. Anyone who may publish to the stream can use this to delete the stream, or others.
     """
 
     max_age: float = 7 * 24 * 3600.0
@@ -109,7 +111,10 @@ def stream_config(prefix: str, domain: str, settings: StreamSettings) -> dict[st
 
 
 def stream_differences(wanted: dict[str, Any], found: dict[str, Any], names: Sequence[str] = _FIXED) -> list[str]:
-    """Return the differences of some settings and of the partitions, as texts; by default those that no update removes."""
+    """Return the differences of the settings called `names`, and of the number of partitions, each as a text.
+
+    By default, the compared settings are those that an update cannot change.
+    """
     return [
         *(_difference(name, wanted, found) for name in names if found.get(name) != wanted[name]),
         *partition_differences(wanted, found),
@@ -117,7 +122,7 @@ def stream_differences(wanted: dict[str, Any], found: dict[str, Any], names: Seq
 
 
 def partition_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the difference in the number of partitions. It must never change: the order of events depends on it."""
+    """Return the difference in the number of partitions, if any. The order of events depends on this number."""
     metadata: dict[str, str] = found.get("metadata") or {}
     partitions, needed = metadata.get(PARTITIONS), wanted["metadata"][PARTITIONS]
     return [] if partitions == needed else [f"{PARTITIONS} in its metadata is {partitions}, not {needed}"]
@@ -129,12 +134,12 @@ def changeable_differences(wanted: dict[str, Any], found: dict[str, Any]) -> lis
 
 
 def changed_stream(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Return an existing configuration with all wanted changes that an update can make."""
+    """Return the existing configuration with all wanted changes that an update can make."""
     return found | {name: wanted[name] for name in _CHANGEABLE if _found(name, found) != wanted[name]}
 
 
 def _found(name: str, config: dict[str, Any]) -> Any:
-    """Return a setting of an existing stream; older servers do not know all settings."""
+    """Return a setting of an existing stream. Older servers do not report `allow_atomic`."""
     return config.get(name, False if name == "allow_atomic" else None)
 
 
@@ -147,7 +152,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 async def create_stream(api: JetStreamApi, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a stream, unless another process has done so meanwhile; return the broker's information about it."""
+    """Create a stream, unless another process has just created it; return the broker's information about it."""
     stream = wanted["name"]
     try:
         if not (wanted["allow_atomic"] and await _stores_batches(api)):  # a server refuses unknown settings
@@ -158,14 +163,14 @@ async def create_stream(api: JetStreamApi, wanted: dict[str, Any]) -> dict[str, 
             raise PublisherUnavailableError(api.broker, f"the stream {stream} cannot be created: {error}") from error
     found = await api.stream(stream)
     if found is None:
-        raise PublisherUnavailableError(api.broker, f"the stream {stream} comes and goes")
+        raise PublisherUnavailableError(api.broker, f"the stream {stream} was deleted just after it was created")
     return found
 
 
 async def _stores_batches(api: JetStreamApi) -> bool:
     try:
         account = await api.call("INFO")
-    except PublisherUnavailableError:  # not every user may ask
+    except PublisherUnavailableError:  # the user may lack the permission for this request
         version = api.client.connected_server_version
         return (version.major, version.minor) >= _ATOMIC_VERSION
     level: int = account.get("api", {}).get("level", 0)
@@ -173,7 +178,7 @@ async def _stores_batches(api: JetStreamApi) -> bool:
 
 
 async def update_stream(api: JetStreamApi, config: dict[str, Any]) -> None:
-    """Change a stream."""
+    """Change the configuration of a stream."""
     try:
         await api.call(f"STREAM.UPDATE.{config['name']}", config)
     except ApiError as error:

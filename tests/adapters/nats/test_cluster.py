@@ -89,7 +89,7 @@ async def test_a_cluster_that_was_started_again_is_whole_so_the_next_server_can_
 
 async def test_a_cluster_whose_servers_do_not_find_each_other_is_an_error_and_leaves_none_running() -> None:
     cluster = NatsCluster(cluster="authorization { user: one, password: another }", start_timeout=5.0)
-    with pytest.raises(ServerStartError, match="the cluster is not whole within 5 s"):
+    with pytest.raises(ServerStartError, match="the cluster was not complete within 5 s"):
         async with cluster:
             raise AssertionError
     assert {server.pid for server in cluster.servers} == {None}

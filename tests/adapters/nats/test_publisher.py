@@ -448,7 +448,7 @@ async def test_half_of_the_timeout_is_left_for_what_is_not_silent(event) -> None
         assert healthy.error is None
         for result in silent:
             assert isinstance(result.error, PublisherUnavailableError)
-            assert "no answer about it within 1.5 s" in str(result.error)
+            assert "the broker did not describe it within 1.5 s" in str(result.error)
 
 
 @pytest.mark.thorough("waits for streams that are silent")
