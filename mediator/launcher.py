@@ -31,7 +31,7 @@ def _text_of(error: Exception) -> str:
     if spec is None or _OURS in sys.modules:
         return ""
     return (
-        f"The package that is imported as `mediator` is not mediator-uow: {spec.origin}. An environment can hold only one of "
-        "them. Uninstall it: pip uninstall mediator. Then install mediator-uow again, because some of its files may be gone: "
-        "pip install --force-reinstall --no-deps mediator-uow, or the path of its source in place of the name."
+        f"The package imported as `mediator` is not mediator-uow: {spec.origin}. An environment can hold only one of them. "
+        "Uninstall it: pip uninstall mediator. Then install mediator-uow again, because some of its files may be gone: pip "
+        "install --force-reinstall --no-deps mediator-uow, or the path of its source in place of the name."
     )

@@ -32,9 +32,9 @@ _DEEPEST = 5
 class Logger:
     """Writes lines to the structlog logger `mediator`, with the configuration that structlog has when the line is written.
 
-    A line that cannot be written is lost and counted; no error is raised. Before the next line that can be written,
-    an additional line says how many lines were lost, and why. No field has a name that the standard library's
-    `LogRecord` reserves. Texts are printable and have at most 2,000 characters, also inside lists and mappings. At most 100 items
+    A line that cannot be written is lost and counted; no error is raised. Before the next line that can be written, an
+    additional line says how many lines were lost, and why. No field has a name that the standard library's `LogRecord`
+    reserves. Texts are printable and have at most 2,000 characters, also inside lists and mappings. At most 100 items
     of a list or mapping are written. The field `stack` may have several lines and 50,000 characters.
     """
 

@@ -314,7 +314,9 @@ def test_a_stranger_that_cannot_even_be_imported_is_told_by_the_command(environm
     environment.install(stranger(tmp_path, BROKEN))
     status, text = environment.command("doctor", "app:create")
     assert status == 2
-    assert re.fullmatch(r"The package that is imported as `mediator` is .*mediator/__init__\.py.*pip uninstall mediator\..*", text)
+    assert re.fullmatch(
+        r"The package imported as `mediator` is .*mediator/__init__\.py.*pip uninstall mediator\..*", text
+    )
 
 
 @pytest.mark.parametrize("files", [PACKAGE, MODULE], ids=["package", "module"])
@@ -327,7 +329,9 @@ def test_a_stranger_in_front_of_a_checkout_is_told_by_the_command(
         opened.extractall(environment.packages)
     status, text = environment.command("doctor", "app:create")
     assert status == 2
-    assert re.fullmatch(r"The package that is imported as `mediator` is .*site-packages/mediator.*pip uninstall mediator\..*", text)
+    assert re.fullmatch(
+        r"The package imported as `mediator` is .*site-packages/mediator.*pip uninstall mediator\..*", text
+    )
 
 
 def test_files_that_the_stranger_took_along_are_told_and_the_advice_brings_them_back(
