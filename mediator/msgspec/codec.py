@@ -14,7 +14,7 @@ from mediator.msgspec.schema import schema_of
 E = TypeVar("E", bound=DistributedEvent)
 
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__")
-"""Attributes of the classes whose fields msgspec knows."""
+"""Attributes by which a class is recognized as a dataclass, an attrs class or a Struct, whose fields msgspec knows."""
 _NO_FIELDS = "its class has no fields that msgspec knows; make it a dataclass"
 
 
@@ -39,10 +39,10 @@ class MsgspecCodec:
         return data
 
     def decode(self, data: bytes, event_class: type[E], /) -> E:
-        """Return the event from its JSON. The type of every field is checked; unknown fields are ignored.
+        """Return an event from its JSON. The type of every field is checked; unknown fields are ignored.
 
         Raises:
-            EventNotDecodableError: The data is not JSON, or not of that class.
+            EventNotDecodableError: The data is not JSON, or does not match the class.
         """
         try:
             _check_numbers(data, event_class)
@@ -65,12 +65,12 @@ class MsgspecCodec:
         return decoded  # pyright: ignore[reportUnknownVariableType]  # the keys of JSON objects are texts
 
     def convert(self, data: dict[str, Any], event_class: type[E], /) -> E:
-        """Return the event made of plain data, as upcasters leave it.
+        """Return an event from plain data, which upcasters return.
 
         Types are checked as strictly as in `decode`, and unknown fields are ignored.
 
         Raises:
-            EventNotDecodableError: The data is not of that class.
+            EventNotDecodableError: The data does not match the class.
         """
         try:
             if _hashes_numbers(event_class):
@@ -92,7 +92,7 @@ class MsgspecCodec:
 
 
 class MsgspecRequestCodec:
-    """Encodes requests between applications, and their responses, as JSON, as `MsgspecCodec` does with events."""
+    """Encodes requests between applications and their responses as JSON, in the same way as `MsgspecCodec`."""
 
     def encode(self, value: object, /) -> bytes:
         """Return the value as JSON in UTF-8. Equal values give equal bytes: mappings and sets are sorted.
@@ -106,10 +106,10 @@ class MsgspecRequestCodec:
             raise ValueError(str(error)) from error
 
     def decode(self, data: bytes, annotation: Any, /) -> Any:
-        """Return the value from its JSON. The type of every part is checked; unknown fields are ignored.
+        """Return a value from its JSON. The type of every part is checked; unknown fields are ignored.
 
         Raises:
-            ValueError: The data is not JSON, or not of that type.
+            ValueError: The data is not JSON, or does not match the type.
         """
         try:
             _check_numbers(data, annotation)
@@ -146,14 +146,16 @@ _SAFE = (
     msgspec.inspect.DateType,
     msgspec.inspect.TimeType,
 )
-"""Types whose hashes a sender of data cannot choose."""
+"""Types of which a sender cannot choose values with colliding hashes."""
 
 
 def _check_numbers(data: bytes, annotation: Any) -> None:
-    """Refuse data with numbers of colliding hashes if the type has mappings or sets that hash numbers.
+    """Raise an error if the type has mappings or sets of numbers, and too many numbers have colliding hashes.
+
+    Such data would make decoding take very long.
 
     Raises:
-        ValueError: The data has too many such numbers.
+        ValueError: Too many numbers in the data have colliding hashes.
     """
     if len(data) > HARMLESS_BYTES and _hashes_numbers(annotation):
         check_collisions(_AS_TEXTS.decode(data))
@@ -172,7 +174,7 @@ def _known_to_hash_numbers(annotation: Any) -> bool:
 
 
 def _has_hashed_numbers(part: Any, seen: set[int]) -> bool:
-    """Return whether a type contains a mapping or a set with keys or members whose hashes a sender can choose."""
+    """Return whether a type contains a mapping or a set with keys or members of a type that is not in `_SAFE`."""
     if id(part) in seen:
         return False
     seen.add(id(part))
@@ -205,7 +207,10 @@ def _custom_types(part: Any, seen: set[int]) -> set[str]:
 
 
 def _without_values(error: Exception) -> str:
-    """Describe an error for a log: its kind and place, without values and without texts of the application's checks."""
+    """Return a description of an error for a log: its kind, and its place in the data.
+
+    Values and texts of the application's own checks are left out, since they may be confidential.
+    """
     text = str(error)
     place = text[text.rindex(" - at `") :] if " - at `" in text else ""
     if error.__cause__ is not None:

@@ -1,7 +1,8 @@
 """Schema: the JSON schema (https://json-schema.org) of the payloads of an event class.
 
-`msgspec.json.schema` gives a `datetime` no format unless it demands a time zone, so a change of a field from `datetime`
-to `str` would not be visible. This module therefore builds the schema from msgspec's description of the class.
+`msgspec.json.schema` gives a `datetime` no format unless the annotation demands a time zone, so a change of a field
+from `datetime` to `str` would not be visible. This module therefore builds the schema from msgspec's description of the
+class.
 """
 
 import functools
@@ -55,10 +56,9 @@ def schema_of(event_class: type) -> Schema:
 
 
 class _Definitions:
-    """The schemas of the nested classes, each under a unique name.
+    """The schemas of all classes in an event, each under a unique name.
 
-    Names must be made unique because classes of several modules may have the same name, and a generic class has the
-    same name with all type arguments.
+    Classes of different modules may have the same name, and a generic class has the same name with all type arguments.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Return an extension keyword for a time that must, or must not, have a zone; JSON schema has no keyword for it."""
+    """Return an additional keyword for a time that must, or must not, have a zone. JSON schema does not define one."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 
@@ -95,7 +95,7 @@ def _constraints(described: info.Type, kind: str) -> Schema:
 
 
 @functools.singledispatch
-def _composed(described: info.Type, definitions: _Definitions) -> Schema:  # noqa: ARG001  # others use it
+def _composed(described: info.Type, definitions: _Definitions) -> Schema:  # noqa: ARG001  # other types need the definitions
     raise TypeError(f"JSON has no form for {getattr(described, 'cls', type(described)).__name__}")
 
 

@@ -315,7 +315,7 @@ def recorded_version(connection: Connection) -> int | None:
 
 
 async def _step(database: Database, history: SchemaHistory, application: str | None) -> list[int]:
-    """Apply the next version, and return the versions that were applied or recorded; empty when there was no next."""
+    """Apply the next version, and return the versions that were applied or recorded; empty when the tables are current."""
     async with database.writing() as connection:
         await database.lock_schema(connection)
         version = await schema_version(connection, history)

@@ -1,4 +1,4 @@
-"""PostgresqlDatabase: a PostgreSQL database through asyncpg; no argument of a connect is shown in a traceback."""
+"""PostgresqlDatabase: a PostgreSQL database through asyncpg, whose connection arguments are hidden in tracebacks."""
 
 import asyncio
 import contextlib
@@ -29,17 +29,17 @@ from mediator.sqlalchemy.database import Database, mode_of, redacted, weakly
 
 _CREATOR = "async_creator_fn"
 _READ_BY_SQLALCHEMY = frozenset({"prepared_statement_cache_size", "prepared_statement_name_func"})
-"""Arguments that SQLAlchemy's dialect for asyncpg takes out before it calls the creator."""
+"""Arguments that SQLAlchemy's asyncpg dialect reads itself, and does not pass to `async_creator_fn`."""
 _PLACES = ("host", "port", "user", "database")
-"""Arguments that error texts may show."""
+"""Arguments whose values error texts may show."""
 
 Connect = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Connecting:
-    """Opens connections; its representation shows no argument, since any of them may be the password.
+    """A callable that opens connections, and whose `repr()` hides the arguments, since each may contain a password.
 
-    `connect` is `None` until `through` gives asyncpg's own function.
+    `connect` is the function that it calls; `None` until `through` sets the function of asyncpg.
     """
 
     def __init__(self, arguments: dict[str, Any], connect: Connect | None = None) -> None:
@@ -47,7 +47,7 @@ class Connecting:
         self._connect = connect
 
     async def __call__(self, *arguments: Any) -> Any:
-        """Connect in an empty context, since the event loop keeps the context for as long as the connection is open."""
+        """Open a connection in an empty context, which the event loop keeps until the connection is closed."""
         return await detached(self._open(*arguments))
 
     async def _open(self, *arguments: Any) -> Any:
@@ -56,26 +56,26 @@ class Connecting:
             return await connect(*arguments, **self._arguments)
 
     def hide(self, text: str) -> str:
-        """Return a text of the driver without the values of options.
+        """Return an error text of the driver without the values of options.
 
-        The names of the options are hidden, too, when a value contains an @: a password that was not percent-encoded
-        may then have been split into options.
+        When the value of an option contains an @, the option may be a part of a password that was not percent-encoded.
+        The names of all options are then removed, too.
         """
         places = {str(self._arguments.get(name)) for name in _PLACES}
         options = {name: value for name, value in self._arguments.items() if name not in _PLACES}
         values = [value for value in options.values() if isinstance(value, str) and value not in places]
-        cut = any("@" in value for value in values if value != options.get("password"))
-        return hiding([*values, *(options if cut else ())])(text)
+        is_password_split = any("@" in value for value in values if value != options.get("password"))
+        return hiding([*values, *(options if is_password_split else ())])(text)
 
     def through(self, connect: Connect) -> "Connecting":
-        """Return a copy that calls `connect`, unless a function was given already."""
+        """Return a copy that calls `connect`, unless it has a function already."""
         return Connecting(self._arguments, self._connect or connect)
 
 
 def hidden(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a connect with all but harmless ones hidden in a `Connecting`.
+    """Return connection arguments in which a `Connecting` replaces all arguments that may contain a secret.
 
-    SQLAlchemy keeps the arguments in local variables while it connects, and a traceback may show these.
+    SQLAlchemy keeps the arguments in local variables while it connects, and a traceback may show local variables.
     """
     kept = {name: arguments[name] for name in arguments if name in _READ_BY_SQLALCHEMY}
     rest = {name: arguments[name] for name in arguments if name not in kept and name != _CREATOR}
@@ -84,10 +84,10 @@ def hidden(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def hide(options: dict[str, Any], connect: Connect) -> Connecting:
-    """Hide the arguments of one connect in place, so that no traceback shows them, and return what holds them.
+    """Replace the arguments of one connection attempt by a `Connecting`, in place, and return the `Connecting`.
 
-    The arguments of an engine from `open_engine` are hidden already; its other arguments only repeat the visible part
-    of its URL.
+    The arguments of an engine from `open_engine` are hidden already. SQLAlchemy adds only arguments from the engine's
+    URL, which has no secrets.
     """
     arguments = hidden(options)
     connecting: Connecting = arguments[_CREATOR].through(connect)
@@ -99,27 +99,29 @@ def hide(options: dict[str, Any], connect: Connect) -> Connecting:
 LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
-_OUT_OF_ORDER = ("530", "531", "532", "533", "580", "XX001", "XX002")
-"""The first characters of the error codes for the server's disk, memory, connections and files, not for a statement."""
+_SERVER_FAULTS = ("530", "531", "532", "533", "580", "XX001", "XX002")
+"""The first characters of error codes for a fault of the server: its disk, memory, connections or files."""
 _SHUTDOWN = ("57P01", "57P02", "57P03")
 _SCHEMA_LOCK = 0x6D656469_61746F72  # "mediator"
 _LEFT = "mediator_left"
-"""The key in the `info` of a pooled connection for the time when it was returned."""
+"""A key in the `info` of a pooled connection, for the time when the connection was returned to the pool."""
 _LOOP = "mediator_loop"
-"""The key in the `info` of a connection for the event loop that it was opened in, the only one that it works in."""
+"""A key in the `info` of a connection, for its event loop. A connection works only in the loop that opened it."""
 _FRESH = "mediator_fresh"
-"""The key that marks a transaction without a statement so far: asyncpg sends BEGIN with the first statement."""
+"""A key in the `info` of a connection, set until the first statement, since asyncpg sends BEGIN with this statement."""
 _IDLE_SECONDS = 30.0
+"""Seconds of idleness after which a connection is probed before it is used again."""
 _PROBE_SECONDS = 5.0
 
 
 class PostgresqlDatabase(Database):
-    """A PostgreSQL database; it has no writer lock.
+    """A PostgreSQL database, to which any number of transactions can write concurrently.
 
-    The pool replaces a connection that the server has closed before a caller gets it, and first probes a connection
-    that was idle for half a minute. When the server shuts down or has become read-only, the pool connects anew.
+    Before a caller gets a connection, the pool replaces a connection that the server has closed, and probes a
+    connection that was idle for half a minute. When the server shuts down or has become read-only, the pool replaces
+    all connections.
 
-    A transaction inside another one waits `lock_timeout` seconds for a lock.
+    A transaction inside another transaction waits at most `lock_timeout` seconds for a lock.
     """
 
     dialect: str = "postgresql"
@@ -138,7 +140,7 @@ class PostgresqlDatabase(Database):
         event.listen(engine.sync_engine, "close", _hang_up)
 
     async def probe(self) -> None:
-        """Connect once, and keep the connection in the pool.
+        """Open a connection, and return it to the pool.
 
         Raises:
             DatabaseUnavailableError: The server cannot be reached, refuses the connection, or does not store texts as
@@ -158,13 +160,13 @@ class PostgresqlDatabase(Database):
         return {"isolation_level": isolation}
 
     async def take_turn(self, holder: object) -> None:
-        """Return at once: any number of transactions may write."""
+        """Return at once, since there is no writer lock."""
 
     def end_turn(self) -> None:
         """Do nothing, since there is no writer lock."""
 
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Stop waiting after `seconds`; the connection is then closed, or the pool would lack it for too long."""
+        """Return a timeout. The caller then closes the connection, so that the pool can open another connection."""
         return asyncio.timeout(seconds)
 
     def insert(self, table: Table) -> Any:
@@ -180,15 +182,15 @@ class PostgresqlDatabase(Database):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._lock_timeout * 1000)}")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Translate errors of the server and of the connection to it.
+        """Translate errors of the server and of the connection to the server.
 
-        An error of COMMIT or ROLLBACK is translated only when the server reports trouble of its own, and so has rolled
-        back. Any other is left as it is, since its outcome has to be determined.
+        An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own, because the server
+        has then rolled back. After any other error, the outcome of the transaction must be determined first.
         """
         error = context.original_exception
         if context.connection is None:
             return DatabaseUnavailableError(self.name, str(error))
-        if (sqlstate_of(error) or "").startswith(_OUT_OF_ORDER):  # also for COMMIT: the server has answered
+        if (sqlstate_of(error) or "").startswith(_SERVER_FAULTS):  # even an error of COMMIT: the server has answered
             return DatabaseWriteError(self.name, str(error))
         if context.statement is None:
             return None
@@ -201,8 +203,8 @@ class PostgresqlDatabase(Database):
         if sqlstate == _READ_ONLY and mode == "read":
             return lack_of_unit_of_work("Writing to the database")
         if sqlstate == _READ_ONLY and mode == "write":
-            context.is_disconnect = True  # a new connection may reach the server that has taken over
-            return DatabaseWriteError(self.name, "the server takes no writes", read_only=True)
+            context.is_disconnect = True  # after a failover, a new connection may reach the new primary server
+            return DatabaseWriteError(self.name, "the server is read-only", read_only=True)
         if sqlstate == LOCK_NOT_AVAILABLE and "NOWAIT" not in (context.statement or "").upper() and _is_inner(mode):
             return misuse.nested_lock(self.name, self._lock_timeout)
         if isinstance(error, TimeoutError):
@@ -217,7 +219,10 @@ class PostgresqlDatabase(Database):
         await connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
     def _check_commit(self, connection: Connection) -> None:
-        """Raise an error before COMMIT if the transaction is lost already, since its outcome is then known."""
+        """Raise an error instead of sending COMMIT when the connection is closed or the transaction has ended.
+
+        The outcome is known in this case, while an error of COMMIT itself would leave the outcome unknown.
+        """
         driver_connection: Any = connection.connection.driver_connection
         if mode_of(connection) == "write" and driver_connection.is_closed():
             raise DatabaseConnectionError(self.name, "closed before the commit")
@@ -230,11 +235,11 @@ class PostgresqlDatabase(Database):
         connecting = hide(options, driver.asyncpg.connect)
         try:
             return dialect.connect(*arguments, **options)
-        except Exception as error:  # from the network, or from the driver, also about an unknown option
+        except Exception as error:  # of the network or of the driver, which raises any type for an unknown option
             reason = connecting.hide(str(error))
             if reason == str(error):
                 raise DatabaseUnavailableError(self.name, reason or "no answer in time") from error
-        raise DatabaseUnavailableError(self.name, reason)  # without a cause, which would show the hidden values
+        raise DatabaseUnavailableError(self.name, reason)  # a cause would show the hidden values
 
 
 ENCODING_REMEDY = (
@@ -243,10 +248,10 @@ ENCODING_REMEDY = (
 
 
 def encoding_problem(settings: Any) -> str:
-    """Return why some texts would not be read back from a server as they were stored; empty when all are."""
+    """Return why an encoding of a server or a connection would change texts; empty when both are UTF-8."""
     found = {"the database": settings.server_encoding, "the connection": settings.client_encoding}
     wrong = [f"{what} has the encoding {encoding}" for what, encoding in found.items() if not is_utf8(encoding)]
-    return f"{' and '.join(wrong)}, in which some texts cannot be stored or are read as others" if wrong else ""
+    return f"{' and '.join(wrong)}, in which some texts cannot be stored or are changed" if wrong else ""
 
 
 def is_utf8(encoding: str) -> bool:
@@ -257,9 +262,9 @@ def is_utf8(encoding: str) -> bool:
 def connect_arguments(
     url: URL, given: dict[str, Any], *, idle_timeout: float, statement_timeout: float, connect_timeout: float
 ) -> tuple[URL, dict[str, Any]]:
-    """Return the URL without options that asyncpg does not know, and arguments for asyncpg.
+    """Return the URL without options that asyncpg does not know, and the connection arguments for asyncpg.
 
-    Values in `given` override the defaults of this library; a `None` in its `server_settings` removes a default.
+    The arguments in `given` override the defaults of this library; a `None` in its `server_settings` removes a default.
     """
     settings = {
         "application_name": url.query.get("application_name", "mediator"),
@@ -284,7 +289,10 @@ def _refuse_ended_transaction(
 
 
 def _check_running(connection: Connection) -> None:
-    """Refuse statements after a writer has executed COMMIT or ROLLBACK itself: each would be committed at once."""
+    """Raise a `NoUnitOfWorkError` when a handler has executed COMMIT or ROLLBACK as a statement.
+
+    PostgreSQL would commit each further statement at once.
+    """
     driver_connection: Any = connection.connection.driver_connection
     is_over = not (driver_connection.is_in_transaction() or driver_connection.is_closed())
     if mode_of(connection) == "write" and is_over and _FRESH not in connection.info:
@@ -296,12 +304,12 @@ def _note_loop(_connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None
 
 
 def _check(_connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
-    """Make the pool replace a lost connection before a statement fails on it."""
+    """Raise a `DisconnectionError` for a lost connection, so that the pool replaces the connection."""
     driver_connection: Any = entry.driver_connection
     if driver_connection.is_closed():
         raise DisconnectionError("closed by the server")
     if entry.info.get(_LOOP) is not running_loop():
-        raise DisconnectionError("opened in an event loop that does not run any more")
+        raise DisconnectionError("opened in an event loop that no longer runs")
     left = entry.info.pop(_LEFT, None)
     if left is not None and time.monotonic() - left > _IDLE_SECONDS:
         try:
@@ -311,10 +319,10 @@ def _check(_connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: obj
 
 
 def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-    """Keep a connection out of the pool that is in use, or in a transaction that could not be ended.
+    """Invalidate a returned connection that still executes a statement or is still in a transaction.
 
-    asyncpg refuses COMMIT and ROLLBACK while a statement runs, such as a statement of a forgotten task, and SQLAlchemy
-    then takes the transaction for ended.
+    asyncpg refuses COMMIT and ROLLBACK while a statement runs, for example in a task that a handler has not awaited.
+    SQLAlchemy nevertheless assumes that the transaction has ended, and returns the connection to the pool.
     """
     if connection is None:
         return
@@ -329,11 +337,11 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     """Close an idle connection without waiting for the server, since a frozen server never answers.
 
-    SQLAlchemy ends a connection that is not idle: within 2 s, after cancelling its statement.
+    SQLAlchemy closes a connection that is not idle: it cancels the statement, and waits at most 2 seconds.
     """
     driver_connection: Any = getattr(connection, "driver_connection", None)
     if not driver_connection.is_in_transaction():
-        with contextlib.suppress(RuntimeError):  # its event loop is closed, and its socket with it
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and so is the socket
             driver_connection.terminate()
 
 
@@ -343,10 +351,10 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 
 
 def _is_inner(mode: str | None) -> bool:
-    """Return whether another transaction waits for this one to end.
+    """Return whether an outer transaction waits for the transaction of this connection to end.
 
-    It is the transaction of an enclosing dispatch, or a handler's own transaction when the handler has opened this
-    connection itself.
+    The outer transaction belongs to an enclosing dispatch. When a handler has opened this connection itself, the
+    transaction of the handler is an outer transaction, too.
     """
     frame = current_frame()
     own = frame.scope if frame is not None and mode is not None else None

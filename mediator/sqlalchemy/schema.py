@@ -1,4 +1,4 @@
-"""Schema: the tables of this library, as SQLAlchemy metadata, and how events are converted to their rows and back."""
+"""Schema: the tables of this library, as SQLAlchemy metadata, and the conversion between events and their rows."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -42,7 +42,10 @@ _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers row
 
 
 def _identity() -> Identity:
-    """Return an identity that numbers rows in the order of insertion: no session caches numbers. SQLite ignores it."""
+    """Return an identity that numbers rows in the order of insertion, because no session caches numbers.
+
+    SQLite ignores the identity.
+    """
     return Identity(always=False, cache=1)
 
 
@@ -60,13 +63,17 @@ def _event_columns() -> list[Column[object]]:
 
 
 def _identity_of_event() -> list[Column[str]]:
-    """Return the primary key of what is known about an incoming event."""
+    """Return primary key columns that identify an incoming event of a consumer."""
     longest = {"consumer": LONGEST_GROUP, "source": LONGEST_TEXT, "event_id": LONGEST_TEXT}
     return [Column(name, String(length), primary_key=True) for name, length in longest.items()]
 
 
 def _source() -> Column[str]:
-    """Return the last column, where an upgrade adds it; processes of version 1 do not set it, so it has a default."""
+    """Return the column for the source of an event.
+
+    It is the last column of its table, where an upgrade adds it. It has a default, because processes of version 1 do
+    not set it.
+    """
     return Column("source", String(LONGEST_TEXT), nullable=False, server_default="")
 
 
@@ -102,7 +109,7 @@ archive: Table = Table(
     _source(),
     Index("mediator_outbox_archive_by_time", "archived_at"),
 )
-"""Events that the broker has stored. They are kept for a while to refill a broker that lost its disk."""
+"""Events that the broker has stored. They are kept for some time, to be republished to a broker that lost its data."""
 
 inbox: Table = Table(
     "mediator_inbox",
@@ -122,7 +129,7 @@ attempts: Table = Table(
     Column("last_start", String(8), nullable=False),
     Index("mediator_attempts_by_time", "started_at"),
 )
-"""How often a handler was started for an event that has not taken effect yet, and what is known of the last start."""
+"""How often the handlers were started for an event that has not taken effect yet, and a `LastStart` in `last_start`."""
 
 parked: Table = Table(
     "mediator_parked",
@@ -149,10 +156,10 @@ parked: Table = Table(
     Index("mediator_parked_by_key", "consumer", "partition_key", "number"),
     sqlite_autoincrement=True,
 )
-"""Parked events (dead letters): incoming ones that could not be handled, outgoing ones that could not be published.
+"""Parked events (dead letters): incoming events that could not be handled, outgoing events that could not be published.
 
 `direction` is `in` or `out`; `consumer` is empty for outgoing events. `number` orders the events of one consumer and
-key. `sequence` is the event's sequence in the stream, or for an outgoing event in the outbox.
+key. `sequence` is the sequence of an incoming event in the stream, or of an outgoing event in the outbox.
 """
 
 idempotency: Table = Table(
@@ -179,11 +186,11 @@ versions: Table = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("applied_at", Float, nullable=False),
 )
-"""The versions of these tables that were applied to the database; the highest version is the current one."""
+"""The versions of these tables that were applied to the database. The tables have the highest of these versions."""
 
 
 ENVELOPE = ("id", "source", "type", "time", "partition_key", "bucket", "content_type", "extensions", "data")
-"""The columns of the outbox and its archive that hold an event."""
+"""The columns of the outbox and its archive that contain an event."""
 
 
 def columns_of(event: CloudEvent) -> dict[str, Any]:
@@ -202,7 +209,10 @@ def columns_of(event: CloudEvent) -> dict[str, Any]:
 
 
 def event_of(row: Row[Any], application: str | None = None) -> CloudEvent:
-    """Return the event in a row of the outbox or its archive; `application` is its source if the row has none."""
+    """Return the event in a row of the outbox or its archive.
+
+    When the row has no source yet, `application` is the source of the event.
+    """
     return CloudEvent(
         id=row.id,
         source=row.source or application or "",
@@ -210,13 +220,13 @@ def event_of(row: Row[Any], application: str | None = None) -> CloudEvent:
         time=datetime.fromisoformat(row.time),
         data=bytes(row.data),
         datacontenttype=row.content_type,
-        partitionkey=row.partition_key or None,  # version 1 of the tables took an empty key for none
+        partitionkey=row.partition_key or None,  # version 1 of the tables treated an empty key as no key
         extensions=msgspec.json.decode(row.extensions, type=dict[str, str]),
     )
 
 
 def text_of(extensions: Mapping[str, str]) -> str:
-    """Return extension attributes as the JSON text that is stored."""
+    """Return the JSON text of extension attributes, which is stored in the column."""
     return msgspec.json.encode(dict(extensions)).decode()
 
 
@@ -224,13 +234,13 @@ _COLUMNS = tuple(field.name for field in fields(ParkedEvent))
 
 
 def row_of(event: ParkedEvent) -> dict[str, Any]:
-    """Return the values of a parked event's columns; the database assigns its number on insertion."""
+    """Return the values of a parked event's columns, without the number, which the database assigns on insertion."""
     row = {name: getattr(event, name) for name in _COLUMNS if name != "number"}
     return {**row, "extensions": to_json(event.extensions), "headers": to_json(event.headers)}
 
 
 def parked_of(row: Any) -> ParkedEvent:
-    """Return the parked event in a row, which may lack the body."""
+    """Return the parked event in a row. Without the column `data`, the body of the event is empty."""
     values: dict[str, Any] = {name: getattr(row, name, b"") for name in _COLUMNS}
     values["data"] = bytes(values["data"])
     values["partition_key"] = row.partition_key or None

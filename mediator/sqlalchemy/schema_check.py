@@ -1,4 +1,4 @@
-"""Schema check: describes how the tables in a database differ from the tables that this library needs."""
+"""Schema check: describes the differences between the tables in a database and the tables of this library."""
 
 import re
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ async def schema_differences(engine: AsyncEngine, *, history: SchemaHistory = HI
 
 
 async def version_differences(connection: AsyncConnection, history: SchemaHistory = HISTORY) -> list[str]:
-    """Return what is wrong with the recorded version; empty when there are no tables at all."""
+    """Return the problems of the recorded version as texts; empty when there are no tables."""
     recorded, version = await connection.run_sync(recorded_version), await schema_version(connection, history)
     if version > history.version:
         known = f"the tables are of version {version}, and this library knows them up to version {history.version}"
@@ -47,7 +47,7 @@ async def version_differences(connection: AsyncConnection, history: SchemaHistor
 
 
 async def table_differences(connection: AsyncConnection, history: SchemaHistory = HISTORY) -> list[str]:
-    """Return how tables and rows differ, as texts."""
+    """Return the differences of the tables and of the rows of buckets, as texts."""
 
     def compare(sync: Connection) -> list[str]:
         inspector = inspect(sync)
@@ -83,7 +83,7 @@ def _columns(inspector: Inspector, table: Table, dialect: Dialect) -> Iterator[s
         if bool(there["nullable"]) != bool(column.nullable):
             yield f"the column {name} may {'' if there['nullable'] else 'not '}be NULL"
         if dialect.name == "postgresql" and column.identity is not None and not there.get("identity"):
-            yield f"the column {name} does not number its rows: it is no identity"
+            yield f"the column {name} does not number its rows, since it is not an identity column"
 
 
 def _type(of: TypeEngine[Any], dialect: Dialect) -> str:
@@ -92,7 +92,7 @@ def _type(of: TypeEngine[Any], dialect: Dialect) -> str:
 
 
 def _unique(inspector: Inspector, table: Table) -> Iterator[str]:
-    """Yield missing unique constraints; a unique index on the same columns is as good."""
+    """Yield missing unique constraints; a unique index on the same columns is accepted instead."""
     there = {tuple(sorted(each["column_names"])) for each in inspector.get_unique_constraints(table.name)}
     there |= {
         tuple(sorted(str(name) for name in each["column_names"]))
@@ -131,24 +131,24 @@ def _plain(condition: str) -> str:
 
 
 def _buckets(connection: Connection, inspector: Inspector) -> Iterator[str]:
-    """Compare the numbers of the buckets, since relays lock only these rows.
+    """Yield a difference when the rows of buckets, which relays lock, are not exactly the valid buckets.
 
-    A table with differing columns is skipped: its columns have to be corrected first.
+    A table whose columns differ is skipped, since the columns have to be corrected first.
     """
     if not inspector.has_table(buckets.name) or any(_columns(inspector, buckets, connection.dialect)):
         return
     found, wanted = set(connection.execute(select(buckets.c.bucket)).scalars()), set(range(BUCKETS))
     others, missing = found - wanted, wanted - found
-    texts = [f"has rows that are none of {_numbers(wanted)} ({_numbers(others)})"] if others else []
+    texts = [f"has rows with other numbers than {_numbers(wanted)} ({_numbers(others)})"] if others else []
     if missing:
         lacks = f"lacks {len(missing)} of {BUCKETS} rows ({_numbers(missing)})"
-        texts.append(f"{lacks}: relays publish nothing until they are there")
+        texts.append(f"{lacks}: relays publish nothing until these rows exist")
     if texts:
         yield f"the table {buckets.name} {' and '.join(texts)}"
 
 
 def _numbers(numbers: set[int]) -> str:
-    """Return numbers as a text, with consecutive numbers as `first-last`."""
+    """Return a text of numbers, in which `first-last` stands in place of consecutive numbers."""
     firsts = sorted(number for number in numbers if number - 1 not in numbers)
     lasts = sorted(number for number in numbers if number + 1 not in numbers)
     ranges = zip(firsts, lasts, strict=True)

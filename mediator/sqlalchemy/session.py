@@ -14,7 +14,7 @@ from mediator.sqlalchemy.database import OWNER
 from mediator.sqlalchemy.detached_objects import DetachedObjects
 
 BUSY_SECONDS = 10.0
-"""Seconds for which a forgotten task may keep the session from ending its transaction."""
+"""Seconds for which a forgotten task (see `when_idle`) can keep the session from ending its transaction."""
 
 _CONCURRENT = "isce"  # https://docs.sqlalchemy.org/en/20/errors.html#error-isce
 
@@ -38,14 +38,14 @@ class SessionOwner(Protocol):
 
 
 class OwnedSession(Session):
-    """A session that takes its connection from its unit of work, and lets only the unit of work end the transaction.
+    """A session that uses the engine of its unit of work, and lets only the unit of work end the transaction.
 
     While a transaction of the unit of work runs, a handler can neither roll it back nor close, reset or invalidate the
-    session. The session tells the unit of work which aggregates enter it, by being loaded or added, and which leave it.
+    session. The unit of work adopts the aggregates that are loaded or added, and releases those that leave the session.
 
     Attributes:
         detached: The objects that the session loaded before the current transaction.
-        outdated: Whether the transaction that loaded the objects of the session has ended.
+        outdated: Whether the transaction in which the session loaded its objects has ended.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -54,12 +54,12 @@ class OwnedSession(Session):
         self.outdated: bool = False
 
     def get_bind(self, *_args: Any, **_kwargs: Any) -> Engine | Connection:
-        """Return the owner's engine or connection."""
+        """Return the engine of the unit of work."""
         return _owner(self).bind()
 
     @property
     def unwritten(self) -> Sequence[str]:
-        """The classes of the objects that wait to be written, each with what happened to them."""
+        """The classes of the objects with unwritten changes, as texts such as `Order (new)` or `Order (changed)`."""
         found = [*self._unflushed(), *((state.class_, "changed") for state in self.detached.changed())]
         return list(dict.fromkeys(f"{cls.__name__} ({how})" for cls, how in found))
 
@@ -73,20 +73,20 @@ class OwnedSession(Session):
             yield type(each), "deleted"
 
     def end(self) -> None:
-        """Mark the objects as outdated. Called when a transaction has ended; the next one must load them anew."""
+        """Mark the objects as outdated after the end of a transaction, so that the next transaction reloads them."""
         self.outdated = True
         self.detached.take_deleted()
 
     def let_go(self) -> None:
-        """Detach all objects, so that everything is read from the database from now on."""
+        """Detach all objects, so that queries and `get()` read their rows from the database again."""
         self.detached.let_go()
         self.outdated = False
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:
-        """Flush as `Session.flush` does, and also write changed objects of earlier transactions, after refreshing them.
+        """Write all changes, including changes of objects of earlier transactions, which are refreshed first.
 
         Raises:
-            StaleObjectError: The database holds other values than a changed object was loaded with.
+            StaleObjectError: The row of a changed object has other values than the object was loaded with.
         """
         if not self.outdated:
             self._read_anew(changed=True)
@@ -95,7 +95,7 @@ class OwnedSession(Session):
     def refresh(
         self, instance: object, attribute_names: Iterable[str] | None = None, with_for_update: Any = None
     ) -> None:
-        """Refresh as `Session.refresh` does, and attach an object of an earlier transaction again."""
+        """Refresh an object as `Session.refresh` does. An object of an earlier transaction is attached again first."""
         if instance in self.detached:
             self.prepare_reading(lazily=False)
             self.add(instance)
@@ -105,7 +105,10 @@ class OwnedSession(Session):
         super().refresh(instance, attribute_names, with_for_update)
 
     def _merge(self, state: InstanceState[Any], *args: Any, **options: Any) -> Any:
-        """Attach an object of an earlier transaction again, instead of overwriting newer values with its values."""
+        """Merge an object as `Session.merge` does, but attach an object of an earlier transaction again.
+
+        Merging it would overwrite the row's newer values with the object's older values.
+        """
         entity = state.obj()
         if entity is None or state.key is None or entity not in self.detached:
             merge: Any = super()
@@ -118,16 +121,19 @@ class OwnedSession(Session):
         return entity
 
     def _identity_lookup(self, *args: Any, lazy_loaded_from: Any = None, **options: Any) -> Any:
-        """Look an object up for `get()` and for relationships, which do not query for an object in the session."""
+        """Return an object of the session for `get()` or a lazy load, which then send no query.
+
+        Outdated objects are detached first, so that `get()` does not return an outdated object.
+        """
         self.prepare_reading(lazily=lazy_loaded_from is not None)
         lookup: Any = super()
         return lookup._identity_lookup(*args, lazy_loaded_from=lazy_loaded_from, **options)  # noqa: SLF001
 
     def prepare_reading(self, *, lazily: bool) -> None:
-        """Detach outdated objects before a query, so that it finds none of them, and refresh objects attached again.
+        """Prepare a query: detach outdated objects, and refresh the objects that were attached again.
 
-        A lazy load detaches nothing, since it belongs to an object in the session. Neither does a query while objects
-        wait to be written.
+        Nothing is detached while the session has unwritten objects, nor before a lazy load, since the object whose
+        attribute is loaded must stay in the session.
         """
         if self.outdated and not lazily and not any(self._unflushed()):
             self.let_go()
@@ -139,7 +145,7 @@ class OwnedSession(Session):
                 self.detached.take_changed_back()
             self.detached.read_anew()
         except BaseException as error:
-            _owner(self).doom("reading an object of an earlier transaction anew", error)
+            _owner(self).doom("refreshing an object of an earlier transaction", error)
             raise
 
     def rollback(self) -> None:
@@ -160,10 +166,13 @@ class OwnedSession(Session):
 
 
 async def when_idle(end: Callable[[], Awaitable[None]]) -> None:
-    """End a session's transaction by calling `end`, and try again while a forgotten task is getting a connection.
+    """Call `end`, which ends the transaction of a session, and repeat the call while another task uses the session.
+
+    The other task is a forgotten task: a handler started it and did not await it.
 
     Raises:
-        InvalidRequestError: A task has kept the session busy for `BUSY_SECONDS`, or `end` raised another such error.
+        InvalidRequestError: A task has used the session for `BUSY_SECONDS`, or `end` raised this error for another
+            reason.
     """
     deadline = asyncio.get_running_loop().time() + BUSY_SECONDS
     while True:
@@ -230,7 +239,7 @@ event.listen(OwnedSession, "do_orm_execute", _before_execute)
 event.listen(OwnedSession, "before_attach", _before_attach)
 event.listen(OwnedSession, "detached_to_persistent", _after_return)
 event.listen(OwnedSession, "persistent_to_deleted", _after_delete)
-event.listen(AggregateRoot, "load", _adopt_loaded, propagate=True)  # so that rows of other classes cost nothing
+event.listen(AggregateRoot, "load", _adopt_loaded, propagate=True)  # loading other classes costs nothing
 event.listen(OwnedSession, "after_attach", _adopt)
 for _departure in ("pending_to_transient", "persistent_to_transient", "persistent_to_detached", "deleted_to_detached"):
     event.listen(OwnedSession, _departure, _release)

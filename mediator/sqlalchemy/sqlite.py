@@ -1,4 +1,4 @@
-"""SqliteDatabase: an SQLite file whose commits survive a loss of power, with one writer at a time across processes."""
+"""SqliteDatabase: an SQLite file whose commits survive a loss of power, with one writer at a time in all processes."""
 
 import asyncio
 import contextlib
@@ -23,26 +23,26 @@ from mediator.sqlalchemy.database import MODE, Database, mode_of
 from mediator.sqlalchemy.writer import WriterLock
 
 ENDED = "the transaction of this statement has ended"
-"""The text by which the error of a guarded cursor is recognized."""
+"""The text of a `GuardedCursor`'s error, by which `SqliteDatabase.translated` recognizes the error."""
 
 
 class GuardedConnection(sqlite3.Connection):
-    """A connection whose cursors refuse statements of a writing transaction that has ended.
+    """A connection whose cursors raise an error for a statement after the end of a writing transaction.
 
-    `sqlite3.connect(..., factory=GuardedConnection)` makes it. Each transaction begins with an explicit BEGIN.
+    Create it with `sqlite3.connect(..., factory=GuardedConnection)`. Each transaction must begin with an explicit BEGIN.
     """
 
     writing: bool = False
-    """Whether the last transaction was begun with BEGIN IMMEDIATE, to write."""
+    """Whether the last transaction began with BEGIN IMMEDIATE, as writing transactions do."""
 
     def cursor(self, factory: Any = None) -> Any:
-        """Return a cursor that refuses statements after the end of a writing transaction."""
+        """Return a `GuardedCursor`."""
         make: Any = super().cursor
         return make(factory or GuardedCursor)
 
 
 class GuardedCursor(sqlite3.Cursor):
-    """A cursor that refuses statements when the last transaction was begun to write, and has ended."""
+    """A cursor that raises `sqlite3.OperationalError` for a statement after the end of a writing transaction."""
 
     def __init__(self, connection: GuardedConnection, /) -> None:
         super().__init__(connection)
@@ -65,7 +65,7 @@ class GuardedCursor(sqlite3.Cursor):
             raise sqlite3.OperationalError(ENDED)
 
 
-_OUT_OF_ORDER = frozenset(
+_FILE_FAULTS = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_CANTOPEN,
@@ -79,15 +79,16 @@ _OUT_OF_ORDER = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
-"""Result codes about the file, the disk and other programs, not a statement (https://www.sqlite.org/rescode.html)."""
+"""Result codes for a fault of the file or the disk, or a lock of another program (https://www.sqlite.org/rescode.html)."""
 _MAYBE_COMMITTED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+"""Result codes of a COMMIT that may have been written to the disk or not."""
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
 
 
 class SqliteDatabase(Database):
     """An SQLite file in WAL mode with `synchronous=FULL`, and with one writer at a time.
 
-    A writer waits `writer_timeout` seconds for other writers.
+    A writer waits at most `writer_timeout` seconds for other writers.
 
     Attributes:
         lock: The writer lock.
@@ -101,7 +102,7 @@ class SqliteDatabase(Database):
         self.lock: WriterLock = WriterLock(file, timeout=writer_timeout)
         self._relay_lock_file = f"{file}.relay"
         super().__init__(engine, str(file))
-        self._given_up: set[asyncio.Task[None]] = set()
+        self._rollbacks: set[asyncio.Task[None]] = set()
         event.listen(engine.sync_engine, "connect", _configure)
         event.listen(engine.sync_engine, "invalidate", self._roll_back)
         event.listen(engine.sync_engine, "commit", _refuse_ended_transaction)
@@ -115,9 +116,9 @@ class SqliteDatabase(Database):
 
     @asynccontextmanager
     async def relaying(self) -> AsyncGenerator[bool, None]:
-        """Try to hold the lock file `<database>.relay`, and yield whether it is held; one relay at a time can hold it.
+        """Try to lock the file `<database>.relay`, and yield whether this relay holds the lock.
 
-        The relay that holds it publishes without a transaction.
+        Only one relay at a time can hold it. The lock replaces a transaction: the relay publishes without one.
         """
         self.owner.check()
         lock = FileLock(self._relay_lock_file, thread_local=False)
@@ -132,7 +133,7 @@ class SqliteDatabase(Database):
             lock.release()
 
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:  # noqa: ARG002  # the port has it
-        """Set no limit: the writer lock is kept until SQLite has answered, however long that takes."""
+        """Set no limit, since the writer lock must be held until SQLite has answered."""
         return contextlib.nullcontext()
 
     def insert(self, table: Table) -> Any:
@@ -142,55 +143,62 @@ class SqliteDatabase(Database):
         return "no such table" in str(error)
 
     def begun(self, connection: Connection) -> None:
-        """Begin a transaction: a writer takes SQLite's lock at once, and a reader is kept from writing.
+        """Begin a transaction.
 
-        A transaction that begins as a reader and then writes could deadlock.
+        A reader cannot write. A writer takes SQLite's write lock at once, since a transaction that first reads and then
+        writes could deadlock.
         """
         mode = mode_of(connection)
-        guarded = mode == "read"
-        if connection.info.get(MODE, False) is not guarded:
-            connection.exec_driver_sql(f"PRAGMA query_only={int(guarded)}")
-            connection.info[MODE] = guarded
+        read_only = mode == "read"
+        if connection.info.get(MODE, False) is not read_only:
+            connection.exec_driver_sql(f"PRAGMA query_only={int(read_only)}")
+            connection.info[MODE] = read_only
         connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Translate errors about a write by a reader, a statement after its transaction's end, and the file itself."""
+        """Translate errors for a write by a reader, for a statement after the transaction's end, and of the file."""
         error = context.original_exception
         if str(error) == ENDED:
             return misuse.no_unit_of_work("A statement of a transaction that has ended")
         code: int = getattr(error, "sqlite_errorcode", 0)
-        if mode == "read" and code == sqlite3.SQLITE_READONLY:  # from `query_only`; a file has an extended code
+        if (
+            mode == "read" and code == sqlite3.SQLITE_READONLY
+        ):  # from `query_only`: a read-only file has an extended code
             return lack_of_unit_of_work("Writing to the database")
         if context.connection is None:
             return DatabaseUnavailableError(self.name, str(error))
         if context.statement is None and code in _MAYBE_COMMITTED:
-            context.is_disconnect = True  # unknown whether the transaction would survive a loss of power
+            context.is_disconnect = True  # it is unknown whether the transaction would survive a loss of power
             return None
-        if mode is not None and code & 0xFF in _OUT_OF_ORDER:
+        if mode is not None and code & 0xFF in _FILE_FAULTS:
             return DatabaseWriteError(self.name, str(error))
         return None
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
-        """Do nothing: the writer lock, which the caller holds, is enough."""
+        """Do nothing, since the caller holds the writer lock."""
 
     def _roll_back(self, connection: DBAPIConnection, _entry: object, _error: object) -> None:
-        """Roll back a connection that is about to be closed, since closing may not end its transaction.
+        """Roll back the transaction of a connection before the connection is closed, since closing may not end it.
 
-        Python closes it with `sqlite3_close_v2`: as long as something references one of its cursors (such as a
-        traceback, until it is garbage-collected), SQLite keeps the transaction and its lock
+        Python closes the connection with `sqlite3_close_v2`. SQLite then keeps the transaction and its lock until all
+        cursors are garbage-collected, and a traceback may reference a cursor for some time
         (https://www.sqlite.org/c3ref/close.html).
         """
         driver_connection: Any = getattr(connection, "driver_connection", None)
         try:
-            undoing = start_detached(_roll_back(driver_connection))
+            rollback = start_detached(_roll_back(driver_connection))
         except RuntimeError:  # there is no event loop, so the process is ending
             return
-        self._given_up.add(undoing)  # the driver rolls back before it closes the connection
-        undoing.add_done_callback(self._given_up.discard)
+        self._rollbacks.add(rollback)  # the driver executes the rollback before it closes the connection
+        rollback.add_done_callback(self._rollbacks.discard)
 
 
 def file_of(url: URL) -> Path:
-    """Return the absolute path of a URL's file; an in-memory database or an SQLite URI is an error."""
+    """Return the absolute path of the database file in a URL.
+
+    Raises:
+        DatabaseUnavailableError: The URL names an in-memory database or is an SQLite URI.
+    """
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise DatabaseUnavailableError(
             url.database or ":memory:", "the outbox needs a file that outlives the process: use sqlite:///app.db"
@@ -216,19 +224,17 @@ def probe(file: Path) -> None:
         raise DatabaseUnavailableError(str(file), f"{problem}. {ENCODING_REMEDY}")
 
 
-ENCODING_REMEDY = (
-    "Copy what is in it into a new file, which has UTF-8 unless told otherwise: `.dump` of the sqlite3 program"
-)
+ENCODING_REMEDY = "Copy its contents into a new file, which has UTF-8 by default: use `.dump` of the sqlite3 program"
 
 
 def encoding_problem(encoding: str) -> str:
-    """Return why some texts would not be read back from a file as they were stored; empty when all are.
+    """Return why the encoding of a file would change some texts; empty for UTF-8.
 
     In UTF-16, SQLite replaces U+FFFE and U+FFFF by U+FFFD without an error.
     """
     if encoding == "UTF-8":
         return ""
-    return f"it has the encoding {encoding}, in which SQLite reads some characters as others"
+    return f"it has the encoding {encoding}, in which SQLite replaces some characters"
 
 
 async def _roll_back(driver_connection: Any) -> None:
@@ -237,7 +243,7 @@ async def _roll_back(driver_connection: Any) -> None:
 
 
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Set a new connection up. `SqliteDatabase.begun` begins transactions, not the driver."""
+    """Set up a new connection. The driver must not begin transactions, since `SqliteDatabase.begun` does."""
     connection.isolation_level = None
     try:
         cursor = connection.cursor()
@@ -245,16 +251,16 @@ def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
     except BaseException:
-        connection.close()  # the pool does not have it yet, and its thread would outlive the event loop
+        connection.close()  # the pool would not close it, and the driver's thread would outlive the event loop
         raise
 
 
 def _refuse_ended_transaction(connection: Connection) -> None:
-    """Refuse statements of a writer whose transaction has ended: SQLite would commit each of them at once.
+    """Raise a `NoUnitOfWorkError` for a statement after the end of a writing transaction.
 
-    A task may outlive its transaction, and SQLite itself ends a transaction after `ON CONFLICT ROLLBACK`, a full disk
-    or an I/O error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"). COMMIT is
-    refused, too, since it would commit nothing.
+    SQLite would commit such a statement at once, and a COMMIT would commit nothing. A task that was not awaited may run
+    longer than its transaction. SQLite itself ends a transaction after `ON CONFLICT ROLLBACK`, a full disk or an I/O
+    error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
     """
     if mode_of(connection) == "write":
         driver_connection: Any = connection.connection.driver_connection

@@ -35,12 +35,12 @@ _SQLITE_ROWS = 1000
 
 
 async def stage_events(connection: AsyncConnection, events: Sequence[StagedEvent]) -> None:
-    """Insert events into the outbox, numbered in the order given.
+    """Insert events into the outbox, numbered in the given order.
 
     PostgreSQL needs one statement and one round trip for any number of events; SQLite needs one for each 1,000 events.
 
     Raises:
-        EventIdConflictError: An event has the id of another one, or of an event in the outbox.
+        EventIdConflictError: Two of the events have the same id, or an event in the outbox has the id of one of them.
     """
     try:
         await _insert(connection, events)
@@ -67,8 +67,8 @@ async def _insert(connection: AsyncConnection, events: Sequence[StagedEvent]) ->
 def lock_numbers(events: Iterable[StagedEvent]) -> list[int]:
     """Return the numbers of the locks of all ordered keys, without duplicates and in ascending order.
 
-    The order prevents deadlocks between two transactions. Transactions of two keys with the same number wait for each
-    other needlessly, which does no harm.
+    The order prevents deadlocks between two transactions. Two keys may have the same number. Their transactions then
+    wait for each other needlessly, which does no harm.
     """
     keys = {event.locked_key for event in events} - {None}
     return sorted({zlib.crc32(str(key).encode()) - 2**31 for key in keys})
@@ -83,9 +83,9 @@ def _row(staged: StagedEvent) -> dict[str, Any]:
 def _from_arrays() -> Insert:
     """Return an `INSERT ... SELECT` from one array for each column, which first takes the locks.
 
-    PostgreSQL assigns the sequences after sorting the rows. It takes the locks before that: their CTE is materialized,
-    hence executed to its end, and the condition of each row reads it. PostgreSQL would not execute a CTE that nothing
-    reads.
+    PostgreSQL assigns the sequences after it has sorted the rows. The locks are taken before that: the condition of
+    each row reads the CTE `locks`, and a materialized CTE is executed completely before its result is read. The
+    condition is needed, since PostgreSQL does not execute a CTE that nothing reads.
     """
     numbers = func.unnest(bindparam("locks", type_=ARRAY(Integer))).table_valued(column("number", Integer), name="keys")
     lock = func.pg_advisory_xact_lock(literal(LOCKS, Integer), numbers.render_derived().c.number)
@@ -101,7 +101,7 @@ def _from_arrays() -> Insert:
 def _type_of(name: str) -> TypeEngine[Any]:
     """Return the type of a column without its length.
 
-    A cast to `VARCHAR(64)` would truncate a text that is too long; INSERT refuses it.
+    A cast to `VARCHAR(64)` would truncate a text that is too long. Without the cast, INSERT raises an error.
     """
     kind = outbox.c[name].type
     return Text() if isinstance(kind, String) else kind
@@ -114,9 +114,9 @@ def _values(rows: int) -> str:
 
 
 def _is_about_ids(error: BaseException | None) -> bool:
-    """Return whether an error says that the outbox has an id already.
+    """Return whether an error is about a duplicate id in the outbox.
 
-    Other errors are about a sequence of the outbox, or about a table of the application.
+    Other errors are about a duplicate sequence in the outbox, or about a table of the application.
     """
     cause = getattr(error, "__cause__", None)  # asyncpg's error
     if getattr(cause, "table_name", None) == outbox.name:
@@ -126,9 +126,9 @@ def _is_about_ids(error: BaseException | None) -> bool:
 
 
 def _named_in(error: BaseException | None, ids: Sequence[str]) -> tuple[str, ...]:
-    """Return the id that PostgreSQL's error names.
+    """Return the duplicate id, as a tuple, if the error contains it; otherwise an empty tuple.
 
-    PostgreSQL names none to a role that may only insert, and SQLite never names one.
+    Errors of SQLite never contain the id. PostgreSQL omits it for a role that may only insert.
     """
     detail: str | None = getattr(getattr(error, "__cause__", None), "detail", None)
     value = (detail or "").partition(f"{_KEY_OF_IDS}(")[2]
@@ -136,17 +136,21 @@ def _named_in(error: BaseException | None, ids: Sequence[str]) -> tuple[str, ...
     return tuple(named[-1:])
 
 
-_SECONDS = 1.0
-_SHARE = 0.05
-_SHARE_WHEN_FULL = 0.2
+_COUNT_SECONDS = 1.0
+"""The shortest time between two counts while the outbox does not seem to be full."""
+_COUNTING_SHARE = 0.05
+"""The largest share of time that is spent on counting."""
+_COUNTING_SHARE_WHEN_FULL = 0.2
+"""The largest share of time that is spent on counting while the outbox seems to be full."""
 
 
 class Backlog:
-    """Counts the waiting events from time to time, and adds the events that this process stages between two counts.
+    """Estimates how many events wait: the last count, and the events that this process has staged since then.
 
-    A count reads at most one row more than the limit. It is repeated after a second, or later when counting is slow:
-    counting takes at most a twentieth of the time, and at most a fifth while the outbox seems to be full. Events of
-    other processes are seen by the next count only, so these processes can exceed the limit until then.
+    A count reads at most one row more than the limit. The next count follows after a second, or later when counting is
+    slow: counting takes at most a twentieth of the time, and at most a fifth while the outbox seems to be full. Events
+    of other processes are noticed only by the next count, so several processes together can exceed the limit until
+    then.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -161,7 +165,8 @@ class Backlog:
         """Admit `adding` more events to the outbox, or raise an `OutboxFullError` if more than `limit` would wait."""
         age = self._clock() - self._counted
         seems_full = self._known + adding > limit
-        if age >= max(_SECONDS, self._took / _SHARE) or (seems_full and age >= self._took / _SHARE_WHEN_FULL):
+        pause = max(_COUNT_SECONDS, self._took / _COUNTING_SHARE)
+        if age >= pause or (seems_full and age >= self._took / _COUNTING_SHARE_WHEN_FULL):
             await self._count(connection, limit)
         if adding and self._known + adding > limit:
             raise OutboxFullError(self._name, self._known, limit)
@@ -169,9 +174,10 @@ class Backlog:
         self._added += adding
 
     async def _count(self, connection: AsyncConnection, limit: int) -> None:
-        """Count the stored events.
+        """Count the waiting events.
 
-        Events that this process admits during the count are added to it: the count does not see their transactions.
+        Events that this process admits during the count are added to the result, since the count cannot see their
+        uncommitted transactions.
         """
         started, added = self._clock(), self._added
         if self._counted > -float("inf"):

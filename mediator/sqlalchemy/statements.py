@@ -37,27 +37,27 @@ _NUMBERS = range(2**63)
 
 
 def is_number(value: int) -> bool:
-    """Return whether a column of numbers can hold a value."""
+    """Return whether a value fits into a column of sequences or of other numbers of rows."""
     return value in _NUMBERS
 
 
 def is_text(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
-    """Match rows whose column, of at most 255 characters, equals a text."""
+    """Match the rows in which a column of at most 255 characters equals a text."""
     return column == value if is_storable(value) else false()
 
 
 def starts_with(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
-    """Match rows whose column, of at most 255 characters, begins with a text; wildcards of LIKE are escaped."""
+    """Match the rows in which a column of at most 255 characters begins with a text; LIKE wildcards are escaped."""
     return column.startswith(value, autoescape=True) if is_storable(value) else false()
 
 
 def is_one_of_texts(column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
-    """Match rows whose column, of at most 255 characters, equals one of several texts."""
+    """Match the rows in which a column of at most 255 characters equals one of several texts."""
     return column.in_([value for value in values if is_storable(value)])
 
 
 def is_one_of_numbers(column: ColumnElement[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Match rows whose column equals one of several numbers."""
+    """Match the rows in which a column equals one of several numbers; other values than row numbers are ignored."""
     return column.in_([value for value in values if is_number(value)])
 
 
@@ -69,9 +69,9 @@ _UNNAMED = outbox.c.source == literal_column("''")  # a literal: with a paramete
 
 
 def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
-    """Match rows whose column equals one of several values.
+    """Match the rows in which a column equals one of several values.
 
-    PostgreSQL gets one parameter, so that the text of the statement does not depend on the number of values.
+    On PostgreSQL, all values are one parameter, so that the text of the statement does not depend on their number.
     """
     if dialect == "postgresql":
         return column == func.any(bindparam(None, list(values), type_=ARRAY(BigInteger), unique=True))
@@ -79,17 +79,17 @@ def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> 
 
 
 async def delete_some(connection: AsyncConnection, table: Table, condition: ColumnElement[bool], limit: int) -> int:
-    """Delete at most `limit` of the rows that match a condition, and return how many were deleted."""
+    """Delete at most `limit` rows that match a condition, and return how many were deleted."""
     key = tuple_(*table.primary_key)
     chosen = select(*table.primary_key).where(condition).limit(limit)
     return (await connection.execute(delete(table).where(key.in_(chosen)))).rowcount
 
 
 async def to_archive(connection: AsyncConnection, sequences: Collection[int], offset: float) -> int:
-    """Move events to the archive, and return how many the outbox had. One statement on PostgreSQL.
+    """Move published events from the outbox to the archive, and return how many of them were in the outbox.
 
-    An event that the archive already has is no error, since the broker has stored it. `offset` is added to the time of
-    the database, in seconds.
+    An event whose id is already in the archive is only removed from the outbox. `offset` is added to the time of the
+    database, in seconds. On PostgreSQL, one statement does all of this.
     """
     values = {"sequences": list(sequences), "offset": offset}
     if connection.dialect.name == "postgresql":
@@ -101,7 +101,7 @@ async def to_archive(connection: AsyncConnection, sequences: Collection[int], of
 
 @cache
 def _moving() -> Select[Any]:
-    """Return the statement for PostgreSQL; built once, since relays execute it all the time."""
+    """Return the statement of `to_archive` for PostgreSQL. It is built only once, since relays execute it often."""
     chosen = outbox.c.sequence == func.any(bindparam("sequences", type_=ARRAY(BigInteger)))
     moved = delete(outbox).where(chosen).returning(*(outbox.c[name] for name in _ARCHIVED)).cte("moved")
     now = SERVER_TIME + bindparam("offset", type_=Float)
@@ -117,10 +117,11 @@ def _copying() -> Any:
 def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen: ColumnElement[bool]) -> Any:
     """Return an INSERT of moved events into the archive.
 
-    An id identifies one event: of two events with the same id, the archive keeps the first, which receivers have. A
-    sequence is only a position: when a restored database assigns a sequence again, the later event replaces the earlier
-    one, since the broker is more likely to lose what it stored last. A subquery makes the database look each id up in
-    the index, whatever its statistics say.
+    When the archive has an event with the same id, the archived event stays, since receivers know this event by its id.
+    When the archive has another event with the same sequence, which a restored database can assign again, the later
+    event replaces the earlier event, since a broker is more likely to lose the later event.
+
+    Each id is looked up with a subquery, so that the database uses the index regardless of its statistics.
     """
     known = archive.alias("known")
     is_new = select(known.c.id).where(known.c.id == moved.c.id).scalar_subquery().is_(None)
@@ -139,9 +140,9 @@ async def delete_sent(connection: AsyncConnection, sequences: Collection[int]) -
 async def to_parked(
     connection: AsyncConnection, event: CloudEvent, sequence: int, *, now: ColumnElement[float], reason: str, error: str
 ) -> int:
-    """Move an event to the parked events, and return 1, or 0 when the outbox does not have it.
+    """Move an event from the outbox to the parked events, and return 1; return 0 when it is not in the outbox.
 
-    When an event with its id is parked already, that event stays, since an id identifies one event.
+    When an event with the same id is already parked, the parked event is not changed.
     """
     deleted = (await connection.execute(delete(outbox).where(outbox.c.sequence == sequence))).rowcount
     if deleted:
@@ -155,8 +156,9 @@ async def to_parked(
 async def erase(connection: AsyncConnection, key: str) -> Erased:
     """Delete the archived and the refused events of a key, and count its waiting events.
 
-    PostgreSQL does so in one statement, hence in one snapshot, in which each event is in exactly one of the three
-    tables: no event that a relay moves meanwhile is missed, and nobody waits for relays. SQLite has only one writer.
+    On PostgreSQL, this is one statement, which sees one snapshot. Each event is in exactly one of the three tables in
+    this snapshot, so an event that a relay moves at the same time is not missed, and no lock on relays is needed. On
+    SQLite, relays cannot move events meanwhile, since there is only one writer.
     """
     is_archived, is_refused = archive.c.partition_key == key, _OUTGOING & (parked.c.partition_key == key)
     waiting = select(func.count()).select_from(outbox).where(outbox.c.partition_key == key)
@@ -170,9 +172,10 @@ async def erase(connection: AsyncConnection, key: str) -> Erased:
 async def _erase_at_once(
     connection: AsyncConnection, is_archived: ColumnElement[bool], is_refused: ColumnElement[bool], waiting: Select[Any]
 ) -> Erased:
-    """Erase in one statement.
+    """Execute `erase` as one statement.
 
-    A refused event that is in the snapshot but could not be deleted has gone back to the outbox, and counts as pending.
+    A refused event that is in the snapshot but was not deleted has been moved back to the outbox by another
+    transaction. It is counted as a waiting event.
     """
     archived = delete(archive).where(is_archived).returning(archive.c.sequence).cte("archived")
     refused = delete(parked).where(is_refused).returning(parked.c.number).cte("refused")
@@ -200,16 +203,17 @@ def first_due() -> ScalarSelect[Any]:
 def is_something_due(now: ColumnElement[float]) -> ColumnElement[bool]:
     """Return a condition that is true when a delayed event is due.
 
-    It looks up the earliest due time in the index. PostgreSQL assumes that a third of a table that it has not analyzed
-    is due, and would otherwise search the whole backlog for a due event.
+    The condition compares only the earliest due time, which the database finds in the index. For a condition on each
+    row, PostgreSQL could scan the whole outbox, because it assumes that a third of the rows match as long as the table
+    has no statistics.
     """
     return func.coalesce(first_due() <= now, False)
 
 
 async def release_due(connection: AsyncConnection, now: ColumnElement[float]) -> None:
-    """Release delayed events that are due: relays see them, and they can no longer be cancelled.
+    """Release at most 1,000 delayed events that are due. They can then be published and no longer be cancelled.
 
-    At most 1,000 are released at once. Events that a running transaction is cancelling are skipped.
+    Events that a running transaction is cancelling are skipped.
     """
     due = select(outbox.c.sequence).where(outbox.c.deliver_at <= now).order_by(outbox.c.deliver_at).limit(_PROMOTED)
     due = due.with_for_update(skip_locked=True)
@@ -219,7 +223,7 @@ async def release_due(connection: AsyncConnection, now: ColumnElement[float]) ->
 def is_something_unnamed() -> ColumnElement[bool]:
     """Return a condition that is true when an event has no source yet.
 
-    It looks up the first such event in the index, as `is_something_due` does.
+    The condition looks up only the first such event, as `is_something_due` does.
     """
     return select(func.min(outbox.c.sequence)).where(_UNNAMED).scalar_subquery().is_not(None)
 
@@ -238,7 +242,7 @@ async def name_events(connection: AsyncConnection, application: str) -> bool:
 def publishable(limit: int, without: Collection[str]) -> Select[Any]:
     """Select the oldest events that may be published, at most `limit`.
 
-    Delayed events, events of the domains in `without`, and events behind a refused event of their key are left out.
+    Delayed events, events of the domains in `without`, and events whose key has a refused event are left out.
     """
     same_key = select(literal(1)).where(_OUTGOING, parked.c.partition_key == outbox.c.partition_key)
     ready = select(outbox).where(outbox.c.deliver_at.is_(None), ~same_key.exists())

@@ -30,10 +30,10 @@ from mediator.sqlalchemy.staging import backlog_of, stage_events
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """A unit of work on an SQLAlchemy session.
 
-    Each scope has one: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a transaction
-    takes SQLite's writer lock and a connection, and sends BEGIN; nothing is taken from the database before. Outside a
-    running transaction the session only reads; writing raises `NoUnitOfWorkError`. Events raise a `SchemaError`
-    when the table of the outbox does not exist.
+    Each scope has its own: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a transaction
+    takes SQLite's writer lock and a connection, and sends BEGIN. Until then, the transaction uses no connection.
+    Outside a running transaction, the session can only read, and writing raises `NoUnitOfWorkError`. The commit of
+    events raises `SchemaError` when the table of the outbox does not exist.
 
     Args:
         engine: From `open_engine`, or any asynchronous engine on SQLite or on PostgreSQL through asyncpg.
@@ -44,7 +44,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             `None` for any number.
         max_domain_events: How many domain events one transaction may publish; `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
-        ids: Makes transaction ids.
+        ids: Returns a new transaction id.
 
     Raises:
         SettingError: A number is out of range.
@@ -74,10 +74,10 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._session: AsyncSession | None = None
         self._savepoints: list[AsyncSessionTransaction] = []
         self._marks: list[WeakSet[State]] = []
-        self._locking = asyncio.Lock()
-        self._holds_turn = self._answered = False
+        self._taking_turn = asyncio.Lock()
+        self._holds_turn = self._has_ended = False
         self._committing: Connection | None = None
-        self._closed = self._staged = self._own = False
+        self._closed = self._staged = self._is_ending = False
         self._isolation: str | None = None
         self._reader: AsyncEngine | None = None
 
@@ -106,13 +106,13 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return await self.session.connection()
 
     def bind(self) -> Engine:
-        """Return the engine for the session's next transaction, and take the writer lock when that transaction writes.
+        """Return the engine for the session's next transaction. Take the writer lock if the transaction can write.
 
-        The session calls it inside the greenlet in which SQLAlchemy runs the synchronous session.
+        The session calls this method inside the greenlet in which SQLAlchemy runs the synchronous session.
 
         Raises:
             ScopeError: The unit of work is closed.
-            NoUnitOfWorkError: The transaction of a forgotten task ended while it waited for the writer lock.
+            NoUnitOfWorkError: The transaction ended while the caller, a forgotten task, waited for the writer lock.
         """
         if self._closed:
             frame = current_frame()
@@ -124,21 +124,26 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return self._database.writer_at(self._isolation).sync_engine
 
     async def _take_turn(self) -> None:
-        """Wait for the writer lock. A forgotten task, whose transaction has ended meanwhile, releases it at once."""
+        """Wait for the writer lock.
+
+        The caller may be a forgotten task, which a handler has not awaited. When the transaction ended while the task
+        waited, the task releases the lock at once.
+        """
         running, acquired = self._running, False
-        async with self._locking:
-            if not self._holds_turn and not self._answered and self._running is running:
+        async with self._taking_turn:
+            if not self._holds_turn and not self._has_ended and self._running is running:
                 await self._database.take_turn(self)
                 self._holds_turn = acquired = True
-            if self._answered or self._running is not running:
+            if self._has_ended or self._running is not running:
                 if acquired:
                     self._give_up_turn()
                 raise misuse.no_unit_of_work("A statement of a transaction that has ended")
 
     def doom_by_database(self, error: BaseException, *, lost: bool = False) -> None:
-        """Doom the running transaction, unless the error is confined to a savepoint that the handler set itself.
+        """Doom the running transaction after an error of the database, so that it can only be rolled back.
 
-        A lost connection loses the whole transaction, whatever the savepoint.
+        An error inside a savepoint that the handler itself has set does not doom the transaction, since the handler can
+        roll back to the savepoint. A lost connection (`lost`) always dooms the transaction.
         """
         if self._session is None:
             return
@@ -153,18 +158,18 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         Raises:
             MisuseError: A handler calls the operation while a transaction runs.
         """
-        if not self._own and self.state is not UnitOfWorkState.IDLE:
+        if not self._is_ending and self.state is not UnitOfWorkState.IDLE:
             error = misuse.session_ended(operation, self.transaction_id)
             self.doom(f"session.{operation}()", error)
             raise error
 
     def check_commit(self, nested: object) -> None:
-        """Refuse a handler's commit as `check_ownership` does, unless it commits only a savepoint of the handler."""
+        """Refuse a commit as `check_ownership` does, unless it only releases a savepoint that a handler has set."""
         if nested is (self._savepoints[-1].sync_transaction if self._savepoints else None):
             self.check_ownership("commit")
 
     def check_writing(self) -> None:
-        """Raise a `NoUnitOfWorkError` when objects of the session or events wait, and no transaction runs."""
+        """Raise a `NoUnitOfWorkError` if no transaction runs and objects are unwritten or events unpublished."""
         if self.state is UnitOfWorkState.IDLE and not self.settling:
             self.check_stored()
 
@@ -172,7 +177,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """Close the session and return its connection to the pool. Called at the end of the scope.
 
         Raises:
-            NoUnitOfWorkError: An object still waits to be written, or an event to be published.
+            NoUnitOfWorkError: An object is still unwritten, or an event unpublished.
         """
         if self.settling:
             return
@@ -199,23 +204,23 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return self._database.application
 
     async def prepare(self, isolation: str | None) -> None:
-        """Get ready for a transaction. On SQLite it is always serializable, on PostgreSQL it has the requested level.
+        """Prepare the next transaction. On SQLite it is always serializable; on PostgreSQL it has the requested level.
 
         Raises:
-            MisuseError: The database cannot give the isolation level, or the COMMIT of the last transaction is
+            MisuseError: The database does not support the isolation level, or the COMMIT of the last transaction is
                 not answered yet.
-            NoUnitOfWorkError: An object waits to be written, and no transaction runs.
+            NoUnitOfWorkError: An object was changed outside a transaction, and is unwritten.
         """
         self._database.owner.check()
         self._database.writer_at(isolation)
         if self.settling:
             raise misuse.already_running("whose COMMIT is not answered yet")
         await self._begin_anew()
-        self._staged = self._answered = False
+        self._staged = self._has_ended = False
         self._isolation = isolation
 
     async def _begin_anew(self) -> None:
-        """End what the session reads and detach its objects, so that the next transaction loads them anew."""
+        """End the session's reading transaction and detach its objects, so that the next transaction reloads them."""
         if self._session is None or self._held is None:
             return
         self.check_written()
@@ -236,7 +241,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._reader = reader
 
     async def end_reading(self, error: BaseException | None) -> None:
-        # Loaded objects stay usable, unless the query failed or left unwritten changes.
+        # The commit of a reading transaction keeps loaded objects usable; a rollback expires them.
         try:
             if self._session is not None:
                 left = self.unwritten
@@ -272,7 +277,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._staged = True
 
     async def commit_transaction(self, transaction_id: str) -> None:
-        self._own, self._committing = True, None
+        self._is_ending, self._committing = True, None
         failure: BaseException | None = None
         try:
             if self._session is not None:
@@ -284,7 +289,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
                 if (unknown := self._unknown_outcome(transaction_id, error)) is not None:
                     raise unknown from error
                 raise
-            failure = error  # raised by a listener of the application, or when the connection was returned
+            failure = error  # of a listener of the application, or of the return of the connection to the pool
             await self._abandon_session()
         try:
             self._free()
@@ -305,25 +310,25 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return None
 
     def commit_begins(self, connection: Connection) -> None:
-        """Record the connection on which COMMIT is about to be sent."""
+        """Record the connection on which COMMIT will now be sent."""
         self._committing = connection
 
     def _has_committed(self) -> bool:
-        """Return whether the database has answered COMMIT: SQLAlchemy ends a connection's transaction only then."""
+        """Return whether the database has confirmed COMMIT, since SQLAlchemy ends its transaction object only then."""
         return self._committing is not None and self._committing.get_transaction() is None
 
     async def _abandon_session(self) -> None:
-        """Close a session that was interrupted after its COMMIT."""
+        """Close the session after an error that followed a successful COMMIT."""
         if self._session is None:
             return
-        self._own = True
+        self._is_ending = True
         try:
             await when_idle(self._session.close)
         except Exception:  # the connection cannot be used again
             await self._session.invalidate()
 
     async def roll_back_transaction(self) -> None:
-        self._own = True
+        self._is_ending = True
         try:
             if self._session is not None:
                 async with self._database.patience(self._commit_timeout):
@@ -339,9 +344,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             self._free()
 
     def _free(self) -> None:
-        """Release everything that the transaction held. The database has answered, so others may write."""
-        self._own = False
-        self._answered = True
+        """Release everything that the transaction held, including the writer lock.
+
+        Called after the database has answered COMMIT or ROLLBACK, or the connection was lost.
+        """
+        self._is_ending = False
+        self._has_ended = True
         self._savepoints.clear()
         self._marks.clear()
         self._end_what_is_held()
@@ -368,15 +376,15 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return savepoint
 
     async def release_savepoint(self, savepoint: AsyncSessionTransaction) -> None:
-        self._own = True
+        self._is_ending = True
         try:
             await savepoint.commit()
         finally:
-            self._own = False
+            self._is_ending = False
         self._leave_savepoint(savepoint)
 
     async def roll_back_to_savepoint(self, savepoint: AsyncSessionTransaction) -> None:
-        self._own = True
+        self._is_ending = True
         mark = self._leave_savepoint(savepoint)
         try:
             await savepoint.rollback()
@@ -384,7 +392,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             if self._held is not None:
                 self._held.detached.expire_since(mark)
         finally:
-            self._own = False
+            self._is_ending = False
 
     def _leave_savepoint(self, savepoint: AsyncSessionTransaction) -> WeakSet[State]:
         index = self._savepoints.index(savepoint)

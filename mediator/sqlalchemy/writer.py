@@ -1,14 +1,16 @@
-"""WriterLock: one writer at a time in an SQLite file, across tasks and processes.
+"""WriterLock: a lock for one writer at a time in an SQLite file, across tasks and processes.
 
-Waiting on SQLite's own busy timeout makes throughput collapse and lets writers fail under load. Here a writer waits
-before it takes a connection. Writers of one process get the lock in the order in which they asked. Between processes, a
-file lock beside the database decides, which the operating system releases when a process dies.
+With SQLite's own busy timeout, throughput collapses under load, and writers fail. With this lock, a writer waits before
+it takes a connection. Writers of one process get the lock in the order of their requests. Processes compete for a file
+lock beside the database, which the operating system releases when a process dies.
 
-A file lock is not fair: a process that releases it and takes it again at once is quicker than processes that poll it,
-and a relay beside a busy process would wait for seconds. So a process keeps the file lock while its own writers wait,
-but only for a short time. To take it again, it must first hold a second lock, the turnstile, which the next process
-already holds. The turnstile only serves fairness. No process waits long for it, since a process that is frozen while
-holding it must not keep the others from writing.
+A file lock is not fair. A process that releases it and takes it again at once is faster than the processes that poll
+it, and a relay could wait for seconds while another process writes. Two rules make the lock fairer. A process keeps the
+file lock for its own waiting writers, but only for a short time. Before a process takes the file lock again, it takes a
+second file lock, the turnstile, which the process that is next in line holds while it polls the first lock.
+
+The turnstile is needed only for fairness. A process waits for the turnstile only for a short time, so that a process
+that is frozen while it holds the turnstile does not keep other processes from writing.
 """
 
 import asyncio
@@ -23,23 +25,24 @@ from mediator.owner import Owner
 from mediator.scope import current_frame
 
 _KEEPING_SECONDS = 0.02
-"""Seconds for which a process keeps the file lock for its own writers; handing it over takes about a millisecond."""
+"""Seconds for which a process keeps the file lock for its own writers. Handing the lock over takes a millisecond."""
 _NEXT_PAUSE = 0.002
-"""Seconds between two tries of a process that holds the turnstile; a try takes about a tenth of a millisecond."""
+"""Seconds between two attempts of a process that holds the turnstile. An attempt takes about a tenth of a millisecond."""
 _FIRST_PAUSE = 0.01
+"""Seconds between the first two attempts of a process to take a file lock without holding the turnstile."""
 _SHORTEST_PAUSE = 0.0025
-_PATIENCE = 0.9
-"""Factor from one pause to the next. A process that has waited longer tries more often, and so gets the lock sooner."""
-_POLITE_SECONDS = 0.5
-"""Seconds a writer waits at the turnstile. A process that holds it longer is taken for frozen."""
-_IMPOLITE_SECONDS = 5.0
-"""Seconds for which a writer then no longer waits at the turnstile."""
+_PAUSE_FACTOR = 0.9
+"""The factor from one pause to the next. A process that has waited longer polls more often, and gets the lock sooner."""
+_TURNSTILE_SECONDS = 0.5
+"""Seconds a writer waits for the turnstile. A process that holds it longer is assumed to be frozen."""
+_IGNORING_SECONDS = 5.0
+"""Seconds for which a writer does not wait for the turnstile after that."""
 
 
 class WriterLock:
-    """The lock that a writer of one SQLite file holds, in the files `<database>.writer` and `<database>.turnstile`.
+    """The writer lock of one SQLite file, which uses the lock files `<database>.writer` and `<database>.turnstile`.
 
-    A writer waits `timeout` seconds for other writers.
+    A writer waits at most `timeout` seconds for other writers.
     """
 
     def __init__(self, database: Path, *, timeout: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,15 +56,15 @@ class WriterLock:
         self._holder: object = None
         self._waiting = 0
         self._since = 0.0
-        self._kept = False
-        self._impolite_until = 0.0
+        self._keeps_file = False
+        self._ignoring_turnstile_until = 0.0
 
     async def acquire(self, holder: object) -> None:
         """Wait for the lock.
 
         Raises:
             MisuseError: The lock belongs to another event loop or process.
-            NestedTransactionError: An enclosing dispatch holds the lock, and would wait for this one to end.
+            NestedTransactionError: An enclosing dispatch holds the lock, and waits for the inner dispatch to end.
             WriterTimeoutError: Other writers held the lock for too long.
             DatabaseUnavailableError: The lock file cannot be opened.
         """
@@ -87,7 +90,7 @@ class WriterLock:
     def release(self) -> None:
         """Release the lock; only its holder may do so."""
         self._holder = None
-        self._kept = True
+        self._keeps_file = True
         try:
             if not self._waiting or self._clock() >= self._since + _KEEPING_SECONDS:
                 self._give_up_file()
@@ -95,10 +98,11 @@ class WriterLock:
             self._turn.release()
 
     def _take_over(self) -> None:
-        """Take the lock over into this event loop, since the previous loop no longer runs.
+        """Move the lock to this event loop, since the previous loop no longer runs.
 
-        Tasks of the previous loop must not release anything from now on. A forgotten task ends when it is
-        garbage-collected, which may be while a task of this loop writes. It sees that `_turn` was replaced.
+        A task of the previous loop may end only when it is garbage-collected, while a task of this loop writes. Such a
+        task must not release the lock. Therefore `_turn` is replaced, and a task whose `_turn` was replaced releases
+        nothing.
         """
         if self._turn.locked():
             self._file.release()
@@ -113,41 +117,42 @@ class WriterLock:
         finally:
             if turn is self._turn:
                 self._waiting -= 1
-                if not self._waiting and not turn.locked():  # the file lock was kept for a writer that no longer waits
+                if not self._waiting and not turn.locked():  # no writer is left for whom the file lock was kept
                     self._give_up_file()
 
     def _give_up_file(self) -> None:
-        if self._kept:
-            self._kept = False
+        if self._keeps_file:
+            self._keeps_file = False
             self._file.release()
 
     async def _lock_file(self) -> None:
-        if self._kept:
-            self._kept = False
+        if self._keeps_file:
+            self._keeps_file = False
             return
-        turn, next_one = self._turn, await self._become_the_next()
+        turn, is_next = self._turn, await self._take_turnstile()
         try:
-            await self._wait_for(self._file, _NEXT_PAUSE if next_one else _FIRST_PAUSE)
+            await self._wait_for(self._file, _NEXT_PAUSE if is_next else _FIRST_PAUSE)
         finally:
-            if next_one and turn is self._turn:
+            if is_next and turn is self._turn:
                 self._turnstile.release()
         self._since = self._clock()
 
-    async def _become_the_next(self) -> bool:
-        if self._clock() < self._impolite_until:
+    async def _take_turnstile(self) -> bool:
+        """Try to take the turnstile for a short time, and return whether this process holds it."""
+        if self._clock() < self._ignoring_turnstile_until:
             return self._try(self._turnstile)
         try:
-            async with asyncio.timeout(min(_POLITE_SECONDS, self._timeout / 4)):
+            async with asyncio.timeout(min(_TURNSTILE_SECONDS, self._timeout / 4)):
                 await self._wait_for(self._turnstile, _FIRST_PAUSE)
         except TimeoutError:
-            self._impolite_until = self._clock() + _IMPOLITE_SECONDS
+            self._ignoring_turnstile_until = self._clock() + _IGNORING_SECONDS
             return False
         return True
 
     async def _wait_for(self, lock: FileLock, pause: float) -> None:
         while not self._try(lock):
             await asyncio.sleep(pause)
-            pause = max(pause * _PATIENCE, min(pause, _SHORTEST_PAUSE))
+            pause = max(pause * _PAUSE_FACTOR, min(pause, _SHORTEST_PAUSE))
 
     def _try(self, lock: FileLock) -> bool:
         try:

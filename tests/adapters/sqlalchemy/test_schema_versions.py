@@ -186,7 +186,7 @@ async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
             "the index mediator_outbox_ready of mediator_outbox is missing",
             "the index mediator_inbox_by_time is on (event_id), not on (received_at)",
             "the index mediator_outbox_by_due is for all rows, not for deliver_at IS NOT NULL",
-            "the table mediator_relay_buckets lacks 3 of 64 rows (61-63): relays publish nothing until they are there",
+            "the table mediator_relay_buckets lacks 3 of 64 rows (61-63): relays publish nothing until these rows exist",
         ]
     )
 
@@ -196,17 +196,23 @@ async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
     [
         (
             "UPDATE mediator_relay_buckets SET bucket = 64 WHERE bucket = 0",
-            "has rows that are none of 0-63 (64) and lacks 1 of 64 rows (0): relays publish nothing until they are there",
+            (
+                "has rows with other numbers than 0-63 (64) and lacks 1 of 64 rows (0): "
+                "relays publish nothing until these rows exist"
+            ),
         ),
         (
             "DELETE FROM mediator_relay_buckets WHERE bucket IN (1, 2, 3, 17, 62, 63)",
-            "lacks 6 of 64 rows (1-3, 17, 62-63): relays publish nothing until they are there",
+            "lacks 6 of 64 rows (1-3, 17, 62-63): relays publish nothing until these rows exist",
         ),
         (
             "DELETE FROM mediator_relay_buckets",
-            "lacks 64 of 64 rows (0-63): relays publish nothing until they are there",
+            "lacks 64 of 64 rows (0-63): relays publish nothing until these rows exist",
         ),
-        ("INSERT INTO mediator_relay_buckets VALUES (-1), (64), (65)", "has rows that are none of 0-63 (-1, 64-65)"),
+        (
+            "INSERT INTO mediator_relay_buckets VALUES (-1), (64), (65)",
+            "has rows with other numbers than 0-63 (-1, 64-65)",
+        ),
     ],
 )
 async def test_the_rows_that_relays_lock_are_told_by_their_numbers(engine: AsyncEngine, change: str, told: str):
@@ -234,7 +240,7 @@ async def test_keys_and_numbering_are_compared_too(postgres_url: str):
         )
         assert await schema_differences(engine) == [
             "the primary key of mediator_inbox is ()",
-            "the column mediator_outbox.sequence does not number its rows: it is no identity",
+            "the column mediator_outbox.sequence does not number its rows, since it is not an identity column",
             "the columns (consumer, direction, event_id, source) of mediator_parked are not unique",
         ]
 
