@@ -1,4 +1,4 @@
-"""Support for containers of dependency-injector: its own providers, start and stop, validation, and overriding."""
+"""Support for containers of dependency-injector: providers, starting and stopping, validation, and overriding."""
 
 from mediator.dependency_injector.lifespan import lifespan
 from mediator.dependency_injector.mediator_provider import MediatorProvider

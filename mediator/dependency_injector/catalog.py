@@ -2,9 +2,10 @@
 
 Only named providers count, in the order of their declaration, including the providers of nested containers and of
 scans. A provider inside another provider is a part of the outer one: `Factory(Caching, Factory(Inner))` is one handler.
-`container.traverse()` cannot be used instead: it walks a set, and it yields overriding providers along with the
-overridden ones. The class is read from the provider as it was declared, and the provider itself is called at dispatch,
-so overriding needs no new catalog.
+`container.traverse()` is not used, because it has no fixed order and also yields overriding providers.
+
+Overriding a provider needs no new catalog. The class is read from the provider as it was declared, and a dispatch calls
+this provider, which calls the overriding one.
 """
 
 from collections.abc import Iterator
@@ -59,9 +60,9 @@ def instances_of(container: Any, cls: type, path: str = "container") -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The handlers, behaviors and collaborators of a container, and what looks like one and cannot be one.
+    """The handlers, behaviors and collaborators of a container, and the faults of providers that cannot be one.
 
-    Behaviors are in their order, outermost first; the others are in the order of declaration.
+    Behaviors are in the order of the list of behaviors, outermost first; the others are in the order of declaration.
     """
 
     handlers: tuple[Binding, ...]
@@ -76,7 +77,7 @@ class Catalog:
 
 
 def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Catalog:
-    """Read the catalog of a container instance, without calling any provider."""
+    """Return the catalog of a container instance, without calling any provider."""
     problems: list[Problem] = list(_scan_faults(container, path))
     handlers: list[Binding] = []
     collaborators: list[Binding] = []
@@ -109,11 +110,11 @@ def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Bin
 
 def _undeclared(label: str, cls: type, kind: type) -> Problem | None:
     arguments = type_arguments(cls, kind)
-    said: Any = arguments[0] if arguments else None
+    given: Any = arguments[0] if arguments else None
     anything = kind not in HANDLERS  # a collaborator may be for any message, a handler may not
-    if said is Any and anything:
+    if given is Any and anything:
         return None
-    if said is not None and said is not Any and not isinstance(said, TypeVar) and message_types(said):
+    if given is not None and given is not Any and not isinstance(given, TypeVar) and message_types(given):
         return None
     text = (
         f"does not say what it {'is for' if anything else 'handles'}. Declare `class {cls.__name__}({kind.__name__}[...])` "
@@ -143,7 +144,7 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
             if binding.messages:
                 yield binding
             else:
-                text = "does not say which messages it applies to (not a string)."
+                text = "does not say which messages it applies to: the type argument has to be a class, not a string."
                 problems.append(Problem(label, cls.__name__, text))
         else:
             problems.append(_no_behavior(label, item, cls))
@@ -152,7 +153,8 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
 def _class_in_list(provider: Any) -> type | None:
     """Return the class of a behavior, or the common class of all candidates of a `Selector`.
 
-    `None` when the candidates of a `Selector` differ: their class says which messages they are for.
+    Return `None` when the candidates have different classes. The class decides to which messages a behavior applies, so
+    there has to be one.
     """
     classes = set(provided_classes(provider))
     return classes.pop() if len(classes) == 1 else None
@@ -175,7 +177,7 @@ def _no_behavior(label: str, item: Any, cls: type | None) -> Problem:
         return Problem(label, item.__name__, text)
     name = cls.__name__ if cls is not None else type(item).__name__
     text = (
-        "is in the list of behaviors and provides no PipelineBehavior. Derive its class from PipelineBehavior, or, if it "
-        "is a function that makes one, annotate what it returns."
+        "is in the list of behaviors and provides no PipelineBehavior. Derive its class from PipelineBehavior. If it is "
+        "a function that makes one, annotate its return type."
     )
     return Problem(label, name, text)

@@ -1,4 +1,4 @@
-"""Declared providers: the named providers of a container, and the classes of the objects that they give."""
+"""Declared providers: the named providers of a container, and the classes of the objects that they provide."""
 
 import collections.abc
 import contextlib
@@ -58,7 +58,7 @@ def returned_class(function: Any, *, unwrap: bool) -> type | None:
 
 
 def class_fits(given: type, wanted: Any) -> bool:
-    """Return whether an instance of `given` may be passed for the annotation `wanted`; true when that is unknown."""
+    """Return whether an instance of `given` fits the annotation `wanted`; true for an annotation without a class."""
     if typing.get_origin(wanted) in UNIONS:
         return any(class_fits(given, member) for member in typing.get_args(wanted))
     wanted_class = class_of(wanted)
@@ -66,7 +66,7 @@ def class_fits(given: type, wanted: Any) -> bool:
 
 
 def takes_class(wanted: Any) -> bool:
-    """Return whether the annotation `wanted` may mean a class itself, not an instance; true when that is unknown."""
+    """Return whether a class itself fits the annotation `wanted`; true for an annotation without a class."""
     if typing.get_origin(wanted) in UNIONS:
         return any(takes_class(member) for member in typing.get_args(wanted))
     cls = class_of(wanted)
@@ -101,14 +101,17 @@ def declared_providers(container: Any, prefix: str = "") -> Iterator[Named]:
 
 
 def distinct(named: Iterable[Named]) -> Iterator[Named]:
-    """Yield each provider once, under its own name, even if it has further names in a container or a nested one."""
+    """Yield each provider once, even if it has several names.
+
+    A `Dependency` is another name of the provider that it was given, so it is left out if that provider is yielded.
+    """
     named = list(named)
     known = {provider for _, provider in named}
     seen: set[Any] = set()
     for name, provider in named:
         target = target_of(provider)
         if target in seen or (target is not provider and target in known):
-            continue  # another name of a provider that is yielded under its own name
+            continue
         seen.add(target)
         yield name, provider
 
@@ -119,19 +122,19 @@ def target_of(provider: Any) -> Any:
 
 
 def provided_classes(provider: Any) -> tuple[type | None, ...]:
-    """Return the class of the object that a provider gives, or the classes of all candidates of a `Selector`."""
+    """Return the class of the object that a provider returns, or the classes of all candidates of a `Selector`."""
     candidates = provider.providers.values() if isinstance(provider, kinds.SELECTORS) else (provider,)
     return tuple(provided_class(candidate) for candidate in candidates)
 
 
 def gives(provider: Any, cls: type) -> bool:
-    """Return whether the object that a provider gives is known to be of a class, or of one derived from it."""
+    """Return whether a provider is known to return an object of a class, or of a class derived from it."""
     found = provided_class(provider)
     return found is not None and issubclass(found, cls)
 
 
 def provided_class(provider: Any) -> type | None:
-    """Return the class of the object that a provider gives, without calling it; `None` when the class is unknown."""
+    """Return the class of the object that a provider would return; `None` when the class is unknown."""
     if isinstance(provider, kinds.DEPENDENCIES):
         cls: type = provider.instance_of
         return cls if cls is not object else _class_of_target(provider)
@@ -158,7 +161,7 @@ def _class_of_called(provider: Any) -> type | None:
     cls = class_of(provides)
     if cls is None:
         return returned_class(provides, unwrap=resource)
-    # A resource enters a context manager, and gives the object that entering returns.
+    # A resource enters a context manager, and returns the object that entering returns.
     entered = resource and any(hasattr(cls, name) for name in ("__enter__", "__aenter__"))
     return None if entered else cls
 
@@ -179,28 +182,31 @@ def roles_of(cls: type) -> tuple[type, ...]:
 def is_for_use(cls: type) -> bool:
     """Return whether a class is a handler or a collaborator that is meant to be instantiated, not to be derived from.
 
-    A class that looks finished counts even if it is abstract, for example because its `handle` is misspelled. That is a
-    fault, which would go unnoticed if the class were left out.
+    A class can be abstract by mistake, for example because its `handle` is misspelled. It counts as meant to be
+    instantiated, so that the mistake is reported.
     """
     roles = roles_of(cls)
     if not roles or cls in roles:
         return False
     messages = [(type_arguments(cls, role) or (None,))[0] for role in roles]
     generic = all(isinstance(message, TypeVar) for message in messages)
-    return not generic and not (inspect.isabstract(cls) and _is_unfinished_by_intent(cls))
+    return not generic and not (inspect.isabstract(cls) and _is_base(cls))
 
 
-def _is_unfinished_by_intent(cls: type) -> bool:
+def _is_base(cls: type) -> bool:
     adds = any(getattr(value, "__isabstractmethod__", False) for value in vars(cls).values())
     return adds or ABC in cls.__bases__ or bool(cls.__subclasses__())
 
 
 UNKNOWN: Any = object()
-"""Marks an argument whose value is known only when its provider is called."""
+"""Stands for an argument whose value cannot be read without calling the provider."""
 
 
 def given_argument(provider: Any, name: str) -> Any:
-    """Return the argument that a provider passes under a name, or its default; `UNKNOWN` when it cannot be read."""
+    """Return the value that a provider passes for a parameter, or the parameter's default.
+
+    Return `UNKNOWN` when the value cannot be read.
+    """
     try:
         signature = inspect.signature(provider.provides)
         bound = signature.bind_partial(*provider.args, **provider.kwargs)
@@ -213,9 +219,9 @@ def given_argument(provider: Any, name: str) -> Any:
 
 
 def application_of(provider: Any) -> Any:
-    """Return the `application` that a provider passes to an outbox or a publisher.
+    """Return the argument `application` that a provider passes to an outbox or a publisher.
 
-    It is the name, a provider of the name, or `None`; `UNKNOWN` when it cannot be read.
+    The argument is the name, a provider of the name, or `None`. Return `UNKNOWN` when it cannot be read.
     """
     effective = kinds.effective(provider) if kinds.is_provider(provider) else provider
     return given_argument(effective, "application") if isinstance(effective, kinds.CALLING) else UNKNOWN

@@ -1,4 +1,4 @@
-"""EventFlow: the event types that go through each publisher and subscription of a container, found without calls."""
+"""EventFlow: finds the event types that go through each publisher and subscription, without calling any provider."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -27,10 +27,10 @@ class EventFlow:
     """The events that go through one publisher to the broker, or through one subscription from it.
 
     Attributes:
-        label: `container.<name>` of the publisher or subscription, or of the worker that it is a part of.
+        label: `container.<name>` of the publisher or subscription, or of the worker that contains it.
         port: The provider of the publisher or subscription.
         event_types: `<domain>.<name>` of every event that may go through it, sorted.
-        ordering: The `ordering` of its consumer, or a provider of it, such as an option of a configuration.
+        ordering: The `ordering` of the subscription's consumer, or a provider of the ordering.
     """
 
     label: str
@@ -40,12 +40,16 @@ class EventFlow:
 
 
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
-    """Return the event flows of a container.
+    """Return the event flows of a container, without calling any provider.
 
-    A publisher may publish the events that the code of handlers and behaviors raises, and every event class of their
-    packages, except classes of a domain whose events are handled here: these belong to other applications. A
-    subscription delivers the events that the mediator of its consumer handles. `packages` names imported packages with
-    further event classes. Nothing in the container is called.
+    A publisher may publish the events that the code of handlers and behaviors raises, and the event classes that are
+    declared in the packages of this code. If the container handles events of a domain, the domain belongs to another
+    application, so the classes of this domain are left out. A subscription delivers the events that the mediator of its
+    consumer handles.
+
+    Args:
+        container: The container.
+        packages: The names of imported packages with more event classes that may be published.
     """
     graph = Graph(container)
     catalogs = {
@@ -94,14 +98,14 @@ def _raised(catalogs: Iterable[Catalog], packages: tuple[str, ...]) -> Iterator[
     classes = {binding.cls for catalog in known for binding in catalog.bindings}
     for cls in classes:
         yield from (dispatch.message for dispatch in dispatches_of(cls))
-    theirs = {_context(name) for name in _names(_handled(known))}
-    inside = {cls.__module__.rpartition(".")[0] or cls.__module__ for cls in classes}
-    declared = declared_classes(DistributedEvent, inside)
-    yield from (event for event in declared if theirs.isdisjoint(map(_context, _names([event]))))
+    foreign = {_domain(name) for name in _names(_handled(known))}
+    own_packages = {cls.__module__.rpartition(".")[0] or cls.__module__ for cls in classes}
+    declared = declared_classes(DistributedEvent, own_packages)
+    yield from (event for event in declared if foreign.isdisjoint(map(_domain, _names([event]))))
     yield from declared_classes(DistributedEvent, packages) if packages else ()
 
 
-def _context(event_type: str) -> str:
+def _domain(event_type: str) -> str:
     return event_type.partition(".")[0]
 
 
@@ -111,7 +115,15 @@ def _names(events: Iterable[type]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """One event class with its type on the wire, and how the container uses it, as far as the code shows."""
+    """An event class, with its type on the wire and its uses, as far as they can be read from the code.
+
+    Attributes:
+        event_class: The class.
+        wire: The type on the wire: `<domain>.<name>.v<version>`.
+        handled: Whether a handler of the container handles it.
+        published: Whether the code of a handler or behavior raises it.
+        keyed: Whether it has a partition key.
+    """
 
     event_class: type[DistributedEvent]
     wire: str
@@ -151,10 +163,10 @@ def has_partition_key(event_class: type[DistributedEvent]) -> bool:
 
 
 def codec_in(container: Any) -> EventCodec | None:
-    """Return the codec that a unit of work of the container is given; `None` when none is given one.
+    """Return the codec that the first provider of a unit of work with a codec passes; `None` when there is none.
 
     Raises:
-        ContainerError: The codec is made asynchronously.
+        ContainerError: The provider of the codec is asynchronous.
     """
     for label, provider, _ in instances_of(container, UnitOfWork):
         codec = codec_argument(provider)

@@ -1,4 +1,4 @@
-"""Graph: which provider calls which others, determined without calling any, and rules about cycles and lifetimes."""
+"""Graph: finds the providers that each provider calls, without calling any, and checks cycles and lifetimes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,7 +16,8 @@ from mediator.handlers import class_of
 class Graph:
     """All providers of a container, also nested, inline and overriding ones, and the providers that each one calls.
 
-    A mediator calls no provider: it only keeps them. A provider that is injected as `x.provider` is not called either.
+    A mediator's provider counts as calling no others, since they are called later, at dispatch. A provider that is
+    injected as `x.provider` is not called either.
 
     Attributes:
         labels: `container.<name>` of every provider; an inline provider has the label of the provider that contains it.
@@ -54,7 +55,7 @@ class Graph:
     def resources(self) -> list[Any]:
         """Return the resources that are not overridden, each after the resources that it needs.
 
-        It may need them through other providers, or through `x.provider`.
+        A resource may need another one through other providers, or through `x.provider`.
         """
         done: set[Any] = set()
         ordered = [each for provider in self.calls for each in _needs_first(provider, done)]
@@ -62,7 +63,7 @@ class Graph:
 
 
 def _closure(roots: Iterable[Any], following: Mapping[Any, Iterable[Any]]) -> set[Any]:
-    """Return the roots, and everything that follows them at any distance."""
+    """Return the roots, and all providers that can be reached from them by `following`."""
     found: set[Any] = set()
     waiting = list(roots)
     while waiting:
@@ -79,16 +80,16 @@ def _calls(provider: Any) -> Iterable[Any]:
 
 
 def _mentions(provider: Any) -> Iterator[Any]:
-    """Yield the providers that a provider calls, and the provider that a delegate could call later."""
+    """Yield the providers that a provider calls, and for a delegate (`x.provider`) the provider that it returns."""
     yield from _calls(provider)
     if isinstance(provider, kinds.DELEGATES):
         yield provider.provides
 
 
 def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
-    """Yield a provider after all providers that it mentions.
+    """Yield a provider after all providers that it mentions, each once.
 
-    A cycle, which is allowed through `x.provider`, is cut where it closes.
+    Cycles are possible, since `x.provider` may refer back. The provider at which a cycle begins is yielded last.
     """
     if provider in done:
         return
@@ -99,7 +100,7 @@ def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
 
 
 def find_cycles(graph: Graph) -> Iterator[Problem]:
-    """Yield circular dependencies. Resolving one ends in a RecursionError or, on CPython 3.13.0, in a crash."""
+    """Yield circular dependencies. A call would end in a `RecursionError` or, on CPython 3.13.0, in a crash."""
     done: set[Any] = set()
     reported: set[frozenset[Any]] = set()
     for root in graph.calls:
@@ -133,7 +134,7 @@ def _circular(graph: Graph, cycle: list[Any]) -> Problem:
 
 
 def find_captives(graph: Graph) -> Iterator[Problem]:
-    """Yield providers that keep their object as long as the application lives, and hold an object of one dispatch."""
+    """Yield providers whose object lives as long as the application, but holds an object made for one dispatch."""
     for provider in graph.calls:
         if not isinstance(provider, kinds.KEEPING) or provider.last_overriding is not None:
             continue
@@ -142,7 +143,7 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
             chain = " -> ".join(dict.fromkeys(graph.labels[each] for each in path))
             text = (
                 f"is a {type(provider).__name__}, which lives as long as the application, and holds {chain}, which lives "
-                "for one dispatch. Make it a Factory or Scoped, or inject the `.provider` of what is scoped."
+                "for one dispatch. Make it a Factory or Scoped, or inject the `.provider` of the scoped one."
             )
             yield Problem(graph.labels[provider], class_name(provider), text)
 
@@ -150,7 +151,7 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
 def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
     """Return the shortest path from a provider that the keeper calls to a `Scoped`; empty when there is none.
 
-    The search stops at other providers that keep their objects, since these are reported themselves.
+    The search stops at other providers that keep their objects, since each of these is checked itself.
     """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)
@@ -170,7 +171,7 @@ def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
 
 
 def class_name(provider: Any) -> str:
-    """Return the name of the class that a provider gives, or else the name of the provider's own class."""
+    """Return the name of the class of which a provider returns an object, or else of the provider's own class."""
     cls = provided_class(provider)
     return cls.__name__ if cls is not None else type(provider).__name__
 
@@ -179,8 +180,12 @@ _PER_SCOPE = (UnitOfWork, DistributedEventBroker)
 
 
 def find_unscoped(graph: Graph) -> Iterator[Problem]:
-    """Yield units of work and brokers of events that are made for each of their users, or once for all scopes."""
-    replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}  # they stay scoped
+    """Yield providers of units of work and event brokers that do not return one object per scope.
+
+    They make an object for each user, or one object for all scopes.
+    """
+    # A provider that overrides a `Scoped` is called once per scope.
+    replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
         cls = _class_of(provider)
         if cls is None or not issubclass(cls, _PER_SCOPE) or kinds.overriding(provider) is not None:
@@ -194,12 +199,12 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
 
 
 def _class_of(provider: Any) -> type | None:
-    """Return the class of the object that a provider gives, or of the context manager that a resource enters."""
+    """Return the class of the object that a provider returns, or of the context manager that a resource enters."""
     return class_of(provider.provides) if isinstance(provider, kinds.RESOURCES) else provided_class(provider)
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not give one object per scope; `None` when it does, or when a function decides it."""
+    """Return why a provider does not return one object per scope; `None` when it does, or when its function may."""
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
         return f"is given by a {type(provider).__name__}, which has one for all dispatches"
     if (

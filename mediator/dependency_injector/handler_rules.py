@@ -44,9 +44,10 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "container") -> Iterator[Problem]:
-    """Yield handler classes and objects that are attributes of a container without a provider, so nothing finds them.
+    """Yield handlers that are attributes of a container, as a class or an object, and have no provider.
 
-    A class that a provider makes may also be an attribute, such as a class that is defined inside the container.
+    No mediator finds such a handler. A class that has a provider may also be an attribute, for example because it is
+    defined inside the container.
     """
     provided = {binding.cls for catalog in catalogs for binding in catalog.handlers}
     for name, held in _held(container).items():
@@ -68,7 +69,7 @@ def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "co
 def _held(container: Any) -> dict[str, Any]:
     """Return the attributes of a container and of its class that are not providers.
 
-    For a provider that gives a class itself, the class is returned.
+    An `Object` provider of a class counts as the class itself.
     """
     declared: Any = container.declarative_parent
     classes: list[type] = [] if declared is None else list(reversed(declared.__mro__))
@@ -85,7 +86,10 @@ def _held(container: Any) -> dict[str, Any]:
 def find_unhandled(
     catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str], where: str
 ) -> Iterator[Problem]:
-    """Yield requests that no handler of any mediator handles. No provider is at fault, so the label is `where`."""
+    """Yield requests that no mediator handles, with the label `where`, since no provider is at fault.
+
+    They are the `requests`, and all request classes that are declared in the `packages`.
+    """
     handlers = [binding for catalog in catalogs for binding in catalog.handlers if binding.kind in _ONE_HANDLER]
     names = [message.__name__ for binding in handlers for message in binding.messages]
     given: tuple[Any, ...] = (requests,) if isinstance(requests, type) else tuple(requests)
@@ -102,7 +106,7 @@ def find_unhandled(
 
 
 def _no_request(given: Any) -> tuple[str, str] | None:
-    """Return the name of something in `requests` that is not a request, and a text; `None` for a request."""
+    """Return the name of an item of `requests` and a text that says why it is no request; `None` if it is one."""
     if not isinstance(given, type):
         name = type(given).__name__
         return name, f"is an object in `requests`, which names classes. Write `requests=[{name}]`."
@@ -123,8 +127,8 @@ def _no_request(given: Any) -> tuple[str, str] | None:
 def declared_classes(base: type, packages: Iterable[str]) -> list[type]:
     """Return the classes in the modules of some packages that derive from `base` and have no subclasses themselves.
 
-    A class counts only if its module holds it under its name. A class inside a function does not count, nor does the
-    first of the two classes that `@dataclass(slots=True)` makes, which stays among the subclasses.
+    A class counts only if it is found in its module under its name. This leaves out classes inside functions, and the
+    first of the two classes that `@dataclass(slots=True)` makes.
     """
     prefixes = tuple(f"{package}." for package in packages)
     found: dict[type, None] = {}
@@ -154,7 +158,7 @@ def _not_async(binding: Binding) -> Iterator[Problem]:
             text = "has a `handle` that is no async generator. Write `async def handle(...)` with `yield` in it."
             yield Problem(binding.label, binding.cls.__name__, text)
     elif inspect.isasyncgenfunction(handle):
-        text = "has a `handle` with `yield` in it, which gives items and no response. Return one, without `yield`."
+        text = "has a `handle` with `yield`, which yields items instead of a response. Return the response, without `yield`."
         yield Problem(binding.label, binding.cls.__name__, text)
     elif not inspect.iscoroutinefunction(handle):
         text = "has a `handle` that is not async. Write `async def handle(...)`."
@@ -162,7 +166,7 @@ def _not_async(binding: Binding) -> Iterator[Problem]:
 
 
 def find_uncallable(bindings: Iterable[Binding]) -> Iterator[Problem]:
-    """Yield handlers, behaviors and collaborators whose methods cannot be called with the arguments that they get."""
+    """Yield handlers, behaviors and collaborators with a method that does not accept the arguments of its base."""
     for binding in bindings:
         names: frozenset[str] = getattr(binding.kind, "__abstractmethods__", frozenset())
         for name in sorted(names):

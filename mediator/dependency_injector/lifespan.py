@@ -1,8 +1,9 @@
 """Lifespan: starts a container and stops it.
 
-It replaces `container.init_resources()` and `shutdown_resources()`, which start resources concurrently, stop them in an
-order that ignores indirect dependencies, and do not stop the remaining ones after the first error. dependency-injector
-starts a resource in a task of its own, so a resource cannot hold a task group or a timeout open.
+It replaces `container.init_resources()` and `container.shutdown_resources()`. These start resources concurrently, ignore
+indirect dependencies in the order of stopping, and stop no further resources after an error.
+
+dependency-injector starts each resource in a separate task, so a resource must not keep a task group or a timeout open.
 """
 
 import asyncio
@@ -38,19 +39,21 @@ async def lifespan(
     relay_elsewhere: bool = False,
     drain_timeout: float = 30.0,
 ) -> AsyncGenerator[C]:
-    """Start a container, and stop it at the end of the block; it can be started again.
+    """Start a container for the block, and stop it at the end. A container can be started again afterwards.
 
-    The container is validated, its resources are started one after another, each after the resources it depends on, its
-    mediators accept messages, and the workers run. At the end, even after an error or a cancellation, everything stops
-    in reverse order: workers finish their current work, mediators refuse messages, resources are closed. Overridden
-    resources are not started, and singletons that use a resource are made anew at the next start.
+    First the container is validated. Then its resources are started one after another, each after the resources it
+    depends on. Then its mediators accept messages, and the workers run. At the end, even after an error or a
+    cancellation, everything stops in reverse order: workers finish their current work, mediators refuse messages,
+    resources are closed.
+
+    Overridden resources are not started. Singletons that use a resource are made again at the next start.
 
     Args:
         container: The container, an instance.
         workers: Whether to run every relay, consumer, responder and idempotency of the container, too.
         check: Whether to validate the container first.
         requests: Requests that must have a handler, for `validate`.
-        packages: Names of imported packages, all of whose requests must have a handler, for `validate`.
+        packages: Names of imported packages for `validate`; all requests declared in them must have a handler.
         relay_elsewhere: True when another process runs the relay of this application's outbox, for `validate`.
         drain_timeout: How long workers may take to stop, in seconds.
 
@@ -102,14 +105,14 @@ async def _started(mediators: Iterable[Mediator]) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def started_resources(container: Any) -> AsyncGenerator[None]:
-    """Start the resources, each after those it depends on, and stop them in reverse order at the end of the block.
+    """Start the resources, each after the resources it depends on, and stop them in reverse order at the block's end.
 
     When a resource fails to stop, the others are still stopped. Singletons that use a resource are reset, so that the
-    next start makes them anew.
+    next start makes them again.
 
     Raises:
-        Exception: The error of the body or of a starting resource, with failures while stopping as notes; or else these
-            failures, several in a group.
+        Exception: The error of the body or of a starting resource; errors while stopping are added to it as notes.
+            Without such an error, the error while stopping is raised, or an `ExceptionGroup` of several.
     """
     async with _resources(container) as resources:
         await resources.start(resources.graph.resources())
@@ -121,10 +124,10 @@ Ask = Callable[[Any], Awaitable[Any]]
 
 @asynccontextmanager
 async def opened(container: Any) -> AsyncGenerator[Ask]:
-    """Yield a function that returns the object of a provider, and starts only the resources that the object needs.
+    """Yield a function that returns the object of a provider, and first starts the resources that the object needs.
 
-    The resources are stopped as by `lifespan`, also resources that the container or a provider has started itself.
-    Neither workers nor mediators are started.
+    At the end of the block, all running resources are stopped, including resources that the container or a provider has
+    started. Neither workers nor mediators are started.
     """
     async with _resources(container) as resources:
 
@@ -140,7 +143,7 @@ async def opened(container: Any) -> AsyncGenerator[Ask]:
 
 
 async def made(provider: Any) -> Any:
-    """Return the object of a provider, also of one that is asynchronous."""
+    """Call a provider and return its object. The object of an asynchronous provider is awaited."""
     found = provider()
     return await found if inspect.isawaitable(found) else found
 
@@ -172,7 +175,7 @@ class _Resources:
                 forget_modes(self._container)
 
     def take_over(self) -> None:
-        """Stop at the end what others have started, too, each before the resources that it needs."""
+        """Let `stop` also stop resources that were started elsewhere, each before the resources that it needs."""
         self._started = [each for each in self.graph.resources() if each in self._started or each.initialized]
 
     async def _start(self, resource: Any) -> None:
@@ -185,7 +188,7 @@ class _Resources:
             raise
 
     async def stop(self) -> list[BaseException]:
-        """Stop the started resources in reverse order, and return what failed."""
+        """Stop the started resources in reverse order, and return the errors."""
         failures: list[BaseException] = []
         for resource in reversed(self._started):
             try:

@@ -390,7 +390,7 @@ class NoBehavior:
     [
         (NoBehavior, "the class itself"),
         (providers.Factory(NoBehavior), "provides no PipelineBehavior"),
-        (providers.Factory(lambda: None), "annotate what it returns"),
+        (providers.Factory(lambda: None), "annotate its return type"),
     ],
 )
 def test_something_else_in_the_list_of_behaviors_is_refused(item, text):

@@ -339,7 +339,7 @@ def test_a_handler_with_yield_is_told_that_it_gives_no_response():
         async def handle(self, _):
             yield 1
 
-    assert "has a `handle` with `yield` in it, which gives items and no response." in (
+    assert "has a `handle` with `yield`, which yields items instead of a response." in (
         only(container_of(faulty=providers.Factory(Yielding)))
     )
 
