@@ -1,4 +1,4 @@
-"""BehaviorRun: the result of one behavior that ran alone, around a prepared answer instead of a handler."""
+"""BehaviorRun: the result of running one behavior alone, with a prepared answer in place of a handler."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class BehaviorRun(Generic[R]):
 
     Attributes:
         response: What the behavior returned.
-        inner: The messages that the behavior passed on with `call_next`, in order; empty when it did not call it.
+        inner: The message of each `call_next` call, in order. Empty if the behavior did not call `call_next`.
     """
 
     response: R
@@ -77,7 +77,7 @@ async def run_behavior(
     context: MessageContext | None = None,
     collaborators: Iterable[Collaborator] = (),
 ) -> BehaviorRun[Any]:
-    """Run a behavior in a scope of its own.
+    """Run a behavior in a new scope, and return its response and the messages that it passed on.
 
         run = await run_behavior(Audit(log), Enroll("Ada"), returns="42")
         assert run.response == "42"
@@ -86,11 +86,11 @@ async def run_behavior(
         behavior: The behavior.
         message: The message that the behavior handles.
         handler: The class of the handler that a `NotificationPipelineBehavior` wraps.
-        returns: What `call_next` returns.
-        raises: What `call_next` raises instead.
+        returns: The value that `call_next` returns.
+        raises: The error that `call_next` raises instead of returning a value.
         context: The context of the message.
-        collaborators: The validators, authorizers or others that the behavior works with. Those for other messages are
-            ignored.
+        collaborators: The validators, authorizers or other collaborators that the behavior works with. Collaborators for
+            other messages are ignored.
 
     Raises:
         MisuseError: The behavior did not await `call_next()`, or called it with a message of another class.
@@ -119,7 +119,7 @@ async def run_stream_behavior(
     context: MessageContext | None = None,
     collaborators: Iterable[Collaborator] = (),
 ) -> BehaviorRun[list[T]]:
-    """Run a stream behavior in a scope of its own and read its stream to the end; its items are the response.
+    """Run a stream behavior in a new scope, read its stream to the end, and return the items as the response.
 
         run = await run_stream_behavior(UpperCase(), ListStudents(), yields=["Ada"])
         assert run.response == ["ADA"]
@@ -128,7 +128,7 @@ async def run_stream_behavior(
         behavior: The behavior.
         request: The stream request that the behavior handles.
         yields: The items that `call_next` yields.
-        raises: What `call_next` raises after these items.
+        raises: The error that `call_next` raises after these items.
         context: The context of the request.
         collaborators: The collaborators that the behavior works with, as in `run_behavior`.
 
@@ -163,7 +163,7 @@ def _chain(behavior: Any, handler: type, collaborators: Sequence[Binding], inner
 
 
 def _bound(behavior: Any, collaborators: Iterable[Collaborator], message: object) -> list[Binding]:
-    """Return the collaborators for a message, bound as a registry would bind them."""
+    """Return the collaborators for a message as bindings, as a registry would make them."""
     works_with = behavior.works_with if isinstance(behavior, WorksWithCollaborators) else ()
     bound: list[Binding] = []
     for collaborator in collaborators:

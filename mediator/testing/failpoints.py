@@ -1,4 +1,4 @@
-"""Failpoints for tests: make the process fail, stop or die at a named place of the commit path, relay or consumer."""
+"""Failpoints for tests: fail, pause or kill the process at a named place of the commit path, relay or consumer."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ Action = Callable[[], Awaitable[None]]
 
 @contextmanager
 def failpoint(name: str, action: Action) -> Iterator[None]:
-    """Run `action` whenever the failpoint is reached inside the block.
+    """Run `action` each time the failpoint is reached while the context is open.
 
     Args:
         name: One of `mediator.distributed.failpoints.NAMES`.
@@ -37,7 +37,7 @@ def failpoint(name: str, action: Action) -> Iterator[None]:
 
 
 async def kill() -> None:
-    """End this process at once, as `kill -9` does: nothing is flushed, no handler runs."""
+    """Kill this process with SIGKILL. No buffer is flushed, and no exit handler runs."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -49,29 +49,29 @@ class Failure:
         self._times = times
 
     async def __call__(self) -> None:
-        """Raise the exception, if any times are left."""
+        """Raise the exception, unless it was raised `times` times already."""
         if self._times > 0:
             self._times -= 1
             raise self._error
 
 
 class Cancel:
-    """Cancels a task each time the failpoint is reached: the task that sent a command, or the worker that runs here."""
+    """Cancels a task each time the failpoint is reached, such as the task that sends a command, or a worker."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task
 
     async def __call__(self) -> None:
-        """Cancel the task, and let the cancellation arrive."""
+        """Cancel the task, and let other tasks run, so that the cancellation is delivered."""
         self._task.cancel()
         await asyncio.sleep(0)
 
 
 class Pause:
-    """Stops every task that reaches the failpoint until `release` is called.
+    """Suspends every task that reaches the failpoint, until `release` is called.
 
     Attributes:
-        reached: Set when a task is stopped here.
+        reached: Set when a task is suspended here.
     """
 
     def __init__(self) -> None:
@@ -79,10 +79,10 @@ class Pause:
         self._released = asyncio.Event()
 
     async def __call__(self) -> None:
-        """Wait until released."""
+        """Wait until `release` is called."""
         self.reached.set()
         await self._released.wait()
 
     def release(self) -> None:
-        """Let the stopped tasks go on, and do not stop later ones."""
+        """Resume the suspended tasks. Tasks that reach the failpoint later are not suspended."""
         self._released.set()

@@ -1,6 +1,6 @@
 """The pytest plugin: `recording_mediator`, `in_memory_database`, and readable failures of conformance cases.
 
-Pytest finds it through its entry point.
+Pytest loads the plugin through an entry point.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ from mediator.testing.recording import RecordingMediator
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
-    """Let a failing case of a conformance suite show the values that it compared.
+    """Make pytest show the compared values when a case of a conformance suite fails.
 
-    This hook runs before any `conftest.py`. A `conftest.py` may import the suites, and after that it would be too late.
+    Pytest must know this before the suites are imported. A `conftest.py` may import them, so this hook runs before any
+    `conftest.py`.
     """
     pytest.register_assert_rewrite("mediator.testing.conformance")
 

@@ -1,4 +1,4 @@
-"""RecordingMediator: a stand-in for the mediator of a handler under test, which records the messages it is given."""
+"""RecordingMediator: replaces the mediator in the test of a handler, and records the messages of the handler."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,7 +24,7 @@ _NOTHING: Any = object()
 
 
 class Expectation(Generic[R]):
-    """The answer to a request. `expect(...)` makes it, and `returns` or `raises` completes it.
+    """The prepared answer to a request. `expect(...)` creates it, and `returns` or `raises` sets the answer.
 
     Attributes:
         met: Whether a matching request has been sent.
@@ -37,11 +37,11 @@ class Expectation(Generic[R]):
         self.met: bool = False
 
     def returns(self, response: R, /) -> None:
-        """Answer with this response; for a stream request, with these items."""
+        """Set the response; for a stream request, the items."""
         self._response = response
 
     def raises(self, error: BaseException, /) -> None:
-        """Answer by raising this error."""
+        """Set the error that is raised as the answer."""
         self._error = error
 
     @property
@@ -50,13 +50,13 @@ class Expectation(Generic[R]):
         return self._request.__name__ if isinstance(self._request, type) else repr(self._request)
 
     def fits(self, message: object) -> bool:
-        """Return whether this expectation is complete and matches a message."""
+        """Return whether this expectation has an answer and matches the message."""
         answered = self._response is not _NOTHING or self._error is not None
         same = isinstance(message, self._request) if isinstance(self._request, type) else message == self._request
         return answered and same
 
     def answer(self) -> R:
-        """Return the response, or raise the error."""
+        """Return the response or raise the error, and mark this expectation as met."""
         self.met = True
         if self._error is not None:
             raise self._error
@@ -77,7 +77,7 @@ class RecordingMediator(Mediator):
         published: The notifications given to `publish`, in order.
         after_commit: The notifications given to `publish_after_commit`, in order.
         staged: The distributed events that were added to `distributed_events`.
-        distributed_events: A broker for the handler under test.
+        distributed_events: The event broker to pass to the handler under test.
     """
 
     def __init__(self) -> None:
@@ -97,8 +97,8 @@ class RecordingMediator(Mediator):
         """Prepare the answer to a request: `expect(FindCourse).returns(course)`, or `.raises(error)`.
 
         Args:
-            request: A request that the sent one must equal, or a class that it must be an instance of. The latest
-                expectation that matches counts.
+            request: A request that the sent request must equal, or the class of the sent request. If several
+                expectations match, the latest one answers.
         """
         expectation: Expectation[Any] = Expectation(request)
         self._expectations.insert(0, expectation)
@@ -106,7 +106,7 @@ class RecordingMediator(Mediator):
 
     @property
     def unmet(self) -> Sequence[str]:
-        """The expectations for which no request was sent, as texts."""
+        """The requests that are expected and were never sent, as texts."""
         return [each.name for each in reversed(self._expectations) if not each.met]
 
     async def send(
@@ -117,7 +117,7 @@ class RecordingMediator(Mediator):
         mode: TransactionMode = TransactionMode.DEFAULT,
         context: MessageContext | None = None,
     ) -> R:
-        """Record the request and give its answer.
+        """Record the request, and return its prepared response or raise its prepared error.
 
         Raises:
             MisuseError: `request` is not a request.
@@ -138,7 +138,7 @@ class RecordingMediator(Mediator):
         mode: TransactionMode = TransactionMode.DEFAULT,
         context: MessageContext | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        """Record the stream request and give its items. It raises the same errors as `send`."""
+        """Record the stream request, and return a context of its items. Raises the same errors as `send`."""
         if not isinstance(request, StreamRequest):
             raise misuse.wrong_kind(request, "stream")
         check_mode(mode)
@@ -157,7 +157,7 @@ class RecordingMediator(Mediator):
 
         Raises:
             MisuseError: `notification` is not a notification.
-            SettingError: `mode` is no `TransactionMode`, or `strategy` is no hashable `PublishStrategy`.
+            SettingError: `mode` is no `TransactionMode`, or `strategy` is not a hashable `PublishStrategy`.
         """
         if not isinstance(notification, Notification):
             raise misuse.wrong_kind(notification, "publish")
@@ -167,7 +167,7 @@ class RecordingMediator(Mediator):
         self.published.append(notification)
 
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
-        """Record the notification. It raises the same errors as `publish`."""
+        """Record the notification. Raises the same errors as `publish`."""
         if not isinstance(notification, Notification):
             raise misuse.wrong_kind(notification, "publish_after_commit")
         if strategy is not None:
@@ -199,11 +199,11 @@ class RecordingEventBroker(DistributedEventBroker):
         return tuple(self._recorded)
 
     def add(self, event: DistributedEvent, /, *, deliver_at: datetime | None = None) -> str:
-        """Record the event and return an id.
+        """Record the event and return a new id.
 
         Raises:
-            MisuseError: It is not a distributed event. `deliver_at` is not a timezone-aware datetime.
-            DeclarationError: Its class declares no valid type.
+            MisuseError: `event` is not a distributed event, or `deliver_at` is not a timezone-aware datetime.
+            DeclarationError: The class of the event declares no valid type.
         """
         check_event(event, deliver_at)
         self._recorded.append(event)

@@ -64,7 +64,7 @@ class StorageConformance(
     ParkingConformance,
     DurabilityConformance,
 ):
-    """All cases that a storage must pass. While you write one part of an adapter, subclass the suite of that part."""
+    """All cases that a storage must pass. To test only one part of an adapter, subclass the suite for that part."""
 
 
 class TransportConformance(
@@ -75,4 +75,4 @@ class TransportConformance(
     BrokerOutageConformance,
     ForeignMessagesConformance,
 ):
-    """All cases that a transport must pass. While you write one part of an adapter, subclass the suite of that part."""
+    """All cases that a transport must pass. To test only one part of an adapter, subclass the suite for that part."""

@@ -1,4 +1,4 @@
-"""ContainerConformance: what the mediator needs of a dependency injection container, and a sample of its objects."""
+"""ContainerConformance: the promises of a dependency injection container as test cases, with a sample application."""
 
 import asyncio
 from abc import abstractmethod
@@ -21,20 +21,20 @@ from mediator.transactions import TransactionMode
 
 
 class Pool:
-    """A pool. The application has one, open from the start of the application or from first use, until its end."""
+    """A pool, shared by the whole application. It is opened at the start or at first use, and closed at the end."""
 
 
 class Connection:
-    """A connection. Each scope has one."""
+    """A connection. Each scope has its own."""
 
 
 class Session:
-    """A session. Each scope has one. It needs the connection, so it is closed before the connection.
+    """A session. Each scope has its own. A session needs its connection, so it is closed before the connection.
 
     Attributes:
         connection: The connection that the session was made with.
-        closed: Whether it is closed.
-        seen_by: The behaviors that were made with it.
+        closed: Whether the session is closed.
+        seen_by: The behaviors that ran with this session, in order.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -44,16 +44,16 @@ class Session:
 
 
 class Ticket:
-    """A ticket. Everything that needs one gets a new one."""
+    """A ticket. Each object that needs a ticket gets a new one."""
 
 
 class Broken:
-    """An object that cannot be made."""
+    """An object whose factory always fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """The objects that a handler was made with."""
+    """The objects that were passed to the constructor of a handler."""
 
     pool: Pool
     session: Session
@@ -62,19 +62,19 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Enroll(Command[Used]):
-    """Calls `then`, if it is given, and returns the objects that its handler was made with."""
+    """A command that awaits `then`, if given, and returns the objects that its handler was made with."""
 
     then: Callable[[Session], Awaitable[object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fail(Command[None]):
-    """A command whose handler needs an object that cannot be made."""
+    """A command whose handler cannot be made, because it needs a `Broken`."""
 
 
 @dataclass(frozen=True, slots=True)
 class CountPools(Query[int]):
-    """A query whose handler needs nothing that lives in a scope."""
+    """A query whose handler needs only the pool, and no object of a scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class ListSessions(StreamRequest[Session]):
 
 
 class EnrollHandler(RequestHandler[Enroll, Used]):
-    """Needs a pool, a session and a ticket."""
+    """A handler that needs a pool, a session and a ticket."""
 
     def __init__(self, pool: Pool, session: Session, ticket: Ticket) -> None:
         self._used = Used(pool, session, ticket)
@@ -113,7 +113,7 @@ class EnrollHandler(RequestHandler[Enroll, Used]):
 
 
 class FailHandler(RequestHandler[Fail, None]):
-    """A handler that can never be made."""
+    """A handler that cannot be made, because it needs a `Broken`."""
 
     def __init__(self, session: Session, broken: Broken) -> None:
         self._needs = session, broken
@@ -123,18 +123,18 @@ class FailHandler(RequestHandler[Fail, None]):
 
 
 class CountPoolsHandler(RequestHandler[CountPools, int]):
-    """Needs only the pool."""
+    """A handler that needs only the pool."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def handle(self, request: CountPools, /) -> int:  # noqa: ARG002  # it has no fields
+    async def handle(self, request: CountPools, /) -> int:  # noqa: ARG002  # the request has no fields
         """Return the identity of the pool."""
         return id(self._pool)
 
 
 class EnrolledHandler(NotificationHandler[Enrolled]):
-    """Adds its session to the notification."""
+    """A handler that adds its session to the notification."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -144,25 +144,25 @@ class EnrolledHandler(NotificationHandler[Enrolled]):
 
 
 class ListSessionsHandler(StreamRequestHandler[ListSessions, Session]):
-    """Yields its session three times."""
+    """A handler that yields its session three times."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def handle(self, request: ListSessions, /) -> AsyncIterator[Session]:  # noqa: ARG002  # it has no fields
+    async def handle(self, request: ListSessions, /) -> AsyncIterator[Session]:  # noqa: ARG002  # the request has no fields
         for _ in range(3):
             yield self._session
 
 
 class Watch(PipelineBehavior[Command[Any], Any]):
-    """A behavior around every command, with the session and a ticket of its own."""
+    """A behavior around every command. It needs the session of the scope, and a ticket."""
 
     def __init__(self, session: Session, ticket: Ticket) -> None:
         self._session = session
         self.ticket = ticket
 
-    async def handle(self, message: Command[Any], call_next: CallNext[Any], /) -> Any:  # noqa: ARG002  # not needed
-        """Add this behavior to the session."""
+    async def handle(self, message: Command[Any], call_next: CallNext[Any], /) -> Any:  # noqa: ARG002  # unused
+        """Add this behavior to the session, and call the rest of the pipeline."""
         self._session.seen_by.append(self)
         return await call_next()
 
@@ -177,24 +177,24 @@ HANDLERS: dict[type[Any], type[Any]] = {
 
 
 class SampleApplication:
-    """Opens the resources of the sample, and keeps a journal of it.
+    """Opens the resources of the sample, and records when each of them is opened and closed.
 
     Attributes:
-        journal: "<what> opened" and "<what> closed", in order.
+        journal: Entries such as "pool opened" and "session closed", in order.
     """
 
     def __init__(self) -> None:
         self.journal: list[str] = []
 
     async def open_pool(self) -> AsyncGenerator[Pool, None]:
-        """Open the pool. The container does this once, and closes the pool at the end of the application."""
+        """Open the pool. The container does this once, and closes the pool when the application stops."""
         self.journal.append("pool opened")
         yield Pool()
         await asyncio.sleep(0)
         self.journal.append("pool closed")
 
     async def open_connection(self) -> AsyncGenerator[Connection, None]:
-        """Open a connection. The container does this once for each scope, and closes the connection at its end."""
+        """Open a connection. The container does this once for each scope, and closes it at the end of the scope."""
         self.journal.append("connection opened")
         try:
             yield Connection()
@@ -214,7 +214,7 @@ class SampleApplication:
             self.journal.append("session closed")
 
     def make_broken(self) -> Broken:
-        """Fail. The container calls this when it is to make a `Broken`.
+        """Raise an error. The container calls this method to make a `Broken`.
 
         Raises:
             LookupError: Always.
@@ -223,51 +223,52 @@ class SampleApplication:
 
     @staticmethod
     def registry(source: Callable[[type], Source]) -> Registry:
-        """Return a registry of all handlers and behaviors, each with the container's source for its class."""
+        """Return a registry of all handlers and behaviors. `source(cls)` must return the source of a class."""
         handlers = [Binding(source(cls), cls, cls.__name__, kind) for cls, kind in HANDLERS.items()]
         return Registry(handlers, [Binding(source(Watch), Watch, "Watch", PipelineBehavior)])
 
 
 class ContainerCapability(Enum):
-    """Optional abilities of a container, declared as `capabilities`. Cases that need an undeclared one are removed."""
+    """Optional abilities of a container, declared in `capabilities`. Cases for undeclared abilities are removed."""
 
     FACTORY = auto()
-    """The container can make a new object for every object that needs one, also within a scope."""
+    """The container can make a new object each time one is needed, even within one scope."""
 
 
 _CLOSED = ["session closed", "connection closed"]
 
 
 class ContainerConformance(ConformanceSuite):
-    """A dispatch and the dispatches that join it share objects, which are closed at its end.
+    """The promises that the mediator needs from a container.
 
-    Other objects are shared by all dispatches and live as long as the application.
+    A dispatch and the dispatches nested in it share one scope. The objects of a scope are closed when the outermost
+    dispatch ends. Other objects are shared by all dispatches, and closed when the application stops.
     """
 
     @abstractmethod
     def opened(self, application: SampleApplication, /) -> AbstractAsyncContextManager[Mediator]:
-        """Start an application whose container makes the objects of the sample. It stops at the end of the context.
+        """Return a context that starts an application, yields its mediator, and stops the application at the end.
 
-        The container makes:
+        The container of the application makes:
 
         - one `Pool` for the application (`application.open_pool`);
         - one `Connection` (`open_connection`) and one `Session` (`open_session`) for each scope;
-        - a `Ticket`, with `ContainerCapability.FACTORY` a new one each time;
-        - a `Broken` by `make_broken`;
+        - a `Ticket`; with `ContainerCapability.FACTORY`, a new one each time;
+        - a `Broken`, with `make_broken`;
         - the handlers and the behavior of the sample.
 
-        `application.registry(source)` binds the handlers and the behavior to sources of the container.
+        `application.registry(source)` returns a registry of these handlers and this behavior.
         """
 
     @asynccontextmanager
     async def started(self) -> AsyncGenerator[tuple[Mediator, list[str]], None]:
-        """Start an application; yield its mediator, and the journal of the objects that were opened and closed."""
+        """Start an application, and yield its mediator and its journal of opened and closed objects."""
         application = SampleApplication()
         async with self.opened(application) as mediator:
             yield mediator, application.journal
 
-    async def test_a_handler_is_made_with_what_it_needs(self) -> None:
-        """A handler gets objects of every lifetime, also objects that are opened asynchronously."""
+    async def test_a_handler_is_made_with_the_objects_it_needs(self) -> None:
+        """A handler gets objects of every lifetime, including objects that are opened asynchronously."""
         async with self.started() as (mediator, _):
             used = await mediator.send(Enroll())
             assert isinstance(used, Used)
@@ -280,30 +281,30 @@ class ContainerConformance(ConformanceSuite):
             assert [type(one) for one in used.session.seen_by] == [Watch]
 
     async def test_each_dispatch_has_objects_of_its_own(self) -> None:
-        """The next dispatch gets no object of the one before."""
+        """A dispatch gets neither the session nor the connection of an earlier dispatch."""
         async with self.started() as (mediator, _):
             first, second = await mediator.send(Enroll()), await mediator.send(Enroll())
             assert first.session is not second.session
             assert first.session.connection is not second.session.connection
 
     async def test_concurrent_dispatches_have_objects_of_their_own(self) -> None:
-        """Dispatches share no objects even when they run at the same time and wait in between."""
+        """Dispatches that run concurrently share neither sessions nor connections."""
         async with self.started() as (mediator, journal):
             used = await asyncio.gather(*(mediator.send(Enroll()) for _ in range(20)))
             assert len({id(each.session) for each in used}) == 20
             assert all(each.session.closed and len(each.session.seen_by) == 1 for each in used)
             assert journal.count("connection closed") == journal.count("connection opened") == 20
 
-    async def test_what_lives_with_the_application_is_shared_by_all_dispatches(self) -> None:
-        """The container opens it once, at the start or at first use, even when several dispatches need it at once."""
+    async def test_an_object_of_the_application_is_shared_by_all_dispatches(self) -> None:
+        """The container opens the pool once, even when several dispatches need it at the same time."""
         async with self.started() as (mediator, journal):
             used = await asyncio.gather(*(mediator.send(Enroll()) for _ in range(5)))
             assert len({id(each.pool) for each in used}) == 1
             assert await mediator.send(CountPools()) == id(used[0].pool)
             assert journal.count("pool opened") == 1
 
-    async def test_what_lives_with_the_application_is_closed_at_its_end(self) -> None:
-        """No dispatch closes it, and it stays open until the last dispatch is over."""
+    async def test_an_object_of_the_application_is_closed_when_the_application_stops(self) -> None:
+        """No dispatch closes the pool. It is closed once, after all other objects."""
         async with self.started() as (mediator, journal):
             await mediator.send(Enroll())
             assert "pool closed" not in journal
@@ -320,8 +321,8 @@ class ContainerConformance(ConformanceSuite):
             assert watch.ticket is not used.ticket
             assert (await mediator.send(Enroll())).ticket is not used.ticket
 
-    async def test_the_objects_of_a_dispatch_are_open_to_its_end_and_closed_then(self) -> None:
-        """They are closed by the time that the caller has the response."""
+    async def test_the_objects_of_a_dispatch_are_closed_when_it_ends(self) -> None:
+        """The session is open while the handler runs, and closed before the sender gets the response."""
         seen: list[bool] = []
 
         async def look(session: Session) -> None:
@@ -333,15 +334,15 @@ class ContainerConformance(ConformanceSuite):
             assert seen == [False]
             assert used.session.closed
 
-    async def test_objects_are_closed_in_the_reverse_order_of_their_making(self) -> None:
+    async def test_objects_are_closed_in_reverse_order(self) -> None:
         """An object is closed before the objects that it needs."""
         async with self.started() as (mediator, journal):
             await mediator.send(Enroll())
             of_scope = [entry for entry in journal if not entry.startswith("pool")]
             assert of_scope == ["connection opened", "session opened", *_CLOSED]
 
-    async def test_a_failure_closes_the_objects_and_reaches_the_sender_as_it_is(self) -> None:
-        """The error is neither wrapped nor replaced. Otherwise the sender could not catch it."""
+    async def test_an_error_closes_the_objects_and_is_raised_unchanged(self) -> None:
+        """The error is neither wrapped nor replaced, so the sender can catch it."""
         failure = LookupError("no such student")
 
         async def fail(_session: Session) -> None:
@@ -354,7 +355,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal[-2:] == _CLOSED
 
     async def test_a_cancellation_closes_the_objects(self) -> None:
-        """The cancellation reaches the sender after they are closed."""
+        """The objects are closed before the cancelled `send` ends."""
         begun = asyncio.Event()
 
         async def hang(_session: Session) -> None:
@@ -370,8 +371,8 @@ class ContainerConformance(ConformanceSuite):
             assert sending.cancelled()
             assert journal[-2:] == _CLOSED
 
-    async def test_what_cannot_be_made_fails_the_dispatch_and_closes_what_was_made(self) -> None:
-        """The sender gets the error of the factory, and the next dispatch works."""
+    async def test_an_object_that_cannot_be_made_fails_the_dispatch(self) -> None:
+        """The sender gets the error of the factory, objects made before are closed, and the next dispatch works."""
         async with self.started() as (mediator, journal):
             with failing(LookupError):
                 await mediator.send(Fail())
@@ -380,20 +381,20 @@ class ContainerConformance(ConformanceSuite):
             assert (await mediator.send(Enroll())).session.closed
 
     async def test_a_message_without_a_handler_is_refused_and_nothing_is_opened(self) -> None:
-        """The mediator raises its own `HandlerNotFoundError`."""
+        """The mediator raises `HandlerNotFoundError`."""
         async with self.started() as (mediator, journal):
             with failing(HandlerNotFoundError):
                 await mediator.send(Undone())
             assert [entry for entry in journal if not entry.startswith("pool")] == []
 
-    async def test_what_nobody_needs_is_not_opened(self) -> None:
-        """A dispatch that needs no session takes no connection from its pool."""
+    async def test_an_object_that_is_not_needed_is_not_opened(self) -> None:
+        """A dispatch that needs no session opens neither a session nor a connection."""
         async with self.started() as (mediator, journal):
             await mediator.send(CountPools())
             assert [entry for entry in journal if not entry.startswith("pool")] == []
 
-    async def test_a_dispatch_within_another_shares_its_objects(self) -> None:
-        """The shared objects are closed at the end of the outer dispatch."""
+    async def test_a_nested_dispatch_shares_the_objects_of_the_outer_one(self) -> None:
+        """The shared objects are closed when the outer dispatch ends."""
         inner: list[Used] = []
         async with self.started() as (mediator, journal):
 
@@ -405,8 +406,8 @@ class ContainerConformance(ConformanceSuite):
             assert inner[0].session is outer.session
             assert journal.count("session opened") == journal.count("session closed") == 1
 
-    async def test_a_dispatch_of_its_own_within_another_does_not_share(self) -> None:
-        """With `TransactionMode.NEW`, the inner objects are closed at its end, and the outer objects stay open."""
+    async def test_a_nested_dispatch_in_mode_new_has_its_own_objects(self) -> None:
+        """The objects of the nested dispatch are closed when it ends, and the objects of the outer one stay open."""
         inner: list[Used] = []
         async with self.started() as (mediator, _):
 
@@ -421,7 +422,7 @@ class ContainerConformance(ConformanceSuite):
             assert inner[1].session is outer.session
 
     async def test_dispatches_in_one_scope_share_its_objects(self) -> None:
-        """`mediator.scope()` is the outermost scope, and its end closes the objects."""
+        """Dispatches inside `mediator.scope()` share their objects, which are closed when the scope ends."""
         async with self.started() as (mediator, journal):
             async with mediator.scope():
                 first, second = await mediator.send(Enroll()), await mediator.send(Enroll())
@@ -429,8 +430,8 @@ class ContainerConformance(ConformanceSuite):
                 assert "session closed" not in journal
             assert journal[-2:] == _CLOSED
 
-    async def test_the_handlers_of_a_notification_get_their_objects_too(self) -> None:
-        """They share the objects of the dispatch that publishes; without one, they get a scope of their own."""
+    async def test_the_handlers_of_a_notification_share_the_objects_of_the_publishing_dispatch(self) -> None:
+        """Outside a dispatch, `publish` opens a scope for them, and closes its objects at the end."""
         notification = Enrolled()
         async with self.started() as (mediator, _):
 
@@ -444,8 +445,8 @@ class ContainerConformance(ConformanceSuite):
         assert outside is not outer.session
         assert outside.closed
 
-    async def test_a_stream_keeps_its_objects_until_it_is_left(self) -> None:
-        """The objects stay open until the stream ends or the reader breaks off."""
+    async def test_a_stream_keeps_its_objects_open_until_it_is_left(self) -> None:
+        """The objects stay open until the stream ends or its reader leaves the `async with` block."""
         async with self.started() as (mediator, _):
             for stop_after in (1, 3):
                 seen: list[Session] = []

@@ -20,8 +20,8 @@ from mediator.testing.memory import InMemoryDatabase, InMemoryInbox
 class InboxConformance(StorageSuite):
     """The promises that a consumer depends on."""
 
-    async def test_an_event_is_taken_in_once_and_only_if_its_transaction_commits(self) -> None:
-        """After a rollback the event counts as new again. Other consumers have records of their own."""
+    async def test_an_event_is_recorded_once_and_only_if_its_transaction_commits(self) -> None:
+        """After a rollback the event is new again. Each consumer has its own records."""
         async with self.opened() as storage:
 
             async def take(storage: StorageUnderTest) -> Admission:
@@ -40,12 +40,12 @@ class InboxConformance(StorageSuite):
             assert not await storage.inbox.contains("other", "shop", "1")
             assert await storage.inbox.clean(10) == 0
 
-    async def test_two_transactions_at_one_event_wait_for_each_other(self) -> None:
-        """The second one waits until the first ends. Its event is a duplicate if the first commits, else it is new."""
+    async def test_a_transaction_waits_for_another_one_that_records_the_same_event(self) -> None:
+        """For the second transaction, the event is a duplicate if the first one commits, and new if it rolls back."""
         for commits in (True, False):
-            await self._two_transactions_at_one_event_wait_for_each_other(commits)
+            await self._record_in_two_transactions(commits)
 
-    async def _two_transactions_at_one_event_wait_for_each_other(self, commits: bool) -> None:
+    async def _record_in_two_transactions(self, commits: bool) -> None:
         async with self.opened() as storage:
             took, go = asyncio.Event(), asyncio.Event()
 
@@ -70,13 +70,13 @@ class InboxConformance(StorageSuite):
             assert (one.result(), two.result()) == expected
 
     async def test_the_inbox_of_another_database_is_refused(self) -> None:
-        """It raises `MisuseError` for the unit of work."""
+        """An inbox raises `MisuseError` for a unit of work on another database."""
         async with self.opened() as storage, storage.transaction() as unit_of_work:
             with failing(MisuseError, text="was given another unit of work"):
                 await InMemoryInbox(InMemoryDatabase()).insert(unit_of_work, "group", "shop", "1")
 
-    async def test_an_event_behind_a_parked_one_of_its_consumer_and_key_is_told_apart(self) -> None:
-        """Its admission is `KEY_PARKED`. Other keys, other consumers and events without a key are not affected."""
+    async def test_an_event_behind_a_parked_event_of_its_key_is_admitted_as_key_parked(self) -> None:
+        """Events with other keys, for other consumers or without a key are admitted as `NEW`."""
         async with self.opened() as storage:
             assert await insert(storage, "1") is Admission.NEW
             await park(storage, parked_event("2"))
@@ -88,8 +88,8 @@ class InboxConformance(StorageSuite):
             async with storage.transaction() as unit_of_work:
                 assert await storage.inbox.insert(unit_of_work, "other", "shop", "6", key="k") is Admission.NEW
 
-    async def test_the_first_start_is_not_counted_the_later_ones_are_up_to_the_limit(self) -> None:
-        """At the limit the event is `exhausted`, and a higher limit lets it start again."""
+    async def test_starts_after_the_first_are_counted_up_to_the_limit(self) -> None:
+        """The first start calls no method, so the first call returns 2. At the limit, the event is `exhausted`."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]
@@ -97,8 +97,8 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 3) == Start(3, exhausted=True)
             assert await storage.inbox.start(*row, 4, alone=True) == Start(4)
 
-    async def test_an_event_of_whose_last_start_nothing_is_known_is_counted_only_when_it_is_alone(self) -> None:
-        """Beside other events it is a suspect: it may not start, and no start is counted."""
+    async def test_an_event_whose_last_start_has_no_known_end_may_start_only_alone(self) -> None:
+        """While other events are handled, it may not start. It is reported as a suspect, and no start is counted."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 8) for _ in range(2)] == [Start(1, suspect=True)] * 2
@@ -106,7 +106,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(2, suspect=True)
 
     async def test_an_event_whose_last_start_failed_is_no_suspect(self) -> None:
-        """Its next start is counted even while other events are handled."""
+        """The next start of such an event is counted even while other events are handled."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)
@@ -118,8 +118,8 @@ class InboxConformance(StorageSuite):
             await storage.inbox.end(*row, 4)
             assert await storage.inbox.start(*row, 8) == Start(5)
 
-    async def test_a_last_start_beside_others_exhausts_no_event(self) -> None:
-        """Such an event may start once more alone, even beyond the limit: another event may have killed the process."""
+    async def test_a_start_concurrent_with_other_events_does_not_exhaust_an_event(self) -> None:
+        """The event may start once more alone, even beyond the limit, as another event may have killed the process."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)
@@ -128,14 +128,14 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 2, alone=True) == Start(3)
             assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
-    async def test_an_event_without_a_count_may_start_whatever_the_limit(self) -> None:
-        """Its first start is taken to have happened beside other events."""
+    async def test_an_event_without_a_count_may_start_at_any_limit(self) -> None:
+        """Its first start is assumed to have been concurrent with other events, and so does not exhaust it."""
         async with self.opened() as storage:
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)
 
-    async def test_a_start_that_was_taken_back_does_not_count_the_first_one_neither(self) -> None:
-        """A start that was taken back is not counted, not even the first one, which has no count of its own."""
+    async def test_a_start_that_was_taken_back_is_not_counted(self) -> None:
+        """The first start can be taken back too, although it was never counted."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.take_back(*row)
@@ -145,8 +145,8 @@ class InboxConformance(StorageSuite):
                 await storage.inbox.take_back(*row)
             assert await storage.inbox.start(*row, 8) == Start(1)
 
-    async def test_an_event_that_has_taken_effect_is_not_started_and_its_count_is_gone(self) -> None:
-        """After a rollback the count is still there."""
+    async def test_an_event_that_took_effect_is_not_started_and_has_no_count(self) -> None:
+        """If the transaction rolls back, the event may start again, and its count is kept."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.start(*row, 8, alone=True)
@@ -162,8 +162,8 @@ class InboxConformance(StorageSuite):
             assert (await storage.inbox.start(*row, 8)).taken
             assert await storage.inbox.answers()
 
-    async def test_whatever_a_foreign_producer_calls_its_events_they_are_told_apart(self) -> None:
-        """Consumers, sources, ids and keys may be any text, also a text that no database column can store."""
+    async def test_any_text_is_accepted_as_source_id_and_key(self) -> None:
+        """Foreign producers choose these texts, and some contain characters that a database column cannot store."""
         for foreign in ("", "a\0b", "x" * 256, "\u20ac" * 1000, "\ud800", "\x1b[2J"):
             async with self.opened() as storage:
                 rows = (GROUP, foreign, "1"), (GROUP, "shop", foreign), (GROUP, "shop", f"{foreign}2")

@@ -1,4 +1,4 @@
-"""OutboxConformance: the promises of `Outbox` as test cases, with those about delayed and about refused events."""
+"""OutboxConformance: the promises of `Outbox` as test cases, including delayed events and refused events."""
 
 import asyncio
 from dataclasses import replace
@@ -45,7 +45,7 @@ class OutboxConformance(StorageSuite):
     """The promises that the relay depends on."""
 
     async def test_many_events_of_one_command_keep_the_order_in_which_they_were_added(self) -> None:
-        """A claim returns them in that order, and `look_again` is 0 when it leaves some out."""
+        """A claim returns events in this order. Its `look_again` is 0 if its limit left events out."""
         async with self.holding(
             *(Written(str(number), "k" if number % 2 else None) for number in range(2500))
         ) as storage:
@@ -56,7 +56,7 @@ class OutboxConformance(StorageSuite):
                 assert batch.look_again is None
 
     async def test_an_event_has_a_source_before_it_is_published_and_keeps_it(self) -> None:
-        """The source is the application's name. It stays when the event is parked, released and archived."""
+        """The source is the application's name. The event keeps it when it is parked, released and archived."""
         async with self.holding(Written("a")) as storage:
             storage.outbox.use_application("first")
             named = storage.outbox.application
@@ -78,7 +78,7 @@ class OutboxConformance(StorageSuite):
             events = await storage.outbox.contents.archived([record.sequence for record in archived])
             assert [event.source for event in events] == [named, named]
 
-    async def test_an_empty_partition_key_is_neither_a_key_nor_none_and_refused(self) -> None:
+    async def test_an_empty_partition_key_is_refused(self) -> None:
         """An event with an empty key fails its command, and `erase` refuses an empty key."""
         async with self.opened() as storage:
             with failing(EventNotSerializableError):
@@ -87,8 +87,8 @@ class OutboxConformance(StorageSuite):
             with failing(SettingError):
                 await storage.outbox.erase("")
 
-    async def test_a_filter_that_names_no_events_finds_none(self) -> None:
-        """An empty list of ids or numbers finds nothing; only `None` finds everything."""
+    async def test_a_filter_with_an_empty_list_finds_no_events(self) -> None:
+        """Only `None`, and not an empty list of ids or numbers, means all events."""
         async with self.holding(Written("a")) as storage:
             contents = storage.outbox.contents
             assert [record.id for record in await contents.find(OutboxFilter("waiting", ids=()))] == []
@@ -96,15 +96,15 @@ class OutboxConformance(StorageSuite):
             assert (await contents.count(OutboxFilter("waiting"))).events == 1
             assert await storage.parking.find(ParkedFilter(numbers=())) == []
 
-    async def test_domains_are_left_out(self) -> None:
-        """A claim leaves out the domains in `without`, by their whole names."""
+    async def test_a_claim_leaves_out_the_excluded_domains(self) -> None:
+        """`without` names the domains. A name excludes only the domain of exactly that name."""
         async with self.holding(Elsewhere("a"), Written("b"), Elsewhere("c")) as storage:
             assert await storage.waiting(without=frozenset({"elsewhere"})) == ["b"]
             assert await storage.waiting(without=frozenset({"elsewhere", "contract"})) == []
             assert await storage.waiting(without=frozenset({"else"})) == ["a", "b", "c"]
 
-    async def test_a_claim_gives_the_oldest_events_and_settling_takes_them_away(self) -> None:
-        """Events that were claimed and not settled stay in the outbox."""
+    async def test_a_claim_returns_the_oldest_events_and_settling_removes_them(self) -> None:
+        """Claimed events that are not settled stay in the outbox."""
         async with self.opened() as storage:
             for row in "abc":
                 await storage.do(writing(row))
@@ -113,8 +113,8 @@ class OutboxConformance(StorageSuite):
                 await batch.settle([batch.events[0].id])
             assert await storage.waiting() == ["b", "c"]
 
-    async def test_two_claims_at_a_time_never_give_one_event_twice(self) -> None:
-        """A second claim does not get the events that the first one holds."""
+    async def test_two_concurrent_claims_never_return_the_same_event(self) -> None:
+        """The second claim does not return the events of the first one."""
         async with self.opened() as storage:
             await storage.do(writing("a"))
             async with storage.outbox.claim(10) as mine, storage.outbox.claim(10) as theirs:
@@ -122,8 +122,8 @@ class OutboxConformance(StorageSuite):
                 assert len(theirs.events) == 0
             assert await storage.waiting() == ["a"]
 
-    async def test_a_commit_with_events_wakes_who_waits_and_waiting_has_an_end(self) -> None:
-        """A commit wakes a relay that waits, as `wake` does. Otherwise its wait ends after the given time."""
+    async def test_a_commit_with_events_wakes_a_waiting_relay(self) -> None:
+        """`wake` also wakes it. Otherwise `wait` returns after the given time."""
         async with self.opened() as storage:
             await storage.outbox.wait(0.01)
             await storage.do(writing("a"))
@@ -132,8 +132,8 @@ class OutboxConformance(StorageSuite):
                 storage.outbox.wake()
                 await storage.outbox.wait(60)
 
-    async def test_a_batch_that_was_left_changes_nothing_any_more(self) -> None:
-        """Settling and parking then raise `ClaimLostError`."""
+    async def test_a_batch_cannot_be_changed_after_its_claim_ended(self) -> None:
+        """`settle` and `park` then raise `ClaimLostError`, and the events stay in the outbox."""
         async with self.holding(Written("a")) as storage:
             async with storage.outbox.claim(10) as batch:
                 pass
@@ -143,14 +143,14 @@ class OutboxConformance(StorageSuite):
                 await batch.park(batch.events[0], ParkReason.REFUSED, "")
             assert await storage.waiting() == ["a"]
 
-    async def test_whoever_finds_everything_claimed_is_told_to_look_again_soon(self) -> None:
-        """`look_again` is less than a second for a relay that finds all events claimed by another one."""
+    async def test_a_relay_that_finds_all_events_claimed_looks_again_soon(self) -> None:
+        """Its batch is empty, and `look_again` is less than a second."""
         async with self.holding(Written("a")) as storage, storage.outbox.claim(10), storage.outbox.claim(10) as theirs:
             assert theirs.look_again is not None
             assert 0 < theirs.look_again < 1
 
-    async def test_settling_and_parking_go_together(self) -> None:
-        """One batch may settle some events and park others. The text of an error is cut to 4096 characters."""
+    async def test_one_batch_may_settle_some_events_and_park_others(self) -> None:
+        """The error text of a parked event is cut to 4096 characters."""
         async with self.holding(Written("a", "1"), Written("b", "2"), Written("c", "3")) as storage:
             async with storage.outbox.claim(10) as batch:
                 await batch.settle([batch.events[0].id])
@@ -159,8 +159,8 @@ class OutboxConformance(StorageSuite):
             [refused] = await storage.parking.find(OUT)
             assert len(refused.error) == 4096
 
-    async def test_erasing_a_key_deletes_what_was_sent_and_refused_and_leaves_what_waits(self) -> None:
-        """`erase` returns how many events it has deleted, and how many still wait."""
+    async def test_erasing_a_key_deletes_its_sent_and_refused_events_but_not_its_waiting_ones(self) -> None:
+        """`erase` returns the numbers of deleted events and of events that still wait."""
         async with self.holding(
             Written("sent", "k"), Written("kept", "o"), Written("bad", "k"), Written("waits", "k")
         ) as storage:
@@ -173,8 +173,8 @@ class OutboxConformance(StorageSuite):
             assert await storage.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
             assert await storage.outbox.erase("o") == Erased(archived=1, parked=0, pending=0)
 
-    async def test_what_subscribers_have_parked_holds_up_no_event_and_is_not_erased(self) -> None:
-        """Incoming parked events have nothing to do with outgoing events of the same key."""
+    async def test_outgoing_events_are_independent_of_parked_incoming_events(self) -> None:
+        """A parked incoming event of the same key neither blocks an outgoing event nor is deleted by `erase`."""
         async with self.opened() as storage:
             await park(storage, parked_event("1", key="k"))
             await add(storage, Written("a", "k"))
@@ -182,8 +182,8 @@ class OutboxConformance(StorageSuite):
             assert await storage.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
             assert await ids(storage) == ["1"]
 
-    async def test_an_id_that_was_sent_before_stops_nothing_and_the_archive_keeps_the_first_event_of_it(self) -> None:
-        """The second event with the id is sent, settled, and not archived."""
+    async def test_an_id_that_was_sent_before_can_be_sent_again(self) -> None:
+        """The second event is sent and settled. Only the first event with the id is in the archive."""
         async with self.opened() as storage:
             for text in ("first", "second"):
                 await storage.do(partial(_add_as, "order-1", Written(text)))
@@ -195,8 +195,8 @@ class OutboxConformance(StorageSuite):
             assert (await storage.outbox.contents.count(OutboxFilter("archived"))).events == 3
             assert text_of((await storage.outbox.contents.get("order-1"))[1].data) == "first"
 
-    async def test_what_no_event_is_called_is_neither_cancelled_nor_erased(self) -> None:
-        """An id or key that no event can have is no error. `cancel` returns False, and `erase` counts nothing."""
+    async def test_cancel_and_erase_accept_texts_that_no_event_can_have(self) -> None:
+        """For such an id or key, `cancel` returns False, and `erase` counts no events."""
         for text in ("x" * 300, "a\0b", "\ud800"):
             async with self.opened() as storage:
                 await add(storage, Written("a", "k"))
@@ -209,10 +209,10 @@ async def _add_as(event_id: str, event: DistributedEvent, storage: StorageUnderT
 
 
 class DelayedEventsConformance(StorageSuite):
-    """The promises of `deliver_at` and `cancel`."""
+    """The promises about `deliver_at` and `cancel`."""
 
     async def test_a_delayed_event_is_published_when_it_is_due_and_not_before(self) -> None:
-        """A relay gets a delayed event only once it is due. Until then, `due_in` returns the seconds that are left."""
+        """A claim returns a delayed event only after it is due. Until then, `due_in` returns the remaining seconds."""
         async with self.holding(Written("now")) as storage:
             await add(storage, Written("late"), after=timedelta(seconds=2))
             assert await storage.waiting() == ["now"]
@@ -223,8 +223,8 @@ class DelayedEventsConformance(StorageSuite):
             assert sorted(await storage.waiting()) == ["late", "now"]
             assert await storage.outbox.due_in() is None
 
-    async def test_a_delayed_event_does_not_hold_its_key_back(self) -> None:
-        """A later event of the same key is published before a delayed one that is not due."""
+    async def test_a_delayed_event_does_not_block_its_key(self) -> None:
+        """A later event of the same key is published before a delayed event that is not due."""
         async with self.holding(Written("late", "k"), after=FUTURE) as storage:
             await add(storage, Written("now", "k"))
             assert await storage.waiting() == ["now"]
@@ -235,7 +235,7 @@ class DelayedEventsConformance(StorageSuite):
             assert await storage.outbox.due_in() == 0
             assert await storage.waiting() == ["a"]
 
-    async def test_the_next_due_time_is_that_of_the_earliest_event(self) -> None:
+    async def test_due_in_refers_to_the_earliest_delayed_event(self) -> None:
         """`due_in` returns the seconds until the earliest delayed event is due, or `None` when there is none."""
         async with self.opened() as storage:
             assert await storage.outbox.due_in() is None
@@ -244,7 +244,7 @@ class DelayedEventsConformance(StorageSuite):
             assert 3500 < (await storage.outbox.due_in() or 0) <= 3600
 
     async def test_a_delayed_event_can_be_cancelled_until_it_is_due(self) -> None:
-        """`cancel` returns False for an event that is cancelled already, is due, or was never delayed."""
+        """`cancel` returns False for an event that is already cancelled, is due, or was never delayed."""
         async with self.opened() as storage:
             [cancelled] = await add(storage, Written("a"), after=timedelta(seconds=1))
             [kept] = await add(storage, Written("b"), after=timedelta(seconds=1))
@@ -258,7 +258,7 @@ class DelayedEventsConformance(StorageSuite):
             assert sorted(await storage.waiting()) == ["b", "c"]
 
     async def test_a_transaction_cancels_if_it_commits(self) -> None:
-        """A rollback, also to a savepoint, restores the cancelled event."""
+        """A rollback, even one to a savepoint, restores an event that the transaction has cancelled."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
 
@@ -282,14 +282,14 @@ class DelayedEventsConformance(StorageSuite):
             assert await storage.do(cancel) is False
 
     async def test_a_transaction_of_another_database_cancels_nothing(self) -> None:
-        """`cancel` raises `MisuseError` for it."""
+        """`cancel` raises `MisuseError` for such a unit of work."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
             with failing(MisuseError, text="was given another unit of work"):
                 await storage.outbox.cancel(event_id, unit_of_work=InMemoryUnitOfWork(InMemoryDatabase()))
 
-    async def test_a_unit_of_work_that_does_not_run_cancels_nothing(self) -> None:
-        """`cancel` raises `NoUnitOfWorkError` for it."""
+    async def test_a_unit_of_work_that_has_not_begun_cancels_nothing(self) -> None:
+        """`cancel` raises `NoUnitOfWorkError` for such a unit of work."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
             async with storage.mediator.scope():
@@ -308,10 +308,10 @@ class DelayedEventsConformance(StorageSuite):
 
 
 class RefusedEventsConformance(StorageSuite):
-    """The promises about events that can never be published."""
+    """The promises about events that the broker has refused."""
 
-    async def test_a_refused_event_holds_back_its_key_and_nothing_else(self) -> None:
-        """It is parked with its reason and error. Later events of its key wait in the outbox, and all others go on."""
+    async def test_a_refused_event_blocks_only_later_events_of_its_key(self) -> None:
+        """The event is parked with its reason and error. Events of other keys, and events without keys, are published."""
         async with self.holding(
             Written("bad", "k"), Written("next", "k"), Written("other", "o"), Written("none")
         ) as storage:
@@ -326,14 +326,14 @@ class RefusedEventsConformance(StorageSuite):
             assert refused.parked_at is not None
             assert abs(datetime.now(UTC).timestamp() - refused.parked_at) < 60
 
-    async def test_a_refused_event_without_a_key_holds_nothing_back(self) -> None:
-        """All other events can be published."""
+    async def test_a_refused_event_without_a_key_blocks_no_events(self) -> None:
+        """All other events are published."""
         async with self.holding(Written("bad"), Written("good")) as storage:
             await park_first(storage)
             assert await storage.waiting() == ["good"]
 
-    async def test_a_released_event_is_the_same_and_comes_before_its_successors(self) -> None:
-        """It returns to its old place in the outbox, and a relay that waits is woken."""
+    async def test_a_released_event_returns_unchanged_to_its_place_in_the_outbox(self) -> None:
+        """It precedes the later events of its key again, and a waiting relay is woken."""
         async with self.holding(Written("before", "o"), Written("bad", "k"), Written("next", "k")) as storage:
             async with storage.outbox.claim(10) as batch:
                 bad = batch.events[1]
@@ -350,8 +350,8 @@ class RefusedEventsConformance(StorageSuite):
             with failing(ParkedEventNotFoundError):
                 await storage.parking.release(refused.number)
 
-    async def test_the_refused_events_of_a_key_go_out_in_their_order(self) -> None:
-        """A later one cannot be released before an earlier one. A replay releases them in order."""
+    async def test_the_refused_events_of_a_key_are_released_in_order(self) -> None:
+        """`release` raises `ParkedEventBlockedError` for any but the first. A replay releases all of them in order."""
         async with self.holding(Written("1", "k"), Written("2", "k"), Written("3", "k")) as storage:
             async with storage.outbox.claim(10) as batch:
                 for event in batch.events[:2]:
@@ -364,8 +364,8 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["1", "2", "3"]
             assert first.number < second.number
 
-    async def test_what_is_wrong_with_a_refused_event_can_be_corrected(self) -> None:
-        """Its body can be edited before it is released. Its headers cannot, because it has none yet."""
+    async def test_the_body_of_a_refused_event_can_be_edited(self) -> None:
+        """The headers cannot be edited, because an event gets headers only when it is published."""
         async with self.holding(Written("bad", "k")) as storage:
             refused = await park_first(storage)
             with failing(SettingError):
@@ -374,15 +374,15 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.parking.release(refused.number) == edited
             assert await storage.waiting() == ["good"]
 
-    async def test_an_event_that_is_refused_again_is_set_aside_again(self) -> None:
-        """It can be parked and released again."""
+    async def test_an_event_that_is_refused_again_is_parked_again(self) -> None:
+        """An event can be parked and released several times."""
         async with self.holding(Written("bad", "k")) as storage:
             await storage.parking.release((await park_first(storage)).number)
             await storage.parking.release((await park_first(storage)).number)
             assert await storage.waiting() == ["bad"]
 
-    async def test_an_event_whose_id_waits_in_the_outbox_is_not_put_back_beside_it(self) -> None:
-        """It stays parked until it is discarded, and the error says so."""
+    async def test_an_event_is_not_released_while_its_id_is_in_the_outbox(self) -> None:
+        """It stays parked until it is discarded, and the error says to discard it."""
         async with self.holding(Written("first", "k"), Written("other", "o")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -393,8 +393,8 @@ class RefusedEventsConformance(StorageSuite):
             await storage.parking.discard(again.number)
             assert await storage.waiting() == ["first", "other"]
 
-    async def test_an_event_whose_place_in_the_outbox_another_one_has_is_put_back_when_that_one_is_sent(self) -> None:
-        """Until then `release` raises `ParkedEventConflictError`."""
+    async def test_an_event_is_not_released_while_another_event_has_its_place_in_the_outbox(self) -> None:
+        """`release` raises `ParkedEventConflictError` until the other event is sent."""
         async with self.holding(Written("first", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -408,8 +408,8 @@ class RefusedEventsConformance(StorageSuite):
             await storage.parking.release(second.number)
             assert await storage.waiting() == ["second"]
 
-    async def test_an_event_whose_place_a_later_one_of_its_key_has_makes_way_when_it_is_discarded(self) -> None:
-        """The parked event cannot be released, and the later event waits until the parked one is discarded."""
+    async def test_an_event_whose_place_is_taken_blocks_its_key_until_it_is_discarded(self) -> None:
+        """A later event of the key has the place. The parked event cannot be released, and the later one waits."""
         async with self.holding(Written("later", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -419,8 +419,8 @@ class RefusedEventsConformance(StorageSuite):
             await storage.parking.discard(earlier.number)
             assert await storage.waiting() == ["later"]
 
-    async def test_a_replay_goes_on_past_an_event_that_cannot_be_put_back(self) -> None:
-        """The event stays parked with the error noted, and the replay releases the events of other keys."""
+    async def test_a_replay_continues_after_an_event_that_cannot_be_released(self) -> None:
+        """The event stays parked with the noted error, and the replay releases the events of other keys."""
         async with self.holding(Written("first", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -435,8 +435,8 @@ class RefusedEventsConformance(StorageSuite):
             assert noted.error.startswith("ParkedEventConflictError: ")
             assert noted.attempts == again.attempts + 1
 
-    async def test_of_two_refused_events_with_one_id_the_first_stays_parked(self) -> None:
-        """The second one is dropped, and neither waits in the outbox."""
+    async def test_only_the_first_of_two_refused_events_with_the_same_id_is_parked(self) -> None:
+        """The second event is dropped, and no event is left in the outbox."""
         async with self.opened() as storage:
             for text in ("first", "second"):
                 async with storage.transaction() as unit_of_work:
@@ -445,8 +445,8 @@ class RefusedEventsConformance(StorageSuite):
                 assert text_of(refused.data) == "first"
                 assert await storage.waiting() == []
 
-    async def test_the_successors_of_an_erased_refused_event_go_on(self) -> None:
-        """Erasing the key of the refused event also wakes a relay that waits."""
+    async def test_erasing_a_refused_event_unblocks_its_key(self) -> None:
+        """A waiting relay is woken, and can publish the later events of the key."""
         async with self.holding(Written("bad", "k"), Written("next", "k")) as storage:
             await park_first(storage)
             await storage.outbox.wait(0.01)
@@ -455,8 +455,8 @@ class RefusedEventsConformance(StorageSuite):
                 await storage.outbox.wait(60)
             assert await storage.waiting() == ["next"]
 
-    async def test_the_successors_of_a_discarded_event_go_on(self) -> None:
-        """A discard also wakes a relay that waits."""
+    async def test_discarding_a_refused_event_unblocks_its_key(self) -> None:
+        """A waiting relay is woken, and can publish the later events of the key."""
         async with self.holding(Written("bad", "k"), Written("next", "k")) as storage:
             refused = await park_first(storage)
             await storage.outbox.wait(0.01)
@@ -469,14 +469,14 @@ class RefusedEventsConformance(StorageSuite):
 
 
 async def _append(storage: StorageUnderTest, event: ParkedEvent) -> ParkedEvent:
-    """Park one more event, and return it."""
+    """Park an event in a new transaction, and return the parked event."""
     async with storage.transaction() as unit_of_work:
         await storage.parking.append(unit_of_work, replace(event, number=0))
     return (await storage.parking.find(OUT))[-1]
 
 
 async def _not_released(storage: StorageUnderTest, event: ParkedEvent) -> ParkedEventConflictError:
-    """Return the error with which an event is not released. The event must stay parked as before."""
+    """Check that an event cannot be released and stays parked, and return the error."""
     with failing(ParkedEventConflictError) as caught:
         await storage.parking.release(event.number)
     assert await storage.parking.get(event.number) == event

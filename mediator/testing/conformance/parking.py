@@ -33,7 +33,7 @@ from mediator.testing.memory import InMemoryDatabase, InMemoryUnitOfWork
 class ParkingConformance(StorageSuite):
     """The promises about events that are parked, and replayed in order."""
 
-    async def test_a_parked_event_comes_back_as_it_was(self) -> None:
+    async def test_a_parked_event_is_stored_unchanged(self) -> None:
         """Only its number is new."""
         async with self.opened() as storage:
             parked = parked_event("1")
@@ -41,14 +41,14 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.get(number) == replace(parked, number=number)
             assert await storage.parking.find(ALL) == [replace(parked, number=number)]
 
-    async def test_events_are_found_without_their_bodies_where_these_are_not_wanted(self) -> None:
+    async def test_events_can_be_found_without_their_bodies(self) -> None:
         """With `bodies=False`, `find` returns events whose `data` are empty."""
         async with self.opened() as storage:
             parked = parked_event("1")
             (number,) = await park(storage, parked)
             assert await storage.parking.find(ALL, bodies=False) == [replace(parked, number=number, data=b"")]
 
-    async def test_parking_records_the_event_in_the_inbox_and_ends_its_count(self) -> None:
+    async def test_parking_records_the_event_in_the_inbox(self) -> None:
         """A parked event is a duplicate when it is delivered again, even after it was discarded."""
         async with self.opened() as storage:
             await storage.inbox.start(GROUP, "shop", "1", 8, alone=True)
@@ -58,7 +58,7 @@ class ParkingConformance(StorageSuite):
             await storage.parking.discard((await storage.parking.find(ALL))[0].number)
             assert await insert(storage, "1") is Admission.DUPLICATE
 
-    async def test_what_has_taken_effect_or_is_parked_is_not_parked(self) -> None:
+    async def test_an_event_that_took_effect_or_is_parked_is_not_parked_again(self) -> None:
         """`park` returns False for such an event."""
         async with self.opened() as storage:
             await insert(storage, "1")
@@ -67,7 +67,7 @@ class ParkingConformance(StorageSuite):
             assert not await storage.parking.park(parked_event("2"))
             assert await ids(storage) == ["2"]
 
-    async def test_an_event_is_appended_with_the_transaction_or_not_at_all(self) -> None:
+    async def test_an_event_is_appended_only_if_the_transaction_commits(self) -> None:
         """A rollback leaves neither the parked event nor its record in the inbox."""
         async with self.opened() as storage:
             await park(storage, parked_event("1"))
@@ -94,7 +94,7 @@ class ParkingConformance(StorageSuite):
                     with failing(MisuseError, text="was given another unit of work"):
                         await storage.parking.take(foreign, number)
 
-    async def test_events_are_found_by_what_they_are_in_the_order_of_their_numbers(self) -> None:
+    async def test_a_filter_finds_events_in_the_order_of_their_numbers(self) -> None:
         """`find` and `count` apply every part of the filter, and `after` and `limit` page through the events."""
         async with self.opened() as storage:
             numbers = await park(
@@ -118,7 +118,7 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.count(ALL) == 4
             assert await storage.parking.count(ParkedFilter(consumer=GROUP, direction="in")) == 3
 
-    async def test_the_head_is_the_first_of_a_consumers_key(self) -> None:
+    async def test_the_head_is_the_first_event_of_its_consumer_and_key(self) -> None:
         """An event without a key is its own head."""
         async with self.opened() as storage:
             keyless, other = parked_event("3", key=None), parked_event("4", consumer="other")
@@ -130,7 +130,7 @@ class ParkingConformance(StorageSuite):
             await storage.parking.discard(first.number)
             assert await storage.parking.head(second) == second
 
-    async def test_what_goes_out_is_of_no_key_of_what_came_in(self) -> None:
+    async def test_outgoing_and_incoming_events_do_not_wait_for_each_other(self) -> None:
         """An outgoing event and an incoming event do not order each other, even with the same consumer and key."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
@@ -143,7 +143,7 @@ class ParkingConformance(StorageSuite):
             await storage.parking.discard(number)
             assert await insert(storage, "4") is Admission.NEW
 
-    async def test_an_event_is_taken_out_with_the_transaction_or_not_at_all(self) -> None:
+    async def test_an_event_is_taken_only_if_the_transaction_commits(self) -> None:
         """After a rollback the event is parked as before. After a commit it is not found any more."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
@@ -157,7 +157,7 @@ class ParkingConformance(StorageSuite):
             with failing(ParkedEventNotFoundError):
                 await take(storage, number)
 
-    async def test_only_the_first_event_of_a_key_can_be_taken_out(self) -> None:
+    async def test_only_the_first_event_of_a_key_can_be_taken(self) -> None:
         """A later event of the key raises `ParkedEventBlockedError`. An event without a key can always be taken."""
         async with self.opened() as storage:
             first, second, other = await park(
@@ -170,7 +170,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
             assert await ids(storage) == []
 
-    async def test_an_event_that_arrives_while_the_last_of_its_key_is_replayed_waits(self) -> None:
+    async def test_an_arriving_event_waits_while_the_last_parked_event_of_its_key_is_replayed(self) -> None:
         """It waits for the replay. It is new if the replay commits, and is parked behind the event if it rolls back."""
         for commits in (True, False):
             async with self.opened() as storage:
@@ -179,7 +179,7 @@ class ParkingConformance(StorageSuite):
                 assert arrived is (Admission.NEW if commits else Admission.KEY_PARKED)
 
     @needs(StorageCapability.SEVERAL_WRITERS)
-    async def test_an_event_that_arrives_while_another_of_its_key_is_reserved_is_parked_behind_it_at_once(self) -> None:
+    async def test_an_arriving_event_is_parked_at_once_while_an_event_of_its_key_is_reserved(self) -> None:
         """It does not wait for handlers, which may hang. It is the next event of its key, however they end."""
         for commits in (True, False):
             async with self.opened() as storage:
@@ -188,7 +188,7 @@ class ParkingConformance(StorageSuite):
                     await _arrive(storage, partial(asyncio.sleep, 0))
                 assert await ids(storage) == (["2"] if commits else ["1", "2"])
 
-    async def test_two_replays_of_one_event_have_one_effect(self) -> None:
+    async def test_only_one_of_two_concurrent_replays_takes_the_event(self) -> None:
         """One of them takes the event, and the other one does not find it."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
@@ -205,7 +205,7 @@ class ParkingConformance(StorageSuite):
                 assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
                 assert await ids(storage) == []
 
-    async def test_an_event_is_gone_only_when_what_is_being_parked_behind_it_is_there(self) -> None:
+    async def test_removing_an_event_waits_for_an_event_that_is_being_parked_behind_it(self) -> None:
         """Otherwise the next event of the key would find nothing parked, and overtake the one that is being parked."""
         for takes in (True, False):
             async with self.opened() as storage:
@@ -216,7 +216,7 @@ class ParkingConformance(StorageSuite):
                 assert await insert(storage, "3") is Admission.KEY_PARKED
 
     @needs(StorageCapability.SEVERAL_WRITERS)
-    async def test_the_key_of_one_consumer_is_not_that_of_another_one(self) -> None:
+    async def test_consumers_do_not_share_keys(self) -> None:
         """A replay for one consumer does not block events of another consumer that have the same key."""
         async with self.opened() as storage:
             first, _ = await park(storage, parked_event("1"), parked_event("2", consumer="other"))
@@ -245,7 +245,7 @@ class ParkingConformance(StorageSuite):
                 assert isinstance(result, ParkedEventNotFoundError if commits else ParkedEvent), result
                 assert await ids(storage) == ([] if commits else ["1"])
 
-    async def test_an_event_is_edited_in_its_place(self) -> None:
+    async def test_the_body_and_the_headers_of_an_event_can_be_edited(self) -> None:
         """The body and the headers can be replaced separately, and other events stay as they are."""
         async with self.opened() as storage:
             first, second = await park(storage, parked_event("1"), parked_event("2"))
@@ -256,7 +256,7 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.get(first) == edited
             assert (await storage.parking.get(second)).data == parked_event("2").data
 
-    async def test_the_failure_of_a_replay_is_kept_and_counted(self) -> None:
+    async def test_the_failure_of_a_replay_is_stored_and_counted(self) -> None:
         """The text of the error is cut to 4096 characters. A number that is not parked is ignored."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
@@ -265,7 +265,7 @@ class ParkingConformance(StorageSuite):
             assert (noted.attempts, noted.error[:13], len(noted.error)) == (9, "ValueError: \\", 4096)
             await storage.parking.note_failure(number + 1, ValueError("nobody"))
 
-    async def test_a_discarded_event_is_gone_and_its_successor_is_first(self) -> None:
+    async def test_the_next_event_of_a_key_can_be_taken_after_a_discard(self) -> None:
         """The next event of its key can then be taken out."""
         async with self.opened() as storage:
             first, second = await park(storage, parked_event("1"), parked_event("2"))
@@ -273,7 +273,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["2"]
             await take(storage, second)
 
-    async def test_what_is_not_parked_is_not_found(self) -> None:
+    async def test_a_number_that_is_not_parked_is_not_found(self) -> None:
         """Such a number raises `ParkedEventNotFoundError`, and `release` also does so for an incoming event."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
@@ -290,7 +290,7 @@ class ParkingConformance(StorageSuite):
                     await asking
             assert await ids(storage) == ["1"]
 
-    async def test_numbers_are_not_used_again(self) -> None:
+    async def test_numbers_are_not_reused(self) -> None:
         """A later event gets a higher number, even after the earlier one was discarded."""
         async with self.opened() as storage:
             (first,) = await park(storage, parked_event("1"))
@@ -298,7 +298,7 @@ class ParkingConformance(StorageSuite):
             (second,) = await park(storage, parked_event("2"))
             assert second > first
 
-    async def test_texts_of_foreign_producers_fit_into_every_column(self) -> None:
+    async def test_any_text_of_a_foreign_producer_is_stored_unchanged(self) -> None:
         """Ids, headers, extensions and subjects come back unchanged, even with control characters or great length."""
         async with self.opened() as storage:
             headers, extensions = {"\x00": "\ud800\x00\x1b"}, {"a": "\x00"}

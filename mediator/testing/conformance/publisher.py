@@ -28,13 +28,13 @@ class PublisherConformance(TransportSuite):
         async with self.opened() as transport:
             assert list(await transport.publisher.publish([])) == []
 
-    async def test_what_is_stored_is_delivered(self) -> None:
+    async def test_a_stored_event_is_delivered(self) -> None:
         """A result without an error means that the broker has the event."""
         async with self.reading_of(*events(5, "k")) as reader:
             assert await reader.take_ids(5) == ["0", "1", "2", "3", "4"]
             await reader.nothing()
 
-    async def test_an_event_without_a_source_gets_that_of_the_publisher(self) -> None:
+    async def test_an_event_without_a_source_gets_the_application_of_the_publisher(self) -> None:
         """The publisher's application becomes the source of such an event. An event with a source keeps it."""
         async with self.opened() as transport:
             foreign = replace(event("b", "k"), source="elsewhere")
@@ -45,7 +45,7 @@ class PublisherConformance(TransportSuite):
             assert taken[0].source
             assert taken[1] == foreign
 
-    async def test_all_attributes_and_the_data_travel_unchanged(self) -> None:
+    async def test_all_attributes_and_data_are_delivered_unchanged(self) -> None:
         """Keys, ids and extensions may be any text, and data may be any bytes."""
         hostile = 'a\r\nb: c 100% ä€😀 "q" * > \t $JS.x'
         sent = replace(
@@ -65,7 +65,7 @@ class PublisherConformance(TransportSuite):
         assert taken.event is not None
         assert taken.event.data == b""
 
-    async def test_many_events_are_stored_once_each_and_in_order_of_their_keys(self) -> None:
+    async def test_many_events_are_stored_once_and_in_order_within_each_key(self) -> None:
         """One call may publish several hundred events."""
         sent = [event(f"{n}", f"k{n % 7}" if n % 3 else None) for n in range(300)]
         async with self.reading_of(*sent, prefetch=64) as reader:
@@ -74,7 +74,7 @@ class PublisherConformance(TransportSuite):
         assert sorted(taken, key=int) == [each.id for each in sent]
         assert in_order(taken, sent)
 
-    async def test_calls_one_after_the_other_keep_the_order(self) -> None:
+    async def test_consecutive_calls_keep_the_order(self) -> None:
         """Events of a later call are stored after the events of an earlier call."""
         sent = [event(f"{n}", "k") for n in range(30)]
         async with self.opened() as transport:
@@ -83,7 +83,7 @@ class PublisherConformance(TransportSuite):
             async with self.reading(transport) as reader:
                 assert await reader.take_ids(30) == [each.id for each in sent]
 
-    async def test_calls_at_the_same_time_are_all_stored(self) -> None:
+    async def test_the_events_of_concurrent_calls_are_all_stored(self) -> None:
         """Several calls of `publish` may run at the same time, and each call keeps its own order."""
         calls = [[event(f"{call}-{n}", f"k{call}") for n in range(20)] for call in range(10)]
         async with self.opened() as transport:
@@ -92,7 +92,7 @@ class PublisherConformance(TransportSuite):
                 taken = await reader.take_ids(200)
             assert in_order(taken, [each for call in calls for each in call])
 
-    async def test_events_of_several_domains_go_in_one_call(self) -> None:
+    async def test_one_call_may_publish_events_of_several_domains(self) -> None:
         """The caller need not know whether the domains share a stream."""
         async with self.reading_of(
             event("a"), event("b", event_type="store.filled.v1"), event("c"), types=("store.filled",)
@@ -110,7 +110,7 @@ class PublisherConformance(TransportSuite):
                 await reader.nothing()
 
     @needs(TransportCapability.DEDUPLICATION)
-    async def test_many_events_of_which_some_are_there_are_all_stored_once(self) -> None:
+    async def test_a_batch_that_was_stored_in_part_can_be_sent_again(self) -> None:
         """After a batch was stored in part, the relay sends the whole batch again."""
         async with self.holding(*events(60, "k")[::7]) as transport:
             results = await transport.publisher.publish(events(60, "k"))
@@ -120,7 +120,7 @@ class PublisherConformance(TransportSuite):
                 await reader.nothing()
 
     @needs(TransportCapability.DEDUPLICATION)
-    async def test_two_publishers_that_send_the_same_at_once_store_it_once(self) -> None:
+    async def test_events_that_are_sent_concurrently_are_stored_once(self) -> None:
         """Two relays may hold the same rows for a moment, when one of them has lost its lock without knowing it."""
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*events(20, "k")) for _ in range(3)))
@@ -129,7 +129,7 @@ class PublisherConformance(TransportSuite):
                 await reader.nothing()
 
     @needs(TransportCapability.DEDUPLICATION)
-    async def test_what_was_cancelled_is_sent_again_without_harm(self) -> None:
+    async def test_the_events_of_a_cancelled_call_can_be_sent_again(self) -> None:
         """After a cancellation nobody knows which events are stored. Sending them again settles that."""
         async with self.holding(event("first")) as transport:
             sending = asyncio.ensure_future(transport.publisher.publish(events(50, "k")))
@@ -144,7 +144,7 @@ class PublisherConformance(TransportSuite):
             assert sorted(taken) == sorted(["first", *(f"{n}" for n in range(50))])
 
     @needs(TransportCapability.OUTAGE)
-    async def test_an_outage_is_told_in_the_results_and_raises_nothing(self) -> None:
+    async def test_an_outage_is_reported_in_the_results(self) -> None:
         """Every event has a `PublisherUnavailableError`, unless it is held back, and the call ends in bounded time."""
         async with self.holding(event("a", "k")) as transport:
             async with transport.outage(), asyncio.timeout(_BOUND):
@@ -155,7 +155,7 @@ class PublisherConformance(TransportSuite):
             assert last in (PublisherUnavailableError, EventHeldBackError)
 
     @needs(TransportCapability.OUTAGE)
-    async def test_what_failed_in_an_outage_is_stored_when_it_is_sent_again(self) -> None:
+    async def test_events_that_failed_in_an_outage_can_be_sent_again(self) -> None:
         """After the outage the same publisher works again, and the broker still has the earlier events."""
         async with self.holding(event("a", "k")) as transport:
             async with transport.outage():
@@ -165,7 +165,7 @@ class PublisherConformance(TransportSuite):
                 assert await reader.take_ids(3) == ["a", "b", "c"]
 
     @needs(TransportCapability.OUTAGE)
-    async def test_waiting_for_the_end_of_an_outage_is_bounded(self) -> None:
+    async def test_waiting_for_recovery_ends_in_time(self) -> None:
         """`wait_for_recovery` returns False when no sign of recovery came in time."""
         async with self.holding(event("a")) as transport, transport.outage():
             await transport.publisher.publish([event("b")])
@@ -173,7 +173,7 @@ class PublisherConformance(TransportSuite):
                 assert await transport.publisher.wait_for_recovery(0.1) is False
 
     @needs(TransportCapability.SIZE_LIMIT)
-    async def test_an_event_that_the_broker_will_never_take_is_refused_alone(self) -> None:
+    async def test_an_event_that_is_too_large_is_refused(self) -> None:
         """Its result is an `EventRefusedError`, so that the relay parks it. The other events are stored."""
         before, after = apart(2)
         async with self.opened() as transport:
@@ -183,7 +183,7 @@ class PublisherConformance(TransportSuite):
             assert [type(result.error) for result in results] == [type(None), EventRefusedError, type(None)]
 
     @needs(TransportCapability.SIZE_LIMIT)
-    async def test_what_follows_a_refused_event_of_its_key_is_not_sent(self) -> None:
+    async def test_an_event_behind_a_refused_event_of_its_key_is_not_sent(self) -> None:
         """A later event must not overtake the refused one. Its result is an `EventHeldBackError`, which is no outage.
 
         It is sent once somebody has decided about the refused event.

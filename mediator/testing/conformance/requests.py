@@ -125,7 +125,7 @@ _BOUND = 20.0
 class RequestConformance(RequestSuite):
     """The promises that `RemoteSender` and `RequestResponder` depend on."""
 
-    async def test_a_request_is_carried_whole_and_so_is_its_answer(self) -> None:
+    async def test_a_request_and_its_answer_are_transmitted_completely(self) -> None:
         """Name, data and headers arrive; status and data come back. Data may be any bytes, and headers any text."""
         seen: list[RemoteCall] = []
 
@@ -146,7 +146,7 @@ class RequestConformance(RequestSuite):
         async with self.opened() as channels, self.serving(channels) as calls, self.answering(calls, ok):
             assert await channels.asking.call(self.call()) == RemoteReply(ReplyStatus.OK)
 
-    async def test_a_failure_is_carried_whole(self) -> None:
+    async def test_a_failure_is_transmitted_completely(self) -> None:
         """Status, reason, error and reference come back."""
         failures = [
             RemoteReply(ReplyStatus.FAILED, reason="no advisor\r\nis frei: ü", error="LookupError", reference="42"),
@@ -162,7 +162,7 @@ class RequestConformance(RequestSuite):
             replies = [await channels.asking.call(self.call()) for _ in failures]
         assert replies == failures
 
-    async def test_many_requests_at_a_time_get_each_its_own_answer(self) -> None:
+    async def test_each_concurrent_request_gets_its_own_answer(self) -> None:
         """Each request gets its own answer, whatever the order of the answers."""
         async with self.opened() as channels, self.serving(channels, waiting=200) as calls:
             asking = [asyncio.ensure_future(channels.asking.call(self.call(f"{n}"))) for n in range(100)]
@@ -173,7 +173,7 @@ class RequestConformance(RequestSuite):
                 replies = await asyncio.gather(*asking)
         assert [reply.data for reply in replies] == [f"{n}".encode() for n in range(100)]
 
-    async def test_nobody_who_answers_is_known_at_once(self) -> None:
+    async def test_a_request_that_nobody_serves_fails_at_once(self) -> None:
         """The error comes before the timeout. Nothing was handled, so the sender may do something else."""
         async with self.opened() as channels, asyncio.timeout(self.patience):
             with failing(PublisherUnavailableError):
@@ -187,7 +187,7 @@ class RequestConformance(RequestSuite):
             with failing(PublisherUnavailableError):
                 await channels.asking.call(RemoteCall("advising.assign-advisor", b"", self.patience))
 
-    async def test_an_answer_that_does_not_come_in_time_is_a_timeout(self) -> None:
+    async def test_a_request_without_an_answer_in_time_raises_a_timeout(self) -> None:
         """The sender does not know whether the request was handled. A late answer does no harm."""
         async with self.opened() as channels, self.serving(channels) as calls:
             with failing(TimeoutError):
@@ -219,7 +219,7 @@ class RequestConformance(RequestSuite):
             await incoming.reply(RemoteReply(ReplyStatus.OK, b"second"))
             assert (await asking).data == b"first"
 
-    async def test_more_requests_than_may_wait_are_turned_away_as_busy(self) -> None:
+    async def test_requests_beyond_the_limit_are_rejected_as_busy(self) -> None:
         """They are turned away at once. Requests that wait already are answered nevertheless."""
         async with self.opened() as channels, self.serving(channels, waiting=2) as calls:
             asking = [asyncio.ensure_future(channels.asking.call(self.call())) for _ in range(5)]
@@ -228,7 +228,7 @@ class RequestConformance(RequestSuite):
             async with self.answering(calls, ok):
                 assert [(await each).status for each in turned_away] == [ReplyStatus.OK] * 2
 
-    async def test_leaving_answers_what_waits_and_takes_no_more(self) -> None:
+    async def test_a_responder_that_stops_answers_waiting_requests_as_busy(self) -> None:
         """A waiting request is answered with `BUSY`. A later request finds nobody who serves its name."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             await leaving.enter_async_context(self.serving(channels, waiting=1))
@@ -239,7 +239,7 @@ class RequestConformance(RequestSuite):
             with failing(PublisherUnavailableError):
                 await channels.asking.call(self.call())
 
-    async def test_what_was_taken_before_leaving_can_be_answered_after_it(self) -> None:
+    async def test_a_responder_that_stops_can_still_answer_the_requests_it_has_taken(self) -> None:
         """A responder that stops finishes the requests that it has taken."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             calls = await leaving.enter_async_context(self.serving(channels))
@@ -249,7 +249,7 @@ class RequestConformance(RequestSuite):
             await incoming.reply(RemoteReply(ReplyStatus.OK, b"done"))
             assert (await asking).data == b"done"
 
-    async def test_two_processes_of_an_application_share_the_requests_out(self) -> None:
+    async def test_two_processes_of_an_application_share_the_requests(self) -> None:
         """One process answers each request, and both processes answer some."""
         counts = [0, 0]
 
@@ -271,7 +271,7 @@ class RequestConformance(RequestSuite):
         assert sum(counts) == 60
         assert min(counts) > 0
 
-    async def test_waiting_for_requests_can_be_cancelled_and_loses_none(self) -> None:
+    async def test_a_cancelled_wait_for_requests_loses_no_request(self) -> None:
         """A responder cancels its wait while it has no room for more requests."""
         async with self.opened() as channels, self.serving(channels) as calls:
             waiting = asyncio.ensure_future(calls.next())
@@ -281,7 +281,7 @@ class RequestConformance(RequestSuite):
             async with self.answering(calls, ok):
                 assert (await channels.asking.call(self.call())).status is ReplyStatus.OK
 
-    async def test_a_sender_that_gives_up_leaves_nothing_behind(self) -> None:
+    async def test_the_answer_to_a_sender_that_gave_up_is_dropped(self) -> None:
         """Its answer is dropped, and the next request is answered."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
@@ -294,7 +294,7 @@ class RequestConformance(RequestSuite):
                 assert (await channels.asking.call(self.call())).data == b""
 
     @needs(RequestCapability.SIZE_LIMIT)
-    async def test_too_large_a_request_is_not_sent(self) -> None:
+    async def test_a_request_that_is_too_large_is_not_sent(self) -> None:
         """The call raises a `ValueError`, and the channel still works."""
         async with self.opened() as channels, self.serving(channels) as calls, self.answering(calls, ok):
             with failing(ValueError):
@@ -302,7 +302,7 @@ class RequestConformance(RequestSuite):
             assert (await channels.asking.call(self.call())).status is ReplyStatus.OK
 
     @needs(RequestCapability.SIZE_LIMIT)
-    async def test_too_large_an_answer_is_not_sent_and_another_one_may_be(self) -> None:
+    async def test_an_answer_that_is_too_large_can_be_replaced_by_another_one(self) -> None:
         """`reply` raises a `ValueError`, and the responder can send an answer that says so instead."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
@@ -313,7 +313,7 @@ class RequestConformance(RequestSuite):
             assert await asking == RemoteReply(ReplyStatus.UNREADABLE, reason="too large", reference="42")
 
     @needs(RequestCapability.OUTAGE)
-    async def test_an_outage_is_told_and_service_goes_on_after_it(self) -> None:
+    async def test_requests_are_served_again_after_an_outage(self) -> None:
         """During an outage a call fails in time: the request is not sent, or no answer comes.
 
         Afterwards requests are served without opening again.

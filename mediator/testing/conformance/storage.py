@@ -30,13 +30,13 @@ Action = Callable[["StorageUnderTest"], Awaitable[Any]]
 
 
 class MakeUnitOfWork(Protocol):
-    """Makes the unit of work of the running scope."""
+    """A function that makes the unit of work of the running scope."""
 
     def __call__(self, *, max_pending: int | None = None) -> UnitOfWork:
-        """Return a unit of work. Whatever it must close, it closes by `current_scope().on_exit`.
+        """Return a unit of work that closes its resources with `current_scope().on_exit`.
 
         Args:
-            max_pending: How many events may wait in the outbox; `None` for any number.
+            max_pending: The largest number of events that may wait in the outbox; `None` for no limit.
         """
         ...
 
@@ -51,13 +51,13 @@ class Written(DistributedEvent):
 
     @property
     def partition_key(self) -> str | None:
-        """The key, if it has one."""
+        """The partition key, or `None`."""
         return self.key
 
 
 @dataclass(eq=False)
 class Listed(DistributedEvent):
-    """A mutable event, with a part whose type JSON may not preserve."""
+    """A mutable event, whose `parts` may be of a type that JSON does not preserve, such as a tuple."""
 
     event_type: ClassVar[str] = "contract.listed"
     parts: Any
@@ -80,9 +80,9 @@ class StorageUnderTest:
         outbox: The outbox of the database.
         inbox: The inbox of the database.
         parking: The parking of the database.
-        write: Writes a row of an application in the running unit of work (`current_unit_of_work()`).
-        read: Returns all such rows that were committed, sorted.
-        reopened: Opens the same database anew (`StorageCapability.DURABLE`).
+        write: Writes a row of application data in the running unit of work (`current_unit_of_work()`).
+        read: Returns the committed rows of application data, sorted.
+        reopened: Opens the same database again (`StorageCapability.DURABLE`).
     """
 
     make: MakeUnitOfWork
@@ -95,7 +95,7 @@ class StorageUnderTest:
 
     @property
     def mediator(self) -> Mediator:
-        """A mediator that runs `Do` in a unit of work of its scope."""
+        """A mediator that runs each `Do` command in the unit of work of its scope."""
         handler = Binding(lambda: _DoHandler(self), _DoHandler, "do", RequestHandler)
         behavior = Binding(self._transaction, DistributedUnitOfWorkBehavior, "transaction", PipelineBehavior)
         return Mediator(Registry([handler], [behavior]))
@@ -124,14 +124,14 @@ class StorageUnderTest:
 
     @asynccontextmanager
     async def transaction(self, *, max_pending: int | None = None) -> AsyncGenerator[UnitOfWork, None]:
-        """Begin a unit of work in a scope of its own, and commit it at the end of the context."""
+        """Begin a unit of work in a new scope, and commit it at the end of the context."""
         async with Mediator(Registry()).scope():
             unit_of_work = self.make(max_pending=max_pending)
             async with unit_of_work:
                 yield unit_of_work
 
     async def waiting(self, limit: int = 100, *, without: frozenset[str] = frozenset()) -> list[str]:
-        """Return the texts of the events that a relay would get now."""
+        """Return the texts of the events that a relay can claim now, except the domains in `without`."""
         async with self.outbox.claim(limit, without=without) as batch:
             return [text_of(event.data) for event in batch.events]
 
@@ -143,7 +143,7 @@ def text_of(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Do(Command[Any]):
-    """Runs `action` in a transaction."""
+    """A command that runs `action` in a transaction."""
 
     action: Action
 
@@ -157,7 +157,7 @@ class _DoHandler(RequestHandler[Do, Any]):
 
 
 def writing(row: str, *, fails: bool = False) -> Action:
-    """Return an action that writes a row, adds an event with the same text, and if it `fails` raises `LookupError`."""
+    """Return an action that writes a row and adds an event with the same text. With `fails`, it raises `LookupError`."""
 
     async def action(storage: StorageUnderTest) -> str:
         await storage.write(row)
@@ -170,14 +170,14 @@ def writing(row: str, *, fails: bool = False) -> Action:
 
 
 class StorageCapability(Enum):
-    """Optional abilities of a storage, declared as `capabilities`. Cases that need an undeclared one are removed."""
+    """Optional abilities of a storage, declared in `capabilities`. Cases for undeclared abilities are removed."""
 
-    DURABLE = "what was committed is there when the storage is opened again"
-    SEVERAL_WRITERS = "a transaction writes and commits while another one that has written still runs"
+    DURABLE = "committed data is still there when the storage is opened again"
+    SEVERAL_WRITERS = "a transaction can write and commit while another one has uncommitted rows"
 
 
 class StorageSuite(ConformanceSuite):
-    """Cases that begin with an empty database."""
+    """The base class of suites whose cases begin with an empty database."""
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[StorageUnderTest]:
@@ -187,7 +187,7 @@ class StorageSuite(ConformanceSuite):
     async def holding(
         self, *events: DistributedEvent, after: timedelta | None = None
     ) -> AsyncGenerator[StorageUnderTest]:
-        """Open a database whose outbox holds these events only. With `after`, they are due after that time."""
+        """Open a database whose outbox contains only these events. With `after`, they are delayed by that time."""
         async with self.opened() as storage:
             await add(storage, *events, after=after)
             yield storage
@@ -200,7 +200,7 @@ FUTURE = timedelta(hours=1)
 
 
 async def outcome_of(doing: Awaitable[Any]) -> Any:
-    """Return the result, or the class `LookupError` if that was raised."""
+    """Return the result of an awaitable, or the class of the `LookupError` that it raised."""
     try:
         return await doing
     except LookupError as error:
@@ -208,7 +208,7 @@ async def outcome_of(doing: Awaitable[Any]) -> Any:
 
 
 async def add(storage: StorageUnderTest, *events: DistributedEvent, after: timedelta | None = None) -> Sequence[str]:
-    """Add events in a command of their own, and return their ids. With `after`, they are due after that time."""
+    """Add events in one command, and return their ids. With `after`, they are delayed by that time."""
 
     async def action(storage: StorageUnderTest) -> list[str]:
         deliver_at = None if after is None else datetime.now(UTC) + after
@@ -220,7 +220,7 @@ async def add(storage: StorageUnderTest, *events: DistributedEvent, after: timed
 
 
 async def park_first(storage: StorageUnderTest) -> ParkedEvent:
-    """Park the oldest event as if the broker had refused it, and return it."""
+    """Park the oldest event of the outbox as refused by the broker, and return the parked event."""
     async with storage.outbox.claim(1) as batch:
         await batch.park(batch.events[0], ParkReason.REFUSED, "too large")
     [refused] = await storage.parking.find(OUT)
@@ -228,7 +228,7 @@ async def park_first(storage: StorageUnderTest) -> ParkedEvent:
 
 
 def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
-    """Return an incoming event that is to be parked because its handler failed."""
+    """Return an incoming event, as a consumer parks it after its handler failed."""
     made = ParkedEvent(
         direction="in",
         consumer=GROUP,
@@ -252,7 +252,7 @@ def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> Parked
 
 
 async def insert(storage: StorageUnderTest, event_id: str, key: str | None = "k") -> Admission:
-    """Record an event in the inbox, in a transaction of its own."""
+    """Record an event in the inbox in a new transaction, and return its admission."""
     async with storage.transaction() as unit_of_work:
         return await storage.inbox.insert(unit_of_work, GROUP, "shop", event_id, key=key)
 
@@ -265,11 +265,11 @@ async def park(storage: StorageUnderTest, *events: ParkedEvent) -> Sequence[int]
 
 
 async def take(storage: StorageUnderTest, number: int) -> ParkedEvent:
-    """Take an event out of the parking, in a transaction of its own."""
+    """Take an event out of the parking in a new transaction, and return the event."""
     async with storage.transaction() as unit_of_work:
         return await storage.parking.take(unit_of_work, number)
 
 
 async def ids(storage: StorageUnderTest, which: ParkedFilter = ALL, **options: Any) -> list[str]:
-    """Return the ids of the parked events that the filter finds."""
+    """Return the ids of the parked events that match the filter."""
     return [event.event_id for event in await storage.parking.find(which, **options)]

@@ -1,9 +1,9 @@
-"""ConformanceSuite: the promises of one port as test cases, which run against any adapter that pytest is given.
+"""ConformanceSuite: the base class of the suites, each of which tests whether an adapter keeps the promises of a port.
 
-A suite is a class with one method for each promise. The test module of an adapter subclasses it, says how the adapter
-is opened and declares what the adapter is capable of. Pytest collects the subclass. A case that needs a capability
-which the adapter does not declare is removed from the subclass: it is neither run nor skipped. `cases()` lists the
-cases that are left.
+A suite is a class with one test case, a method, for each promise. The test module of an adapter subclasses the suite,
+implements `opened`, and declares the capabilities of the adapter. Pytest collects the subclass. A case that needs an
+undeclared capability is removed from the subclass, so it is neither run nor reported as skipped. `cases()` lists the
+remaining cases.
 """
 
 import inspect
@@ -20,14 +20,14 @@ class ConformanceSuite:
     """The base class of all suites.
 
     Attributes:
-        capabilities: What the adapter can do beyond what every adapter must do. The subclass of an adapter declares
-            this set, even if it is empty. Without a declaration, all cases run.
+        capabilities: The optional abilities of the adapter. The subclass for an adapter declares this set, even if it
+            is empty. Without a declaration, all cases run.
     """
 
     capabilities: ClassVar[frozenset[Enum]]
 
     def __init_subclass__(cls) -> None:
-        """Remove the cases that need more than the adapter declares."""
+        """Remove the cases that need an undeclared capability."""
         super().__init_subclass__()
         if not hasattr(cls, "capabilities"):
             return
@@ -52,8 +52,8 @@ def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
 
 
 def undeclared(*_: object) -> Any:
-    """Stand in for what an adapter does not give, because it does not declare the capability for it."""
-    raise NotImplementedError("the adapter declares the capability for this, and does not give it")
+    """Raise an error. The default of a function that only adapters with a certain capability must provide."""
+    raise NotImplementedError("the adapter declares this capability, but does not provide its function")
 
 
 _MARK = "__conformance_needs__"
@@ -63,12 +63,14 @@ def _needs(case: Callable[..., Any]) -> frozenset[Enum]:
     return getattr(case, _MARK, frozenset())
 
 
-class failing(Generic[_Error]):  # noqa: N801  (read as a word: `with failing(ParkedEventNotFoundError): ...`)
-    """A context whose body must raise one of the errors. The error is added to a list; any other error passes through.
+class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with failing(ParkedEventNotFoundError): ...`)
+    """A context whose body must raise one of the given errors. It yields a list, to which the raised error is added.
+
+    Any other error is raised unchanged.
 
     Args:
         errors: The classes of the errors.
-        text: Words that the text of the error must have.
+        text: A part of the text that the error must have.
 
     Raises:
         AssertionError: The body raised nothing.
@@ -89,7 +91,7 @@ class failing(Generic[_Error]):  # noqa: N801  (read as a word: `with failing(Pa
         """Catch the error if it is one of the expected errors."""
         if error is None:
             expected = " or ".join(each.__name__ for each in self._errors)
-            raise AssertionError(f"{expected} expected, and nothing was raised")
+            raise AssertionError(f"expected {expected}, but nothing was raised")
         if isinstance(error, self._errors) and self._text in str(error):
             self._caught.append(error)
             return True

@@ -26,12 +26,12 @@ def event(event_id: str, key: str | None = None, *, event_type: str = f"{TYPE}.v
 
 
 def events(count: int, key: str | None = None) -> list[CloudEvent]:
-    """Return events with the ids "0", "1"..., all with the same key or without one."""
+    """Return events with the ids "0", "1" and so on, all with the given key."""
     return [event(f"{number}", key) for number in range(count)]
 
 
 def apart(count: int) -> list[CloudEvent]:
-    """Return up to 16 events without keys, each in another partition. None waits for another, whatever the ordering."""
+    """Return up to 16 events without keys, each in a different partition, so that no event waits for another one."""
     found: dict[int, CloudEvent] = {}
     numbers = itertools.count()
     while len(found) < count:
@@ -52,11 +52,11 @@ def _of_key(taken: list[str], published: list[CloudEvent], key: str | None) -> b
 
 
 class Reader:
-    """Reads from an open subscription.
+    """Reads deliveries from an open subscription.
 
     Args:
         deliveries: The subscription.
-        patience: How long one wait for deliveries may take in all, in seconds, before the case fails.
+        patience: Seconds that one call of `hold` may wait for its deliveries before the case fails.
     """
 
     def __init__(self, deliveries: Deliveries, patience: float) -> None:
@@ -64,48 +64,48 @@ class Reader:
         self._patience = patience
 
     async def hold(self, count: int = 1) -> list[Delivery]:
-        """Take deliveries without acknowledging them."""
+        """Return the next deliveries without acknowledging them."""
         taken: list[Delivery] = []
         try:
             async with asyncio.timeout(self._patience):
                 while len(taken) < count:
                     taken.append(await self._deliveries.next())
         except TimeoutError:
-            raise AssertionError(f"{count} deliveries expected, and after {ids(taken)} none came") from None
+            raise AssertionError(f"expected {count} deliveries, but none came after {ids(taken)}") from None
         return taken
 
     async def hold_one(self) -> Delivery:
-        """Take one delivery without acknowledging it."""
+        """Return the next delivery without acknowledging it."""
         return (await self.hold())[0]
 
     async def take(self, count: int = 1) -> list[Delivery]:
-        """Take deliveries, and acknowledge each one before taking the next."""
+        """Return the next deliveries. Each is acknowledged before the next one is awaited."""
         taken: list[Delivery] = []
         for _ in range(count):
             try:
                 taken.append(await self.hold_one())
             except AssertionError as error:
-                raise AssertionError(f"{count} deliveries expected, and after {ids(taken)} none came") from error
+                raise AssertionError(f"expected {count} deliveries, but none came after {ids(taken)}") from error
             await taken[-1].ack()
         return taken
 
     async def take_ids(self, count: int = 1) -> list[str]:
-        """Take deliveries, acknowledge each before the next, and return the ids of their events."""
+        """Take deliveries as `take` does, and return the ids of their events."""
         return ids(await self.take(count))
 
     async def nothing(self, seconds: float = 0.2) -> None:
-        """Check that nothing is delivered for this many seconds. The cancelled wait must lose no delivery."""
+        """Check that nothing is delivered for some seconds, and cancel the wait, which must not lose a later delivery."""
         waiting = asyncio.ensure_future(self._deliveries.next())
         try:
             await asyncio.wait({waiting}, timeout=seconds)
-            assert not waiting.done(), f"delivered, and should not be: {ids([waiting.result()])}"
+            assert not waiting.done(), f"unexpected delivery of {ids([waiting.result()])}"
         finally:
             waiting.cancel()
             await asyncio.wait({waiting})
 
 
 def ids(deliveries: Iterable[Delivery]) -> list[str]:
-    """Return the ids of the delivered events, with an empty id for a message that is no event."""
+    """Return the id of each delivered event, or an empty text for a message that is no event."""
     return [delivery.event.id if delivery.event else "" for delivery in deliveries]
 
 
@@ -115,15 +115,15 @@ Put = Callable[[str, Mapping[str, str], bytes], Awaitable[None]]
 
 
 class Subscribe(Protocol):
-    """Makes a subscription for one process of a group. Each may have a connection of its own."""
+    """A function that makes a subscription for one process of a group, if needed with its own connection."""
 
     def __call__(self, group: str, /, *, ack_wait: float = 30.0, start: Start = "all") -> EventSubscription:
         """Return a subscription.
 
         Args:
             group: The name of the group.
-            ack_wait: How long the broker waits for an acknowledgement, in seconds.
-            start: Where a new group begins. Values other than `"all"` are given only with
+            ack_wait: Seconds that the broker waits for an acknowledgement.
+            start: The position at which a new group begins. Values other than `"all"` are used only with
                 `TransportCapability.START_POSITION`.
         """
         ...
@@ -136,10 +136,10 @@ class TransportUnderTest:
     Attributes:
         publisher: Sends events to the broker.
         subscribe: Makes subscriptions to the broker.
-        outage: Takes the broker down for as long as the context lasts (`TransportCapability.OUTAGE`).
-        put: Stores a message with the given headers and body where the events of a type are stored
+        outage: Returns a context during which the broker is down (`TransportCapability.OUTAGE`).
+        put: Stores a message with the given event type, headers and body, as a foreign producer does
             (`FOREIGN_MESSAGES`).
-        largest: The largest body that the broker takes, in bytes (`SIZE_LIMIT`).
+        largest: The largest body that the broker accepts, in bytes (`SIZE_LIMIT`).
     """
 
     publisher: EventPublisher
@@ -149,9 +149,9 @@ class TransportUnderTest:
     largest: int = 0
 
     async def store(self, *events: CloudEvent) -> None:
-        """Publish until all events are stored.
+        """Publish the events repeatedly until all are stored.
 
-        On a busy machine, the publisher may give up before its first connection is made.
+        One attempt may not suffice: on a busy machine, a publisher may give up before its first connection is made.
 
         Raises:
             AssertionError: The events are not stored after 20 s.
@@ -159,7 +159,7 @@ class TransportUnderTest:
         error: Exception | None = None
         with suppress(TimeoutError):
             async with asyncio.timeout(20):
-                while error := await self._failure(events):  # noqa: ASYNC110  # the broker sends no signal for it
+                while error := await self._failure(events):  # noqa: ASYNC110  # there is no signal to wait for
                     await asyncio.sleep(0.05)
                 return
         raise AssertionError(f"{len(events)} events are not stored: {error}") from error
@@ -170,12 +170,12 @@ class TransportUnderTest:
 
 
 class TransportCapability(Enum):
-    """Optional abilities of a transport, declared as `capabilities`. Cases that need an undeclared one are removed."""
+    """Optional abilities of a transport, declared in `capabilities`. Cases for undeclared abilities are removed."""
 
     KEY_ORDERING = auto()
     """With `open(ordering="key")`, the events of one partition key are delivered strictly one after the other."""
     DEDUPLICATION = auto()
-    """The broker stores an event once, however often its publisher sends it."""
+    """The broker stores an event once, even if its publisher sends it several times."""
     START_POSITION = auto()
     """A new group may begin with new events only, or with the events since a given time."""
     OUTAGE = auto()
@@ -185,16 +185,16 @@ class TransportCapability(Enum):
     SIZE_LIMIT = auto()
     """The broker refuses events larger than `TransportUnderTest.largest`."""
     GROUP_OWNER = auto()
-    """A group belongs to one application. Another one under its name gets no events, and takes none away."""
+    """A group belongs to one application. If another application opens a group of the same name, it gets no events."""
 
 
 class TransportSuite(ConformanceSuite):
-    """Cases that begin with a broker without events.
+    """The base class of suites whose cases begin with a broker without events.
 
     Attributes:
-        ordering: How cases subscribe when they do not test the ordering itself. An adapter that supports both orderings
-            runs its suite twice, with one subclass for each.
-        patience: How long awaited deliveries may take, in seconds, before a case fails.
+        ordering: The ordering of the subscriptions in cases that do not test the ordering itself. An adapter that
+            supports both orderings needs two subclasses of the suite.
+        patience: Seconds that a case waits for deliveries before it fails.
     """
 
     ordering: ClassVar[Ordering] = "none"
@@ -202,11 +202,11 @@ class TransportSuite(ConformanceSuite):
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[TransportUnderTest]:
-        """Open a broker without events, or a part of a broker that nobody else uses, for one case."""
+        """Open a broker without events for one case, or a part of a broker that no other case uses."""
 
     @asynccontextmanager
     async def holding(self, *events: CloudEvent) -> AsyncGenerator[TransportUnderTest]:
-        """Open a broker that holds these events only."""
+        """Open a broker that contains only these events."""
         async with self.opened() as transport:
             await transport.store(*events)
             yield transport
@@ -223,7 +223,7 @@ class TransportSuite(ConformanceSuite):
         ack_wait: float = 30.0,
         start: Start = "all",
     ) -> AsyncGenerator[Reader, None]:
-        """Subscribe as one process of a group does."""
+        """Open a subscription for one process of a group, and yield its reader."""
         subscription = transport.subscribe(group, ack_wait=ack_wait, start=start)
         opening = subscription.open(types, prefetch=prefetch, ordering=ordering or self.ordering)
         async with opening as deliveries:
@@ -231,6 +231,6 @@ class TransportSuite(ConformanceSuite):
 
     @asynccontextmanager
     async def reading_of(self, *events: CloudEvent, **options: Any) -> AsyncGenerator[Reader, None]:
-        """Open a broker that holds events, and subscribe to them as one process does. `options` are those of `reading`."""
+        """Open a broker that contains only these events, and subscribe to them. `options` are passed to `reading`."""
         async with self.holding(*events) as transport, self.reading(transport, **options) as reader:
             yield reader
