@@ -31,10 +31,10 @@ from mediator.testing.memory import InMemoryDatabase, InMemoryUnitOfWork
 
 
 class ParkingConformance(StorageSuite):
-    """The promises about events that are parked, and replayed in order."""
+    """The promises about parked events and their replay."""
 
     async def test_a_parked_event_is_stored_unchanged(self) -> None:
-        """Only its number is new."""
+        """Only its number is added."""
         async with self.opened() as storage:
             parked = parked_event("1")
             (number,) = await park(storage, parked)
@@ -42,14 +42,14 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.find(ALL) == [replace(parked, number=number)]
 
     async def test_events_can_be_found_without_their_bodies(self) -> None:
-        """With `bodies=False`, `find` returns events whose `data` are empty."""
+        """With `bodies=False`, `find` returns events with empty `data`."""
         async with self.opened() as storage:
             parked = parked_event("1")
             (number,) = await park(storage, parked)
             assert await storage.parking.find(ALL, bodies=False) == [replace(parked, number=number, data=b"")]
 
     async def test_parking_records_the_event_in_the_inbox(self) -> None:
-        """A parked event is a duplicate when it is delivered again, even after it was discarded."""
+        """A redelivered event is then a duplicate and is not started, even after the parked event was discarded."""
         async with self.opened() as storage:
             await storage.inbox.start(GROUP, "shop", "1", 8, alone=True)
             await park(storage, parked_event("1"))
@@ -95,7 +95,7 @@ class ParkingConformance(StorageSuite):
                         await storage.parking.take(foreign, number)
 
     async def test_a_filter_finds_events_in_the_order_of_their_numbers(self) -> None:
-        """`find` and `count` apply every part of the filter, and `after` and `limit` page through the events."""
+        """`find` and `count` apply every field of the filter. `after` and `limit` page through the events."""
         async with self.opened() as storage:
             numbers = await park(
                 storage,
@@ -131,7 +131,7 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.head(second) == second
 
     async def test_outgoing_and_incoming_events_do_not_wait_for_each_other(self) -> None:
-        """An outgoing event and an incoming event do not order each other, even with the same consumer and key."""
+        """This holds even if both have the same consumer and key."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             async with storage.transaction() as unit_of_work:
@@ -144,7 +144,7 @@ class ParkingConformance(StorageSuite):
             assert await insert(storage, "4") is Admission.NEW
 
     async def test_an_event_is_taken_only_if_the_transaction_commits(self) -> None:
-        """After a rollback the event is parked as before. After a commit it is not found any more."""
+        """After a rollback the event is parked as before. After a commit it is no longer found."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             with failing(LookupError):
@@ -158,7 +158,7 @@ class ParkingConformance(StorageSuite):
                 await take(storage, number)
 
     async def test_only_the_first_event_of_a_key_can_be_taken(self) -> None:
-        """A later event of the key raises `ParkedEventBlockedError`. An event without a key can always be taken."""
+        """`take` raises `ParkedEventBlockedError` for a later one. An event without a key can always be taken."""
         async with self.opened() as storage:
             first, second, other = await park(
                 storage, parked_event("1"), parked_event("2"), parked_event("3", key=None)
@@ -171,7 +171,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == []
 
     async def test_an_arriving_event_waits_while_the_last_parked_event_of_its_key_is_replayed(self) -> None:
-        """It waits for the replay. It is new if the replay commits, and is parked behind the event if it rolls back."""
+        """Its admission is `NEW` if the replay commits, and `KEY_PARKED` if the replay rolls back."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -180,7 +180,7 @@ class ParkingConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_an_arriving_event_is_parked_at_once_while_an_event_of_its_key_is_reserved(self) -> None:
-        """It does not wait for handlers, which may hang. It is the next event of its key, however they end."""
+        """It does not wait for the handlers of the replay, which may hang. It stays parked however the replay ends."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -189,14 +189,14 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == (["2"] if commits else ["1", "2"])
 
     async def test_only_one_of_two_concurrent_replays_takes_the_event(self) -> None:
-        """One of them takes the event, and the other one does not find it."""
+        """The other replay raises `ParkedEventNotFoundError`."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             results = await asyncio.gather(take(storage, number), take(storage, number), return_exceptions=True)
             assert sorted(type(result).__name__ for result in results) == ["ParkedEvent", "ParkedEventNotFoundError"]
 
     async def test_a_replay_waits_for_another_one_that_has_reserved_the_event(self) -> None:
-        """The second replay takes the event only if the first rolls back. The two never deadlock."""
+        """The second replay takes the event only if the first one rolls back. They never deadlock."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -206,7 +206,7 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == []
 
     async def test_removing_an_event_waits_for_an_event_that_is_being_parked_behind_it(self) -> None:
-        """Otherwise the next event of the key would find nothing parked, and overtake the one that is being parked."""
+        """Otherwise a third event of the key would find no parked event, and would overtake the second one."""
         for takes in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -226,7 +226,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["2", "3"]
 
     async def test_a_discard_waits_for_a_replay_that_has_reserved_or_taken_the_event(self) -> None:
-        """If the replay commits, the discard does not find the event. Otherwise it removes the event."""
+        """If the replay commits, the discard does not find the event. Otherwise the discard deletes it."""
         for (key, commits), reserves in product(_KEYS_AND_ENDS, (True, False)):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1", key))
@@ -236,7 +236,7 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == []
 
     async def test_an_edit_waits_for_a_replay_that_has_taken_the_event(self) -> None:
-        """If the replay commits, the edit does not find the event. Otherwise it changes the event."""
+        """If the replay commits, the edit does not find the event. Otherwise the edit changes it."""
         for key, commits in _KEYS_AND_ENDS:
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1", key))
@@ -246,7 +246,7 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == ([] if commits else ["1"])
 
     async def test_the_body_and_the_headers_of_an_event_can_be_edited(self) -> None:
-        """The body and the headers can be replaced separately, and other events stay as they are."""
+        """The body and the headers can be replaced separately. Other events are not changed."""
         async with self.opened() as storage:
             first, second = await park(storage, parked_event("1"), parked_event("2"))
             edited = await storage.parking.edit(first, data=b"new")
@@ -257,7 +257,7 @@ class ParkingConformance(StorageSuite):
             assert (await storage.parking.get(second)).data == parked_event("2").data
 
     async def test_the_failure_of_a_replay_is_stored_and_counted(self) -> None:
-        """The text of the error is cut to 4096 characters. A number that is not parked is ignored."""
+        """The text of the error is cut to 4096 characters. `note_failure` ignores a number that is not parked."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             await storage.parking.note_failure(number, ValueError("\x00" + "x" * 10_000))
@@ -266,7 +266,7 @@ class ParkingConformance(StorageSuite):
             await storage.parking.note_failure(number + 1, ValueError("nobody"))
 
     async def test_the_next_event_of_a_key_can_be_taken_after_a_discard(self) -> None:
-        """The next event of its key can then be taken out."""
+        """The discarded event is deleted."""
         async with self.opened() as storage:
             first, second = await park(storage, parked_event("1"), parked_event("2"))
             assert (await storage.parking.discard(first)).event_id == "1"
@@ -274,7 +274,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
 
     async def test_a_number_that_is_not_parked_is_not_found(self) -> None:
-        """Such a number raises `ParkedEventNotFoundError`, and `release` also does so for an incoming event."""
+        """All methods raise `ParkedEventNotFoundError` for it. `release` also does so for an incoming event."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             missing = number + 1
@@ -299,7 +299,7 @@ class ParkingConformance(StorageSuite):
             assert second > first
 
     async def test_any_text_of_a_foreign_producer_is_stored_unchanged(self) -> None:
-        """Ids, headers, extensions and subjects come back unchanged, even with control characters or great length."""
+        """Ids, headers, extensions and subjects may be long and contain control characters."""
         async with self.opened() as storage:
             headers, extensions = {"\x00": "\ud800\x00\x1b"}, {"a": "\x00"}
             odd = parked_event("\u20ac" * 255, headers=headers, extensions=extensions, subject="x" * 5000)
@@ -308,7 +308,7 @@ class ParkingConformance(StorageSuite):
             assert replace(found, number=0) == odd
 
     async def test_a_filter_with_impossible_values_finds_no_event_and_is_no_error(self) -> None:
-        """Somebody may have typed such a text or number by hand. A filter with it finds nothing."""
+        """An operator may mistype a text or a number."""
         async with self.opened() as storage:
             await park(storage, parked_event("1"))
             for text in ("a\0b", "\udcff", "x" * 10_000):
@@ -329,13 +329,13 @@ class ParkingConformance(StorageSuite):
 
 
 _KEYS_AND_ENDS = list(product(("k", None), (True, False)))
-"""The key of an event, and whether its replay commits."""
+"""The cases of an event with and without a key, whose replay commits or rolls back."""
 
 Pause = Callable[[], Awaitable[object]]
 
 
 async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool) -> None:
-    """Replay an event, and pause when it is reserved, or else when it is taken."""
+    """Replay an event. Pause after reserving it if `reserves` is true, and otherwise after taking it."""
     with suppress(LookupError):
         async with storage.transaction() as unit_of_work:
             if reserves:
@@ -349,7 +349,7 @@ async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reser
 
 
 async def _arrive(storage: StorageUnderTest, pause: Pause) -> None:
-    """Let event 2 arrive, and park it behind a parked event."""
+    """Record event 2 in the inbox, pause, and park it behind an event of its key."""
     async with storage.transaction() as unit_of_work:
         admission = await storage.inbox.insert(unit_of_work, GROUP, "shop", "2", key="k")
         assert admission is Admission.KEY_PARKED
@@ -359,7 +359,7 @@ async def _arrive(storage: StorageUnderTest, pause: Pause) -> None:
 
 @asynccontextmanager
 async def _paused(act: Callable[[Pause], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
-    """Run an act until it pauses, then the block, and then the rest of the act."""
+    """Run `act` until it pauses, then the body of the context, and then the rest of `act`."""
     reached, go = asyncio.Event(), asyncio.Event()
 
     async def pause() -> None:
@@ -374,7 +374,7 @@ async def _paused(act: Callable[[Pause], Coroutine[Any, Any, None]]) -> AsyncGen
 
 
 async def _after(earlier: Callable[[Pause], Coroutine[Any, Any, None]], act: Coroutine[Any, Any, Any]) -> Any:
-    """Return the result or the error of an act that begins while an earlier act pauses. It must wait for that one."""
+    """Start `act` while `earlier` pauses, check that `act` waits for its end, and return the outcome of `act`."""
     async with _paused(earlier):
         acting = asyncio.gather(act, return_exceptions=True)
         await asyncio.wait({acting}, timeout=0.2)

@@ -8,14 +8,14 @@ from mediator.testing.conformance.suite import needs
 from mediator.testing.conformance.transport import TransportCapability, TransportSuite, apart, event, events, in_order
 
 _BOUND = 20.0
-"""Seconds within which a publisher must give up."""
+"""Seconds within which a publisher must return during an outage."""
 
 
 class PublisherConformance(TransportSuite):
     """The promises that the relay of the outbox depends on."""
 
     async def test_every_event_has_a_result_in_the_order_given(self) -> None:
-        """`publish` returns one result for each event, with the event as it was given."""
+        """`publish` returns one result for each event. The result contains the unchanged event."""
         async with self.opened() as transport:
             sent = events(5, "k")
             await transport.store(event("first", "k"))
@@ -29,13 +29,13 @@ class PublisherConformance(TransportSuite):
             assert list(await transport.publisher.publish([])) == []
 
     async def test_a_stored_event_is_delivered(self) -> None:
-        """A result without an error means that the broker has the event."""
+        """A result without an error means that the broker has stored the event."""
         async with self.reading_of(*events(5, "k")) as reader:
             assert await reader.take_ids(5) == ["0", "1", "2", "3", "4"]
             await reader.nothing()
 
     async def test_an_event_without_a_source_gets_the_application_of_the_publisher(self) -> None:
-        """The publisher's application becomes the source of such an event. An event with a source keeps it."""
+        """The application becomes the source of the event. An event with a source keeps it."""
         async with self.opened() as transport:
             foreign = replace(event("b", "k"), source="elsewhere")
             await transport.store(event("a", "k"), foreign)
@@ -66,7 +66,7 @@ class PublisherConformance(TransportSuite):
         assert taken.event.data == b""
 
     async def test_many_events_are_stored_once_and_in_order_within_each_key(self) -> None:
-        """One call may publish several hundred events."""
+        """One call can publish several hundred events."""
         sent = [event(f"{n}", f"k{n % 7}" if n % 3 else None) for n in range(300)]
         async with self.reading_of(*sent, prefetch=64) as reader:
             taken = await reader.take_ids(300)
@@ -75,7 +75,7 @@ class PublisherConformance(TransportSuite):
         assert in_order(taken, sent)
 
     async def test_consecutive_calls_keep_the_order(self) -> None:
-        """Events of a later call are stored after the events of an earlier call."""
+        """The events of a later call are stored after the events of an earlier call."""
         sent = [event(f"{n}", "k") for n in range(30)]
         async with self.opened() as transport:
             for number in range(0, 30, 5):
@@ -84,7 +84,7 @@ class PublisherConformance(TransportSuite):
                 assert await reader.take_ids(30) == [each.id for each in sent]
 
     async def test_the_events_of_concurrent_calls_are_all_stored(self) -> None:
-        """Several calls of `publish` may run at the same time, and each call keeps its own order."""
+        """Several calls of `publish` may run concurrently. The events of each call keep their order."""
         calls = [[event(f"{call}-{n}", f"k{call}") for n in range(20)] for call in range(10)]
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*call) for call in calls))
@@ -101,7 +101,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_an_event_that_is_sent_again_is_stored_once(self) -> None:
-        """A relay that was killed before it recorded its success sends the same ids again."""
+        """A relay that was killed before it settled the events sends them again."""
         async with self.holding(event("a", "k")) as transport:
             results = await transport.publisher.publish([event("a", "k"), event("b", "k")])
             assert [(result.error, result.duplicate) for result in results] == [(None, True), (None, False)]
@@ -111,7 +111,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_a_batch_that_was_stored_in_part_can_be_sent_again(self) -> None:
-        """After a batch was stored in part, the relay sends the whole batch again."""
+        """The relay sends the whole batch again, and each event is stored once."""
         async with self.holding(*events(60, "k")[::7]) as transport:
             results = await transport.publisher.publish(events(60, "k"))
             assert {result.error for result in results} == {None}
@@ -121,7 +121,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_events_that_are_sent_concurrently_are_stored_once(self) -> None:
-        """Two relays may hold the same rows for a moment, when one of them has lost its lock without knowing it."""
+        """Two relays may send the same events for a moment, if one of them has lost its lock without noticing."""
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*events(20, "k")) for _ in range(3)))
             async with self.reading(transport) as reader:
@@ -130,7 +130,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_the_events_of_a_cancelled_call_can_be_sent_again(self) -> None:
-        """After a cancellation nobody knows which events are stored. Sending them again settles that."""
+        """After a cancellation, the caller does not know which events are stored."""
         async with self.holding(event("first")) as transport:
             sending = asyncio.ensure_future(transport.publisher.publish(events(50, "k")))
             await asyncio.sleep(0)
@@ -145,7 +145,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.OUTAGE)
     async def test_an_outage_is_reported_in_the_results(self) -> None:
-        """Every event has a `PublisherUnavailableError`, unless it is held back, and the call ends in bounded time."""
+        """`publish` returns in time. Each result has a `PublisherUnavailableError`, or an `EventHeldBackError`."""
         async with self.holding(event("a", "k")) as transport:
             async with transport.outage(), asyncio.timeout(_BOUND):
                 results = await transport.publisher.publish([event("b", "k"), event("c"), event("d", "k")])
@@ -156,7 +156,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.OUTAGE)
     async def test_events_that_failed_in_an_outage_can_be_sent_again(self) -> None:
-        """After the outage the same publisher works again, and the broker still has the earlier events."""
+        """The same publisher works again after the outage, and the broker still has the earlier events."""
         async with self.holding(event("a", "k")) as transport:
             async with transport.outage():
                 await transport.publisher.publish([event("b", "k"), event("c", "k")])
@@ -166,7 +166,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.OUTAGE)
     async def test_waiting_for_recovery_ends_in_time(self) -> None:
-        """`wait_for_recovery` returns False when no sign of recovery came in time."""
+        """`wait_for_recovery` returns False if the broker has not recovered after the given seconds."""
         async with self.holding(event("a")) as transport, transport.outage():
             await transport.publisher.publish([event("b")])
             async with asyncio.timeout(_BOUND):
@@ -174,7 +174,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.SIZE_LIMIT)
     async def test_an_event_that_is_too_large_is_refused(self) -> None:
-        """Its result is an `EventRefusedError`, so that the relay parks it. The other events are stored."""
+        """Its result has an `EventRefusedError`, so the relay parks it. The other events are stored."""
         before, after = apart(2)
         async with self.opened() as transport:
             too_large = event("too large", "k", data=b" " * (transport.largest + 1))
@@ -184,9 +184,10 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.SIZE_LIMIT)
     async def test_an_event_behind_a_refused_event_of_its_key_is_not_sent(self) -> None:
-        """A later event must not overtake the refused one. Its result is an `EventHeldBackError`, which is no outage.
+        """The later event must not overtake the refused one. Its result has an `EventHeldBackError`.
 
-        It is sent once somebody has decided about the refused event.
+        The relay does not treat this error as an outage. It sends the later event after the refused event was released
+        or discarded.
         """
         async with self.opened() as transport:
             too_large = event("too large", "k", data=b" " * (transport.largest + 1))

@@ -33,8 +33,8 @@ class RequestsUnderTest:
     Attributes:
         asking: The channel of the application that sends requests.
         serving: The channel of the application that answers them.
-        outage: Takes the broker down for as long as the context lasts (`RequestCapability.OUTAGE`).
-        largest: The largest request that the broker takes, in bytes (`SIZE_LIMIT`).
+        outage: Returns a context during which the broker is down (`RequestCapability.OUTAGE`).
+        largest: The largest request that the broker accepts, in bytes (`SIZE_LIMIT`).
     """
 
     asking: RequestChannel
@@ -44,36 +44,36 @@ class RequestsUnderTest:
 
 
 class RequestSuite(ConformanceSuite):
-    """Cases that begin with the channels of two applications.
+    """The base class of suites whose cases begin with the channels of two applications.
 
     Attributes:
-        patience: How long an answer may take, in seconds, before a case fails.
+        patience: Seconds that a case waits for an answer before it fails.
     """
 
     patience: ClassVar[float] = 15.0
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[RequestsUnderTest]:
-        """Open channels that nobody else uses, for one case."""
+        """Open channels for one case, which no other case uses."""
 
     @asynccontextmanager
     async def serving(
         self, channels: RequestsUnderTest, names: Collection[str] = (NAME,), *, waiting: int = 100
     ) -> AsyncGenerator[IncomingCalls, None]:
-        """Serve names as one process does, and wait until the broker knows of it."""
+        """Serve names in one process, and yield its incoming requests as soon as the broker delivers any."""
         async with channels.serving.serve(names, waiting=waiting) as calls:
             await self.known(channels, calls, next(iter(names)))
             yield calls
 
     async def known(self, channels: RequestsUnderTest, calls: IncomingCalls, name: str = NAME) -> None:
-        """Wait until the broker delivers a request of this name. The requests that probe for it are answered here."""
+        """Send and answer requests of this name until the broker delivers one of them."""
         async with self.answering(calls, ok), asyncio.timeout(self.patience):
-            while not await answered(channels, name):  # noqa: ASYNC110  # the broker sends no signal for it
+            while not await answered(channels, name):  # noqa: ASYNC110  # there is no signal to wait for
                 await asyncio.sleep(0.01)
 
     @asynccontextmanager
     async def answering(self, calls: IncomingCalls, answer: Answer) -> AsyncGenerator[None, None]:
-        """Answer incoming requests one after the other for as long as the context lasts."""
+        """Answer incoming requests, one after the other, until the context ends."""
 
         async def work() -> None:
             while True:
@@ -92,18 +92,18 @@ class RequestSuite(ConformanceSuite):
         return RemoteCall(NAME, data.encode(), self.patience)
 
     async def next(self, calls: IncomingCalls) -> IncomingCall:
-        """Return the next request, within a bounded time."""
+        """Return the next request, or fail after `patience` seconds."""
         async with asyncio.timeout(self.patience):
             return await calls.next()
 
 
 async def ok(_incoming: IncomingCall) -> RemoteReply:
-    """Answer with no data."""
+    """Return a successful answer without data."""
     return RemoteReply(ReplyStatus.OK)
 
 
 async def answered(channels: RequestsUnderTest, name: str = NAME) -> bool:
-    """Return whether a request of this name is answered."""
+    """Send a request of this name, and return whether it was answered."""
     try:
         return (await channels.asking.call(RemoteCall(name, b"", 1.0))).status is ReplyStatus.OK
     except (PublisherUnavailableError, TimeoutError):
@@ -111,7 +111,7 @@ async def answered(channels: RequestsUnderTest, name: str = NAME) -> bool:
 
 
 class RequestCapability(Enum):
-    """Optional abilities of a channel, declared as `capabilities`. Cases that need an undeclared one are removed."""
+    """Optional abilities of a channel, declared in `capabilities`. Cases for undeclared abilities are removed."""
 
     OUTAGE = auto()
     """The test can take the broker down and bring it back, with `RequestsUnderTest.outage`."""
@@ -120,13 +120,17 @@ class RequestCapability(Enum):
 
 
 _BOUND = 20.0
+"""Seconds within which a request must fail during an outage."""
 
 
 class RequestConformance(RequestSuite):
     """The promises that `RemoteSender` and `RequestResponder` depend on."""
 
     async def test_a_request_and_its_answer_are_transmitted_completely(self) -> None:
-        """Name, data and headers arrive; status and data come back. Data may be any bytes, and headers any text."""
+        """The responder gets the name, data and headers. The sender gets the status and data.
+
+        Data may be any bytes, and headers may be any text.
+        """
         seen: list[RemoteCall] = []
 
         async def answer(incoming: IncomingCall) -> RemoteReply:
@@ -147,7 +151,7 @@ class RequestConformance(RequestSuite):
             assert await channels.asking.call(self.call()) == RemoteReply(ReplyStatus.OK)
 
     async def test_a_failure_is_transmitted_completely(self) -> None:
-        """Status, reason, error and reference come back."""
+        """The sender gets the status, reason, error and reference."""
         failures = [
             RemoteReply(ReplyStatus.FAILED, reason="no advisor\r\nis frei: ü", error="LookupError", reference="42"),
             RemoteReply(ReplyStatus.REFUSED, reason="no valid token"),
@@ -163,7 +167,7 @@ class RequestConformance(RequestSuite):
         assert replies == failures
 
     async def test_each_concurrent_request_gets_its_own_answer(self) -> None:
-        """Each request gets its own answer, whatever the order of the answers."""
+        """The answers may be sent in any order."""
         async with self.opened() as channels, self.serving(channels, waiting=200) as calls:
             asking = [asyncio.ensure_future(channels.asking.call(self.call(f"{n}"))) for n in range(100)]
             async with asyncio.timeout(self.patience):
@@ -174,13 +178,13 @@ class RequestConformance(RequestSuite):
         assert [reply.data for reply in replies] == [f"{n}".encode() for n in range(100)]
 
     async def test_a_request_that_nobody_serves_fails_at_once(self) -> None:
-        """The error comes before the timeout. Nothing was handled, so the sender may do something else."""
+        """The error is raised before the timeout, and tells the sender that the request was not handled."""
         async with self.opened() as channels, asyncio.timeout(self.patience):
             with failing(PublisherUnavailableError):
                 await channels.asking.call(RemoteCall(NAME, b"", 60.0))
 
     async def test_only_the_names_that_are_served_are_answered(self) -> None:
-        """A request to any other name fails as if nobody served it."""
+        """A request with another name raises `PublisherUnavailableError`."""
         other = "advising.other"
         async with self.opened() as channels, self.serving(channels, (NAME, other)) as calls, self.answering(calls, ok):
             assert (await channels.asking.call(RemoteCall(other, b"", self.patience))).status is ReplyStatus.OK
@@ -188,7 +192,7 @@ class RequestConformance(RequestSuite):
                 await channels.asking.call(RemoteCall("advising.assign-advisor", b"", self.patience))
 
     async def test_a_request_without_an_answer_in_time_raises_a_timeout(self) -> None:
-        """The sender does not know whether the request was handled. A late answer does no harm."""
+        """The sender does not know whether the request was handled. A late answer is ignored."""
         async with self.opened() as channels, self.serving(channels) as calls:
             with failing(TimeoutError):
                 await channels.asking.call(RemoteCall(NAME, b"", 0.2))
@@ -198,7 +202,7 @@ class RequestConformance(RequestSuite):
                 assert (await channels.asking.call(self.call())).data == b""
 
     async def test_a_request_knows_how_long_it_has_been_waiting(self) -> None:
-        """A responder can then skip a request whose sender waits no longer."""
+        """The responder can skip a request whose sender no longer waits."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             await asyncio.sleep(0)
@@ -220,27 +224,27 @@ class RequestConformance(RequestSuite):
             assert (await asking).data == b"first"
 
     async def test_requests_beyond_the_limit_are_rejected_as_busy(self) -> None:
-        """They are turned away at once. Requests that wait already are answered nevertheless."""
+        """They are rejected at once. Requests that already wait are still answered."""
         async with self.opened() as channels, self.serving(channels, waiting=2) as calls:
             asking = [asyncio.ensure_future(channels.asking.call(self.call())) for _ in range(5)]
-            turned_away = asyncio.as_completed(asking, timeout=self.patience)
-            assert [(await next(turned_away)).status for _ in range(3)] == [ReplyStatus.BUSY] * 3
+            completed = asyncio.as_completed(asking, timeout=self.patience)
+            assert [(await next(completed)).status for _ in range(3)] == [ReplyStatus.BUSY] * 3
             async with self.answering(calls, ok):
-                assert [(await each).status for each in turned_away] == [ReplyStatus.OK] * 2
+                assert [(await each).status for each in completed] == [ReplyStatus.OK] * 2
 
     async def test_a_responder_that_stops_answers_waiting_requests_as_busy(self) -> None:
-        """A waiting request is answered with `BUSY`. A later request finds nobody who serves its name."""
+        """A later request raises `PublisherUnavailableError`, because no process serves its name."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             await leaving.enter_async_context(self.serving(channels, waiting=1))
             asking = asyncio.as_completed([channels.asking.call(self.call()) for _ in range(2)], timeout=self.patience)
-            await next(asking)  # that one is turned away, so the other one waits
+            await next(asking)  # one request is rejected, so the other one waits
             await leaving.aclose()
             assert (await next(asking)).status is ReplyStatus.BUSY
             with failing(PublisherUnavailableError):
                 await channels.asking.call(self.call())
 
     async def test_a_responder_that_stops_can_still_answer_the_requests_it_has_taken(self) -> None:
-        """A responder that stops finishes the requests that it has taken."""
+        """The answers still reach their senders."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             calls = await leaving.enter_async_context(self.serving(channels))
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
@@ -250,7 +254,7 @@ class RequestConformance(RequestSuite):
             assert (await asking).data == b"done"
 
     async def test_two_processes_of_an_application_share_the_requests(self) -> None:
-        """One process answers each request, and both processes answer some."""
+        """Each request is answered by one process, and both processes get requests."""
         counts = [0, 0]
 
         def counting(index: int) -> Answer:
@@ -272,7 +276,7 @@ class RequestConformance(RequestSuite):
         assert min(counts) > 0
 
     async def test_a_cancelled_wait_for_requests_loses_no_request(self) -> None:
-        """A responder cancels its wait while it has no room for more requests."""
+        """A responder cancels its wait when it cannot take more requests."""
         async with self.opened() as channels, self.serving(channels) as calls:
             waiting = asyncio.ensure_future(calls.next())
             await asyncio.wait({waiting}, timeout=0.05)
@@ -282,7 +286,7 @@ class RequestConformance(RequestSuite):
                 assert (await channels.asking.call(self.call())).status is ReplyStatus.OK
 
     async def test_the_answer_to_a_sender_that_gave_up_is_dropped(self) -> None:
-        """Its answer is dropped, and the next request is answered."""
+        """The next request gets its own answer."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             incoming = await self.next(calls)
@@ -303,7 +307,7 @@ class RequestConformance(RequestSuite):
 
     @needs(RequestCapability.SIZE_LIMIT)
     async def test_an_answer_that_is_too_large_can_be_replaced_by_another_one(self) -> None:
-        """`reply` raises a `ValueError`, and the responder can send an answer that says so instead."""
+        """`reply` raises a `ValueError`, and the responder can reply with an error instead."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             incoming = await self.next(calls)
@@ -314,9 +318,9 @@ class RequestConformance(RequestSuite):
 
     @needs(RequestCapability.OUTAGE)
     async def test_requests_are_served_again_after_an_outage(self) -> None:
-        """During an outage a call fails in time: the request is not sent, or no answer comes.
+        """During the outage, a call fails in time, because the request is not sent or no answer arrives.
 
-        Afterwards requests are served without opening again.
+        The channels need not be opened again.
         """
         async with self.opened() as channels, self.serving(channels) as calls:
             async with channels.outage(), asyncio.timeout(_BOUND):
