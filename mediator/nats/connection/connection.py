@@ -71,7 +71,7 @@ class AuthenticatedClient(HookedClient):
         """Call the listeners when an error of the server is a refusal to publish."""
         denied = _DENIED.search(reason)
         if denied is not None:
-            if denied[1].startswith(_API):  # others are not kept: there may be as many as inboxes
+            if denied[1].startswith(_API):  # other subjects are not kept, since each inbox is another subject
                 self._denied.add(denied[1])
             for subject, act in [*self._on_denied]:
                 if subject == denied[1]:
@@ -81,7 +81,7 @@ class AuthenticatedClient(HookedClient):
 
     def before_connect(self) -> None:
         """Raise an error for a server that does not encrypt; otherwise read the credentials again."""
-        self._denied.clear()  # the server may have another user's permissions for the new connection
+        self._denied.clear()  # the permissions may have changed since the last connect
         if self._encrypted and not self.is_encrypted:
             raise nats.errors.Error("the server offers no TLS, and this connection must be encrypted")
         try:

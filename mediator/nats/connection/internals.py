@@ -17,23 +17,23 @@ _READABLE = bytes.maketrans(b"\v\f\r", b"???")
 
 
 class ProtocolParser(Parser):
-    """nats-py's parser of the protocol, which also accepts control characters in subjects."""
+    """nats-py's parser of the protocol, made to accept control characters in subjects."""
 
     async def parse(self, data: bytes = b"") -> None:
-        """Parse data from the server. Characters in subjects that nats-py confuses with blanks become `?`."""
+        """Parse data from the server. Control characters that nats-py would treat as blanks are replaced by `?`."""
         while True:
             try:
                 await super().parse(data)
             except ProtocolError:
-                if not self._made_readable():
+                if not self._replace_control_characters():
                     raise
             else:
-                if not self._made_readable():
+                if not self._replace_control_characters():
                     return
             data = b""
 
-    def _made_readable(self) -> bool:
-        """Replace these characters in a pending control line; return whether the line has changed."""
+    def _replace_control_characters(self) -> bool:
+        """Replace control characters in a pending line of the protocol; return whether the line has changed."""
         end = self.buf.find(_LINE_END)
         if self.state != AWAITING_CONTROL_LINE or end < 0:
             return False
@@ -56,21 +56,21 @@ class HookedClient(Client):
         """Is called for each error that the server reports, with the error's text in lower case."""
 
     def prove(self, public_key: str, sign: Callable[[str], bytes], jwt: bytes | None) -> None:
-        """Authenticate with this identity at the present connect. The identity of an earlier connect is replaced."""
+        """Authenticate with this key and JWT at the present connect, instead of with those of an earlier connect."""
         self._auth_configured = True
         self._public_nkey = public_key
         self._signature_cb = sign
         self._user_jwt_cb = None if jwt is None else lambda: jwt
 
     def hang_up(self) -> None:
-        """Close the socket, which nats-py would leave open after an error in one of the hooks."""
+        """Close the socket, which nats-py leaves open when connecting fails."""
         transport: Any = self._transport
         if transport is not None:
             transport.close()
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the present connection is encrypted. It may still be in the making."""
+        """Whether the connection is encrypted. The property can already be read while the client connects."""
         transport: Any = self._transport
         writer: Any = getattr(transport, "_io_writer", None)
         if writer is None:  # a WebSocket

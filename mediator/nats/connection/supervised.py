@@ -63,7 +63,7 @@ class SupervisedClient:
         self._ready = asyncio.Event()
         self._client_closed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._heard = 0.0
+        self._last_event = 0.0
         self._on_connect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[], None]] = []
 
@@ -71,7 +71,7 @@ class SupervisedClient:
         """Start the task that connects in the background, unless the task was started before."""
         if self._task is None:
             self._state = ""
-            self._task = start_detached(self._run(), name="mediator nats link")
+            self._task = start_detached(self._run(), name="mediator nats connection")
 
     async def client(self, timeout: float) -> Client:  # noqa: ASYNC109  # the bound is part of the promise
         """Return the connected client; wait at most `timeout` seconds for a connection.
@@ -115,24 +115,24 @@ class SupervisedClient:
             self._client_closed.clear()
             try:
                 await client.connect(self._servers, **self._options, **self._callbacks())
-                self._up(client)
+                self._set_connected(client)
                 await self._watch(client)
             except Exception as error:  # whatever nats-py raises, the next client tries to connect again
                 self._reason = self._text(error)
             finally:
-                self._down()
+                self._set_disconnected()
                 await _dispose(client)
             await asyncio.sleep(RETRY_SECONDS)
 
     def _callbacks(self) -> dict[str, Any]:
         async def on_error(error: Exception) -> None:
-            self._note(error)
+            self._record_error(error)
 
         async def on_disconnect() -> None:
-            self._down()
+            self._set_disconnected()
 
         async def on_reconnect() -> None:
-            self._up(self._client)
+            self._set_connected(self._client)
 
         async def on_close() -> None:
             self._client_closed.set()
@@ -144,27 +144,27 @@ class SupervisedClient:
             "closed_cb": on_close,
         }
 
-    def _up(self, client: Client | None) -> None:
+    def _set_connected(self, client: Client | None) -> None:
         self._client = client
         self.epoch += 1
-        self._probing = True  # the user's permissions may differ from the last connect's
+        self._probing = True  # the user's permissions may have changed since the last connect
         self._reason = "the connection was lost"
         self._ready.set()
         self._announce("connected")
         for callback in tuple(self._on_connect):
             callback()
 
-    def _down(self) -> None:
+    def _set_disconnected(self) -> None:
         if not self._ready.is_set():
             return
         self._ready.clear()
-        self._heard = time.monotonic()
+        self._last_event = time.monotonic()
         self._announce("disconnected")
         for callback in tuple(self._on_disconnect):
             callback()
 
-    def _note(self, error: Exception) -> None:
-        self._heard = time.monotonic()
+    def _record_error(self, error: Exception) -> None:
+        self._last_event = time.monotonic()
         text = self._text(error)
         if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
             return  # the server closed the connection because of the credentials: keep that reason
@@ -199,17 +199,17 @@ class SupervisedClient:
                 failures = 0
                 if self._ready.is_set():  # without `abort`, nats-py waits for a dead socket to send its data
                     abort(client)
-                elif time.monotonic() - self._heard > _STUCK_SECONDS:  # nats-py's reconnecting task has failed
+                elif time.monotonic() - self._last_event > _STUCK_SECONDS:  # nats-py's reconnecting task has failed
                     return
             elif client.is_connected and self._probing:
-                failures = 0 if await self._answers(client) else failures + 1
+                failures = 0 if await self._probe(client) else failures + 1
             if failures > 1 and client.is_connected:
                 failures = 0
                 self._reason = "the server does not answer"
                 await client.force_reconnect()
                 abort(client)
 
-    async def _answers(self, client: Client) -> bool:
+    async def _probe(self, client: Client) -> bool:
         try:
             await ask(client, _PROBE_SUBJECT, b"", min(_PROBE_SECONDS, self._probe_interval))
         except nats.errors.NoRespondersError:

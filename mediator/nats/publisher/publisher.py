@@ -48,7 +48,7 @@ class SizeLimits:
     for some time.
 
     Args:
-        grace: Seconds from the first time a limit was seen until it may refuse events; with 0 they are refused at once.
+        grace: Seconds from the first time a limit is seen until events are refused. With 0, they are refused at once.
         clock: Returns a monotonic time in seconds.
     """
 

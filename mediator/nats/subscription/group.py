@@ -1,9 +1,9 @@
 """ConsumerGroup: the durable consumers of one group on the stream of one domain.
 
 An unordered group has one durable consumer per stream, with the name of the group. An ordered group has one durable
-consumer for each partition, with the name `<group>-p<partition>`. JetStream keeps the order of a partition, because its
-consumer delivers the next event only when the last event is acknowledged. All processes of the group pull from all
-consumers, so that no leader is needed and the others continue when a process dies.
+consumer for each partition, with the name `<group>-p<partition>`. JetStream keeps the order of a partition, because the
+partition's consumer delivers an event only after the previous event was acknowledged. All processes of the group pull
+from all consumers: no process has to be elected, and the others continue when a process dies.
 """
 
 import re
@@ -31,7 +31,7 @@ _PARTITION_NAME = re.compile(r".*-p[0-9]+")
 _ACK_WAIT = {"none": 30.0, "key": 10.0}
 
 SHORTEST_ACK_WAIT = min(_ACK_WAIT.values())
-"""The default of `ack_wait` for ordered groups, which is shorter than for unordered groups, in seconds."""
+"""The default of `ack_wait` for ordered groups, in seconds. The default for unordered groups is longer."""
 
 
 def checked_group(name: str) -> str:
@@ -87,8 +87,8 @@ class ConsumerGroup:
         """Make sure that the stream exists, and that this group can use the stream.
 
         Returns:
-            The differences between the stream and the settings that do not prevent its use, as an error to log; `None`
-            when nothing differs.
+            The differences between stream and settings, as an error to log, when the group can use the stream
+            nevertheless; `None` when nothing differs.
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.

@@ -1,7 +1,7 @@
 """Puller: pulls the deliveries of one group from one stream, and continues after outages and changes of leader.
 
-nats-py's `fetch` is not used: it takes three times as much time, and does not notice when a server stops with its
-request.
+nats-py's `fetch` is not used: it takes three times as much time, and keeps waiting for an answer when the server has
+stopped.
 """
 
 import asyncio
@@ -59,8 +59,8 @@ class Slots:
             self._free += 1
 
 
-_SCARCE_SECONDS = 1.0
-"""Seconds for which a pull request with a slot waits for the delivery that the consumer probably has."""
+_SLOT_SECONDS = 1.0
+"""Seconds for which a pull request that has a slot waits for a delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,8 @@ class Pull:
     Attributes:
         ready: Whether the consumer has been set up, without an error since.
         held: The deliveries that are not acknowledged yet.
-        generation: The number of times that requests were abandoned.
+        generation: The number of times that requests were abandoned. It is part of the subject for answers, so that an
+            answer to an abandoned request is recognized.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class Pull:
         self._requested += count
         body: dict[str, object] = {"batch": count}
         if self._has_slot:
-            body |= {"expires": round(_SCARCE_SECONDS * NANOSECONDS)}
+            body |= {"expires": round(_SLOT_SECONDS * NANOSECONDS)}
         else:
             heartbeat = round(self._timing.heartbeat * NANOSECONDS)
             body |= {"expires": round(self._timing.expires * NANOSECONDS), "idle_heartbeat": heartbeat}
@@ -167,7 +168,7 @@ class Pull:
         return True
 
     def settled(self, delivery: NatsDelivery) -> None:
-        """Record that a delivery was settled, or that the broker has delivered its event again by now."""
+        """Stop holding a delivery, which was settled or is overdue."""
         if delivery in self.held:
             self.held.discard(delivery)
             self._give_back_slot()
@@ -214,7 +215,7 @@ class Pull:
 
 _TIMINGS = {
     "none": PullTiming(expires=5.0, heartbeat=1.0, silence=2.5),
-    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer, since many consumers are mostly idle
+    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer: there are many consumers, mostly idle
 }
 _TICK = 0.5
 _FIRST_PAUSE = 0.1
@@ -349,7 +350,7 @@ class Puller:
                 await self._report_progress()
 
     def _abandon_overdue(self, now: float) -> None:
-        """Abandon requests that the broker does not answer, and deliveries that it has delivered again by now."""
+        """Abandon requests that the broker does not answer, and deliveries whose `ack_wait` is over."""
         overdue = time.monotonic() - self._group.ack_wait
         for pull in self._pulls:
             if pull.is_silent(now):
@@ -366,17 +367,17 @@ class Puller:
                 body = pull.request(count, now)
                 subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._group.stream}.{pull.settings.name}"
                 try:
-                    await client.publish(subject, body, reply=self._address(number, pull))
+                    await client.publish(subject, body, reply=self._answer_subject(number, pull))
                 except (nats.errors.Error, OSError):  # the connection has logged the error
                     self._lose(pull)
 
-    def _address(self, number: int, pull: Pull) -> str:
+    def _answer_subject(self, number: int, pull: Pull) -> str:
         """Return the subject on which the broker answers a consumer's current requests."""
         return f"{self._inbox}.{number}.{pull.generation}"
 
     async def _receive(self, message: Msg) -> None:
         now = asyncio.get_running_loop().time()
-        address = self._delivered(message)
+        address = self._delivery_address(message)
         if address is None:
             self._hear_status(message, now)
             return
@@ -389,8 +390,8 @@ class Puller:
         else:
             await delivery.nak(0)
 
-    def _delivered(self, message: Msg) -> AckAddress | None:
-        """Return the address for acknowledging a delivery; `None` when a message is no delivery of these consumers.
+    def _delivery_address(self, message: Msg) -> AckAddress | None:
+        """Return the address at which to acknowledge a delivery; `None` when the message is not a delivery.
 
         A delivery has the subject under which its event was stored. A message that somebody else has published to the
         inbox has the subject of the inbox, and any reply subject: its acknowledgement could acknowledge another event.
@@ -408,7 +409,9 @@ class Puller:
                 "message to the inbox ignored", subject=shown(message.subject), reply=shown(message.reply)
             )
             return
-        addressed = (pull for number, pull in enumerate(self._pulls) if message.subject == self._address(number, pull))
+        addressed = (
+            pull for number, pull in enumerate(self._pulls) if message.subject == self._answer_subject(number, pull)
+        )
         pull = next(addressed, None)
         if pull is None:  # the message answers a request that was abandoned
             return
@@ -423,7 +426,7 @@ class Puller:
             self._lose(pull)
 
     def _lose(self, pull: Pull) -> None:
-        """Make the first task set the consumer up again before more deliveries are requested from the consumer."""
+        """Abandon the requests to a consumer, and set the consumer up again before the next request."""
         pull.ready = False
         pull.forget()
         self._broken.set()
@@ -448,7 +451,7 @@ class Puller:
                 await self._client.publish(subject, body)
 
     def _note_success(self) -> None:
-        """Log later errors again, and retry quickly after them, provided that all consumers are ready."""
+        """Forget the logged errors, and begin again with the shortest pause, when all consumers are ready."""
         if all(pull.ready for pull in self._pulls):
             self._reported.clear()
             self._pause = _FIRST_PAUSE
