@@ -65,7 +65,7 @@ class MsgspecCodec:
         return decoded  # pyright: ignore[reportUnknownVariableType]  # the keys of JSON objects are texts
 
     def convert(self, data: dict[str, Any], event_class: type[E], /) -> E:
-        """Return an event from plain data, which upcasters return.
+        """Return an event from the plain data that upcasters return.
 
         Types are checked as strictly as in `decode`, and unknown fields are ignored.
 
@@ -164,7 +164,7 @@ def _check_numbers(data: bytes, annotation: Any) -> None:
 def _hashes_numbers(annotation: Any) -> bool:
     try:
         return _known_to_hash_numbers(annotation)
-    except TypeError:  # an annotation without a hash
+    except TypeError:  # the annotation is not hashable
         return _has_hashed_numbers(msgspec.inspect.type_info(annotation), set())
 
 
@@ -197,7 +197,7 @@ def _members(part: Any) -> list[Any]:
 
 
 def _custom_types(part: Any, seen: set[int]) -> set[str]:
-    """Return the names of the classes inside a type that msgspec cannot decode by itself."""
+    """Return the names of the classes that a type contains and that msgspec does not support."""
     if id(part) in seen:
         return set()
     seen.add(id(part))

@@ -147,7 +147,7 @@ def _of_fields(
 ) -> Schema:
     name = definitions.name(described.cls)
     if name not in definitions.schemas:
-        definitions.schemas[name] = {}  # set before its fields, which may be of the same class
+        definitions.schemas[name] = {}  # set first, since a field may be of the same class
         definitions.schemas[name] = _fields(described, definitions)
     return {"$ref": f"#/$defs/{name}"}
 

@@ -175,10 +175,10 @@ _LOCK_SECONDS = 1.0
 class BucketClaims(Claims):
     """Claims the events of all unlocked buckets, or of a share of the buckets while other relays are active.
 
-    The partition keys are hashed into 64 buckets. A relay locks the rows of buckets, and claims only events of these
-    buckets. A relay that finds a bucket locked has noticed another relay. A relay that finds every bucket locked waits
-    for the lock of one bucket, which it gets when the other relay ends its claim. In its next claim, the other relay
-    finds that bucket locked, and from then on locks only its share.
+    Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks the rows of buckets, and
+    claims only events of these buckets. When a relay finds a bucket locked, it assumes for some seconds that other
+    relays are active. When a relay finds every bucket locked, it waits for the lock of one bucket, and gets the lock
+    when the other relay ends its claim. The next claim of the other relay then finds this bucket locked.
 
     Args:
         database: The PostgreSQL database.
@@ -279,8 +279,8 @@ class BucketClaims(Claims):
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
         """Lock up to `wanted` unlocked buckets, and return their numbers. When all are locked, wait for one bucket.
 
-        The next call starts with the bucket after the last one that this call looked for. The events of every bucket
-        are therefore published, even when a relay locks only a share.
+        The next call starts `wanted` buckets later, so that a relay that locks only a share publishes the events of
+        every bucket in turn.
         """
         place = (buckets.c.bucket + (BUCKETS - self._first)) % BUCKETS
         unlocked = select(buckets.c.bucket).where(_IS_VALID).order_by(place).limit(wanted)

@@ -36,7 +36,7 @@ MODE = "mediator_mode"
 """The execution option that says whether a connection is used to "read" or to "write"."""
 
 OWNER = "mediator_unit_of_work"
-"""A key in `info`. A session stores its unit of work under this key, a connection a weak reference to the unit of work."""
+"""The key of the unit of work in a session's `info`; a connection's `info` has a weak reference to the unit of work."""
 
 _NAME = re.compile(r"\w+")
 
@@ -115,7 +115,7 @@ class Database(ABC):
         return self._isolated[isolation]
 
     def reader_at(self, isolation: str | None) -> AsyncEngine:
-        """Return the reader engine for an isolation level; `None` means that all statements see the same state.
+        """Return the reader engine for a level; `None` means a level at which all statements see the same state.
 
         Raises:
             MisuseError: The database does not support the level.

@@ -85,7 +85,7 @@ class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
     Attributes:
-        letting_go: Whether this class is detaching objects now. The unit of work does not release these aggregates.
+        letting_go: Whether this class is detaching objects now. The unit of work keeps the aggregates among them.
     """
 
     def __init__(self, session: Session) -> None:
@@ -301,7 +301,7 @@ def _columns(mapper: Mapper[Any]) -> list[str]:
 
 
 def _is_read(attribute: ColumnProperty[Any] | RelationshipProperty[Any]) -> bool:
-    """Return whether a refresh by name loads an attribute."""
+    """Return whether `Session.refresh` loads an attribute when it is given the attribute's name."""
     if isinstance(attribute, RelationshipProperty):
         return attribute.lazy not in _NOT_READ
     return isinstance(attribute.columns[0], Column) or ("query_expression", True) not in attribute.strategy_key

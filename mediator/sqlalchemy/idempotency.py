@@ -47,7 +47,7 @@ class SqlAlchemyIdempotency(Idempotency):
         self._clock = DatabaseClock(self._database.dialect, clock_offset)
 
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
-        # A concurrent claim of the same key is waited for: at the unique index on PostgreSQL, at SQLite's writer lock.
+        # Concurrent claims of one key wait for each other: at the unique index on PostgreSQL, at SQLite's writer lock.
         connection = await own_connection(self, self._database, unit_of_work)
         now, columns = self._clock.now(), idempotency.c
         row: dict[str, Any] = {"fingerprint": fingerprint, "response": b"", "created_at": now}

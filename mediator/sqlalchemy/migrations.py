@@ -169,7 +169,7 @@ def schema_statements(dialect: Dialect | str, *, from_version: int = 0, applicat
 
     Args:
         dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
-        from_version: The version of the existing tables; 0 when there are none.
+        from_version: The version of the existing tables; 0 when there are no tables.
         application: The name of the application under which the events in the tables were published; required to
             upgrade from version 1.
 
@@ -270,7 +270,7 @@ async def upgrade_schema(
         history: The versions of the tables.
 
     Returns:
-        The versions that this call applied, in order; empty when there was nothing to do.
+        The versions that this call applied, in order; empty when the tables were current.
 
     Raises:
         SchemaError: The tables are of a newer version than this library knows. Nothing was changed.
@@ -336,7 +336,7 @@ async def _step(database: Database, history: SchemaHistory, application: str | N
 
 
 async def _check_no_events(connection: AsyncConnection) -> None:
-    """Raise a `SettingError` if the tables have events, for which the name of the application is needed."""
+    """Raise a `SettingError` if the tables have events, since the upgrade then needs the name of the application."""
     for table, condition in (outbox, true()), (archive, true()), (parked, parked.c.direction == "out"):
         found = await connection.execute(select(literal(1)).select_from(table).where(condition).limit(1))
         if found.first() is not None:
@@ -345,7 +345,7 @@ async def _check_no_events(connection: AsyncConnection) -> None:
 
 
 async def _record_if_missing(connection: AsyncConnection, history: SchemaHistory, version: int) -> bool:
-    """Record the version of the tables if no version is recorded, and return whether none was."""
+    """Record the version of the tables, and return `True`; return `False` when a version is recorded already."""
     if await connection.run_sync(recorded_version) is not None:
         return False
     await connection.run_sync(versions.create, checkfirst=True)

@@ -142,7 +142,7 @@ def _columns(table: Table) -> list[ColumnElement[Any]]:
 
 _DAY = 86_400.0
 _RING_PAUSE = 0.1
-"""Seconds after which the relay is woken by the next ring, when the last ring led to no events."""
+"""Seconds by which the next wake of the relay is delayed when the last ring led to no events."""
 
 
 class SqlAlchemyOutbox(Outbox):
@@ -156,7 +156,7 @@ class SqlAlchemyOutbox(Outbox):
     Args:
         engine: From `open_engine`.
         archive_seconds: How long published events are kept, in seconds, to refill a broker that lost them; 72 hours by
-            default. 0 keeps none.
+            default. 0 keeps no events.
         doorbell: A signal between processes. After this process commits events, the doorbell wakes the relays of other
             processes; after another process commits events, the doorbell wakes the relay of this process.
         frozen_seconds: Seconds after which PostgreSQL ends the claim of a relay whose process is frozen. Use more than
@@ -220,7 +220,7 @@ class SqlAlchemyOutbox(Outbox):
     def _check_owner(self) -> None:
         self._database.owner.check()
         if self._owner.check():
-            self._wake = asyncio.Event()  # the event of another event loop cannot be awaited here
+            self._wake = asyncio.Event()  # an `asyncio.Event` of another event loop cannot be awaited
             self._database.listen(self._wake)
 
     async def wait(self, seconds: float, /) -> None:
@@ -237,8 +237,8 @@ class SqlAlchemyOutbox(Outbox):
         """Claim the oldest events, at most `limit`, without the domains in `without`.
 
         Raises:
-            SchemaError: A table does not exist; or, on PostgreSQL, the table of buckets lacks rows. Nothing is
-                claimed until they exist.
+            SchemaError: A table does not exist; or, on PostgreSQL, the table of buckets lacks rows. No event is claimed
+                until the table and its rows exist.
         """
         self._check_owner()
         self._wake.clear()

@@ -180,7 +180,7 @@ async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
     """Remove a parked event and return it.
 
     Every method locks the row before the key. A replay holds the row while its handlers run, and a transaction that
-    waited for the row with the key locked would keep the key locked for that time.
+    locked the key first would keep the key locked while it waits for the row.
     """
     event = await _get(connection, number, locked=True)
     if event.partition_key is not None:

@@ -39,7 +39,7 @@ Connect = Callable[..., Coroutine[Any, Any, Any]]
 class Connecting:
     """A callable that opens connections, and whose `repr()` hides the arguments, since each may contain a password.
 
-    `connect` is the function that it calls; `None` until `through` sets the function of asyncpg.
+    `connect` is the function that opens a connection. When it is `None`, `through` returns a copy with a function.
     """
 
     def __init__(self, arguments: dict[str, Any], connect: Connect | None = None) -> None:
@@ -108,7 +108,10 @@ _LEFT = "mediator_left"
 _LOOP = "mediator_loop"
 """A key in the `info` of a connection, for its event loop. A connection works only in the loop that opened it."""
 _FRESH = "mediator_fresh"
-"""A key in the `info` of a connection, set until the first statement, since asyncpg sends BEGIN with this statement."""
+"""A key in the `info` of a connection, which is set between the begin of a transaction and its first statement.
+
+asyncpg sends BEGIN together with the first statement, and reports no transaction before.
+"""
 _IDLE_SECONDS = 30.0
 """Seconds of idleness after which a connection is probed before it is used again."""
 _PROBE_SECONDS = 5.0
@@ -153,7 +156,7 @@ class PostgresqlDatabase(Database):
             raise DatabaseUnavailableError(self.name, f"{problem}. {ENCODING_REMEDY}")
 
     def reading_options(self) -> dict[str, Any]:
-        """Make the server refuse writes."""
+        """Return an option that makes the server refuse writes."""
         return {"postgresql_readonly": True}
 
     def isolation_options(self, isolation: str) -> dict[str, Any]:
@@ -166,7 +169,7 @@ class PostgresqlDatabase(Database):
         """Do nothing, since there is no writer lock."""
 
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Return a timeout. The caller then closes the connection, so that the pool can open another connection."""
+        """Return a timeout. After a timeout, the connection is closed, so that the pool can open another connection."""
         return asyncio.timeout(seconds)
 
     def insert(self, table: Table) -> Any:
@@ -235,7 +238,7 @@ class PostgresqlDatabase(Database):
         connecting = hide(options, driver.asyncpg.connect)
         try:
             return dialect.connect(*arguments, **options)
-        except Exception as error:  # of the network or of the driver, which raises any type for an unknown option
+        except Exception as error:  # of the network or the driver, for example a TypeError for an unknown option
             reason = connecting.hide(str(error))
             if reason == str(error):
                 raise DatabaseUnavailableError(self.name, reason or "no answer in time") from error
@@ -289,7 +292,7 @@ def _refuse_ended_transaction(
 
 
 def _check_running(connection: Connection) -> None:
-    """Raise a `NoUnitOfWorkError` when a handler has executed COMMIT or ROLLBACK as a statement.
+    """Raise a `NoUnitOfWorkError` after a handler has ended the transaction with the statement COMMIT or ROLLBACK.
 
     PostgreSQL would commit each further statement at once.
     """

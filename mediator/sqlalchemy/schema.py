@@ -129,7 +129,7 @@ attempts: Table = Table(
     Column("last_start", String(8), nullable=False),
     Index("mediator_attempts_by_time", "started_at"),
 )
-"""How often the handlers were started for an event that has not taken effect yet, and a `LastStart` in `last_start`."""
+"""The number of handler starts of each event that has not taken effect yet. `last_start` is a `LastStart`."""
 
 parked: Table = Table(
     "mediator_parked",

@@ -81,7 +81,7 @@ _FILE_FAULTS = frozenset(
 )
 """Result codes for a fault of the file or the disk, or a lock of another program (https://www.sqlite.org/rescode.html)."""
 _MAYBE_COMMITTED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
-"""Result codes of a COMMIT that may have been written to the disk or not."""
+"""Result codes after which it is unknown whether COMMIT was written to the disk."""
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000")
 
 
@@ -118,7 +118,7 @@ class SqliteDatabase(Database):
     async def relaying(self) -> AsyncGenerator[bool, None]:
         """Try to lock the file `<database>.relay`, and yield whether this relay holds the lock.
 
-        Only one relay at a time can hold it. The lock replaces a transaction: the relay publishes without one.
+        Only one relay at a time can hold the lock, and publishes without a transaction.
         """
         self.owner.check()
         lock = FileLock(self._relay_lock_file, thread_local=False)
@@ -132,7 +132,7 @@ class SqliteDatabase(Database):
         finally:
             lock.release()
 
-    def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:  # noqa: ARG002  # the port has it
+    def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:  # noqa: ARG002  # the port has this parameter
         """Set no limit, since the writer lock must be held until SQLite has answered."""
         return contextlib.nullcontext()
 
@@ -156,14 +156,14 @@ class SqliteDatabase(Database):
         connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
-        """Translate errors for a write by a reader, for a statement after the transaction's end, and of the file."""
+        """Translate errors: a write by a reader, a statement after the end of its transaction, a fault of the file."""
         error = context.original_exception
         if str(error) == ENDED:
             return misuse.no_unit_of_work("A statement of a transaction that has ended")
         code: int = getattr(error, "sqlite_errorcode", 0)
         if (
             mode == "read" and code == sqlite3.SQLITE_READONLY
-        ):  # from `query_only`: a read-only file has an extended code
+        ):  # from `query_only`: a read-only file gives an extended code
             return lack_of_unit_of_work("Writing to the database")
         if context.connection is None:
             return DatabaseUnavailableError(self.name, str(error))

@@ -1,9 +1,10 @@
 """Staging: one INSERT that numbers the events of a transaction, in the order of commits for each ordered key.
 
-A row gets its sequence when it is inserted, but others see it only when its transaction commits. Two transactions that
-insert events of one key must therefore not overlap between INSERT and COMMIT. SQLite has one writer. On PostgreSQL the
-statement first takes an advisory lock for each ordered key, which is released when the transaction ends. Since it is
-the last statement before COMMIT, the lock is held for one round trip.
+A row gets its sequence when it is inserted, but other transactions see the row only after its transaction commits. Two
+transactions that insert events of one key must therefore not overlap between INSERT and COMMIT. On SQLite, they cannot
+overlap, since there is only one writer. On PostgreSQL, the INSERT first takes an advisory lock for each ordered key,
+which is released when the transaction ends. The INSERT is the last statement before COMMIT, so the locks are held only
+for one round trip.
 """
 
 import time
@@ -28,7 +29,7 @@ LOCKS = 0x6D656469
 """The first number of this library's advisory locks on PostgreSQL; the second number is a hash of the key."""
 
 _KEY_OF_IDS = "(id)="
-"""The text before the id in PostgreSQL's error detail, in any language."""
+"""The text before the id in PostgreSQL's error detail. It is the same in every language."""
 _COLUMNS = (*ENVELOPE, "deliver_at")
 _SQLITE_ROWS = 1000
 """Rows of one statement, so that it stays below SQLite's 32,766 parameters (https://www.sqlite.org/limits.html)."""

@@ -37,7 +37,7 @@ _NUMBERS = range(2**63)
 
 
 def is_number(value: int) -> bool:
-    """Return whether a value fits into a column of sequences or of other numbers of rows."""
+    """Return whether a value fits into a column of row numbers, such as `sequence`."""
     return value in _NUMBERS
 
 
@@ -57,7 +57,7 @@ def is_one_of_texts(column: ColumnElement[Any], values: Collection[str]) -> Colu
 
 
 def is_one_of_numbers(column: ColumnElement[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Match the rows in which a column equals one of several numbers; other values than row numbers are ignored."""
+    """Match the rows in which a column equals one of several numbers; numbers that do not fit into it are ignored."""
     return column.in_([value for value in values if is_number(value)])
 
 
@@ -71,7 +71,7 @@ _UNNAMED = outbox.c.source == literal_column("''")  # a literal: with a paramete
 def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
     """Match the rows in which a column equals one of several values.
 
-    On PostgreSQL, all values are one parameter, so that the text of the statement does not depend on their number.
+    On PostgreSQL, all values are one parameter, so that the same statement text serves any number of values.
     """
     if dialect == "postgresql":
         return column == func.any(bindparam(None, list(values), type_=ARRAY(BigInteger), unique=True))
@@ -117,7 +117,7 @@ def _copying() -> Any:
 def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen: ColumnElement[bool]) -> Any:
     """Return an INSERT of moved events into the archive.
 
-    When the archive has an event with the same id, the archived event stays, since receivers know this event by its id.
+    When the archive has an event with the same id, the archived event stays, since receivers already have this event.
     When the archive has another event with the same sequence, which a restored database can assign again, the later
     event replaces the earlier event, since a broker is more likely to lose the later event.
 
@@ -157,8 +157,8 @@ async def erase(connection: AsyncConnection, key: str) -> Erased:
     """Delete the archived and the refused events of a key, and count its waiting events.
 
     On PostgreSQL, this is one statement, which sees one snapshot. Each event is in exactly one of the three tables in
-    this snapshot, so an event that a relay moves at the same time is not missed, and no lock on relays is needed. On
-    SQLite, relays cannot move events meanwhile, since there is only one writer.
+    this snapshot. The statement therefore misses no event that a relay moves at the same time, and need not wait for
+    relays. On SQLite, relays cannot move events at the same time, since there is only one writer.
     """
     is_archived, is_refused = archive.c.partition_key == key, _OUTGOING & (parked.c.partition_key == key)
     waiting = select(func.count()).select_from(outbox).where(outbox.c.partition_key == key)
@@ -187,7 +187,7 @@ async def _erase_at_once(
 
 
 async def cancel(connection: AsyncConnection, event_id: str) -> bool:
-    """Delete an event that is still delayed, and return whether there was one."""
+    """Delete an event if it is still delayed, and return whether it was deleted."""
     delayed = (outbox.c.id == event_id) & outbox.c.deliver_at.is_not(None)
     return bool((await connection.execute(delete(outbox).where(delayed))).rowcount)
 
@@ -229,7 +229,7 @@ def is_something_unnamed() -> ColumnElement[bool]:
 
 
 async def name_events(connection: AsyncConnection, application: str) -> bool:
-    """Set the source of at most 5,000 events that have none, and return whether there may be more such events.
+    """Set the source of at most 5,000 events without a source, and return whether there may be more such events.
 
     Events that a running transaction is cancelling are skipped.
     """

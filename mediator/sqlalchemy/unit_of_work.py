@@ -87,7 +87,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
     @property
     def session(self) -> AsyncSession:
-        """The session of this scope, the same for all its transactions. A handler must not commit it."""
+        """The session of this scope, which all its transactions use. A handler must not commit it."""
         if self._session is None:
             self._session = AsyncSession(
                 self._database.engine, sync_session_class=OwnedSession, info={OWNER: self}, expire_on_commit=False
@@ -97,7 +97,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
     @property
     def _held(self) -> OwnedSession | None:
-        """The synchronous session inside the asynchronous one; `None` while there is no session."""
+        """The synchronous session inside the `AsyncSession`; `None` while there is no session."""
         held = None if self._session is None else self._session.sync_session
         return held if isinstance(held, OwnedSession) else None
 
@@ -169,7 +169,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             self.check_ownership("commit")
 
     def check_writing(self) -> None:
-        """Raise a `NoUnitOfWorkError` if no transaction runs and objects are unwritten or events unpublished."""
+        """Raise a `NoUnitOfWorkError` if no transaction runs, and objects are unwritten or events are unpublished."""
         if self.state is UnitOfWorkState.IDLE and not self.settling:
             self.check_stored()
 
@@ -177,7 +177,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """Close the session and return its connection to the pool. Called at the end of the scope.
 
         Raises:
-            NoUnitOfWorkError: An object is still unwritten, or an event unpublished.
+            NoUnitOfWorkError: An object is still unwritten, or an event is still unpublished.
         """
         if self.settling:
             return
@@ -289,7 +289,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
                 if (unknown := self._unknown_outcome(transaction_id, error)) is not None:
                     raise unknown from error
                 raise
-            failure = error  # of a listener of the application, or of the return of the connection to the pool
+            failure = error  # raised by a listener, or while the connection was returned to the pool
             await self._abandon_session()
         try:
             self._free()

@@ -6,8 +6,9 @@ lock beside the database, which the operating system releases when a process die
 
 A file lock is not fair. A process that releases it and takes it again at once is faster than the processes that poll
 it, and a relay could wait for seconds while another process writes. Two rules make the lock fairer. A process keeps the
-file lock for its own waiting writers, but only for a short time. Before a process takes the file lock again, it takes a
-second file lock, the turnstile, which the process that is next in line holds while it polls the first lock.
+file lock for its own waiting writers, but only for a short time. Before a process polls the file lock, it takes a second
+file lock, the turnstile, and holds the turnstile until it has the file lock. The process that has just released the file
+lock must therefore wait behind the process that holds the turnstile.
 
 The turnstile is needed only for fairness. A process waits for the turnstile only for a short time, so that a process
 that is frozen while it holds the turnstile does not keep other processes from writing.
@@ -36,7 +37,7 @@ _PAUSE_FACTOR = 0.9
 _TURNSTILE_SECONDS = 0.5
 """Seconds a writer waits for the turnstile. A process that holds it longer is assumed to be frozen."""
 _IGNORING_SECONDS = 5.0
-"""Seconds for which a writer does not wait for the turnstile after that."""
+"""Seconds for which writers do not wait for the turnstile after they have waited `_TURNSTILE_SECONDS` for it."""
 
 
 class WriterLock:
@@ -88,7 +89,7 @@ class WriterLock:
         self._holder = holder
 
     def release(self) -> None:
-        """Release the lock; only its holder may do so."""
+        """Release the lock. Only its holder may call this method."""
         self._holder = None
         self._keeps_file = True
         try:
@@ -100,9 +101,9 @@ class WriterLock:
     def _take_over(self) -> None:
         """Move the lock to this event loop, since the previous loop no longer runs.
 
-        A task of the previous loop may end only when it is garbage-collected, while a task of this loop writes. Such a
-        task must not release the lock. Therefore `_turn` is replaced, and a task whose `_turn` was replaced releases
-        nothing.
+        A task of the previous loop may end only when it is garbage-collected, possibly while a task of this loop holds
+        the lock. The ending task must not release the lock. It therefore compares the `_turn` that it has used with the
+        current `_turn`, which this method replaces.
         """
         if self._turn.locked():
             self._file.release()
