@@ -130,7 +130,7 @@ def test_what_is_lifted_is_checked_as_strictly_as_what_is_not(codec: Any, cls: A
         decode_event(codec, f"{TYPE}.v{version}", json.dumps(payload).encode(), cls)
     assert "note" in str(caught.value)
     assert "secret" not in str(caught.value)
-    assert (f"lifted from version {version} to 3" in str(caught.value)) == (version == 1)
+    assert (f"upcast from version {version} to 3" in str(caught.value)) == (version == 1)
 
 
 @each_kind

@@ -12,10 +12,10 @@ E = TypeVar("E", bound=DistributedEvent)
 
 
 class EventCodec(Protocol):
-    """Encodes and decodes payloads. The consumer chooses the class to decode into; the data never does."""
+    """Encodes and decodes payloads. The class to decode into is chosen by the consumer, never by the data."""
 
     content_type: str
-    """The media type of the bytes that `encode` returns, in up to 127 printable characters."""
+    """The media type of the bytes that `encode` returns; at most 127 printable characters."""
 
     def encode(self, event: DistributedEvent, /) -> bytes:
         """Return the payload of an event.
@@ -29,14 +29,14 @@ class EventCodec(Protocol):
         """Return the event that a payload encodes. Unknown fields are ignored, so that a producer may add fields.
 
         Raises:
-            EventNotDecodableError: The payload is not of that class.
+            EventNotDecodableError: The payload does not decode to an event of that class.
         """
         ...
 
 
 @runtime_checkable
 class PlainDataCodec(EventCodec, Protocol):
-    """A codec that decodes in two steps, from bytes to plain data and on to an event. Upcasters work in between."""
+    """A codec that decodes in two steps: bytes to plain data, and plain data to an event. Upcasters run in between."""
 
     def decode_data(self, data: bytes, /) -> dict[str, Any]:
         """Decode a payload to dictionaries, lists, strings, numbers, booleans and `None`, in a new object each time.
@@ -50,7 +50,7 @@ class PlainDataCodec(EventCodec, Protocol):
         """Build an event from plain data. `convert(decode_data(data), cls)` equals `decode(data, cls)`.
 
         Raises:
-            EventNotDecodableError: The data is not of that class.
+            EventNotDecodableError: The data does not convert to an event of that class.
         """
         ...
 
@@ -69,20 +69,21 @@ class SchemaCodec(PlainDataCodec, Protocol):
 
 
 HARMLESS_BYTES = 4096
-"""Payloads up to this size, in bytes, have too few numbers for colliding hashes to do harm."""
+"""Payloads up to this size, in bytes, have too few numbers for colliding hashes to slow down decoding."""
 _LONGEST = 1000
-"""Longest number, in characters, that is checked. A payload has too few longer ones for their hashes to do harm."""
+"""Longest number that is checked, in characters. A payload has too few longer numbers to slow down decoding."""
 _MOST = 100
-"""Most different numbers that may share one hash.
+"""The largest count of different numbers that may share one hash.
 
-A megabyte of numbers, a hundred for each hash, takes milliseconds. In honest data not even two share a hash.
+A megabyte of numbers, a hundred for each hash, is decoded in milliseconds. In normal data not even two numbers share a
+hash.
 """
 
 
 def check_collisions(plain: object) -> None:
     """Refuse plain data in which too many different numbers share one hash.
 
-    Numbers count wherever they stand, also in keys and as strings.
+    Such data is made to slow down dictionaries and sets. Numbers in keys and in strings are checked too.
 
     Raises:
         ValueError: More than 100 numbers share one hash.
@@ -105,7 +106,7 @@ def check_collisions(plain: object) -> None:
 
 
 def _hashes(text: str) -> list[int]:
-    """Return the hashes of a text as a decimal number and as a UUID, as far as it can be read as one."""
+    """Return the hash of a text as a decimal number and its hash as a UUID, if the text is one."""
     found = list[int]()
     if len(text) > _LONGEST:
         return found

@@ -13,10 +13,10 @@ _NO_KEY = (1 << 8 * _LENGTH_BYTES) - 1
 
 
 class PayloadCipher(Protocol):
-    """Encrypts and decrypts payloads. It runs on the event loop, so its keys must already be in memory.
+    """Encrypts and decrypts payloads. A cipher runs on the event loop, so its secrets must already be in memory.
 
-    With a separate secret for each partition key, a cipher can forget one key: deleting its secret makes the payloads
-    of that key unreadable everywhere, also in streams and backups.
+    A cipher may have a separate secret for each partition key. Then deleting a secret makes all payloads of its
+    partition key unreadable, also in streams and backups.
     """
 
     def encrypt(self, data: bytes, partition_key: str | None, /) -> bytes:
@@ -31,7 +31,7 @@ class PayloadCipher(Protocol):
         """Return the payload of a ciphertext.
 
         Raises:
-            LookupError: There is no secret for this partition key, or there no longer is one.
+            LookupError: There is no secret for this partition key, or the secret was deleted.
             ValueError: The ciphertext was made with another secret, or was altered.
         """
         ...
@@ -40,11 +40,10 @@ class PayloadCipher(Protocol):
 class EncryptingCodec:
     """An `EventCodec` that encrypts the payloads of an inner codec.
 
-    Give it to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses one
-    with a cipher that has the same secrets. The partition key stands unencrypted before the ciphertext, as it does in
-    the envelope; keep personal data out of it.
-
-    Upcasters and frozen samples work as they do with the inner codec, and see unencrypted payloads.
+    Give it to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses an
+    `EncryptingCodec` with the same secrets. The partition key is not encrypted, neither in the payload nor in the
+    envelope, so keep personal data out of it. Upcasters and frozen samples work as with the inner codec, and see
+    unencrypted payloads.
 
     Args:
         codec: Encodes the payload before it is encrypted.
@@ -80,7 +79,7 @@ class EncryptingCodec:
         """Return the event that an encrypted payload encodes.
 
         Raises:
-            EventNotDecodableError: The payload cannot be decrypted, or is not of that class.
+            EventNotDecodableError: The payload cannot be decrypted, or does not decode to an event of that class.
         """
         return self.codec.decode(self._decrypt(data, event_class.__name__), event_class)
 
@@ -97,8 +96,8 @@ class EncryptingCodec:
         """Build an event from plain data with the inner codec.
 
         Raises:
-            EventNotDecodableError: The data is not of that class, or the inner codec does not build events from plain
-                data.
+            EventNotDecodableError: The data does not convert to an event of that class, or the inner codec does not
+                build events from plain data.
         """
         return self._plain().convert(data, event_class)
 
@@ -127,7 +126,7 @@ class EncryptingCodec:
         except LookupError as error:
             raise EventNotDecodableError(event, "there is no secret for its partition key") from error
         except ValueError as error:
-            raise EventNotDecodableError(event, "it cannot be decrypted by its secret") from error
+            raise EventNotDecodableError(event, "it cannot be decrypted with its secret") from error
 
 
 def _header(key: str | None) -> bytes:

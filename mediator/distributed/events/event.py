@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Literal
 from mediator.errors import misuse
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
-"""Converts the payload of one version, as plain data, to the next version. A pure function."""
+"""A pure function that converts the payload of one version, as plain data, to the next version."""
 
 KeyLocking = Literal["strict", "row"]
-"""How events of one partition key get into the order of their commits; see `DistributedEvent.key_locking`."""
+"""How events of one partition key are put into the order of their commits; see `DistributedEvent.key_locking`."""
 
 _LONGEST_WORD = 64
 """Longest part of an event type, in characters.
 
-It makes every type fit into a broker's subject and a database column.
+With this limit every event type fits into a broker's subject and a database column.
 """
 
 _KEY_LOCKINGS = ("strict", "row")
@@ -29,9 +29,10 @@ _WIRE_TYPE = re.compile(rf"({_WORD}\.{_WORD})\.v([1-9][0-9]*)")
 class DistributedEvent:
     """The base class of events for other applications.
 
-    Such an event is not a notification: it is added to a `DistributedEventBroker`. A subclass declares `event_type`,
-    and `event_version` when it is not 1. A type is identified by its name and version, never by a Python path, so
-    classes can be moved and renamed. A property or a field can override `partition_key`.
+    A distributed event is not a notification. Handlers add it to a `DistributedEventBroker`. A subclass declares
+    `event_type`, and `event_version` when the version is not 1. Type and version identify the event in all
+    applications; the name and module of the class do not matter, so classes can be renamed and moved. A property or a
+    field can override `partition_key`.
     """
 
     __slots__ = ()
@@ -43,16 +44,17 @@ class DistributedEvent:
     """Increase this when the payload changes incompatibly."""
 
     key_locking: ClassVar[KeyLocking] = "strict"
-    """How events of one partition key get into the order of their commits, where a database has several writers.
+    """How events of one partition key are put into the order of their commits in a database with several writers.
 
-    `"strict"` locks the key from the storing of the events to the end of the commit. `"row"` takes no lock: each
-    transaction that adds such an event must itself update or lock, before it commits, one row that stands for the key.
+    `"strict"` locks the key from the storing of the events to the end of the commit. `"row"` takes no lock. Instead,
+    each transaction that adds such an event must update or lock a row before it commits, the same row for all events of
+    the key.
     """
 
     upcasters: ClassVar[Mapping[int, Upcaster]] = MappingProxyType({})
     """For each older version, the function that converts its payload to the next version.
 
-    For version 3: `{1: from_v1, 2: from_v2}`.
+    A class of version 3 declares `{1: from_v1, 2: from_v2}`.
     """
 
     @property
@@ -64,7 +66,8 @@ class DistributedEvent:
 class _NoPartitionKey:
     """An attribute that is `None` on an event and missing on its class.
 
-    A dataclass takes an inherited class attribute, even a property, for the default of its field of that name.
+    With a normal attribute or property, a dataclass with a field `partition_key` would use the inherited attribute as
+    the default of that field.
     """
 
     def __get__(self, event: DistributedEvent | None, event_class: type[DistributedEvent]) -> None:

@@ -1,7 +1,7 @@
 """Upcasting: converts the payload of an older event version to the next, until the event's class can read it.
 
-Upcasters are declared on the event class, so that the class alone says which versions it reads: nothing has to be
-imported to register them, and a type checker sees each of them.
+Upcasters are declared on the event class. So the class shows which versions it reads, no import is needed to register
+an upcaster, and a type checker sees each of them.
 """
 
 import copy
@@ -17,7 +17,7 @@ E = TypeVar("E", bound=DistributedEvent)
 
 
 def readable_types(event_classes: Iterable[type[DistributedEvent]]) -> dict[str, type[DistributedEvent]]:
-    """Return the class that reads each wire type: the class of that version, else the class that upcasts it.
+    """Return the class that reads each wire type: the class of that version, else a class that upcasts the version.
 
     Raises:
         DeclarationError: A class has no valid type, or upcasters that cannot work.
@@ -40,7 +40,7 @@ def upcast_types(event_class: type[DistributedEvent]) -> list[str]:
 
 
 def upcaster_problem(event_class: type[DistributedEvent]) -> str:
-    """Return why the upcasters of a class cannot convert older versions to its own; empty when they can."""
+    """Return why the upcasters of a class cannot work; an empty text when they can."""
     upcasters: Any = event_class.upcasters
     if not isinstance(upcasters, Mapping):
         return f"has upcasters that are of type {type(upcasters).__name__}"
@@ -97,10 +97,11 @@ def decode_event(codec: EventCodec, wire: str, data: bytes, event_class: type[E]
         codec: Decodes payloads.
         wire: The wire type: `<event_type>.v<version>`.
         data: The payload.
-        event_class: The class that reads it.
+        event_class: The class that reads the payload.
 
     Raises:
-        EventNotDecodableError: The payload is not of that class or version, or the codec does not decode to plain data.
+        EventNotDecodableError: The payload does not decode to that class or version, or an older payload cannot be
+            decoded to plain data.
         EventNotUpcastableError: An upcaster failed.
     """
     version = split_wire_type(wire)[1]
@@ -114,7 +115,7 @@ def decode_event(codec: EventCodec, wire: str, data: bytes, event_class: type[E]
     except EventNotUpcastableError:
         raise
     except EventNotDecodableError as error:
-        reason = f"lifted from version {version} to {event_class.event_version}: {error.reason}"
+        reason = f"upcast from version {version} to {event_class.event_version}: {error.reason}"
         raise EventNotDecodableError(wire, reason) from error
 
 
@@ -131,7 +132,7 @@ def _upcast_events(data: dict[str, Any], event_class: type[DistributedEvent], ve
 def _step(upcaster: Callable[..., Any], data: dict[str, Any], failure: EventNotUpcastableError) -> dict[str, Any]:
     try:
         converted = upcaster(data)
-    except Exception as error:  # an application's function may raise anything; its text may hold payload
+    except Exception as error:  # the text of the error may contain the payload, so only its class is shown
         failure.reason = f"raised {type(error).__name__}"
         raise failure from error
     if inspect.iscoroutine(converted):

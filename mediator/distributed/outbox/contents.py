@@ -18,7 +18,7 @@ class OutboxRecord:
 
     Attributes:
         place: Where the event is.
-        sequence: Its sequence there; events of one key are in the order of their sequences.
+        sequence: Its sequence in that place; events of one key are in the order of their sequences.
         id: Its id.
         type: Its wire type.
         time: When it was raised.
@@ -26,7 +26,7 @@ class OutboxRecord:
         size: The size of its payload, in bytes.
         moved_at: When it was archived, or when a delayed event is due, in seconds since the epoch; `None` for a waiting
             event.
-        source: The application under which it is stored; empty for a waiting event whose source is not set yet.
+        source: The name of the application that raised it; empty while the source of a waiting event is not set yet.
     """
 
     place: Place
@@ -41,22 +41,22 @@ class OutboxRecord:
 
     @property
     def domain(self) -> str:
-        """The domain of its type; each domain has a stream of its own."""
+        """The domain of its type. Each domain has its own stream."""
         return self.type.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxFilter:
-    """Selects events. An event has to match everything that is given.
+    """Selects events. An event has to match all fields that are not `None`.
 
     Attributes:
         place: Where the events are.
-        ids: Only events with these ids, so none at all when it is empty; `None` for all.
+        ids: Only events with these ids; an empty sequence selects no event.
         type: Only events of this wire type.
         key: Only events of this partition key.
         domain: Only events of this domain.
-        since: Only events archived at this time or later, or raised then if they are not archived, in seconds since the
-            epoch.
+        since: Only events that were archived at this time or later, in seconds since the epoch. For events that are not
+            archived, the time at which they were raised counts.
     """
 
     place: Place
@@ -89,7 +89,7 @@ class OutboxCount:
 
 
 class OutboxContents(ABC):
-    """Reads an outbox and its archive. It changes nothing, and relays go on meanwhile."""
+    """Reads an outbox and its archive, without changing them. Relays may run meanwhile."""
 
     @abstractmethod
     async def find(self, which: OutboxFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[OutboxRecord]:
@@ -101,7 +101,7 @@ class OutboxContents(ABC):
 
     @abstractmethod
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:
-        """Return one event with its payload, wherever it is.
+        """Return one event with its payload, from the outbox or its archive.
 
         Raises:
             NotFoundError: The event is neither in the outbox nor in its archive.

@@ -1,4 +1,4 @@
-"""Outages: the domains of which the broker takes no events at present, and when to try each of them again."""
+"""Outages: the domains whose events the broker does not store at present, and when to try each domain again."""
 
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -28,10 +28,10 @@ class _Outage:
 
 
 class Outages:
-    """Lets a relay go on with the other domains when the stream of one is missing, full or without a leader.
+    """Lets a relay publish events of other domains while the stream of one domain is unavailable.
 
-    A domain is the first part of an event's type, and names its stream. An outage counts against no event: the events
-    of the domain wait in the outbox.
+    A domain is the first part of an event's type, and has its own stream. The stream may be missing, full or without a
+    leader. During such an outage the events of the domain wait in the outbox, and their failures are not counted.
 
     Args:
         rng: The random numbers for the jitter of pauses.
@@ -46,35 +46,38 @@ class Outages:
         self._log: Logger = Logger(worker="relay")
 
     def domains(self) -> frozenset[str]:
-        """Return the domains that are not to be tried yet."""
+        """Return the domains whose events must not be published yet."""
         now = self._clock()
         return (
             frozenset(domain for domain, outage in self._outages.items() if outage.until > now) | self._suspects.keys()
         )
 
     def retry_suspects(self) -> bool:
-        """Try the suspected domains again; return false when there are none.
+        """Let the suspected domains be tried again; return false when there are none.
 
-        A domain is suspected when only its events have shown that the broker may be away.
+        A domain is suspected when its events failed as in an outage of the whole broker, and no event of another domain
+        was tried since.
         """
         pardoned = bool(self._suspects)
         self._suspects.clear()
         return pardoned
 
     def next_try(self) -> float | None:
-        """Return in how many seconds a domain is to be tried again, 0 when it is due; `None` without an outage."""
+        """Return the seconds until the next try of a domain, 0 when it is due; `None` without an outage."""
         if not self._outages:
             return None
         return max(0.0, min(outage.until for outage in self._outages.values()) - self._clock())
 
     def note(self, results: Sequence[PublishResult]) -> Exception | None:
-        """Learn from the results of one publish call. An event that was held back says nothing about its domain.
+        """Update the outages from the results of one publish call.
+
+        Results of events that were held back are ignored.
 
         Returns:
-            The first error, if the broker stored and refused nothing at all: then more than a single domain may be
-            affected. An error that is known to concern only its stream is not returned. A batch may be full of one
-            domain's events, though, so other domains are tried first after such an error. When the broker answers for
-            one of them, only the domains before were affected.
+            An error that may concern the whole broker; `None` when the broker stored or refused any event, or when all
+            errors are known to concern a single stream. After such an error the domains of the batch are suspected, and
+            other domains are tried first, because the batch may have had events of one domain only. When the broker
+            answers for another domain, only the suspected domains have an outage.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()
@@ -99,9 +102,9 @@ class Outages:
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
         """Forget the outages of domains in which no event waits any more.
 
-        This follows a claim of everything that waits. Another relay has sent the events, or they wait behind a refused
-        event, so no answer will ever come here. Nothing is logged, because it is not known whether the domain takes
-        events again.
+        This is called after a claim that returned all waiting events. The events of such a domain were published by
+        another relay, or wait behind a refused event. So no result of this relay would end the outage. Nothing is
+        logged, because it is not known whether the stream is available again.
 
         Args:
             left_out: The domains that the claim left out.

@@ -1,4 +1,4 @@
-"""Outbox: the port to the committed events that the broker does not have yet."""
+"""Outbox: the port to the committed events that are not published yet."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -15,12 +15,12 @@ ARCHIVE_SECONDS = 72 * 3600.0
 
 
 class OutboxBatch(ABC):
-    """Events that one relay is publishing, and no other.
+    """Events that one relay has claimed. No other relay publishes them meanwhile.
 
     Attributes:
         events: The events, in the order in which they are to be published.
-        look_again: In how many seconds to look again although nobody wakes the relay: 0 when more events are waiting, a
-            moment when other relays hold some of them, `None` when there is nothing to wait for.
+        look_again: Seconds until the next claim if nothing wakes the relay: 0 when more events are waiting, a short
+            time when other relays hold some of them, `None` when no other event is waiting.
     """
 
     events: Sequence[CloudEvent]
@@ -28,10 +28,10 @@ class OutboxBatch(ABC):
 
     @abstractmethod
     async def settle(self, ids: Collection[str], /) -> None:
-        """Move the events with these ids, which the broker has stored, to the archive.
+        """Move published events, given by their ids, to the archive.
 
-        An id names one event: when the archive already has an event with that id, the archived event stays, and the
-        other one is settled all the same.
+        If the archive already has an event with the same id, the archived event stays, and the published event is only
+        removed from the outbox.
 
         Raises:
             ClaimLostError: The claim has ended, or the database has ended it. Nothing is changed.
@@ -39,13 +39,13 @@ class OutboxBatch(ABC):
 
     @abstractmethod
     async def park(self, event: CloudEvent, /, reason: str, error: str) -> None:
-        """Park an event that the broker will refuse every time.
+        """Park an event that the broker would refuse again.
 
-        Later events of its key wait in the outbox until it is replayed or discarded (see `Parking`); all other events
-        go on.
+        Later events of its key wait in the outbox until the parked event is replayed or discarded (see `Parking`). All
+        other events are published as usual.
 
         Args:
-            event: One of this batch.
+            event: An event of this batch.
             reason: One of `ParkReason`.
             error: The text of the error.
 
@@ -56,13 +56,13 @@ class OutboxBatch(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What was deleted of a partition key.
+    """The result of `Outbox.erase`.
 
     Attributes:
         archived: The number of published events that were deleted.
         parked: The number of refused events that were deleted.
-        pending: The number of events of the key that still wait to be published, or did when it began. They were left
-            alone.
+        pending: The number of events of the key that wait to be published, or waited when `erase` began. They were not
+            deleted.
     """
 
     archived: int
@@ -81,16 +81,16 @@ def check_partition_key(partition_key: str) -> None:
 
 
 class Outbox(ABC):
-    """Keeps committed events until a relay has published them. The unit of work stages them."""
+    """Keeps committed events until a relay has published them. A unit of work stores the events here."""
 
-    # Whose events these are.
+    # The source of the events.
 
     @property
     def application(self) -> str | None:
-        """The name of the application, which is the source of its events; `None` until it is known.
+        """The name of the application, which is the source of its events; `None` until the name is known.
 
-        The source is stored with each event, at the latest before the event is published for the first time, and never
-        changed: an event that is published again after the application was renamed is the same event.
+        The source is stored with each event before the event is first published, and never changed. So an event keeps
+        its source when it is published again after the application was renamed.
         """
         return None
 
@@ -101,36 +101,36 @@ class Outbox(ABC):
             SettingError: The outbox has another name.
         """
         if application is not None and self.application not in (None, application):
-            problem = f"the outbox stores its events under {self.application!r}; say the name there and nowhere else"
+            problem = f"the outbox stores its events under {self.application!r}; give the name only to the outbox"
             raise SettingError("application", application, problem)
 
     # What the relay needs.
 
     @abstractmethod
     def wake(self) -> None:
-        """Tell the relays of this process that there is something to do. Never blocks."""
+        """Wake the relays of this process, because events may be waiting. Never blocks."""
 
     @abstractmethod
     async def wait(self, seconds: float, /) -> None:
-        """Wait until woken, at most `seconds`. Return at once when woken since the last `wait`."""
+        """Wait at most `seconds` for a call of `wake`. Return at once after a call since the last `wait`."""
 
     @abstractmethod
     def claim(self, limit: int, /, *, without: Collection[str] = ()) -> AbstractAsyncContextManager[OutboxBatch]:
         """Claim the oldest events, at most `limit`, leaving out events whose domain is in `without`.
 
-        While a relay holds a claim, no other relay gets events of the same partition keys. The claim of a process that
-        died is free at once. The batch is empty when there is nothing to do or other relays are working on it. Delayed
-        events that are not due are left out, and so are events that wait behind a refused event of their key. An error
-        that leaves the body may undo what was settled in it.
+        While a relay holds a claim, no other relay can claim events of the same partition keys. The claim of a process
+        that died ends at once. The batch is empty when no event is waiting, or when other relays hold all waiting
+        events. Delayed events that are not due are left out, and so are events that wait behind a refused event of
+        their key. If the body raises an error, events that it has settled may be waiting in the outbox again.
         """
 
     @abstractmethod
     async def due_in(self) -> float | None:
-        """Return in how many seconds the next delayed event is due, 0 when it is overdue; `None` when there is none."""
+        """Return the seconds until the next delayed event is due, 0 when it is overdue; `None` if there is none."""
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
-        """Delete at most `limit` archived events that are older than the archive keeps, and return how many."""
+        """Delete at most `limit` archived events whose retention time is over, and return the number of them."""
 
     # What an application may do.
 
@@ -141,14 +141,14 @@ class Outbox(ABC):
 
     @abstractmethod
     async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:
-        """Take a delayed event back. Return true when it is never sent, else false.
+        """Cancel a delayed event. Return true if the event will never be published.
 
-        It is false when a relay has the event already, or the event is not there.
+        Return false if a relay has already claimed the event, or if the event is not in the outbox.
 
         Args:
             event_id: The id that `add` returned, in a transaction that has committed.
-            unit_of_work: A running unit of work on the same database: the event is taken back if it commits. Without
-                one, the event is taken back at once.
+            unit_of_work: A running unit of work on the same database; the event is cancelled when it commits. With
+                `None` the event is cancelled at once.
 
         Raises:
             MisuseError: The unit of work is on another database.
@@ -159,22 +159,22 @@ class Outbox(ABC):
     async def erase(self, partition_key: str, /) -> Erased:
         """Delete the archived events and the refused events of a partition key.
 
-        Waiting events are left alone and counted, because a committed event is sent: erase again once they are sent. An
-        event that is moved or released meanwhile counts as waiting: when none is `pending`, nothing of the key is left
-        except what was committed since. Payloads that went out unencrypted are elsewhere by now; see `PayloadCipher`
-        for payloads that can be made unreadable everywhere.
+        Waiting events are only counted, because every committed event is published: erase again once they are
+        published. An event that is archived or released meanwhile counts as waiting. When no event is `pending`, no
+        event of the key is left, except events that were committed since the call. Payloads that were published
+        unencrypted may have been copied; see `PayloadCipher` for payloads that can be made unreadable everywhere.
 
         Raises:
-            SettingError: The key is empty, and no event has such a key.
+            SettingError: The key is empty.
         """
 
 
 class Doorbell(ABC):
-    """Wakes the relays of other processes before their next poll. A ring may get lost: relays also poll."""
+    """Wakes the relays of other processes before their next poll. A ring may be lost, because relays also poll."""
 
     @abstractmethod
     def ring(self) -> None:
-        """Tell other processes that events were committed. Never blocks; rings in quick succession may become one."""
+        """Notify other processes that events were committed. Never blocks; rings in quick succession may be merged."""
 
     @abstractmethod
     def on_ring(self, listener: Callable[[], None], /) -> None:

@@ -1,4 +1,4 @@
-"""EventPublisher: the port through which stored events reach the broker."""
+"""EventPublisher: the port that sends stored events to the broker."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -12,15 +12,15 @@ from mediator.errors import SettingError
 
 @dataclass(frozen=True, slots=True)
 class HeldStream:
-    """A stream as the broker has it.
+    """The state of a stream in the broker.
 
     Attributes:
         name: Its name.
         created_at: When it was created.
-        last_sequence: The sequence of the newest message that it ever had.
+        last_sequence: The sequence of the newest message that it has ever stored.
         oldest_at: When its oldest message was stored; `None` for a stream without messages.
-        max_age: How long messages are kept, in seconds; `None` for ever.
-        drops_oldest: Whether it makes room by dropping its oldest messages.
+        max_age: How long messages are kept, in seconds; `None` for no limit.
+        drops_oldest: `True` if the full stream drops its oldest messages to make room.
     """
 
     name: str
@@ -43,20 +43,21 @@ class StreamContents(ABC):
         """Return the stream of a domain; `None` when there is none.
 
         Raises:
-            PublisherUnavailableError: The broker did not answer, or refused to.
+            PublisherUnavailableError: The broker did not answer, or refused the request.
         """
 
     @abstractmethod
     def ids(
         self, domain: str, /, *, since: datetime | None = None, after: int = 0
     ) -> AsyncGenerator[Sequence[tuple[str, str]]]:
-        """Yield the source and the id of each event in a domain's stream, as of now, in order, in parts.
+        """Yield the source and the id of each event in a domain's stream, in order, page by page.
 
-        They include events of other applications, and events of this one under its former names.
+        Events that are stored after the start are left out. Events of other applications are included, and events of
+        this application under its former names.
 
         Args:
             domain: The domain. If it has no stream, nothing is read.
-            since: Only events that were stored then or later, as far as the broker can skip the rest.
+            since: Skip events that were stored earlier, as far as the broker can skip them.
             after: Only events with a higher sequence.
 
         Raises:
@@ -71,10 +72,10 @@ class PublishResult:
     Attributes:
         event: The event as it was given.
         error: `None` when the broker has stored the event (now, or earlier under the same id). A
-            `PublisherUnavailableError` when the outcome is unknown and the same event may be sent again. An
+            `PublisherUnavailableError` when the outcome is unknown and the event may be sent again. An
             `EventHeldBackError` when the event was not sent because an earlier event of its partition key was not
-            stored, which is no outage. An `EventRefusedError` when the broker will refuse this event every time.
-        duplicate: Whether the broker knew the id, and stored nothing this time.
+            stored; this is not an outage. An `EventRefusedError` when the broker would refuse the event again.
+        duplicate: `True` if the broker already knew the id, and stored nothing this time.
     """
 
     event: CloudEvent
@@ -86,33 +87,33 @@ class EventPublisher(ABC):
     """Sends events to the broker, and reports for each event whether the broker has stored it.
 
     Attributes:
-        application: The source of events that have none; `None` when their outbox sets the source of each.
+        application: The source of events without a source; `None` when the outbox sets the source of each event.
     """
 
     application: str | None = None
 
     @abstractmethod
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
-        """Send events and return one result for each event, in the order given.
+        """Send events, and return one result for each event, in the given order.
 
-        Events of one partition key are stored in the order given: after one of them failed, none of its successors is
-        sent in this call. The result of a successor is an `EventHeldBackError`, always when the earlier event was
-        refused: the relay would take a `PublisherUnavailableError` for an outage of the whole domain. In an outage the
-        result may also be a `PublisherUnavailableError`.
+        Events of one partition key are stored in the given order: after an event failed, no later event of its key is
+        sent in this call. Each of these later events gets an `EventHeldBackError`. In an outage they may also get a
+        `PublisherUnavailableError`, but not after a refused event, because the relay would assume an outage of the
+        whole domain.
 
-        The same event sent twice is stored once, as long as the broker remembers its id. The call is bounded in time
-        and never raises when the broker is away: the results say so. After a cancellation the outcome of the events in
-        flight is unknown. That is safe, because a resend carries the same id.
+        An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
+        An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in
+        flight is unknown. They can safely be sent again, under the same ids.
         """
 
     async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
-        """Store events again that the broker has lost. Like `publish`, but the broker may still remember their ids.
+        """Publish events again that the broker has lost. Unlike in `publish`, the broker may still remember their ids.
 
         Args:
-            events: Events that are missing from their streams. The streams were read to find that out.
-            mark: Without a mark, an event whose id the broker remembers gets a `DuplicateDroppedError`, and none of its
-                successors of the same partition key is sent. With a mark, the broker gets `<id>.<mark>` as the id for
-                its deduplication; the id of the event stays the same. At most 64 letters and digits.
+            events: Events that are missing from their streams. The caller has read the streams to find them.
+            mark: Without a mark, an event whose id the broker remembers gets a `DuplicateDroppedError`, and later
+                events of its partition key are not sent. With a mark, the broker's deduplication uses the id
+                `<id>.<mark>`; the id of the event stays the same. At most 64 letters and digits.
         """
         del mark
         return await self.publish(events)
@@ -123,20 +124,19 @@ class EventPublisher(ABC):
         return None
 
     async def wait_for_recovery(self, seconds: float, /) -> bool:
-        """Wait up to `seconds` for a sign that the broker is back; return false when there was none.
+        """Wait until the broker is available again, and return true; return false after `seconds` seconds.
 
-        The default implementation knows no signs, and only waits.
+        The default implementation does not observe the broker, and returns false after `seconds` seconds.
         """
         await asyncio.sleep(seconds)
         return False
 
 
 def check_source(event: CloudEvent, application: str | None) -> None:
-    """Check that an event has a source when it is published: its own, or the name of the publisher.
+    """Check that an event has a source when it is published: its own, or the publisher's application name.
 
     Raises:
-        SettingError: The event has no source. This counts against no event: all of them wait until the application has
-            a name.
+        SettingError: The event has no source. All events stay in the outbox until the application has a name.
     """
     if not event.source and application is None:
         problem = "the events have no source: give the name of the application to the outbox"

@@ -20,39 +20,41 @@ from mediator.printable import text_of
 from mediator.settings import check_counts, check_not_negative, check_positive
 
 _CLEAN_BATCH = 5000
-"""Most archived events that one transaction deletes."""
+"""The largest number of archived events that one transaction deletes."""
 _SOON = 1.0
-"""Seconds until the next batch is deleted when there is more: others can use the database in between."""
+"""Seconds until the next batch is deleted, so that other transactions can use the database in between."""
 _SHORTEST_PAUSE = 0.05
-"""Shortest pause, in seconds, of a relay that could do nothing and is not woken: due events may be locked."""
+"""Shortest pause, in seconds, of a relay that could publish nothing, for example because all due events are locked."""
 
 
 class OutboxRelay:
     """Publishes the events in the outbox, oldest first, and archives each one once the broker has stored it.
 
     Any number of relays may run on one database, in one process or in many, and one process may run the relays of
-    several databases. An outage of the broker or of the database loses nothing and counts against no event: the relay
-    logs it once, tries again with growing pauses (0.1 to 15 s), and catches up. When only the stream of one domain is
-    away, the other domains go on, also when whole batches are of that domain. An event that the broker refuses for
-    its content is parked at once; later events of its partition key wait until it is replayed or discarded. Old events
-    are deleted by a separate task, which delays no event when it fails or hangs.
+    several databases. An outage of the broker or of the database loses no event, and is not counted as a failure of an
+    event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When the stream of only
+    one domain is unavailable, the events of other domains are still published, even after whole batches of that domain.
+
+    An event that the broker refuses for its content is parked at once. Later events of its partition key wait until the
+    parked event is replayed or discarded. Old events are deleted by a separate task. When the deletion fails or hangs,
+    no event is delayed.
 
     Args:
         outbox: The outbox in which the events wait.
         publisher: Sends the events to the broker.
-        batch_size: How many events are published at a time.
-        poll_interval: How often to look for events of other processes, in seconds. Events of this process wake the
-            relay.
-        batch_timeout: How long the publisher may take for a batch, in seconds, if it has no bound of its own. Another
-            relay can have the events of a frozen process after 10 s.
-        drain_timeout: How long a batch may take to end when the relay is stopped, and then the cleaning, in seconds
-            each.
-        clean_interval: How often old events are deleted from the archive, in seconds.
+        batch_size: The number of events that are published at a time.
+        poll_interval: The interval at which events of other processes are looked for, in seconds. Events of this
+            process wake the relay.
+        batch_timeout: The longest time that the publisher may take for a batch, in seconds. Another relay can claim the
+            events of a frozen process after 10 s.
+        drain_timeout: The time that the current batch has to end when the relay is stopped, in seconds. A running
+            deletion of old events then has the same time.
+        clean_interval: The interval at which old events are deleted from the archive, in seconds.
         rng: The random numbers for the jitter of pauses.
         clock: Returns the monotonic time in seconds, for the pauses of single domains.
 
     Raises:
-        SettingError: A number is out of range, or the publisher has another application's name than the outbox.
+        SettingError: A number is out of range, or publisher and outbox have different application names.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class OutboxRelay:
         self._log: Logger = Logger(worker="relay")
 
     async def run(self) -> None:
-        """Relay until cancelled. The current batch then has `drain_timeout` seconds to end."""
+        """Publish events until cancelled. The current batch then has `drain_timeout` seconds to end."""
         self._log.info("relay started")
         cleaning = asyncio.create_task(self._keep_clean(), name="mediator outbox cleaning")
         try:
@@ -102,7 +104,7 @@ class OutboxRelay:
             self._log.info("relay stopped")
 
     async def _stop(self, cleaning: asyncio.Task[None]) -> None:
-        """Cancel the cleaning. If the database does not even react to that, the relay stops all the same."""
+        """Cancel the deletion of old events. The relay stops even if the deletion does not react."""
         cleaning.cancel()
         _, unended = await asyncio.wait((cleaning,), timeout=self._drain_timeout)
         if unended:
@@ -118,7 +120,7 @@ class OutboxRelay:
             return self._poll_interval
 
     async def _wait_for_recovery(self) -> None:
-        """Pause before the next try. New events do not shorten the pause, because they do not bring the broker back."""
+        """Pause before the next try. New events do not shorten the pause, because they do not end the outage."""
         pause = self._backoff.next()
         if not self._broker_is_away:
             await asyncio.sleep(pause)
@@ -127,11 +129,12 @@ class OutboxRelay:
             self._outages.retry_suspects()
 
     async def _step(self) -> float:
-        """Publish one batch, and return in how many seconds to look again, at the latest."""
+        """Publish one batch, and return the longest time to wait before the next batch, in seconds."""
         try:
             results, look_again = await self._relay_batch()
+            # `look_again` is set while other relays hold events. They hold the due events too, so the timers do not count.
             pause = min(await self._timers()) if look_again is None else look_again
-            return pause if _tells_something(results) else max(pause, min(_SHORTEST_PAUSE, self._poll_interval))
+            return pause if _may_differ(results) else max(pause, min(_SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # logged: the events are still in the outbox
             if is_own_cancellation(error):
                 raise
@@ -144,16 +147,12 @@ class OutboxRelay:
         return [self._poll_interval, *(timer for timer in timers if timer is not None)]
 
     async def _relay_batch(self) -> tuple[Sequence[PublishResult], float | None]:
-        """Publish one batch, and return its results and the seconds until there may be more; `None` for no more.
-
-        While other relays hold all events, looking for due events earlier would be in vain: they hold the due events,
-        too.
-        """
+        """Publish one batch, and return its results and its `look_again`."""
         left_out = self._outages.domains()
         async with self._outbox.claim(self._batch_size, without=left_out) as batch:
             results = await self._publish_batch(batch) if batch.events else ()
         if not results and self._outages.retry_suspects():
-            # No other domain has events that would show whether the broker is away.
+            # No other domain has events that would show whether the broker is available.
             return await self._relay_batch()
         trouble = self._outages.note(results)
         if trouble is not None:
@@ -190,7 +189,7 @@ class OutboxRelay:
 
     def _log_refusal(self, event: CloudEvent, error: EventRefusedError) -> None:
         flow = vouched_context(incoming(event)[0], stated_by(event), trust_stream).log_fields()
-        flow["message_id"] = flow.pop("causation_id")  # the message in whose handling the event was added
+        flow["message_id"] = flow.pop("causation_id")  # the message whose handling added the event
         self._log.error("event refused", event_id=event.id, event_type=event.type, reason=error.reason, **flow)
 
     def _in_trouble(self, error: BaseException) -> None:
@@ -201,14 +200,14 @@ class OutboxRelay:
         self._broker_is_away = isinstance(error, PublisherUnavailableError)
 
     def _recovered(self, stored: int) -> None:
-        """Log the end of trouble, also without an event: the database answers again, and no event needs the broker."""
+        """Log the end of an outage. Without waiting events, it is enough that the database answers again."""
         if self._trouble:
             self._log.info("relay goes on", after=self._trouble, events=stored)
         self._trouble = ""
         self._backoff.reset()
 
     async def _keep_clean(self) -> None:
-        """Delete old events in a task of its own, so that relaying neither waits for it nor fails with it."""
+        """Delete old events at intervals, in a separate task that can neither delay nor stop the relay."""
         pause = self._clean_interval
         while True:
             await asyncio.sleep(max(pause, _SHORTEST_PAUSE))
@@ -222,6 +221,6 @@ class OutboxRelay:
             pause = min(_SOON, self._clean_interval) if full else self._clean_interval
 
 
-def _tells_something(results: Sequence[PublishResult]) -> bool:
-    """Return whether any event was more than held back, so that the next claim returns different rows."""
+def _may_differ(results: Sequence[PublishResult]) -> bool:
+    """Return whether the next claim may return different events: not if all events were only held back."""
     return any(not isinstance(result.error, EventHeldBackError) for result in results)

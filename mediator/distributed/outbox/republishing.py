@@ -21,7 +21,7 @@ from mediator.settings import check_not_negative
 _RECOVERY_SECONDS = 1.0
 _UNSENT = (PublisherUnavailableError, EventHeldBackError)
 _LASTING = (StreamMismatchError, StreamNotFoundError)
-"""Errors that do not go away by waiting."""
+"""Errors that no waiting ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Republished:
     """The result of one batch.
 
     Attributes:
-        last: The sequence of its last event. A run that goes on from here takes it as `after`.
-        stored: How many events of the batch were new to the broker, which has stored them.
-        duplicates: How many events the broker knows by their ids. It does not say whether it still holds them.
+        last: The sequence of its last event. A later run can continue with it as `after`.
+        stored: The number of events that the broker has stored now.
+        duplicates: The number of events whose ids the broker already knew. Their streams may no longer hold them.
         refused: The errors of the events that the broker refuses for their content.
-        gone: How many events the archive had deleted before they could be read.
+        gone: The number of events that were deleted from the archive before they could be read.
     """
 
     last: int
@@ -46,19 +46,18 @@ class Republished:
 class Republishing:
     """Publishes the events of one archive again. The archive is not changed.
 
-    Events go out in the order of their sequences, so that the events of each key stay in order. A batch is done before
-    the next one begins, so that an interrupted run can go on after its last batch. Starting further back does no harm,
-    because the ids are the same: the stream drops events that it knows, and the inbox of a subscriber drops events that
-    took effect.
+    Events are published in the order of their sequences, so the events of each key stay in order. A batch ends before
+    the next batch begins, so an interrupted run can continue after its last batch. Publishing events twice is safe,
+    because they keep their ids: the stream drops ids that it knows, and the inbox of a subscriber ignores events that
+    have taken effect.
 
-    Relays may run meanwhile. The events that they publish are younger than the republished ones, and may come before
-    them.
+    Relays may run meanwhile. They publish newer events, which may arrive before the republished events.
 
     Args:
         contents: The archive.
         publisher: Sends its events.
         throttle: Limits the rate; `None` for no limit.
-        patience: How long the broker may be away, in seconds, before the run gives up.
+        patience: The longest time that the broker may be unavailable, in seconds, before the run fails.
         clock: Returns the monotonic time in seconds.
     """
 
@@ -81,14 +80,15 @@ class Republishing:
 
     @property
     def batch(self) -> int:
-        """How many events to publish at a time."""
+        """The number of events to publish at a time."""
         return self._throttle.batch
 
     async def run(self, which: OutboxFilter, /, *, after: int = 0) -> AsyncGenerator[Republished]:
         """Publish the matching events with sequences above `after`, and yield the result of each batch once it is done.
 
         Raises:
-            PublisherUnavailableError: The broker was away for longer than the patience. The yielded batches are done.
+            PublisherUnavailableError: The broker was unavailable for longer than `patience`. The yielded batches are
+                complete.
         """
         wanted = replace(which, place="archived")
         while page := await self._contents.find(wanted, after=after, limit=self.batch):
@@ -100,12 +100,12 @@ class Republishing:
 
         Args:
             page: The events, in the order of their sequences.
-            mark: A text to give only when the streams were read and do not hold these events. An event whose id the
-                broker nevertheless knows is then published with this text in its deduplication id, so that the broker
-                takes it (see `EventPublisher.refill`).
+            mark: A text for events that are missing from their streams, as the caller has read. If the broker still
+                knows the id of such an event, the event is published with this text in its deduplication id (see
+                `EventPublisher.refill`).
 
         Raises:
-            PublisherUnavailableError: The broker was away for longer than the patience.
+            PublisherUnavailableError: The broker was unavailable for longer than `patience`.
         """
         await self._throttle.wait(len(page))
         events = await self._contents.archived([record.sequence for record in page])
@@ -128,7 +128,7 @@ class Republishing:
         return Republished(page[-1].sequence, len(results) - len(refused) - duplicates, duplicates, refused, gone)
 
     async def _check(self, failed: Sequence[PublishResult], deadline: float) -> None:
-        """Wait for the broker to recover, if the failed events can be sent only then.
+        """Wait until the broker may be available again, unless the failed events can be sent at once.
 
         They can be sent at once when all of them were only held back behind other events, or when the broker dropped
         one of them as a duplicate.

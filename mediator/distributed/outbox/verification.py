@@ -13,13 +13,13 @@ from mediator.distributed.outbox.publisher import HeldStream, StreamContents
 from mediator.distributed.outbox.republishing import Republishing
 
 CHUNK = 250_000
-"""How many ids are compared at a time. They take 21 MB, at 83 MB a million."""
+"""The number of ids that are compared at a time. They take 21 MB; a million ids would take 83 MB."""
 
 _PAGE = 5000
 _MARGIN = 60.0
-"""Seconds by which clocks may differ. An event that expires within them is not worth a refill."""
+"""Seconds by which clocks may differ. An event that expires within this time is not refilled."""
 _SKIP_MARGIN = 3600.0
-"""The reading of a stream begins this many seconds before the oldest event of the chunk was raised."""
+"""Seconds before the oldest event of a chunk was raised, at which the reading of its stream begins."""
 
 Absence = Literal["missing", "expired", "dropped", "refilled", "failed"]
 
@@ -43,15 +43,15 @@ class Absent:
 
 @dataclass(slots=True)
 class _Chunk:
-    """A part of an archive: 16 bytes of each event (see `_digest`), by domain.
+    """A part of an archive, with a digest of each event (see `_digest`).
 
     Attributes:
         after: The sequence after which the part begins.
         last: The sequence of its last event.
         events: The number of its events.
-        ids: By domain, the events that were not found in the stream so far.
-        oldest: By domain, a time before which none of its events was stored, in seconds since the epoch.
-        streams: By domain, the stream as it was before it was read.
+        ids: For each domain, the digests of the events that were not found in the stream so far.
+        oldest: For each domain, a time before which no event of the chunk was stored, in seconds since the epoch.
+        streams: For each domain, the state of the stream before it was read.
     """
 
     after: int
@@ -71,21 +71,21 @@ class _Chunk:
 
 
 class Verification:
-    """Finds the events that are in an archive and not in the streams.
+    """Finds archived events that their streams do not hold.
 
-    The archive is read first and the streams after it, so that events published meanwhile are not reported as missing.
-    The archive is compared chunk by chunk, by reading the streams from where the oldest event of the chunk may be.
+    The archive is read before the streams, so that events published meanwhile are not reported as missing. It is
+    compared chunk by chunk. For each chunk the streams are read from shortly before its oldest event was raised.
 
     Args:
         contents: The archive.
         streams: Reads the streams of the broker.
         republishing: Publishes the missing events; `None` to only find them.
         mark: The mark for `EventPublisher.refill`, a different one for each run.
-        chunk: How many events are compared at a time.
+        chunk: The number of events that are compared at a time.
         clock: Returns the time in seconds since the epoch.
 
     Attributes:
-        checked: How many events were compared so far.
+        checked: The number of events that were compared so far.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class Verification:
         self._clock = clock
 
     async def run(self, which: OutboxFilter, /) -> AsyncGenerator[Absent]:
-        """Compare the matching events, and yield each one that its stream does not hold, in the order of the archive.
+        """Compare the matching events, and yield each event that its stream does not hold, in the order of the archive.
 
-        A refilled event is yielded after it was read back.
+        A refilled event is yielded after it was found in its stream.
 
         Raises:
             PublisherUnavailableError: The broker stopped answering. The events refilled so far stay in the streams.
@@ -121,7 +121,7 @@ class Verification:
                 chunk.streams[domain] = await self._streams.state(domain)
                 await self._find(domain, ids, since=since)
             self.checked += chunk.events
-            async with aclosing(self._told(wanted, chunk)) as found:
+            async with aclosing(self._results(wanted, chunk)) as found:
                 async for absent in found:
                     yield absent
             after = chunk.last
@@ -138,14 +138,14 @@ class Verification:
         return chunk
 
     async def _find(self, domain: str, ids: set[bytes], *, since: datetime | None = None, after: int = 0) -> None:
-        """Remove from `ids` the events that the stream holds."""
+        """Remove the digests of all events that the stream holds from `ids`."""
         async with aclosing(self._streams.ids(domain, since=since, after=after)) as pages:
             async for page in pages:
                 ids.difference_update(_digest(*each) for each in page)
-                if not ids:  # a complete chunk costs no more than its part of the stream
+                if not ids:  # all are found: the rest of the stream need not be read
                     return
 
-    async def _told(self, which: OutboxFilter, chunk: _Chunk) -> AsyncGenerator[Absent]:
+    async def _results(self, which: OutboxFilter, chunk: _Chunk) -> AsyncGenerator[Absent]:
         refilled: dict[str, set[bytes]] = {}
         if self._republishing is not None:
             refilled = await self._refill(self._republishing, which, chunk)
@@ -160,7 +160,7 @@ class Verification:
                     yield Absent(record, self._streams.stream(record.domain), outcome)
 
     async def _refill(self, republishing: Republishing, which: OutboxFilter, chunk: _Chunk) -> dict[str, set[bytes]]:
-        """Publish the missing events of a chunk, and return which of them the streams then hold, by domain."""
+        """Publish the missing events of a chunk. Return the digests of those that the streams then hold, by domain."""
         sent: dict[str, set[bytes]] = {domain: set() for domain in chunk.ids}
         async with aclosing(self._absent(which, chunk)) as pages:
             async for page in pages:
@@ -172,7 +172,7 @@ class Verification:
         return {domain: await self._read_back(domain, ids, chunk) for domain, ids in sent.items()}
 
     async def _read_back(self, domain: str, sent: set[bytes], chunk: _Chunk) -> set[bytes]:
-        """Return the sent events that the stream holds now."""
+        """Return the digests of the sent events that the stream holds now."""
         lost, state = set(sent), chunk.streams[domain]
         if lost:
             await self._find(domain, lost, after=0 if state is None else state.last_sequence)
@@ -189,7 +189,7 @@ class Verification:
             yield [record for record in page if _digest(record.source, record.id) in chunk.ids.get(record.domain, ())]
 
     def _outcome(self, record: OutboxRecord, stream: HeldStream | None) -> Absence:
-        """Return why a stream does not hold an event, as far as the stream's settings tell."""
+        """Return why a stream does not hold an event, as far as the settings of the stream explain it."""
         stored_at = record.moved_at or 0.0
         if stream is None:
             return "missing"
