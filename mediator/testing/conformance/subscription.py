@@ -1,4 +1,4 @@
-"""SubscriptionConformance: the promises of `EventSubscription` as test cases, a class for each family of them."""
+"""SubscriptionConformance: the promises of `EventSubscription` as test cases, with one class for each topic."""
 
 import asyncio
 import json
@@ -25,9 +25,9 @@ from mediator.testing.conformance.transport import (
 
 
 class SubscriptionConformance(TransportSuite):
-    """The promises about the events that a group gets, its starting point, and the number of events at a time."""
+    """The promises about which events a group gets, where it begins, and how many it gets at a time."""
 
-    async def test_a_group_that_subscribes_late_receives_what_was_published_before(self) -> None:
+    async def test_a_group_that_subscribes_late_receives_earlier_events(self) -> None:
         """A new group begins with the first event that the broker has."""
         async with self.holding(event("a", "k")) as transport:
             async with self.reading(transport, "first") as reader:
@@ -37,7 +37,7 @@ class SubscriptionConformance(TransportSuite):
                 assert await reader.take_ids(2) == ["a", "b"]
 
     async def test_a_group_may_subscribe_before_anything_was_published(self) -> None:
-        """A consumer may be deployed before the application whose events it receives. A wait can be cancelled."""
+        """A consumer may be deployed before the producer of its events. A cancelled wait loses no event."""
         async with self.opened() as transport, self.reading(transport) as reader:
             await reader.nothing()
             await transport.store(event("a"))
@@ -45,11 +45,11 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.START_POSITION)
     async def test_a_new_group_may_begin_with_new_events(self) -> None:
-        """Events stored before it first opens are skipped. When it opens again, it continues where it was."""
+        """It skips earlier events. When it opens again, it continues after the last acknowledged event."""
         async with self.holding(event("old", "k")) as transport:
             async with self.reading(transport, start="new") as reader:
                 taking, stored = asyncio.ensure_future(reader.take_ids()), 0
-                while not taking.done():  # a group takes a moment to begin, and events stored before are not new
+                while not taking.done():  # the group begins after a moment, and skips the events stored before
                     await transport.store(event(f"{stored}", "k"))
                     stored += 1
                     await asyncio.wait({taking}, timeout=0.3)
@@ -63,7 +63,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.START_POSITION)
     async def test_a_new_group_may_begin_at_a_time(self) -> None:
-        """It receives the events stored since that time."""
+        """The group receives the events that were stored since that time."""
         async with self.holding(event("old", "k")) as transport:
             since = await _later()
             await transport.store(event("late", "k"))
@@ -71,8 +71,8 @@ class SubscriptionConformance(TransportSuite):
                 assert await reader.take_ids() == ["late"]
                 await reader.nothing()
 
-    async def test_each_group_has_its_own_progress_and_goes_on_where_it_was(self) -> None:
-        """An event that one group has acknowledged is still delivered to another."""
+    async def test_each_group_continues_at_its_own_position(self) -> None:
+        """An event that one group has acknowledged is still delivered to another group."""
         async with self.holding(event("a", "k"), event("b", "k")) as transport:
             async with self.reading(transport, "one") as reader:
                 assert await reader.take_ids() == ["a"]
@@ -82,7 +82,7 @@ class SubscriptionConformance(TransportSuite):
                 assert await reader.take_ids() == ["b"]
                 await reader.nothing()
 
-    async def test_groups_at_the_same_time_all_receive_everything(self) -> None:
+    async def test_concurrent_groups_all_receive_every_event(self) -> None:
         """Groups do not compete for events."""
         async with self.opened() as transport:
             async with self.reading(transport, "one") as one, self.reading(transport, "two") as two:
@@ -90,7 +90,7 @@ class SubscriptionConformance(TransportSuite):
                 received = await asyncio.gather(one.take_ids(20), two.take_ids(20))
             assert list(received) == [[f"{n}" for n in range(20)]] * 2
 
-    async def test_members_of_a_group_share_the_events_out(self) -> None:
+    async def test_members_of_a_group_share_the_events(self) -> None:
         """Two processes of a group hold different events."""
         async with (
             self.opened() as transport,
@@ -102,8 +102,8 @@ class SubscriptionConformance(TransportSuite):
             assert sorted(ids(held)) == sorted(each.id for each in apart(2))
 
     @needs(TransportCapability.GROUP_OWNER)
-    async def test_a_group_is_of_one_application_and_another_one_under_its_name_gets_nothing(self) -> None:
-        """Otherwise two applications would share the events out between them. The second one is refused, or waits."""
+    async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
+        """Otherwise each application would get only a part of the events. The second one is refused, or waits."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -117,8 +117,8 @@ class SubscriptionConformance(TransportSuite):
                         await Reader(refused, self.patience).nothing()
                 assert sorted(await reader.take_ids(4)) == sorted(each.id for each in apart(4))
 
-    async def test_competing_members_take_each_event_once(self) -> None:
-        """However many processes a group has, only one of them gets an event that is then acknowledged."""
+    async def test_each_event_is_delivered_to_one_member_of_its_group(self) -> None:
+        """An event that one process has acknowledged is delivered to no other process of the group."""
         sent = [event(f"{n}", f"k{n % 9}") for n in range(150)]
         taken: list[str] = []
         all_taken = asyncio.Event()
@@ -146,15 +146,15 @@ class SubscriptionConformance(TransportSuite):
             assert sorted(taken, key=int) == [each.id for each in sent]
             assert self.ordering == "none" or in_order(taken, sent)
 
-    async def test_workers_of_one_subscription_take_each_event_once(self) -> None:
+    async def test_concurrent_readers_of_one_subscription_get_each_event_once(self) -> None:
         """Several tasks may await `next` at the same time."""
         async with self.opened() as transport, self.reading(transport) as reader:
             await transport.store(*events(60))
             taken = await asyncio.gather(*(reader.take_ids(15) for _ in range(4)))
             assert sorted((one for each in taken for one in each), key=int) == [f"{n}" for n in range(60)]
 
-    async def test_only_the_types_that_were_asked_for_are_delivered_in_every_version(self) -> None:
-        """Other types are not delivered, even if their names differ only by a word more or less."""
+    async def test_only_the_subscribed_types_are_delivered_in_every_version(self) -> None:
+        """Types with similar names, such as a longer or a shorter name, are not delivered."""
         others = ["shop.order-lost.v1", f"{TYPE}-late.v1", "shop.order.v1", "other-shop.order-placed.v1"]
         async with self.opened() as transport:
             for number, event_type in enumerate(others):
@@ -171,15 +171,15 @@ class SubscriptionConformance(TransportSuite):
         ) as reader:
             assert sorted(await reader.take_ids(2)) == ["a", "b"]
 
-    async def test_a_type_that_a_group_asks_for_later_is_delivered_from_then_on(self) -> None:
-        """A new version of an application handles more types under the same group."""
+    async def test_a_group_may_subscribe_to_another_type_later(self) -> None:
+        """A new version of an application may handle more types in the same group."""
         lost = "shop.order-lost"
         async with self.holding(event("a", "k")) as transport:
             async with self.reading(transport) as reader:
                 await reader.take()
             async with self.reading(transport, types=(TYPE, lost)) as reader:
                 waiting = asyncio.ensure_future(reader.take())
-                for number in range(50):  # until the broker knows the new type; earlier events of it may be skipped
+                for number in range(50):  # until the broker knows the new type; it may skip earlier events
                     await transport.store(event(f"b{number}", "k", event_type=f"{lost}.v1"))
                     if (await asyncio.wait({waiting}, timeout=0.1))[0]:
                         break
@@ -187,7 +187,7 @@ class SubscriptionConformance(TransportSuite):
             assert taken.event is not None
             assert taken.event.type == f"{lost}.v1"
 
-    async def test_no_more_than_prefetch_are_handed_over_unacknowledged(self) -> None:
+    async def test_at_most_prefetch_deliveries_are_unacknowledged(self) -> None:
         """Each acknowledgement makes room for one more delivery."""
         async with self.reading_of(*apart(3), prefetch=2) as reader:
             first, second = await reader.hold(2)
@@ -196,20 +196,20 @@ class SubscriptionConformance(TransportSuite):
             third = await reader.hold_one()
         assert {*ids([first, second, third])} == {each.id for each in apart(3)}
 
-    async def test_a_prefetch_of_one_takes_everything_in(self) -> None:
-        """Even with the smallest bound, all events arrive in the end."""
+    async def test_all_events_are_delivered_with_a_prefetch_of_one(self) -> None:
+        """Each event is delivered after the previous one was acknowledged."""
         async with self.reading_of(*events(40), prefetch=1) as reader:
             assert sorted(await reader.take_ids(40), key=int) == [f"{n}" for n in range(40)]
 
-    async def test_what_is_published_while_somebody_waits_is_delivered_at_once(self) -> None:
-        """Waiting does not poll with long pauses."""
+    async def test_an_event_is_delivered_at_once_to_a_waiting_reader(self) -> None:
+        """A subscription does not poll at long intervals."""
         async with self.opened() as transport, self.reading(transport) as reader:
             waiting = asyncio.ensure_future(reader.take_ids())
             await transport.store(event("a"))
             assert await waiting == ["a"]
 
-    async def test_a_group_that_closes_and_opens_again_goes_on(self) -> None:
-        """On leaving, prefetched deliveries that were not read are handed back. Nothing is lost or taken twice."""
+    async def test_a_group_that_is_opened_again_continues(self) -> None:
+        """Closing returns prefetched, unread deliveries to the broker. No event is lost or acknowledged twice."""
         async with self.holding(*(event(f"{n}", f"k{n % 4}") for n in range(30))) as transport:
             taken: list[str] = []
             for _ in range(6):
@@ -217,7 +217,7 @@ class SubscriptionConformance(TransportSuite):
                     taken += await reader.take_ids(5)
             assert sorted(taken, key=int) == [f"{n}" for n in range(30)]
 
-    async def test_members_may_come_and_go_at_the_same_time(self) -> None:
+    async def test_members_may_open_and_close_concurrently(self) -> None:
         """A deployment starts and stops all processes of a group at once."""
 
         async def visit(transport: TransportUnderTest) -> None:
@@ -230,8 +230,8 @@ class SubscriptionConformance(TransportSuite):
             async with self.reading(transport) as reader:
                 assert sorted(await reader.take_ids(10), key=int) == [f"{n}" for n in range(10)]
 
-    async def test_leaving_on_an_error_or_a_cancellation_hands_back_what_waits(self) -> None:
-        """The other processes of the group need not wait until `ack_wait` is over."""
+    async def test_an_error_or_a_cancellation_returns_unread_deliveries_to_the_broker(self) -> None:
+        """Other processes of the group get these deliveries at once, and not after `ack_wait`."""
         async with self.holding(*apart(6)) as transport:
             for error in (RuntimeError, asyncio.CancelledError):
                 with failing(error):
@@ -241,8 +241,8 @@ class SubscriptionConformance(TransportSuite):
             async with self.reading(transport, ack_wait=60.0) as reader:
                 assert sorted(await reader.take_ids(6)) == sorted(each.id for each in apart(6))
 
-    async def test_a_delivery_tells_where_it_comes_from(self) -> None:
-        """It has its place in the stream, its subject, its partition and the time of storing, for logs and parking."""
+    async def test_a_delivery_has_its_position_in_the_stream(self) -> None:
+        """Logs and parked events need its sequence, its subject, its headers and the time when it was stored."""
         sent = [event(f"{n}", f"key {n}") for n in range(3)]
         async with self.reading_of(*sent) as reader:
             taken = {ids([each])[0]: each for each in await reader.take(3)}
@@ -252,8 +252,8 @@ class SubscriptionConformance(TransportSuite):
         assert all(f".{TYPE}." in each.subject and each.headers for each in in_stream)
         assert all(abs((datetime.now(UTC) - each.stored_at).total_seconds()) < 60 for each in in_stream)
 
-    async def test_what_was_kept_of_a_delivery_can_be_read_again(self) -> None:
-        """A parked event is replayed from its headers and its body."""
+    async def test_the_headers_and_body_of_a_delivery_can_be_read_again(self) -> None:
+        """The replay of a parked event reads them."""
         async with self.holding(event("a", "k\n")) as transport:
             async with self.reading(transport) as reader:
                 (taken,) = await reader.take()
@@ -265,7 +265,7 @@ class SubscriptionConformance(TransportSuite):
 
 
 async def _later() -> datetime:
-    """Return a time after everything that was stored until now, and before everything that is stored next."""
+    """Return a time that is later than all stored events, and earlier than all events stored after the call."""
     await asyncio.sleep(0.01)
     since = datetime.now(UTC)
     await asyncio.sleep(0.01)
@@ -273,10 +273,10 @@ async def _later() -> datetime:
 
 
 class DeliveryConformance(TransportSuite):
-    """Every event is delivered until it is settled, and its deliveries are counted."""
+    """Every event is delivered until it is acknowledged or terminated, and its deliveries are counted."""
 
-    async def test_what_is_acknowledged_never_comes_again_to_its_group(self) -> None:
-        """It comes neither after `ack_wait`, nor to another process, nor after opening again."""
+    async def test_an_acknowledged_event_is_not_delivered_again_to_its_group(self) -> None:
+        """It is delivered again neither after `ack_wait` nor when the group opens again."""
         async with self.holding(*events(3)) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await reader.take(3)
@@ -284,8 +284,8 @@ class DeliveryConformance(TransportSuite):
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await reader.nothing(0.3)
 
-    async def test_what_is_put_back_comes_again_with_the_next_attempt(self) -> None:
-        """The broker counts, so that a handler that kills its process reaches its limit too."""
+    async def test_nak_causes_a_redelivery_with_the_next_attempt(self) -> None:
+        """The broker counts the attempts, so the limit also stops an event whose handler kills its process."""
         async with self.reading_of(event("a")) as reader:
             first = await reader.hold_one()
             await first.nak(0)
@@ -296,29 +296,29 @@ class DeliveryConformance(TransportSuite):
         assert ids([first, second, third]) == ["a", "a", "a"]
         assert (first.sequence, first.data) == (third.sequence, third.data)
 
-    async def test_what_is_put_back_comes_no_sooner_than_it_was_asked_for(self) -> None:
+    async def test_a_redelivery_waits_for_the_delay_of_nak(self) -> None:
         """The retry schedule depends on this delay."""
         async with self.reading_of(event("a")) as reader:
             await (await reader.hold_one()).nak(0.6)
             await reader.nothing(0.4)
             assert await reader.take_ids() == ["a"]
 
-    async def test_what_is_put_back_does_not_hold_up_events_of_other_partitions(self) -> None:
-        """One event that fails for hours must not stop the others."""
+    async def test_a_delayed_redelivery_does_not_block_other_partitions(self) -> None:
+        """An event that fails for hours must not block all others."""
         first, second = apart(2)
         async with self.holding(first) as transport, self.reading(transport) as reader:
             await (await reader.hold_one()).nak(30)
             await transport.store(second)
             assert await reader.take_ids() == [second.id]
 
-    async def test_only_with_an_order_it_holds_up_those_of_its_key(self) -> None:
-        """Without an ordering, later events of the key are delivered meanwhile."""
+    async def test_a_delayed_redelivery_blocks_its_key_only_with_key_ordering(self) -> None:
+        """Without key ordering, later events of the key are delivered during the delay."""
         async with self.reading_of(event("a", "k"), event("b", "k"), prefetch=1) as reader:
             await (await reader.hold_one()).nak(1.0)
             assert await reader.take_ids(2) == (["a", "b"] if self.ordering == "key" else ["b", "a"])
 
-    async def test_many_failures_do_not_stop_what_follows(self) -> None:
-        """All events take effect in the end. With an ordering, the events of each key do so in their order."""
+    async def test_events_are_delivered_although_others_fail(self) -> None:
+        """All events are acknowledged in the end, and with key ordering in the order of each key."""
         sent = [event(f"{n}", f"k{n % 5}") for n in range(40)]
         failed: set[str] = set()
         done: list[str] = []
@@ -335,8 +335,8 @@ class DeliveryConformance(TransportSuite):
         assert sorted(done, key=int) == [each.id for each in sent]
         assert self.ordering == "none" or in_order(done, sent)
 
-    async def test_what_one_group_puts_back_is_no_attempt_of_another(self) -> None:
-        """Each group has its own count of attempts."""
+    async def test_each_group_has_its_own_count_of_attempts(self) -> None:
+        """A redelivery to one group does not raise the attempt of another group."""
         async with self.holding(event("a")) as transport:
             async with self.reading(transport, "one") as reader:
                 await (await reader.hold_one()).nak(0)
@@ -345,7 +345,7 @@ class DeliveryConformance(TransportSuite):
                 assert (await reader.take())[0].attempt == 1
 
     async def test_attempts_are_counted_across_the_processes_of_a_group(self) -> None:
-        """When a process fails and stops, the count does not begin again."""
+        """The count does not begin again when a process stops and another one starts."""
         attempts: list[int] = []
         async with self.holding(event("a")) as transport:
             for _ in range(3):
@@ -356,18 +356,18 @@ class DeliveryConformance(TransportSuite):
         assert attempts == sorted(set(attempts))
         assert attempts[0] == 1
 
-    async def test_a_terminated_delivery_never_comes_again_to_its_group(self) -> None:
-        """It is parked, and other groups still receive it. The reason may be any text, of any length."""
+    async def test_a_terminated_event_is_not_delivered_again_to_its_group(self) -> None:
+        """Other groups still receive it. The reason may be any text of any length."""
         async with self.holding(event("a", "k"), event("b", "k")) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await (await reader.hold_one()).term("it cannot be read:\n" + "\x1b[31m" * 500)
-                await (await reader.hold_one()).nak(0.8)  # by then the first would be back
+                await (await reader.hold_one()).nak(0.8)  # longer than `ack_wait` of the first one
                 assert await reader.take_ids() == ["b"]
             async with self.reading(transport, "other") as reader:
                 assert await reader.take_ids(2) == ["a", "b"]
 
-    async def test_settling_makes_room_whichever_way(self) -> None:
-        """A terminated delivery, or one that was put back, no longer counts for `prefetch`."""
+    async def test_ack_and_nak_and_term_each_make_room_for_another_delivery(self) -> None:
+        """After any of them, the delivery no longer counts for `prefetch`."""
         async with self.reading_of(*apart(4), prefetch=1) as reader:
             await (await reader.hold_one()).term("parked")
             await (await reader.hold_one()).nak(30)
@@ -385,16 +385,16 @@ class DeliveryConformance(TransportSuite):
             assert await reader.take_ids() == ["b"]
             await reader.nothing()
 
-    async def test_what_is_not_acknowledged_in_time_comes_again(self) -> None:
-        """Its process may be dead or hanging."""
+    async def test_an_event_that_is_not_acknowledged_in_time_is_delivered_again(self) -> None:
+        """The process that received it may be dead or hang."""
         async with self.reading_of(event("a"), ack_wait=0.5) as reader:
             await reader.hold()
             (again,) = await reader.take()
         assert ids([again]) == ["a"]
         assert again.attempt == 2
 
-    async def test_what_is_in_progress_does_not_come_again_meanwhile(self) -> None:
-        """A handler may take longer than `ack_wait`, as long as its process reports that it is alive."""
+    async def test_an_event_in_progress_is_not_delivered_again(self) -> None:
+        """A handler may take longer than `ack_wait` if its process calls `in_progress` from time to time."""
         async with self.reading_of(event("a"), ack_wait=2.0) as reader:
             held = await reader.hold_one()
             for _ in range(7):
@@ -403,15 +403,15 @@ class DeliveryConformance(TransportSuite):
             await held.ack()
             await reader.nothing(2.4)
 
-    async def test_what_was_not_acknowledged_is_delivered_to_the_next_of_the_group(self) -> None:
-        """A process that leaves while it holds deliveries loses none."""
+    async def test_an_unacknowledged_event_is_delivered_to_the_next_process_of_the_group(self) -> None:
+        """A process that stops with unacknowledged deliveries loses no event."""
         async with self.holding(event("a"), event("b")) as transport:
             async with self.reading(transport, ack_wait=1.0) as reader:
                 await reader.hold()
             async with self.reading(transport, ack_wait=1.0) as reader:
                 assert sorted(await reader.take_ids(2)) == ["a", "b"]
 
-    async def test_what_a_process_holds_unread_goes_to_the_others_when_it_leaves(self) -> None:
+    async def test_unread_deliveries_go_to_other_processes_when_a_process_stops(self) -> None:
         """The other processes get these deliveries at once, not after `ack_wait`."""
         async with self.holding(*apart(8)) as transport, AsyncExitStack() as leaving:
             greedy = await leaving.enter_async_context(self.reading(transport, prefetch=8, ack_wait=60.0))
@@ -421,7 +421,7 @@ class DeliveryConformance(TransportSuite):
                 assert len({*await reader.take_ids(7)}) == 7
 
     async def test_deliveries_are_settled_in_any_order(self) -> None:
-        """Handlers run concurrently, and the last one may be done first."""
+        """Handlers run concurrently, and the last one may end first."""
         async with self.reading_of(*apart(8), ack_wait=2.0) as reader:
             held = await reader.hold(8)
             await asyncio.gather(*(each.ack() for each in reversed(held)))
@@ -432,11 +432,11 @@ _ordered = needs(TransportCapability.KEY_ORDERING)
 
 
 class KeyOrderingConformance(TransportSuite):
-    """Events of one key are delivered strictly one after the other, across all processes of a group, whatever fails."""
+    """The events of a key are delivered one after the other, across all processes of a group, even after failures."""
 
     @_ordered
-    async def test_the_next_event_of_a_key_comes_when_the_one_before_is_acknowledged(self) -> None:
-        """It comes no sooner, even when `prefetch` has room for more."""
+    async def test_the_next_event_of_a_key_waits_for_the_acknowledgement_of_the_previous_one(self) -> None:
+        """It is not delivered earlier, even if `prefetch` allows more deliveries."""
         async with self.reading_of(*events(4, "k"), ordering="key") as reader:
             for number in range(4):
                 held = await reader.hold_one()
@@ -445,15 +445,15 @@ class KeyOrderingConformance(TransportSuite):
                 await held.ack()
 
     @_ordered
-    async def test_other_keys_go_on_meanwhile(self) -> None:
+    async def test_events_of_different_keys_do_not_wait_for_each_other(self) -> None:
         """Events are ordered within a key, not across keys."""
         first, *others = apart(4)
         async with self.reading_of(first, *others, ordering="key") as reader:
             assert {*ids(await reader.hold(4))} == {each.id for each in (first, *others)}
 
     @_ordered
-    async def test_an_event_that_is_put_back_comes_before_its_successors(self) -> None:
-        """This holds when it is put back several times, with and without a delay."""
+    async def test_a_redelivery_precedes_the_later_events_of_its_key(self) -> None:
+        """This holds for several redeliveries, with and without a delay."""
         async with self.reading_of(*events(3, "k"), ordering="key") as reader:
             for delay in (0, 0.3, 0):
                 held = await reader.hold_one()
@@ -462,22 +462,22 @@ class KeyOrderingConformance(TransportSuite):
             assert await reader.take_ids(3) == ["0", "1", "2"]
 
     @_ordered
-    async def test_what_is_terminated_lets_the_next_one_come(self) -> None:
-        """The terminated event is parked. Its successors are parked behind it, so they must be delivered."""
+    async def test_the_next_event_of_a_key_is_delivered_after_a_terminated_one(self) -> None:
+        """The consumer parks the terminated event, and must get the later events to park them behind it."""
         async with self.reading_of(*events(2, "k"), ordering="key") as reader:
             await (await reader.hold_one()).term("parked")
             assert await reader.take_ids() == ["1"]
 
     @_ordered
-    async def test_what_was_not_acknowledged_in_time_comes_again_before_its_successors(self) -> None:
+    async def test_an_event_not_acknowledged_in_time_precedes_the_later_events_of_its_key(self) -> None:
         """No later event overtakes an event whose handler hangs."""
         async with self.reading_of(*events(2, "k"), ordering="key", ack_wait=0.5) as reader:
             await reader.hold()
             assert await reader.take_ids(2) == ["0", "1"]
 
     @_ordered
-    async def test_a_process_that_leaves_is_not_overtaken_by_the_others(self) -> None:
-        """The event that it held goes to another process first, and the later events after it."""
+    async def test_the_event_of_a_process_that_stops_is_not_overtaken(self) -> None:
+        """Another process gets this event first, and then the later events of its key."""
         async with self.holding(*events(3, "k")) as transport, AsyncExitStack() as leaving:
             holder = await leaving.enter_async_context(self.reading(transport, ordering="key", ack_wait=1.0))
             await holder.hold()
@@ -487,8 +487,8 @@ class KeyOrderingConformance(TransportSuite):
                 assert await reader.take_ids(3) == ["0", "1", "2"]
 
     @_ordered
-    async def test_all_processes_of_a_group_together_have_one_delivery_of_a_key(self) -> None:
-        """The order holds across the instances of an application."""
+    async def test_only_one_process_of_a_group_has_a_delivery_of_a_key(self) -> None:
+        """So the events are handled in order across the processes of an application."""
         seen: list[str] = []
         at_work: set[str] = set()
         overlaps: list[str] = []
@@ -509,8 +509,8 @@ class KeyOrderingConformance(TransportSuite):
         assert overlaps == []
 
     @_ordered
-    async def test_failures_beside_each_other_keep_the_order_of_each_key(self) -> None:
-        """Every third event fails once, in two processes."""
+    async def test_concurrent_failures_keep_the_order_of_each_key(self) -> None:
+        """Two processes read the events, and every third event fails once."""
         sent = [event(f"{n}", f"k{n % 4}") for n in range(32)]
         failed: set[str] = set()
         done: list[str] = []
@@ -531,7 +531,7 @@ class KeyOrderingConformance(TransportSuite):
             assert [one for one in done if int(one) % 4 == key] == [f"{n}" for n in range(key, 32, 4)]
 
     async def _work_in_two_processes(self, sent: list[CloudEvent], work: Callable[[Reader], Awaitable[None]]) -> None:
-        """Let two processes of a group work on the events until the first of them is done."""
+        """Let two processes of a group work on the events until one of them is done."""
         async with (
             self.holding(*sent) as transport,
             self.reading(transport, ordering="key") as one,
@@ -544,10 +544,10 @@ class KeyOrderingConformance(TransportSuite):
             await asyncio.wait(working)
 
     @_ordered
-    async def test_a_group_does_not_change_its_ordering_unnoticed(self) -> None:
-        """The other ordering is refused with a `GroupOrderingError`; the group itself goes on.
+    async def test_a_group_cannot_be_opened_with_the_other_ordering(self) -> None:
+        """`open` raises a `GroupOrderingError`, or the adapter logs the error and delivers nothing.
 
-        The error is raised on opening, or it is logged and nothing is delivered.
+        The group still works with its own ordering.
         """
         other: Ordering = "none" if self.ordering == "key" else "key"
         async with self.holding(event("a")) as transport:
@@ -571,11 +571,11 @@ _foreign = needs(TransportCapability.FOREIGN_MESSAGES)
 
 
 class ForeignMessagesConformance(TransportSuite):
-    """An unreadable message is delivered whole, to be parked. It raises no error, and later messages are delivered."""
+    """An unreadable message is delivered completely, so that it can be parked, and later messages are delivered too."""
 
     @_foreign
-    async def test_a_message_without_headers_is_delivered_as_no_event_with_its_problem(self) -> None:
-        """`event` is None, `problem` says why, and the body is there as it came."""
+    async def test_a_message_without_headers_is_delivered_with_a_problem(self) -> None:
+        """`event` is None, `problem` gives the reason, and `data` is the unchanged body."""
         strange = await self._delivered({}, b"\xff no event")
         assert strange.problem
         assert strange.data == b"\xff no event"
@@ -583,8 +583,8 @@ class ForeignMessagesConformance(TransportSuite):
         assert strange.sequence > 0
 
     @_foreign
-    async def test_what_follows_a_foreign_message_is_delivered(self) -> None:
-        """This holds with an ordering too."""
+    async def test_events_after_a_foreign_message_are_delivered(self) -> None:
+        """This also holds with key ordering."""
         async with self.holding(event("a")) as transport:
             await transport.put(TYPE, {}, b"")
             await transport.store(event("b"))
@@ -592,8 +592,8 @@ class ForeignMessagesConformance(TransportSuite):
                 assert sorted(await reader.take_ids(3)) == ["", "a", "b"]
 
     @_foreign
-    async def test_a_foreign_message_can_be_put_back_and_terminated(self) -> None:
-        """A foreign message is settled like any other delivery."""
+    async def test_a_foreign_message_can_be_redelivered_and_terminated(self) -> None:
+        """`nak` and `term` work as for any other delivery."""
         async with self.holding(event("a")) as transport, self.reading(transport, ack_wait=0.5) as reader:
             await reader.take()
             await transport.put(TYPE, {}, b"?")
@@ -604,14 +604,14 @@ class ForeignMessagesConformance(TransportSuite):
             await reader.nothing(0.8)
 
     @_foreign
-    async def test_headers_come_as_they_were(self) -> None:
-        """Headers that mean nothing to us are kept too."""
+    async def test_the_headers_of_a_foreign_message_are_kept(self) -> None:
+        """Headers that the library does not know are kept too."""
         strange = await self._delivered({"X-Legacy": "7"}, b"?")
         assert {name.lower(): value for name, value in strange.headers.items()}["x-legacy"] == "7"
 
     @_foreign
     async def test_a_structured_cloudevent_is_read(self) -> None:
-        """Attributes and data come in one JSON document, as CloudEvents 1.0 defines it for every protocol."""
+        """The body is one JSON document with attributes and data, as in the structured mode of CloudEvents 1.0."""
         document = {**_ATTRIBUTES, "datacontenttype": "application/json", "data": {"n": 1}}
         async with self.holding(event("a")) as transport:
             await transport.put(TYPE, _STRUCTURED, json.dumps(document).encode())
@@ -622,19 +622,19 @@ class ForeignMessagesConformance(TransportSuite):
 
     @_foreign
     async def test_a_broken_cloudevent_has_a_problem(self) -> None:
-        """Here the source is missing, without which nobody could detect duplicates of the event."""
+        """In this case the source is missing, which the inbox needs to detect duplicates."""
         document = {name: value for name, value in _ATTRIBUTES.items() if name != "source"}
         assert (await self._delivered(_STRUCTURED, json.dumps(document).encode())).problem
 
     @_foreign
-    async def test_of_a_broken_cloudevent_the_type_and_the_key_are_told(self) -> None:
-        """With its key, the broken message can hold back the later events of that key."""
+    async def test_the_type_and_the_key_of_a_broken_cloudevent_are_read(self) -> None:
+        """The parked message needs its key to block later events of that key."""
         document = _ATTRIBUTES | {"partitionkey": "k", "time": "tomorrow"}
         broken = (await self._delivered(_STRUCTURED, json.dumps(document).encode())).unreadable
         assert (broken.type, broken.partitionkey) == (f"{TYPE}.v1", "k")
 
     async def _delivered(self, headers: dict[str, str], data: bytes) -> Delivery:
-        """Return the delivery of a message that is no event. It is stored behind an event, with which its stream begins."""
+        """Store an event, which creates the stream, then a message that is no event. Return the delivery of the message."""
         async with self.holding(event("a")) as transport:
             await transport.put(TYPE, headers, data)
             async with self.reading(transport) as reader:
@@ -646,11 +646,11 @@ _during_outages = needs(TransportCapability.OUTAGE)
 
 
 class BrokerOutageConformance(TransportSuite):
-    """A subscription waits until the outage is over. Nothing is lost, and nobody has to open the subscription again."""
+    """A subscription waits until the outage is over. No event is lost, and it need not be opened again."""
 
     @_during_outages
-    async def test_a_subscription_outlives_an_outage(self) -> None:
-        """A reader that waits gets its delivery afterwards."""
+    async def test_a_subscription_survives_an_outage(self) -> None:
+        """A waiting reader gets its delivery after the outage."""
         async with self.opened() as transport, self.reading(transport, ack_wait=1.0) as reader:
             await transport.store(event("a", "k"))
             await reader.take()
@@ -660,20 +660,20 @@ class BrokerOutageConformance(TransportSuite):
                 assert not (await asyncio.wait({waiting}, timeout=0.2))[0]
             await transport.store(event("b", "k"))
             taken = ids(await waiting)
-            while taken[-1] != "b":  # "a" comes again when its acknowledgement was lost
+            while taken[-1] != "b":  # "a" is delivered again if its acknowledgement was lost
                 taken += await reader.take_ids()
 
     @_during_outages
     async def test_a_subscription_can_be_opened_during_an_outage(self) -> None:
-        """An application starts although its broker is away."""
+        """An application can start while its broker is unavailable."""
         async with self.holding(event("a")) as transport, AsyncExitStack() as opened:
             async with transport.outage(), asyncio.timeout(20):
                 reader = await opened.enter_async_context(self.reading(transport))
             assert await reader.take_ids() == ["a"]
 
     @_during_outages
-    async def test_a_subscription_can_be_left_during_an_outage(self) -> None:
-        """An application stops within a bounded time although its broker is away."""
+    async def test_a_subscription_can_be_closed_during_an_outage(self) -> None:
+        """An application can stop in time while its broker is unavailable."""
         async with self.holding(*events(3)) as transport, AsyncExitStack() as opened:
             reader = await opened.enter_async_context(self.reading(transport, ack_wait=1.0))
             await reader.take()
@@ -681,13 +681,13 @@ class BrokerOutageConformance(TransportSuite):
                 await opened.aclose()
             async with self.reading(transport, ack_wait=1.0) as reader:
                 taken = await reader.take_ids(2)
-                if "0" in taken:  # its acknowledgement was lost
+                if "0" in taken:  # delivered again, because its acknowledgement was lost
                     taken += await reader.take_ids()
                 assert {"1", "2"} <= {*taken}
 
     @_during_outages
-    async def test_settling_during_an_outage_raises_nothing_and_what_is_lost_comes_again(self) -> None:
-        """The event took effect, so the handler must not fail. The inbox detects a second delivery."""
+    async def test_settling_during_an_outage_raises_no_error(self) -> None:
+        """The handler has succeeded and must not fail now. A lost acknowledgement causes a duplicate delivery."""
         async with self.opened() as transport, self.reading(transport, ack_wait=1.0) as reader:
             await transport.store(*events(3, "k"))
             held = await reader.hold_one()
@@ -700,8 +700,8 @@ class BrokerOutageConformance(TransportSuite):
             assert [one for one in taken if one != "0"] == ["1", "2"]
 
     @_during_outages
-    async def test_what_was_stored_before_an_outage_is_there_afterwards(self) -> None:
-        """An event that the broker has acknowledged to its publisher is on disk."""
+    async def test_stored_events_survive_an_outage(self) -> None:
+        """The broker acknowledges an event to its publisher when the event is on disk."""
         async with self.holding(*events(20, "k")) as transport:
             async with transport.outage():
                 pass
@@ -709,8 +709,8 @@ class BrokerOutageConformance(TransportSuite):
                 assert await reader.take_ids(20) == [f"{n}" for n in range(20)]
 
     @_during_outages
-    async def test_the_progress_of_a_group_outlives_an_outage(self) -> None:
-        """Events that the group acknowledged long before are not delivered again."""
+    async def test_the_progress_of_a_group_survives_an_outage(self) -> None:
+        """Events that were acknowledged long before the outage are not delivered again."""
         async with self.holding(*events(3, "k")) as transport:
             async with self.reading(transport, ack_wait=1.0) as reader:
                 await reader.take(2)
@@ -719,6 +719,6 @@ class BrokerOutageConformance(TransportSuite):
                 pass
             async with self.reading(transport, ack_wait=1.0) as reader:
                 taken = await reader.take_ids()
-                while taken[-1] != "2":  # acknowledgements are not durable at once
+                while taken[-1] != "2":  # the last acknowledgement may not have been durable
                     taken += await reader.take_ids()
                 await reader.nothing()

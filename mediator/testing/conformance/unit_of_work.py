@@ -1,4 +1,4 @@
-"""UnitOfWorkConformance: the promises of `UnitOfWork` as test cases, with its cancellation and its durability."""
+"""UnitOfWorkConformance: the promises of `UnitOfWork` as test cases, including cancellation and durability."""
 
 import asyncio
 import contextlib
@@ -42,10 +42,10 @@ from mediator.transactions import Outcome, TransactionMode
 
 
 class UnitOfWorkConformance(StorageSuite):
-    """The promises that the transaction of every command depends on."""
+    """The promises about the transaction of a command."""
 
     async def test_rows_and_events_are_there_after_the_commit_and_not_before(self) -> None:
-        """Nobody outside the transaction sees its rows and events before the commit."""
+        """Other transactions do not see the rows and events before the commit."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -55,8 +55,8 @@ class UnitOfWorkConformance(StorageSuite):
             await storage.do(action)
             assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
 
-    async def test_a_rollback_leaves_neither(self) -> None:
-        """Neither rows nor events are left, and the next command of the same unit of work has only its own."""
+    async def test_a_rollback_leaves_neither_rows_nor_events(self) -> None:
+        """The next command of the same unit of work commits only its own row and event."""
         async with self.opened() as storage:
             async with storage.mediator.scope() as scope:
                 with failing(LookupError):
@@ -68,8 +68,8 @@ class UnitOfWorkConformance(StorageSuite):
                 assert [*outcomes, scope.outcome] == [Outcome.ROLLED_BACK, Outcome.COMMITTED]
             assert (await storage.read(), await storage.waiting()) == (["b"], ["b"])
 
-    async def test_what_fails_after_the_answer_says_that_the_command_committed(self) -> None:
-        """Such a failure raises a `CommittedError`, and the next command works."""
+    async def test_an_error_after_the_database_has_committed_raises_committed_error(self) -> None:
+        """The error is the cause of the `CommittedError`, and the next command works."""
         for point in ("unit_of_work.before_wake", "unit_of_work.after_answer"):
             async with self.opened() as storage, storage.mediator.scope() as scope:
                 with failpoint(point, Failure(OSError(28, "full"))), failing(CommittedError) as caught:
@@ -79,8 +79,8 @@ class UnitOfWorkConformance(StorageSuite):
                 await storage.do(writing("b"))
                 assert (await storage.read(), await storage.waiting()) == (["a", "b"], ["a", "b"])
 
-    async def test_what_is_left_open_is_rolled_back_at_the_end_of_its_scope(self) -> None:
-        """A transaction that was begun by hand and left open holds no lock after that, and leaves nothing behind."""
+    async def test_an_open_transaction_is_rolled_back_when_its_scope_ends(self) -> None:
+        """A transaction that was begun with `begin` and never ended leaves no rows, events or locks behind."""
         async with self.opened() as storage:
             scopes: list[Scope] = []
             for error in (None, LookupError("on purpose"), asyncio.CancelledError()):
@@ -98,8 +98,8 @@ class UnitOfWorkConformance(StorageSuite):
                 await storage.do(writing("b"))
             assert (await storage.read(), await storage.waiting()) == (["b"], ["b"])
 
-    async def test_events_that_nothing_would_publish_are_refused_outside_a_transaction(self) -> None:
-        """Before a transaction and after its commit, no event can be added, and no notification can await a commit."""
+    async def test_events_are_refused_outside_a_transaction(self) -> None:
+        """Adding an event and `publish_after_commit` raise `NoUnitOfWorkError` before and after a transaction."""
         async with self.opened() as storage, storage.mediator.scope():
             for _ in range(2):
                 with failing(NoUnitOfWorkError):
@@ -124,8 +124,8 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.read() == ["after", "before", "kept"]
             assert await storage.waiting() == ["before", "kept", "after"]
 
-    async def test_a_swallowed_failure_dooms_the_commit(self) -> None:
-        """When a joined command fails and the outer one goes on, the commit raises `RolledBackError`."""
+    async def test_the_commit_fails_if_the_error_of_a_joined_command_was_caught(self) -> None:
+        """If the outer command catches the error and continues, its commit raises `RolledBackError`."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -137,7 +137,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_new_transaction_is_independent_of_the_outer_one(self) -> None:
-        """Its rows and events are committed although the outer transaction rolls back."""
+        """Its rows and events are committed even if the outer transaction rolls back."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -148,18 +148,18 @@ class UnitOfWorkConformance(StorageSuite):
                 await storage.do(action)
             assert (await storage.read(), await storage.waiting()) == (["new"], ["new"])
 
-    async def test_an_isolation_level_that_cannot_be_given_is_refused(self) -> None:
-        """`begin` raises `MisuseError` for it."""
+    async def test_an_unsupported_isolation_level_is_refused(self) -> None:
+        """`begin` raises `MisuseError` for a level that the database does not support."""
         async with self.opened() as storage, storage.mediator.scope():
             with failing(MisuseError, text="isolation level"):
                 await storage.unit_of_work.begin("test", isolation="READ UNCOMMITTED")
 
-    async def test_a_key_that_some_database_cannot_store_fails_the_command_on_each(self) -> None:
+    async def test_a_key_that_some_database_cannot_store_fails_the_command_on_every_database(self) -> None:
         """A key with a null character, or of more than 255 characters, is refused on every database."""
         for key in ("\0", "a\0b", "k" * 256):
             await self._refuses(methodcaller("add", Written("a", key)), EventNotSerializableError)
 
-    async def test_any_other_key_and_any_text_come_back_unchanged(self) -> None:
+    async def test_any_other_key_and_any_text_are_stored_unchanged(self) -> None:
         """Keys of up to 255 characters and texts with any character are stored as they are."""
         for key in ("k" * 255, "ä" * 255, "\x01'\"\\%"):
             async with self.opened() as storage:
@@ -168,12 +168,12 @@ class UnitOfWorkConformance(StorageSuite):
                     assert [event.partitionkey for event in batch.events] == [key]
                     assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
 
-    async def test_an_event_that_would_be_read_as_another_one_fails_the_command(self) -> None:
-        """An event that decodes to another value, such as a list for a tuple, raises `EventNotSerializableError`."""
+    async def test_an_event_that_decodes_to_another_value_fails_the_command(self) -> None:
+        """It raises `EventNotSerializableError`, for example for a tuple, which JSON decodes to a list."""
         await self._refuses(lambda storage: storage.add(Listed((1, 2))), EventNotSerializableError)
 
     async def test_an_event_that_was_changed_after_it_was_added_fails_the_command(self) -> None:
-        """The stored event must be the event that was added."""
+        """The stored event must equal the event that was added."""
 
         def add_and_change(storage: StorageUnderTest) -> None:
             parts = [1]
@@ -182,8 +182,8 @@ class UnitOfWorkConformance(StorageSuite):
 
         await self._refuses(add_and_change, EventNotSerializableError)
 
-    async def test_an_event_that_cannot_be_encoded_fails_the_command_although_its_handler_goes_on(self) -> None:
-        """Swallowing the error does not help: the commit raises `RolledBackError`."""
+    async def test_an_event_that_cannot_be_encoded_fails_the_command_even_if_the_error_is_caught(self) -> None:
+        """The commit then raises `RolledBackError`."""
 
         def add_and_go_on(storage: StorageUnderTest) -> None:
             with failing(EventNotSerializableError):
@@ -203,7 +203,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_an_id_that_no_database_can_store_fails_the_command(self) -> None:
-        """An id must not be empty, longer than 64 characters, or hold characters that a database cannot store."""
+        """An id must not be empty, exceed 64 characters, or contain characters that a database cannot store."""
         for event_id in ("", "x" * 65, "a\0b", "\ud800"):
             async with self.opened() as storage:
                 with failing(EventNotSerializableError):
@@ -217,8 +217,8 @@ class UnitOfWorkConformance(StorageSuite):
             async with storage.outbox.claim(1) as batch:
                 assert [event.id for event in batch.events] == ["\u20ac" * 64]
 
-    async def test_an_id_that_waits_in_the_outbox_already_fails_the_command(self) -> None:
-        """The id can be used again once the waiting event is sent or cancelled."""
+    async def test_an_id_that_is_already_in_the_outbox_fails_the_command(self) -> None:
+        """The id can be used again after the waiting event was sent or cancelled."""
         for after in (None, FUTURE):
             async with self.opened() as storage:
                 await self._write_as(storage, "first", ["order-1"], after)
@@ -235,8 +235,8 @@ class UnitOfWorkConformance(StorageSuite):
                 await self._write_as(storage, "fourth", ["order-1"])
                 assert (await storage.read(), await storage.waiting()) == (["first", "fourth"], ["fourth"])
 
-    async def test_an_id_that_two_events_of_one_command_have_fails_it(self) -> None:
-        """The error names the id, and says that one command has used it twice."""
+    async def test_two_events_with_the_same_id_fail_their_command(self) -> None:
+        """The error names the id, and says that one command used it twice."""
         async with self.opened() as storage:
             error = await self._conflict(storage, "a", ["order-1", "order-2", "order-1"])
             assert (error.event_ids, error.in_one_command) == (("order-1",), True)
@@ -260,8 +260,8 @@ class UnitOfWorkConformance(StorageSuite):
             await self._write_as(storage, row, ids)
         return caught[0]
 
-    async def test_random_commands_at_the_same_time_leave_rows_equal_to_events(self) -> None:
-        """Each command commits its row and its event together, or neither."""
+    async def test_concurrent_commands_leave_a_row_and_an_event_each_or_neither(self) -> None:
+        """A command that succeeds commits both, and a command that fails commits nothing."""
         async with self.opened() as storage:
 
             async def one(number: int) -> None:
@@ -275,7 +275,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert sorted(await storage.waiting()) == rows
 
     async def test_a_command_that_would_overfill_the_outbox_fails_and_leaves_nothing(self) -> None:
-        """`max_pending` limits how many events wait. The error says how many do."""
+        """`max_pending` limits the number of waiting events. The error contains the current number."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b")
             with failing(OutboxFullError) as caught:
@@ -286,16 +286,16 @@ class UnitOfWorkConformance(StorageSuite):
                 await self._write(storage, "f")
             assert await storage.read() == ["a", "e"]
 
-    async def test_a_command_with_more_events_than_may_ever_wait_is_told_so(self) -> None:
-        """Even an empty outbox refuses it, with an error that does not suggest to try again."""
+    async def test_a_command_with_more_events_than_max_pending_always_fails(self) -> None:
+        """It raises `EventLimitError` instead of `OutboxFullError`, because a retry cannot succeed."""
         async with self.opened() as storage:
             with failing(EventLimitError) as caught:
                 await self._write(storage, "a", "b", "c", "d")
             assert (caught[0].size, caught[0].limit) == (4, 3)
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
-    async def test_an_outbox_that_was_emptied_has_room_again(self) -> None:
-        """The room is noticed at the latest when a count that took long is repeated."""
+    async def test_a_full_outbox_accepts_events_after_its_events_were_settled(self) -> None:
+        """This may take some seconds, because an adapter need not count the events of the outbox each time."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b", "c")
             async with storage.outbox.claim(10) as batch:
@@ -313,7 +313,7 @@ class UnitOfWorkConformance(StorageSuite):
                 DistributedEventBroker(unit_of_work).add(Written(row))
 
     async def test_delayed_events_do_not_fill_the_outbox(self) -> None:
-        """Delayed events do not count until they are due, neither stored ones nor those that a command adds."""
+        """Delayed events, stored or new, do not count for `max_pending` until they are due."""
         async with self.holding(*(Written(str(number)) for number in range(5)), after=FUTURE) as storage:
             async with storage.transaction(max_pending=1) as unit_of_work:
                 events = DistributedEventBroker(unit_of_work)
@@ -327,7 +327,7 @@ class UnitOfWorkConformance(StorageSuite):
 
 
 class CancellationConformance(StorageSuite):
-    """A transaction commits all or nothing, also when its task is cancelled or something fails at its end."""
+    """A transaction commits all or nothing, even if its task is cancelled or something fails during the commit."""
 
     async def test_a_command_that_is_cancelled_in_its_handler_leaves_nothing(self) -> None:
         """A cancellation rolls back like any error."""
@@ -346,15 +346,15 @@ class CancellationConformance(StorageSuite):
             assert await storage.do(writing("b")) == "b"
 
     async def test_a_command_that_is_cancelled_before_its_commit_leaves_nothing(self) -> None:
-        """It does not matter whether its events are already stored."""
+        """This holds before and after its events are written to the outbox."""
         for point in ("unit_of_work.before_stage", "unit_of_work.before_commit"):
             async with self.opened() as storage:
                 await self._send_and_cancel(storage, point)
                 assert (await storage.read(), await storage.waiting()) == ([], [])
                 assert await storage.do(writing("b")) == "b"
 
-    async def test_a_command_that_is_cancelled_in_its_commit_commits_all(self) -> None:
-        """Once COMMIT has begun, the rest runs to its end, and the cancellation is raised after that."""
+    async def test_a_command_that_is_cancelled_during_its_commit_is_committed(self) -> None:
+        """A COMMIT that has begun is completed, and the cancellation is raised afterwards."""
         for point in ("unit_of_work.during_commit", "unit_of_work.after_commit"):
             async with self.opened() as storage:
                 await self._send_and_cancel(storage, point)
@@ -371,15 +371,15 @@ class CancellationConformance(StorageSuite):
                 await storage.do(writing("b"))
                 assert (await storage.read(), await storage.waiting()) == (["b"], ["b"])
 
-    async def test_a_failure_after_the_commit_leaves_all(self) -> None:
-        """Committed rows and events stay, whatever happens to the caller."""
+    async def test_a_failure_after_the_commit_keeps_rows_and_events(self) -> None:
+        """The caller gets a `CommittedError`."""
         async with self.opened() as storage:
             with failpoint("unit_of_work.after_commit", Failure(LookupError("late"))), failing(CommittedError):
                 await storage.do(writing("a"))
             assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
 
-    async def test_a_nested_command_that_is_cancelled_takes_the_outer_one_with_it(self) -> None:
-        """A savepoint does not confine a cancellation, as it does a failure."""
+    async def test_a_cancelled_nested_command_rolls_back_the_outer_one(self) -> None:
+        """An error rolls back to the savepoint only, but a cancellation rolls back the whole transaction."""
         async with self.opened() as storage:
             inside = asyncio.Event()
 
@@ -397,8 +397,8 @@ class CancellationConformance(StorageSuite):
             await self._cancel(sending)
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
-    async def test_an_event_without_a_transaction_is_refused(self) -> None:
-        """There is no transaction with which it could commit."""
+    async def test_an_event_is_refused_after_the_end_of_its_transaction(self) -> None:
+        """Adding it raises `NoUnitOfWorkError`."""
         async with self.opened() as storage:
             async with storage.mediator.scope():
                 async with storage.unit_of_work:
@@ -420,7 +420,7 @@ class CancellationConformance(StorageSuite):
 
 
 class DurabilityConformance(StorageSuite):
-    """A process ends, and another one goes on with the same database."""
+    """Committed data survives a restart, and one transaction does not block another one."""
 
     @needs(StorageCapability.DURABLE)
     async def test_rows_and_events_are_there_when_the_storage_is_opened_again(self) -> None:
@@ -431,8 +431,8 @@ class DurabilityConformance(StorageSuite):
                 assert (await again.read(), await again.waiting()) == (["a"], ["a"])
 
     @needs(StorageCapability.DURABLE)
-    async def test_what_was_sent_is_not_sent_again_when_the_storage_is_opened_again(self) -> None:
-        """Settling is as durable as the commit."""
+    async def test_settled_events_are_not_sent_again_when_the_storage_is_opened_again(self) -> None:
+        """The settlement of an event is durable."""
         async with self.holding(Written("a"), Written("b")) as storage:
             async with storage.outbox.claim(1) as batch:
                 await batch.settle([batch.events[0].id])
@@ -440,8 +440,8 @@ class DurabilityConformance(StorageSuite):
                 assert await again.waiting() == ["b"]
 
     @needs(StorageCapability.DURABLE)
-    async def test_what_was_taken_in_is_known_when_the_storage_is_opened_again(self) -> None:
-        """The inbox makes an event take effect only once, also after a restart."""
+    async def test_recorded_events_are_duplicates_when_the_storage_is_opened_again(self) -> None:
+        """An event takes effect only once, even if the process restarts."""
         async with self.opened() as storage:
             assert await insert(storage, "1") is Admission.NEW
             async with storage.reopened() as again:
@@ -449,7 +449,7 @@ class DurabilityConformance(StorageSuite):
 
     @needs(StorageCapability.DURABLE)
     async def test_counts_parked_and_delayed_events_are_there_when_the_storage_is_opened_again(self) -> None:
-        """Start counts are kept, and waiting events go on waiting."""
+        """The start counts, the parked events and the delayed events are durable."""
         async with self.opened() as storage:
             await park(storage, parked_event("1"))
             await storage.inbox.start("advising", "shop", "2", 8, alone=True)
@@ -460,8 +460,8 @@ class DurabilityConformance(StorageSuite):
                 assert await again.outbox.due_in() is not None
 
     @needs(StorageCapability.SEVERAL_WRITERS)
-    async def test_a_new_transaction_commits_while_the_outer_one_has_written(self) -> None:
-        """It neither waits for the outer transaction nor sees the rows that it has written."""
+    async def test_a_new_transaction_commits_while_the_outer_one_has_uncommitted_rows(self) -> None:
+        """The new transaction neither waits for the outer one nor sees its uncommitted rows."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:

@@ -1,4 +1,4 @@
-"""Frozen events: samples of payloads, kept in files, against which changes of event classes are checked."""
+"""Frozen events: files with the schema and a sample of each event, against which tests check the event classes."""
 
 from mediator.testing.frozen.checking import (
     FrozenReport,

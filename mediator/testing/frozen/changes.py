@@ -1,8 +1,8 @@
-"""Change: one difference between two schemas of a payload, and whether both sides can live with it.
+"""Change: one difference between two schemas of a payload, and whether it is compatible.
 
-A class reads events that older producers sent, and older classes read the events that it sends. So a change is
-compatible when each side finds every field it needs and no field that it refuses. Fields with defaults may come and go,
-except where a class forbids unknown fields.
+A class reads events of older producers, and older classes read its events. A change is compatible if each class finds
+every field that it needs and no field that it refuses. So fields with defaults may be added and removed, unless a class
+forbids unknown fields.
 """
 
 import hashlib
@@ -19,17 +19,18 @@ REMARKS = frozenset(
 """Keywords that do not affect which payloads a class can read."""
 ALTERNATIVES = ("anyOf", "oneOf")
 CONTAINED = frozenset({"additionalProperties", "items", "prefixItems", "properties", "required", *ALTERNATIVES})
+"""Keywords about the schemas inside a schema."""
 
 
 def is_schema(value: Any) -> TypeGuard[Schema]:
-    """Return whether the value of a keyword is a mapping: one schema, or several by name. It may also be a bool."""
+    """Return whether the value of a keyword is one schema, or several schemas by name, and not a bool, for example."""
     return isinstance(value, Mapping)
 
 
 def followed(schema: Schema, root: Schema) -> tuple[str, Schema]:
-    """Follow the references of a schema; return the name of the last definition, and the schema that it leads to.
+    """Follow the references of a schema, and return the name of the last definition and its schema.
 
-    The name is empty when the schema refers to no definition. `root` is the whole schema, which holds the definitions.
+    If the schema has no reference, the name is empty. `root` is the whole schema, which contains the definitions.
     """
     name = ""
     while True:
@@ -43,17 +44,20 @@ def followed(schema: Schema, root: Schema) -> tuple[str, Schema]:
 
 
 def resolved(schema: Schema, root: Schema) -> Schema:
-    """Return a schema with its references followed. `root` is the whole schema, which holds the definitions."""
+    """Return the schema that a schema refers to, or the schema itself if it has no reference."""
     return followed(schema, root)[1]
 
 
 def definition(schema: Schema) -> str:
-    """Return the name of the definition that a schema refers to; empty when it refers to none."""
+    """Return the name of the definition that a schema refers to, or an empty text if it has no reference."""
     return str(schema.get("$ref", "")).rpartition("/")[2]
 
 
-def said(schema: Schema) -> dict[str, Any]:
-    """Return the keywords that matter. `additionalProperties: true` is left out, because it is the default."""
+def relevant(schema: Schema) -> dict[str, Any]:
+    """Return the keywords that affect which payloads a class can read, without `additionalProperties: true`.
+
+    This keyword is the default, so a schema means the same without it.
+    """
     silent = {"additionalProperties"} if schema.get("additionalProperties") is True else set[str]()
     return {key: value for key, value in schema.items() if key not in REMARKS | silent}
 
@@ -77,10 +81,10 @@ def spelled(schema: Schema, root: Schema) -> str:
 
 
 def meanings(*roots: Schema) -> "list[Meanings]":
-    """Return the meanings of schemas that are to be compared with one another, one for each root.
+    """Return the meanings of several root schemas, which can be compared with each other.
 
-    Classes may contain each other, so a class cannot be written out in full. Each round therefore looks one level
-    deeper into all classes. There are as many rounds as classes; classes that no round has told apart mean the same.
+    Classes may contain each other, so a class cannot be expanded completely. Instead, each round looks one level deeper
+    into all classes. After as many rounds as there are classes, classes with equal hashes mean the same.
     """
     found = [Meanings(root) for root in roots]
     for _ in range(sum(len(root.get("$defs", ())) for root in roots)):
@@ -90,19 +94,23 @@ def meanings(*roots: Schema) -> "list[Meanings]":
 
 
 class Meanings:
-    """The meanings of all schemas that share one set of definitions. Made by `meanings`."""
+    """The meanings of the schemas inside one root schema. `meanings` creates it.
+
+    The meaning of a schema is a hash. Schemas that describe the same payloads have the same meaning, whatever the names
+    of their classes.
+    """
 
     def __init__(self, root: Schema) -> None:
         self.root = root
         self._known: dict[str, str] = {}
 
     def of(self, schema: Schema) -> str:
-        """Return the meaning of a schema, as a hash."""
-        parts = {key: self._part(key, value) for key, value in said(resolved(schema, self.root)).items()}
+        """Return the meaning of a schema."""
+        parts = {key: self._part(key, value) for key, value in relevant(resolved(schema, self.root)).items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def look_further(self) -> None:
-        """Run one more round."""
+        """Look one level deeper into all classes."""
         self._known = {name: self.of(schema) for name, schema in self.root.get("$defs", {}).items()}
 
     def _part(self, key: str, value: Any) -> Any:
@@ -117,7 +125,7 @@ class Meanings:
         return self._inner(value) if is_schema(value) else value
 
     def _inner(self, schema: Schema) -> str:
-        """Return the known meaning of the class that a schema refers to, or else the meaning of the schema itself."""
+        """Return the known meaning of the class that a schema refers to, or the meaning of a schema without a reference."""
         name, schema = followed(schema, self.root)
         return self._known.get(name, "") if name else self.of(schema)
 
@@ -128,9 +136,9 @@ _LIKENESSES = 5
 def paired(
     old: Sequence[Schema], before: Meanings, new: Sequence[Schema], after: Meanings
 ) -> Iterator[tuple[Schema, Schema]]:
-    """Pair each old alternative with the new one that it has become, in the order of the old ones.
+    """Pair each alternative of an old union with the most similar one of a new union, in the order of the old union.
 
-    The most similar alternatives are paired first. There must be as many new alternatives as old ones.
+    The most similar pairs are formed first. Both unions must have the same number of alternatives.
     """
     was, left = [_likeness(each, before) for each in old], {n: _likeness(each, after) for n, each in enumerate(new)}
     found: dict[int, int] = {}
@@ -144,19 +152,19 @@ def paired(
 
 
 def _likeness(schema: Schema, known: Meanings) -> Sequence[str]:
-    """Return what an alternative may share with another one, from its whole meaning down to nothing."""
-    name, said = followed(schema, known.root)
-    kind = f"{said.get('type')} {said.get('format')}"
-    tags = f"{kind} {_tags(said, known.root)}"
+    """Return descriptions of an alternative, from exact to general. Similar alternatives have an equal description."""
+    name, found = followed(schema, known.root)
+    kind = f"{found.get('type')} {found.get('format')}"
+    tags = f"{kind} {_tags(found, known.root)}"
     return known.of(schema), f"{tags} {name}", tags, kind, ""
 
 
 def _tags(schema: Schema, root: Schema) -> str:
-    """Return the fields that can have only one value, as JSON. Such fields tell the classes of a union apart."""
+    """Return the fields that can have only one value, as JSON. Such fields distinguish the classes of a union."""
     tags: dict[str, object] = {}
     for field, inner in schema.get("properties", {}).items():
-        said = followed(inner, root)[1]
-        values = [said["const"]] if "const" in said else said.get("enum", ())
+        found = resolved(inner, root)
+        values = [found["const"]] if "const" in found else found.get("enum", ())
         if len(values) == 1:
             tags[field] = values[0]
     return json.dumps(tags, sort_keys=True)
@@ -164,11 +172,11 @@ def _tags(schema: Schema, root: Schema) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference.
+    """One difference between two schemas.
 
     Attributes:
-        text: What was changed.
-        compatible: Whether the new class can read older events, and older classes can read newer ones.
+        text: The change, in words.
+        compatible: Whether the new class can read older events, and older classes can read newer events.
     """
 
     text: str
@@ -204,7 +212,7 @@ class _Comparison:
 
     def _fields(self, old: Schema, new: Schema, place: str) -> Iterator[Change]:
         yield from _strictness(old, new, place)
-        yield from self._gone_and_come(old, new, place)
+        yield from self._removed_and_added(old, new, place)
         needed, needs = set(old.get("required", ())), set(new.get("required", ()))
         for name, inner in old["properties"].items():
             if name not in new["properties"]:
@@ -213,25 +221,25 @@ class _Comparison:
             if name in needs - needed:
                 yield Change(f"{_named(field)} has lost its default, and older events may lack it", compatible=False)
             elif name in needed - needs:
-                yield Change(f"{_named(field)} has got a default", compatible=True)
+                yield Change(f"{_named(field)} now has a default", compatible=True)
             yield from self.of(inner, new["properties"][name], field)
 
-    def _gone_and_come(self, old: Schema, new: Schema, place: str) -> Iterator[Change]:
-        come = {name: inner for name, inner in new["properties"].items() if name not in old["properties"]}
+    def _removed_and_added(self, old: Schema, new: Schema, place: str) -> Iterator[Change]:
+        added = {name: inner for name, inner in new["properties"].items() if name not in old["properties"]}
         for name, inner in old["properties"].items():
             if name in new["properties"]:
                 continue
             field, meaning = _named(_join(place, name)), self._before.of(inner)
-            other = next((each for each in come if self._after.of(come[each]) == meaning), None)
+            other = next((each for each in added if self._after.of(added[each]) == meaning), None)
             if other is not None:
-                del come[other]
+                del added[other]
                 yield Change(f"{field} was renamed to `{_join(place, other)}`", compatible=False)
             else:
                 refused = _refuses(new, meaning, self._after)
-                yield _gone(field, needed=name in old.get("required", ()), refused=refused)
-        for name, inner in come.items():
+                yield _removed(field, needed=name in old.get("required", ()), refused=refused)
+        for name, inner in added.items():
             refused = _refuses(old, self._after.of(inner), self._before)
-            yield _come(_named(_join(place, name)), needed=name in new.get("required", ()), refused=refused)
+            yield _added(_named(_join(place, name)), needed=name in new.get("required", ()), refused=refused)
 
     def _parts(self, old: Schema, new: Schema, place: str) -> Iterator[tuple[Schema, Schema, str]]:
         for key in ("items", "additionalProperties"):
@@ -244,7 +252,7 @@ class _Comparison:
                 yield option, other, place
 
 
-def _gone(field: str, *, needed: bool, refused: bool) -> Change:
+def _removed(field: str, *, needed: bool, refused: bool) -> Change:
     if needed:
         return Change(f"{field} was removed, and classes that read it have no default for it", compatible=False)
     if refused:
@@ -253,7 +261,7 @@ def _gone(field: str, *, needed: bool, refused: bool) -> Change:
     return Change(f"{field}, which has a default, was removed", compatible=True)
 
 
-def _come(field: str, *, needed: bool, refused: bool) -> Change:
+def _added(field: str, *, needed: bool, refused: bool) -> Change:
     if needed:
         return Change(f"{field} was added without a default, and older events lack it", compatible=False)
     if refused:
@@ -262,32 +270,32 @@ def _come(field: str, *, needed: bool, refused: bool) -> Change:
 
 
 def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
-    """Yield a change when a class began or ceased to forbid unknown fields.
+    """Yield a change if the new class forbids unknown fields and the old one does not, or the reverse.
 
-    Forbidding them breaks nothing between these two versions of the class. But the old class allowed fields to come and
-    go without a new version, so events with unknown fields may be under way, from earlier producers or from other
-    applications.
+    A class that begins to forbid unknown fields can still read the events of the old class. But while these fields were
+    allowed, producers could add fields without a new version. So events with unknown fields may still arrive from
+    earlier producers or from other applications.
     """
     forbade, forbids = (each.get("additionalProperties") is False for each in (old, new))
     if forbids and not forbade:
-        text = f"{_named(place)} forbids unknown fields from now on, and events of others may have such"
+        text = f"{_named(place)} forbids unknown fields from now on, and other producers may still send such fields"
         yield Change(text, compatible=False)
     elif forbade and not forbids and "additionalProperties" in new:
-        yield Change(f"{_named(place)} may have unknown fields, and older classes refuse them", compatible=False)
+        yield Change(f"{_named(place)} may now have unknown fields, and older classes refuse them", compatible=False)
     elif forbade and not forbids:
         yield Change(f"{_named(place)} no longer forbids unknown fields", compatible=True)
 
 
 def _refuses(schema: Schema, meaning: str, known: Meanings) -> bool:
-    """Return whether a class refuses an unknown field, because it refuses all of them or those of this type."""
+    """Return whether a class refuses an unknown field of this type. It may refuse all, or allow only one type."""
     others = schema.get("additionalProperties", True)
     return others is False or (is_schema(others) and known.of(others) != meaning)
 
 
 def _shape(schema: Schema, known: Meanings) -> dict[str, Any]:
-    """Return the keywords of a schema itself. Of the schemas that it contains, only their number or presence counts."""
-    keywords = said(schema)
-    if "properties" in schema:  # `_strictness` compares whether the class forbids unknown fields
+    """Return the keywords of a schema, and only the number or presence of the schemas inside it."""
+    keywords = relevant(schema)
+    if "properties" in schema:  # without `additionalProperties: false`, which `_strictness` compares
         keywords = {key: value for key, value in keywords.items() if value is not False}
     return {key: _outline(key, value, known) for key, value in keywords.items() if key != "required"}
 

@@ -1,4 +1,4 @@
-"""FrozenReport: whether today's event classes still agree with their frozen schemas and samples."""
+"""FrozenReport: the differences between event classes and their frozen schemas and samples."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ class FrozenReport:
     """The result of a comparison.
 
     Attributes:
-        checked: The types on the wire of the files that were compared.
+        checked: The wire types of the compared files, such as `shop.order-placed.v1`.
         problems: Incompatible changes, and files that are missing, unreadable or without a class.
-        notes: Compatible changes, after which a file may be refreshed.
+        notes: Compatible changes. The files of these events can be refreshed.
     """
 
     checked: Sequence[str]
@@ -39,18 +39,19 @@ class FrozenReport:
 
 
 def check_frozen_events(events: Any, folder: Path | str, *, codec: EventCodec | None = None) -> None:
-    """Fail when an event has changed in a way that other applications, or events under way, cannot live with.
+    """Raise an error if an event has changed incompatibly since it was frozen.
 
-    A compatible change gives a `FrozenSampleWarning`, one for each event.
+    An incompatible change breaks other applications, or the reading of events that were sent before. For each event
+    that has changed compatibly, a `FrozenSampleWarning` is issued.
 
     Args:
-        events: A container, or event classes.
-        folder: The folder that `freeze_events`, or `mediator events freeze`, has written to.
-        codec: Reads payloads; by default the codec of the container's unit of work, or `MsgspecCodec`.
+        events: A container, or a list of event classes.
+        folder: The folder to which `freeze_events` or `mediator events freeze` has written.
+        codec: The codec that reads payloads; by default that of the container's unit of work, or `MsgspecCodec`.
 
     Raises:
-        FrozenEventsError: There are problems; the text says what was changed, and what to do. It is an `AssertionError`
-            too.
+        FrozenEventsError: An event has changed incompatibly, or a file is missing, unreadable or without a class. The
+            text says what was changed and what to do. The error is also an `AssertionError`.
     """
     report = compare_frozen_events(events, folder, codec=codec)
     for note in report.notes:
@@ -60,7 +61,7 @@ def check_frozen_events(events: Any, folder: Path | str, *, codec: EventCodec | 
 
 
 def compare_frozen_events(events: Any, folder: Path | str, *, codec: EventCodec | None = None) -> FrozenReport:
-    """Compare as `check_frozen_events` does, and return a report instead of failing."""
+    """Compare as `check_frozen_events` does, and return a report instead of raising an error."""
     given = [event if isinstance(event, type) else type(event) for event in events_in(events)]
     comparison = _Comparison({wire_type(cls): cls for cls in given}, Path(folder), codec_of(events, codec))
     problems = list(comparison.problems())
@@ -78,7 +79,7 @@ class _Comparison:
     def problems(self) -> Iterator[Problem]:
         for wire, cls in self._classes.items():
             if not frozen_file(self._folder, wire).exists():
-                text = f"is not frozen yet: `mediator events freeze MODULE:NAME --into {self._folder}`."
+                text = f"is not frozen yet. Freeze it: `mediator events freeze MODULE:NAME --into {self._folder}`."
                 yield Problem(wire, cls.__name__, text)
         for file in sorted(self._folder.glob("*.json")):
             try:
@@ -91,15 +92,15 @@ class _Comparison:
 
     def _compare(self, frozen: FrozenEvent) -> Iterator[Problem]:
         own = self._classes.get(frozen.wire)
-        lifting = [cls for cls in self._classes.values() if cls is not own and frozen.wire in upcast_types(cls)]
+        upcasting = [cls for cls in self._classes.values() if cls is not own and frozen.wire in upcast_types(cls)]
         if own is not None:
-            yield from self._unchanged(frozen, own)
-        elif not lifting:
+            yield from self._compare_version(frozen, own)
+        elif not upcasting:
             yield self._orphan(frozen)
-        for cls in lifting:
-            yield from self._lifted(frozen, cls)
+        for cls in upcasting:
+            yield from self._compare_upcast(frozen, cls)
 
-    def _unchanged(self, frozen: FrozenEvent, cls: type[DistributedEvent]) -> Iterator[Problem]:
+    def _compare_version(self, frozen: FrozenEvent, cls: type[DistributedEvent]) -> Iterator[Problem]:
         try:
             codec = describing_codec(self._codec, cls)
             found = changes(frozen.schema, codec.schema(cls))
@@ -118,7 +119,7 @@ class _Comparison:
                 f"`mediator events freeze MODULE:NAME --into {self._folder} --force`."
             )
 
-    def _lifted(self, frozen: FrozenEvent, cls: type[DistributedEvent]) -> Iterator[Problem]:
+    def _compare_upcast(self, frozen: FrozenEvent, cls: type[DistributedEvent]) -> Iterator[Problem]:
         try:
             codec = describing_codec(self._codec, cls)
             codec.convert(upcast(frozen.sample, cls, frozen.version), cls)
@@ -150,7 +151,7 @@ def _unreadable(codec: SchemaCodec, sample: dict[str, Any], cls: type[Distribute
 
 def _incompatible(faults: Sequence[str], version: int, folder: Path) -> str:
     return (
-        f"has changed incompatibly since it was frozen: {'; '.join(faults)}. Undo that, or raise event_version to "
-        f"{version + 1}, write an upcaster `upcasters = {{{version}: ...}}`, and freeze the new version. When nobody has "
-        f"this version yet, replace the file: `mediator events freeze MODULE:NAME --into {folder} --force`."
+        f"has changed incompatibly since it was frozen: {'; '.join(faults)}. Undo the change, or set event_version to "
+        f"{version + 1}, write an upcaster `upcasters = {{{version}: ...}}`, and freeze the new version. If no application "
+        f"uses this version yet, replace the file: `mediator events freeze MODULE:NAME --into {folder} --force`."
     )

@@ -1,4 +1,4 @@
-"""FrozenEvent: the schema and a sample of one version of an event, in a file that tests compare with the class."""
+"""FrozenEvent: the schema and a sample of one version of an event, stored in a file."""
 
 import json
 from collections.abc import Iterable
@@ -20,8 +20,8 @@ class FrozenEvent:
     """One version of an event.
 
     Attributes:
-        type: `<domain>.<name>`.
-        version: From 1.
+        type: The type without the version, `<domain>.<name>`.
+        version: The version, beginning at 1.
         schema: The JSON schema of the payload.
         sample: A payload, as plain data.
     """
@@ -33,7 +33,7 @@ class FrozenEvent:
 
     @property
     def wire(self) -> str:
-        """The type on the wire."""
+        """The wire type, `<domain>.<name>.v<version>`."""
         return f"{self.type}.v{self.version}"
 
     def as_text(self) -> str:
@@ -46,7 +46,7 @@ def read_frozen(file: Path) -> FrozenEvent:
     """Read a file that `freeze_events` has written.
 
     Raises:
-        ValueError: The file has other content than `freeze_events` writes; the text says why.
+        ValueError: The content is not as `freeze_events` writes it. The text gives the reason.
     """
     members: Any = json.loads(file.read_text("utf-8"))
     wanted = {"type": str, "version": int, "schema": dict, "sample": dict}
@@ -63,17 +63,16 @@ def read_frozen(file: Path) -> FrozenEvent:
 def freeze_events(
     events: Any, folder: Path | str, *, codec: EventCodec | None = None, force: bool = False
 ) -> list[Path]:
-    """Write a file for each event that has none in the folder yet, and return the files that were written.
+    """Write a file for each event that has no file in the folder yet, and return the written files.
 
     Args:
-        events: A container; or a list of event classes, or of events, which then are the samples.
+        events: A container, or a list of event classes and events. An event in the list becomes its own sample.
         folder: The folder of the files. There is one for each type and version: `<event_type>.v<version>.json`.
-        codec: Reads and writes payloads; by default the codec of the container's unit of work, or `MsgspecCodec`.
-        force: Also replace the files of events that have one.
+        codec: The codec of the payloads; by default that of the container's unit of work, or `MsgspecCodec`.
+        force: Also replace existing files.
 
     Raises:
-        DeclarationError: The payload of a class cannot be described, or no sample of it can be made; or a class
-            has no valid type.
+        DeclarationError: A class has no valid type, its payload cannot be described, or no sample can be made of it.
     """
     codec = codec_of(events, codec)
     written: list[Path] = []
@@ -89,7 +88,7 @@ def freeze_events(
 
 
 def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) -> FrozenEvent:
-    """Return the schema and a sample of an event as it is now. For a class, a sample is made from its schema.
+    """Return the current schema and a sample of an event. The sample of a class is made from its schema.
 
     Raises:
         DeclarationError: The payload cannot be described, or no sample of it can be made.
@@ -107,12 +106,14 @@ def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) 
 
 
 def describing_codec(codec: EventCodec, event_class: type) -> SchemaCodec:
-    """Return the codec, or the one inside an `EncryptingCodec`, if it can describe payloads. Samples are in clear.
+    """Return the codec that can describe payloads: the given codec, or the codec inside an `EncryptingCodec`.
+
+    So samples are not encrypted, because there may be no key for the partition key of a sample.
 
     Raises:
         DeclarationError: The codec cannot describe payloads.
     """
-    while isinstance(codec, EncryptingCodec):  # no secret need exist for the partition key of a sample
+    while isinstance(codec, EncryptingCodec):
         codec = codec.codec
     if not isinstance(codec, SchemaCodec):
         reason = f"its codec, {type(codec).__name__}, has no `decode_data`, `convert` and `schema`"
@@ -124,7 +125,7 @@ def events_in(events: Any) -> list[DistributedEvent | type[DistributedEvent]]:
     """Return the event classes of a container, or the list of classes and events that was given.
 
     Raises:
-        MisuseError: Something in the list is no event.
+        MisuseError: An element of the list is neither an event nor an event class.
     """
     if not isinstance(events, Iterable):
         return [entry.event_class for entry in read_events(events)]
@@ -142,7 +143,7 @@ def codec_of(events: Any, codec: EventCodec | None) -> EventCodec:
 
 
 def frozen_file(folder: Path | str, wire: str) -> Path:
-    """Return the path of the file for a type on the wire."""
+    """Return the path of the file for a wire type."""
     return Path(folder) / f"{wire}.json"
 
 
@@ -161,17 +162,19 @@ _FORMATS = {
 
 
 def sample_of(schema: Schema) -> Any:
-    """Return a sample with a value in every field, also in fields with a default.
+    """Return a sample with a value in every field, even in fields with a default.
 
-    It ignores rules that a schema cannot express, such as the checks of a `__post_init__`.
+    The sample may violate rules that a schema cannot express, such as the checks of a `__post_init__`.
 
     Raises:
-        ValueError: A class contains itself with no way out.
+        ValueError: A class contains itself in a field that can be neither `None` nor empty.
     """
     return _Sampling(schema).value(schema, "payload", ())
 
 
 class _Sampling:
+    """Makes values for schemas. `above` are the names of the definitions around a schema, to detect recursion."""
+
     def __init__(self, root: Schema) -> None:
         self._root = root
 

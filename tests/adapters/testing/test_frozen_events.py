@@ -206,7 +206,7 @@ def test_an_incompatible_change_fails_and_says_what_it_is_and_what_to_do(
     [
         (["a"], ["a", ("b", int, 0)], "the field `b` was added, with a default"),
         (["a", ("b", int, 0)], ["a"], "the field `b`, which has a default, was removed"),
-        (["a", "b"], ["a", ("b", str, "")], "the field `b` has got a default"),
+        (["a", "b"], ["a", ("b", str, "")], "the field `b` now has a default"),
     ],
 )
 def test_a_compatible_change_passes_and_says_that_the_sample_can_be_refreshed(
@@ -305,7 +305,7 @@ def test_a_check_that_the_schema_does_not_know_is_found_by_the_sample(tmp_path: 
 
 def test_a_new_event_is_to_be_frozen(tmp_path: Any):
     found = problems([event("a")], tmp_path)
-    assert f"{TYPE}.v1 (OrderedV1): is not frozen yet: `mediator events freeze MODULE:NAME" in found
+    assert f"{TYPE}.v1 (OrderedV1): is not frozen yet. Freeze it: `mediator events freeze MODULE:NAME" in found
 
 
 def lift(data: dict[str, Any]) -> dict[str, Any]:
