@@ -1,4 +1,4 @@
-"""Adapters in memory, for tests of whole applications without a server."""
+"""In-memory adapters, for tests of whole applications without a server."""
 
 from mediator.testing.memory.broker import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
 from mediator.testing.memory.channel import InMemoryRequestChannel

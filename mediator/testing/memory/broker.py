@@ -1,4 +1,4 @@
-"""InMemoryBroker: a broker for tests, with its subscription and its publisher."""
+"""InMemoryBroker: an in-memory broker for tests, with its subscription and its publisher."""
 
 import asyncio
 from collections import defaultdict
@@ -32,7 +32,7 @@ Stored = tuple[int, datetime, CloudEvent]
 
 @dataclass(slots=True)
 class _Stored:
-    """One message of the stream. Each group has a copy of its own, which counts the attempts of that group."""
+    """One message of the stream. Each group has its own copy, whose `attempts` counts the deliveries to the group."""
 
     event: CloudEvent | None
     problem: str
@@ -46,7 +46,7 @@ class _Stored:
 
 
 def own_id(sequence: int, stored_at: datetime) -> str:
-    """Return an id for an event that has none. It tells the place in the stream and the time of storing."""
+    """Return an id for an event without an id, made of its sequence and the time when it was stored."""
     return f"memory:{sequence}@{round(stored_at.timestamp() * 1e6)}"
 
 
@@ -54,7 +54,7 @@ class _Group:
     """The progress of one group of consumers.
 
     Attributes:
-        outstanding: How many deliveries of each partition a consumer holds, or has put back with a delay.
+        outstanding: The number of unsettled deliveries of each partition, including delayed redeliveries.
     """
 
     def __init__(self, name: str, event_types: frozenset[str], ordering: Ordering) -> None:
@@ -105,7 +105,7 @@ class InMemoryBroker:
 
     @property
     def events(self) -> Sequence[CloudEvent]:
-        """The stored events, in order, without messages that are no events."""
+        """The stored events, in order. Messages that are no events are left out."""
         return tuple(stored.event for stored in self._stream if stored.event is not None)
 
     @property
@@ -126,9 +126,9 @@ class InMemoryBroker:
         return [(each.sequence, each.stored_at, each.event) for each in self._stream if each.event is not None]
 
     def lose(self, *ids: str, remember: bool = False) -> None:
-        """Lose the stored events with these ids, as a broker that lost its disk.
+        """Delete the stored events with these ids, to simulate a broker that lost its disk.
 
-        With `remember`, the broker still knows the ids as duplicates, as after a purge of the stream.
+        With `remember`, the broker still detects these ids as duplicates, as after a purge of the stream.
         """
         lost = [each.event for each in self._stream if each.event is not None and each.event.id in ids]
         self._stream = [each for each in self._stream if each.event not in lost]
@@ -136,9 +136,9 @@ class InMemoryBroker:
             self._known -= {entry for entry in self._known if entry[1] in ids}
 
     def store(self, event: CloudEvent, *, mark: str = "") -> bool:
-        """Store an event and return True, or return False if the broker knows its source and id already.
+        """Store an event and return True, or return False if the broker already knows its source and id.
 
-        With a mark, the broker detects duplicates by id and mark instead of the id alone.
+        With a `mark`, the broker detects duplicates by source, id and mark.
         """
         entry = (event.source, event.id, mark)
         if entry in self._known:
@@ -149,7 +149,7 @@ class InMemoryBroker:
         return True
 
     def store_message(self, event_type: str, headers: Mapping[str, str], data: bytes, *, partition: int = 0) -> None:
-        """Store a message that a foreign producer sent to the subject of an event type. It may be no event at all."""
+        """Store a message of a foreign producer under an event type. The message need not be a valid event."""
         sequence, stored_at = self._place()
         own = own_id(sequence, stored_at)
         try:
@@ -176,7 +176,7 @@ class InMemoryBroker:
         start: str | datetime = "all",
         application: str | None = None,
     ) -> _Group:
-        """Return the group with this name. A new one begins with the first event of the stream, or where `start` says.
+        """Return the group with this name. A new group begins at `start`, by default with the first event of the stream.
 
         Raises:
             GroupOrderingError: The group exists with the other ordering.
@@ -199,12 +199,12 @@ class InMemoryBroker:
         return group
 
     def acknowledge(self, group: str, sequence: int) -> None:
-        """Record that a group has settled an event."""
+        """Record that a group has acknowledged or terminated an event."""
         self._acknowledged[group].add(sequence)
         self._progress.set()
 
     async def wait_until_acknowledged(self, group: str, count: int) -> None:
-        """Wait until a group has settled `count` events. Tests put this into an `asyncio.timeout`."""
+        """Wait until a group has acknowledged or terminated `count` events. Limit the wait with `asyncio.timeout`."""
         while len(self._acknowledged[group]) < count:
             self._progress.clear()
             await self._progress.wait()
@@ -245,7 +245,7 @@ class InMemoryEventSubscription(EventSubscription):
     async def open(
         self, event_types: Iterable[str], /, *, prefetch: int, ordering: Ordering = "none"
     ) -> AsyncGenerator[Deliveries, None]:
-        """A group that exists with the other ordering is refused here, with `GroupOrderingError`."""
+        """Open the subscription. Raises `GroupOrderingError` if the group exists with the other ordering."""
         self._broker.owner.check()
         group = self._broker.group(
             self.group, event_types, ordering=ordering, start=self._start, application=self._application
@@ -278,7 +278,7 @@ class _Deliveries(Deliveries):
             await self._group.changed.wait()
 
     def end(self, delivery: "_Delivery") -> None:
-        if self._let_go(delivery):
+        if self._remove(delivery):
             self._group.settle(delivery.stored)
             self._broker.acknowledge(self._group.name, delivery.sequence)
 
@@ -289,11 +289,11 @@ class _Deliveries(Deliveries):
             self._group.changed.set()
 
     def give_back(self, delivery: "_Delivery") -> None:
-        if self._let_go(delivery):
+        if self._remove(delivery):
             self._group.settle(delivery.stored)
             self._group.offer(delivery.stored)
 
-    def _let_go(self, delivery: "_Delivery") -> bool:
+    def _remove(self, delivery: "_Delivery") -> bool:
         known = delivery in self._held or delivery in self._returning
         self._held.discard(delivery)
         self._returning.discard(delivery)
@@ -341,7 +341,7 @@ class _Delivery(Delivery):
         else:
             self._deliveries.give_back(self)
 
-    async def term(self, reason: str) -> None:  # noqa: ARG002  # this broker keeps no log for the reason
+    async def term(self, reason: str) -> None:  # noqa: ARG002  # this broker does not log the reason
         self.timer.cancel()
         self._deliveries.end(self)
 
@@ -351,11 +351,11 @@ class _Delivery(Delivery):
 
 
 class InMemoryStreamContents(StreamContents):
-    """Reads the one stream of a broker as if every domain had a stream of its own. Such a stream always exists.
+    """Reads the single stream of a broker as one stream for each domain. Every domain has a stream, even an empty one.
 
     Args:
-        stored: Returns the messages that the broker holds now, in order. During a simulated outage it raises the
-            broker's error.
+        stored: A function that returns the stored events, in order. During a simulated outage it raises
+            `PublisherUnavailableError`.
     """
 
     def __init__(self, stored: Callable[[], Sequence[Stored]]) -> None:
@@ -390,7 +390,7 @@ class InMemoryEventPublisher(EventPublisher):
 
     Args:
         broker: The broker that stores the events.
-        application: The source of events that have none. Direct delivery needs it; otherwise the outbox has the name.
+        application: The source of events without a source. Only direct delivery needs it; an outbox sets the source itself.
     """
 
     def __init__(self, broker: InMemoryBroker, *, application: str | None = None) -> None:
@@ -398,7 +398,7 @@ class InMemoryEventPublisher(EventPublisher):
         self.application: str | None = application
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
-        await asyncio.sleep(0)  # other tasks run meanwhile, as with a real broker
+        await asyncio.sleep(0)  # lets other tasks run, as a real broker does
         if not self._broker.available:
             return [PublishResult(event, _unavailable()) for event in events]
         return [PublishResult(event, duplicate=not self._broker.store(self._stamped(event))) for event in events]
@@ -438,4 +438,4 @@ class InMemoryEventPublisher(EventPublisher):
 
 
 def _unavailable() -> PublisherUnavailableError:
-    return PublisherUnavailableError(_NAME, "it plays dead")
+    return PublisherUnavailableError(_NAME, "it simulates an outage")

@@ -1,4 +1,4 @@
-"""InMemoryRequestChannel: requests between applications of one process, for tests."""
+"""InMemoryRequestChannel: requests between applications in one process, for tests."""
 
 import asyncio
 import time
@@ -21,10 +21,10 @@ from mediator.owner import Owner
 
 
 class InMemoryRequestChannel(RequestChannel):
-    """Carries requests between applications of one process.
+    """Transmits requests between applications in one process.
 
-    Give the same channel to the senders and the responders under test. Several responders may serve a name. The
-    responder that has been asked least recently gets the next request.
+    Give the same channel to the senders and the responders under test. Several responders may serve the same
+    name. The next request goes to the least recently used of them.
 
     Attributes:
         available: False to simulate an outage of the broker: every call then raises an error.
@@ -40,7 +40,7 @@ class InMemoryRequestChannel(RequestChannel):
     async def call(self, call: RemoteCall, /) -> RemoteReply:
         self._owner.check()
         if not self.available:
-            raise PublisherUnavailableError(self.place, "it plays dead")
+            raise PublisherUnavailableError(self.place, "it simulates an outage")
         for entry in self._serving:
             if call.name in entry[0]:
                 self._serving.remove(entry)

@@ -1,4 +1,4 @@
-"""InMemoryDatabase: tables, outbox and inbox of an application under test, with transactions."""
+"""InMemoryDatabase: the tables, outbox and inbox of an application under test, with transactions."""
 
 import asyncio
 import copy
@@ -31,25 +31,25 @@ _GONE: Any = object()
 
 
 class InMemoryDatabase:
-    """The committed data of an application. Give the same one to its unit of work, outbox and inbox.
+    """The committed data of an application. Its unit of work, outbox and inbox must use the same database.
 
     Attributes:
-        tables: The rows of each table by key, under the name of the table.
+        tables: The rows of each table, by table name and then by key.
         outbox: The events that wait for a relay, in the order of their commits.
         delayed: The delayed events that are not due yet, each with the time at which it is due, in seconds since the
             epoch.
         archive: The events that the broker has stored.
-        archived: The place of each archived event, and the time of archiving in seconds since the epoch, by its id.
+        archived: The sequence of each archived event and its archiving time in seconds since the epoch, by its id.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: The counted starts of an event's handlers, and what is known of the last start, by consumer, source and
-            id. An event that is in the inbox has no count.
-        places: The place in the outbox that each event has or had, by its id.
-        available: False to simulate an outage: everything that needs the database fails.
-        application: The application name with which events are stored; the outbox of this database sets it.
+        starts: The number of starts of an event's handlers and the state of the last start, by consumer, source and
+            id. An event in the inbox has no entry.
+        places: The place of each event in the outbox, by its id. Events that have left the outbox are included.
+        available: False to simulate an outage: all access to the database fails.
+        application: The application name, which becomes the source of its events. The outbox of this database sets it.
 
     Args:
-        clock_offset: Returns seconds that are added to the time of this machine, for tests. All times in this database
-            come from this clock and are compared with it.
+        clock_offset: A function that returns the seconds to add to the time of this machine. All times in this database
+            come from the resulting clock, and are compared with it.
     """
 
     def __init__(self, *, clock_offset: Callable[[], float] | None = None) -> None:
@@ -75,46 +75,46 @@ class InMemoryDatabase:
         return time.time() + (0.0 if self._clock_offset is None else self._clock_offset())
 
     def named(self, event: CloudEvent) -> CloudEvent:
-        """Return the event with a source. An event stored before the application had a name gets the name here."""
+        """Return the event with a source. An event that was stored before the application had a name gets the name now."""
         return event if event.source or self.application is None else replace(event, source=self.application)
 
     @property
     def waiting(self) -> Sequence[CloudEvent]:
-        """The events that wait to be published, whether they are due or not."""
+        """The events that wait to be published, including delayed events that are not due."""
         return [*self.outbox, *(event for _, event in self.delayed)]
 
     def put(self, event: CloudEvent) -> None:
-        """Put an event into the outbox."""
+        """Append an event to the outbox."""
         self.places[event.id] = next(self.numbers)
         self.outbox.append(event)
 
     def put_back(self, event: CloudEvent, place: int) -> None:
-        """Put an event into the outbox at the place that it had before."""
+        """Insert an event into the outbox at the place that it had before."""
         later = [index for index, each in enumerate(self.outbox) if self.places.get(each.id, math.inf) > place]
         self.outbox.insert(later[0] if later else len(self.outbox), event)
         self.places[event.id] = place
 
     def check_owner(self) -> None:
-        """Make sure that the running event loop owns this database.
+        """Check that the running event loop owns this database.
 
         Raises:
             MisuseError: Another event loop or another process owns it.
         """
         if self.owner.check():
-            self.woken = asyncio.Event()  # the old one belongs to another event loop and cannot be awaited here
+            self.woken = asyncio.Event()  # the old one belongs to another event loop
 
     def check_available(self) -> None:
-        """Fail while the database simulates an outage.
+        """Raise an error while the database simulates an outage.
 
         Raises:
             DatabaseUnavailableError: `available` is False.
         """
         if not self.available:
-            raise DatabaseUnavailableError("InMemoryDatabase", "it plays dead")
+            raise DatabaseUnavailableError("InMemoryDatabase", "it simulates an outage")
 
 
 class InMemoryTable(MutableMapping[Any, Any]):
-    """One table as a transaction sees it: the committed rows with the transaction's own changes."""
+    """One table as a transaction sees it: the committed rows with the changes of the transaction."""
 
     def __init__(self, committed: dict[Any, Any], changes: Callable[[], dict[Any, Any]]) -> None:
         self._committed = committed
@@ -159,17 +159,17 @@ class _ReadOnlyTable(InMemoryTable):
 class InMemoryUnitOfWork(UnitOfWork):
     """A unit of work on an `InMemoryDatabase`: `unit_of_work = Scoped(InMemoryUnitOfWork, database)`.
 
-    The commit path is the same as with a real database: the library itself does commit, rollback, savepoints and
-    dooming. When two transactions change the same row, the later commit wins.
+    Commit, rollback, savepoints and the failure of doomed transactions run the same library code as with a real
+    database. If two transactions change the same row, the later commit wins.
 
     Args:
         database: The database that transactions commit to.
-        codec: Writes and reads the payloads of events.
-        max_pending: How many events may wait in the outbox, not counting delayed ones; `None` for any number.
+        codec: The codec of the payloads; `MsgspecCodec` by default.
+        max_pending: The largest number of waiting events, not counting delayed ones; `None` for no limit.
         options: The options of `UnitOfWork`.
 
     Raises:
-        SettingError: A number cannot work.
+        SettingError: A limit is not a whole number of at least 1.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._cancelled: list[tuple[float, CloudEvent]] = []
 
     def table(self, name: str) -> InMemoryTable:
-        """Return a table to read and write in the running transaction, or only to read in the transaction of a query.
+        """Return a table as the running transaction sees it. The tables of a query's transaction are read-only.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
@@ -209,9 +209,9 @@ class InMemoryUnitOfWork(UnitOfWork):
         return self._changes.setdefault(name, {})
 
     async def record(self, entry: tuple[str, str, str]) -> bool:
-        """Record an event in the inbox, or return False if it is recorded already.
+        """Record an event in the inbox and return True, or return False if the event is already recorded.
 
-        Waits while another transaction is recording the same event.
+        Wait while another transaction is recording the same event.
         """
         database = self.database
         while entry in database.recording and database.recording[entry][0] is not self:
@@ -223,7 +223,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         return True
 
     def cancel(self, event_id: str) -> bool:
-        """Cancel a delayed event, if this transaction commits. Return False when no delayed event has this id.
+        """Cancel a delayed event if this transaction commits. Return whether there is a delayed event with this id.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
@@ -232,12 +232,12 @@ class InMemoryUnitOfWork(UnitOfWork):
             raise misuse.no_unit_of_work(f"Cancelling event {event_id}")
         found = [delayed for delayed in self.database.delayed if delayed[1].id == event_id]
         for delayed in found:
-            self.database.delayed.remove(delayed)  # it must not become due before the transaction ends
+            self.database.delayed.remove(delayed)  # so that it does not become due before the transaction ends
         self._cancelled += found
         return bool(found)
 
     async def lock(self, name: tuple[str, str]) -> None:
-        """Hold a lock until the transaction ends. Waits while another transaction holds it."""
+        """Wait while another transaction holds a lock, and then hold the lock until this transaction ends."""
         locks = self.database.locks
         while name in locks and locks[name][0] is not self:
             await locks[name][1].wait()
@@ -249,7 +249,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         """Remove the start count of an event when the transaction commits."""
         self._forgotten.add(entry)
 
-    # The methods of the port `DatabaseTransaction`.
+    # The methods of the port `DatabaseTransaction` follow.
 
     @property
     def application(self) -> str | None:
@@ -280,7 +280,7 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def commit_transaction(self, transaction_id: str) -> None:
         database = self.database
         database.check_available()
-        check_ids(self._staged, database.waiting)  # another transaction may have committed since they were staged
+        check_ids(self._staged, database.waiting)  # another transaction may have committed in between
         for name, changes in self._changes.items():
             table = database.tables.setdefault(name, {})
             table.update(changes)
@@ -335,10 +335,10 @@ class InMemoryUnitOfWork(UnitOfWork):
 
 
 def in_database(database: InMemoryDatabase, unit_of_work: UnitOfWork, part: object) -> InMemoryUnitOfWork:
-    """Return a unit of work, which must be one of this database. The error of any other one names the part.
+    """Return the unit of work if it is on this database. Otherwise raise an error that names the part, such as an inbox.
 
     Raises:
-        MisuseError: It is on another database.
+        MisuseError: The unit of work is on another database.
     """
     if not isinstance(unit_of_work, InMemoryUnitOfWork) or unit_of_work.database is not database:
         raise misuse.other_unit_of_work(part, unit_of_work)

@@ -1,4 +1,4 @@
-"""InMemoryIdempotency: the responses of commands, by their idempotency keys, in an `InMemoryDatabase`."""
+"""InMemoryIdempotency: the responses of commands by idempotency key, in an `InMemoryDatabase`."""
 
 from itertools import islice
 
@@ -9,7 +9,7 @@ from mediator.msgspec import MsgspecRequestCodec
 from mediator.testing.memory.database import InMemoryDatabase, in_database
 
 TABLE = "mediator_idempotency"
-"""Name of the table: fingerprint, response and creation time in seconds since the epoch, by idempotency key."""
+"""Name of the table of fingerprints, responses and creation times (seconds since the epoch) by idempotency key."""
 
 
 class InMemoryIdempotency(Idempotency):
@@ -19,10 +19,9 @@ class InMemoryIdempotency(Idempotency):
 
     Args:
         database: The database of the unit of work.
-        codec: Writes and reads responses; JSON through msgspec by default.
-        keep_seconds: How long a response is kept, in seconds; one day by default.
-        clean_interval: How often old responses are deleted, in seconds. Whoever runs the workers of the container
-            deletes them.
+        codec: The codec of the responses; `MsgspecRequestCodec` by default.
+        keep_seconds: Seconds for which a response is kept; one day by default.
+        clean_interval: Seconds between two deletions of expired responses. The workers of the container delete them.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class InMemoryIdempotency(Idempotency):
         self._database = database
 
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
-        """A unit of work on another database is refused with `MisuseError`."""
+        """Claim a key. Raises `MisuseError` for a unit of work on another database."""
         mine = in_database(self._database, unit_of_work, self)
         self._database.check_available()
         await mine.lock((TABLE, key))

@@ -1,4 +1,4 @@
-"""InMemoryInbox: the events that an `InMemoryDatabase` has taken in."""
+"""InMemoryInbox: the record of the events that took effect in an `InMemoryDatabase`."""
 
 import math
 from datetime import datetime
@@ -10,9 +10,9 @@ from mediator.testing.memory.parking import is_key_parked
 
 
 class InMemoryInbox(Inbox):
-    """Remembers which events took effect: `inbox = providers.Singleton(InMemoryInbox, database)`.
+    """Records which events took effect: `inbox = providers.Singleton(InMemoryInbox, database)`.
 
-    It remembers them as long as the database lives.
+    The records are never deleted.
     """
 
     def __init__(self, database: InMemoryDatabase) -> None:
@@ -26,7 +26,7 @@ class InMemoryInbox(Inbox):
     async def insert(
         self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
     ) -> Admission:
-        """A unit of work on another database is refused with `MisuseError`."""
+        """Record an event. Raises `MisuseError` for a unit of work on another database."""
         mine = in_database(self._database, unit_of_work, self)
         self._database.check_available()
         if not await mine.record((consumer, source, event_id)):
@@ -43,7 +43,7 @@ class InMemoryInbox(Inbox):
         event_id: str,
         /,
         *,
-        since: datetime | None = None,  # noqa: ARG002  # a database in memory has no old events
+        since: datetime | None = None,  # noqa: ARG002  # all records are searched
     ) -> bool:
         self._database.check_available()
         return (consumer, source, event_id) in self._database.inbox
@@ -74,7 +74,7 @@ class InMemoryInbox(Inbox):
         in_database(self._database, unit_of_work, self).forget_starts((consumer, source, event_id))
 
     async def clean(self, _limit: int, /) -> int:
-        """Return 0: nothing is forgotten here."""
+        """Return 0, because no record is ever deleted."""
         return 0
 
     async def answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""InMemoryOutbox: the events that wait in an `InMemoryDatabase` for a relay."""
+"""InMemoryOutbox: the events in an `InMemoryDatabase` that wait for a relay."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
@@ -69,16 +69,16 @@ _OUTGOING = ParkedFilter(direction="out")
 
 
 class InMemoryOutbox(Outbox):
-    """Lets a relay publish the events of an `InMemoryDatabase`. Only one relay at a time gets events.
+    """Gives the events of an `InMemoryDatabase` to a relay. Only one relay at a time can claim events.
 
         outbox = providers.Singleton(InMemoryOutbox, database)
 
     Args:
         database: The database that holds the events.
-        application: The name of this application. It is stored with each event as its source.
+        application: The name of this application, which is stored as the source of each event.
 
     Raises:
-        SettingError: The name cannot work.
+        SettingError: The name is empty, too long or not printable.
     """
 
     def __init__(self, database: InMemoryDatabase, *, application: str | None = None) -> None:
@@ -153,7 +153,7 @@ class InMemoryOutbox(Outbox):
         return None if earliest is None else max(0.0, earliest - self._database.now())
 
     async def clean(self, _limit: int, /) -> int:
-        """Return 0: the archive in memory is kept."""
+        """Return 0, because no archived event is ever deleted."""
         return 0
 
     async def cancel(self, event_id: str, /, *, unit_of_work: UnitOfWork | None = None) -> bool:
@@ -192,7 +192,7 @@ class _Batch(OutboxBatch):
         self._take(settled := [event for event in self.events if event.id in ids])
         database = self._database
         for event in settled:
-            if event.id not in database.archived:  # an id names one event, so the archive keeps the first one
+            if event.id not in database.archived:  # the archive keeps only the first event with an id
                 database.archive.append(event)
                 database.archived[event.id] = (next(database.numbers), database.now())
 
@@ -204,5 +204,5 @@ class _Batch(OutboxBatch):
 
     def _take(self, events: Sequence[CloudEvent]) -> None:
         if not self.open:
-            raise ClaimLostError("the batch was left")
+            raise ClaimLostError("the `claim` block has ended")
         self._database.outbox = [event for event in self._database.outbox if event not in events]

@@ -23,7 +23,7 @@ def set_aside(database: InMemoryDatabase, event: ParkedEvent) -> None:
 
 
 def numbered(database: InMemoryDatabase, event: ParkedEvent) -> ParkedEvent:
-    """Return the event as it is stored: with the next number, and with the database's time if it has no time yet."""
+    """Return the event with the next number, and with the current time as its parking time if it has none."""
     at = database.now() if event.parked_at is None else event.parked_at
     return replace(event, number=next(database.numbers), parked_at=at)
 
@@ -37,7 +37,7 @@ def is_key_parked(database: InMemoryDatabase, consumer: str, key: str) -> bool:
 class InMemoryParking(Parking):
     """Parks events in a database: `parking = providers.Singleton(InMemoryParking, database)`.
 
-    Give the inbox, the outbox and the unit of work the same database.
+    The inbox, the outbox and the unit of work must use the same database.
     """
 
     def __init__(self, database: InMemoryDatabase) -> None:
@@ -92,7 +92,7 @@ class InMemoryParking(Parking):
     ) -> ParkedEvent:
         found = await self._get_free(number)
         if headers is not None and found.direction == "out":
-            raise SettingError("headers", sorted(headers), "an event that goes out gets its headers when it does")
+            raise SettingError("headers", sorted(headers), "an outgoing event gets its headers when it is published")
         edited = replace(
             found,
             data=found.data if data is None else data,
@@ -163,12 +163,12 @@ class InMemoryParking(Parking):
 
 
 def _row_of(number: int) -> tuple[str, str]:
-    """Return the name of the lock that a replay holds on an event while its handlers run."""
+    """Return the name of the lock that a replay holds on an event while the handlers of the event run."""
     return _TABLE, f"{number}"
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the lock that a replay holds on a consumer's key, or on the event alone when it has no key."""
+    """Return the name of the lock that a replay holds on the event's consumer and key, or on an event without a key."""
     if event.partition_key is not None:
         return event.consumer, event.partition_key
-    return "\0", str(event.number)  # no consumer has this name
+    return "\0", str(event.number)  # no consumer can have the name "\0"
