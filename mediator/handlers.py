@@ -81,8 +81,8 @@ def _substitute(argument: Any, known: dict[Any, Any]) -> Any:
 def message_types(argument: Any) -> tuple[type, ...]:
     """Return the message classes of a type argument, one for each member of a union.
 
-    `Any` stands for `object`, the base class of every message; a type variable for its bound; and an alias (PEP 695)
-    for its value. The tuple is empty for anything that is no class, such as the forward reference in
+    For `Any` the result is `object`, the base class of every message. A type variable is replaced by its bound, and an
+    alias (PEP 695) by its value. The tuple is empty for anything that is no class, such as the forward reference in
     `RequestHandler["EnrollStudent", int]`.
     """
     if argument is Any:

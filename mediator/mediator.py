@@ -31,12 +31,12 @@ class Mediator:
 
     Args:
         registry: The handlers and behaviors.
-        ids: Makes the ids of messages.
-        started: Whether it dispatches right away; False when something else, such as `lifespan`, starts it.
-        max_depth: How many dispatches may be nested in each other.
+        ids: Creates the ids of messages.
+        started: Whether it accepts messages at once; False when something else, such as `lifespan`, starts it later.
+        max_depth: The largest number of dispatches that may be nested.
 
     Attributes:
-        owner: The event loop in which its container was started.
+        owner: The event loop in which its container was started; `None` before the start.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class Mediator:
         """Send a request to its handler and return the response.
 
         Inside a running dispatch the request joins the scope and the transaction of that dispatch, unless `mode` says
-        otherwise. Errors of the handler or a behavior reach the caller unchanged. The request inherits everything from
-        `context` and names it as its cause; without `context` it inherits from the running dispatch.
+        otherwise. Errors of the handler or a behavior reach the caller unchanged. The request inherits from `context`,
+        whose message becomes its cause; without `context` it inherits from the running dispatch.
 
         Raises:
             MisuseError: The message is not a request, or the container is not started.
-            HandlerNotFoundError: No handler is found, or the type arguments of the request would decide which handler
-                it is, and cannot be known.
+            HandlerNotFoundError: No handler is found; or the handler depends on the type arguments of the request, and
+                these are unknown.
             ScopeError: Another dispatch is using the scope that this one would join.
-            DispatchDepthError: More than `max_depth` dispatches are nested, as when they cause each other in a circle.
+            DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
             DeclarationError: The class of the request is of several kinds.
             SettingError: `mode` is no `TransactionMode`.
         """
@@ -120,13 +120,13 @@ class Mediator:
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
         """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
 
-        Leaving the block, early or not, closes the behaviors and the handler at once. The scope of the stream, its own
-        or a joined one, is the running scope during each step, but not between the items. A stream begins no unit of
-        work. `context` is inherited as in `send`.
+        Leaving the block closes the behaviors and the handler at once, even before the last item. The scope of the
+        stream, which may be a joined scope, is the running scope during each step, but not between the items. A stream
+        begins no unit of work. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a stream request, or the container is not started.
-            HandlerNotFoundError: Nothing handles it.
+            HandlerNotFoundError: No handler is found.
             SettingError: `mode` is `NESTED`, or no `TransactionMode`.
         """
         if not isinstance(request, StreamRequest):
@@ -148,23 +148,22 @@ class Mediator:
     ) -> None:
         """Publish a notification to its handlers. It is no error if there are none.
 
-        Handlers of its base classes are called too, each once, in the order of declaration. The handlers run one after
-        the other, and the first error stops them and reaches the caller unchanged, unless another strategy is given
-        here, by the notification's class or by the registry. `context` is inherited as in `send`.
+        Handlers of its base classes are called too, each handler once, in the order of declaration. By default the
+        handlers run one after the other, and the first error stops them and reaches the caller unchanged. `strategy`,
+        the class of the notification or the registry may choose another strategy. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
-                `Concurrent`, and a unit of work runs.
-            HandlerNotFoundError: The type arguments of the notification would decide which handlers it has, and cannot
-                be known.
+                `Concurrent`, and a unit of work is running.
+            HandlerNotFoundError: The handlers depend on the type arguments of the notification, and these are unknown.
             ScopeError: Another dispatch is using the scope that this one would join.
             SettingError: `mode` is no `TransactionMode`, or `strategy` is no strategy.
-            DispatchDepthError: More than `max_depth` dispatches are nested, as when they cause each other in a circle.
+            DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
         """
         known = self._publishes.get(notification.__class__) if strategy is None else None
         call = known or self._publish_of(notification, strategy)
         frame = enter(mode, notification, self, context and context.caused(self.ids()))
-        try:  # repeats `send`, because a shared function would cost one more coroutine for each dispatch
+        try:  # the same code as in `send`, because a shared function would need one more coroutine per dispatch
             result = await (call(notification) if frame.owner else call_inside(frame, mode, notification, call))
             if result.__class__ is CoroutineType:
                 check_awaited(result, notification)
@@ -178,19 +177,19 @@ class Mediator:
             await frame.leave(response=None)
 
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
-        """Publish a notification once the running unit of work has committed, in a unit of work of its own.
+        """Publish a notification after the running unit of work has committed, in a separate unit of work.
 
-        Notifications are published in the order of these calls, each even if one before it failed. If the unit of work
-        rolls back, none is published. If a `NESTED` dispatch rolls back to its savepoint, none is published that was
-        given since that savepoint. Failures reach the sender of the outermost command as one `AfterCommitError`. If the
-        process dies after the commit, the remaining notifications are lost; use a distributed event for anything that
-        must not be lost.
+        Notifications are published in the order of these calls, even if earlier ones failed. If the unit of work rolls
+        back, no notification is published. If a `NESTED` dispatch rolls back to its savepoint, the notifications that
+        were added since that savepoint are not published. Failures reach the sender of the outermost command as one
+        `AfterCommitError`. If the process dies after the commit, the remaining notifications are lost; use a
+        distributed event for anything that must not be lost.
 
         Raises:
             MisuseError: The message is not a notification.
             SettingError: `strategy` is no strategy.
-            ScopeError: Nothing is being dispatched.
-            NoUnitOfWorkError: No unit of work runs.
+            ScopeError: No dispatch is running.
+            NoUnitOfWorkError: No unit of work is running.
         """
         if not isinstance(notification, Notification):
             raise _no_message(notification, "publish_after_commit")
@@ -204,7 +203,7 @@ class Mediator:
     async def _publish_caused_by(
         self, frame: Frame | None, notification: Notification, strategy: PublishStrategy | None
     ) -> None:
-        """Publish with the context of a dispatch that may have ended meanwhile."""
+        """Publish a notification with the context of a dispatch, which may have ended meanwhile."""
         cause = frame.context if frame is not None else None
         await self.publish(notification, mode=TransactionMode.NEW, strategy=strategy, context=cause)
 
@@ -224,12 +223,12 @@ class Mediator:
 
         Args:
             principal: The user or service on whose behalf the messages are handled.
-            tenant: The tenant whose data they are about.
-            headers: Other facts about them. Their `repr` shows only the names.
-            correlation_id: The id of the flow they belong to, when the flow began elsewhere.
+            tenant: The tenant whose data the messages are about.
+            headers: Other facts about the messages. Their `repr` shows only the names.
+            correlation_id: The id of the flow to which the messages belong, if the flow began elsewhere.
 
         Raises:
-            ContextError: A value is too long, or has a character that may not be there.
+            ContextError: A value is too long, or has a character that is not allowed.
         """
         frame = enter_ambient(self, principal=principal, tenant=tenant, headers=headers, correlation_id=correlation_id)
         try:
@@ -245,11 +244,11 @@ class Mediator:
         message: object = "mediator.scope()",
         context: MessageContext | None = None,
     ) -> AsyncIterator[Scope]:
-        """Open a scope by hand, for a script or a web request; dispatches in the block join it.
+        """Open a scope for a script or a web request; dispatches in the block join it.
 
         Args:
-            mode: How the scope relates to a running dispatch.
-            message: The purpose of the scope, for error texts.
+            mode: How the scope relates to the running dispatch.
+            message: The name of the scope in error texts.
             context: The context of the scope, from which the messages dispatched inside inherit.
 
         Raises:
@@ -276,21 +275,24 @@ class Mediator:
         """Return a description of the pipeline of one message class, or of all message classes.
 
         Args:
-            message_type: The message class; all classes that have a handler when not given.
+            message_type: The message class; when not given, all classes that have a handler.
             format: `"text"`; `"json"`, which adds the messages that each handler dispatches; or `"mermaid"`, a
-                flowchart of a message and all that follows from it. The messages a handler dispatches are those its
-                class declares as `dispatches`, or else the message classes that its source code calls.
+                flowchart of a message and of the messages that its handlers dispatch in turn. The messages that a handler
+                dispatches are declared by its class as `dispatches`; otherwise they are the message classes that its
+                source code calls.
 
         Raises:
-            HandlerNotFoundError: The class is a request, and nothing handles it.
+            HandlerNotFoundError: The class is a request and has no handler.
             SettingError: The format is none of these.
         """
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)
 
     def _send_of(self, request: Request[Any]) -> Call:
-        """Return the call for a request and keep it for its class, so that the checks are made once for each class."""
-        known = self._sends  # read before the registry: a call must not be kept after `rebind` has changed the registry
+        """Return the compiled pipeline for a request, and keep it for its class after the checks."""
+        known = (
+            self._sends
+        )  # read first: if `rebind` replaces the registry meanwhile, the old pipeline must not be kept
         if not isinstance(request, Request):
             raise _no_message(request, "send")
         if not self._started:
@@ -299,7 +301,7 @@ class Mediator:
         return call
 
     def _publish_of(self, notification: Notification, strategy: PublishStrategy | None) -> Call:
-        """Return the call for a notification and keep it for its class, unless a strategy is given."""
+        """Return the compiled pipeline for a notification, and keep it for its class unless a strategy is given."""
         known = self._publishes
         if not isinstance(notification, Notification):
             raise _no_message(notification, "publish")

@@ -1,4 +1,4 @@
-"""Messages: the marker classes of all kinds of messages, and the interfaces through which code dispatches them."""
+"""Messages: the base classes of all kinds of messages, and the interfaces that dispatch messages."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -35,7 +35,7 @@ class Query(Request[R_co]):
 
 
 class StreamRequest(Generic[Item_co]):
-    """A request that is answered with any number of items: `async with mediator.stream(request) as items`."""
+    """A request whose response is a stream of any number of items: `async with mediator.stream(request) as items`."""
 
     __slots__ = ()
 
@@ -46,7 +46,7 @@ class Notification:
     __slots__ = ()
 
     publish_strategy: ClassVar[PublishStrategy | None] = None
-    """How its handlers are run; `None` for the registry's strategy."""
+    """How the handlers are run; `None` for the strategy of the registry."""
 
 
 _KINDS: tuple[type, ...] = (Request, StreamRequest, Notification)
@@ -60,20 +60,20 @@ def check_kind(cls: type) -> None:
 
 
 def kinds_of_message(cls: type, *others: type) -> list[str]:
-    """Return the names of the kinds of a message class: exactly one, unless it is declared wrongly."""
+    """Return the names of the kinds of a message class. A class that is declared correctly has exactly one."""
     kinds = [kind for kind in (*_KINDS, *others) if issubclass(cls, kind)]
-    if issubclass(cls, Command) and issubclass(cls, Query):  # whether a request changes something must be clear
+    if issubclass(cls, Command) and issubclass(cls, Query):  # they contradict each other
         kinds[kinds.index(Request) : kinds.index(Request) + 1] = _REQUESTS
     return [kind.__name__ for kind in kinds]
 
 
 def is_stream_request(cls: type) -> bool:
-    """Return whether messages of a class are answered with a stream of items."""
+    """Return whether a class is a class of stream requests."""
     return issubclass(cls, StreamRequest)
 
 
 def is_request(cls: type) -> bool:
-    """Return whether messages of a class are sent to exactly one handler (and not published to any number)."""
+    """Return whether a class is a class of requests, which have exactly one handler."""
     return issubclass(cls, Request)
 
 
@@ -124,9 +124,9 @@ class Publisher(Protocol):
 
 
 class Origin(Publisher, Protocol):
-    """The mediator as a dispatch knows it: the one through which its message came."""
+    """The interface of the mediator that began a dispatch."""
 
     ids: IdFactory
-    """The function that makes the ids of messages."""
+    """The function that creates the ids of messages."""
     max_depth: int
-    """How many dispatches may be nested in each other."""
+    """The largest number of dispatches that may be nested."""

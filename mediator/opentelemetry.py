@@ -1,7 +1,7 @@
 """Telemetry: records a span and a duration for each message, each handler of a notification, and each stream.
 
 It needs `mediator-uow[opentelemetry]`, and has no visible effect until the application sets up OpenTelemetry's SDK.
-Attributes have the names of OpenTelemetry's semantic conventions for messaging where these define one. Payloads are
+Where OpenTelemetry's semantic conventions for messaging define the name of an attribute, that name is used. Payloads are
 never recorded.
 """
 
@@ -31,13 +31,13 @@ _END: Any = object()
 
 
 class _Telemetry:
-    """The common base of the behaviors below.
+    """The common base class of the behaviors below.
 
     Args:
         tracer_provider: Receives the spans; the global provider when not given.
         meter_provider: Receives the durations; the global provider when not given.
-        record_exceptions: Also record the text and the traceback of an error on its span. They may show values of a
-            message.
+        record_exceptions: Also record the text and the traceback of an error on its span. They may contain values
+            of a message.
         clock: Monotonic time in seconds.
     """
 
@@ -51,7 +51,9 @@ class _Telemetry:
     ) -> None:
         self._tracer: Tracer = trace.get_tracer("mediator", tracer_provider=tracer_provider)
         self._durations: Histogram = metrics.get_meter("mediator", meter_provider=meter_provider).create_histogram(
-            "mediator.message.duration", unit="s", description="How long messages took, with all that they caused."
+            "mediator.message.duration",
+            unit="s",
+            description="The duration of messages, including everything that they caused.",
         )
         self._record_exceptions = record_exceptions
         self._clock = clock
@@ -107,7 +109,7 @@ def _current(span: Span) -> Generator[None, None, None]:
 
 
 class TelemetryBehavior(_Telemetry, PipelineBehavior[Any, Any]):
-    """Records a span such as `send EnrollStudent` for each request, publish and delivered event. Place it outermost."""
+    """Records a span such as `send EnrollStudent` for each request, publish and delivered event. Put it first."""
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
         with self._measured(message) as span, _current(span):
@@ -127,7 +129,7 @@ class HandlerTelemetryBehavior(_Telemetry, NotificationPipelineBehavior[Notifica
 
 
 class StreamTelemetryBehavior(_Telemetry, StreamPipelineBehavior[Any, Any]):
-    """Records a span for each stream, from its first step to its end. Between the items it is not the current span."""
+    """Records a span for each stream, from its first step to its end. It is the current span only during a step."""
 
     async def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
         with self._measured(request) as span:

@@ -1,8 +1,8 @@
-"""Owner: the event loop that an object belongs to; and tasks that belong to no dispatch.
+"""Owner: the event loop to which an object belongs; and tasks that do not belong to a dispatch.
 
 A task, and each callback that it schedules in the event loop, keeps a copy of the context in which it was created. A
 connection opened while a command is handled would otherwise keep the command, its tenant and its log fields in memory
-for as long as it is open: such tasks are started in an empty context.
+for as long as the connection is open. Therefore such tasks are started in an empty context.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from mediator.errors import misuse
 class Owner:
     """The owner of an object that is bound to an event loop: the first loop that uses the object.
 
-    When that loop no longer runs, the next loop takes the object over, as when one `asyncio.run` follows another. A
-    loop that runs at the same time in another thread, or another process, gets an error at once; otherwise it would
-    wait for ever, or keep others waiting.
+    When that loop no longer runs, the next loop takes the object over, as when one `asyncio.run` follows another. Use
+    by another process, or by a loop that runs at the same time in another thread, raises an error at once; otherwise one
+    of them could wait forever.
     """
 
     __slots__ = ("_loop", "_part", "_process", "_thread")
@@ -33,13 +33,13 @@ class Owner:
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     def check(self, *, busy: bool = False, moves: bool = True) -> bool:
-        """Check that the running event loop owns the object, or make it the owner if that is allowed.
+        """Check that the running event loop owns the object, or make the loop its owner if that is allowed.
 
-        Return True when the loop has just taken the object over from another loop, otherwise False.
+        Return True if the loop has just taken the object over from another loop, otherwise False.
 
         Args:
-            busy: True when the object is in use: it can then be taken over only from a closed loop.
-            moves: False when the object can never be taken over.
+            busy: Whether the object is in use. An object in use can be taken over only from a closed loop.
+            moves: Whether the object can be taken over; if False, it never can.
 
         Raises:
             MisuseError: Another process or another event loop owns the object.

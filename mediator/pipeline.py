@@ -1,8 +1,8 @@
 """Pipeline: the behaviors and the handlers of a message, compiled once into a chain of calls.
 
-A link of the chain resolves its behavior or handler when it is called. If a behavior returns early, nothing inside it is
-built; if it calls `call_next` again, everything inside is built anew. A link is a plain function that returns the coroutine
-of the next `handle`, so a traceback shows only behaviors and handlers.
+A link is a function that creates one behavior or handler when it is called. If a behavior returns without calling
+`call_next`, the objects inside it are not created; if it calls `call_next` twice, they are created twice. A link returns the
+coroutine of the next `handle` and awaits nothing itself, so a traceback shows only behaviors and handlers.
 """
 
 from abc import ABC, abstractmethod
@@ -30,10 +30,10 @@ Call = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class CallNext(Protocol[Response_co]):
-    """Calls the rest of the pipeline, with the same message or with a replacement."""
+    """Calls the rest of the pipeline with the same message, or with a replacement."""
 
     def __call__(self, message: Any = ..., /) -> Coroutine[Any, Any, Response_co]:
-        """Resolve and run everything inside this behavior. May be called again, or not at all."""
+        """Create and run everything inside this behavior. It may be called several times, or never."""
         ...
 
 
@@ -45,28 +45,28 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """
 
     one_of: ClassVar[str | None] = None
-    """A name. Of all behaviors with this name only the one with the most specific type argument wraps a message."""
+    """A name. Among all behaviors with this name, only the one with the most specific type argument wraps a message."""
 
     role: ClassVar[str | None] = None
-    """The name by which other behaviors say where they stand relative to this one; `one_of` if it is not given."""
+    """The name by which `belongs_inside`, `belongs_outside` and `needs` refer to it; `one_of` if not given."""
 
     belongs_inside: ClassVar[Mapping[str, str]] = {}
-    """The roles that must stand before it in the list if they are in it, each with the reason. `validate` checks it."""
+    """Roles whose behaviors must come before this one, if both are in the list, with the reason. `validate` checks it."""
 
     belongs_outside: ClassVar[Mapping[str, str]] = {}
-    """The roles that must stand after it in the list if they are in it, each with the reason. `validate` checks it."""
+    """Roles whose behaviors must come after this one, if both are in the list, with the reason. `validate` checks it."""
 
     needs: ClassVar[Mapping[str, str]] = {}
-    """The roles that must be in the list for it to work, each with the reason. `validate` checks it."""
+    """Roles whose behaviors must be in the list for this one to work, with the reason. `validate` checks it."""
 
     made_once: ClassVar[bool] = False
-    """True when it keeps state between messages, so that its provider must make it once. `validate` checks it."""
+    """True if it keeps state between messages, so that its provider must create it only once. `validate` checks it."""
 
     per_scope: ClassVar[bool] = False
-    """True when it runs in each handler's own scope, if a notification's handlers have one, and not around the publish."""
+    """True if it wraps each handler instead of the publish when the strategy gives each handler its own scope."""
 
     commits: ClassVar[bool] = False
-    """True when it commits a transaction. The behaviors outside it then see an error after the commit as such."""
+    """True if it commits a transaction. Behaviors outside it then receive an error after the commit as `CommittedError`."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
@@ -74,7 +74,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
 
 
 class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
-    """Wraps each handler of a notification on its own. It stands in the same list as the other behaviors.
+    """Wraps each handler of a notification separately. It is declared in the same list as the other behaviors.
 
     `NotificationPipelineBehavior[Notification]` wraps every handler of every notification, and
     `NotificationPipelineBehavior[StudentEnrolled]` every handler of `StudentEnrolled`. A `PipelineBehavior` wraps the
@@ -88,7 +88,7 @@ class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
 
 def handler_link(source: Source) -> Call:
     """Return the innermost link of a request, which calls its handler."""
-    plain: Any = None  # the last class that is no awaitable: comparing it costs less than `hasattr`
+    plain: Any = None  # the last class that is no awaitable; comparing classes is faster than `hasattr`
 
     def call(message: Any, /) -> Coroutine[Any, Any, Any]:
         nonlocal plain
@@ -104,7 +104,7 @@ def handler_link(source: Source) -> Call:
 
 
 def handlers_link(calls: Sequence[Call]) -> Call:
-    """Return the innermost link of a notification or an event: it calls the handlers in order, until one fails."""
+    """Return the innermost link of a notification or an event, which calls the handlers in order until one fails."""
 
     async def call(message: Any, /) -> None:
         for handle in calls:
@@ -116,10 +116,11 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 
 
 def behavior_link(source: Source, inner: Call) -> Call:
-    """Return a link that calls a behavior. The behavior's `call_next` calls the link inside.
+    """Return a link that calls a behavior, whose `call_next` calls the next link.
 
-    `call_next` refuses when the behavior has returned: its coroutine then neither runs nor waits, so no flag is needed.
-    A behavior is watched, which takes longer, unless its code shows that it awaits `call_next()`.
+    `call_next` raises an error after the behavior has returned. The state of the behavior's coroutine shows this, so no
+    flag is needed. Unless the bytecode of a behavior shows that it awaits `call_next()`, each call of it is checked by
+    `watched`, which takes longer.
     """
     plain: Any = None
 
@@ -136,7 +137,7 @@ def behavior_link(source: Source, inner: Call) -> Call:
                 behavior = watched(behavior)
         run = behavior.handle(
             message,
-            # A lambda has no annotations, which a nested function would evaluate at each call.
+            # a lambda, because a nested function would evaluate its annotations at each call
             lambda replacement=..., /: (
                 inner(message if replacement is ... else checked_replacement(message, replacement))
                 if run is None or run.cr_running or run.cr_suspended
@@ -156,10 +157,10 @@ def _refuse(message: object, run: Any) -> NoReturn:
 
 
 def checked_replacement(message: object, replacement: Any) -> Any:
-    """Return the message that a behavior passes on in place of its own.
+    """Return the message that a behavior gave to `call_next` in place of its own message.
 
     Raises:
-        MisuseError: It is not an instance of the message's class, for which the links inside were chosen.
+        MisuseError: It is not an instance of the class of the message, for which the pipeline was compiled.
     """
     if not isinstance(replacement, message.__class__):
         raise misuse.replaced(message, replacement)
@@ -167,7 +168,7 @@ def checked_replacement(message: object, replacement: Any) -> Any:
 
 
 class _Resolving:
-    """A behavior that is still being made."""
+    """A behavior whose provider returned an awaitable, which is awaited when the behavior is called."""
 
     __slots__ = ("_resolving",)
 
@@ -189,7 +190,7 @@ def notification_behavior_link(source: Source, handler: type, inner: Call) -> Ca
 
 
 def awaited_link(inner: Call) -> Call:
-    """Return a link that refuses a response that is a coroutine which was never awaited."""
+    """Return a link that raises an error if the response is a coroutine that nobody has awaited."""
 
     async def call(message: Any, /) -> Any:
         response = await inner(message)
@@ -200,7 +201,7 @@ def awaited_link(inner: Call) -> Call:
 
 
 class _Around:
-    """A behavior of notification handlers together with the handler that it wraps."""
+    """A `NotificationPipelineBehavior` and the class of the handler that it wraps."""
 
     __slots__ = ("_behavior", "_handler")
 
@@ -236,18 +237,18 @@ def compile_chain(behaviors: Sequence[Source], innermost: Call, committing: int 
     Args:
         behaviors: The sources of the behaviors.
         innermost: The innermost link.
-        committing: How many of the behaviors stand outside the one that commits a transaction.
+        committing: The number of behaviors outside the behavior that commits a transaction.
     """
     chain = innermost
     for place, source in reversed(tuple(enumerate(behaviors))):
         chain = behavior_link(source, chain)
-        if 0 < place < committing:  # the dispatch itself checks the errors of the outermost behavior
+        if 0 < place < committing:  # for the outermost behavior the dispatch itself does this
             chain = outcome_link(chain)
     return chain
 
 
 def strategy_link(strategy: PublishStrategy, calls: Sequence[Call]) -> Call:
-    """Return the innermost link of a notification, which runs its handlers as the strategy says."""
+    """Return the innermost link of a notification, which runs its handlers by a strategy."""
     if strategy == Sequential():
         return handlers_link(calls)
     own, checked = strategy.scope_per_handler, [awaited_link(each) for each in calls]
@@ -261,9 +262,9 @@ def strategy_link(strategy: PublishStrategy, calls: Sequence[Call]) -> Call:
 
 
 def own_scope_link(inner: Call) -> Call:
-    """Return a link that opens a scope of its own for one handler.
+    """Return a link that runs one handler in a new scope.
 
-    No transaction may begin in that scope if none may begin in the scope around it.
+    If no transaction may begin in the surrounding scope, none may begin in the new scope either.
     """
 
     async def call(message: Any, /) -> Any:
@@ -289,9 +290,9 @@ def own_scope_link(inner: Call) -> Call:
 
 
 def outcome_link(inner: Call) -> Call:
-    """Return a link outside a transaction: it turns an error into one that says the outcome of the transaction.
+    """Return a link that replaces an error by an error that says the outcome of the transaction inside the link.
 
-    The behaviors around it need the outcome to decide whether to try again and which response to return.
+    The behaviors outside the link need the outcome to decide whether to try again and which response to return.
     """
 
     async def call(message: Any, /) -> Any:
@@ -320,7 +321,7 @@ def _running_dispatch() -> Frame | None:
 
 
 def call_inside(frame: Frame, mode: TransactionMode, message: Any, call: Call) -> Awaitable[Any]:
-    """Call in the scope of another dispatch, and in its transaction if one is running."""
+    """Call the pipeline in the scope of another dispatch, and in its transaction if one is running."""
     joined = frame.scope.transaction
     if joined is None:
         return call(message)
@@ -335,7 +336,7 @@ async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call)
 
 
 async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call in the transaction of another dispatch. If a command or a publish fails, the transaction is rolled back."""
+    """Call the pipeline in the transaction of another dispatch, and roll it back if a command or a publish fails."""
     try:
         return await call(message)
     except BaseException as error:

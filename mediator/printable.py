@@ -1,8 +1,8 @@
 """Printable text: makes foreign text, errors and tracebacks safe to show in log lines, errors, reports and tables.
 
-Text from the wire, from the broker, from another application or from a foreign class may contain anything and have any
-size. After one of these functions it cannot move the cursor of a terminal, forge a line of a log or fill a disk. No
-value of a local variable is shown.
+Text from the wire, from the broker, from another application or from a foreign class may contain any characters and have
+any size. The text that these functions return cannot move the cursor of a terminal, forge a line of a log or fill a disk.
+It never shows the value of a local variable.
 """
 
 import io
@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 LONGEST_SHOWN = 255
-"""Most characters shown of an id, a name, a subject or another text that is normally short."""
+"""Most characters shown of a text that is normally short, such as an id, a name or a subject."""
 LONGEST_REASON = 2000
 """Most characters shown of a text that explains an error."""
 LONGEST_REPORT = 50_000
@@ -35,7 +35,7 @@ def shown_reason(text: str) -> str:
 
 
 def printable(text: str, longest: int | None = None) -> str:
-    """Return the text with its line ends, and with an escape for each other unprintable character.
+    """Return the text with an escape for each unprintable character other than a line end.
 
     If it has more than `longest` characters, the middle is left out.
     """
@@ -67,12 +67,12 @@ def escape_unknown_characters() -> None:
 def text_of(error: BaseException | None) -> str:
     """Return the whole text of an error, even if the `__str__` of its class fails.
 
-    The text is not made printable, so it must not be logged as it is.
+    The text may contain unprintable characters: do not log it without `printable` or `shown`.
     """
     try:
         return str(error)
     except Exception as failure:  # the error may be of a foreign class
-        return f"its text cannot be had: {type(failure).__name__}"
+        return f"its text is not available: {type(failure).__name__}"
 
 
 def shown_error(error: BaseException | None) -> str:
@@ -80,7 +80,7 @@ def shown_error(error: BaseException | None) -> str:
     try:
         return shown_reason(repr(error))
     except Exception as failure:  # the error may be of a foreign class
-        return f"<{type(error).__name__}: its text cannot be had: {type(failure).__name__}>"
+        return f"<{type(error).__name__}: its text is not available: {type(failure).__name__}>"
 
 
 _MOST_LINES = 200
@@ -93,14 +93,14 @@ def traceback_of(error: BaseException | None) -> str | None:
     Log lines have it in the field `stack`. They do not use `exc_info`, because the console renderer of an unconfigured
     structlog would then show the local variables of every frame, and with them payloads
     (https://www.structlog.org/en/stable/exceptions.html). Control characters are escaped and long texts are cut,
-    because the text of an error may contain foreign data and the log may be read on a terminal. All lines of such a
-    text but the first are indented, so that none of them looks like a line of the log.
+    because the text of an error may contain foreign data and the log may be read on a terminal. All lines of an error's
+    text except the first are indented, so that none of them looks like a line of the log.
     """
     return None if error is None else printable("".join(map(_indented, _lines(error))).rstrip(), LONGEST_REPORT)
 
 
 def _indented(part: str) -> str:
-    """Indent the further lines of an error's text. Headings and frames of the traceback are returned unchanged."""
+    """Indent all lines of an error's text except the first. Return headings and frames of a traceback unchanged."""
     if part.startswith((" ", "\n", "Traceback ")):
         return part
     first, *further = printable(part.removesuffix("\n"), 2 * LONGEST_REASON).split("\n")[:_MOST_LINES]
@@ -110,16 +110,16 @@ def _indented(part: str) -> str:
 def _lines(error: BaseException) -> list[str]:
     try:
         return traceback.format_exception(error)
-    except Exception:  # Python calls more of the error's class than `__str__`, and that code may fail
+    except Exception:  # other methods of the error's class may fail too
         return [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}: {text_of(error)}"]
 
 
 def place_of(error: BaseException) -> tuple[str, int | None] | None:
-    """Return the file and line of the application's code where an error was raised; `None` when there is no such place.
+    """Return the file and line of the application's code where an error was raised; `None` when no frame is of its code.
 
-    For a `SyntaxError` it is the place in the code that does not compile. Frames of Python's import machinery and of
+    For a `SyntaxError`, return the place in the code that does not compile. Frames of Python's import machinery and of
     this library are skipped. Frames of the standard library and of installed packages are used only if there are no
-    others.
+    other frames.
     """
     if isinstance(error, SyntaxError) and error.filename is not None and Path(error.filename).is_file():
         return error.filename, error.lineno or 1
@@ -133,7 +133,7 @@ def place_of(error: BaseException) -> tuple[str, int | None] | None:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the text of an error as one line. For a `SyntaxError` it omits the place, which `place_of` returns."""
+    """Return the text of an error as one line. For a `SyntaxError`, omit the place, which `place_of` returns."""
     text = error.msg if isinstance(error, SyntaxError) and error.msg else text_of(error)
     return shown_reason(" ".join(text[:LONGEST_REPORT].split()))
 

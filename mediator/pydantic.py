@@ -1,4 +1,4 @@
-"""PydanticCodec (`mediator-uow[pydantic]`): event payloads as JSON through pydantic, for models and dataclasses."""
+"""PydanticCodec (`mediator-uow[pydantic]`): encodes events as JSON with pydantic, for models and dataclasses."""
 
 from typing import Any, TypeVar, cast
 
@@ -19,11 +19,11 @@ _UNFIT = (pydantic.PydanticUserError, pydantic_core.SchemaError)
 class PydanticCodec(SchemaCodec):
     """Encodes events as JSON objects of their fields: `codec=PydanticCodec()` in the unit of work.
 
-    Events are validated as strictly as their class demands. A class that pydantic does not support can be neither
+    Events are validated as strictly as their class is configured. A class that pydantic does not support can be neither
     encoded nor decoded.
 
-    A model itself decides how strict it is and how it treats unknown fields: with `extra="forbid"` the application
-    cannot read the events of a producer that has added a field.
+    A model also configures how it treats unknown fields: with `extra="forbid"` the application cannot read the events
+    of a producer that has added a field.
     """
 
     content_type = "application/json"
@@ -36,7 +36,7 @@ class PydanticCodec(SchemaCodec):
         try:
             data = self._adapter(type(event)).dump_json(event, by_alias=True, warnings="error")
         except _UNFIT as error:
-            raise EventNotSerializableError(event, "its class is none that pydantic reads") from error
+            raise EventNotSerializableError(event, "pydantic does not support its class") from error
         except (TypeError, ValueError, RecursionError) as error:
             raise EventNotSerializableError(event, f"a field has a wrong value ({type(error).__name__})") from error
         if not data.startswith(b"{"):
@@ -50,7 +50,7 @@ class PydanticCodec(SchemaCodec):
                 check_collisions(pydantic_core.from_json(data, cache_strings=False))
             event: E = adapter.validate_json(data)
         except _UNFIT as error:
-            raise EventNotDecodableError(event_class.__name__, "its class is none that pydantic reads") from error
+            raise EventNotDecodableError(event_class.__name__, "pydantic does not support its class") from error
         except (TypeError, ValueError, RecursionError) as error:
             raise EventNotDecodableError(event_class.__name__, _without_values(error)) from error
         return event
@@ -65,7 +65,7 @@ class PydanticCodec(SchemaCodec):
         return decoded  # pyright: ignore[reportUnknownVariableType]  # the keys of JSON objects are texts
 
     def convert(self, data: dict[str, Any], event_class: type[E], /) -> E:
-        try:  # strict models accept JSON as they accept a payload
+        try:  # as JSON, because strict models accept other types in JSON than in Python objects
             text = pydantic_core.to_json(data)
         except (TypeError, ValueError, RecursionError) as error:
             reason = f"upcasters left a value that JSON has no form for ({type(error).__name__})"
@@ -93,7 +93,7 @@ class PydanticCodec(SchemaCodec):
 def _has_hashed_numbers(schema: Any) -> bool:
     """Return whether a pydantic schema contains a mapping whose keys, or a set whose members, are not all texts.
 
-    A sender could choose numbers there whose hashes collide.
+    A sender could choose numbers whose hashes collide.
     """
     if isinstance(schema, list | tuple):
         return any(map(_has_hashed_numbers, cast("list[Any]", schema)))
@@ -107,7 +107,7 @@ def _has_hashed_numbers(schema: Any) -> bool:
 
 
 def _without_values(error: Exception) -> str:
-    """Describe an error for a log: its kind and place, without values, dictionary keys or texts of the application."""
+    """Return the kind and the place of an error for a log, without values, dictionary keys or texts of the application."""
     if not isinstance(error, pydantic.ValidationError):
         return type(error).__name__
     faults = error.errors(include_url=False, include_context=False, include_input=False)

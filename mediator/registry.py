@@ -28,7 +28,7 @@ from mediator.streams import StreamPipelineBehavior, compile_stream
 
 _ONE_HANDLER = (RequestHandler, StreamRequestHandler)
 _KEPT = 256
-"""Most compiled pipelines kept for strategies that are given with a publish."""
+"""Most compiled pipelines kept for strategies that are given to `publish`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,15 @@ def _unchanged(source: Source) -> Source:
 
 
 class Registry:
-    """The handlers, behaviors and collaborators in the order of declaration. It never changes and is safe to share.
+    """The handlers, behaviors and collaborators in the order of declaration. It is immutable and safe to share.
 
     Args:
         handlers: The handlers of requests, notifications, stream requests and events.
         behaviors: The behaviors around the handlers, outermost first.
         collaborators: The validators, authorizers and processors that behaviors work with.
-        strategy: How the handlers of a notification are run if its class does not say it; `Sequential()` when not
+        strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Turns a source into the one that pipelines call, such as a faster way to make the same object.
+        compile_source: Replaces a source in the compiled pipelines, for example by a faster one for the same object.
 
     Raises:
         SettingError: `strategy` is no strategy.
@@ -137,11 +137,11 @@ class Registry:
 
         Args:
             message_type: The message class.
-            strategy: How to run the handlers, instead of the strategy of the class or the registry.
+            strategy: How to run the handlers; when not given, the strategy of the class or the registry applies.
 
         Raises:
-            HandlerNotFoundError: The class is a request, and nothing handles it; or its type arguments would decide
-                which handlers it has, and cannot be known.
+            HandlerNotFoundError: The class is a request and has no handler; or its handlers depend on its type arguments,
+                and these are unknown.
             DeclarationError: The class is of several kinds.
             SettingError: `strategy`, or the strategy of the class, is no strategy.
         """
@@ -175,7 +175,7 @@ class Registry:
 
     def _compile_stream(self, message_type: type) -> Pipeline:
         handler = self._handler_of(message_type, StreamRequestHandler)
-        behaviors = self._along(StreamPipelineBehavior, message_type, [handler])
+        behaviors = self._applicable(StreamPipelineBehavior, message_type, [handler])
         chain = compile_stream(self._sources(behaviors), self._compile_source(handler.source))
         return Pipeline(message_type, behaviors, [handler], chain)
 
@@ -187,7 +187,7 @@ class Registry:
         return Pipeline(message_type, behaviors, [handler], chain)
 
     def _handler_of(self, message_type: type, kind: type) -> Binding:
-        for cls in message_type.__mro__:  # its own handler, or else the handler of its nearest base
+        for cls in message_type.__mro__:  # the handler of the class, or else of its nearest base class
             found = [(b, b.fit_of(message_type, cls)) for b in self.handlers_of(kind) if cls in b.messages]
             serving = [binding for binding, fit in found if fit is Fit.YES]
             if serving:  # `Create[Student]` comes before `Create[Any]`
@@ -204,11 +204,11 @@ class Registry:
     def _subscribers_of(self, message_type: type) -> list[Binding]:
         """Return the handlers of a notification or an event.
 
-        A handler for certain type arguments, which the class does not determine, is left out if another handler is for
-        any type arguments.
+        A handler may be for certain type arguments that the class does not determine. It is left out if another handler
+        accepts any type arguments.
 
         Raises:
-            HandlerNotFoundError: There is no such other handler, and handlers exist for different type arguments.
+            HandlerNotFoundError: Handlers exist for different type arguments, and none accepts any type arguments.
         """
         found = [b for b in self.handlers if b.kind not in _ONE_HANDLER and b.takes(message_type)]
         possible = [b for b in found if b.fit(message_type) is Fit.UNKNOWN]
@@ -221,15 +221,15 @@ class Registry:
                 raise _unknown_arguments(message_type, base, concerned)
         return [binding for binding in found if binding not in passed_over]
 
-    def _is_along(self, binding: Binding, message_type: type, handlers: Sequence[Binding]) -> bool:
+    def _applies(self, binding: Binding, message_type: type, handlers: Sequence[Binding]) -> bool:
         """Return whether a behavior or collaborator applies to a message class that has these handlers.
 
-        If it is for certain type arguments, which the message class does not determine, it applies when one of the
-        handlers is for the same type arguments.
+        A behavior or collaborator may be for certain type arguments that the message class does not determine. It then
+        applies if one of the handlers is for the same type arguments.
 
         Raises:
-            HandlerNotFoundError: No handler is for the same type arguments, and the collaborator decides who may send
-                the message or whether it is valid, so it must not be skipped.
+            HandlerNotFoundError: No handler is for the same type arguments, and the collaborator must not be skipped,
+                because it decides who may send the message or whether the message is valid.
         """
         fit = binding.fit(message_type)
         if fit is not Fit.UNKNOWN:
@@ -246,14 +246,14 @@ class Registry:
     def _compile_publish(self, message_type: type, strategy: PublishStrategy) -> Pipeline:
         handlers = self._subscribers_of(message_type)
         behaviors = self._behaviors_of(message_type, handlers)
-        around_each = self._along(NotificationPipelineBehavior, message_type, handlers)
+        around_each = self._applicable(NotificationPipelineBehavior, message_type, handlers)
         calls = [self._around(around_each, handler) for handler in handlers]
         around = behaviors
         if strategy.scope_per_handler:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
             around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
             calls = [own_scope_link(compile_chain(self._sources(inside), c, committing_place(inside))) for c in calls]
-        alone = len(calls) == 1 and not around and strategy == Sequential()  # nothing uses what the handler returns
+        alone = len(calls) == 1 and not around and strategy == Sequential()  # so nothing uses the result of the handler
         chain = (
             calls[0]
             if alone
@@ -278,12 +278,12 @@ class Registry:
         check_strategy(message_type.publish_strategy)
         return message_type.publish_strategy
 
-    def _along(self, kind: type, message_type: type, handlers: Sequence[Binding]) -> list[Binding]:
-        candidates = [b for b in self.behaviors if b.kind is kind and self._is_along(b, message_type, handlers)]
+    def _applicable(self, kind: type, message_type: type, handlers: Sequence[Binding]) -> list[Binding]:
+        candidates = [b for b in self.behaviors if b.kind is kind and self._applies(b, message_type, handlers)]
         return [each for b in candidates if (each := self._equip(b, message_type, handlers)) is not None]
 
     def _behaviors_of(self, message_type: type, handlers: Sequence[Binding]) -> list[Binding]:
-        matching = self._along(PipelineBehavior, message_type, handlers)
+        matching = self._applicable(PipelineBehavior, message_type, handlers)
         chosen: dict[str, Binding] = {}
         for binding in matching:
             name = getattr(binding.cls, "one_of", None)
@@ -292,18 +292,18 @@ class Registry:
         return [b for b in matching if not (n := getattr(b.cls, "one_of", None)) or chosen[n] is b]
 
     def _equip(self, behavior: Binding, message_type: type, handlers: Sequence[Binding]) -> Binding | None:
-        """Return the behavior with its collaborators for a message class; `None` when it has nothing to do there."""
+        """Return the behavior with its collaborators for a message class; `None` if it does not apply to that class."""
         if not issubclass(behavior.cls, WorksWithCollaborators):
             return behavior
         kinds = behavior.cls.works_with
         asked = (each for each in self.collaborators if each.kind in kinds)
-        found = tuple(each for each in asked if self._is_along(each, message_type, handlers))
+        found = tuple(each for each in asked if self._applies(each, message_type, handlers))
         if not behavior.cls.applies_to(message_type, found):
             return None
         return replace(behavior, source=equipped(self._compile_source(behavior.source), found), collaborators=found)
 
 
 def committing_place(behaviors: Sequence[Binding]) -> int:
-    """Return how many behaviors stand outside the outermost one that commits a transaction; 0 when none commits."""
+    """Return the number of behaviors outside the outermost behavior that commits; 0 when none commits."""
     places = (place for place, binding in enumerate(behaviors) if getattr(binding.cls, "commits", False))
     return next(places, 0)

@@ -1,4 +1,4 @@
-"""Secret: keeps values out of tracebacks, even those that show local variables, as structlog and rich print them."""
+"""Secret: keeps values out of tracebacks, including those of structlog and rich, which show local variables."""
 
 import re
 import traceback
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Secret(Generic[T]):
-    """A value whose representation does not show it."""
+    """Holds a value and does not show it in its `repr`."""
 
     __slots__ = ("_value",)
 
@@ -29,10 +29,10 @@ class Secret(Generic[T]):
 
 @contextmanager
 def secretly() -> Generator[None]:
-    """Clear the local variables of all functions called in the block from the tracebacks of errors that leave it.
+    """Clear the local variables of all functions called in the block from the tracebacks of errors raised there.
 
-    The variables of the function that contains the block are not cleared: it must keep secrets in a `Secret`, or delete
-    them before an error leaves the block.
+    The variables of the function that contains the block are not cleared. That function must keep secrets in a `Secret`,
+    or delete them before an error leaves the block.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def forget_variables(error: BaseException) -> None:
 
 
 def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that replaces secrets, also percent-encoded ones, in a foreign text by `***`."""
+    """Return a function that replaces secrets in a foreign text by `***`, including percent-encoded secrets."""
     each = {re.escape(form) for secret in secrets if secret for form in (secret, quote(secret, safe=""))}
     if not each:
         return lambda text: text

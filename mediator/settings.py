@@ -1,6 +1,6 @@
 """Settings: checks the numbers and texts given to constructors, so that an unusable value is found at the start.
 
-The checks raise a `SettingError` for a setting that is something else.
+Each `check_` function raises a `SettingError` for the first setting with an unusable value.
 """
 
 import math
@@ -10,7 +10,7 @@ from mediator.errors import SettingError
 
 _LARGEST = 2**63 - 1
 LONGEST_OF_BROKER = 292 * 365 * 86400.0
-"""Longest time in seconds that a broker can store: it counts nanoseconds in 63 bits."""
+"""Longest time in seconds that the broker can store, because it counts nanoseconds in 63 bits."""
 
 
 def check_counts(**settings: int | None) -> None:
@@ -58,5 +58,5 @@ def is_pause(value: object) -> bool:
 
 
 def _is_number(value: object, *kinds: type) -> bool:
-    """Return whether a value is a number and no bool. Values from configuration may have any type."""
+    """Return whether a value is of one of the kinds and no bool. Values from configuration may have any type."""
     return isinstance(value, kinds) and not isinstance(value, bool)

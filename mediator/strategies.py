@@ -16,16 +16,16 @@ HandlerCall = Callable[[], Awaitable[None]]
 class PublishStrategy(ABC):
     """How the handlers of one notification are run. Derive from it to write a strategy of your own.
 
-    Strategies are compared and hashed, because compiled pipelines are kept for each: make a strategy a frozen
-    dataclass.
+    Make a strategy a frozen dataclass: strategies are compared and hashed, because the compiled pipelines of each
+    strategy are kept.
     """
 
     scope_per_handler: ClassVar[bool] = False
-    """Whether each handler gets a scope of its own, and therefore a transaction of its own."""
+    """Whether each handler runs in a separate scope, and therefore in a separate transaction."""
 
     @abstractmethod
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
-        """Run every handler and raise the errors. `calls` has the handlers in the order of declaration."""
+        """Run every handler and raise the errors. `calls` contains one call per handler, in the order of declaration."""
 
 
 def check_strategy(strategy: object) -> None:
@@ -72,17 +72,17 @@ class Sequential(PublishStrategy):
 
 @dataclass(frozen=True, slots=True)
 class Concurrent(PublishStrategy):
-    """Runs all handlers at the same time, each in a task, a scope and a transaction of its own.
+    """Runs all handlers concurrently, each in a separate task, scope and transaction.
 
-    Every handler runs to its end, even if another one fails. A single error is raised unchanged, several as an
+    Every handler runs to its end, even if others fail. A single error is raised unchanged, several as an
     `ExceptionGroup`. The handlers' transactions would commit even if an outer one rolled back, so this strategy cannot
     be used inside a unit of work.
 
     Attributes:
-        limit: How many handlers run at the same time; `None` for all.
+        limit: The largest number of handlers that run at the same time; `None` for no limit.
 
     Raises:
-        ContainerError: `limit` is less than 1 or no whole number.
+        ContainerError: `limit` is not a whole number of at least 1.
     """
 
     scope_per_handler: ClassVar[bool] = True
@@ -94,14 +94,14 @@ class Concurrent(PublishStrategy):
             raise ContainerError(self, f"Concurrent(limit=...) is at least 1, and not {self.limit}.")
 
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
-        turns = asyncio.Semaphore(max(len(calls), 1) if self.limit is None else self.limit)
+        slots = asyncio.Semaphore(max(len(calls), 1) if self.limit is None else self.limit)
 
-        async def take_turn(call: HandlerCall) -> BaseException | None:
-            async with turns:
+        async def run_one(call: HandlerCall) -> BaseException | None:
+            async with slots:
                 return await _error_of(call)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(take_turn(call)) for call in calls]
+            tasks = [group.create_task(run_one(call)) for call in calls]
         ends = [_end_of(task) for task in tasks]
         raise_collected([error for error in ends if error is not None], notification)
 
@@ -117,7 +117,7 @@ async def _error_of(call: HandlerCall) -> BaseException | None:
 
 
 def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
-    """Return the error of an ended task, also when it was cancelled, which the task group ignores; else `None`."""
+    """Return the error of an ended task, or `None`. A cancellation is returned too, because the task group ignores it."""
     try:
         return task.result()
     except asyncio.CancelledError as error:
@@ -125,10 +125,10 @@ def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
 
 
 def is_failure(error: BaseException) -> bool:
-    """Return whether an error is a failure of a handler, and does not concern the whole program.
+    """Return whether an error is a failure of a handler, and not of the whole program.
 
-    Every `Exception` is a failure. A group is one if it holds only failures and cancellations, as when one of several
-    handlers raised a cancellation. A cancellation on its own is no failure.
+    Every `Exception` is a failure. A group is a failure if it holds only failures and cancellations: one of several handlers
+    may have raised a cancellation. A single cancellation is no failure.
     """
     inside: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     failures = (isinstance(each, asyncio.CancelledError) or is_failure(each) for each in inside)
@@ -136,7 +136,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def raise_collected(errors: Sequence[BaseException], notification: Any) -> None:
-    """Raise a single error unchanged, several as a group, and none if there are no errors."""
+    """Raise a single error unchanged, and several errors as a group. Do nothing if there are no errors."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

@@ -1,4 +1,4 @@
-"""Stream: a running stream request with its behaviors; its scope is the running one only during each step."""
+"""Stream: a running stream request with its behaviors. Its scope is the running scope only while an item is produced."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ _KEEP: Any = object()
 
 
 class StreamNext(Protocol[T_co]):
-    """Continues with the rest of the pipeline, with the same request or with the one given instead."""
+    """Calls the rest of the pipeline with the same request, or with a replacement."""
 
     def __call__(self, request: Any = ..., /) -> AsyncIterator[T_co]:
         """Return the items of the rest of the pipeline. Iterate over the result; do not await it."""
@@ -38,14 +38,14 @@ class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
     """
 
     role: ClassVar[str | None] = None
-    """The same as in `PipelineBehavior`; so are `belongs_inside` and `belongs_outside`."""
+    """See `PipelineBehavior`, also for `belongs_inside` and `belongs_outside`."""
 
     belongs_inside: ClassVar[Mapping[str, str]] = {}
     belongs_outside: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def handle(self, request: Message_contra, call_next: StreamNext[T], /) -> AsyncIterator[T]:
-        """Yield the items of `call_next()`, or others."""
+        """Yield the items of `call_next()`, or other items."""
 
 
 StreamCall = Callable[[Any, "Stream[Any]"], AsyncIterator[Any]]
@@ -54,10 +54,10 @@ StreamCall = Callable[[Any, "Stream[Any]"], AsyncIterator[Any]]
 class Stream(Generic[T]):
     """A stream that is opened by `async with` and then iterated.
 
-    Its scope is the running scope during each step, but not while the consumer handles an item. So two streams in one
-    task do not mix, and messages that the consumer dispatches between items do not belong to the stream.
+    Its scope is the running scope while an item is produced, but not while the consumer handles the item. So two streams
+    in one task do not mix, and messages that the consumer dispatches between items do not belong to the stream.
 
-    It inherits the context `cause`, or else the running one.
+    The stream inherits its message context from `cause`, or else from the running dispatch.
 
     Raises:
         SettingError: `mode` is `NESTED`, or no `TransactionMode`.
@@ -73,7 +73,7 @@ class Stream(Generic[T]):
         cause: MessageContext | None = None,
     ) -> None:
         if mode is TransactionMode.NESTED:
-            problem = "a stream cannot stand behind a savepoint, which would stay open between items"
+            problem = "a stream cannot run behind a savepoint, which would stay open between items"
             raise SettingError("mode", mode, problem)
         check_mode(mode)
         self._request = request
@@ -86,7 +86,7 @@ class Stream(Generic[T]):
         self._opened: list[Any] = []
 
     async def __aenter__(self) -> Self:
-        """Enter the scope and create the outermost behavior; the handler begins with the first step.
+        """Enter the scope and create the outermost behavior. The handler begins when the first item is requested.
 
         Raises:
             MisuseError: The stream is open already.
@@ -113,8 +113,8 @@ class Stream(Generic[T]):
         """Close the behaviors from the outermost inward, then the handler, then the scope.
 
         Raises:
-            BaseException: The failure, or several as a group; a cancellation is raised alone. When the stream ends with
-                an error, failures are added to that error as notes instead.
+            BaseException: Closing failed; several failures are raised as a group, and a cancellation is raised alone.
+                When the stream ends with an error, failures are added to that error as notes instead.
         """
         frame, self._frame = self._frame, None
         if frame is None:
@@ -131,7 +131,7 @@ class Stream(Generic[T]):
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close the stream when the dispatch it joined ends while it is still open; it has no more items then."""
+        """Close a stream that is still open when the dispatch that it joined ends. It returns no more items."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
@@ -163,9 +163,9 @@ class Stream(Generic[T]):
                 self._stay_last(self._frame)
 
     def _stay_last(self, frame: Frame) -> None:
-        """Move the exit callback of the stream to the end, so that it is called before those added during a step.
+        """Move the exit callback of the stream to the end, so that it is called before callbacks that a step has added.
 
-        The handler may still use resources that were opened during a step while it is closed.
+        While the handler is closed, it may still use resources that a step has opened.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:
@@ -173,7 +173,7 @@ class Stream(Generic[T]):
             exits.append(self._close_with_scope)
 
     def begin(self, link: Any, *arguments: Any) -> AsyncIterator[Any]:
-        """Return the items of a handler or a behavior, and close the iterator with this stream.
+        """Call a handler or a behavior and return its iterator, which is closed together with this stream.
 
         Raises:
             MisuseError: The handler or behavior returned no async iterator.
@@ -191,7 +191,7 @@ class Stream(Generic[T]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the stream was opened and is closed again."""
+        """Whether the stream was opened and then closed."""
         return self._frame is None and self._items is not None
 
 
@@ -202,7 +202,7 @@ def _is_used_up(iterator: Any) -> bool:
 
 def _discard(given: Any) -> None:
     if hasattr(given, "close"):
-        given.close()  # a coroutine that nobody will await, or Python would warn about it
+        given.close()  # a coroutine that nobody will await; Python would warn about it
 
 
 async def _resolved(resolving: Any, arguments: Sequence[Any]) -> AsyncIterator[Any]:
@@ -219,7 +219,7 @@ async def _resolved(resolving: Any, arguments: Sequence[Any]) -> AsyncIterator[A
 
 
 def compile_stream(behaviors: Sequence[Source], handler: Source) -> StreamCall:
-    """Build the chain of a stream request from a handler and the behaviors around it, given outermost first."""
+    """Compile the behaviors of a stream request, outermost first, and its handler into one chain."""
     chain = _handler_link(handler)
     for source in reversed(behaviors):
         chain = _behavior_link(source, chain)

@@ -1,4 +1,4 @@
-"""Transactions: the interface a scope uses, how a dispatch relates to the running transaction, and its outcome."""
+"""Transactions: their modes, their outcomes, and the interface through which a scope uses a transaction."""
 
 import enum
 from collections.abc import Awaitable, Callable
@@ -15,15 +15,15 @@ class TransactionMode(enum.Enum):
     DEFAULT = "default"
     """Join the running scope and its transaction, or begin new ones."""
     NEW = "new"
-    """Begin a scope and a transaction of its own, which do not depend on the outcome of the running transaction."""
+    """Begin a new scope and a new transaction, which do not depend on the outcome of the running transaction."""
     NESTED = "nested"
-    """Join behind a savepoint: a failure undoes only the work since then, and the outer transaction can go on."""
+    """Join behind a savepoint. A failure undoes only the work since the savepoint, and the outer transaction continues."""
     SUPPRESS = "suppress"
-    """Begin a scope of its own without a transaction; dispatches that join it have none either."""
+    """Begin a new scope without a transaction. Dispatches that join the scope begin no transaction either."""
 
 
 def check_mode(mode: object) -> TransactionMode:
-    """Return the mode, or raise a `SettingError`: a text such as "nested" would otherwise silently have no effect."""
+    """Return the mode, or raise a `SettingError` for another value: a text such as "nested" would have no effect."""
     if not isinstance(mode, TransactionMode):
         raise SettingError("mode", mode, "it is no TransactionMode. Write `mode=TransactionMode.NESTED`, for one.")
     return mode
@@ -44,10 +44,10 @@ class TransactionEnd:
 
     Attributes:
         outcome: The outcome of the transaction.
-        transaction_id: The id of the transaction, as in the logs.
-        message: The message for which it was begun.
-        response: The response that the dispatch would return, as far as it is known.
-        failure: The error of the transaction, as long as the dispatch has not raised it to its sender.
+        transaction_id: The id of the transaction, as shown in the logs.
+        message: The message for which the transaction was begun.
+        response: The response that the dispatch would return, if it is known yet.
+        failure: The error of the transaction, until the dispatch has raised it to its sender.
     """
 
     outcome: Outcome
@@ -61,7 +61,7 @@ class Transaction(Protocol):
     """The interface through which a scope uses the transaction that runs in it."""
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """From now on, allow only a rollback, to the innermost savepoint if there is one."""
+        """Allow only a rollback from now on: to the innermost savepoint, or else of the whole transaction."""
         ...
 
     def savepoint(self, message: object, /) -> AbstractAsyncContextManager[None]:
@@ -69,7 +69,7 @@ class Transaction(Protocol):
         ...
 
     def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
-        """Make a call once the transaction has committed, but not if it or the innermost savepoint is rolled back."""
+        """Call `call` after the transaction has committed, unless it or its innermost savepoint is rolled back."""
         ...
 
     async def abandon(self) -> None:

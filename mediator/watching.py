@@ -1,8 +1,8 @@
-"""Watching: checks that a behavior has awaited every `call_next()` that it called.
+"""Watching: checks that a behavior has awaited every `call_next()` before it returns.
 
-The bytecode of most behaviors shows that they `await call_next()`; these are not watched, so they lose no time. For any
-other behavior, the coroutines of its `call_next()` must have ended when it returns. A coroutine that has not ended would
-never run, or would run on in a closed scope.
+The bytecode of most behaviors shows that they `await call_next()`. They are not watched, because watching takes time. When
+any other behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has not ended would never
+run, or would continue in a closed scope.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 from mediator.errors import misuse
 
 _STOP_SECONDS = 1.0
-"""Seconds to wait for the end of a cancelled task that a behavior has left running."""
+"""Seconds to wait for the end of the tasks that a behavior has left running, after they are cancelled."""
 
 
 def watched(behavior: Any) -> Any:
@@ -34,7 +34,7 @@ class _Watched:
         """Call the behavior and check that it awaited the rest of the pipeline.
 
         Raises:
-            MisuseError: It called `call_next()` without awaiting it, so the rest of the pipeline has not run; or
+            MisuseError: The behavior called `call_next()` without awaiting it, so the rest of the pipeline has not run. Or
                 it returned while the rest of the pipeline was running in a task, which is then cancelled.
         """
         watching: Any = _watch(self._behavior, message, call_next)
@@ -45,13 +45,13 @@ class _Watched:
 async def _watch(behavior: Any, message: Any, call_next: Callable[..., Any]) -> Any:
     begun: list[Any] = []
 
-    def go_on(*replacement: Any) -> Any:
+    def tracked(*replacement: Any) -> Any:
         inner = call_next(*replacement)
         begun.append(inner)
         return inner
 
     try:
-        response = await behavior.handle(message, go_on)
+        response = await behavior.handle(message, tracked)
     except BaseException:
         await _stop(_unfinished(begun))
         raise
@@ -71,8 +71,7 @@ def _unfinished(begun: Sequence[Any]) -> list[Any]:
 async def _stop(coroutines: Sequence[Any]) -> bool:
     """Cancel the tasks that run the coroutines, wait for them, and close the other coroutines.
 
-    Returns:
-        True when there were such tasks.
+    Return whether there were any such tasks.
     """
     tasks = [task for task in asyncio.all_tasks() if task.get_coro() in coroutines] if coroutines else []
     for task in tasks:
@@ -86,10 +85,10 @@ async def _stop(coroutines: Sequence[Any]) -> bool:
 
 
 def check_awaited(response: Any, message: object) -> None:
-    """Check that a response is not a coroutine that a behavior forgot to await.
+    """Check that a response is not a coroutine that a behavior or handler forgot to await.
 
     Raises:
-        MisuseError: It is one. It has been closed and will not run.
+        MisuseError: The response is a coroutine. It has been closed and will not run.
     """
     if response.__class__ is CoroutineType:
         response.close()
@@ -102,7 +101,7 @@ def awaits_inner(behavior: Any) -> bool:
 
 
 def _method_of(behavior: Any) -> Any:
-    """Return the method that the application has written. A wrapper around a behavior has a `handle` of its own."""
+    """Return the `handle` that the application has written, also if the library has wrapped the behavior."""
     return getattr(behavior, "wrapped_handle", None) or behavior.handle
 
 
@@ -112,7 +111,7 @@ def _shows_await(function: Any) -> bool:
     if not isinstance(code, CodeType) or code.co_argcount < 1 or not code.co_flags & inspect.CO_COROUTINE:
         return False
     name = code.co_varnames[code.co_argcount - 1]
-    if name in code.co_cellvars:  # a nested function may call it at any time
+    if name in code.co_cellvars:  # a nested function may call `call_next` at any time
         return False
     instructions = list(dis.get_instructions(code))
     loads = [index for index, each in enumerate(instructions) if _loads(each, name)]

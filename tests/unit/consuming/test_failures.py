@@ -196,7 +196,7 @@ async def test_an_error_without_a_text_is_parked_like_any_other():
     application.publish(1)
     async with application.running():
         await application.settled(1)
-    assert application.parking.events[0].error == "Unspeakable: its text cannot be had: RuntimeError"
+    assert application.parking.events[0].error == "Unspeakable: its text is not available: RuntimeError"
 
 
 # Settings.
