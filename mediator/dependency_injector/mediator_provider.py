@@ -1,4 +1,4 @@
-"""MediatorProvider: gives the mediator of the container that declares it."""
+"""MediatorProvider: provides the mediator of the container that declares the provider."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from mediator.strategies import PublishStrategy, check_strategy
 
 
 class MediatorProvider(providers.Dependency[Mediator]):
-    """Gives one `Mediator` per container instance, with the handlers found in that container.
+    """Provides one `Mediator` per container instance, with the handlers found in that container.
 
         class AppContainer(containers.DeclarativeContainer):
             logging = providers.Factory(LoggingBehavior)
@@ -41,11 +41,12 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     Calling it raises:
         ContainerError: The container is a class, not an instance.
-        ContainerValidationError: A handler does not say what it handles, or the list of behaviors contains anything
-            else.
+        ContainerValidationError: A handler does not say what it handles, or an item of the list of behaviors is not a
+            behavior.
     """
 
-    # A container tells a `Dependency` its parent; `providers.Self` would give subclasses the base class.
+    # The base is `Dependency` because a container sets the `parent` of a dependency. `providers.Self` cannot be used: in
+    # a derived container class, it would still return the base class.
 
     def __init__(
         self,
@@ -87,18 +88,18 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     @property
     def is_defined(self) -> bool:
-        """Always true: nobody has to provide a mediator."""
+        """Always true, since this dependency needs no provider from outside."""
         return True
 
     @property
     def related(self) -> Iterator[Any]:
-        """The provider of the behaviors, and the provider that overrides the mediator."""
+        """The provider of the behaviors, and the provider that overrides this one, if any."""
         yield self._behaviors
         base: Any = super()
         yield from base.related
 
     def __call__(self, *args: Any, **kwargs: Any) -> Mediator:  # type: ignore[override]  # the stub overloads it
-        """Return the mediator; the docstring of the class lists the errors."""
+        """Return the mediator. The docstring of the class lists the errors."""
         replacement: Any = overriding(self)
         if replacement is not None:
             replaced: Mediator = replacement(*args, **kwargs)
@@ -107,15 +108,18 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     @property
     def container(self) -> Any:
-        """The container that declares it: an instance, the class while that is being declared, or `None`."""
+        """The container instance that declares this provider.
+
+        It is the container class while the class is being created, and `None` for a provider outside of containers.
+        """
         provider: Any = self
         return provider.parent
 
     def own(self) -> Mediator:
         """Return the container's own mediator with an up-to-date registry, even if this provider is overridden.
 
-        It is called at every dispatch to a handler that holds the mediator, so it compares only values that are cheap
-        to get.
+        This method is called at every dispatch to a handler that gets the mediator. It has to be fast, so it only checks
+        the behaviors' override and the number of providers for changes.
         """
         if self._mediator is None:
             check_instance(self.container)
@@ -126,7 +130,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
         return self._mediator
 
     def _read(self, *, late: bool = False) -> Registry:
-        """Return a new registry. With `late`, also check the handlers, since `validate` has run before."""
+        """Return a new registry. With `late`, check the handlers, too: `validate` has not seen those added since."""
         catalog = read_catalog(self.container, self._behaviors)
         problems = [*catalog.problems, *(find_handler_faults(catalog) if late else ())]
         if problems:
@@ -149,5 +153,5 @@ def _own_or_overriding(provider: MediatorProvider) -> Source:
 
 
 def mediators_of(container: Any) -> list[tuple[str, MediatorProvider]]:
-    """Return the mediator providers of a container and of nested containers, with their labels."""
+    """Return the mediator providers of a container and of nested containers, each with its label."""
     return [(label, each) for label, each in named_providers(container) if isinstance(each, MediatorProvider)]

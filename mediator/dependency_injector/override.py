@@ -26,10 +26,13 @@ def override(container: C, **replacements: Any) -> Generator[C]:
             ...
 
     Two underscores separate a name from its nested container, or a class from the scan that has found it
-    (`handlers__EnrollStudentHandler`). In contrast to `provider.override()`, singletons that were made with a replaced
-    provider are made anew, at the start and at the end of the block; a synchronous provider may become asynchronous;
-    and mediators see a replaced list of behaviors at once. A resource that replaces a provider is started by `lifespan`
-    like any other, so override before `lifespan`.
+    (`handlers__EnrollStudentHandler`).
+
+    There are three differences from `provider.override()`. Singletons that were made with a replaced provider are made
+    again, both in the block and after its end. A synchronous provider may be replaced with an asynchronous one. Mediators
+    use a replaced list of behaviors at once.
+
+    A resource that replaces a provider is started by `lifespan`, so override before `lifespan`.
 
     Raises:
         NotFoundError: The container has no provider of that name; nothing is replaced.
@@ -43,8 +46,8 @@ def override(container: C, **replacements: Any) -> Generator[C]:
         if isinstance(provider, kinds.RESOURCES) and provider.last_overriding is None and provider.initialized:
             raise ContainerError(
                 container,
-                f"{', '.join(replacements)} cannot be replaced now: a started resource uses it. Override first, then "
-                "enter the lifespan.",
+                f"{', '.join(replacements)} cannot be replaced now, because a started resource uses it. Override "
+                "before entering the lifespan.",
             )
     overridden: list[Any] = []
     try:
@@ -96,8 +99,8 @@ def rewired(cls: ContainerClass) -> ContainerClass:
             engine = providers.Resource(open_pooled_engine, AppContainer.config.database.url)
 
     Without the decorator, the unit of work that `AppContainer` declares keeps using the engine of `AppContainer`,
-    because providers keep the arguments they were made with. A redeclared provider may take the one that it replaces as
-    an argument. The base class is not changed.
+    because providers keep the arguments they were made with. A redeclared provider may take the provider that it
+    replaces as an argument. The base class is not changed.
 
     `@containers.copy(AppContainer)` does the same for providers that make a new object for each call. But it makes two
     objects of every redeclared `Singleton` and `Resource`: one for the name, and one for the inherited providers.
@@ -117,7 +120,10 @@ def rewired(cls: ContainerClass) -> ContainerClass:
 
 
 def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[str], memo: dict[int, Any]) -> None:
-    """Copy a redeclared provider after the redeclared providers inside it; the copy replaces the earlier providers."""
+    """Copy a redeclared provider, after the redeclared providers that it contains.
+
+    In `memo`, the copy takes the place of the earlier providers with this name, so that later copies use it.
+    """
     if name in begun:
         return
     begun.add(name)
@@ -132,9 +138,10 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 
 @contextmanager
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
-    """Unregister the overrides of earlier providers for the block, so that the overridden providers are not copied.
+    """Detach earlier providers from the providers that they override, for the block.
 
-    These are to be overridden by the providers that replace the earlier ones.
+    Otherwise a copy made in the block would also copy the overridden providers. They are copied later, and are then
+    overridden by the copies that replace the earlier providers.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:
@@ -147,7 +154,7 @@ def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
 
 
 def _inside(provider: Any) -> list[Any]:
-    """Return all providers that a provider consists of, at any depth, including those in a nested container."""
+    """Return all providers that a provider contains, at any depth, including those in a nested container."""
     found: dict[Any, None] = {}
     waiting = [provider]
     for each in waiting:  # the list grows during the loop
@@ -161,7 +168,7 @@ def _inside(provider: Any) -> list[Any]:
 def earlier_providers(cls: Any) -> dict[Any, tuple[str, type]]:
     """Return the providers of base classes that a container class redeclares, each with its name and its base class.
 
-    The name of a provider in a nested container is its path: `"billing.engine"`.
+    A provider in a nested container has its path as the name, such as `"billing.engine"`.
     """
     found: dict[Any, tuple[str, type]] = {}
     for base in cls.__mro__:

@@ -1,7 +1,7 @@
-"""Kinds of providers: which attributes a provider has, and how it relates to other providers.
+"""Kinds of providers, which decide what attributes a provider has, and relations between providers.
 
-The kind of a provider is only ever tested with `isinstance`. Many kinds (`ConfigurationOption`, `Selector`,
-`ProvidedInstance`) return a new provider for any attribute, so probing with `getattr` would not end.
+The kind of a provider is always tested with `isinstance`. A test for attributes would not work, because providers of
+many kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for any attribute.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ CALLING: Kinds = (providers.Callable, providers.Factory, providers.BaseSingleton
 """Providers that call `provides` with `args` and `kwargs`."""
 
 KEEPING: Kinds = (providers.BaseSingleton, providers.BaseResource)
-"""Providers that keep the object they made for as long as the application lives."""
+"""Providers that make one object and keep it as long as the application lives."""
 
 MAKING_ANEW: Kinds = (providers.Factory, providers.ContextLocalSingleton)
-"""Providers that give each dispatch another object."""
+"""Providers that return another object in each dispatch."""
 
 FACTORIES: Kinds = (providers.Factory,)
 RESOURCES: Kinds = (providers.BaseResource,)
@@ -41,7 +41,7 @@ CONFIGURATIONS: Kinds = (providers.Configuration,)
 OPTIONS: Kinds = (providers.ConfigurationOption,)
 SETTINGS: Kinds = (*CONFIGURATIONS, *OPTIONS)
 PLACEHOLDERS: Kinds = (providers.Self, providers.DependenciesContainer)
-"""Providers that stand for a container, not for an object in it."""
+"""Providers of a container, not of an object in a container."""
 
 _RESOLVES_NOTHING: Kinds = (*DELEGATES, *SETTINGS, *CONTAINERS, *PLACEHOLDERS, providers.Aggregate)
 
@@ -52,10 +52,11 @@ def is_provider(value: Any) -> bool:
 
 
 def is_in_place(provider: Any, memo: Any) -> bool:
-    """Return whether a copying decorator has put a provider in the place of another one and must not copy it again.
+    """Return whether a copying decorator has already put a provider in the place of another one.
 
-    `containers.copy` injects the redeclared providers of a container into the inherited ones, and then puts copies
-    under their names. A copy would share neither scope nor container with the injected provider.
+    `containers.copy` injects the redeclared providers of a container into the inherited providers. Then it copies the
+    redeclared providers as well, and declares the copies under their names. Such a provider must not be copied, since
+    the copy would have another scope and another container than the injected provider.
     """
     return any(each is provider for each in memo.values())
 
@@ -66,7 +67,7 @@ def overriding(provider: Any) -> Any:
 
 
 def dependencies(provider: Any) -> Iterator[Any]:
-    """Yield the providers that are called whenever a provider is called. A delegate (`x.provider`) calls none."""
+    """Yield the providers that a provider calls when it is called. A delegate (`x.provider`) calls none."""
     if provider.last_overriding is not None:
         yield provider.last_overriding
     elif not isinstance(provider, _RESOLVES_NOTHING):
@@ -74,20 +75,23 @@ def dependencies(provider: Any) -> Iterator[Any]:
 
 
 def parts(provider: Any) -> Iterator[Any]:
-    """Yield the providers that a provider consists of: those that it calls, passes on or reads.
+    """Yield the providers that a provider contains, that is, those that it calls, passes on or reads.
 
-    An overridden provider consists only of the provider that overrides it.
+    An overridden provider contains only the provider that overrides it.
     """
     if provider.last_overriding is not None:
         yield provider.last_overriding
     elif not isinstance(provider, (*CONTAINERS, *PLACEHOLDERS, *CONFIGURATIONS)):
         if isinstance(provider, OPTIONS):
-            yield provider._get_root()  # noqa: SLF001  # an option has no other way to its configuration
+            yield provider._get_root()  # noqa: SLF001  # there is no public way to the configuration of an option
         yield from provider.related
 
 
 def effective(provider: Any) -> Any:
-    """Return the provider that answers a call: an overriding provider, or the one that a `Dependency` was given."""
+    """Return the provider that is called in the end.
+
+    An overridden provider calls the overriding one, and a `Dependency` calls the provider that it was given.
+    """
     seen = {provider}
     while True:
         following = provider.last_overriding
@@ -100,7 +104,7 @@ def effective(provider: Any) -> Any:
 
 
 def is_copy(provider: Any, other: Any) -> bool:
-    """Return whether two providers give interchangeable objects: they are of one kind, and have equal arguments."""
+    """Return whether two providers are of the same kind and have equal arguments, so that their objects are alike."""
     if provider is other:
         return True
     if type(provider) is not type(other) or overriding(provider) is not None or overriding(other) is not None:

@@ -24,21 +24,21 @@ from mediator.pipeline import Source
 from mediator.scope import running_scope
 
 
-class _Knowledge:
-    """The facts about providers that shortcuts rely on; they hold for as long as `now` is the same object."""
+class _Generation:
+    """Marks the time since the last `forget`, with an object in `current` that each `forget` replaces."""
 
-    __slots__ = ("now",)
+    __slots__ = ("current",)
 
     def __init__(self) -> None:
-        self.now = object()
+        self.current = object()
 
 
-_knowledge = _Knowledge()  # for all containers, since one may use the providers of another
+_generation = _Generation()  # for all containers, since one may use the providers of another
 
 
 def forget() -> None:
-    """Make every compiled provider check its arguments again, and whether it is asynchronous."""
-    _knowledge.now = object()
+    """Make every compiled provider check again what its arguments are, and whether it is asynchronous."""
+    _generation.current = object()
 
 
 def forget_modes(container: Any) -> None:
@@ -53,7 +53,11 @@ def forget_modes(container: Any) -> None:
 
 
 class Resolution:
-    """Compiles the providers of one container, each once; providers with a common dependency share its function."""
+    """Compiles the providers of one container, each of them once, even if several providers depend on it.
+
+    Args:
+        own: The functions that compile providers of other kinds than `Factory` and `Scoped`, by the class of the provider.
+    """
 
     def __init__(self, own: Mapping[type, Callable[[Any], Source]] | None = None) -> None:
         self._own = own or {}
@@ -65,7 +69,7 @@ class Resolution:
         if kind is not providers.Factory and kind is not Scoped and kind not in self._own:
             return source
         if source not in self._compiled:
-            self._compiled[source] = source  # used if it depends on itself
+            self._compiled[source] = source  # for a provider that depends on itself
             self._compiled[source] = self._compile(kind, source)
         return self._compiled[source]
 
@@ -96,35 +100,36 @@ class Resolution:
 
 
 class _Shortcut:
-    """Tracks whether the class of a factory may be called in place of the factory.
+    """Records whether the class of a factory may be called directly, instead of the factory.
 
     Attributes:
-        known: The `_Knowledge.now` for which a direct call is allowed; compared by identity. `None` while it is not.
+        checked: The generation in which a direct call is allowed; `None` when it is not allowed.
     """
 
-    __slots__ = ("_build", "_changed", "_provider", "_was", "known")
+    __slots__ = ("_before", "_build", "_changed", "_provider", "checked")
 
     def __init__(self, provider: Any, build: Source) -> None:
         self._provider = provider
         self._build = build
-        self._was = _injections(provider)
+        self._before = _injections(provider)
         self._changed = False
-        self.known: object = None
+        self.checked: object = None
 
     def detour(self) -> Any:
-        """Call the factory, and find out whether the next call may be direct."""
-        known = _knowledge.now
+        """Call the factory, return its object, and record whether the next call may be direct."""
+        generation = _generation.current
         made = self._build()
         if not self._changed and self._provider.is_async_mode_disabled():
-            self._changed = not _same(self._was, _injections(self._provider))
-            self.known = None if self._changed else known
+            self._changed = not _same(self._before, _injections(self._provider))
+            self.checked = None if self._changed else generation
         return made
 
 
 def _injections(provider: Any) -> list[Any]:
-    """Return the injections of a provider, to be compared by identity.
+    """Return everything that is injected by a provider, to be compared by identity.
 
-    Names are compared by identity, too: an equal name that is another object only prevents the shortcut.
+    This includes the names of arguments. If a name is replaced by an equal text that is another object, the shortcut is
+    not used any more, which is slower but not wrong.
     """
     args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
     return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]
@@ -151,13 +156,14 @@ def _giving(value: Any) -> Source:
     return resolve
 
 
-# Unpacking arguments costs as much time as a direct call saves, so the usual numbers of arguments are written out.
-# Overriding is checked before the injections are called, as the provider itself does.
+# Unpacking arguments costs as much time as a direct call saves, so there is a function for each usual number of
+# arguments. Each function checks whether the provider is overridden before it calls the injected providers. The provider
+# itself does so, too.
 
 
 def _calling_with_none(shortcut: _Shortcut, provider: Any, provides: Any) -> Source:
     def resolve() -> Any:
-        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+        if shortcut.checked is _generation.current and provider.last_overriding is None:
             return provides()
         return shortcut.detour()
 
@@ -166,7 +172,7 @@ def _calling_with_none(shortcut: _Shortcut, provider: Any, provides: Any) -> Sou
 
 def _calling_with_one(shortcut: _Shortcut, provider: Any, provides: Any, first: Source) -> Source:
     def resolve() -> Any:
-        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+        if shortcut.checked is _generation.current and provider.last_overriding is None:
             return provides(first())
         return shortcut.detour()
 
@@ -175,7 +181,7 @@ def _calling_with_one(shortcut: _Shortcut, provider: Any, provides: Any, first: 
 
 def _calling_with_two(shortcut: _Shortcut, provider: Any, provides: Any, first: Source, second: Source) -> Source:
     def resolve() -> Any:
-        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+        if shortcut.checked is _generation.current and provider.last_overriding is None:
             return provides(first(), second())
         return shortcut.detour()
 
@@ -186,7 +192,7 @@ def _calling_with_three(shortcut: _Shortcut, provider: Any, provides: Any, *valu
     first, second, third = values
 
     def resolve() -> Any:
-        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+        if shortcut.checked is _generation.current and provider.last_overriding is None:
             return provides(first(), second(), third())
         return shortcut.detour()
 
@@ -203,7 +209,7 @@ _BY_COUNT: tuple[Callable[..., Source], ...] = (
 
 def _calling_with_one_named(shortcut: _Shortcut, provider: Any, provides: Any, name: str, value: Source) -> Source:
     def resolve() -> Any:
-        if shortcut.known is _knowledge.now and provider.last_overriding is None:
+        if shortcut.checked is _generation.current and provider.last_overriding is None:
             return provides(**{name: value()})
         return shortcut.detour()
 
@@ -214,7 +220,7 @@ def _calling_with_any(
     shortcut: _Shortcut, provider: Any, provides: Any, values: tuple[Source, ...], named: tuple[tuple[str, Source], ...]
 ) -> Source:
     def resolve() -> Any:
-        if shortcut.known is not _knowledge.now or provider.last_overriding is not None:
+        if shortcut.checked is not _generation.current or provider.last_overriding is not None:
             return shortcut.detour()
         args = [*map(call, values)]
         kwargs: dict[str, Any] = {}
@@ -232,7 +238,7 @@ def _scoped(provider: Scoped[Any], build: Source) -> Source:
     def resolve() -> Any:
         scope = running_scope()
         if scope is None:
-            return provider()  # raises the error that says what is wrong
+            return provider()  # raises `ScopeError`
         kept = scope.kept(provider, _MISSING)
         return provider.make(scope, build) if kept is _MISSING else kept
 

@@ -1,4 +1,4 @@
-"""HandlerScan: finds the handlers in packages, and gives each a provider whose arguments are chosen by type."""
+"""HandlerScan: finds the handlers in packages, and makes a provider for each, with arguments chosen by type."""
 
 import builtins
 import difflib
@@ -36,13 +36,13 @@ from mediator.messages import Publisher, Sender
 from mediator.printable import message_of, place_of
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_HALVES = (Sender, Publisher)
+_MEDIATOR_INTERFACES = (Sender, Publisher)
 _UNIONS = (typing.Union, types.UnionType)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A named provider, and the classes of the objects that it may give."""
+    """A named provider, and the classes of the objects that it may return."""
 
     name: str
     provider: Any
@@ -56,8 +56,8 @@ class Missing:
     Attributes:
         name: The name of the parameter.
         reason: Why no argument could be chosen.
-        candidates: The providers that fit equally well.
-        addable: Whether the problem would be solved by adding a provider of the needed class.
+        candidates: The providers among which none could be chosen, because all of them fit.
+        addable: Whether a new provider of the needed class would solve the problem.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Missing:
 
 
 def candidates_among(declared: Iterable[Named]) -> list[Candidate]:
-    """Return the providers whose classes are known, without duplicates."""
+    """Return the providers whose classes are known, each once."""
     found: list[Candidate] = []
     for name, provider in distinct(declared):
         classes = provided_classes(provider)
@@ -89,13 +89,13 @@ def candidates_among(declared: Iterable[Named]) -> list[Candidate]:
 def arguments_for(
     cls: type, candidates: Sequence[Candidate]
 ) -> tuple[Sequence[Any], dict[str, Any], Sequence[Missing]]:
-    """Choose a provider for each parameter of a class's constructor by the annotation of the parameter.
+    """Choose a provider for each parameter of a class's constructor, by the annotation of the parameter.
 
-    Return the positional-only arguments, the named ones, and the parameters for which no argument could be chosen.
+    Return the positional-only arguments, the keyword arguments, and the parameters for which none could be chosen.
 
-    A provider fits if it gives the annotated class or a class derived from it; exactly one provider must fit. A
-    parameter with a default keeps its default when none fits. No provider is chosen for a built-in class, since a `str`
-    can mean anything.
+    A provider fits if its object is of the annotated class or of a class derived from it. Exactly one provider must fit.
+    If no provider fits, a parameter with a default keeps the default. No provider is chosen for a built-in class such as
+    `str`, because the class does not tell what the argument is for.
     """
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def arguments_for(
         chosen = _choose(parameter, hints, candidates)
         if isinstance(chosen, Missing):
             missing.append(chosen)
-        elif parameter.kind is parameter.POSITIONAL_ONLY:  # pass the default, too, to keep positions
+        elif parameter.kind is parameter.POSITIONAL_ONLY:  # a default is passed, too, so that later positions are right
             args.append(chosen.provider if chosen else parameter.default)
         elif chosen is not None:
             kwargs[parameter.name] = chosen.provider
@@ -121,7 +121,7 @@ def _choose(
     name = parameter.name
     if name not in hints and parameter.annotation is not parameter.empty:
         return Missing(
-            name, f"needs {name!r}, and its annotations cannot be read: they name what the module does not hold"
+            name, f"needs {name!r}, and its annotations cannot be read: they use a name that its module does not define"
         )
     wanted = hints.get(name, Any)
     found = _meant(wanted, candidates)
@@ -135,8 +135,8 @@ def _choose(
 def _not_given(name: str, wanted: Any) -> Missing:
     classes = [cls for member in _members(wanted) if (cls := _choosing_class(member)) is not None]
     if not classes:
-        said = "no annotation" if wanted is Any else f"the annotation {spelled(wanted)}"
-        return Missing(name, f"needs {name!r}, which has {said}, by which no provider can be chosen")
+        annotation = "no annotation" if wanted is Any else f"the annotation {spelled(wanted)}"
+        return Missing(name, f"needs {name!r}, which has {annotation}, by which no provider can be chosen")
     hint = " (only a class that derives from the protocol counts)" * any(map(_is_protocol, classes))
     return Missing(name, f"needs a {spelled(wanted)} as {name!r}, which no named provider gives{hint}", addable=True)
 
@@ -148,7 +148,7 @@ def _is_protocol(cls: type) -> bool:
 def _meant(wanted: Any, candidates: Sequence[Candidate]) -> list[Candidate]:
     found = [each for each in candidates if any(_gives(each, member) for member in _members(wanted))]
     own = [each for each in found if "." not in each.name]
-    # Nested containers may have mediators, too. A handler gets the mediator of its own container.
+    # Nested containers may have mediators, too. A handler gets the mediator of the container with the scan.
     return own if own and all(each.classes == (Mediator,) for each in found) else found
 
 
@@ -160,11 +160,11 @@ def _gives(candidate: Candidate, wanted: Any) -> bool:
     cls = _choosing_class(wanted)
     if cls is None:
         return False
-    if cls in _HALVES and candidate.classes == (Mediator,):
+    if cls in _MEDIATOR_INTERFACES and candidate.classes == (Mediator,):
         return True
-    said = typing.get_args(candidate.provider.provides) if isinstance(candidate.provider, kinds.CALLING) else ()
+    called = typing.get_args(candidate.provider.provides) if isinstance(candidate.provider, kinds.CALLING) else ()
     return all(
-        cls in given.__mro__ and arguments_fit(type_arguments(given, cls) or said, typing.get_args(wanted))
+        cls in given.__mro__ and arguments_fit(type_arguments(given, cls) or called, typing.get_args(wanted))
         for given in candidate.classes
     )
 
@@ -174,7 +174,7 @@ def _members(wanted: Any) -> tuple[Any, ...]:
 
 
 def _choosing_class(wanted: Any) -> type | None:
-    """Return the class of an annotation if a provider can be chosen by it; `None` for a built-in or unknown class."""
+    """Return the class of an annotation; `None` for a built-in or unknown class, by which no provider is chosen."""
     cls = class_of(wanted)
     return cls if cls is not None and cls.__module__ != builtins.__name__ else None
 
@@ -185,16 +185,17 @@ Fault = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The classes that were found in packages, in order, and what is wrong with the packages or the exclusions."""
+    """The classes that were found in packages, in order, and the faults of the packages and of `exclude`."""
 
     classes: tuple[type, ...]
     faults: tuple[Fault, ...]
 
 
 def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
-    """Import packages with all their modules, and find the handlers and collaborators that are defined in them.
+    """Import packages with all their modules, and return the handlers and collaborators that are defined in them.
 
-    Modules called `__main__` are left out, since importing one runs it. `exclude` names modules and classes.
+    Modules called `__main__` are left out, since importing such a module runs the program. `exclude` names modules and
+    classes that are left out, too.
     """
     faults: list[Fault] = [] if packages else [("HandlerScan", 'names no package: `HandlerScan("shop.students")`.')]
     found: dict[type, None] = {}
@@ -205,21 +206,25 @@ def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
         classes = [cls for module in modules for cls in _defined_in(module, exclusion)]
         found |= dict.fromkeys(classes)
         if not classes and len(faults) == known:
-            faults.append((package, "has no handler in it, nor anything else that is found by its class."))
-    if not faults:  # an excluded class may be in a module that was not imported
+            faults.append((package, "contains no handler, and no collaborator of a behavior."))
+    if not faults:  # otherwise an excluded class may be in a module that could not be imported
         faults += [(name, "is excluded, and there is no such module or class.") for name in exclusion.unused]
     return Contents(tuple(found), tuple(faults))
 
 
 class _Exclusion:
-    """The names of modules and classes that are left out, with everything below them, and which have matched nothing."""
+    """The names of excluded modules and classes. Everything below an excluded module or class is excluded, too.
+
+    Attributes:
+        unused: The names that have not excluded anything so far.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self.unused = list(names)
 
     def leaves_out(self, name: str) -> bool:
-        """Return whether a module or class is left out."""
+        """Return whether a module or class is excluded, and remember the names that exclude it as used."""
         if not any(_is_below(name, each) for each in self._names):
             return False
         self.unused = [each for each in self.unused if not _is_below(name, each) and not _is_below(each, name)]
@@ -236,12 +241,12 @@ def _modules(name: str, named: Sequence[str], exclusion: _Exclusion, faults: lis
         return
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # a fault like any other; a script that exits must not end this process
-        faults.append((name, _told(error)))
+    except (Exception, SystemExit) as error:  # a module may be a script that exits, which must not end this process
+        faults.append((name, _import_fault(error)))
         return
     yield module
     folders = list(getattr(module, "__path__", ()))
-    for child in sorted(_passed_over(folders)):
+    for child in sorted(_folders_without_init(folders)):
         path = f"{name}.{child}"
         if not exclusion.leaves_out(path) and not any(_is_below(each, path) for each in named):
             text = (
@@ -254,8 +259,8 @@ def _modules(name: str, named: Sequence[str], exclusion: _Exclusion, faults: lis
             yield from _modules(f"{name}.{child}", named, exclusion, faults)
 
 
-def _passed_over(folders: Iterable[str]) -> set[str]:
-    """Return the names of subfolders that contain modules, at any depth, but are not packages for `pkgutil`."""
+def _folders_without_init(folders: Iterable[str]) -> set[str]:
+    """Return the names of subfolders that contain modules, but no `__init__.py`, so that `pkgutil` ignores them."""
     return {
         folder.name
         for path in map(Path, folders)
@@ -265,8 +270,8 @@ def _passed_over(folders: Iterable[str]) -> set[str]:
     }
 
 
-def _told(error: BaseException) -> str:
-    """Return a text with the error of an import and the place where it was raised."""
+def _import_fault(error: BaseException) -> str:
+    """Return a text that names the error of an import and the place where the error was raised."""
     place = place_of(error)
     where = f" ({place[0]}, line {place[1]})" if place else ""
     return f"cannot be imported: {type(error).__name__}: {message_of(error)}{where}."
@@ -292,7 +297,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The result of a scan for a certain set of providers in its container."""
+    """The result of a scan for the providers that its container had at that time."""
 
     declared: tuple[Any, ...]
     factories: dict[type, Any]
@@ -309,32 +314,36 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             handlers = HandlerScan("shop.students", "shop.billing")
 
     The scan finds handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and the
-    collaborators of behaviors: validators, authorizers, processors. It finds them in the module that defines them, also
-    inside its classes. They are in the order of the packages as given, then of the names of modules, then of the
-    definitions in a module. The scan leaves out generic classes and abstract ones that subclasses complete, classes
-    that the container makes by a declared provider, alone or inside another provider, and classes that an earlier scan
-    or a scan in a nested container has found.
+    collaborators of behaviors, which are validators, authorizers and processors. It finds them in the module that
+    defines them, also inside classes. They are in the order of the given packages, then of the names of modules, then of
+    the definitions in a module.
 
-    Each class gets a `Factory`. Its arguments are the named providers of the container, including nested containers,
-    that give the annotated class of a constructor's parameter, or a class derived from it. A parameter with a default
-    keeps the default when no provider fits. `validate` reports parameters for which no provider could be chosen.
+    The scan leaves out:
+
+    - generic classes, and abstract classes that subclasses complete;
+    - classes for which the container declares a provider, alone or inside another provider;
+    - classes that an earlier scan, or a scan in a nested container, has found.
+
+    Each class gets a `Factory`. For each parameter of the constructor, the scan chooses the named provider of the
+    container, or of a nested container, that provides the annotated class or a class derived from it. A parameter with a
+    default keeps the default when no provider fits. `validate` reports parameters for which no provider could be chosen.
 
     Modules are imported when the container is validated or its mediator is first resolved, not before. Calling the scan
     returns the classes; `container.handlers[EnrollStudentHandler]` is the provider of one class, which can be
     overridden.
 
     Args:
-        *packages: Names of packages, which include everything below them, and of modules.
-        exclude: Names of packages and modules that are not imported, and classes or their names
-            (`"shop.students.enroll.EnrollStudentHandler"`) that are left out.
+        *packages: Names of modules, and of packages, which are scanned with everything below them.
+        exclude: Packages, modules and classes that are left out. Packages and modules are given as names, and are not
+            imported. A class is given itself or as a name (`"shop.students.enroll.EnrollStudentHandler"`).
 
     Calling it or asking for a provider raises:
         ContainerError: The container is a class, not an instance; or a scanned module resolves the mediator or the scan
             while it is being imported.
-        NotFoundError: The class was not found.
+        NotFoundError: The scan has not found the class.
     """
 
-    # A container tells a `Dependency` its parent, as it does for the provider of the mediator.
+    # The base is `Dependency` because a container sets the `parent` of a dependency.
 
     def __init__(self, *packages: str, exclude: Iterable[str | Callable[..., object]] = ()) -> None:
         base: Any = super()
@@ -358,7 +367,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 
     @property
     def is_defined(self) -> bool:
-        """Always true: nobody has to provide a scan."""
+        """Always true, since this dependency needs no provider from outside."""
         return True
 
     @property
@@ -369,7 +378,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         yield from base.related
 
     def override(self, provider: Any) -> Any:
-        """Refuse to replace the whole scan; override one handler, or declare another scan in a derived container.
+        """Raise an error, since only single handlers can be overridden.
 
         Raises:
             ContainerError: Always.
@@ -381,11 +390,11 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         raise ContainerError(provider, text)
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> tuple[type, ...]:  # type: ignore[override]  # stub has overloads
-        """Return the classes that have a provider here; the docstring of the class lists the errors."""
+        """Return the classes that the scan has found. The docstring of the class lists the errors."""
         return tuple(self._read().factories)
 
     def __getitem__(self, cls: Callable[..., T]) -> providers.Factory[T]:
-        """Return the provider of a class or of a decorated function; the docstring of the class lists the errors."""
+        """Return the provider of a class or decorated function. The docstring of the class lists the errors."""
         factories: dict[Any, Any] = self._read().factories
         if cls not in factories:
             name = getattr(cls, "__name__", str(cls))
@@ -401,7 +410,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             yield f"{label}[{_name(cls, factories)}]", factory
 
     def problems(self, label: str) -> Iterator[Problem]:
-        """Yield the faults of the scan and the parameters without a provider."""
+        """Yield the faults of the scan, and the parameters for which no provider could be chosen."""
         for name, text in self._found().faults:
             yield Problem(label, name, text)
         reading = self._read()
@@ -411,12 +420,12 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
                 yield Problem(where, cls.__name__, each.text(cls, label.rpartition(".")[0]))
 
     def _found(self) -> Contents:
-        """Return the contents of the packages. They are imported once, so faults do not go away."""
+        """Return the contents of the packages. They are imported at the first call only, so faults stay."""
         if self._contents is None:
             if self._importing == threading.get_ident():
                 text = (
-                    "A module asks for the container's mediator while it is imported because the container scans it. Ask "
-                    "for it in a function, or exclude the module from the scan."
+                    "A scanned module asks for the container's mediator while the scan imports the module. Ask for the "
+                    "mediator in a function, or exclude the module from the scan."
                 )
                 raise ContainerError(self._container, text)
             self._importing = threading.get_ident()
@@ -432,7 +441,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         return provider.parent
 
     def _read(self) -> _Reading:
-        """Return the result of the scan, computed anew when the providers of the container have changed."""
+        """Return the result of the scan, which is computed again when the providers of the container have changed."""
         check_instance(self._container)
         declared = tuple(declared_providers(self._container))
         held = tuple((*each, target_of(each[1])) for each in declared)
@@ -449,7 +458,10 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         return self._reading
 
     def _factory(self, cls: type, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Return the provider of a class with new arguments: always the same object, since it may be overridden."""
+        """Set the arguments of the provider of a class, and return the provider.
+
+        The provider of a class is always the same object, since it may be overridden.
+        """
         factory = self._factories.setdefault(cls, providers.Factory(cls))
         factory.set_args(*args)
         factory.set_kwargs(**kwargs)
@@ -457,9 +469,9 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 
 
 def _taken(declared: Sequence[Named], scan: HandlerScan) -> Iterator[type]:
-    """Yield the classes that a container makes without this scan.
+    """Yield the classes for which the container has a provider without this scan.
 
-    They are made by declared providers, by providers inside these, or by earlier or nested scans.
+    These are declared providers, the providers inside declared providers, and the providers of earlier or nested scans.
     """
     earlier = True
     waiting: list[Any] = []

@@ -15,15 +15,17 @@ T = TypeVar("T")
 
 
 class Scoped(providers.Factory[T]):
-    """Gives one instance per scope, which a dispatch shares with every dispatch that joins it.
+    """Provides one instance per scope. All dispatches that join a scope share its instance.
 
         unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
         session = Scoped(AsyncSession, engine, dispose=AsyncSession.close)
 
-    At the end of the scope, instances with a method `aclose()` are closed, the last one made first. An override keeps
-    the scoping: `unit_of_work.override(providers.Factory(Fake))` gives one `Fake` per scope. An instance that the
-    override keeps longer than a scope (an object, a `Singleton`) is not closed, and `dispose` is not applied to the
-    instances of an override. A coroutine function is called once per scope, too, and its task is shared.
+    At the end of the scope, instances with a method `aclose()` are closed in reverse order. A coroutine function is
+    called once per scope, too, and all users await the same task.
+
+    An overriding provider is called once per scope, too: `unit_of_work.override(providers.Factory(Fake))` gives one
+    `Fake` per scope. `dispose` is not called for its instances, and an instance that lives longer than a scope, such as
+    the object of a `Singleton`, is not closed.
 
     Args:
         provides: A class or a function, as for `providers.Factory`.
@@ -61,7 +63,7 @@ class Scoped(providers.Factory[T]):
         return copied
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:  # type: ignore[override]  # the stub overloads it for `await`
-        """Return the instance of the running scope; the docstring of the class lists the errors."""
+        """Return the instance of the running scope. The docstring of the class lists the errors."""
         if args or kwargs:
             raise ContainerError(self, f"{self._name()} is shared in its scope: it cannot be called with arguments.")
         scope = scope_if_any()
@@ -74,10 +76,10 @@ class Scoped(providers.Factory[T]):
         return self.make(scope, super().__call__)
 
     def make(self, scope: Scope, build: Callable[[], Any]) -> T:
-        """Make the instance of a scope that has none yet, keep it there, and return it."""
+        """Make the instance of a scope that has none yet, store it in the scope, and return it."""
         made: Any = build()
         if hasattr(made, "__await__"):
-            # A coroutine can be awaited only once, and a scoped object has many users.
+            # A coroutine can be awaited only once, but a task can be awaited by all users of the instance.
             made = asyncio.ensure_future(made)
             scope.on_exit(partial(_close_awaited, made, self._closer()))
         else:
@@ -118,7 +120,7 @@ def _close(instance: Any, closing: Callable[[Any], Any], _: BaseException | None
 async def _close_awaited(
     making: asyncio.Future[Any], closing: Callable[[Any], Any] | None, error: BaseException | None
 ) -> None:
-    """Close the instance that a coroutine made; cancel the coroutine if it still runs."""
+    """Close the instance that a task has made, or cancel the task if it still runs."""
     if not making.done():
         making.cancel()
         await asyncio.wait({making})

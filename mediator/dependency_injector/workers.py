@@ -18,22 +18,22 @@ from mediator.scope import outside_dispatches
 
 _WORKERS = (OutboxRelay, EventConsumer, RequestResponder, Idempotency)
 _GIVE_UP_TIMEOUT = 1.0
-"""Seconds that a worker has to stop after it was cancelled a second time."""
+"""Seconds that a worker may take to stop after it was cancelled a second time."""
 
 _log: Any = Logger()
 
 
 def worker_providers(container: Any) -> list[tuple[str, Any]]:
-    """Return the providers of workers, with their labels, in the order of declaration."""
+    """Return the providers of workers, each with its label, in the order of declaration."""
     found = {provider: label for label, provider, cls in instances_of(container, object) if issubclass(cls, _WORKERS)}
     return [(label, provider) for provider, label in found.items()]
 
 
 def workers_of(container: Any) -> list[tuple[str, Any]]:
-    """Return the workers of a started container: each label with its object, which has `async def run()`.
+    """Return the workers of a started container, each with its label. Every worker has `async def run()`.
 
     Raises:
-        ContainerError: A worker needs a resource that is not started, or is made by a coroutine.
+        ContainerError: A worker needs a resource that is not started, or its provider is asynchronous.
     """
     graph = Graph(container)
     waiting = {each for each in graph.resources() if not each.initialized}
@@ -42,7 +42,7 @@ def workers_of(container: Any) -> list[tuple[str, Any]]:
         worker = provider() if waiting.isdisjoint(graph.reachable([provider])) else None
         if worker is None or hasattr(worker, "__await__"):
             reason = "is made asynchronously" if worker is not None else "needs resources that are not started"
-            text = f"{label} {reason}. Ask for it inside `async with lifespan(...)`, and make it of resources."
+            text = f"{label} {reason}. Ask for it inside `async with lifespan(...)`, and pass it async objects as resources."
             raise ContainerError(container, text)
         workers.append((label, worker))
     return workers
@@ -56,8 +56,8 @@ async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> A
     finish their current work. A worker that fails cancels the body.
 
     Raises:
-        Exception: The error of a worker, with a note that names the worker, or the error of the body; a group of
-            several.
+        Exception: The error of a worker, with a note that names the worker, or the error of the body. Several errors are
+            raised as an `ExceptionGroup`.
         WorkerNotStoppedError: A worker kept running although it was cancelled.
     """
     if not workers:
@@ -66,9 +66,9 @@ async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> A
     failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            nobody = outside_dispatches()
+            context = outside_dispatches()
             watchers = [
-                group.create_task(_watch(label, worker, drain_timeout), context=nobody.copy())
+                group.create_task(_watch(label, worker, drain_timeout), context=context.copy())
                 for label, worker in workers
             ]
             yield
@@ -81,7 +81,7 @@ async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> A
 
 
 async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
-    """Run one worker; when cancelled, cancel the worker and wait for a limited time until it ends."""
+    """Run one worker. When this is cancelled, cancel the worker, and wait for a limited time until it ends."""
     task: asyncio.Task[None] = asyncio.create_task(worker.run(), name=label)
     try:
         await asyncio.wait({task})
@@ -98,7 +98,7 @@ async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
 async def _stop(label: str, task: asyncio.Task[None], drain_timeout: float) -> None:
     for seconds in (drain_timeout, _GIVE_UP_TIMEOUT):
         task.cancel()
-        with suppress(asyncio.CancelledError):  # cancelled again while waiting: go on to the second try at once
+        with suppress(asyncio.CancelledError):  # if cancelled while waiting, continue with the second try at once
             await asyncio.wait({task}, timeout=seconds)
         if task.done():
             return

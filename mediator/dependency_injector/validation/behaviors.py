@@ -1,4 +1,4 @@
-"""Rules for behaviors and their collaborators: their order works, each awaits `call_next()`, and each is asked."""
+"""Rules for behaviors, about their order and `await call_next()`, and for collaborators, each of which has to be used."""
 
 import ast
 import inspect
@@ -59,10 +59,11 @@ def find_order_faults(registry: Registry) -> Iterator[Problem]:
 
 
 def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) -> Iterator[Problem]:
-    """Yield commands that run in no unit of work, although their handler gets one or the container has the behavior.
+    """Yield commands that run in no unit of work but seem to need one, each once, with the label of its handler.
 
-    A handler that gets a unit of work is no reason in a container with an `EventConsumer`, whose event handlers may
-    send every command in a transaction of the consumer. Each command is yielded once, with the label of its handler.
+    A command seems to need a unit of work if the container has a `DistributedUnitOfWorkBehavior`, or if the handler of
+    the command gets a unit of work. The handler does not count if the container has an `EventConsumer`: event handlers
+    may send the command, which then runs in the transaction of the consumer.
     """
     transactions = _has(container, DistributedUnitOfWorkBehavior)
     units = () if _has(container, EventConsumer) else (each for _, each, _ in instances_of(container, UnitOfWork))
@@ -102,7 +103,7 @@ def _has(container: Any, cls: type) -> bool:
 def _messages(registry: Registry) -> Iterator[type]:
     """Yield the messages that handlers, behaviors and collaborators name.
 
-    A behavior or collaborator may name one class of a handler's family, which then has a pipeline of its own.
+    A behavior or collaborator may name a class that derives from a handler's message. That class has another pipeline.
     """
     named = (cls for binding in (*registry.behaviors, *registry.collaborators) for cls in binding.messages)
     yield from dict.fromkeys([*registry.message_types(), *filter(_is_of_the_application, named)])
@@ -137,7 +138,7 @@ def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, 
 
 
 def _missing(behaviors: Sequence[Binding], message: type) -> Iterator[tuple[Binding, Binding, str]]:
-    """Yield behaviors that would always fail because a behavior that they need is missing."""
+    """Yield behaviors that would always fail, because a behavior that they need is missing."""
     roles = {_role(behavior) for behavior in behaviors}
     for behavior in behaviors:
         for role, reason in _asks(behavior, "needs").items():
@@ -157,7 +158,7 @@ def _asks(behavior: Binding, side: str) -> dict[str | None, str]:
 
 
 def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple[Binding, Binding, str]]:
-    """Yield behaviors that are as specific as the chosen one, where only one of them may apply to a message."""
+    """Yield behaviors that are as specific as the chosen one, although only one of them may apply to a message."""
     for chosen in behaviors:
         name = getattr(chosen.cls, "one_of", None)
         for other in registry.behaviors if name else ():
@@ -192,15 +193,15 @@ def _repeated(behaviors: Sequence[Binding]) -> Iterator[Problem]:
             names = f" ({', '.join(labels)})" if len(labels) > 1 else ""
             text = (
                 f"stands in the list of behaviors {times}{names}, and would run as often around each message. "
-                "Leave one; if it is to differ by its arguments, give it these."
+                "Remove all but one, or give them different arguments."
             )
             yield Problem(first.label, first.cls.__name__, text)
 
 
 def _is_again(first: Binding, other: Binding) -> bool:
-    """Return whether two behaviors in the list are the same.
+    """Return whether two behaviors in the list have the same provider or equal providers.
 
-    Equal providers do not count for classes with `one_of`, since another rule reports that only one of them applies.
+    Equal providers of a class with `one_of` do not count, since another rule reports that only one of them applies.
     """
     if first.source is other.source:
         return True
@@ -208,10 +209,10 @@ def _is_again(first: Binding, other: Binding) -> bool:
 
 
 def _made_anew(behavior: Binding) -> Iterator[Problem]:
-    """Yield a behavior that has to remember something between messages, but is made anew for each message."""
+    """Yield the behavior if it has to remember something between messages, but is made anew for each message."""
     if getattr(behavior.cls, "made_once", False) and isinstance(effective(behavior.source), MAKING_ANEW):
         text = (
-            "is made anew for each message, and could not tell what came before it. Write "
+            "is made anew for each message, so it would remember nothing of earlier messages. Write "
             f"`providers.Singleton({behavior.cls.__name__}, ...)`."
         )
         yield Problem(behavior.label, behavior.cls.__name__, text)
@@ -233,9 +234,9 @@ def _outside_bounds(binding: Binding) -> Iterator[Problem]:
 
 
 def _not_awaited(behavior: Binding) -> Iterator[Problem]:
-    """Yield a behavior that calls `call_next()` without `await`, so that the rest of the pipeline never runs.
+    """Yield the behavior if it calls `call_next()` without `await`, so that the rest of the pipeline never runs.
 
-    A behavior whose source code cannot be read is skipped.
+    A behavior whose source code cannot be read is not checked.
     """
     cls: Any = behavior.cls
     handle = inspect.unwrap(cls.handle)
@@ -249,7 +250,7 @@ def _not_awaited(behavior: Binding) -> Iterator[Problem]:
     for node in _own_nodes(function):
         called: Any = getattr(node.value, "func", None) if isinstance(node, ast.Expr | ast.Return) else None
         if isinstance(called, ast.Name) and called.id == name:
-            text = f"calls `{name}()` without `await`, so what lies inside would never run. Write `await {name}()`."
+            text = f"calls `{name}()` without `await`, so the rest of the pipeline would never run. Write `await {name}()`."
             yield Problem(behavior.label, behavior.cls.__name__, text)
             return
 
@@ -276,34 +277,34 @@ def find_collaborator_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def _never_asked(collaborator: Binding, catalog: Catalog) -> Iterator[Problem]:
-    """Yield a collaborator whose kind no behavior in the list calls for its messages, or for its stream requests."""
+    """Yield the collaborator if no behavior in the list calls it for its messages, or for its stream requests."""
     handled = [cls for handler in catalog.handlers for cls in handler.messages if collaborator.takes(cls)]
     meant = [*(cls for cls in collaborator.messages if cls is not object), *handled]
     streams = [cls for cls in meant if is_stream_request(cls)]
     if not _is_asked(catalog, collaborator.kind, CollaboratorBehavior) and (not streams or len(streams) < len(meant)):
         kind = collaborator.kind.__name__
-        text = f"is a {kind}, and no behavior in the list works with those, so it would never be asked."
+        text = f"is a {kind}, and no behavior in the list works with these, so it would never be called."
         yield Problem(collaborator.label, collaborator.cls.__name__, text)
     if streams and not _is_asked(catalog, collaborator.kind, StreamCollaboratorBehavior):
-        yield from _about_no_stream(collaborator, streams[0])
+        yield from _never_asked_about(streams[0], collaborator)
 
 
 def _is_asked(catalog: Catalog, kind: type, users: type[WorksWithCollaborators]) -> bool:
     return any(issubclass(each.cls, users) and kind in each.cls.works_with for each in catalog.behaviors)
 
 
-def _about_no_stream(collaborator: Binding, stream: type) -> Iterator[Problem]:
-    """Yield a collaborator that no behavior calls for a stream request.
+def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]:
+    """Yield the collaborator because no behavior calls it for a stream request.
 
-    A collaborator that does not name the stream request counts only if a stream behavior exists for its kind.
+    A collaborator that does not name the stream request counts only if the library has a stream behavior for its kind.
     """
     asking = _OF_STREAMS.get(collaborator.kind)
     if asking is None and stream not in collaborator.messages:
         return
     remedy = f"Put a {asking.__name__} into the list" if asking else "Write a StreamPipelineBehavior"
     text = (
-        f"is for {stream.__name__}, which is answered with a stream, and no behavior in the list asks a "
-        f"{collaborator.kind.__name__} about streams, so it would never be asked. {remedy}."
+        f"is for {stream.__name__}, which is answered with a stream, and no behavior in the list calls a "
+        f"{collaborator.kind.__name__} for streams, so it would never be called. {remedy}."
     )
     yield Problem(collaborator.label, collaborator.cls.__name__, text)
 

@@ -1,4 +1,4 @@
-"""Construction: checks whether providers can make their objects, by signatures and annotations alone."""
+"""Construction: checks whether providers can make their objects, judging by signatures and annotations."""
 
 import inspect
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from mediator.dependency_injector.scan import HandlerScan
 from mediator.errors import Problem
 from mediator.handlers import spelled
 
-_SELF_MADE = (MediatorProvider, HandlerScan)
-"""Providers that derive from `Dependency` only to know their container."""
+_PROVIDED_HERE = (MediatorProvider, HandlerScan)
+"""Classes of providers that derive from `Dependency` only to get their container, and need no other provider."""
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -21,11 +21,11 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
     """Yield providers that cannot make their object.
 
-    The reasons are missing and extra arguments, abstract classes, wrong classes and undefined dependencies. A missing
-    argument is a fault only of the providers in `used`, which the library calls without arguments.
+    The faults are missing and extra arguments, abstract classes, wrong classes and dependencies without a provider. A
+    missing argument is a fault only for the providers in `used`, which the library calls without arguments.
     """
     for provider in graph.calls:
-        if provider.last_overriding is not None or isinstance(provider, _SELF_MADE):
+        if provider.last_overriding is not None or isinstance(provider, _PROVIDED_HERE):
             continue
         if isinstance(provider, kinds.DEPENDENCIES):
             yield from _undefined(graph, provider)
@@ -33,7 +33,7 @@ def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
             for text in _faults(graph, provider, called=provider in used):
                 yield Problem(graph.labels[provider], class_name(provider), text)
     for provider in graph.calls:
-        if isinstance(provider, kinds.DEPENDENCIES) and not isinstance(provider, _SELF_MADE):
+        if isinstance(provider, kinds.DEPENDENCIES) and not isinstance(provider, _PROVIDED_HERE):
             yield from _misfilled(graph, provider)
 
 
@@ -41,8 +41,8 @@ def _undefined(graph: Graph, dependency: Any) -> Iterator[Problem]:
     if dependency.default is None:
         text = (
             f"needs a {dependency.instance_of.__name__} that nobody provides. Pass it where the container is made, or "
-            "override it. (A provider that is declared in a base class keeps the providers of that class: write "
-            "`@rewired` above the derived one.)"
+            "override it. If a derived container declares it, write `@rewired` above that container: otherwise providers "
+            "of the base class do not use it."
         )
         yield Problem(graph.labels[dependency], "Dependency", text)
 
@@ -96,8 +96,11 @@ def _argument_faults(graph: Graph, name: str, value: Any, wanted: Any) -> Iterat
 
 
 def _declared_class(provider: Any) -> type | None:
-    """Return the declared class of a provider; a fake that overrides it in a test need not derive from that class."""
-    if not isinstance(provider, kinds.DEPENDENCIES) or isinstance(provider, _SELF_MADE):
+    """Return the declared class of a provider, even if it is overridden.
+
+    In a test, the overriding provider may return a fake, which need not derive from that class.
+    """
+    if not isinstance(provider, kinds.DEPENDENCIES) or isinstance(provider, _PROVIDED_HERE):
         return provided_class(provider)
     target = kinds.effective(provider)
     return provided_class(provider if isinstance(target, kinds.DEPENDENCIES) else target)

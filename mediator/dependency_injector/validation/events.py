@@ -1,4 +1,4 @@
-"""Rules for distributed events: each class has a valid and unique type, and events are received and sent."""
+"""Rules for distributed events: each class has a valid and unique type, and all events are received and sent."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,9 +24,9 @@ def find_event_faults(catalogs: Iterable[Catalog], where: str) -> Iterator[Probl
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
     """Return the event classes of an application, each with the label for reports.
 
-    They are the handled events, and the events declared in the packages of the handlers' classes. Other packages do not
-    count, since another application in the same repository may have its own class for the same event. A class that is
-    only declared gets the label `where`.
+    They are the handled events, and the events declared in the packages of the handlers' classes. An event that is only
+    declared gets the label `where`. Other packages do not count, since another application in the same repository may
+    have a different class for the same event.
     """
     catalogs = list(catalogs)
     events = handled_events(catalogs)
@@ -48,7 +48,7 @@ def handled_events(catalogs: Iterable[Catalog]) -> dict[type, str]:
 
 
 def _package(cls: type) -> str:
-    """Return the package of a class's module; the module itself when it is in no package."""
+    """Return the package of a class's module, or the module itself when it is in no package."""
     return cls.__module__.rpartition(".")[0] or cls.__module__
 
 
@@ -69,7 +69,7 @@ def _type_faults(events: dict[type, str]) -> Iterator[Problem]:
 
 
 def find_undelivered(container: Any, catalogs: Iterable[Catalog], *, relay_elsewhere: bool) -> Iterator[Problem]:
-    """Yield event handlers without a consumer, and behaviors of units of work whose events nothing sends."""
+    """Yield event handlers without a consumer, and unit-of-work behaviors whose events would never be sent."""
     consumers = list(instances_of(container, EventConsumer))
     relays = list(instances_of(container, OutboxRelay))
     for catalog in catalogs:
@@ -105,9 +105,14 @@ _STEPS = ("decode_data", "convert")
 
 
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
-    """Yield upcasters that cannot work, versions that two handled classes take, and codecs that cannot use upcasters.
+    """Yield upcasters that cannot work, versions that two classes read, and codecs that cannot use upcasters.
 
-    A class that is only raised takes no version from another class. `events` has the label of each class.
+    Only the classes in `handled` read events, so only these can compete for a version.
+
+    Args:
+        container: The container.
+        events: The event classes, each with its label.
+        handled: The event classes that have a handler.
     """
     sound: dict[type[DistributedEvent], str] = {}
     for event, label in events.items():
@@ -137,8 +142,8 @@ def _rivals(events: Mapping[type[DistributedEvent], str]) -> Iterator[Problem]:
             owner = owners.setdefault(wire, event)
             if path_of(owner) != path_of(event):
                 text = (
-                    f"lifts {wire} to its own version, and {path_of(owner)} takes it too. Handle one of the two classes, or "
-                    "remove the upcaster."
+                    f"upcasts {wire} to its own version, and {path_of(owner)} reads it, too. Handle only one of the two "
+                    "classes, or remove the upcaster."
                 )
                 yield Problem(label, path_of(event), text)
 

@@ -1,4 +1,4 @@
-"""Rules for names: an application has one, and no two commands with idempotency keys or exposed requests share one."""
+"""Rules for names: events carry the name of one application, and commands and exposed requests have unique names."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -22,13 +22,13 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
             outbox, publisher = (application_of(given_argument(relay, name)) for name in ("outbox", "publisher"))
             if isinstance(outbox, str) and isinstance(publisher, str) and outbox != publisher:
                 text = (
-                    f"publishes as {publisher!r} what its outbox stores under {outbox!r}. Say the name of the application "
-                    "at the outbox, and nowhere else."
+                    f"publishes events as {publisher!r}, but its outbox stores them as {outbox!r}. Give the name of the "
+                    "application to the outbox only."
                 )
                 yield Problem(label, "OutboxRelay", text)
             if outbox is None and publisher is None:
                 text = (
-                    "publishes events of which nobody says whose they are. Give the name of the application to the outbox: "
+                    "publishes events without the name of an application. Give the name to the outbox: "
                     "`SqlAlchemyOutbox(engine, application=...)`."
                 )
                 yield Problem(label, "OutboxRelay", text)
@@ -40,12 +40,12 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
             if given_argument(behavior, "delivery") != "direct":
                 continue
             if application_of(given_argument(behavior, "publisher")) is None:
-                text = "delivers events directly, and nobody says whose they are. Give the publisher `application`."
+                text = "delivers events without the name of an application. Give the publisher `application`."
                 yield Problem(binding.label, name, text)
 
 
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
-    """Yield commands whose responses are kept under the same name as the responses of another command."""
+    """Yield commands with idempotency keys whose responses are stored under the same name as another command's."""
     behaviors = [each for each in catalog.behaviors if issubclass(each.cls, IdempotencyBehavior)]
     names: dict[str, type] = {}
     for handler in catalog.handlers:
@@ -63,7 +63,7 @@ def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterator[Problem]:
-    """Yield classes that a `RequestResponder` cannot expose, for lack of a name, of a unique one, or of a handler."""
+    """Yield the exposed requests of a `RequestResponder` that have no name, no unique name, or no handler."""
     handled = [b for catalog in catalogs for b in catalog.handlers if b.kind is RequestHandler]
     for label, provider, cls in instances_of(container, RequestResponder):
         names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Validation: finds every fault in the wiring of a container, before any object is made."""
+"""Validation: finds all faults in the wiring of a container, before any object is made."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -55,7 +55,7 @@ def validate(
     Args:
         container: The container, an instance.
         requests: Requests that must have a handler.
-        packages: Names of imported packages, all of whose requests must have a handler.
+        packages: Names of imported packages; all requests declared in them must have a handler.
         relay_elsewhere: True when another process runs the relay of this application's outbox.
 
     Raises:
@@ -107,9 +107,9 @@ def _catalogs(container: Any, mediators: Iterable[tuple[str, MediatorProvider]])
 
 
 def _used(container: Any, graph: Graph, catalogs: Iterable[Catalog]) -> set[Any]:
-    """Return the providers that the library calls.
+    """Return the providers of handlers, behaviors, collaborators, workers and resources, and all that they call.
 
-    They are handlers, behaviors, collaborators, workers and resources, and all providers that these call.
+    The library calls these providers without arguments.
     """
     known = {problem.label for catalog in catalogs for problem in catalog.problems}  # reported already
     roots = [each.source for catalog in catalogs for each in catalog.bindings if each.label not in known]

@@ -1,9 +1,11 @@
 """Rules for redeclared providers: no other provider may keep using the earlier provider.
 
-dependency-injector lets a derived container, or an assignment, put another provider under a name. A provider that was
-made with the earlier one keeps it: `enroll = Factory(EnrollHandler, mediator)` in a base keeps using the base's
-mediator. Instances of containers hold copies, so redeclared providers are looked for in the classes, where a base and
-the classes derived from it share the same provider objects.
+In dependency-injector, a derived container or an assignment can declare another provider under the same name. A provider
+that was made with the earlier provider keeps using it: `enroll = Factory(EnrollHandler, mediator)` in a base class keeps
+using the mediator of the base class.
+
+Redeclared providers are searched in container classes, because a base class and the classes derived from it share the
+same provider objects. Instances of containers have copies.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +23,11 @@ from mediator.dependency_injector.scoped import Scoped
 from mediator.errors import Problem
 
 _SHARED: kinds.Kinds = (providers.BaseResource, Scoped)
-"""Kinds of providers whose users mean the same object as their other users."""
+"""Kinds of providers that return the same object to all their users."""
 
 
 def find_shadowed(container: Any, path: str = "container") -> Iterator[Problem]:
-    """Yield names in a container and in nested ones whose earlier provider is still held by other providers.
+    """Yield the names, in a container and in nested ones, whose earlier provider is still used by other providers.
 
     Args:
         container: The container, an instance.
@@ -60,7 +62,7 @@ def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
                 held.setdefault(before, (base, []))[1].append(f"{path}.{name}")
         if _wraps_itself(name, provider, earlier):
             text = (
-                "is made with itself: `@containers.copy` puts it in the place of the one it is made with, too. Write "
+                "gets itself as an argument, because `@containers.copy` also replaces the provider that it wraps. Write "
                 f"`@rewired` above `class {cls.__name__}` instead."
             )
             yield Problem(f"{path}.{name}", class_name(provider), text)
@@ -70,17 +72,20 @@ def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _answers(provider: Any, now: Any) -> bool:
-    """Return whether the current provider of a name answers for an earlier provider, which it overrides."""
+    """Return whether an earlier provider is overridden by the current provider of its name, which it then calls."""
     return now is not None and kinds.effective(provider) is kinds.effective(now)
 
 
 def _is_missing(provider: Any) -> bool:
-    """Return whether a provider is a dependency that nobody has provided, which another rule reports."""
+    """Return whether a provider is a dependency without a provider, which another rule reports."""
     return type(provider) is providers.Dependency and kinds.effective(provider) is provider
 
 
 def _wraps_itself(name: str, provider: Any, earlier: dict[Any, tuple[str, type]]) -> bool:
-    """Return whether a copying decorator has put a copy of a provider between it and the provider that it wraps."""
+    """Return whether a provider wraps a copy of itself instead of the earlier provider, because of `containers.copy`.
+
+    The copy then wraps the earlier provider.
+    """
     for inner in kinds.parts(provider):
         alike = type(inner) is type(provider) and isinstance(inner, kinds.CALLING)
         if (
@@ -96,11 +101,11 @@ def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
     top = name.partition(".")[0]
     own = next((each for each in cls.__mro__ if getattr(each, "cls_providers", {}).get(top) is cls.providers[top]), cls)
     deriving = own if issubclass(own, base) else cls
-    them = "them" if len(set(holders)) > 1 else "it"
+    users = "they use" if len(set(holders)) > 1 else "it uses"
     return (
-        f"is declared anew in {own.__name__}, and {_listed(holders)} still {_hold(holders)} the one of {base.__name__}. "
-        f"Write `@rewired` above `class {deriving.__name__}`, which gives {them} the new one; in a test, use the base and "
-        f"`override(container, {name.replace('.', '__')}=...)`."
+        f"is redeclared in {own.__name__}, but {_listed(holders)} still {_use(holders)} the provider of {base.__name__}. "
+        f"Write `@rewired` above `class {deriving.__name__}`, so that {users} the new provider. In a test, use the base class "
+        f"and `override(container, {name.replace('.', '__')}=...)`."
     )
 
 
@@ -108,7 +113,7 @@ def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
 
 
 def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
-    """Yield names of a container instance that were assigned other providers than its class declares."""
+    """Yield the names of a container instance that were assigned another provider, while others use the declared one."""
     of_class = dict(declared_providers(cls))
     names = {provider: name for name, provider in of_class.items()}
     of_instance = dict(declared_providers(container))
@@ -134,11 +139,10 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _nameless(container: Any, path: str) -> Iterator[Problem]:
-    """Yield named providers in whose place other providers seem to hold a provider without a name.
+    """Yield named providers for which others seem to be confused: these use a similar provider that has no name.
 
-    A mediator without a name always counts, since it belongs to a container and has a name there. Any other provider
-    without a name counts if several providers hold it, or if it is a resource or scoped and no provider uses the named
-    one.
+    A mediator's provider without a name always counts, since it should have a name in its container. Any other provider
+    without a name counts if several providers use it, or if it is a resource or scoped and nothing uses the named one.
     """
     named = list(named_providers(container, path))
     current = {provider for _, provider in named}
@@ -160,7 +164,7 @@ def _nameless(container: Any, path: str) -> Iterator[Problem]:
 
 
 def _is_alike(provider: Any, now: Any) -> bool:
-    """Return whether two providers give the same class, or a class and a class derived from it."""
+    """Return whether the objects of two providers are of the same class, or of a class and a class derived from it."""
     mediators = [isinstance(each, MediatorProvider) for each in (provider, now)]
     if kinds.overriding(provider) is not None or any(mediators) != all(mediators):
         return False
@@ -172,15 +176,15 @@ def _is_alike(provider: Any, now: Any) -> bool:
 
 def _assigned(now: Any, name: str, holders: Sequence[str], path: str) -> Problem:
     text = (
-        f"was assigned after {_listed(holders)} {'were' if len(holders) > 1 else 'was'} made with another "
-        f"{class_name(now)}, which {_hold(holders)} on to it. Assign it before what uses it is made, or "
-        f"replace it: `container.{name}.override(...)`."
+        f"was assigned too late: {_listed(holders)} {'were' if len(holders) > 1 else 'was'} made with another "
+        f"{class_name(now)} and still {_use(holders)} it. Assign a provider before its users are made, or override it "
+        f"with `container.{name}.override(...)`."
     )
     return Problem(f"{path}.{name}", class_name(now), text)
 
 
 def _held_by(provider: Any, named: Iterable[Any]) -> Iterator[Any]:
-    """Yield the providers that a provider consists of, each once, also through providers that are not in `named`."""
+    """Yield the providers that a provider contains, each once, also inside providers that are not in `named`."""
     stops = set(named)
     seen: set[Any] = {provider}
     waiting = list(kinds.parts(provider))
@@ -197,5 +201,5 @@ def _listed(labels: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _hold(labels: Sequence[str]) -> str:
-    return "holds" if len(set(labels)) == 1 else "hold"
+def _use(labels: Sequence[str]) -> str:
+    return "uses" if len(set(labels)) == 1 else "use"

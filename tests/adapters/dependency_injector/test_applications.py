@@ -80,11 +80,11 @@ def test_one_name_is_enough(names: tuple[Any, Any]):
 
 
 def test_two_names_are_reported():
-    assert "publishes as 'bank' what its outbox stores under 'shop'" in problems(shop("shop", "bank"))
+    assert "publishes events as 'bank', but its outbox stores them as 'shop'" in problems(shop("shop", "bank"))
 
 
 def test_no_name_is_reported():
-    assert "publishes events of which nobody says whose they are" in problems(shop(None, None))
+    assert "publishes events without the name of an application" in problems(shop(None, None))
 
 
 async def test_two_names_of_a_configuration_stop_the_start():
@@ -99,7 +99,7 @@ async def test_two_names_of_a_configuration_stop_the_start():
 def test_direct_delivery_needs_the_name_at_the_publisher():
     container = shop()
     container.transaction.add_kwargs(delivery="direct", publisher=container.publisher)
-    assert "delivers events directly, and nobody says whose they are" in problems(container)
+    assert "delivers events without the name of an application" in problems(container)
     container.publisher.add_kwargs(application="shop")
     validate(container)
 

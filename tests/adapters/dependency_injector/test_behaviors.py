@@ -272,7 +272,7 @@ def test_a_limit_that_is_made_anew_for_each_message_is_found():
     label, subject, text = only(problems([providers.Factory(RateLimitBehavior, limit=5)]))
     assert (label, subject) == ("container.b1", "RateLimitBehavior")
     assert text == (
-        "is made anew for each message, and could not tell what came before it. Write "
+        "is made anew for each message, so it would remember nothing of earlier messages. Write "
         "`providers.Singleton(RateLimitBehavior, ...)`."
     )
     assert problems([providers.ThreadSafeSingleton(RateLimitBehavior, limit=5)]) == []
@@ -439,7 +439,7 @@ def test_a_collaborator_of_a_stream_request_is_found_for_nobody_would_ask_it():
 def test_a_collaborator_that_no_behavior_works_with_is_found():
     label, subject, text = only(problems([AUTHORIZATION], fine=providers.Factory(EverythingIsFine)))
     assert (label, subject) == ("container.fine", "EverythingIsFine")
-    assert text == "is a Validator, and no behavior in the list works with those, so it would never be asked."
+    assert text == "is a Validator, and no behavior in the list works with these, so it would never be called."
 
 
 def test_a_collaborator_that_cannot_be_made_is_found():

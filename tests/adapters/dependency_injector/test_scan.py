@@ -291,7 +291,7 @@ async def test_dependencies_may_be_asynchronous_or_scoped(mode):
         ("it: Port", "needs a Port as 'it', which no named provider gives (only a class that derives from the protocol counts)"),  # noqa: E501
         ("it: str", "needs 'it', which has the annotation str, by which no provider can be chosen"),
         ("it", "needs 'it', which has no annotation, by which no provider can be chosen"),
-        ("it: 'No' = 1", "needs 'it', and its annotations cannot be read: they name what the module does not hold"),
+        ("it: 'No' = 1", "needs 'it', and its annotations cannot be read: they use a name that its module does not define"),
     ],
 )  # fmt: skip
 def test_a_parameter_that_cannot_be_filled_is_one_problem_with_the_candidates_and_the_remedy(module, parameter, reason):
@@ -377,8 +377,8 @@ def test_modules_that_cannot_be_imported_are_named_and_all_others_are_checked(mo
 def test_a_scan_without_a_package_a_package_without_handlers_and_an_exclusion_of_nothing_are_faults(module):
     name = module(handlers="")
     assert problems(scanning(name, f"{name}.handlers")) == [
-        f"container.handlers ({name}): has no handler in it, nor anything else that is found by its class.",
-        f"container.handlers ({name}.handlers): has no handler in it, nor anything else that is found by its class.",
+        f"container.handlers ({name}): contains no handler, and no collaborator of a behavior.",
+        f"container.handlers ({name}.handlers): contains no handler, and no collaborator of a behavior.",
     ]
     assert problems(scanning()) == [
         'container.handlers (HandlerScan): names no package: `HandlerScan("shop.students")`.'
@@ -396,7 +396,7 @@ def test_a_module_that_uses_the_container_while_it_is_scanned_is_told_so(module)
         (found,) = problems(container)
     finally:
         del builtins.scanned_container
-    assert "A module asks for the container's mediator while it is imported" in found
+    assert "A scanned module asks for the container's mediator while the scan imports the module" in found
 
 
 # what the container declares

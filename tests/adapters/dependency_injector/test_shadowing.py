@@ -86,8 +86,8 @@ def test_a_mediator_declared_anew_is_reported_with_who_still_holds_the_one_of_th
 
     (problem,) = caught.value.problems
     assert str(problem) == (
-        "container.mediator (Mediator): is declared anew in Derived, and container.outer still holds the one of Base. Write "
-        "`@rewired` above `class Derived`, which gives it the new one; in a test, use the base and "
+        "container.mediator (Mediator): is redeclared in Derived, but container.outer still uses the provider of Base. Write "
+        "`@rewired` above `class Derived`, so that it uses the new provider. In a test, use the base class and "
         "`override(container, mediator=...)`."
     )
 
@@ -149,8 +149,8 @@ def test_two_holders_are_named_with_a_base_further_up():
         mediator = MediatorProvider()
 
     (text,) = shadowed(Leaf()).values()
-    assert "container.outer and container.again still hold the one of Base" in text
-    assert "`@rewired` above `class Leaf`, which gives them the new one" in text
+    assert "container.outer and container.again still use the provider of Base" in text
+    assert "`@rewired` above `class Leaf`, so that they use the new provider" in text
 
 
 def test_what_a_class_between_declares_anew_is_reported_in_what_derives_from_that():
@@ -158,7 +158,7 @@ def test_what_a_class_between_declares_anew_is_reported_in_what_derives_from_tha
         pass
 
     assert (
-        "declared anew in Derived, and container.outer still holds the one of Base"
+        "redeclared in Derived, but container.outer still uses the provider of Base"
         in (shadowed(Leaf())["container.mediator"])
     )
 
@@ -203,7 +203,7 @@ HELD = {
 def test_a_provider_declared_anew_is_reported_however_the_earlier_one_is_held(held):
     holding, renewing = declared(held)
 
-    assert "container.holder still holds the one of Holding" in shadowed(renewing())["container.engine"]
+    assert "container.holder still uses the provider of Holding" in shadowed(renewing())["container.engine"]
     for sound in (holding, rewired(renewing), containers.copy(holding)(declared(held)[1])):
         assert not reported(sound())
 
@@ -225,7 +225,7 @@ def test_a_configuration_declared_anew_is_reported_when_an_option_of_the_earlier
     class Renewing(Holding):
         config = providers.Configuration(strict=True)
 
-    assert "container.engine and container.other still hold" in shadowed(Renewing())["container.config"]
+    assert "container.engine and container.other still use" in shadowed(Renewing())["container.config"]
 
 
 def test_a_dependency_declared_anew_is_reported_with_who_holds_the_earlier_one():
@@ -240,10 +240,7 @@ def test_a_dependency_declared_anew_is_reported_with_who_holds_the_earlier_one()
         validate(Renewing())
     (problem,) = caught.value.problems
     assert problem.label == "container.holder"
-    assert (
-        "(A provider that is declared in a base class keeps the providers of that class: write `@rewired`"
-        in problem.text
-    )
+    assert "If a derived container declares it, write `@rewired` above that container" in problem.text
     assert not reported(rewired(Renewing)())
 
 
@@ -260,7 +257,7 @@ def test_a_nested_container_that_was_given_the_earlier_provider_is_reported():
     class Renewing(Holding):
         engine = providers.Singleton(OtherEngine)
 
-    assert "container.billing.engine still holds" in shadowed(Renewing())["container.engine"]
+    assert "container.billing.engine still uses" in shadowed(Renewing())["container.engine"]
 
 
 def test_a_nested_container_declared_anew_is_reported_when_something_holds_a_provider_of_the_earlier_one():
@@ -273,14 +270,14 @@ def test_a_nested_container_declared_anew_is_reported_when_something_holds_a_pro
         billing = providers.Container(Billing, engine=Holding.engine)
 
     found = shadowed(Renewing())
-    assert "container.holder still holds the one of Holding" in found["container.billing.session"]
+    assert "container.holder still uses the provider of Holding" in found["container.billing.session"]
 
 
 def test_a_derived_container_inside_another_one_is_looked_at_too():
     class App(containers.DeclarativeContainer):
         shop = providers.Container(Derived)
 
-    assert "container.shop.outer still holds the one of Base" in shadowed(App())["container.shop.mediator"]
+    assert "container.shop.outer still uses the provider of Base" in shadowed(App())["container.shop.mediator"]
 
 
 def test_what_takes_the_place_of_a_provider_may_be_made_with_it():
@@ -320,7 +317,7 @@ def test_a_copy_that_is_made_with_its_earlier_self_is_reported_for_it_would_wrap
         engine = providers.Singleton(OtherEngine, Holding.engine)
 
     with pytest.raises(
-        ContainerValidationError, match=r"container.engine \(OtherEngine\): is made with itself"
+        ContainerValidationError, match=r"container.engine \(OtherEngine\): gets itself as an argument"
     ) as caught:
         validate(Copied())
     assert "Write `@rewired` above `class Copied` instead." in str(caught.value)
@@ -334,7 +331,7 @@ def test_a_provider_assigned_to_an_instance_is_reported():
     container.mediator = MediatorProvider()
 
     assert (
-        "was assigned after container.outer was made with another Mediator, which holds on to it"
+        "was assigned too late: container.outer was made with another Mediator and still uses it"
         in (shadowed(container)["container.mediator"])
     )
 
@@ -392,7 +389,7 @@ def test_a_provider_that_several_hold_or_that_lasts_is_reported_when_its_name_wa
 
     found = shadowed(App())
     assert "container.session was made with another OtherEngine" in found["container.engine"]
-    assert "container.one and container.two were made with another Part, which hold on to it" in found["container.part"]
+    assert "container.one and container.two were made with another Part and still use it" in found["container.part"]
 
 
 def test_a_part_without_a_name_is_no_fault_beside_one_of_its_class_that_has_one():

@@ -98,7 +98,7 @@ def test_an_authorizer_that_covers_a_stream_needs_a_behavior_that_asks_about_str
 @pytest.mark.parametrize("of", [Any, Pay, Pay | ListPayments])
 def test_an_authorizer_that_covers_more_than_streams_needs_a_behavior_that_asks_about_that(of: Any):
     ((_, text),) = problems([StreamAuthorizationBehavior], nobody=authorizer(of))
-    assert text == "is a Authorizer, and no behavior in the list works with those, so it would never be asked."
+    assert text == "is a Authorizer, and no behavior in the list works with these, so it would never be called."
 
 
 def test_an_authorizer_of_streams_alone_needs_no_other_behavior():

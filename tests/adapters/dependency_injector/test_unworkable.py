@@ -382,7 +382,7 @@ def test_one_behavior_that_is_listed_three_times_is_found():
 
     assert only(container) == (
         "container.around (Around): stands in the list of behaviors 3 times, and would run as often around each message. "
-        "Leave one; if it is to differ by its arguments, give it these."
+        "Remove all but one, or give them different arguments."
     )
 
 

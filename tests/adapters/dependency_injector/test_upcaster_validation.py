@@ -94,7 +94,7 @@ def test_an_async_upcaster_is_found():
 def test_a_version_that_one_class_is_and_another_lifts_is_found():
     ((label, subject, text),) = problems_of(container_of(event(1, name="Old"), event(2, {1: lift}, "New")))
     assert (label, subject) == ("container.handler_1", "lifting.New")
-    assert text.startswith("lifts lifting.sent.v1 to its own version, and lifting.Old takes it too.")
+    assert text.startswith("upcasts lifting.sent.v1 to its own version, and lifting.Old reads it, too.")
 
 
 def test_a_version_that_two_classes_lift_is_found():

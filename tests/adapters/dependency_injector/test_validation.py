@@ -485,7 +485,7 @@ def test_a_provider_of_a_base_class_that_keeps_the_dependency_of_that_class_is_f
 
     problem = only_problem(App())
     assert problem.label == "container.counting"
-    assert "keeps the providers of that class" in problem.text
+    assert "providers of the base class do not use it" in problem.text
 
 
 # cycles
