@@ -1,8 +1,8 @@
 """Scope: the objects and the transaction that a dispatch shares with the dispatches that join it.
 
-A frame is one running dispatch. A context variable holds the innermost frame, and each frame knows its parent. Frames that
-join each other share a scope. Leaving a frame sets the variable to the parent and never resets a token: generators and
-fixtures are often closed in another context, where the token could not be reset.
+A frame is one running dispatch. A context variable holds the innermost frame, and each frame has a reference to its
+parent. A frame that joins another frame shares its scope. Leaving a frame sets the variable to the parent. It does not
+reset a token, because generators and fixtures are often closed in another context, where the token cannot be reset.
 """
 
 from asyncio import AbstractEventLoop, CancelledError
@@ -27,26 +27,26 @@ from mediator.messages import Origin
 from mediator.owner import running_loop
 from mediator.transactions import Outcome, Transaction, TransactionEnd, TransactionMode, check_mode
 
-# Looking up a member of an enumeration costs more than comparing it, so each is looked up once.
+# Each member is looked up once, because looking up a member of an enumeration costs more than comparing it.
 _DEFAULT, _NESTED, _SUPPRESS = TransactionMode.DEFAULT, TransactionMode.NESTED, TransactionMode.SUPPRESS
-_UNSAID: Any = object()
+_NO_RESPONSE: Any = object()
 _NONE, _COMMITTED, _UNKNOWN, _ROLLED_BACK = Outcome.NONE, Outcome.COMMITTED, Outcome.UNKNOWN, Outcome.ROLLED_BACK
 
 
 class Scope:
-    """The objects of one dispatch: made once, shared with the dispatches that join it, and disposed of at its end.
+    """The objects of one dispatch. They are created once, shared with the dispatches that join it, and closed at its end.
 
     Attributes:
-        transaction: The transaction that runs now. Several may run in one scope, one after the other.
-        transactional: False when nothing in this scope may begin a transaction.
+        transaction: The running transaction. Several may run in one scope, one after the other.
+        transactional: Whether a transaction may begin in this scope.
         outcome: The outcome of the last transaction.
         response: The response of the command whose transaction committed last.
         settled_id: The id of the last transaction that committed or whose outcome is unknown.
-        committed: The end of the last transaction that committed, if one did.
-        closed: True when the dispatch is over.
+        committed: How the last transaction that committed ended; `None` if none has committed.
+        closed: Whether the dispatch that opened the scope is over.
         innermost: The innermost running dispatch of this scope.
-        exits: The callbacks to call at the end of the scope, if there are any.
-        loop: The event loop of the dispatch; `None` when a thread that works for the dispatch made the scope.
+        exits: The callbacks to call at the end of the scope; `None` if there are none.
+        loop: The event loop of the dispatch; `None` when a thread that works for the dispatch created the scope.
     """
 
     __slots__ = (
@@ -78,7 +78,7 @@ class Scope:
 
     @property
     def instances(self) -> dict[Any, Any]:
-        """The objects that are kept in the scope, by their keys."""
+        """The objects that are kept in the scope, by key."""
         if self._kept is None:
             self._kept = {}
         return self._kept
@@ -91,16 +91,16 @@ class Scope:
             self._kept[key] = value
 
     def kept(self, key: Any, default: Any = None) -> Any:
-        """Return the object that is kept under a key, or the default. It costs less than `instances`."""
+        """Return the object that is kept under a key, or the default. It is faster than `instances`."""
         return default if self._kept is None else self._kept.get(key, default)
 
     def begin(self, transaction: Transaction) -> None:
-        """Make a transaction the running one. Its outcome is not known yet."""
+        """Make a transaction the running transaction, whose outcome is not known yet."""
         self.transaction = transaction
         self.outcome, self.response = _NONE, None
 
     def end(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
-        """Record the outcome of the running transaction. After it another transaction may begin."""
+        """Record the outcome of the running transaction. Another transaction may begin afterwards."""
         self.transaction = None
         self.outcome, self.response = outcome, response
         if outcome is not _ROLLED_BACK:
@@ -108,7 +108,7 @@ class Scope:
 
     @contextmanager
     def reading(self, transaction: Transaction) -> Generator[None, None, None]:
-        """Run a read-only transaction during the body. It has no outcome, so the outcome of the transaction before stays."""
+        """Make a read-only transaction the running one during the body. The outcome of an earlier transaction is kept."""
         self.transaction = transaction
         try:
             yield
@@ -116,16 +116,16 @@ class Scope:
             self.transaction = None
 
     def close_to_others(self) -> None:
-        """Let no dispatch join the scope from now on."""
+        """Let no further dispatch join the scope."""
         self.innermost = None
 
     def open_to_others(self, frame: "Frame") -> None:
-        """Let dispatches join the scope again, inside a frame, after `close_to_others`."""
+        """After `close_to_others`, let dispatches inside a frame join the scope again."""
         if self.innermost is None:
             self.innermost = frame
 
     def hand_back(self, frame: "Frame", to: "Frame | None") -> None:
-        """Make `to` the innermost dispatch, if `frame` is the innermost one now."""
+        """Make `to` the innermost dispatch, if `frame` is the innermost dispatch now."""
         if self.innermost is frame:
             self.innermost = to
 
@@ -141,21 +141,21 @@ class Scope:
         self.exits.append(callback)
 
     async def close(self, error: BaseException | None) -> None:
-        """Roll back a transaction that was left open, and run every exit callback, also when one fails or is cancelled.
+        """Roll back a transaction that was left open, and call every exit callback, even if some fail or are cancelled.
 
         Raises:
-            BaseException: The one failure, or a group of them; a cancellation wins. When the scope ends with `error`,
-                failures are added to it as notes instead.
+            BaseException: A callback failed; several failures are raised as a group, and a cancellation is raised
+                alone. When the scope ends with `error`, failures are added to that error as notes instead.
         """
         self.closed = True
         if self.transaction is not None:
-            self.on_exit(lambda _: self._abandon())  # the last one added is the first one called
+            self.on_exit(lambda _: self._abandon())  # called first, because it is added last
         failures = await call_all(self.exits, error) if self.exits else ()
         self._kept = None
         raise_failures("scope", failures, error)
 
     def forget(self) -> None:
-        """Drop the references to frames and objects, which would otherwise be freed only by the garbage collector."""
+        """Drop the references to frames and objects. Otherwise only the garbage collector would free them."""
         self.innermost = self._kept = self.committed = None
 
     async def _abandon(self) -> None:
@@ -164,7 +164,7 @@ class Scope:
 
 
 class Frame:
-    """One running dispatch: its message, its scope, its mediator, and the dispatch in which it was begun."""
+    """One running dispatch: its message, its scope, its mediator, and its parent, the dispatch in which it began."""
 
     __slots__ = ("depth", "ending", "made_context", "made_scope", "message", "origin", "over", "owner", "parent")
 
@@ -180,14 +180,14 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope, made at the first access: many dispatches need none. `made_scope` is quicker but may be `None`."""
+        """The scope, created at the first access because many dispatches need none. Until then `made_scope` is `None`."""
         if self.made_scope is None:
-            with _making:  # a thread that works for the dispatch may ask at the same time
+            with _making:  # a thread that works for the dispatch may access it at the same time
                 if self.made_scope is None:
                     scope = Scope()
                     scope.innermost = None if self.over else self
                     self.made_scope = scope
-                    scope.closed = self.over  # read last: the dispatch may end meanwhile
+                    scope.closed = self.over  # read last, because the dispatch may end meanwhile
         return self.made_scope
 
     @property
@@ -197,24 +197,24 @@ class Frame:
 
     @property
     def context(self) -> MessageContext:
-        """The context of the message, made at the first access: most dispatches never need it."""
+        """The context of the message. It is created at the first access, because most dispatches never need it."""
         if self.made_context is None:
             message_id, parent = self.origin.ids(), self.parent
             self.made_context = parent.context.caused(message_id) if parent else MessageContext(message_id, message_id)
         return self.made_context
 
     def suspend(self) -> None:
-        """Make the parent the running dispatch until the next `resumed`: a stream runs only while an item is requested."""
+        """Make the parent the running dispatch until the next `resumed`, since a stream runs only while it makes an item."""
         _frame.set(self.parent)
         if not self.owner:
             self.scope.innermost = self.parent
 
     @contextmanager
     def resumed(self) -> Generator[None, None, None]:
-        """Make this the running dispatch during the body.
+        """Make this frame the running dispatch during the body.
 
         Raises:
-            ScopeError: Its scope is closed, or another dispatch uses its scope at this moment.
+            ScopeError: Its scope is closed, or another dispatch is using its scope.
         """
         scope, before, innermost = self.scope, _frame.get(), self.scope.innermost
         if scope.closed:
@@ -231,11 +231,11 @@ class Frame:
 
     @property
     def dispatch(self) -> "Frame | None":
-        """The dispatch to which the frame belongs: the frame itself, unless it only carries a context."""
+        """The dispatch to which the frame belongs: the frame itself, except for an `AmbientFrame`."""
         return self
 
     def refuse(self, max_depth: int) -> NoReturn:
-        """Raise a `DispatchDepthError` that names all running dispatches: this one is nested too deeply."""
+        """Raise a `DispatchDepthError` that names all running dispatches, because this one is nested too deeply."""
         path: list[object] = []
         frame: Frame | None = self
         while frame is not None and len(path) < self.depth:
@@ -247,21 +247,24 @@ class Frame:
         """Check that every dispatch that joined this one has ended.
 
         Raises:
-            ScopeError: One is still running, in a task that was not awaited.
+            ScopeError: One of them is still running, in a task that was not awaited.
         """
         if not _same_dispatch(self.scope.innermost, self):
             raise misuse.concurrent_dispatch(self.message, self.scope.running)
 
     def leave_quietly(self) -> bool:
-        """End a dispatch that succeeded, if its scope needs no closing. If this returns False, `leave` must be awaited."""
+        """End a dispatch that succeeded, if its scope needs no closing, and return whether it did.
+
+        After False, the caller must await `leave`.
+        """
         scope = self.made_scope
         if scope is None:  # no dispatch has joined, and no object is kept
             self.over = True
             if self.made_scope is None:
                 _frame.set(self.parent)
-                self.message = self.message.__class__  # see `forget`
+                self.message = self.message.__class__  # as in `forget`
                 return True
-            scope = self.made_scope  # a thread has made the scope meanwhile
+            scope = self.made_scope  # a thread has created the scope meanwhile
         if scope.innermost is not self or (self.owner and (scope.exits or scope.transaction is not None)):
             return False
         if self.owner:
@@ -271,30 +274,29 @@ class Frame:
             scope.innermost = self.parent
         _frame.set(self.parent)
         self.ending = None
-        self.message = self.message.__class__  # see `forget`
+        self.message = self.message.__class__  # as in `forget`
         return True
 
     def forget(self) -> None:
-        """Replace the message by its class, which is enough for its name, once the dispatch is over.
+        """Replace the message by its class, whose name is enough for error texts after the dispatch.
 
-        Every task, timer and connection that was made in the dispatch holds a copy of its context, and with it this frame,
-        as long as it lives. A cancelled timer lives until its time has come.
+        Otherwise the message could stay in memory for long: every task, timer and connection that was created in the
+        dispatch holds a copy of its context, which refers to this frame. Even a cancelled timer exists until it is due.
         """
         if not isinstance(self.message, str | type):
             self.message = type(self.message)
 
-    async def leave(self, error: BaseException | None = None, response: Any = _UNSAID) -> None:
+    async def leave(self, error: BaseException | None = None, response: Any = _NO_RESPONSE) -> None:
         """End the dispatch: make its parent the running frame, and close the scope if this dispatch opened it.
 
         Args:
-            error: The error with which the dispatch failed, if it did.
+            error: The error with which the dispatch failed; `None` if it succeeded.
             response: The response, if there is one.
 
         Raises:
             CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
-            NotStoredError: As for `CommittedError`, when closing failed because events were left that no unit of work
-                stored.
-            asyncio.CancelledError: Closing the scope was cancelled; its cause says what has committed.
+            NotStoredError: The same, and closing the scope failed because no unit of work has stored some events.
+            asyncio.CancelledError: Closing the scope was cancelled. Its cause says whether a transaction committed.
             ScopeError: A dispatch that joined this one is still running.
         """
         try:
@@ -304,7 +306,7 @@ class Frame:
             if error is not None or committed is None:
                 raise
             answer, message = committed.response, committed.message
-            if response is not _UNSAID:
+            if response is not _NO_RESPONSE:
                 answer, message = response, self.message
             if isinstance(failure, NoUnitOfWorkError):
                 problem = str(misuse.no_unit_of_work(failure.subject))
@@ -313,7 +315,7 @@ class Frame:
             raise CommittedError(committed.transaction_id, answer, message=message) from failure
         except CancelledError as cancellation:
             ending = self.ending if error is not None else self.scope.committed
-            if ending is not None and response is not _UNSAID:
+            if ending is not None and response is not _NO_RESPONSE:
                 ending = replace(ending, message=self.message, response=response)
             _raise_with_outcome(cancellation, ending)
             raise
@@ -341,14 +343,14 @@ class Frame:
             self.step_out()
 
     def pass_on_commit(self, outer: "Frame") -> None:
-        """Record in the scope of the outer frame the last commit in the scope of this frame."""
+        """Copy the last commit in the scope of this frame to the scope of the outer frame."""
         if self.made_scope is not None and self.made_scope.committed is not None:
             outer.scope.committed = self.made_scope.committed
 
     def settle(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
         """Record the end of a transaction that this dispatch began.
 
-        Of several transactions a commit is remembered before an unknown outcome, and an unknown outcome before a rollback.
+        If several transactions end in one dispatch, a commit replaces an unknown outcome, and both replace a rollback.
         """
         ending, before = TransactionEnd(outcome, transaction_id, self.message, response), self.ending
         if outcome is _COMMITTED:
@@ -357,12 +359,12 @@ class Frame:
             self.ending = ending
 
     def failed(self, error: BaseException) -> None:
-        """Record the error of the transaction: the dispatch must raise it, or another error that says the same outcome."""
+        """Record the error of the transaction. The dispatch must raise it, or another error that says the same outcome."""
         if self.ending is not None and self.ending.outcome is not _COMMITTED:
             self.ending.failure = error
 
     def answered(self, response: Any) -> None:
-        """Record that a behavior outside the transaction gave a response on purpose, perhaps in place of an error."""
+        """Record that a behavior outside the transaction deliberately returned a response, perhaps in place of an error."""
         ending = self.ending
         if ending is not None:
             ending.response, ending.failure = response, None
@@ -373,8 +375,9 @@ class Frame:
         """Check that a response is not returned for a transaction that did not commit.
 
         Raises:
-            RolledBackError: It was rolled back, but something outside it returned a response.
-            CommitOutcomeUnknownError: Whether it committed is unknown, but something outside it returned a response.
+            RolledBackError: The transaction was rolled back, but a behavior outside it returned a response.
+            CommitOutcomeUnknownError: It is unknown whether the transaction committed, but a behavior outside it
+                returned a response.
         """
         ending = self.ending
         if ending is None or ending.failure is None:
@@ -388,8 +391,9 @@ class Frame:
     def with_outcome(self, error: Exception) -> Exception:
         """Return the error to raise for `error`, so that the sender learns the right outcome of the transaction.
 
-        After a commit it is a `CommittedError`, after a commit of unknown outcome a `CommitOutcomeUnknownError`. After a
-        rollback it is never one of these, but a `RolledBackError`. Any other error is returned as it is.
+        After a commit, the result is a `CommittedError`. After a commit with an unknown outcome, it is a
+        `CommitOutcomeUnknownError`. After a rollback, either of these errors is replaced by a `RolledBackError`. In all
+        other cases `error` itself is returned.
         """
         ending, raised = self.ending, error
         if ending is None:
@@ -408,14 +412,14 @@ class Frame:
         return raised
 
     def raise_with_outcome(self, error: BaseException) -> None:
-        """Raise another error in place of `error`, if `error` would give the sender a wrong outcome of the transaction.
+        """Raise another error in place of `error`, if `error` would tell the sender a wrong outcome of the transaction.
 
-        A cancellation stays a cancellation. After a commit, and after a commit of unknown outcome, its cause says so.
+        A cancellation stays a cancellation; its cause says that the transaction committed, or that this is unknown.
         """
         ending = self.ending
         if ending is None:
             return
-        ending.failure = None  # a reference cycle would keep the error and everything in its traceback alive
+        ending.failure = None  # otherwise a reference cycle keeps the error and everything in its traceback in memory
         if isinstance(error, Exception):
             raised = self.with_outcome(error)
             self.ending = None
@@ -436,7 +440,7 @@ class Frame:
 def _committed(ending: TransactionEnd, error: BaseException | None) -> CommittedError:
     """Return the `CommittedError` to raise in place of an error.
 
-    If the error was raised because of a `CommittedError` of the same transaction, the facts in that one are kept.
+    If a `CommittedError` of the same transaction is among the causes of the error, its attributes are kept.
     """
     for _ in range(_LONGEST_CHAIN):
         if error is None:
@@ -448,7 +452,7 @@ def _committed(ending: TransactionEnd, error: BaseException | None) -> Committed
 
 
 def _raise_with_outcome(cancellation: CancelledError, ending: TransactionEnd | None) -> None:
-    """Raise a cancellation with a cause that says what has committed or may have, unless its cause says so already."""
+    """Raise a cancellation whose cause says that the transaction committed or may have, unless its cause says so already."""
     cause = cancellation.__cause__
     if (
         ending is None
@@ -467,7 +471,7 @@ def _unknown(ending: TransactionEnd) -> CommitOutcomeUnknownError:
 
 
 _LONGEST_CHAIN = 20
-"""How many errors in a chain of causes and contexts are looked at."""
+"""How many errors in a chain of causes and contexts are examined."""
 
 _making = Lock()
 
@@ -479,7 +483,7 @@ def _same_dispatch(one: Frame | None, other: Frame | None) -> bool:
 
 
 def make_current(frame: Frame) -> None:
-    """Make a frame the innermost running one."""
+    """Make a frame the innermost running frame."""
     _frame.set(frame)
 
 
@@ -491,7 +495,7 @@ def outside_dispatches() -> Context:
 
 
 def current_frame() -> Frame | None:
-    """Return the innermost running dispatch, if there is one."""
+    """Return the innermost running dispatch; `None` if there is none."""
     return _frame.get()
 
 
@@ -503,18 +507,18 @@ def enter(
     *,
     is_dispatch: bool = True,
 ) -> Frame:
-    """Begin a dispatch: join the running scope or open one, according to `mode`.
+    """Begin a dispatch: join the running scope or open a new one, as `mode` says.
 
-    A frame that is no dispatch, but a scope of its own for a part of one, is not refused for its depth.
+    With `is_dispatch=False` the frame only opens a scope for a part of a dispatch, and its depth is not checked.
 
     Raises:
         SettingError: `mode` is no `TransactionMode`.
-        DispatchDepthError: More dispatches are nested in each other than the mediator allows.
-        ScopeError: Another dispatch uses the scope to join at this moment.
-        MisuseError: A transaction runs in the scope to join, in another event loop.
+        DispatchDepthError: More dispatches are nested than the mediator allows.
+        ScopeError: Another dispatch is using the scope that this one would join.
+        MisuseError: A transaction is running in the scope that this one would join, in another event loop.
     """
     parent = _frame.get()
-    frame = Frame()  # it has no `__init__`, because every dispatch makes one and the call would take time
+    frame = Frame()  # no `__init__`, because the call would take time in every dispatch
     frame.parent, frame.message, frame.origin = parent, message, origin
     frame.made_context = context
     frame.over = False
@@ -545,7 +549,7 @@ def _join(frame: Frame, scope: Scope, parent: Frame) -> None:
 
 
 def running_scope() -> Scope | None:
-    """Return the scope of the running dispatch; `None` when no dispatch is running, or when the running one is over."""
+    """Return the scope of the running dispatch; `None` when no dispatch is running, or when it is over."""
     frame = _frame.get()
     return None if frame is None or frame.closed else frame.made_scope or frame.scope
 
@@ -554,10 +558,10 @@ def current_scope(wanted: str = "the current scope") -> Scope:
     """Return the scope of the running dispatch.
 
     Args:
-        wanted: What the caller needs the scope for, for the text of the error.
+        wanted: What the caller wants from the scope, for the text of the error.
 
     Raises:
-        ScopeError: No dispatch is running, or the dispatch is over and the caller is a task that outlived it.
+        ScopeError: No dispatch is running; or the dispatch is over, and the caller is a task that outlived it.
     """
     scope = scope_if_any()
     if scope is None:
@@ -574,7 +578,7 @@ def scope_if_any() -> Scope | None:
     frame = _frame.get()
     if frame is None:
         return None
-    scope = frame.made_scope or frame.scope  # reading the attribute first saves the call of the property
+    scope = frame.made_scope or frame.scope  # reading the attribute is faster than the property
     if scope.closed:
         if frame.dispatch is None:
             return None
