@@ -27,9 +27,9 @@ from mediator.logger import Guard, Logger
 from mediator.registry import Registry
 from mediator.testing import InMemoryDatabase, InMemoryOutbox, InMemoryRequestChannel, InMemoryUnitOfWork
 from tests.contracts.test_requests import AssignAdvisor, RemoteSender, until_exposed
-from tests.unit.consuming.application import Application, failing
+from tests.unit.distributed.inbox.application import Application, failing
+from tests.unit.distributed.outbox.test_relay import Broker, event, put, relaying
 from tests.unit.samples import EnrollStudent, answer_name
-from tests.unit.test_relay import Broker, event, put, relaying
 from tests.unit.wiring import bind, handles, wire
 
 

@@ -32,8 +32,8 @@ from mediator.errors import (
 from mediator.logger import Logger
 from mediator.printable import LONGEST_REASON, LONGEST_REPORT, message_of, printable, shown, shown_error, traceback_of
 from mediator.testing import InMemoryRequestChannel
-from tests.unit.consuming.application import TYPE, Application
-from tests.unit.test_requests_in_time import Work
+from tests.unit.distributed.inbox.application import TYPE, Application
+from tests.unit.distributed.requests.test_requests_in_time import Work
 from tests.unit.wiring import handles, wire
 
 SIZE = 1_000_000

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from mediator.cli.commands import cli
 
-SAMPLE = "tests.adapters.cli.sample"
+SAMPLE = "tests.adapters.cli.samples.sample"
 
 
 def describe(*arguments):
@@ -98,7 +98,7 @@ def test_several_applications_are_shown_under_their_names(form, monkeypatch):
 
 
 def test_applications_of_one_name_are_told_apart_by_their_modules():
-    result = describe(f"{SAMPLE}:idle", "--with", "tests.adapters.cli.sample:idle", "--format", "mermaid")
+    result = describe(f"{SAMPLE}:idle", "--with", "tests.adapters.cli.samples.sample:idle", "--format", "mermaid")
 
     assert f'"{SAMPLE}:idle"' in result.stdout
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from mediator.cli.commands import cli
 
-SAMPLE = "tests.adapters.cli.sample:create"
+SAMPLE = "tests.adapters.cli.samples.sample:create"
 FILE = "sales.order-placed.v1.json"
 
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from mediator.cli.commands import cli
 from mediator.cli.options import Number
-from tests.adapters.cli.sample import IdleContainer
+from tests.adapters.cli.samples.sample import IdleContainer
 
 TARGET = f"{IdleContainer.__module__}:IdleContainer"
 NEVER = "no_such_module:create"

@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 
 from mediator.cli.commands import cli
 from mediator.sqlalchemy import create_schema, open_engine
-from tests.adapters.cli.outbox_sample import BROKER
+from tests.adapters.cli.samples.outbox_sample import BROKER
 
-MODULE = "tests.adapters.cli.outbox_sample"
+MODULE = "tests.adapters.cli.samples.outbox_sample"
 ROW = "VALUES (?, ?, ?, '2026-01-02T03:04:05+00:00', ?, 1, 'application/json', '{\"tenant\": \"acme\"}', ?, ?, 'sales')"
 
 

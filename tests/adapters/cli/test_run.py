@@ -14,7 +14,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.nats import NatsEventPublisher, NatsServer, open_connection
 from mediator.sqlalchemy import create_schema, open_engine
 
-SAMPLE = "tests.adapters.cli.sample"
+SAMPLE = "tests.adapters.cli.samples.sample"
 STOPPING = "Stopping. Ctrl-C stops at once.\n"
 ROOT = Path(__file__).parents[3]
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from mediator.cli.commands import cli
 from tests.adapters.sqlalchemy import version_1
 
-SAMPLE = "tests.adapters.cli.sample"
+SAMPLE = "tests.adapters.cli.samples.sample"
 TABLES = [
     "mediator_attempts",
     "mediator_idempotency",
@@ -156,7 +156,7 @@ def test_sql_from_a_version_is_what_is_missing_since_and_an_unknown_version_is_a
     assert CliRunner().invoke(cli, ["schema", "sql", "--from-version", "77"]).exit_code == 2
 
 
-OUTBOX_SAMPLE = "tests.adapters.cli.outbox_sample"
+OUTBOX_SAMPLE = "tests.adapters.cli.samples.outbox_sample"
 
 
 def version_1_in(file):

@@ -10,9 +10,9 @@ from mediator.cli.commands import cli
 from mediator.cli.container import load_container
 from mediator.cli.work import CommandError
 from mediator.printable import printable
-from tests.adapters.cli.sample import IdleContainer, idle
+from tests.adapters.cli.samples.sample import IdleContainer, idle
 
-SAMPLE = "tests.adapters.cli.sample"
+SAMPLE = "tests.adapters.cli.samples.sample"
 
 
 def problem(target):

@@ -231,7 +231,7 @@ def test_the_table_lets_no_foreign_name_move_the_cursor(server: NatsServer, pref
 
 
 def test_a_container_without_a_broker_is_told(prefix: str):
-    result = CliRunner().invoke(cli, ["topology", "plan", "tests.adapters.cli.sample:IdleContainer"])
+    result = CliRunner().invoke(cli, ["topology", "plan", "tests.adapters.cli.samples.sample:IdleContainer"])
     assert (result.exit_code, "has no broker" in result.stderr) == (2, True)
 
 

@@ -25,7 +25,7 @@ from mediator.dependency_injector import MediatorProvider, Scoped, lifespan, ove
 from mediator.opentelemetry import HandlerTelemetryBehavior, TelemetryBehavior
 from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, create_schema, open_engine
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher
-from tests.unit.test_errors_of_others import ERRORS, FrozenError, arrives, each_error
+from tests.unit.errors.test_errors_of_others import ERRORS, FrozenError, arrives, each_error
 from tests.unit.wiring import streams, wire
 
 

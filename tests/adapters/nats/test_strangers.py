@@ -15,7 +15,7 @@ from mediator.distributed.parking import ParkedFilter
 from mediator.errors import EventRefusedError
 from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsServer, StreamSettings, open_connection
 from tests.adapters.nats.deliveries import take
-from tests.unit.consuming.application import Application
+from tests.unit.distributed.inbox.application import Application
 
 TYPE = "shop.order-placed"
 HOSTILE = [

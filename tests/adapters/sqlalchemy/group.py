@@ -15,7 +15,7 @@ from mediator.distributed.parking import ParkedEvent, ParkedFilter
 from mediator.registry import Registry
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, create_schema
 from mediator.testing import InMemoryBroker, InMemoryEventSubscription
-from tests.unit.consuming.application import OrderPlaced
+from tests.unit.distributed.inbox.application import OrderPlaced
 
 FAILS = 13
 """The number of the orders whose handler fails."""

@@ -10,8 +10,8 @@ from mediator import DistributedEventBroker
 from mediator.errors import EventIdConflictError
 from mediator.testing.failpoints import Pause, failpoint
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, postgresql_only, sqlite_only
-from tests.adapters.sqlalchemy.test_moves import let_numbers_begin_again
 from tests.adapters.sqlalchemy.test_staging import Moved, statements
+from tests.adapters.sqlalchemy.test_statements import let_numbers_begin_again
 
 
 async def add_as(ledger: Ledger, *ids: str) -> None:

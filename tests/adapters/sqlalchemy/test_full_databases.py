@@ -24,7 +24,7 @@ from mediator.sqlalchemy.database import MODE
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher
 from tests.adapters.sqlalchemy.group import FAILS, Group, prepare
 from tests.adapters.sqlalchemy.ledger import Ledger, Write, create_tables
-from tests.unit.consuming.application import TYPE
+from tests.unit.distributed.inbox.application import TYPE
 
 FULL = ("max_page_count = 1", "max_page_count = 1073741823")
 """SQLite never makes the limit smaller than the number of pages in the file."""

@@ -22,7 +22,7 @@ from mediator.sqlalchemy import open_engine
 from mediator.sqlalchemy.schema import metadata
 from tests.adapters.sqlalchemy.group import Group, prepare
 from tests.postgres import PostgresServer
-from tests.unit.consuming.application import TYPE
+from tests.unit.distributed.inbox.application import TYPE
 
 Message = tuple[dict[str, str], bytes]
 CE = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "legacy", "ce-type": f"{TYPE}.v1"}

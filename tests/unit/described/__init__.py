@@ -1,1 +1,0 @@
-"""A small application whose code `tests/unit/test_describe.py` reads."""
