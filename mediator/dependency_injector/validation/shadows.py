@@ -104,8 +104,8 @@ def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
     users = "they use" if len(set(holders)) > 1 else "it uses"
     return (
         f"is redeclared in {own.__name__}, but {_listed(holders)} still {_use(holders)} the provider of {base.__name__}. "
-        f"Write `@rewired` above `class {deriving.__name__}`, so that {users} the new provider. In a test, use the base class "
-        f"and `override(container, {name.replace('.', '__')}=...)`."
+        f"Write `@rewired` above `class {deriving.__name__}`, so that {users} the new provider. In a test, use the base "
+        f"class and `override(container, {name.replace('.', '__')}=...)`."
     )
 
 

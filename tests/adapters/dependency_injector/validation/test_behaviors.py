@@ -261,8 +261,8 @@ def test_a_limit_inside_the_transaction_is_found(behavior, options):
     label, subject, text = only(problems([TRANSACTION, limit]))
     assert (label, subject) == ("container.b2", behavior.__name__)
     assert text == (
-        "stands inside the unit of work in the pipeline of Pay: no message waits inside a transaction, and a refused message "
-        "should not begin one. Put it before container.b1 in the list."
+        "stands inside the unit of work in the pipeline of Pay: no message waits inside a transaction, and a refused "
+        "message should not begin one. Put it before container.b1 in the list."
     )
     assert problems([limit, TRANSACTION]) == []
 

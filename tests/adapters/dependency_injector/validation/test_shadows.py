@@ -86,8 +86,8 @@ def test_a_mediator_declared_anew_is_reported_with_who_still_holds_the_one_of_th
 
     (problem,) = caught.value.problems
     assert str(problem) == (
-        "container.mediator (Mediator): is redeclared in Derived, but container.outer still uses the provider of Base. Write "
-        "`@rewired` above `class Derived`, so that it uses the new provider. In a test, use the base class and "
+        "container.mediator (Mediator): is redeclared in Derived, but container.outer still uses the provider of Base. "
+        "Write `@rewired` above `class Derived`, so that it uses the new provider. In a test, use the base class and "
         "`override(container, mediator=...)`."
     )
 
