@@ -223,7 +223,7 @@ class SampleApplication:
 
     @staticmethod
     def registry(source: Callable[[type], Source]) -> Registry:
-        """Return a registry of all handlers and behaviors. `source(cls)` must return the source of a class."""
+        """Return a registry of all handlers and behaviors. `source(cls)` must return a function that makes a `cls`."""
         handlers = [Binding(source(cls), cls, cls.__name__, kind) for cls, kind in HANDLERS.items()]
         return Registry(handlers, [Binding(source(Watch), Watch, "Watch", PipelineBehavior)])
 
@@ -431,7 +431,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal[-2:] == _CLOSED
 
     async def test_the_handlers_of_a_notification_share_the_objects_of_the_publishing_dispatch(self) -> None:
-        """Outside a dispatch, `publish` opens a scope for them, and closes its objects at the end."""
+        """Outside a dispatch, they get a new scope, whose objects are closed at the end."""
         notification = Enrolled()
         async with self.started() as (mediator, _):
 

@@ -89,7 +89,7 @@ class InboxConformance(StorageSuite):
                 assert await storage.inbox.insert(unit_of_work, "other", "shop", "6", key="k") is Admission.NEW
 
     async def test_starts_after_the_first_are_counted_up_to_the_limit(self) -> None:
-        """The first start calls no method, so the first call returns 2. At the limit, the event is `exhausted`."""
+        """The first start is not counted, so the first call of `start` is attempt 2. At the limit, it is `exhausted`."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]

@@ -45,7 +45,7 @@ class OutboxConformance(StorageSuite):
     """The promises that the relay depends on."""
 
     async def test_many_events_of_one_command_keep_the_order_in_which_they_were_added(self) -> None:
-        """A claim returns events in this order. Its `look_again` is 0 if its limit left events out."""
+        """A claim returns the events in this order. `look_again` is 0 if the limit of the claim left some out."""
         async with self.holding(
             *(Written(str(number), "k" if number % 2 else None) for number in range(2500))
         ) as storage:
@@ -97,7 +97,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.parking.find(ParkedFilter(numbers=())) == []
 
     async def test_a_claim_leaves_out_the_excluded_domains(self) -> None:
-        """`without` names the domains. A name excludes only the domain of exactly that name."""
+        """`without` contains the names of the domains. A part of a name excludes no domain."""
         async with self.holding(Elsewhere("a"), Written("b"), Elsewhere("c")) as storage:
             assert await storage.waiting(without=frozenset({"elsewhere"})) == ["b"]
             assert await storage.waiting(without=frozenset({"elsewhere", "contract"})) == []
@@ -123,7 +123,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.waiting() == ["a"]
 
     async def test_a_commit_with_events_wakes_a_waiting_relay(self) -> None:
-        """`wake` also wakes it. Otherwise `wait` returns after the given time."""
+        """`wake` does so too. Without either, `wait` returns after the given time."""
         async with self.opened() as storage:
             await storage.outbox.wait(0.01)
             await storage.do(writing("a"))
@@ -160,7 +160,7 @@ class OutboxConformance(StorageSuite):
             assert len(refused.error) == 4096
 
     async def test_erasing_a_key_deletes_its_sent_and_refused_events_but_not_its_waiting_ones(self) -> None:
-        """`erase` returns the numbers of deleted events and of events that still wait."""
+        """`erase` returns how many events it deleted and how many still wait."""
         async with self.holding(
             Written("sent", "k"), Written("kept", "o"), Written("bad", "k"), Written("waits", "k")
         ) as storage:
@@ -282,7 +282,7 @@ class DelayedEventsConformance(StorageSuite):
             assert await storage.do(cancel) is False
 
     async def test_a_transaction_of_another_database_cancels_nothing(self) -> None:
-        """`cancel` raises `MisuseError` for such a unit of work."""
+        """`cancel` raises `MisuseError` for a unit of work on another database."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
             with failing(MisuseError, text="was given another unit of work"):
@@ -351,7 +351,7 @@ class RefusedEventsConformance(StorageSuite):
                 await storage.parking.release(refused.number)
 
     async def test_the_refused_events_of_a_key_are_released_in_order(self) -> None:
-        """`release` raises `ParkedEventBlockedError` for any but the first. A replay releases all of them in order."""
+        """`release` raises `ParkedEventBlockedError` for all but the first. A replay releases all of them in order."""
         async with self.holding(Written("1", "k"), Written("2", "k"), Written("3", "k")) as storage:
             async with storage.outbox.claim(10) as batch:
                 for event in batch.events[:2]:
@@ -409,7 +409,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["second"]
 
     async def test_an_event_whose_place_is_taken_blocks_its_key_until_it_is_discarded(self) -> None:
-        """A later event of the key has the place. The parked event cannot be released, and the later one waits."""
+        """Its place in the outbox belongs to a later event of the key, which is not published until then."""
         async with self.holding(Written("later", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)

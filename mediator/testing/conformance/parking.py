@@ -196,7 +196,7 @@ class ParkingConformance(StorageSuite):
             assert sorted(type(result).__name__ for result in results) == ["ParkedEvent", "ParkedEventNotFoundError"]
 
     async def test_a_replay_waits_for_another_one_that_has_reserved_the_event(self) -> None:
-        """The second replay takes the event only if the first one rolls back. They never deadlock."""
+        """The second replay takes the event only if the first one rolls back. The two replays never deadlock."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -274,7 +274,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
 
     async def test_a_number_that_is_not_parked_is_not_found(self) -> None:
-        """All methods raise `ParkedEventNotFoundError` for it. `release` also does so for an incoming event."""
+        """All methods raise `ParkedEventNotFoundError`. `release` also does so for an incoming event."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             missing = number + 1

@@ -60,13 +60,13 @@ class RequestSuite(ConformanceSuite):
     async def serving(
         self, channels: RequestsUnderTest, names: Collection[str] = (NAME,), *, waiting: int = 100
     ) -> AsyncGenerator[IncomingCalls, None]:
-        """Serve names in one process, and yield its incoming requests as soon as the broker delivers any."""
+        """Serve these names, wait until the broker delivers requests for them, and yield the incoming requests."""
         async with channels.serving.serve(names, waiting=waiting) as calls:
             await self.known(channels, calls, next(iter(names)))
             yield calls
 
     async def known(self, channels: RequestsUnderTest, calls: IncomingCalls, name: str = NAME) -> None:
-        """Send and answer requests of this name until the broker delivers one of them."""
+        """Send requests of this name until one of them is answered."""
         async with self.answering(calls, ok), asyncio.timeout(self.patience):
             while not await answered(channels, name):  # noqa: ASYNC110  # there is no signal to wait for
                 await asyncio.sleep(0.01)
@@ -88,7 +88,7 @@ class RequestSuite(ConformanceSuite):
             await asyncio.wait({working})
 
     def call(self, data: str = "") -> RemoteCall:
-        """Return a request to the name that the cases serve."""
+        """Return a request with the name that the cases serve."""
         return RemoteCall(NAME, data.encode(), self.patience)
 
     async def next(self, calls: IncomingCalls) -> IncomingCall:

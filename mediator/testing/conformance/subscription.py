@@ -45,7 +45,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.START_POSITION)
     async def test_a_new_group_may_begin_with_new_events(self) -> None:
-        """It skips earlier events. When it opens again, it continues after the last acknowledged event."""
+        """The group skips earlier events. When it opens again, it continues after the last acknowledged event."""
         async with self.holding(event("old", "k")) as transport:
             async with self.reading(transport, start="new") as reader:
                 taking, stored = asyncio.ensure_future(reader.take_ids()), 0
@@ -103,7 +103,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.GROUP_OWNER)
     async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
-        """Otherwise each application would get only a part of the events. The second one is refused, or waits."""
+        """Otherwise each application would get only a part of the events. The second is refused, or waits."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -318,7 +318,7 @@ class DeliveryConformance(TransportSuite):
             assert await reader.take_ids(2) == (["a", "b"] if self.ordering == "key" else ["b", "a"])
 
     async def test_events_are_delivered_although_others_fail(self) -> None:
-        """All events are acknowledged in the end, and with key ordering in the order of each key."""
+        """With key ordering, the events of each key are acknowledged in order."""
         sent = [event(f"{n}", f"k{n % 5}") for n in range(40)]
         failed: set[str] = set()
         done: list[str] = []
@@ -488,7 +488,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_only_one_process_of_a_group_has_a_delivery_of_a_key(self) -> None:
-        """So the events are handled in order across the processes of an application."""
+        """The events are therefore handled in order by the processes of an application."""
         seen: list[str] = []
         at_work: set[str] = set()
         overlaps: list[str] = []
@@ -646,7 +646,7 @@ _during_outages = needs(TransportCapability.OUTAGE)
 
 
 class BrokerOutageConformance(TransportSuite):
-    """A subscription waits until the outage is over. No event is lost, and it need not be opened again."""
+    """A subscription waits until the outage is over, and need not be opened again. No event is lost."""
 
     @_during_outages
     async def test_a_subscription_survives_an_outage(self) -> None:
@@ -687,7 +687,7 @@ class BrokerOutageConformance(TransportSuite):
 
     @_during_outages
     async def test_settling_during_an_outage_raises_no_error(self) -> None:
-        """The handler has succeeded and must not fail now. A lost acknowledgement causes a duplicate delivery."""
+        """The event took effect, so its handler must not fail now. A lost acknowledgement causes a redelivery."""
         async with self.opened() as transport, self.reading(transport, ack_wait=1.0) as reader:
             await transport.store(*events(3, "k"))
             held = await reader.hold_one()

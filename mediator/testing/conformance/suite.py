@@ -52,7 +52,7 @@ def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
 
 
 def undeclared(*_: object) -> Any:
-    """Raise an error. The default of a function that only adapters with a certain capability must provide."""
+    """Raise an error. This is the default for functions that only adapters with a certain capability must provide."""
     raise NotImplementedError("the adapter declares this capability, but does not provide its function")
 
 
@@ -70,7 +70,7 @@ class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with fa
 
     Args:
         errors: The classes of the errors.
-        text: A part of the text that the error must have.
+        text: A text that the message of the error must contain.
 
     Raises:
         AssertionError: The body raised nothing.
