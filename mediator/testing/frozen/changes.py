@@ -23,7 +23,7 @@ CONTAINED = frozenset({"additionalProperties", "items", "prefixItems", "properti
 
 
 def is_schema(value: Any) -> TypeGuard[Schema]:
-    """Return whether the value of a keyword is one schema, or several schemas by name, and not a bool, for example."""
+    """Return whether the value of a keyword is a schema or a mapping of names to schemas. It may also be a boolean."""
     return isinstance(value, Mapping)
 
 
@@ -84,7 +84,7 @@ def meanings(*roots: Schema) -> "list[Meanings]":
     """Return the meanings of several root schemas, which can be compared with each other.
 
     Classes may contain each other, so a class cannot be expanded completely. Instead, each round looks one level deeper
-    into all classes. After as many rounds as there are classes, classes with equal hashes mean the same.
+    into all classes. After as many rounds as there are classes, classes with equal meanings describe the same payloads.
     """
     found = [Meanings(root) for root in roots]
     for _ in range(sum(len(root.get("$defs", ())) for root in roots)):

@@ -108,7 +108,7 @@ def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) 
 def describing_codec(codec: EventCodec, event_class: type) -> SchemaCodec:
     """Return the codec that can describe payloads: the given codec, or the codec inside an `EncryptingCodec`.
 
-    So samples are not encrypted, because there may be no key for the partition key of a sample.
+    Samples are not encrypted, because there may be no encryption key for the partition key of a sample.
 
     Raises:
         DeclarationError: The codec cannot describe payloads.

@@ -351,7 +351,7 @@ class _Delivery(Delivery):
 
 
 class InMemoryStreamContents(StreamContents):
-    """Reads the single stream of a broker as one stream for each domain. Every domain has a stream, even an empty one.
+    """Presents the single stream of a broker as one stream for each domain. Every domain has a stream, even if empty.
 
     Args:
         stored: A function that returns the stored events, in order. During a simulated outage it raises

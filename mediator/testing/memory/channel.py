@@ -23,8 +23,8 @@ from mediator.owner import Owner
 class InMemoryRequestChannel(RequestChannel):
     """Transmits requests between applications in one process.
 
-    Give the same channel to the senders and the responders under test. Several responders may serve the same
-    name. The next request goes to the least recently used of them.
+    Give the same channel to the senders and the responders under test. Several responders may serve the same name. The
+    next request goes to the least recently used of them.
 
     Attributes:
         available: False to simulate an outage of the broker: every call then raises an error.

@@ -168,7 +168,7 @@ def _row_of(number: int) -> tuple[str, str]:
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the lock that a replay holds on the event's consumer and key, or on an event without a key."""
+    """Return the name of the lock that a replay holds on a consumer's key. Without a key, the lock is for the event."""
     if event.partition_key is not None:
         return event.consumer, event.partition_key
     return "\0", str(event.number)  # no consumer can have the name "\0"
