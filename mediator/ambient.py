@@ -56,8 +56,8 @@ def enter_ambient(
 ) -> AmbientFrame:
     """Begin a context that inherits from the running context and replaces the values that are given.
 
-    Headers are added to the inherited ones. When a principal or a tenant is given, this application vouches for the
-    context.
+    Headers are added to the inherited ones. If a principal or a tenant is given, `vouched_by` becomes this
+    application.
 
     Raises:
         ContextError: A value is too long, or has a character that is not allowed.

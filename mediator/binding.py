@@ -92,7 +92,7 @@ class Binding:
     def vagueness(self, message_type: type, base: type) -> int:
         """Rank how loosely the binding fits the type arguments of the message class for `base`.
 
-        Return 0 for the same type arguments, 1 for other ones, and 2 when the binding names none.
+        Return 0 for the same type arguments, 1 for other type arguments, and 2 if the binding has no type arguments.
         """
         families = self._arguments(base)
         return 2 if not families else int(type_arguments(message_type, base) not in families)

@@ -1,4 +1,4 @@
-"""Blocks: context managers that raise every error unchanged, and how the errors of closing things are raised.
+"""Blocks: context managers that raise every error unchanged, and functions that raise the errors of a cleanup.
 
 The context managers of `contextlib` set the traceback of an error of the body. Some errors do not allow that: an error that
 is a frozen dataclass raises a `FrozenInstanceError` instead, so the original error cannot be caught. Every context manager
@@ -140,7 +140,7 @@ def add_note(error: BaseException, text: str) -> None:
 
 
 def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:
-    """Raise the failures of closing something: one failure as it is, several as a group.
+    """Raise the failures of closing something: a single failure unchanged, several failures as a group.
 
     A cancellation, or another error that is no `Exception`, is raised alone. If the closed block itself ended with
     `error`, the failures are added to that error as notes and not raised.

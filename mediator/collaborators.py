@@ -1,7 +1,8 @@
 """Collaborator: a validator, authorizer or processor, which a behavior finds by the type of the message.
 
-Collaborators are found as handlers are. They are chosen once for each message class, when its pipeline is compiled. A
-behavior that has nothing to do for a message class is left out of the pipeline of that class.
+Like handlers, collaborators say by a type argument which messages they are for. They are chosen once for each message
+class, when its pipeline is compiled. A behavior that has nothing to do for a message class is left out of the pipeline
+of that class.
 """
 
 from abc import ABC, abstractmethod
@@ -17,13 +18,13 @@ from mediator.streams import StreamNext, StreamPipelineBehavior
 class Collaborator(ABC):  # noqa: B024  (its subclasses have the abstract methods)
     """The base of every kind of collaborator.
 
-    A kind is a generic class that derives directly from this one; its first type argument is the message.
+    A kind is a generic class that derives directly from this one; its first type argument is the message class.
     """
 
     decides: ClassVar[bool] = False
-    """True when a collaborator of this kind may refuse a message, so it must never be skipped by mistake.
+    """True if a collaborator of this kind may refuse a message, so it must never be skipped by mistake.
 
-    It is then an error if the registry cannot tell whether such a collaborator is for a message class.
+    The registry then raises an error if it cannot determine whether the collaborator is for a message class.
     """
 
 

@@ -1,10 +1,10 @@
 """Fidelity: compares a value that was written with the value that was read again, part by part.
 
-`==` is not enough: 1, 1.0 and `True` are equal, and so are 0.0 and -0.0, and the same instant in two time zones. A class may
-also define no `__eq__`. Therefore this module compares values by type and by field. Two differences of type are allowed.
-An `int` may be read as an equal `float`, because type checkers accept an `int` as a `float`. An instance of a subclass
-of `UUID`, `datetime` or `date` may be read as a plain one, because database drivers and date libraries produce such
-subclasses.
+`==` is not enough: 1, 1.0 and `True` are equal, and so are 0.0 and -0.0, and the same instant in two time zones. A
+class may also define no `__eq__`. Therefore this module compares values by type and by field. Two differences of type
+are allowed. An `int` may be read as an equal `float`, because type checkers accept an `int` as a `float`. An instance
+of a subclass of `UUID`, `datetime` or `date` may be read as an instance of that class itself, because database drivers
+and date libraries produce such subclasses.
 """
 
 import enum
@@ -118,7 +118,7 @@ def _decimal(given: Decimal, read: Decimal) -> Change | None:
 
 
 def _clock_time(given: datetime | time, read: datetime | time) -> Change | None:
-    """Compare two times: the local time and the offset from UTC of each.
+    """Compare the local times and the UTC offsets of two values.
 
     A time zone whose offset varies over the year cannot be stored, so it is always reported as a change.
     """

@@ -1,4 +1,4 @@
-"""Logger: writes the log lines of this library; Guard: calls observers, such as metrics, and keeps their errors.
+"""Logger: writes the log lines of this library; Guard: calls observers, such as metrics, and logs their errors.
 
 A full disk, a broken structlog processor or an unreachable collector must not affect the work that is being logged.
 Their errors are counted, and the count is logged as soon as logging works again. No other file of this package creates a

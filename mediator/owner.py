@@ -20,8 +20,8 @@ class Owner:
     """The owner of an object that is bound to an event loop: the first loop that uses the object.
 
     When that loop no longer runs, the next loop takes the object over, as when one `asyncio.run` follows another. Use
-    by another process, or by a loop that runs at the same time in another thread, raises an error at once; otherwise one
-    of them could wait forever.
+    by another process, or by a loop that runs at the same time in another thread, raises an error at once instead of
+    waiting forever.
     """
 
     __slots__ = ("_loop", "_part", "_process", "_thread")
@@ -39,7 +39,7 @@ class Owner:
 
         Args:
             busy: Whether the object is in use. An object in use can be taken over only from a closed loop.
-            moves: Whether the object can be taken over; if False, it never can.
+            moves: Whether another loop may ever take the object over.
 
         Raises:
             MisuseError: Another process or another event loop owns the object.
@@ -69,7 +69,7 @@ class Owner:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the object belongs to another process, or to an event loop that is closed or gone."""
+        """Whether the object belongs to another process, or to an event loop that is closed or no longer exists."""
         owner = self._owner()
         return self.is_in_another_process or (self._loop is not None and (owner is None or owner.is_closed()))
 

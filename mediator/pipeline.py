@@ -24,7 +24,7 @@ Response = TypeVar("Response")
 Response_co = TypeVar("Response_co", covariant=True)
 
 Source = Callable[[], Any]
-"""A callable that returns an object or an awaitable of one: for example a provider of a container."""
+"""A callable that returns an object, or an awaitable of an object; for example a provider of a container."""
 
 Call = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -119,8 +119,8 @@ def behavior_link(source: Source, inner: Call) -> Call:
     """Return a link that calls a behavior, whose `call_next` calls the next link.
 
     `call_next` raises an error after the behavior has returned. The state of the behavior's coroutine shows this, so no
-    flag is needed. Unless the bytecode of a behavior shows that it awaits `call_next()`, each call of it is checked by
-    `watched`, which takes longer.
+    flag is needed. Unless the bytecode of a behavior shows that it awaits `call_next()`, each call of the behavior is
+    checked by `watched`, which takes longer.
     """
     plain: Any = None
 

@@ -204,7 +204,7 @@ class Frame:
         return self.made_context
 
     def suspend(self) -> None:
-        """Make the parent the running dispatch until the next `resumed`, since a stream runs only while it makes an item."""
+        """Make the parent the running dispatch until the next `resumed`, as a stream runs only while it produces an item."""
         _frame.set(self.parent)
         if not self.owner:
             self.scope.innermost = self.parent
@@ -253,10 +253,7 @@ class Frame:
             raise misuse.concurrent_dispatch(self.message, self.scope.running)
 
     def leave_quietly(self) -> bool:
-        """End a dispatch that succeeded, if its scope needs no closing, and return whether it did.
-
-        After False, the caller must await `leave`.
-        """
+        """End a dispatch that succeeded and return True. Return False if its scope must be closed: then await `leave`."""
         scope = self.made_scope
         if scope is None:  # no dispatch has joined, and no object is kept
             self.over = True
@@ -295,7 +292,7 @@ class Frame:
 
         Raises:
             CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
-            NotStoredError: The same, and closing the scope failed because no unit of work has stored some events.
+            NotStoredError: The same, if closing the scope failed because some events were not stored by a unit of work.
             asyncio.CancelledError: Closing the scope was cancelled. Its cause says whether a transaction committed.
             ScopeError: A dispatch that joined this one is still running.
         """

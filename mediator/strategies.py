@@ -32,7 +32,7 @@ def check_strategy(strategy: object) -> None:
     """Raise a `SettingError` unless a value is a hashable instance of `PublishStrategy`."""
     if not isinstance(strategy, PublishStrategy):
         called = strategy.__name__ if isinstance(strategy, type) else "Sequential"
-        raise SettingError("strategy", strategy, f"it is no PublishStrategy. Write `strategy={called}()`, for one.")
+        raise SettingError("strategy", strategy, f"it is no PublishStrategy. Write `strategy={called}()`, for example.")
     try:
         hash(strategy)
     except TypeError:

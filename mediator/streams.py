@@ -125,7 +125,7 @@ class Stream(Generic[T]):
             with frame.resumed():
                 failures = await self._close_all()
                 await frame.leave(error if error is not None else next(iter(failures), None))
-        except ScopeError as refused:  # the scope is not available: close without it
+        except ScopeError as refused:  # the scope cannot be resumed, so the stream is closed outside it
             raise_failures("stream", await self._close_all(), refused)
             raise
         raise_failures("stream", failures, error)
@@ -163,9 +163,9 @@ class Stream(Generic[T]):
                 self._stay_last(self._frame)
 
     def _stay_last(self, frame: Frame) -> None:
-        """Move the exit callback of the stream to the end, so that it is called before callbacks that a step has added.
+        """Move the exit callback of the stream to the end, so that it is called before the callbacks that were added later.
 
-        While the handler is closed, it may still use resources that a step has opened.
+        While the handler is closed, it may still use resources that were opened while it produced an item.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

@@ -25,7 +25,7 @@ class TransactionMode(enum.Enum):
 def check_mode(mode: object) -> TransactionMode:
     """Return the mode, or raise a `SettingError` for another value: a text such as "nested" would have no effect."""
     if not isinstance(mode, TransactionMode):
-        raise SettingError("mode", mode, "it is no TransactionMode. Write `mode=TransactionMode.NESTED`, for one.")
+        raise SettingError("mode", mode, "it is no TransactionMode. Write `mode=TransactionMode.NESTED`, for example.")
     return mode
 
 

@@ -119,7 +119,7 @@ def _shows_await(function: Any) -> bool:
 
 
 def _loads(instruction: dis.Instruction, name: str) -> bool:
-    """Return whether an instruction loads a variable. Since Python 3.13, some instructions load two."""
+    """Return whether an instruction loads a variable. Since Python 3.13, some instructions load two variables."""
     loaded: Any = instruction.argval
     return "LOAD" in instruction.opname and (loaded == name or (isinstance(loaded, tuple) and name in loaded))
 

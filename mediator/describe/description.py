@@ -39,7 +39,7 @@ class Chart:
 
     @contextmanager
     def group(self, title: str) -> Generator[None]:
-        """Put a frame with a title around the nodes that are first added in the block."""
+        """Put a frame with a title around the nodes that are added in the block."""
         self._groups += 1
         self._inside.append(f'  subgraph g{self._groups}["{label(title) or " "}"]')
         self._indent = "    "
@@ -70,7 +70,7 @@ class Chart:
         return found
 
     def edge(self, start: str, end: str, text: str = "", *, dotted: bool = False) -> None:
-        """Add an arrow, with a text on it if there is one."""
+        """Add an arrow, with a text on it if one is given."""
         arrow = "-.->" if dotted else "-->"
         self._edges[f"  {start} {arrow}{f'|{label(text)}|' if text else ''} {end}"] = None
 
@@ -101,12 +101,13 @@ class Application:
 def described(applications: Sequence[Application], form: Format = "text") -> str:
     """Describe one or several applications in one of the formats.
 
-    The text has the exact pipeline of every message. JSON has the same for programs, and the messages that each handler
-    dispatches. Mermaid (https://mermaid.js.org) is a flowchart in which distributed events connect the applications.
+    The text form shows the exact pipeline of every message. The JSON form has the same content for programs, and also
+    the messages that each handler dispatches. The Mermaid form (https://mermaid.js.org) is a flowchart in which
+    distributed events connect the applications.
 
     Raises:
-        HandlerNotFoundError: One of the messages is a request that nothing handles.
-        SettingError: The format is none of these.
+        HandlerNotFoundError: One of the messages is a request without a handler.
+        SettingError: `form` is no `Format`.
     """
     if form not in get_args(Format):
         raise SettingError("format", form, f"it is none of {', '.join(get_args(Format))}.")
@@ -211,7 +212,7 @@ def _message_node(chart: Chart, application: Application, message: type) -> str:
 
 
 def _reachable(application: Application) -> Iterator[Pipeline]:
-    """Yield the pipelines of the chosen messages, and of all messages that follow from them."""
+    """Yield the pipelines of the chosen messages, and of all messages that these dispatch, directly or indirectly."""
     waiting, seen = list(application.messages), set[type]()
     chosen = len(waiting)
     for number, message in enumerate(waiting):  # the list grows during the loop

@@ -1,9 +1,9 @@
 """Dispatches: finds the messages that a handler or a behavior sends, publishes or raises, as far as possible.
 
-Types do not tell this. A class may declare it (`dispatches: ClassVar = (StudentEnrolled,)`); otherwise the source code
-of its methods is read, not run: a message class that is called, such as `StudentEnrolled(...)`, is taken for
-dispatched. Messages that are made in other functions are not found, so the result is only a hint for the reader of a
-description.
+The types of a class do not show these messages. A class may declare them: `dispatches: ClassVar = (StudentEnrolled,)`.
+Otherwise the source code of its methods is analyzed, but not executed: if a method calls a message class, as in
+`StudentEnrolled(...)`, the message counts as dispatched. Messages that are created in other functions are not found, so
+the result is only a hint for the reader of a description.
 """
 
 import ast
@@ -24,7 +24,7 @@ class Dispatch:
 
     Attributes:
         message: The message class.
-        declared: True when the class declares it, False when it was found in the source code.
+        declared: Whether the class declares it; otherwise it was found in the source code.
     """
 
     message: type
@@ -62,7 +62,7 @@ def dispatches_of(cls: type) -> tuple[Dispatch, ...]:
 
 
 def _functions(cls: type) -> Iterator[Callable[..., Any]]:
-    """Yield the methods of a class and its bases, without overridden methods and without those of this library."""
+    """Yield the methods of a class and its base classes, except overridden methods and methods of this library."""
     seen: set[str] = set()
     for base in cls.__mro__:
         if base.__module__.split(".")[0] in {"mediator", "builtins", "abc", "typing"}:
@@ -99,7 +99,7 @@ def _content(cell: Any) -> Any:
 
 
 def _look_up(node: ast.expr, names: dict[str, Any]) -> Any:
-    """Return the object of a dotted name, or `None`. Attributes are looked up in modules and classes only."""
+    """Return the object to which a dotted name refers, or `None`. Only attributes of modules and classes are looked up."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute):

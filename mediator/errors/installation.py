@@ -94,7 +94,7 @@ def refuse_foreign_distribution() -> None:
 def _entries(folder: str) -> Iterator[str]:
     try:
         yield from os.listdir(folder or ".")  # noqa: PTH208  # three times as fast as pathlib
-    except (OSError, TypeError, ValueError):  # a zip file, a folder that does not exist, or no path at all
+    except (OSError, TypeError, ValueError):  # `folder` may be a zip file, may not exist or may be no path
         return
 
 

@@ -112,7 +112,7 @@ class RolledBackError(MediatorError, RuntimeError):
             remedy = "That error describes another unit of work; everything in this one was rolled back."
         else:
             remedy = (
-                "Catching an error does not undo only a part of a transaction. To try a message that may fail, send it with "
+                "An error undoes the whole transaction, even if it is caught. To try a message that may fail, send it with "
                 "`mode=TransactionMode.NESTED`."
             )
         return (
@@ -135,6 +135,6 @@ class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"Whether unit of work {self.transaction_id} committed is unknown: {self.reason}. It is not repeated, "
-            "because that could double its effect. Check whether its changes are in the database, or repeat it "
-            "with an idempotency key."
+            "because that could double its effect. Check whether its changes are in the database before you "
+            "repeat it."
         )

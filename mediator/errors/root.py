@@ -177,7 +177,7 @@ def _replaced(value: Any, known: dict[int, Any]) -> Any:
 
 
 def _can_be_pickled(value: object) -> bool:
-    """Return whether a value can be pickled and unpickled. Many foreign exceptions can be pickled only."""
+    """Return whether a value can be pickled and unpickled. Many foreign exceptions can be pickled but not unpickled."""
     try:
         pickle.loads(pickle.dumps(value))  # noqa: S301  (it was dumped here)
     except Exception:  # foreign classes may raise any error

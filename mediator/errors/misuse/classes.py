@@ -53,8 +53,8 @@ class DispatchDepthError(MisuseError, RecursionError):
 
     Attributes:
         limit: The `max_depth` of the mediator, or the `max_domain_events` of the unit of work.
-        path: The running messages, outermost first. For domain events: each event in it was recorded by the handlers of
-            the event before.
+        path: The running messages, outermost first; or the domain events, each recorded by the handlers of the event
+            before it.
     """
 
     limit: int
@@ -82,7 +82,7 @@ class HandlerNotFoundError(MisuseError, LookupError):
 
 
 class GroupOrderingError(MisuseError):
-    """A consumer group was used before with another ordering, and cannot continue from its position with this one."""
+    """A consumer group was used before with another ordering, and cannot continue from its position with this ordering."""
 
 
 @dataclass(eq=False, repr=False)
