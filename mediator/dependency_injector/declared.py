@@ -117,7 +117,7 @@ def distinct(named: Iterable[Named]) -> Iterator[Named]:
 
 
 def target_of(provider: Any) -> Any:
-    """Return the provider that a `Dependency` was given; any other provider is returned itself."""
+    """Return the provider that a `Dependency` was given. For any other provider, return the provider itself."""
     return kinds.effective(provider) if isinstance(provider, kinds.DEPENDENCIES) else provider
 
 
@@ -210,7 +210,7 @@ def given_argument(provider: Any, name: str) -> Any:
     try:
         signature = inspect.signature(provider.provides)
         bound = signature.bind_partial(*provider.args, **provider.kwargs)
-    except (TypeError, ValueError):  # another rule reports that it cannot be called
+    except (TypeError, ValueError):  # the arguments do not fit, which another rule reports
         return UNKNOWN
     if name not in signature.parameters:
         return UNKNOWN

@@ -43,9 +43,9 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
     """Return the event flows of a container, without calling any provider.
 
     A publisher may publish the events that the code of handlers and behaviors raises, and the event classes that are
-    declared in the packages of this code. If the container handles events of a domain, the domain belongs to another
-    application, so the classes of this domain are left out. A subscription delivers the events that the mediator of its
-    consumer handles.
+    declared in the packages of this code. Of the declared classes, those in a domain whose events the container handles
+    are left out, since such a domain belongs to another application. A subscription delivers the events that the mediator
+    of its consumer handles.
 
     Args:
         container: The container.
@@ -163,7 +163,9 @@ def has_partition_key(event_class: type[DistributedEvent]) -> bool:
 
 
 def codec_in(container: Any) -> EventCodec | None:
-    """Return the codec that the first provider of a unit of work with a codec passes; `None` when there is none.
+    """Return the codec that the container gives to its units of work; `None` when none of them gets a codec.
+
+    If they get different codecs, the first one is returned.
 
     Raises:
         ContainerError: The provider of the codec is asynchronous.

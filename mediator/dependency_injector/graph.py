@@ -16,8 +16,8 @@ from mediator.handlers import class_of
 class Graph:
     """All providers of a container, also nested, inline and overriding ones, and the providers that each one calls.
 
-    A mediator's provider counts as calling no others, since they are called later, at dispatch. A provider that is
-    injected as `x.provider` is not called either.
+    A mediator's provider counts as calling no others, since handlers and behaviors are made later, at dispatch. A
+    provider that is injected as `x.provider` is not called either.
 
     Attributes:
         labels: `container.<name>` of every provider; an inline provider has the label of the provider that contains it.
@@ -171,7 +171,7 @@ def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
 
 
 def class_name(provider: Any) -> str:
-    """Return the name of the class of which a provider returns an object, or else of the provider's own class."""
+    """Return the name of the class of a provider's object, or the name of the provider's own class if it is unknown."""
     cls = provided_class(provider)
     return cls.__name__ if cls is not None else type(provider).__name__
 
@@ -192,8 +192,8 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
             continue
         if provider not in replacing and (reason := _reason(provider)) is not None:
             text = (
-                f"{reason}, but what a dispatch writes and raises belongs to one {cls.__name__}, from its beginning to its "
-                f"end. Write `Scoped({cls.__name__}, ...)`."
+                f"{reason}, but everything that a dispatch writes and raises belongs to a single {cls.__name__}. Write "
+                f"`Scoped({cls.__name__}, ...)`."
             )
             yield Problem(graph.labels[provider], cls.__name__, text)
 
@@ -204,7 +204,10 @@ def _class_of(provider: Any) -> type | None:
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not return one object per scope; `None` when it does, or when its function may."""
+    """Return why a provider does not return one object per scope; `None` when it does.
+
+    Also return `None` for a factory that calls a function, since the function may return one object per scope.
+    """
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
         return f"is given by a {type(provider).__name__}, which has one for all dispatches"
     if (

@@ -106,7 +106,7 @@ def find_unhandled(
 
 
 def _no_request(given: Any) -> tuple[str, str] | None:
-    """Return the name of an item of `requests` and a text that says why it is no request; `None` if it is one."""
+    """Return the name of an item of `requests`, and the reason why the item is not a request; `None` for a request."""
     if not isinstance(given, type):
         name = type(given).__name__
         return name, f"is an object in `requests`, which names classes. Write `requests=[{name}]`."
@@ -251,6 +251,6 @@ def _ambiguous(requests: list[Binding]) -> Iterator[Problem]:
         if len(labels) > 1:
             text = (
                 f"handles {spelled(message)}, which has {len(labels)} handlers: {', '.join(labels)}. Exactly one is "
-                "allowed; one that wraps another takes it inline: `Factory(Outer, Factory(Inner))`."
+                "allowed; a handler that wraps another takes it inline: `Factory(Outer, Factory(Inner))`."
             )
             yield Problem(labels[-1], bindings[-1].cls.__name__, text)

@@ -55,7 +55,7 @@ async def lifespan(
         requests: Requests that must have a handler, for `validate`.
         packages: Names of imported packages for `validate`; all requests declared in them must have a handler.
         relay_elsewhere: True when another process runs the relay of this application's outbox, for `validate`.
-        drain_timeout: How long workers may take to stop, in seconds.
+        drain_timeout: Seconds that workers may take to stop.
 
     Raises:
         ContainerValidationError: The container has faults; nothing was started.
@@ -63,8 +63,8 @@ async def lifespan(
         SettingError: `drain_timeout` is not a valid number of seconds.
         MisuseError: The container is running already, in another event loop or in the process that this process was
             forked from.
-        Exception: The error of a resource, the body or a worker, with notes that say where it was raised and what else
-            failed while stopping; an `ExceptionGroup` of several errors. A worker that fails cancels the body.
+        Exception: The error of a resource, the body or a worker, or an `ExceptionGroup` of several errors. Notes say where
+            the error was raised, and what else failed while stopping. A worker that fails cancels the body.
         WorkerNotStoppedError: A worker kept running although it was cancelled.
     """
     check_instance(container)

@@ -26,15 +26,15 @@ class MediatorProvider(providers.Dependency[Mediator]):
             mediator = MediatorProvider(behaviors=providers.List(logging))
             enroll_student = providers.Factory(EnrollStudentHandler)
 
-    The mediator belongs to the container *instance*, also in subclasses and in nested and copied containers. It refuses
-    messages until `lifespan(container)` has started it. Overriding the list of behaviors takes effect when the mediator
-    is next resolved; overriding a handler or a behavior takes effect at the next dispatch.
+    Each container *instance* has a mediator of its own. This also holds for derived, nested and copied containers. The
+    mediator refuses messages until `lifespan(container)` has started it. Overriding the list of behaviors takes effect
+    when the mediator is next resolved; overriding a handler or a behavior takes effect at the next dispatch.
 
     Args:
         behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on one, or a sequence of
             providers.
-        strategy: How to run the handlers of a notification whose class names no strategy; `Sequential()` by default.
-        max_depth: How deeply dispatches may be nested.
+        strategy: Runs the handlers of a notification whose class names no strategy; `Sequential()` by default.
+        max_depth: The largest number of dispatches that may be nested in each other.
 
     Raises:
         SettingError: `strategy` is not a strategy, or `max_depth` is not a valid number.
@@ -118,8 +118,8 @@ class MediatorProvider(providers.Dependency[Mediator]):
     def own(self) -> Mediator:
         """Return the container's own mediator with an up-to-date registry, even if this provider is overridden.
 
-        This method is called at every dispatch to a handler that gets the mediator. It has to be fast, so it only checks
-        the behaviors' override and the number of providers for changes.
+        Every dispatch to a handler that gets the mediator calls this method, so it has to be fast. It only checks whether
+        another provider overrides the list of behaviors, and whether the container has another number of providers.
         """
         if self._mediator is None:
             check_instance(self.container)
@@ -130,7 +130,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
         return self._mediator
 
     def _read(self, *, late: bool = False) -> Registry:
-        """Return a new registry. With `late`, check the handlers, too: `validate` has not seen those added since."""
+        """Return a new registry. With `late`, check the handlers, too, since some may have been added after `validate`."""
         catalog = read_catalog(self.container, self._behaviors)
         problems = [*catalog.problems, *(find_handler_faults(catalog) if late else ())]
         if problems:

@@ -3,7 +3,7 @@
 dependency-injector builds lists and dictionaries of arguments, and looks for futures among them, at every call. Once a
 `Factory` has found that none of its dependencies is asynchronous, this work is unnecessary: a call of the factory is a
 call of its class with its injected objects. Such a direct call is compiled here, for providers that are exactly a
-`Factory` or a `Scoped`, and for a mediator. A provider of any other kind is called itself, also where it is injected.
+`Factory` or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
 
 Overriding a provider, at any depth, takes effect at once, because each call checks for it, as the provider itself does.
 The arguments of a provider, and whether it is asynchronous, cannot be checked as cheaply. They are checked again after
@@ -25,7 +25,10 @@ from mediator.scope import running_scope
 
 
 class _Generation:
-    """Marks the time since the last `forget`, with an object in `current` that each `forget` replaces."""
+    """The time between two calls of `forget`.
+
+    Each call of `forget` replaces the object `current`. Two times are the same if their objects are identical.
+    """
 
     __slots__ = ("current",)
 

@@ -297,7 +297,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The result of a scan for the providers that its container had at that time."""
+    """The result of a scan. It is valid as long as the container has the providers in `declared`."""
 
     declared: tuple[Any, ...]
     factories: dict[type, Any]
@@ -404,7 +404,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         return found
 
     def named(self, label: str) -> Iterator[Named]:
-        """Yield the providers, each with its label."""
+        """Yield the providers that the scan has made, each with its label."""
         factories = self._read().factories
         for cls, factory in factories.items():
             yield f"{label}[{_name(cls, factories)}]", factory
@@ -420,7 +420,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
                 yield Problem(where, cls.__name__, each.text(cls, label.rpartition(".")[0]))
 
     def _found(self) -> Contents:
-        """Return the contents of the packages. They are imported at the first call only, so faults stay."""
+        """Return the contents of the packages. The packages are imported at the first call only."""
         if self._contents is None:
             if self._importing == threading.get_ident():
                 text = (

@@ -81,7 +81,12 @@ async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> A
 
 
 async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
-    """Run one worker. When this is cancelled, cancel the worker, and wait for a limited time until it ends."""
+    """Run one worker. When this coroutine is cancelled, it cancels the worker, and waits until the worker has stopped.
+
+    Raises:
+        Exception: The error of the worker.
+        WorkerNotStoppedError: The worker kept running although it was cancelled.
+    """
     task: asyncio.Task[None] = asyncio.create_task(worker.run(), name=label)
     try:
         await asyncio.wait({task})

@@ -1,4 +1,7 @@
-"""Rules for behaviors, about their order and `await call_next()`, and for collaborators, each of which has to be used."""
+"""Rules for behaviors and their collaborators.
+
+The order of the behaviors has to work, each behavior has to await `call_next()`, and each collaborator has to be used.
+"""
 
 import ast
 import inspect
@@ -48,7 +51,7 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
 def find_order_faults(registry: Registry) -> Iterator[Problem]:
     """Yield behaviors that are in the wrong order, lack a behavior that they need, conflict, or cannot keep responses.
 
-    Each fault is yielded once, with the label of the behavior and one message as the example.
+    Each fault is yielded once, with the label of the behavior, and with one message as an example.
     """
     seen: set[tuple[str, str]] = set()
     for message in _messages(registry):
@@ -78,9 +81,9 @@ def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) ->
             continue
         if transactions or handler.source in given:
             text = (
-                f"handles {message.__name__}, which no unit of work would run: what it writes would be refused. Put a "
-                "DistributedUnitOfWorkBehavior for it into the list of behaviors. If it writes nothing itself, say so in "
-                "the class: `needs_unit_of_work: ClassVar[bool] = False`."
+                f"handles {message.__name__}, which no unit of work would run: its writes would be refused. Put a "
+                "DistributedUnitOfWorkBehavior for it into the list of behaviors. If it writes nothing itself, declare in "
+                "its class `needs_unit_of_work: ClassVar[bool] = False`."
             )
             yield Problem(handler.label, handler.cls.__name__, text)
 
@@ -168,8 +171,8 @@ def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple
             if same or not other.takes(message) or other.distance(message) != chosen.distance(message):
                 continue
             text = (
-                f"is one {name} too many for {message.__name__}: {chosen.label} is as specific, and only one applies. Take "
-                f"one of them out of the list, or say by its type argument what it is for: "
+                f"is one {name} too many for {message.__name__}: {chosen.label} is as specific, and only one applies. "
+                "Remove one of them from the list, or limit one by its type argument: "
                 f"`class Other({other.cls.__name__}[...])`."
             )
             yield other, chosen, text

@@ -56,8 +56,8 @@ def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
             other = names.setdefault(name, message)
             if path_of(other) != path_of(message):
                 text = (
-                    f"handles {path_of(message)}, which has the name {name!r} among commands with idempotency keys, and so "
-                    f'has {path_of(other)}. Declare `request_type: ClassVar[str] = "<domain>.<name>"` in one of them.'
+                    f"handles {path_of(message)}, which has the name {name!r} among commands with idempotency keys, as has "
+                    f'{path_of(other)}. Declare `request_type: ClassVar[str] = "<domain>.<name>"` in one of them.'
                 )
                 yield Problem(handler.label, handler.cls.__name__, text)
 

@@ -4,7 +4,7 @@ In dependency-injector, a derived container or an assignment can declare another
 that was made with the earlier provider keeps using it: `enroll = Factory(EnrollHandler, mediator)` in a base class keeps
 using the mediator of the base class.
 
-Redeclared providers are searched in container classes, because a base class and the classes derived from it share the
+Redeclared providers are looked for in container classes, because a base class and the classes derived from it share the
 same provider objects. Instances of containers have copies.
 """
 
@@ -139,7 +139,7 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _nameless(container: Any, path: str) -> Iterator[Problem]:
-    """Yield named providers for which others seem to be confused: these use a similar provider that has no name.
+    """Yield named providers in whose place other providers seem to use a similar provider that has no name.
 
     A mediator's provider without a name always counts, since it should have a name in its container. Any other provider
     without a name counts if several providers use it, or if it is a resource or scoped and nothing uses the named one.

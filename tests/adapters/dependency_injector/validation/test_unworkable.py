@@ -169,7 +169,7 @@ def test_a_unit_of_work_that_is_not_scoped_is_found(cls, kind, reason):
     container.unit_of_work = kind(cls, container.database)
     text = only(container)
 
-    assert text.startswith(f"container.unit_of_work ({cls.__name__}): {reason}, but what a dispatch writes and raises")
+    assert text.startswith(f"container.unit_of_work ({cls.__name__}): {reason}, but everything that a dispatch writes")
     assert text.endswith(f"Write `Scoped({cls.__name__}, ...)`.")
 
 
