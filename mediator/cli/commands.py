@@ -25,7 +25,8 @@ from mediator.printable import escape_unknown_characters, printable
 def describe(containers: Sequence[tuple[str, Any]], message: str | None, form: Format) -> str:
     """Return a description of all messages of the containers, or only of the messages with the class name `message`.
 
-    It names the behaviors and handlers of each message in the order in which they run. No resource is started.
+    The description names the behaviors and handlers of each message, in the order in which they run. No resource is
+    started.
     """
     applications = list(_applications(containers, message))
     found = [application for application in applications if application.messages]

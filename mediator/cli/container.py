@@ -46,7 +46,7 @@ def _check_no_file(module_name: str, name: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that suggests known names similar to `name`, with a space before it; empty when none is."""
+    """Return a sentence that suggests similar names, beginning with a space; empty when no name is similar."""
     lowered = {each.lower(): each for each in known}
     found = difflib.get_close_matches(name.lower(), lowered, n=2)
     return f" Did you mean {' or '.join(lowered[each] for each in found)}?" if found else ""

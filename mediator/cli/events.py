@@ -1,4 +1,4 @@
-"""Events: `mediator events` lists the distributed events of a container, writes samples, and compares with these."""
+"""Events: `mediator events` lists distributed events, writes samples of them, and compares classes with samples."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +65,7 @@ def events_freeze(target: str, folder: Path, force: bool) -> None:
 @TARGET
 @_folder("--against")
 def events_check(target: str, folder: Path) -> None:
-    """Compare the events of a container with their samples. Exits with status 1 if one has changed incompatibly."""
+    """Compare the events of a container with their samples. Exits with status 1 if a class has changed incompatibly."""
     with reporting():
         report = compare_frozen_events(load_container(target), folder)
         for note in report.notes:

@@ -79,7 +79,7 @@ def partition_key(_context: click.Context, _parameter: click.Parameter, value: s
     An empty key is rejected. It usually comes from a shell variable that is not set.
     """
     if value == "":
-        raise click.BadParameter("no event has an empty key; leave the option out to mean every key")
+        raise click.BadParameter("an empty key matches no event; leave the option out to choose events with any key")
     return value
 
 

@@ -74,7 +74,7 @@ def body_of(data: bytes) -> dict[str, str]:
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:
-    """Return ASCII JSON, in which every other character is escaped."""
+    """Return a value as JSON in ASCII. All other characters are escaped."""
     return json.dumps(value, indent=indent)
 
 

@@ -89,7 +89,7 @@ def run_work(work: Callable[[], Coroutine[Any, Any, T]], *, stopped: str = STOPP
 def _logging_to_stderr() -> Generator[None]:
     """Write log lines to standard error, unless the application has configured structlog.
 
-    Standard output has only the output for programs then.
+    Standard output then contains only the result of the command.
     """
     if structlog.is_configured():
         yield

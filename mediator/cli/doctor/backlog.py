@@ -16,7 +16,7 @@ from mediator.sqlalchemy.schema import archive, outbox, parked
 
 
 class Backlog(Check):
-    """Checks how many events wait in each outbox, since when, and whether a relay publishes."""
+    """Checks the number and age of the events that wait in each outbox, and whether a relay publishes events."""
 
     name = "backlog"
 
@@ -58,7 +58,7 @@ def _finding(
         remedy = "Check that a relay runs (`mediator run`), and whether its log says that the broker is unavailable."
         return fault("outbox-idle", label, f"{text}, and nothing was published since", remedy)
     text = f"{text}, although another event was published {now - published:.0f} s ago"
-    remedy = "Look for a domain that waits in the relay's log, and for a key in `mediator parked list --direction out`."
+    remedy = "Find the blocked domain in the relay's log, or the key with `mediator parked list --direction out`."
     return fault("outbox-backlog", label, text, remedy)
 
 

@@ -20,7 +20,7 @@ _REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", _ORDERING)
 _FULL = 0.8
 """The share of a group's places from which the group counts as nearly full."""
 _FAILING_PER_SECOND = 0.1
-"""The rate of failing events, per second, for which a group must have places. An event holds one until its last try."""
+"""The rate of failing events, per second, for which a group must have places. Each holds a place until its last try."""
 _ADD_PLACES = (
     "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, fewer `max_attempts` or a "
     "parking. List errors that no retry can solve in `fatal_errors`."

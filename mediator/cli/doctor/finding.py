@@ -64,7 +64,7 @@ def found_or(findings: Iterable[Finding], fine: Finding) -> Iterator[Finding]:
 
 
 class Check(ABC):
-    """A check of one subject. If the check itself fails, this is reported with `name` as the label."""
+    """A check of one subject. If the check itself fails, a fault with the label `name` is reported."""
 
     name: str
 

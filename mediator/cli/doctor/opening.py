@@ -56,7 +56,7 @@ class Resources:
         return not self._graph.reachable([provider]).isdisjoint({*self.errors, *self.skipped})
 
     async def stop(self) -> None:
-        """Stop the started resources in reverse order. Errors are ignored, since the report is about running."""
+        """Stop the started resources in reverse order. Errors are ignored: they say nothing about operation."""
         for resource in reversed(self._started):
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._seconds):
@@ -186,7 +186,7 @@ class _InstallationReader:
     def _all(self, cls: type, workers: Iterable[Any]) -> list[Any]:
         """Return the providers of a class: those with a name, and those without a name that a worker calls."""
         named, reached = self._named(cls), self._graph.reachable(workers)
-        known = {*named, *map(kinds.effective, named)}  # a provider that overrides a named one is not a second one
+        known = {*named, *map(kinds.effective, named)}  # a named provider and its override count as one
         inside = (each for each in self._graph.calls if each in reached - known and self._gives(each, cls))
         return [*named, *inside]
 

@@ -50,7 +50,9 @@ class Streams(Check):
 def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
     if stream.discard != "new":
         text = "discard is old: when the stream is full, it drops events that nobody has taken yet"
-        yield fault("stream-discard-old", label, text, "Set discard to new: then a full stream lets events wait.")
+        yield fault(
+            "stream-discard-old", label, text, "Set discard to new. Events then wait until a full stream has room."
+        )
     if stream.storage != "file":
         text = f"storage is {stream.storage}: the stream loses its events when the broker restarts"
         yield fault("stream-storage", label, text, _RECREATE)
@@ -59,7 +61,7 @@ def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
         yield fault("stream-retention", label, text, _RECREATE)
     yield from _partitions(label, stream, broker)
     if stream.duplicate_window < _RETRY_HORIZON:
-        text = f"duplicate_window is {stream.duplicate_window:g} s: a relay may send again after {_RETRY_HORIZON:g} s"
+        text = f"duplicate_window is {stream.duplicate_window:g} s, but a relay may send an event again after {_RETRY_HORIZON:g} s"
         remedy = f"Set it to {_RETRY_HORIZON:g} s or more (`topology apply --update-streams`)."
         yield warning("stream-duplicate-window", label, text, remedy)
     yield from _copies(label, stream, broker)

@@ -40,7 +40,7 @@ def _failed(failure: Failure) -> Finding:
     if isinstance(error, SchemaError) and error.version is not None:
         return fault("schema-version", failure.label, str(error), "Upgrade the tables or the library.")
     if failure.kind == "database" or isinstance(error, DatabaseUnavailableError):
-        remedy = "See whether the server runs, and whether address, user and password are right."
+        remedy = "Check that the server runs, and that address, user and password are right."
         return fault("database-unreachable", failure.label, text, remedy)
     if failure.setting:
         remedy = "Give it another value. The error says why this value cannot be used."

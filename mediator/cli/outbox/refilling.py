@@ -31,7 +31,7 @@ class Resuming:
     label: str = ""
 
     def tell(self) -> None:
-        """Print how to continue."""
+        """Print the options with which the run can continue."""
         if self.last:
             click.echo(printable(f"Continue with --outbox {self.label} --after {self.last}."), err=True)
 
@@ -104,7 +104,7 @@ class VerifyReport:
         click.echo(shown_reason(f"{line} (archived as {record.sequence}, {absent.stream})"))
 
     def summarize(self, *, finished: bool) -> None:
-        """Print the counts, and in JSON also the missing events. Tell whether the run has `finished`."""
+        """Print the counts, and whether the run has finished. JSON also contains the missing events."""
         outcomes = {name: self.totals[name] for name in ("missing", "refilled", "failed", "expired", "dropped")}
         if self.machine:
             click.echo(to_json({"finished": finished, "checked": self.checked, **outcomes, "events": self.rows}))
@@ -132,7 +132,7 @@ async def verify_outbox(  # many parameters: one for each option of the command
     through = await outgoing.publisher(publisher)
     streams = outgoing.streams(through)
     if refills:
-        confirm(f"Publish the events of {outgoing.label} again that the broker lacks?", yes=yes)
+        confirm(f"Publish the events of {outgoing.label} that the broker lacks again?", yes=yes)
     verification = Verification(
         outgoing.contents,
         streams,
