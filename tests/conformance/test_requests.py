@@ -10,8 +10,10 @@ from mediator.nats import NatsRequestChannel, NatsServer, open_connection
 from mediator.testing import InMemoryRequestChannel
 from mediator.testing.conformance import RequestCapability, RequestConformance, RequestsUnderTest
 from tests.conformance.transports import LARGEST, outage_of
+from tests.unit.virtual_time import cases_in_virtual_time
 
 
+@cases_in_virtual_time
 class TestInMemory(RequestConformance):
     capabilities = frozenset({RequestCapability.OUTAGE})
 

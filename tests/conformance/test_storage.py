@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from mediator.testing import InMemoryDatabase
 from mediator.testing.conformance import StorageCapability, StorageConformance, StorageUnderTest
 from tests.conformance.storages import in_database, in_memory
 from tests.postgres import PostgresServer
+from tests.unit.virtual_time import cases_in_virtual_time, now
 
 
+@cases_in_virtual_time
 class TestInMemory(StorageConformance):
     capabilities = frozenset({StorageCapability.SEVERAL_WRITERS})
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[StorageUnderTest]:
-        async with in_memory() as storage:
+        async with in_memory(InMemoryDatabase(clock_offset=now)) as storage:
             yield storage
 
 

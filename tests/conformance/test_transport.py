@@ -7,8 +7,10 @@ import pytest
 from mediator.nats import NatsServer
 from mediator.testing.conformance import TransportCapability, TransportConformance, TransportUnderTest
 from tests.conformance.transports import in_memory, on_nats
+from tests.unit.virtual_time import cases_in_virtual_time
 
 
+@cases_in_virtual_time
 class TestInMemory(TransportConformance):
     capabilities = frozenset(TransportCapability) - {TransportCapability.SIZE_LIMIT}
 

@@ -499,7 +499,7 @@ async def test_a_key_without_a_unit_of_work_is_an_error(bank):
 async def test_a_unit_of_work_of_another_database_is_refused(bank):
     async with in_memory() as other:
         bank.kept = other.kept
-        with pytest.raises(MisuseError, match="was given another unit of work"):
+        with pytest.raises(MisuseError, match="was given a different unit of work"):
             await bank.send(Pay(1, "a"))
     assert await bank.payments() == []
 

@@ -5,11 +5,13 @@ import functools
 import heapq
 import itertools
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
+from mediator.testing.conformance import ConformanceSuite
 from tests.contracts.model_events.virtual_loop import VirtualLoop
 
 P = ParamSpec("P")
+Suite = TypeVar("Suite", bound=type[ConformanceSuite])
 
 _LONGEST = 5400.0
 
@@ -65,6 +67,13 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
             runner.run(bounded(*args, **options))
 
     return run
+
+
+def cases_in_virtual_time(suite: Suite) -> Suite:
+    """Run each case of a conformance suite as `in_virtual_time` runs a test."""
+    for name in suite.cases():
+        setattr(suite, name, in_virtual_time(getattr(suite, name)))
+    return suite
 
 
 def now() -> float:

@@ -285,7 +285,7 @@ class DelayedEventsConformance(StorageSuite):
         """`cancel` raises `MisuseError` for a unit of work on another database."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
-            with failing(MisuseError, text="was given another unit of work"):
+            with failing(MisuseError, text="was given a different unit of work"):
                 await storage.outbox.cancel(event_id, unit_of_work=InMemoryUnitOfWork(InMemoryDatabase()))
 
     async def test_a_unit_of_work_that_has_not_begun_cancels_nothing(self) -> None:
@@ -389,7 +389,7 @@ class RefusedEventsConformance(StorageSuite):
             again = await _append(storage, replace(refused, sequence=refused.sequence + 1000))
             error = await _not_released(storage, again)
             assert (error.number, error.event_id, error.waiting_id) == (again.number, again.event_id, again.event_id)
-            assert "Discard the parked one" in str(error)
+            assert "Discard the parked event" in str(error)
             await storage.parking.discard(again.number)
             assert await storage.waiting() == ["first", "other"]
 

@@ -1,7 +1,6 @@
 """InMemoryRequestChannel: requests between applications in one process, for tests."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Collection
 
@@ -90,11 +89,11 @@ class _Call(IncomingCall):
     def __init__(self, call: RemoteCall) -> None:
         self.call = call
         self.answer: asyncio.Future[RemoteReply] = asyncio.get_running_loop().create_future()
-        self._arrived = time.monotonic()
+        self._arrived = asyncio.get_running_loop().time()
 
     @property
     def waited(self) -> float:
-        return time.monotonic() - self._arrived
+        return asyncio.get_running_loop().time() - self._arrived
 
     async def reply(self, reply: RemoteReply, /) -> None:
         if not self.answer.done():

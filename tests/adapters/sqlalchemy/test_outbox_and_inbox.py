@@ -171,7 +171,7 @@ async def test_a_unit_of_work_on_another_database_cancels_nothing_here(ledger: L
         other = SqlAlchemyOutbox(other_engine)
 
         async def cancel(ledger: Ledger) -> None:
-            with pytest.raises(MisuseError, match="was given another unit of work"):
+            with pytest.raises(MisuseError, match="was given a different unit of work"):
                 await other.cancel("1", unit_of_work=ledger.unit_of_work)
 
         await ledger.send(Do(cancel))
