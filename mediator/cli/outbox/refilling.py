@@ -132,7 +132,7 @@ async def verify_outbox(  # many parameters: one for each option of the command
     through = await outgoing.publisher(publisher)
     streams = outgoing.streams(through)
     if refills:
-        confirm(f"Publish the events of {outgoing.label} that the broker lacks again?", yes=yes)
+        confirm(f"Publish missing events of {outgoing.label} again?", yes=yes)
     verification = Verification(
         outgoing.contents,
         streams,
