@@ -129,7 +129,7 @@ async def _until_no_transaction_is_idle(engine: AsyncEngine) -> None:
 async def test_events_that_another_relay_has_taken_away_cannot_be_settled(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1), Moved("k", 2))
-    with pytest.raises(ClaimLostError, match="1 of 2 events are not there"):
+    with pytest.raises(ClaimLostError, match="1 of 2 events are no longer in the outbox"):
         async with ledger.outbox.claim(10) as batch:
             async with engine.begin() as connection:
                 await connection.execute(text("DELETE FROM mediator_outbox WHERE sequence = 1"))

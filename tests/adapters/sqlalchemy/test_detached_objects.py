@@ -344,7 +344,7 @@ async def test_a_change_to_an_earlier_object_that_nobody_holds_any_more_is_an_er
 
         await bank.do(load)
 
-        with pytest.raises(StaleObjectError, match="nobody holds"):
+        with pytest.raises(StaleObjectError, match="was garbage-collected"):
             await bank.do(change)
         await bank.do(bank.account)
     assert await bank.stored() == 100
