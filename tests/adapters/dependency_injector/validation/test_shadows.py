@@ -72,7 +72,7 @@ def shadowed(container):
     """The problems of providers that are shadowed: label and text."""
     with pytest.raises(ContainerValidationError) as caught:
         validate(container)
-    found = [problem for problem in caught.value.problems if "anew" in problem.text or "assigned" in problem.text]
+    found = [problem for problem in caught.value.problems if "redeclared" in problem.text or "assigned" in problem.text]
     return {problem.label: problem.text for problem in found}
 
 

@@ -414,7 +414,7 @@ async def test_a_message_that_is_command_and_query_is_found_and_refused():
         async def handle(self, _):
             return 1
 
-    text = "CommandAndQuery is a Command and a Query, each of which is dispatched in another way."
+    text = "CommandAndQuery is a Command and a Query, which are dispatched in different ways."
     assert text in only(container_of(handler=providers.Factory(Handler)))
     assert text in only(container_of(), requests=[CommandAndQuery])
     with pytest.raises(DeclarationError, match="a Command and a Query"):
