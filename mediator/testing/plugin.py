@@ -27,7 +27,7 @@ def recording_mediator() -> Iterator[RecordingMediator]:
     mediator = RecordingMediator()
     yield mediator
     if mediator.unmet:
-        pytest.fail(f"expected, and never sent: {', '.join(mediator.unmet)}", pytrace=False)
+        pytest.fail(f"expected but never sent: {', '.join(mediator.unmet)}", pytrace=False)
 
 
 @pytest.fixture

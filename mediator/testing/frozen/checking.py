@@ -125,7 +125,7 @@ class _Comparison:
             codec.convert(upcast(frozen.sample, cls, frozen.version), cls)
         except (EventError, DeclarationError) as error:
             text = (
-                f"can no longer be read: its sample, lifted from version {frozen.version} to {cls.event_version}, is "
+                f"can no longer be read: its sample, upcast from version {frozen.version} to {cls.event_version}, is "
                 f"refused: {error} Correct the upcasters of {cls.__name__}."
             )
             yield Problem(frozen.wire, cls.__name__, text)

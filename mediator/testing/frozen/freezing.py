@@ -56,7 +56,7 @@ def read_frozen(file: Path) -> FrozenEvent:
         raise ValueError(f"it has no `{missing[0]}`")
     frozen = FrozenEvent(**{name: found[name] for name in wanted})
     if file.name != f"{frozen.wire}.json":
-        raise ValueError(f"it is about {frozen.wire}")
+        raise ValueError(f"it contains {frozen.wire}")
     return frozen
 
 

@@ -100,7 +100,7 @@ class InMemoryBroker:
         self._acknowledged: defaultdict[str, set[int]] = defaultdict(set)
         self._progress = asyncio.Event()
         self._available = asyncio.Event()
-        self.owner: Owner = Owner("The broker in memory")
+        self.owner: Owner = Owner("The in-memory broker")
         self._available.set()
 
     @property

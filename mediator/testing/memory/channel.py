@@ -33,7 +33,7 @@ class InMemoryRequestChannel(RequestChannel):
         self.codec: RequestCodec = codec or MsgspecRequestCodec()
         self.place: str = "InMemoryRequestChannel"
         self.available: bool = True
-        self._owner = Owner("The request channel in memory")
+        self._owner = Owner("The in-memory request channel")
         self._serving: deque[tuple[frozenset[str], _Calls]] = deque()
 
     async def call(self, call: RemoteCall, /) -> RemoteReply:

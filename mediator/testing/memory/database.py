@@ -68,7 +68,7 @@ class InMemoryDatabase:
         self.numbers: Iterator[int] = itertools.count(1)
         self.places: dict[str, int] = {}
         self.woken: asyncio.Event = asyncio.Event()
-        self.owner: Owner = Owner("The database in memory")
+        self.owner: Owner = Owner("The in-memory database")
 
     def now(self) -> float:
         """Return the time of this database, in seconds since the epoch."""

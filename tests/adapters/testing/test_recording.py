@@ -267,7 +267,7 @@ def test_the_fixtures_are_found_and_fail_a_test_that_did_not_send_what_it_expect
     )
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*expected, and never sent: Greet*"])
+    result.stdout.fnmatch_lines(["*expected but never sent: Greet*"])
 
 
 async def test_the_recording_broker_takes_a_time_as_the_real_one_does():

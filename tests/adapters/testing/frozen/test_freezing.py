@@ -321,7 +321,7 @@ def test_the_sample_of_an_older_version_must_be_read_through_the_upcasters(tmp_p
 
     wrong = event("first", "last", version=2, upcasters={1: lambda data: data})
     found = problems([wrong], tmp_path)
-    assert f"{TYPE}.v1 (OrderedV2): can no longer be read: its sample, lifted from version 1 to 2, is refused" in found
+    assert f"{TYPE}.v1 (OrderedV2): can no longer be read: its sample, upcast from version 1 to 2, is refused" in found
     raising = event("first", "last", version=2, upcasters={1: lambda data: data["nothing"]})
     assert "its upcaster from version 1 to 2 raised KeyError" in problems([raising], tmp_path)
     without = event("first", "last", version=2)
@@ -342,7 +342,7 @@ def test_a_file_that_is_no_sample_is_found(text: str, tmp_path: Any):
 def test_a_file_under_the_name_of_another_event_is_found(tmp_path: Any):
     (file,) = freeze_events([event("name")], tmp_path)
     file.rename(tmp_path / "freezing.other.v1.json")
-    assert f"it is about {TYPE}.v1" in problems([event("name")], tmp_path)
+    assert f"it contains {TYPE}.v1" in problems([event("name")], tmp_path)
 
 
 class Strict(pydantic.BaseModel, DistributedEvent):
