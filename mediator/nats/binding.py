@@ -211,12 +211,7 @@ def _read_structured(content_type: str, data: bytes) -> tuple[dict[str, str], by
         raise ValueError(f"the format {media_type} is not supported")
     members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     body = _structured_data(members)
-    attributes: dict[str, str] = {}
-    for name, raw in members.items():
-        value = _member(raw)
-        if value is not None:
-            attributes[name] = value
-    return attributes, body
+    return {name: value for name, raw in members.items() if (value := _member(raw)) is not None}, body
 
 
 def _member(raw: msgspec.Raw) -> str | None:

@@ -9,7 +9,7 @@ one of them receives each request. When no application serves a request, the ser
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -49,7 +49,6 @@ _LEAVE_SECONDS = 1.0
 _LONGEST_TIMEOUT = 3600.0
 _SHORTEST_TIMEOUT = 0.001
 _LONGEST_REASON = 2000
-_NO_RESPONDERS = "no application answers to its name"
 
 
 class NatsRequestChannel(RequestChannel):
@@ -131,72 +130,63 @@ class NatsRequestChannel(RequestChannel):
             forget()
             forget_denial()
         if not message.data and (message.headers or {}).get("Status") == "503":
-            raise PublisherUnavailableError(self.place, _NO_RESPONDERS)
+            raise PublisherUnavailableError(self.place, "no application answers to its name")
         return message
 
     def serve(self, names: Collection[str], /, *, waiting: int) -> AbstractAsyncContextManager[IncomingCalls]:
-        return self._serve(tuple(names), waiting)
+        subjects = {name: f"{self._prefix}.{name}" for name in names}
+        return self._serve(_Calls(subjects, self._queue, waiting, self._is_answerable, self._log))
 
     @asynccontextmanager
-    async def _serve(self, names: Collection[str], waiting: int) -> AsyncGenerator[IncomingCalls]:
-        calls = _Calls(waiting, self._is_answerable, self._log)
-        listener = _Listener(self._connection, self._prefix, [*names], self._queue, calls.arrived)
-        task = start_detached(listener.run(), name="mediator nats requests")
+    async def _serve(self, calls: "_Calls") -> AsyncGenerator[IncomingCalls]:
+        task = start_detached(
+            keep_subscribed(self._connection, "consume", calls.subscribe), name="mediator nats requests"
+        )
         try:
             yield calls
         finally:
             await end(task)
-            await listener.leave()
-            await calls.reject_waiting()
-
-
-class _Listener:
-    """Subscribes to the requests that are served, with every new client of the connection."""
-
-    def __init__(
-        self,
-        connection: NatsConnection,
-        prefix: str,
-        names: Sequence[str],
-        queue: str,
-        arrived: Callable[[Client, str, Msg], Awaitable[None]],
-    ) -> None:
-        self._connection = connection
-        self._prefix = prefix
-        self._names = names
-        self._queue = queue
-        self._arrived = arrived
-        self._client: Client | None = None
-        self._subscriptions: list[Subscription] = []
-
-    async def run(self) -> None:
-        await keep_subscribed(self._connection, "consume", self._listen)
-
-    async def leave(self) -> None:
-        """Unsubscribe after `run` has ended, and handle the messages that still arrive within about a second."""
-        if self._client is not None and self._client.is_connected:
-            await withdraw(self._client, self._subscriptions, _LEAVE_SECONDS)
-
-    async def _listen(self, client: Client) -> None:
-        if client is not self._client:
-            self._client, self._subscriptions = client, []
-        for name in self._names[len(self._subscriptions) :]:  # an earlier attempt may have subscribed some of the names
-            arrived = partial(self._arrived, client, name)  # the name does not come from the message
-            self._subscriptions.append(await listen(client, f"{self._prefix}.{name}", arrived, queue=self._queue))
+            await calls.leave()
 
 
 class _Calls(IncomingCalls):
-    """A queue of the calls that have arrived, until `next` returns them."""
+    """Subscribes to requests, and queues the calls until `next` returns them."""
 
-    def __init__(self, limit: int, is_answerable: Callable[[str], bool], log: RateLimitedLogger) -> None:
+    def __init__(
+        self,
+        subjects: Mapping[str, str],
+        queue: str,
+        limit: int,
+        is_answerable: Callable[[str], bool],
+        log: RateLimitedLogger,
+    ) -> None:
+        self._subjects = subjects
+        self._queue = queue
         self._waiting: asyncio.Queue[_Call] = asyncio.Queue(limit)
         self._is_answerable = is_answerable
         self._log = log
+        self._client: Client | None = None
+        self._subscriptions: list[Subscription] = []
 
     async def next(self) -> IncomingCall:
         return await self._waiting.get()
 
-    async def arrived(self, client: Client, name: str, message: Msg) -> None:
+    async def subscribe(self, client: Client) -> None:
+        """Subscribe a client to all subjects, except those to which the client is subscribed already."""
+        if client is not self._client:
+            self._client, self._subscriptions = client, []
+        for name, subject in [*self._subjects.items()][len(self._subscriptions) :]:
+            arrived = partial(self._arrived, client, name)  # the name does not come from the message
+            self._subscriptions.append(await listen(client, subject, arrived, queue=self._queue))
+
+    async def leave(self) -> None:
+        """Unsubscribe, receive the messages that still arrive within about a second, and reject the waiting calls."""
+        if self._client is not None and self._client.is_connected:
+            await withdraw(self._client, self._subscriptions, _LEAVE_SECONDS)
+        while not self._waiting.empty():
+            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="it is stopping"))
+
+    async def _arrived(self, client: Client, name: str, message: Msg) -> None:
         if not self._is_answerable(message.reply):
             self._log.warning("request without an inbox ignored", request=name, reply=shown(message.reply))
             return
@@ -211,10 +201,6 @@ class _Calls(IncomingCalls):
             await call.reply(RemoteReply(ReplyStatus.BUSY, reason="too many requests wait there"))
         else:
             self._waiting.put_nowait(call)
-
-    async def reject_waiting(self) -> None:
-        while not self._waiting.empty():
-            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="it is stopping"))
 
 
 class _Call(IncomingCall):

@@ -17,7 +17,7 @@ import sys
 import sysconfig
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -374,11 +374,9 @@ class NatsCluster(_Server):
 
         The method waits without limit until there is a leader. Use a timeout.
         """
-
-        def name_of_leader(report: dict[str, Any]) -> str:
-            return _leader_of(report, stream, consumer)
-
-        return await self._wait_for_leader(name_of_leader, "?streams=true&consumers=true")
+        return await self._wait_for_leader(
+            lambda report: _leader_of(report, stream, consumer), "?streams=true&consumers=true"
+        )
 
     async def _wait_for_leader(self, name_of_leader: Callable[[dict[str, Any]], str], query: str = "") -> NatsServer:
         by_name = {server.name: server for server in self.servers}
@@ -418,23 +416,13 @@ def _meta_leader(report: dict[str, Any]) -> str:
 
 
 def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
-    for detail in _streams(report):
-        if detail.get("name") == stream and not consumer:
-            return _cluster_leader(detail)
-        for each in detail.get("consumer_detail") or ():
-            if (detail.get("name"), each.get("name")) == (stream, consumer):
-                return _cluster_leader(each)
-    return ""
-
-
-def _streams(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for account in report.get("account_details") or ():
-        yield from account.get("stream_detail") or ()
-
-
-def _cluster_leader(detail: dict[str, Any]) -> str:
-    cluster: dict[str, Any] = detail.get("cluster") or {}
-    leader: str = cluster.get("leader", "")
+    """Return the name of the leader of a stream, or of its consumer; an empty text when there is none."""
+    streams = (each for account in report.get("account_details") or () for each in account.get("stream_detail") or ())
+    found = [each for each in streams if each.get("name") == stream]
+    if consumer:
+        consumers = (each for detail in found for each in detail.get("consumer_detail") or ())
+        found = [each for each in consumers if each.get("name") == consumer]
+    leader: str = (found[0].get("cluster") or {}).get("leader", "") if found else ""
     return leader
 
 

@@ -181,8 +181,6 @@ class _Inbox:
         while len(page) < _BATCH:
             message = await self._next()
             if "Status" in (message.headers or {}) and not message.reply:
-                if not page:
-                    pending = 0
                 break
             place = self._place(message)
             self._number += 1

@@ -265,7 +265,7 @@ async def test_send_unsubscribe_ends_what_the_server_sends_and_keeps_what_was_se
     await subscription.unsubscribe()
 
 
-OURS = {"_in_utf8", "_made_readable"}
+OURS = {"_in_utf8", "_replace_control_characters"}
 """Private names of the file of internals itself."""
 
 

@@ -172,7 +172,9 @@ KEPT = [
 @pytest.mark.parametrize(("annotation", "value", "text"), CHANGED)
 def test_a_value_that_msgspec_would_change_is_refused_with_its_place_and_both_kinds(annotation, value, text):
     event = holding(annotation, value)
-    with pytest.raises(EventNotSerializableError, match=f"Held cannot be serialized: its payload decodes to another.*{text}"):
+    with pytest.raises(
+        EventNotSerializableError, match=f"Held cannot be serialized: its payload decodes to another.*{text}"
+    ):
         stored(event, MsgspecCodec())
 
 

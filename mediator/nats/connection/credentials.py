@@ -250,7 +250,18 @@ class Tls:
                     Path(path).read_bytes()
             except OSError as error:
                 raise SettingError(name, path, error.strerror or type(error).__name__) from None
-        self._check_content()
+        try:
+            if self.ca:
+                ssl.create_default_context(cafile=self.ca)
+        except ssl.SSLError:
+            raise SettingError("tls_ca", self.ca, "it holds no certificates in PEM format") from None
+        try:
+            self.context()
+        except OSError as error:  # for example an SSLError, whose text never shows the file's content
+            problem = (
+                "certificate and key do not belong together, are not in PEM format, or the key's password is wrong"
+            )
+            raise SettingError("tls_certificate", self.certificate, f"{problem} ({error})") from None
 
     def context(self) -> ssl.SSLContext:
         """Return the TLS context for the next connection. Files are read again when they have changed.
@@ -264,27 +275,10 @@ class Tls:
         if self._context is None or read != self._read:
             context = ssl.create_default_context(cafile=self.ca or None)
             if self.certificate:
-                context.load_cert_chain(self.certificate, self.key or None, password=self._password)
+                # without any password, OpenSSL would ask for it at the terminal and block the process
+                context.load_cert_chain(self.certificate, self.key or None, password=self.key_password or "")
             self._context, self._read = context, read
         return self._context
-
-    def _password(self) -> str:
-        """Return the key's password; without a password an empty text, so that OpenSSL does not ask at the terminal."""
-        return self.key_password or ""
-
-    def _check_content(self) -> None:
-        try:
-            if self.ca:
-                ssl.create_default_context(cafile=self.ca)
-        except ssl.SSLError:
-            raise SettingError("tls_ca", self.ca, "it holds no certificates in PEM format") from None
-        try:
-            self.context()
-        except OSError as error:  # for example an SSLError, whose text never shows the file's content
-            problem = (
-                "certificate and key do not belong together, are not in PEM format, or the key's password is wrong"
-            )
-            raise SettingError("tls_certificate", self.certificate, f"{problem} ({error})") from None
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

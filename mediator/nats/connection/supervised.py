@@ -125,8 +125,6 @@ class SupervisedClient:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _callbacks(self) -> dict[str, Any]:
-        async def on_error(error: Exception) -> None:
-            self._record_error(error)
 
         async def on_disconnect() -> None:
             self._set_disconnected()
@@ -138,7 +136,7 @@ class SupervisedClient:
             self._client_closed.set()
 
         return {
-            "error_cb": on_error,
+            "error_cb": self._on_error,
             "disconnected_cb": on_disconnect,
             "reconnected_cb": on_reconnect,
             "closed_cb": on_close,
@@ -163,7 +161,7 @@ class SupervisedClient:
         for callback in tuple(self._on_disconnect):
             callback()
 
-    def _record_error(self, error: Exception) -> None:
+    async def _on_error(self, error: Exception) -> None:
         self._last_event = time.monotonic()
         text = self._text(error)
         if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():

@@ -5,7 +5,7 @@ import itertools
 import json
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,28 +179,26 @@ class InFlight:
             if not self.done:
                 await self._wake.wait()
 
-    def in_line(self, domains: Collection[str], max_payload: int) -> dict[str, list[int]]:
-        """Return the indexes of each domain's next messages, in order, at most as many as fit in one batch.
+    def next_batch(self, domain: str, max_payload: int) -> list[int]:
+        """Return the indexes of a domain's next messages, in order, at most as many as fit in one batch.
 
-        Included are messages without a predecessor that has the same key, and messages whose predecessor is stored or
-        included in the same batch.
+        A message with a predecessor of the same key is included only if the predecessor is stored, or included as well.
         """
-        lines: dict[str, list[int]] = {domain: [] for domain in domains}
-        sizes = dict.fromkeys(domains, 0)
-        chosen: dict[int, str] = {}
+        batch: list[int] = []
+        batch_size = 0
+        predecessors: set[int | None] = {None, *(index for index, error in self._errors.items() if error is None)}
         for index, message in self._messages.items():
-            domain, line = message.domain, lines.get(message.domain)
-            if line is None or index in self._errors or not self._may_follow(index, domain, chosen):
-                continue
-            if len(line) >= BATCH or sizes[domain] >= MAX_BYTES_IN_FLIGHT:
+            if len(batch) >= BATCH or batch_size >= MAX_BYTES_IN_FLIGHT:
+                break
+            if message.domain != domain or index in self._errors or self._previous.get(index) not in predecessors:
                 continue
             header_size = message.header_size() + _BATCH_HEADER_BYTES
             size = header_size + len(message.event.data)
             if size <= max_payload and header_size <= _MAX_HEADER_BYTES:
-                line.append(index)
-                chosen[index] = domain
-                sizes[domain] += size
-        return lines
+                batch.append(index)
+                batch_size += size
+                predecessors.add(index)
+        return batch
 
     def expect(self, number: str, domain: str) -> asyncio.Future[bytes | None]:
         """Return a future for the answer on `<inbox>.<number>`; its result is `None` when no answer will arrive."""
@@ -217,14 +215,10 @@ class InFlight:
             future.set_result(data)
 
     def deny(self, subject: str, error: Callable[[str], Exception]) -> None:
-        """Record an error for the messages with a subject on which this application may not publish.
+        """Record an error for the messages with a subject, in lower case, on which this application may not publish.
 
         The broker never answers a batch that has lost a message. Therefore the futures of the domain's batches get the
         result `None`.
-
-        Args:
-            subject: The subject in lower case.
-            error: Returns the error for a message, given its domain.
         """
         for index, message in self._messages.items():
             if index not in self._errors and message.subject.lower() == subject:
@@ -250,10 +244,11 @@ class InFlight:
 
     def _release_successor(self, index: int, error: Exception | None) -> None:
         successor = self._next.get(index)
-        if error is not None:
-            self._hold_back(successor)
-        elif successor is not None and successor not in self._errors:
+        if error is None and successor is not None and successor not in self._errors:
             self._windows[self.domain(successor)].ready.append(successor)
+        while error is not None and successor is not None:
+            self._errors.setdefault(successor, _held_back(self._given[successor]))
+            successor = self._next.get(successor)
 
     def known(self, index: int) -> None:
         """Record the result of a message that the broker reports as a duplicate."""
@@ -286,17 +281,6 @@ class InFlight:
                 self._windows[self.domain(index)].ready.append(index)
             if key is not None:
                 last[key] = index
-
-    def _hold_back(self, index: int | None) -> None:
-        while index is not None:
-            self._errors.setdefault(index, _held_back(self._given[index]))
-            index = self._next.get(index)
-
-    def _may_follow(self, index: int, domain: str, chosen: Mapping[int, str]) -> bool:
-        previous = self._previous.get(index)
-        if previous is None or chosen.get(previous) == domain:
-            return True
-        return previous in self._errors and self._errors[previous] is None
 
     async def _send(self, client: Client, inbox: str, index: int) -> None:
         if index in self._errors:
@@ -363,13 +347,6 @@ _UNABLE = frozenset({10174, 10175, 10177, 10179, 10199})
 _COMMIT = {"Nats-Batch-Commit": "1"}
 
 
-@dataclass(slots=True)
-class _Batch:
-    identity: str
-    indexes: list[int]
-    answer: asyncio.Future[bytes | None]
-
-
 class AtomicBatches:
     """Sends the messages of an `InFlight` in atomic batches: the broker stores all messages of a batch or none."""
 
@@ -386,40 +363,37 @@ class AtomicBatches:
     async def run(self, domain: str) -> None:
         """Send the messages of a domain in batches. Those that cannot be sent in a batch get no result yet."""
         while not self._in_flight.done:
-            line = self._in_flight.in_line([domain], self._client.max_payload)[domain]
-            if len(line) < SMALLEST:
-                return
-            batch = await self._send(domain, line)
-            if not self._settle(domain, batch, await batch.answer):
+            batch = self._in_flight.next_batch(domain, self._client.max_payload)
+            if len(batch) < SMALLEST or not await self._store(domain, batch):
                 return
 
-    async def _send(self, domain: str, indexes: list[int]) -> _Batch:
-        number = f"b{next(self._numbers)}"
-        batch = _Batch(uuid.uuid4().hex, indexes, self._in_flight.expect(number, domain))
+    async def _store(self, domain: str, indexes: list[int]) -> bool:
+        """Send a batch and record its result; return whether the next batch may be sent."""
+        number, identity = f"b{next(self._numbers)}", uuid.uuid4().hex
+        answer = self._in_flight.expect(number, domain)
         for place, index in enumerate(indexes, 1):
-            headers = {"Nats-Batch-Id": batch.identity, "Nats-Batch-Sequence": str(place)}
+            headers = {"Nats-Batch-Id": identity, "Nats-Batch-Sequence": str(place)}
             last = place == len(indexes)
             reply = f"{self._inbox}.{number}" if last else ""
             if not await self._in_flight.send_one(self._client, index, reply, headers | _COMMIT if last else headers):
                 self._in_flight.answer(number, None)  # the broker drops the incomplete batch without an answer
                 break
-        return batch
+        return self._settle(domain, identity, indexes, await answer)
 
-    def _settle(self, domain: str, batch: _Batch, data: bytes | None) -> bool:
-        """Record the result of a batch; return whether the next batch may be sent."""
+    def _settle(self, domain: str, identity: str, indexes: list[int], data: bytes | None) -> bool:
         if data is None:  # all messages have a result, or a message of the batch was refused
             return False
         answer: dict[str, Any] = json.loads(data) if data else {"error": None}
         if "error" not in answer:
-            fits = (answer.get("batch"), answer.get("count")) == (batch.identity, len(batch.indexes))
+            fits = (answer.get("batch"), answer.get("count")) == (identity, len(indexes))
             error = None if fits else PublisherUnavailableError(self._broker, f"the answer to a batch is {answer}")
-            self._in_flight.settle_all(batch.indexes, error)
+            self._in_flight.settle_all(indexes, error)
             return fits
-        refusal = answer["error"]
-        if refusal is None:
+        refused = answer["error"]
+        if refused is None:
             stream = stream_name(self._prefix, domain)
             error = StreamUnavailableError(self._broker, "no stream answers (503)", stream)
-            self._in_flight.settle_all(batch.indexes, error)
-        elif refusal.get("err_code") in _UNABLE:
+            self._in_flight.settle_all(indexes, error)
+        elif refused.get("err_code") in _UNABLE:
             self.unable.add(domain)
         return False

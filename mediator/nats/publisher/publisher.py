@@ -150,24 +150,24 @@ class NatsEventPublisher(EventPublisher):
         Raises:
             SettingError: An event has no source, and neither this publisher nor the outbox has an `application`.
         """
-        messages = [self._outgoing(event) for event in events]
-        keys = [event.partitionkey for event in events]
-        return await self._send(events, InFlight(messages, keys, self._broker, too_large=self._too_large))
+        return await self._send(events)
 
     async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
         if mark and not _MARK.fullmatch(mark):
             raise SettingError("mark", mark, "use 1 to 64 letters and digits")
-        messages = [self._outgoing(event, mark) for event in events]
-        keys = [event.partitionkey for event in events]
-        in_flight = InFlight(messages, keys, self._broker, refills=not mark, too_large=self._too_large)
-        return await self._send(events, in_flight)
+        return await self._send(events, mark, refills=not mark)
 
     @property
     def contents(self) -> NatsStreamContents:
         """The contents of the streams that this publisher writes to."""
         return NatsStreamContents(self.connection, prefix=self._prefix)
 
-    async def _send(self, events: Sequence[CloudEvent], in_flight: InFlight) -> Sequence[PublishResult]:
+    async def _send(
+        self, events: Sequence[CloudEvent], mark: str = "", *, refills: bool = False
+    ) -> Sequence[PublishResult]:
+        messages = [self._outgoing(event, mark) for event in events]
+        keys = [event.partitionkey for event in events]
+        in_flight = InFlight(messages, keys, self._broker, refills=refills, too_large=self._too_large)
         number = str(next(self._numbers))
         self._epoch = self.connection.epoch("publish")
         self._publishing[number] = in_flight
@@ -226,7 +226,7 @@ class NatsEventPublisher(EventPublisher):
                 self._streams[epoch, domain] = False
         in_flight.open(domain)
 
-    def _outgoing(self, event: CloudEvent, mark: str = "") -> OutgoingMessage | EventRefusedError:
+    def _outgoing(self, event: CloudEvent, mark: str) -> OutgoingMessage | EventRefusedError:
         check_source(event, self.application)
         try:
             subject = subject_of(self._prefix, event, self._settings.partitions)

@@ -12,8 +12,8 @@ from mediator.distributed.inbox import Delivery, UnreadableMessage
 from mediator.errors import EventNotDecodableError
 from mediator.nats.binding import from_message, partition_of, unreadable_from
 from mediator.nats.subjects import AckAddress
+from mediator.nats.topology import NANOSECONDS
 
-_NANOSECONDS = 1_000_000_000
 _LONGEST_REASON = 200
 
 Reply = Callable[[str, bytes], Awaitable[None]]
@@ -49,21 +49,24 @@ class NatsDelivery(Delivery):
         self.remaining: int = address.remaining
         self.attempt: int = address.attempt
         self.sequence: int = address.sequence
-        self.stored_at: datetime = datetime.fromtimestamp(address.stored / _NANOSECONDS, UTC)
-        self.event: CloudEvent | None
-        self.problem: str
+        self.stored_at: datetime = datetime.fromtimestamp(address.stored / NANOSECONDS, UTC)
+        self.event: CloudEvent | None = None
+        self.problem: str = ""
+        self.former_id: str | None = None
         former = f"{address.stream}:{address.sequence}"
         own = f"{former}@{address.stored}"  # a recreated stream uses the same sequences again
-        self.event, self.problem = _read(message, own, self.stored_at)
-        self.former_id: str | None = former if self.event is not None and self.event.id == own else None
-        if self.event is None:
+        try:
+            self.event = from_message(self.headers, self.data, fallback_id=own, stored_at=self.stored_at)
+            self.former_id = former if self.event.id == own else None
+        except EventNotDecodableError as error:
+            self.problem = error.reason
             self.unreadable: UnreadableMessage = unreadable_from(self.headers, self.data)
 
     async def ack(self) -> None:
         await self._settle(b"+ACK")
 
     async def nak(self, delay: float) -> None:
-        body = b"-NAK " + json.dumps({"delay": round(delay * _NANOSECONDS)}).encode() if delay > 0 else b"-NAK"
+        body = b"-NAK " + json.dumps({"delay": round(delay * NANOSECONDS)}).encode() if delay > 0 else b"-NAK"
         await self._settle(body)
 
     async def term(self, reason: str) -> None:
@@ -80,10 +83,3 @@ class NatsDelivery(Delivery):
             self._open = False
             self._on_settled(self)
             await self._reply(self._address, body)
-
-
-def _read(message: Msg, fallback_id: str, stored_at: datetime) -> tuple[CloudEvent | None, str]:
-    try:
-        return from_message(message.headers, message.data, fallback_id=fallback_id, stored_at=stored_at), ""
-    except EventNotDecodableError as error:
-        return None, error.reason

@@ -118,12 +118,12 @@ class ConsumerGroup:
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
         subjects = [f"{event_type}.{partition}" for event_type in self._types]
-        limit = self._max_ack_pending
+
         return ConsumerSettings(
             name,
             subjects,
             ack_wait=self.ack_wait,
-            max_ack_pending=limit,
+            max_ack_pending=self._max_ack_pending,
             deliver=self._start,
             application=self._application,
         )

@@ -85,14 +85,9 @@ class Pull:
 
     With `slots`, each delivery needs a slot. When the consumer is known to have more deliveries, the slot is taken
     before the request is sent. Otherwise the request is sent without a slot, so that a new event arrives at once; its
-    delivery takes a slot then, or is handed back when no slot is free.
+    delivery takes a slot then, or is handed back when no slot is free. Without `slots`, only `limit` counts.
 
-    Args:
-        settings: The settings of the consumer.
-        limit: The maximum number of deliveries.
-        timing: The intervals of the pull requests.
-        slots: The slots that several consumers share; `None` when there are enough for all consumers.
-        changed: Is called when there may be something to request.
+    `changed` is called when there may be something to request.
 
     Attributes:
         ready: Whether the consumer has been set up, without an error since.
@@ -231,12 +226,8 @@ class Puller:
     One task sets up the consumers, at the start and again after an error. Another task sends requests to the consumers
     that are ready. An error of one consumer does not delay the other consumers.
 
-    Args:
-        connection: The connection to the broker.
-        group: The group that has the consumers.
-        limit: The maximum number of unacknowledged deliveries of each consumer in this process.
-        slots: Limits the deliveries of all consumers together; `None` when there is no such limit.
-        arrived: Is called with each delivery.
+    In this process, each consumer has at most `limit` unacknowledged deliveries, and `slots` limits the deliveries of
+    all consumers together. `arrived` is called with each delivery.
     """
 
     def __init__(
@@ -278,10 +269,8 @@ class Puller:
 
     async def leave(self) -> None:
         """Unsubscribe after `run` has ended, and pass on the deliveries that still arrive within about a second."""
-        client, subscription = self._client, self._subscription
-        if client is None or subscription is None or not client.is_connected:
-            return
-        await withdraw(client, [subscription], _LEAVE_SECONDS)
+        if self._client is not None and self._subscription is not None and self._client.is_connected:
+            await withdraw(self._client, [self._subscription], _LEAVE_SECONDS)
 
     async def _keep_set_up(self) -> None:
         while True:

@@ -136,11 +136,9 @@ class NatsEventSubscription(EventSubscription):
     def topology(self, event_types: Iterable[str], *, ordering: Ordering = "none") -> Topology:
         """Return the streams and consumers that `open` needs for these event types; raise the errors of `open`."""
         groups = self._groups(event_types, ordering)
-        ordered = ordering == "key"
+        wanted = partial(WantedStream, settings=self._settings, own=False, ordered=ordering == "key")
         return Topology(
-            tuple(
-                WantedStream(self._prefix, group.domain, self._settings, own=False, ordered=ordered) for group in groups
-            ),
+            tuple(wanted(self._prefix, group.domain) for group in groups),
             tuple(WantedConsumer(group.stream, group.name, each) for group in groups for each in group.consumers()),
         )
 
@@ -160,14 +158,13 @@ class NatsEventSubscription(EventSubscription):
         self, groups: Sequence[ConsumerGroup], prefetch: int, ordering: Ordering
     ) -> AsyncGenerator[Deliveries]:
         deliveries = _NatsDeliveries()
-        if ordering == "key":
-            slots = Slots(prefetch) if prefetch < len(groups) * self._settings.partitions else None
-            pullers = [Puller(self.connection, group, 1, slots, deliveries.put) for group in groups]
-        else:
-            pullers = [
-                Puller(self.connection, group, limit, None, deliveries.put)
-                for group, limit in zip(groups, _shares(prefetch, len(groups)), strict=True)
-            ]
+        ordered = ordering == "key"
+        slots = Slots(prefetch) if ordered and prefetch < len(groups) * self._settings.partitions else None
+        limits = [1] * len(groups) if ordered else _shares(prefetch, len(groups))
+        pullers = [
+            Puller(self.connection, group, limit, slots, deliveries.put)
+            for group, limit in zip(groups, limits, strict=True)
+        ]
         tasks = [start_detached(puller.run(), name="mediator nats puller") for puller in pullers]
         for task in tasks:
             task.add_done_callback(deliveries.ended)

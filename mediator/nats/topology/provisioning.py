@@ -84,11 +84,6 @@ class Topology:
     streams: tuple[WantedStream, ...] = ()
     consumers: tuple[WantedConsumer, ...] = ()
 
-    @property
-    def prefixes(self) -> set[str]:
-        """The prefixes of the streams."""
-        return {stream.prefix for stream in self.streams}
-
     def is_of_group(self, consumer: str) -> bool:
         """Return whether a consumer belongs to a group of this application, or to one of the group's partitions."""
         groups = {wanted.group for wanted in self.consumers}
@@ -166,7 +161,7 @@ async def survey(api: JetStreamApi, topology: Topology) -> Survey:
     Raises:
         PublisherUnavailableError: The broker did not answer, or the application's user may not send the requests.
     """
-    prefixes = tuple(f"{prefix}-" for prefix in topology.prefixes)
+    prefixes = tuple({f"{stream.prefix}-" for stream in topology.streams})
     names = [name async for name in _pages(api, "STREAM.NAMES", "streams") if name.startswith(prefixes)]
     wanted = [stream.name for stream in topology.streams]
     streams = {name: found for name in wanted if name in names and (found := await api.stream(name)) is not None}
@@ -328,15 +323,8 @@ async def provision(
     """Create missing streams and consumers, update those that may be updated, and return the final plan.
 
     Several processes may provision at the same time, and the API has no conditional updates. Therefore the streams and
-    consumers are read again after a short random pause, until nothing is left to do.
-
-    Args:
-        api: The API of the broker.
-        topology: The wanted streams and consumers.
-        done: Is called after each creation and update.
-        update_streams: As for `plan`.
-        prune: As for `plan`.
-        rng: Chooses the length of the pauses.
+    consumers are read again after a short random pause, until nothing is left to do. `done` is called after each
+    creation and update. The other options are described at `plan`.
 
     Raises:
         PublisherUnavailableError: The broker did not answer or refused a request, or other processes repeatedly changed

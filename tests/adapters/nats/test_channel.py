@@ -153,7 +153,7 @@ async def test_an_answer_of_something_else_is_told_apart_from_a_response(shared_
     await stranger.flush()
     try:
         async with open_connection(shared_server.url) as connection:
-            with pytest.raises(RemoteFailedError, match="no mediator"):
+            with pytest.raises(RemoteFailedError, match="not sent by this library"):
                 await RemoteSender(NatsRequestChannel(connection, "client")).send(Echo("x"))
     finally:
         await stranger.close()

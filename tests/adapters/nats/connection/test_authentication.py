@@ -340,7 +340,7 @@ WRONG = [
     (empty, "nkeys_seed", "no seed"),
     (damaged, "nkeys_seed", "no seed"),
     (binary, "nkeys_seed", "not a text"),
-    (of_an_account, "nkeys_seed", "no user's"),
+    (of_an_account, "nkeys_seed", "which is not a user"),
     (a_folder, "nkeys_seed", "directory"),
     (no_authority, "tls_ca", "PEM"),
     (no_certificate, "tls_certificate", "No such file"),

@@ -236,7 +236,8 @@ async def test_nothing_is_put_into_a_batch_before_what_precedes_it_under_its_key
             if all(fate.get(i) == "stored" for i in earlier):
                 in_flight.settle(index, None if wanted == "stored" else PublisherUnavailableError("broker", "no"))
                 fate[index] = wanted
-    for domain, line in in_flight.in_line(domains, 1000).items():
+    for domain in domains:
+        line = in_flight.next_batch(domain, 1000)
         assert line == sorted(line)
         for place, index in enumerate(line):
             assert domain_of(made[index].type) == domain

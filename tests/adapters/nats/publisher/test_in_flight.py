@@ -242,27 +242,26 @@ def test_a_batch_that_is_settled_lets_successors_go_or_holds_them_back() -> None
     for error in (None, AWAY):
         in_flight = flight_of(*(message(f"{n}", key="k") for n in range(3)))
         in_flight.settle_all([0, 1], error)
-        lines = in_flight.in_line(["shop"], 10_000)
-        assert lines == ({"shop": [2]} if error is None else {"shop": []})
+        assert in_flight.next_batch("shop", 10_000) == ([2] if error is None else [])
         assert in_flight.done is (error is not None)
 
 
-def test_a_line_is_at_most_a_batch_and_so_many_bytes() -> None:
+def test_a_batch_has_at_most_so_many_messages_and_bytes() -> None:
     in_flight = flight_of(*(message(f"{n}") for n in range(BATCH + 7)))
-    assert in_flight.in_line(["shop"], 10_000)["shop"] == list(range(BATCH))
+    assert in_flight.next_batch("shop", 10_000) == list(range(BATCH))
     heavy = flight_of(*(message(f"{n}", size=MAX_BYTES_IN_FLIGHT // 4) for n in range(9)))
-    assert heavy.in_line(["shop"], MAX_BYTES_IN_FLIGHT)["shop"] == [0, 1, 2, 3]
+    assert heavy.next_batch("shop", MAX_BYTES_IN_FLIGHT) == [0, 1, 2, 3]
     other = flight_of(message("1", domain="a", size=MAX_BYTES_IN_FLIGHT // 2), message("2", domain="b", size=9))
-    assert other.in_line(["a", "b"], MAX_BYTES_IN_FLIGHT) == {"a": [0], "b": [1]}
+    assert [other.next_batch(domain, MAX_BYTES_IN_FLIGHT) for domain in ("a", "b")] == [[0], [1]]
 
 
-def test_what_follows_under_its_key_in_another_line_waits() -> None:
+def test_a_message_waits_for_its_predecessor_in_another_domain() -> None:
     in_flight = flight_of(
         message("1", domain="a", key="k"), message("2", domain="b", key="k"), message("3", domain="a", key="k")
     )
-    assert in_flight.in_line(["a", "b"], 10_000) == {"a": [0], "b": []}
+    assert [in_flight.next_batch(domain, 10_000) for domain in ("a", "b")] == [[0], []]
     in_flight.settle(0, None)
-    assert in_flight.in_line(["a", "b"], 10_000) == {"a": [], "b": [1]}
+    assert [in_flight.next_batch(domain, 10_000) for domain in ("a", "b")] == [[], [1]]
 
 
 @settings(max_examples=25)
@@ -311,7 +310,7 @@ async def test_an_answer_that_is_not_about_the_batch_says_nothing_of_its_events(
 async def test_a_batch_that_will_not_be_answered_leaves_its_events_open_to_be_sent_one_by_one() -> None:
     in_flight = flight_of(*(message(f"{n}") for n in range(20)))
     await batched(in_flight, None)
-    assert in_flight.in_line(["shop"], 10_000)["shop"] == list(range(20))
+    assert in_flight.next_batch("shop", 10_000) == list(range(20))
 
 
 @pytest.mark.parametrize(
@@ -365,7 +364,7 @@ async def test_a_batch_that_the_client_does_not_take_to_its_end_is_not_waited_fo
     async with asyncio.timeout(5):
         await batches.run("shop")
     assert len(wire.sent) == 5
-    assert in_flight.in_line(["shop"], 10_000)["shop"] == [n for n in range(20) if n != 5]
+    assert in_flight.next_batch("shop", 10_000) == [n for n in range(20) if n != 5]
 
 
 async def test_a_batch_that_lost_an_event_because_its_subject_is_denied_is_not_waited_for_and_others_are() -> None:
@@ -381,6 +380,6 @@ async def test_a_batch_that_lost_an_event_because_its_subject_is_denied_is_not_w
         await running[0]
     await settle()
     assert not running[1].done()
-    assert in_flight.in_line(["shop"], 10_000)["shop"] == list(range(20))
+    assert in_flight.next_batch("shop", 10_000) == list(range(20))
     in_flight.give_up(AWAY)
     await running[1]
