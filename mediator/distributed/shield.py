@@ -34,7 +34,7 @@ class Shielded(Generic[T]):
         return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()
 
 
-async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (work is not cancelled)
+async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (it cancels nothing)
     """Run `work` in a task, and wait at most `timeout` seconds for it, even if the caller is cancelled.
 
     Return the task and a cancellation of the caller. Nothing is raised. Work that takes longer continues in the

@@ -327,9 +327,9 @@ class Unreadable(Query[complex]):
     [
         (Undeclared, "has no request_type"),
         (BadlyNamed, "has the request_type 'Not A Name'"),
-        (Unanswered, "does not say what it is answered with"),
-        (Unreadable, "cannot travel"),
-        (int, "is no Request"),
+        (Unanswered, "does not declare the type of its response"),
+        (Unreadable, "cannot be sent"),
+        (int, "is not a Request"),
     ],
 )
 async def test_a_class_that_cannot_travel_is_refused_on_both_sides(request_class, problem):

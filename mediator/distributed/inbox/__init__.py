@@ -1,4 +1,4 @@
-"""The receiving side: from a delivery of the broker to the handlers' committed effect, exactly once."""
+"""The receiving side: handles the events that the broker delivers, so that each event takes effect exactly once."""
 
 from mediator.distributed.inbox.consumer import EventConsumer, usual_concurrency
 from mediator.distributed.inbox.handler import DistributedEventHandler, current_delivery

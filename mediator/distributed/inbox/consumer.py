@@ -40,63 +40,64 @@ _MOST_HANDED_BACK = 10_000
 _STUCK_SECONDS = 2.0
 """When no handler of an event type began or ended for this many seconds, its waiting events may be handed back."""
 _BACK_SECONDS = (30.0, 300.0)
-"""Seconds until a handed back event is redelivered, at first and at most. The broker delivers it before new events."""
+"""Seconds until a handed back event is redelivered, before new events: the first pause, and the longest pause."""
 _CANCELLED_PAUSE = 1.0
 """Seconds to pause after a handler cancelled its own task.
 
-Such a cancellation looks like a stop of the consumer at first, so the delivery goes back at once and its start does
-not count. The pause keeps the event from being started again and again without a break.
+Such a cancellation first looks like a stop of the consumer. So the delivery is handed back at once, and its start does
+not count. Without the pause, the event would be started again and again without a break.
 """
 
 
 class EventConsumer:
     """Runs the container's `DistributedEventHandler`s for the events that a subscription delivers.
 
-    Each delivery has a scope and a transaction of its own: the inbox row first, then the handlers, then the events they
-    raise, then the commit, then the acknowledgement. When a handler fails, the event is redelivered after a pause.
-    After `max_attempts` starts of its handlers, including starts that ended the process, it is parked (dead-lettered).
-    An event that can never be handled is parked at once: see `fatal_errors`. Nothing is ever dropped. While the
-    database is away, or its outbox has no room for the events that handlers raise, the consumer waits. A start that was
-    broken off by that, or by stopping the consumer, does not count. When a process dies, each event that it was
-    handling is handled alone the next time, so that only the event that killed the process can be parked for that.
+    Each delivery has its own scope and transaction. The transaction first records the event in the inbox, then runs the
+    handlers, then stores the events that they raise, and commits. Then the delivery is acknowledged. When a handler
+    fails, the event is redelivered after a pause. After `max_attempts` starts of its handlers, including starts in
+    which the process died, the event is parked (dead-lettered). An event that can never be handled is parked at once:
+    see `fatal_errors`. No event is ever dropped.
+
+    While the database is unavailable, or its outbox is full, the consumer waits. A start that is interrupted by such an
+    outage, or by stopping the consumer, does not count. When a process dies, each event that it was handling is handled
+    alone the next time. So only the event that killed the process can be parked for that reason.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
-    partitions are handled at the same time. Once an event is parked, the later events of its key are parked behind it,
-    to be replayed in order.
+    partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind it, so
+    that they can be replayed in order.
 
     Args:
         subscription: Delivers the events.
         inbox: Records the events that took effect, in the database of the unit of work.
         unit_of_work: Returns the unit of work of the current scope: `unit_of_work.provider` in a container.
-        mediator: Its handlers and behaviors handle the events.
-        parking: Keeps parked events (the dead letter queue), in the same database. Without it a failing event is
-            redelivered for ever.
-        authenticate: Says for whom an event is handled: the principal and the tenant of its message context.
-            `trust_stream` believes the tenant that the event states. An authenticator that looks for a signature
-            returns `None` for an event that nobody vouches for. An event for which it raises `NotAuthorizedError` is
-            parked at once.
+        mediator: The mediator whose handlers and behaviors handle the events.
+        parking: Keeps parked events (the dead letter queue), in the same database. Without parking, a failing event is
+            redelivered without end.
+        authenticate: Verifies the sender of an event, and returns its `Caller` for the message context. `trust_stream`
+            returns the tenant that the event states. An authenticator that checks signatures may return `None` for an
+            event without one. An event for which it raises `NotAuthorizedError` is parked at once.
         ordering: `"none"`, or `"key"` for strict order per key, which needs parking.
-        concurrency: How many events are handled at a time; by default 1, or 16 with `ordering="key"`. If it is 2
-            or more, an eighth of the places, and at least one, is kept free for event types without a running handler,
-            so that no event type takes all places.
-        prefetch: How many events may wait here, unacknowledged, in all.
-        max_attempts: How often the handlers of an event are started; by default once more than there are
+        concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Of two
+            or more places, an eighth, and at least one, is kept free for event types without a running handler, so that
+            no event type takes all places.
+        prefetch: The largest number of unacknowledged events in this process.
+        max_attempts: The largest number of starts of an event's handlers; by default one more than the number of
             `retry_delays`.
-        retry_delays: The pauses after the failures of an event, in seconds; the last one is repeated. By default from
-            0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event together
-            may last 5 s at most.
-        fatal_errors: Further errors after which another attempt is pointless, so that the event is parked at once.
+        retry_delays: The pauses after the failures of an event, in seconds; the last one is repeated. By default from 0
+            s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event together may
+            last 5 s at most.
+        fatal_errors: Further errors that another attempt would raise again, so that the event is parked at once.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always among them.
         handler_timeout: How long the handlers of one event may take, in seconds; then they are cancelled.
-        unknown_type_grace: How long an event that nothing here handles is redelivered, in seconds since it was stored,
-            before it is parked: a newer version of this application may be about to start.
-        drain_timeout: How long the running handlers may take to end when the consumer is stopped, in seconds.
-        clean_interval: How often old inbox rows are deleted, in seconds.
+        unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since it
+            was stored. A newer version of this application may start meanwhile and handle it.
+        drain_timeout: The time that running handlers have to end when the consumer is stopped, in seconds.
+        clean_interval: The interval at which old inbox rows are deleted, in seconds.
         rng: The random numbers for the jitter of pauses.
         now: Returns the time in seconds since the epoch.
 
     Raises:
-        SettingError: A setting cannot work, or the inbox forgets events that the stream still has.
+        SettingError: A setting is invalid, or the inbox forgets events that the stream still holds.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class EventConsumer:
                 if len(event_types) > 1 and self._ordering == "none":
                     streams = len({event_type.partition(".")[0] for event_type in event_types})
                     group.create_task(
-                        self._keep_lines_short(queue, min(self._concurrency, max(1, prefetch // (2 * streams))))
+                        self._hand_back_stuck(queue, min(self._concurrency, max(1, prefetch // (2 * streams))))
                     )
                 for _ in range(self._concurrency):
                     group.create_task(self._work(queue, parts))
@@ -188,7 +189,7 @@ class EventConsumer:
             ParkedEventNotFoundError: The event is no longer parked.
             ParkedEventBlockedError: An earlier event of its key is parked.
             EventNotDecodableError: The event still cannot be read, or nothing here handles its type.
-            Exception: A handler or the database raised it. The event stays parked.
+            Exception: A handler or the database failed. The event stays parked.
         """
         parking = self.parking
         if parking is None:
@@ -203,7 +204,7 @@ class EventConsumer:
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
-            """Lock the key only now, so that events that arrive while the handlers run do not wait for them."""
+            """Lock the key after the handlers, so that events that arrive while they run do not wait."""
             await parking.take(unit_of_work, parked.number)
             await failpoints.reach("replay.after_take")
 
@@ -241,7 +242,7 @@ class EventConsumer:
         return readable_types(cls for binding in bindings for cls in binding.messages)
 
     async def _receive(self, deliveries: Deliveries, queue: FairQueue[Delivery], parts: ProcessingParts) -> None:
-        """Queue deliveries by their event types. When the consumer is stopped, hand back the waiting ones at once."""
+        """Queue deliveries by their event types. When the consumer is stopped, hand back the waiting deliveries."""
         types = {wire: split_wire_type(wire)[0] for wire in parts.classes}
         try:
             while True:
@@ -251,11 +252,11 @@ class EventConsumer:
             for delivery in queue.clear():
                 await delivery.nak(0)
 
-    async def _keep_lines_short(self, queue: FairQueue[Delivery], longest: int) -> None:
-        """Hand back deliveries that wait behind hanging handlers, so that events of other types still arrive here.
+    async def _hand_back_stuck(self, queue: FairQueue[Delivery], longest: int) -> None:
+        """Hand back deliveries that wait behind hanging handlers, so that events of other types are delivered here.
 
-        The inbox first records that such an event was not started here. Otherwise, when it comes again, it would be
-        suspected of having killed this process. A delivery that may be under such suspicion already is not handed back.
+        The inbox first records that the event was not started here. Otherwise the event would look as if it had killed
+        this process when it is redelivered. An event that may have killed a process before is not handed back.
         """
         while True:
             await asyncio.sleep(_SOON)
@@ -268,14 +269,14 @@ class EventConsumer:
                         break
 
     async def _hand_back(self, delivery: Delivery) -> bool:
-        """Hand back a delivery that was not started; return false when that cannot be recorded."""
+        """Hand back a delivery that was not started; return false if the inbox cannot record this."""
         identity = identity_of(self.group, delivery)
         try:
             await self._inbox.take_back(identity.consumer, identity.source, identity.event_id)
         except asyncio.CancelledError:  # the consumer is stopped, and only this task knows of the delivery
             await delivery.nak(0)
             raise
-        except Exception as error:  # then it waits here
+        except Exception as error:  # the delivery continues to wait here
             self._log.warning("delivery not handed back", error=type(error).__name__, reason=text_of(error))
             return False
         self._handed_back[delivery.subject, delivery.sequence] = delivery.attempt
@@ -283,7 +284,10 @@ class EventConsumer:
         return True
 
     def _may_go_back(self, delivery: Delivery) -> bool:
-        """Return whether an event never started: this is its first delivery, or it was handed back here last time."""
+        """Return whether the event was never started.
+
+        This is known for its first delivery, and for a delivery after this process has handed it back.
+        """
         before = self._handed_back.get((delivery.subject, delivery.sequence), 0)
         return delivery.attempt == before + 1
 
@@ -350,7 +354,7 @@ def _checked_ordering(ordering: Ordering, parking: Parking | None) -> Ordering:
     if ordering not in ("none", "key"):
         raise SettingError("ordering", ordering, "use 'none' or 'key'")
     if ordering == "key" and parking is None:
-        raise SettingError("parking", None, "with ordering='key' an event that fails would keep its partition for ever")
+        raise SettingError("parking", None, "with ordering='key' a failing event would block its partition without end")
     return ordering
 
 

@@ -1,4 +1,4 @@
-"""DistributedEventHandler: handles events of other applications, and can see the delivery that it handles."""
+"""DistributedEventHandler: handles events of other applications. It can read the current delivery."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ E_contra = TypeVar("E_contra", bound=DistributedEvent, contravariant=True)
 
 
 class DistributedEventHandler(ABC, Generic[E_contra]):
-    """Handles one type and version of event when the broker delivers it, in a transaction that also records it."""
+    """Handles the events of one class, each in a transaction that also records the event in the inbox."""
 
     @abstractmethod
     async def handle(self, event: E_contra, /) -> None:
-        """Handle the event. Writes through the unit of work take effect once, however often this runs.
+        """Handle the event. Writes through the unit of work take effect once, even if this method runs several times.
 
         Raises:
-            FatalEventError: The event can never be handled: it is parked at once. After any other error it is tried
+            FatalEventError: The event can never be handled, and is parked at once. After any other error it is handled
                 again.
         """
 
@@ -31,8 +31,8 @@ class CurrentDelivery:
 
     Attributes:
         event: The envelope: id, source, time, extensions. Use its id to make effects outside the database idempotent.
-        attempt: The number of this start of its handlers, from 1. Starts that were broken off because the consumer
-            stopped or the database went away do not count.
+        attempt: The number of this start of its handlers, from 1. Starts that were interrupted because the consumer
+            stopped or the database became unavailable do not count.
     """
 
     event: CloudEvent

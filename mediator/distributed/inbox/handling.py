@@ -28,11 +28,11 @@ class HandlingParts:
     """The objects that all handlings of one consumer share.
 
     Attributes:
-        mediator: Its handlers and behaviors are used.
+        mediator: The mediator whose handlers and behaviors are used.
         unit_of_work: Returns the unit of work of the current scope.
         timeout: How long the handlers of one event may take, in seconds.
         log: Logs dropped attributes, and errors after a commit.
-        authenticate: Says for whom an event is handled.
+        authenticate: Verifies the sender of an event, and returns its `Caller`.
     """
 
     mediator: Mediator
@@ -47,7 +47,7 @@ class Handling:
 
     Attributes:
         outcome: The outcome of its transaction, also when `run` raises.
-        context: The message context of the event. It names the caller once an authenticator has vouched for one.
+        context: The message context of the event. After authentication it names the verified caller.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Handling:
         self.context, self._dropped = incoming(envelope)
 
     async def run(self) -> Admission:
-        """Begin, admit, run the handlers, commit. Return whether the inbox admitted the event.
+        """Begin a transaction, run the handlers if the inbox admits the event, commit, and return the inbox's answer.
 
-        An error after the commit is only logged: the event has taken effect.
+        An error after the commit is only logged, because the event has taken effect.
 
         Raises:
             MessageTimeoutError: The handlers took too long, and were rolled back.
-            FatalEventError: The authenticator does not let the event through.
-            Exception: A handler, a behavior or the database raised it; the transaction was rolled back.
+            FatalEventError: The authenticator refuses the event.
+            Exception: A handler, a behavior or the database failed. The transaction was rolled back.
         """
         admission = Admission.NEW
         if self._dropped:
@@ -89,10 +89,10 @@ class Handling:
             if self.outcome is not Outcome.COMMITTED:
                 raise
             # The error came after the commit: the event has taken effect, and a redelivery would change nothing.
-            self._say_failed_after_commit(error)
+            self._log_failed_after_commit(error)
         return admission
 
-    def _say_failed_after_commit(self, error: Exception) -> None:
+    def _log_failed_after_commit(self, error: Exception) -> None:
         flow = self.context.log_fields()
         kind, stack = type(error).__name__, traceback_of(error)
         self._parts.log.error("delivery failed after the commit", error=kind, stack=stack, **flow)
@@ -132,9 +132,7 @@ class Handling:
         try:
             caller = await vouched(authenticate, envelope, envelope.type)
         except NotAuthorizedError as error:
-            raise FatalEventError(
-                f"its authenticator does not let it through: {error.reason or 'not authorized'}"
-            ) from error
+            raise FatalEventError(f"its authenticator refuses it: {error.reason or 'not authorized'}") from error
         self.context = vouched_context(self.context, caller, authenticate)
 
     async def _handle(self, unit_of_work: UnitOfWork) -> Admission:

@@ -17,8 +17,8 @@ class EventIdentity:
         consumer: The consumer group.
         source: The source of the event; empty when the message cannot be read.
         event_id: The id of the event, or a substitute for it.
-        former_id: The substitute, before version 2 of the tables, for the id of an event without one; `None` for any
-            other event.
+        former_id: The substitute for a missing id that was used before version 2 of the tables; `None` for an event
+            with an id.
     """
 
     consumer: str
@@ -28,14 +28,14 @@ class EventIdentity:
 
 
 def identity_of(consumer: str, delivery: Delivery) -> EventIdentity:
-    """Return the identity of a delivery. A message that cannot be read is known by its place, time and content.
+    """Return the identity of a delivery. An unreadable message is identified by its place, time and content.
 
-    This holds even when its id can be read. A producer that cannot write events may give several the same id, and each
-    of them has to be kept. When the producer sends the event again, readable this time, it must not count as one that
-    has taken effect.
+    The id of an unreadable message is not used, even when it can be read. A faulty producer may give several messages
+    the same id, and each message has to be kept. When the producer later sends a readable event with this id, the event
+    must not look as if it had taken effect.
 
-    The time is part of the identity because places begin again: a stream that was deleted and created anew numbers its
-    messages from 1.
+    The place is the subject and the sequence. The time is needed too, because a stream that is deleted and created
+    again numbers its messages from 1 again.
     """
     event = delivery.event
     if event is not None:
@@ -77,6 +77,6 @@ def parked_delivery(
 
 
 def key_of(delivery: Delivery) -> str | None:
-    """Return the partition key of a delivery, made to fit into a column."""
+    """Return the partition key of a delivery, or its hash if the key does not fit into a column."""
     key = (delivery.event or delivery.unreadable).partitionkey
     return None if key is None else text_or_hash(key)

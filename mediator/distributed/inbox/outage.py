@@ -1,4 +1,4 @@
-"""DatabaseOutage: lets the workers of a consumer wait until the database is back, or its outbox has room."""
+"""DatabaseOutage: lets the workers of a consumer wait until the database is available and its outbox has room."""
 
 import asyncio
 
@@ -25,17 +25,17 @@ _DEEPEST = 10
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Return whether an error, or its cause, says that the database went away, and nothing about the work."""
+    """Return whether an error, or one of its causes, means that the database is unavailable."""
     return _is_caused_by(error, _AWAY)
 
 
 def is_unwritable(error: BaseException | None) -> bool:
-    """Return whether an error, or its cause, says that the database answers but stores nothing."""
+    """Return whether an error, or one of its causes, means that the database answers but cannot store anything."""
     return _is_caused_by(error, (DatabaseWriteError,))
 
 
 def is_backlog(error: BaseException | None) -> bool:
-    """Return whether an error, or its cause, says that the outbox is full at present."""
+    """Return whether an error, or one of its causes, means that the outbox is full at present."""
     return _is_caused_by(error, (OutboxFullError,))
 
 
@@ -48,12 +48,12 @@ def _is_caused_by(error: BaseException | None, kinds: tuple[type[BaseException],
 
 
 class DatabaseOutage:
-    """Waits for the database or for room in its outbox, and logs once that the wait begins and ends.
+    """Waits until the database is available and its outbox has room.
 
-    It logs once however many workers wait.
+    The begin and the end of an outage are logged once, not once for each worker that waits.
 
     Args:
-        inbox: Tells whether its database can be reached, or written to.
+        inbox: The inbox, which checks whether its database can be reached or written to.
         backoff: The pauses between these checks.
         room: The pauses until a full outbox is tried again.
         log: Where the waiting is logged.
@@ -69,19 +69,19 @@ class DatabaseOutage:
         self._ended = 0
 
     async def is_over(self, error: BaseException) -> bool:
-        """Return whether the database can do what the error says it cannot: answer, or store something."""
+        """Return whether the outage that an error has shown is over: the database answers, or stores data, again."""
         return await (self._inbox.takes_writes() if is_unwritable(error) else self._inbox.answers())
 
     async def wait_until_over(self, error: BaseException, stopping: asyncio.Event, *, losses: int = 0) -> bool:
-        """Wait until the database is back, or until it is time to try a full outbox again.
+        """Wait until the database is available again, or until it is time to try a full outbox again.
 
-        Return false when the consumer is stopped.
+        Return true when the event may be tried again, and false when the consumer is stopped.
 
         Args:
             error: The error that showed the outage.
-            stopping: Set when the consumer is told to stop.
-            losses: How often the database has come back and gone away again for the same event. That event may need
-                more room than there is, and other events make some.
+            stopping: Set when the consumer is stopped.
+            losses: The number of outages that the same event has met before. The event may need more disk space than is
+                left, so it pauses first: other events may free space meanwhile.
         """
         if is_backlog(error):
             if not self._is_full:
@@ -92,7 +92,7 @@ class DatabaseOutage:
             return False
         before = self._ended
         async with self._turn:
-            if stopping.is_set() or self._ended != before:  # another worker has waited for it meanwhile
+            if stopping.is_set() or self._ended != before:  # another worker has already waited until the end
                 return not stopping.is_set()
             self._log.error("consumer waits", error=type(error).__name__, reason=text_of(error))
             while await _pause(self._backoff.next(), stopping):
@@ -104,7 +104,7 @@ class DatabaseOutage:
         return False
 
     def note_outbox_space(self) -> None:
-        """End the wait for room: an event that did not fit waits no longer. There is no other sign of room."""
+        """End the wait for a full outbox, because an event that did not fit no longer waits."""
         if self._is_full:
             self._is_full = False
             self._room.reset()
@@ -112,7 +112,7 @@ class DatabaseOutage:
 
 
 async def _pause(seconds: float, stopping: asyncio.Event) -> bool:
-    """Sleep, and return true; return false when told to stop."""
+    """Sleep and return true; return false as soon as the consumer is stopped."""
     try:
         async with asyncio.timeout(seconds):
             await stopping.wait()

@@ -20,7 +20,7 @@ class Admission(enum.Enum):
     DUPLICATE = "duplicate"
     """The event has taken effect already, or is parked."""
     KEY_PARKED = "key parked"
-    """The event is recorded now, but an earlier event of its key is parked: it has to be parked behind that one."""
+    """The event is recorded now. An earlier event of its key is parked, so this event has to be parked behind it."""
 
 
 class LastStart(enum.StrEnum):
@@ -29,21 +29,25 @@ class LastStart(enum.StrEnum):
     ENDED = "ended"
     """The handlers failed, or the start was taken back."""
     BESIDE = "beside"
-    """The start was beside others, and its end is not known. If the handlers are not running, their process died."""
+    """Other events were being handled at the same time, and it is not known how the start ended.
+
+    If the handlers are not running any more, their process died.
+    """
     ALONE = "alone"
-    """The same, but nothing else was being handled in the process."""
+    """No other event was being handled in the process, and it is not known how the start ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Whether the handlers of an event may be started.
+    """The answer of `Inbox.start`: whether the handlers of an event may be started.
 
     Attributes:
-        attempt: The number of this start, from 1; when `exhausted` or `suspect`, how many starts there were.
-        taken: They may not start, because the event has taken effect or is parked.
-        exhausted: They may not start, because they were started as often as allowed, and the process died in the last
-            start.
-        suspect: They may only start alone, because the end of the last start is not known. This start was not counted.
+        attempt: The number of this start, from 1; when `exhausted` or `suspect`, the number of earlier starts.
+        taken: `True` if they must not start, because the event has taken effect or is parked.
+        exhausted: `True` if they must not start, because they were started as often as allowed, and the process died in
+            the last start.
+        suspect: `True` if they may only start alone, because it is not known how the last start ended. This start was
+            not counted.
     """
 
     attempt: int
@@ -53,7 +57,7 @@ class Start:
 
 
 def refusal(starts: int, last: LastStart, limit: int, *, alone: bool) -> Start | None:
-    """Return why the handlers of an event may not be started now, or `None`. This is the rule of `Inbox.start`."""
+    """Return why the handlers of an event may not be started now; `None` if they may. `Inbox.start` uses this rule."""
     if last is LastStart.ALONE and starts >= limit:
         return Start(starts, exhausted=True)
     if last is not LastStart.ENDED and not alone:
@@ -65,14 +69,14 @@ class Inbox(ABC):
     """Remembers that an event took effect, in the transaction of the effect itself.
 
     Attributes:
-        keep_seconds: How long it remembers an event, in seconds.
+        keep_seconds: How long the inbox remembers an event, in seconds.
     """
 
     keep_seconds: float
 
     @property
     def application(self) -> str | None:
-        """The name of the application, as the outbox of the same database has it; `None` when it is not known."""
+        """The name of the application, as set in the outbox of the same database; `None` when it is not known."""
         return None
 
     @abstractmethod
@@ -81,8 +85,8 @@ class Inbox(ABC):
     ) -> Admission:
         """Record an event in the running transaction, as its first statement.
 
-        While another transaction is recording the same event, wait until it ends. With `key`, also check whether an
-        event of this consumer and key is parked; if so, the key stays locked until the transaction ends.
+        While another transaction is recording the same event, wait until that transaction ends. With `key`, also check
+        whether an event of this consumer and key is parked; if so, the key stays locked until the transaction ends.
         """
 
     @abstractmethod
@@ -98,31 +102,31 @@ class Inbox(ABC):
 
     @abstractmethod
     async def start(self, consumer: str, source: str, event_id: str, limit: int, /, *, alone: bool = False) -> Start:
-        """Count a start of the handlers of a redelivered event, in a transaction of its own.
+        """Count a start of the handlers of a redelivered event, in a separate transaction.
 
-        The first start of an event is not counted, because that would cost every event a transaction. So an event
-        without a count is taken to have been started once, beside others. An event is `exhausted` only when its last
-        start was alone and is not known to have ended, whatever the limit.
+        The first start of an event is not counted, to save every event a transaction. So an event without a count is
+        treated as started once, while other events were being handled. Whatever the limit, an event is `exhausted` only
+        when its last start was alone, and it is not known how that start ended.
 
         Args:
             consumer: The name of the consumer.
             source: The application that the event comes from.
             event_id: Its id there.
             limit: How often it may be started.
-            alone: Nothing else is being handled in this process. Otherwise a suspect is not counted, only reported as
-                one.
+            alone: `True` if no other event is being handled in this process. Otherwise the start of a suspect is not
+                counted, and the answer has `suspect` set.
         """
 
     @abstractmethod
     async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
-        """Record that the last start failed, in a transaction of its own.
+        """Record that the last start failed, in a separate transaction.
 
-        `attempt` is the number of that start, for an event without a count.
+        `attempt` is the number of that start. It is stored if the event has no count yet.
         """
 
     @abstractmethod
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
-        """Do not count the last start, in a transaction of its own; also the first one, which has no count."""
+        """Remove the last start from the count, in a separate transaction; also the first start, which has no count."""
 
     @abstractmethod
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
@@ -130,14 +134,14 @@ class Inbox(ABC):
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
-        """Delete at most `limit` events and counts that are older than the inbox keeps, and return how many."""
+        """Delete at most `limit` events and counts that are older than `keep_seconds`, and return their number."""
 
     @abstractmethod
     async def answers(self) -> bool:
         """Return whether the database can be reached now."""
 
     async def takes_writes(self) -> bool:
-        """Return whether the database can be written to now, with some room left; by default, whether it answers."""
+        """Return whether the database can store data now, with some space left. The default returns `answers()`."""
         return await self.answers()
 
 

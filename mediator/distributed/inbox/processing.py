@@ -1,4 +1,4 @@
-"""Processing: settles one delivery: it is acknowledged, put back for another attempt, or parked."""
+"""Processing: handles one delivery, and then acknowledges it, puts it back for another attempt, or parks it."""
 
 import asyncio
 import random
@@ -30,21 +30,21 @@ from mediator.transactions import Outcome
 _TAKE_BACK_SECONDS = 0.9
 """How long a stopping consumer waits for the database to take a start back, in seconds."""
 _ALONE_SECONDS = 10.0
-"""How long a suspect is alone at most, in seconds, unless it is its last start.
+"""The longest time for which a suspect is handled alone, in seconds, except in its last allowed start.
 
-An event that kills its process has mostly done so by then.
+An event that kills its process usually does so within this time.
 """
 
 
 class Attempt:
-    """Counts one start of an event that was delivered before; a first delivery costs no transaction.
+    """Counts one start of the handlers of a redelivered event. A first delivery is not counted, to save a transaction.
 
-    An event is a suspect when its last start left no trace of how it ended: the process may have died of it, or of an
-    event that ran beside it. So a suspect is started alone, and counted only once it is alone: if the process dies
-    then, no other event can be the cause.
+    An event is a suspect when it is not known how its last start ended. The process may have died because of this
+    event, or because of an event that was being handled at the same time. So a suspect is handled alone, and only then
+    its start is counted. If the process dies again, no other event can be the cause.
 
     Attributes:
-        guard: Its place in the shared lock of this process, to be released when the delivery is settled.
+        guard: Acquires the shared lock of this process for the event, until the delivery is settled.
         start: The counted start; `None` before it is counted.
     """
 
@@ -71,10 +71,10 @@ class Attempt:
         return self.start.attempt if self.start is not None else 0
 
     async def begin(self, *, first: bool) -> Start | None:
-        """Wait for the guard, count the start once, and return it; `None` when the consumer is stopped before.
+        """Wait for the shared lock, count the start once, and return it; `None` when the consumer is stopped before.
 
         Args:
-            first: The event was never delivered before.
+            first: `True` if the event was never delivered before.
         """
         if self.start is not None:
             return self.start if await self.guard.reacquire(self.number) else None
@@ -84,10 +84,10 @@ class Attempt:
 
     @asynccontextmanager
     async def joined(self) -> AsyncGenerator[None, None]:
-        """Let others join a suspect that is handled in the body, once it has lived for `_ALONE_SECONDS`.
+        """Let other events be handled concurrently with a suspect after the body has run for `_ALONE_SECONDS`.
 
-        Before they join, its start is recorded as ended. In its last start a suspect stays alone: if its process dies
-        then, the suspect is known to be the cause.
+        Before that, the start of the suspect is recorded as ended. In its last allowed start a suspect stays alone: if
+        the process dies then, the suspect is known to be the cause.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield
@@ -103,7 +103,7 @@ class Attempt:
         await asyncio.sleep(_ALONE_SECONDS)
         try:
             await self._inbox.end(*self._row, self.number)
-        except Exception as error:  # the others wait until it has ended
+        except Exception as error:  # the other events wait until the suspect has ended
             self._log.warning("a suspect stays alone", event_id=self._row[2], error=type(error).__name__)
         else:
             self.guard.downgrade()
@@ -121,13 +121,13 @@ class Attempt:
         return start
 
     async def end(self) -> None:
-        """Record that the handlers failed, so that the event is no suspect when it is redelivered."""
+        """Record that the handlers failed, so that the event is not a suspect when it is redelivered."""
         if self._has_begun():
             await self._inbox.end(*self._row, self.number)
             await failpoints.reach("consumer.after_failure")
 
     async def take_back(self) -> None:
-        """Do not count the start, if the database confirms that in time."""
+        """Remove the start from the count, if the database answers in time."""
         if self._has_begun():
             done = await finish(self._inbox.take_back(*self._row), _TAKE_BACK_SECONDS)
             if done.failure is not None or not done.task.done():
@@ -138,19 +138,16 @@ class Attempt:
         return self.start is not None and not self.start.taken and not self.start.exhausted
 
 
-_OF_STRANGERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
-"""Reasons that anybody who may publish can cause at will, so the log lines are rate-limited.
-
-Each such event is found among the parked ones.
-"""
+_CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
+"""Reasons that any publisher can cause at will, so their log lines are rate-limited. All these events are parked."""
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
-"""How often the handlers of one event may lose the connection, while the database answers, until that is a failure."""
+"""The number of lost connections, while the database answers, after which the handlers of an event count as failed."""
 _FULL_LOSSES = 10
-"""How often a database with some room left may have too little of it for one event, until that is a failure.
+"""The number of times that a database with some space left lacks space for an event, until the event counts as failed.
 
-These losses take half a minute.
+This takes half a minute.
 """
 
 
@@ -161,11 +158,11 @@ class ProcessingParts:
     Attributes:
         group: The consumer's name in the inbox.
         classes: The event class of each wire type that is handled.
-        ordered: Whether later events of a key wait for earlier ones.
+        ordered: `True` if later events of a key wait for earlier events.
         handling: The objects that its handlings share.
         lock: Decides which handlers of this process may run now.
         inbox: Records the events that took effect.
-        parking: Keeps parked events; without it events are tried for ever.
+        parking: Keeps parked events; without parking, failing events are tried again without end.
         retries: How often and when failed events are tried again.
         fatal_errors: Errors that no further attempt would change.
         unknown_type_grace: How long after it was stored an event of an unknown type may wait for a handler, in seconds.
@@ -173,7 +170,7 @@ class ProcessingParts:
         rng: The random numbers for the jitter of pauses.
         now: Returns the time in seconds since the epoch.
         log: Logs how deliveries end.
-        limited_log: The same log, rate-limited, for events that nothing here can handle and any publisher may cause.
+        limited_log: The same log, rate-limited, for lines that any publisher can cause.
     """
 
     group: str
@@ -193,8 +190,8 @@ class ProcessingParts:
     limited_log: RateLimitedLogger
 
 
-class _DatabaseAwayError(Exception):
-    """Carries the error that showed an outage, from the handlers to the code that waits for the database."""
+class _OutageError(Exception):
+    """Carries an error that has shown an outage of the database to the code that waits for its end."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -205,12 +202,12 @@ Settlement = Callable[[], Awaitable[None]]
 
 
 class Processing:
-    """Settles one delivery.
+    """Handles and settles one delivery.
 
     Args:
         parts: The objects that all processings of the consumer share.
         delivery: The delivery.
-        stopping: Set when the consumer is told to stop.
+        stopping: Set when the consumer is stopped.
     """
 
     def __init__(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
@@ -222,22 +219,22 @@ class Processing:
         self._attempt = Attempt(parts.inbox, self._identity, parts.lock, stopping, limit, log=parts.log)
         self._decided: Callable[[], Awaitable[Settlement]] | None = None
         self._losses = 0
-        self._untold: BaseException | None = None
+        self._unlogged: BaseException | None = None
         self._met_full_outbox = False
         self._handling: Handling | None = None
 
     async def settle(self) -> None:
-        """Decide how the delivery ends, waiting through outages of the database, and tell the broker.
+        """Handle the delivery, wait while the database is unavailable, and report the result to the broker.
 
         Raises:
-            asyncio.CancelledError: The consumer is stopping; the delivery went back without costing an attempt.
+            asyncio.CancelledError: The consumer is stopped. The delivery was handed back, and its start does not count.
         """
         with self._attempt.guard:
             await self._settle()
 
     async def _settle(self) -> None:
         try:
-            ending = await self._through_outages()
+            ending = await self._decide_despite_outages()
         except (Exception, asyncio.CancelledError) as error:  # logged: the event is redelivered
             if is_own_cancellation(error):
                 await self._give_up()
@@ -245,26 +242,26 @@ class Processing:
             ending = self._put_back(error, self._pause())
         try:
             await ending()
-        except Exception as error:  # the broker redelivers it, and then the database decides
+        except Exception as error:  # the broker redelivers the event, and the inbox knows whether it took effect
             self._parts.log.warning("delivery not settled", error=shown_error(error), sequence=self._delivery.sequence)
 
-    async def _through_outages(self) -> Settlement:
+    async def _decide_despite_outages(self) -> Settlement:
         while True:
             try:
                 return await self._decide()
-            except _DatabaseAwayError as away:
-                error = away.error
+            except _OutageError as outage:
+                error = outage.error
             except Exception as failure:
                 if not await self._is_outage(failure):
                     raise
                 error = failure
-            self._attempt.guard.release()  # otherwise the outage of one database would hold up the consumers of others
-            self._tell_failure()
+            self._attempt.guard.release()  # otherwise consumers of other databases would wait too
+            self._log_failure()
             if not await self._parts.outage.wait_until_over(error, self._stopping, losses=self._losses):
                 return self._give_up
 
     async def _decide(self) -> Settlement:
-        if self._decided is not None:  # the database went away before the decision was recorded
+        if self._decided is not None:  # an outage began before the decision was recorded
             return await self._decided()
         if await self._is_known_by_its_former_id():
             return self._delivery.ack
@@ -280,7 +277,7 @@ class Processing:
     async def _is_known_by_its_former_id(self) -> bool:
         """Return whether the event was recorded under the id that it had before version 2 of the tables.
 
-        Only a record that is younger than the stored event counts: before that, another event had this place.
+        An older record than the stored event does not count: it is of another event, which had the same place before.
         """
         known, delivery = self._identity, self._delivery
         if known.former_id is None:
@@ -297,7 +294,7 @@ class Processing:
         if start.exhausted:
             return await self._set_aside(ParkReason.PROCESS_DIED, None)
         async with self._attempt.joined():
-            return await self._take_in(envelope, event_class, start.attempt)
+            return await self._handle(envelope, event_class, start.attempt)
 
     async def _unknown_type(self, envelope: CloudEvent) -> Settlement:
         error = EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
@@ -308,14 +305,14 @@ class Processing:
         return self._put_back(error, pause, log=self._parts.limited_log.warning)
 
     def _is_of_its_subject(self, wire: str) -> bool:
-        """Return whether the type may become known: it is a version of the event type in the delivery's subject."""
+        """Return whether the type is a version of the event type in the subject. A newer application may handle it."""
         try:
             event_type, _ = split_wire_type(wire)
         except ValueError:
             return False
         return f".{event_type}." in self._delivery.subject
 
-    async def _take_in(self, envelope: CloudEvent, event_class: type[DistributedEvent], attempt: int) -> Settlement:
+    async def _handle(self, envelope: CloudEvent, event_class: type[DistributedEvent], attempt: int) -> Settlement:
         handling = self._handling = Handling(self._parts.handling, envelope, event_class, attempt, self._admit)
         try:
             admission = await handling.run()
@@ -323,7 +320,7 @@ class Processing:
             if is_own_cancellation(error):
                 if handling.outcome is not Outcome.COMMITTED:
                     raise
-                admission = Admission.NEW  # cancelled after its commit, which was completed
+                admission = Admission.NEW  # cancelled after the commit
             else:
                 return await self._failed(error, attempt)
         self._leave_full_outbox()
@@ -346,9 +343,9 @@ class Processing:
 
     async def _failed(self, error: BaseException, attempt: int) -> Settlement:
         if await self._is_outage(error):
-            raise _DatabaseAwayError(error)
+            raise _OutageError(error)
         self._leave_full_outbox()
-        self._untold = error
+        self._unlogged = error
         if isinstance(error, EventNotDecodableError):
             return await self._set_aside(ParkReason.UNDECODABLE, error)
         if isinstance(error, self._parts.fatal_errors):
@@ -358,7 +355,7 @@ class Processing:
         return await self._try_again(error, self._parts.retries.delay(attempt, self._parts.rng))
 
     def _leave_full_outbox(self) -> None:
-        """End the wait for room in the outbox: the event found some, or failed in another way this time."""
+        """End the wait for a full outbox, if the event had met one and did not meet it this time."""
         if self._met_full_outbox:
             self._met_full_outbox = False
             self._parts.outage.note_outbox_space()
@@ -367,15 +364,15 @@ class Processing:
         self._decided = partial(self._try_again, error, pause)
         try:
             await self._attempt.end()
-        except Exception as failure:  # then the start counts as one that killed its process
+        except Exception as failure:  # the start now counts as one that killed its process
             await self._refuse_outage(failure)
             self._parts.log.warning("failure not recorded", **self._of_failure(failure))
         return self._put_back(error, pause)
 
     async def _is_outage(self, error: BaseException) -> bool:
-        """Return whether the database, or its outbox, is at fault.
+        """Return whether the database or its outbox is the cause of an error, and not the handlers.
 
-        Handlers that lose the connection each time are at fault themselves.
+        Handlers that lose the connection each time are the cause themselves.
         """
         if is_backlog(error):
             self._met_full_outbox = True
@@ -387,15 +384,15 @@ class Processing:
 
     async def _refuse_outage(self, failure: Exception) -> None:
         if await self._is_outage(failure):
-            raise _DatabaseAwayError(failure) from failure
+            raise _OutageError(failure) from failure
 
     def _of_failure(self, failure: Exception) -> dict[str, Any]:
-        """Return the log fields for an error that kept the failure of a handler from being recorded."""
+        """Return the log fields for an error because of which a failure could not be recorded."""
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
-    def _tell_failure(self) -> None:
-        """Log the error of the handlers before the wait for the database: the process may end meanwhile."""
-        error, self._untold = self._untold, None
+    def _log_failure(self) -> None:
+        """Log the error of the handlers before the wait for the database, because the process may end meanwhile."""
+        error, self._unlogged = self._unlogged, None
         if error is not None:
             self._parts.log.error(
                 "handler failed",
@@ -418,7 +415,7 @@ class Processing:
         if reason is ParkReason.KEY_PARKED:
             attempts, text = 0, "an earlier event of its key is parked"
         elif reason is ParkReason.PROCESS_DIED:
-            text = "its handlers were started that often; in the last one the process ended, with nothing else being handled"
+            text = "the process ended in the last start of its handlers, while no other event was being handled"
         return parked_delivery(self._parts.group, self._delivery, reason, text, attempts=attempts)
 
     async def _park(self, event: ParkedEvent, error: BaseException | None) -> Settlement:
@@ -427,7 +424,7 @@ class Processing:
             await failpoints.reach("consumer.before_park")
             try:
                 parked = await self._parts.parking.park(event)
-            except Exception as failure:  # it is redelivered, and the failure of its handlers is recorded
+            except Exception as failure:  # the event is redelivered, and the failure of its handlers is recorded
                 await self._refuse_outage(failure)
                 self._parts.log.warning("event not parked", **self._of_failure(failure))
                 return await self._try_again(error or failure, self._pause())
@@ -438,7 +435,7 @@ class Processing:
 
     def _log_parked(self, event: ParkedEvent, error: BaseException | None) -> None:
         follows = event.reason == ParkReason.KEY_PARKED
-        log = self._parts.limited_log if event.reason in _OF_STRANGERS else self._parts.log
+        log = self._parts.limited_log if event.reason in _CAUSED_BY_PUBLISHERS else self._parts.log
         (log.warning if follows else log.error)(
             "event parked",
             **event.log_fields(),
@@ -450,13 +447,13 @@ class Processing:
         )
 
     def _flow(self) -> dict[str, str | None]:
-        """Return the log fields that say where the event comes from; the tenant only when somebody vouches for it."""
+        """Return the ids of the event for log lines, and its principal and tenant if they are verified."""
         if self._handling is not None:
             return self._handling.context.log_fields()
         event = self._delivery.event
         return {} if event is None else incoming(event)[0].log_fields()
 
-    # Telling the broker.
+    # Answers to the broker.
 
     async def _acknowledge(self) -> None:
         await self._delivery.ack()
@@ -485,6 +482,6 @@ class Processing:
         return self._parts.retries.delay(self._delivery.attempt, self._parts.rng)
 
     async def _give_up(self) -> None:
-        """Hand the delivery back at once, for another process; its start does not count."""
+        """Hand the delivery back at once, so that another process can handle it. Its start does not count."""
         await self._attempt.take_back()
         await self._delivery.nak(0)

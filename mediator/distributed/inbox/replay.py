@@ -1,4 +1,4 @@
-"""Replay: handles parked events again, or publishes them again, in order per key until one of the key fails."""
+"""Replay: handles or publishes parked events again, in order per key. A failed event stops the replay of its key."""
 
 import asyncio
 import time
@@ -23,8 +23,8 @@ class Replayed:
 
     Attributes:
         event: The event as it was parked, without its body.
-        outcome: `replayed`; `failed`, and still parked; `blocked` by an earlier event of its key; or `ready`, in a dry
-            run: it would be tried.
+        outcome: `replayed`; `failed`: the event stays parked; `blocked`: an earlier event of its key is parked; or
+            `ready`, in a dry run: the event would be tried.
         error: Why it failed, or what blocks it.
     """
 
@@ -36,15 +36,15 @@ class Replayed:
 class ParkedReplay:
     """Replays the events in one parking (the dead letter queue).
 
-    An event of direction `in` goes through the handlers and behaviors of its consumer, in a transaction that also
-    removes it from the parking. An event of direction `out` goes back into the outbox, at its old place. When the first
-    event of a key succeeds, events that were parked only because they came behind it follow, whether the filter matches
-    them or not. When one fails, no other event of its key is tried.
+    An event of direction `in` is handled by the handlers and behaviors of its consumer, in a transaction that also
+    removes it from the parking. An event of direction `out` is put back into the outbox, under its old sequence. When
+    the first event of a key succeeds, the events that were parked only because of it are replayed too, even if the
+    filter does not select them. When an event fails, no other event of its key is tried.
 
     Args:
         parking: Keeps the parked events.
         consumers: The consumers that may have parked events there.
-        rate: Most events that are tried in a second; `None` for no limit.
+        rate: The largest number of events that are tried per second; `None` for no limit.
         clock: Returns the monotonic time in seconds.
         sleep: Waits for the given number of seconds.
 
@@ -69,7 +69,7 @@ class ParkedReplay:
     async def run(self, which: ParkedFilter, /, *, dry_run: bool = False) -> AsyncIterator[Replayed]:
         """Replay the matching events in the order of their numbers, and yield the result of each once it is done.
 
-        Closing or cancelling the iterator ends the run between two events, or rolls the current event back.
+        If the iterator is closed or cancelled, the run ends between two events, or the current event is rolled back.
         """
         run = _Run()
         last = 0
@@ -82,7 +82,7 @@ class ParkedReplay:
                     yield result
 
     async def _in_order(self, event: ParkedEvent, run: "_Run") -> AsyncIterator[Replayed]:
-        """Replay an event and, if it succeeds, the events that were parked only because they came behind it."""
+        """Replay an event and, if it succeeds, the events that were parked only because of it."""
         following: ParkedEvent | None = event if event.number not in run.done else None
         while following is not None:
             blocker = run.stopped.get(event.ordering_key)
@@ -99,7 +99,7 @@ class ParkedReplay:
             following = head if head is not None and head.reason == ParkReason.KEY_PARKED else None
 
     async def _preview(self, event: ParkedEvent, run: "_Run") -> AsyncIterator[Replayed]:
-        """Yield the results of `_in_order` if every event succeeded."""
+        """Yield the results that `_in_order` would yield if every event succeeded."""
         if event.number in run.done:
             return
         head = await self._parking.head(event)
@@ -122,7 +122,7 @@ class ParkedReplay:
         await self._throttle.wait(1)
         try:
             await self._replay(event)
-        except ParkedEventNotFoundError:  # somebody else has replayed or discarded it
+        except ParkedEventNotFoundError:  # replayed or discarded by another process
             return None
         except ParkedEventBlockedError as error:
             return Replayed(event, "blocked", error)
@@ -148,8 +148,10 @@ class ParkedReplay:
 class _Run:
     """The state of one run.
 
-    It has the numbers of the events that were yielded, the ordering keys that stopped, each with the number of the event
-    that stopped it, and the ordering keys that are ready in a dry run.
+    Attributes:
+        done: The numbers of the events that were yielded.
+        stopped: For each ordering key that stopped, the number of the event that stopped it.
+        ready: The ordering keys that would be tried in a dry run.
     """
 
     def __init__(self) -> None:

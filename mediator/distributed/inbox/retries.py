@@ -11,9 +11,9 @@ from mediator.settings import check_counts, is_pause
 DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
 """The pause after each failure of an event without order, in seconds."""
 ORDERED_DELAYS = (0.0, 1.0, 3.0)
-"""The pause after each failure of an event that later events of its key wait for, in seconds."""
+"""The pause after each failure of an event with `ordering="key"`, in seconds. Later events of the key wait."""
 LONGEST_ORDERED = 5.0
-"""Longest time for which an event may keep its partition waiting between its attempts, in seconds in all."""
+"""The largest sum of the pauses of an event with `ordering="key"`, in seconds. Its partition waits meanwhile."""
 _JITTER = 0.2
 
 
@@ -24,7 +24,8 @@ class RetrySchedule:
     Attributes:
         max_attempts: After this many failed starts the event is parked.
         delays: The pause after the first failure, after the second, and so on, in seconds; the last one is repeated.
-            Each is lengthened or shortened by up to a fifth so that processes spread out.
+            Each pause is lengthened or shortened at random by up to a fifth, so that processes do not try again all at
+            the same time.
     """
 
     max_attempts: int
@@ -37,7 +38,7 @@ class RetrySchedule:
 
     @property
     def longest(self) -> float:
-        """The longest time that an event can wait between its attempts, in seconds in all."""
+        """The largest possible sum of the pauses of an event, in seconds."""
         repeated = self.delays[-1] * max(0, self.max_attempts - 1 - len(self.delays))
         return (sum(self.delays[: self.max_attempts - 1]) + repeated) * (1 + _JITTER)
 
@@ -48,7 +49,7 @@ def retry_schedule(
     """Return the schedule of a consumer: the given one, or the default of its ordering.
 
     Raises:
-        SettingError: The schedule cannot work, or would keep a partition waiting for too long.
+        SettingError: The schedule is invalid, or would keep a partition waiting for too long.
     """
     chosen = tuple(delays) if delays is not None else ORDERED_DELAYS if ordering == "key" else DELAYS
     if not chosen or not all(map(is_pause, chosen)):

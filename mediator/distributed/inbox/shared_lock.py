@@ -1,4 +1,4 @@
-"""SharedLock: lets handlers of a process run beside each other, and a suspect run alone."""
+"""SharedLock: lets the handlers of a process run concurrently, and those of a suspect alone."""
 
 import asyncio
 import contextvars
@@ -9,18 +9,19 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 PATIENCE = 5.0
-"""Seconds that newcomers wait while a suspect waits for others. Then newcomers run for as long, and so on."""
+"""Seconds that newcomers wait for a waiting suspect. Then they may start for as many seconds, and so on."""
 
 
 class SharedLock:
     """A fair shared/exclusive lock. An event whose process died, a suspect, takes it exclusively.
 
-    A suspect waits for the running handlers and holds up newcomers. When it has ended, all waiting newcomers run before
-    the next suspect. Among the waiting suspects, the one with the fewest starts comes first: innocent events take
-    effect before the deadly one ends the process again.
+    A suspect waits until the running handlers have ended. Meanwhile newcomers wait: the other events whose handlers
+    would start. When the suspect has ended, all waiting newcomers run before the next suspect. Among the waiting
+    suspects, the one with the fewest starts runs first. So innocent suspects take effect before the event that kills
+    the process runs again.
 
-    A handler that never ends would hold up suspects and newcomers. So newcomers wait for suspects at most `patience`
-    seconds, and then run for as many seconds although suspects wait.
+    A handler that never ends would make suspects and newcomers wait without end. So newcomers wait for suspects at most
+    `patience` seconds. Then they may start for as many seconds although suspects wait.
 
     Args:
         patience: How long newcomers wait for waiting suspects, in seconds.
@@ -37,7 +38,7 @@ class SharedLock:
         self._arrivals = itertools.count()
 
     def request_shared(self) -> asyncio.Future[None]:
-        """Ask to run beside others. The future is done at once when nobody is alone or waits to be."""
+        """Request the shared lock. The future is done at once when no suspect runs or waits."""
         granted = asyncio.get_running_loop().create_future()
         self._shared_waiters.append(granted)
         if not self._exclusive_waiters or self._newcomers_pass:
@@ -45,14 +46,14 @@ class SharedLock:
         return granted
 
     def request_exclusive(self, starts: int) -> asyncio.Future[None]:
-        """Ask to run alone, after suspects with fewer starts."""
+        """Request the exclusive lock. Suspects with fewer starts acquire it earlier."""
         granted = asyncio.get_running_loop().create_future()
         heapq.heappush(self._exclusive_waiters, (starts, next(self._arrivals), granted))
         self._admit_exclusive()
         return granted
 
     def cancel(self, granted: asyncio.Future[None]) -> None:
-        """Take back a request that was not granted yet."""
+        """Cancel a request that was not granted yet."""
         self._shared_waiters = [each for each in self._shared_waiters if each is not granted]
         self._exclusive_waiters = [each for each in self._exclusive_waiters if each[2] is not granted]
         heapq.heapify(self._exclusive_waiters)
@@ -61,14 +62,14 @@ class SharedLock:
         self._update_timer()
 
     def downgrade(self) -> None:
-        """Let the suspect that is alone go on beside others, who may join at once."""
+        """Turn the exclusive lock into a shared lock. Waiting newcomers start at once."""
         self._exclusive = False
         self._running += 1
         self._admit()
         self._update_timer()
 
     def release(self, *, alone: bool) -> None:
-        """Release a place that was granted."""
+        """Release a lock that was granted; `alone` is true for the exclusive lock."""
         if alone:
             self._exclusive = False
             self._admit()
@@ -90,7 +91,7 @@ class SharedLock:
         self._update_timer()
 
     def _update_timer(self) -> None:
-        """Run a timer while suspects wait for running handlers; stop it otherwise."""
+        """Run the timer while suspects wait for running handlers; stop the timer otherwise."""
         if not self._exclusive_waiters or self._exclusive:
             self._newcomers_pass = False
             if self._timer is not None:
@@ -109,11 +110,14 @@ class SharedLock:
 
 
 class Guard:
-    """One participant of a shared lock. Leaving its `with` block releases what it holds.
+    """Acquires a shared lock for one event. Leaving the `with` block of the guard releases the lock.
 
     Args:
         lock: The shared lock.
-        stopping: Once it is set, the guard stops waiting.
+        stopping: Ends all waits of the guard once it is set.
+
+    Attributes:
+        is_exclusive: `True` if the guard holds or requests the exclusive lock.
     """
 
     def __init__(self, lock: SharedLock, stopping: asyncio.Event) -> None:
@@ -123,39 +127,39 @@ class Guard:
         self.is_exclusive: bool = False
 
     def __enter__(self) -> Self:
-        """Return the guard, which holds nothing yet."""
+        """Return the guard, which does not hold the lock yet."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release what the guard holds."""
+        """Release the lock, if the guard holds it."""
         self._release()
 
     async def shared(self) -> bool:
-        """Wait until it may run beside others, unless it may run already; return false when stopping."""
+        """Wait for the shared lock, unless the guard holds the lock already; return false when stopping."""
         return self._holds or await self._wait(self._lock.request_shared())
 
     async def exclusive(self, starts: int) -> bool:
-        """Release what it holds, and wait until it may run alone; return false when stopping."""
+        """Release a held lock, and wait for the exclusive lock; return false when stopping."""
         self._release()
         self.is_exclusive = True
         return await self._wait(self._lock.request_exclusive(starts))
 
     def downgrade(self) -> None:
-        """Stop being alone: others may run beside it from now on."""
+        """Turn a held exclusive lock into a shared lock."""
         if self._holds and self.is_exclusive:
             self.is_exclusive = False
             self._lock.downgrade()
 
     def release(self) -> None:
-        """Release the lock while it only waits, until `reacquire`."""
+        """Release the lock during a wait. `reacquire` acquires it again."""
         if self._holds:
             self._holds = False
             self._lock.release(alone=self.is_exclusive)
 
     async def reacquire(self, starts: int) -> bool:
-        """Wait until it may run as before `release`; return false when stopping."""
+        """Wait for the kind of lock that was held before `release`; return false when stopping."""
         if self._holds:
             return True
         return await (self.exclusive(starts) if self.is_exclusive else self.shared())
@@ -168,7 +172,7 @@ class Guard:
         try:
             await asyncio.wait((granted, stop), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._holds = granted.done()  # also when cancelled at this moment: it is released like any other
+            self._holds = granted.done()  # even if cancelled at this moment, so that the lock is released
             if not self._holds:
                 self._lock.cancel(granted)
             stop.cancel()
@@ -188,6 +192,6 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedLock] = WeakKeyDictio
 def shared_lock_here() -> SharedLock:
     """Return the lock of all consumers on the running event loop.
 
-    They share it because they would die together. Event loops in other threads have locks of their own.
+    They share one lock because they die together. Event loops in other threads have their own locks.
     """
     return _locks.setdefault(asyncio.get_running_loop(), SharedLock())

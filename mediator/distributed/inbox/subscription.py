@@ -12,9 +12,10 @@ from mediator.distributed.cloudevents import CloudEvent
 
 @dataclass(frozen=True, slots=True)
 class UnreadableMessage:
-    """The readable parts of a message that is no event.
+    """The readable parts of a message that is not a valid event.
 
-    They suffice to keep the order of its key, and to show what it was; `identity_of` says why its id is of no use.
+    The key keeps later events of the same key in order, and operators can see the type. `identity_of` explains why the
+    id of the message is not used.
 
     Attributes:
         type: Its wire type; empty when it cannot be read.
@@ -26,14 +27,14 @@ class UnreadableMessage:
 
 
 Ordering = Literal["none", "key"]
-"""Whether the events of one partition key are delivered strictly one after the other."""
+"""With `"key"`, the events of one partition key are delivered strictly one after the other."""
 
 
 def not_of(theirs: str, ours: str) -> str:
-    """Return why the group of one application is not for another one."""
+    """Return the reason why an application cannot use the group of another application."""
     return (
-        f"it is of the application {theirs!r}, not of {ours!r}: give each its own group; after renaming one, "
-        f"say `application={theirs!r}` to its subscription"
+        f"it belongs to the application {theirs!r}, not to {ours!r}: give each application its own group; after a "
+        f"rename, set `application={theirs!r}` on the subscription"
     )
 
 
@@ -43,14 +44,14 @@ class Delivery(ABC):
     Attributes:
         event: The event; `None` when the message is not a CloudEvent (`problem` says why).
         problem: Why the message could not be read, as the `reason` of an `EventNotDecodableError`; empty when it could.
-        unreadable: The readable parts of a message that is no event, each read by itself. In an ordered group its key
-            holds back the later events of that key.
-        former_id: The former id of an event without one, from before the time of its storing was part of the id; `None`
-            for an event that has an id.
-        attempt: How often the broker has delivered it, from 1.
-        subject: Where it was published: `<prefix>.<event type>.<partition>`.
+        unreadable: The readable parts of a message that is not a valid event. In an ordered group, later events of its
+            key wait for the message.
+        former_id: For an event without an id, the substitute id of former versions, which does not contain the time of
+            storing; `None` for an event with an id.
+        attempt: The number of this delivery of the event, from 1.
+        subject: The subject on which it was published: `<prefix>.<event type>.<partition>`.
         sequence: Its sequence in the stream.
-        partition: The ordered part of its event type in which it was published; `None` when the subject names none.
+        partition: The number of the partition in which it was published; `None` when the subject names no partition.
         stored_at: When the broker stored it, timezone-aware.
         headers: The headers as received, also of a message that is no CloudEvent.
         data: The body as received, in bytes.
@@ -70,7 +71,7 @@ class Delivery(ABC):
 
     @abstractmethod
     async def ack(self) -> None:
-        """Tell the broker that the event has taken effect. This is not durable at once: it may be redelivered."""
+        """Tell the broker that the event has taken effect. It may still be redelivered if the broker fails at once."""
 
     @abstractmethod
     async def nak(self, delay: float) -> None:
@@ -90,7 +91,7 @@ class Deliveries(ABC):
 
     @abstractmethod
     async def next(self) -> Delivery:
-        """Wait for the next delivery and return it, through outages of the broker. Cancelling loses nothing."""
+        """Wait for the next delivery and return it, through outages of the broker. Cancelling loses no delivery."""
 
 
 class EventSubscription(ABC):
@@ -99,15 +100,15 @@ class EventSubscription(ABC):
     Attributes:
         group: The name under which the group's progress is kept; it also names the group in the inbox.
         ack_wait: How long the broker waits for an acknowledgement before it redelivers, in seconds.
-        max_age: How long the broker keeps events, in seconds, as far as it is known here.
+        max_age: How long the broker keeps events, in seconds; `None` when it is not known.
     """
 
     group: str
     ack_wait: float
     max_age: float | None = None
 
-    def use_application(self, application: str | None, /) -> None:  # noqa: B027  # a broker without owners has none to compare
-        """Take the name of this application, unless one was given. Another application must not use the same group."""
+    def use_application(self, application: str | None, /) -> None:  # noqa: B027  # not every broker knows the owner
+        """Set the name of this application, unless it is set already. No other application may use the group."""
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
@@ -116,11 +117,11 @@ class EventSubscription(ABC):
         Args:
             headers: The headers as received.
             data: The body as received, in bytes.
-            fallback_id: The id of an event that has none.
-            stored_at: The time of an event that has none.
+            fallback_id: The id that an event without an id gets.
+            stored_at: The time that an event without a time gets.
 
         Raises:
-            EventNotDecodableError: The message is not a CloudEvent, or a broken one.
+            EventNotDecodableError: The message is not a valid CloudEvent.
         """
 
     @abstractmethod
@@ -129,10 +130,10 @@ class EventSubscription(ABC):
     ) -> AbstractAsyncContextManager[Deliveries]:
         """Start pulling events of the named types (`<domain>.<name>`, every version of them).
 
-        With `ordering="key"` each partition has at most one outstanding delivery, among all processes of the group: the
-        next one comes when it is acknowledged or terminated.
+        With `ordering="key"` each partition has at most one outstanding delivery, among all processes of the group. The
+        next delivery comes when this one was acknowledged or terminated.
 
-        At most `prefetch` deliveries are handed over or waiting here without an acknowledgement. Opening works while
-        the broker is away: the subscription waits for it. Leaving hands unread deliveries back at once and is bounded
-        in time.
+        At most `prefetch` deliveries are unacknowledged in this process. The context can be entered while the broker is
+        unavailable; the subscription then waits for the broker. Leaving the context hands unread deliveries back at
+        once, and is bounded in time.
         """

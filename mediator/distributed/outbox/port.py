@@ -130,7 +130,7 @@ class Outbox(ABC):
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
-        """Delete at most `limit` archived events whose retention time is over, and return the number of them."""
+        """Delete at most `limit` archived events whose retention time is over, and return their number."""
 
     # What an application may do.
 

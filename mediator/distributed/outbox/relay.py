@@ -132,7 +132,7 @@ class OutboxRelay:
         """Publish one batch, and return the longest time to wait before the next batch, in seconds."""
         try:
             results, look_again = await self._relay_batch()
-            # `look_again` is set while other relays hold events. They hold the due events too, so the timers do not count.
+            # With `look_again` the timers do not count: other relays that hold events hold the due events too.
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _may_differ(results) else max(pause, min(_SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # logged: the events are still in the outbox

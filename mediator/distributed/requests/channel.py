@@ -17,9 +17,9 @@ class RemoteCall:
     Attributes:
         name: The name under which the request is exposed.
         data: The encoded request, in bytes.
-        timeout: How long its sender waits, in seconds, counted from when it was sent.
-        headers: Ids of the flow, tenant and credentials, names in lower case. The `repr` leaves them out, because they
-            may hold secrets.
+        timeout: How long its sender waits for the reply, in seconds since it was sent.
+        headers: Message ids, tenant and credentials; their names are in lower case. The `repr` leaves them out, because
+            they may be secret.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RemoteReply:
     Attributes:
         status: How the request ended.
         data: The encoded response, in bytes, when the status is `OK`.
-        reason: For any other status, why the request failed, as far as the caller may know it.
+        reason: For any other status, why the request failed, as far as the caller may know the reason.
         error: The name of the error's class, when the other application shows it.
         reference: The id under which the other application has logged the error.
     """
@@ -77,7 +77,9 @@ class IncomingCall(ABC):
 
     @abstractmethod
     async def reply(self, reply: RemoteReply, /) -> None:
-        """Send the reply, once. Never raises when the broker is away: the sender's time will run out.
+        """Send the reply. Call this once.
+
+        An unavailable broker raises no error: the timeout of the sender ends its wait.
 
         Raises:
             ValueError: The reply is too large and was not sent; another one may be sent.
@@ -89,15 +91,15 @@ class IncomingCalls(ABC):
 
     @abstractmethod
     async def next(self) -> IncomingCall:
-        """Wait for the next request and return it, through outages of the broker. Cancelling loses nothing."""
+        """Wait for the next request and return it, through outages of the broker. Cancelling loses no request."""
 
 
 class RequestChannel(ABC):
-    """Carries requests, at most once: nothing is stored, and nothing is sent again.
+    """Carries requests to other applications. Each request is sent at most once, and not stored.
 
     Attributes:
         codec: Encodes and decodes requests and responses.
-        place: Where the other applications are, without secrets, for errors and logs.
+        place: The address of the broker, without secrets, for errors and logs.
     """
 
     codec: RequestCodec
@@ -108,8 +110,9 @@ class RequestChannel(ABC):
         """Send a request and return its reply, after at most `call.timeout` seconds.
 
         Raises:
-            PublisherUnavailableError: The request was not sent: there is no connection, or nobody answers to its name.
-            TimeoutError: No reply came; whether the request was handled is not known.
+            PublisherUnavailableError: The request was not sent, because there is no connection, or no responder for its
+                name.
+            TimeoutError: No reply arrived in time. It is not known whether the request was handled.
             ValueError: The request cannot be sent, because it is too large.
         """
 
@@ -126,8 +129,8 @@ Authenticator = Callable[[RemoteCall], Awaitable[Caller | None]]
 
 
 async def trust_broker(_call: RemoteCall, /) -> None:
-    """Let every caller in, without an identity. Only the permissions of the broker decide who can call.
+    """Accept every request without a verified caller. This is an authenticator.
 
-    This is an authenticator. No principal, tenant or header is believed. So nothing is cached for such a caller, and a
-    command with an idempotency key is refused.
+    Only the permissions of the broker decide who can send requests. No principal, tenant or header is trusted. So no
+    response is cached for such a sender, and a command with an idempotency key is refused.
     """

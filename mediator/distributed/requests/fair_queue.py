@@ -9,18 +9,18 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _KEPT_FREE = 8
-"""One place in this many, and at least one, is kept free for kinds of which nothing runs."""
+"""One in this many places, and at least one place, is kept free for kinds without running work."""
 
 
 class FairQueue(Generic[T]):
-    """Gives out work in the order of its arrival, but keeps places free for kinds of which nothing runs.
+    """Returns work in the order of its arrival, but keeps places free for kinds without running work.
 
-    When the handlers of one kind hang, they take all places except the free ones, and each other kind still gets a
-    place at once. With a single place, none can be kept free.
+    Each running piece of work takes one place. When all work of one kind hangs, it takes all places but the free ones,
+    and work of another kind can still begin at once. A single place cannot be kept free.
 
     Args:
-        kinds: The kinds for which places are kept free; others may come.
-        places: How many pieces of work run at a time.
+        kinds: The kinds for which places are kept free; work of other kinds may be added too.
+        places: The number of pieces of work that run at a time.
     """
 
     def __init__(self, kinds: Collection[str], places: int) -> None:
@@ -48,7 +48,7 @@ class FairQueue(Generic[T]):
         self._changed.set()
 
     async def take(self) -> tuple[str, T]:
-        """Wait for the next work that may begin, and return it with its kind; `done` ends it."""
+        """Wait for the next work that may begin, and return its kind and the work. Call `done` when it has ended."""
         while (kind := self._next()) is None:
             self._changed.clear()
             await self._changed.wait()
@@ -63,15 +63,15 @@ class FairQueue(Generic[T]):
         self._changed.set()
 
     def stuck(self, seconds: float) -> list[str]:
-        """Return the kinds that wait for a place, and of which no work began or ended for `seconds`."""
+        """Return the kinds that wait for a place, and of which no work began or ended for `seconds` seconds."""
         before = asyncio.get_running_loop().time() - seconds
         waiting = [kind for kind, line in self._waiting.items() if line and not self._may_begin(kind)]
         return [kind for kind in waiting if self._moved[kind] <= before]
 
     def remove_newest(self, kind: str, longest: int, may_go: Callable[[T], bool]) -> T | None:
-        """Remove and return the newest work of a kind that may go.
+        """Remove and return the newest work of a kind for which `may_go` is true.
 
-        Return `None` when none may go, or when no more than `longest` pieces of it wait.
+        Return `None` when there is none, or when at most `longest` pieces of work of the kind wait.
         """
         line = self._waiting[kind]
         found = next((entry for entry in reversed(line) if may_go(entry[1])), None) if len(line) > longest else None
@@ -81,14 +81,17 @@ class FairQueue(Generic[T]):
         return found[1]
 
     def drop_newest(self, kind: str) -> T | None:
-        """Remove and return the newest work of the kind with the most waiting; `None` when as much of `kind` waits."""
+        """Remove and return the newest work of the kind with the most waiting work.
+
+        Return `None` when no kind has more waiting work than `kind`.
+        """
         longest = max(self._waiting, key=lambda each: len(self._waiting[each]))
         if len(self._waiting[longest]) <= len(self._waiting[kind]):
             return None
         return self._waiting[longest].pop()[1]
 
     def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Remove and return all waiting work that is unwanted."""
+        """Remove and return all waiting work for which `unwanted` is true."""
         dropped = [item for item in self if unwanted(item)]
         for kind, line in self._waiting.items():
             self._waiting[kind] = deque((number, item) for number, item in line if not unwanted(item))

@@ -14,7 +14,7 @@ _NAME = re.compile(rf"{_WORD}\.{_WORD}")
 
 
 class RequestCodec(Protocol):
-    """Encodes and decodes requests and responses. The code here chooses the class to decode into, never the data."""
+    """Encodes and decodes requests and responses. The class to decode into is chosen by the code, never by the data."""
 
     def encode(self, value: object, /) -> bytes:
         """Return a request or a response as bytes.
@@ -55,7 +55,7 @@ class RequestContract:
 def encoded_request(codec: RequestCodec, request: object) -> bytes:
     """Return an encoded request, after checking that it decodes to the same request.
 
-    A request that this application cannot decode may still be sent: the other application decides.
+    A request that this application cannot decode is sent without the check: the other application may decode it.
 
     Raises:
         ValueError: The request cannot be encoded, or would decode to another request; the error's text shows no value.
@@ -95,24 +95,24 @@ def contract_of(request_class: Any, codec: RequestCodec | None = None) -> Reques
 
     Args:
         request_class: A class that declares `request_type: ClassVar[str] = "<domain>.<name>"`.
-        codec: Checked for whether it can decode the request and its response; `None` for no check.
+        codec: Must be able to decode the request and its response; `None` for no check.
 
     Raises:
-        DeclarationError: The class is no request, declares no valid name or no response, or has a type that the
+        DeclarationError: The class is not a request, declares no valid name or no response type, or has a type that the
             codec cannot decode.
     """
     name = getattr(request_class, "request_type", None)
     if not (isinstance(request_class, type) and is_request(request_class)):
-        raise misuse.request_declaration(request_class, "is no Request")
+        raise misuse.request_declaration(request_class, "is not a Request")
     if not name:
         raise misuse.request_declaration(request_class, "has no request_type")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise misuse.request_declaration(request_class, f"has the request_type {name!r}")
     arguments = type_arguments(request_class, Request)
     if not arguments or isinstance(arguments[0], TypeVar):
-        raise misuse.request_declaration(request_class, "does not say what it is answered with")
+        raise misuse.request_declaration(request_class, "does not declare the type of its response")
     for annotation in (request_class, arguments[0]) if codec is not None else ():
         problem = codec.problem(annotation) if codec is not None else ""
         if problem:
-            raise misuse.request_declaration(request_class, f"cannot travel: {problem}")
+            raise misuse.request_declaration(request_class, f"cannot be sent: {problem}")
     return RequestContract(name, request_class, arguments[0])

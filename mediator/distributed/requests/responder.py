@@ -40,30 +40,30 @@ _REPLY_SECONDS = 5.0
 
 
 class RequestResponder:
-    """Answers the requests of other applications, each in a scope, pipeline and unit of work of its own.
+    """Answers the requests of other applications, each in its own scope, pipeline and unit of work.
 
-    Other applications send them with a `RemoteSender`. They can send only the request classes given here, by the names
-    that these declare. An error of a handler is logged here and not sent: the caller gets the id under which it is
-    logged. Only an error in `shown_errors` is sent with its class and text.
+    Other applications send requests with a `RemoteSender`. They can send only the request classes in `exposes`, by the
+    names that these classes declare. An error of a handler is logged here and not sent: the caller gets the id under
+    which the error is logged. Only errors in `shown_errors` are sent with their class and text.
 
     Args:
         channel: The channel that the requests come from.
-        mediator: Its handlers and behaviors handle the requests.
+        mediator: The mediator whose handlers and behaviors handle the requests.
         exposes: The request classes that other applications may send.
-        authenticate: Says for whom a request is handled, from the headers in `call.headers`. It returns the `Caller`
-            that it vouches for, whose principal, tenant and headers go into the message context. Anything else that the
-            sender states is in `context.unverified`. It raises `NotAuthorizedError` for a request that must not be
-            handled. `trust_broker` lets every request in, without an identity; an `AuthorizationBehavior` in the
-            pipeline works as it does for any message.
+        authenticate: Verifies the sender of a request from the headers in `call.headers`, and returns its `Caller`. The
+            principal, tenant and headers of the caller are put into the message context. Anything else that the sender
+            states is in `context.unverified`. The function raises `NotAuthorizedError` for a request that must not be
+            handled. `trust_broker` accepts every request without a verified caller. An `AuthorizationBehavior` in the
+            pipeline works as for any other message.
         shown_errors: Exceptions whose class and text the caller may see.
-        concurrency: How many requests are handled at a time. One in eight of these places, and at least one, is kept
-            free for names of which nothing is handled, so that no name alone takes all of them.
-        waiting: How many requests may wait for a place. When there are more, requests of the name with the most waiting
-            requests are turned away as busy.
-        handler_timeout: How long one request may take, in seconds, however long its sender would wait. Authentication
-            counts, too. Then the request is cancelled, and its sender is told that it failed.
-        drain_timeout: How long running requests may take to end when the responder is stopped, in seconds.
-        ids: Makes the ids of requests that come without one.
+        concurrency: The number of requests that are handled at a time. One in eight of these places, and at least one,
+            is kept free for names without a running request, so that requests of one name cannot take all places.
+        waiting: The number of requests that may wait for a place. When more are waiting, requests of the name with the
+            most waiting requests get the reply `BUSY`.
+        handler_timeout: The longest time that one request may take, including its authentication, in seconds. Then the
+            request is cancelled, and its sender gets the reply that it failed, even if the sender would wait longer.
+        drain_timeout: The time that running requests have to end when the responder is stopped, in seconds.
+        ids: Makes ids for requests without an id.
 
     Raises:
         DeclarationError: A class declares no valid name, has a type that cannot be encoded, or has no handler.
@@ -122,7 +122,7 @@ class RequestResponder:
             incoming = await calls.next()
             if len(queue) >= self._waiting:
                 for given_up in queue.drop(_is_given_up):
-                    self._say_given_up(given_up)
+                    self._log_given_up(given_up)
             if len(queue) < self._waiting:
                 queue.put(incoming.call.name, incoming)
                 continue
@@ -135,7 +135,7 @@ class RequestResponder:
         self._limited_log.warning("request turned away", request=incoming.call.name, reason=reason)
         await self._reply(incoming, RemoteReply(ReplyStatus.BUSY, reason=reason))
 
-    def _say_given_up(self, incoming: IncomingCall) -> None:
+    def _log_given_up(self, incoming: IncomingCall) -> None:
         self._limited_log.warning("request given up", request=incoming.call.name, waited=round(incoming.waited, 3))
 
     async def _work(self, queue: FairQueue[IncomingCall]) -> None:
@@ -152,7 +152,7 @@ class RequestResponder:
 
     async def _answer(self, incoming: IncomingCall) -> None:
         if _is_given_up(incoming):
-            self._say_given_up(incoming)
+            self._log_given_up(incoming)
             return
         said = incoming.call.headers.get(MESSAGE_ID, "")
         message_id = self._ids() if not said or problem_of(said) else said
@@ -173,7 +173,7 @@ class RequestResponder:
         reply: RemoteReply,
         shorter: Callable[[ValueError], RemoteReply] | None = None,
     ) -> None:
-        """Send a reply, in bounded time. Replace it by a shorter one when it is too large."""
+        """Send a reply, in bounded time. When it is too large, send the reply that `shorter` returns instead."""
         try:
             async with asyncio.timeout(_REPLY_SECONDS):
                 try:
@@ -195,16 +195,16 @@ class RequestResponder:
         return asyncio.get_running_loop().time() + seconds
 
     async def _handled(self, call: RemoteCall, message_id: str, until: float) -> RemoteReply | None:
-        """Return the reply; `None` when nobody knows the outcome.
+        """Authenticate, decode and handle a request, and return the reply; `None` when the outcome is not known.
 
-        A cancellation from inside, while nobody cancels this task, counts as a failure like any other error.
+        A cancellation that does not cancel this task itself counts as a failure, like any other error.
         """
         try:
             async with asyncio.timeout_at(until):
                 caller = await vouched(self._authenticate, call, call.name)
         except NotAuthorizedError as error:
             return self._refused(call, message_id, error, cause=error.__cause__)
-        except (Exception, asyncio.CancelledError) as error:  # an authenticator that fails lets nobody through
+        except (Exception, asyncio.CancelledError) as error:  # a failing authenticator refuses the request
             if is_own_cancellation(error):
                 raise
             return self._refused(call, message_id, NotAuthorizedError(call.name, None), cause=error)
@@ -213,14 +213,14 @@ class RequestResponder:
             request = self._channel.codec.decode(call.data, self._contracts[call.name].request_class)
         except ValueError as error:
             return self._refused(call, message_id, error)
-        except Exception as error:  # a type of the application may raise anything while it is decoded
+        except Exception as error:  # a decoded type may raise any error
             return self._refused(call, message_id, NotAuthorizedError(call.name, None), cause=error)
-        return await self._told(call, request, context, until)
+        return await self._dispatched(call, request, context, until)
 
-    async def _told(
+    async def _dispatched(
         self, call: RemoteCall, request: Request[Any], context: MessageContext, until: float
     ) -> RemoteReply | None:
-        """Send the request to its handler, and return the reply to its outcome."""
+        """Send the request to its handler, and return the reply; `None` when the outcome is not known."""
         message_id = context.message_id
         try:
             async with asyncio.timeout_at(until):
@@ -232,23 +232,23 @@ class RequestResponder:
                 raise
             outcome = _outcome(error)
             if isinstance(outcome, CommitOutcomeUnknownError):
-                # No reply: the caller's timeout tells it that nobody knows the outcome.
+                # No reply is sent: a timeout tells the caller that the outcome is not known.
                 self._failed(call, message_id, error)
                 return None
             if not isinstance(outcome, CommittedError):
                 return self._failed(call, message_id, error)
             self._log_committed(error, context)
             if outcome.message is not None and outcome.message is not request:  # only a part of it committed
-                return RemoteReply(ReplyStatus.UNREADABLE, reason="it has none", reference=message_id)
+                return RemoteReply(ReplyStatus.UNREADABLE, reason="there is no response", reference=message_id)
             response = outcome.response
         try:
             contract = self._contracts[call.name]
             return RemoteReply(ReplyStatus.OK, encoded_response(self._channel.codec, response, contract.response))
-        except Exception as error:  # its effects are committed: after `FAILED` it would be sent again
+        except Exception as error:  # committed: after `FAILED` the caller would send the request again
             return self._unreadable(call, message_id, error, "it cannot be encoded there")
 
     def _log_committed(self, error: BaseException, context: MessageContext) -> None:
-        """Log an error after the commit. The caller learns that the request took effect, so as not to send it again."""
+        """Log an error after the commit. The caller gets no `FAILED`, after which it would send the request again."""
         kind, stack = type(error).__name__, traceback_of(error)
         self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
 
@@ -296,7 +296,7 @@ def _is_given_up(incoming: IncomingCall) -> bool:
 
 
 def _outcome(error: BaseException) -> BaseException:
-    """Return the error that tells the outcome of the commit: the cause of a timeout or a cancellation, or the error."""
+    """Return the error that reports the outcome of a commit: the cause of a timeout or cancellation, or the error."""
     cause: BaseException | None = error
     while isinstance(cause, TimeoutError | asyncio.CancelledError) and not isinstance(cause, MediatorError):
         cause = cause.__cause__

@@ -28,22 +28,23 @@ Credentials = Callable[[], Awaitable[Mapping[str, str]]]
 MESSAGE_ID = "messageid"
 
 _LONGEST = 3600.0
-"""Longest timeout in seconds: nobody holds a request open for longer."""
+"""Longest timeout of a request, in seconds."""
 _SHORTEST = 0.001
 
 
 class RemoteSender:
     """Sends requests that other applications expose: `providers.Singleton(RemoteSender, channel)`.
 
-    The other application handles them in its own pipeline and its own transaction. Sending is not part of a transaction
-    here: a rollback does not undo it, the request is sent at most once, and when no reply comes in time nobody knows
-    whether it was handled. Use a distributed event for anything that must happen.
+    The other application handles each request in its own pipeline and its own transaction. Sending is not part of a
+    transaction here, so a rollback does not undo it. A request is sent at most once. When no reply arrives in time, it
+    is not known whether the request was handled. Use a distributed event for work that must be done.
 
     Args:
         channel: Carries the requests to the other applications.
-        timeout: How long to wait for a reply, in seconds, unless a call says otherwise.
-        credentials: Returns the headers by which the other application knows the caller, such as
-            `{"authorization": "Bearer ..."}`; called for each request. The headers are in no log and no error.
+        timeout: How long to wait for a reply, in seconds, if `send` gets no timeout.
+        credentials: Returns the headers with which the other application verifies the caller, such as
+            `{"authorization": "Bearer ..."}`. It is called for each request. The headers do not appear in logs and
+            errors.
         ids: Makes the ids of requests.
 
     Raises:
@@ -68,8 +69,8 @@ class RemoteSender:
     async def send(self, request: Request[R], /, *, timeout: float | None = None) -> R:  # noqa: ASYNC109  (it is sent)
         """Send a request and return the response of the other application's handler.
 
-        Correlation, causation and tenant are sent along. The principal is not, because the other application itself
-        establishes who calls.
+        Correlation, causation and tenant are sent along. The principal is not sent, because the other application
+        verifies the caller itself.
 
         Args:
             request: A request whose class declares the name under which it is exposed: `request_type: ClassVar[str]`.
@@ -77,9 +78,9 @@ class RemoteSender:
 
         Raises:
             DeclarationError: The class has no valid name, or a type that cannot be encoded.
-            RemoteUnavailableError: The request was not sent, or not accepted: nobody answers to this name, all are
-                busy, or the credentials did not come in time.
-            RemoteTimeoutError: No reply came in time; whether the request was handled is not known.
+            RemoteUnavailableError: The request was not sent or not accepted: there is no responder for its name, all
+                responders are busy, or the credentials were not available in time.
+            RemoteTimeoutError: No reply arrived in time. It is not known whether the request was handled.
             RemoteRefusedError: The request cannot be sent, or the other application refused it. It was not handled.
             RemoteFailedError: The handler in the other application failed.
             RemoteResponseError: The request was handled, but its response cannot be read.
@@ -139,5 +140,5 @@ class RemoteSender:
             raise RemoteResponseError(request, reason, reference)
         try:
             return self._channel.codec.decode(reply.data, contract.response)
-        except Exception as error:  # whatever the codec or a type of the application raises: it was handled
+        except Exception as error:  # a decoded type may raise any error; the request was handled
             raise RemoteResponseError(request, shown_reason(text_of(error))) from error

@@ -212,5 +212,5 @@ async def test_a_group_is_of_one_application_and_another_one_under_its_name_is_r
                 await take_ids(deliveries, 10)
                 assert not waiting.done()
                 waiting.cancel()
-    assert any("is of the application 'billing', not of 'shipping'" in line.get("reason", "") for line in logs)
+    assert any("belongs to the application 'billing', not to 'shipping'" in line.get("reason", "") for line in logs)
     assert await named()

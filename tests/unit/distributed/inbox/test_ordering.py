@@ -350,7 +350,7 @@ async def test_a_group_is_of_one_application_and_another_one_under_its_name_is_r
     async with InMemoryEventSubscription(broker, "g", application="billing").open([TYPE], prefetch=1):
         other = InMemoryEventSubscription(broker, "g")
         other.use_application("shipping")
-        with pytest.raises(StreamMismatchError, match="is of the application 'billing', not of 'shipping'"):
+        with pytest.raises(StreamMismatchError, match="belongs to the application 'billing', not to 'shipping'"):
             async with other.open([TYPE], prefetch=1):
                 pass
         async with InMemoryEventSubscription(broker, "g", application="billing").open([TYPE], prefetch=1):
