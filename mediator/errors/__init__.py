@@ -10,7 +10,6 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
             StaleObjectError               an object that an earlier transaction loaded was changed
             DeclarationError               a message class or an event class is declared wrongly
             DispatchDepthError             too many dispatches are nested, often because of a circle of messages
-            NestedTransactionError         an inner transaction waits for a lock of an outer one
             HandlerNotFoundError           a request has no handler
             GroupOrderingError             a consumer group changed its ordering
             SchemaError                    the tables in the database do not fit the version of the library
@@ -55,7 +54,6 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
             EventRefusedError              the broker refuses the event at every attempt
             EventHeldBackError             an earlier event with the same partition key was not stored
             EventNotDecodableError         a received event cannot be decoded
-                EventNotUpcastableError    an upcaster of the event failed
             FatalEventError                raised by a handler so that the event is parked at once
             ParkedEventBlockedError        an earlier event with the same key is parked
             ParkedEventConflictError       the id of a parked event, or its place in the outbox, is taken
@@ -96,7 +94,6 @@ from mediator.errors.events import (
     EventLimitError,
     EventNotDecodableError,
     EventNotSerializableError,
-    EventNotUpcastableError,
     EventRefusedError,
     FatalEventError,
     OutboxFullError,
@@ -117,7 +114,6 @@ from mediator.errors.misuse.classes import (
     GroupOrderingError,
     HandlerNotFoundError,
     MisuseError,
-    NestedTransactionError,
     NoUnitOfWorkError,
     SchemaError,
     ScopeError,
@@ -196,7 +192,6 @@ __all__ = [
     "EventLimitError",
     "EventNotDecodableError",
     "EventNotSerializableError",
-    "EventNotUpcastableError",
     "EventRefusedError",
     "EventsNotPublishedError",
     "FatalEventError",
@@ -209,7 +204,6 @@ __all__ = [
     "MessageTimeoutError",
     "MissingExtraError",
     "MisuseError",
-    "NestedTransactionError",
     "NoUnitOfWorkError",
     "NotAuthorizedError",
     "NotFoundError",

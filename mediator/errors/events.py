@@ -140,27 +140,6 @@ class EventNotDecodableError(EventError):
         return f"An event of type {shown(self.event_type)} cannot be decoded: {shown_reason(self.reason)}"
 
 
-@dataclass(eq=False, repr=False)
-class EventNotUpcastableError(EventNotDecodableError):
-    """An event of an older version arrived, and one of the upcasters that lift it to the version of its class failed.
-
-    Attributes:
-        event_class: The class whose upcaster it is.
-        step: The version from which it was to be lifted to the next.
-    """
-
-    event_class: type
-    step: int
-
-    def __str__(self) -> str:
-        return (
-            f"An event of type {shown(self.event_type)} cannot be decoded as {name_of(self.event_class)}: its "
-            f"upcaster from "
-            f"version {self.step} to {self.step + 1} {shown_reason(self.reason)}. Correct "
-            f"`upcasters[{self.step}]`, and replay it."
-        )
-
-
 class FatalEventError(EventError):
     """A handler raises this when another attempt would fail too: the event is parked at once."""
 

@@ -64,8 +64,8 @@ class WriterLock:
         """Wait for the lock.
 
         Raises:
-            MisuseError: The lock belongs to another event loop or process.
-            NestedTransactionError: An enclosing dispatch holds the lock, and waits for the inner dispatch to end.
+            MisuseError: The lock belongs to another event loop or process; or an enclosing dispatch holds the lock, and
+                waits for the inner dispatch to end.
             WriterTimeoutError: Other writers held the lock for too long.
             DatabaseUnavailableError: The lock file cannot be opened.
         """

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from mediator.distributed.events.codec import EventCodec, PlainDataCodec
 from mediator.distributed.events.event import DistributedEvent, split_wire_type, wire_type
-from mediator.errors import EventNotDecodableError, EventNotUpcastableError, misuse
+from mediator.errors import EventNotDecodableError, misuse
 
 E = TypeVar("E", bound=DistributedEvent)
 
@@ -85,7 +85,7 @@ def upcast(data: Mapping[str, Any], event_class: type[DistributedEvent], version
         version: The version of the payload.
 
     Raises:
-        EventNotUpcastableError: An upcaster is missing, raised, or returned no dictionary.
+        EventNotDecodableError: An upcaster is missing, raised, or returned no dictionary.
     """
     return _upcast_events(copy.deepcopy(dict(data)), event_class, version)
 
@@ -100,9 +100,8 @@ def decode_event(codec: EventCodec, wire: str, data: bytes, event_class: type[E]
         event_class: The class that reads the payload.
 
     Raises:
-        EventNotDecodableError: The payload does not decode to that class or version, or an older payload cannot be
-            decoded to plain data.
-        EventNotUpcastableError: An upcaster failed.
+        EventNotDecodableError: The payload does not decode to that class or version, an older payload cannot be
+            decoded to plain data, or an upcaster failed.
     """
     version = split_wire_type(wire)[1]
     if version == event_class.event_version:
@@ -112,32 +111,32 @@ def decode_event(codec: EventCodec, wire: str, data: bytes, event_class: type[E]
         raise EventNotDecodableError(wire, reason)
     try:
         return codec.convert(_upcast_events(codec.decode_data(data), event_class, version), event_class)
-    except EventNotUpcastableError:
-        raise
     except EventNotDecodableError as error:
-        reason = f"upcast from version {version} to {event_class.event_version}: {error.reason}"
+        reason = f"{error.reason} (upcast from version {version} to {event_class.event_version})"
         raise EventNotDecodableError(wire, reason) from error
 
 
 def _upcast_events(data: dict[str, Any], event_class: type[DistributedEvent], version: int) -> dict[str, Any]:
     wire = f"{event_class.event_type}.v{version}"
     for step in range(version, event_class.event_version):
-        upcaster = event_class.upcasters.get(step)
-        if upcaster is None:
-            raise EventNotUpcastableError(wire, "is missing", event_class, step)
-        data = _step(upcaster, data, EventNotUpcastableError(wire, "", event_class, step))
+        data = _step(data, event_class, wire, step)
     return data
 
 
-def _step(upcaster: Callable[..., Any], data: dict[str, Any], failure: EventNotUpcastableError) -> dict[str, Any]:
+def _step(data: dict[str, Any], event_class: type[DistributedEvent], wire: str, step: int) -> dict[str, Any]:
+    def failure(what: str) -> EventNotDecodableError:
+        advice = f"Correct `{event_class.__name__}.upcasters[{step}]`, and replay the event"
+        return EventNotDecodableError(wire, f"its upcaster from version {step} to {step + 1} {what}. {advice}")
+
+    upcaster = event_class.upcasters.get(step)
+    if upcaster is None:
+        raise failure("is missing")
     try:
-        converted = upcaster(data)
+        converted: Any = upcaster(data)
     except Exception as error:  # the text of the error may contain the payload, so only its class is shown
-        failure.reason = f"raised {type(error).__name__}"
-        raise failure from error
+        raise failure(f"raised {type(error).__name__}") from error
     if inspect.iscoroutine(converted):
         converted.close()
     if not isinstance(converted, dict):
-        failure.reason = f"returned no dictionary but something of type {type(converted).__name__}"
-        raise failure
+        raise failure(f"returned no dictionary but something of type {type(converted).__name__}")
     return converted  # pyright: ignore[reportUnknownVariableType]  # keys and values are checked against the class

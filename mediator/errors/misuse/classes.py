@@ -66,10 +66,6 @@ class DispatchDepthError(MisuseError, RecursionError):
         return circle_in(self.path)
 
 
-class NestedTransactionError(MisuseError):
-    """An inner unit of work waits for a lock that an outer one may hold, while the outer one waits for the inner one."""
-
-
 @dataclass(eq=False, repr=False)
 class HandlerNotFoundError(MisuseError, LookupError):
     """No handler was found for a request, or its type arguments do not say which of several handlers it has.

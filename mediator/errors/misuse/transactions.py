@@ -2,7 +2,6 @@
 
 from mediator.errors.misuse.classes import (
     MisuseError,
-    NestedTransactionError,
     NoUnitOfWorkError,
     SchemaError,
     StaleObjectError,
@@ -103,9 +102,9 @@ def stale_object(entity: type, reason: str) -> StaleObjectError:
     )
 
 
-def nested_writer(database: str) -> NestedTransactionError:
+def nested_writer(database: str) -> MisuseError:
     """An inner unit of work would write to an SQLite file to which an outer one is already writing."""
-    return NestedTransactionError(
+    return MisuseError(
         database,
         f"This unit of work would wait forever: an outer one is already writing to {database}, and SQLite allows one "
         "writer. Join it (TransactionMode.DEFAULT or NESTED), or send the inner command before the outer one's "
@@ -113,9 +112,9 @@ def nested_writer(database: str) -> NestedTransactionError:
     )
 
 
-def nested_lock(database: str, seconds: float) -> NestedTransactionError:
+def nested_lock(database: str, seconds: float) -> MisuseError:
     """An inner unit of work waited for a PostgreSQL lock, which an outer one may hold until the inner one has ended."""
-    return NestedTransactionError(
+    return MisuseError(
         database,
         f"This unit of work runs inside another one and waited {seconds:g} s for a lock in {database}. If the "
         "outer one holds the lock, both would wait forever. Join the outer one (TransactionMode.DEFAULT or NESTED), write "
