@@ -84,7 +84,7 @@ class MemoryCache(Cache):
 
     def __init__(self, *, max_entries: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
         if not is_count(max_entries):
-            raise SettingError("max_entries", max_entries, "a cache keeps at least one.")
+            raise SettingError("max_entries", max_entries, "use a whole number, at least 1")
         self._max_entries = max_entries
         self._clock = clock
         self._entries: OrderedDict[CacheKey, tuple[float, Cached]] = OrderedDict()

@@ -36,9 +36,9 @@ class Circuit:
         self, *, failures: int = 5, seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if not is_count(failures):
-            raise SettingError("failures", failures, "it takes at least one.")
+            raise SettingError("failures", failures, "use a whole number, at least 1")
         if not is_seconds(seconds):
-            raise SettingError("seconds", seconds, "it stays open for longer than nothing.")
+            raise SettingError("seconds", seconds, "use a finite number of seconds above 0")
         self._failures = failures
         self._seconds = seconds
         self._clock = clock

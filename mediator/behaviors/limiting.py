@@ -14,14 +14,14 @@ from mediator.messages import Request
 from mediator.owner import Owner
 from mediator.pipeline import CallNext, PipelineBehavior
 from mediator.scope import Frame, current_context, current_frame
-from mediator.settings import is_count, is_pause, is_seconds
+from mediator.settings import check_counts, is_count, is_pause, is_seconds
 
 Message = TypeVar("Message", bound=Request[Any])
 
 
 @dataclass(frozen=True, slots=True)
 class StrangersKey:
-    """The limit key of a message from an unverified caller, who cannot use up the limit of a verified one."""
+    """The limit key of a message from an unverified caller. It never equals the key of a verified caller."""
 
     key: Hashable
 
@@ -49,7 +49,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     def __init__(self, key: Callable[[Message, MessageContext], Hashable] | None, max_wait: float) -> None:
         if not is_pause(max_wait):
-            raise SettingError("max_wait", max_wait, "it is a number of seconds, or 0 to refuse at once.")
+            raise SettingError("max_wait", max_wait, "use a finite number of seconds, or 0 to refuse at once")
         self._key = key
         self._max_wait = max_wait
         self._let_through: set[Frame] = set()
@@ -76,7 +76,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     @abstractmethod
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
-        """Wait up to `max_wait` seconds until the limit allows the message; raise an error when it does not."""
+        """Wait up to `max_wait` seconds until the limit allows the message; then raise an error."""
 
     def _leave(self, key: Hashable, /) -> None:
         """Make room for another message after this one was handled. The default does nothing, as a rate limit needs."""
@@ -167,7 +167,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
     ) -> None:
         super().__init__(key, max_wait)
         if not is_count(limit):
-            raise SettingError("limit", limit, "it lets at least one through.")
+            raise SettingError("limit", limit, "use a whole number, at least 1")
         self._limit = limit
         self._sleep = sleep
         self._places: dict[Hashable, _Places] = {}
@@ -218,7 +218,7 @@ _LOOKED_AT = 2
 
 
 class _Bucket:
-    """The token bucket of one key. It stores the time at which it is full again, and no number of tokens."""
+    """The token bucket of one key, stored as the time at which the bucket is full again."""
 
     __slots__ = ("full_at", "owner", "turn", "waiting")
 
@@ -299,11 +299,10 @@ class RateLimitBehavior(LimitBehavior[Message]):
     ) -> None:
         super().__init__(key, max_wait)
         if not is_count(limit):
-            raise SettingError("limit", limit, "it lets at least one through.")
+            raise SettingError("limit", limit, "use a whole number, at least 1")
         if not is_seconds(seconds):
-            raise SettingError("seconds", seconds, "a period is longer than nothing, and has an end.")
-        if burst is not None and not is_count(burst):
-            raise SettingError("burst", burst, "at least one comes at once.")
+            raise SettingError("seconds", seconds, "use a finite number of seconds above 0")
+        check_counts(burst=burst)
         self._limit = limit
         self._seconds = seconds
         self._interval = seconds / limit

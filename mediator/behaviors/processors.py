@@ -90,11 +90,10 @@ _SETTLED = (CommittedError, CommitOutcomeUnknownError)
 class RequestExceptionProcessorBehavior(CollaboratorBehavior):
     """Calls the `RequestExceptionHandler`s of a request when it fails, so that they may turn the error into a response.
 
-    When a handler returns a response, the work of the failed request has been rolled back:
-
-    Before the transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit
-    are handled too. After the transaction behavior, or when the request joined a running transaction, the rest of the
-    pipeline runs behind a savepoint, which is rolled back before the handlers are called. Earlier work stays and is
+    The work of the failed request is rolled back before the handlers are called. If this behavior is before the
+    transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit are handled
+    too. If this behavior is after the transaction behavior, or if the request joined a running transaction, the rest of
+    the pipeline runs behind a savepoint. Then only the work since the savepoint is rolled back, and earlier work is
     committed. Queries get a savepoint too, because otherwise a failed statement would force a rollback of the whole
     transaction.
 
@@ -128,9 +127,9 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
 class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
     """Runs the `RequestExceptionAction`s of a request on its errors, and raises the errors again.
 
-    No action runs for a cancellation. Before the `RequestExceptionProcessorBehavior` in the list, actions run only for
-    errors that no handler has turned into a response; after it, for all errors. Place this behavior before the
-    transaction behavior: otherwise everything that an action writes is rolled back.
+    No action runs for a cancellation. If this behavior is before the `RequestExceptionProcessorBehavior` in the list,
+    actions run only for errors that no handler has turned into a response; otherwise they run for all errors. Place
+    this behavior before the transaction behavior: otherwise everything that an action writes is rolled back.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestExceptionAction,)
@@ -147,7 +146,7 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
 def _may_answer(collaborator: Binding, error: Exception) -> bool:
     """Return whether a handler may turn an error into a response.
 
-    An error after a commit, or from a commit with unknown outcome, is only handled by a handler for these errors.
+    A `CommittedError` or `CommitOutcomeUnknownError` needs a handler whose error class is one of them or a subclass.
     """
     if not isinstance(error, _SETTLED):
         return True
@@ -196,8 +195,8 @@ def _distance(error_types: tuple[type, ...], raised: type) -> int:
 class RequestPreProcessorBehavior(CollaboratorBehavior):
     """Runs every `RequestPreProcessor` of a request, one after the other, and then the rest of the pipeline.
 
-    Place this behavior inside authorization and validation. After the transaction behavior in the list, everything that
-    the processors write is committed or rolled back with the command.
+    Place this behavior inside authorization and validation. If it is after the transaction behavior in the list,
+    everything that the processors write is committed or rolled back with the command.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestPreProcessor,)
@@ -211,9 +210,9 @@ class RequestPreProcessorBehavior(CollaboratorBehavior):
 class RequestPostProcessorBehavior(CollaboratorBehavior):
     """Runs the rest of the pipeline, and then every `RequestPostProcessor` of the request, one after the other.
 
-    After the transaction behavior in the list, the processors run before the commit: their writes are part of the
-    transaction, and an error in a processor rolls it back. Before the transaction behavior, the processors run after
-    the commit, and an error rolls nothing back.
+    If this behavior is after the transaction behavior in the list, the processors run before the commit. Their writes
+    are part of the transaction, and an error in a processor rolls the transaction back. If this behavior is before the
+    transaction behavior, the processors run after the commit, and their errors roll nothing back.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestPostProcessor,)

@@ -87,10 +87,10 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if not is_count(attempts):
-            raise SettingError("attempts", attempts, "there is at least one.")
+            raise SettingError("attempts", attempts, "use a whole number, at least 1")
         for setting, wait in {"first_wait": first_wait, "last_wait": last_wait}.items():
             if not is_pause(wait):
-                raise SettingError(setting, wait, "it is a number of seconds, or 0 for no pause.")
+                raise SettingError(setting, wait, "use a finite number of seconds, or 0 for no pause")
         self._on = on
         self._attempts = attempts
         self._wait = wait_exponential(multiplier=first_wait, max=last_wait) + wait_random(0, first_wait)
@@ -144,9 +144,9 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
 class _Attempt:
     """The response or the error of an attempt.
 
-    The error is returned to tenacity as a value, because tenacity would misread some raised errors: it ignores an error
-    whose truth value is false, and a `StopAsyncIteration` would end the attempts. It would then return a response
-    although there is none.
+    The error is returned to tenacity as a value. If it were raised, tenacity would ignore an error whose truth value is
+    false, and take a `StopAsyncIteration` for the end of the attempts. Then a response would be returned although there
+    is none.
     """
 
     response: Any = None

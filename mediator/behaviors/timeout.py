@@ -19,8 +19,9 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
     messages, derive a class: `class ReportTimeout(TimeoutBehavior[MakeReport])`. If several timeouts match a message,
     only the most specific one applies.
 
-    Before the transaction behavior in the list, the limit includes the commit; after it, only the work before the
-    commit. Before retry, the limit applies to all attempts together; after retry, to each attempt.
+    If this behavior is before the transaction behavior in the list, the limit includes the commit; if it is after the
+    transaction behavior, the limit ends before the commit. If this behavior is before the retry behavior, the limit
+    applies to all attempts together; if it is after the retry behavior, to each attempt.
 
     A commit is never interrupted. When the time is up during a commit, the commit ends first, within `commit_timeout`,
     and the error says that the command has committed.
@@ -42,7 +43,7 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
 
     def __init__(self, seconds: float) -> None:
         if not is_seconds(seconds):
-            raise SettingError("seconds", seconds, "a timeout is longer than nothing.")
+            raise SettingError("seconds", seconds, "use a finite number of seconds above 0")
         self._seconds = seconds
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:

@@ -103,13 +103,13 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         self._after_commit_timeout = after_commit_timeout
 
     async def handle(self, message: Message, call_next: CallNext[Any], /) -> Any:
-        """Run the rest of the pipeline in a transaction of its own, or join the running transaction.
+        """Run the rest of the pipeline in a new transaction and commit it, or join the running transaction.
 
-        A transaction of its own is committed, and its events are stored in the outbox or delivered.
+        The events of a new transaction are stored in the outbox before the commit, or delivered after it.
 
         Raises:
             NoUnitOfWorkError: The message is a command that would join the transaction of a query.
-            RolledBackError: A dispatch that joined failed, and its caller caught the error.
+            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
             CommitOutcomeUnknownError: The database's answer to COMMIT was lost.
             EventsNotPublishedError: The transaction committed, but direct delivery failed. The error carries the
                 response.

@@ -66,7 +66,7 @@ async def vouched(authenticate: Callable[[Any], Awaitable[Caller | None]], sent:
     """
     caller: object = await authenticate(sent)
     if caller is not None and not isinstance(caller, Caller):
-        returned = SettingError("authenticate", authenticate, f"let it return a Caller, not a {type(caller).__name__}")
+        returned = SettingError("authenticate", authenticate, f"return a Caller or None, not a {type(caller).__name__}")
         raise NotAuthorizedError(what, None) from returned
     return caller
 

@@ -66,7 +66,7 @@ class Idempotency(ABC):
         """Return the response stored under a key; or claim the key in the running transaction and return `None`.
 
         If another running transaction has claimed the key, wait until that transaction ends. A key without a response
-        is claimed like a new key. It was left by a command that failed, although its transaction committed.
+        is claimed like a new key: the command that claimed it before failed, but its transaction committed.
         """
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Idempotency(ABC):
         try:
             return self.codec.decode(encoded, self._response_of(command))
         except ValueError as error:
-            raise misuse.not_repeatable(command, "the response that was kept", str(error)) from error
+            raise misuse.not_repeatable(command, "the stored response", str(error)) from error
 
     def _response_of(self, command: Any) -> Any:
         """Return the type of a command's response; `Any` when its class does not declare it."""
@@ -220,7 +220,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     }
     needs: ClassVar[Mapping[str, str]] = belongs_inside
 
-    @overload  # for the class itself: type checkers infer what it applies to
+    @overload  # for the class itself, which then needs no type argument
     def __init__(
         self: "IdempotencyBehavior[Command[Any]]",
         idempotency: Idempotency,
@@ -230,7 +230,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     ) -> None: ...
 
     @overload
-    def __init__(  # pyright: ignore[reportOverlappingOverload]  # classes that narrow the message use it
+    def __init__(  # pyright: ignore[reportOverlappingOverload]  # for subclasses that narrow the message
         self, idempotency: Idempotency, *, key: Callable[[Any], object] = ..., header: str | None = ...
     ) -> None: ...
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 _late: set[asyncio.Task[Any]] = set()
-"""Tasks that still run after their timeout. The set refers to each of them until it ends."""
+"""Tasks that still run after their timeout. The set keeps a reference to each task until the task ends."""
 
 
 class Shielded(Generic[T]):
@@ -37,8 +37,8 @@ class Shielded(Generic[T]):
 async def finish(work: Coroutine[Any, Any, T], timeout: float) -> Shielded[T]:  # noqa: ASYNC109  (it cancels nothing)
     """Run `work` in a task, and wait at most `timeout` seconds for it, even if the caller is cancelled.
 
-    Return the task and a cancellation of the caller. Nothing is raised. Work that takes longer continues in the
-    background.
+    Return the task and, if the caller was cancelled, the cancellation. Nothing is raised. Work that takes longer
+    continues in the background.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)

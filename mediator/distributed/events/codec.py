@@ -83,7 +83,8 @@ hash.
 def check_collisions(plain: object) -> None:
     """Refuse plain data in which too many different numbers share one hash.
 
-    Such data is made to slow down dictionaries and sets. Numbers in keys and in strings are checked too.
+    Such data could slow down dictionaries and sets extremely (a hash collision attack). Numbers in keys and in strings
+    are checked too.
 
     Raises:
         ValueError: More than 100 numbers share one hash.

@@ -93,7 +93,7 @@ class EventConsumer:
             was stored. A newer version of this application may start meanwhile and handle it.
         drain_timeout: The time that running handlers have to end when the consumer is stopped, in seconds.
         clean_interval: The interval at which old inbox rows are deleted, in seconds.
-        rng: The random numbers for the jitter of pauses.
+        rng: The random number generator for the jitter of pauses.
         now: Returns the time in seconds since the epoch.
 
     Raises:

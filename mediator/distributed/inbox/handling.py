@@ -46,7 +46,7 @@ class Handling:
     """Runs the handlers of one event once. Each start needs a new object.
 
     Attributes:
-        outcome: The outcome of its transaction, also when `run` raises.
+        outcome: The outcome of its transaction, even when `run` raises an error.
         context: The message context of the event. After authentication it names the verified caller.
     """
 

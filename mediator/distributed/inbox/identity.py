@@ -1,4 +1,4 @@
-"""EventIdentity: the consumer, source and id by which the inbox knows an event, and its parked form."""
+"""EventIdentity: the consumer, source and id that identify an event in the inbox; and the event's parked form."""
 
 import hashlib
 from dataclasses import dataclass

@@ -80,8 +80,8 @@ class DatabaseOutage:
         Args:
             error: The error that showed the outage.
             stopping: Set when the consumer is stopped.
-            losses: The number of outages that the same event has met before. The event may need more disk space than is
-                left, so it pauses first: other events may free space meanwhile.
+            losses: The number of outages that the same event has met before. From the second on, a pause comes first,
+                because the event may need more disk space than is left. Other events may free space meanwhile.
         """
         if is_backlog(error):
             if not self._is_full:

@@ -164,10 +164,10 @@ class ProcessingParts:
         inbox: Records the events that took effect.
         parking: Keeps parked events; without parking, failing events are tried again without end.
         retries: How often and when failed events are tried again.
-        fatal_errors: Errors that no further attempt would change.
+        fatal_errors: Errors that another attempt would raise again.
         unknown_type_grace: How long after it was stored an event of an unknown type may wait for a handler, in seconds.
         outage: Waits for the database.
-        rng: The random numbers for the jitter of pauses.
+        rng: The random number generator for the jitter of pauses.
         now: Returns the time in seconds since the epoch.
         log: Logs how deliveries end.
         limited_log: The same log, rate-limited, for lines that any publisher can cause.
@@ -387,7 +387,7 @@ class Processing:
             raise _OutageError(failure) from failure
 
     def _of_failure(self, failure: Exception) -> dict[str, Any]:
-        """Return the log fields for an error because of which a failure could not be recorded."""
+        """Return the log fields of an error that prevented the recording of a failure."""
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
     def _log_failure(self) -> None:

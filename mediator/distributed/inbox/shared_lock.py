@@ -9,16 +9,16 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 PATIENCE = 5.0
-"""Seconds that newcomers wait for a waiting suspect. Then they may start for as many seconds, and so on."""
+"""Seconds for which newcomers wait for a waiting suspect. Then they may start for as many seconds, and so on."""
 
 
 class SharedLock:
-    """A fair shared/exclusive lock. An event whose process died, a suspect, takes it exclusively.
+    """A fair shared/exclusive lock. A suspect, an event that may have killed a process, acquires it exclusively.
 
-    A suspect waits until the running handlers have ended. Meanwhile newcomers wait: the other events whose handlers
-    would start. When the suspect has ended, all waiting newcomers run before the next suspect. Among the waiting
-    suspects, the one with the fewest starts runs first. So innocent suspects take effect before the event that kills
-    the process runs again.
+    A suspect waits until the running handlers have ended. Meanwhile newcomers, the events that are delivered next, wait
+    for the suspect. When the suspect has ended, all waiting newcomers run before the next suspect. Among the waiting
+    suspects, the one with the fewest starts runs first. So the innocent suspects take effect before the event that
+    kills the process is handled again.
 
     A handler that never ends would make suspects and newcomers wait without end. So newcomers wait for suspects at most
     `patience` seconds. Then they may start for as many seconds although suspects wait.

@@ -77,7 +77,7 @@ class OutboxFilter:
 
 @dataclass(frozen=True, slots=True)
 class OutboxCount:
-    """How many events match a filter.
+    """The number and the age of the events that match a filter.
 
     Attributes:
         events: The number of events.

@@ -34,7 +34,7 @@ class Outages:
     leader. During such an outage the events of the domain wait in the outbox, and their failures are not counted.
 
     Args:
-        rng: The random numbers for the jitter of pauses.
+        rng: The random number generator for the jitter of pauses.
         clock: Returns the monotonic time in seconds.
     """
 

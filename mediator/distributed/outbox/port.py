@@ -104,7 +104,7 @@ class Outbox(ABC):
             problem = f"the outbox stores its events under {self.application!r}; give the name only to the outbox"
             raise SettingError("application", application, problem)
 
-    # What the relay needs.
+    # The interface for relays.
 
     @abstractmethod
     def wake(self) -> None:
@@ -132,7 +132,7 @@ class Outbox(ABC):
     async def clean(self, limit: int, /) -> int:
         """Delete at most `limit` archived events whose retention time is over, and return their number."""
 
-    # What an application may do.
+    # The interface for applications.
 
     @property
     @abstractmethod
@@ -170,7 +170,7 @@ class Outbox(ABC):
 
 
 class Doorbell(ABC):
-    """Wakes the relays of other processes before their next poll. A ring may be lost, because relays also poll."""
+    """Wakes the relays of other processes before their next poll. A lost ring does no harm, because relays also poll."""
 
     @abstractmethod
     def ring(self) -> None:

@@ -50,7 +50,7 @@ class OutboxRelay:
         drain_timeout: The time that the current batch has to end when the relay is stopped, in seconds. A running
             deletion of old events then has the same time.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.
-        rng: The random numbers for the jitter of pauses.
+        rng: The random number generator for the jitter of pauses.
         clock: Returns the monotonic time in seconds, for the pauses of single domains.
 
     Raises:

@@ -21,7 +21,7 @@ from mediator.settings import check_not_negative
 _RECOVERY_SECONDS = 1.0
 _UNSENT = (PublisherUnavailableError, EventHeldBackError)
 _LASTING = (StreamMismatchError, StreamNotFoundError)
-"""Errors that no waiting ends."""
+"""Errors that do not end by waiting."""
 
 
 @dataclass(frozen=True, slots=True)

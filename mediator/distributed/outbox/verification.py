@@ -80,7 +80,7 @@ class Verification:
         contents: The archive.
         streams: Reads the streams of the broker.
         republishing: Publishes the missing events; `None` to only find them.
-        mark: The mark for `EventPublisher.refill`, a different one for each run.
+        mark: The mark for `EventPublisher.refill`. Use a different mark for each run.
         chunk: The number of events that are compared at a time.
         clock: Returns the time in seconds since the epoch.
 

@@ -33,13 +33,13 @@ class ReplyStatus(enum.Enum):
 
     OK = "ok"
     FAILED = "failed"
-    """Its handler failed, and was rolled back."""
+    """The handler of the request failed, and was rolled back."""
     REFUSED = "refused"
-    """It was not handled."""
+    """The request was not handled."""
     BUSY = "busy"
-    """It was not handled, and may be sent again."""
+    """The request was not handled, and may be sent again."""
     UNREADABLE = "unreadable"
-    """It was handled, but its response cannot be sent."""
+    """The request was handled, but its response cannot be sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ class RequestResponder:
     async def _handled(self, call: RemoteCall, message_id: str, until: float) -> RemoteReply | None:
         """Authenticate, decode and handle a request, and return the reply; `None` when the outcome is not known.
 
-        A cancellation that does not cancel this task itself counts as a failure, like any other error.
+        A `CancelledError` counts as a failure, like any other error, unless this task itself is being cancelled.
         """
         try:
             async with asyncio.timeout_at(until):

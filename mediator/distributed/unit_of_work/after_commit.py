@@ -12,7 +12,7 @@ from mediator.scope import Frame
 from mediator.strategies import is_failure
 
 _LONGEST_CHAIN = 20
-"""The number of errors in a chain of causes that are examined."""
+"""The largest number of errors that are examined in a chain of causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class AfterCommitQueue:
             response: The response of its command.
             deliver: Sends the events; `None` when they are in the outbox. It has to limit its own duration.
             timeout: How long all calls together may take, in seconds.
-            errors: The errors since the commit, from before this call.
+            errors: The errors that were raised since the commit. Further errors are added.
 
         Raises:
             AfterCommitError: A call failed or did not end in time, or there are several errors.

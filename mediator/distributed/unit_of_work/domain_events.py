@@ -11,7 +11,7 @@ from mediator.errors.root import name_of
 from mediator.messages import Origin
 
 _STRIDE = 20
-"""The number of events between two yields to the event loop. Without them, handlers that never wait block timeouts."""
+"""The number of events between two yields to the event loop. Otherwise handlers that never wait block timeouts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         self._ids = ids
         self._log: Logger = Logger()
 
-    # What applications use.
+    # The interface for applications.
 
     @property
     def state(self) -> UnitOfWorkState:
@@ -264,7 +264,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             frame.scope.instances.setdefault(_UNITS, []).append(self)
 
     async def __aenter__(self) -> Self:
-        """Begin a transaction, named in logs after the message that is being handled."""
+        """Begin a transaction. Logs name the transaction after the message that is being handled."""
         frame = current_frame()
         await self.begin(frame.message if frame is not None else "async with unit_of_work")
         return self
@@ -333,7 +333,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         Raises:
             AfterCommitError: The transaction committed, but a call that waited for the commit failed.
             CommittedError: The transaction committed, but another error followed the database's answer.
-            RolledBackError: A dispatch that joined failed, and its caller caught the error.
+            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
             StaleObjectError: An object that was loaded by an earlier transaction was changed, and its row has been
                 changed since it was loaded.
@@ -508,7 +508,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         """Run the body behind a savepoint. If the body fails, only its work and its events are rolled back.
 
         Raises:
-            RolledBackError: A dispatch that joined failed, and its caller caught the error.
+            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
         """
         running = self._require(message)
         handle = await self.set_savepoint()
