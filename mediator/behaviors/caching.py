@@ -48,7 +48,7 @@ class CacheKey:
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A cached response. It tells a cached `None` from a missing response."""
+    """A cached response, which may be `None`. Without a cached response, `Cache.get` returns a plain `None`."""
 
     response: Any
 

@@ -79,7 +79,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
         """Wait up to `max_wait` seconds until the limit allows the message; then raise an error."""
 
     def _leave(self, key: Hashable, /) -> None:
-        """Make room for another message after this one was handled. The default does nothing, as a rate limit needs."""
+        """Make room for another message after this one was handled. The default does nothing."""
 
 
 def _chain(frame: Frame | None) -> list[Frame]:

@@ -20,7 +20,7 @@ _LONGEST_ERROR = 4096
 
 
 class ParkReason(enum.StrEnum):
-    """Why an event was parked."""
+    """The reason why an event was parked."""
 
     HANDLER_FAILED = "handler-failed"
     """The handlers of the event failed in the last allowed attempt."""

@@ -12,7 +12,7 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function that converts the payload of one version, as plain data, to the next version."""
 
 KeyLocking = Literal["strict", "row"]
-"""How events of one partition key are put into the order of their commits; see `DistributedEvent.key_locking`."""
+"""The way to put events of one key into the order of their commits; see `DistributedEvent.key_locking`."""
 
 _LONGEST_WORD = 64
 """Longest part of an event type, in characters.
@@ -44,7 +44,7 @@ class DistributedEvent:
     """Increase this when the payload changes incompatibly."""
 
     key_locking: ClassVar[KeyLocking] = "strict"
-    """How events of one partition key are put into the order of their commits in a database with several writers.
+    """The way to put events of one partition key into the order of their commits, despite several writers.
 
     `"strict"` locks the key from the storing of the events to the end of the commit. `"row"` takes no lock. Instead,
     each transaction that adds such an event must update or lock a row before it commits, the same row for all events of
@@ -52,7 +52,7 @@ class DistributedEvent:
     """
 
     upcasters: ClassVar[Mapping[int, Upcaster]] = MappingProxyType({})
-    """For each older version, the function that converts its payload to the next version.
+    """A function for each older version, which converts the payload of that version to the next version.
 
     A class of version 3 declares `{1: from_v1, 2: from_v2}`.
     """

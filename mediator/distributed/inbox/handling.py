@@ -1,4 +1,4 @@
-"""Handling: runs the handlers of one event in a scope and a transaction of their own."""
+"""Handling: runs the handlers of one event in a new scope and a new transaction."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

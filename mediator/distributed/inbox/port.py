@@ -24,7 +24,7 @@ class Admission(enum.Enum):
 
 
 class LastStart(enum.StrEnum):
-    """What is known about the last start of an event's handlers."""
+    """The known result of the last start of an event's handlers."""
 
     ENDED = "ended"
     """The handlers failed, or the start was taken back."""

@@ -28,7 +28,7 @@ from mediator.printable import shown, shown_error, text_of, traceback_of
 from mediator.transactions import Outcome
 
 _TAKE_BACK_SECONDS = 0.9
-"""How long a stopping consumer waits for the database to take a start back, in seconds."""
+"""Longest time that a stopping consumer waits for the database to take a start back, in seconds."""
 _ALONE_SECONDS = 10.0
 """The longest time for which a suspect is handled alone, in seconds, except in its last allowed start.
 

@@ -11,7 +11,7 @@ from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import SettingError
 
 ARCHIVE_SECONDS = 72 * 3600.0
-"""How long an outbox keeps published events by default, in seconds."""
+"""The default time for which an outbox keeps published events, in seconds."""
 
 
 class OutboxBatch(ABC):
@@ -170,7 +170,7 @@ class Outbox(ABC):
 
 
 class Doorbell(ABC):
-    """Wakes the relays of other processes before their next poll. A lost ring does no harm, because relays also poll."""
+    """Wakes the relays of other processes before their next poll. A ring may be lost; relays also poll."""
 
     @abstractmethod
     def ring(self) -> None:

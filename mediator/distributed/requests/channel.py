@@ -29,7 +29,7 @@ class RemoteCall:
 
 
 class ReplyStatus(enum.Enum):
-    """How a remote request ended."""
+    """The result of a remote request."""
 
     OK = "ok"
     FAILED = "failed"
@@ -73,7 +73,7 @@ class IncomingCall(ABC):
     @property
     @abstractmethod
     def waited(self) -> float:
-        """How long the request has been waiting here, in seconds."""
+        """The time that the request has been waiting here, in seconds."""
 
     @abstractmethod
     async def reply(self, reply: RemoteReply, /) -> None:

@@ -35,7 +35,7 @@ class AfterCommitQueue:
         self._waiting.append(_Waiting(message, call))
 
     def drop(self, mark: int) -> None:
-        """Drop all calls but the first `mark` ones."""
+        """Drop all calls after the first `mark` calls."""
         del self._waiting[mark:]
 
     async def run(

@@ -73,7 +73,7 @@ class RecordedEventQueue:
             self._waiting.append(waiting)
 
     def drop(self, mark: int) -> None:
-        """Drop all events but the first `mark` ones."""
+        """Drop all events after the first `mark` events."""
         del self._waiting[mark:]
 
     async def publish(self) -> None:

@@ -190,7 +190,7 @@ class RunningTransaction:
 
     @property
     def milliseconds(self) -> float:
-        """How long the transaction has been running, in milliseconds."""
+        """The time since the transaction began, in milliseconds."""
         return round((self.clock() - self.started) * 1000, 3)
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
