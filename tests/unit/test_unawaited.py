@@ -137,7 +137,7 @@ async def test_a_task_that_a_behavior_leaves_behind_is_cancelled_in_the_scope_an
     assert spawning.task.cancelled()
     assert began == ([] if behavior is Spawns else ["began"])
     if error is MisuseError:
-        assert f"{behavior.__name__}.handle returned before" in str(caught.value)
+        assert f"{behavior.__name__}.handle returned while" in str(caught.value)
 
 
 @pytest.mark.parametrize("behavior", [SpawnsAndAwaits, InsideAFunction])

@@ -39,7 +39,7 @@ async def test_an_id_that_waits_already_is_named_with_what_to_do_and_without_any
 
 async def test_an_id_that_two_events_of_a_command_have_is_named(ledger: Ledger) -> None:
     ids = [f"order-{number % 2000}" for number in range(2001)]
-    with pytest.raises(EventIdConflictError, match="Two events of one command have the id 'order-0'; an id names one"):
+    with pytest.raises(EventIdConflictError, match="Two events of one command have the id 'order-0'. Each event needs"):
         await add_as(ledger, *ids)
     assert await ledger.outbox.pending() == 0
 

@@ -161,7 +161,7 @@ async def test_an_event_whose_id_was_used_again_is_told_to_be_discarded(ledger: 
     await add_as(ledger, "same", Moved("k", 1))
     refused = await refuse_first(ledger)
     await add_as(ledger, "same", Moved("k", 2))
-    with pytest.raises(ParkedEventConflictError, match=r"its id, same, waits there already\. Discard the parked one"):
+    with pytest.raises(ParkedEventConflictError, match=r"its id, same, is there already\. Discard the parked"):
         await parking.release(refused.number)
     assert await send_all(ledger) == []
     await parking.discard(refused.number)

@@ -107,7 +107,7 @@ async def test_an_unexpected_request_is_a_failure_that_says_what_was_expected():
         await mediator.send(Greet("Ada"))
     mediator.expect(Greet("Bob")).returns("Bob")
     mediator.expect(Enroll)
-    with pytest.raises(AssertionError, match=r"Greet was sent.*knows the answers to: Greet\(name='Bob'\), Enroll\."):
+    with pytest.raises(AssertionError, match=r"Greet was sent.*has responses for: Greet\(name='Bob'\), Enroll\."):
         await mediator.send(Greet("Ada"))
     with pytest.raises(UnexpectedMessageError):
         mediator.stream(ListNames())
