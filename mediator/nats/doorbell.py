@@ -71,7 +71,7 @@ class NatsDoorbell(Doorbell):
         if client is not self._client:  # a client that reconnects keeps its subscriptions
             await listen(client, self._subject, self._heard)
             self._client = client
-        await client.publish(self._subject, self._own + _OPENED)  # the server sends it back to the new subscription
+        await client.publish(self._subject, self._own + _OPENED)  # comes back as soon as the subscription works
 
     async def _heard(self, message: Msg) -> None:
         """Call the listeners for each ring of another process, and once after subscribing.

@@ -360,7 +360,7 @@ class NatsCluster(_Server):
         await self._each(server.start() for server in self.servers)
         try:
             async with asyncio.timeout(self._start_timeout):
-                await self._wait_for_leader(_meta_leader)
+                await self._wait_for_leader(lambda report: report.get("meta_cluster", {}).get("leader", ""))
                 await self._wait_until_healthy()
         except TimeoutError:
             raise ServerStartError(f"the cluster was not complete within {self._start_timeout:g} s") from None
@@ -408,11 +408,6 @@ class NatsCluster(_Server):
 
 def _cluster_block(port: int, routes: str, further: str) -> str:
     return f'cluster {{\n name: {_CLUSTER}, listen: "127.0.0.1:{port}", routes: [{routes}]\n {further}\n}}'
-
-
-def _meta_leader(report: dict[str, Any]) -> str:
-    leader: str = report.get("meta_cluster", {}).get("leader", "")
-    return leader
 
 
 def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:

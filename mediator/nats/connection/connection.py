@@ -120,8 +120,8 @@ class NatsConnection:
         def make() -> Client:
             return AuthenticatedClient(credentials, tls, encrypted=tls.is_given or addresses.encrypted)
 
-        def supervised(purpose: Purpose) -> SupervisedClient:
-            return SupervisedClient(
+        self._clients: dict[Purpose, SupervisedClient] = {
+            purpose: SupervisedClient(
                 purpose,
                 addresses.urls,
                 make,
@@ -130,8 +130,8 @@ class NatsConnection:
                 hide=hide,
                 probe_interval=probe_interval,
             )
-
-        self._clients: dict[Purpose, SupervisedClient] = {each: supervised(each) for each in ("publish", "consume")}
+            for purpose in ("publish", "consume")
+        }
 
     def __repr__(self) -> str:
         return f"<NatsConnection {self.broker}>"

@@ -70,7 +70,7 @@ class NatsDelivery(Delivery):
         await self._settle(body)
 
     async def term(self, reason: str) -> None:
-        """End the redelivery of the message. The broker's advisory shows the first 200 characters of the reason."""
+        """Prevent further deliveries of the message. The broker's advisory shows 200 characters of the reason."""
         await self._settle(f"+TERM {' '.join(reason.split())[:_LONGEST_REASON]}".rstrip().encode(errors="replace"))
 
     async def in_progress(self) -> None:

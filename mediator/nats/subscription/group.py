@@ -101,7 +101,7 @@ class ConsumerGroup:
             await ensure_stream(
                 client, self._prefix, self.domain, self._settings, provision=self._provision, broker=broker
             )
-        except StreamMismatchError as error:  # only a different number of partitions matters to a group
+        except StreamMismatchError as error:  # to a group, only a different number of partitions matters
             if self.ordering == "key" and any(each.startswith(PARTITIONS) for each in error.differences):
                 raise
             mismatch = error
@@ -117,11 +117,9 @@ class ConsumerGroup:
         self._begun.setdefault(settings.name, begun)  # if the consumer is deleted, a new one starts at the same event
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
-        subjects = [f"{event_type}.{partition}" for event_type in self._types]
-
         return ConsumerSettings(
             name,
-            subjects,
+            [f"{event_type}.{partition}" for event_type in self._types],
             ack_wait=self.ack_wait,
             max_ack_pending=self._max_ack_pending,
             deliver=self._start,

@@ -87,6 +87,8 @@ class NatsEventSubscription(EventSubscription):
         if not is_count(max_ack_pending) or max_ack_pending < _FEWEST_PENDING:
             problem = f"use at least {_FEWEST_PENDING}; for one event at a time, use ordering='key'"
             raise SettingError("max_ack_pending", max_ack_pending, problem)
+        if not (start.tzinfo if isinstance(start, datetime) else start in {"all", "new"}):
+            raise SettingError("start", start, 'use "all", "new" or a time with a zone')
         if application is not None:
             check_texts(longest=LONGEST_APPLICATION, application=application)
         self.group: str = checked_group(group)
@@ -103,7 +105,7 @@ class NatsEventSubscription(EventSubscription):
             provision=provision,
             settings=settings,
             ack_wait=ack_wait,
-            start=_checked_start(start),
+            start=start,
             max_ack_pending=max_ack_pending,
         )
 
@@ -181,13 +183,6 @@ class NatsEventSubscription(EventSubscription):
 def _shares(prefetch: int, streams: int) -> list[int]:
     share, rest = divmod(prefetch, streams)
     return [max(1, share + (index < rest)) for index in range(streams)]
-
-
-def _checked_start(start: DeliverFrom) -> DeliverFrom:
-    known = start.tzinfo is not None if isinstance(start, datetime) else start in {"all", "new"}
-    if not known:
-        raise SettingError("start", start, 'use "all", "new" or a time with a zone')
-    return start
 
 
 class _NatsDeliveries(Deliveries):

@@ -47,11 +47,12 @@ class JetStreamApi:
     client: Client
     broker: str
 
-    async def call(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def call(self, subject: str, body: dict[str, Any] | None = None, *, stream: str = "") -> dict[str, Any]:
         """Send a request and return the answer; wait at most 2 s.
 
         Raises:
             ApiError: The request was refused.
+            StreamNotFoundError: The request was refused because `stream` does not exist.
             PublisherUnavailableError: There was no answer.
         """
         payload = b"" if body is None else json.dumps(body).encode()
@@ -61,9 +62,12 @@ class JetStreamApi:
             raise PublisherUnavailableError(self.broker, self._reason(f"$JS.API.{subject}", error)) from error
         answer: dict[str, Any] = json.loads(message.data)
         refused: dict[str, Any] | None = answer.get("error")
-        if refused is not None:
-            raise ApiError(refused.get("code", 0), refused.get("err_code", 0), refused.get("description", ""))
-        return answer
+        if refused is None:
+            return answer
+        refusal = ApiError(refused.get("code", 0), refused.get("err_code", 0), refused.get("description", ""))
+        if stream and refusal.err_code == _STREAM_NOT_FOUND:
+            raise StreamNotFoundError(self.broker, str(refusal), stream) from refusal
+        raise refusal
 
     def _reason(self, subject: str, error: Exception) -> str:
         if isinstance(self.client, AuthenticatedClient) and self.client.may_not_publish(subject):
@@ -91,10 +95,8 @@ class JetStreamApi:
             PublisherUnavailableError: The broker did not answer, or refused to answer.
         """
         try:
-            return await self.call(f"CONSUMER.INFO.{stream}.{name}")
+            return await self.call(f"CONSUMER.INFO.{stream}.{name}", stream=stream)
         except ApiError as error:
-            if error.err_code == _STREAM_NOT_FOUND:
-                raise StreamNotFoundError(self.broker, str(error), stream) from error
             if error.code == _NOT_FOUND:
                 return None
             raise PublisherUnavailableError(self.broker, str(error)) from error
@@ -108,9 +110,4 @@ class JetStreamApi:
             PublisherUnavailableError: The broker did not answer.
         """
         request = {"stream_name": stream, "config": config, "action": action}
-        try:
-            return await self.call(f"CONSUMER.CREATE.{stream}.{config['name']}", request)
-        except ApiError as error:
-            if error.err_code == _STREAM_NOT_FOUND:
-                raise StreamNotFoundError(self.broker, str(error), stream) from error
-            raise
+        return await self.call(f"CONSUMER.CREATE.{stream}.{config['name']}", request, stream=stream)
