@@ -61,7 +61,7 @@ def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
         yield fault("stream-retention", label, text, _RECREATE)
     yield from _partitions(label, stream, broker)
     if stream.duplicate_window < _RETRY_HORIZON:
-        text = f"duplicate_window is {stream.duplicate_window:g} s, but relays repeat events after {_RETRY_HORIZON:g} s"
+        text = f"duplicate_window is {stream.duplicate_window:g} s, but a relay may retry after {_RETRY_HORIZON:g} s"
         remedy = f"Set it to {_RETRY_HORIZON:g} s or more (`topology apply --update-streams`)."
         yield warning("stream-duplicate-window", label, text, remedy)
     yield from _copies(label, stream, broker)

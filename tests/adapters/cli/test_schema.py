@@ -152,7 +152,7 @@ def test_sql_from_a_version_is_what_is_missing_since_and_an_unknown_version_is_a
     named = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1", "--application", "sales"])
     assert (named.exit_code, "DEFAULT 'sales'" in named.stdout) == (0, True)
     unnamed = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "1"])
-    assert (unnamed.exit_code, "under which name" in unnamed.stderr) == (2, True)
+    assert (unnamed.exit_code, "under which the existing events" in unnamed.stderr) == (2, True)
     assert CliRunner().invoke(cli, ["schema", "sql", "--from-version", "77"]).exit_code == 2
 
 
@@ -187,7 +187,7 @@ def test_upgrade_names_the_events_as_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     version_1_in(file)
     unknown = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create_silent"])
-    assert (unknown.exit_code, "under which name" in unknown.stderr) == (1, True)
+    assert (unknown.exit_code, "under which the existing events" in unknown.stderr) == (1, True)
     several = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create_two"])
     assert several.exit_code != 0
     told = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create", "--application", "old name"])
