@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, func, select
@@ -24,36 +25,43 @@ BUSY_PAUSE = 0.05
 """Seconds after which a relay claims again when other relays had claimed all events."""
 
 
+class Claims(ABC):
+    """Claims events for one relay; no other relay can claim them until the `claim` block ends.
+
+    With `archives`, published events are moved to the archive; otherwise they are deleted.
+    """
+
+    def __init__(self, database: Database, clock: DatabaseClock, *, archives: bool) -> None:
+        self.database = database
+        self.clock = clock
+        self.archives = archives
+
+    @abstractmethod
+    def claim(self, limit: int, without: Collection[str]) -> AbstractAsyncContextManager[OutboxBatch]: ...
+
+
 class ClaimedBatch(OutboxBatch):
     """Events that stay claimed until the `claim` block ends.
 
-    Args:
-        rows: The claimed rows of the outbox, in order.
-        writing: Opens the transaction in which `settle` and `park` change the tables.
-        clock: The clock of the database.
-        archives: Whether `settle` moves events to the archive; otherwise it deletes them.
-        look_again: See `OutboxBatch`.
-        application: The name of the application. When it is given, the batch ends before the first event without a
-            source.
+    `writing` opens the transaction in which `settle` and `park` change the tables.
     """
 
     def __init__(
         self,
+        claims: Claims,
         rows: Sequence[Row[Any]],
-        writing: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
-        clock: DatabaseClock,
-        *,
-        archives: bool,
         look_again: float | None,
-        application: str | None,
+        writing: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
     ) -> None:
-        named = rows if application is None else _named(rows)
-        self._sequences = {row.id: row.sequence for row in named}
+        # An event is published only after its source is committed. A row may have been added after the claim committed
+        # the sources of the other rows. Such a row and all later rows wait for the next claim.
+        knows_source = claims.database.application is not None
+        ready = list(takewhile(lambda row: row.source, rows)) if knows_source else rows
+        self._claims = claims
+        self._sequences = {row.id: row.sequence for row in ready}
         self._writing = writing
-        self._clock = clock
-        self._archives = archives
-        self.events: Sequence[CloudEvent] = [event_of(row) for row in named]
-        self.look_again: float | None = look_again if len(named) == len(rows) else BUSY_PAUSE
+        self.events: Sequence[CloudEvent] = [event_of(row) for row in ready]
+        self.look_again: float | None = look_again if len(ready) == len(rows) else BUSY_PAUSE
         self._open = True
 
     def close(self) -> None:
@@ -64,8 +72,8 @@ class ClaimedBatch(OutboxBatch):
         sequences = [self._sequences[event_id] for event_id in ids]
         self._check_open()
         async with self._writing() as connection:
-            if self._archives:
-                moved = await statements.to_archive(connection, sequences, self._clock.offset)
+            if self._claims.archives:
+                moved = await statements.to_archive(connection, sequences, self._claims.clock.offset)
             else:
                 moved = await statements.delete_sent(connection, sequences)
             self._check_moved(moved, len(sequences))
@@ -74,9 +82,8 @@ class ClaimedBatch(OutboxBatch):
         sequence = self._sequences[event.id]
         self._check_open()
         async with self._writing() as connection:
-            moved = await statements.to_parked(
-                connection, event, sequence, now=self._clock.now(), reason=reason, error=error
-            )
+            now = self._claims.clock.now()
+            moved = await statements.to_parked(connection, event, sequence, now=now, reason=reason, error=error)
             self._check_moved(moved, 1)
 
     def _check_open(self) -> None:
@@ -86,42 +93,6 @@ class ClaimedBatch(OutboxBatch):
     def _check_moved(self, moved: int, expected: int) -> None:
         if moved != expected:
             raise ClaimLostError(f"{expected - moved} of {expected} events are no longer in the outbox")
-
-
-def _named(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
-    """Return the rows before the first row without a source.
-
-    An event is published only after its source is committed. A row may have been added after this claim committed the
-    sources of the other rows. Such a row and all later rows wait for the next claim.
-    """
-    unnamed = next((index for index, row in enumerate(rows) if not row.source), len(rows))
-    return rows[:unnamed]
-
-
-class Claims(ABC):
-    """Claims events for one relay; no other relay can claim them until the `claim` block ends.
-
-    With `archives`, published events are moved to the archive; otherwise they are deleted.
-    """
-
-    def __init__(self, database: Database, clock: DatabaseClock, *, archives: bool) -> None:
-        self._database = database
-        self._clock = clock
-        self._archives = archives
-
-    @abstractmethod
-    def claim(self, limit: int, without: Collection[str]) -> AbstractAsyncContextManager[OutboxBatch]: ...
-
-    def _batch(
-        self,
-        rows: Sequence[Row[Any]],
-        look_again: float | None,
-        writing: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
-    ) -> ClaimedBatch:
-        application = self._database.application
-        return ClaimedBatch(
-            rows, writing, self._clock, archives=self._archives, look_again=look_again, application=application
-        )
 
 
 class RelayFileClaims(Claims):
@@ -136,28 +107,28 @@ class RelayFileClaims(Claims):
 
     @asynccontextmanager
     async def claim(self, limit: int, without: Collection[str]) -> AsyncGenerator[OutboxBatch, None]:
-        writing = self._database.writing
         async with self._relaying() as alone:
-            batch = await self._select(limit, without) if alone else self._batch((), BUSY_PAUSE, writing)
+            rows, look_again = await self._select(limit, without) if alone else ((), BUSY_PAUSE)
+            batch = ClaimedBatch(self, rows, look_again, self.database.writing)
             try:
                 yield batch
             finally:
                 batch.close()
 
-    async def _select(self, limit: int, without: Collection[str]) -> ClaimedBatch:
-        application = self._database.application
-        asked = select(statements.is_something_due(self._clock.now()), statements.is_something_unnamed())
-        async with self._database.reader.connect() as connection:
+    async def _select(self, limit: int, without: Collection[str]) -> tuple[Sequence[Row[Any]], float | None]:
+        application = self.database.application
+        asked = select(statements.is_something_due(self.clock.now()), statements.is_something_unnamed())
+        async with self.database.reader.connect() as connection:
             due, unnamed = (await connection.execute(asked)).one()
             unnamed = unnamed and application is not None
             rows = () if due or unnamed else (await connection.execute(statements.publishable(limit, without))).all()
         if due or unnamed:
-            async with self._database.writing() as connection:
-                await statements.release_due(connection, self._clock.now())
+            async with self.database.writing() as connection:
+                await statements.release_due(connection, self.clock.now())
                 while application is not None and await statements.name_events(connection, application):
                     pass
                 rows = (await connection.execute(statements.publishable(limit, without))).all()
-        return self._batch(rows, 0.0 if len(rows) == limit else None, self._database.writing)
+        return rows, 0.0 if len(rows) == limit else None
 
 
 _SHARE = 16
@@ -181,11 +152,7 @@ class BucketClaims(Claims):
     when the other relay ends its claim. The next claim of the other relay then finds this bucket locked.
 
     Args:
-        database: The PostgreSQL database.
-        clock: The clock of the database.
-        archives: See `Claims`.
         frozen_seconds: Seconds after which the server ends the transaction of a relay that executes nothing.
-        monotonic: Returns a time in seconds, for tests.
     """
 
     def __init__(
@@ -205,7 +172,7 @@ class BucketClaims(Claims):
 
     @asynccontextmanager
     async def claim(self, limit: int, without: Collection[str]) -> AsyncGenerator[OutboxBatch, None]:
-        async with self._database.writer.connect() as connection:
+        async with self.database.writer.connect() as connection:
             await self._begin(connection)
             rows, look_again = await self._select(connection, limit, without)
 
@@ -216,7 +183,7 @@ class BucketClaims(Claims):
                 except (DBAPIError, DatabaseConnectionError) as error:
                     raise ClaimLostError(str(error.__cause__ or error)) from error
 
-            batch = self._batch(rows, look_again, writing)
+            batch = ClaimedBatch(self, rows, look_again, writing)
             try:
                 yield batch
             finally:
@@ -240,18 +207,18 @@ class BucketClaims(Claims):
             SchemaError: The table of buckets lacks rows.
         """
         due = select(
-            statements.is_something_due(self._clock.now()),
+            statements.is_something_due(self.clock.now()),
             statements.is_something_unnamed(),
             select(func.count()).select_from(buckets).where(_IS_VALID).scalar_subquery(),
             _set_local("idle_in_transaction_session_timeout", self._frozen_seconds),
             _set_local("lock_timeout", _LOCK_SECONDS),
         )
         is_due, is_unnamed, rows, *_ = (await connection.execute(due)).one()
-        application = self._database.application
+        application = self.database.application
         if rows < BUCKETS:
-            raise misuse.no_rows(self._database.name, buckets.name, rows, BUCKETS)
+            raise misuse.no_rows(self.database.name, buckets.name, rows, BUCKETS)
         if is_due:
-            await statements.release_due(connection, self._clock.now())
+            await statements.release_due(connection, self.clock.now())
         if is_unnamed and application is not None:
             while await statements.name_events(connection, application):
                 await connection.commit()

@@ -69,7 +69,6 @@ class Database(ABC):
         self.writer: AsyncEngine = engine.execution_options(**{MODE: "write"})
         self.application: str | None = None
         self.owner: Owner = Owner(f"The database {name}")
-        self._isolated: dict[str, AsyncEngine] = {}
         self._wakes: weakref.WeakKeyDictionary[asyncio.Event, Guard] = weakref.WeakKeyDictionary()
         event.listen(engine.sync_engine, "begin", self._check_owner)
         event.listen(engine.sync_engine, "before_cursor_execute", self._check_owner)
@@ -105,14 +104,7 @@ class Database(ABC):
         Raises:
             MisuseError: The database does not support the level.
         """
-        if isolation is None:
-            return self.writer
-        if isolation not in self.isolations:
-            raise misuse.isolation_not_supported(self.name, isolation)
-        if isolation not in self._isolated:
-            options = {MODE: "write", **self.isolation_options(isolation)}
-            self._isolated[isolation] = self.engine.execution_options(**options)
-        return self._isolated[isolation]
+        return self._at(self.writer, isolation)
 
     def reader_at(self, isolation: str | None) -> AsyncEngine:
         """Return the reader engine for a level; `None` means a level at which all statements see the same state.
@@ -120,10 +112,14 @@ class Database(ABC):
         Raises:
             MisuseError: The database does not support the level.
         """
-        level = isolation or self.snapshot
-        if level is not None and level not in self.isolations:
-            raise misuse.isolation_not_supported(self.name, level)
-        return self.reader if level is None else self.reader.execution_options(**self.isolation_options(level))
+        return self._at(self.reader, isolation or self.snapshot)
+
+    def _at(self, engine: AsyncEngine, isolation: str | None) -> AsyncEngine:
+        if isolation is None:
+            return engine
+        if isolation not in self.isolations:
+            raise misuse.isolation_not_supported(self.name, isolation)
+        return engine.execution_options(**self.isolation_options(isolation))
 
     def _check_owner(self, *_: object) -> None:
         self.owner.check()

@@ -157,20 +157,14 @@ async def open_engine(
     given = Secret((url, options.pop("connect_args", {})))
     del url  # a traceback that shows local variables would show its password
     check_not_negative(writer_timeout=writer_timeout)
-    check_positive(
-        at_most=_LONGEST,
-        lock_timeout=lock_timeout,
-        idle_timeout=idle_timeout,
-        statement_timeout=statement_timeout,
-        connect_timeout=connect_timeout,
-    )
-    pool = {} if "poolclass" in options else {"poolclass": ConnectionPool, **_POOL}
-    settings = {"hide_parameters": True, **pool, **options}
     timeouts = {
         "idle_timeout": idle_timeout,
         "statement_timeout": statement_timeout,
         "connect_timeout": connect_timeout,
     }
+    check_positive(at_most=_LONGEST, lock_timeout=lock_timeout, **timeouts)
+    pool = {} if "poolclass" in options else {"poolclass": ConnectionPool, **_POOL}
+    settings = {"hide_parameters": True, **pool, **options}
     with secretly():
         engine = await _engine(given, settings, timeouts)
     try:

@@ -99,10 +99,7 @@ class SchemaHistory:
         """
         statements = migration.statements[dialect.name]
         if migration.names_events:
-            if application is not None:
-                check_texts(longest=LONGEST_APPLICATION, application=application)
-            name = _literal(application or "", dialect)
-            statements = [statement.replace(_APPLICATION, name) for statement in statements]
+            statements = _with_name(statements, application, dialect)
         return [*statements, _record(dialect, migration.version)]
 
     def rows(self, dialect: Dialect | str, application: str | None = None) -> list[str]:
@@ -113,10 +110,7 @@ class SchemaHistory:
         of = _dialect(dialect)
         numbers = [{"bucket": number} for number in range(BUCKETS)]
         recorded = (_record(of, version) for version in range(_FIRST, self.version + 1))
-        named: list[str] = []
-        if application is not None:
-            check_texts(longest=LONGEST_APPLICATION, application=application)
-            named = [statement.replace(_APPLICATION, _literal(application, of)) for statement in _SET_SOURCES]
+        named = [] if application is None else _with_name(_SET_SOURCES, application, of)
         return [_unless_there(insert(buckets).values(numbers), of), *recorded, *named]
 
     def _tables(self, dialect: Dialect) -> list[str]:
@@ -213,16 +207,17 @@ def _record(dialect: Dialect, version: int) -> str:
     return _unless_there(insert(versions).values(version=version, applied_at=now), dialect)
 
 
-def _literal(value: str, dialect: Dialect) -> str:
-    return str(literal(value).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+def _with_name(statements: Sequence[str], application: str | None, dialect: Dialect) -> list[str]:
+    if application is not None:
+        check_texts(longest=LONGEST_APPLICATION, application=application)
+    name = str(literal(application or "").compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    return [statement.replace(_APPLICATION, name) for statement in statements]
 
 
 def _unless_there(statement: Insert, dialect: Dialect) -> str:
     return f"{statement.compile(dialect=dialect, compile_kwargs={'literal_binds': True})} ON CONFLICT DO NOTHING"
 
 
-_UNRECORDED = 1
-"""The version of tables without a recorded version, unless a column of a later version exists."""
 _UNCHANGED = frozenset(
     {"mediator_attempts", "mediator_idempotency", "mediator_inbox", "mediator_parked", "mediator_relay_buckets"}
 )
@@ -299,7 +294,7 @@ def _version(connection: Connection, history: SchemaHistory) -> int:
     if not any(map(inspector.has_table, others)):
         return 0
     applied = [each.version for each in history.migrations if each.adds is not None and _has(inspector, *each.adds)]
-    return max(applied, default=_UNRECORDED)
+    return max(applied, default=_FIRST)
 
 
 def _has(inspector: Inspector, table: str, column: str) -> bool:

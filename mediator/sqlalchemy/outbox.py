@@ -140,7 +140,6 @@ def _columns(table: Table) -> list[ColumnElement[Any]]:
     return [*(table.c[name] for name in names), size, moved_at.label("moved_at")]
 
 
-_DAY = 86_400.0
 _RING_PAUSE = 0.1
 """Seconds by which the next wake of the relay is delayed when the last ring led to no events."""
 
@@ -185,7 +184,7 @@ class SqlAlchemyOutbox(Outbox):
         if application is not None:
             check_texts(longest=LONGEST_APPLICATION, application=application)
         check_not_negative(archive_seconds=archive_seconds)
-        check_positive(frozen_seconds=frozen_seconds, at_most=_DAY)
+        check_positive(frozen_seconds=frozen_seconds, at_most=_SECONDS_A_DAY)
         database = self._database = database_of(engine)
         self._archive_seconds = archive_seconds
         if application is not None:

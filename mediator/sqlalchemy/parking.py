@@ -121,22 +121,14 @@ class SqlAlchemyParking(Parking):
 
     async def discard(self, number: int, /) -> ParkedEvent:
         async with self._database.writing() as connection:
-            event = await _get(connection, number, locked=True)
-            if event.partition_key is not None:
-                await lock_key(connection, event.consumer, event.partition_key)
-            await _remove(connection, number)
+            event = await _take(connection, number, in_order=False)
         if event.direction == "out":
             self._database.wake()
         return event
 
 
 async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
-    """Return the connection of a unit of work's running transaction.
-
-    Args:
-        part: The adapter that needs the connection, for the error.
-        database: The database of the adapter.
-        unit_of_work: The unit of work.
+    """Return the connection of a unit of work's running transaction, for an adapter (`part`) on a database.
 
     Raises:
         MisuseError: The unit of work is not a `SqlAlchemyUnitOfWork` on the adapter's engine.
@@ -176,8 +168,8 @@ async def _get(connection: AsyncConnection, number: int, *, locked: bool = False
     return parked_of(found)
 
 
-async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
-    """Remove a parked event and return it.
+async def _take(connection: AsyncConnection, number: int, *, in_order: bool = True) -> ParkedEvent:
+    """Remove a parked event and return it. With `in_order`, it must be the first event of its key.
 
     Every method locks the row before the key. A replay holds the row while its handlers run, and a transaction that
     locked the key first would keep the key locked while it waits for the row.
@@ -185,8 +177,9 @@ async def _take(connection: AsyncConnection, number: int) -> ParkedEvent:
     event = await _get(connection, number, locked=True)
     if event.partition_key is not None:
         await lock_key(connection, event.consumer, event.partition_key)
-    await _check_head(connection, event)
-    await _remove(connection, number)
+    if in_order:
+        await _check_head(connection, event)
+    await connection.execute(delete(parked).where(parked.c.number == number))
     return event
 
 
@@ -206,11 +199,6 @@ async def _check_absent(connection: AsyncConnection, event: ParkedEvent) -> None
         if found is not None:
             has_same_key = found.partition_key is not None and found.partition_key == event.partition_key
             raise ParkedEventConflictError(event.number, event.event_id, event.sequence, found.id, has_same_key)
-
-
-async def _remove(connection: AsyncConnection, number: int) -> None:
-    if (await connection.execute(delete(parked).where(parked.c.number == number))).rowcount != 1:
-        raise not_found.not_parked(number)
 
 
 def _same_ordering_key(event: ParkedEvent) -> ColumnElement[bool]:

@@ -253,13 +253,11 @@ ENCODING_REMEDY = (
 def encoding_problem(settings: Any) -> str:
     """Return why an encoding of a server or a connection would change texts; empty when both are UTF-8."""
     found = {"the database": settings.server_encoding, "the connection": settings.client_encoding}
-    wrong = [f"{what} has the encoding {encoding}" for what, encoding in found.items() if not is_utf8(encoding)]
+    utf8 = ("UTF8", "UNICODE")
+    wrong = [
+        f"{what} has the encoding {name}" for what, name in found.items() if name.upper().replace("-", "") not in utf8
+    ]
     return f"{' and '.join(wrong)}, in which some texts cannot be stored or are changed" if wrong else ""
-
-
-def is_utf8(encoding: str) -> bool:
-    """Return whether PostgreSQL's or SQLite's name of an encoding means UTF-8."""
-    return encoding.upper().replace("-", "") in ("UTF8", "UNICODE")
 
 
 def connect_arguments(

@@ -1,6 +1,5 @@
 """Schema: the tables of this library, as SQLAlchemy metadata, and the conversion between events and their rows."""
 
-from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -203,7 +202,7 @@ def columns_of(event: CloudEvent) -> dict[str, Any]:
         "partition_key": event.partitionkey,
         "bucket": event.bucket,
         "content_type": event.datacontenttype,
-        "extensions": text_of(event.extensions),
+        "extensions": msgspec.json.encode(dict(event.extensions)).decode(),
         "data": event.data,
     }
 
@@ -223,11 +222,6 @@ def event_of(row: Row[Any], application: str | None = None) -> CloudEvent:
         partitionkey=row.partition_key or None,  # version 1 of the tables treated an empty key as no key
         extensions=msgspec.json.decode(row.extensions, type=dict[str, str]),
     )
-
-
-def text_of(extensions: Mapping[str, str]) -> str:
-    """Return the JSON text of extension attributes, which is stored in the column."""
-    return msgspec.json.encode(dict(extensions)).decode()
 
 
 _COLUMNS = tuple(field.name for field in fields(ParkedEvent))

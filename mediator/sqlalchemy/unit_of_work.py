@@ -7,6 +7,7 @@ from weakref import WeakSet
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, AsyncSessionTransaction
+from sqlalchemy.orm import SessionTransaction
 from sqlalchemy.util import await_only
 
 from mediator.ambient import running_fields
@@ -72,13 +73,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._database = database_of(engine)
         self._max_pending = max_pending
         self._session: AsyncSession | None = None
-        self._savepoints: list[AsyncSessionTransaction] = []
-        self._marks: list[WeakSet[State]] = []
+        self._savepoints: dict[AsyncSessionTransaction, WeakSet[State]] = {}
         self._taking_turn = asyncio.Lock()
         self._holds_turn = self._has_ended = False
         self._committing: Connection | None = None
         self._closed = self._staged = self._is_ending = False
-        self._isolation: str | None = None
+        self._writer: AsyncEngine = self._database.writer
         self._reader: AsyncEngine | None = None
 
     @property
@@ -121,7 +121,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             return (self._reader or self._database.reader).sync_engine
         if not self._holds_turn:
             await_only(self._take_turn())
-        return self._database.writer_at(self._isolation).sync_engine
+        return self._writer.sync_engine
 
     async def _take_turn(self) -> None:
         """Wait for the writer lock.
@@ -147,10 +147,14 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         """
         if self._session is None:
             return
-        nested = self._session.sync_session.get_nested_transaction()
-        ours = self._savepoints[-1].sync_transaction if self._savepoints else None
-        if nested is ours or lost:
+        if lost or self._session.sync_session.get_nested_transaction() is self._own_savepoint:
             self.doom("a statement", error)
+
+    @property
+    def _own_savepoint(self) -> SessionTransaction | None:
+        """The innermost savepoint that the unit of work itself has set."""
+        innermost = next(reversed(self._savepoints), None)
+        return None if innermost is None else innermost.sync_transaction
 
     def check_ownership(self, operation: str) -> None:
         """Refuse an operation that would end the whole transaction, unless the unit of work itself calls it.
@@ -165,7 +169,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
     def check_commit(self, nested: object) -> None:
         """Refuse a commit as `check_ownership` does, unless it only releases a savepoint that a handler has set."""
-        if nested is (self._savepoints[-1].sync_transaction if self._savepoints else None):
+        if nested is self._own_savepoint:
             self.check_ownership("commit")
 
     def check_writing(self) -> None:
@@ -212,15 +216,15 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             NoUnitOfWorkError: An object was changed outside a transaction, and is unwritten.
         """
         self._database.owner.check()
-        self._database.writer_at(isolation)
-        if self.settling:
-            raise misuse.already_running("whose COMMIT is not answered yet")
+        writer = self._database.writer_at(isolation)
         await self._begin_anew()
         self._staged = self._has_ended = False
-        self._isolation = isolation
+        self._writer = writer  # the same engine for the whole transaction: a session has a connection for each engine
 
     async def _begin_anew(self) -> None:
         """End the session's reading transaction and detach its objects, so that the next transaction reloads them."""
+        if self.settling:
+            raise misuse.already_running("whose COMMIT is not answered yet")
         if self._session is None or self._held is None:
             return
         self.check_written()
@@ -235,8 +239,6 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     async def begin_reading(self, isolation: str | None) -> None:
         self._database.owner.check()
         reader = self._database.reader_at(isolation)
-        if self.settling:
-            raise misuse.already_running("whose COMMIT is not answered yet")
         await self._begin_anew()
         self._reader = reader
 
@@ -338,8 +340,8 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             if self._session is not None:
                 await self._session.invalidate()
         finally:
-            self._undo_changes()
             if self._held is not None:
+                self._held.detached.undo_changes()
                 self._held.detached.undo_returns()
             self._free()
 
@@ -351,17 +353,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._is_ending = False
         self._has_ended = True
         self._savepoints.clear()
-        self._marks.clear()
         self._end_what_is_held()
         self._give_up_turn()
 
     def _end_what_is_held(self) -> None:
         if self._held is not None:
             self._held.end()
-
-    def _undo_changes(self) -> None:
-        if self._held is not None:
-            self._held.detached.undo_changes()
 
     def _give_up_turn(self) -> None:
         if self._holds_turn:
@@ -371,8 +368,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     async def set_savepoint(self) -> AsyncSessionTransaction:
         await self.session.connection()
         savepoint = await self.session.begin_nested()
-        self._savepoints.append(savepoint)
-        self._marks.append(self._held.detached.mark() if self._held is not None else WeakSet())
+        self._savepoints[savepoint] = self._held.detached.mark() if self._held is not None else WeakSet()
         return savepoint
 
     async def release_savepoint(self, savepoint: AsyncSessionTransaction) -> None:
@@ -381,20 +377,15 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             await savepoint.commit()
         finally:
             self._is_ending = False
-        self._leave_savepoint(savepoint)
+        del self._savepoints[savepoint]
 
     async def roll_back_to_savepoint(self, savepoint: AsyncSessionTransaction) -> None:
         self._is_ending = True
-        mark = self._leave_savepoint(savepoint)
+        mark = self._savepoints.pop(savepoint)
         try:
             await savepoint.rollback()
-            self._undo_changes()
             if self._held is not None:
+                self._held.detached.undo_changes()
                 self._held.detached.expire_since(mark)
         finally:
             self._is_ending = False
-
-    def _leave_savepoint(self, savepoint: AsyncSessionTransaction) -> WeakSet[State]:
-        index = self._savepoints.index(savepoint)
-        del self._savepoints[index]
-        return self._marks.pop(index)
