@@ -51,7 +51,7 @@ def test_scanned_handlers_are_shown_like_others():
     ]
 
 
-def test_one_message_is_shown_alone():
+def test_a_named_message_is_shown_without_the_others():
     result = describe(f"{SAMPLE}:IdleContainer", "ShipOrder")
 
     assert "ShipOrder -> str" in result.stdout
@@ -65,7 +65,7 @@ def test_an_unknown_message_comes_with_the_nearest_names():
     assert "Did you mean ShipOrder" in result.stderr
 
 
-def test_json_is_read_by_programs():
+def test_the_json_output_can_be_parsed():
     result = describe(f"{SAMPLE}:IdleContainer", "ShipOrder", "--format", "json")
 
     assert result.exit_code == 0
@@ -97,7 +97,7 @@ def test_several_applications_are_shown_under_their_names(form, monkeypatch):
     assert [name in result.stdout for name in ("IdleContainer", "create", "ShipOrder", "SlowRecord")] == [True] * 4
 
 
-def test_applications_of_one_name_are_told_apart_by_their_modules():
+def test_applications_with_the_same_name_are_distinguished_by_their_modules():
     result = describe(f"{SAMPLE}:idle", "--with", "tests.adapters.cli.samples.sample:idle", "--format", "mermaid")
 
     assert f'"{SAMPLE}:idle"' in result.stdout

@@ -126,7 +126,7 @@ def test_a_bad_target_is_a_wrong_call(command):
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "/dev/null/x", "/proc/none", "x" * 5000, "\udcff/x"])
 @pytest.mark.parametrize("command", [("freeze", "--into"), ("check", "--against")])
-def test_a_folder_that_cannot_be_is_one_clear_line(tmp_path, monkeypatch, command, folder):
+def test_an_impossible_folder_is_one_clear_line(tmp_path, monkeypatch, command, folder):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     name, option = command

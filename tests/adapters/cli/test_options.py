@@ -104,14 +104,14 @@ def test_an_option_refuses_a_value_that_cannot_work(path, parameter, value):
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["topology", "plan"], ["topology", "diff"], ["topology", "apply"]])
-def test_a_package_that_the_application_does_not_import_is_told_of(command):
+def test_a_package_that_the_application_does_not_import_is_reported(command):
     result = CliRunner().invoke(cli, [*command, TARGET, "--package", "mispelt.events"])
 
     assert result.exit_code == 2
     assert "--package mispelt.events: the application does not import it." in result.output
 
 
-def test_a_rate_of_nothing_is_refused():
+def test_a_rate_of_zero_is_refused():
     result = CliRunner().invoke(cli, ["outbox", "republish", NEVER, "--all", "--rate", "0"])
 
     assert result.exit_code == 1

@@ -78,7 +78,7 @@ def held() -> list[str]:
     return [event.id for event in BROKER.events]
 
 
-def test_list_shows_what_waits_how_much_and_since_when_and_never_a_payload(application: Application):
+def test_list_shows_number_and_age_of_pending_events_and_never_a_payload(application: Application):
     application.wait("a", "b")
     result = application.call("list")
     assert result.exit_code == 0, result.output
@@ -90,7 +90,7 @@ def test_list_shows_what_waits_how_much_and_since_when_and_never_a_payload(appli
     assert application.call("list", "--limit", "1").stderr.startswith("1 of 2, ")
 
 
-def test_list_filters_and_looks_into_the_archive_and_at_what_is_delayed(application: Application):
+def test_list_can_filter_and_show_archived_and_delayed_events(application: Application):
     application.wait("a")
     application.wait("b", key=None, kind="stock.counted.v1")
     application.wait("later", at=time.time() + 3600)
@@ -109,7 +109,7 @@ def test_list_filters_and_looks_into_the_archive_and_at_what_is_delayed(applicat
     assert "Nothing is there." in application.call("list", "--key", "nobody").stdout
 
 
-def test_show_gives_one_event_whole_with_what_cannot_be_printed_escaped(application: Application):
+def test_show_prints_a_whole_event_with_control_characters_escaped(application: Application):
     application.archive("a", data=b'{"order": "\x1b[2J"}', key="\x1b[31mred")
     result = application.call("show", "a")
     assert result.exit_code == 0, result.output
@@ -122,7 +122,7 @@ def test_show_gives_one_event_whole_with_what_cannot_be_printed_escaped(applicat
     assert (missing.exit_code, "no event with the id 'nowhere'" in missing.stderr) == (1, True)
 
 
-def test_republish_publishes_what_is_chosen_and_asks_before(application: Application):
+def test_republish_publishes_the_chosen_events_after_a_confirmation(application: Application):
     application.archive("a", "b", "c")
     assert application.call("republish").exit_code == 2
     assert application.call("republish", "--all", "--key", "k").exit_code == 2
@@ -138,13 +138,13 @@ def test_republish_publishes_what_is_chosen_and_asks_before(application: Applica
     assert application.call("republish", "--all", "--rate", "0").exit_code == 1
 
 
-def test_republish_goes_on_behind_a_sequence(application: Application):
+def test_republish_can_continue_after_a_sequence(application: Application):
     application.archive("a", "b", "c")
     result = application.call("republish", "--all", "--after", "2", "--yes")
     assert (result.exit_code, held()) == (0, ["c"])
 
 
-def test_verify_tells_what_is_missing_and_refills_it(application: Application):
+def test_verify_names_missing_events_and_refills_them(application: Application):
     assert application.call("verify").stdout == "Nothing is archived.\n"
     application.archive("a", "b", "c")
     assert application.call("republish", "--all", "--yes").exit_code == 0
@@ -177,7 +177,7 @@ def test_a_container_without_outbox_or_publisher_is_a_wrong_call(application: Ap
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-def test_ctrl_c_ends_a_slow_republish_with_status_130_and_a_way_to_go_on(application: Application):
+def test_ctrl_c_ends_a_slow_republish_with_status_130_and_names_the_command_that_continues(application: Application):
     application.archive("a", "b", "c", "d", "e")
     command = [sys.executable, "-m", "mediator.cli", "outbox", "republish", f"{MODULE}:create"]
     process = subprocess.Popen(
@@ -196,7 +196,7 @@ def test_ctrl_c_ends_a_slow_republish_with_status_130_and_a_way_to_go_on(applica
     assert "Continue with --outbox container.outbox --after 1." in rest
 
 
-def test_an_empty_key_is_a_wrong_call_and_not_every_key(application: Application):
+def test_an_empty_key_is_a_wrong_call_and_does_not_select_every_key(application: Application):
     application.archive("a")
     for command, *arguments in (("list", "--archived"), ("republish", "--yes"), ("verify",)):
         result = application.call(command, *arguments, "--key", "")

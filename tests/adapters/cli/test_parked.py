@@ -108,7 +108,7 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Application:
     return made
 
 
-def test_list_shows_where_events_stand_and_never_a_payload(application: Application):
+def test_list_shows_key_reason_and_error_of_each_event_and_never_a_payload(application: Application):
     application.park(event("1", "secret"), event("2", "x", None, consumer="other", reason="undecodable", error="no: x"))
     result = application.call("list")
     assert result.exit_code == 0, result.output
@@ -120,7 +120,7 @@ def test_list_shows_where_events_stand_and_never_a_payload(application: Applicat
     assert "secret" not in application.call("list", "--json").output
 
 
-def test_list_filters_and_says_how_many_there_are(application: Application):
+def test_list_can_filter_and_shows_the_total(application: Application):
     application.park(
         event("1", "a"),
         event("2", "b", None, type="store.order-lost.v1"),
@@ -145,7 +145,7 @@ def test_list_filters_and_says_how_many_there_are(application: Application):
     assert "Nothing is parked." in application.call("list", "--consumer", "nobody").stdout
 
 
-def test_show_gives_the_event_whole_with_what_cannot_be_printed_escaped(application: Application):
+def test_show_prints_the_whole_event_with_control_characters_escaped(application: Application):
     headers = {**HEADERS, "x": "\x1b[31mred\nline", "\x07": "bell"}
     application.park(event("1", "\x1b[2J", headers=headers, data=b'{"order": "\x1b[2J"}', error="E: \x1b[0m\nx"))
     result = application.call("show", 1)
@@ -158,14 +158,14 @@ def test_show_gives_the_event_whole_with_what_cannot_be_printed_escaped(applicat
     assert not set("\x1b\x07") & set(application.call("show", 1, "--json").output)
 
 
-def test_a_body_that_is_no_text_is_shown_and_exported_as_base64(application: Application):
+def test_a_binary_body_is_shown_and_exported_as_base64(application: Application):
     application.park(event("1", "x", data=b"\xff\x00"))
     assert "(base64) /wA=" in application.call("show", 1).stdout
     (line,) = application.call("export").stdout.splitlines()
     assert base64.b64decode(json.loads(line)["data_base64"]) == b"\xff\x00"
 
 
-def test_an_event_that_is_not_there_is_an_error_with_status_1(application: Application):
+def test_a_missing_event_is_an_error_with_status_1(application: Application):
     for command in (("show", 5), ("edit", 5, "--data", "-", "--yes")):
         result = application.call(*command, stdin="x")
         assert (result.exit_code, "No event is parked under the number 5" in result.stderr) == (1, True)
@@ -195,7 +195,7 @@ def test_a_replay_that_fails_stops_its_key_has_no_effect_and_status_1(applicatio
     assert [json.loads(line)["outcome"] for line in lines] == ["failed", "blocked"]
 
 
-def test_a_replay_tells_of_what_cannot_be_put_back_and_goes_on_with_the_others(application: Application):
+def test_a_replay_reports_an_event_that_cannot_be_put_back_and_continues_with_the_others(application: Application):
     application.park(outgoing("a", 7), outgoing("b", 8))
     assert application.call("replay", "--all", "--yes").exit_code == 0
     application.read("DELETE FROM mediator_inbox")
@@ -220,7 +220,7 @@ def test_a_dry_run_changes_nothing_and_asks_nothing(application: Application):
     assert "1 store.order-placed.v1 would be discarded" in result.stdout
 
 
-def test_nothing_is_replayed_or_discarded_without_a_yes(application: Application):
+def test_no_event_is_replayed_or_discarded_without_confirmation(application: Application):
     application.park(event("1", "a"))
     for command in (("replay", "--all"), ("discard", 1, "--because", "test"), ("edit", 1, "--data", __file__)):
         for answer in ("n\n", ""):
@@ -230,7 +230,7 @@ def test_nothing_is_replayed_or_discarded_without_a_yes(application: Application
     assert application.shipped == ["a"]
 
 
-def test_everything_has_to_be_said(application: Application):
+def test_selecting_every_event_needs_an_explicit_option(application: Application):
     application.park(event("1", "a"))
     assert application.call("replay", "--yes").exit_code == 2
     assert application.call("discard", "--because", "x", "--yes").exit_code == 2
@@ -240,7 +240,7 @@ def test_everything_has_to_be_said(application: Application):
     assert application.parked == ["1"]
 
 
-def test_an_edited_event_is_replayed_as_it_is_then(application: Application, tmp_path: Path):
+def test_an_edited_event_is_replayed_in_its_edited_form(application: Application, tmp_path: Path):
     application.park(event("1", "poison", headers={}))
     assert application.call("replay", 1, "--yes").exit_code == 1
     (tmp_path / "headers.json").write_text(json.dumps({**HEADERS, "ce-id": "1"}))
@@ -254,14 +254,14 @@ def test_an_edited_event_is_replayed_as_it_is_then(application: Application, tmp
 
 
 @pytest.mark.parametrize("headers", ["no json", "[]", '{"a": 1}'])
-def test_headers_that_are_no_texts_are_refused(application: Application, headers: str):
+def test_headers_that_are_not_strings_are_refused(application: Application, headers: str):
     application.park(event("1", "a"))
     assert application.call("edit", 1, "--headers", "-", "--yes", stdin=headers).exit_code == 2
     assert application.call("edit", 1).exit_code == 2
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-def test_headers_are_read_as_utf_8_whatever_the_locale_says(application: Application, tmp_path: Path):
+def test_headers_are_read_as_utf_8_under_any_locale(application: Application, tmp_path: Path):
     application.park(event("1", "a"))
     file = tmp_path / "headers.json"
     file.write_text(json.dumps({**HEADERS, "ce-id": "1", "tenant": "Zoë"}, ensure_ascii=False), "utf-8")
@@ -282,7 +282,7 @@ def test_a_discarded_event_is_gone_its_reason_logged_and_its_key_free(applicatio
     assert application.shipped == ["b"]
 
 
-def test_what_somebody_else_takes_out_meanwhile_keeps_no_other_event_from_being_discarded(application: Application):
+def test_an_event_that_another_process_removes_does_not_stop_discarding_the_others(application: Application):
     application.park(event("1", "a"), event("2", "b"), event("3", "c"))
     application.read(
         "CREATE TRIGGER somebody_else AFTER DELETE ON mediator_parked WHEN OLD.event_id = '1' "
@@ -298,7 +298,7 @@ def test_what_somebody_else_takes_out_meanwhile_keeps_no_other_event_from_being_
     assert result.stderr.count("parked event discarded") == 2
 
 
-def test_the_one_number_that_is_to_be_discarded_has_to_be_there(application: Application):
+def test_discarding_only_a_number_that_does_not_exist_is_an_error(application: Application):
     application.park(event("1", "a"))
     for options in (("--yes",), ("--dry-run",)):
         result = application.call("discard", 5, "--because", "test", *options)
@@ -307,7 +307,7 @@ def test_the_one_number_that_is_to_be_discarded_has_to_be_there(application: App
     assert application.parked == []
 
 
-def test_export_writes_one_json_object_a_line(application: Application, tmp_path: Path):
+def test_export_writes_one_json_object_per_line(application: Application, tmp_path: Path):
     application.park(event("1", "a"), event("2", "b", None))
     result = application.call("export", "--output", tmp_path / "parked.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "parked.jsonl").read_text().splitlines()]
@@ -328,7 +328,7 @@ def test_a_number_needs_a_parking_when_there_are_several(application: Applicatio
     assert (result.exit_code, "Did you mean" in result.stderr) == (2, True)
 
 
-def test_a_container_without_parking_is_told_what_to_add():
+def test_the_error_for_a_container_without_parking_names_the_missing_provider():
     result = CliRunner().invoke(cli, ["parked", "list", "tests.adapters.cli.samples.sample:IdleContainer"])
     assert (result.exit_code, "SqlAlchemyParking" in result.stderr) == (2, True)
 
@@ -345,7 +345,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
-async def test_a_database_without_the_tables_is_told_how_to_make_them(
+async def test_the_error_for_missing_tables_names_the_command_that_creates_them(
     dialect: str, command: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ):
     async with AsyncExitStack() as stack:
@@ -361,7 +361,7 @@ async def test_a_database_without_the_tables_is_told_how_to_make_them(
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-def test_ctrl_c_leaves_the_event_at_hand_parked_and_is_status_130(application: Application):
+def test_ctrl_c_leaves_the_current_event_parked_and_ends_with_status_130(application: Application):
     application.park(event("1", "a", None), event("2", "slow", None), event("3", "c", None))
     command = [sys.executable, "-m", "mediator.cli", "parked", "replay", SAMPLE, "--all", "--yes"]
     with subprocess.Popen(
@@ -395,7 +395,7 @@ def test_ctrl_c_leaves_the_event_at_hand_parked_and_is_status_130(application: A
         ["replay", "--all", "--dry-run", "--json"],
     ],
 )
-def test_what_shows_no_bodies_reads_none(application: Application, command: list[str]) -> None:
+def test_commands_that_show_no_bodies_read_no_bodies(application: Application, command: list[str]) -> None:
     application.park(*(event(str(number), "x", None, data=b"x" * 300_000) for number in range(60)))
     tracemalloc.start()
     try:
@@ -407,7 +407,7 @@ def test_what_shows_no_bodies_reads_none(application: Application, command: list
     assert peak < 6_000_000  # all bodies have 18 MB
 
 
-def test_an_export_keeps_few_bodies_at_a_time(application: Application, tmp_path: Path) -> None:
+def test_an_export_holds_few_bodies_in_memory(application: Application, tmp_path: Path) -> None:
     application.park(*(event(str(number), "x", None, data=b"x" * 300_000) for number in range(100)))
     tracemalloc.start()
     try:
@@ -435,7 +435,7 @@ def test_an_export_keeps_few_bodies_at_a_time(application: Application, tmp_path
         (["list", "--type", "\udcff"], 2),
     ],
 )
-def test_a_file_or_value_that_cannot_work_is_one_clear_line(
+def test_an_invalid_file_or_value_is_one_clear_line(
     application: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -115,7 +115,7 @@ async def test_a_container_without_workers_is_refused():
 
 
 @pytest.mark.thorough("starts and stops processes")
-async def test_faults_of_the_container_are_reported_as_they_stand_before_anything_starts():
+async def test_faults_of_the_container_are_reported_before_anything_starts():
     status, output, errors = await Run(await command("run", f"{SAMPLE}:create_faulty"), None, None).end()
 
     assert (status, output) == (2, "")
@@ -132,7 +132,7 @@ async def test_a_database_that_cannot_be_opened_ends_the_command_with_its_error(
     assert "Traceback" not in errors
 
 
-async def test_without_click_the_command_says_what_to_install(tmp_path):
+async def test_without_click_the_command_names_the_extra_to_install(tmp_path):
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError(name='click')\n")
     process = await command("--help", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     status, _, errors = await Run(process, None, None).end()

@@ -40,7 +40,7 @@ async def tables_of(url):
     return found
 
 
-def test_create_makes_the_tables_in_the_database_of_the_container_as_often_as_it_is_called(tmp_path, monkeypatch):
+def test_create_can_be_called_repeatedly_and_creates_the_tables_in_the_containers_database(tmp_path, monkeypatch):
     file = tmp_path / "app.db"
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
 
@@ -51,7 +51,7 @@ def test_create_makes_the_tables_in_the_database_of_the_container_as_often_as_it
     assert tables(file) == TABLES
 
 
-async def test_create_makes_the_tables_in_postgresql_and_keeps_passwords_to_itself(postgres_url, monkeypatch):
+async def test_create_creates_the_tables_in_postgresql_and_prints_no_password(postgres_url, monkeypatch):
     monkeypatch.setenv("SAMPLE_DATABASE", f"{postgres_url.replace('postgres@', 'postgres:secret@')}?password=secret")
 
     result = await asyncio.to_thread(CliRunner().invoke, cli, ["schema", "create", f"{SAMPLE}:create"])
@@ -122,7 +122,7 @@ def test_check_names_the_differences_until_there_are_none(tmp_path, monkeypatch)
     assert (result.exit_code, "the tables are as they should be" in result.stdout) == (0, True)
 
 
-def test_upgrade_makes_the_tables_and_then_has_nothing_to_do(tmp_path, monkeypatch):
+def test_upgrade_creates_the_tables_and_a_second_upgrade_changes_nothing(tmp_path, monkeypatch):
     file = tmp_path / "app.db"
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     first, second = (CliRunner().invoke(cli, ["schema", "upgrade", f"{SAMPLE}:create"]) for _ in range(2))
@@ -145,7 +145,7 @@ def test_upgrade_refuses_tables_that_are_newer_than_the_library(tmp_path, monkey
     assert (checked.exit_code, "are of version 99" in checked.stdout) == (1, True)
 
 
-def test_sql_from_a_version_is_what_is_missing_since_and_an_unknown_version_is_a_wrong_call():
+def test_sql_from_a_version_contains_the_later_changes_and_an_unknown_version_is_a_wrong_call():
     nothing = CliRunner().invoke(cli, ["schema", "sql", "--from-version", "2"])
     assert (nothing.exit_code, nothing.stdout) == (0, "")
     assert nothing.stderr == "Tables of version 2 are up to date.\n"
@@ -173,7 +173,7 @@ def sources(file):
         connection.close()
 
 
-def test_upgrade_names_the_events_as_the_container_does(tmp_path, monkeypatch):
+def test_upgrade_names_the_events_after_the_application_of_the_container(tmp_path, monkeypatch):
     file = tmp_path / "app.db"
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     version_1_in(file)
@@ -182,7 +182,7 @@ def test_upgrade_names_the_events_as_the_container_does(tmp_path, monkeypatch):
     assert sources(file) == {"sales"}
 
 
-def test_upgrade_names_the_events_as_it_is_told(tmp_path, monkeypatch):
+def test_upgrade_names_the_events_after_its_application_option(tmp_path, monkeypatch):
     file = tmp_path / "app.db"
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     version_1_in(file)

@@ -41,7 +41,7 @@ def test_a_target_without_module_or_name_is_explained(target):
     assert "is not module:name" in problem(target)
 
 
-def test_a_module_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_module_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken_application.py").write_text("import no_such_dependency\n")
 
@@ -50,14 +50,14 @@ def test_a_module_that_is_not_there_is_named(tmp_path, monkeypatch):
     assert "no_such_dependency" in problem("broken_application:create")
 
 
-def test_a_module_that_cannot_be_imported_shows_where(tmp_path, monkeypatch):
+def test_the_error_for_a_failing_import_shows_its_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("failing_application.py").write_text("x = 1\nraise RuntimeError('not today')\n")
 
     assert "failing_application.py:2: RuntimeError: not today" in problem("failing_application:x")
 
 
-def test_a_name_that_the_module_fails_to_give_shows_where(tmp_path, monkeypatch):
+def test_the_error_for_a_name_whose_lookup_fails_shows_its_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("lazy_application.py").write_text("def __getattr__(name):\n    raise RuntimeError('not today')\n")
 
@@ -66,7 +66,7 @@ def test_a_name_that_the_module_fails_to_give_shows_where(tmp_path, monkeypatch)
     assert "lazy_application.py:2: RuntimeError: not today" in text
 
 
-def test_a_current_directory_that_is_gone_is_told(tmp_path, monkeypatch):
+def test_a_deleted_working_directory_is_reported(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -75,7 +75,7 @@ def test_a_current_directory_that_is_gone_is_told(tmp_path, monkeypatch):
     assert "current directory cannot be read" in problem(f"{SAMPLE}:create")
 
 
-def test_a_name_that_is_not_there_comes_with_the_nearest_one():
+def test_the_error_for_a_missing_name_suggests_the_nearest_one():
     assert "Did you mean create" in problem(f"{SAMPLE}:creat")
     assert "IdleContainer" in problem(f"{SAMPLE}:idlecontainer")
 
@@ -91,7 +91,7 @@ def test_a_name_that_is_not_there_comes_with_the_nearest_one():
         ("failing", "ValueError: no"),
     ],
 )
-def test_what_is_no_container_is_refused_with_the_reason(name, text):
+def test_an_object_that_is_not_a_container_is_refused_with_the_reason(name, text):
     assert text in problem(f"{SAMPLE}:{name}")
 
 
@@ -110,7 +110,7 @@ def test_control_characters_of_foreign_text_are_escaped():
 
 
 @pytest.mark.parametrize("file", ["enrollment.py", "./enrollment.py", "enrollment"])
-def test_a_file_is_no_module_and_the_module_is_named(file, tmp_path, monkeypatch):
+def test_the_error_for_a_file_name_suggests_the_module_name(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if file == "enrollment":
         assert "was not found" in problem(f"{file}:create")
@@ -118,7 +118,7 @@ def test_a_file_is_no_module_and_the_module_is_named(file, tmp_path, monkeypatch
         assert problem(f"{file}:create") == f"{file!r} is a file; name the module: enrollment:create."
 
 
-def test_a_setting_that_is_missing_is_one_sentence_with_what_to_do():
+def test_a_missing_setting_is_one_sentence_with_the_remedy():
     result = CliRunner().invoke(cli, ["run", f"{SAMPLE}:Container"])
     assert result.exit_code == 2
     assert 'Undefined configuration option "config.database"' in result.stderr

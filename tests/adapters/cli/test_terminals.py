@@ -77,7 +77,7 @@ async def started(folder: Path, program: str, **options: int) -> asyncio.subproc
 
 @pytest.mark.thorough("waits in real time, or does much work")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_workers_stop_in_order_where_the_event_loop_knows_no_signals(folder: Path, number: signal.Signals):
+async def test_workers_drain_on_event_loops_without_signal_handlers(folder: Path, number: signal.Signals):
     process = await started(folder, "worker")
     process.send_signal(number)
     async with asyncio.timeout(60):
@@ -87,7 +87,7 @@ async def test_workers_stop_in_order_where_the_event_loop_knows_no_signals(folde
     assert errors.decode() == "Stopping. Ctrl-C stops at once.\n"
 
 
-async def test_a_second_ctrl_c_ends_them_at_once_there_too(folder: Path):
+async def test_a_second_ctrl_c_ends_workers_at_once_on_event_loops_without_signal_handlers(folder: Path):
     process = await started(folder, "stuck")
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
@@ -99,7 +99,7 @@ async def test_a_second_ctrl_c_ends_them_at_once_there_too(folder: Path):
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_workers_stop_although_nobody_reads_what_is_said_about_it(folder: Path):
+async def test_workers_stop_although_nobody_reads_their_output(folder: Path):
     process = await started(folder, "worker")
     assert process.stderr is not None
     process.stderr._transport.close()  # type: ignore[attr-defined]  # asyncio gives no other way
@@ -154,7 +154,7 @@ class Terminal:
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "iso8859-5"])
 @pytest.mark.parametrize("form", ["text", "mermaid"])
-def test_characters_that_the_output_lacks_are_escaped(
+def test_characters_that_the_output_encoding_lacks_are_escaped(
     names: Path, encoding: str, form: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.syspath_prepend(names)
@@ -167,14 +167,14 @@ def test_characters_that_the_output_lacks_are_escaped(
 
 
 @pytest.mark.parametrize("arguments", [("describe", "gibt_es_nicht_学生:x"), ("describe", "--nö_学生"), ("学生",)])
-def test_errors_and_usage_are_told_in_every_encoding(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+def test_errors_and_usage_are_printed_in_every_encoding(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     status, _, errors = Terminal("cp1252", monkeypatch).run(*arguments)
     assert status == 2
     assert b"\\u5b66" in errors
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-def test_an_output_that_is_closed_is_no_traceback(names: Path):
+def test_a_closed_output_causes_no_traceback(names: Path):
     reading, writing = os.pipe()
     os.close(reading)
     process = subprocess.Popen(

@@ -62,7 +62,7 @@ def config_of(server: NatsServer, stream: str, consumer: str = "") -> StreamConf
     return on(server, ask).config
 
 
-def test_plan_shows_what_apply_then_creates(server: NatsServer, prefix: str):
+def test_plan_shows_the_changes_that_apply_makes(server: NatsServer, prefix: str):
     planned = topology("plan", "create", "--json")
     wanted = {(f"{prefix}-shipping", ""), (f"{prefix}-sales", ""), (f"{prefix}-sales", "shipping")}
     assert {key: status for key, (status, _) in items(planned).items()} == dict.fromkeys(wanted, "create")
@@ -85,7 +85,7 @@ def test_diff_fails_until_there_are_no_differences(prefix: str):
     assert json.loads(again.stdout)["brokers"][0]["done"] == []
 
 
-def test_a_new_handler_adds_its_subject_and_an_old_version_takes_none_away(server: NatsServer, prefix: str):
+def test_a_new_handler_adds_its_subject_and_an_older_version_removes_none(server: NatsServer, prefix: str):
     topology("apply", "create")
     result = topology("plan", "create_next", "--json")
     assert items(result)[f"{prefix}-sales", "shipping"] == (
@@ -109,7 +109,7 @@ def test_a_new_handler_adds_its_subject_and_an_old_version_takes_none_away(serve
     assert topology("diff", "create").exit_code == 0
 
 
-def test_what_no_longer_consumes_is_reported_and_never_deleted(server: NatsServer, prefix: str):
+def test_obsolete_consumers_are_reported_and_never_deleted(server: NatsServer, prefix: str):
     topology("apply", "create")
     monkeys = ConsumerConfig(durable_name="billing", filter_subject=f"{prefix}.shipping.order-shipped.*")
     on(server, lambda manager: manager.add_consumer(f"{prefix}-shipping", monkeys))
@@ -123,12 +123,14 @@ def test_what_no_longer_consumes_is_reported_and_never_deleted(server: NatsServe
     assert topology("diff", "create").exit_code == 1
 
 
-def test_a_publisher_that_stands_inside_its_relay_is_found_too(prefix: str):
+def test_a_publisher_nested_in_its_relay_is_found(prefix: str):
     result = topology("plan", "create_last", "--json")
     assert items(result)[f"{prefix}-shipping", ""][0] == "create"
 
 
-def test_every_difference_of_a_stream_is_told_and_changed_only_when_asked(server: NatsServer, prefix: str, monkeypatch):
+def test_every_difference_of_a_stream_is_reported_and_changed_only_on_request(
+    server: NatsServer, prefix: str, monkeypatch
+):
     topology("apply", "create")
 
     async def change(manager):
@@ -192,7 +194,7 @@ def test_an_ordered_group_gets_no_consumers_on_a_stream_that_it_will_refuse(serv
     assert [each.name for each in consumers] == ["shipping"]
 
 
-def test_a_consumer_that_cannot_be_used_is_reported_with_all_that_differs(server: NatsServer, prefix: str):
+def test_an_unusable_consumer_is_reported_with_all_its_differences(server: NatsServer, prefix: str):
     on(server, lambda manager: manager.add_stream(name=f"{prefix}-sales", subjects=[f"{prefix}.sales.>"]))
     wrong = ConsumerConfig(durable_name="shipping", max_deliver=3, max_ack_pending=1, deliver_subject="push.it")
     on(server, lambda manager: manager.add_consumer(f"{prefix}-sales", wrong))
@@ -208,7 +210,7 @@ def test_a_consumer_that_cannot_be_used_is_reported_with_all_that_differs(server
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-def test_it_may_run_at_several_places_at_a_time(server: NatsServer, prefix: str):
+def test_apply_may_run_in_several_processes_concurrently(server: NatsServer, prefix: str):
     commands = [
         [sys.executable, "-m", "mediator.cli", "topology", "apply", f"{APPLICATION}:{name}", "--json"]
         for name in ("create", "create_next", "create_next")
@@ -221,7 +223,7 @@ def test_it_may_run_at_several_places_at_a_time(server: NatsServer, prefix: str)
     assert topology("diff", "create_next").exit_code == 0
 
 
-def test_the_table_lets_no_foreign_name_move_the_cursor(server: NatsServer, prefix: str):
+def test_the_table_escapes_control_characters_in_foreign_names(server: NatsServer, prefix: str):
     theirs = StreamConfig(name=f"{prefix}-shipping", subjects=[f"{prefix}.shipping.\x1b[2J.>"])
     on(server, lambda manager: manager.add_stream(theirs))
     result = topology("plan", "create")
@@ -230,12 +232,12 @@ def test_the_table_lets_no_foreign_name_move_the_cursor(server: NatsServer, pref
     assert result.stdout.splitlines()[1].split() == ["status", "stream", "consumer", "details"]
 
 
-def test_a_container_without_a_broker_is_told(prefix: str):
+def test_a_container_without_a_broker_is_reported(prefix: str):
     result = CliRunner().invoke(cli, ["topology", "plan", "tests.adapters.cli.samples.sample:IdleContainer"])
     assert (result.exit_code, "has no broker" in result.stderr) == (2, True)
 
 
-def test_a_broker_that_is_away_is_told_and_no_secret_of_its_url(prefix: str, monkeypatch):
+def test_an_unreachable_broker_is_reported_without_the_secrets_of_its_url(prefix: str, monkeypatch):
     monkeypatch.setenv("SHIPPING_NATS", "nats://user@127.0.0.1:1")
     monkeypatch.setenv("SHIPPING_PASSWORD", "hidden")
     result = topology("plan", "create", "--timeout", "0.5")
@@ -243,7 +245,7 @@ def test_a_broker_that_is_away_is_told_and_no_secret_of_its_url(prefix: str, mon
     assert "hidden" not in result.output
 
 
-async def test_what_nobody_may_see_is_in_no_description(server: NatsServer, prefix: str, monkeypatch):
+async def test_descriptions_contain_no_password(server: NatsServer, prefix: str, monkeypatch):
     monkeypatch.setenv("SHIPPING_PASSWORD", "hidden")
     for arguments in (["describe"], ["describe", "--format", "json"], ["describe", "--format", "mermaid"]):
         result = CliRunner().invoke(cli, [arguments[0], f"{APPLICATION}:create", *arguments[1:]])

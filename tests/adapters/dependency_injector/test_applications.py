@@ -75,7 +75,7 @@ def problems(container: Any) -> str:
 
 
 @pytest.mark.parametrize("names", [("shop", None), ("shop", "shop"), (None, "shop")])
-def test_one_name_is_enough(names: tuple[Any, Any]):
+def test_a_name_at_one_provider_is_enough(names: tuple[Any, Any]):
     validate(shop(*names))
 
 
@@ -87,7 +87,7 @@ def test_no_name_is_reported():
     assert "publishes events without the name of an application" in problems(shop(None, None))
 
 
-async def test_two_names_of_a_configuration_stop_the_start():
+async def test_two_different_configured_names_prevent_the_start():
     container: Any = Shop(config={"name": "bank"})
     container.publisher.add_kwargs(application=container.config.name)
     validate(container)
@@ -112,7 +112,7 @@ async def test_an_event_that_is_delivered_directly_has_the_name_of_the_publisher
     assert [event.source for event in container.broker().events] == ["shop"]
 
 
-def test_two_commands_of_one_name_are_reported_where_keys_are_used():
+def test_two_commands_with_the_same_name_are_reported_if_idempotency_keys_are_used():
     other: Any = make_dataclass("Cancel", [("booking", int)], bases=(Command[None],), frozen=True)
     other.__module__ = "hotel"
 

@@ -62,12 +62,12 @@ def problems(*classes: Any, **more: Any) -> list[tuple[str, str]]:
         (NotificationHandler, EventAndNotification, "a Notification and a DistributedEvent"),
     ],
 )
-def test_a_message_of_several_kinds_is_found(kind: Any, message: Any, kinds: str):
+def test_a_message_of_several_kinds_is_reported(kind: Any, message: Any, kinds: str):
     found = problems(handler(kind, message))
     assert any(label == "container.h0" and f"is {kinds}, which are" in text for label, text in found)
 
 
-def test_a_message_of_several_kinds_is_found_where_only_an_authorizer_names_it():
+def test_a_message_of_several_kinds_is_reported_if_only_an_authorizer_names_it():
     class Nobody(Authorizer[CommandAndNotification]):
         async def authorize(self, _message: Any, _context: MessageContext) -> bool:
             return False
@@ -75,13 +75,13 @@ def test_a_message_of_several_kinds_is_found_where_only_an_authorizer_names_it()
     assert any("is a Request and a Notification" in text for _, text in problems(Nobody))
 
 
-def test_a_notification_whose_strategy_is_none_is_found():
+def test_a_notification_with_an_invalid_strategy_is_reported():
     ((label, text),) = problems(handler(NotificationHandler, Shouted))
     assert label == "container.h0"
     assert text.startswith("Shouted.publish_strategy: The setting strategy=")
     assert "Write `strategy=Concurrent()`" in text
 
 
-def test_a_mediator_whose_strategy_is_none_is_refused_where_it_is_declared():
+def test_a_mediator_with_an_invalid_strategy_is_refused_at_its_declaration():
     with pytest.raises(SettingError, match=r"Write `strategy=Concurrent\(\)`"):
         MediatorProvider(strategy=Concurrent)  # type: ignore[arg-type]  # the fault

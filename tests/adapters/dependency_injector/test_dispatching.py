@@ -87,7 +87,7 @@ async def test_concurrent_dispatches_in_one_scope_are_refused(mediator):
     assert any(isinstance(error, ScopeError) for error in caught.value.exceptions)
 
 
-async def test_concurrent_dispatches_in_new_scopes_have_objects_of_their_own(mediator):
+async def test_concurrent_dispatches_in_new_scopes_share_no_scoped_objects(mediator):
     async def body(handler):
         sent = [handler.mediator.send(Inner(), mode=TransactionMode.NEW) for _ in range(5)]
         return [handler.unit_of_work, *await asyncio.gather(*sent)]
@@ -97,7 +97,7 @@ async def test_concurrent_dispatches_in_new_scopes_have_objects_of_their_own(med
     assert all(each.closed for each in made)
 
 
-async def test_a_dispatch_that_was_not_awaited_is_an_error_of_the_one_it_joined(mediator):
+async def test_an_unawaited_dispatch_fails_the_dispatch_it_joined(mediator):
     event, tasks = asyncio.Event(), []
 
     async def body(handler):
@@ -110,7 +110,7 @@ async def test_a_dispatch_that_was_not_awaited_is_an_error_of_the_one_it_joined(
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_task_that_sends_after_its_dispatch_has_a_scope_of_its_own(mediator):
+async def test_a_task_that_sends_after_its_dispatch_has_ended_gets_a_new_scope(mediator):
     over = asyncio.Event()
 
     async def later(handler):
@@ -127,7 +127,7 @@ async def test_a_task_that_sends_after_its_dispatch_has_a_scope_of_its_own(media
     assert late.closed
 
 
-async def test_a_suppressed_transaction_is_inherited_by_what_joins(mediator):
+async def test_joining_dispatches_inherit_a_suppressed_transaction(mediator):
     async def body(handler):
         async with handler.mediator.scope(TransactionMode.SUPPRESS), handler.mediator.scope():
             return current_scope().transactional

@@ -77,7 +77,7 @@ class App(containers.DeclarativeContainer):
     names = providers.Factory(as_handler(names), students)
 
 
-async def test_functions_handle_messages_with_what_their_providers_give():
+async def test_functions_handle_messages_with_arguments_from_their_providers():
     async with lifespan(App(), requests=[EnrollStudent, CountStudents, ListNames]) as container:
         mediator = container.mediator()
         assert await mediator.send(EnrollStudent("Ada")) == "Ada!"
@@ -109,7 +109,7 @@ def test_the_class_looks_like_the_function_and_the_function_stays_as_it_is():
     assert inspect.iscoroutinefunction(enroll)
 
 
-async def test_wrong_arguments_are_found_when_the_container_is_validated():
+async def test_wrong_arguments_are_reported_when_the_container_is_validated():
     class Faulty(containers.DeclarativeContainer):
         mediator = MediatorProvider()
         enroll = providers.Factory(as_handler(enroll))
@@ -123,7 +123,7 @@ async def test_wrong_arguments_are_found_when_the_container_is_validated():
     assert (second.label, second.text.split(",")[0]) == ("container.count", "needs a Students as 'students'")
 
 
-async def test_wrong_arguments_are_refused_when_it_is_made():
+async def test_wrong_arguments_are_refused_when_the_handler_is_constructed():
     with pytest.raises(TypeError, match="students"):
         as_handler(enroll)()  # type: ignore[call-arg]
 
@@ -224,7 +224,7 @@ class ChangeFirstName(ChangeName):
     pass
 
 
-async def test_a_request_goes_to_its_own_handler_or_to_that_of_its_nearest_base():
+async def test_a_request_goes_to_its_own_handler_or_to_the_handler_of_its_nearest_base():
     def answering(message: Any, answer: str) -> Any:
         class Answering(RequestHandler[message, str]):
             async def handle(self, request: Any) -> str:
@@ -320,14 +320,14 @@ class Adders(containers.DeclarativeContainer):
     puppy = providers.Factory(PuppyAdder)
 
 
-async def test_handlers_of_one_generic_request_differ_by_its_arguments_and_the_nearest_is_taken():
+async def test_the_handler_with_the_nearest_type_arguments_handles_a_generic_request():
     async with lifespan(Adders(), requests=[AddAnimal, AddPuppy, AddCourse]) as container:
         send = container.mediator().send
         answers = [await send(AddAnimal()), await send(AddPuppy()), await send(AddCourse())]
     assert answers == ["animal", "puppy", "any"]
 
 
-def test_two_handlers_of_a_generic_request_with_the_same_arguments_are_one_too_many():
+def test_two_handlers_of_a_generic_request_with_the_same_type_arguments_are_refused():
     class Twins(Adders):
         another = providers.Factory(PuppyAdder)
 
@@ -344,7 +344,7 @@ def test_a_generic_request_with_other_arguments_has_no_handler():
         validate(Narrow(), requests=[AddPuppy, AddCourse])
 
 
-async def test_handlers_and_behaviors_of_a_generic_message_are_for_those_with_its_arguments_only():
+async def test_handlers_and_behaviors_of_a_generic_message_apply_only_to_its_type_arguments():
     seen: list[str] = []
 
     class Listener(NotificationHandler[Added[int]]):
@@ -364,7 +364,7 @@ async def test_handlers_and_behaviors_of_a_generic_message_are_for_those_with_it
     assert seen == ["PuppyAdded", "around CourseAdded", "around AddAnimal"]
 
 
-def test_a_request_that_its_family_handles_has_a_handler():
+def test_a_request_has_a_handler_if_its_base_class_has_one():
     class Handler(RequestHandler[Change, str]):
         async def handle(self, request: Change) -> str:
             return ""

@@ -40,7 +40,7 @@ def reachable(start, edges, through):
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(KINDS), min_size=8, max_size=8), EDGES)
-def test_a_cycle_is_reported_exactly_when_something_reaches_itself(kinds, edges):
+def test_a_cycle_is_reported_exactly_when_a_provider_reaches_itself(kinds, edges):
     container, _ = built(kinds, edges)
     in_cycles = {node for node in range(8) if node in reachable(node, edges, lambda _: True)}
     problems = list(find_cycles(Graph(container)))
@@ -50,7 +50,7 @@ def test_a_cycle_is_reported_exactly_when_something_reaches_itself(kinds, edges)
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(KINDS), min_size=8, max_size=8), EDGES)
-def test_a_captive_is_reported_for_exactly_those_that_keep_something_scoped(kinds, edges):
+def test_a_captive_is_reported_for_exactly_the_providers_that_keep_a_scoped_object(kinds, edges):
     container, _ = built(kinds, edges)
     keeping = {node for node, kind in enumerate(kinds) if kind in {providers.Singleton, providers.Resource}}
     expected = {
@@ -66,7 +66,7 @@ def test_a_captive_is_reported_for_exactly_those_that_keep_something_scoped(kind
     st.lists(st.sampled_from([providers.Factory, providers.Singleton, providers.Resource]), min_size=8, max_size=8),
     EDGES,
 )
-def test_resources_start_after_all_they_need_and_stop_before(kinds, edges):
+def test_resources_start_after_their_dependencies_and_stop_before_them(kinds, edges):
     downward = {(max(edge), min(edge)) for edge in edges if edge[0] != edge[1]}
     container, made = built(kinds, downward)
     log = []

@@ -45,7 +45,7 @@ def container_of(**named):
     return made
 
 
-async def test_resources_start_in_the_order_of_their_needs_and_stop_in_reverse():
+async def test_resources_start_in_the_order_of_their_dependencies_and_stop_in_reverse():
     for _ in range(30):
         log = Log()
         connection = log.resource("connection")
@@ -112,7 +112,7 @@ async def test_resources_of_every_form_start_and_stop():
     assert log[6:] == ["-class", "-manager", "-async_generator", "-generator"]
 
 
-async def test_inside_everything_is_a_plain_object():
+async def test_providers_return_plain_objects_inside_the_lifespan():
     log = Log()
     connection = log.resource("connection")
     service = providers.Singleton(Box, connection)
@@ -121,7 +121,7 @@ async def test_inside_everything_is_a_plain_object():
         assert container.user().content.content == "connection"
 
 
-async def test_a_failure_in_starting_stops_what_was_started():
+async def test_a_failure_while_starting_stops_the_started_resources():
     log = Log()
     first = log.resource("first")
     second = log.resource("second", first, start=OSError("no route"))
@@ -133,7 +133,7 @@ async def test_a_failure_in_starting_stops_what_was_started():
     assert caught.value.__notes__ == ["This was raised when container.second was started."]
 
 
-async def test_a_cancellation_while_starting_stops_what_was_started():
+async def test_a_cancellation_while_starting_stops_the_started_resources():
     log = Log()
     reached, cleaned = asyncio.Event(), []
 
@@ -157,7 +157,7 @@ async def test_a_cancellation_while_starting_stops_what_was_started():
     assert cleaned == ["hang"]
 
 
-async def test_failures_in_stopping_do_not_keep_the_others_from_being_stopped():
+async def test_a_resource_that_fails_to_stop_does_not_prevent_the_others_from_stopping():
     log = Log()
     first = log.resource("first")
     container = container_of(
@@ -172,7 +172,7 @@ async def test_failures_in_stopping_do_not_keep_the_others_from_being_stopped():
     assert log[3:] == ["-third", "-second", "-first"]
 
 
-async def test_one_failure_in_stopping_is_raised_as_it_is():
+async def test_a_single_failure_while_stopping_is_raised_unchanged():
     log = Log()
     failure = RuntimeError("stuck")
     with pytest.raises(RuntimeError) as caught:
@@ -182,7 +182,7 @@ async def test_one_failure_in_stopping_is_raised_as_it_is():
     assert caught.value.__notes__ == ["This was raised when container.first was stopped."]
 
 
-async def test_an_error_of_the_body_is_kept_with_notes_on_failures_in_stopping():
+async def test_an_error_of_the_body_is_raised_with_notes_on_failures_while_stopping():
     log = Log()
     error = ValueError("body")
     with pytest.raises(ValueError, match="body") as caught:
@@ -193,7 +193,7 @@ async def test_an_error_of_the_body_is_kept_with_notes_on_failures_in_stopping()
     assert log[2:] == ["-b", "-a"]
 
 
-async def test_a_cancelled_body_stops_everything_also_when_it_is_cancelled_again():
+async def test_a_cancelled_body_stops_all_resources_even_if_it_is_cancelled_again():
     log = Log()
     running, stopping = asyncio.Event(), asyncio.Event()
 
@@ -219,7 +219,7 @@ async def test_a_cancelled_body_stops_everything_also_when_it_is_cancelled_again
     assert log == ["+first", "-first"]
 
 
-async def test_it_can_be_started_again_with_singletons_of_its_own():
+async def test_a_restarted_container_rebuilds_the_singletons_that_use_resources():
     class App(containers.DeclarativeContainer):
         connection = providers.Resource(Box, 1)
         service = providers.Singleton(Box, connection)
@@ -238,7 +238,7 @@ async def test_it_can_be_started_again_with_singletons_of_its_own():
     assert seen[0][1] is seen[1][1]
 
 
-async def test_overridden_resources_are_not_started_and_overriding_ones_are():
+async def test_overriding_resources_are_started_instead_of_overridden_ones():
     log = Log()
     container = container_of(real=log.resource("real"))
     container.user = providers.Factory(Box, container.real)
@@ -254,7 +254,7 @@ async def test_overridden_resources_are_not_started_and_overriding_ones_are():
         assert container.user().content == "real"
 
 
-async def test_resources_of_nested_containers_and_of_no_name_are_started_once():
+async def test_nested_and_unnamed_resources_are_started_once():
     log = Log()
 
     class Inner(containers.DeclarativeContainer):
@@ -270,7 +270,7 @@ async def test_resources_of_nested_containers_and_of_no_name_are_started_once():
         assert log == ["+outer", "+inner", "+nameless"]
 
 
-async def test_a_container_without_anything_starts_and_stops():
+async def test_an_empty_container_starts_and_stops():
     async with lifespan(containers.DynamicContainer()) as container:
         assert container.providers == {}
 
@@ -281,7 +281,7 @@ class Shop(containers.DeclarativeContainer):
     count_orders = providers.Factory(CountOrdersHandler)
 
 
-async def test_mediators_accept_messages_only_while_it_runs():
+async def test_mediators_accept_messages_only_inside_the_lifespan():
     class Whole(containers.DeclarativeContainer):
         shop = providers.Container(Shop)
         mediator = MediatorProvider()
@@ -333,7 +333,7 @@ async def test_a_faulty_container_is_not_started():
     assert log == []
 
 
-async def test_the_check_can_be_left_out():
+async def test_validation_can_be_switched_off():
     async with lifespan(container_of(wanting=providers.Singleton(Box, 1, 2)), check=False):
         pass
 
@@ -350,7 +350,7 @@ async def test_a_container_class_is_refused():
             raise AssertionError("entered")
 
 
-async def test_it_may_be_entered_and_left_in_different_tasks_and_contexts():
+async def test_a_lifespan_may_be_entered_and_left_in_different_tasks_and_contexts():
     container = Shop()
     entering = lifespan(container)
     await asyncio.create_task(entering.__aenter__(), context=contextvars.Context())
@@ -367,7 +367,7 @@ async def test_the_traceback_of_a_body_error_is_short():
     assert caught.value.__context__ is None
 
 
-async def test_a_block_that_opens_parts_stops_also_what_the_container_has_started_itself():
+async def test_a_lifespan_of_parts_also_stops_resources_that_the_container_started_itself():
     log = Log()
     connection = log.resource("connection")
     container = container_of(connection=connection, settings=log.resource("settings"), last=log.resource("last"))

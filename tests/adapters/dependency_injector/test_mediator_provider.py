@@ -53,7 +53,7 @@ async def test_handlers_are_found_by_type_in_the_order_of_declaration():
     assert (name, order_id, unit_of_work.closed) == ("PlaceOrder", 5, True)
 
 
-async def test_the_mediator_is_the_same_object_until_the_end_and_works_only_in_the_lifespan():
+async def test_the_mediator_is_one_object_and_works_only_in_the_lifespan():
     container = Shop()
     mediator = container.mediator()
     with pytest.raises(MisuseError, match="outside the lifespan"):
@@ -76,7 +76,7 @@ def test_a_container_class_is_refused():
         Shop.mediator()
 
 
-async def test_it_is_bound_to_the_instance_also_in_subclasses_and_copies():
+async def test_a_mediator_is_bound_to_its_container_instance_even_in_subclasses_and_copies():
     class Extended(Shop):
         more = providers.Factory(CountOrdersHandler)
         count_orders = providers.Object(None)
@@ -94,7 +94,7 @@ async def test_it_is_bound_to_the_instance_also_in_subclasses_and_copies():
             assert copied.place_order().mediator is copied.mediator()
 
 
-async def test_a_dynamic_container_has_one_too():
+async def test_a_dynamic_container_can_have_a_mediator():
     container = containers.DynamicContainer()
     container.mediator = MediatorProvider(behaviors=[])
     container.count_orders = providers.Factory(CountOrdersHandler)
@@ -148,7 +148,7 @@ async def test_a_mediator_in_a_nested_container_knows_the_handlers_of_that_conta
         assert await container.module.mediator().send(CountOrders()) == 7
 
 
-async def test_an_overridden_list_of_behaviors_takes_effect_when_the_mediator_is_resolved_next():
+async def test_an_overridden_list_of_behaviors_takes_effect_at_the_next_resolution_of_the_mediator():
     container = Shop()
     async with lifespan(container):
         with container.behaviors.override(providers.List()):
@@ -197,14 +197,14 @@ async def test_an_overridden_behavior_or_handler_takes_effect_at_the_next_dispat
         assert "PlaceOrder" not in container.seen().items
 
 
-async def test_the_mediator_itself_can_be_overridden_by_anything():
+async def test_the_mediator_can_be_overridden_by_any_object():
     container = Shop()
     with container.mediator.override("fake"):
         assert container.mediator() == "fake"
     assert isinstance(container.mediator(), Mediator)
 
 
-async def test_a_handler_added_later_is_found_when_the_mediator_is_resolved_next():
+async def test_a_handler_added_later_is_found_at_the_next_resolution_of_the_mediator():
     container = containers.DynamicContainer()
     container.mediator = MediatorProvider()
     async with lifespan(container):
@@ -214,7 +214,7 @@ async def test_a_handler_added_later_is_found_when_the_mediator_is_resolved_next
         assert container.mediator() is mediator
 
 
-async def test_a_handler_added_later_must_be_as_sound_as_the_others_and_otherwise_changes_nothing():
+async def test_a_faulty_handler_added_later_is_refused_and_changes_nothing():
     class CountAgain(CountOrdersHandler):
         pass
 
@@ -276,7 +276,7 @@ async def test_a_handler_of_any_kind_of_provider_is_found_once(provider):
         assert await container.mediator().send(CountOrders()) == 7
 
 
-async def test_the_same_handler_under_two_names_is_one():
+async def test_a_handler_with_two_names_is_registered_once():
     class Module(containers.DeclarativeContainer):
         handler = providers.Dependency(instance_of=CountOrdersHandler)
 
@@ -291,7 +291,7 @@ async def test_the_same_handler_under_two_names_is_one():
         assert labels(container) == ["container.count_orders"]
 
 
-async def test_a_handler_that_is_passed_in_and_passed_on_is_one():
+async def test_a_handler_passed_on_to_a_nested_container_is_registered_once():
     class Module(containers.DeclarativeContainer):
         handler = providers.Dependency(instance_of=CountOrdersHandler)
 
@@ -329,7 +329,7 @@ class CountByCrud(Crud[CountOrders]):
     pass
 
 
-async def test_what_a_handler_handles_is_seen_through_generic_classes_between():
+async def test_the_message_of_a_handler_is_found_through_generic_base_classes():
     class App(containers.DeclarativeContainer):
         mediator = MediatorProvider()
         handler = providers.Factory(CountByCrud)
@@ -349,7 +349,7 @@ if sys.version_info >= (3, 12):
             class CountByNewCrud(NewCrud[CountOrders, int]):
                 pass
 
-            async def test_what_a_handler_handles_is_seen_through_type_parameters_between():
+            async def test_the_message_of_a_handler_is_found_through_type_parameters():
                 class App(containers.DeclarativeContainer):
                     mediator = MediatorProvider()
                     handler = providers.Factory(CountByNewCrud)
@@ -393,7 +393,7 @@ class NoBehavior:
         (providers.Factory(lambda: None), "annotate its return type"),
     ],
 )
-def test_something_else_in_the_list_of_behaviors_is_refused(item, text):
+def test_an_object_that_is_not_a_behavior_is_refused_in_the_list_of_behaviors(item, text):
     class App(containers.DeclarativeContainer):
         mediator = MediatorProvider(behaviors=[item])
 

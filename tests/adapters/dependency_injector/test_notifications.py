@@ -38,7 +38,7 @@ class App(containers.DeclarativeContainer):
     second = providers.Factory(Listen, session, seen)
 
 
-async def test_the_mediators_strategy_and_behaviors_around_each_handler_are_used():
+async def test_the_mediator_uses_its_strategy_and_its_behaviors_around_each_handler():
     async with lifespan(App()) as container:
         await container.mediator().publish(Happened())
         first, one, second, two = container.seen()
@@ -47,7 +47,7 @@ async def test_the_mediators_strategy_and_behaviors_around_each_handler_are_used
     assert one[1] is not two[1]
 
 
-def test_a_container_of_them_is_sound_and_described():
+def test_a_container_with_notification_behaviors_is_valid_and_described():
     validate(App())
     lines = App().mediator().describe(Happened).splitlines()
     assert lines[1].split() == ["around", "each:", "Trace", "container.trace"]

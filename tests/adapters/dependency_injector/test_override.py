@@ -41,7 +41,7 @@ class App(containers.DeclarativeContainer):
     count_orders = providers.Factory(CountOrdersHandler)
 
 
-async def test_singletons_that_use_what_is_replaced_are_made_anew_and_others_are_kept():
+async def test_singletons_that_use_an_overridden_provider_are_rebuilt_and_others_are_kept():
     async with lifespan(App()) as container:
         other = container.other()
         assert container.user().content.content == "connection"
@@ -55,7 +55,7 @@ async def test_singletons_that_use_what_is_replaced_are_made_anew_and_others_are
         assert container.inline().content.content.content == "connection"
 
 
-async def test_what_was_synchronous_may_become_asynchronous_and_back():
+async def test_an_override_may_make_a_synchronous_dependency_asynchronous_temporarily():
     async def make():
         await asyncio.sleep(0)
         return "asynchronous"
@@ -114,7 +114,7 @@ async def test_an_overridden_resource_is_not_started_and_no_infrastructure_is_ne
             assert await container.mediator().send(CountOrders()) == 7
 
 
-async def test_what_a_started_resource_uses_cannot_be_replaced():
+async def test_a_dependency_of_a_started_resource_cannot_be_overridden():
     container = App()
     container.pool = providers.Resource(Box, container.connection)
     async with lifespan(container):
@@ -125,7 +125,7 @@ async def test_what_a_started_resource_uses_cannot_be_replaced():
             assert container.pool().content == "fake"
 
 
-async def test_an_overridden_list_of_behaviors_reaches_a_mediator_that_is_held():
+async def test_an_overridden_list_of_behaviors_reaches_a_mediator_that_was_resolved_before():
     class WithBehaviors(containers.DeclarativeContainer):
         seen = providers.Singleton(Seen)
         behaviors = providers.List(providers.Factory(Spy, seen))

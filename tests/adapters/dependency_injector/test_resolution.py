@@ -188,7 +188,7 @@ def done(described: list[Any], todo: list[Any], compile_source: Any) -> list[Any
 @settings(max_examples=250)
 @given(st.lists(nodes, min_size=1, max_size=7), st.lists(steps, min_size=2, max_size=14))
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # given to what asked for an object
-def test_it_gives_what_the_provider_gives_whatever_is_overridden_in_between(described: list[Any], todo: list[Any]):
+def test_a_compiled_resolution_agrees_with_its_provider_under_any_overrides(described: list[Any], todo: list[Any]):
     everything = [("resolve", index) for index in range(len(described))]
     each_time = [step for one in todo for step in (one, *everything)]
     compiled = done(described, [*everything, *each_time], Resolution().compiled)
@@ -233,7 +233,7 @@ async def types_of(container: Any) -> list[type]:
     return [type(each) for each in await container.mediator().send(Ask())]
 
 
-async def test_overriding_acts_at_the_next_dispatch_at_any_depth_and_in_any_way():
+async def test_overrides_of_any_kind_and_depth_take_effect_at_the_next_dispatch():
     async with lifespan(App()) as container:
         assert [await types_of(container) for _ in range(3)] == [[Repository, Repository, int]] * 3
         with container.repository.override(providers.Factory(FakeRepository)):
@@ -248,7 +248,7 @@ async def test_overriding_acts_at_the_next_dispatch_at_any_depth_and_in_any_way(
         assert await types_of(container) == [Repository, Repository, int]
 
 
-async def test_arguments_and_classes_that_were_changed_act_at_the_next_start():
+async def test_changed_arguments_and_classes_take_effect_at_the_next_start():
     container = App()
     async with lifespan(container):
         assert await types_of(container) == await types_of(container) == [Repository, Repository, int]
@@ -265,7 +265,7 @@ async def test_arguments_and_classes_that_were_changed_act_at_the_next_start():
             assert await container.mediator().send(Ask()) == ["by name", "attribute", 0]
 
 
-async def test_what_becomes_asynchronous_by_an_override_is_awaited_and_is_an_object_again_after_it():
+async def test_an_asynchronous_override_is_awaited_and_ends_with_its_block():
     async def connect() -> Repository:
         await asyncio.sleep(0)
         return FakeRepository()
@@ -278,7 +278,7 @@ async def test_what_becomes_asynchronous_by_an_override_is_awaited_and_is_an_obj
         assert await types_of(container) == await types_of(container) == [Repository, Repository, int]
 
 
-async def test_what_one_scope_shares_is_shared_and_another_one_has_its_own():
+async def test_scoped_objects_are_shared_within_a_scope_and_differ_between_scopes():
     async with lifespan(App()) as container:
         seen = [await container.mediator().send(Ask()) for _ in range(3)]
         assert all(first is second for first, second, _ in seen)
@@ -287,7 +287,7 @@ async def test_what_one_scope_shares_is_shared_and_another_one_has_its_own():
             assert (await container.mediator().send(Ask()))[0] is container.repository()
 
 
-async def test_an_error_of_a_constructor_is_raised_as_it_is_each_time():
+async def test_an_error_of_a_constructor_is_raised_unchanged_each_time():
     error = LookupError("no such thing")
 
     def fail() -> None:
@@ -303,7 +303,7 @@ async def test_an_error_of_a_constructor_is_raised_as_it_is_each_time():
                 assert traceback.extract_tb(error.__traceback__)[-1].name == "fail"
 
 
-def test_a_factory_and_a_scoped_are_compiled_once_and_nothing_else_is():
+def test_only_factories_and_scoped_providers_are_compiled_and_each_once():
     def source() -> None: ...
 
     resolution = Resolution()
@@ -313,7 +313,7 @@ def test_a_factory_and_a_scoped_are_compiled_once_and_nothing_else_is():
     assert [resolution.compiled(each) for each in others] == others
 
 
-def test_providers_that_depend_on_each_other_are_compiled_all_the_same():
+def test_providers_that_depend_on_each_other_can_be_compiled():
     first, second = providers.Factory(Made), providers.Factory(Made)
     first.add_args(second)
     second.add_args(first)
@@ -322,7 +322,7 @@ def test_providers_that_depend_on_each_other_are_compiled_all_the_same():
         assert [source().args for _ in range(3)] == [(7,)] * 3
 
 
-def test_a_factory_is_not_called_any_more_once_it_is_known_to_be_synchronous():
+def test_a_factory_known_to_be_synchronous_is_bypassed():
     def place() -> list[str]:
         return [each.name for each in traceback.extract_stack()]
 

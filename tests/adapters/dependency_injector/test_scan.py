@@ -82,7 +82,7 @@ async def test_handlers_of_every_kind_are_found_in_packages_and_all_below_them()
             assert [item async for item in items] == lines
 
 
-async def test_what_behaviors_work_with_is_found_too():
+async def test_a_scan_finds_the_collaborators_of_behaviors():
     async with lifespan(School()) as container:
         with pytest.raises(ValidationFailedError, match="is missing"):
             await container.mediator().send(Enroll(""))
@@ -97,7 +97,7 @@ async def test_functions_are_registered_by_decorators():
         assert await container.handlers[students.count_students]().handle(CountStudents()) == 0
 
 
-def test_a_scan_gives_its_classes_module_by_module_in_the_order_of_their_definition():
+def test_a_scan_yields_its_classes_by_module_in_the_order_of_their_definition():
     every = HandlerScan(f"{SCHOOL}.students", SCHOOL)
     container = containers.DynamicContainer()
     container.every = every
@@ -125,7 +125,7 @@ def test_classes_of_one_name_are_labelled_with_their_modules(module):
     assert labels == [f"container.handlers[{name}.a.Handler]", f"container.handlers[{name}.b.Handler]"]
 
 
-def test_bases_and_generic_classes_are_not_for_use(module):
+def test_base_classes_and_generic_classes_are_not_registered(module):
     name = module(
         handlers="""
         M = TypeVar("M", bound=Command[Any])
@@ -146,7 +146,7 @@ def test_bases_and_generic_classes_are_not_for_use(module):
     assert [cls.__name__ for cls in scanning(name).handlers()] == ["Handler"]
 
 
-def test_a_class_that_is_abstract_by_mistake_is_a_fault(module):
+def test_a_class_that_forgot_an_abstract_method_is_a_fault(module):
     name = module(
         handlers="""
         class Go(Command[None]): ...
@@ -159,7 +159,7 @@ def test_a_class_that_is_abstract_by_mistake_is_a_fault(module):
     ]
 
 
-def test_nothing_is_imported_before_the_container_is_validated(module):
+def test_scanned_modules_are_not_imported_before_the_container_is_validated(module):
     name = module(handlers="")
     container = scanning(name)
     assert name not in sys.modules
@@ -168,7 +168,7 @@ def test_nothing_is_imported_before_the_container_is_validated(module):
     assert name in sys.modules
 
 
-def test_what_is_excluded_is_neither_imported_nor_found(module):
+def test_excluded_modules_are_not_imported_and_excluded_classes_are_not_found(module):
     name = module(
         good="class Handler(NotificationHandler[Notification]):\n    async def handle(self, _): ...\n"
         "class Other(Handler): ...\nclass Third(Handler): ...\n",
@@ -228,7 +228,7 @@ async def test_a_parameter_is_filled_by_the_provider_of_its_class_or_keeps_its_d
         assert {key: type(value).__name__ for key, value in answer.items() if value not in ((), {})} == given
 
 
-async def test_type_arguments_tell_generic_classes_apart(module):
+async def test_a_parameter_of_a_generic_class_is_filled_by_its_type_arguments(module):
     name = module(
         handlers=handler(
             "students: Repository[int], courses: Repository[str]",
@@ -311,7 +311,7 @@ def test_a_parameter_that_cannot_be_filled_is_one_problem_with_the_candidates_an
     validate(container, requests=[classes.Go])
 
 
-def test_the_other_checks_see_scanned_handlers_as_they_see_others(module):
+def test_validation_checks_scanned_handlers_like_declared_ones(module):
     name = module(
         handlers=handler("engine: Engine")
         + """
@@ -344,7 +344,7 @@ class Silent(NotificationHandler):
         assert text in found
 
 
-def test_a_circle_through_a_scanned_handler_is_found(module):
+def test_a_circular_dependency_through_a_scanned_handler_is_reported(module):
     name = module(handlers=handler("engine: Engine"))
     classes: Any = importlib.import_module(f"{name}.handlers")
     container = scanning(name, engine=providers.Factory(classes.Fast))
@@ -353,7 +353,7 @@ def test_a_circle_through_a_scanned_handler_is_found(module):
     assert circle in problems(container)[-1]
 
 
-def test_modules_that_cannot_be_imported_are_named_and_all_others_are_checked(module):
+def test_modules_that_cannot_be_imported_are_named_and_the_others_are_checked(module):
     name = module(
         a="import nowhere_to_be_found",
         b="def fail(): raise RuntimeError('no settings')\nfail()",
@@ -374,7 +374,7 @@ def test_modules_that_cannot_be_imported_are_named_and_all_others_are_checked(mo
     assert f"{name}/b.py, line 5)." in found[1]
 
 
-def test_a_scan_without_a_package_a_package_without_handlers_and_an_exclusion_of_nothing_are_faults(module):
+def test_a_scan_without_packages_or_handlers_and_an_exclusion_that_matches_nothing_are_faults(module):
     name = module(handlers="")
     assert problems(scanning(name, f"{name}.handlers")) == [
         f"container.handlers ({name}): contains no handler, and no collaborator of a behavior.",
@@ -388,7 +388,7 @@ def test_a_scan_without_a_package_a_package_without_handlers_and_an_exclusion_of
     assert problems(container)[0] == ("container.others (absent): is excluded, and there is no such module or class.")
 
 
-def test_a_module_that_uses_the_container_while_it_is_scanned_is_told_so(module):
+def test_a_module_that_uses_the_container_while_it_is_scanned_is_an_error(module):
     name = module(handlers="import builtins\nmediator = builtins.scanned_container.mediator()\n")
     container = scanning(name)
     builtins.scanned_container = container
@@ -417,7 +417,7 @@ class Quiet(Mediator):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-async def test_a_class_that_the_container_declares_itself_is_not_scanned(wrapped):
+async def test_a_class_with_a_provider_in_the_container_is_not_scanned(wrapped):
     class Explicit(School):
         own = providers.Factory(EnrollHandler, School.register, providers.Factory(Quiet))
         enroll = providers.Factory(Wrapped, own) if wrapped else own
@@ -430,7 +430,7 @@ async def test_a_class_that_the_container_declares_itself_is_not_scanned(wrapped
         assert EnrollHandler not in container.handlers()
 
 
-async def test_a_class_goes_to_a_nested_container_and_else_to_the_first_scan():
+async def test_a_class_is_registered_in_the_nested_container_or_in_the_first_scan():
     class Courses(containers.DeclarativeContainer):
         register = providers.Dependency(instance_of=Register)
         handlers = HandlerScan(f"{SCHOOL}.courses")
@@ -449,7 +449,7 @@ async def test_a_class_goes_to_a_nested_container_and_else_to_the_first_scan():
     }
 
 
-async def test_each_container_instance_has_providers_of_its_own_in_derived_containers_too():
+async def test_each_container_instance_has_its_own_providers_even_in_derived_containers():
     class Derived(School):
         pass
 
@@ -461,7 +461,7 @@ async def test_each_container_instance_has_providers_of_its_own_in_derived_conta
         assert other.register().lines == []
 
 
-async def test_the_mediator_of_its_own_container_is_given_where_nested_ones_have_others():
+async def test_a_scanned_handler_gets_the_mediator_of_its_own_container():
     class Courses(containers.DeclarativeContainer):
         mediator = MediatorProvider()
 
@@ -476,7 +476,7 @@ async def test_the_mediator_of_its_own_container_is_given_where_nested_ones_have
 # overriding
 
 
-async def test_overridden_dependencies_act_at_once():
+async def test_overridden_dependencies_take_effect_at_once():
     async with lifespan(School()) as container:
         fake = Register(["fake"])
         with container.register.override(fake):
@@ -500,7 +500,7 @@ async def test_a_scanned_handler_is_overridden_by_its_class_or_by_name():
         assert await mediator.send(Enroll("Ada")) == "Ada"
 
 
-def test_what_was_not_found_and_what_cannot_be_replaced_is_refused():
+def test_unknown_classes_and_overrides_of_a_whole_scan_are_refused():
     container = School()
     with pytest.raises(NotFoundError, match="Did you mean 'EnrollHandler'"):
         container.handlers[type("EnrolHandler", (), {})]
@@ -512,7 +512,7 @@ def test_what_was_not_found_and_what_cannot_be_replaced_is_refused():
         School.handlers()
 
 
-async def test_a_provider_that_is_added_late_counts(module):
+async def test_a_provider_added_later_fills_parameters_of_scanned_handlers(module):
     name = module(handlers=handler("engine: Engine = None"))
     classes: Any = importlib.import_module(f"{name}.handlers")
     async with lifespan(scanning(name)) as container:

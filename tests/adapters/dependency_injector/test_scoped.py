@@ -35,7 +35,7 @@ class Shared(containers.DeclarativeContainer):
     mediator = MediatorProvider()
 
 
-async def test_one_instance_is_shared_in_a_scope_and_closed_at_its_end():
+async def test_an_instance_is_shared_within_a_scope_and_closed_at_its_end():
     async with lifespan(Shared()) as container:
         async with container.mediator().scope():
             first, again = container.pair(), container.pair()
@@ -46,12 +46,12 @@ async def test_one_instance_is_shared_in_a_scope_and_closed_at_its_end():
             assert container.unit_of_work() is not first.first
 
 
-async def test_asking_outside_a_dispatch_names_the_provider():
+async def test_the_error_outside_a_dispatch_names_the_provider():
     with pytest.raises(ScopeError, match=r"Scoped\(UnitOfWork\) was requested, but no dispatch is running"):
         Shared().unit_of_work()
 
 
-async def test_asking_in_a_task_that_outlived_its_dispatch_names_the_dispatch():
+async def test_the_error_in_a_task_that_outlived_its_dispatch_names_the_dispatch():
     over = asyncio.Event()
 
     async def later():
@@ -66,7 +66,7 @@ async def test_asking_in_a_task_that_outlived_its_dispatch_names_the_dispatch():
             await task
 
 
-async def test_a_new_scope_has_instances_of_its_own_and_the_outer_ones_come_back():
+async def test_a_nested_scope_has_its_own_instances_and_restores_the_outer_ones():
     async with lifespan(Shared()) as container, container.mediator().scope():
         outer = container.unit_of_work()
         with pytest.raises(ValueError, match="inner"):
@@ -79,7 +79,7 @@ async def test_a_new_scope_has_instances_of_its_own_and_the_outer_ones_come_back
         assert not outer.closed
 
 
-async def test_concurrent_scopes_do_not_share():
+async def test_concurrent_scopes_share_no_instances():
     async def one():
         async with container.mediator().scope():
             mine = container.unit_of_work()
@@ -91,12 +91,12 @@ async def test_concurrent_scopes_do_not_share():
         assert len({id(each) for each in await asyncio.gather(*[one() for _ in range(50)])}) == 50
 
 
-async def test_two_containers_share_no_instance_although_they_share_the_scope():
+async def test_two_containers_share_no_instance_in_the_same_scope():
     async with lifespan(Shared()) as one, lifespan(Shared()) as other, one.mediator().scope(), other.mediator().scope():
         assert one.unit_of_work() is not other.unit_of_work()
 
 
-async def test_no_instance_survives_its_dispatch():
+async def test_no_instance_is_kept_alive_after_its_dispatch():
     async with lifespan(Shared()) as container:
         async with container.mediator().scope():
             reference = weakref.ref(container.unit_of_work())
@@ -113,7 +113,7 @@ def closing_container(log):
     return App()
 
 
-async def test_instances_are_closed_in_reverse_also_when_one_fails_or_is_cancelled():
+async def test_instances_are_closed_in_reverse_even_if_closing_fails_or_is_cancelled():
     log = providers.Object(closed := [])
     container = closing_container(log)
     reached = asyncio.Event()
@@ -137,7 +137,7 @@ async def test_instances_are_closed_in_reverse_also_when_one_fails_or_is_cancell
     assert closed == ["second", "first"]
 
 
-async def test_dispose_takes_the_place_of_aclose_and_may_be_a_plain_function():
+async def test_dispose_replaces_aclose_and_may_be_a_plain_function():
     disposed = []
 
     class App(containers.DeclarativeContainer):
@@ -153,7 +153,7 @@ async def test_dispose_takes_the_place_of_aclose_and_may_be_a_plain_function():
         assert asynchronous.closed
 
 
-async def test_an_override_by_a_factory_is_still_shared_in_a_scope_and_closed():
+async def test_a_factory_that_overrides_a_scoped_provider_is_shared_and_closed():
     class Fake(UnitOfWork):
         pass
 
@@ -196,7 +196,7 @@ async def test_an_override_by_another_scoped_provider_is_closed_once():
         assert log == ["fake"]
 
 
-async def test_a_mock_is_not_taken_for_something_to_close():
+async def test_a_mock_is_not_closed():
     mock = MagicMock()
     async with lifespan(Shared()) as container:
         with container.unit_of_work.override(providers.Factory(lambda: mock)):
@@ -205,7 +205,7 @@ async def test_a_mock_is_not_taken_for_something_to_close():
     mock.aclose.assert_not_called()
 
 
-async def test_an_async_provider_is_called_once_for_all_its_users_and_closed():
+async def test_an_async_provider_is_called_once_per_scope_and_closed():
     made = []
 
     async def make():
@@ -252,7 +252,7 @@ async def test_an_async_provider_that_nobody_awaited_is_stopped_with_its_scope()
         assert stopped == ["stopped"]
 
 
-async def test_it_survives_copying_of_its_container():
+async def test_a_scoped_provider_works_in_a_copied_container():
     disposed = []
 
     class Base(containers.DeclarativeContainer):
@@ -273,7 +273,7 @@ async def test_it_survives_copying_of_its_container():
             assert disposed.pop() is thing
 
 
-async def test_it_cannot_be_called_with_arguments():
+async def test_a_scoped_provider_refuses_arguments():
     async with lifespan(Shared()) as container, container.mediator().scope():
         with pytest.raises(ContainerError, match=r"Scoped\(UnitOfWork\) is shared"):
             container.unit_of_work(closed=True)

@@ -51,7 +51,7 @@ class App(containers.DeclarativeContainer):
     list_orders = providers.Factory(ListOrdersHandler, session, mediator)
 
 
-async def test_a_stream_is_handled_by_its_provider_and_closes_what_is_scoped_once():
+async def test_a_stream_is_handled_by_its_provider_and_closes_scoped_objects_once():
     async with lifespan(App(), packages=[__name__]) as container:
         async with container.mediator().stream(ListOrders()) as items:
             assert [item async for item in items] == [0, 2, 4]
@@ -95,7 +95,7 @@ TWO_HANDLERS = (
 )
 
 
-def test_faults_of_streams_stand_in_the_report_with_the_others():
+def test_the_report_contains_the_faults_of_streams():
     class Unhandled(StreamRequest[str]):
         pass
 

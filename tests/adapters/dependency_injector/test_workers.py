@@ -67,7 +67,7 @@ class App(containers.DeclarativeContainer):
     count_orders = providers.Factory(CountOrdersHandler)
 
 
-async def test_workers_run_beside_the_body_and_drain_before_resources_close():
+async def test_workers_run_concurrently_with_the_body_and_drain_before_resources_close():
     async with lifespan(App(), workers=True) as container:
         log = container.log()
         await container.relay().running.wait()
@@ -88,7 +88,7 @@ async def test_workers_do_not_run_unless_asked_for():
         assert container.log() == ["open"]
 
 
-async def test_workers_are_found_by_type_in_nested_containers_too():
+async def test_workers_are_found_by_type_even_in_nested_containers():
     class Whole(containers.DeclarativeContainer):
         app = providers.Container(App)
         consumer = providers.Singleton(Consumer, app.log, app.mediator)
@@ -103,7 +103,7 @@ async def test_workers_are_found_by_type_in_nested_containers_too():
         ]
 
 
-async def test_a_selected_worker_is_one_worker():
+async def test_a_worker_chosen_by_a_selector_runs_once():
     container = App()
     other = providers.Singleton(Relay, container.log)
     container.relay = providers.Selector(providers.Object("one"), one=container.relay, two=other)
@@ -111,7 +111,7 @@ async def test_a_selected_worker_is_one_worker():
         assert [label for label, _ in workers_of(container)] == ["container.relay"]
 
 
-async def test_a_worker_that_fails_cancels_the_body_and_its_error_is_raised_as_it_is():
+async def test_a_failing_worker_cancels_the_body_and_its_error_is_raised_unchanged():
     container = App()
     container.consumer = providers.Singleton(Consumer, container.log, container.mediator)
     cancelled = []
@@ -143,7 +143,7 @@ async def test_errors_of_a_worker_and_of_the_body_are_raised_together():
     assert {str(error) for error in caught.value.exceptions} == {"relay", "body"}
 
 
-async def test_an_error_or_group_of_the_body_is_raised_as_it_is():
+async def test_an_error_or_group_of_the_body_is_raised_unchanged():
     for error in (ValueError("body"), ExceptionGroup("several", [ValueError("body")])):
         with pytest.raises(type(error)) as caught:
             async with lifespan(App(), workers=True) as container:
@@ -173,7 +173,7 @@ async def test_a_cancelled_body_drains_the_workers():
     assert log == [["open", "running", "drained", "closed"]]
 
 
-async def test_a_cancellation_during_draining_cuts_it_short():
+async def test_a_cancellation_during_draining_ends_the_draining():
     draining = asyncio.Event()
     log = []
 
@@ -200,7 +200,7 @@ async def test_a_cancellation_during_draining_cuts_it_short():
     assert log == [["open", "running", "cut short", "closed"]]
 
 
-async def test_it_may_be_entered_and_left_in_different_tasks():
+async def test_a_lifespan_with_workers_may_be_entered_and_left_in_different_tasks():
     container = App()
     entering = lifespan(container, workers=True)
     await asyncio.create_task(entering.__aenter__())
@@ -223,7 +223,7 @@ async def test_an_error_in_draining_is_raised():
     assert container.log()[-1] == "closed"
 
 
-async def test_a_worker_that_drains_for_too_long_is_cut_short():
+async def test_a_worker_that_drains_for_too_long_is_cancelled():
     class Slow(Relay):
         async def drain(self):
             await asyncio.Event().wait()
@@ -259,7 +259,7 @@ async def test_a_worker_that_ignores_cancellation_is_left_behind_with_an_error(m
     await tasks[0]
 
 
-async def test_a_worker_that_ends_by_itself_is_noted_and_the_body_goes_on():
+async def test_a_worker_that_ends_by_itself_is_logged_and_the_body_continues():
     class Ending(Relay):
         async def run(self):
             self.running.set()

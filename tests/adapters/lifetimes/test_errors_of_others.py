@@ -71,7 +71,7 @@ def container(tmp_path: Path) -> Container:
     return made
 
 
-async def test_of_a_handler_in_a_transaction_and_behind_a_savepoint(container: Container):
+async def test_an_error_of_a_handler_passes_through_transactions_and_savepoints_unchanged(container: Container):
     async with lifespan(container):
         for kind in ERRORS:
             error = kind()
@@ -80,7 +80,9 @@ async def test_of_a_handler_in_a_transaction_and_behind_a_savepoint(container: C
 
 
 @each_error
-async def test_of_the_body_of_a_lifespan_and_of_an_override(container: Container, kind: Any):
+async def test_an_error_of_the_body_passes_through_a_lifespan_and_an_override_unchanged(
+    container: Container, kind: Any
+):
     error = kind()
 
     async def work() -> None:
@@ -92,7 +94,7 @@ async def test_of_the_body_of_a_lifespan_and_of_an_override(container: Container
 
 
 @each_error
-async def test_of_a_resource(container: Container, kind: Any):
+async def test_an_error_of_a_resource_passes_through_a_lifespan_unchanged(container: Container, kind: Any):
     error = kind()
 
     @asynccontextmanager
@@ -112,7 +114,7 @@ async def test_of_a_resource(container: Container, kind: Any):
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-async def test_of_a_worker(container: Container, kind: Any):
+async def test_an_error_of_a_worker_passes_through_a_lifespan_unchanged(container: Container, kind: Any):
     error = kind()
 
     class Relay(OutboxRelay):
@@ -129,7 +131,9 @@ async def test_of_a_worker(container: Container, kind: Any):
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-def test_of_what_is_sent_from_a_thread_and_of_the_block_around_it(container: Container, kind: Any):
+def test_errors_of_a_handler_and_of_the_block_pass_through_a_blocking_mediator_unchanged(
+    container: Container, kind: Any
+):
     error = kind()
     with pytest.raises(kind) as caught, BlockingMediator(container.mediator(), lifespan(container)) as mediator:
         with pytest.raises(kind) as inside:
@@ -144,7 +148,7 @@ class Numbers(StreamRequest[int]):
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-def test_of_a_stream_in_a_thread_and_of_its_consumer(kind: Any):
+def test_errors_of_a_stream_and_of_its_reader_pass_through_a_blocking_mediator_unchanged(kind: Any):
     error, told = kind(), []
 
     async def items(_request: Any) -> AsyncIterator[int]:
@@ -165,7 +169,7 @@ def test_of_a_stream_in_a_thread_and_of_its_consumer(kind: Any):
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-def test_of_what_starts_a_blocking_mediator(kind: Any):
+def test_an_error_of_the_startup_passes_through_a_blocking_mediator_unchanged(kind: Any):
     error = kind()
 
     @asynccontextmanager
@@ -180,7 +184,7 @@ def test_of_what_starts_a_blocking_mediator(kind: Any):
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-def test_of_what_stops_a_blocking_mediator(container: Container, kind: Any):
+def test_an_error_of_the_shutdown_passes_through_a_blocking_mediator_unchanged(container: Container, kind: Any):
     error = kind()
 
     @asynccontextmanager
@@ -197,7 +201,7 @@ def test_of_what_stops_a_blocking_mediator(container: Container, kind: Any):
     assert isinstance(error.__context__, KeyError)
 
 
-async def test_of_the_database_outside_of_a_unit_of_work(tmp_path: Path):
+async def test_an_error_outside_a_unit_of_work_passes_through_an_open_engine_unchanged(tmp_path: Path):
     async def work() -> None:
         async with open_engine(f"sqlite:///{tmp_path}/app.db") as engine:
             await create_schema(engine)

@@ -167,7 +167,7 @@ async def test_connections_to_the_broker_belong_to_no_dispatch(shared_server: Na
         assert connection.epoch("publish") == 1
 
 
-async def test_workers_that_are_started_in_a_dispatch_run_outside_of_it():
+async def test_workers_started_in_a_dispatch_run_outside_of_it():
     seen: list[Any] = []
 
     class Worker:
@@ -186,7 +186,7 @@ async def test_workers_that_are_started_in_a_dispatch_run_outside_of_it():
     assert seen == [(None, "set for the whole application")]
 
 
-async def test_a_task_that_outlives_its_dispatch_keeps_the_class_of_the_message_and_its_flow():
+async def test_a_task_that_outlives_its_dispatch_keeps_the_message_class_and_the_flow():
     go, tasks = asyncio.Event(), []
 
     async def later() -> tuple[object, str]:

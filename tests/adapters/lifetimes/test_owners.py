@@ -143,7 +143,7 @@ def test_a_container_is_used_in_its_own_process(url: str, runner: asyncio.Runner
     runner.run(opened.__aexit__(None, None, None))
 
 
-def test_an_engine_that_nobody_has_used_may_be_used_in_a_child(url: str):
+def test_an_unused_engine_may_be_used_in_a_child_process(url: str):
     engine = create_async_engine(
         url.replace("sqlite:", "sqlite+aiosqlite:").replace("postgresql:", "postgresql+asyncpg:")
     )
@@ -158,7 +158,7 @@ def test_an_engine_that_nobody_has_used_may_be_used_in_a_child(url: str):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_event_loop_after_another_goes_on(url: str):
+def test_an_engine_works_in_successive_event_loops(url: str):
     engine = create_async_engine(
         url.replace("sqlite:", "sqlite+aiosqlite:").replace("postgresql:", "postgresql+asyncpg:")
     )
@@ -229,7 +229,7 @@ async def test_the_adapters_in_memory_are_used_in_their_own_event_loop():
     await refused(lambda: channel.call(RemoteCall("a.b", b"", 1.0, {})))
 
 
-def test_the_adapters_in_memory_go_on_in_the_next_event_loop():
+def test_the_adapters_in_memory_work_in_the_next_event_loop():
     database = InMemoryDatabase()
     outbox = InMemoryOutbox(database)
     for _ in range(2):
@@ -258,7 +258,7 @@ async def test_limits_are_used_in_their_own_event_loop():
     await waiting
 
 
-def test_limits_go_on_in_the_next_event_loop_with_what_the_last_one_took():
+def test_limits_keep_their_counts_in_the_next_event_loop():
     async def hang(_message: Any) -> None:
         await asyncio.Event().wait()
 
@@ -307,7 +307,7 @@ def _leave_and_refuse(mediator: BlockingMediator) -> None:
     mediator.send(EnrollStudent())
 
 
-def test_a_blocking_mediator_is_opened_once_and_says_when_it_is_closed():
+def test_a_blocking_mediator_is_opened_once_and_refuses_calls_after_its_end():
     mediator = blocking()
     with mediator:
         with pytest.raises(ContainerError, match="opened once"):
@@ -320,7 +320,7 @@ def test_a_blocking_mediator_is_opened_once_and_says_when_it_is_closed():
         mediator.__enter__()
 
 
-def test_an_owner_is_the_loop_that_runs_and_the_next_one_when_that_has_ended():
+def test_an_owner_is_the_running_loop_until_it_has_ended():
     owner, one, two = Owner("A thing"), asyncio.new_event_loop(), asyncio.new_event_loop()
 
     async def check(**options: bool) -> bool:

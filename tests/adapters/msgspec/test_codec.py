@@ -85,12 +85,12 @@ graded = st.builds(
 
 
 @given(graded)
-def test_a_dataclass_survives_the_way_there_and_back(event: Graded):
+def test_a_dataclass_is_decoded_as_it_was_encoded(event: Graded):
     assert codec.decode(codec.encode(event), Graded) == event
 
 
 @given(st.builds(Moved, text, st.integers(-(2**63), 2**63 - 1)))
-def test_a_struct_survives_the_way_there_and_back(event: Moved):
+def test_a_struct_is_decoded_as_it_was_encoded(event: Moved):
     assert codec.decode(codec.encode(event), Moved) == event
 
 
@@ -102,7 +102,7 @@ def test_the_payload_is_a_json_object_of_the_fields():
 @pytest.mark.parametrize(
     "value", [object(), {object(): 1}, "\ud800", 1j], ids=["object", "key", "half a character", "complex"]
 )
-def test_what_json_has_no_form_for_is_refused(value: Any):
+def test_a_value_that_json_cannot_represent_is_refused(value: Any):
     with pytest.raises(EventNotSerializableError) as caught:
         codec.encode(Anything(value))
     assert caught.value.event == Anything(value)
@@ -117,7 +117,7 @@ def test_a_value_that_contains_itself_is_refused():
 
 
 @pytest.mark.parametrize("event", [Plain(), Listed()], ids=["plain", "array"])
-def test_an_event_that_is_no_object_of_fields_is_refused(event: DistributedEvent):
+def test_an_event_that_is_not_encoded_as_an_object_is_refused(event: DistributedEvent):
     with pytest.raises(EventNotSerializableError):
         codec.encode(event)
 
@@ -125,7 +125,7 @@ def test_an_event_that_is_no_object_of_fields_is_refused(event: DistributedEvent
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"[]", b"null", b"{}", b'{"student_id":3}', b"\xff", b'{"student_id":"\xff"}']
 )
-def test_what_is_not_of_the_class_is_refused(data: bytes):
+def test_data_that_does_not_fit_the_class_is_refused(data: bytes):
     with pytest.raises(EventNotDecodableError, match="type Moved cannot be decoded"):
         codec.decode(data, Moved)
 
@@ -146,13 +146,13 @@ def test_unknown_fields_are_ignored_and_missing_ones_take_their_default():
 
 
 @pytest.mark.parametrize("data", [b'{"grade":"secret"}', b'{"grade":"passed","value":"secret"}'])
-def test_what_cannot_be_decoded_is_described_without_its_values(data: bytes):
+def test_the_error_for_undecodable_data_contains_no_values(data: bytes):
     with pytest.raises(EventNotDecodableError, match=r"Invalid enum value - at|ValueError") as caught:
         codec.decode(data, Checked)
     assert "secret" not in str(caught.value)
 
 
-def test_an_event_class_that_declares_no_fields_is_told_how_to():
+def test_the_error_for_an_event_class_without_fields_names_the_remedy():
     class Bare(DistributedEvent):
         event_type = "school.bare"
 

@@ -46,7 +46,7 @@ def test_an_event_with_an_empty_key_is_not_written(event: CloudEvent) -> None:
 
 
 @given(events)
-def test_an_event_is_read_as_it_was_written(event: CloudEvent) -> None:
+def test_an_event_is_decoded_as_it_was_encoded(event: CloudEvent) -> None:
     headers = to_headers(event)
     assert read(headers, event.data) == event
     assert all(value.isascii() and value.isprintable() and " " not in value for value in headers.values())
@@ -58,7 +58,7 @@ def test_header_names_are_read_in_any_case(event: CloudEvent) -> None:
     assert read(headers, event.data) == event
 
 
-def test_the_message_id_is_the_event_id_and_trace_context_is_a_plain_header_too() -> None:
+def test_the_message_id_is_the_event_id_and_trace_context_is_also_a_plain_header() -> None:
     event = CloudEvent("a b", "shop.x.v1", STORED_AT, b"", "s", extensions={"traceparent": "00-1-2-01"})
     headers = to_headers(event)
     assert headers["Nats-Msg-Id"] == headers["ce-id"] == "a%20b"
@@ -73,7 +73,7 @@ def test_a_plain_traceparent_is_read_as_an_extension() -> None:
     ("written", "meant"),
     [("%c3%a4", "ä"), ("%C3%A4", "ä"), ('"a \\"b\\" c"', 'a "b" c'), ("%41bc", "Abc"), ("ä", "ä"), ('"a%20b"', "a b")],
 )
-def test_lenient_ways_to_write_a_value_are_understood(written: str, meant: str) -> None:
+def test_leniently_written_values_are_understood(written: str, meant: str) -> None:
     assert read(MINIMAL | {"ce-source": written}).source == meant
 
 
@@ -88,18 +88,18 @@ def test_lenient_ways_to_write_a_value_are_understood(written: str, meant: str) 
         ({"ce-time": "2026-01-01T00:00:00"}, "time zone"),
     ],
 )
-def test_a_broken_attribute_is_told(change: dict[str, str], reason: str) -> None:
+def test_a_broken_attribute_is_reported(change: dict[str, str], reason: str) -> None:
     with pytest.raises(EventNotDecodableError, match=reason):
         read(MINIMAL | change)
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"traceparent": "00-1-2-01"}])
-def test_a_message_without_attributes_is_no_event(headers: dict[str, str] | None) -> None:
+def test_a_message_without_attributes_is_not_an_event(headers: dict[str, str] | None) -> None:
     with pytest.raises(EventNotDecodableError, match="specversion"):
         read(headers)
 
 
-def test_a_foreign_event_without_id_and_time_gets_its_place_in_the_stream() -> None:
+def test_a_foreign_event_without_id_and_time_gets_its_position_in_the_stream() -> None:
     event = read({name: value for name, value in MINIMAL.items() if name != "ce-id"})
     assert event.id == "events-shop:7"
     assert event.time == STORED_AT
@@ -125,18 +125,18 @@ def test_structured_attributes_of_other_types_become_text() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"data_base64": "?"}', b"[" * 100_000])
-def test_broken_structured_bodies_are_told(body: bytes) -> None:
+def test_broken_structured_bodies_are_reported(body: bytes) -> None:
     with pytest.raises(EventNotDecodableError):
         read({"Content-Type": "application/cloudevents"}, body)
 
 
-def test_other_structured_formats_are_told() -> None:
+def test_unknown_structured_formats_are_reported() -> None:
     with pytest.raises(EventNotDecodableError, match="batch"):
         read({"Content-Type": "application/cloudevents-batch+json"}, b"[]")
 
 
 @given(st.dictionaries(text, text, max_size=5), st.binary(max_size=60))
-def test_whatever_arrives_is_an_event_or_a_problem(headers: dict[str, str], data: bytes) -> None:
+def test_any_message_is_decoded_or_has_a_problem(headers: dict[str, str], data: bytes) -> None:
     for extra in ({}, MINIMAL, {"content-type": "application/cloudevents+json"}):
         with contextlib.suppress(EventNotDecodableError):
             assert read(extra | headers, data).type
@@ -151,7 +151,7 @@ def test_whatever_arrives_is_an_event_or_a_problem(headers: dict[str, str], data
         {"source": "\ud800"},
     ],
 )
-def test_what_cannot_be_written_is_refused(event, change) -> None:
+def test_an_event_that_cannot_be_encoded_is_refused(event, change) -> None:
     with pytest.raises(ValueError):
         to_headers(event(**change))
 

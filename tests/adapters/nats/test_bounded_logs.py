@@ -18,7 +18,7 @@ authorization { users: [
 """
 
 
-async def test_requests_of_a_stranger_that_cannot_be_read_leave_a_line_and_a_flood_of_them_ten(
+async def test_an_unreadable_request_leaves_a_log_line_and_a_flood_of_them_leaves_ten(
     shared_server: NatsServer,
 ) -> None:
     async with echoing(shared_server.url) as sender:
@@ -38,7 +38,7 @@ async def test_requests_of_a_stranger_that_cannot_be_read_leave_a_line_and_a_flo
     assert all(str(value).isprintable() for line in lines for value in line.values())
 
 
-async def test_rights_that_are_missing_are_told_in_a_few_lines_however_many_subjects_there_are(event) -> None:
+async def test_missing_rights_leave_a_few_log_lines_for_any_number_of_subjects(event) -> None:
     async with NatsServer(settings=DENYING) as server:
         with capture_logs() as logs:
             async with open_connection(server.url, user="app", password="secret") as connection:

@@ -65,13 +65,13 @@ async def answered(sender: RemoteSender) -> None:
                 return
 
 
-async def test_text_of_any_kind_comes_back(shared_server: NatsServer):
+async def test_any_text_is_answered_unchanged(shared_server: NatsServer):
     async with echoing(shared_server.url) as sender:
         for text in ("", "\x1b[31mrot\r\nX: y", "grüße 😀", "x" * 100_000):
             assert await sender.send(Echo(text)) == text
 
 
-async def test_it_answers_again_after_the_broker_was_killed_and_restarted(server: NatsServer):
+async def test_a_responder_answers_again_after_a_crash_and_restart_of_the_broker(server: NatsServer):
     async with echoing(server.url) as sender:
         await server.kill()
         with pytest.raises((RemoteUnavailableError, RemoteTimeoutError)):
@@ -98,7 +98,7 @@ async def test_a_connection_lost_while_waiting_ends_the_wait_without_saying_whet
                 await waiting
 
 
-async def test_a_frozen_broker_costs_the_time_that_was_given(server: NatsServer):
+async def test_a_request_to_a_frozen_broker_ends_at_its_timeout(server: NatsServer):
     async with echoing(server.url) as sender:
         server.suspend()
         try:
@@ -109,7 +109,7 @@ async def test_a_frozen_broker_costs_the_time_that_was_given(server: NatsServer)
             server.resume()
 
 
-async def test_too_large_a_request_is_refused_here_and_too_large_a_response_there(shared_server: NatsServer):
+async def test_a_too_large_request_is_refused_by_the_sender_and_a_too_large_response_by_the_responder(shared_server: NatsServer):
     async with echoing(shared_server.url) as sender:
         with pytest.raises(RemoteRefusedError, match="the broker takes at most"):
             await sender.send(Echo("x" * 1_100_000))
@@ -120,7 +120,7 @@ async def test_too_large_a_request_is_refused_here_and_too_large_a_response_ther
         assert await sender.send(Echo("still there")) == "still there"
 
 
-async def test_what_a_stranger_sends_is_refused_and_what_wants_no_answer_is_dropped(shared_server: NatsServer):
+async def test_invalid_requests_of_a_stranger_are_refused_and_requests_without_a_reply_subject_dropped(shared_server: NatsServer):
     async with echoing(shared_server.url) as sender:
         stranger = await nats.connect(shared_server.url)
         try:
@@ -143,7 +143,7 @@ async def test_what_a_stranger_sends_is_refused_and_what_wants_no_answer_is_drop
         assert await sender.send(Echo("still there")) == "still there"
 
 
-async def test_an_answer_of_something_else_is_told_apart_from_a_response(shared_server: NatsServer):
+async def test_an_answer_of_another_program_is_not_taken_for_a_response(shared_server: NatsServer):
     stranger = await nats.connect(shared_server.url)
 
     async def answer(message: Any) -> None:
@@ -164,7 +164,7 @@ async def test_credentials_are_in_no_representation_of_a_call():
     assert "secret" not in repr(RemoteCall("tools.echo", b"secret", 1.0))
 
 
-async def test_names_that_cannot_work_are_refused(shared_server: NatsServer):
+async def test_invalid_names_are_refused(shared_server: NatsServer):
     async with open_connection(shared_server.url) as connection:
         with pytest.raises(SettingError, match="application"):
             NatsRequestChannel(connection, "")
@@ -172,7 +172,7 @@ async def test_names_that_cannot_work_are_refused(shared_server: NatsServer):
             NatsRequestChannel(connection, "tools", prefix="a.b")
 
 
-async def test_a_failure_whose_text_is_too_large_is_told_without_it_and_not_as_handled() -> None:
+async def test_a_failure_with_a_too_large_text_is_reported_without_it_and_not_as_handled() -> None:
     async def work(request: Echo) -> str:
         if request.text == "fail":
             raise LookupError("x" * 2000)
@@ -186,7 +186,7 @@ async def test_a_failure_whose_text_is_too_large_is_told_without_it_and_not_as_h
         assert await sender.send(Echo("?")) == "fine"
 
 
-async def test_who_may_not_send_a_request_is_told_so_at_once() -> None:
+async def test_a_forbidden_request_fails_at_once() -> None:
     settings = 'authorization { users = [{ user: u, password: p, permissions: { publish: { deny: "requests.>" } } }] }'
     async with NatsServer(settings=settings) as server:
         url = server.url.replace("nats://", "nats://u:p@")
@@ -197,7 +197,7 @@ async def test_who_may_not_send_a_request_is_told_so_at_once() -> None:
                     await sender.send(Echo("x"))
 
 
-async def test_however_many_requests_there_were_nobody_listens_for_refusals_of_them_any_more(shared_server: NatsServer):
+async def test_no_listener_for_refusals_remains_after_many_requests(shared_server: NatsServer):
     async with open_connection(shared_server.url) as connection:
         client: Any = await connection.client("publish", timeout=5)
         before = len(client._on_denied)

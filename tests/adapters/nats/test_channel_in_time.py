@@ -34,7 +34,7 @@ def answering(connection: OfflineConnection, **said: str) -> None:
 
 @pytest.mark.parametrize("how", ["answered", "nobody", "late", "lost", "refused", "cancelled", "closed"])
 @in_virtual_time
-async def test_however_a_request_ends_it_leaves_no_listener_and_no_subscription(how: str) -> None:
+async def test_a_request_leaves_no_listener_and_no_subscription_in_any_outcome(how: str) -> None:
     connection = OfflineConnection()
     channel, before = channel_of(connection), connection.counts()
     tasks = asyncio.all_tasks()
@@ -80,7 +80,7 @@ def _nobody(client: OfflineClient) -> Any:
 
 
 @in_virtual_time
-async def test_a_request_waits_so_long_and_no_longer_and_tells_how_long() -> None:
+async def test_a_request_ends_at_its_timeout_and_sends_the_timeout_along() -> None:
     connection = OfflineConnection()
     channel = channel_of(connection)
     for timeout in (0.25, 7.0, 600.0):
@@ -99,7 +99,7 @@ async def test_a_request_waits_so_long_and_no_longer_and_tells_how_long() -> Non
 
 @pytest.mark.parametrize(("timeout", "told"), [(5.0, "4.250"), (0.7505, "0.001")])
 @in_virtual_time
-async def test_what_passes_until_there_is_a_connection_is_not_told_as_time_that_is_left_each_time(
+async def test_the_sent_timeout_excludes_the_time_spent_waiting_for_a_connection(
     timeout: float, told: str
 ) -> None:
     connection = OfflineConnection()
@@ -149,7 +149,7 @@ def inbox(number: int) -> str:
 
 
 @in_virtual_time
-async def test_so_many_requests_wait_in_the_order_in_which_they_came_and_more_are_busy_each_time() -> None:
+async def test_a_limited_number_of_requests_waits_in_order_and_further_ones_are_answered_busy() -> None:
     connection = OfflineConnection()
     client = connection.current
     async with serving(connection, waiting=3) as calls:
@@ -168,7 +168,7 @@ async def test_so_many_requests_wait_in_the_order_in_which_they_came_and_more_ar
 
 
 @in_virtual_time
-async def test_a_request_tells_how_long_it_has_waited_here_and_how_long_its_sender_does(
+async def test_an_incoming_request_knows_its_waiting_time_and_the_timeout_of_its_sender(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     connection = OfflineConnection()
@@ -195,7 +195,7 @@ class Clock:
 
 
 @in_virtual_time
-async def test_it_listens_once_on_each_client_also_on_the_second_and_the_third_and_leaves_nothing() -> None:
+async def test_a_responder_subscribes_once_on_each_new_client_and_leaves_nothing_behind() -> None:
     connection = OfflineConnection()
     before = connection.counts()
     tasks = asyncio.all_tasks()
@@ -223,7 +223,7 @@ async def test_it_listens_once_on_each_client_also_on_the_second_and_the_third_a
 
 
 @in_virtual_time
-async def test_while_there_is_no_connection_it_looks_now_and_then_and_does_not_spin() -> None:
+async def test_a_responder_without_a_connection_does_not_spin() -> None:
     connection = OfflineConnection()
     connection.lose()
     async with serving(connection):
@@ -236,7 +236,7 @@ async def test_while_there_is_no_connection_it_looks_now_and_then_and_does_not_s
 
 
 @in_virtual_time
-async def test_a_client_that_takes_no_subscription_is_asked_now_and_then_until_it_does() -> None:
+async def test_a_failed_subscription_is_retried_at_intervals() -> None:
     connection = OfflineConnection()
     connection.current.subscribe_error = OSError("closed")
     async with serving(connection):
@@ -250,7 +250,7 @@ async def test_a_client_that_takes_no_subscription_is_asked_now_and_then_until_i
 
 
 @in_virtual_time
-async def test_what_a_client_has_taken_before_it_took_no_more_is_not_asked_for_again_and_ends_with_the_rest() -> None:
+async def test_successful_subscriptions_are_not_repeated_when_others_are_retried() -> None:
     connection = OfflineConnection()
     client = connection.current
     subscribe = client.subscribe
@@ -274,7 +274,7 @@ async def test_what_a_client_has_taken_before_it_took_no_more_is_not_asked_for_a
 
 
 @in_virtual_time
-async def test_leaving_takes_what_is_still_coming_for_about_a_second() -> None:
+async def test_leaving_accepts_late_requests_for_about_a_second() -> None:
     connection = OfflineConnection()
     client = connection.current
     async with serving(connection) as calls:
@@ -287,7 +287,7 @@ async def test_leaving_takes_what_is_still_coming_for_about_a_second() -> None:
 
 
 @in_virtual_time
-async def test_what_comes_while_it_is_left_is_turned_away_as_well() -> None:
+async def test_a_request_that_arrives_during_leaving_is_answered_busy() -> None:
     connection = OfflineConnection()
     client = connection.current
     async with serving(connection):
@@ -304,7 +304,7 @@ async def test_what_comes_while_it_is_left_is_turned_away_as_well() -> None:
 
 
 @in_virtual_time
-async def test_the_reason_of_an_answer_is_cut_so_that_it_fits_into_a_header() -> None:
+async def test_the_reason_of_an_answer_is_shortened_to_fit_into_a_header() -> None:
     connection = OfflineConnection()
     async with serving(connection) as calls:
         await ask(connection.current, 1)

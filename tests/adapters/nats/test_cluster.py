@@ -59,7 +59,7 @@ async def stored(cluster: NatsCluster, count: int) -> list[str]:
         await client.close()
 
 
-async def test_a_stream_is_on_all_servers_and_a_server_can_be_killed_and_started_again(cluster, event) -> None:
+async def test_a_stream_has_a_replica_on_each_server_and_a_server_can_be_killed_and_restarted(cluster, event) -> None:
     async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
         publisher = NatsEventPublisher(connection, "app", settings=REPLICATED)
         await publish(publisher, [event("1")])
@@ -74,7 +74,7 @@ async def test_a_stream_is_on_all_servers_and_a_server_can_be_killed_and_started
         assert await stored(cluster, 2) == ["1", "2"]
 
 
-async def test_a_cluster_that_was_started_again_is_whole_so_the_next_server_can_be_killed(cluster, event) -> None:
+async def test_a_restarted_cluster_is_complete_so_the_next_server_can_be_killed(cluster, event) -> None:
     async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
         publisher = NatsEventPublisher(connection, "app", settings=REPLICATED)
         subscription = NatsEventSubscription(connection, "g", settings=REPLICATED)
@@ -87,7 +87,7 @@ async def test_a_cluster_that_was_started_again_is_whole_so_the_next_server_can_
                 assert None not in [await server.monitoring("/healthz") for server in cluster.servers]
 
 
-async def test_a_cluster_whose_servers_do_not_find_each_other_is_an_error_and_leaves_none_running() -> None:
+async def test_a_cluster_whose_servers_cannot_connect_is_an_error_and_leaves_no_server_running() -> None:
     cluster = NatsCluster(cluster="authorization { user: one, password: another }", start_timeout=5.0)
     with pytest.raises(ServerStartError, match="the cluster was not complete within 5 s"):
         async with cluster:
@@ -96,7 +96,7 @@ async def test_a_cluster_whose_servers_do_not_find_each_other_is_an_error_and_le
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_publishing_and_consuming_go_on_when_the_leader_of_the_stream_is_killed(cluster, event, ordering):
+async def test_publishing_and_consuming_continue_when_the_leader_of_the_stream_is_killed(cluster, event, ordering):
     async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
         publisher = NatsEventPublisher(connection, "app", settings=REPLICATED)
         subscription = NatsEventSubscription(connection, "g", settings=REPLICATED, ack_wait=2.0)
@@ -138,7 +138,7 @@ async def test_a_killed_leader_of_an_idle_consumer_is_noticed(cluster, event, or
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_leaders_that_step_down_are_followed(cluster, event, ordering) -> None:
+async def test_publishing_and_consuming_continue_when_leaders_step_down(cluster, event, ordering) -> None:
     one = StreamSettings(replicas=3, partitions=1)
     consumer = "g" if ordering == "none" else "g-p0"
     raw = await nats.connect(cluster.urls)
@@ -159,7 +159,7 @@ async def test_leaders_that_step_down_are_followed(cluster, event, ordering) -> 
     await raw.close()
 
 
-async def test_without_a_majority_nothing_is_lost_and_everything_goes_on_afterwards(cluster, event) -> None:
+async def test_the_loss_of_the_majority_loses_no_event_and_consuming_continues_afterwards(cluster, event) -> None:
     async with open_connection(cluster.urls) as connection, asyncio.timeout(SECONDS):
         publisher = NatsEventPublisher(connection, "app", settings=REPLICATED, timeout=2)
         await publish(publisher, [event("1", "k")])
@@ -180,7 +180,7 @@ async def test_without_a_majority_nothing_is_lost_and_everything_goes_on_afterwa
 @pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <function StreamWriter:pytest.PytestUnraisableExceptionWarning"
 )
-async def test_a_frozen_leader_delays_and_loses_nothing(cluster, event) -> None:
+async def test_a_frozen_leader_delays_events_and_loses_none(cluster, event) -> None:
     async with open_connection(cluster.urls, probe_interval=0.5) as connection, asyncio.timeout(SECONDS):
         publisher = NatsEventPublisher(connection, "app", settings=REPLICATED, timeout=2)
         await publish(publisher, [event(f"{n}", "k") for n in range(30)])

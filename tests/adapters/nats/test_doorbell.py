@@ -80,7 +80,7 @@ async def test_many_rings_become_few_messages(doorbell: NatsDoorbell, raw: Clien
     assert messages.pending_msgs < 20
 
 
-async def test_whoever_was_disconnected_looks_by_himself(server: NatsServer) -> None:
+async def test_a_reconnected_listener_looks_for_events_without_a_ring(server: NatsServer) -> None:
     async with open_connection(server.url) as connection, open_doorbell(connection, "shop") as doorbell:
         listener = Listener(doorbell)
         await listener.wait()
@@ -136,7 +136,7 @@ async def test_a_commit_wakes_the_outbox_of_another_process(
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_flood_of_rings_of_a_stranger_makes_the_relay_look_ten_times_a_second_and_no_ring_is_lost(
+async def test_a_flood_of_rings_makes_the_relay_look_ten_times_a_second_and_no_ring_is_lost(
     connection: NatsConnection, doorbell: NatsDoorbell, raw: Client, prefix: str, tmp_path: Path
 ) -> None:
     async with open_engine(f"sqlite:///{tmp_path}/ledger.db") as engine:
@@ -171,7 +171,7 @@ async def test_a_flood_of_rings_of_a_stranger_makes_the_relay_look_ten_times_a_s
         await asyncio.wait((looking,))
 
 
-async def test_rings_are_passed_on_at_once_as_long_as_there_is_something_to_find(
+async def test_rings_wake_the_relay_at_once_while_it_finds_events(
     connection: NatsConnection, raw: Client, prefix: str, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"

@@ -25,7 +25,7 @@ def rings(client: OfflineClient) -> list[bytes]:
 
 
 @in_virtual_time
-async def test_rings_in_quick_succession_become_one_and_each_later_one_is_sent() -> None:
+async def test_rings_in_quick_succession_are_sent_as_one_and_later_ones_separately() -> None:
     connection = OfflineConnection()
     async with opened(connection) as doorbell:
         for _ in range(1000):
@@ -45,7 +45,7 @@ async def test_rings_in_quick_succession_become_one_and_each_later_one_is_sent()
 
 
 @in_virtual_time
-async def test_an_outage_ends_nothing_and_the_ring_after_it_is_sent_and_heard() -> None:
+async def test_a_doorbell_sends_and_receives_rings_after_an_outage() -> None:
     connection, heard = OfflineConnection(), list[int]()
     before, tasks = connection.counts(), asyncio.all_tasks()
     async with opened(connection) as doorbell:
@@ -72,7 +72,7 @@ async def test_an_outage_ends_nothing_and_the_ring_after_it_is_sent_and_heard() 
 
 
 @in_virtual_time
-async def test_on_another_client_it_listens_anew_and_says_that_a_ring_may_have_been_missed() -> None:
+async def test_a_doorbell_resubscribes_on_a_new_client_and_wakes_its_listeners() -> None:
     connection, heard = OfflineConnection(), list[int]()
     async with opened(connection) as doorbell:
         doorbell.on_ring(lambda: heard.append(1))
@@ -98,7 +98,7 @@ async def test_on_another_client_it_listens_anew_and_says_that_a_ring_may_have_b
 
 
 @in_virtual_time
-async def test_it_listens_before_it_says_that_it_does() -> None:
+async def test_a_doorbell_subscribes_before_it_rings() -> None:
     connection, listening = OfflineConnection(), list[int]()
     client = connection.current
 
@@ -111,7 +111,7 @@ async def test_it_listens_before_it_says_that_it_does() -> None:
 
 
 @in_virtual_time
-async def test_where_it_could_not_listen_it_tries_again_each_time() -> None:
+async def test_a_doorbell_retries_a_failed_subscription() -> None:
     connection = OfflineConnection()
     async with opened(connection):
         for _ in range(2):
@@ -127,7 +127,7 @@ async def test_where_it_could_not_listen_it_tries_again_each_time() -> None:
 
 
 @in_virtual_time
-async def test_with_a_connection_that_is_closed_it_does_not_spin() -> None:
+async def test_a_doorbell_with_a_closed_connection_does_not_spin() -> None:
     connection = OfflineConnection()
     connection.closed = True
     async with opened(connection) as doorbell:
@@ -138,7 +138,7 @@ async def test_with_a_connection_that_is_closed_it_does_not_spin() -> None:
 
 
 @in_virtual_time
-async def test_a_ring_that_comes_while_another_one_is_sent_is_sent_too() -> None:
+async def test_a_ring_during_the_sending_of_another_one_is_sent() -> None:
     connection = OfflineConnection()
     async with opened(connection) as doorbell:
 
@@ -153,7 +153,7 @@ async def test_a_ring_that_comes_while_another_one_is_sent_is_sent_too() -> None
 
 
 @in_virtual_time
-async def test_a_connection_that_is_made_anew_while_it_begins_to_listen_is_listened_on_as_well() -> None:
+async def test_a_doorbell_resubscribes_on_a_client_that_is_replaced_during_its_subscription() -> None:
     connection, told = OfflineConnection(), list[bytes]()
 
     async def reconnect_once(_subject: str, data: bytes, *_: object) -> None:
@@ -168,7 +168,7 @@ async def test_a_connection_that_is_made_anew_while_it_begins_to_listen_is_liste
 
 
 @in_virtual_time
-async def test_a_ring_that_the_client_refuses_ends_nothing() -> None:
+async def test_a_doorbell_survives_a_ring_that_the_client_refuses() -> None:
     connection = OfflineConnection()
     async with opened(connection) as doorbell:
         for error in (nats.errors.OutboundBufferLimitError(), OSError("broken pipe")):
@@ -183,7 +183,7 @@ async def test_a_ring_that_the_client_refuses_ends_nothing() -> None:
 
 
 @in_virtual_time
-async def test_a_listener_that_fails_keeps_no_other_from_hearing_a_ring() -> None:
+async def test_a_failing_listener_does_not_keep_rings_from_other_listeners() -> None:
     connection, heard = OfflineConnection(), list[int]()
 
     def fail() -> None:

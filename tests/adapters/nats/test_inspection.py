@@ -39,7 +39,7 @@ async def provide(connection: NatsConnection, topology: Topology) -> None:
     await provision(api, topology, done=lambda item: None)
 
 
-async def test_streams_and_consumers_are_shown_as_they_are(
+async def test_the_report_contains_streams_and_consumers(
     connection: NatsConnection, prefix: str, event: Callable[..., CloudEvent]
 ) -> None:
     topology = wanted(connection, prefix)
@@ -75,14 +75,14 @@ async def test_streams_and_consumers_are_shown_as_they_are(
     assert consumer.pending + consumer.unacknowledged == 2
 
 
-async def test_what_is_missing_is_named(connection: NatsConnection, prefix: str) -> None:
+async def test_missing_streams_and_consumers_are_named(connection: NatsConnection, prefix: str) -> None:
     seen = await inspect_broker(connection, wanted(connection, prefix))
     assert seen.missing_streams == (f"{prefix}-shop",)
     assert seen.missing_consumers == ((f"{prefix}-shop", "shipping"),)
     assert (seen.streams, seen.consumers, seen.problems) == ((), (), ())
 
 
-async def test_a_broker_that_is_away_is_told_without_its_password() -> None:
+async def test_an_unreachable_broker_is_reported_without_its_password() -> None:
     async with open_connection("nats://app:hidden@127.0.0.1:1") as connection:
         seen = await inspect_broker(connection, Topology(), timeout=0.3)
     assert (seen.reachable, seen.jetstream) == (False, None)
@@ -90,7 +90,7 @@ async def test_a_broker_that_is_away_is_told_without_its_password() -> None:
     assert "hidden" not in repr(seen)
 
 
-async def test_a_server_without_jetstream_is_told() -> None:
+async def test_a_server_without_jetstream_is_reported() -> None:
     accounts = "accounts { PLAIN { users: [{ user: a, password: secret }] } }"
     async with (
         NatsServer(settings=accounts) as server,
@@ -102,7 +102,7 @@ async def test_a_server_without_jetstream_is_told() -> None:
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_what_the_user_may_not_ask_is_told_and_the_rest_shown(prefix: str) -> None:
+async def test_missing_rights_are_reported_together_with_the_accessible_state(prefix: str) -> None:
     users = f"""authorization {{ users: [
         {{ user: admin, password: "administrator" }}
         {{ user: a, password: "secret", permissions: {{ publish: "$JS.API.CONSUMER.INFO.{prefix}-shop.*" }} }}
@@ -122,14 +122,14 @@ async def test_what_the_user_may_not_ask_is_told_and_the_rest_shown(prefix: str)
 
 
 @pytest.mark.parametrize(("jetstream", "always"), [("", False), ("sync_interval: always", True)])
-async def test_whether_the_server_writes_through_is_told_by_its_monitoring(jetstream: str, always: bool) -> None:
+async def test_the_monitoring_of_the_server_tells_its_sync_interval(jetstream: str, always: bool) -> None:
     async with NatsServer(jetstream=jetstream) as server, open_connection(server.url) as connection:
         monitoring = f"http://127.0.0.1:{server._monitoring}/"
         assert (await inspect_broker(connection, Topology(), monitoring=monitoring)).sync_always is always
         assert (await inspect_broker(connection, Topology())).sync_always is None
 
 
-async def test_a_monitoring_that_cannot_be_used_is_told(connection: NatsConnection) -> None:
+async def test_an_unusable_monitoring_is_reported(connection: NatsConnection) -> None:
     seen = await inspect_broker(connection, Topology(), monitoring="http://u:hidden@127.0.0.1:1", timeout=2)
     assert seen.sync_always is None
     assert "the monitoring at http://127.0.0.1:1 does not tell" in seen.problems[0]
@@ -139,7 +139,7 @@ async def test_a_monitoring_that_cannot_be_used_is_told(connection: NatsConnecti
 
 
 @pytest.mark.thorough("builds a cluster of three servers")
-async def test_a_replica_that_is_away_is_named(event: Callable[..., CloudEvent]) -> None:
+async def test_an_offline_replica_is_named(event: Callable[..., CloudEvent]) -> None:
     async with NatsCluster() as cluster, open_connection(cluster.urls) as connection:
         topology = NatsEventPublisher(connection, "shop", settings=StreamSettings(replicas=3)).topology([TYPE])
         async with asyncio.timeout(90):

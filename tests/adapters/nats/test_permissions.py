@@ -64,7 +64,7 @@ async def apply_as_admin(server: NatsServer, ordering: str) -> None:
 @pytest.mark.thorough("waits for refusals of a server")
 @pytest.mark.parametrize("provisioning", [False, True], ids=["that say so", "that do not say so"])
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_applications_work_that_may_create_nothing(
+async def test_applications_without_rights_to_create_work(
     event: Callable[..., CloudEvent], ordering: str, provisioning: bool
 ) -> None:
     async with NatsServer(settings=USERS) as server:
@@ -87,7 +87,7 @@ async def test_applications_work_that_may_create_nothing(
 
 
 @pytest.mark.thorough("waits for refusals of a server")
-async def test_who_may_not_create_a_stream_is_told_what_is_not_allowed(event: Callable[..., CloudEvent]) -> None:
+async def test_the_error_of_a_forbidden_stream_creation_names_the_missing_right(event: Callable[..., CloudEvent]) -> None:
     async with NatsServer(settings=USERS) as server, opened(server, "sales") as sales:
         (result,) = await NatsEventPublisher(sales, "sales", timeout=15).publish([event("a")])
         assert isinstance(result.error, PublisherUnavailableError)
@@ -110,7 +110,7 @@ async def test_a_stream_is_created_with_batches_by_a_user_who_may_not_ask_for_th
         assert (await survey(api, topology)).streams["events-shop"]["config"]["allow_atomic"]
 
 
-async def test_a_user_who_may_create_and_update_can_apply() -> None:
+async def test_a_user_with_create_and_update_rights_can_apply() -> None:
     async with (
         NatsServer(settings=USERS) as server,
         opened(server, "operations") as connection,
@@ -126,7 +126,7 @@ async def test_a_user_who_may_create_and_update_can_apply() -> None:
             assert {item.status for item in items} == {"present"}
 
 
-async def test_a_user_who_may_only_look_can_compare() -> None:
+async def test_a_user_with_read_rights_can_compare() -> None:
     async with NatsServer(settings=USERS) as server:
         await apply_as_admin(server, "none")
         async with opened(server, "deployment") as connection:
@@ -137,7 +137,7 @@ async def test_a_user_who_may_only_look_can_compare() -> None:
 
 
 @pytest.mark.thorough("waits for refusals of a server")
-async def test_what_was_refused_is_remembered_until_the_next_connect_and_of_subjects_without_end_nothing() -> None:
+async def test_refused_api_subjects_are_remembered_until_the_next_connect_and_other_subjects_are_not() -> None:
     async with NatsServer(settings=USERS) as server, opened(server, "sales") as sales:
         connected = asyncio.Queue[None]()
         sales.on_connect("publish", lambda: connected.put_nowait(None))
@@ -253,7 +253,7 @@ async def test_the_doctor_sees_everything_with_the_permissions_of_the_page() -> 
         ("doctor", "$JS.API.STREAM.PURGE.events-shop"),
     ],
 )
-async def test_nobody_may_do_what_is_of_another_part(page_server: NatsServer, user: str, subject: str) -> None:
+async def test_no_user_has_the_rights_of_another_part(page_server: NatsServer, user: str, subject: str) -> None:
     async with opened(page_server, user) as connection:
         client = await connection.client("publish", timeout=5)
         assert isinstance(client, AuthenticatedClient)

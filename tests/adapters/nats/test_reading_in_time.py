@@ -47,7 +47,7 @@ def stream_info(**config: Any) -> dict[str, Any]:
     }
 
 
-def test_each_field_of_a_stream_is_told_from_its_place() -> None:
+def test_each_field_of_a_stream_is_read_from_its_key() -> None:
     assert _stream(stream_info()) == StreamState(
         name="events-shop",
         replicas=3,
@@ -68,7 +68,7 @@ def test_each_field_of_a_stream_is_told_from_its_place() -> None:
     )
 
 
-def test_each_field_of_a_consumer_is_told_from_its_place() -> None:
+def test_each_field_of_a_consumer_is_read_from_its_key() -> None:
     info = {
         "stream_name": "events-shop",
         "name": "g",
@@ -94,7 +94,7 @@ def test_each_field_of_a_consumer_is_told_from_its_place() -> None:
         ({"max_bytes": 0}, False),
     ],
 )
-def test_a_stream_makes_room_only_when_it_has_a_limit_and_drops_what_is_old(
+def test_a_stream_discards_old_events_only_with_a_limit_and_the_discard_policy_old(
     config: dict[str, Any], drops: bool
 ) -> None:
     held = _held(stream_info(**config))
@@ -112,7 +112,7 @@ class Version:
 
 
 @in_virtual_time
-async def test_what_a_broker_tells_is_in_the_report_and_each_problem_once() -> None:
+async def test_the_report_contains_the_answers_of_the_broker_and_each_problem_once() -> None:
     connection = OfflineConnection()
     client: Any = connection.current
     client.connected_server_version, client.servers = Version, ["a", "b"]
@@ -147,7 +147,7 @@ class _Wanted:
 
 
 @in_virtual_time
-async def test_a_broker_that_is_away_is_waited_for_as_long_as_was_said() -> None:
+async def test_an_unreachable_broker_is_awaited_for_the_given_timeout() -> None:
     connection = OfflineConnection()
     connection.lose()
     for timeout in (3.0, 11.0):
@@ -169,7 +169,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @in_virtual_time
-async def test_the_state_of_a_stream_is_asked_for_through_an_election_for_ten_seconds_each_time() -> None:
+async def test_the_state_of_a_stream_is_retried_for_ten_seconds_during_an_election() -> None:
     connection = OfflineConnection()
     contents = NatsStreamContents(connection, prefix="events")  # type: ignore[arg-type]
     answers = [{"error": {"code": 503, "err_code": 10008, "description": "no leader"}}]
@@ -193,7 +193,7 @@ async def test_the_state_of_a_stream_is_asked_for_through_an_election_for_ten_se
 
 
 @pytest.mark.parametrize("after", [14, 15])
-async def test_where_nothing_came_since_no_consumer_is_made(after: int) -> None:
+async def test_no_consumer_is_created_to_read_a_stream_without_new_events(after: int) -> None:
     connection = OfflineConnection()
     contents = NatsStreamContents(connection, prefix="events")  # type: ignore[arg-type]
 
@@ -287,7 +287,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_batches")
 @in_virtual_time
-async def test_every_message_is_read_once_whatever_is_lost_and_however_often_a_consumer_falls_silent() -> None:
+async def test_every_message_is_read_once_despite_losses_and_silent_consumers() -> None:
     stream = Stream(30)
     assert await stream.read() == list(range(1, 31))
     assert await stream.read(after=10, last=20) == list(range(11, 21))
@@ -307,7 +307,7 @@ async def test_every_message_is_read_once_whatever_is_lost_and_however_often_a_c
 
 @pytest.mark.usefixtures("small_batches")
 @in_virtual_time
-async def test_a_stream_that_is_disturbed_without_end_is_given_up_and_one_that_gets_on_is_not() -> None:
+async def test_reading_a_stream_is_given_up_only_without_progress() -> None:
     stream = Stream(40)
     stream.losses = set(range(2, 41, 2))  # far more often than it is tried without progress
     assert await stream.read() == list(range(1, 41))
@@ -322,7 +322,7 @@ async def test_a_stream_that_is_disturbed_without_end_is_given_up_and_one_that_g
 
 @pytest.mark.usefixtures("small_batches")
 @in_virtual_time
-async def test_where_a_reading_begins_is_said_by_time_once_and_then_by_the_place_that_was_reached() -> None:
+async def test_reading_starts_by_time_and_resumes_by_sequence() -> None:
     stream, since = Stream(9), datetime(2026, 1, 1, tzinfo=UTC)
     stream.losses = {7}
     assert await stream.read(since=since) == list(range(1, 10))
@@ -337,14 +337,14 @@ async def test_where_a_reading_begins_is_said_by_time_once_and_then_by_the_place
 
 @pytest.mark.usefixtures("small_batches")
 @in_virtual_time
-async def test_a_replica_that_has_nothing_since_a_time_is_believed_by_nobody() -> None:
+async def test_an_empty_answer_of_a_lagging_replica_is_not_believed() -> None:
     stream = Stream(2)
     stream.lagging = 1
     assert await stream.read(since=datetime(2026, 1, 1, tzinfo=UTC)) == [1, 2]
     assert [each["deliver_policy"] for each in stream.created] == ["by_start_time", "all"]
 
 
-async def test_a_monitoring_that_does_not_answer_is_waited_for_as_long_as_was_said() -> None:
+async def test_a_silent_monitoring_is_awaited_for_the_given_timeout() -> None:
     async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await done.wait()
         writer.close()
@@ -371,7 +371,7 @@ async def test_a_monitoring_that_does_not_answer_is_waited_for_as_long_as_was_sa
 
 
 @in_virtual_time
-async def test_an_answer_of_the_api_is_waited_for_two_seconds_each_time() -> None:
+async def test_an_answer_of_the_api_is_awaited_for_two_seconds_each_time() -> None:
     client = OfflineClient()
     for _ in range(2):
         began = now()

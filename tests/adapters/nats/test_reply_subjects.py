@@ -187,7 +187,7 @@ def test_a_responder_sends_to_inboxes_only_whatever_reply_subjects_strangers_cho
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_requesters_under_other_prefixes_are_answered_where_they_are_named(shared_server: NatsServer) -> None:
+async def test_requesters_with_other_inbox_prefixes_are_answered_if_the_prefixes_are_configured(shared_server: NatsServer) -> None:
     async def answer(query: FindAdvisor) -> str:
         return query.student_id
 
@@ -215,19 +215,19 @@ async def test_requesters_under_other_prefixes_are_answered_where_they_are_named
             await asyncio.wait((running,))
 
 
-def test_a_prefix_of_inboxes_that_is_none_is_refused() -> None:
+def test_an_invalid_inbox_prefix_is_refused() -> None:
     for wrong in ("", "$JS", "a..b", ">", "a b"):
         with pytest.raises(SettingError, match="inbox_prefix"):
             answerable([wrong])
 
 
 @given(SUBJECTS | st.text(max_size=40))
-def test_only_inboxes_are_answered(subject: str) -> None:
+def test_only_inbox_subjects_are_answered(subject: str) -> None:
     assert answerable(None)(subject) == (INBOX.fullmatch(subject) is not None and len(subject) < 256)
     assert not answerable([])(subject)
 
 
-async def test_an_inbox_of_ours_is_answerable_and_tells_nothing_of_the_next_one(shared_server: NatsServer) -> None:
+async def test_a_generated_inbox_is_answerable_and_does_not_predict_the_next_one(shared_server: NatsServer) -> None:
     async with open_connection(shared_server.url, inbox_prefix="_INBOX_sales") as connection:
         client = await connection.client("publish", timeout=10)
         inboxes = {new_inbox(client) for _ in range(20)}
@@ -242,7 +242,7 @@ ACKS = st.tuples(WORD, WORD, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER)
 
 
 @given(ACKS, st.none() | st.tuples(st.just("_") | st.text("abcdef-", min_size=1), st.text("abcdefgh", min_size=8)))
-def test_every_address_of_an_acknowledgement_is_read_with_a_domain_and_without(
+def test_every_acknowledgement_address_is_parsed_with_and_without_a_domain(
     tokens: tuple[str, ...], domain: tuple[str, str] | None
 ) -> None:
     """The part after a JetStream domain is not a number, while the part after a stream's name might be one."""
@@ -253,6 +253,6 @@ def test_every_address_of_an_acknowledgement_is_read_with_a_domain_and_without(
 
 
 @given(SUBJECTS | ACKS.map(lambda tokens: ".".join(["$JS", "API", *tokens])) | ACKS.map(".".join))
-def test_nothing_else_is_an_address_of_an_acknowledgement(subject: str) -> None:
+def test_other_subjects_are_not_acknowledgement_addresses(subject: str) -> None:
     found = ack_address(subject)
     assert found is None or re.match(r"\$JS\.ACK\.", subject)

@@ -50,14 +50,14 @@ async def test_port_and_store_survive_kill_and_restart(server: NatsServer) -> No
     assert (server.url, await stored_messages(url)) == (url, 1)
 
 
-async def test_a_store_of_ones_own_outlives_the_server(tmp_path: Path) -> None:
+async def test_a_given_store_outlives_the_server(tmp_path: Path) -> None:
     async with NatsServer(tmp_path) as server:
         await store_one(server.url)
     async with NatsServer(tmp_path) as server:
         assert await stored_messages(server.url) == 1
 
 
-async def test_leaving_ends_the_process_even_when_it_is_frozen() -> None:
+async def test_leaving_ends_even_a_frozen_process() -> None:
     async with NatsServer() as server:
         pid = server.pid
         server.suspend()
@@ -65,7 +65,7 @@ async def test_leaving_ends_the_process_even_when_it_is_frozen() -> None:
     assert not runs(pid)
 
 
-async def test_a_start_that_fails_tells_the_log_and_leaves_no_process() -> None:
+async def test_the_error_of_a_failed_start_contains_the_log_and_no_process_remains() -> None:
     server = NatsServer(settings="no_such_setting: 1")
     with pytest.raises(ServerStartError, match=r"(?s)exit code 1\nThe end of its log:\n.*no_such_setting"):
         await server.start()
@@ -86,7 +86,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process() -> None:
     await server.stop()
 
 
-async def test_a_missing_binary_is_told_with_the_extra_to_install(tmp_path: Path, monkeypatch) -> None:
+async def test_the_error_for_a_missing_binary_names_the_extra_to_install(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -149,14 +149,14 @@ async def test_a_relative_store_stays_where_it_was_when_the_working_directory_ch
         assert await stored_messages(server.url) == 1
 
 
-async def test_a_name_of_any_letters_reaches_the_server() -> None:
+async def test_a_name_in_any_script_reaches_the_server() -> None:
     async with NatsServer(name='Ä"\\#') as server:
         told = await server.monitoring("/varz")
     assert told is not None
     assert told["server_name"] == 'Ä"\\#'
 
 
-async def test_every_text_is_read_as_it_was_written_into_the_configuration() -> None:
+async def test_the_server_reads_every_text_of_its_configuration_unchanged() -> None:
     rng = random.Random(7)
     letters = [*map(chr, range(1, 0x180)), *"\\\\\"'{}[]()#$%/;x0u", "☃", "𝄞", "\u2028", "\u202e", "\ufeff"]
     texts = {f"t{n}": "".join(rng.choices(letters, k=rng.randrange(1, 20))) for n in range(300)}
@@ -168,14 +168,14 @@ async def test_every_text_is_read_as_it_was_written_into_the_configuration() -> 
 
 
 @pytest.mark.parametrize("name", ["a name", "nul \0"])
-async def test_what_the_server_refuses_is_told(name: str, tmp_path: Path) -> None:
+async def test_a_configuration_that_the_server_refuses_is_reported(name: str, tmp_path: Path) -> None:
     server = NatsServer(tmp_path / name if "\0" in name else None, name="one" if "\0" in name else name)
     with pytest.raises(ServerStartError, match=r"(?s)The end of its log:\n.*(spaces|not a directory)"):
         await server.start()
     await server.stop()
 
 
-async def test_a_store_that_is_a_file_is_told(tmp_path: Path) -> None:
+async def test_a_store_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ä").touch()
     server = NatsServer(tmp_path / "ä")
     with pytest.raises(ServerStartError, match=r"(?s)The end of its log:\n.*not a directory"):
@@ -183,7 +183,7 @@ async def test_a_store_that_is_a_file_is_told(tmp_path: Path) -> None:
     await server.stop()
 
 
-async def test_a_program_that_cannot_be_run_is_told(tmp_path: Path, monkeypatch) -> None:
+async def test_a_program_that_cannot_be_run_is_reported(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "nats-server").write_text("no program")
     (tmp_path / "nats-server").chmod(0o755)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
@@ -193,7 +193,7 @@ async def test_a_program_that_cannot_be_run_is_told(tmp_path: Path, monkeypatch)
     await server.stop()
 
 
-async def test_the_end_of_the_log_is_told_when_the_server_dies_while_it_starts() -> None:
+async def test_the_error_of_a_server_that_dies_at_its_start_contains_the_end_of_the_log() -> None:
     """It is the log of the last start, at its end."""
     async with NatsServer() as taken:
         port = int(taken.url.rpartition(":")[2])

@@ -56,5 +56,5 @@ async def check(url: str, prefix: str, events: list[DistributedEvent], flow: dic
     flow=st.fixed_dictionaries({"correlation": TEXTS, "causation": TEXTS}),
     ids=st.lists(TEXTS.filter(bool), min_size=12, max_size=12, unique=True),
 )
-def test_an_event_arrives_as_it_was_added(shared_server: NatsServer, events, flow, ids):
+def test_an_event_arrives_unchanged(shared_server: NatsServer, events, flow, ids):
     asyncio.run(check(shared_server.url, f"p{uuid.uuid4().hex[:12]}", events, flow, ids))

@@ -84,7 +84,7 @@ async def send_bytes(url: str, subject: bytes, headers: bytes, body: bytes) -> N
 
 
 @pytest.mark.parametrize("batched", [True, False])
-async def test_hostile_values_stay_values_on_the_wire_and_come_back_as_they_were(
+async def test_hostile_values_are_transported_as_plain_values(
     connection, raw, prefix, event, batched
 ) -> None:
     settings = StreamSettings(atomic_batches=batched)
@@ -127,7 +127,7 @@ async def test_hostile_values_stay_values_on_the_wire_and_come_back_as_they_were
         f"{'x' * 10_000}.shop.v1",
     ],
 )
-async def test_a_type_that_is_none_is_refused_before_anything_is_sent(connection, raw, prefix, event, wire) -> None:
+async def test_an_invalid_type_is_refused_before_sending(connection, raw, prefix, event, wire) -> None:
     heard: list[str] = []
 
     async def hear(message) -> None:
@@ -144,7 +144,7 @@ async def test_a_type_that_is_none_is_refused_before_anything_is_sent(connection
 
 
 @pytest.mark.parametrize("name", ["a b", "a\r\nb", "A", "", "id", "type", "data", "a-b", "ä"])
-async def test_a_name_of_an_extension_that_is_none_is_refused(connection, prefix, event, name) -> None:
+async def test_an_invalid_extension_name_is_refused(connection, prefix, event, name) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix)
     [refused, sent] = await publisher.publish([event("1", extensions={name: "x"}), event("2")])
     assert isinstance(refused.error, EventRefusedError)
@@ -167,7 +167,7 @@ ANSWERED = [
 ]
 
 
-async def test_what_the_broker_answers_to_the_events_of_a_stranger_changes_no_stream(event) -> None:
+async def test_replies_of_the_broker_to_events_of_a_stranger_change_no_stream(event) -> None:
     """It replies to the subject that the stranger gives, with its own permissions, but never with a valid API request."""
     async with (
         NatsServer(settings=USERS) as server,
@@ -188,7 +188,7 @@ async def test_what_the_broker_answers_to_the_events_of_a_stranger_changes_no_st
         assert (state.first_seq, state.consumer_count) == (1, 1)
 
 
-async def test_a_plain_consumer_of_nats_understands_what_we_send(connection, raw, prefix, event) -> None:
+async def test_a_plain_nats_consumer_understands_published_events(connection, raw, prefix, event) -> None:
     extensions = {"correlationid": "c-1", "traceparent": "00-1-2-01"}
     await NatsEventPublisher(connection, "app", prefix=prefix).publish([event("a b", "key 1", extensions=extensions)])
     stranger = await raw.jetstream().pull_subscribe(f"{prefix}.shop.order-placed.*", durable="stranger")
@@ -210,7 +210,7 @@ async def test_a_plain_consumer_of_nats_understands_what_we_send(connection, raw
     }
 
 
-async def test_foreign_producers_are_understood_in_every_way_the_specification_allows(
+async def test_every_encoding_of_foreign_producers_that_the_specification_allows_is_understood(
     connection, raw, stream, prefix
 ) -> None:
     jetstream, subject = raw.jetstream(), f"{prefix}.shop.order-placed.3"
@@ -265,7 +265,7 @@ HEAD = b"NATS/1.0\r\nce-specversion: 1.0\r\nce-type: shop.order-placed.v1\r\nce-
     ],
 )
 @pytest.mark.usefixtures("stream")
-async def test_what_is_broken_is_handed_over_with_its_problem_and_stops_nothing(
+async def test_a_broken_event_is_delivered_with_its_problem_and_blocks_no_other(
     connection, shared_server, prefix, headers, problem
 ) -> None:
     subject = f"{prefix}.shop.order-placed.0"
@@ -282,7 +282,7 @@ async def test_what_is_broken_is_handed_over_with_its_problem_and_stops_nothing(
 
 
 @pytest.mark.parametrize("structured", [False, True])
-async def test_of_what_is_broken_the_type_and_the_key_are_still_told(
+async def test_a_broken_event_is_delivered_with_its_type_and_key(
     connection, raw, stream, prefix, structured
 ) -> None:
     attributes = {"specversion": "1.0", "id": "1", "source": "x", "type": f"{TYPE}.v1", "partitionkey": "a b"}
@@ -296,7 +296,7 @@ async def test_of_what_is_broken_the_type_and_the_key_are_still_told(
     assert "cannot be decoded" not in delivery.problem
 
 
-async def test_an_unreadable_event_parks_its_key_and_is_replayed_first_once_it_was_edited(
+async def test_an_unreadable_event_parks_its_key_and_is_replayed_first_after_an_edit(
     connection, raw, stream, prefix
 ) -> None:
     jetstream, application = raw.jetstream(), Application()
@@ -331,7 +331,7 @@ async def test_an_unreadable_event_parks_its_key_and_is_replayed_first_once_it_w
     assert application.effects == [3, 1, 2]
 
 
-async def test_a_header_that_comes_twice_and_others_unknown_do_no_harm(connection, shared_server, stream, prefix):
+async def test_repeated_and_unknown_headers_do_no_harm(connection, shared_server, stream, prefix):
     headers = HEAD + b"ce-id: 1\r\nce-id: 2\r\nx-\xc3\xa4: y\r\nce-: z\r\nce-note:\r\n\r\n"
     await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.0".encode(), headers, b"{}")
     [delivery] = await received(connection, prefix, 1)
@@ -342,7 +342,7 @@ async def test_a_header_that_comes_twice_and_others_unknown_do_no_harm(connectio
 @pytest.mark.parametrize("token", [b"\xff", b"a\vb", b"a\fb", b"\f", b"\v5", b"a\rb", b"\x00", b"a\x1c\x85b", b"\f 1"])
 @pytest.mark.parametrize("size", [2, 10_000])
 @pytest.mark.usefixtures("stream")
-async def test_a_subject_that_is_none_stops_nothing(connection, shared_server, prefix, token, size) -> None:
+async def test_an_invalid_subject_does_not_stop_the_subscription(connection, shared_server, prefix, token, size) -> None:
     """The server accepts any bytes in a token except separators."""
     headers = HEAD + b"ce-id: strange\r\n\r\n"
     await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.".encode() + token, headers, b"x" * size)
@@ -357,7 +357,7 @@ async def test_a_subject_that_is_none_stops_nothing(connection, shared_server, p
     assert {line["event"] for line in logs} <= {"connected", "closed"}
 
 
-async def test_a_subject_without_a_partition_number_says_none(connection, raw, stream, prefix) -> None:
+async def test_a_subject_without_a_partition_number_has_no_partition(connection, raw, stream, prefix) -> None:
     good = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "x", "ce-id": "1"}
     await raw.jetstream().publish(f"{prefix}.shop.order-placed.all", b"{}", headers=good)
     [delivery] = await received(connection, prefix, 1)

@@ -38,7 +38,7 @@ def own_id(held: tuple[str, str]) -> str:
     return event_id
 
 
-async def test_a_stream_of_several_batches_with_gaps_is_read_whole_and_leaves_no_consumer(
+async def test_a_stream_of_several_batches_with_gaps_is_read_completely_and_no_consumer_remains(
     connection: NatsConnection, raw: Client, prefix: str, event: Make
 ):
     publisher = NatsEventPublisher(connection, "shop", prefix=prefix, settings=SMALL)
@@ -52,7 +52,7 @@ async def test_a_stream_of_several_batches_with_gaps_is_read_whole_and_leaves_no
     assert (await raw.jetstream().stream_info(f"{prefix}-shop")).state.consumer_count == 0
 
 
-async def test_what_foreign_producers_wrote_is_passed_over(
+async def test_messages_of_foreign_producers_are_skipped(
     connection: NatsConnection, raw: Client, prefix: str, event: Make
 ):
     publisher = NatsEventPublisher(connection, "shop", prefix=prefix, settings=SMALL)
@@ -66,7 +66,7 @@ async def test_what_foreign_producers_wrote_is_passed_over(
     assert await ids(publisher) == ["a", "c"]
 
 
-async def test_a_stream_is_read_from_its_beginning_when_nothing_came_since_a_time(
+async def test_the_read_of_a_stream_is_empty_if_no_event_came_since_the_given_time(
     connection: NatsConnection, prefix: str, event: Make
 ):
     publisher = NatsEventPublisher(connection, "shop", prefix=prefix, settings=SMALL)
@@ -77,7 +77,7 @@ async def test_a_stream_is_read_from_its_beginning_when_nothing_came_since_a_tim
 
 
 @pytest.mark.thorough("waits for a server that is away")
-async def test_a_server_that_is_killed_meanwhile_costs_time_and_no_id(event: Make, tmp_path):
+async def test_a_server_killed_during_the_read_costs_time_and_no_id(event: Make, tmp_path):
     async with NatsServer(tmp_path) as server, open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "shop", settings=SMALL)
         sent = await fill(publisher, event, 5000)
@@ -91,7 +91,7 @@ async def test_a_server_that_is_killed_meanwhile_costs_time_and_no_id(event: Mak
     assert len(found) == len(set(found))
 
 
-async def test_a_message_that_is_lost_on_the_way_is_read_again(
+async def test_a_lost_message_is_read_again(
     connection: NatsConnection, prefix: str, event: Make, monkeypatch: pytest.MonkeyPatch
 ):
     publisher = NatsEventPublisher(connection, "shop", prefix=prefix, settings=SMALL)
@@ -116,7 +116,7 @@ async def test_a_message_that_is_lost_on_the_way_is_read_again(
 
 
 @pytest.mark.thorough("waits for a server that is away")
-async def test_a_server_that_stays_away_is_an_error_after_a_while(event: Make, monkeypatch: pytest.MonkeyPatch):
+async def test_a_permanently_unreachable_server_is_an_error_after_a_timeout(event: Make, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("mediator.nats.stream_contents._SILENCE_SECONDS", 0.1)
     async with NatsServer() as server, open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "shop", settings=SMALL)
@@ -134,7 +134,7 @@ async def test_a_server_that_stays_away_is_an_error_after_a_while(event: Make, m
                     pass
 
 
-async def test_the_state_of_a_stream_says_what_its_limits_take_away(
+async def test_the_state_of_a_stream_tells_which_events_its_limits_remove(
     connection: NatsConnection, raw: Client, prefix: str
 ):
     contents = NatsEventPublisher(connection, "shop", prefix=prefix).contents
@@ -151,7 +151,7 @@ async def test_the_state_of_a_stream_says_what_its_limits_take_away(
 
 
 @pytest.mark.parametrize("mark", ["a b", "x.y", "x" * 65, "ü"])
-async def test_a_mark_that_cannot_be_in_a_header_is_refused(connection: NatsConnection, event: Make, mark: str):
+async def test_a_mark_that_is_invalid_in_a_header_is_refused(connection: NatsConnection, event: Make, mark: str):
     with pytest.raises(SettingError, match="mark"):
         await NatsEventPublisher(connection, "shop").refill([event()], mark=mark)
 
@@ -187,7 +187,7 @@ authorization { users: [
 
 
 @pytest.mark.thorough("waits for a server that is away")
-async def test_a_user_who_may_read_the_stream_can_verify_and_one_who_may_not_is_told_so(
+async def test_a_user_with_read_rights_can_verify_and_one_without_gets_an_error(
     event: Make, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("mediator.nats.stream_contents._PAUSE", 0.01)

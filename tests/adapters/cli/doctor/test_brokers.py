@@ -80,7 +80,7 @@ async def set_up_in(cluster: NatsCluster, given: dict[str, Any]) -> None:
 
 
 @pytest.mark.thorough("builds a cluster of three servers")
-async def test_a_healthy_cluster_has_neither_and_one_copy_is_too_few_there(tmp_path: Path):
+async def test_a_healthy_cluster_has_no_findings_and_a_stream_with_one_copy_is_a_warning(tmp_path: Path):
     async with NatsCluster() as cluster:
         three = config(database=f"sqlite:///{tmp_path / 'app.db'}", nats=cluster.urls, prefix="three", replicas=3)
         await set_up_in(cluster, three)
@@ -98,7 +98,7 @@ async def test_a_healthy_cluster_has_neither_and_one_copy_is_too_few_there(tmp_p
 
 
 @pytest.mark.thorough("waits for checks to reach their timeout")
-async def test_a_broker_that_is_away_is_one_fault_and_everything_else_is_told(installed: dict[str, Any]):
+async def test_an_unreachable_broker_is_one_fault_and_the_other_checks_still_report(installed: dict[str, Any]):
     report = await doctor({**installed, "nats": "nats://user:hidden@127.0.0.1:1"}, timeout=1)
     assert found(report) == [("fault", "broker-unreachable")]
     assert "hidden" not in report.as_text() + report.as_json()
@@ -106,7 +106,7 @@ async def test_a_broker_that_is_away_is_one_fault_and_everything_else_is_told(in
 
 
 @pytest.mark.thorough("waits for checks to reach their timeout")
-async def test_a_broker_that_does_not_answer_is_told_within_the_timeout(tmp_path: Path):
+async def test_a_broker_that_does_not_answer_is_reported_within_the_timeout(tmp_path: Path):
     async with NatsServer() as frozen:
         given = config(database=f"sqlite:///{tmp_path / 'app.db'}", nats=frozen.url, prefix="events")
         await set_up(given)
@@ -125,23 +125,23 @@ async def test_a_server_without_jetstream_is_one_fault(installed: dict[str, Any]
         assert found(await doctor({**installed, "nats": url})) == [("fault", "jetstream-disabled")]
 
 
-async def test_a_server_that_takes_too_little_at_a_time_is_a_fault(tmp_path: Path):
+async def test_a_server_with_a_too_small_payload_limit_is_a_fault(tmp_path: Path):
     async with NatsServer(settings="max_payload: 1000100") as small:
         given = config(database=f"sqlite:///{tmp_path / 'app.db'}", nats=small.url, prefix="events")
         await set_up(given)
         assert found(await doctor(given)) == [("fault", "max-payload")]
 
 
-async def test_a_server_that_writes_through_late_is_a_warning_when_its_monitoring_says_so(
-    installed: dict[str, Any], server
-):
+async def test_a_server_that_syncs_late_is_a_warning_when_its_monitoring_says_so(installed: dict[str, Any], server):
     monitoring = f"http://127.0.0.1:{server._monitoring}"
     report = await doctor(installed, monitoring=monitoring)
     assert set(found(report)) == {("warning", "stream-sync-interval")}
     assert (report.status(), report.status(strict=True)) == (0, 1)
 
 
-async def test_what_was_never_created_is_missing(given: dict[str, Any], installed: dict[str, Any]):
+async def test_a_stream_and_a_consumer_that_do_not_exist_are_reported_as_missing(
+    given: dict[str, Any], installed: dict[str, Any]
+):
     await call(given["nats"], f"STREAM.DELETE.{given['prefix']}-dispatch")
     assert found(await doctor(given)) == [("fault", "stream-missing")]
     await call(given["nats"], f"CONSUMER.DELETE.{given['prefix']}-ordering.shipping")
@@ -157,7 +157,9 @@ async def test_what_was_never_created_is_missing(given: dict[str, Any], installe
         ({"allow_atomic": True}, ("warning", "stream-differs")),
     ],
 )
-async def test_a_stream_with_another_setting_is_told_by_that_setting(installed: dict[str, Any], changes, expected):
+async def test_a_stream_with_a_different_setting_is_reported_by_that_setting(
+    installed: dict[str, Any], changes, expected
+):
     await change(installed["nats"], f"{installed['prefix']}-dispatch", **changes)
     assert found(await doctor(installed)) == [expected]
 
@@ -170,7 +172,7 @@ async def test_a_stream_with_another_setting_is_told_by_that_setting(installed: 
         ({"retention": "interest"}, "stream-retention"),
     ],
 )
-async def test_a_stream_of_another_kind_is_told_by_its_kind(installed: dict[str, Any], changes, expected):
+async def test_a_stream_of_another_kind_is_reported_by_its_kind(installed: dict[str, Any], changes, expected):
     await replace(installed["nats"], f"{installed['prefix']}-dispatch", **changes)
     assert found(await doctor(installed)) == [("fault", expected)]
 
@@ -213,7 +215,7 @@ async def test_a_group_with_the_other_ordering_is_a_fault(installed: dict[str, A
     assert found(await doctor({**installed, "ordering": "key"})) == [("fault", "group-ordering")]
 
 
-async def test_the_missing_consumers_of_an_ordered_group_are_one_fault_and_those_not_needed_a_warning(
+async def test_missing_consumers_of_an_ordered_group_are_one_fault_and_superfluous_ones_a_warning(
     given: dict[str, Any],
 ):
     given = {**given, "ordering": "key"}
@@ -235,7 +237,7 @@ async def test_the_missing_consumers_of_an_ordered_group_are_one_fault_and_those
 @pytest.mark.parametrize(
     ("partitions", "remedy"), [("8", "StreamSettings(partitions=8)"), ("32", "=32)"), ("", "-> Drain")]
 )
-async def test_a_stream_with_other_partitions_is_one_fault_whatever_consumers_an_ordered_group_has_there(
+async def test_a_stream_with_other_partitions_is_one_fault_for_any_consumers_of_an_ordered_group(
     given: dict[str, Any], partitions: str, remedy: str
 ):
     """None is made, changed or used before the numbers agree: to apply the topology would not help."""
@@ -257,7 +259,7 @@ async def test_a_stream_with_other_partitions_is_one_fault_whatever_consumers_an
     assert "topology apply" not in report.as_text()
 
 
-async def test_consumers_of_a_stream_with_other_partitions_that_give_up_are_still_told(given: dict[str, Any]):
+async def test_consumers_that_give_up_are_reported_although_their_stream_has_other_partitions(given: dict[str, Any]):
     given = {**given, "ordering": "key"}
     await set_up(given)
     url, stream = given["nats"], f"{given['prefix']}-ordering"
@@ -267,7 +269,7 @@ async def test_consumers_of_a_stream_with_other_partitions_that_give_up_are_stil
     assert found(await doctor(given)) == [("fault", "stream-partitions"), ("fault", "consumer-max-deliver")]
 
 
-async def test_other_partitions_are_a_fault_where_it_publishes_and_nothing_where_it_consumes_in_no_order(
+async def test_other_partitions_are_a_fault_for_a_publisher_and_no_finding_for_an_unordered_consumer(
     installed: dict[str, Any],
 ):
     url, prefix = installed["nats"], installed["prefix"]
@@ -285,12 +287,12 @@ async def test_other_partitions_are_a_fault_where_it_publishes_and_nothing_where
     assert "mediator.partitions" not in report.as_text(), "it is told once, not among the other differences too"
 
 
-async def test_events_that_nobody_takes_are_told(installed: dict[str, Any]):
+async def test_events_without_a_consumer_are_reported(installed: dict[str, Any]):
     await publish(installed, "ordering.order-placed.0", {})
     assert found(await doctor(installed)) == [("warning", "consumer-idle")]
 
 
-async def test_a_consumer_that_does_not_keep_pace_is_told(installed: dict[str, Any]):
+async def test_a_consumer_that_falls_behind_is_reported(installed: dict[str, Any]):
     for number in range(4):
         await publish(installed, "ordering.order-placed.0", number)
     client = await nats.connect(installed["nats"])
@@ -302,20 +304,20 @@ async def test_a_consumer_that_does_not_keep_pace_is_told(installed: dict[str, A
     assert found(await doctor(installed, lag=3)) == []
 
 
-async def test_a_consumer_that_is_paused_is_told(installed: dict[str, Any]):
+async def test_a_paused_consumer_is_reported(installed: dict[str, Any]):
     until = datetime.fromtimestamp(time.time() + 600, UTC).isoformat().replace("+00:00", "Z")
     name = f"CONSUMER.PAUSE.{installed['prefix']}-ordering.shipping"
     await call(installed["nats"], name, {"pause_until": until})
     assert found(await doctor(installed)) == [("warning", "consumer-paused")]
 
 
-async def test_an_inbox_that_forgets_too_early_is_a_fault(installed: dict[str, Any]):
+async def test_an_inbox_with_a_too_short_retention_is_a_fault(installed: dict[str, Any]):
     report = await doctor({**installed, "keep_seconds": 7 * 86400.0})
     assert found(report) == [("fault", "inbox-retention")]
     assert "691200 are needed" in report.as_text()
 
 
-async def test_an_inbox_is_compared_with_the_stream_as_it_is(installed: dict[str, Any]):
+async def test_an_inbox_is_compared_with_the_actual_stream(installed: dict[str, Any]):
     await change(installed["nats"], f"{installed['prefix']}-ordering", max_age=30 * 86400 * 10**9)
     assert found(await doctor(installed)) == [("fault", "inbox-retention")]
 
@@ -327,13 +329,13 @@ async def test_clocks_that_differ_are_a_warning(installed: dict[str, Any]):
     assert offsets == [pytest.approx(10, abs=1)]
 
 
-async def test_faulty_wiring_is_a_fault_and_the_rest_is_still_looked_at(installed: dict[str, Any]):
+async def test_faulty_wiring_is_a_fault_and_the_other_checks_still_run(installed: dict[str, Any]):
     report = await doctor(installed, FaultyContainer)
     assert set(found(report)) == {("fault", "wiring")}
     assert {"database", "broker", "stream"} <= {each.name for each in report.findings}
 
 
-async def test_a_part_that_cannot_be_made_is_a_fault(installed: dict[str, Any]):
+async def test_a_part_that_cannot_be_constructed_is_a_fault(installed: dict[str, Any]):
     report = await doctor({**installed, "prefix": "no.prefix"})
     assert set(found(report)) == {("fault", "part-failed")}
 
@@ -353,7 +355,7 @@ async def test_a_part_that_cannot_be_made_is_a_fault(installed: dict[str, Any]):
         ("outbox", "archive_seconds", providers.Callable(cannot_be_had), "outbox"),  # it cannot be made either
     ],
 )
-async def test_a_setting_that_cannot_be_had_or_cannot_work_is_one_fault_and_the_rest_is_still_looked_at(
+async def test_a_missing_or_invalid_setting_is_one_fault_and_the_other_checks_still_run(
     installed: dict[str, Any], part: str, setting: str, value: Any, unseen: str
 ):
     healthy = {each.name for each in (await doctor(installed)).findings}
@@ -365,7 +367,7 @@ async def test_a_setting_that_cannot_be_had_or_cannot_work_is_one_fault_and_the_
     assert [each.label for each in report.findings if each.name == "part-failed"] == [f"container.{part}"]
 
 
-async def test_a_setting_that_cannot_be_had_is_told_by_its_name_and_counts_as_if_it_were_not_given(
+async def test_an_unavailable_setting_is_reported_by_its_name_and_its_default_is_used(
     installed: dict[str, Any],
 ):
     report = await doctor(installed, with_setting("consumer", "concurrency", providers.Callable(cannot_be_had)))
@@ -373,7 +375,7 @@ async def test_a_setting_that_cannot_be_had_is_told_by_its_name_and_counts_as_if
     assert "3 are needed for 1 events at a time" in report.as_text()
 
 
-async def test_the_ordering_of_a_group_is_not_guessed_when_it_cannot_be_had(given: dict[str, Any]):
+async def test_the_ordering_of_a_group_is_not_guessed_when_its_setting_is_unavailable(given: dict[str, Any]):
     given = {**given, "ordering": "key"}
     await set_up(given)
     report = await doctor(given, with_setting("consumer", "ordering", providers.Callable(cannot_be_had)))
@@ -381,7 +383,7 @@ async def test_the_ordering_of_a_group_is_not_guessed_when_it_cannot_be_had(give
     assert {"broker", "stream"} <= {each.name for each in report.findings}
 
 
-async def test_a_setting_that_needs_what_could_not_be_started_is_not_told_a_second_time(installed: dict[str, Any]):
+async def test_a_setting_that_depends_on_a_failed_resource_is_not_reported_again(installed: dict[str, Any]):
     def make(config: dict[str, Any]) -> Container:
         container = Container(config=config)
         container.consumer.add_kwargs(concurrency=providers.Callable(len, container.engine))
@@ -391,7 +393,7 @@ async def test_a_setting_that_needs_what_could_not_be_started_is_not_told_a_seco
     assert found(report) == [("fault", "database-unreachable")]
 
 
-async def test_a_broker_whose_answers_are_no_answers_is_one_fault_and_everything_else_is_told(
+async def test_a_broker_with_malformed_answers_is_one_fault_and_the_other_checks_still_report(
     installed: dict[str, Any],
 ):
     mapped = 'mappings { "$JS.API.INFO": "nonsense" }'
@@ -411,7 +413,7 @@ async def test_a_broker_whose_answers_are_no_answers_is_one_fault_and_everything
     assert {"database", "schema", "outbox"} <= {each.name for each in report.findings}
 
 
-async def test_what_stands_inside_a_worker_is_found_too(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+async def test_parts_nested_in_a_worker_are_found(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SHIPPING_NATS", given["nats"])
     monkeypatch.setenv("SHIPPING_PREFIX", given["prefix"])
     report = await diagnose(create_last(), Options())
@@ -444,11 +446,11 @@ async def test_a_connection_for_requests_only_needs_no_jetstream(given: dict[str
         ({"account": AccountState(4, 700, 1000, 1, 1)}, None),
     ],
 )
-async def test_what_no_server_of_these_tests_is_like_is_told_too(seen: dict[str, Any], expected):
+async def test_states_that_no_test_server_can_have_are_reported(seen: dict[str, Any], expected):
     assert await found_of(seen, StreamSettings()) == ([expected] if expected else [])
 
 
-async def test_a_server_that_takes_no_batches_is_told_of_where_streams_are_to_take_some():
+async def test_a_server_without_batches_is_reported_when_the_settings_ask_for_batches():
     settings = StreamSettings(atomic_batches=True)
     assert await found_of({"server_version": "2.11.4"}, settings) == [("warning", "broker-version")]
     assert await found_of({"server_version": "2.12.0"}, settings) == []
@@ -466,7 +468,7 @@ async def found_of(seen: dict[str, Any], settings: StreamSettings) -> list[tuple
 
 
 @pytest.mark.thorough("waits for checks to reach their timeout")
-async def test_what_the_user_of_the_application_may_not_see_is_a_warning(tmp_path: Path):
+async def test_missing_rights_to_inspect_the_broker_are_a_warning(tmp_path: Path):
     permissions = 'publish: ["$JS.API.INFO", "$JS.API.STREAM.INFO.>", "$JS.API.CONSUMER.INFO.>"]'
     users = f"""authorization {{ users: [
         {{ user: admin, password: "administrator" }}
@@ -499,14 +501,14 @@ class Failing(Check):
 
 
 @pytest.mark.thorough("waits for checks to reach their timeout")
-async def test_a_check_that_hangs_or_fails_is_a_fault_and_keeps_no_other_from_its_work(installed: dict[str, Any]):
+async def test_a_check_that_hangs_or_fails_is_a_fault_and_the_other_checks_still_run(installed: dict[str, Any]):
     report = await doctor(installed, checks=(Sleeping(), Failing(), Sleeping()), timeout=1)
     names = [each.name for each in report.findings]
     assert names == ["first", "check-timeout", "check-failed", "first", "check-timeout"]
     assert "no idea" in report.as_text()
 
 
-def test_the_text_says_what_to_do_and_lets_no_foreign_text_move_the_cursor():
+def test_the_report_names_remedies_and_escapes_control_characters():
     report = Report([fault("a", "container.x\x1b[2J", "bad\nthing", "Mend it."), warning("b", "container", "odd", "")])
     assert report.as_text().splitlines() == [
         "fault    container.x\\x1b[2J: a: bad thing",
@@ -518,7 +520,9 @@ def test_the_text_says_what_to_do_and_lets_no_foreign_text_move_the_cursor():
     assert json.loads(report.as_json())["summary"] == {"ok": 0, "warning": 1, "fault": 1}
 
 
-async def test_the_command_tells_by_its_status(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+async def test_the_exit_status_of_the_command_tells_whether_there_are_faults(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     for name in ("database", "nats", "prefix"):
         monkeypatch.setenv(f"DOCTOR_{name.upper()}", given[name])
 
@@ -539,12 +543,12 @@ async def test_the_command_tells_by_its_status(given: dict[str, Any], monkeypatc
 
 
 @pytest.mark.parametrize("options", [["--monitoring", "file:///etc/passwd"], ["--timeout", "0"], ["--timeout", "soon"]])
-def test_a_wrong_call_is_told_apart(options: list[str]):
+def test_a_wrong_call_has_an_exit_status_of_its_own(options: list[str]):
     assert CliRunner().invoke(cli, ["doctor", f"{SAMPLE}:create", *options]).exit_code == 2
     assert CliRunner().invoke(cli, ["doctor", f"{SAMPLE}:nothing"]).exit_code == 2
 
 
-async def test_the_command_reports_a_setting_that_is_missing_with_everything_else(
+async def test_the_command_reports_a_missing_setting_together_with_the_other_findings(
     installed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("database", "nats", "prefix"):
@@ -595,7 +599,7 @@ def trying(places: int, **tries: Any) -> type[Container]:
         (1000, {"parking": None}, "forever, since it has no parking", True),
     ],
 )
-async def test_the_places_of_a_group_are_compared_with_the_tries_of_its_consumer(
+async def test_the_parking_limit_of_a_group_is_compared_with_the_attempts_of_its_consumer(
     given: dict[str, Any], places: int, tries: dict[str, Any], said: str, warns: bool
 ):
     await set_up(given)
@@ -612,7 +616,7 @@ async def wanted_consumer(given: dict[str, Any], places: int) -> dict[str, Any]:
     return there["config"] | {"max_ack_pending": places}
 
 
-async def test_a_group_without_parking_may_be_filled_for_ever(given: dict[str, Any]):
+async def test_a_group_without_parking_can_stay_full(given: dict[str, Any]):
     class Endless(Container):
         consumer = providers.Singleton(
             EventConsumer, Container.subscription, Container.inbox, Container.unit_of_work.provider, Container.mediator
@@ -624,7 +628,7 @@ async def test_a_group_without_parking_may_be_filled_for_ever(given: dict[str, A
     assert "forever, since it has no parking" in report.as_text()
 
 
-async def test_a_group_whose_places_are_nearly_taken_is_told(given: dict[str, Any]):
+async def test_a_group_that_is_nearly_full_is_reported(given: dict[str, Any]):
     few = trying(10, retry_delays=[0.0, 1.0])
     await set_up(given)
     stream = f"{given['prefix']}-ordering"

@@ -133,7 +133,7 @@ async def test_each_difference_of_the_tables_is_a_fault(installed: dict[str, Any
     assert found(await doctor(installed)) == [("fault", "schema-differs")] * 2
 
 
-async def test_a_database_that_is_away_is_one_fault_and_the_broker_is_still_looked_at(sqlite: dict[str, Any]):
+async def test_an_unreachable_database_is_one_fault_and_the_broker_is_still_checked(sqlite: dict[str, Any]):
     away = {**sqlite, "database": "postgresql://user:hidden@127.0.0.1:1/shop"}
     report = await doctor(away, timeout=2)
     assert found(report) == [("fault", "database-unreachable")]
@@ -141,7 +141,7 @@ async def test_a_database_that_is_away_is_one_fault_and_the_broker_is_still_look
     assert "hidden" not in report.as_text() + report.as_json()
 
 
-async def test_a_folder_that_is_away_is_one_fault(sqlite: dict[str, Any]):
+async def test_a_missing_folder_is_one_fault(sqlite: dict[str, Any]):
     report = await doctor({**sqlite, "database": "sqlite:////no/such/folder/app.db"})
     assert found(report) == [("fault", "database-unreachable")]
 
@@ -164,7 +164,7 @@ async def test_a_lock_file_that_cannot_be_used_is_one_fault(sqlite: dict[str, An
     assert found(await doctor(sqlite)) == [("fault", "lock-file")]
 
 
-async def test_an_engine_that_does_not_wait_for_the_disk_is_one_fault(sqlite: dict[str, Any]):
+async def test_an_engine_that_commits_before_the_disk_has_written_is_one_fault(sqlite: dict[str, Any]):
     assert found(await doctor(sqlite, hasty("synchronous=OFF"))) == [("fault", "sqlite-synchronous")]
 
 
@@ -184,7 +184,7 @@ async def test_an_engine_that_ends_no_idle_transaction_is_one_warning(postgresql
     assert found(report) == [("warning", "idle-timeout")]
 
 
-async def test_an_engine_that_connects_when_it_is_used_is_tried(postgresql: dict[str, Any]):
+async def test_a_lazily_connecting_engine_is_checked_with_a_connection(postgresql: dict[str, Any]):
     away = {**postgresql, "database": "postgresql://user:hidden@127.0.0.1:1/shop"}
     report = await doctor(away, plain, timeout=2)
     assert found(report) == [("fault", "database-unreachable")]
@@ -199,7 +199,7 @@ async def test_a_database_whose_connections_fail_in_the_applications_own_code_is
     assert {"broker", "stream", "consumer"} <= {each.name for each in report.findings}
 
 
-async def test_a_commit_that_does_not_wait_for_the_disk_is_one_fault(postgresql: dict[str, Any]):
+async def test_an_asynchronous_commit_is_one_fault(postgresql: dict[str, Any]):
     await alter(postgresql, "synchronous_commit = off")
     assert found(await doctor(postgresql)) == [("fault", "synchronous-commit")]
 
@@ -220,7 +220,7 @@ async def test_a_file_in_utf_16_is_one_fault(server: NatsServer, tmp_path: Path)
     assert found(report) == [("fault", "database-encoding")]
 
 
-async def test_strings_in_which_a_backslash_escapes_are_one_warning(postgresql: dict[str, Any]):
+async def test_backslash_escapes_in_strings_are_one_warning(postgresql: dict[str, Any]):
     await alter(postgresql, "standard_conforming_strings = off")
     assert found(await doctor(postgresql)) == [("warning", "standard-conforming-strings")]
 
@@ -247,7 +247,9 @@ async def test_a_server_that_may_lose_the_database_has_a_fault_for_each_setting(
 
 
 @pytest.mark.thorough("waits for checks to reach their timeout")
-async def test_a_server_that_does_not_answer_is_told_within_the_timeout(server: NatsServer, reckless: PostgresServer):
+async def test_a_server_that_does_not_answer_is_reported_within_the_timeout(
+    server: NatsServer, reckless: PostgresServer
+):
     given = settings(server, reckless.url())
     await set_up(given)
     started = time.monotonic()
@@ -293,14 +295,14 @@ async def test_the_defaults_of_the_library_fit_each_other(installed: dict[str, A
     assert report.status(strict=True) == 0
 
 
-async def test_clocks_that_differ_are_told_of_the_database_and_of_the_broker(postgresql: dict[str, Any]):
+async def test_a_clock_difference_is_reported_for_the_database_and_for_the_broker(postgresql: dict[str, Any]):
     report = await doctor(postgresql, clock=lambda: time.time() - 7)
     assert found(report) == [("warning", "clock-offset")] * 2
     offsets = [float(each) for each in re.findall(r"([\d.]+) s ahead", report.as_text())]
     assert offsets == [pytest.approx(7, abs=1)] * 2
 
 
-async def test_events_that_wait_for_long_without_a_relay_are_one_fault(installed: dict[str, Any]):
+async def test_events_that_have_waited_long_without_a_relay_are_one_fault(installed: dict[str, Any]):
     await execute(installed["database"], insert(outbox).values(waiting(400)))
     report = await doctor(installed)
     assert found(report) == [("fault", "outbox-idle")]

@@ -93,13 +93,13 @@ def flows(container: containers.DeclarativeContainer, packages: Sequence[str] = 
     return {flow.label: flow.event_types for flow in event_flows(container, packages)}
 
 
-def test_each_subscription_has_what_the_mediator_of_its_consumer_handles() -> None:
+def test_each_subscription_has_the_events_that_its_consumers_mediator_handles() -> None:
     found = flows(Container())
     assert found["container.consumer"] == ("sales.order-placed", "shipping.order-shipped")  # of nested containers too
     assert found["container.sales.subscription"] == ("sales.order-placed",)
 
 
-def test_a_publisher_has_what_handlers_are_seen_to_raise_and_nothing_of_what_is_handled() -> None:
+def test_a_publisher_has_the_events_that_handlers_raise_and_none_that_they_only_handle() -> None:
     assert flows(Container())["container.relay"] == ("accounts.paid",)
 
 
@@ -108,14 +108,14 @@ def test_further_packages_have_further_events() -> None:
     assert flows(Container(), ["tests.adapters.shipping"])["container.relay"] == expected
 
 
-def test_the_ordering_is_what_the_consumer_is_given() -> None:
+def test_the_ordering_of_a_subscription_is_the_ordering_of_its_consumer() -> None:
     container = Container(config={"ordering": "key"})
     orderings = {flow.label: flow.ordering for flow in event_flows(container)}
     assert orderings["container.consumer"]() == "key"
     assert orderings["container.sales.subscription"] == "none"
 
 
-def test_what_is_overridden_counts_for_nothing() -> None:
+def test_an_overridden_provider_is_not_part_of_the_flows() -> None:
     container = Container()
     container.relay.override(providers.Object(None))
     assert "container.relay" not in flows(container)

@@ -134,7 +134,7 @@ async def pay(container: Any, amount: int) -> str:
         return response
 
 
-async def test_what_behaviors_work_with_is_found_by_its_type_and_made_in_the_scope():
+async def test_collaborators_of_behaviors_are_found_by_type_and_constructed_in_the_scope():
     async with lifespan(Shop()) as container:
         assert await pay(container, 7) == "paid 7"
         what, first, second, response = container.seen().items
@@ -143,7 +143,7 @@ async def test_what_behaviors_work_with_is_found_by_its_type_and_made_in_the_sco
         assert first.closed
 
 
-async def test_every_kind_does_what_it_is_for():
+async def test_every_kind_of_collaborator_takes_effect():
     async with lifespan(Shop()) as container:
         with pytest.raises(ValidationFailedError) as caught:
             await pay(container, -7)
@@ -155,7 +155,7 @@ async def test_every_kind_does_what_it_is_for():
         assert await container.mediator().send(CountOrders()) == 7
 
 
-async def test_the_chain_of_a_message_shows_what_its_behaviors_work_with():
+async def test_the_description_of_a_message_shows_the_collaborators_of_its_behaviors():
     assert Shop().mediator().describe(Pay).splitlines() == [
         "Pay -> str",
         "  1. RequestExceptionActionProcessorBehavior container.actions",
@@ -178,7 +178,7 @@ async def test_the_chain_of_a_message_shows_what_its_behaviors_work_with():
     ]
 
 
-async def test_an_override_of_a_collaborator_acts_at_once():
+async def test_an_override_of_a_collaborator_takes_effect_at_once():
     class Lenient(Validator[Pay]):
         async def validate(self, _command: Pay) -> list[ValidationFailure]:
             return []
@@ -267,7 +267,7 @@ def test_a_limit_inside_the_transaction_is_found(behavior, options):
     assert problems([limit, TRANSACTION]) == []
 
 
-def test_a_limit_that_is_made_anew_for_each_message_is_found():
+def test_a_limit_that_is_constructed_for_each_message_is_found():
     label, subject, text = only(problems([providers.Factory(RateLimitBehavior, limit=5)]))
     assert (label, subject) == ("container.b1", "RateLimitBehavior")
     assert text == (
@@ -278,7 +278,7 @@ def test_a_limit_that_is_made_anew_for_each_message_is_found():
     assert problems([providers.Object(RateLimitBehavior(limit=5))]) == []
 
 
-async def test_a_limit_in_a_container_remembers_what_it_has_let_through():
+async def test_a_limit_in_a_container_counts_across_messages():
     class Limited(containers.DeclarativeContainer):
         limit = providers.Singleton(RateLimitBehavior, limit=1, seconds=3600.0)
         mediator = MediatorProvider(behaviors=providers.List(limit))
@@ -308,7 +308,7 @@ def test_validation_outside_authorization_is_found():
     assert problems([AUTHORIZATION, VALIDATION], **named) == []
 
 
-def test_an_order_that_no_message_meets_is_no_fault():
+def test_a_wrong_order_that_applies_to_no_message_is_no_fault():
     count = providers.Factory(CountOrdersHandler)
     assert problems([CACHING, AUTHORIZATION], count=count, **ONLY_SIGNED_IN) == []
     assert problems([providers.Factory(PayTransaction), providers.Factory(QueryRetry, on=OSError)]) == []
@@ -328,13 +328,13 @@ def test_a_more_specific_unit_of_work_is_no_fault():
     assert problems([TRANSACTION, providers.Factory(PayTransaction)]) == []
 
 
-def test_of_two_timeouts_only_one_applies_so_the_second_is_found():
+def test_a_second_timeout_for_one_message_is_found():
     label, subject, text = only(problems([TIMEOUT, providers.Factory(TimeoutBehavior, seconds=2.0)]))
     assert (label, subject) == ("container.b2", "TimeoutBehavior")
     assert "one timeout too many" in text
 
 
-def test_a_behavior_of_ones_own_takes_part_in_the_rules_by_its_role():
+def test_an_applications_own_behavior_is_checked_by_its_role():
     class MyAuthorization(PipelineBehavior[Any, Any]):
         role = "authorization"
 
@@ -352,7 +352,7 @@ def test_a_behavior_of_ones_own_takes_part_in_the_rules_by_its_role():
     assert "a stranger has no quota" in text
 
 
-def test_a_fault_in_the_order_is_found_where_only_one_of_a_family_of_messages_meets_it():
+def test_a_wrong_order_is_found_if_it_applies_to_only_one_subclass_of_a_message():
     class CountOrdersOfToday(CountOrders):
         pass
 
@@ -372,7 +372,7 @@ def test_a_fault_in_the_order_is_found_where_only_one_of_a_family_of_messages_me
     assert "in the pipeline of CountOrdersOfToday" in only(problems([CACHING, AUTHORIZATION], **named))[2]
 
 
-def test_a_fault_in_the_order_is_reported_once_however_many_messages_meet_it():
+def test_a_wrong_order_is_reported_once_for_any_number_of_messages():
     class Refund(Command[str]):
         pass
 
@@ -383,7 +383,7 @@ def test_a_fault_in_the_order_is_reported_once_however_many_messages_meet_it():
     assert len(problems([TRANSACTION, RETRY], refund=providers.Factory(RefundHandler))) == 1
 
 
-def test_a_good_order_of_everything_has_no_fault():
+def test_a_correct_order_of_all_behaviors_has_no_fault():
     logging = providers.Factory(LoggingBehavior)
     rescue = providers.Factory(RequestExceptionProcessorBehavior)
     order = [logging, AUTHORIZATION, VALIDATION, CACHING, rescue, TIMEOUT, RETRY, TRANSACTION]
@@ -412,17 +412,17 @@ class Remembers(PipelineBehavior[Any, Any]):
 
 
 @pytest.mark.parametrize(("behavior", "name"), [(CallsAndForgets, "call_next"), (ReturnsAndForgets, "go_on")])
-def test_a_behavior_that_forgets_to_await_is_found_where_its_code_shows_it(behavior: Any, name: str):
+def test_a_behavior_whose_code_forgets_to_await_is_found(behavior: Any, name: str):
     label, subject, text = only(problems([providers.Factory(behavior)]))
     assert (label, subject) == ("container.b1", behavior.__name__)
     assert text.startswith(f"calls `{name}()` without `await`")
 
 
-def test_a_behavior_may_await_later_what_it_goes_on_with():
+def test_a_behavior_may_store_the_coroutine_of_call_next_and_await_it_later():
     assert problems([providers.Factory(Remembers)]) == []
 
 
-def test_a_collaborator_of_a_stream_request_is_found_for_nobody_would_ask_it():
+def test_a_collaborator_of_a_stream_request_that_no_behavior_would_call_is_found():
     class ListPayments(StreamRequest[int]):
         pass
 
@@ -435,19 +435,19 @@ def test_a_collaborator_of_a_stream_request_is_found_for_nobody_would_ask_it():
     assert text.startswith("is for ListPayments, which is answered with a stream")
 
 
-def test_a_collaborator_that_no_behavior_works_with_is_found():
+def test_a_collaborator_that_no_behavior_uses_is_found():
     label, subject, text = only(problems([AUTHORIZATION], fine=providers.Factory(EverythingIsFine)))
     assert (label, subject) == ("container.fine", "EverythingIsFine")
     assert text == "is a Validator, and no behavior in the list works with these, so it would never be called."
 
 
-def test_a_collaborator_that_cannot_be_made_is_found():
+def test_a_collaborator_that_cannot_be_constructed_is_found():
     label, _, text = only(problems([VALIDATION], fine=providers.Factory(AmountIsPositive)))
     assert label == "container.fine"
     assert "missing a required argument: 'seen'" in text
 
 
-def test_a_collaborator_that_does_not_say_what_it_is_for_is_found():
+def test_a_collaborator_without_a_message_type_is_found():
     class Vague(Validator):  # type: ignore[type-arg]  # the fault
         async def validate(self, _message: Any) -> list[ValidationFailure]:
             return []
@@ -481,7 +481,7 @@ def test_a_handler_of_cancellation_is_found():
     assert text == "is a RequestExceptionHandler of CancelledError, which does not derive from Exception."
 
 
-def test_a_handler_of_errors_with_another_response_than_that_of_the_request_is_found():
+def test_an_error_handler_with_a_response_type_unlike_the_requests_is_found():
     class Wrong(RequestExceptionHandler[Pay, int, OverflowError]):
         async def handle(self, _command: Pay, _error: OverflowError) -> Handled[int]:
             return Handled(0)
@@ -522,7 +522,7 @@ def test_caching_of_a_command_is_found():
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_caching_of_a_query_that_is_no_value_is_found(frozen):
+def test_caching_of_an_unhashable_query_is_found(frozen):
     @dataclass(frozen=frozen)
     class Find(Query[int]):
         number: int
@@ -551,7 +551,7 @@ def test_a_query_that_is_compared_by_identity_cannot_be_cached():
     assert "not hashable by value" in only(problems([CACHING], find=providers.Factory(FindHandler)))[2]
 
 
-def test_all_of_it_stands_in_one_report():
+def test_one_report_contains_all_faults_of_behaviors():
     found = problems(
         [TRANSACTION, RETRY, VALIDATION, AUTHORIZATION],
         fine=providers.Factory(EverythingIsFine),

@@ -64,7 +64,7 @@ class Counting(RequestHandler[CountOrders, int]):
         return 1
 
 
-def test_a_sound_container_passes_and_nothing_in_it_is_made():
+def test_a_valid_container_passes_without_constructing_its_objects():
     def never(*_: Any) -> Any:
         raise AssertionError("made")
 
@@ -109,7 +109,7 @@ def test_a_container_class_is_refused():
         validate(type("App", (containers.DeclarativeContainer,), {}))
 
 
-def test_a_container_without_a_mediator_is_checked_too():
+def test_a_container_without_a_mediator_is_checked():
     container = containers.DynamicContainer()
     container.one = providers.Factory(CountOrdersHandler)
     container.two = providers.Factory(CountOrdersHandler)
@@ -234,7 +234,7 @@ def test_a_handler_or_behavior_that_is_not_async_is_a_fault():
     assert all("async def" in problem.text for problem in found)
 
 
-def test_a_decorated_async_handler_is_fine():
+def test_a_decorated_async_handler_is_valid():
     def decorated(function):
         @functools.wraps(function)
         def call(*arguments):
@@ -380,7 +380,7 @@ async def open_session() -> AsyncIterator[Session]:
     ],
     ids=range(9),
 )
-def test_what_fits_is_no_fault(repository):
+def test_a_fitting_argument_is_no_fault(repository):
     class Handler(RequestHandler[CountOrders, int]):
         def __init__(self, repository):
             pass
@@ -420,7 +420,7 @@ def test_what_fits_is_no_fault(repository):
         ),
     ],
 )
-def test_what_cannot_be_made_is_a_fault(repository, text):
+def test_a_provider_that_cannot_construct_its_object_is_a_fault(repository, text):
     found = problems_of(container_of(counting=providers.Factory(Counting, repository)))
     assert any(text in problem.text and problem.label == "container.counting" for problem in found), found
 
@@ -430,7 +430,7 @@ def test_an_abstract_handler_is_a_fault():
     assert problem.text == "is abstract, it does not implement handle."
 
 
-def test_default_values_are_not_shown():
+def test_faults_do_not_show_default_values():
     class Connection:
         def __init__(self, url, password="hunter2"): ...
 
@@ -439,13 +439,13 @@ def test_default_values_are_not_shown():
     assert "hunter2" not in problem.text
 
 
-def test_a_factory_that_only_the_application_calls_may_lack_arguments_but_not_have_wrong_ones():
+def test_a_factory_called_only_by_the_application_may_lack_arguments_but_not_have_wrong_ones():
     validate(container_of(repository=providers.Factory(Repository)))
     validate(container_of(user=providers.Factory(Counting, providers.Factory(Repository).provider)))
     assert "unexpected" in only_problem(container_of(repository=providers.Factory(Repository, sesion=1))).text
 
 
-def test_a_duck_typed_override_is_fine_where_an_annotation_asks_for_the_class():
+def test_a_duck_typed_override_is_accepted_for_an_annotated_parameter():
     class Fake:
         pass
 
@@ -474,7 +474,7 @@ def test_an_undefined_dependency_of_a_nested_container_is_named():
     assert {problem.label for problem in found} == {"container.module.session", "container.module.counting"}
 
 
-def test_a_provider_of_a_base_class_that_keeps_the_dependency_of_that_class_is_found():
+def test_a_base_class_provider_that_still_holds_a_redeclared_dependency_is_found():
     class Base(containers.DeclarativeContainer):
         repository = providers.Dependency(instance_of=Repository)
         counting = providers.Factory(Counting, repository)
@@ -511,13 +511,13 @@ def test_a_circular_dependency_is_found_before_anything_is_resolved(kind):
     assert "container.first -> container.second -> container.first" in circles[0].text
 
 
-async def test_the_lifespan_of_a_circular_container_raises_and_resolves_nothing():
+async def test_the_lifespan_of_a_circular_container_raises_without_resolving_providers():
     with pytest.raises(ContainerValidationError, match="circular"):
         async with lifespan(circular(providers.Singleton, providers.Factory)):
             raise AssertionError("entered")
 
 
-def test_a_circle_through_dependencies_overrides_and_attributes_is_found():
+def test_a_cycle_through_dependencies_overrides_and_attributes_is_found():
     one, two = providers.Dependency(), providers.Dependency()
     one.override(two)
     two.override(one)
@@ -529,7 +529,7 @@ def test_a_circle_through_dependencies_overrides_and_attributes_is_found():
         assert "circular" in only_problem(container).text
 
 
-def test_a_circle_of_one_reports_itself_once_and_others_separately():
+def test_a_provider_that_depends_on_itself_is_reported_once_and_apart_from_other_cycles():
     container = circular(providers.Factory, providers.Factory)
     container.selfish = providers.Factory(Needing)
     container.selfish.add_args(container.selfish)
@@ -537,7 +537,7 @@ def test_a_circle_of_one_reports_itself_once_and_others_separately():
     assert [problem.label for problem in problems_of(container)] == ["container.first", "container.selfish"]
 
 
-def test_a_circle_that_is_broken_by_a_delegate_is_fine():
+def test_a_cycle_that_a_delegate_breaks_is_valid():
     container = container_of(first=providers.Factory(Needing), second=providers.Factory(Needing))
     container.first.add_args(container.second)
     container.second.add_args(container.first.provider)
@@ -593,7 +593,7 @@ def test_a_cycle_does_not_crash_the_interpreter():
 
 
 @pytest.mark.parametrize("kind", [providers.Singleton, providers.Resource, providers.ThreadSafeSingleton])
-def test_what_lives_long_must_not_hold_what_is_scoped(kind):
+def test_a_long_lived_provider_must_not_hold_a_scoped_object(kind):
     container = container_of(unit_of_work=Scoped(UnitOfWork))
     container.orders = providers.Factory(Orders, container.unit_of_work)
     container.service = kind(Needing, container.orders)
@@ -621,7 +621,7 @@ def test_a_captive_is_reported_by_the_nearest_keeper_only():
     assert only_problem(container).label == "container.inner"
 
 
-def test_a_singleton_may_hold_the_provider_of_what_is_scoped():
+def test_a_singleton_may_hold_a_scoped_provider():
     container = container_of(unit_of_work=Scoped(UnitOfWork))
     container.service = providers.Singleton(Needing, container.unit_of_work.provider)
     container.fake = providers.Singleton(Needing, container.unit_of_work)

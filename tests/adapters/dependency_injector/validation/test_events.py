@@ -55,7 +55,7 @@ def container_of(*event_classes):
     return container
 
 
-def test_handlers_of_events_with_types_of_their_own_are_fine():
+def test_handlers_of_events_with_distinct_types_are_valid():
     validate(
         container_of(event("shipping.sent"), event("shipping.sent", 2, "Other"), event("shipping.lost", name="Lost"))
     )
@@ -79,7 +79,7 @@ def test_two_event_classes_must_not_share_a_type_and_version():
     assert text.startswith("has the type shipping.sent.v1, and so has shipping.Event.")
 
 
-def test_several_handlers_of_one_event_and_its_ghost_are_no_conflict():
+def test_several_handlers_of_one_event_and_a_stale_copy_of_its_class_are_no_conflict():
     @dataclass(slots=True)
     class Sent(DistributedEvent):
         event_type: ClassVar[str] = "shipping.sent"
@@ -220,7 +220,7 @@ def test_stored_events_need_an_outbox_and_a_relay_and_direct_delivery_a_publishe
     assert {problem[0] for problem in found} <= {"container.transaction"}
 
 
-def test_a_unit_of_work_that_decides_its_delivery_itself_is_left_alone():
+def test_a_unit_of_work_that_chooses_its_delivery_itself_is_not_checked():
     class Deciding(DistributedUnitOfWorkBehavior):
         def __init__(self, first, second):
             super().__init__(first, second, delivery="direct", publisher=object())
@@ -228,7 +228,7 @@ def test_a_unit_of_work_that_decides_its_delivery_itself_is_left_alone():
     validate(transactional(behavior=Deciding))
 
 
-async def test_the_lifespan_takes_the_word_for_a_relay_elsewhere():
+async def test_the_lifespan_accepts_the_promise_of_a_relay_in_another_process():
     container = transactional("outbox")
     async with lifespan(container, relay_elsewhere=True):
         pass

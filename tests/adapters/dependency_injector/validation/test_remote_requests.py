@@ -49,7 +49,7 @@ def container_exposing(*request_classes):
     return Container()
 
 
-async def test_a_responder_is_a_worker_and_runs_with_the_others():
+async def test_a_responder_runs_as_a_worker():
     container = container_exposing(Find)
     assert [label for label, _ in worker_providers(container)] == ["container.responder"]
     async with lifespan(container, workers=True):

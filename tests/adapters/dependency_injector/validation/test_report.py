@@ -157,7 +157,7 @@ REPORT = {
 }
 
 
-def test_every_fault_of_a_wiring_stands_in_one_report_with_its_label_and_class():
+def test_one_report_contains_every_fault_of_the_wiring_with_its_label_and_class():
     with pytest.raises(ContainerValidationError) as caught:
         validate(faulty(), requests=[EnrolStudent, EnrollStudent])
     first, *lines = str(caught.value).splitlines()
@@ -168,7 +168,7 @@ def test_every_fault_of_a_wiring_stands_in_one_report_with_its_label_and_class()
         assert text in line
 
 
-async def test_the_lifespan_of_a_faulty_container_gives_the_same_report_and_starts_nothing(tmp_path, monkeypatch):
+async def test_the_lifespan_of_a_faulty_container_raises_the_same_report_and_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ContainerValidationError) as caught:
         async with lifespan(faulty(), requests=[EnrolStudent, EnrollStudent]):

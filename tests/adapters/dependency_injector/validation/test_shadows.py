@@ -80,7 +80,7 @@ class Derived(Base):
     mediator = MediatorProvider(behaviors=providers.List(providers.Factory(Tagging)))
 
 
-def test_a_mediator_declared_anew_is_reported_with_who_still_holds_the_one_of_the_base_and_what_to_do():
+def test_a_redeclared_mediator_is_reported_with_the_remaining_holders_and_the_remedy():
     with pytest.raises(ContainerValidationError) as caught:
         validate(Derived())
 
@@ -93,7 +93,7 @@ def test_a_mediator_declared_anew_is_reported_with_who_still_holds_the_one_of_th
 
 
 @pytest.mark.parametrize("decorator", [rewired, containers.copy(Base)], ids=["rewired", "copy"])
-async def test_a_decorator_gives_all_that_is_inherited_the_mediator_that_is_declared_anew(decorator):
+async def test_the_rewired_decorator_gives_inherited_providers_the_redeclared_mediator(decorator):
     @decorator
     class Decorated(Base):
         mediator = MediatorProvider(behaviors=providers.List(providers.Factory(Tagging)))
@@ -107,7 +107,7 @@ async def test_a_decorator_gives_all_that_is_inherited_the_mediator_that_is_decl
 
 
 @pytest.mark.parametrize("kind", [providers.Singleton, providers.Resource, Scoped, providers.ThreadSafeSingleton])
-async def test_what_is_rewired_is_one_object_under_its_name_and_for_all_that_holds_it(kind):
+async def test_a_rewired_provider_is_one_object_for_its_name_and_for_its_holders(kind):
     class Holding(containers.DeclarativeContainer):
         __self__ = providers.Self()
         mediator = MediatorProvider()
@@ -138,7 +138,7 @@ async def test_what_is_rewired_is_one_object_under_its_name_and_for_all_that_hol
             assert held.parts[0].parts[0] is held.named["session"].parts[0] is engine
 
 
-def test_two_holders_are_named_with_a_base_further_up():
+def test_two_holders_are_named_for_a_distant_base_class():
     class Wide(Base):
         again = providers.Singleton(Part, Base.mediator)
 
@@ -153,7 +153,7 @@ def test_two_holders_are_named_with_a_base_further_up():
     assert "`@rewired` above `class Leaf`, so that they use the new provider" in text
 
 
-def test_what_a_class_between_declares_anew_is_reported_in_what_derives_from_that():
+def test_a_redeclaration_in_an_intermediate_class_is_reported_in_its_subclasses():
     class Leaf(Derived):
         pass
 
@@ -200,7 +200,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("held", HELD.values(), ids=HELD)
-def test_a_provider_declared_anew_is_reported_however_the_earlier_one_is_held(held):
+def test_a_redeclared_provider_is_reported_for_every_way_of_holding_the_earlier_one(held):
     holding, renewing = declared(held)
 
     assert "container.holder still uses the provider of Holding" in shadowed(renewing())["container.engine"]
@@ -216,7 +216,7 @@ def reported(container):
     return []
 
 
-def test_a_configuration_declared_anew_is_reported_when_an_option_of_the_earlier_one_is_held():
+def test_a_redeclared_configuration_is_reported_if_an_option_of_the_earlier_one_is_held():
     class Holding(containers.DeclarativeContainer):
         config = providers.Configuration()
         engine = providers.Singleton(Engine, config.database.url.as_(str))
@@ -228,7 +228,7 @@ def test_a_configuration_declared_anew_is_reported_when_an_option_of_the_earlier
     assert "container.engine and container.other still use" in shadowed(Renewing())["container.config"]
 
 
-def test_a_dependency_declared_anew_is_reported_with_who_holds_the_earlier_one():
+def test_a_redeclared_dependency_is_reported_with_the_holder_of_the_earlier_one():
     class Holding(containers.DeclarativeContainer):
         engine = providers.Dependency(instance_of=Engine)
         holder = providers.Factory(Part, engine)
@@ -249,7 +249,7 @@ class Billing(containers.DeclarativeContainer):
     session = providers.Factory(Session, engine)
 
 
-def test_a_nested_container_that_was_given_the_earlier_provider_is_reported():
+def test_a_nested_container_that_received_the_earlier_provider_is_reported():
     class Holding(containers.DeclarativeContainer):
         engine = providers.Singleton(Engine)
         billing = providers.Container(Billing, engine=engine)
@@ -260,7 +260,7 @@ def test_a_nested_container_that_was_given_the_earlier_provider_is_reported():
     assert "container.billing.engine still uses" in shadowed(Renewing())["container.engine"]
 
 
-def test_a_nested_container_declared_anew_is_reported_when_something_holds_a_provider_of_the_earlier_one():
+def test_a_redeclared_nested_container_is_reported_if_a_provider_of_the_earlier_one_is_held():
     class Holding(containers.DeclarativeContainer):
         engine = providers.Singleton(Engine)
         billing = providers.Container(Billing, engine=engine)
@@ -273,21 +273,21 @@ def test_a_nested_container_declared_anew_is_reported_when_something_holds_a_pro
     assert "container.holder still uses the provider of Holding" in found["container.billing.session"]
 
 
-def test_a_derived_container_inside_another_one_is_looked_at_too():
+def test_a_nested_derived_container_is_checked():
     class App(containers.DeclarativeContainer):
         shop = providers.Container(Derived)
 
     assert "container.shop.outer still uses the provider of Base" in shadowed(App())["container.shop.mediator"]
 
 
-def test_what_takes_the_place_of_a_provider_may_be_made_with_it():
+def test_a_redeclared_provider_may_wrap_the_earlier_one():
     class Wrapping(Base):
         inner = providers.Factory(InnerHandler).add_attributes(inner=Base.inner)
 
     assert not reported(Wrapping())
 
 
-def test_what_is_declared_anew_with_all_that_holds_it_is_no_fault():
+def test_a_provider_redeclared_together_with_its_holders_is_no_fault():
     class Renewing(Base):
         mediator = MediatorProvider()
         outer = providers.Factory(OuterHandler, mediator)
@@ -295,7 +295,7 @@ def test_what_is_declared_anew_with_all_that_holds_it_is_no_fault():
     assert validate(Renewing()) is None
 
 
-def test_what_overrides_the_providers_of_its_base_is_no_fault():
+def test_a_container_that_overrides_its_base_is_no_fault():
     class Holding(containers.DeclarativeContainer):
         engine = providers.Singleton(Engine)
         holder = providers.Factory(Part, engine)
@@ -308,7 +308,7 @@ def test_what_overrides_the_providers_of_its_base_is_no_fault():
     assert isinstance(Overriding().holder().parts[0], OtherEngine)
 
 
-def test_a_copy_that_is_made_with_its_earlier_self_is_reported_for_it_would_wrap_itself_twice():
+def test_a_copied_provider_that_would_wrap_itself_twice_is_reported():
     class Holding(containers.DeclarativeContainer):
         engine = providers.Singleton(Engine)
 
@@ -376,7 +376,7 @@ def test_a_mediator_assigned_to_a_class_or_a_dynamic_container_is_reported():
         assert "container.outer was made with another Mediator" in shadowed(container)["container.mediator"]
 
 
-def test_a_provider_that_several_hold_or_that_lasts_is_reported_when_its_name_was_assigned_anew():
+def test_a_shared_or_long_lived_provider_is_reported_if_its_name_was_reassigned():
     class App(containers.DeclarativeContainer):
         engine = providers.Resource(Engine)
         session = Scoped(Session, engine)
@@ -392,7 +392,7 @@ def test_a_provider_that_several_hold_or_that_lasts_is_reported_when_its_name_wa
     assert "container.one and container.two were made with another Part and still use it" in found["container.part"]
 
 
-def test_a_part_without_a_name_is_no_fault_beside_one_of_its_class_that_has_one():
+def test_an_unnamed_part_is_no_fault_if_a_named_part_has_the_same_class():
     class App(containers.DeclarativeContainer):
         part = providers.Factory(Part, "named")
         engine = providers.Resource(Engine)
@@ -403,7 +403,7 @@ def test_a_part_without_a_name_is_no_fault_beside_one_of_its_class_that_has_one(
     assert not reported(App())
 
 
-async def test_what_is_overridden_is_no_fault():
+async def test_an_overridden_provider_is_no_fault():
     container = Base()
     with override(container, mediator=MediatorProvider()):
         assert not reported(container)

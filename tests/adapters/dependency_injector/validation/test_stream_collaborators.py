@@ -87,7 +87,7 @@ def problems(behaviors: list[Any], **more: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("of", [Any, ListPayments, StreamRequest[Any], Pay | ListPayments])
-def test_an_authorizer_that_covers_a_stream_needs_a_behavior_that_asks_about_streams(of: Any):
+def test_an_authorizer_of_a_stream_needs_a_behavior_that_authorizes_streams(of: Any):
     ((label, text),) = problems([AuthorizationBehavior, StreamValidationBehavior], nobody=authorizer(of))
     assert label == "container.nobody"
     assert "answered with a stream" in text
@@ -96,22 +96,22 @@ def test_an_authorizer_that_covers_a_stream_needs_a_behavior_that_asks_about_str
 
 
 @pytest.mark.parametrize("of", [Any, Pay, Pay | ListPayments])
-def test_an_authorizer_that_covers_more_than_streams_needs_a_behavior_that_asks_about_that(of: Any):
+def test_an_authorizer_of_streams_and_other_messages_needs_a_behavior_for_each(of: Any):
     ((_, text),) = problems([StreamAuthorizationBehavior], nobody=authorizer(of))
     assert text == "is a Authorizer, and no behavior in the list works with these, so it would never be called."
 
 
-def test_an_authorizer_of_streams_alone_needs_no_other_behavior():
+def test_an_authorizer_of_streams_only_needs_no_other_behavior():
     assert problems([StreamAuthorizationBehavior], nobody=authorizer(ListPayments)) == []
 
 
-def test_a_validator_of_a_stream_request_needs_a_behavior_that_asks_about_streams():
+def test_a_validator_of_a_stream_request_needs_a_behavior_that_validates_streams():
     texts = [text for _, text in problems([ValidationBehavior], small=LimitIsSmall)]
     assert any("Put a StreamValidationBehavior into the list." in text for text in texts)
     assert problems([StreamValidationBehavior], small=LimitIsSmall) == []
 
 
-def test_a_stream_request_that_checks_itself_is_found_where_only_other_messages_are_validated():
+def test_a_stream_request_that_validates_itself_is_found_if_no_behavior_validates_streams():
     ((label, text),) = problems([ValidationBehavior])
     assert label == "container.list_payments"
     assert text.startswith("handles ListPayments, whose `validate()` would never be called")
@@ -119,7 +119,7 @@ def test_a_stream_request_that_checks_itself_is_found_where_only_other_messages_
     assert problems([ValidationBehavior, StreamValidationBehavior]) == []
 
 
-def test_what_is_for_any_request_is_not_meant_for_streams():
+def test_a_collaborator_for_any_request_needs_no_behavior_for_streams():
     assert problems([RequestPreProcessorBehavior], watch=Watch) == []
 
 

@@ -106,7 +106,7 @@ def test_retry_and_cache_belong_outside_the_transaction_of_a_query():
         (caching, "container.reading", "a cache is not used inside a transaction"),
     ],
 )
-def test_inside_it_they_are_found(inner, at, reason):
+def test_retry_and_cache_inside_the_transaction_of_a_query_are_found(inner, at, reason):
     (problem,) = problems(reading=reading, inner=inner)
     assert problem.startswith(f"{at}: ")
     assert reason in problem
@@ -130,7 +130,7 @@ def test_idempotency_without_a_transaction_is_found():
     )
 
 
-async def test_idempotency_is_a_worker_that_is_found_by_its_type():
+async def test_idempotency_is_found_by_its_type_as_a_worker():
     class Library(containers.DeclarativeContainer):
         database = providers.Singleton(InMemoryDatabase)
         idempotency = providers.Singleton(InMemoryIdempotency, database)
@@ -194,7 +194,7 @@ def billing(library: Any) -> Any:
     return providers.Factory(BillingTransaction, library.unit_of_work, library.distributed_events, library.outbox)
 
 
-def test_a_command_that_no_unit_of_work_would_run_is_found_at_its_handler():
+def test_a_command_without_a_unit_of_work_is_reported_at_its_handler():
     (problem,) = problems_of()
     assert problem.startswith("container.handler: handles Add, which no unit of work would run")
     assert "needs_unit_of_work" in problem
@@ -202,11 +202,11 @@ def test_a_command_that_no_unit_of_work_would_run_is_found_at_its_handler():
     assert problems_of(billing) == problems_of(billing, given=False) == [problem]
 
 
-def test_a_command_that_a_unit_of_work_runs_or_that_writes_nothing_is_not_reported():
+def test_a_command_with_a_unit_of_work_or_without_writes_is_not_reported():
     assert problems_of(writing) == problems_of(billing, command=Pay) == problems_of(given=False) == []
     assert problems_of(command=Ping) == problems_of(billing, command=Ping) == problems_of(command=Find) == []
 
 
-def test_a_command_that_handlers_of_events_send_runs_in_the_unit_of_work_of_their_consumer():
+def test_a_command_sent_by_event_handlers_runs_in_the_unit_of_work_of_their_consumer():
     assert problems_of(consuming=True) == []
     assert len(problems_of(billing, consuming=True)) == 1

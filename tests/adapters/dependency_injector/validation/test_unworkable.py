@@ -71,7 +71,7 @@ def only(container, **options):
 # what is selected
 
 
-async def test_a_selector_between_behaviors_of_one_class_may_be_in_the_list():
+async def test_a_selector_between_behaviors_of_one_class_may_be_listed():
     class Noted(PipelineBehavior[Ask, int]):
         def __init__(self, number: int = 0) -> None:
             self.number = number
@@ -134,7 +134,7 @@ def test_a_handler_without_a_provider_is_found():
     assert only(made).startswith("container.ask (AskHandler): is the class itself")
 
 
-def test_a_handler_class_that_a_provider_makes_may_stand_in_the_container_too():
+def test_a_handler_class_with_a_provider_may_be_an_attribute_of_the_container():
     class Written(containers.DeclarativeContainer):
         class Handler(AskHandler):
             pass
@@ -182,7 +182,7 @@ def test_a_broker_of_events_that_is_not_scoped_is_found(kind):
     assert "Write `Scoped(DistributedEventBroker, ...)`." in problems(container)[-1]
 
 
-def test_a_unit_of_work_inside_another_provider_is_found_too():
+def test_a_unit_of_work_inside_another_provider_is_found():
     container = container_of(database=providers.Singleton(InMemoryDatabase))
     container.distributed_events = Scoped(
         DistributedEventBroker, providers.Factory(InMemoryUnitOfWork, container.database)
@@ -191,7 +191,7 @@ def test_a_unit_of_work_inside_another_provider_is_found_too():
     assert only(container).startswith("container.distributed_events (InMemoryUnitOfWork): is given by a Factory")
 
 
-def test_a_scoped_unit_of_work_and_what_overrides_it_are_no_fault():
+def test_a_scoped_unit_of_work_and_its_override_are_no_fault():
     def made(unit_of_work: Any) -> InMemoryUnitOfWork:
         return unit_of_work
 
@@ -334,7 +334,7 @@ def test_a_collaborator_that_cannot_be_called_is_found():
     assert "has a `validate(self)`, which cannot be called with message. Write `validate(self, message)`." in found[0]
 
 
-def test_a_handler_with_yield_is_told_that_it_gives_no_response():
+def test_a_handler_with_yield_is_a_fault_because_it_returns_no_response():
     class Yielding(RequestHandler[Ask, int]):
         async def handle(self, _):
             yield 1
@@ -375,7 +375,7 @@ def test_a_class_that_is_a_behavior_of_two_kinds_is_found():
     )
 
 
-def test_one_behavior_that_is_listed_three_times_is_found():
+def test_a_behavior_listed_three_times_is_found():
     container = containers.DynamicContainer()
     container.around = providers.Factory(Around)
     container.mediator = MediatorProvider(behaviors=[container.around] * 3)
@@ -409,7 +409,7 @@ class CommandAndQuery(Command[int], Query[int]):
     pass
 
 
-async def test_a_message_that_is_command_and_query_is_found_and_refused():
+async def test_a_message_that_is_both_command_and_query_is_found_and_refused():
     class Handler(RequestHandler[CommandAndQuery, int]):
         async def handle(self, _):
             return 1
@@ -435,7 +435,7 @@ async def test_a_message_that_is_command_and_query_is_found_and_refused():
     ],
     ids=["notification", "event", "handler", "object", "text"],
 )  # fmt: skip
-def test_what_is_named_as_a_request_and_is_none_is_told_so(given, text):
+def test_a_listed_object_that_is_not_a_request_is_reported(given, text):
     assert text in only(container_of(), requests=[given])
 
 
@@ -480,7 +480,7 @@ def scanning(*packages, **options):
 
 
 @pytest.mark.usefixtures("package")
-def test_a_folder_without_init_whose_handlers_a_scan_would_pass_over_is_found():
+def test_a_folder_without_init_whose_handlers_a_scan_would_skip_is_found():
     assert only(scanning("unworkable_shop")) == (
         "container.handlers (unworkable_shop.billing): is a folder with modules and without `__init__.py`, so nothing in it "
         "would be found. Add the file, name the folder too "
@@ -497,7 +497,7 @@ def test_a_folder_without_init_may_be_excluded_or_named():
     assert [cls.__name__ for cls in naming.handlers()] == ["FirstHandler", "SecondHandler", "ThirdHandler"]
 
 
-def test_a_package_without_init_is_scanned_itself_and_told_of_what_is_below(package):
+def test_a_package_without_init_is_scanned_and_its_subfolders_without_init_are_reported(package):
     (package / "__init__.py").unlink()
     importlib.invalidate_caches()
 

@@ -60,7 +60,7 @@ def problems_of(container: Any) -> list[tuple[str, str, str]]:
     return [(problem.label, problem.subject, problem.text) for problem in caught.value.problems]
 
 
-def test_a_whole_chain_is_fine_and_so_is_one_that_begins_later():
+def test_a_complete_chain_and_a_chain_with_a_later_start_are_valid():
     validate(container_of(event(3, {1: lift, 2: lift})))
     validate(container_of(event(3, {2: lift})))
     validate(container_of(event(1, name="SentV1"), event(2, name="SentV2")))
@@ -76,7 +76,7 @@ def test_a_whole_chain_is_fine_and_so_is_one_that_begins_later():
         (2, [lift], "has upcasters that are of type list"),
     ],
 )
-def test_a_chain_that_cannot_lift_is_found(version: int, upcasters: Any, text: str):
+def test_a_broken_chain_of_upcasters_is_found(version: int, upcasters: Any, text: str):
     ((label, subject, found),) = problems_of(container_of(event(version, upcasters)))
     assert (label, subject) == ("container.handler_0", "lifting.Parcel")
     assert text in found
@@ -91,13 +91,13 @@ def test_an_async_upcaster_is_found():
     assert "from version 1 that is async" in found
 
 
-def test_a_version_that_one_class_is_and_another_lifts_is_found():
+def test_a_version_with_a_class_and_an_upcaster_in_another_class_is_found():
     ((label, subject, text),) = problems_of(container_of(event(1, name="Old"), event(2, {1: lift}, "New")))
     assert (label, subject) == ("container.handler_1", "lifting.New")
     assert text.startswith("upcasts lifting.sent.v1 to its own version, and lifting.Old reads it, too.")
 
 
-def test_a_version_that_two_classes_lift_is_found():
+def test_a_version_with_upcasters_in_two_classes_is_found():
     found = problems_of(container_of(event(3, {1: lift, 2: lift}, "Newest"), event(2, {1: lift}, "New")))
     assert [subject for _, subject, _ in found] == ["lifting.Newest", "lifting.Newest"]
     assert ["lifting.sent.v1" in found[0][2], "lifting.sent.v2" in found[1][2]] == [True, True]
@@ -110,19 +110,19 @@ def lifting(monkeypatch):
     return module
 
 
-def test_a_class_that_is_only_raised_takes_no_version_from_the_one_that_lifts_it(lifting):
+def test_a_class_that_is_only_raised_does_not_conflict_with_the_upcaster_of_its_version(lifting):
     lifting.Old = event(1, name="Old")
     validate(container_of(event(2, {1: lift}, "New")))
 
 
-def test_the_upcasters_of_a_class_that_is_only_declared_are_checked_too(lifting):
+def test_the_upcasters_of_a_class_without_handlers_are_checked(lifting):
     lifting.Declared = event(3, {1: lift}, "Declared")
     ((label, subject, _),) = problems_of(container_of(event(4, name="Handled")))
     assert (label, subject) == ("container.mediator", "lifting.Declared")
 
 
 @pytest.mark.parametrize("codec", [Opaque(), providers.Singleton(Opaque), providers.Object(Opaque())])
-def test_a_codec_without_plain_data_is_found_only_where_something_is_lifted(codec: Any):
+def test_a_codec_without_plain_data_is_found_only_if_there_are_upcasters(codec: Any):
     validate(container_of(event(2), codec=codec))
     ((label, subject, text),) = problems_of(container_of(event(2, {1: lift}), codec=codec))
     assert (label, subject) == ("container.unit_of_work", "Opaque")
@@ -132,5 +132,5 @@ def test_a_codec_without_plain_data_is_found_only_where_something_is_lifted(code
 @pytest.mark.parametrize(
     "codec", [None, MsgspecCodec(), providers.Singleton(MsgspecCodec), providers.Callable(MsgspecCodec)]
 )
-def test_other_codecs_are_fine(codec: Any):
+def test_codecs_with_plain_data_are_valid(codec: Any):
     validate(container_of(event(2, {1: lift}), codec=codec))

@@ -57,7 +57,7 @@ def shown(error: BaseException) -> str:
     return "\n".join(texts)
 
 
-async def test_user_and_password_come_from_the_url_or_from_beside_it() -> None:
+async def test_user_and_password_come_from_the_url_or_from_options() -> None:
     async with NatsServer(settings=f'authorization {{ user: "ä@p", password: "{PLAIN}" }}') as server:
         host = server.url.removeprefix("nats://")
         for url, options in (
@@ -70,7 +70,7 @@ async def test_user_and_password_come_from_the_url_or_from_beside_it() -> None:
                 await connection.client("publish", timeout=5)
 
 
-async def test_a_token_comes_from_the_url_or_from_beside_it() -> None:
+async def test_a_token_comes_from_the_url_or_from_an_option() -> None:
     async with NatsServer(settings='authorization { token: "t/k:n" }') as server:
         async with open_connection(server.url.replace("nats://", "nats://t%2Fk%3An@")) as connection:
             await connection.client("publish", timeout=5)
@@ -96,7 +96,7 @@ async def test_a_jwt_comes_from_a_credentials_file(tmp_path: Path) -> None:
         await connection.client("publish", timeout=5)
 
 
-async def test_all_of_it_can_be_strings_of_a_configuration(tmp_path: Path) -> None:
+async def test_all_options_may_be_strings_of_a_configuration(tmp_path: Path) -> None:
     authority, key = Authority(tmp_path), Key.new()
     certificate, private = authority.issue("app")
 
@@ -146,7 +146,7 @@ async def test_the_server_is_verified_with_the_authority_in_a_file(tmp_path: Pat
             await connection.client("publish", timeout=5)
 
 
-async def test_a_client_certificate_is_shown_to_a_server_that_asks_for_one(tmp_path: Path) -> None:
+async def test_a_client_certificate_is_presented_to_a_server_that_requires_one(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("app")
     both = tmp_path / "both.pem"
@@ -212,7 +212,7 @@ async def test_an_expired_client_certificate_is_refused_by_the_server(tmp_path: 
 
 
 @pytest.mark.parametrize("way", ["scheme", "authority"])
-async def test_nothing_is_told_to_a_server_without_tls_when_it_was_asked_for(tmp_path: Path, way: str) -> None:
+async def test_no_credentials_are_sent_to_a_server_without_the_requested_tls(tmp_path: Path, way: str) -> None:
     heard = bytearray()
 
     async def eavesdrop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -257,7 +257,7 @@ async def expired_jwt(folder: Path) -> tuple[str, dict[str, str], list[str]]:
 
 
 @pytest.mark.parametrize("way", [wrong_password, wrong_token, wrong_nkey, wrong_jwt, expired_jwt])
-async def test_refused_credentials_are_told_and_no_secret_with_them(tmp_path: Path, way) -> None:
+async def test_refused_credentials_are_reported_without_a_secret(tmp_path: Path, way) -> None:
     settings, options, secrets = await way(tmp_path)
     async with NatsServer(settings=settings) as server:
         with capture_logs() as logs:
@@ -354,7 +354,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("make", "setting", "problem"), WRONG, ids=[make.__name__ for make, *_ in WRONG])
-def test_what_cannot_work_is_told_before_anything_connects(tmp_path: Path, make, setting: str, problem: str) -> None:
+def test_invalid_options_are_refused_before_connecting(tmp_path: Path, make, setting: str, problem: str) -> None:
     options = make(tmp_path)
     with pytest.raises(SettingError) as caught:
         open_connection("nats://127.0.0.1:4222", **options)
@@ -371,7 +371,7 @@ def test_a_context_and_files_are_not_given_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["nats://u:hidden@h:x", "nats://hidden@[::1", "http://u:hidden@h", "nats://u:hi/dden@h"]
 )
-def test_a_wrong_url_is_told_without_its_password_also_by_a_log_that_shows_local_variables(url: str) -> None:
+def test_the_error_for_a_wrong_url_hides_its_password_even_in_logged_local_variables(url: str) -> None:
     options = {"password": "hidden"}  # the traceback shows the line of the call
     with pytest.raises(SettingError) as caught:
         open_connection(url, **options)
@@ -398,7 +398,7 @@ async def changed(connection: NatsConnection, server: NatsServer, settings: str)
     forget()
 
 
-async def test_a_seed_that_was_replaced_is_used_at_the_next_connect(tmp_path: Path) -> None:
+async def test_a_replaced_seed_is_used_at_the_next_connect(tmp_path: Path) -> None:
     first, second = Key.new(), Key.new()
     path = seed_file(tmp_path / "seed", first)
     async with (
@@ -431,7 +431,7 @@ async def test_a_seed_that_is_unreadable_for_a_while_is_tried_again(tmp_path: Pa
 
 
 @pytest.mark.thorough("waits for credentials to expire or to be read again")
-async def test_a_jwt_that_expires_is_replaced_by_the_one_that_lies_in_the_file_by_then(tmp_path: Path) -> None:
+async def test_an_expired_jwt_is_replaced_by_the_current_one_in_the_file(tmp_path: Path) -> None:
     operator = Operator()
     lost = asyncio.Event()
     async with NatsServer(settings=operator.settings) as server:
@@ -444,7 +444,7 @@ async def test_a_jwt_that_expires_is_replaced_by_the_one_that_lies_in_the_file_b
             await connection.client("publish", timeout=5)
 
 
-async def test_certificates_that_were_replaced_are_used_at_the_next_connect(tmp_path: Path) -> None:
+async def test_replaced_certificates_are_used_at_the_next_connect(tmp_path: Path) -> None:
     ours, theirs = Authority(tmp_path / "first"), Authority(tmp_path / "second")
     used = tmp_path / "used"
     used.mkdir()
@@ -466,7 +466,7 @@ async def test_certificates_that_were_replaced_are_used_at_the_next_connect(tmp_
 
 
 @pytest.mark.thorough("waits for credentials to expire or to be read again")
-async def test_a_certificate_without_its_key_is_tried_again_until_the_key_has_come_too(tmp_path: Path) -> None:
+async def test_a_certificate_without_its_key_is_retried_until_the_key_exists(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("app")
     options = {"tls_ca": authority.path, "tls_certificate": certificate, "tls_key": key}
@@ -483,7 +483,9 @@ async def test_a_certificate_without_its_key_is_tried_again_until_the_key_has_co
         await connection.client("publish", timeout=5)
 
 
-def test_keys_need_a_package_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_keys_without_their_package_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mediator.nats.connection.credentials._nkeys", None)
     with pytest.raises(SettingError, match=r"pip install 'mediator-uow\[nkeys\]'"):
         open_connection("nats://h", nkeys_seed=seed_file(tmp_path / "seed", Key.new()))

@@ -40,7 +40,7 @@ async def reason_that_tells(connection: NatsConnection, what: str) -> PublisherU
                 return caught.value
 
 
-async def test_opening_with_nobody_listening_returns_at_once_and_closes_cleanly() -> None:
+async def test_opening_without_a_server_returns_at_once_and_closes_cleanly() -> None:
     before = asyncio.all_tasks()
     started = time.monotonic()
     async with open_connection(f"nats://127.0.0.1:{_free_ports(1)[0]}") as connection:
@@ -50,7 +50,7 @@ async def test_opening_with_nobody_listening_returns_at_once_and_closes_cleanly(
     assert asyncio.all_tasks() == before
 
 
-async def test_closing_leaves_no_task_behind_and_the_connection_says_it_is_closed(shared_server: NatsServer) -> None:
+async def test_closing_leaves_no_task_and_the_connection_reports_that_it_is_closed(shared_server: NatsServer) -> None:
     before = asyncio.all_tasks()
     async with open_connection(shared_server.url) as connection:
         await connection.client("publish", timeout=5)
@@ -70,7 +70,7 @@ async def test_closing_is_bounded_when_the_server_is_frozen(server: NatsServer) 
     assert time.monotonic() - started < 5
 
 
-async def test_it_is_a_resource_of_a_container(shared_server: NatsServer) -> None:
+async def test_a_connection_can_be_a_resource_of_a_container(shared_server: NatsServer) -> None:
     class Container(containers.DeclarativeContainer):
         config = providers.Configuration(strict=True)
         nats = providers.Resource(open_connection, config.nats.url)
@@ -85,7 +85,7 @@ async def test_it_is_a_resource_of_a_container(shared_server: NatsServer) -> Non
         await connection.client("publish", timeout=1)
 
 
-async def test_a_server_that_comes_up_late_is_found() -> None:
+async def test_a_server_that_starts_late_is_found() -> None:
     server = NatsServer(port=_free_ports(1)[0])
     async with open_connection(server.url) as connection:
         with pytest.raises(PublisherUnavailableError):
@@ -116,7 +116,7 @@ async def test_each_change_of_state_is_one_line_in_the_log(server: NatsServer) -
     assert [(line["event"], line["log_level"]) for line in logs] == states
 
 
-async def test_what_is_sent_while_the_connection_is_lost_is_refused_and_not_sent_when_it_is_there_again(
+async def test_messages_are_refused_during_an_outage_and_not_sent_after_it(
     server: NatsServer,
 ) -> None:
     lost = asyncio.Event()
@@ -129,7 +129,7 @@ async def test_what_is_sent_while_the_connection_is_lost_is_refused_and_not_sent
             await client.publish("x", b"x")
 
 
-async def test_a_client_that_was_closed_unasked_is_replaced(shared_server: NatsServer) -> None:
+async def test_an_unexpectedly_closed_client_is_replaced(shared_server: NatsServer) -> None:
     async with open_connection(shared_server.url) as connection:
         first = await connection.client("publish", timeout=5)
         await first.publish("x", b"", headers={"too-large": "x" * (first.max_payload + 1)})
@@ -151,7 +151,7 @@ async def test_the_watchdog_heals_a_client_whose_reader_died(server: NatsServer)
         assert await connection.client("publish", timeout=5) is client
 
 
-async def test_the_watchdog_gets_over_a_frozen_server_with_a_full_socket(server: NatsServer) -> None:
+async def test_the_watchdog_recovers_from_a_frozen_server_with_a_full_socket(server: NatsServer) -> None:
     lost = asyncio.Event()
     async with open_connection(server.url, probe_interval=0.2) as connection:
         client = await connection.client("publish", timeout=5)
@@ -164,7 +164,7 @@ async def test_the_watchdog_gets_over_a_frozen_server_with_a_full_socket(server:
         await until_answered(connection)
 
 
-async def test_secrets_are_nowhere_to_be_seen() -> None:
+async def test_no_log_line_or_representation_shows_a_secret() -> None:
     async with NatsServer(settings=AUTHORIZATION) as server:
         url = server.url.replace("nats://", f"nats://app:{PASSWORD}wrong@")
         with capture_logs() as logs:
@@ -196,7 +196,7 @@ async def test_credentials_are_used_from_the_url_and_from_the_options() -> None:
         ["nats://a:hidden@h", "nats://b:c@h"],
     ],
 )
-async def test_a_url_that_cannot_work_is_told_at_once_without_its_password(url) -> None:
+async def test_an_invalid_url_is_refused_at_once_without_its_password(url) -> None:
     with pytest.raises(SettingError, match="url") as caught:
         async with open_connection(url):
             pass
@@ -204,7 +204,7 @@ async def test_a_url_that_cannot_work_is_told_at_once_without_its_password(url) 
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_client_that_may_not_ask_jetstream_is_left_alone() -> None:
+async def test_a_client_without_the_right_to_ask_jetstream_is_not_reconnected() -> None:
     users = 'authorization { users: [{user: a, password: b, permissions: {publish: {deny: "$JS.API.INFO"}}}] }'
     async with NatsServer(settings=users) as server:
         with capture_logs() as logs:

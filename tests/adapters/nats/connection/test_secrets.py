@@ -61,7 +61,7 @@ async def test_no_error_of_a_setting_shows_a_secret(url: Any, options: dict[str,
         f"ä{SECRET}",
     ],
 )
-async def test_no_error_of_a_file_shows_what_is_in_it(tmp_path: Path, option: str, content: str) -> None:
+async def test_no_error_of_a_file_shows_its_contents(tmp_path: Path, option: str, content: str) -> None:
     file = tmp_path / "file"
     file.write_text(content, "utf-8")
     with pytest.raises(SettingError) as caught:
@@ -78,7 +78,7 @@ async def test_no_error_of_a_key_shows_its_password(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_broker_that_is_away_or_refuses_is_an_error_without_a_secret() -> None:
+async def test_the_error_for_an_unreachable_or_refusing_broker_contains_no_secret() -> None:
     settings = 'authorization { user: "u", password: "another" }'
     async with NatsServer(settings=settings) as server:
         for place in (AWAY, server.url.removeprefix("nats://"), "no.such.host.invalid"):
@@ -89,7 +89,7 @@ async def test_a_broker_that_is_away_or_refuses_is_an_error_without_a_secret() -
                 assert SECRET not in repr((connection, connection.broker))
 
 
-async def test_an_address_of_a_monitoring_that_is_none_stays_unseen() -> None:
+async def test_the_error_for_an_invalid_monitoring_address_does_not_show_it() -> None:
     async with open_connection(f"nats://{AWAY}") as connection:
         with pytest.raises(SettingError) as caught:
             await inspect_broker(connection, Topology("events"), timeout=0.2, monitoring=f"ftp://u:{SECRET}@h")
@@ -99,7 +99,7 @@ async def test_an_address_of_a_monitoring_that_is_none_stays_unseen() -> None:
 @pytest.mark.parametrize(
     "monitoring", [f"http://u:{SECRET}@{AWAY}", f"http://u:{SECRET}@[h", f"http://u:{SECRET}@h:\t"]
 )
-async def test_the_address_of_a_monitoring_that_does_not_answer_is_no_part_of_the_report(monitoring: str) -> None:
+async def test_the_report_does_not_contain_the_address_of_a_silent_monitoring(monitoring: str) -> None:
     async with open_connection(f"nats://{AWAY}") as connection:
         found = await inspect_broker(connection, Topology("events"), timeout=0.2, monitoring=monitoring)
     assert SECRET not in repr(found)

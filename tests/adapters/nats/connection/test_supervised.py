@@ -117,7 +117,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @in_virtual_time
-async def test_each_connect_and_each_loss_is_told_once_to_everybody_who_still_listens_and_once_in_the_log() -> None:
+async def test_each_connect_and_each_loss_reaches_every_listener_once_and_the_log_once() -> None:
     server, told = Server(), list[str]()
     with capture_logs() as logs:
         async with linked(server) as link:
@@ -148,7 +148,7 @@ async def test_each_connect_and_each_loss_is_told_once_to_everybody_who_still_li
 
 
 @in_virtual_time
-async def test_a_client_that_died_is_replaced_by_another_one_each_time_and_its_callbacks_are_told() -> None:
+async def test_a_dead_client_is_replaced_each_time_and_its_listeners_are_called() -> None:
     server, told = Server(), list[str]()
     async with linked(server) as link:
         link.on_connect(lambda: told.append("connected"))
@@ -166,7 +166,7 @@ async def test_a_client_that_died_is_replaced_by_another_one_each_time_and_its_c
 
 
 @in_virtual_time
-async def test_a_dead_client_that_cannot_be_closed_is_waited_for_a_second_and_no_longer() -> None:
+async def test_closing_a_dead_client_takes_at_most_a_second() -> None:
     server = Server()
     async with linked(server):
         for lifetime in (1, 2):
@@ -180,9 +180,7 @@ async def test_a_dead_client_that_cannot_be_closed_is_waited_for_a_second_and_no
 
 
 @in_virtual_time
-async def test_a_client_that_has_just_lost_its_connection_is_given_time_to_come_back_however_long_it_was_quiet() -> (
-    None
-):
+async def test_a_client_that_just_lost_its_connection_has_time_to_reconnect_after_any_silence() -> None:
     server = Server()
     async with linked(server):
         for _ in range(3):
@@ -194,7 +192,7 @@ async def test_a_client_that_has_just_lost_its_connection_is_given_time_to_come_
 
 
 @in_virtual_time
-async def test_a_server_that_refuses_is_tried_twice_a_second_for_ever_and_told_once() -> None:
+async def test_a_refusing_server_is_retried_twice_a_second_and_its_connect_is_logged_once() -> None:
     server = Server()
     server.refuses = 100
     with capture_logs() as logs:
@@ -213,7 +211,7 @@ async def test_a_server_that_refuses_is_tried_twice_a_second_for_ever_and_told_o
 
 
 @in_virtual_time
-async def test_two_probes_that_fail_in_a_row_force_a_reconnect_and_one_does_not_each_time() -> None:
+async def test_two_consecutive_failed_probes_force_a_reconnect_and_one_does_not() -> None:
     server = Server()
     async with linked(server):
         for _ in range(2):
@@ -240,7 +238,7 @@ async def test_two_probes_that_fail_in_a_row_force_a_reconnect_and_one_does_not_
 
 
 @in_virtual_time
-async def test_each_reconnect_that_is_forced_is_given_two_probes_of_its_own() -> None:
+async def test_each_forced_reconnect_needs_two_new_failed_probes() -> None:
     server = Server()
     async with linked(server):
         server.answers = False
@@ -270,7 +268,7 @@ async def test_a_failed_probe_before_an_outage_does_not_count_after_it() -> None
 
 
 @in_virtual_time
-async def test_probes_come_at_their_interval_and_a_server_without_jetstream_answers_too() -> None:
+async def test_probes_are_sent_at_their_interval_and_a_server_without_jetstream_answers_them() -> None:
     server = Server()
     server.no_jetstream = True
     async with linked(server):
@@ -282,7 +280,7 @@ async def test_probes_come_at_their_interval_and_a_server_without_jetstream_answ
 
 
 @in_virtual_time
-async def test_a_client_that_reconnects_for_too_long_in_silence_is_replaced_and_one_that_tries_is_not() -> None:
+async def test_a_silently_reconnecting_client_is_replaced_and_one_that_reports_attempts_is_not() -> None:
     server = Server()
     async with linked(server):
         for lifetime in (1, 2):
@@ -300,7 +298,7 @@ async def test_a_client_that_reconnects_for_too_long_in_silence_is_replaced_and_
 
 
 @in_virtual_time
-async def test_closing_is_bounded_although_the_client_hangs_and_nobody_connects_any_more() -> None:
+async def test_closing_is_bounded_although_the_client_hangs_and_no_client_connects_afterwards() -> None:
     server = Server()
     async with linked(server) as link:
         server.last.close_hangs = True
@@ -318,7 +316,7 @@ async def test_closing_is_bounded_although_the_client_hangs_and_nobody_connects_
 
 
 @in_virtual_time
-async def test_who_waits_for_a_connection_that_is_closed_meanwhile_is_told_so() -> None:
+async def test_closing_the_connection_fails_the_callers_that_wait_for_it() -> None:
     server = Server()
     async with linked(server) as link:
         await server.last.lose()
@@ -330,7 +328,7 @@ async def test_who_waits_for_a_connection_that_is_closed_meanwhile_is_told_so() 
 
 
 @in_virtual_time
-async def test_a_refusal_is_logged_once_without_secrets_and_is_the_reason_that_is_told() -> None:
+async def test_a_refusal_is_logged_once_without_secrets_and_is_the_reason_in_errors() -> None:
     server = Server()
     with capture_logs() as logs:
         async with linked(server) as link:
@@ -345,7 +343,7 @@ async def test_a_refusal_is_logged_once_without_secrets_and_is_the_reason_that_i
 
 
 @in_virtual_time
-async def test_who_may_not_ask_is_not_probed_until_the_next_connect_which_may_be_as_another_user() -> None:
+async def test_a_client_without_the_right_to_probe_is_not_probed_until_the_next_connect() -> None:
     server = Server()
     denied = nats.errors.Error('nats: permissions violation for publish to "$js.api.info"')
     async with linked(server):
@@ -364,7 +362,7 @@ async def test_who_may_not_ask_is_not_probed_until_the_next_connect_which_may_be
 
 
 @in_virtual_time
-async def test_probes_that_come_often_wait_no_longer_for_their_answers_than_for_each_other() -> None:
+async def test_a_probe_waits_for_its_answer_no_longer_than_the_interval() -> None:
     server = Server()
     async with linked(server, probe_interval=0.5):
         for _ in range(2):
@@ -378,7 +376,7 @@ async def test_probes_that_come_often_wait_no_longer_for_their_answers_than_for_
 
 
 @in_virtual_time
-async def test_a_dead_socket_is_dropped_wherever_a_client_would_wait_for_it_to_take_its_last_bytes() -> None:
+async def test_a_dead_socket_is_dropped_without_waiting_for_its_unsent_bytes() -> None:
     server = Server()
     async with linked(server):
         for _ in range(2):
@@ -421,7 +419,7 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_until_it_ends(
 
 
 @in_virtual_time
-async def test_a_server_that_refuses_the_credentials_and_then_hangs_up_is_told_as_one_that_refuses_them() -> None:
+async def test_a_server_that_refuses_credentials_and_hangs_up_is_reported_as_refusing() -> None:
     server = Server()
     async with linked(server) as link:
         for _ in range(2):
@@ -439,7 +437,7 @@ async def test_a_server_that_refuses_the_credentials_and_then_hangs_up_is_told_a
 
 
 @in_virtual_time
-async def test_who_asks_for_a_client_while_the_connection_closes_is_told_so_and_opens_none(
+async def test_asking_for_a_client_of_a_closing_connection_fails_and_opens_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = Server()
@@ -456,7 +454,7 @@ async def test_who_asks_for_a_client_while_the_connection_closes_is_told_so_and_
 
 
 @in_virtual_time
-async def test_what_becomes_of_the_client_for_one_purpose_says_nothing_of_the_other_and_both_are_closed_at_a_time(
+async def test_clients_for_different_purposes_are_independent_and_closed_concurrently(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = Server()

@@ -52,7 +52,7 @@ async def test_many_events_of_one_stream_are_stored_as_one_batch_in_their_order(
     assert len(set(await batches_in(raw, f"{prefix}-shop"))) == 1
 
 
-async def test_more_than_a_batch_holds_are_several_batches(connection, raw, prefix, event):
+async def test_events_that_exceed_one_batch_are_sent_in_several(connection, raw, prefix, event):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}", "k") for n in range(BATCH + SMALLEST)]
     assert set(errors(await publisher.publish(events))) == {type(None)}
@@ -61,7 +61,7 @@ async def test_more_than_a_batch_holds_are_several_batches(connection, raw, pref
     assert [batches.count(batch) for batch in dict.fromkeys(batches)] == [BATCH, SMALLEST]
 
 
-async def test_each_stream_has_a_batch_of_its_own(connection, raw, prefix, event):
+async def test_each_stream_has_its_own_batch(connection, raw, prefix, event):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}", type=f"{'shop' if n % 2 else 'store'}.added.v1") for n in range(2 * SMALLEST)]
     assert set(errors(await publisher.publish(events))) == {type(None)}
@@ -70,9 +70,7 @@ async def test_each_stream_has_a_batch_of_its_own(connection, raw, prefix, event
         assert (len(batches), len(set(batches))) == (SMALLEST, 1)
 
 
-async def test_a_few_events_are_sent_one_by_one_and_so_are_all_when_batches_are_not_wanted(
-    connection, raw, prefix, event
-):
+async def test_few_events_or_events_without_batching_are_sent_one_by_one(connection, raw, prefix, event):
     few = [event(f"{n}") for n in range(SMALLEST - 1)]
     await NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED).publish(few)
     plain = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED, atomic_batches=False)
@@ -80,7 +78,7 @@ async def test_a_few_events_are_sent_one_by_one_and_so_are_all_when_batches_are_
     assert set(await batches_in(raw, f"{prefix}-shop")) == {""}
 
 
-async def test_a_batch_that_holds_what_is_stored_already_is_completed_one_by_one(connection, raw, prefix, event):
+async def test_a_batch_with_stored_events_is_completed_one_by_one(connection, raw, prefix, event):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     await publisher.publish([event(f"{n}", "k") for n in range(20)])
     for _ in range(2):
@@ -96,7 +94,9 @@ async def test_the_same_event_twice_in_a_batch_is_stored_once(connection, raw, p
     assert sorted(await stored(raw, f"{prefix}-shop"), key=int) == [f"{n}" for n in range(30)]
 
 
-async def test_one_message_that_the_stream_refuses_is_identified_and_the_others_go_on(connection, raw, prefix, event):
+async def test_a_message_that_the_stream_refuses_is_identified_and_the_others_are_stored(
+    connection, raw, prefix, event
+):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED, size_grace=0)
     await publisher.publish([event("first")])
     await change_stream(raw, f"{prefix}-shop", max_msg_size=2000)
@@ -113,7 +113,7 @@ async def test_one_message_that_the_stream_refuses_is_identified_and_the_others_
     )
 
 
-async def test_one_message_too_large_for_the_connection_does_not_spoil_the_batch_of_the_others(
+async def test_a_message_too_large_for_the_connection_is_refused_and_the_others_form_a_batch(
     connection, raw, prefix, event
 ):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
@@ -126,7 +126,7 @@ async def test_one_message_too_large_for_the_connection_does_not_spoil_the_batch
     assert len(set(await batches_in(raw, f"{prefix}-shop"))) == 1
 
 
-async def test_headers_just_too_large_with_those_of_a_batch_are_sent_alone(connection, raw, prefix, event):
+async def test_a_message_whose_headers_leave_no_room_for_batch_headers_is_sent_alone(connection, raw, prefix, event):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     events = [event(f"{n}") for n in range(30)]
     plain = OutgoingMessage(event("4"), "shop", "s", to_headers(event("4", extensions={"note": ""}), application="app"))
@@ -135,7 +135,7 @@ async def test_headers_just_too_large_with_those_of_a_batch_are_sent_alone(conne
     assert (await batches_in(raw, f"{prefix}-shop")).count("") == 1
 
 
-async def test_a_stream_that_allows_no_batches_gets_the_events_one_by_one(connection, raw, prefix, event):
+async def test_a_stream_without_batches_gets_the_events_one_by_one(connection, raw, prefix, event):
     await NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED).publish([event("first")])
     await change_stream(raw, f"{prefix}-shop", allow_atomic=False)
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
@@ -143,7 +143,7 @@ async def test_a_stream_that_allows_no_batches_gets_the_events_one_by_one(connec
     assert await stored(raw, f"{prefix}-shop") == ["first", *(f"{n}" for n in range(40))]
 
 
-async def test_batches_that_are_forbidden_meanwhile_are_not_tried_again(connection, raw, prefix, event):
+async def test_batches_are_not_retried_after_the_stream_has_forbidden_them(connection, raw, prefix, event):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     await publisher.publish([event(f"a{n}") for n in range(20)])
     await change_stream(raw, f"{prefix}-shop", allow_atomic=False)
@@ -176,7 +176,7 @@ async def test_with_too_many_open_batches_the_events_are_stored_one_by_one(conne
     assert set(await batches_in(raw, f"{prefix}-shop")) == {""}
 
 
-async def test_concurrent_batches_do_not_mix_up_their_results(connection, raw, prefix, event):
+async def test_concurrent_batches_get_their_own_results(connection, raw, prefix, event):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     calls = [[event(f"{call}-{n}", f"k{call}") for n in range(25)] for call in range(12)]
     for call, results in zip(calls, await asyncio.gather(*map(publisher.publish, calls)), strict=True):
@@ -187,7 +187,7 @@ async def test_concurrent_batches_do_not_mix_up_their_results(connection, raw, p
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.002, 0.004, 0.01])
-async def test_a_crash_in_the_middle_leaves_all_or_nothing_and_a_resend_completes_it(server, event, moment):
+async def test_a_crash_during_a_batch_stores_all_or_nothing_and_a_resend_completes_it(server, event, moment):
     async with open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "app", settings=BATCHED)
         async with asyncio.timeout(10):
@@ -217,7 +217,7 @@ messages = st.lists(
 
 
 @given(messages, st.sets(st.sampled_from(["a", "b"])))
-async def test_nothing_is_put_into_a_batch_before_what_precedes_it_under_its_key(given_messages, domains):
+async def test_an_event_enters_a_batch_only_after_its_predecessors_of_the_same_key(given_messages, domains):
     made = [
         CloudEvent(f"{n}", f"{domain}.x.v1", datetime(2026, 1, 1, tzinfo=UTC), b"", partitionkey=key)
         for n, (domain, key, _) in enumerate(given_messages)

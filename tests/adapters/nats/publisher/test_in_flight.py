@@ -89,7 +89,7 @@ async def sent_all(wire: Wire) -> None:
         await settle()
 
 
-async def test_so_many_are_on_their_way_and_each_that_lands_makes_room_for_one_again_and_again() -> None:
+async def test_the_number_of_events_in_flight_is_limited_and_each_settled_event_frees_a_place() -> None:
     in_flight, wire = flight_of(*(message(f"{n}") for n in range(MAX_IN_FLIGHT + 40))), Wire()
     async with running(in_flight, wire):
         assert len(wire.sent) == MAX_IN_FLIGHT
@@ -108,7 +108,7 @@ async def test_so_many_are_on_their_way_and_each_that_lands_makes_room_for_one_a
     assert wire.sent == [f"{n}" for n in range(MAX_IN_FLIGHT + 30)]
 
 
-async def test_so_many_bytes_are_on_their_way_and_what_lands_makes_room_for_as_many() -> None:
+async def test_the_bytes_in_flight_are_limited_and_a_settled_event_frees_its_bytes() -> None:
     size = MAX_BYTES_IN_FLIGHT // 4
     in_flight, wire = flight_of(*(message(f"{n}", size=size) for n in range(20))), Wire()
     async with running(in_flight, wire):
@@ -119,7 +119,7 @@ async def test_so_many_bytes_are_on_their_way_and_what_lands_makes_room_for_as_m
             assert len(wire.sent) == 5 + landed
 
 
-async def test_what_cannot_be_sent_takes_no_room() -> None:
+async def test_an_event_that_cannot_be_sent_takes_no_place() -> None:
     too_large = [message(f"large {n}", size=3000) for n in range(MAX_IN_FLIGHT + 5)]
     in_flight, wire = flight_of(*too_large, message("fits")), Wire(max_payload=2000)
     async with running(in_flight, wire) as task:
@@ -130,7 +130,7 @@ async def test_what_cannot_be_sent_takes_no_room() -> None:
 
 
 @pytest.mark.parametrize("error", [nats.errors.BadSubjectError(), nats.errors.MaxPayloadError()])
-async def test_what_the_client_refuses_takes_no_room_and_is_refused_for_good(error: Exception) -> None:
+async def test_an_event_that_the_client_refuses_is_refused_permanently_and_takes_no_place(error: Exception) -> None:
     in_flight, wire = flight_of(*(message(f"{n}") for n in range(MAX_IN_FLIGHT + 5))), Wire()
     wire.error = error
     async with running(in_flight, wire) as task, asyncio.timeout(5):
@@ -138,7 +138,7 @@ async def test_what_the_client_refuses_takes_no_room_and_is_refused_for_good(err
         assert {type(each) for each in in_flight.errors} == {EventRefusedError}
 
 
-async def test_a_connection_that_is_lost_while_sending_leaves_nothing_open() -> None:
+async def test_a_connection_lost_while_sending_settles_every_event() -> None:
     in_flight, wire = flight_of(*(message(f"{n}", key="k" if n % 2 else None) for n in range(50))), Wire()
     wire.error = nats.errors.ConnectionClosedError()
     expected = in_flight.expect("b0", "shop")
@@ -148,7 +148,7 @@ async def test_a_connection_that_is_lost_while_sending_leaves_nothing_open() -> 
     assert in_flight.expect("b1", "shop").result() is None
 
 
-async def test_of_each_key_one_is_on_its_way_and_the_next_goes_when_that_is_stored() -> None:
+async def test_one_event_per_key_is_in_flight_and_the_next_is_sent_after_it_is_stored() -> None:
     in_flight = flight_of(
         message("a1", key="a"), message("b1", key="b"), message("a2", key="a"), message("a3", key="a")
     )
@@ -168,7 +168,7 @@ async def test_of_each_key_one_is_on_its_way_and_the_next_goes_when_that_is_stor
     assert wire.replies == ["inbox.0", "inbox.1", "inbox.2", "inbox.3"]
 
 
-async def test_behind_one_that_failed_all_of_its_key_are_held_back_and_none_is_sent() -> None:
+async def test_later_events_of_the_key_of_a_failed_event_are_held_back() -> None:
     in_flight = flight_of(*(message(f"{n}", key="k") for n in range(5)), message("other"))
     wire = Wire()
     async with running(in_flight, wire) as task:
@@ -189,7 +189,7 @@ async def test_behind_one_that_failed_all_of_its_key_are_held_back_and_none_is_s
     assert held.event_id == "3"
 
 
-async def test_a_refused_event_that_cannot_be_written_holds_back_its_key_from_the_start() -> None:
+async def test_an_event_that_cannot_be_encoded_holds_back_its_key_from_the_start() -> None:
     first = message("1", key="k")
     in_flight = InFlight([refusal(first.event, "no"), message("2", key="k"), message("3")], ["k", "k", None], "broker")
     in_flight.open("shop")
@@ -199,7 +199,7 @@ async def test_a_refused_event_that_cannot_be_written_holds_back_its_key_from_th
     assert [type(error) for error in in_flight.errors[:2]] == [EventRefusedError, EventHeldBackError]
 
 
-async def test_a_domain_that_is_not_open_or_full_keeps_no_other_waiting() -> None:
+async def test_a_closed_or_full_domain_does_not_delay_other_domains() -> None:
     many = [message(f"a{n}", domain="a") for n in range(MAX_IN_FLIGHT + 5)]
     others = [message(f"b{n}", domain="b") for n in range(3)]
     closed = [message("c", domain="c")]
@@ -215,7 +215,7 @@ async def test_a_domain_that_is_not_open_or_full_keeps_no_other_waiting() -> Non
         assert wire.sent[-1] == "c"
 
 
-def test_of_a_refill_what_the_broker_knows_is_dropped_and_otherwise_it_is_stored() -> None:
+def test_a_known_event_is_dropped_in_a_refill_and_stored_otherwise() -> None:
     for refills, kind in ((True, DuplicateDroppedError), (False, type(None))):
         in_flight = flight_of(message("1", key="k"), message("2", key="k"), refills=refills)
         in_flight.known(0)
@@ -226,7 +226,7 @@ def test_of_a_refill_what_the_broker_knows_is_dropped_and_otherwise_it_is_stored
         assert isinstance(in_flight.errors[1], EventHeldBackError) is refills
 
 
-def test_the_first_that_is_said_of_an_event_counts() -> None:
+def test_the_first_result_of_an_event_counts() -> None:
     in_flight = flight_of(message("1"), message("2"), message("3"))
     in_flight.settle(0, None)
     in_flight.settle(0, AWAY)
@@ -238,7 +238,7 @@ def test_the_first_that_is_said_of_an_event_counts() -> None:
     assert in_flight.done
 
 
-def test_a_batch_that_is_settled_lets_successors_go_or_holds_them_back() -> None:
+def test_a_settled_batch_releases_or_holds_back_the_successors_of_its_events() -> None:
     for error in (None, AWAY):
         in_flight = flight_of(*(message(f"{n}", key="k") for n in range(3)))
         in_flight.settle_all([0, 1], error)
@@ -246,7 +246,7 @@ def test_a_batch_that_is_settled_lets_successors_go_or_holds_them_back() -> None
         assert in_flight.done is (error is not None)
 
 
-def test_a_batch_has_at_most_so_many_messages_and_bytes() -> None:
+def test_the_events_of_a_batch_are_limited_in_number_and_bytes() -> None:
     in_flight = flight_of(*(message(f"{n}") for n in range(BATCH + 7)))
     assert in_flight.next_batch("shop", 10_000) == list(range(BATCH))
     heavy = flight_of(*(message(f"{n}", size=MAX_BYTES_IN_FLIGHT // 4) for n in range(9)))
@@ -266,7 +266,7 @@ def test_a_message_waits_for_its_predecessor_in_another_domain() -> None:
 
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=8), st.data())
-async def test_whatever_lands_in_whatever_order_everything_is_sent_once_and_each_key_in_order(
+async def test_events_are_sent_once_and_in_key_order_for_any_order_of_results(
     keys: list[str | None], data: st.DataObject
 ) -> None:
     in_flight = flight_of(*(message(f"{n}", key=key) for n, key in enumerate(keys)))
@@ -301,13 +301,13 @@ async def batched(in_flight: InFlight, answer: bytes | None, *, count: int = 20)
     return wire
 
 
-async def test_an_answer_that_is_not_about_the_batch_says_nothing_of_its_events() -> None:
+async def test_an_answer_to_something_else_settles_no_event_of_the_batch() -> None:
     in_flight = flight_of(*(message(f"{n}") for n in range(20)))
     await batched(in_flight, b'{"stream": "s", "seq": 20, "batch": "another", "count": 3}')
     assert {type(each) for each in in_flight.errors} == {PublisherUnavailableError}
 
 
-async def test_a_batch_that_will_not_be_answered_leaves_its_events_open_to_be_sent_one_by_one() -> None:
+async def test_an_unanswered_batch_leaves_its_events_to_be_sent_one_by_one() -> None:
     in_flight = flight_of(*(message(f"{n}") for n in range(20)))
     await batched(in_flight, None)
     assert in_flight.next_batch("shop", 10_000) == list(range(20))
@@ -317,7 +317,7 @@ async def test_a_batch_that_will_not_be_answered_leaves_its_events_open_to_be_se
     ("said", "stored"),
     [({}, True), ({"count": SMALLEST - 1}, False), ({"count": None}, False), ({"batch": "another"}, False)],
 )
-async def test_a_batch_is_stored_when_the_answer_is_about_it_and_all_of_it(said: dict[str, Any], stored: bool) -> None:
+async def test_a_batch_is_stored_if_the_answer_names_it_and_its_full_size(said: dict[str, Any], stored: bool) -> None:
     messages, wire = [message(f"{n}") for n in range(SMALLEST)], Wire()
     in_flight = InFlight(messages, [None] * SMALLEST, "broker")
     batches = AtomicBatches(in_flight, wire, "inbox", "broker", "events")  # type: ignore[arg-type]
@@ -330,14 +330,14 @@ async def test_a_batch_is_stored_when_the_answer_is_about_it_and_all_of_it(said:
     assert [error is None for error in in_flight.errors] == [stored] * SMALLEST
 
 
-async def test_of_a_batch_that_no_stream_answers_nothing_is_sent_again() -> None:
+async def test_events_of_a_batch_without_a_stream_are_not_sent_again() -> None:
     in_flight = flight_of(*(message(f"{n}") for n in range(20)))
     await batched(in_flight, b"")
     assert {type(each) for each in in_flight.errors} == {StreamUnavailableError}
 
 
 @pytest.mark.parametrize(("code", "is_unable"), [(10174, True), (10199, True), (10201, False), (10077, False)])
-async def test_only_what_will_be_refused_of_every_batch_says_that_a_stream_takes_none(
+async def test_only_an_error_that_every_batch_would_get_means_that_a_stream_takes_no_batches(
     code: int, is_unable: bool
 ) -> None:
     in_flight, wire = flight_of(*(message(f"{n}") for n in range(20))), Wire()
@@ -352,7 +352,7 @@ async def test_only_what_will_be_refused_of_every_batch_says_that_a_stream_takes
     assert not in_flight.done
 
 
-async def test_a_batch_that_the_client_does_not_take_to_its_end_is_not_waited_for() -> None:
+async def test_a_batch_that_the_client_did_not_send_completely_is_not_awaited() -> None:
     class Refusing(Wire):
         async def publish(self, subject: str, payload: bytes, reply: str = "", headers: Any = None) -> None:
             if headers["ce-id"] == "5":
@@ -367,7 +367,7 @@ async def test_a_batch_that_the_client_does_not_take_to_its_end_is_not_waited_fo
     assert in_flight.next_batch("shop", 10_000) == [n for n in range(20) if n != 5]
 
 
-async def test_a_batch_that_lost_an_event_because_its_subject_is_denied_is_not_waited_for_and_others_are() -> None:
+async def test_a_batch_with_a_denied_subject_is_not_awaited_and_other_batches_are() -> None:
     denied = OutgoingMessage(message("denied").event, "shop", "events.shop.y.0", {"ce-id": "denied"})
     shop = [message(f"{n}") for n in range(20)]
     in_flight, wire = flight_of(*shop, denied, *(message(f"bank {n}", domain="bank") for n in range(20))), Wire()

@@ -64,7 +64,7 @@ async def test_the_same_event_sent_twice_is_stored_once(connection, raw, prefix,
     assert await stored(raw, f"{prefix}-shop") == ["a", "b"]
 
 
-async def test_nothing_to_publish_is_nothing_to_do(connection) -> None:
+async def test_publishing_no_events_does_nothing(connection) -> None:
     assert await NatsEventPublisher(connection, "app").publish([]) == []
 
 
@@ -90,7 +90,7 @@ async def test_after_a_failure_no_later_event_of_its_key_is_sent(connection, raw
     assert sorted(await stored(raw, f"{prefix}-shop")) == ["1", "5", "6"]
 
 
-async def test_an_event_that_cannot_be_written_is_refused_and_holds_back_its_key(connection, prefix, event) -> None:
+async def test_an_event_that_cannot_be_encoded_is_refused_and_holds_back_its_key(connection, prefix, event) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix)
     results = await publisher.publish([event("1", "k", type="nonsense"), event("2", "k"), event("3")])
     assert [type(r.error) for r in results] == [EventRefusedError, EventHeldBackError, type(None)]
@@ -107,7 +107,7 @@ async def test_a_header_too_large_for_the_broker_is_refused_and_the_connection_l
         assert connection.epoch("publish") == 1
 
 
-async def test_the_size_that_is_checked_is_the_size_that_the_broker_counts(event) -> None:
+async def test_the_checked_size_is_the_size_that_the_broker_counts(event) -> None:
     async with NatsServer(settings="max_payload: 2048") as server, open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "app", size_grace=0)
         sizes = range(1500, 2000)
@@ -120,7 +120,7 @@ async def test_the_size_that_is_checked_is_the_size_that_the_broker_counts(event
 
 
 @pytest.mark.thorough("waits for streams that are silent")
-async def test_with_the_broker_away_results_say_so_quickly_and_later_the_same_events_are_stored(event) -> None:
+async def test_events_fail_quickly_while_the_broker_is_down_and_can_be_stored_later(event) -> None:
     server = NatsServer()
     await server.start()
     await server.kill()
@@ -140,7 +140,7 @@ async def test_with_the_broker_away_results_say_so_quickly_and_later_the_same_ev
         await server.stop()
 
 
-async def test_a_crash_of_the_broker_between_publishes_loses_and_doubles_nothing(server, event) -> None:
+async def test_a_broker_crash_between_publishes_neither_loses_nor_duplicates_events(server, event) -> None:
     async with open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "app")
         await publish_until_stored(publisher, [event("1", "k"), event("2", "k")])
@@ -151,7 +151,7 @@ async def test_a_crash_of_the_broker_between_publishes_loses_and_doubles_nothing
         assert await stored(client, "events-shop") == ["1", "2", "3"]
 
 
-async def test_what_is_in_flight_fails_at_once_when_the_connection_breaks(server, event) -> None:
+async def test_events_in_flight_fail_at_once_when_the_connection_breaks(server, event) -> None:
     async with open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "app", timeout=30)
         await publish_until_stored(publisher, [event("0")])
@@ -193,7 +193,7 @@ async def test_publishing_can_be_cancelled_and_repeated(server, event) -> None:
         assert await stored(await connection.client("publish", timeout=5), "events-shop") == ["0", "1", "2"]
 
 
-async def test_concurrent_publishes_do_not_mix_up_their_results(connection, prefix, event) -> None:
+async def test_concurrent_publishes_get_their_own_results(connection, prefix, event) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix)
     batches = [[event(f"{b}-{n}") for n in range(20)] + [event(f"{b}", type="bad")] for b in range(20)]
     for batch, results in zip(batches, await asyncio.gather(*map(publisher.publish, batches)), strict=True):
@@ -201,7 +201,9 @@ async def test_concurrent_publishes_do_not_mix_up_their_results(connection, pref
         assert [r.error is None for r in results] == [True] * 20 + [False]
 
 
-async def test_without_provision_a_missing_stream_is_told_and_other_domains_go_on(connection, prefix, event) -> None:
+async def test_without_provision_a_missing_stream_is_reported_and_other_domains_publish(
+    connection, prefix, event
+) -> None:
     await NatsEventPublisher(connection, "app", prefix=prefix).publish([event(type="there.x.v1")])
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, provision=False)
     results = await publisher.publish([event("1"), event("2", type="there.x.v1")])
@@ -210,7 +212,7 @@ async def test_without_provision_a_missing_stream_is_told_and_other_domains_go_o
     assert results[1].error is None
 
 
-async def test_a_stream_that_differs_is_told_and_not_changed(connection, raw, prefix, event) -> None:
+async def test_a_stream_with_different_settings_is_reported_and_not_changed(connection, raw, prefix, event) -> None:
     small = StreamSettings(max_bytes=1_000_000, partitions=8, max_age=3600, duplicate_window=60)
     await NatsEventPublisher(connection, "app", prefix=prefix, settings=small).publish([event("1")])
     before = (await raw.jetstream().stream_info(f"{prefix}-shop")).config
@@ -224,7 +226,7 @@ async def test_a_stream_that_differs_is_told_and_not_changed(connection, raw, pr
     assert (await raw.jetstream().stream_info(f"{prefix}-shop")).config == before
 
 
-async def test_when_another_version_changes_how_long_a_stream_keeps_events_one_publishes_until_its_next_connection(
+async def test_a_publisher_accepts_a_retention_changed_by_another_version_until_its_next_connection(
     server, prefix, event
 ) -> None:
     async with open_connection(server.url) as connection:
@@ -248,7 +250,7 @@ async def test_when_another_version_changes_how_long_a_stream_keeps_events_one_p
         assert result.error.differences == ["max_age is 3600 s, not 7200 s"]
 
 
-async def test_a_stream_is_created_as_the_settings_say(connection, raw, prefix, event) -> None:
+async def test_a_stream_is_created_with_the_given_settings(connection, raw, prefix, event) -> None:
     await NatsEventPublisher(connection, "app", prefix=prefix).publish([event()])
     config = (await raw.jetstream().stream_info(f"{prefix}-shop")).config
     assert config.subjects == [f"{prefix}.shop.>"]
@@ -268,7 +270,7 @@ async def test_a_stream_that_was_deleted_is_created_again(connection, raw, prefi
 
 
 @pytest.mark.parametrize("count", [1, 20])
-async def test_a_checked_stream_that_falls_silent_is_asked_about_again(
+async def test_a_checked_stream_that_stops_answering_is_checked_again(
     connection, raw, prefix, event, count: int
 ) -> None:
     """It was deleted, and the broker does not report that, because another client subscribes to its subjects."""
@@ -295,7 +297,7 @@ async def test_a_full_stream_leaves_events_to_be_sent_again(connection, raw, pre
     assert (await publisher.publish([results[-1].event]))[0].error is None
 
 
-async def test_a_broker_without_room_for_the_stream_is_told(event) -> None:
+async def test_a_broker_without_room_for_the_stream_is_reported(event) -> None:
     async with NatsServer(jetstream="max_file: 1M") as server, open_connection(server.url) as connection:
         [result] = await NatsEventPublisher(connection, "app").publish([event()])
         assert isinstance(result.error, PublisherUnavailableError)
@@ -313,19 +315,19 @@ async def test_a_broker_without_room_for_the_stream_is_told(event) -> None:
         {"timeout": 0},
     ],
 )
-async def test_settings_that_cannot_work_are_refused(connection: NatsConnection, wrong) -> None:
+async def test_invalid_settings_are_refused(connection: NatsConnection, wrong) -> None:
     with pytest.raises(SettingError):
         NatsEventPublisher(connection, **({"application": "app"} | wrong))
 
 
 @pytest.mark.parametrize("wrong", [{"partitions": 0}, {"partitions": 65}, {"max_age": 0}, {"duplicate_window": 10**9}])
-def test_stream_settings_that_cannot_work_are_refused(wrong) -> None:
+def test_invalid_stream_settings_are_refused(wrong) -> None:
     with pytest.raises(SettingError):
         StreamSettings(**wrong)
 
 
 @pytest.mark.thorough("waits for streams that are silent")
-async def test_a_broker_that_comes_back_is_noticed_at_once(server, prefix, event) -> None:
+async def test_the_return_of_the_broker_is_noticed_at_once(server, prefix, event) -> None:
     async with open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "shop", prefix=prefix)
         assert [result.error for result in await publisher.publish([event()])] == [None]
@@ -362,9 +364,7 @@ async def broker_that_is_silent_about(count: int) -> AsyncIterator[tuple[NatsCon
 
 @pytest.mark.thorough("waits for streams that are silent")
 @pytest.mark.parametrize("count", [1, 3, 8])
-async def test_however_many_streams_are_silent_the_events_of_the_others_are_stored_in_the_time_of_one(
-    event, count: int
-) -> None:
+async def test_many_silent_streams_delay_the_other_streams_as_briefly_as_one(event, count: int) -> None:
     async with broker_that_is_silent_about(count) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app")
         events = [event(domain, type=f"{domain}.changed.v1") for domain in domains]
@@ -384,7 +384,7 @@ async def test_however_many_streams_are_silent_the_events_of_the_others_are_stor
 
 @pytest.mark.thorough("waits for streams that are silent")
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 500), (3, 500), (8, 500), (1, 1), (3, 2)])
-async def test_a_relay_goes_on_with_the_other_domains_however_many_streams_are_silent(
+async def test_a_relay_publishes_the_other_domains_while_many_streams_are_silent(
     event, count: int, batch_size: int
 ) -> None:
     """This holds also when their events fill whole batches."""
@@ -406,7 +406,7 @@ async def test_a_relay_goes_on_with_the_other_domains_however_many_streams_are_s
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-async def test_a_relay_goes_on_with_the_other_domains_when_events_for_a_full_stream_fill_its_batches(
+async def test_a_relay_publishes_the_other_domains_when_events_for_a_full_stream_fill_its_batches(
     connection, prefix, event, atomic: bool
 ) -> None:
     small = StreamSettings(max_bytes=10_000, atomic_batches=atomic)
@@ -429,7 +429,7 @@ async def test_a_relay_goes_on_with_the_other_domains_when_events_for_a_full_str
 
 
 @pytest.mark.thorough("waits for streams that are silent")
-async def test_behind_an_event_for_a_silent_stream_no_event_of_its_key_is_sent(event) -> None:
+async def test_later_events_of_a_key_wait_for_the_event_of_a_silent_stream(event) -> None:
     async with broker_that_is_silent_about(1) as (connection, [silent]):
         publisher = NatsEventPublisher(connection, "app")
         events = [event("1", "k"), event("2", "k", type=f"{silent}.changed.v1"), event("3", "k"), event("4", "other")]
@@ -440,7 +440,7 @@ async def test_behind_an_event_for_a_silent_stream_no_event_of_its_key_is_sent(e
 
 
 @pytest.mark.thorough("waits for streams that are silent")
-async def test_half_of_the_timeout_is_left_for_what_is_not_silent(event) -> None:
+async def test_half_of_the_timeout_remains_for_streams_that_answer(event) -> None:
     async with broker_that_is_silent_about(2) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app", timeout=3)
         events = [*(event(domain, type=f"{domain}.changed.v1") for domain in domains), event("healthy")]
@@ -452,7 +452,7 @@ async def test_half_of_the_timeout_is_left_for_what_is_not_silent(event) -> None
 
 
 @pytest.mark.thorough("waits for streams that are silent")
-async def test_nobody_waits_for_what_another_publish_asks_about_a_silent_stream(event) -> None:
+async def test_a_publish_does_not_wait_for_the_check_of_a_silent_stream_by_another_publish(event) -> None:
     async with broker_that_is_silent_about(1) as (connection, [silent]):
         publisher = NatsEventPublisher(connection, "app")
         await publish_until_stored(publisher, [event("0")])
@@ -465,7 +465,7 @@ async def test_nobody_waits_for_what_another_publish_asks_about_a_silent_stream(
         assert isinstance(result.error, PublisherUnavailableError)
 
 
-async def test_a_publish_that_is_cancelled_while_it_asks_leaves_nothing_behind(event) -> None:
+async def test_a_publish_cancelled_while_it_checks_a_stream_leaves_no_state(event) -> None:
     async with broker_that_is_silent_about(3) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app")
         await publish_until_stored(publisher, [event("0")])

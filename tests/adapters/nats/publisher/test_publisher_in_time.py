@@ -80,7 +80,7 @@ def nothing_is_kept(publisher: NatsEventPublisher) -> bool:
 
 
 @in_virtual_time
-async def test_what_is_not_acknowledged_is_given_up_after_the_timeout_each_time_and_its_stream_is_asked_about() -> None:
+async def test_an_unacknowledged_event_fails_after_the_timeout_and_its_stream_is_checked_again() -> None:
     broker = Broker()
     publisher = broker.publisher(timeout=5.0)
     assert reasons(await publisher.publish([event("0")])) == [None]
@@ -98,7 +98,7 @@ async def test_what_is_not_acknowledged_is_given_up_after_the_timeout_each_time_
 
 
 @in_virtual_time
-async def test_a_stream_that_says_nothing_of_itself_is_given_up_after_half_of_the_time_each_time() -> None:
+async def test_the_check_of_a_silent_stream_ends_after_half_of_the_timeout() -> None:
     broker = Broker()
     publisher = broker.publisher(timeout=3.0)
     broker.silent = {"bank"}
@@ -115,7 +115,7 @@ async def test_a_stream_that_says_nothing_of_itself_is_given_up_after_half_of_th
 
 
 @in_virtual_time
-async def test_many_streams_are_asked_about_at_a_time_and_each_once_a_connection_whoever_publishes() -> None:
+async def test_streams_are_checked_concurrently_and_once_per_connection_for_all_publishes() -> None:
     broker = Broker()
     broker.answer_takes = 1.0
     publisher = broker.publisher(timeout=5.0)
@@ -133,7 +133,7 @@ async def test_many_streams_are_asked_about_at_a_time_and_each_once_a_connection
 
 
 @in_virtual_time
-async def test_what_was_asked_on_one_connection_says_nothing_on_the_next() -> None:
+async def test_a_stream_check_is_valid_only_for_its_connection() -> None:
     broker = Broker()
     broker.answer_takes = 1.0
     publisher = broker.publisher(timeout=5.0)
@@ -151,7 +151,7 @@ async def test_what_was_asked_on_one_connection_says_nothing_on_the_next() -> No
 
 
 @in_virtual_time
-async def test_of_streams_of_earlier_connections_nothing_is_kept() -> None:
+async def test_state_of_streams_of_earlier_connections_is_dropped() -> None:
     broker = Broker()
     publisher = broker.publisher()
     for _ in range(30):
@@ -163,7 +163,7 @@ async def test_of_streams_of_earlier_connections_nothing_is_kept() -> None:
 
 
 @in_virtual_time
-async def test_without_a_connection_it_is_said_after_a_second_each_time() -> None:
+async def test_a_publish_without_a_connection_fails_after_a_second() -> None:
     broker = Broker()
     publisher = broker.publisher(timeout=5.0)
     broker.connection.lose()
@@ -177,7 +177,7 @@ async def test_without_a_connection_it_is_said_after_a_second_each_time() -> Non
 
 
 @in_virtual_time
-async def test_a_lost_connection_fails_every_publish_in_flight_at_once_and_the_next_ones_go_on_each_time() -> None:
+async def test_a_lost_connection_fails_publishes_in_flight_at_once_and_later_ones_work() -> None:
     broker = Broker()
     publisher = broker.publisher(timeout=60.0)
     await publisher.publish([event("0")])
@@ -198,7 +198,7 @@ async def test_a_lost_connection_fails_every_publish_in_flight_at_once_and_the_n
 
 
 @in_virtual_time
-async def test_on_another_client_the_acknowledgements_are_listened_for_once() -> None:
+async def test_the_publisher_subscribes_once_to_acknowledgements_on_each_new_client() -> None:
     broker = Broker()
     publisher = broker.publisher()
     for _ in range(3):
@@ -226,7 +226,7 @@ class RefusingClient(OfflineClient, AuthenticatedClient):
 
 
 @in_virtual_time
-async def test_of_each_client_the_refusals_are_listened_for_once_and_end_what_they_refuse_each_time() -> None:
+async def test_the_publisher_listens_once_for_refusals_of_each_client_and_fails_refused_events() -> None:
     broker = Broker()
     publisher = broker.publisher(timeout=5.0)
     for _ in range(2):
@@ -245,7 +245,7 @@ async def test_of_each_client_the_refusals_are_listened_for_once_and_end_what_th
 
 
 @in_virtual_time
-async def test_acknowledgements_that_could_not_be_listened_for_are_by_the_next_publish() -> None:
+async def test_the_next_publish_repeats_a_failed_subscription_to_acknowledgements() -> None:
     broker = Broker()
     publisher, client = broker.publisher(timeout=5.0), broker.connection.current
     client.subscribe_error = nats.errors.ConnectionClosedError()
@@ -261,7 +261,7 @@ async def test_acknowledgements_that_could_not_be_listened_for_are_by_the_next_p
 
 
 @in_virtual_time
-async def test_a_publish_that_is_cancelled_is_forgotten_and_its_late_acknowledgement_settles_no_other() -> None:
+async def test_a_late_acknowledgement_of_a_cancelled_publish_settles_no_other_publish() -> None:
     broker = Broker()
     publisher = broker.publisher(timeout=5.0)
     await publisher.publish([event("0")])
@@ -284,7 +284,7 @@ async def test_a_publish_that_is_cancelled_is_forgotten_and_its_late_acknowledge
 
 
 @in_virtual_time
-async def test_what_a_stream_answers_is_told_of_its_event_and_only_that_stream_is_asked_about_again() -> None:
+async def test_an_error_answer_fails_its_event_and_only_its_stream_is_checked_again() -> None:
     broker = Broker()
     publisher = broker.publisher(size_grace=0)
     broker.answers = {
@@ -311,7 +311,7 @@ async def test_what_a_stream_answers_is_told_of_its_event_and_only_that_stream_i
 
 
 @in_virtual_time
-async def test_a_stream_that_another_process_creates_meanwhile_is_compared_like_any_other() -> None:
+async def test_a_stream_created_concurrently_by_another_process_is_compared() -> None:
     broker, asked = Broker(), list[str]()
 
     async def answer(subject: str, _body: bytes) -> dict[str, Any]:
@@ -332,7 +332,7 @@ async def test_a_stream_that_another_process_creates_meanwhile_is_compared_like_
 
 
 @in_virtual_time
-async def test_a_sign_is_a_connection_that_is_newer_than_the_last_publish_and_waiting_leaves_no_listener() -> None:
+async def test_a_connection_newer_than_the_last_publish_is_a_sign_and_waiting_leaves_no_listener() -> None:
     broker = Broker()
     publisher, before = broker.publisher(), broker.connection.counts()
     await publisher.publish([event("1")])
@@ -356,7 +356,7 @@ async def test_a_sign_is_a_connection_that_is_newer_than_the_last_publish_and_wa
 
 
 @in_virtual_time
-async def test_a_connection_that_was_made_while_nothing_could_be_published_is_a_sign() -> None:
+async def test_a_connection_made_after_a_failed_publish_is_a_sign() -> None:
     broker = Broker()
     publisher = broker.publisher()
     broker.connection.lose()
@@ -369,7 +369,7 @@ async def test_a_connection_that_was_made_while_nothing_could_be_published_is_a_
 
 
 @in_virtual_time
-async def test_a_connection_that_was_there_when_the_last_publish_failed_is_no_sign() -> None:
+async def test_a_connection_that_existed_when_the_last_publish_failed_is_no_sign() -> None:
     broker = Broker()
     publisher = broker.publisher(timeout=5.0)
     await publisher.publish([event("1")])

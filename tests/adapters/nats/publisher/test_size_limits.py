@@ -30,9 +30,7 @@ async def relay_until(database: InMemoryDatabase, publisher: NatsEventPublisher,
         await asyncio.wait((task,))
 
 
-async def test_a_limit_that_is_too_small_for_a_while_parks_nothing_and_everything_is_stored_after_it(
-    connection, raw, prefix, event
-) -> None:
+async def test_a_temporarily_too_small_limit_parks_no_event(connection, raw, prefix, event) -> None:
     database, publisher = InMemoryDatabase(), NatsEventPublisher(connection, "app", prefix=prefix)
     await publisher.publish([event("first")])
     await change_stream(raw, f"{prefix}-shop", max_msg_size=2000)
@@ -53,7 +51,7 @@ async def test_a_limit_that_is_too_small_for_a_while_parks_nothing_and_everythin
     assert sorted(await stored(raw, f"{prefix}-shop")) == sorted(["first", *(each.id for each in events)])
 
 
-async def test_a_limit_that_stays_parks_what_is_too_large_for_it(connection, raw, prefix, event) -> None:
+async def test_a_permanent_limit_parks_events_that_exceed_it(connection, raw, prefix, event) -> None:
     database, publisher = InMemoryDatabase(), NatsEventPublisher(connection, "app", prefix=prefix, size_grace=0.3)
     await publisher.publish([event("first")])
     await change_stream(raw, f"{prefix}-shop", max_msg_size=2000)
@@ -68,7 +66,7 @@ async def test_a_limit_that_stays_parks_what_is_too_large_for_it(connection, raw
     assert isinstance(later.error, EventRefusedError)  # the limit is known by now
 
 
-async def test_what_is_larger_than_any_server_takes_unless_told_so_is_refused_at_once(
+async def test_an_event_larger_than_the_default_limit_of_every_server_is_refused_at_once(
     connection, prefix, event
 ) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix)
@@ -78,7 +76,7 @@ async def test_what_is_larger_than_any_server_takes_unless_told_so_is_refused_at
 
 
 @in_virtual_time
-async def test_a_server_that_takes_too_little_for_a_while_refuses_nothing() -> None:
+async def test_a_temporarily_too_small_server_limit_refuses_no_event() -> None:
     broker = Broker()
     publisher = NatsEventPublisher(broker.connection, "app")  # type: ignore[arg-type]
     broker.connection.current.max_payload = 20
@@ -91,7 +89,7 @@ async def test_a_server_that_takes_too_little_for_a_while_refuses_nothing() -> N
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2000), st.floats(0.0, 100.0)), min_size=1, max_size=20), SIZES)
-def test_a_limit_is_believed_once_it_was_seen_for_long_enough_without_a_change(
+def test_a_limit_is_trusted_after_it_has_not_changed_for_the_grace_period(
     looks: list[tuple[int, float]], size: int
 ) -> None:
     now = 0.0

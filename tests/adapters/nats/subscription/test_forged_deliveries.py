@@ -53,7 +53,7 @@ async def stranger(raw: Client, prefix: str) -> Stranger:
 
 
 @pytest.mark.parametrize("headers", [EVENT, None, {"Status": "100"}, {"Status": "x", "Description": "y"}])
-async def test_what_is_sent_to_the_inbox_of_a_consumer_is_sent_on_to_nobody(
+async def test_a_forged_message_to_the_inbox_of_a_consumer_is_not_answered(
     connection: NatsConnection, stranger: Stranger, prefix: str, event, headers
 ) -> None:
     await publish(connection, prefix, event("1"))

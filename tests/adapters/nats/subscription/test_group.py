@@ -44,7 +44,7 @@ async def until_there(raw: Client, stream: str, consumer: str = "g") -> dict[str
 
 
 @pytest.mark.parametrize("start", ["all", "new", "time"])
-async def test_a_group_whose_consumer_is_deleted_begins_again_where_it_began(
+async def test_a_group_whose_consumer_was_deleted_restarts_at_its_first_position(
     connection, raw, prefix, event, start: str
 ) -> None:
     """Also the second time, and after a restart of its process: no unacknowledged event is lost."""
@@ -76,7 +76,7 @@ async def test_a_group_whose_consumer_is_deleted_begins_again_where_it_began(
             assert await take_ids(deliveries, 5) == ["1", "2", "3", "4", "5"]
 
 
-async def test_where_a_group_of_new_events_began_is_told_by_the_broker_and_not_by_this_process(
+async def test_the_start_of_a_group_of_new_events_is_the_brokers_time_and_not_the_local_time(
     connection, raw, prefix, event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the clock of this process were ahead and used, events between the two times would be lost."""
@@ -101,7 +101,7 @@ async def test_where_a_group_of_new_events_began_is_told_by_the_broker_and_not_b
         assert datetime.fromisoformat(found["config"]["opt_start_time"]) == created
 
 
-async def test_each_partition_of_an_ordered_group_of_new_events_begins_again_where_it_began(
+async def test_each_partition_of_an_ordered_group_of_new_events_restarts_at_its_first_position(
     connection, raw, prefix, event
 ) -> None:
     stream = f"{prefix}-shop"
@@ -117,7 +117,7 @@ async def test_each_partition_of_an_ordered_group_of_new_events_begins_again_whe
         assert sorted(await take_ids(deliveries, 8)) == [f"{number}" for number in range(8)]
 
 
-async def test_a_group_begins_again_where_it_first_began_although_another_process_made_its_consumer_anew() -> None:
+async def test_a_group_restarts_at_its_first_position_although_another_process_recreated_its_consumer() -> None:
     """A process that never saw the lost consumer starts with new events, which takes no event from the other processes."""
     client, created = OfflineClient(), list[dict[str, Any]]()
     group = ConsumerGroup(
@@ -171,7 +171,7 @@ def test_consumers_are_described_by_their_ordering(
 
 @pytest.mark.parametrize("given", [None, 7.0, 60.0])
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_no_consumer_of_a_group_waits_for_a_shorter_time_than_signs_of_life_are_timed_by(
+async def test_no_consumer_of_a_group_has_a_shorter_ack_wait_than_its_subscription(
     ordering: Ordering, given: float | None
 ) -> None:
     async with open_connection("nats://127.0.0.1:1") as offline:
@@ -181,9 +181,7 @@ async def test_no_consumer_of_a_group_waits_for_a_shorter_time_than_signs_of_lif
     assert given is None or {*waits} == {subscription.ack_wait} == {given}
 
 
-async def test_a_group_is_of_one_application_and_another_one_under_its_name_is_refused(
-    connection, raw, prefix, event
-) -> None:
+async def test_a_second_application_with_the_name_of_a_group_is_refused(connection, raw, prefix, event) -> None:
     """A group of an earlier version, without a name, is taken over by the first application that has a name."""
     stream = f"{prefix}-shop"
     await publish(connection, prefix, event("1"))

@@ -40,7 +40,9 @@ def keys(count: int, event) -> list[str]:
     return [found[partition] for partition in sorted(found)][:count]
 
 
-async def test_the_next_event_of_a_key_comes_when_the_one_before_is_acknowledged(connection, prefix, event) -> None:
+async def test_the_next_event_of_a_key_is_delivered_after_its_predecessor_is_acknowledged(
+    connection, prefix, event
+) -> None:
     await publish(connection, prefix, *(event(f"{n}", "k") for n in range(5)))
     async with subscription(connection, prefix).open([TYPE], prefetch=10, ordering="key") as deliveries:
         for n in range(5):
@@ -52,7 +54,7 @@ async def test_the_next_event_of_a_key_comes_when_the_one_before_is_acknowledged
             await delivery.ack()
 
 
-async def test_other_keys_go_on_meanwhile(connection, prefix, event) -> None:
+async def test_an_unacknowledged_event_does_not_delay_other_keys(connection, prefix, event) -> None:
     await publish(connection, prefix, *(event(f"{key}-{n}", key) for n in range(2) for key in keys(16, event)))
     async with subscription(connection, prefix).open([TYPE], prefetch=64, ordering="key") as deliveries:
         first = [await take(deliveries) for _ in range(16)]
@@ -63,7 +65,7 @@ async def test_other_keys_go_on_meanwhile(connection, prefix, event) -> None:
         await nothing(deliveries)
 
 
-async def test_an_event_that_is_put_back_holds_up_its_partition_and_no_other(connection, prefix, event) -> None:
+async def test_an_event_that_is_put_back_delays_only_its_partition(connection, prefix, event) -> None:
     one, two = keys(2, event)
     await publish(connection, prefix, event("1", one), event("2", one), event("3", two), event("4", two))
     async with subscription(connection, prefix).open([TYPE], prefetch=10, ordering="key") as deliveries:
@@ -79,14 +81,16 @@ async def test_an_event_that_is_put_back_holds_up_its_partition_and_no_other(con
         assert await take_ids(deliveries, 2) == ["1", "2"]
 
 
-async def test_what_is_terminated_lets_the_next_one_come(connection, prefix, event) -> None:
+async def test_the_next_event_of_a_key_is_delivered_after_its_predecessor_is_terminated(
+    connection, prefix, event
+) -> None:
     await publish(connection, prefix, event("1", "k"), event("2", "k"))
     async with subscription(connection, prefix).open([TYPE], prefetch=10, ordering="key") as deliveries:
         await (await take(deliveries)).term("parked")
         assert await take_ids(deliveries, 1) == ["2"]
 
 
-async def test_all_processes_together_have_one_delivery_of_a_partition(connection, shared_server, prefix, event):
+async def test_a_partition_has_one_delivery_across_all_processes(connection, shared_server, prefix, event):
     await publish(connection, prefix, *(event(f"{n}", "k") for n in range(40)))
     seen: list[str] = []
     at_work = 0
@@ -136,7 +140,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_when_a_process_dies_or_freezes_another_goes_on_in_order(
+async def test_after_a_process_dies_or_freezes_another_continues_in_order(
     connection, shared_server, prefix, event, number
 ) -> None:
     await publish(connection, prefix, *(event(name, "k") for name in ("a", "hold", "b", "c")))
@@ -179,7 +183,7 @@ async def test_a_process_that_leaves_hands_its_partitions_over_at_once(connectio
             assert [one for one in ids if one.startswith(f"{key}-")] == [f"{key}-0", f"{key}-1"]
 
 
-async def test_leaving_is_bounded_when_the_server_is_frozen_or_gone(server, prefix, event) -> None:
+async def test_leaving_is_bounded_if_the_server_is_frozen_or_gone(server, prefix, event) -> None:
     async with open_connection(server.url) as connection:
         await publish(connection, prefix, *(event(f"{n}", f"{n}") for n in range(20)))
         for interrupt in (server.suspend, server._kill_now):
@@ -191,7 +195,7 @@ async def test_leaving_is_bounded_when_the_server_is_frozen_or_gone(server, pref
             server.resume()
 
 
-async def test_with_little_room_every_partition_has_its_turn(connection, prefix, event) -> None:
+async def test_every_partition_has_its_turn_with_a_small_prefetch(connection, prefix, event) -> None:
     chosen = keys(12, event)
     await publish(connection, prefix, *(event(f"{key}-{n}", key) for n in range(6) for key in chosen))
     ids: list[str] = []
@@ -209,7 +213,7 @@ async def test_with_little_room_every_partition_has_its_turn(connection, prefix,
     assert len(set(first_rounds)) == 12
 
 
-async def test_what_one_process_has_no_room_for_goes_to_another_at_once(connection, shared_server, prefix, event):
+async def test_an_event_without_room_in_one_process_goes_to_another_at_once(connection, shared_server, prefix, event):
     await publish(connection, prefix, *(event(key, key) for key in keys(3, event)))
     async with (
         open_connection(shared_server.url) as other,
@@ -220,7 +224,7 @@ async def test_what_one_process_has_no_room_for_goes_to_another_at_once(connecti
         assert sorted(delivery.event.id for delivery in held) == sorted(keys(3, event))
 
 
-async def test_several_streams_are_consumed_side_by_side(connection, prefix, event) -> None:
+async def test_several_streams_are_consumed_concurrently(connection, prefix, event) -> None:
     events = [event(f"{c}-{n}", "k", type=f"{c}.x.v1") for n in range(3) for c in ("shop", "store")]
     await publish(connection, prefix, *events)
     async with subscription(connection, prefix).open(["shop.x", "store.x"], prefetch=1, ordering="key") as deliveries:
@@ -237,7 +241,7 @@ async def test_types_of_one_key_keep_their_order_among_each_other(connection, pr
         assert await take_ids(deliveries, 4) == ["0", "1", "2", "3"]
 
 
-async def test_the_consumers_of_an_ordered_group_are_as_they_must_be(connection, raw, prefix, event) -> None:
+async def test_the_consumers_of_an_ordered_group_have_the_required_settings(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a", "k"))
     async with subscription(connection, prefix).open([TYPE], prefetch=10, ordering="key") as deliveries:
         assert await take_ids(deliveries, 1) == ["a"]
@@ -258,9 +262,7 @@ async def test_the_consumers_of_an_ordered_group_are_as_they_must_be(connection,
     assert config.filter_subjects == [f"{prefix}.shop.added.3", f"{prefix}.shop.order-placed.3"]
 
 
-async def test_the_number_of_partitions_is_that_of_the_settings_and_another_one_is_refused(
-    connection, raw, prefix, event
-) -> None:
+async def test_a_number_of_partitions_unlike_the_settings_is_refused(connection, raw, prefix, event) -> None:
     four = StreamSettings(partitions=4)
     await publish(connection, prefix, event("a", "k"), settings=four)
     with capture_logs() as logs:
@@ -295,7 +297,7 @@ async def test_a_group_cannot_change_its_ordering_until_its_old_consumers_are_de
             await nothing(deliveries)
 
 
-async def test_a_consumer_of_one_partition_that_is_deleted_is_set_up_again_while_the_others_go_on(
+async def test_a_deleted_consumer_of_a_partition_is_recreated_while_the_others_continue(
     connection, raw, prefix, event
 ) -> None:
     one, two = keys(2, event)
@@ -337,7 +339,7 @@ async def test_an_outage_and_a_restart_keep_the_order(server, prefix, event) -> 
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_a_new_group_begins_where_it_is_told_and_an_old_one_where_it_was(
+async def test_a_new_group_begins_at_the_given_start_and_an_existing_one_at_its_position(
     connection, raw, prefix, event, ordering
 ):
     await publish(connection, prefix, event("old", "k"))
@@ -372,7 +374,7 @@ async def test_a_new_group_begins_where_it_is_told_and_an_old_one_where_it_was(
 
 
 @pytest.mark.parametrize("wrong", [{"group": "a-p0"}, {"start": "yesterday"}, {"start": datetime(2026, 1, 1)}])  # noqa: DTZ001
-async def test_settings_that_cannot_work_are_refused(connection, wrong) -> None:
+async def test_invalid_settings_are_refused(connection, wrong) -> None:
     with pytest.raises(SettingError):
         NatsEventSubscription(connection, **({"group": "g"} | wrong))
 

@@ -78,7 +78,7 @@ async def check_that_shop_goes_on(database: InMemoryDatabase, publisher: NatsEve
 
 @pytest.mark.thorough("waits in real time, or does much work")
 @pytest.mark.parametrize("atomic", [True, False], ids=["batches", "one by one"])
-async def test_a_stream_that_acknowledges_nothing_holds_up_no_other(connection, prefix, event, atomic: bool) -> None:
+async def test_a_stream_that_acknowledges_nothing_delays_no_other(connection, prefix, event, atomic: bool) -> None:
     await create(connection, prefix, "mute", no_ack=True)
     publisher = NatsEventPublisher(
         connection,
@@ -92,7 +92,7 @@ async def test_a_stream_that_acknowledges_nothing_holds_up_no_other(connection, 
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["batches", "one by one"])
-async def test_a_stream_that_is_full_holds_up_no_other(connection, prefix, event, atomic: bool) -> None:
+async def test_a_full_stream_delays_no_other(connection, prefix, event, atomic: bool) -> None:
     await create(connection, prefix, "full", max_bytes=10)
     publisher = NatsEventPublisher(
         connection,
@@ -105,7 +105,7 @@ async def test_a_stream_that_is_full_holds_up_no_other(connection, prefix, event
     await check_that_shop_goes_on(InMemoryDatabase(), publisher, "full", event)
 
 
-async def test_a_stream_that_is_deleted_holds_up_no_other(connection, raw, prefix, event) -> None:
+async def test_a_deleted_stream_delays_no_other(connection, raw, prefix, event) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, timeout=_TIMEOUT)
     warm = [event("warm", type="gone.added.v1"), event("shop")]
     assert [each.error for each in await publisher.publish(warm)] == [None, None]
@@ -115,7 +115,7 @@ async def test_a_stream_that_is_deleted_holds_up_no_other(connection, raw, prefi
     await check_that_shop_goes_on(InMemoryDatabase(), missing, "gone", event)
 
 
-async def test_all_who_publish_to_a_stream_to_which_the_broker_lets_nobody_publish_are_told_at_once(
+async def test_every_publish_to_a_forbidden_stream_fails_at_once(
     event: Make,
 ) -> None:
     async with (
@@ -133,7 +133,7 @@ async def test_all_who_publish_to_a_stream_to_which_the_broker_lets_nobody_publi
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["batches", "one by one"])
-async def test_a_stream_to_which_the_broker_lets_nobody_publish_holds_up_no_other(event: Make, atomic: bool) -> None:
+async def test_a_forbidden_stream_delays_no_other(event: Make, atomic: bool) -> None:
     async with (
         NatsServer(settings=USERS) as server,
         open_connection(server.url, user="admin", password="administrator") as admin,

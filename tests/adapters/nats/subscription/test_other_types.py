@@ -88,7 +88,7 @@ def made(event_class: type[DistributedEvent], number: int) -> CloudEvent:
 @pytest.mark.parametrize(
     ("ordering", "concurrency", "flood"), [("none", 2, 120), ("none", 8, 120), ("key", 16, 0), ("key", 4, 0)]
 )
-async def test_handlers_of_one_type_that_hang_hold_up_no_other_type(
+async def test_hanging_handlers_of_one_type_delay_no_other_type(
     connection, prefix, ordering: Ordering, concurrency: int, flood: int
 ) -> None:
     site, publisher = Site(), NatsEventPublisher(connection, "sales", prefix=prefix)

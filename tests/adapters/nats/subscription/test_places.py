@@ -8,7 +8,7 @@ from mediator.errors import SettingError
 from mediator.nats import NatsEventPublisher, NatsEventSubscription
 
 
-async def test_as_many_events_are_out_as_the_group_has_places_and_a_change_is_taken_over(connection, prefix, event):
+async def test_max_ack_pending_limits_unacknowledged_events_and_can_be_changed(connection, prefix, event):
     publisher = NatsEventPublisher(connection, "sales", prefix=prefix)
     assert not [each for each in await publisher.publish([event(f"{n}") for n in range(8)]) if each.error]
     for places in (3, 5):
@@ -23,6 +23,6 @@ async def test_as_many_events_are_out_as_the_group_has_places_and_a_change_is_ta
 
 
 @pytest.mark.parametrize("places", [1, 0, -1])
-async def test_a_single_place_is_refused_because_it_means_another_ordering(connection, places: int):
+async def test_a_max_ack_pending_of_one_is_refused_because_it_means_another_ordering(connection, places: int):
     with pytest.raises(SettingError, match="max_ack_pending"):
         NatsEventSubscription(connection, "shipping", max_ack_pending=places)

@@ -65,7 +65,7 @@ def ask(pull: Pull, now: float = 0.0) -> dict[str, Any]:
     return body
 
 
-def test_as_much_is_asked_for_as_there_is_room_and_again_when_half_of_it_is_free() -> None:
+def test_a_pull_requests_as_many_events_as_fit_and_again_when_half_of_the_room_is_free() -> None:
     pull = pull_of(8)
     pull.ready = False
     assert pull.wanted() == 0
@@ -88,7 +88,7 @@ def test_as_much_is_asked_for_as_there_is_room_and_again_when_half_of_it_is_free
     assert len(pull.held) == 1
 
 
-def test_what_is_here_and_what_is_requested_never_exceed_the_limit_and_what_is_too_much_goes_back() -> None:
+def test_held_and_requested_events_never_exceed_the_limit_and_excess_events_are_handed_back() -> None:
     pull = pull_of(2)
     ask(pull)
     assert [pull.accept(delivery(pull, number)) for number in range(3)] == [True, True, False]
@@ -96,7 +96,7 @@ def test_what_is_here_and_what_is_requested_never_exceed_the_limit_and_what_is_t
     assert pull.wanted() == 0
 
 
-def test_a_request_that_ended_unserved_is_asked_for_again_whole_or_in_part_each_time() -> None:
+def test_the_unserved_rest_of_an_ended_request_is_requested_again() -> None:
     for _ in range(3):
         pull = pull_of(10)
         ask(pull)
@@ -111,7 +111,7 @@ def test_a_request_that_ended_unserved_is_asked_for_again_whole_or_in_part_each_
         assert pull.wanted() == 6
 
 
-def test_a_request_of_which_nothing_is_heard_is_silent_after_its_time_and_a_second_one_as_well() -> None:
+def test_a_request_without_heartbeats_is_silent_after_its_time() -> None:
     pull, now = pull_of(4), 100.0
     assert not pull.is_silent(now + 1000)
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_a_request_of_which_nothing_is_heard_is_silent_after_its_time_and_a_seco
         now += 1000
 
 
-def test_a_request_beside_another_one_does_not_make_that_one_younger() -> None:
+def test_a_second_request_does_not_extend_the_time_of_the_first() -> None:
     pull = pull_of(4)
     ask(pull, 0.0)
     held = [delivery(pull, number) for number in range(3)]
@@ -140,7 +140,7 @@ def test_a_request_beside_another_one_does_not_make_that_one_younger() -> None:
     assert pull.is_silent(2.5)
 
 
-async def test_a_delivery_is_settled_once_and_told_of_before_its_place_is_asked_for_again() -> None:
+async def test_a_delivery_is_settled_once_and_the_broker_learns_of_it_before_the_next_request() -> None:
     changes: list[int] = []
     pull, replies = pull_of(1, changes=changes), Replies()
     ask(pull)
@@ -158,7 +158,7 @@ async def test_a_delivery_is_settled_once_and_told_of_before_its_place_is_asked_
     assert len(changes) == count
 
 
-async def test_a_place_is_free_although_the_broker_cannot_be_told_at_present() -> None:
+async def test_a_settled_delivery_frees_its_slot_although_the_broker_is_unreachable() -> None:
     async def never(_subject: str, _body: bytes) -> None:
         await asyncio.Event().wait()
 
@@ -173,13 +173,13 @@ async def test_a_place_is_free_although_the_broker_cannot_be_told_at_present() -
     await asyncio.wait((telling,))
 
 
-async def test_the_reason_of_an_end_is_cut_and_in_one_line() -> None:
+async def test_the_reason_of_a_termination_is_shortened_to_one_line() -> None:
     pull, replies = pull_of(1), Replies()
     await delivery(pull, replies=replies).term("not\r\n" + "x " * 500)
     assert replies.bodies == [b"+TERM not " + (b"x " * 98).rstrip()]
 
 
-async def test_what_the_broker_is_told() -> None:
+async def test_the_broker_receives_the_protocol_messages_of_each_delivery() -> None:
     pull, replies = pull_of(9), Replies()
     for act in ("ack", "nak", "term"):
         one = delivery(pull, replies=replies)
@@ -188,7 +188,9 @@ async def test_what_the_broker_is_told() -> None:
     assert replies.bodies == [b"+WPI", b"+ACK", b"+WPI", b"-NAK", b"+WPI", b"+TERM parked X y"]
 
 
-async def test_when_the_broker_last_heard_of_a_delivery_is_noted_at_each_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_message_about_a_delivery_updates_the_time_of_its_last_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [5.0]
     monkeypatch.setattr("mediator.nats.subscription.delivery.time.monotonic", lambda: now[0])
     one = delivery(pull_of(1))
@@ -214,7 +216,7 @@ def test_a_delivery_reads_its_place_with_and_without_a_domain(prefix: str) -> No
 # The slots that partitions share.
 
 
-def test_a_partition_that_has_more_waits_for_a_place_in_line_and_idle_ones_ask_at_any_time() -> None:
+def test_a_partition_with_a_backlog_queues_for_a_slot_and_idle_ones_request_at_any_time() -> None:
     slots = Slots(1)
     busy, other, idle = (pull_of(1, slots) for _ in range(3))
     for pull in (busy, other, idle):
@@ -233,7 +235,7 @@ def test_a_partition_that_has_more_waits_for_a_place_in_line_and_idle_ones_ask_a
     assert busy.wanted() == 1
 
 
-def test_whatever_was_handed_back_for_lack_of_a_place_is_not_asked_for_again_before_there_is_one() -> None:
+def test_an_event_handed_back_without_a_slot_is_requested_again_after_a_slot_is_free() -> None:
     """Also when the broker had no more events of it: now it has the one that was handed back."""
     slots = Slots(1)
     busy, other = (pull_of(1, slots) for _ in range(2))
@@ -264,7 +266,7 @@ def test_two_partitions_with_endless_backlogs_take_turns() -> None:
     assert max(counts) - min(counts) <= 1
 
 
-def test_a_place_for_which_nothing_came_is_given_on() -> None:
+def test_an_unused_slot_is_passed_on() -> None:
     slots = Slots(1)
     busy, other = (pull_of(1, slots) for _ in range(2))
     for pull in (busy, other):
@@ -281,7 +283,7 @@ def test_a_place_for_which_nothing_came_is_given_on() -> None:
     assert other.wanted() == 1  # it sends its request as an idle consumer
 
 
-def test_a_place_that_comes_when_the_consumer_is_in_trouble_is_given_on() -> None:
+def test_a_slot_for_a_consumer_in_trouble_is_passed_on() -> None:
     slots = Slots(1)
     busy, other = (pull_of(1, slots) for _ in range(2))
     for pull in (busy, other):
@@ -297,7 +299,7 @@ def test_a_place_that_comes_when_the_consumer_is_in_trouble_is_given_on() -> Non
     assert [busy.wanted(), busy.wanted()] == [0, 1]  # it waits for a slot at the first poll
 
 
-def test_a_connection_that_is_lost_again_and_again_frees_no_place_of_what_is_still_in_hand() -> None:
+def test_repeatedly_lost_connections_free_no_slot_of_a_held_delivery() -> None:
     slots = Slots(1)
     busy, other = (pull_of(1, slots) for _ in range(2))
     ask(busy)
@@ -312,7 +314,7 @@ def test_a_connection_that_is_lost_again_and_again_frees_no_place_of_what_is_sti
     assert [slots.take(), slots.take()] == [True, False]
 
 
-def test_whoever_is_in_line_is_there_once() -> None:
+def test_a_partition_queues_for_a_slot_once() -> None:
     slots = Slots(1)
     busy, other = (pull_of(1, slots) for _ in range(2))
     for pull in (busy, other):
@@ -333,7 +335,7 @@ def test_whoever_is_in_line_is_there_once() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "come", "settle", "expire", "lose"])), max_size=60)
 )
-def test_however_it_goes_no_more_are_here_than_there_are_places_and_in_the_end_all_are_free(
+def test_held_deliveries_never_exceed_the_slots_and_all_slots_are_free_in_the_end(
     steps: list[tuple[int, str]],
 ) -> None:
     slots = Slots(2)
@@ -367,7 +369,7 @@ def test_however_it_goes_no_more_are_here_than_there_are_places_and_in_the_end_a
     assert [slots.take(), slots.take(), slots.take()] == [True, True, False]
 
 
-def test_places_are_given_out_in_the_order_of_asking_also_while_some_go_on_asking() -> None:
+def test_slots_are_given_out_in_the_order_of_asking_even_while_some_keep_asking() -> None:
     slots, granted = Slots(1), list[str]()
     assert slots.take()
     for name in "abc":
@@ -380,7 +382,7 @@ def test_places_are_given_out_in_the_order_of_asking_also_while_some_go_on_askin
     assert granted == [*"abcdefg"]
 
 
-def test_a_room_gives_no_more_places_than_it_has_however_often_it_goes_round() -> None:
+def test_more_slots_than_the_limit_are_never_given_out() -> None:
     slots, granted = Slots(2), []
     for _ in range(3):
         assert [slots.take(), slots.take(), slots.take()] == [True, True, False]

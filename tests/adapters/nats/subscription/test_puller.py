@@ -120,7 +120,7 @@ async def taken(deliveries: Deliveries) -> Delivery:
 
 
 @in_virtual_time
-async def test_a_request_that_dies_in_silence_is_repeated_after_its_time_each_time_and_one_that_is_heard_of_is_not() -> (
+async def test_a_request_without_heartbeats_is_repeated_after_its_time_and_one_with_heartbeats_is_not() -> (
     None
 ):
     broker = Broker()
@@ -143,7 +143,7 @@ async def test_a_request_that_dies_in_silence_is_repeated_after_its_time_each_ti
 
 
 @in_virtual_time
-async def test_what_waits_to_be_taken_is_reported_as_in_work_three_times_in_its_time_and_what_is_taken_is_not() -> None:
+async def test_a_waiting_delivery_is_reported_in_progress_three_times_per_ack_wait_and_a_taken_one_is_not() -> None:
     broker = Broker()
     async with pulling(broker, ack_wait=9.0) as deliveries:
         await broker.send(1)
@@ -164,7 +164,7 @@ async def test_what_waits_to_be_taken_is_reported_as_in_work_three_times_in_its_
 
 
 @in_virtual_time
-async def test_a_delivery_that_the_broker_has_given_to_somebody_else_by_now_takes_no_place_each_time() -> None:
+async def test_a_delivery_that_the_broker_has_given_to_another_process_takes_no_slot() -> None:
     broker = Broker()
     async with pulling(broker, prefetch=1, ack_wait=6.0) as deliveries:
         for sequence in (1, 2, 3):
@@ -182,7 +182,7 @@ async def test_a_delivery_that_the_broker_has_given_to_somebody_else_by_now_take
 
 
 @in_virtual_time
-async def test_a_request_that_expires_is_repeated_at_once_and_what_was_refused_is_told_once_and_tried_after_pauses() -> (
+async def test_an_expired_request_is_repeated_at_once_and_a_refused_one_is_logged_and_retried_after_pauses() -> (
     None
 ):
     broker = Broker()
@@ -214,7 +214,7 @@ async def test_a_request_that_expires_is_repeated_at_once_and_what_was_refused_i
 
 @pytest.mark.parametrize("description", ["Leadership Change", "Server Shutdown"])
 @in_virtual_time
-async def test_what_happens_every_day_is_not_told_and_the_consumer_is_looked_at_again_at_once(description: str) -> None:
+async def test_a_routine_change_of_the_consumer_is_not_logged_and_the_consumer_is_checked_at_once(description: str) -> None:
     broker = Broker()
     with capture_logs() as logs:
         async with pulling(broker):
@@ -228,7 +228,7 @@ async def test_what_happens_every_day_is_not_told_and_the_consumer_is_looked_at_
 
 
 @in_virtual_time
-async def test_a_partition_whose_consumer_is_in_trouble_holds_up_no_other_and_is_looked_at_until_it_works() -> None:
+async def test_a_partition_in_trouble_delays_no_other_and_is_checked_until_it_works() -> None:
     broker = Broker(TWO)
     async with pulling(broker, ordered=True) as deliveries:
         for sequence in (1, 2):
@@ -252,7 +252,7 @@ async def test_a_partition_whose_consumer_is_in_trouble_holds_up_no_other_and_is
 
 
 @in_virtual_time
-async def test_a_partition_in_trouble_is_looked_at_after_growing_pauses_and_told_of_once_whatever_the_others_do() -> (
+async def test_a_partition_in_trouble_is_checked_after_growing_pauses_and_logged_once() -> (
     None
 ):
     broker = Broker(TWO)
@@ -276,7 +276,7 @@ async def test_a_partition_in_trouble_is_looked_at_after_growing_pauses_and_told
 
 
 @in_virtual_time
-async def test_each_partition_is_kept_from_others_and_pulled_from_again_after_silence() -> None:
+async def test_each_silent_partition_is_pulled_again_independently_of_the_others() -> None:
     broker = Broker(TWO)
     async with pulling(broker, ordered=True) as deliveries:
         for consumer, sequence in (("g-p0", 1), ("g-p1", 2)):
@@ -292,7 +292,7 @@ async def test_each_partition_is_kept_from_others_and_pulled_from_again_after_si
 
 
 @in_virtual_time
-async def test_a_consumer_that_answers_slowly_is_not_looked_at_more_often_because_another_one_is_in_trouble() -> None:
+async def test_a_slow_consumer_is_not_checked_more_often_because_another_one_is_in_trouble() -> None:
     broker = Broker(TWO)
     broker.broken = {"g-p0"}
     answer = broker.client.answer
@@ -309,7 +309,7 @@ async def test_a_consumer_that_answers_slowly_is_not_looked_at_more_often_becaus
 
 
 @in_virtual_time
-async def test_two_troubles_at_a_time_are_told_once_each() -> None:
+async def test_two_concurrent_troubles_are_logged_once_each() -> None:
     broker = Broker()
     answer = broker.client.answer
 
@@ -334,7 +334,7 @@ async def test_two_troubles_at_a_time_are_told_once_each() -> None:
 
 
 @in_virtual_time
-async def test_after_each_outage_it_pulls_at_once_on_the_same_client_or_another_one_and_leaves_nothing_behind() -> None:
+async def test_a_puller_pulls_at_once_after_each_outage_on_any_client_and_leaves_nothing_behind() -> None:
     broker = Broker()
     before, tasks = broker.connection.counts(), asyncio.all_tasks()
     async with pulling(broker) as deliveries:
@@ -356,7 +356,7 @@ async def test_after_each_outage_it_pulls_at_once_on_the_same_client_or_another_
 
 
 @in_virtual_time
-async def test_a_consumer_that_was_looked_at_through_an_earlier_connection_is_looked_at_again() -> None:
+async def test_a_consumer_checked_through_an_earlier_connection_is_checked_again() -> None:
     broker, go = Broker(), asyncio.Event()
     answer = broker.client.answer
 
@@ -382,7 +382,7 @@ async def test_a_consumer_that_was_looked_at_through_an_earlier_connection_is_lo
 
 
 @in_virtual_time
-async def test_the_next_delivery_is_asked_for_at_once_when_one_was_settled() -> None:
+async def test_a_settled_delivery_causes_a_new_request_at_once() -> None:
     broker = Broker()
     async with pulling(broker, prefetch=1) as deliveries:
         for sequence in range(1, 6):
@@ -395,7 +395,7 @@ async def test_the_next_delivery_is_asked_for_at_once_when_one_was_settled() -> 
 
 
 @in_virtual_time
-async def test_more_is_asked_for_at_once_when_a_request_has_been_served() -> None:
+async def test_a_served_request_causes_a_new_request_at_once() -> None:
     broker = Broker()
     async with pulling(broker, prefetch=4) as deliveries:
         for sequence in (1, 2, 3):
@@ -409,7 +409,7 @@ async def test_more_is_asked_for_at_once_when_a_request_has_been_served() -> Non
 
 
 @in_virtual_time
-async def test_what_is_settled_while_others_are_asked_for_is_asked_for_at_once() -> None:
+async def test_a_delivery_settled_during_a_request_causes_another_request_at_once() -> None:
     broker, held = Broker(), list[Delivery]()
     async with pulling(broker, prefetch=2) as deliveries:
         for sequence in (1, 2):
@@ -430,7 +430,7 @@ async def test_what_is_settled_while_others_are_asked_for_is_asked_for_at_once()
 
 
 @in_virtual_time
-async def test_after_an_outage_every_partition_is_asked_again() -> None:
+async def test_every_partition_is_requested_again_after_an_outage() -> None:
     broker = Broker(TWO)
     async with pulling(broker, ordered=True):
         for outage in (1, 2):
@@ -442,7 +442,7 @@ async def test_after_an_outage_every_partition_is_asked_again() -> None:
 
 
 @in_virtual_time
-async def test_whoever_waits_for_a_delivery_waits_again_after_each_one() -> None:
+async def test_each_call_of_next_waits_for_one_delivery() -> None:
     broker = Broker()
     async with pulling(broker) as deliveries:
         for sequence in (1, 2, 3):
@@ -455,7 +455,7 @@ async def test_whoever_waits_for_a_delivery_waits_again_after_each_one() -> None
 
 @pytest.mark.parametrize(("prefetch", "handed_back"), [(1, ["2"]), (2, [])])
 @in_virtual_time
-async def test_with_fewer_places_than_partitions_no_more_are_here_than_there_are_places(
+async def test_held_deliveries_never_exceed_fewer_slots_than_partitions(
     prefetch: int, handed_back: list[str]
 ) -> None:
     broker = Broker(TWO)
@@ -469,7 +469,7 @@ async def test_with_fewer_places_than_partitions_no_more_are_here_than_there_are
 
 
 @in_virtual_time
-async def test_what_waits_to_be_taken_keeps_its_place_also_after_its_process_was_frozen(
+async def test_a_waiting_delivery_keeps_its_slot_after_its_process_was_frozen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broker, frozen = Broker(), 0.0
@@ -491,7 +491,7 @@ async def test_what_waits_to_be_taken_keeps_its_place_also_after_its_process_was
 
 
 @in_virtual_time
-async def test_the_partitions_of_several_streams_share_the_places_that_there_are() -> None:
+async def test_the_partitions_of_several_streams_share_the_slots() -> None:
     broker = Broker(TWO)
     broker.types = [TYPE, "billing.x"]
     places = [(stream, f"g-p{number}") for stream in ("events-shop", "events-billing") for number in range(2)]
@@ -503,7 +503,7 @@ async def test_the_partitions_of_several_streams_share_the_places_that_there_are
 
 
 @in_virtual_time
-async def test_what_comes_while_it_is_left_is_handed_back_as_well() -> None:
+async def test_a_delivery_that_arrives_during_leaving_is_handed_back() -> None:
     broker = Broker()
     async with pulling(broker):
         await broker.send(1)
@@ -520,7 +520,7 @@ async def test_what_comes_while_it_is_left_is_handed_back_as_well() -> None:
 
 
 @in_virtual_time
-async def test_a_puller_that_fails_in_a_way_that_nobody_foresaw_ends_whoever_waits_for_a_delivery() -> None:
+async def test_an_unexpected_failure_of_the_puller_ends_waiting_for_a_delivery() -> None:
     broker = Broker()
 
     async def broken(_subject: str, _body: bytes) -> dict[str, Any]:
@@ -536,7 +536,7 @@ async def test_a_puller_that_fails_in_a_way_that_nobody_foresaw_ends_whoever_wai
 
 
 @in_virtual_time
-async def test_with_a_connection_that_is_closed_it_does_not_spin() -> None:
+async def test_a_puller_with_a_closed_connection_does_not_spin() -> None:
     broker = Broker()
     broker.connection.closed = True
     async with pulling(broker):
@@ -545,7 +545,7 @@ async def test_with_a_connection_that_is_closed_it_does_not_spin() -> None:
 
 
 @in_virtual_time
-async def test_leaving_hands_back_what_was_not_taken_and_ends_within_about_a_second_also_when_nobody_answers() -> None:
+async def test_leaving_hands_back_untaken_deliveries_and_ends_within_about_a_second_without_answers() -> None:
     broker = Broker()
     async with pulling(broker) as deliveries:
         for sequence in (1, 2, 3):
@@ -563,7 +563,7 @@ async def _never(_subject: str, _body: bytes) -> dict[str, Any]:
 
 
 @in_virtual_time
-async def test_what_comes_when_there_is_no_place_is_handed_back_at_once() -> None:
+async def test_a_delivery_without_a_slot_is_handed_back_at_once() -> None:
     broker = Broker()
     async with pulling(broker, prefetch=2) as deliveries:
         for sequence in (1, 2, 3):

@@ -31,7 +31,7 @@ async def until(condition, seconds: float = 8) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_was_published_is_delivered_whole(connection, raw, prefix, event) -> None:
+async def test_a_published_event_is_delivered_with_all_its_attributes(connection, raw, prefix, event) -> None:
     given = event("a", "key", extensions={"correlationid": "c 1"})
     await publish(connection, prefix, given)
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
@@ -67,7 +67,7 @@ async def test_many_events_of_one_key_arrive_in_order_with_little_prefetch(conne
         assert await take_ids(deliveries, 300) == [f"{n}" for n in range(300)]
 
 
-async def test_several_domains_come_from_several_streams_and_other_types_stay_away(connection, prefix, event) -> None:
+async def test_events_of_several_domains_arrive_and_other_types_do_not(connection, prefix, event) -> None:
     types = ["shop.order-placed.v1", "shop.order-placed.v2", "bank.paid.v1", "shop.unwanted.v1"]
     await publish(connection, prefix, *(event(f"{n}", type=wire) for n, wire in enumerate(types)))
     subscription = NatsEventSubscription(connection, "g", prefix=prefix)
@@ -77,7 +77,7 @@ async def test_several_domains_come_from_several_streams_and_other_types_stay_aw
             await take(deliveries, 0.2)
 
 
-async def test_no_more_than_the_prefetch_is_here_without_an_acknowledgement(connection, raw, prefix, event) -> None:
+async def test_at_most_prefetch_events_are_delivered_without_an_acknowledgement(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, *(event(f"{n}") for n in range(20)))
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=4) as deliveries:
         held = [await take(deliveries) for _ in range(4)]
@@ -91,7 +91,7 @@ async def test_no_more_than_the_prefetch_is_here_without_an_acknowledgement(conn
             await take(deliveries, 0.2)
 
 
-async def test_a_nak_brings_the_event_again_after_its_delay(connection, prefix, event) -> None:
+async def test_an_event_is_redelivered_after_the_delay_of_its_nak(connection, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
         await (await take(deliveries)).nak(0.3)
@@ -104,7 +104,7 @@ async def test_a_nak_brings_the_event_again_after_its_delay(connection, prefix, 
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_without_an_acknowledgement_it_comes_again_unless_it_is_in_progress(connection, prefix, event) -> None:
+async def test_an_unacknowledged_event_is_redelivered_unless_it_is_in_progress(connection, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=1)
     async with subscription.open([TYPE], prefetch=10) as deliveries:
@@ -117,7 +117,7 @@ async def test_without_an_acknowledgement_it_comes_again_unless_it_is_in_progres
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_what_waits_to_be_taken_is_not_delivered_twice(connection, raw, prefix, event) -> None:
+async def test_a_waiting_delivery_is_not_redelivered(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, ack_wait=0.8)
     async with subscription.open([TYPE], prefetch=10) as deliveries:
@@ -131,7 +131,7 @@ async def test_what_waits_to_be_taken_is_not_delivered_twice(connection, raw, pr
         assert (await consumer_state(raw, prefix)).delivered.consumer_seq == 1
 
 
-async def test_a_message_that_is_no_event_is_handed_over_with_its_problem(connection, raw, prefix, event) -> None:
+async def test_a_message_that_is_not_an_event_is_delivered_with_its_problem(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     await raw.jetstream().publish(f"{prefix}.shop.order-placed.0", b"hello")
     await raw.jetstream().publish(
@@ -146,7 +146,7 @@ async def test_a_message_that_is_no_event_is_handed_over_with_its_problem(connec
             await delivery.ack()
 
 
-async def test_a_foreign_event_without_id_is_named_after_its_place_and_time(connection, raw, prefix, event) -> None:
+async def test_a_foreign_event_without_id_gets_an_id_from_its_position_and_time(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     headers = {"ce-specversion": "1.0", "ce-type": "shop.order-placed.v1", "ce-source": "legacy"}
     await raw.jetstream().publish(f"{prefix}.shop.order-placed.0", b"{}", headers=headers)
@@ -184,7 +184,7 @@ async def test_leaving_hands_unread_deliveries_back_at_once(connection, raw, pre
         assert sorted(map(int, await take_ids(deliveries, 29))) == list(range(1, 30))
 
 
-async def test_leaving_in_the_middle_of_a_flood_leaves_nothing_to_wait_for(connection, prefix, event) -> None:
+async def test_leaving_during_a_flood_leaves_no_delivery_waiting_for_its_timeout(connection, prefix, event) -> None:
     await publish(connection, prefix, *(event(f"{n}") for n in range(400)))
     subscription = NatsEventSubscription(connection, "g", prefix=prefix)
     seen: set[str] = set()
@@ -207,7 +207,7 @@ async def test_leaving_is_bounded_when_the_server_is_frozen(server, prefix, even
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server, prefix, event) -> None:
+async def test_opening_needs_no_broker_and_outages_are_survived(server, prefix, event) -> None:
     await server.kill()
     async with open_connection(server.url) as connection:
         subscription = NatsEventSubscription(connection, "g", prefix=prefix)
@@ -228,7 +228,7 @@ async def test_opening_does_not_need_a_broker_and_outages_are_waited_for(server,
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_an_outage_is_logged_by_the_connection_and_by_nobody_else(server, prefix, event) -> None:
+async def test_an_outage_is_logged_only_by_the_connection(server, prefix, event) -> None:
     with capture_logs() as logs:
         async with open_connection(server.url) as connection:
             subscription = NatsEventSubscription(connection, "g", prefix=prefix)
@@ -263,7 +263,7 @@ async def test_after_a_reconnect_the_pull_is_repeated_at_once(server, prefix, ev
 
 
 @pytest.mark.parametrize("what", ["consumer", "stream"])
-async def test_a_consumer_or_stream_that_was_deleted_is_set_up_again(connection, raw, prefix, event, what) -> None:
+async def test_a_deleted_consumer_or_stream_is_recreated(connection, raw, prefix, event, what) -> None:
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=10) as deliveries:
         await publish(connection, prefix, event("a"))
         assert await take_ids(deliveries, 1) == ["a"]
@@ -278,7 +278,7 @@ async def test_a_consumer_or_stream_that_was_deleted_is_set_up_again(connection,
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_pull_that_died_in_silence_is_noticed(connection, raw, prefix, event) -> None:
+async def test_a_silently_dead_pull_is_noticed(connection, raw, prefix, event) -> None:
     async with NatsEventSubscription(connection, "g", prefix=prefix).open([TYPE], prefetch=1) as deliveries:
         await publish(connection, prefix, event("a"))
         held = await take(deliveries)
@@ -290,7 +290,7 @@ async def test_a_pull_that_died_in_silence_is_noticed(connection, raw, prefix, e
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_without_provision_stream_and_consumer_are_waited_for_and_missed_in_one_line_each(
+async def test_without_provision_a_missing_stream_and_a_missing_consumer_are_logged_once_each_and_awaited(
     connection, prefix, event
 ) -> None:
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, provision=False)
@@ -340,7 +340,7 @@ async def test_event_types_are_added_to_a_group_and_never_taken_from_it(connecti
     assert (config.ack_wait, config.max_deliver) == (30, -1)
 
 
-async def test_a_consumer_that_cannot_be_used_is_told_and_not_changed(connection, raw, prefix, event) -> None:
+async def test_an_unusable_consumer_is_reported_and_not_changed(connection, raw, prefix, event) -> None:
     await publish(connection, prefix, event("a"))
     await raw.jetstream().add_consumer(f"{prefix}-shop", durable_name="g", max_deliver=3)
     before = (await consumer_state(raw, prefix)).config
@@ -379,18 +379,18 @@ async def test_cancelling_next_loses_nothing(connection, prefix, event) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"group": ""}, {"group": "a.b"}, {"group": "a" * 65}, {"ack_wait": 0}, {"prefix": "*"}]
 )
-async def test_settings_that_cannot_work_are_refused(connection, wrong) -> None:
+async def test_invalid_settings_are_refused(connection, wrong) -> None:
     with pytest.raises(SettingError):
         NatsEventSubscription(connection, **({"group": "g"} | wrong))
 
 
 @pytest.mark.parametrize(("types", "prefetch"), [([], 1), (["shop"], 1), (["shop.*"], 1), ([TYPE], 0)])
-async def test_a_subscription_to_nothing_sensible_is_refused(connection, types, prefetch) -> None:
+async def test_a_subscription_without_valid_types_is_refused(connection, types, prefetch) -> None:
     with pytest.raises(SettingError):
         NatsEventSubscription(connection, "g").open(types, prefetch=prefetch)
 
 
-async def test_a_puller_that_fails_leaves_nobody_waiting(connection, prefix, monkeypatch) -> None:
+async def test_a_failed_puller_leaves_no_caller_waiting(connection, prefix, monkeypatch) -> None:
     async def fail(self, now: float) -> None:
         raise LookupError("a bug")
 

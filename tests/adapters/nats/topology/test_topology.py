@@ -55,7 +55,7 @@ def config(subjects: Iterable[str], *, name: str = "group", **changes: object) -
 
 
 @given(some, some)
-def test_what_is_adapted_receives_all_that_is_wanted_and_all_that_it_did(now: set[str], then: set[str]) -> None:
+def test_an_adapted_consumer_receives_its_old_and_the_wanted_subjects(now: set[str], then: set[str]) -> None:
     changed = adapted(config(now), config(then))
     assert filters(changed) == now | then
     assert consumer_updates(config(now), changed) == []
@@ -64,12 +64,12 @@ def test_what_is_adapted_receives_all_that_is_wanted_and_all_that_it_did(now: se
 
 
 @given(some, some)
-def test_two_versions_that_adapt_a_consumer_in_turn_come_to_rest(one: set[str], other: set[str]) -> None:
+def test_two_versions_that_adapt_a_consumer_in_turn_converge(one: set[str], other: set[str]) -> None:
     there = adapted(config(other), adapted(config(one), config({"a.z.*"})))
     assert consumer_updates(config(one), there) == consumer_updates(config(other), there) == []
 
 
-def test_what_receives_everything_is_left_so_and_narrowed_only_when_asked() -> None:
+def test_a_consumer_of_every_subject_is_narrowed_only_on_request() -> None:
     everything = config([])
     assert consumer_updates(config(["a.b.*"]), everything) == []
     assert adapted(config(["a.b.*"]), everything)["filter_subjects"] == []
@@ -77,7 +77,7 @@ def test_what_receives_everything_is_left_so_and_narrowed_only_when_asked() -> N
     assert surplus(config(["a.b.*"]), everything) == ["receives every subject of its stream"]
 
 
-def test_parts_of_an_application_want_a_stream_or_consumer_once(connection: NatsConnection) -> None:
+def test_a_stream_or_consumer_wanted_by_several_parts_is_planned_once(connection: NatsConnection) -> None:
     one, other = wanted(connection, "e", ["sales.paid"]), wanted(connection, "e", ["sales.placed", "stock.empty"])
     topology = merged([one, other, published("e", ["sales.paid"], StreamSettings(max_age=900))])
     assert [(stream.name, stream.own, stream.settings.max_age) for stream in topology.streams] == [
@@ -90,14 +90,14 @@ def test_parts_of_an_application_want_a_stream_or_consumer_once(connection: Nats
     ]
 
 
-def test_parts_that_want_the_same_thing_differently_are_told(connection: NatsConnection) -> None:
+def test_parts_that_want_different_settings_for_one_stream_or_consumer_are_an_error(connection: NatsConnection) -> None:
     with pytest.raises(SettingError, match="two publishers want the stream e-sales"):
         merged([published("e", ["sales.paid"], StreamSettings(max_age=age)) for age in (900, 1000)])
     with pytest.raises(SettingError, match="two subscriptions want the consumer shipping of e-sales"):
         merged([wanted(connection, "e", ["sales.paid"], ack_wait=wait) for wait in (10, 20)])
 
 
-def test_two_parts_that_need_another_number_of_partitions_are_told(connection: NatsConnection) -> None:
+def test_two_parts_that_need_different_numbers_of_partitions_are_an_error(connection: NatsConnection) -> None:
     few, many = (
         NatsEventSubscription(connection, f"g{number}", prefix="e", settings=StreamSettings(partitions=number))
         for number in (2, 3)
@@ -115,7 +115,7 @@ def test_two_parts_that_need_another_number_of_partitions_are_told(connection: N
 @pytest.mark.parametrize("partitions", [None, 16, 32])
 @pytest.mark.parametrize("published_type", ["sales.paid", "stock.empty"])
 @pytest.mark.parametrize("ordering", ["none", "key"])
-def test_in_any_order_of_declaration_the_same_is_planned(
+def test_the_plan_is_the_same_for_any_order_of_declaration(
     connection: NatsConnection, partitions: int | None, published_type: str, ordering: str
 ) -> None:
     other_settings = StreamSettings(partitions=3, max_age=900)
@@ -135,7 +135,7 @@ def sales(partitions: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("declared", [["none", "key"], ["key", "none"]], ids=str)
-def test_on_a_stream_with_other_partitions_no_consumers_are_planned_for_partitions(
+def test_no_partition_consumers_are_planned_on_a_stream_with_other_partitions(
     connection: NatsConnection, declared: list[str]
 ) -> None:
     topologies = [
@@ -158,7 +158,7 @@ def test_on_a_stream_with_other_partitions_no_consumers_are_planned_for_partitio
     assert [item.consumer for item in items if item.config] == ["by-none"]
 
 
-def test_that_an_application_publishes_into_a_stream_hides_not_that_its_ordered_group_refuses_the_partitions(
+def test_refused_partitions_are_reported_although_the_application_also_publishes_into_the_stream(
     connection: NatsConnection,
 ) -> None:
     parts = [
@@ -181,11 +181,11 @@ def test_consumers_of_a_group_are_known_by_their_names(connection: NatsConnectio
     ]
 
 
-def test_nothing_is_planned_where_nothing_is_wanted() -> None:
+def test_the_plan_is_empty_if_no_stream_or_consumer_is_wanted() -> None:
     assert plan(Topology(), Survey({}, {})) == []
 
 
-async def test_it_is_created_once_however_many_do_it_at_a_time(
+async def test_concurrent_provisions_create_each_stream_and_consumer_once(
     api: JetStreamApi, connection: NatsConnection, prefix: str
 ) -> None:
     own = NatsEventPublisher(connection, "shipping", prefix=prefix).topology(["stock.empty"])
@@ -202,7 +202,7 @@ async def test_it_is_created_once_however_many_do_it_at_a_time(
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_an_endless_quarrel_is_given_up(api: JetStreamApi, connection: NatsConnection, prefix: str) -> None:
+async def test_an_endless_conflict_with_another_provision_is_given_up(api: JetStreamApi, connection: NatsConnection, prefix: str) -> None:
     topology = wanted(connection, prefix, ["sales.paid"])
     stream, _ = f"{prefix}-sales", await provision(api, topology, done=lambda item: None)
 
@@ -219,7 +219,7 @@ async def test_an_endless_quarrel_is_given_up(api: JetStreamApi, connection: Nat
     await asyncio.gather(*undone)
 
 
-async def test_all_streams_and_consumers_are_looked_at_also_when_there_are_many(
+async def test_all_of_many_streams_and_consumers_are_surveyed(
     api: JetStreamApi, connection: NatsConnection, prefix: str
 ) -> None:
     await provision(api, wanted(connection, prefix, ["sales.paid"]), done=lambda item: None)
@@ -233,7 +233,7 @@ async def test_all_streams_and_consumers_are_looked_at_also_when_there_are_many(
     ("deliver", "policy"),
     [("all", "all"), ("new", "new"), (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "by_start_time")],
 )
-async def test_a_new_consumer_begins_where_it_is_told_to(
+async def test_a_new_consumer_begins_at_its_configured_start(
     api: JetStreamApi, raw: Client, prefix: str, deliver, policy: str
 ) -> None:
     stream = f"{prefix}-sales"
@@ -247,7 +247,7 @@ async def test_a_new_consumer_begins_where_it_is_told_to(
         assert datetime.fromisoformat(str(found.opt_start_time)) == deliver
 
 
-def test_a_time_to_begin_at_may_be_in_any_zone_and_must_be_in_one() -> None:
+def test_a_start_time_must_have_a_time_zone_and_may_have_any() -> None:
     there = datetime(2026, 1, 2, 12, tzinfo=timezone(timedelta(hours=2)))
     assert config(["a.b.*"], deliver=there)["opt_start_time"] == "2026-01-02T10:00:00Z"
     with pytest.raises(SettingError, match="zone"):
@@ -272,7 +272,7 @@ async def test_without_provision_nothing_is_created_or_changed(api: JetStreamApi
     await ensure_consumer(api.client, stream, settings, broker=BROKER, provision=False)
 
 
-async def test_an_ordered_group_has_a_consumer_for_each_partition_and_none_of_the_other_ordering_beside_them(
+async def test_an_ordered_group_has_one_consumer_per_partition_and_no_unordered_consumer(
     api: JetStreamApi, connection: NatsConnection, prefix: str
 ) -> None:
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, settings=StreamSettings(partitions=3))
@@ -294,7 +294,7 @@ async def test_an_ordered_group_has_a_consumer_for_each_partition_and_none_of_th
     ]
 
 
-async def test_the_partitions_of_another_ones_stream_matter_to_an_ordered_group(
+async def test_an_ordered_group_checks_the_partitions_of_another_applications_stream(
     api: JetStreamApi, connection: NatsConnection, prefix: str
 ) -> None:
     few, many = (
