@@ -109,7 +109,9 @@ async def test_a_request_to_a_frozen_broker_ends_at_its_timeout(server: NatsServ
             server.resume()
 
 
-async def test_a_too_large_request_is_refused_by_the_sender_and_a_too_large_response_by_the_responder(shared_server: NatsServer):
+async def test_a_too_large_request_is_refused_by_the_sender_and_a_too_large_response_by_the_responder(
+    shared_server: NatsServer,
+):
     async with echoing(shared_server.url) as sender:
         with pytest.raises(RemoteRefusedError, match="the broker takes at most"):
             await sender.send(Echo("x" * 1_100_000))
@@ -120,7 +122,9 @@ async def test_a_too_large_request_is_refused_by_the_sender_and_a_too_large_resp
         assert await sender.send(Echo("still there")) == "still there"
 
 
-async def test_invalid_requests_of_a_stranger_are_refused_and_requests_without_a_reply_subject_dropped(shared_server: NatsServer):
+async def test_invalid_requests_of_a_stranger_are_refused_and_requests_without_a_reply_subject_dropped(
+    shared_server: NatsServer,
+):
     async with echoing(shared_server.url) as sender:
         stranger = await nats.connect(shared_server.url)
         try:

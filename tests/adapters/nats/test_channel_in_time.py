@@ -99,9 +99,7 @@ async def test_a_request_ends_at_its_timeout_and_sends_the_timeout_along() -> No
 
 @pytest.mark.parametrize(("timeout", "told"), [(5.0, "4.250"), (0.7505, "0.001")])
 @in_virtual_time
-async def test_the_sent_timeout_excludes_the_time_spent_waiting_for_a_connection(
-    timeout: float, told: str
-) -> None:
+async def test_the_sent_timeout_excludes_the_time_spent_waiting_for_a_connection(timeout: float, told: str) -> None:
     connection = OfflineConnection()
     channel = channel_of(connection)
     for _ in range(2):

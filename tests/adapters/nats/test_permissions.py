@@ -87,7 +87,9 @@ async def test_applications_without_rights_to_create_work(
 
 
 @pytest.mark.thorough("waits for refusals of a server")
-async def test_the_error_of_a_forbidden_stream_creation_names_the_missing_right(event: Callable[..., CloudEvent]) -> None:
+async def test_the_error_of_a_forbidden_stream_creation_names_the_missing_right(
+    event: Callable[..., CloudEvent],
+) -> None:
     async with NatsServer(settings=USERS) as server, opened(server, "sales") as sales:
         (result,) = await NatsEventPublisher(sales, "sales", timeout=15).publish([event("a")])
         assert isinstance(result.error, PublisherUnavailableError)

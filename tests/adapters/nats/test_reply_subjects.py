@@ -187,7 +187,9 @@ def test_a_responder_sends_to_inboxes_only_whatever_reply_subjects_strangers_cho
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_requesters_with_other_inbox_prefixes_are_answered_if_the_prefixes_are_configured(shared_server: NatsServer) -> None:
+async def test_requesters_with_other_inbox_prefixes_are_answered_if_the_prefixes_are_configured(
+    shared_server: NatsServer,
+) -> None:
     async def answer(query: FindAdvisor) -> str:
         return query.student_id
 

@@ -84,9 +84,7 @@ async def send_bytes(url: str, subject: bytes, headers: bytes, body: bytes) -> N
 
 
 @pytest.mark.parametrize("batched", [True, False])
-async def test_hostile_values_are_transported_as_plain_values(
-    connection, raw, prefix, event, batched
-) -> None:
+async def test_hostile_values_are_transported_as_plain_values(connection, raw, prefix, event, batched) -> None:
     settings = StreamSettings(atomic_batches=batched)
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=settings)
     sent = [
@@ -282,9 +280,7 @@ async def test_a_broken_event_is_delivered_with_its_problem_and_blocks_no_other(
 
 
 @pytest.mark.parametrize("structured", [False, True])
-async def test_a_broken_event_is_delivered_with_its_type_and_key(
-    connection, raw, stream, prefix, structured
-) -> None:
+async def test_a_broken_event_is_delivered_with_its_type_and_key(connection, raw, stream, prefix, structured) -> None:
     attributes = {"specversion": "1.0", "id": "1", "source": "x", "type": f"{TYPE}.v1", "partitionkey": "a b"}
     broken = attributes | {"time": "tomorrow"}
     headers = {f"ce-{name}": value.replace(" ", "%20") for name, value in broken.items()}
@@ -342,7 +338,9 @@ async def test_repeated_and_unknown_headers_do_no_harm(connection, shared_server
 @pytest.mark.parametrize("token", [b"\xff", b"a\vb", b"a\fb", b"\f", b"\v5", b"a\rb", b"\x00", b"a\x1c\x85b", b"\f 1"])
 @pytest.mark.parametrize("size", [2, 10_000])
 @pytest.mark.usefixtures("stream")
-async def test_an_invalid_subject_does_not_stop_the_subscription(connection, shared_server, prefix, token, size) -> None:
+async def test_an_invalid_subject_does_not_stop_the_subscription(
+    connection, shared_server, prefix, token, size
+) -> None:
     """The server accepts any bytes in a token except separators."""
     headers = HEAD + b"ce-id: strange\r\n\r\n"
     await send_bytes(shared_server.url, f"{prefix}.shop.order-placed.".encode() + token, headers, b"x" * size)

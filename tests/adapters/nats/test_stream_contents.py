@@ -116,7 +116,9 @@ async def test_a_lost_message_is_read_again(
 
 
 @pytest.mark.thorough("waits for a server that is away")
-async def test_a_permanently_unreachable_server_is_an_error_after_a_timeout(event: Make, monkeypatch: pytest.MonkeyPatch):
+async def test_a_permanently_unreachable_server_is_an_error_after_a_timeout(
+    event: Make, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("mediator.nats.stream_contents._SILENCE_SECONDS", 0.1)
     async with NatsServer() as server, open_connection(server.url) as connection:
         publisher = NatsEventPublisher(connection, "shop", settings=SMALL)

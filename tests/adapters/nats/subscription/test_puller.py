@@ -120,9 +120,7 @@ async def taken(deliveries: Deliveries) -> Delivery:
 
 
 @in_virtual_time
-async def test_a_request_without_heartbeats_is_repeated_after_its_time_and_one_with_heartbeats_is_not() -> (
-    None
-):
+async def test_a_request_without_heartbeats_is_repeated_after_its_time_and_one_with_heartbeats_is_not() -> None:
     broker = Broker()
     async with pulling(broker):
         assert [count for _, count, _ in broker.requests()] == [10]
@@ -182,9 +180,7 @@ async def test_a_delivery_that_the_broker_has_given_to_another_process_takes_no_
 
 
 @in_virtual_time
-async def test_an_expired_request_is_repeated_at_once_and_a_refused_one_is_logged_and_retried_after_pauses() -> (
-    None
-):
+async def test_an_expired_request_is_repeated_at_once_and_a_refused_one_is_logged_and_retried_after_pauses() -> None:
     broker = Broker()
     with capture_logs() as logs:
         async with pulling(broker):
@@ -214,7 +210,9 @@ async def test_an_expired_request_is_repeated_at_once_and_a_refused_one_is_logge
 
 @pytest.mark.parametrize("description", ["Leadership Change", "Server Shutdown"])
 @in_virtual_time
-async def test_a_routine_change_of_the_consumer_is_not_logged_and_the_consumer_is_checked_at_once(description: str) -> None:
+async def test_a_routine_change_of_the_consumer_is_not_logged_and_the_consumer_is_checked_at_once(
+    description: str,
+) -> None:
     broker = Broker()
     with capture_logs() as logs:
         async with pulling(broker):
@@ -252,9 +250,7 @@ async def test_a_partition_in_trouble_delays_no_other_and_is_checked_until_it_wo
 
 
 @in_virtual_time
-async def test_a_partition_in_trouble_is_checked_after_growing_pauses_and_logged_once() -> (
-    None
-):
+async def test_a_partition_in_trouble_is_checked_after_growing_pauses_and_logged_once() -> None:
     broker = Broker(TWO)
     with capture_logs() as logs:
         async with pulling(broker, ordered=True) as deliveries:
@@ -455,9 +451,7 @@ async def test_each_call_of_next_waits_for_one_delivery() -> None:
 
 @pytest.mark.parametrize(("prefetch", "handed_back"), [(1, ["2"]), (2, [])])
 @in_virtual_time
-async def test_held_deliveries_never_exceed_fewer_slots_than_partitions(
-    prefetch: int, handed_back: list[str]
-) -> None:
+async def test_held_deliveries_never_exceed_fewer_slots_than_partitions(prefetch: int, handed_back: list[str]) -> None:
     broker = Broker(TWO)
     async with pulling(broker, ordered=True, prefetch=prefetch) as deliveries:
         await broker.send(1, consumer="g-p0")

@@ -202,7 +202,9 @@ async def test_concurrent_provisions_create_each_stream_and_consumer_once(
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_an_endless_conflict_with_another_provision_is_given_up(api: JetStreamApi, connection: NatsConnection, prefix: str) -> None:
+async def test_an_endless_conflict_with_another_provision_is_given_up(
+    api: JetStreamApi, connection: NatsConnection, prefix: str
+) -> None:
     topology = wanted(connection, prefix, ["sales.paid"])
     stream, _ = f"{prefix}-sales", await provision(api, topology, done=lambda item: None)
 
