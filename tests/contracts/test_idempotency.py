@@ -537,10 +537,10 @@ async def test_two_commands_of_one_name_are_told_apart_by_a_request_type(bank):
 
 
 async def test_an_empty_key_is_neither_a_key_nor_none(bank):
-    with pytest.raises(MisuseError, match="it is empty; leave it out"):
+    with pytest.raises(MisuseError, match="it is empty; use None"):
         await bank.send(Refund(1, ""))
-    with pytest.raises(MisuseError, match="it is empty; leave it out"):
+    with pytest.raises(MisuseError, match="it is empty; use None"):
         await bank.send(Refund(1, ""), header="a")
-    with pytest.raises(MisuseError, match="it is empty; leave it out"):
+    with pytest.raises(MisuseError, match="it is empty; use None"):
         await bank.send(Refund(1), header="")
     assert await bank.payments() == []
