@@ -106,7 +106,7 @@ from mediator.errors.installation import (
     WorkerNotStoppedError,
     refuse_foreign_distribution,
 )
-from mediator.errors.misuse.classes import (
+from mediator.errors.misuse_errors import (
     ContainerError,
     ContainerValidationError,
     DeclarationError,
@@ -120,10 +120,7 @@ from mediator.errors.misuse.classes import (
     SettingError,
     StaleObjectError,
 )
-from mediator.errors.not_found import (
-    NotFoundError,
-    ParkedEventNotFoundError,
-)
+from mediator.errors.not_found import NotFoundError, ParkedEventNotFoundError
 from mediator.errors.outcomes import (
     AfterCommitError,
     CommitOutcomeUnknownError,
@@ -133,9 +130,7 @@ from mediator.errors.outcomes import (
     OutcomeUnknownError,
     RolledBackError,
 )
-from mediator.errors.problem import (
-    Problem,
-)
+from mediator.errors.problem import Problem
 from mediator.errors.refusals import (
     ContextError,
     IdempotencyConflictError,
@@ -151,10 +146,7 @@ from mediator.errors.remote import (
     RemoteTimeoutError,
     RemoteUnavailableError,
 )
-from mediator.errors.root import (
-    MediatorError,
-    NotPickled,
-)
+from mediator.errors.root import MediatorError, NotPickled
 from mediator.errors.testing import (
     FrozenEventsError,
     ServerStartError,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mediator.errors.misuse.classes import NoUnitOfWorkError
+from mediator.errors.misuse_errors import NoUnitOfWorkError
 from mediator.errors.root import MediatorError, name_of, repr_of
 
 
