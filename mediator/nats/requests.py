@@ -59,7 +59,7 @@ class NatsRequestChannel(RequestChannel):
         application: The name of this application, and of the queue group of its processes.
         prefix: The first token of the subjects `<prefix>.<domain>.<name>`. The prefix must not be the prefix of the
             events.
-        inbox_prefixes: Requests are handled only when their requester's `inbox_prefix` is one of these. By default,
+        inbox_prefixes: The values of `inbox_prefix` of all requesters; requests of others are ignored. By default,
             `_INBOX` and every `_INBOX_<name>` are accepted.
         codec: Encodes requests and responses. The default codec writes JSON with msgspec.
 
@@ -176,7 +176,7 @@ class _Calls(IncomingCalls):
         if client is not self._client:
             self._client, self._subscriptions = client, []
         for name, subject in [*self._subjects.items()][len(self._subscriptions) :]:
-            arrived = partial(self._arrived, client, name)  # the name does not come from the message
+            arrived = partial(self._arrived, client, name)  # the subscription determines the name, not the message
             self._subscriptions.append(await listen(client, subject, arrived, queue=self._queue))
 
     async def leave(self) -> None:

@@ -207,7 +207,7 @@ class NatsServer(_Server):
             old.unlink()
         configuration = directory / "server.conf"
         configuration.write_text(self._configuration(directory), encoding="utf-8", errors="surrogatepass")
-        with (directory / "log").open("ab") as log:  # an error in the configuration is printed, even with a `logfile`
+        with (directory / "log").open("ab") as log:  # for errors in the configuration, even with a `logfile`
             self._process = subprocess.Popen(
                 [binary, "-c", str(configuration)],
                 stdin=subprocess.DEVNULL,
@@ -392,7 +392,7 @@ class NatsCluster(_Server):
         """Wait until all servers report at the same time that their replicas are current.
 
         The reports come from the health check of
-        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. One report for each server is not enough: a
+        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. They must be from the same round, because a
         server needs a while to notice that a leader died, and reports itself healthy until then.
         """
         while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it

@@ -256,7 +256,7 @@ class NatsStreamContents(StreamContents):
 
 
 def _identity(headers: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the source and the id of an event; `None` when they are missing or invalid, as from other producers."""
+    """Return the source and the id of an event; `None` when another producer has sent a message without them."""
     try:
         return decoded(headers["ce-source"]), decoded(headers["ce-id"])
     except (KeyError, ValueError):

@@ -38,7 +38,7 @@ def checked_inbox_prefix(prefix: str) -> str:
 def new_inbox(client: Client) -> str:
     """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    nats-py numbers its inboxes: from one request of a client, its receiver could derive the client's other inboxes.
+    nats-py numbers its inboxes. Whoever receives one request of a client could derive the client's other inboxes.
     """
     prefix = client.new_inbox().rpartition(".")[0]
     return f"{prefix}.{secrets.token_hex(16)}"
@@ -48,7 +48,7 @@ def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
     """Return a function that returns whether a subject is the inbox of a requester.
 
     An inbox consists of a prefix and an unguessable token. One more token may follow, as in the inboxes of other NATS
-    clients. This library receives the broker's own answers in inboxes with two more tokens; the function rejects them.
+    clients. Inboxes with two more tokens, in which this library receives the broker's own answers, are not accepted.
 
     Args:
         prefixes: The prefixes of the requesters' inboxes; `None` allows `_INBOX` and every `_INBOX_<name>`.

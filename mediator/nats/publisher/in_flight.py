@@ -100,10 +100,10 @@ class InFlight:
         messages: The messages to send, with an `EventRefusedError` in the place of each event that cannot be sent.
         keys: The partition key of each message; `None` for a message without an order.
         broker: The name of the broker, for errors.
-        refills: Whether these events are missing in their stream and sent again with their old ids. A duplicate is then
-            an error: the broker still remembers the id, and has not stored the event again.
         too_large: Returns the error for an event that is too large. The arguments are the event, its size, and the
             server's limit, both in bytes.
+        refills: Whether these events are missing in their stream and sent again with their old ids. A duplicate is then
+            an error: the broker still remembers the id, and has not stored the event again.
 
     Attributes:
         duplicates: The indexes of the messages whose ids the broker already knew.
@@ -115,11 +115,11 @@ class InFlight:
         keys: Sequence[str | None],
         broker: str,
         *,
+        too_large: Callable[[CloudEvent, int, int], Exception],
         refills: bool = False,
-        too_large: Callable[[CloudEvent, int, int], Exception] | None = None,
     ) -> None:
         self.duplicates: set[int] = set()
-        self._too_large = too_large or outgrown
+        self._too_large = too_large
         self._refills = refills
         self._given = messages
         self._messages = {index: each for index, each in enumerate(messages) if isinstance(each, OutgoingMessage)}
@@ -312,16 +312,6 @@ class InFlight:
         return False
 
 
-def outgrown(event: CloudEvent, size: int, limit: int) -> EventRefusedError:
-    """Return the error for an event that is larger than the broker accepts."""
-    return refusal(event, too_large(size, limit))
-
-
-def too_large(size: int, limit: int) -> str:
-    """Return why an event of this size is refused."""
-    return f"with its headers it is {size:,} bytes, and the broker takes at most {limit:,}"
-
-
 def refusal(event: CloudEvent, reason: str) -> EventRefusedError:
     """Return the error for an event that the broker would refuse at each attempt."""
     return EventRefusedError(event.id, event.type, reason)
@@ -338,7 +328,7 @@ SMALLEST = 16
 """Minimum number of messages in a batch.
 
 Each batch costs the broker about 3 ms, because it writes files for the batch. With `sync_interval: always`, a batch of
-this size is faster than single messages. With other settings a batch is never faster; it is only stored atomically.
+this size is faster than single messages. With other settings, batches are never faster, but are still all or nothing.
 """
 
 _UNABLE = frozenset({10174, 10175, 10177, 10179, 10199})
@@ -361,7 +351,7 @@ class AtomicBatches:
         """The domains whose streams accept no batches."""
 
     async def run(self, domain: str) -> None:
-        """Send the messages of a domain in batches. Those that cannot be sent in a batch get no result yet."""
+        """Send the messages of a domain in batches. Messages that fit in no batch are left without a result."""
         while not self._in_flight.done:
             batch = self._in_flight.next_batch(domain, self._client.max_payload)
             if len(batch) < SMALLEST or not await self._store(domain, batch):

@@ -30,7 +30,7 @@ from mediator.errors import (
 )
 from mediator.nats.binding import MESSAGE_ID, checked_prefix, domain_of, stream_name, subject_of, to_headers
 from mediator.nats.connection import AuthenticatedClient, NatsConnection, listen
-from mediator.nats.publisher.in_flight import AtomicBatches, InFlight, OutgoingMessage, outgrown, refusal, too_large
+from mediator.nats.publisher.in_flight import AtomicBatches, InFlight, OutgoingMessage, refusal
 from mediator.nats.stream_contents import NatsStreamContents
 from mediator.nats.subjects import new_inbox
 from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, Topology, ensure_stream, published
@@ -167,7 +167,7 @@ class NatsEventPublisher(EventPublisher):
     ) -> Sequence[PublishResult]:
         messages = [self._outgoing(event, mark) for event in events]
         keys = [event.partitionkey for event in events]
-        in_flight = InFlight(messages, keys, self._broker, refills=refills, too_large=self._too_large)
+        in_flight = InFlight(messages, keys, self._broker, too_large=self._too_large, refills=refills)
         number = str(next(self._numbers))
         self._epoch = self.connection.epoch("publish")
         self._publishing[number] = in_flight
@@ -319,9 +319,10 @@ class NatsEventPublisher(EventPublisher):
 
     def _too_large(self, event: CloudEvent, size: int, limit: int) -> Exception:
         self._limits.note(_SERVER, limit)
+        reason = f"an event has {size:,} bytes, headers included, and the broker takes at most {limit:,}"
         if self._limits.forbid(_SERVER, size):
-            return outgrown(event, size, limit)
-        return self._unavailable(domain_of(event.type), too_large(size, limit))
+            return refusal(event, reason)
+        return self._unavailable(domain_of(event.type), reason)
 
     def _denied(self, subject: str) -> None:
         for in_flight in self._publishing.values():

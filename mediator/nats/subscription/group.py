@@ -101,7 +101,7 @@ class ConsumerGroup:
             await ensure_stream(
                 client, self._prefix, self.domain, self._settings, provision=self._provision, broker=broker
             )
-        except StreamMismatchError as error:  # to a group, only a different number of partitions matters
+        except StreamMismatchError as error:  # only an ordered group needs the same partitions
             if self.ordering == "key" and any(each.startswith(PARTITIONS) for each in error.differences):
                 raise
             mismatch = error

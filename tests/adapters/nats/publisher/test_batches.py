@@ -226,6 +226,7 @@ async def test_an_event_enters_a_batch_only_after_its_predecessors_of_the_same_k
         [OutgoingMessage(each, domain_of(each.type), "s", {}) for each in made],
         [each.partitionkey for each in made],
         "broker",
+        too_large=ValueError,
     )
     fate: dict[int, str] = {}
     for index, (_, _, wanted) in enumerate(given_messages):

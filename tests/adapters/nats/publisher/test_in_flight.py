@@ -60,9 +60,13 @@ def message(event_id: str, *, domain: str = "shop", key: str | None = None, size
     return OutgoingMessage(event, domain, f"events.{domain}.x.0", {"ce-id": event_id})
 
 
+def too_large(event: CloudEvent, size: int, limit: int) -> EventRefusedError:
+    return refusal(event, f"{size} bytes are more than {limit}")
+
+
 def flight_of(*messages: OutgoingMessage | EventRefusedError, refills: bool = False) -> InFlight:
     keys = [each.event.partitionkey if isinstance(each, OutgoingMessage) else None for each in messages]
-    in_flight = InFlight(messages, keys, "broker", refills=refills)
+    in_flight = InFlight(messages, keys, "broker", too_large=too_large, refills=refills)
     for domain in {each.domain for each in messages if isinstance(each, OutgoingMessage)}:
         in_flight.open(domain)
     return in_flight
@@ -191,7 +195,8 @@ async def test_later_events_of_the_key_of_a_failed_event_are_held_back() -> None
 
 async def test_an_event_that_cannot_be_encoded_holds_back_its_key_from_the_start() -> None:
     first = message("1", key="k")
-    in_flight = InFlight([refusal(first.event, "no"), message("2", key="k"), message("3")], ["k", "k", None], "broker")
+    messages = [refusal(first.event, "no"), message("2", key="k"), message("3")]
+    in_flight = InFlight(messages, ["k", "k", None], "broker", too_large=too_large)
     in_flight.open("shop")
     wire = Wire()
     async with running(in_flight, wire):
@@ -203,7 +208,7 @@ async def test_a_closed_or_full_domain_does_not_delay_other_domains() -> None:
     many = [message(f"a{n}", domain="a") for n in range(MAX_IN_FLIGHT + 5)]
     others = [message(f"b{n}", domain="b") for n in range(3)]
     closed = [message("c", domain="c")]
-    in_flight = InFlight([*many, *others, *closed], [None] * (MAX_IN_FLIGHT + 9), "broker")
+    in_flight = InFlight([*many, *others, *closed], [None] * (MAX_IN_FLIGHT + 9), "broker", too_large=too_large)
     in_flight.open("a")
     in_flight.open("b")
     wire = Wire()
@@ -319,7 +324,7 @@ async def test_an_unanswered_batch_leaves_its_events_to_be_sent_one_by_one() -> 
 )
 async def test_a_batch_is_stored_if_the_answer_names_it_and_its_full_size(said: dict[str, Any], stored: bool) -> None:
     messages, wire = [message(f"{n}") for n in range(SMALLEST)], Wire()
-    in_flight = InFlight(messages, [None] * SMALLEST, "broker")
+    in_flight = InFlight(messages, [None] * SMALLEST, "broker", too_large=too_large)
     batches = AtomicBatches(in_flight, wire, "inbox", "broker", "events")  # type: ignore[arg-type]
     task = asyncio.create_task(batches.run("shop"))
     await sent_all(wire)
