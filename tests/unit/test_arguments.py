@@ -89,7 +89,7 @@ def test_a_wrong_format_is_refused(mediator: Any, form: Any):
         mediator.describe(EnrollStudent, format=form)
 
 
-async def test_a_recording_mediator_refuses_the_same():
+async def test_a_recording_mediator_refuses_the_same_arguments():
     recording: Any = RecordingMediator()
     recording.expect(EnrollStudent).returns("Ada")
     for call in (
@@ -113,7 +113,7 @@ class EachTimeAnother(Sequential):
     __hash__ = object.__hash__
 
 
-async def test_strategies_that_are_new_each_time_do_not_pile_up(mediator: Any):
+async def test_compiled_pipelines_of_ever_new_strategies_are_not_kept(mediator: Any):
     for _ in range(600):
         await mediator.publish(StudentEnrolled(), strategy=EachTimeAnother())
     kept = [value for value in vars(mediator.registry).values() if isinstance(value, dict)]

@@ -45,7 +45,7 @@ async def test_two_dispatches_gathered_inside_a_handler_are_refused():
 
 
 @pytest.mark.parametrize("mode", [TransactionMode.NEW, TransactionMode.SUPPRESS])
-async def test_dispatches_with_scopes_of_their_own_may_be_gathered(mode: TransactionMode):
+async def test_dispatches_with_their_own_scopes_may_be_gathered(mode: TransactionMode):
     async def outer(_message: Any) -> list[Scope]:
         return await asyncio.gather(*(mediator.send(ExpelStudent(), mode=mode) for _ in range(3)))
 
@@ -59,7 +59,7 @@ async def test_dispatches_with_scopes_of_their_own_may_be_gathered(mode: Transac
     assert len(set(map(id, await mediator.send(EnrollStudent())))) == 3
 
 
-async def test_dispatches_one_after_the_other_join():
+async def test_sequential_dispatches_join_the_scope():
     async def outer(_message: Any) -> list[Scope]:
         return [await mediator.send(ExpelStudent()) for _ in range(2)] + [current_scope()]
 
@@ -68,7 +68,7 @@ async def test_dispatches_one_after_the_other_join():
 
 
 @pytest.mark.parametrize("in_a_task", [True, False])
-async def test_an_awaited_dispatch_joins_also_from_another_task(in_a_task: bool):
+async def test_an_awaited_dispatch_in_another_task_joins_the_scope(in_a_task: bool):
     async def outer(_message: Any) -> bool:
         dispatch = mediator.send(ExpelStudent())
         inner = await (asyncio.create_task(dispatch) if in_a_task else asyncio.wait_for(dispatch, 60))
@@ -79,7 +79,7 @@ async def test_an_awaited_dispatch_joins_also_from_another_task(in_a_task: bool)
     assert await mediator.send(EnrollStudent())
 
 
-async def test_after_a_dispatch_ran_into_its_timeout_the_next_one_joins():
+async def test_a_dispatch_joins_the_scope_after_another_one_timed_out():
     async def outer(_message: Any) -> bool:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(mediator.send(CountStudents()), 0.001)
@@ -90,7 +90,7 @@ async def test_after_a_dispatch_ran_into_its_timeout_the_next_one_joins():
     assert await mediator.send(EnrollStudent())
 
 
-async def test_a_dispatch_forgotten_in_a_task_fails_the_one_that_forgot_it():
+async def test_a_dispatch_fails_when_its_handler_leaves_a_dispatch_running_in_a_task():
     gate, tasks, errors = Gate(), [], []
 
     async def outer(_message: Any) -> str:
@@ -109,7 +109,7 @@ async def test_a_dispatch_forgotten_in_a_task_fails_the_one_that_forgot_it():
     assert current_frame() is None
 
 
-async def test_a_task_that_outlives_its_dispatch_gets_a_scope_of_its_own():
+async def test_a_task_that_outlives_its_dispatch_gets_its_own_scope():
     gate, tasks, scopes = Gate(), [], []
 
     async def later() -> tuple[Scope, str | None]:
@@ -146,7 +146,7 @@ async def in_context(context: contextvars.Context, step: Any) -> Any:
     return await asyncio.create_task(take(), context=context)
 
 
-async def test_a_frame_that_is_left_in_another_context_than_it_was_entered_leaves_nothing():
+async def test_a_frame_exited_in_another_context_than_it_was_entered_in_leaves_nothing_behind():
     mediator = wire()
     steps = opened(mediator)
     scope = await in_context(contextvars.copy_context(), anext(steps))
@@ -156,7 +156,7 @@ async def test_a_frame_that_is_left_in_another_context_than_it_was_entered_leave
     assert current_frame() is None
 
 
-async def test_leaving_a_frame_of_another_context_does_not_end_the_dispatch_that_runs_here():
+async def test_exiting_a_frame_of_another_context_does_not_end_the_current_dispatch():
     async def outer(_message: Any) -> bool:
         await steps.aclose()
         return await mediator.send(ExpelStudent()) is current_scope()
@@ -168,7 +168,7 @@ async def test_leaving_a_frame_of_another_context_does_not_end_the_dispatch_that
     assert scope.closed
 
 
-async def test_frames_left_in_the_wrong_order_leave_nothing():
+async def test_frames_exited_in_the_wrong_order_leave_nothing_behind():
     mediator = wire()
     outer, inner = mediator.scope(), mediator.scope(TransactionMode.NEW)
     await outer.__aenter__()
@@ -178,7 +178,7 @@ async def test_frames_left_in_the_wrong_order_leave_nothing():
     assert current_frame() is None
 
 
-async def test_in_the_context_of_a_frame_that_was_left_elsewhere_the_next_dispatch_opens_its_own_scope():
+async def test_a_dispatch_opens_its_own_scope_in_the_context_of_a_frame_that_was_exited_elsewhere():
     mediator = wire(handles(EnrollStudent, see_scope))
     steps, context = opened(mediator), contextvars.copy_context()
     scope = await in_context(context, anext(steps))
@@ -186,7 +186,7 @@ async def test_in_the_context_of_a_frame_that_was_left_elsewhere_the_next_dispat
     assert await in_context(context, mediator.send(EnrollStudent())) is not scope
 
 
-async def test_a_thousand_concurrent_dispatches_never_see_each_others_scope():
+async def test_a_thousand_concurrent_dispatches_never_share_a_scope():
     async def outer(command: Any) -> Any:
         scope = current_scope()
         scope.instances["name"] = command.name

@@ -55,7 +55,7 @@ async def test_causation_is_a_chain():
     assert seen[0].causation_id not in {None, "request", "browser"}
 
 
-async def test_a_given_context_is_the_cause_of_what_is_dispatched_inside():
+async def test_a_given_context_is_the_cause_of_the_messages_dispatched_inside():
     mediator = wire(handles(EnrollStudent, see), ids=counter())
     given = MessageContext("request", "flow")
     async with mediator.scope(context=given):
@@ -63,7 +63,7 @@ async def test_a_given_context_is_the_cause_of_what_is_dispatched_inside():
         assert await mediator.send(EnrollStudent()) == MessageContext("id-1", "flow", "request")
 
 
-async def test_ids_are_drawn_only_when_somebody_asks_and_only_once():
+async def test_ids_are_generated_on_first_access_and_only_once():
     drawn: list[str] = []
 
     def ids() -> str:

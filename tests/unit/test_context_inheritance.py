@@ -55,7 +55,7 @@ async def test_nested_messages_inherit_everything_in_every_mode(mode: Transactio
     assert [given(context) for context in seen] == [given(ADA)] * 2
 
 
-async def test_handlers_in_scopes_of_their_own_inherit_too():
+async def test_handlers_in_their_own_scopes_inherit_too():
     seen: list[MessageContext] = []
 
     async def note(_message: Any) -> None:
@@ -66,7 +66,7 @@ async def test_handlers_in_scopes_of_their_own_inherit_too():
     assert [given(context) for context in seen] == [given(ADA)] * 2
 
 
-async def test_a_context_of_a_nested_message_replaces_what_is_running():
+async def test_a_context_given_to_a_nested_message_replaces_the_current_context():
     async def outer(_message: Any) -> Any:
         nobody = replace(current_context(), principal=None)
         return await mediator.send(ExpelStudent(), context=nobody), current_context().principal
@@ -78,7 +78,7 @@ async def test_a_context_of_a_nested_message_replaces_what_is_running():
     assert inner.causation_id == "id-1"
 
 
-async def test_everything_dispatched_inside_a_context_has_it_and_nothing_after_it():
+async def test_messages_dispatched_inside_a_context_have_it_and_later_ones_do_not():
     mediator = wire(handles(EnrollStudent, see))
     async with mediator.context(principal="ada", tenant="acme", headers={"a": "1"}, correlation_id="flow") as context:
         assert current_context() is context
@@ -90,7 +90,7 @@ async def test_everything_dispatched_inside_a_context_has_it_and_nothing_after_i
         current_context()
 
 
-async def test_a_context_inherits_what_it_is_not_given_and_adds_headers():
+async def test_a_context_inherits_the_attributes_it_is_not_given_and_adds_headers():
     mediator = wire(handles(EnrollStudent, see), ids=counter())
     async with mediator.context(principal="ada", tenant="acme", headers={"a": "1", "b": "1"}) as outer:
         async with mediator.context(principal="eve", headers={"B": "2"}) as inner:
@@ -100,7 +100,7 @@ async def test_a_context_inherits_what_it_is_not_given_and_adds_headers():
     assert inner.causation_id == outer.message_id
 
 
-async def test_a_context_opens_no_scope_so_messages_inside_run_at_the_same_time():
+async def test_a_context_opens_no_scope_and_messages_inside_may_run_concurrently():
     together = asyncio.Barrier(3)
     scopes: list[Any] = []
 
@@ -116,7 +116,7 @@ async def test_a_context_opens_no_scope_so_messages_inside_run_at_the_same_time(
     assert len(set(map(id, scopes))) == 3
 
 
-async def test_a_handler_goes_on_in_another_name_in_the_same_scope():
+async def test_a_handler_may_change_its_principal_within_one_scope():
     async def outer(_message: Any) -> Any:
         scope = current_scope()
         async with mediator.context(principal="system"):
@@ -147,7 +147,7 @@ async def test_a_context_around_call_next_reaches_the_handler():
         assert (await mediator.send(EnrollStudent())).principal == "system"
 
 
-async def test_tasks_of_one_handler_have_contexts_of_their_own():
+async def test_tasks_of_one_handler_have_their_own_contexts():
     async def each(tenant: str) -> Any:
         async with mediator.context(tenant=tenant):
             await asyncio.sleep(0)
@@ -162,7 +162,7 @@ async def test_tasks_of_one_handler_have_contexts_of_their_own():
     assert await mediator.send(EnrollStudent()) == [(str(number), str(number)) for number in range(10)]
 
 
-async def test_tasks_of_one_handler_that_join_it_in_turn_have_contexts_of_their_own():
+async def test_tasks_that_join_the_scope_of_one_handler_in_turn_have_their_own_contexts():
     turns = asyncio.Lock()
 
     async def each(tenant: str) -> Any:
@@ -201,7 +201,7 @@ async def test_a_context_hides_no_second_dispatch_in_the_scope():
         await mediator.send(EnrollStudent())
 
 
-async def test_a_context_is_no_step_towards_the_depth_limit():
+async def test_a_context_does_not_count_towards_the_depth_limit():
     async def again(message: Any) -> None:
         async with mediator.context(tenant="a"), mediator.context(tenant="b"):
             await mediator.send(message)
@@ -212,7 +212,7 @@ async def test_a_context_is_no_step_towards_the_depth_limit():
     assert len(caught.value.path) == 5
 
 
-async def test_a_failure_inside_leaves_the_context():
+async def test_an_error_inside_a_context_exits_the_context():
     mediator = wire(handles(EnrollStudent, see))
     with pytest.raises(ValueError, match="inside"):
         async with mediator.context(principal="ada"):

@@ -37,7 +37,7 @@ class StatusChanged(DistributedEvent):
         ("publish", StudentChanged, "`StudentChanged(...)`"),
     ],
 )
-async def test_what_cannot_be_dispatched_is_refused_with_the_remedy(method: str, message: Any, remedy: str):
+async def test_an_object_that_cannot_be_dispatched_is_refused_with_the_remedy(method: str, message: Any, remedy: str):
     with pytest.raises(MisuseError, match="was given|cannot take") as caught:
         await getattr(wire(), method)(message)
     assert remedy in str(caught.value)
@@ -60,7 +60,7 @@ async def refusal(method: str, message: Any) -> str:
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_none_is_refused_as_a_message_that_is_missing(method: str):
+async def test_none_is_refused_as_a_missing_message(method: str):
     assert await refusal(method, None) == (
         f"`{method}` was given None instead of {KINDS.get(method, 'a notification')}. Check the function that returned it: "
         "a `return` may be missing there."
@@ -68,7 +68,7 @@ async def test_none_is_refused_as_a_message_that_is_missing(method: str):
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_coroutine_is_refused_as_one_that_nobody_awaited_and_is_closed(method: str):
+async def test_a_coroutine_is_refused_as_unawaited_and_closed(method: str):
     async def make() -> EnrollStudent:
         return EnrollStudent()
 
@@ -91,13 +91,13 @@ async def test_a_class_is_refused_with_the_advice_to_make_a_message_of_it(method
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_what_is_no_message_at_all_is_told_of_what_to_derive_from(method: str):
+async def test_the_refusal_of_another_object_names_the_base_class_to_derive_from(method: str):
     assert await refusal(method, 3) == (
         f"`{method}` cannot take a int. Derive its class from {BASES.get(method, 'Notification')}."
     )
 
 
-async def test_a_request_without_a_handler_is_refused_naming_the_nearest():
+async def test_the_refusal_of_a_request_without_a_handler_names_the_most_similar_request():
     @dataclass
     class EnrolStudent(Command[str]):
         pass
@@ -109,7 +109,7 @@ async def test_a_request_without_a_handler_is_refused_naming_the_nearest():
     assert "Did you mean EnrollStudent" in str(caught.value)
 
 
-async def test_nothing_is_suggested_when_nothing_is_near():
+async def test_no_handler_is_suggested_when_none_is_similar():
     with pytest.raises(HandlerNotFoundError) as caught:
         await wire(handles(CountStudents, answer_none)).send(ExpelStudent())
     assert "Did you mean" not in str(caught.value)
@@ -128,7 +128,7 @@ async def test_nothing_is_dispatched_before_the_start():
     assert await mediator.send(EnrollStudent()) == "Ada"
 
 
-async def test_nothing_is_dispatched_after_the_stop_though_it_was_before():
+async def test_nothing_is_dispatched_after_the_stop_although_it_was_dispatched_before():
     mediator = wire(handles(EnrollStudent, answer_name))
     await mediator.send(EnrollStudent())
     await mediator.publish(StudentChanged())
@@ -139,7 +139,7 @@ async def test_nothing_is_dispatched_after_the_stop_though_it_was_before():
         await mediator.publish(StudentChanged())
 
 
-async def test_what_was_dispatched_the_right_way_is_refused_the_other_way_all_the_same():
+async def test_a_message_dispatched_the_right_way_is_still_refused_the_wrong_way():
     mediator = wire(handles(EnrollStudent, answer_name))
     await mediator.send(EnrollStudent())
     await mediator.publish(StudentChanged())
@@ -150,7 +150,7 @@ async def test_what_was_dispatched_the_right_way_is_refused_the_other_way_all_th
         await wrong.send(StudentChanged())
 
 
-async def test_what_a_handler_raises_reaches_the_sender_as_the_same_object():
+async def test_an_error_of_a_handler_reaches_the_sender_as_the_same_object():
     raised = ValueError("raw")
 
     async def fail(_message: Any) -> None:
@@ -165,7 +165,7 @@ async def test_what_a_handler_raises_reaches_the_sender_as_the_same_object():
     assert raised.__cause__ is raised.__context__ is None
 
 
-async def test_a_notification_reaches_its_handlers_in_the_order_of_declaration_those_of_base_classes_too():
+async def test_a_notification_reaches_handlers_of_its_class_and_its_bases_in_the_order_of_declaration():
     log: list[str] = []
 
     def note(name: str) -> Any:
@@ -188,7 +188,7 @@ async def test_a_notification_reaches_its_handlers_in_the_order_of_declaration_t
     assert log == ["any", "changed", "both"]
 
 
-async def test_the_first_error_stops_a_publish_and_is_raised_as_it_is():
+async def test_the_first_error_stops_a_publish_and_is_raised_unchanged():
     log: list[str] = []
     raised = KeyError("raw")
 
@@ -208,11 +208,11 @@ async def test_the_first_error_stops_a_publish_and_is_raised_as_it_is():
     assert log == ["first"]
 
 
-async def test_a_notification_without_handlers_is_fine():
+async def test_a_notification_needs_no_handler():
     await wire().publish(StudentChanged())
 
 
-async def test_each_handler_is_built_when_its_turn_comes():
+async def test_each_handler_is_built_immediately_before_it_runs():
     log: list[str] = []
 
     async def note(_message: Any) -> None:

@@ -98,7 +98,7 @@ async def test_a_command_that_fails_raises_its_own_error_although_no_line_can_be
     assert database.tables.get("students", {}) == {}
 
 
-async def test_what_was_lost_is_said_before_the_next_line_that_can_be_written(sink: Sink) -> None:
+async def test_lost_lines_are_reported_before_the_next_line_that_can_be_written(sink: Sink) -> None:
     log = Logger(worker="relay")
     log.info("one")
     log.error("two")
@@ -133,7 +133,7 @@ def test_each_line_is_written_or_counted_once(outcomes: list[bool]) -> None:
     assert len(written) + lost == len(outcomes)
 
 
-async def test_a_consumer_goes_on_although_no_line_can_be_written(sink: Sink) -> None:
+async def test_a_consumer_keeps_working_although_no_line_can_be_written(sink: Sink) -> None:
     application = Application(options={"retry_delays": (0.0,), "max_attempts": 2})
     application.acts[1] = failing(LookupError())
     application.publish(1, 2)
@@ -144,7 +144,7 @@ async def test_a_consumer_goes_on_although_no_line_can_be_written(sink: Sink) ->
     assert sink.attempts > 3
 
 
-async def test_a_relay_rides_out_an_outage_although_no_line_can_be_written(sink: Sink) -> None:
+async def test_a_relay_survives_an_outage_although_no_line_can_be_written(sink: Sink) -> None:
     database, broker = InMemoryDatabase(), Broker()
     broker.errors["shop"] = PublisherUnavailableError("nats://broker", "away")
     put(database, event("1"))
@@ -179,7 +179,7 @@ async def test_a_responder_answers_although_no_line_can_be_written(sink: Sink) -
     assert sink.attempts > 1
 
 
-def test_every_line_can_be_taken_by_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_line_can_be_passed_to_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -229,7 +229,7 @@ async def test_a_message_that_cannot_be_shown_is_handled_and_logged_without_its_
     assert (logs[0]["event"], logs[0]["payload"]) == ("handled", "it cannot be shown: KeyError")
 
 
-def test_a_watcher_that_fails_is_named_once_counted_and_said_to_work_again() -> None:
+def test_a_failing_watcher_is_reported_once_with_a_count_and_reported_again_when_it_works() -> None:
     outcomes = iter([OSError("full"), OSError("full"), None, None])
 
     def watch(value: int) -> int:

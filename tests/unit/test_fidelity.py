@@ -170,7 +170,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("annotation", "value", "text"), CHANGED)
-def test_a_value_that_msgspec_would_change_is_refused_with_its_place_and_both_kinds(annotation, value, text):
+def test_a_value_that_msgspec_would_change_is_refused_with_its_path_and_both_types(annotation, value, text):
     event = holding(annotation, value)
     with pytest.raises(
         EventNotSerializableError, match=f"Held cannot be serialized: its payload decodes to another.*{text}"
@@ -184,7 +184,7 @@ def test_a_value_that_msgspec_keeps_is_stored(annotation, value):
 
 
 @pytest.mark.parametrize(("annotation", "value"), KEPT)
-def test_pydantic_keeps_a_value_or_it_is_refused(annotation, value):
+def test_a_value_that_pydantic_would_change_is_refused(annotation, value):
     event = holding(annotation, value)
     try:
         read = stored(event, PydanticCodec())
@@ -241,14 +241,14 @@ def seen_card() -> Card:
         (Open(name="x", at=date(2020, 1, 1)), r"`__pydantic_extra__\[...\]` is a date, and is read again as a str"),
     ],
 )
-def test_what_a_pydantic_model_masks_excludes_or_normalizes_is_refused(event: DistributedEvent, text: str):
+def test_a_pydantic_model_that_masks_excludes_or_normalizes_a_field_is_refused(event: DistributedEvent, text: str):
     with pytest.raises(EventNotSerializableError, match=text) as caught:
         stored(event, PydanticCodec())
     assert not any(secret in str(caught.value) for secret in ("4111", "hidden", "Ada"))
 
 
 @pytest.mark.parametrize("event", [Card(), Open(name="x", more=[1, "a"]), Trimmed(name=" Ada "), Either(value=1)])
-def test_a_pydantic_model_that_is_read_as_it_was_is_stored(event: DistributedEvent):
+def test_a_pydantic_model_that_survives_the_round_trip_is_stored(event: DistributedEvent):
     assert stored(event, PydanticCodec()) == event
 
 
@@ -300,12 +300,12 @@ class Renamed(msgspec.Struct, DistributedEvent, rename="camel", omit_defaults=Tr
         (Renamed(amount=-1), "cannot be read again"),
     ],
 )
-def test_what_a_class_leaves_out_or_computes_anew_is_refused(event: DistributedEvent, text: str):
+def test_a_class_that_omits_or_recomputes_a_field_is_refused(event: DistributedEvent, text: str):
     with pytest.raises(EventNotSerializableError, match=text):
         stored(event, MsgspecCodec())
 
 
-def test_what_a_class_computes_from_its_fields_is_no_change():
+def test_a_property_computed_from_the_fields_does_not_count_as_a_change():
     event = Totalled([1.0, 2.0])
     event.kept = event.mean  # computed later, and kept in the object
     assert stored(event, MsgspecCodec()).total == 3.0
@@ -340,7 +340,7 @@ class HandmadeCodec:
         return event_class(data.decode())
 
 
-def test_events_of_a_class_without_fields_are_compared_by_what_they_hold():
+def test_events_of_a_class_without_fields_are_compared_by_their_attributes():
     assert stored(Handmade("abc"), HandmadeCodec(3)).text == "abc"
     with pytest.raises(EventNotSerializableError, match="`text` is a str, and is read again as another str"):
         stored(Handmade("abcd"), HandmadeCodec(3))
@@ -397,20 +397,20 @@ class Packed:
 
 
 @given(VALUES)
-def test_any_value_is_the_same_as_itself(value: object):
+def test_any_value_is_equal_to_itself(value: object):
     assert change_of(value, value) is None
     stored(holding(Any, value), Packed())
 
 
 @given(VALUES, VALUES)
-def test_what_is_found_to_be_the_same_is_written_alike(one: object, other: object):
+def test_values_found_to_be_the_same_have_the_same_repr(one: object, other: object):
     """`repr` shows plain values completely."""
     if change_of(one, other) is None:
         assert repr(one) == repr(other) or isinstance(one, int)  # a float may stand for an int
 
 
 @given(VALUES)
-def test_whatever_msgspec_makes_of_a_value_without_a_type_it_is_the_same_or_refused(value: object):
+def test_an_untyped_value_is_read_back_unchanged_or_refused(value: object):
     event = holding(Any, value)
     try:
         read = stored(event, MsgspecCodec())

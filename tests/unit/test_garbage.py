@@ -62,7 +62,9 @@ async def send_what_fails(mediator: Mediator) -> None:
 
 
 @pytest.mark.parametrize("dispatch", [send, send_in_a_context, publish, send_what_fails])
-async def test_a_dispatch_leaves_nothing_to_the_garbage_collector(dispatch: Callable[[Mediator], Awaitable[None]]):
+async def test_a_dispatch_leaves_no_reference_cycle_to_the_garbage_collector(
+    dispatch: Callable[[Mediator], Awaitable[None]],
+):
     mediator = wired()
     await dispatch(mediator)
     gc.collect()
@@ -77,6 +79,6 @@ async def test_a_dispatch_leaves_nothing_to_the_garbage_collector(dispatch: Call
         gc.enable()
 
 
-async def test_the_name_is_answered_all_the_same():
+async def test_the_handler_returns_the_name_through_a_behavior():
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(EnrollStudent, on)])
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"

@@ -138,17 +138,17 @@ FOR_STR = handling(RequestHandler, Echo[str], str, name="for_str")
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_the_open_handler_serves_what_the_arguments_are_not_known_of(handlers, message, expected):
+async def test_the_open_handler_handles_messages_with_unknown_type_arguments(handlers, message, expected):
     assert await mediator(*handlers).send(message) == expected
 
 
-async def test_the_only_handler_serves_whatever_can_be_for_it():
+async def test_the_only_handler_handles_every_message_that_may_be_for_it():
     assert await mediator(FOR_INT).send(Echo[int](1)) == "for_int"
     both = handling(RequestHandler, Echo[int] | Echo[str], str, name="both")
     assert await mediator(both).send(Echo("a")) == "both"
 
 
-async def test_what_may_be_for_several_is_an_error_that_names_them_and_says_what_to_do():
+async def test_a_message_for_several_possible_handlers_raises_an_error_that_names_them_and_the_remedy():
     ambiguous = mediator(FOR_INT, FOR_STR)
     with pytest.raises(HandlerNotFoundError) as caught:
         await ambiguous.send(Echo[str]("a"))
@@ -162,7 +162,7 @@ async def test_what_may_be_for_several_is_an_error_that_names_them_and_says_what
     assert await ambiguous.send(EchoOfStr("a")) == "for_str"
 
 
-async def test_arguments_that_are_known_in_part_decide_as_far_as_they_are():
+async def test_partly_known_type_arguments_exclude_the_handlers_they_contradict():
     first = handling(RequestHandler, Pair[int, str], str, name="first")
     second = handling(RequestHandler, Pair[int, int], str, name="second")
     third = handling(RequestHandler, Pair[str, str], str, name="third")
@@ -174,13 +174,13 @@ async def test_arguments_that_are_known_in_part_decide_as_far_as_they_are():
         await mediator(first, second, third).send(IntAnd(1, "a"))
 
 
-async def test_inner_arguments_that_are_not_known_decide_nothing():
+async def test_unknown_inner_type_arguments_exclude_no_handler():
     inner = handling(RequestHandler, Echo[list[int]], str, name="inner")
 
     assert await mediator(inner, OPEN).send(EchoOfList([1])) == "open"
 
 
-async def test_streams_go_to_the_open_handler_too():
+async def test_the_open_handler_handles_streams_too():
     narrow = handling(StreamRequestHandler, Numbers[int], str, name="narrow")
     wide = handling(StreamRequestHandler, Numbers[Any], str, name="wide")
     async with mediator(narrow, wide).stream(Numbers[str]("a")) as items:
@@ -191,7 +191,7 @@ async def test_streams_go_to_the_open_handler_too():
 
 
 @pytest.mark.parametrize(("kind", "generic"), [(NotificationHandler, Changed), (DistributedEventHandler, Renamed)])
-def test_notifications_and_events_whose_arguments_are_not_known_go_to_the_open_handlers(kind, generic):
+def test_notifications_and_events_with_unknown_type_arguments_go_to_the_open_handlers(kind, generic):
     narrow = handling(kind, generic[int], name="narrow")
     other = handling(kind, generic[str], name="other")
     wide = handling(kind, generic[Any], name="wide")
@@ -206,7 +206,7 @@ def test_notifications_and_events_whose_arguments_are_not_known_go_to_the_open_h
         subscribers(narrow, other, everything)
 
 
-async def test_notifications_whose_arguments_are_known_go_to_all_that_are_for_them():
+async def test_notifications_with_known_type_arguments_go_to_all_matching_handlers():
     seen: list[str] = []
     handlers = [
         handling(NotificationHandler, Changed[argument], name=f"of_{argument}", seen=seen)
@@ -217,7 +217,7 @@ async def test_notifications_whose_arguments_are_known_go_to_all_that_are_for_th
     assert seen == ["of_<class 'int'>", "of_typing.Any"]
 
 
-async def test_behaviors_for_certain_arguments_are_passed_over_where_these_are_not_known():
+async def test_behaviors_for_certain_type_arguments_are_skipped_if_the_arguments_are_unknown():
     seen: list[str] = []
     narrow = handling(PipelineBehavior, Echo[int], str, name="narrow", seen=seen)
     wide = handling(PipelineBehavior, Echo[Any], str, name="wide", seen=seen)
@@ -229,7 +229,7 @@ async def test_behaviors_for_certain_arguments_are_passed_over_where_these_are_n
     assert seen == ["wide", "narrow", "wide"]
 
 
-async def test_behaviors_are_for_what_goes_to_the_only_handler_of_the_same_arguments():
+async def test_behaviors_apply_to_messages_that_go_to_the_only_handler_of_the_same_type_arguments():
     seen: list[str] = []
     same = handling(PipelineBehavior, Echo[int], str, name="same", seen=seen)
     other = handling(PipelineBehavior, Echo[str], str, name="other", seen=seen)
@@ -239,7 +239,7 @@ async def test_behaviors_are_for_what_goes_to_the_only_handler_of_the_same_argum
     assert seen == ["same"]
 
 
-async def test_behaviors_of_notifications_and_streams_are_passed_over_too():
+async def test_behaviors_of_notifications_and_streams_are_skipped_too():
     seen: list[str] = []
     around_each = handling(NotificationPipelineBehavior, Changed[int], name="around_each", seen=seen)
     around = handling(PipelineBehavior, Changed[int], None, name="around", seen=seen)
@@ -256,7 +256,7 @@ async def test_behaviors_of_notifications_and_streams_are_passed_over_too():
     assert seen == ["wide", "around", "around_each", "wide"]
 
 
-async def test_processors_for_certain_arguments_are_passed_over_where_these_are_not_known():
+async def test_processors_for_certain_type_arguments_are_skipped_if_the_arguments_are_unknown():
     seen: list[str] = []
     behaviors = [
         Binding(cls, cls, f"container.{cls.__name__}", PipelineBehavior)
@@ -275,7 +275,7 @@ async def test_processors_for_certain_arguments_are_passed_over_where_these_are_
     assert seen == ["before", "before_int", "before", "after_int"]
 
 
-async def test_an_authorizer_that_may_be_meant_is_not_passed_over():
+async def test_an_authorizer_that_may_apply_is_never_skipped():
     behavior = Binding(AuthorizationBehavior, AuthorizationBehavior, "container.authorization", PipelineBehavior)
     only_int = handling(Authorizer, Echo[int], name="only_int")
     with pytest.raises(HandlerNotFoundError, match=r"container.only_int is for Echo\[int\]"):

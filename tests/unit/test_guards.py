@@ -52,7 +52,7 @@ async def test_call_next_may_be_called_in_a_task_that_the_behavior_awaits():
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
 
 
-async def test_call_next_is_refused_after_a_behavior_that_had_to_be_resolved():
+async def test_call_next_is_refused_after_a_behavior_from_an_asynchronous_provider_has_returned():
     kept: list[Any] = []
 
     async def keep(_message: Any, call_next: Any) -> Any:
@@ -72,7 +72,7 @@ async def test_call_next_is_refused_after_a_behavior_that_had_to_be_resolved():
         await kept[0]()
 
 
-async def test_a_behavior_that_forgets_to_await_is_told_so_and_nothing_is_committed():
+async def test_a_dispatch_raises_and_commits_nothing_when_a_behavior_forgets_to_await():
     async def forget(_message: Any, call_next: Any) -> Any:
         return call_next()
 
@@ -91,7 +91,7 @@ async def test_a_behavior_that_forgets_to_await_is_told_so_and_nothing_is_commit
 
 
 @pytest.mark.parametrize("strategy", [Sequential(), Sequential(on_error="collect"), Concurrent()])
-async def test_a_behavior_around_each_handler_that_forgets_to_await_is_told_so(strategy: Any):
+async def test_a_publish_raises_when_a_behavior_around_each_handler_forgets_to_await(strategy: Any):
     class Forgets(NotificationPipelineBehavior[Notification]):
         async def handle(self, notification: Any, handler: type, call_next: Any) -> None:
             return call_next()
@@ -103,7 +103,7 @@ async def test_a_behavior_around_each_handler_that_forgets_to_await_is_told_so(s
 
 @pytest.mark.parametrize("strategy", [None, Sequential(on_error="collect"), Concurrent()])
 @pytest.mark.parametrize("others", [0, 1])
-async def test_a_handler_of_a_notification_that_forgets_to_await_is_told_so(strategy: Any, others: int):
+async def test_a_publish_raises_when_a_notification_handler_forgets_to_await(strategy: Any, others: int):
     class Forgets(NotificationHandler[StudentEnrolled]):
         async def handle(self, notification: Any) -> Any:
             return answer_name(notification)
@@ -118,7 +118,7 @@ def circle(length: int) -> list[type[Notification]]:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
-async def test_notifications_that_cause_each_other_hit_a_limit_that_names_the_circle(length: int):
+async def test_notifications_that_cause_each_other_hit_the_depth_limit_and_the_error_names_the_cycle(length: int):
     classes = circle(length)
     count = 0
 
@@ -144,7 +144,7 @@ async def test_notifications_that_cause_each_other_hit_a_limit_that_names_the_ci
     assert caught.value.path[0] == EnrollStudent()
 
 
-async def test_scopes_of_handlers_and_of_a_block_are_no_dispatches_and_are_not_refused():
+async def test_scopes_of_handlers_and_blocks_do_not_count_towards_the_depth_limit():
     heard: list[Any] = []
 
     async def hear(notification: Any) -> None:
@@ -163,13 +163,13 @@ async def test_scopes_of_handlers_and_of_a_block_are_no_dispatches_and_are_not_r
             await mediator.send(EnrollStudent())
 
 
-async def test_dispatches_that_follow_each_other_have_no_depth():
+async def test_sequential_dispatches_do_not_add_depth():
     mediator = wire(handles(EnrollStudent, answer_name), max_depth=1)
     for _ in range(3):
         assert await mediator.send(EnrollStudent("Ada")) == "Ada"
 
 
-async def test_tasks_that_outlive_their_dispatch_and_dispatch_again_have_no_depth():
+async def test_tasks_that_outlive_their_dispatch_start_at_depth_zero():
     tasks: list[asyncio.Task[Any]] = []
 
     async def work(_message: Any) -> None:
@@ -187,13 +187,13 @@ async def test_tasks_that_outlive_their_dispatch_and_dispatch_again_have_no_dept
     assert len(tasks) == 20
 
 
-def test_a_depth_without_a_circle_shows_the_whole_path():
+def test_the_depth_error_without_a_cycle_shows_the_whole_path():
     error = misuse.dispatch_depth(2, [EnrollStudent(), StudentEnrolled(), "mediator.scope()"])
     assert error.cycle == []
     assert "EnrollStudent -> StudentEnrolled -> mediator.scope()" in str(error)
 
 
-async def test_nothing_is_published_after_a_commit_that_will_not_come():
+async def test_publish_after_commit_is_refused_without_a_transaction():
     async def work(_message: Any) -> None:
         mediator.publish_after_commit(StudentEnrolled())
 

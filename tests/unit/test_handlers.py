@@ -42,14 +42,14 @@ def test_arguments_are_inherited_by_a_class_that_gives_none():
     assert type_arguments(Derived, RequestHandler) == (EnrollStudent, str)
 
 
-def test_arguments_are_seen_through_a_generic_class_between():
+def test_arguments_are_found_through_an_intermediate_generic_class():
     class Last(Flipped[int, CountStudents]):
         pass
 
     assert type_arguments(Last, RequestHandler) == (CountStudents, int)
 
 
-def test_arguments_are_seen_through_two_generic_classes_and_containers_of_a_parameter():
+def test_arguments_are_found_through_two_generic_classes_and_containers_of_a_parameter():
     class ListOf(RequestHandler[M, list[R]], Generic[M, R]):
         pass
 
@@ -72,12 +72,12 @@ def test_a_mixin_before_the_generic_base_does_not_hide_it():
     assert type_arguments(Mixed, RequestHandler) == (EnrollStudent, str)
 
 
-def test_a_class_that_is_no_handler_has_no_arguments():
+def test_a_class_that_is_not_a_handler_has_no_arguments():
     assert type_arguments(EnrollStudent, RequestHandler) is None
     assert type_arguments(Direct, NotificationHandler) is None
 
 
-def test_a_base_without_arguments_says_nothing():
+def test_a_base_without_arguments_gives_no_arguments():
     class Bare(RequestHandler):
         pass
 
@@ -104,7 +104,7 @@ def test_the_response_of_a_message_is_its_type_argument():
     "union",
     [EnrollStudent | ExpelStudent, typing.Union[EnrollStudent, ExpelStudent]],  # noqa: UP007
 )
-def test_a_union_stands_for_its_members(union: Any):
+def test_a_union_matches_its_members(union: Any):
     assert message_types(union) == (EnrollStudent, ExpelStudent)
 
 
@@ -116,29 +116,29 @@ def test_a_union_within_a_union_expands():
     )
 
 
-def test_any_stands_for_every_message_and_a_variable_for_its_bound():
+def test_any_matches_every_message_and_a_type_variable_matches_its_bound():
     assert message_types(Any) == (object,)
     assert message_types(M) == (object,)
     assert message_types(C) == (Command,)
 
 
-def test_a_parametrized_message_stands_for_its_class():
+def test_a_parametrized_message_matches_its_class():
     assert message_types(Command[int]) == (Command,)
 
 
 @pytest.mark.parametrize("argument", [typing.ForwardRef("EnrollStudent"), "EnrollStudent", None, 3])
-def test_what_is_no_class_stands_for_nothing(argument: Any):
+def test_an_argument_that_is_no_class_matches_nothing(argument: Any):
     assert message_types(argument) == ()
 
 
-def test_a_forward_reference_is_not_guessed_at():
+def test_a_forward_reference_matches_nothing():
     class Forward(RequestHandler["EnrollStudent", str]):
         pass
 
     assert Binding(Forward, Forward, "container.forward", RequestHandler).messages == ()
 
 
-def test_a_union_with_a_forward_reference_stands_for_nothing():
+def test_a_union_with_a_forward_reference_matches_nothing():
     assert message_types(EnrollStudent | typing.ForwardRef("ExpelStudent")) == ()
 
 
@@ -152,11 +152,11 @@ def test_a_binding_knows_how_specific_it_is():
     assert (binding.distance(StudentChanged), binding.distance(StudentEnrolled)) == (0, 1)
 
 
-def test_a_behavior_without_an_argument_applies_to_what_its_variable_is_bound_to():
+def test_a_behavior_without_an_argument_applies_to_the_bound_of_its_type_variable():
     assert Binding(Auditing, Auditing, "container.auditing", PipelineBehavior).messages == (Command,)
 
 
-def test_a_behavior_that_says_nothing_at_all_applies_to_everything():
+def test_a_behavior_without_type_parameters_applies_to_every_message():
     class Bare(PipelineBehavior):
         pass
 
@@ -185,13 +185,13 @@ class Unsaid[T: Command[Any]](PipelineBehavior[T, Any]):
 type Both = EnrollStudent | ExpelStudent
 """
 
-    def test_type_parameters_of_the_new_syntax_are_seen_through():
+    def test_arguments_are_found_through_type_parameters_of_the_new_syntax():
         names: dict[str, Any] = dict(globals())
         exec(NEW_SYNTAX, names)
         assert type_arguments(names["Last"], RequestHandler) == (EnrollStudent, str)
         assert message_types(type_arguments(names["Unsaid"], PipelineBehavior)[0]) == (Command,)
 
-    def test_a_type_alias_of_the_new_syntax_stands_for_its_value():
+    def test_a_type_alias_of_the_new_syntax_matches_its_value():
         names: dict[str, Any] = dict(globals())
         exec(NEW_SYNTAX, names)
         assert message_types(names["Both"]) == (EnrollStudent, ExpelStudent)

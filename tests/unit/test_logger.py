@@ -15,7 +15,7 @@ def limited(lines: int = 3) -> RateLimitedLogger:
 
 
 @in_virtual_time
-async def test_what_is_left_out_is_counted_at_the_end_of_the_period_and_the_next_one_begins_anew() -> None:
+async def test_omitted_lines_are_counted_at_the_end_of_the_period_and_the_next_period_starts_at_zero() -> None:
     log = limited()
     with capture_logs() as logs:
         assert [log.warning("refused", number=number) for number in range(5)] == [True] * 3 + [False] * 2
@@ -36,7 +36,7 @@ async def test_what_is_left_out_is_counted_at_the_end_of_the_period_and_the_next
 
 
 @in_virtual_time
-async def test_one_text_takes_nothing_from_another_one() -> None:
+async def test_each_text_has_its_own_limit() -> None:
     log = limited()
     with capture_logs() as logs:
         for _ in range(100):
@@ -68,7 +68,7 @@ def test_every_line_is_written_or_counted_and_no_period_has_more_than_its_lines(
     check()
 
 
-def test_without_an_event_loop_the_next_line_tells_how_many_were_left_out() -> None:
+def test_without_an_event_loop_the_next_line_reports_the_number_of_omitted_lines() -> None:
     time = [0.0]
     log = RateLimitedLogger(Logger(), lines=1, seconds=10.0, clock=lambda: time[0])
     with capture_logs() as logs:

@@ -29,7 +29,7 @@ async def test_behaviors_run_in_the_order_of_the_list_outermost_first():
     assert log == ["first in", "second in", "third in", "third out", "second out", "first out"]
 
 
-async def test_a_behavior_that_does_not_call_on_answers_and_the_handler_is_never_built():
+async def test_a_behavior_that_skips_call_next_returns_the_response_and_no_handler_is_built():
     def never() -> Any:
         raise AssertionError("built")
 
@@ -41,7 +41,7 @@ async def test_a_behavior_that_does_not_call_on_answers_and_the_handler_is_never
     assert await mediator.send(EnrollStudent()) == "cached"
 
 
-async def test_calling_on_again_builds_all_that_lies_inside_afresh():
+async def test_calling_call_next_again_builds_the_inner_behaviors_and_the_handler_anew():
     built: list[str] = []
 
     class Inner(PipelineBehavior[Any, Any]):
@@ -70,7 +70,7 @@ async def test_calling_on_again_builds_all_that_lies_inside_afresh():
     assert built == ["behavior", "handler", "behavior", "handler"]
 
 
-async def test_a_behavior_may_replace_the_message_for_all_that_lies_inside():
+async def test_a_behavior_may_replace_the_message_for_the_inner_behaviors_and_the_handler():
     seen: list[Any] = []
 
     async def shout(message: Any, call_next: Any) -> Any:
@@ -101,7 +101,7 @@ async def test_a_replaced_notification_reaches_every_handler():
 
 
 @pytest.mark.parametrize("other", [None, ExpelStudent("Bob"), "Bob", EnrollStudent])
-async def test_a_message_of_another_class_is_refused_for_what_lies_inside_was_chosen_for_this_one(other: Any):
+async def test_a_message_cannot_be_replaced_by_one_of_another_class(other: Any):
     async def swap(_message: Any, call_next: Any) -> Any:
         return await call_next(other)
 
@@ -110,7 +110,7 @@ async def test_a_message_of_another_class_is_refused_for_what_lies_inside_was_ch
         await mediator.send(EnrollStudent())
 
 
-async def test_a_notification_is_replaced_by_one_of_a_derived_class_and_not_by_one_of_its_base():
+async def test_a_notification_can_be_replaced_by_a_derived_one_and_not_by_one_of_its_base_class():
     seen: list[Any] = []
 
     async def see(message: Any) -> None:
@@ -155,7 +155,7 @@ async def test_a_behavior_applies_only_where_its_type_argument_matches(argument:
     assert seen == expected
 
 
-async def test_of_the_behaviors_that_share_a_name_the_most_specific_applies_and_keeps_its_place():
+async def test_the_most_specific_of_the_behaviors_with_one_name_applies_at_its_own_place():
     log: list[str] = []
 
     class General(PipelineBehavior[Command[Any] | Notification, Any]):
@@ -204,14 +204,14 @@ async def test_a_pipeline_is_compiled_once_per_message_class():
     assert mediator.registry.pipeline(EnrollStudent) is mediator.registry.pipeline(EnrollStudent)
 
 
-async def test_a_behavior_around_a_publish_runs_once_however_many_handlers_there_are():
+async def test_a_behavior_around_a_publish_runs_once_for_any_number_of_handlers():
     log: list[str] = []
     listeners = [listens(StudentChanged, answer_name) for _ in range(3)]
     await wire(*listeners, behaviors=[around(Notification, recorder("behavior", log))]).publish(StudentChanged())
     assert log == ["behavior in", "behavior out"]
 
 
-async def test_another_registry_takes_over_from_the_next_dispatch_on():
+async def test_a_new_registry_is_used_from_the_next_dispatch_on():
     mediator = wire(handles(EnrollStudent, answer_name))
 
     async def other(_message: Any) -> str:
@@ -258,7 +258,7 @@ def test_describe_shows_the_exact_chain_with_its_labels():
         (NewType("StudentId", str), "StudentId"),
     ],
 )
-def test_describe_spells_the_response_as_one_writes_it(response: Any, spelling: str):
+def test_describe_shows_the_response_type_as_it_is_written_in_source(response: Any, spelling: str):
     class Ask(Query[response]):  # type: ignore[valid-type]  # only known here
         pass
 

@@ -84,7 +84,7 @@ def check_lines(logs: Any) -> None:
 
 
 @given(HOSTILE, st.integers(10, 3000))
-def test_a_text_is_shown_in_one_bounded_printable_line_and_as_it_is_where_it_can_be(text: str, longest: int):
+def test_a_text_is_shown_as_one_bounded_printable_line_and_unchanged_if_possible(text: str, longest: int):
     found = shown(text, longest)
     assert fits(found, longest)
     assert shown(found, longest) == found
@@ -95,7 +95,7 @@ def test_a_text_is_shown_in_one_bounded_printable_line_and_as_it_is_where_it_can
 
 
 @given(HOSTILE, st.integers(100, 3000))
-def test_a_text_of_several_lines_keeps_them_and_both_its_ends(text: str, longest: int):
+def test_a_shortened_multiline_text_keeps_its_lines_and_both_ends(text: str, longest: int):
     found = printable(text, longest)
     assert len(found) <= longest
     assert found.replace("\n", "").isprintable()
@@ -150,7 +150,7 @@ def made(cls: type, hostile: str, only: tuple[str, ...] | None) -> Any:
 
 
 @pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
-def test_the_text_of_every_error_is_printable_and_bounded_whatever_is_in_it(cls: type):
+def test_the_text_of_every_error_is_printable_and_bounded_for_any_field_values(cls: type):
     for hostile in (*ODD, *HUGE[:3]):
         error = made(cls, hostile, None)
         assert fits_in_lines(str(error))
@@ -159,21 +159,21 @@ def test_the_text_of_every_error_is_printable_and_bounded_whatever_is_in_it(cls:
 
 
 @pytest.mark.parametrize("name", sorted(FOREIGN))
-def test_what_is_foreign_in_an_error_adds_no_line_to_its_text(name: str):
+def test_foreign_text_adds_no_line_to_the_text_of_an_error(name: str):
     for hostile in (*ODD, *HUGE):
         text = str(made(getattr(mediator.errors, name), hostile, FOREIGN[name]))
         assert fits(text, 3 * LONGEST_REASON), text[:300]
 
 
 @pytest.mark.parametrize("misused", [misuse.event_schema, misuse.cache_key, partial(misuse.not_repeatable, part="it")])
-def test_what_is_foreign_in_an_error_of_misuse_adds_no_line_to_its_text(misused: Callable[..., MisuseError]):
+def test_foreign_text_adds_no_line_to_the_text_of_a_misuse_error(misused: Callable[..., MisuseError]):
     for hostile in (*ODD, *HUGE):
         text = str(misused(str, reason=hostile))
         assert fits(text, 3 * LONGEST_REASON), text[:300]
 
 
 @pytest.mark.parametrize("missing", [not_found.no_event_in_outbox, not_found.no_consumer_group])
-def test_what_is_foreign_in_an_error_of_something_missing_adds_no_line_to_its_text(
+def test_foreign_text_adds_no_line_to_the_text_of_a_not_found_error(
     missing: Callable[[str], MediatorError],
 ):
     for hostile in (*ODD, *HUGE):
@@ -192,7 +192,7 @@ def test_every_text_of_a_log_line_is_printable_and_bounded(text: str):
 
 
 @given(HOSTILE)
-def test_a_traceback_is_bounded_and_no_text_of_an_error_begins_a_line_of_it(text: str):
+def test_a_traceback_is_bounded_and_none_of_its_lines_begins_with_the_text_of_an_error(text: str):
     try:
         try:
             raise ValueError(text)
@@ -236,7 +236,7 @@ class Foreign(InMemoryRequestChannel):
 
 @pytest.mark.parametrize("status", list(ReplyStatus))
 @pytest.mark.parametrize("hostile", [*ODD, *HUGE], ids=lambda text: ascii(text[:8]))
-async def test_what_another_application_answers_is_fit_to_be_shown(status: ReplyStatus, hostile: str):
+async def test_an_answer_of_another_application_is_printable_and_bounded(status: ReplyStatus, hostile: str):
     reply = RemoteReply(status, hostile.encode(errors="surrogatepass"), hostile, hostile, hostile)
     with pytest.raises(RemoteError) as caught:
         await RemoteSender(Foreign(reply)).send(Work("a"))
@@ -247,7 +247,7 @@ async def test_what_another_application_answers_is_fit_to_be_shown(status: Reply
 
 
 @pytest.mark.parametrize("hostile", [*ODD, *HUGE], ids=lambda text: ascii(text[:8]))
-async def test_a_foreign_event_leaves_lines_and_a_row_that_can_be_shown(hostile: str):
+async def test_a_foreign_event_leaves_printable_log_lines_and_a_printable_row(hostile: str):
     application = Application({})
     odd = dict.fromkeys(("ce-id", "ce-source", "ce-tenant", "ce-correlationid", "ce-partitionkey", "x-odd"), hostile)
     for number, kind in enumerate((hostile, f"{TYPE}.v1")):
@@ -271,9 +271,7 @@ async def test_a_foreign_event_leaves_lines_and_a_row_that_can_be_shown(hostile:
 
 @pytest.mark.parametrize("hostile", [*ODD, *HUGE], ids=lambda text: ascii(text[:8]))
 @pytest.mark.parametrize("knows", [True, False])
-async def test_what_a_caller_says_before_and_after_it_is_known_leaves_lines_that_can_be_shown(
-    hostile: str, knows: bool
-):
+async def test_texts_of_a_caller_leave_printable_log_lines_before_and_after_authentication(hostile: str, knows: bool):
     async def authenticate(call: RemoteCall) -> Caller:
         if knows:
             return Caller("ada")
@@ -301,7 +299,7 @@ async def test_what_a_caller_says_before_and_after_it_is_known_leaves_lines_that
 
 
 @given(HOSTILE)
-def test_a_stored_row_that_a_stranger_wrote_is_a_line_of_a_table(text: str):
+def test_a_stored_row_with_foreign_text_is_printed_as_one_line_of_a_table(text: str):
     event = ParkedEvent(
         direction="in", consumer=text, source=text, event_id=text, type=text, time=text, partition_key=text,
         content_type=text, extensions={text: text}, data=b"body", subject=text, headers={text: text}, sequence=1,
@@ -315,7 +313,7 @@ def test_a_stored_row_that_a_stranger_wrote_is_a_line_of_a_table(text: str):
 
 
 @given(HOSTILE)
-def test_a_finding_of_the_doctor_is_a_line_with_a_remedy(text: str):
+def test_a_finding_of_the_doctor_is_one_line_with_a_remedy(text: str):
     report = Report([fault("stream-missing", text, text, f"Do {text}")])
     lines = report.as_text().split("\n")
     assert len(lines) == 4

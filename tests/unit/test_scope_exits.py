@@ -19,7 +19,7 @@ def noting(log: list[str], name: str, failure: BaseException | None = None) -> C
     return callback
 
 
-async def test_exit_callbacks_run_last_added_first_and_get_the_error():
+async def test_exit_callbacks_run_last_added_first_and_receive_the_error():
     log: list[tuple[str, BaseException | None]] = []
 
     async def asynchronous(error: BaseException | None) -> None:
@@ -48,7 +48,7 @@ async def test_all_exit_callbacks_run_although_some_fail_and_all_failures_are_ra
     assert isinstance(caught.value, ExceptionGroup)
 
 
-async def test_one_failure_is_raised_as_it_is():
+async def test_a_single_failure_is_raised_unchanged():
     failure = MediatorError("only one")
     with pytest.raises(MediatorError) as caught:
         async with wire().scope() as scope:
@@ -98,7 +98,7 @@ async def test_a_callback_added_while_closing_runs_too():
     assert log == ["late"]
 
 
-async def test_closing_without_callbacks_only_closes():
+async def test_a_scope_without_callbacks_can_be_closed():
     scope = Scope()
     await scope.close(None)
     assert scope.closed

@@ -47,7 +47,9 @@ def outer_and_inner(inner: Any, mode: TransactionMode, *, swallow: bool = False)
 
 
 @pytest.mark.parametrize(("mode", "shared"), INNER_MODES.items())
-async def test_default_and_nested_join_the_running_scope_the_others_open_their_own(mode: TransactionMode, shared: bool):
+async def test_default_and_nested_join_the_running_scope_and_the_other_modes_open_one(
+    mode: TransactionMode, shared: bool
+):
     mediator, _ = outer_and_inner(see_scope, mode)
     outer, inner = await mediator.send(EnrollStudent())
     assert (outer is inner) is shared
@@ -71,13 +73,13 @@ async def test_an_outermost_dispatch_opens_a_scope_in_every_mode(mode: Transacti
     assert first.transactional is second.transactional is (mode is not TransactionMode.SUPPRESS)
 
 
-async def test_new_has_a_transaction_of_its_own():
+async def test_mode_new_begins_its_own_transaction():
     mediator, transactional = outer_and_inner(answer_none, TransactionMode.NEW)
     await mediator.send(EnrollStudent())
     assert len(transactional.begun) == 2
 
 
-async def test_suppress_has_no_transaction_and_what_joins_it_has_none_either():
+async def test_mode_suppress_has_no_transaction_and_messages_that_join_have_none_either():
     async def inner(_message: Any) -> Any:
         await mediator.publish(StudentChanged())
         return current_scope().transaction
@@ -87,7 +89,7 @@ async def test_suppress_has_no_transaction_and_what_joins_it_has_none_either():
     assert len(transactional.begun) == 1
 
 
-async def test_a_joined_command_that_fails_dooms_the_transaction_although_its_caller_goes_on():
+async def test_a_joined_command_that_fails_dooms_the_transaction_although_its_caller_catches_the_error():
     mediator, transactional = outer_and_inner(fail, TransactionMode.DEFAULT, swallow=True)
     await mediator.send(EnrollStudent())
     assert [transaction.log for transaction in transactional.begun] == [["doomed by ExpelStudent: ValueError"]]
@@ -109,13 +111,13 @@ async def test_a_joined_publish_that_fails_dooms_the_transaction_but_a_query_doe
 
 
 @pytest.mark.parametrize("mode", [TransactionMode.NEW, TransactionMode.SUPPRESS])
-async def test_a_failure_in_a_scope_of_its_own_dooms_nothing_further_out(mode: TransactionMode):
+async def test_a_failure_in_a_new_scope_does_not_doom_the_outer_transaction(mode: TransactionMode):
     mediator, transactional = outer_and_inner(fail, mode, swallow=True)
     await mediator.send(EnrollStudent())
     assert transactional.begun[0].log == []
 
 
-async def test_nested_runs_behind_a_savepoint():
+async def test_mode_nested_runs_behind_a_savepoint():
     mediator, transactional = outer_and_inner(answer_none, TransactionMode.NESTED)
     await mediator.send(EnrollStudent())
     assert [transaction.log for transaction in transactional.begun] == [
@@ -123,13 +125,13 @@ async def test_nested_runs_behind_a_savepoint():
     ]
 
 
-async def test_nested_that_fails_goes_back_to_its_savepoint_and_dooms_nothing():
+async def test_a_nested_command_that_fails_is_rolled_back_to_its_savepoint_and_dooms_nothing():
     mediator, transactional = outer_and_inner(fail, TransactionMode.NESTED, swallow=True)
     await mediator.send(EnrollStudent())
     assert transactional.begun[0].log == ["savepoint for ExpelStudent", "rolled back to savepoint"]
 
 
-async def test_nested_without_a_transaction_begins_one():
+async def test_mode_nested_without_a_transaction_begins_one():
     transactional = Transactional()
 
     async def query(_message: Any) -> None:
@@ -140,7 +142,7 @@ async def test_nested_without_a_transaction_begins_one():
     assert [transaction.log for transaction in transactional.begun] == [[]]
 
 
-async def test_a_scope_opened_by_hand_is_joined_by_what_is_dispatched_in_it():
+async def test_messages_dispatched_in_a_scope_opened_by_hand_join_the_scope():
     mediator = wire(handles(EnrollStudent, see_scope))
     async with mediator.scope() as scope:
         assert current_scope() is scope
@@ -154,7 +156,7 @@ async def test_a_scope_opened_by_hand_is_joined_by_what_is_dispatched_in_it():
     assert current_frame() is None
 
 
-async def test_a_nested_scope_by_hand_sets_a_savepoint_in_the_running_transaction():
+async def test_a_nested_scope_opened_by_hand_sets_a_savepoint_in_the_running_transaction():
     transactional = Transactional()
 
     async def outer(_message: Any) -> None:
@@ -213,7 +215,7 @@ async def test_exit_callbacks_see_a_closed_scope():
     assert len(seen) == 1
 
 
-async def test_a_task_that_outlived_a_dispatch_which_had_no_use_for_a_scope_gets_none():
+async def test_a_task_that_outlives_a_dispatch_without_a_scope_gets_no_scope():
     over = asyncio.Event()
 
     async def later() -> None:
@@ -235,7 +237,7 @@ async def test_a_task_that_outlived_a_dispatch_which_had_no_use_for_a_scope_gets
     await task
 
 
-async def test_threads_that_work_for_one_dispatch_find_one_scope():
+async def test_threads_of_one_dispatch_share_one_scope():
     async def ask(_: EnrollStudent) -> Any:
         start = threading.Barrier(4)
 

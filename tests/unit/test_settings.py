@@ -88,7 +88,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("make", "setting", "value"), CASES)
-def test_a_setting_that_cannot_work_is_refused_by_its_name(make: Any, setting: str, value: Any) -> None:
+def test_the_refusal_of_an_impossible_setting_names_the_setting(make: Any, setting: str, value: Any) -> None:
     with pytest.raises(SettingError) as caught:
         make(**{setting: value})
     assert caught.value.subject == setting
@@ -96,25 +96,25 @@ def test_a_setting_that_cannot_work_is_refused_by_its_name(make: Any, setting: s
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, math.nan, True, "3"])
-def test_a_number_of_handlers_at_a_time_that_cannot_work_is_refused(value: Any) -> None:
+def test_an_impossible_concurrency_is_refused(value: Any) -> None:
     with pytest.raises(ContainerError, match="at least 1"):
         Concurrent(limit=value)
 
 
 @pytest.mark.parametrize("value", [-5, math.nan, True, "3", None])
-async def test_a_time_to_stop_that_cannot_work_is_refused_before_anything_starts(value: Any) -> None:
+async def test_an_impossible_stop_timeout_is_refused_before_anything_starts(value: Any) -> None:
     with pytest.raises(SettingError, match="drain_timeout"):
         await entered(lifespan(containers.DynamicContainer(), drain_timeout=value))
 
 
 @pytest.mark.parametrize("setting", ["lock_timeout", "idle_timeout", "statement_timeout", "connect_timeout"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, 1e300, True, "3", None])
-async def test_a_timeout_of_the_database_that_cannot_work_is_refused(setting: str, value: Any) -> None:
+async def test_an_impossible_database_timeout_is_refused(setting: str, value: Any) -> None:
     with pytest.raises(SettingError, match=setting):
         await entered(open_engine("sqlite:///never.db", **{setting: value}))
 
 
 @pytest.mark.parametrize("value", [-1, math.nan, True, "3", None])
-async def test_a_wait_for_other_writers_that_cannot_work_is_refused(value: Any) -> None:
+async def test_an_impossible_wait_for_other_writers_is_refused(value: Any) -> None:
     with pytest.raises(SettingError, match="writer_timeout"):
         await entered(open_engine("sqlite:///never.db", writer_timeout=value))

@@ -50,7 +50,7 @@ async def test_the_first_error_stops_unless_errors_are_collected():
 
 
 @pytest.mark.parametrize("strategy", [COLLECT, Concurrent(), Concurrent(limit=1)])
-async def test_one_collected_error_is_raised_as_it_is_after_all_have_run(strategy: PublishStrategy):
+async def test_a_single_collected_error_is_raised_unchanged_after_all_handlers_have_run(strategy: PublishStrategy):
     log: list[int] = []
     error = LookupError("the only one")
     with pytest.raises(LookupError) as caught:
@@ -59,7 +59,7 @@ async def test_one_collected_error_is_raised_as_it_is_after_all_have_run(strateg
 
 
 @pytest.mark.parametrize("strategy", [COLLECT, Concurrent()])
-async def test_several_collected_errors_are_a_group(strategy: PublishStrategy):
+async def test_several_collected_errors_are_raised_as_a_group(strategy: PublishStrategy):
     first, second = LookupError("first"), ValueError("second")
     with pytest.raises(ExceptionGroup, match="in the handlers of StudentEnrolled") as caught:
         await wire(*failing(first, None, second)).publish(StudentEnrolled(), strategy=strategy)
@@ -71,7 +71,7 @@ async def test_without_handlers_nothing_happens(strategy: PublishStrategy):
     await wire().publish(StudentEnrolled(), strategy=strategy)
 
 
-async def test_concurrent_handlers_run_at_the_same_time_up_to_the_limit():
+async def test_concurrent_handlers_run_concurrently_up_to_the_limit():
     running, most, met = 0, 0, asyncio.Barrier(2)
 
     async def work(_message: Any) -> None:
@@ -87,7 +87,7 @@ async def test_concurrent_handlers_run_at_the_same_time_up_to_the_limit():
     assert most == 2
 
 
-async def test_each_concurrent_handler_has_a_scope_and_a_transaction_of_its_own():
+async def test_each_concurrent_handler_has_its_own_scope_and_transaction():
     transactional = Transactional()
     scopes: list[Any] = []
     contexts: list[Any] = []
@@ -108,7 +108,7 @@ async def test_each_concurrent_handler_has_a_scope_and_a_transaction_of_its_own(
     assert len({context.correlation_id for context in contexts}) == 1
 
 
-async def test_concurrent_handlers_have_no_transaction_where_there_may_be_none():
+async def test_concurrent_handlers_have_no_transaction_in_mode_suppress():
     transactional = Transactional()
 
     async def work(_message: Any) -> None:
@@ -157,7 +157,7 @@ async def test_a_cancellation_that_a_handler_raises_itself_is_not_swallowed(stra
         await wire(*failing(asyncio.CancelledError())).publish(StudentEnrolled(), strategy=strategy)
 
 
-async def test_the_call_decides_before_the_class_and_the_class_before_the_mediator():
+async def test_a_strategy_of_the_call_overrides_the_class_and_the_class_overrides_the_mediator():
     used: list[str] = []
 
     @dataclass(frozen=True)
@@ -189,13 +189,13 @@ async def test_the_call_decides_before_the_class_and_the_class_before_the_mediat
 @pytest.mark.parametrize(
     "make", [lambda: Concurrent(limit=0), lambda: Sequential(on_error="never")], ids=["limit", "on_error"]
 )
-def test_a_strategy_with_wrong_arguments_is_refused_where_it_is_made(make: Any):
+def test_a_strategy_with_wrong_arguments_is_refused_by_its_constructor(make: Any):
     with pytest.raises(ContainerError, match="not"):
         make()
 
 
 @pytest.mark.parametrize("strategy", [Sequential(), COLLECT, Concurrent(limit=1)])
-async def test_a_behavior_around_each_handler_knows_which_it_wraps(strategy: PublishStrategy):
+async def test_a_behavior_around_each_handler_receives_the_class_of_the_handler(strategy: PublishStrategy):
     log: list[str] = []
 
     class Trace(NotificationPipelineBehavior[StudentChanged]):
@@ -223,7 +223,7 @@ async def test_a_behavior_around_each_handler_knows_which_it_wraps(strategy: Pub
     assert log == ["publish", "First in", "First out", "Second in", "Second out"]
 
 
-async def test_a_behavior_around_each_handler_may_keep_one_from_running():
+async def test_a_behavior_around_each_handler_may_skip_a_handler():
     log: list[int] = []
 
     class Skip(NotificationPipelineBehavior[Notification]):
@@ -244,7 +244,7 @@ async def nothing(_message: Any) -> None:
     pass
 
 
-async def test_a_concurrent_handler_whose_task_is_cancelled_has_failed_and_the_others_go_on():
+async def test_a_concurrent_handler_whose_task_is_cancelled_fails_and_the_other_handlers_finish():
     log: list[int] = []
 
     async def cancelled(_message: Any) -> None:
@@ -259,7 +259,7 @@ async def test_a_concurrent_handler_whose_task_is_cancelled_has_failed_and_the_o
     assert log == [0]
 
 
-async def test_a_group_with_a_cancellation_of_a_handler_inside_is_an_error_like_others():
+async def test_a_group_that_contains_a_cancellation_is_handled_like_any_error():
     log: list[int] = []
     group = BaseExceptionGroup("inside", [asyncio.CancelledError(), LookupError()])
     with pytest.raises(BaseExceptionGroup) as caught:

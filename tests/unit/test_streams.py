@@ -42,7 +42,7 @@ async def names(request: ListStudents) -> Any:
         yield name
 
 
-async def test_a_stream_gives_the_items_of_its_handler():
+async def test_a_stream_yields_the_items_of_its_handler():
     mediator = wire(streams(ListStudents, names))
     async with mediator.stream(ListStudents()) as items:
         assert [item async for item in items] == ["Ada", "Bob", "Cyd"]
@@ -73,7 +73,7 @@ async def test_a_stream_request_is_neither_sent_nor_published():
         await mediator.publish(ListStudents())  # type: ignore[arg-type]
 
 
-async def test_a_stream_is_iterated_inside_its_async_with_only():
+async def test_a_stream_can_only_be_iterated_inside_its_async_with():
     mediator = wire(streams(ListStudents, names))
     stream: Any = mediator.stream(ListStudents())
     with pytest.raises(MisuseError, match="async with mediator.stream"):
@@ -109,7 +109,7 @@ async def test_behaviors_run_once_per_stream_outermost_first_where_they_apply():
     assert log == ["a in", "b in", "b out", "a out"]
 
 
-async def test_leaving_early_closes_behaviors_and_handler_from_the_outside_in_at_once():
+async def test_leaving_the_block_early_closes_behaviors_and_handler_at_once_outermost_first():
     log: list[str] = []
 
     async def listing(_request: Any) -> Any:
@@ -144,7 +144,7 @@ async def test_an_error_of_the_consumer_closes_the_stream_and_reaches_its_caller
     assert (caught.value, log) == (error, ["a in", "a out"])
 
 
-async def test_an_error_of_the_handler_reaches_the_consumer_as_it_is():
+async def test_an_error_of_the_handler_reaches_the_consumer_unchanged():
     error = LookupError("handler")
 
     async def failing(_request: Any) -> Any:
@@ -159,7 +159,7 @@ async def test_an_error_of_the_handler_reaches_the_consumer_as_it_is():
     assert caught.value is error
 
 
-async def test_cancelled_between_items_a_stream_is_closed():
+async def test_a_stream_is_closed_when_its_consumer_is_cancelled_between_items():
     log: list[str] = []
     reached = asyncio.Event()
     mediator = wire(streams(ListStudents, names), behaviors=[along(Any, passing("a", log))])
@@ -178,7 +178,7 @@ async def test_cancelled_between_items_a_stream_is_closed():
     assert log == ["a in", "a out"]
 
 
-async def test_cancelled_in_a_step_a_stream_is_closed():
+async def test_a_stream_is_closed_when_its_consumer_is_cancelled_during_a_step():
     started, ended = asyncio.Event(), asyncio.Event()
 
     async def waiting(_request: Any) -> Any:
@@ -221,7 +221,7 @@ async def test_a_failure_while_closing_is_raised_after_everything_is_closed():
     assert current_frame() is None
 
 
-async def test_cancelled_while_it_closes_after_an_error_of_the_consumer_a_stream_is_cancelled():
+async def test_a_cancellation_during_closing_wins_over_the_error_of_the_consumer():
     closing, closed = asyncio.Event(), asyncio.Event()
 
     async def slow(_request: Any) -> Any:
@@ -244,7 +244,7 @@ async def test_cancelled_while_it_closes_after_an_error_of_the_consumer_a_stream
         await task
 
 
-async def test_failures_while_closing_are_notes_of_the_error_of_the_consumer_or_else_a_group():
+async def test_failures_while_closing_become_notes_on_the_error_of_the_consumer_or_a_group_without_one():
     async def stubborn(_request: Any) -> Any:
         try:
             yield "Ada"
@@ -274,7 +274,7 @@ async def test_failures_while_closing_are_notes_of_the_error_of_the_consumer_or_
     assert [type(each) for each in group.value.exceptions] == [ValueError, LookupError]
 
 
-async def test_a_joined_stream_whose_scope_is_in_use_or_gone_is_closed_all_the_same():
+async def test_a_joined_stream_is_closed_even_if_its_scope_is_in_use_or_closed():
     log: list[str] = []
     done = asyncio.Event()
     kept: list[Any] = []
@@ -307,7 +307,7 @@ async def test_a_joined_stream_whose_scope_is_in_use_or_gone_is_closed_all_the_s
     assert log == ["closed", "closed"]
 
 
-async def test_the_scope_is_there_in_each_step_and_never_between_the_items():
+async def test_the_scope_is_current_during_each_step_and_never_between_items():
     seen: list[Any] = []
     disposed: list[str] = []
 
@@ -359,7 +359,7 @@ async def test_streams_that_are_closed_in_another_order_than_opened_leave_no_fra
     assert current_frame() is None
 
 
-async def test_a_step_in_a_task_of_its_own_has_the_scope_too():
+async def test_a_step_in_a_separate_task_has_the_scope_too():
     async def listing(_request: Any) -> Any:
         yield id(current_scope())
         yield id(current_scope())
@@ -370,7 +370,7 @@ async def test_a_step_in_a_task_of_its_own_has_the_scope_too():
         assert first == await asyncio.create_task(anext(items))  # type: ignore[arg-type]
 
 
-async def test_inside_a_dispatch_a_stream_joins_its_scope_and_both_may_dispatch_in_turn():
+async def test_a_stream_inside_a_dispatch_joins_the_scope_and_both_may_dispatch_in_turn():
     transactional = Transactional()
 
     async def listing(_request: Any) -> Any:
@@ -441,7 +441,7 @@ async def test_a_joined_stream_is_not_stepped_while_a_dispatch_uses_its_scope():
 
 
 @pytest.mark.parametrize("mode", [TransactionMode.NEW, TransactionMode.SUPPRESS])
-async def test_inside_a_dispatch_a_stream_may_have_a_scope_of_its_own(mode: TransactionMode):
+async def test_a_stream_inside_a_dispatch_may_open_its_own_scope(mode: TransactionMode):
     async def listing(_request: Any) -> Any:
         yield current_scope()
 
@@ -455,7 +455,7 @@ async def test_inside_a_dispatch_a_stream_may_have_a_scope_of_its_own(mode: Tran
     assert await mediator.send(EnrollStudent()) is True  # type: ignore[comparison-overlap]
 
 
-async def test_what_is_no_stream_is_refused():
+async def test_a_handler_that_returns_no_async_iterator_is_refused():
     async def forgotten(_request: Any) -> Any:
         return names(ListStudents())
 
@@ -466,7 +466,7 @@ async def test_what_is_no_stream_is_refused():
     assert current_frame() is None
 
 
-async def test_any_async_iterable_will_do():
+async def test_a_handler_may_return_any_async_iterable():
     class Names:
         def __aiter__(self) -> Any:
             return names(ListStudents())
@@ -475,7 +475,7 @@ async def test_any_async_iterable_will_do():
         assert [item async for item in items] == ["Ada", "Bob", "Cyd"]
 
 
-async def test_handlers_and_behaviors_may_have_to_be_resolved_first():
+async def test_handlers_and_behaviors_may_come_from_asynchronous_providers():
     log: list[str] = []
 
     def later(part: Any) -> Binding:
@@ -496,7 +496,7 @@ async def test_handlers_and_behaviors_may_have_to_be_resolved_first():
     assert log == ["a in", "a out"]
 
 
-async def test_a_behavior_may_replace_the_request_call_on_again_or_not_at_all():
+async def test_a_behavior_may_replace_the_request_and_call_the_rest_twice_or_never():
     async def twice(_request: Any, call_next: Any) -> Any:
         async for item in call_next(ListStudents(("Eve",))):
             yield item
@@ -520,7 +520,7 @@ async def test_a_behavior_may_replace_the_request_call_on_again_or_not_at_all():
         assert [item async for item in items] == []
 
 
-async def test_what_has_ended_inside_a_stream_is_not_kept_until_its_end():
+async def test_generators_that_ended_inside_a_stream_are_released_before_the_stream_ends():
     async def again(_request: Any, call_next: Any) -> Any:
         while True:
             async for item in call_next():
@@ -549,7 +549,7 @@ async def test_call_next_is_refused_after_the_stream():
         kept[0]()
 
 
-async def test_streams_that_open_each_other_hit_the_limit_of_depth():
+async def test_streams_that_open_each_other_hit_the_depth_limit():
     async def circular(_request: Any) -> Any:
         async with mediator.stream(ListStudents()) as items:
             async for item in items:
@@ -592,7 +592,7 @@ async def test_each_stream_is_one_line_in_the_log():
     assert {line["message_type"] for line in logs} == {"ListStudents", "ListCourses"}
 
 
-async def test_a_stream_inherits_the_context_it_is_given_or_that_runs():
+async def test_a_stream_inherits_the_given_context_or_the_current_one():
     async def listing(_request: Any) -> Any:
         yield current_context()
 
@@ -606,14 +606,14 @@ async def test_a_stream_inherits_the_context_it_is_given_or_that_runs():
     assert found.tenant == "other"
 
 
-def test_a_stream_is_drawn_and_described_for_programs_too():
+def test_a_stream_is_described_as_mermaid_and_json_too():
     mediator = wire(streams(ListStudents, names))
     (described,) = json.loads(mediator.describe(ListStudents, format="json"))["applications"][0]["messages"]
     assert (described["kind"], described["items"]) == ("stream", "str")
     assert "ListStudents → stream of str" in mediator.describe(ListStudents, format="mermaid")
 
 
-async def test_inside_a_context_of_a_dispatch_a_joined_stream_and_its_consumer_dispatch_in_turn():
+async def test_a_joined_stream_and_its_consumer_dispatch_in_turn_inside_a_context():
     async def listing(_request: Any) -> Any:
         for _ in range(2):
             yield await mediator.send(EnrollStudent("inner"))
@@ -631,7 +631,7 @@ async def test_inside_a_context_of_a_dispatch_a_joined_stream_and_its_consumer_d
     assert await mediator.send(ExpelStudent()) == [("inner", "acme", "outer")] * 2  # type: ignore[func-returns-value]
 
 
-async def test_call_next_is_refused_after_the_behavior_has_ended_while_the_stream_goes_on():
+async def test_call_next_is_refused_after_its_behavior_has_ended_although_the_stream_is_still_open():
     kept: list[Any] = []
 
     async def inside(_request: Any, call_next: Any) -> Any:
@@ -662,7 +662,7 @@ async def test_a_stream_request_of_another_class_is_refused():
             await anext(items)
 
 
-async def test_a_stream_that_is_open_is_not_opened_again_and_closes_as_ever():
+async def test_an_open_stream_cannot_be_opened_again_and_still_closes():
     log: list[str] = []
     mediator = wire(streams(ListStudents, names), behaviors=[along(Any, passing("a", log))])
     stream: Any = mediator.stream(ListStudents())
@@ -676,7 +676,7 @@ async def test_a_stream_that_is_open_is_not_opened_again_and_closes_as_ever():
     assert current_frame() is None
 
 
-async def test_a_stream_that_a_handler_has_left_open_is_closed_before_what_the_scope_holds():
+async def test_a_stream_that_a_handler_left_open_is_closed_before_the_exit_callbacks_of_the_scope():
     log: list[str] = []
     left: list[Any] = []
 
@@ -701,7 +701,7 @@ async def test_a_stream_that_a_handler_has_left_open_is_closed_before_what_the_s
         await anext(left[0])
 
 
-async def test_a_stream_that_was_closed_leaves_nothing_to_the_scope():
+async def test_a_closed_stream_leaves_no_exit_callback_in_the_scope():
     async def list_twice(_command: Any) -> None:
         for _ in range(2):
             async with mediator.stream(ListStudents()) as items:

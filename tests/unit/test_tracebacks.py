@@ -40,7 +40,7 @@ def imported(tmp_path, monkeypatch):
     ids=["syntax", "indentation", "setting", "standard library", "this library", "provider", "import", "name", "exit",
          "code made of text", "encoding"],
 )  # fmt: skip
-def test_an_error_has_the_place_in_the_module_that_made_it(imported, source, line, message):
+def test_an_error_is_located_in_the_module_that_raised_it(imported, source, line, message):
     error, path = imported(source, f"somebodys_module_{abs(hash(str(source)))}")
 
     assert place_of(error)[0] == path
@@ -48,14 +48,14 @@ def test_an_error_has_the_place_in_the_module_that_made_it(imported, source, lin
     assert message is None or message_of(error) == message
 
 
-def test_a_syntax_error_in_a_module_that_a_module_imports_has_the_place_in_the_imported_one(imported, tmp_path):
+def test_a_syntax_error_is_located_in_the_imported_module_that_contains_it(imported, tmp_path):
     (tmp_path / "inner_of_somebody.py").write_text("\n\nclass\n")
     error, _ = imported("import inner_of_somebody\n", "outer_of_somebody")
 
     assert place_of(error) == (str(tmp_path / "inner_of_somebody.py"), 3)
 
 
-def test_an_error_that_nobodys_code_raised_has_no_place():
+def test_an_error_that_no_python_code_raised_has_no_location():
     with pytest.raises(json.JSONDecodeError) as caught:
         json.loads("{")
 

@@ -98,19 +98,19 @@ class ForgetsEach(NotificationPipelineBehavior[Notification]):
 
 
 @pytest.mark.parametrize("behavior", [Drops, Keeps, ForgetsOne])
-async def test_a_behavior_that_goes_on_and_forgets_to_await_is_told_so_by_the_dispatch(behavior: Any):
+async def test_a_dispatch_raises_when_a_behavior_forgets_to_await_call_next(behavior: Any):
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[behavior])
     with pytest.raises(MisuseError, match=r"the coroutine \S*Handler\.handle, which nobody awaited"):
         await mediator.send(EnrollStudent())
 
 
-async def test_a_behavior_around_each_handler_that_forgets_to_await_is_told_so_by_the_publish():
+async def test_a_publish_raises_when_a_behavior_around_each_handler_forgets_to_await():
     mediator = wire(listens(StudentEnrolled, answer_name), behaviors=[ForgetsEach])
     with pytest.raises(MisuseError, match=r"Listener\.handle"):
         await mediator.publish(StudentEnrolled())
 
 
-async def test_a_behavior_that_had_to_be_resolved_and_forgets_to_await_is_told_so():
+async def test_a_dispatch_raises_when_a_behavior_from_an_asynchronous_provider_forgets_to_await():
     async def resolve() -> Any:
         return Drops()
 
@@ -141,7 +141,7 @@ async def test_a_task_that_a_behavior_leaves_behind_is_cancelled_in_the_scope_an
 
 
 @pytest.mark.parametrize("behavior", [SpawnsAndAwaits, InsideAFunction])
-async def test_a_behavior_that_awaits_in_other_ways_is_left_alone(behavior: Any):
+async def test_a_behavior_that_awaits_in_another_way_raises_nothing(behavior: Any):
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[behavior])
     for _ in range(2):
         assert await mediator.send(EnrollStudent("Ada")) == "Ada"
@@ -153,7 +153,7 @@ def test_a_behavior_whose_code_shows_that_it_awaits_is_not_watched():
         assert not awaits_inner(watched())
 
 
-def test_no_behavior_in_the_box_needs_to_be_watched():
+def test_no_behavior_of_the_library_is_watched():
     kinds = (PipelineBehavior, NotificationPipelineBehavior)
     offered = [getattr(each, name) for each in (package, behaviors) for name in each.__all__]
     found = [cls for cls in offered if inspect.isclass(cls) and issubclass(cls, kinds) and not inspect.isabstract(cls)]
@@ -177,7 +177,7 @@ class OneByOne(PublishStrategy):
 
 
 @pytest.mark.parametrize("strategy", [None, Sequential(on_error="collect"), Concurrent(), OneByOne()])
-async def test_a_handler_of_a_notification_that_returns_what_it_did_not_await_is_told_so(strategy: Any):
+async def test_a_publish_raises_when_a_notification_handler_returns_a_coroutine(strategy: Any):
     mediator = wire(ForgetsToAwaitAPublish)
     with pytest.raises(MisuseError, match="the coroutine answer_name, which nobody awaited"):
         await mediator.publish(StudentEnrolled(), strategy=strategy)

@@ -42,7 +42,7 @@ def signed_in(mediator: Any, principal: str | None) -> Any:
     return mediator.scope(context=MessageContext("1", "1", principal=principal))
 
 
-async def test_a_message_that_every_authorizer_allows_is_answered():
+async def test_a_message_that_every_authorizer_allows_is_handled():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
@@ -53,7 +53,7 @@ async def test_a_message_that_every_authorizer_allows_is_answered():
 
 
 @pytest.mark.parametrize("principal", ["eve", None])
-async def test_a_refused_message_gets_an_error_with_its_principal_and_nothing_is_built(principal):
+async def test_a_refused_message_raises_an_error_with_its_principal_and_nothing_is_built(principal):
     mediator = wire(
         bind(handles(EnrollStudent, answer_name), never), behaviors=[AuthorizationBehavior], collaborators=[OnlyAda]
     )
@@ -67,7 +67,7 @@ async def test_a_refused_message_gets_an_error_with_its_principal_and_nothing_is
     assert "Grace" not in str(caught.value)
 
 
-async def test_the_principal_is_inherited_by_what_a_handler_sends():
+async def test_messages_that_a_handler_sends_inherit_the_principal():
     async def enroll(_message: Any) -> str:
         return await mediator.send(EnrollStudent("Grace"))
 
@@ -85,7 +85,7 @@ async def test_the_principal_is_inherited_by_what_a_handler_sends():
 
 
 @pytest.mark.parametrize("answer", [None, False, 0, "", "yes", 1, object()])
-async def test_only_true_lets_through(answer):
+async def test_only_the_value_true_allows_a_message(answer):
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
@@ -95,7 +95,7 @@ async def test_only_true_lets_through(answer):
         await mediator.send(EnrollStudent())
 
 
-async def test_the_first_refusal_ends_the_asking():
+async def test_no_authorizer_is_asked_after_the_first_refusal():
     log: list[str] = []
     mediator = wire(
         handles(EnrollStudent, answer_name),
@@ -122,7 +122,7 @@ async def test_an_authorizer_may_raise_the_error_with_a_reason():
             await mediator.send(EnrollStudent())
 
 
-async def test_a_message_without_authorizers_is_open_and_pays_nothing():
+async def test_a_message_without_authorizers_is_allowed_and_has_no_authorization_in_its_pipeline():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[AuthorizationBehavior],
@@ -132,7 +132,7 @@ async def test_a_message_without_authorizers_is_open_and_pays_nothing():
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
 
 
-async def test_inside_authorization_nothing_is_validated_for_strangers():
+async def test_validation_inside_authorization_does_not_run_for_refused_callers():
     class Tell(Validator[EnrollStudent]):
         async def validate(self, _message):
             return [ValidationFailure("name", "is taken by a student")]

@@ -43,7 +43,7 @@ def school(work: Any, *, behaviors: Any = None, **options: Any) -> Any:
     return wire(handles(FindCourse, work), handles(FindTeacher, work), behaviors=behaviors or [caching])
 
 
-async def test_an_equal_query_is_answered_from_the_cache_and_another_is_not():
+async def test_an_equal_query_is_answered_from_the_cache_and_a_different_query_is_not():
     mediator = school(Counting())
     assert await mediator.send(FindCourse(1)) == "1, call 1"
     assert await mediator.send(FindCourse(1)) == "1, call 1"
@@ -51,7 +51,7 @@ async def test_an_equal_query_is_answered_from_the_cache_and_another_is_not():
     assert await mediator.send(FindTeacher(1)) == "1, call 3"
 
 
-async def test_a_response_of_none_is_kept_too():
+async def test_a_response_of_none_is_cached_too():
     calls: list[Any] = []
 
     async def nothing(message: Any) -> None:
@@ -63,7 +63,7 @@ async def test_a_response_of_none_is_kept_too():
     assert len(calls) == 1
 
 
-async def test_an_error_is_not_kept():
+async def test_an_error_is_not_cached():
     answers: list[Any] = [ConnectionError(), "found"]
 
     async def work(_message: Any) -> str:
@@ -79,7 +79,7 @@ async def test_an_error_is_not_kept():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_a_principal_gets_the_response_of_another_only_if_it_is_shared_and_a_tenant_never(shared):
+async def test_principals_share_a_response_only_if_the_behavior_allows_it_and_tenants_never_do(shared):
     mediator = school(Counting(), shared=shared)
 
     async def ask(principal: str | None, tenant: str | None = None) -> str:
@@ -92,7 +92,7 @@ async def test_a_principal_gets_the_response_of_another_only_if_it_is_shared_and
     assert await ask("ada", "north") != await ask("ada", "south")
 
 
-async def test_inside_a_transaction_nothing_is_answered_from_the_cache_or_kept():
+async def test_inside_a_transaction_the_cache_is_neither_read_nor_written():
     work = Counting()
 
     async def find_inside(_message: Any) -> Any:
@@ -120,7 +120,7 @@ def test_commands_have_no_caching_in_their_pipeline():
     assert mediator.registry.pipeline(EnrollStudent).behaviors == []
 
 
-async def test_a_narrower_behavior_takes_the_place_of_the_general_one():
+async def test_a_more_specific_behavior_replaces_the_general_one():
     cache = MemoryCache()
 
     class Never(CachingBehavior[FindTeacher]):
@@ -132,7 +132,7 @@ async def test_a_narrower_behavior_takes_the_place_of_the_general_one():
     assert await mediator.send(FindTeacher()) != await mediator.send(FindTeacher())
 
 
-async def test_a_query_that_is_not_hashable_is_a_clear_error():
+async def test_a_query_that_is_not_hashable_raises_an_error_that_names_the_remedy():
     mediator = school(Counting())
     with pytest.raises(MisuseError, match="FindCourse cannot be the key of a cache: unhashable type: 'list'"):
         await mediator.send(FindCourse([1]))
@@ -147,7 +147,7 @@ async def test_a_response_can_be_deleted():
     assert await mediator.send(FindCourse()) == "1, call 2"
 
 
-async def test_run_alone_it_goes_on():
+async def test_outside_a_dispatch_the_behavior_calls_the_handler():
     async def call_next(*_: Any) -> str:
         return "went on"
 
@@ -172,7 +172,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS, st.integers(1, 4))
-def test_the_cache_in_memory_keeps_what_was_used_last_for_as_long_as_it_was_told(operations, size):
+def test_the_memory_cache_keeps_the_most_recently_used_entries_until_they_expire(operations, size):
     now = 0
     entries: dict[int, tuple[int, int]] = {}  # the model: the entries in the order of their use
     cache = MemoryCache(max_entries=size, clock=lambda: now)
@@ -205,6 +205,6 @@ def test_the_cache_in_memory_keeps_what_was_used_last_for_as_long_as_it_was_told
     asyncio.run(run())
 
 
-def test_a_cache_for_nothing_is_refused():
+def test_a_cache_without_room_is_refused():
     with pytest.raises(SettingError, match="max_entries"):
         MemoryCache(max_entries=0)

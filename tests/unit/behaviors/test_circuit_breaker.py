@@ -61,7 +61,7 @@ async def open_it(mediator: Mediator, service: Service) -> None:
     await fail(mediator, service)
 
 
-async def test_failures_in_a_row_open_it_and_nothing_is_handled_any_more(mediator, service, circuit):
+async def test_consecutive_failures_open_the_circuit_and_no_message_is_handled(mediator, service, circuit):
     await fail(mediator, service)
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
     await fail(mediator, service)
@@ -75,13 +75,13 @@ async def test_failures_in_a_row_open_it_and_nothing_is_handled_any_more(mediato
 
 
 @pytest.mark.parametrize("error", [LookupError(), asyncio.CancelledError()])
-async def test_other_errors_and_cancellations_say_nothing(mediator, service, circuit, error):
+async def test_other_errors_and_cancellations_do_not_count_as_failures(mediator, service, circuit, error):
     for _ in range(5):
         await fail(mediator, service, error)
     assert not circuit.open
 
 
-async def test_after_a_while_one_message_tries_and_closes_it(mediator, service, circuit):
+async def test_after_the_pause_one_trial_message_closes_the_circuit(mediator, service, circuit):
     await open_it(mediator, service)
     service.now, service.gate = 30.0, asyncio.Event()
     trying = asyncio.create_task(mediator.send(EnrollStudent("Ada")))
@@ -95,7 +95,7 @@ async def test_after_a_while_one_message_tries_and_closes_it(mediator, service, 
     assert not circuit.open
 
 
-async def test_a_try_that_fails_opens_it_for_as_long_again(mediator, service, circuit):
+async def test_a_failed_trial_opens_the_circuit_for_the_same_time_again(mediator, service, circuit):
     await open_it(mediator, service)
     service.now = 30.0
     await fail(mediator, service)
@@ -103,7 +103,7 @@ async def test_a_try_that_fails_opens_it_for_as_long_again(mediator, service, ci
 
 
 @pytest.mark.parametrize("error", [LookupError(), asyncio.CancelledError()])
-async def test_a_try_that_tells_nothing_leaves_it_to_the_next(mediator, service, circuit, error):
+async def test_after_an_inconclusive_trial_the_next_message_is_the_trial(mediator, service, circuit, error):
     await open_it(mediator, service)
     service.now = 30.0
     await fail(mediator, service, error)
@@ -112,7 +112,7 @@ async def test_a_try_that_tells_nothing_leaves_it_to_the_next(mediator, service,
     assert not circuit.open
 
 
-async def test_what_was_let_through_before_it_opened_changes_nothing(mediator, service, circuit):
+async def test_a_message_that_began_before_the_circuit_opened_does_not_close_it(mediator, service, circuit):
     service.gate = asyncio.Event()
     early = asyncio.create_task(mediator.send(EnrollStudent("Ada")))
     await asyncio.sleep(0)
@@ -135,7 +135,7 @@ async def test_opening_and_closing_are_logged_without_the_text_of_the_error(medi
     assert "secret" not in str(logs)
 
 
-async def test_two_messages_that_lean_on_one_thing_share_its_circuit(service, circuit):
+async def test_two_messages_that_depend_on_one_service_share_its_circuit(service, circuit):
     class Breaker(CircuitBreakerBehavior[EnrollStudent]):
         pass
 
@@ -154,7 +154,7 @@ def test_settings_that_make_no_sense_are_refused(options: Any):
 
 
 @given(st.lists(st.sampled_from(["enter", "succeeded", "failed", "abandoned", "wait"])), st.integers(1, 3))
-def test_whatever_happens_at_most_one_tries_and_a_working_service_closes_it_again(steps: list[str], failures: int):
+def test_at_most_one_trial_runs_at_a_time_and_a_success_closes_the_circuit(steps: list[str], failures: int):
     now = 0.0
     circuit = Circuit(failures=failures, seconds=10, clock=lambda: now)
     inside: list[bool] = []

@@ -53,7 +53,7 @@ class Office:
         return task.done() and not task.cancelled() and isinstance(task.exception(), ConcurrencyLimitedError)
 
 
-async def test_so_many_are_handled_at_a_time_and_others_are_refused_at_once():
+async def test_messages_beyond_the_limit_are_refused_at_once():
     office = Office(limit=2)
     await office.send("a", "b", "c")
     assert list(office.inside) == ["a", "b"]
@@ -66,7 +66,7 @@ async def test_so_many_are_handled_at_a_time_and_others_are_refused_at_once():
 
 
 @pytest.mark.parametrize("error", [None, LookupError(), asyncio.CancelledError()])
-async def test_the_longest_waiting_message_gets_the_place_of_one_that_ends_however_it_ends(error):
+async def test_the_longest_waiting_message_gets_the_place_of_a_message_that_ended_in_any_way(error):
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", "c")
     assert list(office.inside) == ["a"]
@@ -91,7 +91,7 @@ async def test_a_message_that_has_waited_too_long_is_refused():
     assert office.behavior.remembered == 0
 
 
-async def test_a_message_that_gives_up_leaves_its_place_in_the_line():
+async def test_a_cancelled_message_leaves_the_queue():
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", "c")
     office.tasks["b"].cancel()
@@ -100,7 +100,7 @@ async def test_a_message_that_gives_up_leaves_its_place_in_the_line():
 
 
 @pytest.mark.parametrize("behind", [True, False])
-async def test_a_message_that_gives_up_when_it_gets_a_place_gives_it_to_the_next(behind):
+async def test_a_message_cancelled_when_it_gets_a_place_passes_the_place_on(behind):
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", *(["c"] if behind else []))
     office.inside["a"].set_result(None)
@@ -113,7 +113,7 @@ async def test_a_message_that_gives_up_when_it_gets_a_place_gives_it_to_the_next
     assert office.behavior.remembered == int(behind)
 
 
-async def test_a_place_that_is_handed_to_one_that_has_just_given_up_goes_on_to_the_next():
+async def test_a_place_given_to_a_message_that_was_just_cancelled_passes_to_the_next_message():
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", "c")
     office.inside["a"].set_result(None)  # it ends when this test waits, and b is cancelled right after
@@ -122,7 +122,7 @@ async def test_a_place_that_is_handed_to_one_that_has_just_given_up_goes_on_to_t
     assert list(office.inside) == ["c"]
 
 
-async def test_a_wait_that_is_over_leaves_no_task():
+async def test_a_finished_wait_leaves_no_task():
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", "c")
     office.tasks["b"].cancel()
@@ -131,7 +131,7 @@ async def test_a_wait_that_is_over_leaves_no_task():
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_keys_have_limits_of_their_own_and_are_forgotten_with_their_last_message():
+async def test_each_key_has_its_own_limit_and_is_forgotten_with_its_last_message():
     office = Office(limit=1, key=lambda command, _: command.name[0])
     await office.send("a1", "b1", "b2")
     assert list(office.inside) == ["a1", "b1"]
@@ -155,7 +155,7 @@ async def test_inner_messages_share_the_place_of_their_message():
     assert limit.remembered == 0
 
 
-async def test_inside_a_running_transaction_nobody_waits():
+async def test_no_message_waits_inside_a_running_transaction():
     class ReportLimit(ConcurrencyLimitBehavior[ExpelStudent]):
         pass
 
@@ -192,7 +192,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(1, 3), st.sampled_from([0, 1, 4]))
-def test_whatever_comes_there_are_never_more_than_may_be_and_no_place_is_lost(steps, limit, max_wait):
+def test_the_limit_is_never_exceeded_and_no_place_is_lost(steps, limit, max_wait):
     async def scenario() -> None:
         office = Office(limit=limit, max_wait=max_wait, key=lambda command, _: command.name[0])
         for what, number in steps:

@@ -61,7 +61,7 @@ async def test_a_failed_message_is_one_line_with_the_type_of_the_error(error: ty
     assert "secret" not in str(line)
 
 
-async def test_a_payload_is_logged_when_asked_for_and_then_redacted():
+async def test_a_payload_is_logged_only_on_request_and_redacted():
     (line,) = await logged(EnrollStudent("secret"), log_payload=True)
     assert line["payload"] == {"name": "***"}
 
@@ -83,7 +83,7 @@ async def test_a_message_without_fields_has_an_empty_payload():
     assert line["payload"] == {}
 
 
-async def test_what_belongs_to_the_class_is_no_part_of_the_payload():
+async def test_class_variables_are_not_part_of_the_payload():
     @dataclass(frozen=True)
     class Transfer(EnrollStudent):
         evaluated: ClassVar[str] = "secret"
@@ -104,7 +104,7 @@ async def test_redact_is_not_called_unless_payloads_are_asked_for():
     assert "payload" not in line
 
 
-async def test_nested_messages_are_logged_inside_out_with_one_correlation_id():
+async def test_inner_messages_are_logged_before_outer_ones_with_one_correlation_id():
     async def outer(_message: Any) -> None:
         await mediator.send(ExpelStudent())
         await mediator.publish(StudentChanged())
@@ -137,13 +137,13 @@ async def test_principal_and_tenant_are_in_the_line_and_headers_are_not():
     assert "secret" not in str(line)
 
 
-async def test_only_the_headers_that_are_asked_for_are_in_the_line():
+async def test_only_the_requested_headers_are_in_the_line():
     line = await logged_for_ada(log_headers=["Accept-Language", "missing"])
     assert line["headers"] == {"Accept-Language": "de"}
     assert "secret" not in str(line)
 
 
-async def test_the_processor_adds_the_context_to_lines_of_the_application_and_keeps_what_they_say():
+async def test_the_processor_adds_the_context_to_lines_of_the_application_and_keeps_their_fields():
     async def say(_message: Any) -> Any:
         return add_message_context(None, "info", {"event": "hello", "tenant": "mine"})
 

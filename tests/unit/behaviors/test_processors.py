@@ -188,7 +188,7 @@ async def test_collaborators_and_their_behavior_may_be_made_by_coroutines():
     assert log == ["before EnrollStudent"]
 
 
-async def test_a_behavior_run_alone_goes_on():
+async def test_outside_a_dispatch_the_behavior_calls_the_handler():
     async def call_next(*_: Any) -> str:
         return "went on"
 
@@ -198,7 +198,7 @@ async def test_a_behavior_run_alone_goes_on():
 # Handlers of errors
 
 
-async def test_a_handler_of_errors_turns_an_error_into_a_response():
+async def test_an_error_handler_turns_an_error_into_a_response():
     log: list[Any] = []
     error = CourseFullError()
     mediator = wire(
@@ -210,7 +210,7 @@ async def test_a_handler_of_errors_turns_an_error_into_a_response():
     assert log == [error]
 
 
-async def test_none_is_a_response_too():
+async def test_none_is_a_valid_response_to_an_error():
     mediator = wire(
         handles(ExpelStudent, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior],
@@ -219,7 +219,7 @@ async def test_none_is_a_response_too():
     assert await mediator.send(ExpelStudent()) is None
 
 
-async def test_an_error_that_nobody_deals_with_reaches_the_sender_as_it_is():
+async def test_an_error_that_no_handler_handles_reaches_the_sender_unchanged():
     log: list[Any] = []
     error = CourseFullError()
     mediator = wire(
@@ -237,7 +237,7 @@ async def test_an_error_that_nobody_deals_with_reaches_the_sender_as_it_is():
     assert log == [error]
 
 
-async def test_an_answer_that_is_not_handled_counts_as_none_and_is_noted():
+async def test_a_wrong_return_value_of_an_error_handler_is_ignored_and_noted_on_the_error():
     mediator = wire(
         handles(EnrollStudent, raises(CourseFullError())),
         behaviors=[RequestExceptionProcessorBehavior],
@@ -276,7 +276,7 @@ def test_the_most_specific_error_comes_first_then_the_most_specific_message_then
     assert log == [str(index) for index in asked]
 
 
-async def test_errors_of_behaviors_inside_and_of_making_the_handler_are_covered():
+async def test_errors_of_inner_behaviors_and_of_the_handlers_constructor_are_handled():
     log: list[Any] = []
 
     def broken() -> Any:
@@ -298,7 +298,7 @@ async def test_errors_of_behaviors_inside_and_of_making_the_handler_are_covered(
     assert [type(error) for error in log] == [CourseFullError, CourseError]
 
 
-async def test_errors_of_behaviors_outside_are_not_covered():
+async def test_errors_of_outer_behaviors_are_not_handled():
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[around(Any, raises(CourseFullError())), RequestExceptionProcessorBehavior],
@@ -330,7 +330,7 @@ async def test_cancellation_is_never_offered_to_a_handler_or_an_action(declared)
     assert log == []
 
 
-async def test_an_error_of_a_handler_of_errors_reaches_the_sender_with_the_first_as_its_context():
+async def test_an_error_of_an_error_handler_reaches_the_sender_with_the_first_error_as_its_context():
     class Fail(RequestExceptionHandler[EnrollStudent, str, CourseFullError]):
         async def handle(self, _request, _error):
             raise LookupError
@@ -347,7 +347,7 @@ async def test_an_error_of_a_handler_of_errors_reaches_the_sender_with_the_first
 # Actions on errors
 
 
-async def test_all_actions_see_an_error_once_most_specific_first_and_it_is_raised_as_it_is():
+async def test_all_actions_see_an_error_once_most_specific_first_and_the_error_is_raised_unchanged():
     log: list[Any] = []
     error = CourseFullError()
     mediator = wire(
@@ -367,7 +367,7 @@ async def test_all_actions_see_an_error_once_most_specific_first_and_it_is_raise
     assert log == ["exact", "either", "of a command", "any error"]
 
 
-async def test_an_action_that_fails_is_noted_on_the_error_and_hides_neither_it_nor_the_others():
+async def test_a_failing_action_is_noted_on_the_error_and_hides_neither_the_error_nor_other_actions():
     log: list[Any] = []
 
     class Fail(RequestExceptionAction[EnrollStudent, CourseFullError]):
@@ -389,7 +389,7 @@ async def test_an_action_that_fails_is_noted_on_the_error_and_hides_neither_it_n
 
 @pytest.mark.parametrize("handled", [True, False])
 @pytest.mark.parametrize("outside", [True, False])
-async def test_actions_outside_see_what_is_not_dealt_with_and_inside_every_error(outside, handled):
+async def test_outer_actions_see_unhandled_errors_and_inner_actions_see_every_error(outside, handled):
     log: list[Any] = []
     behaviors = [RequestExceptionActionProcessorBehavior, RequestExceptionProcessorBehavior]
     mediator = wire(
@@ -484,7 +484,7 @@ async def test_a_class_derived_from_handled_counts_as_handled():
     assert await mediator.send(EnrollStudent()) == "rescued"
 
 
-async def test_behind_the_transaction_in_the_list_a_savepoint_is_rolled_back():
+async def test_a_converted_error_inside_the_transaction_behavior_rolls_back_a_savepoint():
     transactional = Transactional()
     mediator = wire(
         handles(EnrollStudent, raises(CourseFullError())),
@@ -495,7 +495,7 @@ async def test_behind_the_transaction_in_the_list_a_savepoint_is_rolled_back():
     assert transactional.begun[0].log == ["savepoint for EnrollStudent", "rolled back to savepoint"]
 
 
-async def test_a_replaced_request_is_what_processors_inside_are_given():
+async def test_inner_processors_receive_the_replaced_request():
     log: list[str] = []
 
     class Rename(PipelineBehavior[EnrollStudent, str]):

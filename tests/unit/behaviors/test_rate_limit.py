@@ -35,7 +35,7 @@ async def send(mediator: Mediator, *names: str) -> list[str]:
     return [await mediator.send(EnrollStudent(name)) for name in names]
 
 
-async def test_a_burst_is_let_through_at_once_and_then_one_each_interval(time):
+async def test_a_burst_is_handled_at_once_and_then_one_message_each_interval(time):
     mediator, message = limited(time, limit=4, seconds=60, burst=2), EnrollStudent()
     await send(mediator, "Ada", "Bob")
     with pytest.raises(
@@ -50,7 +50,7 @@ async def test_a_burst_is_let_through_at_once_and_then_one_each_interval(time):
         await send(mediator, "Dee")
 
 
-async def test_a_message_that_returns_at_the_time_it_was_given_is_let_through_despite_rounding(time):
+async def test_a_message_retried_exactly_at_the_suggested_time_is_handled_despite_rounding(time):
     mediator = limited(time, limit=10, seconds=1.0)
     for _ in range(200):
         try:
@@ -60,7 +60,7 @@ async def test_a_message_that_returns_at_the_time_it_was_given_is_let_through_de
             await send(mediator, "Ada")
 
 
-async def test_after_a_quiet_time_there_is_one_burst_and_no_more(time):
+async def test_after_an_idle_time_only_one_burst_is_available(time):
     mediator = limited(time, limit=2)
     time.now = 3600.0
     await send(mediator, "Ada", "Bob")
@@ -68,7 +68,7 @@ async def test_after_a_quiet_time_there_is_one_burst_and_no_more(time):
         await send(mediator, "Cyd")
 
 
-async def test_with_time_to_wait_they_are_let_through_one_after_the_other_in_the_order_of_arrival(time):
+async def test_waiting_messages_are_handled_one_by_one_in_the_order_of_arrival(time):
     handled: list[tuple[str, float]] = []
 
     async def note(command: EnrollStudent) -> None:
@@ -81,7 +81,7 @@ async def test_with_time_to_wait_they_are_let_through_one_after_the_other_in_the
     assert handled == [("a", 0.0), ("b", 1.0), ("c", 2.0), ("d", 3.0)]
 
 
-async def test_nobody_overtakes_one_that_sleeps_although_its_turn_has_come(time):
+async def test_a_late_message_does_not_overtake_a_message_that_still_sleeps(time):
     handled: list[str] = []
 
     async def note(command: EnrollStudent) -> None:
@@ -109,7 +109,7 @@ async def test_a_message_that_would_wait_too_long_is_refused_at_once(time):
 
 
 @pytest.mark.parametrize("place", [1, 2])
-async def test_a_message_that_gives_up_leaves_its_place_to_later_ones(time, place):
+async def test_a_cancelled_message_leaves_its_place_to_later_messages(time, place):
     mediator = limited(time, limit=1, max_wait=10)
     tasks = [asyncio.create_task(send(mediator, name)) for name in "abcd"]
     await settle()
@@ -119,7 +119,7 @@ async def test_a_message_that_gives_up_leaves_its_place_to_later_ones(time, plac
     assert tasks[place].cancelled()
 
 
-async def test_keys_have_limits_of_their_own(time):
+async def test_each_key_has_its_own_limit(time):
     mediator = limited(time, limit=1, key=lambda _, context: context.tenant)
     for tenant in ("north", "south"):
         async with mediator.context(tenant=tenant):
@@ -131,7 +131,7 @@ async def test_keys_have_limits_of_their_own(time):
     assert "south" not in str(caught.value)
 
 
-async def test_keys_are_forgotten_once_they_have_all_of_their_room_again(time):
+async def test_keys_are_forgotten_once_their_limit_has_fully_recovered(time):
     behavior = limit(time, limit=1, key=lambda command, _: command.name)
     for number in range(1000):
         time.now += 0.1
@@ -144,7 +144,7 @@ async def test_keys_are_forgotten_once_they_have_all_of_their_room_again(time):
     assert behavior.remembered == 1
 
 
-async def test_keys_that_are_always_in_use_do_not_keep_idle_ones_from_being_forgotten(time):
+async def test_keys_in_constant_use_do_not_keep_idle_keys_in_memory(time):
     behavior = limit(time, limit=1, seconds=1, burst=2, key=lambda command, _: command.name)
     for name in ("Ada", "Bob"):
         await run_behavior(behavior, EnrollStudent(name))  # and one each second from now on, so never full again
@@ -155,7 +155,7 @@ async def test_keys_that_are_always_in_use_do_not_keep_idle_ones_from_being_forg
         time.now += 1
 
 
-async def test_a_key_that_somebody_waits_for_is_not_forgotten(time):
+async def test_a_key_with_a_waiting_message_is_not_forgotten(time):
     behavior = limit(time, limit=1, seconds=1, max_wait=5, key=lambda command, _: command.name)
     await run_behavior(behavior, EnrollStudent("Ada"))
     second = asyncio.create_task(run_behavior(behavior, EnrollStudent("Ada")))
@@ -170,7 +170,7 @@ async def test_a_key_that_somebody_waits_for_is_not_forgotten(time):
     assert third.done()
 
 
-async def test_inner_messages_count_with_their_message(time):
+async def test_inner_messages_do_not_count_separately(time):
     async def count(_: Any) -> int:
         return await mediator.send(CountStudents(), mode=TransactionMode.NEW)
 
@@ -185,7 +185,7 @@ async def test_inner_messages_count_with_their_message(time):
         await mediator.send(EnrollStudent())
 
 
-async def test_a_task_that_outlives_its_message_counts_on_its_own(time):
+async def test_messages_of_a_task_that_outlives_its_message_count_separately(time):
     go, left = asyncio.Event(), []
 
     async def leave(_: Any) -> None:
@@ -203,7 +203,7 @@ async def test_a_task_that_outlives_its_message_counts_on_its_own(time):
 
 
 @pytest.mark.parametrize("mode", [TransactionMode.DEFAULT, TransactionMode.NEW])
-async def test_inside_a_running_transaction_nobody_waits(time, mode):
+async def test_no_message_waits_inside_a_running_transaction(time, mode):
     class MailLimit(RateLimitBehavior[ExpelStudent]):
         pass
 
@@ -224,7 +224,7 @@ async def test_inside_a_running_transaction_nobody_waits(time, mode):
     await waiting
 
 
-async def test_several_limits_of_a_message_all_hold(time):
+async def test_all_limits_of_one_message_hold(time):
     minute, second = limit(time, limit=3, seconds=60), limit(time, limit=2, seconds=1)
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[minute, second])
     await send(mediator, "Ada", "Bob")
@@ -326,7 +326,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["a", "a", "b", "passes", "gives up"]
 @given(
     STEPS, st.sampled_from([1, 2, 4]), st.sampled_from([1.0, 2.0, 8.0]), st.integers(1, 4), st.sampled_from([0, 1, 5])
 )
-def test_whatever_comes_there_are_never_more_than_may_be_and_nobody_is_lost(steps, limit, seconds, burst, max_wait):
+def test_the_rate_is_never_exceeded_and_every_message_is_handled_or_refused(steps, limit, seconds, burst, max_wait):
     async def scenario() -> None:
         rush = Rush(limit=limit, seconds=seconds, burst=burst, max_wait=max_wait)
         await rush.run(steps)

@@ -50,7 +50,7 @@ def retry(**options: Any) -> RetryBehavior[Any]:
 
 
 @given(failures=st.integers(0, 6), attempts=st.integers(1, 5))
-async def test_it_tries_until_one_attempt_succeeds_or_the_last_one_failed(failures, attempts):
+async def test_attempts_are_made_until_one_succeeds_or_the_last_one_fails(failures, attempts):
     errors = [ConnectionError(str(number)) for number in range(failures)]
     work = Flaky(*errors)
     mediator = wire(handles(EnrollStudent, work), behaviors=[retry(attempts=attempts)])
@@ -64,7 +64,7 @@ async def test_it_tries_until_one_attempt_succeeds_or_the_last_one_failed(failur
         assert work.calls == attempts
 
 
-async def test_each_attempt_has_a_scope_and_a_handler_of_its_own_and_the_ids_of_the_message():
+async def test_each_attempt_has_its_own_scope_and_handler_and_the_ids_of_the_message():
     scopes: list[Any] = []
     contexts: list[Any] = []
     built: list[Any] = []
@@ -107,7 +107,7 @@ async def test_the_scope_of_a_failed_attempt_is_closed_with_its_error_before_the
     assert log == ["attempt", "closed after ConnectionError()", "attempt", "closed after None"]
 
 
-async def test_pauses_grow_up_to_the_longest_and_have_jitter():
+async def test_pauses_grow_up_to_the_maximum_and_have_jitter():
     slept = Slept()
     behavior = retry(attempts=6, first_wait=0.1, last_wait=1.0, sleep=slept)
     with pytest.raises(ConnectionError):
@@ -141,7 +141,7 @@ async def test_a_retry_is_logged_without_the_message_and_the_text_of_the_error()
     [LookupError(), CommittedError("1", "response"), CommitOutcomeUnknownError("1", "lost"), Stop()],
     ids=lambda error: type(error).__name__,
 )
-async def test_other_errors_and_those_after_a_commit_are_not_repeated_whatever_is_named(error):
+async def test_other_errors_and_errors_after_a_commit_are_never_retried(error):
     named = Exception if isinstance(error, CommittedError | CommitOutcomeUnknownError) else ConnectionError
     work = Flaky(error)
     with pytest.raises(type(error)) as caught:
@@ -150,7 +150,7 @@ async def test_other_errors_and_those_after_a_commit_are_not_repeated_whatever_i
     assert work.calls == 1
 
 
-async def test_an_attempt_is_not_repeated_once_something_in_its_scope_has_committed():
+async def test_an_attempt_is_not_repeated_once_a_transaction_in_its_scope_has_committed():
     async def work(message: Any) -> Any:
         current_scope().settled_id = "42"
         return await flaky(message)
@@ -174,7 +174,7 @@ async def test_the_outcome_of_the_last_attempt_is_known_outside():
 
 
 @pytest.mark.parametrize("named", [Exception, (ConnectionError, asyncio.CancelledError)])
-async def test_cancellation_is_never_repeated_neither_in_an_attempt_nor_in_a_pause(named):
+async def test_a_cancellation_during_an_attempt_or_a_pause_is_never_retried(named):
     reached = asyncio.Event()
     calls: list[Any] = []
 
@@ -221,7 +221,7 @@ async def test_a_message_that_joins_a_running_transaction_is_tried_once_in_its_s
     assert len(set(map(id, scopes))) == 3
 
 
-async def test_where_there_may_be_no_transaction_no_attempt_has_one():
+async def test_no_attempt_has_a_transaction_in_mode_suppress():
     transactional = Transactional()
     mediator = wire(handles(EnrollStudent, Flaky(ConnectionError())), behaviors=[retry(), transactional])
     await mediator.send(EnrollStudent(), mode=TransactionMode.SUPPRESS)
@@ -241,11 +241,11 @@ async def test_the_most_specific_settings_are_taken():
         await mediator.send(CountStudents())
 
 
-async def test_outside_a_dispatch_it_has_no_scope():
+async def test_outside_a_dispatch_the_behavior_has_no_scope():
     with pytest.raises(ScopeError, match="no dispatch is running"):
         await retry().handle(EnrollStudent(), answer_name)  # type: ignore[arg-type]
 
 
-def test_no_attempt_at_all_is_refused():
+def test_zero_attempts_are_refused():
     with pytest.raises(SettingError, match="attempts"):
         retry(attempts=0)

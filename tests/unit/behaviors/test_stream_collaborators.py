@@ -65,7 +65,7 @@ def context(principal: str | None) -> MessageContext:
     return MessageContext("1", "1", principal=principal)
 
 
-async def test_a_stream_that_is_let_through_gives_all_its_items_and_is_asked_about_once():
+async def test_an_authorized_stream_yields_all_its_items_and_is_authorized_once():
     only_ada = OnlyAda()
     mediator = wire(streams(ListStudents, names), behaviors=[StreamAuthorizationBehavior], collaborators=[only_ada])
     async with mediator.stream(ListStudents(), context=context("ada")) as items:
@@ -74,7 +74,7 @@ async def test_a_stream_that_is_let_through_gives_all_its_items_and_is_asked_abo
 
 
 @pytest.mark.parametrize("principal", ["eve", None])
-async def test_a_stream_that_is_not_let_through_is_refused_at_its_first_step_and_nothing_is_built(principal: Any):
+async def test_an_unauthorized_stream_is_refused_at_its_first_step_and_nothing_is_built(principal: Any):
     handler = bind(streams(ListStudents, names), never)
     mediator = wire(handler, behaviors=[StreamAuthorizationBehavior], collaborators=[OnlyAda])
     async with mediator.stream(ListStudents(), context=context(principal)) as items:
@@ -101,7 +101,7 @@ async def test_the_validate_of_a_stream_request_is_called():
         assert [item async for item in items] == [0, 1, 2]
 
 
-async def test_what_a_stream_has_no_collaborators_for_is_not_in_its_pipeline():
+async def test_a_behavior_without_collaborators_for_a_stream_is_not_in_its_pipeline():
     behaviors = [AuthorizationBehavior, ValidationBehavior, StreamAuthorizationBehavior, StreamValidationBehavior]
     mediator = wire(
         streams(ListStudents, names), streams(ListMarks, numbers), behaviors=behaviors, collaborators=[CourseExists]
@@ -113,7 +113,7 @@ async def test_what_a_stream_has_no_collaborators_for_is_not_in_its_pipeline():
     assert "1. StreamValidationBehavior" in mediator.describe(ListMarks)
 
 
-async def test_a_stream_that_was_let_through_is_closed_from_the_outside_in():
+async def test_an_authorized_stream_is_closed_outermost_first():
     log: list[str] = []
 
     async def inside(_request: Any, call_next: Any) -> Any:

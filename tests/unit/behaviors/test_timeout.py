@@ -15,7 +15,7 @@ async def hang(*_: Any) -> Any:
     await asyncio.Event().wait()
 
 
-async def test_a_message_within_its_time_is_answered():
+async def test_a_message_within_its_time_is_handled():
     assert (
         await wire(handles(EnrollStudent, answer_name), behaviors=[TimeoutBehavior(5)]).send(EnrollStudent()) == "Ada"
     )
@@ -39,7 +39,7 @@ async def test_a_message_that_takes_too_long_is_cancelled_and_the_error_names_it
     assert "EnrollStudent was not handled within 0.01 s" in str(caught.value)
 
 
-async def test_behaviors_inside_count_and_behaviors_outside_do_not():
+async def test_inner_behaviors_count_towards_the_time_and_outer_behaviors_do_not():
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[TimeoutBehavior(0.01), around(Any, hang)])
     with pytest.raises(MessageTimeoutError):
         await mediator.send(EnrollStudent())
@@ -50,7 +50,7 @@ async def test_a_publish_has_the_limit_too():
         await wire(listens(StudentEnrolled, hang), behaviors=[TimeoutBehavior(0.01)]).publish(StudentEnrolled())
 
 
-async def test_a_timeout_of_the_handler_itself_is_raised_as_it_is():
+async def test_a_timeout_of_the_handler_itself_is_raised_unchanged():
     own = TimeoutError("mine")
 
     async def work(_message: Any) -> None:
@@ -61,7 +61,7 @@ async def test_a_timeout_of_the_handler_itself_is_raised_as_it_is():
     assert caught.value is own
 
 
-async def test_a_cancellation_from_outside_stays_one():
+async def test_a_cancellation_from_outside_remains_a_cancellation():
     started = asyncio.Event()
 
     async def work(_message: Any) -> None:
@@ -93,6 +93,6 @@ async def test_the_most_specific_limit_is_taken_also_when_it_is_longer():
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_no_time_at_all_is_refused(seconds):
+def test_a_timeout_of_zero_or_less_is_refused(seconds):
     with pytest.raises(SettingError, match="seconds"):
         TimeoutBehavior(seconds)

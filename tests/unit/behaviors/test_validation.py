@@ -47,7 +47,7 @@ async def test_a_valid_message_is_handled():
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"
 
 
-async def test_all_failures_of_all_validators_come_in_one_error_and_the_handler_is_never_built():
+async def test_one_error_has_all_failures_of_all_validators_and_the_handler_is_never_built():
     class NameIsGiven(Validator[EnrollStudent]):
         async def validate(self, command: EnrollStudent):
             return [ValidationFailure("name", "is empty")] if not command.name else []
@@ -74,7 +74,7 @@ async def test_all_failures_of_all_validators_come_in_one_error_and_the_handler_
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from(["", "name", "age"]), st.text(max_size=3)), max_size=3), max_size=4))
-async def test_nothing_that_any_validator_finds_is_lost(found):
+async def test_no_failure_of_any_validator_is_lost(found):
     mediator = wire(
         handles(EnrollStudent, answer_name),
         behaviors=[ValidationBehavior],
@@ -111,7 +111,7 @@ async def test_notifications_are_validated_too():
     assert seen == []
 
 
-async def test_a_value_error_of_a_validator_counts_as_a_failure_beside_the_others():
+async def test_a_value_error_of_a_validator_is_reported_together_with_the_other_failures():
     class Strict(Validator[EnrollStudent]):
         async def validate(self, _message):
             raise ValueError("is impossible")
@@ -120,7 +120,7 @@ async def test_a_value_error_of_a_validator_counts_as_a_failure_beside_the_other
     assert error.by_validator == {"Strict": ["is impossible"], "Finds": ["is empty"]}
 
 
-async def test_what_a_validator_was_told_of_another_message_is_told_with_the_rest():
+async def test_failures_of_another_message_that_a_validator_raises_are_reported_with_the_others():
     class Delegate(Validator[EnrollStudent]):
         async def validate(self, _message):
             raise ValidationFailedError(CountStudents(), [ValidationFailure("course", "is closed", "Inner")])
@@ -129,7 +129,7 @@ async def test_what_a_validator_was_told_of_another_message_is_told_with_the_res
     assert error.by_validator == {"Inner": ["is closed"], "Finds": ["is empty"]}
 
 
-async def test_an_error_of_the_library_is_no_failure_of_the_message_though_it_is_a_value_error():
+async def test_an_error_of_the_library_is_no_failure_of_the_message_although_it_is_a_value_error():
     class Broken(Validator[EnrollStudent]):
         async def validate(self, _message):
             raise SettingError("seconds", 0, "too few")
@@ -138,7 +138,7 @@ async def test_an_error_of_the_library_is_no_failure_of_the_message_though_it_is
         await refusing(Broken).send(EnrollStudent())
 
 
-async def test_the_type_check_of_attrs_is_told_by_its_text_alone():
+async def test_a_failed_type_check_of_attrs_is_reported_by_its_text_alone():
     @attrs.frozen
     class Typed(Command[str]):
         name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -154,7 +154,7 @@ async def test_the_type_check_of_attrs_is_told_by_its_text_alone():
     assert "Attribute(" not in failure.text  # fields that attrs adds to the error
 
 
-async def test_any_other_error_of_a_validator_is_raised_as_it_is():
+async def test_any_other_error_of_a_validator_is_raised_unchanged():
     failure = ConnectionError("the database is away")
 
     class Broken(Validator[EnrollStudent]):
@@ -191,7 +191,7 @@ class Span(Query[int]):
             raise ValueError("is too long")
 
 
-async def test_a_message_is_asked_itself_first_without_any_validator():
+async def test_a_message_validates_itself_before_its_validators_run():
     error = await refusal(refusing(finds(Span, ("", "another")), message=Span), Span(-1, -2))
     assert error.failures == (
         ValidationFailure("first", "is negative", "Span"),
@@ -243,7 +243,7 @@ class StructEnroll(msgspec.Struct, Command[str], frozen=True):
 
 
 @pytest.mark.parametrize("cls", [PydanticEnroll, AttrsEnroll])
-def test_pydantic_and_attrs_refuse_at_construction_so_nothing_invalid_can_be_sent(cls):
+def test_pydantic_and_attrs_refuse_invalid_messages_at_construction(cls):
     with pytest.raises(ValueError):
         cls(name="")
 
@@ -259,7 +259,7 @@ def test_the_deprecated_class_method_of_pydantic_is_not_taken_for_a_check():
     assert mediator.registry.pipeline(PydanticEnroll).behaviors == []
 
 
-async def test_all_failures_of_pydantic_come_with_their_fields_and_without_the_values():
+async def test_all_failures_of_pydantic_are_reported_with_their_fields_and_without_the_values():
     message = Revalidated.model_construct(name="", seats=-77)
     error = await refusal(refusing(finds(Revalidated, ("", "another")), message=Revalidated), message)
     assert error.by_field.keys() == {"name", "seats", ""}
@@ -267,12 +267,12 @@ async def test_all_failures_of_pydantic_come_with_their_fields_and_without_the_v
     assert "-77" not in str(error)
 
 
-async def test_a_failure_of_msgspec_comes_with_its_field():
+async def test_a_failure_of_msgspec_is_reported_with_its_field():
     error = await refusal(refusing(message=StructEnroll), StructEnroll(name=""))
     assert error.failures == (ValidationFailure("name", "Expected `str` of length >= 1", "StructEnroll"),)
 
 
-async def test_a_failure_of_attrs_that_was_set_past_it_is_found():
+async def test_an_invalid_attribute_set_without_attrs_is_found():
     message = AttrsEnroll("Ada")
     object.__setattr__(message, "name", "")
     error = await refusal(refusing(message=AttrsEnroll), message)

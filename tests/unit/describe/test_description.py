@@ -36,7 +36,7 @@ def found(cls: type) -> list[Any]:
     return [each.message for each in dispatches_of(cls)]
 
 
-def test_what_a_class_dispatches_is_read_in_its_methods():
+def test_the_messages_that_a_class_dispatches_are_read_from_its_methods():
     assert dispatches_of(OrderHandler) == (Dispatch(Price, declared=False), Dispatch(Ordered, declared=False))
     assert found(Announce) == [OrderPlaced]
     assert found(PriceHandler) == found(Inheriting) == found(Audit) == []
@@ -46,7 +46,7 @@ def test_a_method_that_is_overridden_is_not_read():
     assert found(Overriding) == [Price]
 
 
-def test_what_a_class_declares_is_taken_instead_of_its_code():
+def test_declared_messages_replace_those_read_from_the_code():
     assert dispatches_of(PayHandler) == (Dispatch(Ordered, declared=True), Dispatch(Ping, declared=True))
 
 
@@ -60,7 +60,7 @@ def test_names_of_an_enclosing_function_are_known():
     assert found(Local) == [Order]
 
 
-def test_a_class_without_source_dispatches_nothing_that_is_known():
+def test_a_class_without_source_has_no_known_dispatches():
     names: dict[str, Any] = {"NotificationHandler": NotificationHandler, "Changed": Changed, "Order": Order}
     exec("class Typed(NotificationHandler[Changed]):\n async def handle(self, notification, /):\n  Order()", names)
     assert found(names["Typed"]) == []
@@ -93,12 +93,12 @@ def test_messages_have_kinds(cls: type, kind: str):
     assert kind_of(cls) == kind
 
 
-def test_text_is_the_chain_and_the_default():
+def test_the_text_format_shows_the_chain_and_is_the_default():
     assert shop().describe(Price) == shop().describe(Price, format="text")
     assert shop().describe(Order).splitlines()[0] == "Order -> list[str]"
 
 
-def test_json_has_the_chain_and_what_is_dispatched():
+def test_the_json_format_has_the_chain_and_the_dispatched_messages():
     (application,) = json.loads(shop().describe(Order, format="json"))["applications"]
     (order,) = application["messages"]
     assert (order["name"], order["kind"], order["response"]) == ("Order", "command", "list[str]")
@@ -112,7 +112,7 @@ def test_json_has_the_chain_and_what_is_dispatched():
     ]
 
 
-def test_json_of_everything_has_every_message_that_is_handled():
+def test_the_json_format_without_a_class_has_every_handled_message():
     (application,) = json.loads(shop().describe(format="json"))["applications"]
     assert [message["name"] for message in application["messages"]] == ["Order", "Price", "Pay", "Changed"]
     pay, changed = application["messages"][2:]
@@ -121,7 +121,7 @@ def test_json_of_everything_has_every_message_that_is_handled():
     assert changed["handlers"][0]["dispatches"][0]["kind"] == "event"
 
 
-def test_the_picture_of_a_message_shows_all_that_follows_from_it_and_nothing_else():
+def test_the_diagram_of_a_message_shows_its_consequences_and_nothing_else():
     assert shop().describe(Order, format="mermaid").splitlines() == [
         "flowchart LR",
         '  n1["Order → list[str]"]',
@@ -142,7 +142,7 @@ def test_the_picture_of_a_message_shows_all_that_follows_from_it_and_nothing_els
     ]
 
 
-def test_declared_arrows_are_solid_and_a_request_without_a_handler_is_shown_alone():
+def test_declared_dispatches_are_solid_arrows_and_a_request_without_a_handler_stands_alone():
     lines = shop().describe(Pay, format="mermaid").splitlines()
     assert '  n5["Ping → None"]' in lines
     assert "  n3 -->|sends| n5" in lines
@@ -150,7 +150,7 @@ def test_declared_arrows_are_solid_and_a_request_without_a_handler_is_shown_alon
 
 
 @pytest.mark.parametrize("form", ["text", "json", "mermaid"])
-def test_a_request_that_nothing_handles_is_refused_in_every_format(form: Any):
+def test_a_request_without_a_handler_is_refused_in_every_format(form: Any):
     with pytest.raises(HandlerNotFoundError):
         shop().describe(Ping, format=form)
 
@@ -160,7 +160,7 @@ class Ship(DistributedEventHandler[OrderPlaced]):
         """Ships."""
 
 
-def test_distributed_events_join_applications_by_their_type():
+def test_distributed_events_connect_applications_by_their_type():
     warehouse = Registry([Binding(Ship, Ship, "container.ship", DistributedEventHandler)])
     selling = shop().registry
     applications = [
@@ -194,7 +194,7 @@ def test_equal_names_of_different_things_are_different_nodes():
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_escaped_so_that_a_label_stays_one_and_nothing_is_lost(text: str):
+def test_any_text_is_escaped_into_one_label_and_can_be_recovered(text: str):
     written = label(text)
     assert re.fullmatch(r"(?:[\w .:,|\[\]()-]|#\d+;)*", written)
     assert not written.startswith("-")
@@ -202,7 +202,7 @@ def test_any_text_is_escaped_so_that_a_label_stays_one_and_nothing_is_lost(text:
 
 
 @given(st.lists(st.text(max_size=10), max_size=5))
-def test_every_node_is_one_line_whatever_its_text_is(texts: list[str]):
+def test_every_node_is_one_line_for_any_text(texts: list[str]):
     chart = Chart()
     for number, text in enumerate(texts):
         chart.node(number, label(text), "[", "]")

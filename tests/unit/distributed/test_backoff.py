@@ -13,7 +13,9 @@ seconds = st.floats(0.001, 3600)
 
 
 @given(seconds, seconds, st.integers(0, 2000), st.integers())
-def test_a_pause_doubles_up_to_the_last_and_is_at_most_halved(first: float, last: float, tries: int, seed: int):
+def test_a_pause_doubles_up_to_the_longest_and_jitter_at_most_halves_it(
+    first: float, last: float, tries: int, seed: int
+):
     longest = min(first * 2.0 ** min(tries, 500), last)
     assert longest / 2 <= Backoff(first, last, random.Random(seed)).at(tries) <= longest
 
@@ -24,7 +26,7 @@ def test_the_same_randomness_gives_the_same_pauses(seed: int):
     assert [one.next() for _ in range(20)] == [other.next() for _ in range(20)]
 
 
-def test_each_next_pause_is_that_of_one_more_failed_try():
+def test_each_pause_is_the_one_after_one_more_failed_attempt():
     one, other = (Backoff(0.5, 60, random.Random(7)) for _ in range(2))
     assert [one.next() for _ in range(10)] == [other.at(tries) for tries in range(10)]
 
@@ -37,13 +39,13 @@ def test_reset_begins_again_with_the_first_pause():
     assert backoff.next() <= 1
 
 
-def test_pauses_of_many_events_lie_on_both_sides_of_that_of_the_schedule():
+def test_pauses_of_many_events_are_both_shorter_and_longer_than_the_scheduled_pause():
     rng = random.Random(7)
     pauses = [RetrySchedule(3, (10.0,)).delay(1, rng) for _ in range(200)]
     assert min(pauses) < 8.5
     assert max(pauses) > 11.5
 
 
-def test_how_long_an_event_waits_between_its_tries_counts_as_many_pauses_as_there_are_tries_after_the_first():
+def test_the_longest_wait_of_an_event_is_one_pause_for_each_attempt_after_the_first():
     for attempts, seconds in ((1, 0.0), (2, 1.0), (3, 101.0), (4, 201.0), (6, 401.0)):
         assert RetrySchedule(attempts, (1.0, 100.0)).longest == pytest.approx(1.2 * seconds)

@@ -44,7 +44,7 @@ def test_the_order_of_fields_does_not_matter(values: dict[str, Any], random: Any
 
 
 @given(VALUES, VALUES)
-def test_two_payloads_have_one_form_only_if_they_say_the_same(one: Any, other: Any):
+def test_two_payloads_have_the_same_form_only_if_they_are_equal(one: Any, other: Any):
     holder = make(value=(Any, ...))
     assert (form(holder(one)) == form(holder(other))) == (CODEC.encode(one) == CODEC.encode(other) or same(one, other))
 
@@ -55,7 +55,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(first == second and repr(first) == repr(second))
 
 
-def test_a_field_that_is_added_with_a_default_changes_nothing_and_its_value_does():
+def test_a_new_field_changes_the_form_only_if_its_value_differs_from_the_default():
     before, after = (
         make(amount=(int, ...)),
         make(note=(str | None, None), amount=(int, ...), tags=(tuple[str, ...], ())),
@@ -66,7 +66,7 @@ def test_a_field_that_is_added_with_a_default_changes_nothing_and_its_value_does
 
 
 @pytest.mark.parametrize(("default", "value"), [(0, False), (1, True), (1, 1.0), ("", None), (None, ""), (0, None)])
-def test_what_only_looks_like_the_default_is_said(default: Any, value: Any):
+def test_a_value_of_another_type_than_its_equal_default_is_kept(default: Any, value: Any):
     command = make(field=(Any, default))
     assert form(command(value)) != form(command())
 
@@ -102,7 +102,7 @@ def encoded(value: Any) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [Data, Attrs, Struct, Model])
-def test_every_kind_of_class_leaves_its_defaults_out(kind: Any):
+def test_defaults_are_omitted_for_every_kind_of_class(kind: Any):
     plain, full = kind(name="a"), kind(name="a", labels=frozenset("xyz"), parts=["p"])
     assert canonical(encoded(plain), plain) == b'{"name":"a"}'
     assert canonical(encoded(full), full) == b'{"labels":["x","y","z"],"name":"a","parts":["p"]}'
@@ -115,11 +115,11 @@ class Outer:
     odd: frozenset[int] = frozenset()
 
 
-def test_it_goes_to_the_bottom():
+def test_defaults_of_nested_objects_are_omitted_too():
     value = Outer((Data("a"), Data("b", parts=["p"])), {"c": Data("c")}, frozenset({3, 1}))
     expected = b'{"by_name":{"c":{"name":"c"}},"lines":[{"name":"a"},{"name":"b","parts":["p"]}],"odd":[1,3]}'
     assert form(value) == expected
 
 
-def test_what_a_codec_writes_otherwise_than_as_json_stays_as_it_is():
+def test_a_payload_that_is_not_json_is_unchanged():
     assert canonical(b"\x00secret", Data("a")) == b"\x00secret"

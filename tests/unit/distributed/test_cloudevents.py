@@ -29,7 +29,7 @@ def fits(text: str) -> bool:
 
 
 @given(st.sampled_from(FIELDS), TEXTS)
-def test_a_text_is_taken_as_it_is_or_refused_without_being_shown(field: str, text: str):
+def test_a_text_is_accepted_unchanged_or_refused_without_being_shown(field: str, text: str):
     values: dict[str, Any] = {"message_id": "m", "correlation_id": "c", field: text}
     if fits(text):
         assert getattr(MessageContext(**values), field) == text
@@ -44,7 +44,7 @@ def test_a_text_is_taken_as_it_is_or_refused_without_being_shown(field: str, tex
 @pytest.mark.parametrize(
     "value", ["a\nb", "\x1b[2J", "a\u2028b", "\u202eadmin", "\udc80", "", "x" * 256, 3, b"ada", True]
 )
-def test_a_value_that_could_forge_a_log_line_or_is_no_text_is_refused_at_every_entry(value: Any):
+def test_a_value_that_could_forge_a_log_line_or_is_no_string_is_refused_by_every_function(value: Any):
     with pytest.raises(ContextError):
         MessageContext.new(principal=value)
     with pytest.raises(ContextError):
@@ -73,7 +73,7 @@ VALUES = st.text(max_size=1100).filter(str.isprintable)
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=8))
-def test_headers_are_a_mapping_whose_names_have_no_case_or_are_refused(values: dict[str, str]):
+def test_header_names_are_case_insensitive_and_other_objects_than_mappings_are_refused(values: dict[str, str]):
     lowered = {name.lower(): value for name, value in values.items()}
     size = sum(len(name) + len(value) for name, value in lowered.items())
     if len(lowered) < len(values) or size > 4096 or any(len(value) > 1024 for value in values.values()):
@@ -109,7 +109,7 @@ def test_headers_that_are_too_large_or_badly_named_are_refused(values: Any):
         MessageContext("m", "c", headers=values)
 
 
-def test_headers_cannot_be_changed_and_keep_their_values_to_themselves():
+def test_headers_are_immutable_and_do_not_show_their_values():
     source = {"Authorization": "Bearer secret"}
     context = MessageContext("m", "c", headers=source)
     source["Authorization"] = "changed"
@@ -136,7 +136,7 @@ def sent(context: MessageContext) -> CloudEvent:
     return CollectedEvent(Changed(), "event", NOW, context).encode(MsgspecCodec(), 1000)
 
 
-def test_correlation_causation_and_tenant_travel_and_nothing_else():
+def test_only_correlation_causation_and_tenant_are_sent():
     context = MessageContext("message", "flow", "cause", "ada", "acme", {"authorization": "secret"})
     assert sent(context).extensions == {"correlationid": "flow", "causationid": "message", "tenant": "acme"}
     assert sent(MessageContext("message", "flow")).extensions == {"correlationid": "flow", "causationid": "message"}
@@ -146,7 +146,7 @@ FITTING = st.text(min_size=1, max_size=255).filter(fits)
 
 
 @given(FITTING, FITTING, st.none() | FITTING)
-def test_what_travels_arrives_and_the_tenant_as_long_as_somebody_vouches_for_it(
+def test_sent_attributes_arrive_and_the_tenant_is_trusted_only_if_vouched_for(
     message_id: str, correlation_id: str, tenant: str | None
 ):
     context = MessageContext(message_id, correlation_id, "cause", "ada", tenant, {"a": "1"})
@@ -161,7 +161,7 @@ ATTRIBUTES = st.dictionaries(st.sampled_from(["correlationid", "causationid", "t
 
 
 @given(TEXTS, ATTRIBUTES)
-def test_whatever_arrives_has_a_context_without_what_does_not_fit(event_id: str, extensions: dict[str, str]):
+def test_attributes_out_of_bounds_are_dropped_from_the_context(event_id: str, extensions: dict[str, str]):
     context, dropped = incoming(CloudEvent(event_id, "a.b.v1", NOW, b"", "other", extensions=extensions))
     unfit = [name for name in ("correlationid", "causationid", "tenant") if not fits(extensions.get(name, "fits"))]
     assert dropped == (unfit if fits(event_id) else ["id", *unfit])

@@ -5,7 +5,7 @@ import pytest
 from mediator.distributed import failpoints
 
 
-async def test_nothing_is_armed_and_reaching_a_failpoint_does_nothing():
+async def test_reaching_an_unarmed_failpoint_does_nothing():
     assert failpoints.armed == {}
     for name in failpoints.NAMES:
         await failpoints.reach(name)
@@ -17,7 +17,7 @@ def test_reaching_a_failpoint_never_suspends():
         step.send(None)
 
 
-async def test_only_what_is_armed_happens():
+async def test_only_an_armed_failpoint_acts():
     reached: list[str] = []
 
     async def action() -> None:

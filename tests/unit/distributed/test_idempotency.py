@@ -34,7 +34,7 @@ class Counting(InMemoryIdempotency):
     ],
 )
 @in_virtual_time
-async def test_they_are_forgotten_in_each_interval_soon_again_while_there_is_more_and_after_a_failure_in_the_next_one(
+async def test_cleaning_runs_each_interval_sooner_while_more_remains_and_one_interval_after_a_failure(
     interval: float, found: list[int | None], times: list[float]
 ) -> None:
     idempotency = Counting(*found, interval=interval)

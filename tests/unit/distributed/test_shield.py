@@ -40,7 +40,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_finish_returns_what_the_work_did():
+async def test_finish_returns_the_result_of_the_work():
     work = Work()
     work.released.set()
     done = await finish(work.run(), 60)
@@ -48,7 +48,7 @@ async def test_finish_returns_what_the_work_did():
     assert done.cancellation is None
 
 
-async def test_finish_never_raises_what_the_work_raised():
+async def test_finish_never_raises_the_error_of_the_work():
     async def fail() -> None:
         raise ValueError("raw")
 
@@ -56,7 +56,7 @@ async def test_finish_never_raises_what_the_work_raised():
     assert str(done.task.exception()) == "raw"
 
 
-async def test_finish_keeps_a_cancellation_and_lets_the_work_end():
+async def test_finish_delays_a_cancellation_until_the_work_has_ended():
     work = Work()
     caller = asyncio.create_task(finish(work.run(), math.inf))
     await work.started.wait()
@@ -71,7 +71,7 @@ async def test_finish_keeps_a_cancellation_and_lets_the_work_end():
     assert isinstance(done.cancellation, asyncio.CancelledError)
 
 
-async def test_work_that_takes_too_long_goes_on_by_itself_and_can_be_waited_for():
+async def test_work_that_takes_too_long_continues_in_the_background_and_can_be_awaited():
     work = Work()
     done = await finish(work.run(), 0.001)
     assert not done.task.done()
@@ -84,7 +84,7 @@ async def test_work_that_takes_too_long_goes_on_by_itself_and_can_be_waited_for(
 
 
 @in_virtual_time
-async def test_a_caller_who_is_cancelled_again_and_again_waits_for_no_longer():
+async def test_repeated_cancellations_do_not_prolong_the_wait():
     caller = asyncio.create_task(finish(asyncio.Event().wait(), 10.0))
     for _ in range(3):
         await asyncio.sleep(3)
@@ -110,7 +110,7 @@ async def test_late_work_that_fails_is_no_unhandled_error():
     assert unhandled == []
 
 
-async def test_of_late_work_that_has_ended_nothing_is_kept():
+async def test_late_work_that_has_ended_is_released():
     work = Work()
     done = await finish(work.run(), 0.001)
     late = weakref.ref(done.task)
@@ -135,11 +135,11 @@ def test_late_work_of_an_event_loop_that_was_closed_is_not_waited_for_in_the_nex
         loop.close()
 
 
-async def test_there_may_be_no_late_work():
+async def test_waiting_without_late_work_returns():
     await wait_for_late_work(60)
 
 
-async def test_drain_gives_the_result_or_the_error():
+async def test_drain_returns_the_result_or_raises_the_error():
     async def fail() -> None:
         raise ValueError("raw")
 
@@ -187,7 +187,7 @@ async def test_a_second_cancellation_ends_the_grace():
     assert work.cancellations == 1
 
 
-async def test_drain_waits_also_for_work_that_resists_its_cancellation():
+async def test_drain_also_waits_for_work_that_resists_its_cancellation():
     work = Work(stubborn=True)
     caller = await drained(work, 3600)
     caller.cancel()
@@ -199,7 +199,7 @@ async def test_drain_waits_also_for_work_that_resists_its_cancellation():
         await caller
 
 
-async def test_an_error_during_the_grace_gives_way_to_the_cancellation():
+async def test_a_cancellation_replaces_an_error_during_the_grace():
     started, release = asyncio.Event(), asyncio.Event()
 
     async def fail() -> None:

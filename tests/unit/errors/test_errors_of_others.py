@@ -120,7 +120,7 @@ def mediator_of(error: BaseException, *behaviors: Any) -> Mediator:
 
 
 @each_error
-async def test_of_a_handler(kind: Any):
+async def test_an_error_of_a_handler_arrives_unchanged(kind: Any):
     mediator = mediator_of(error := kind())
     for mode in TransactionMode:
         await arrives(error, mediator.send(ExpelStudent(), mode=mode))
@@ -128,13 +128,13 @@ async def test_of_a_handler(kind: Any):
 
 
 @each_error
-async def test_of_a_handler_behind_a_savepoint(kind: Any):
+async def test_an_error_of_a_handler_behind_a_savepoint_arrives_unchanged(kind: Any):
     mediator = mediator_of(error := kind(), Transactional())
     await arrives(error, mediator.send(EnrollStudent()))
 
 
 @each_error
-async def test_of_what_a_scope_was_opened_for(kind: Any):
+async def test_an_error_in_the_body_of_a_scope_arrives_unchanged(kind: Any):
     mediator = mediator_of(error := kind())
 
     async def work() -> None:
@@ -145,7 +145,7 @@ async def test_of_what_a_scope_was_opened_for(kind: Any):
 
 
 @each_error
-async def test_of_what_runs_in_a_unit_of_work(kind: Any):
+async def test_an_error_in_the_body_of_a_unit_of_work_arrives_unchanged(kind: Any):
     mediator, error = mediator_of(ValueError()), kind()
 
     async def work(mode: TransactionMode) -> None:
@@ -159,7 +159,7 @@ async def test_of_what_runs_in_a_unit_of_work(kind: Any):
 
 
 @each_error
-async def test_of_a_stream_and_of_its_consumer(kind: Any):
+async def test_an_error_of_a_stream_or_its_consumer_arrives_unchanged(kind: Any):
     mediator = mediator_of(error := kind())
 
     async def work(*, all_items: bool) -> None:
@@ -184,7 +184,7 @@ async def test_of_a_stream_and_of_its_consumer(kind: Any):
     ],
     ids=["timeout", "retry", "no retry", "exceptions", "own"],
 )
-async def test_of_what_behaviors_are_around(kind: Any, behaviors: list[Any]):
+async def test_an_error_passes_every_behavior_unchanged(kind: Any, behaviors: list[Any]):
     class Answer(RequestExceptionHandler[ExpelStudent, None, Exception]):
         async def handle(self, request, error, /):
             return "neither Handled(...) nor None"
@@ -200,7 +200,7 @@ async def test_of_what_behaviors_are_around(kind: Any, behaviors: list[Any]):
 
 @pytest.mark.parametrize("on", [Exception, LookupError])
 @pytest.mark.parametrize("kind", [StopAsyncIteration, GeneratorExit, asyncio.CancelledError])
-async def test_that_ends_an_iteration_or_a_task_is_no_response_of_a_retry(kind: Any, on: Any):
+async def test_a_stop_iteration_or_cancellation_passes_a_retry_unchanged(kind: Any, on: Any):
     error, starts = kind(), []
 
     async def work(_message: Any) -> None:
@@ -213,7 +213,7 @@ async def test_that_ends_an_iteration_or_a_task_is_no_response_of_a_retry(kind: 
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-async def test_of_handlers_that_run_at_a_time(kind: Any):
+async def test_an_error_of_concurrent_handlers_arrives_unchanged(kind: Any):
     error = kind()
     one = wire(listens(StudentEnrolled, raising(error)))
     two = wire(listens(StudentEnrolled, raising(error)), listens(StudentEnrolled, raising(error)))
@@ -225,7 +225,7 @@ async def test_of_handlers_that_run_at_a_time(kind: Any):
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-async def test_of_what_was_to_happen_after_the_commit(kind: Any):
+async def test_an_error_after_the_commit_is_named_by_the_after_commit_error(kind: Any):
     mediator = mediator_of(error := kind())
     with pytest.raises(AfterCommitError) as caught:
         async with mediator.scope(), InMemoryUnitOfWork(InMemoryDatabase()):
@@ -235,7 +235,7 @@ async def test_of_what_was_to_happen_after_the_commit(kind: Any):
 
 
 @pytest.mark.parametrize("kind", ERRORS[:4], ids=lambda kind: kind.__name__)
-async def test_of_a_handler_of_events(kind: Any):
+async def test_an_error_of_an_event_handler_is_parked_with_the_event(kind: Any):
     application, error = Application({"max_attempts": 1, "fatal_errors": (kind,)}), kind()
 
     async def fail(_event: Any) -> None:
@@ -259,7 +259,7 @@ class UnprintableError(Exception):
         raise ZeroDivisionError
 
 
-async def test_that_cannot_be_printed_stops_no_consumer():
+async def test_an_error_that_cannot_be_printed_stops_no_consumer():
     application = Application({"max_attempts": 1})
 
     async def fail(_event: Any) -> None:
@@ -278,7 +278,7 @@ async def test_that_cannot_be_printed_stops_no_consumer():
 
 
 @each_error
-async def test_a_scope_of_a_stream_is_told_of_it(kind: Any):
+async def test_the_exit_callbacks_of_a_stream_receive_the_error(kind: Any):
     error, told = kind(), []
 
     async def items(_request: Any) -> AsyncIterator[int]:
@@ -298,7 +298,7 @@ async def test_a_scope_of_a_stream_is_told_of_it(kind: Any):
 
 
 @each_error
-async def test_of_the_body_of_a_context_manager(kind: Any):
+async def test_an_error_in_the_body_of_a_context_manager_arrives_unchanged(kind: Any):
     error, ended = kind(), []
 
     @contextmanager
@@ -360,7 +360,7 @@ async def test_a_context_manager_passes_on_every_error_and_swallows_what_its_gen
         assert seen == ([] if swallow else [error, error])
 
 
-async def test_a_context_manager_that_replaces_an_error_or_does_not_yield_once_says_so():
+async def test_a_context_manager_that_replaces_an_error_or_does_not_yield_once_raises():
     @contextmanager
     def block(times: int) -> Any:
         for _ in range(times):
@@ -394,7 +394,7 @@ async def test_a_traceback_ends_where_the_error_was_raised_and_has_no_steps_of_c
     ]
 
 
-async def test_a_note_is_added_once_and_to_those_that_take_one():
+async def test_a_note_is_added_once_and_only_to_errors_that_accept_notes():
     error = ValueError()
     for _ in range(2):
         add_note(error, "where it was")
@@ -416,7 +416,7 @@ async def test_an_error_that_replaces_the_cancellation_of_a_timeout_arrives_too(
     await arrives(error, wire(handles(ExpelStudent, work), behaviors=[TimeoutBehavior(0.01)]).send(ExpelStudent()))
 
 
-async def test_what_fails_in_the_commit_arrives():
+async def test_an_error_of_the_commit_arrives_unchanged():
     mediator, error = mediator_of(ValueError()), FrozenError()
 
     async def work() -> None:

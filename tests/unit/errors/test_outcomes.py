@@ -178,7 +178,7 @@ class Late(RequestPostProcessor[Write, str]):
 
 @settings(max_examples=40, deadline=None)
 @given(places=st.lists(st.booleans(), min_size=1, max_size=4), kind=st.sampled_from([OSError, ValueError, KeyError]))
-def test_whatever_a_behavior_raises_after_the_commit_says_that_the_command_committed(
+def test_any_error_of_a_behavior_after_the_commit_reports_that_the_command_committed(
     places: list[bool], kind: type[Exception]
 ) -> None:
     """`places` are the behaviors outside the transaction that raise, counted from the outermost."""
@@ -231,7 +231,7 @@ async def test_a_scope_that_cannot_be_closed_does_not_look_like_a_failure(cause:
         await asyncio.wait({task})
 
 
-async def test_a_scope_that_cannot_be_closed_stays_an_error_as_it_is_when_nothing_committed() -> None:
+async def test_an_error_of_closing_a_scope_is_unchanged_when_nothing_committed() -> None:
     async def close_badly() -> str:
         current_scope().on_exit(lambda _error: (_ for _ in ()).throw(LATE))
         return "done"
@@ -239,7 +239,7 @@ async def test_a_scope_that_cannot_be_closed_stays_an_error_as_it_is_when_nothin
     assert await told(App(), Orchestrate(close_badly)) is LATE
 
 
-async def test_a_scope_opened_by_hand_that_cannot_be_closed_tells_of_the_last_commit_in_it() -> None:
+async def test_an_error_of_closing_a_scope_opened_by_hand_reports_the_last_commit_in_the_scope() -> None:
     app = App()
     with pytest.raises(CommittedError) as caught:
         async with app.mediator.scope() as scope:
@@ -252,7 +252,7 @@ async def test_a_scope_opened_by_hand_that_cannot_be_closed_tells_of_the_last_co
     assert app.rows == ["a", "b"]
 
 
-async def test_what_the_body_of_a_scope_raises_passes_as_it_is_whatever_committed_in_it() -> None:
+async def test_an_error_of_the_body_of_a_scope_is_unchanged_although_a_command_committed() -> None:
     app = App()
     with pytest.raises(LookupError):
         async with app.mediator.scope():
@@ -261,7 +261,7 @@ async def test_what_the_body_of_a_scope_raises_passes_as_it_is_whatever_committe
     assert app.rows == ["a"]
 
 
-async def test_a_response_that_was_replaced_outside_is_the_one_that_is_told() -> None:
+async def test_the_reported_response_is_the_one_that_an_outer_behavior_put_in_its_place() -> None:
     async def replace() -> str:
         return "replaced"
 
@@ -270,7 +270,7 @@ async def test_a_response_that_was_replaced_outside_is_the_one_that_is_told() ->
     assert error.response == "replaced"
 
 
-async def test_a_second_transaction_that_fails_in_a_behavior_does_not_undo_what_is_told_of_the_first() -> None:
+async def test_the_first_commit_is_reported_although_a_second_transaction_in_a_behavior_fails() -> None:
     async def audit() -> None:
         await app.send(Write("audit", raising(LookupError("audit"))))
 
@@ -281,7 +281,7 @@ async def test_a_second_transaction_that_fails_in_a_behavior_does_not_undo_what_
     assert (error.response, app.rows) == ("A", ["a"])
 
 
-async def test_a_commit_in_the_same_scope_before_is_none_of_the_next_command() -> None:
+async def test_an_earlier_commit_in_the_same_scope_does_not_count_for_the_next_command() -> None:
     app = App([instead(raising(ValueError("translated")))])
     async with app.mediator.scope() as scope:
         await app.send(Write("a"))
@@ -290,14 +290,14 @@ async def test_a_commit_in_the_same_scope_before_is_none_of_the_next_command() -
         assert scope.outcome is Outcome.ROLLED_BACK
 
 
-async def test_a_retry_outside_never_repeats_what_failed_after_the_commit() -> None:
+async def test_an_outer_retry_never_repeats_a_command_that_failed_after_the_commit() -> None:
     app = App([RetryBehavior(on=Exception, sleep=asyncio.sleep), after(raising(LATE))])
     error = await told(app)
     assert isinstance(error, CommittedError)
     assert (error.response, error.message, app.rows) == ("A", Write(), ["a"])
 
 
-async def test_a_behavior_outside_sees_that_the_command_committed() -> None:
+async def test_an_outer_behavior_sees_that_the_command_committed() -> None:
     seen: list[Exception] = []
 
     async def look(error: Exception) -> Any:
@@ -310,7 +310,7 @@ async def test_a_behavior_outside_sees_that_the_command_committed() -> None:
     assert isinstance(error, CommittedError)
 
 
-async def test_a_handler_of_any_error_does_not_answer_for_what_committed_unless_it_says_so() -> None:
+async def test_an_error_handler_replaces_the_response_of_a_committed_command_only_if_it_names_the_error() -> None:
     class AnswerAnything(RequestExceptionHandler[Write, str, Exception]):
         async def handle(self, _request: Write, _error: Exception, /) -> Handled[str]:
             return Handled("failed")
@@ -325,7 +325,7 @@ async def test_a_handler_of_any_error_does_not_answer_for_what_committed_unless_
     assert await App(behaviors, [AnswerAnything]).send(Write("a", raising(LookupError()))) == "failed"
 
 
-async def test_a_timeout_after_the_commit_says_that_the_command_committed() -> None:
+async def test_a_timeout_after_the_commit_reports_that_the_command_committed() -> None:
     async def hang() -> None:
         await asyncio.Event().wait()
 
@@ -335,7 +335,7 @@ async def test_a_timeout_after_the_commit_says_that_the_command_committed() -> N
     assert isinstance(error.__cause__, MessageTimeoutError)
 
 
-async def test_a_cancellation_after_the_commit_stays_one_and_has_the_outcome_as_its_cause() -> None:
+async def test_a_cancellation_after_the_commit_remains_a_cancellation_with_the_outcome_as_its_cause() -> None:
     reached = asyncio.Event()
 
     async def hang() -> None:
@@ -375,7 +375,7 @@ async def test_a_cancellation_while_the_scope_is_closed_has_the_outcome_as_its_c
     assert caught.value.__cause__.response == ("A" if failing else "replaced")
 
 
-async def test_a_cancellation_while_a_scope_is_closed_in_which_nothing_committed_has_no_cause() -> None:
+async def test_a_cancellation_while_a_scope_without_a_commit_is_closed_has_no_cause() -> None:
     async def be_cancelled() -> str:
         current_scope().on_exit(lambda _error: (_ for _ in ()).throw(asyncio.CancelledError()))
         raise LookupError
@@ -389,7 +389,7 @@ async def test_a_cancellation_while_a_scope_is_closed_in_which_nothing_committed
 @pytest.mark.parametrize(
     "point", ["unit_of_work.after_answer", "unit_of_work.before_wake", "unit_of_work.after_commit"]
 )
-async def test_what_fails_between_the_answer_and_the_return_is_told_by_hand_as_well(point: str) -> None:
+async def test_a_failure_after_the_commit_of_a_unit_of_work_by_hand_reports_the_commit(point: str) -> None:
     app = App()
     followed: list[str] = []
 
@@ -404,7 +404,7 @@ async def test_what_fails_between_the_answer_and_the_return_is_told_by_hand_as_w
     assert (app.rows, followed) == (["a"], ["followed"])
 
 
-async def test_while_the_second_transaction_of_a_scope_runs_the_outcome_of_the_first_is_not_told_any_more() -> None:
+async def test_the_outcome_of_the_first_transaction_is_cleared_while_the_second_runs() -> None:
     async def look() -> None:
         scope = current_scope()
         seen.append((scope.outcome, scope.response))
@@ -417,7 +417,7 @@ async def test_while_the_second_transaction_of_a_scope_runs_the_outcome_of_the_f
     assert seen == [(Outcome.NONE, None)] * 2
 
 
-async def test_a_publisher_that_cancels_itself_has_not_cancelled_the_sender() -> None:
+async def test_a_publisher_that_cancels_itself_does_not_cancel_the_sender() -> None:
     async def add() -> None:
         DistributedEventBroker(app.unit_of_work).add(OrderPlaced(1))
 
@@ -427,7 +427,7 @@ async def test_a_publisher_that_cancels_itself_has_not_cancelled_the_sender() ->
     assert (error.response, app.rows) == ("A", ["a"])
 
 
-async def test_handlers_with_scopes_of_their_own_tell_of_their_own_commits() -> None:
+async def test_handlers_with_their_own_scopes_report_their_own_commits() -> None:
     async def close_badly() -> None:
         current_scope().on_exit(lambda _error: (_ for _ in ()).throw(LATE))
 
@@ -468,7 +468,7 @@ async def test_a_response_in_place_of_an_error_does_not_make_a_rollback_look_lik
 
 
 @in_virtual_time
-async def test_a_database_that_does_not_answer_a_rollback_keeps_no_sender_longer_than_half_a_minute(
+async def test_a_rollback_without_an_answer_delays_the_sender_for_at_most_half_a_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(InMemoryUnitOfWork, "roll_back_transaction", lambda _: asyncio.sleep(3600))
@@ -498,7 +498,7 @@ async def test_an_error_in_place_of_an_unknown_outcome_does_not_look_like_a_fail
         assert error.__cause__ is translated
 
 
-async def test_an_attempt_that_was_rolled_back_is_forgotten_for_one_that_went_well() -> None:
+async def test_a_rolled_back_attempt_is_not_reported_after_a_successful_one() -> None:
     failures = [LookupError()]
 
     async def fail_once() -> None:
@@ -512,7 +512,7 @@ async def test_an_attempt_that_was_rolled_back_is_forgotten_for_one_that_went_we
     assert await app.send(Write("a", fail_once)) == "A"
 
 
-async def test_a_dispatch_without_a_transaction_passes_on_what_its_parts_raise() -> None:
+async def test_a_dispatch_without_a_transaction_raises_the_errors_of_its_parts_unchanged() -> None:
     async def parts() -> Any:
         await app.send(Write("a"))
         await app.send(Write("b", raising(LookupError())))
@@ -537,7 +537,9 @@ def publishing(app: App, *notifications: Written, fails: bool = False) -> Callab
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 @pytest.mark.parametrize("strategy", [None, Concurrent()])
-async def test_what_has_to_be_published_again_is_what_did_not_commit_at_any_depth(depth: int, strategy: Any) -> None:
+async def test_only_the_notification_that_did_not_commit_has_to_be_published_again_at_any_depth(
+    depth: int, strategy: Any
+) -> None:
     app = App()
     failing = Written("failing", raising(LookupError("deep")))
     last: Written = failing
@@ -554,14 +556,14 @@ async def test_what_has_to_be_published_again_is_what_did_not_commit_at_any_dept
     assert sorted(app.rows) == sorted(["a", *map(str, range(depth))])
 
 
-async def test_a_notification_that_committed_and_failed_after_that_is_not_to_be_published_again() -> None:
+async def test_a_notification_that_failed_after_its_commit_must_not_be_published_again() -> None:
     app = App([after(raising(LATE), Written)])
     error = await told(app, Write("a", publishing(app, Written("b"))))
     assert isinstance(error, AfterCommitError)
     assert (error.notifications, app.rows) == ([], ["a", "b"])
 
 
-async def test_an_error_raised_in_place_of_what_failed_after_the_commit_loses_no_name() -> None:
+async def test_an_error_that_replaces_an_after_commit_error_keeps_the_names_of_the_notifications() -> None:
     translated = ValueError("translated")
     app = App([LoggingBehavior(), instead(raising(translated))])
     failing = Written("failing", raising(LookupError()))
@@ -570,7 +572,7 @@ async def test_an_error_raised_in_place_of_what_failed_after_the_commit_loses_no
     assert (error.notifications, error.__cause__) == ([failing], translated)
 
 
-async def test_what_committed_when_the_time_was_up_is_not_to_be_published_again() -> None:
+async def test_a_notification_that_committed_before_the_timeout_must_not_be_published_again() -> None:
     async def hang() -> None:
         await asyncio.Event().wait()
 

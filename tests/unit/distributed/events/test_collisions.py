@@ -69,7 +69,7 @@ WRITTEN = [
 @pytest.mark.parametrize(
     ("annotation", "write"), WRITTEN, ids=lambda each: getattr(each, "__name__", None) or str(each)
 )
-def test_numbers_of_one_hash_cost_about_what_others_cost_and_are_refused(
+def test_numbers_with_one_hash_are_refused_at_about_the_cost_of_others(
     annotation: Any, write: Callable[[list[str]], bytes], codec: Any
 ) -> None:
     event_class = event_of(annotation)
@@ -83,7 +83,7 @@ def test_numbers_of_one_hash_cost_about_what_others_cost_and_are_refused(
     assert time.process_time() - read < 3 * (read - began)
 
 
-def test_requests_and_plain_data_are_read_as_carefully() -> None:
+def test_colliding_numbers_in_requests_and_plain_data_are_refused_too() -> None:
     numbers = [number * MODULUS for number in range(1, COUNT)]
     with pytest.raises(ValueError, match="same hash"):
         MsgspecRequestCodec().decode(json.dumps(numbers).encode(), set[int])
@@ -99,7 +99,7 @@ class Listed(DistributedEvent):
 
 
 @pytest.mark.parametrize("codec", [MsgspecCodec(), PydanticCodec()], ids=lambda codec: type(codec).__name__)
-def test_what_no_mapping_has_for_its_keys_may_be_any_number(codec: Any) -> None:
+def test_numbers_that_are_no_keys_of_a_mapping_are_never_refused(codec: Any) -> None:
     numbers = [number * MODULUS for number in range(COUNT)]
     event = Listed(numbers, {str(number): number for number in numbers})
     assert codec.decode(codec.encode(event), Listed) == event

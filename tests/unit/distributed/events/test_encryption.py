@@ -57,7 +57,9 @@ def codec(cipher: FernetCipher) -> EncryptingCodec:
 
 
 @pytest.mark.parametrize("patient", ["ada", "bob", None])
-def test_a_payload_survives_and_shows_nothing_of_itself(codec: EncryptingCodec, patient: str | None) -> None:
+def test_an_encrypted_payload_is_read_back_and_does_not_contain_the_plaintext(
+    codec: EncryptingCodec, patient: str | None
+) -> None:
     event = Diagnosed(patient, "measles")
     data = codec.encode(event)
     assert b"measles" not in data
@@ -72,7 +74,7 @@ def test_an_event_is_staged_encrypted_under_the_media_type_of_ciphertext(codec: 
     assert b"measles" not in staged.data
 
 
-def test_payloads_of_a_forgotten_key_are_gone_and_all_others_are_there(
+def test_payloads_of_a_deleted_key_are_unreadable_and_all_others_are_readable(
     codec: EncryptingCodec, cipher: FernetCipher
 ) -> None:
     forgotten, kept = codec.encode(Diagnosed("ada", "measles")), codec.encode(Diagnosed("bob", "mumps"))
@@ -115,7 +117,7 @@ class NewDiagnosed(DistributedEvent):
     finding: str
 
 
-def test_older_versions_of_encrypted_payloads_are_lifted(codec: EncryptingCodec, cipher: FernetCipher) -> None:
+def test_encrypted_payloads_of_older_versions_are_upcast(codec: EncryptingCodec, cipher: FernetCipher) -> None:
     data = codec.encode(OldDiagnosed("ada", "measles"))
     assert decode_event(codec, "clinic.diagnosed.v1", data, NewDiagnosed) == NewDiagnosed("ada", "measles")
     del cipher.secrets["ada"]
@@ -123,7 +125,7 @@ def test_older_versions_of_encrypted_payloads_are_lifted(codec: EncryptingCodec,
         decode_event(codec, "clinic.diagnosed.v1", data, NewDiagnosed)
 
 
-def test_encrypted_events_are_frozen_in_clear_and_need_no_secret(tmp_path: Path) -> None:
+def test_encrypted_events_are_frozen_as_plaintext_without_a_secret(tmp_path: Path) -> None:
     codec = EncryptingCodec(MsgspecCodec(), FernetCipher({}))
     freeze_events([OldDiagnosed], tmp_path, codec=codec)
     freeze_events([NewDiagnosed], tmp_path, codec=codec)
@@ -131,7 +133,7 @@ def test_encrypted_events_are_frozen_in_clear_and_need_no_secret(tmp_path: Path)
     assert codec.schema(NewDiagnosed) == MsgspecCodec().schema(NewDiagnosed)
 
 
-def test_a_codec_inside_that_knows_no_plain_data_is_named(cipher: FernetCipher) -> None:
+def test_the_error_names_an_inner_codec_without_plain_data(cipher: FernetCipher) -> None:
     class Opaque:
         content_type = "text/plain"
 
@@ -162,7 +164,7 @@ class Plain:
 
 
 @given(st.none() | st.text(max_size=255), st.text())
-def test_the_cipher_gets_the_partition_key_back(patient: str | None, finding: str) -> None:
+def test_the_cipher_receives_the_partition_key_again_when_decrypting(patient: str | None, finding: str) -> None:
     cipher = Plain()
     codec = EncryptingCodec(MsgspecCodec(), cipher)
     assert codec.decode(codec.encode(Diagnosed(patient, finding)), Diagnosed) == Diagnosed(patient, finding)
@@ -170,7 +172,7 @@ def test_the_cipher_gets_the_partition_key_back(patient: str | None, finding: st
 
 
 @given(st.binary())
-def test_what_is_no_encrypted_payload_is_refused_and_never_crashes(data: bytes) -> None:
+def test_data_that_is_no_encrypted_payload_raises_event_not_decodable(data: bytes) -> None:
     codec = EncryptingCodec(MsgspecCodec(), FernetCipher({None: Fernet.generate_key()}))
     with pytest.raises(EventNotDecodableError):
         codec.decode(data, Diagnosed)

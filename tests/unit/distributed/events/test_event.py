@@ -27,12 +27,12 @@ def declare(event_type: Any, version: Any = 1) -> type[DistributedEvent]:
 
 @pytest.mark.thorough("waits in real time, or does much work")
 @given(EVENT_TYPES, st.integers(1, 10**9))
-def test_a_type_survives_the_way_over_the_wire(event_type: str, version: int):
+def test_a_wire_type_is_parsed_back_into_its_type_and_version(event_type: str, version: int):
     assert split_wire_type(wire_type(declare(event_type, version))) == (event_type, version)
 
 
 @given(st.one_of(st.text(), st.builds("{}.v{}".format, EVENT_TYPES, st.text("0123456789٣²-+_ \n"))))
-def test_what_is_split_is_what_some_event_declares(wire: str):
+def test_a_wire_type_that_can_be_split_is_one_that_an_event_can_declare(wire: str):
     try:
         event_type, version = split_wire_type(wire)
     except ValueError:
@@ -41,7 +41,7 @@ def test_what_is_split_is_what_some_event_declares(wire: str):
 
 
 @pytest.mark.parametrize("wire", ["a.b.v0", "a.b.v007", "a.b", "a.b.v", "a.v1", "a.b.c.v1", "a.b.v1\n", "A.b.v1", ""])
-def test_what_is_no_type_on_the_wire_is_refused(wire: str):
+def test_a_text_that_is_no_wire_type_is_refused(wire: str):
     with pytest.raises(ValueError, match="is not <domain>"):
         split_wire_type(wire)
 
@@ -75,7 +75,7 @@ def test_the_version_is_one_unless_declared():
     assert wire_type(Changed) == "university.changed.v1"
 
 
-def test_an_event_is_no_notification():
+def test_a_distributed_event_is_not_a_notification():
     assert not issubclass(DistributedEvent, Notification)
 
 
@@ -108,7 +108,7 @@ class StructField(msgspec.Struct, DistributedEvent):
     student_id: str
 
 
-def test_there_is_no_partition_key_unless_a_property_gives_one():
+def test_an_event_has_no_partition_key_unless_a_property_returns_one():
     assert DistributedEvent().partition_key is None
     assert ByProperty().partition_key == "k"
 
@@ -122,7 +122,7 @@ def test_the_partition_key_can_be_a_field_like_any_other(event_class: Any):
 
 
 @given(st.text(), st.text())
-def test_the_bucket_is_that_of_the_key_whenever_there_is_one(key: str, event_id: str):
+def test_the_bucket_is_derived_from_the_key_if_there_is_one(key: str, event_id: str):
     assert bucket_of(key, event_id) == bucket_of(key, "another")
     assert bucket_of(None, event_id) == bucket_of(event_id, "another")
 
@@ -138,7 +138,7 @@ def test_an_empty_key_is_refused_where_it_is_added():
 
 
 @pytest.mark.parametrize("number", range(1, 4))
-def test_a_key_is_no_number_of_an_event_without_a_key(number: int):
+def test_the_ordering_key_of_an_event_without_a_key_equals_no_partition_key(number: int):
     """A key such as `#2` once stood for the event without a key that is parked as number 2."""
     without = parked(None, number)
     assert all(

@@ -116,7 +116,7 @@ def test_a_class_reads_every_older_version_through_its_upcasters(codec: Any, cls
 
 @each_kind
 @pytest.mark.parametrize("version", [1, 3])
-def test_unknown_fields_are_ignored_and_missing_ones_with_a_default_filled_in(codec: Any, cls: Any, version: int):
+def test_unknown_fields_are_ignored_and_missing_fields_take_their_default(codec: Any, cls: Any, version: int):
     payload = {"name": "Ada Lovelace"} if version == 1 else ADA
     data = json.dumps(payload | {"later": {"a": [1]}}).encode()
     assert decode_event(codec, f"{TYPE}.v{version}", data, cls) == cls(**ADA, note="none")
@@ -124,7 +124,7 @@ def test_unknown_fields_are_ignored_and_missing_ones_with_a_default_filled_in(co
 
 @each_kind
 @pytest.mark.parametrize("version", [1, 3])
-def test_what_is_lifted_is_checked_as_strictly_as_what_is_not(codec: Any, cls: Any, version: int):
+def test_an_upcast_payload_is_checked_as_strictly_as_a_current_one(codec: Any, cls: Any, version: int):
     payload = {"name": "secret Lovelace", "note": 7} if version == 1 else ADA | {"note": 7}
     with pytest.raises(EventNotDecodableError) as caught:
         decode_event(codec, f"{TYPE}.v{version}", json.dumps(payload).encode(), cls)
@@ -135,7 +135,7 @@ def test_what_is_lifted_is_checked_as_strictly_as_what_is_not(codec: Any, cls: A
 
 @each_kind
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000])
-def test_what_is_no_object_is_not_lifted(codec: Any, cls: Any, data: bytes):
+def test_a_payload_that_is_no_json_object_is_undecodable(codec: Any, cls: Any, data: bytes):
     with pytest.raises(EventNotDecodableError, match=rf"{TYPE}\.v1"):
         decode_event(codec, f"{TYPE}.v1", data, cls)
 
@@ -174,7 +174,7 @@ edits = st.lists(
 
 
 @given(payloads, edits, st.data())
-def test_a_chain_is_its_steps_one_after_the_other_and_leaves_what_it_was_given_alone(
+def test_upcasters_run_one_after_the_other_and_do_not_change_their_input(
     payload: dict[str, Any], steps: list[Upcaster], data: st.DataObject
 ):
     own = len(steps) + 1
@@ -190,7 +190,7 @@ def test_a_chain_is_its_steps_one_after_the_other_and_leaves_what_it_was_given_a
 
 
 @given(payloads)
-def test_data_read_plainly_and_converted_is_what_is_read_at_once(payload: dict[str, Any]):
+def test_plain_data_converted_later_equals_data_decoded_at_once(payload: dict[str, Any]):
     @dataclass(frozen=True, slots=True)
     class Anything(DistributedEvent):
         value: Any
@@ -236,12 +236,12 @@ def test_an_upcaster_that_fails_makes_the_event_undecodable_with_version_and_ste
     assert "secret" not in said
 
 
-def test_a_version_that_nothing_lifts_is_undecodable():
+def test_a_version_without_an_upcaster_is_undecodable():
     with pytest.raises(EventNotDecodableError, match="from version 1 to 2 is missing"):
         upcast({}, declared({2: add_floor}), 1)
 
 
-def test_a_codec_without_plain_data_is_named_and_only_when_something_is_to_be_lifted():
+def test_a_codec_without_plain_data_is_refused_only_when_an_event_needs_upcasting():
     class Opaque:
         content_type = "text/plain"
 
@@ -311,7 +311,7 @@ def test_upcasters_that_cannot_work_are_refused_with_the_reason(upcasters: Any, 
             readable_types([cls])
 
 
-def test_a_class_reads_its_own_type_and_those_it_lifts_and_a_class_of_a_version_comes_first():
+def test_a_class_reads_its_own_type_and_the_versions_it_upcasts_unless_a_class_declares_the_version():
     second, third = declared({1: add_floor}, 2), declared({1: add_floor, 2: add_floor}, 3)
     assert upcast_types(third) == [f"{TYPE}.v1", f"{TYPE}.v2"]
     assert readable_types([third]) == dict.fromkeys([f"{TYPE}.v1", f"{TYPE}.v2", f"{TYPE}.v3"], third)

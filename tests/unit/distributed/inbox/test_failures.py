@@ -21,7 +21,7 @@ from tests.unit.distributed.inbox.application import Application, OrderPlaced, f
 QUICK = {"retry_delays": (0.0, 0.001), "max_attempts": 3}
 
 
-async def test_a_failing_event_is_parked_after_its_attempts_and_the_others_go_on():
+async def test_a_failing_event_is_parked_after_its_attempts_and_other_events_are_handled():
     application = Application(QUICK)
     application.acts[1] = failing(ValueError("secret payload"))
     application.publish(1, 2)
@@ -39,7 +39,7 @@ async def test_a_failing_event_is_parked_after_its_attempts_and_the_others_go_on
     assert [line["attempt"] for line in logs if line["event"] == "delivery failed"] == [1, 2]
 
 
-async def test_a_parked_event_has_the_message_whole_and_the_error():
+async def test_a_parked_event_has_the_complete_message_and_the_error():
     application = Application(QUICK)
     application.acts[1] = failing(ValueError("no such customer"))
     application.publish(1, key="k")
@@ -64,7 +64,7 @@ async def test_a_parked_event_has_the_message_whole_and_the_error():
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_an_error_that_no_try_would_change_parks_at_once(error: Exception):
+async def test_a_fatal_error_parks_an_event_at_once(error: Exception):
     application = Application({"fatal_errors": (LookupError,)})
     application.acts[1] = failing(error)
     application.publish(1)
@@ -73,7 +73,7 @@ async def test_an_error_that_no_try_would_change_parks_at_once(error: Exception)
     assert application.parked() == [("e1", "fatal-error", 1)]
 
 
-async def test_a_failure_that_passes_takes_effect_at_a_later_attempt():
+async def test_an_event_takes_effect_at_a_later_attempt_after_a_transient_failure():
     application = Application(QUICK)
     application.acts[1] = failing(ValueError(), times=2)
     application.publish(1)
@@ -83,7 +83,7 @@ async def test_a_failure_that_passes_takes_effect_at_a_later_attempt():
     assert (application.parked(), application.database.starts) == ([], {})
 
 
-async def test_a_handler_that_takes_too_long_is_cancelled_and_has_had_an_attempt():
+async def test_a_handler_that_takes_too_long_is_cancelled_and_uses_up_an_attempt():
     application = Application({**QUICK, "handler_timeout": 0.02})
     application.acts[1] = hanging
     application.publish(1)
@@ -139,7 +139,7 @@ async def test_a_handlers_own_timeout_is_a_failure_like_any_other():
     assert application.parking.events[0].error == "TimeoutError: the other side"
 
 
-async def test_without_parking_a_failing_event_comes_again_for_ever():
+async def test_without_parking_a_failing_event_is_redelivered_without_limit():
     application = Application({**QUICK, "parking": None, "retry_delays": (0.0,)})
     application.acts[1] = failing(FatalEventError("never"), times=10)
     application.publish(1)
@@ -159,7 +159,7 @@ async def test_an_event_is_parked_once_although_parking_fails_at_first():
     assert [line["error"] for line in logs if line["event"] == "delivery failed"] == ["LookupError"]
 
 
-async def test_a_parked_event_that_is_delivered_again_does_nothing():
+async def test_a_parked_event_that_is_redelivered_is_not_handled():
     application = Application(QUICK)
     application.acts[1] = failing(FatalEventError("never"))
     application.publish(1)
@@ -169,7 +169,7 @@ async def test_a_parked_event_that_is_delivered_again_does_nothing():
     assert (application.parked(), application.starts[1]) == ([("e1", "fatal-error", 1)], 1)
 
 
-async def test_unordered_events_are_handled_at_the_same_time_up_to_the_concurrency():
+async def test_unordered_events_are_handled_concurrently_up_to_the_concurrency():
     application = Application({"concurrency": 3})
     go = asyncio.Event()
     for number in range(5):
@@ -190,7 +190,7 @@ class Unspeakable(Exception):  # noqa: N818
         raise RuntimeError
 
 
-async def test_an_error_without_a_text_is_parked_like_any_other():
+async def test_an_event_whose_error_has_no_text_is_parked_like_any_other():
     application = Application(QUICK)
     application.acts[1] = failing(Unspeakable())
     application.publish(1)
@@ -210,7 +210,7 @@ def test_the_default_schedules_are_eight_attempts_and_five_seconds_in_order():
 
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=10), st.integers(1, 20), st.integers())
-def test_a_pause_is_that_of_the_schedule_give_or_take_a_fifth(delays: list[float], attempt: int, seed: int):
+def test_a_pause_differs_from_the_schedule_by_at_most_a_fifth(delays: list[float], attempt: int, seed: int):
     pause = RetrySchedule(20, tuple(delays)).delay(attempt, random.Random(seed))
     wanted = delays[min(attempt, len(delays)) - 1]
     assert wanted * 0.8 - 1e-9 <= pause <= wanted * 1.2 + 1e-9
@@ -244,7 +244,7 @@ def test_a_setting_that_cannot_work_is_refused_at_once(options: dict[str, Any]):
         Application(options)
 
 
-def test_an_inbox_that_forgets_what_the_stream_still_has_is_refused():
+def test_an_inbox_must_keep_ids_for_a_day_longer_than_its_stream_keeps_events():
     application = Application()
     application.inbox.keep_seconds = 7 * 86400.0
     application.consumer._subscription.max_age = 7 * 86400.0

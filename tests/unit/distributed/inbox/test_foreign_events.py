@@ -56,7 +56,7 @@ async def taken(*messages: tuple[dict[str, str], bytes], **options: Any) -> Appl
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_an_unreadable_message_is_parked_whole_and_at_once(headers: dict[str, str], data: bytes):
+async def test_an_unreadable_message_is_parked_completely_and_at_once(headers: dict[str, str], data: bytes):
     application = await taken((headers, data))
     (parked,) = application.parking.events
     assert (parked.reason, parked.headers, parked.data) == ("undecodable", headers, data)
@@ -81,7 +81,7 @@ async def test_an_unreadable_message_is_parked_whole_and_at_once(headers: dict[s
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_odd_ids_sources_and_keys_are_handled_once_and_reach_the_handler_as_they_came(
+async def test_events_with_odd_ids_sources_and_keys_are_handled_once_and_unchanged(
     changes: dict[str, str], event_id: str
 ):
     application = await taken(({**CE, **changes}, GOOD), ({**CE, **changes}, GOOD), ordering="key")
@@ -95,12 +95,12 @@ async def test_odd_ids_sources_and_keys_are_handled_once_and_reach_the_handler_a
             assert column.isprintable()
 
 
-async def test_two_unreadable_messages_are_two_parked_events_and_one_delivered_again_is_one():
+async def test_two_unreadable_messages_are_two_parked_events_and_a_redelivered_one_is_one():
     application = await taken(({}, b"a"), ({}, b"a"), ({}, b"b"))
     assert [event.data for event in application.parking.events] == [b"a", b"a", b"b"]
 
 
-async def test_what_has_the_place_of_another_message_in_a_stream_that_was_made_anew_is_not_that_message():
+async def test_a_message_at_the_same_position_of_a_recreated_stream_is_a_different_message():
     without_id = {name: value for name, value in CE.items() if name != "ce-id"}
     application = await taken((without_id, GOOD), ({}, b"no event"))
     again = Application({}, database=application.database)
@@ -112,7 +112,7 @@ async def test_what_has_the_place_of_another_message_in_a_stream_that_was_made_a
     assert [event.data for event in again.parking.events] == [b"no event", b"no event"]
 
 
-async def test_events_without_an_id_and_unreadable_ones_are_known_by_what_stood_for_it_before():
+async def test_events_without_an_id_and_unreadable_messages_are_recognized_by_the_ids_of_earlier_versions():
     without_id = {name: value for name, value in CE.items() if name != "ce-id"}
     application = Application({})
     application.broker.store_message(TYPE, {"x": "y"}, b"no event")
@@ -126,7 +126,7 @@ async def test_events_without_an_id_and_unreadable_ones_are_known_by_what_stood_
     assert (application.effects, application.parking.events) == ([], ())
 
 
-async def test_only_what_was_recorded_after_an_event_was_stored_can_have_been_that_event():
+async def test_a_record_older_than_the_stored_event_does_not_make_the_event_a_duplicate():
     """An earlier record is of another event with the same place: the stream was created again."""
     without_id = {name: value for name, value in CE.items() if name != "ce-id"}
     application, asked = Application({}), list[datetime | None]()
@@ -143,7 +143,7 @@ async def test_only_what_was_recorded_after_an_event_was_stored_can_have_been_th
     assert application.effects == [7]
 
 
-async def test_an_empty_key_of_a_foreign_event_is_none():
+async def test_an_empty_key_of_a_foreign_event_counts_as_no_key():
     """An event that is parked does not hold back another event with an empty key."""
     empty = {**CE, "ce-partitionkey": ""}
     broken = {**empty, "ce-id": "2", "ce-time": "tomorrow"}
@@ -152,7 +152,7 @@ async def test_an_empty_key_of_a_foreign_event_is_none():
     assert [event.partition_key for event in application.parking.events] == [None]
 
 
-async def test_an_unreadable_message_makes_no_other_one_of_the_same_id_a_duplicate():
+async def test_an_unreadable_message_does_not_make_a_readable_one_of_the_same_id_a_duplicate():
     broken = {**CE, "ce-time": "tomorrow"}
     application = await taken((broken, GOOD), (broken, GOOD), (CE, GOOD))
     assert [event.headers for event in application.parking.events] == [broken, broken]
@@ -171,7 +171,7 @@ async def test_an_unreadable_message_makes_no_other_one_of_the_same_id_a_duplica
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_the_type_and_the_key_of_an_unreadable_message_are_within_the_bounds_of_those_of_events(
+async def test_the_type_and_key_of_an_unreadable_message_have_the_same_bounds_as_those_of_events(
     headers: dict[str, str], shown: str, key: str | None
 ):
     (parked,) = (await taken((headers, b"?"))).parking.events
@@ -181,7 +181,7 @@ async def test_the_type_and_the_key_of_an_unreadable_message_are_within_the_boun
     assert parked.type.isprintable()
 
 
-async def test_an_unknown_type_gets_its_grace_and_is_then_parked_whole():
+async def test_an_event_of_an_unknown_type_is_parked_completely_after_its_grace():
     application = Application({"unknown_type_grace": 100.0})
     headers = {**CE, "ce-type": "shop.order-placed.v2"}
     application.broker.store_message(TYPE, headers, GOOD)
@@ -215,7 +215,7 @@ async def test_an_unknown_type_gets_its_grace_and_is_then_parked_whole():
     ],
 )
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_what_can_be_no_version_of_the_type_that_was_subscribed_to_is_parked_without_a_grace(
+async def test_an_event_whose_type_is_no_version_of_the_subscribed_type_is_parked_without_a_grace(
     wire: str, ordering: str
 ):
     application = await taken(({**CE, "ce-type": wire}, GOOD), ordering=ordering, unknown_type_grace=300.0)
@@ -250,7 +250,7 @@ async def test_terminal_escape_sequences_stay_out_of_the_log():
             assert "\x1b" not in str(value), line
 
 
-async def test_an_unreadable_event_is_replayed_once_it_has_been_edited():
+async def test_an_unreadable_event_is_replayed_after_it_was_edited():
     application = await taken(({}, b"no event at all"))
     (parked,) = application.parking.events
     await application.parking.edit(parked.number, headers=CE, data=GOOD)
@@ -283,7 +283,7 @@ def test_any_message_is_handled_or_parked(headers: dict[str, str], data: bytes, 
     asyncio.run(check())
 
 
-async def test_a_flood_of_events_that_nothing_can_handle_is_parked_whole_and_logged_in_a_few_lines():
+async def test_a_flood_of_unreadable_events_is_parked_completely_and_logged_in_a_few_lines():
     with capture_logs() as logs:
         application = await taken(*[({**CE, "ce-id": f"{number}"}, b"?") for number in range(200)])
     assert len(application.parking.events) == 200

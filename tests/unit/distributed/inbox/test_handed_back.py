@@ -70,7 +70,7 @@ async def until(application: Application, starts: dict[int, int]) -> None:
 
 
 @in_virtual_time
-async def test_the_newest_that_wait_are_handed_back_for_half_a_minute_and_take_effect_as_if_they_had_not_been() -> None:
+async def test_the_newest_waiting_events_are_handed_back_for_half_a_minute_and_then_take_effect() -> None:
     application, go = TwoTypes(), asyncio.Event()
     application.acts = {1: lasting_until(go)}
     application.publish(1, 2, 3, 4, 5)
@@ -86,7 +86,7 @@ async def test_the_newest_that_wait_are_handed_back_for_half_a_minute_and_take_e
 
 
 @in_virtual_time
-async def test_an_event_that_was_handed_back_and_then_started_is_not_handed_back_and_its_starts_count() -> None:
+async def test_an_event_that_was_handed_back_once_and_then_started_is_not_handed_back_again() -> None:
     application, first, second = TwoTypes(retry_delays=(1.0,), max_attempts=2), asyncio.Event(), asyncio.Event()
 
     async def fail(_event: OrderPlaced) -> None:
@@ -110,7 +110,7 @@ async def test_an_event_that_was_handed_back_and_then_started_is_not_handed_back
 
 
 @in_virtual_time
-async def test_what_cannot_be_written_down_as_not_started_waits_here_and_is_handled_in_its_turn() -> None:
+async def test_an_event_whose_start_cannot_be_taken_back_stays_in_this_process_and_is_handled() -> None:
     application, go = TwoTypes(), asyncio.Event()
     take_back, failures = application.inbox.take_back, 0
 
@@ -135,9 +135,7 @@ async def test_what_cannot_be_written_down_as_not_started_waits_here_and_is_hand
 
 
 @in_virtual_time
-async def test_what_another_process_had_meanwhile_is_not_handed_back_a_second_time_for_that_one_may_have_died_of_it() -> (
-    None
-):
+async def test_an_event_that_another_process_has_started_is_not_handed_back_again() -> None:
     application, go = TwoTypes(), asyncio.Event()
     application.acts = {1: lasting_until(go)}
     application.publish(1, 2, 3, 4)
@@ -197,7 +195,7 @@ async def test_an_event_being_handed_back_when_the_consumer_stops_goes_back_at_o
 
 
 @in_virtual_time
-async def test_what_waits_to_be_handed_back_while_the_database_is_slow_is_kept_from_others() -> None:
+async def test_an_event_stays_outstanding_until_a_slow_database_has_taken_its_start_back() -> None:
     application = TwoTypes(drain_timeout=0.0)
     take_back = application.inbox.take_back
 
@@ -217,7 +215,7 @@ async def test_what_waits_to_be_handed_back_while_the_database_is_slow_is_kept_f
 
 
 @in_virtual_time
-async def test_an_event_that_is_handed_back_again_stays_away_for_longer_each_time() -> None:
+async def test_an_event_is_handed_back_for_longer_each_time() -> None:
     application = TwoTypes(drain_timeout=0.0, handler_timeout=3600.0)
     application.acts = {1: hanging}
     application.publish(1, 2, 3, 4)
@@ -245,7 +243,7 @@ async def test_the_memory_of_events_that_were_handed_back_is_bounded(monkeypatch
 
 
 @in_virtual_time
-async def test_as_many_wait_as_leave_half_of_the_share_of_a_stream_to_other_types() -> None:
+async def test_waiting_events_of_one_type_leave_half_of_the_prefetch_of_a_stream_to_other_types() -> None:
     application, handed_back = ThreeTypes(concurrency=8, prefetch=24, drain_timeout=0.0), list[float]()
     application.acts = dict.fromkeys(range(1, 8), hanging)
     application.publish(*range(1, 25))
@@ -257,7 +255,7 @@ async def test_as_many_wait_as_leave_half_of_the_share_of_a_stream_to_other_type
 
 
 @in_virtual_time
-async def test_in_an_ordered_group_nothing_is_handed_back_for_each_partition_has_its_own_place() -> None:
+async def test_an_ordered_group_hands_no_event_back_because_each_partition_has_its_own_place() -> None:
     application, handed_back = TwoTypes(ordering="key", drain_timeout=0.0), list[float]()
     application.acts = {1: hanging}
     for number in range(1, 9):

@@ -44,7 +44,7 @@ async def until_handled(application: Application, number: int) -> float:
 
 
 @in_virtual_time
-async def test_a_suspect_that_waits_for_a_handler_that_hangs_holds_up_other_groups_for_seconds_at_a_time() -> None:
+async def test_a_suspect_that_waits_for_a_hanging_handler_delays_other_groups_for_seconds_at_a_time() -> None:
     hangs, other = Application({**BESIDE, "handler_timeout": 3600.0}), Application(BESIDE)
     await left_by_a_process_that_died(hangs, 1)
     hangs.acts = {2: hanging}
@@ -59,7 +59,7 @@ async def test_a_suspect_that_waits_for_a_handler_that_hangs_holds_up_other_grou
 
 
 @in_virtual_time
-async def test_a_suspect_that_hangs_alone_is_joined_by_others_after_seconds_and_stays_alone_in_its_last_start() -> None:
+async def test_other_events_join_a_hanging_suspect_after_seconds_except_in_its_last_start() -> None:
     hangs, other = Application({**BESIDE, "handler_timeout": 100.0}), Application(BESIDE)
     await left_by_a_process_that_died(hangs, 1)
     hangs.acts = {1: hanging}
@@ -77,7 +77,7 @@ async def test_a_suspect_that_hangs_alone_is_joined_by_others_after_seconds_and_
 
 @pytest.mark.parametrize(("takes", "fails", "waited"), [(3.0, False, _ALONE_SECONDS + 3), (0.0, True, 100.0)])
 @in_virtual_time
-async def test_others_join_a_suspect_when_it_is_written_down_that_they_may_and_not_before(
+async def test_other_events_join_a_suspect_only_after_its_shared_start_is_recorded(
     takes: float, fails: bool, waited: float
 ) -> None:
     hangs, other = Application({**BESIDE, "handler_timeout": 100.0}), Application(BESIDE)
@@ -99,7 +99,7 @@ async def test_others_join_a_suspect_when_it_is_written_down_that_they_may_and_n
 
 
 @in_virtual_time
-async def test_of_a_suspect_that_has_taken_effect_nothing_more_is_written_down() -> None:
+async def test_nothing_is_recorded_for_a_suspect_that_has_taken_effect() -> None:
     application, written = Application(BESIDE), list[Any]()
 
     async def end(*row: Any) -> None:
@@ -117,7 +117,7 @@ async def test_of_a_suspect_that_has_taken_effect_nothing_more_is_written_down()
 
 
 @in_virtual_time
-async def test_the_last_start_of_a_suspect_is_its_own_to_the_end_so_that_a_slow_killer_is_parked() -> None:
+async def test_a_suspect_runs_its_last_start_alone_so_that_a_slow_killer_is_parked() -> None:
     application = Application({**BESIDE, "handler_timeout": 100.0})
     application.inbox.take_back = _nothing  # type: ignore[method-assign]  # each process is killed
     await left_by_a_process_that_died(application, 1)
@@ -132,7 +132,7 @@ async def test_the_last_start_of_a_suspect_is_its_own_to_the_end_so_that_a_slow_
 
 
 @in_virtual_time
-async def test_the_last_start_of_a_suspect_is_the_one_after_which_it_is_parked_and_none_before_or_after_it() -> None:
+async def test_only_the_start_before_parking_is_the_last_start_of_a_suspect() -> None:
     for limit in (2, 3):
         application = Application({**BESIDE, "handler_timeout": 100.0, "max_attempts": limit})
         application.inbox.take_back = _nothing  # type: ignore[method-assign]  # each process is killed
@@ -154,7 +154,7 @@ async def _nothing(*_: object) -> None:
 
 
 @in_virtual_time
-async def test_the_outage_of_one_database_holds_up_no_consumer_of_another_although_there_are_suspects() -> None:
+async def test_the_outage_of_one_database_delays_no_consumer_of_another_although_there_are_suspects() -> None:
     away, other = Application(BESIDE), Application(BESIDE)
     for application in (away, other):
         await left_by_a_process_that_died(application, 1)
@@ -178,7 +178,7 @@ async def test_the_outage_of_one_database_holds_up_no_consumer_of_another_althou
 
 
 @in_virtual_time
-async def test_after_an_outage_an_event_waits_for_its_turn_again_while_a_suspect_is_alone() -> None:
+async def test_an_event_waits_again_after_an_outage_while_a_suspect_runs_alone() -> None:
     away, other = Application(BESIDE), Application({**BESIDE, "handler_timeout": 100.0})
     await left_by_a_process_that_died(other, 1)
     other.acts = {1: hanging}
@@ -199,7 +199,7 @@ async def test_after_an_outage_an_event_waits_for_its_turn_again_while_a_suspect
 
 
 @in_virtual_time
-async def test_what_waits_for_a_worker_is_kept_from_others_and_handed_back_when_the_consumer_is_told_to_stop() -> None:
+async def test_an_event_that_waits_for_a_worker_stays_outstanding_until_the_consumer_stops() -> None:
     application = Application({"drain_timeout": 25.0}, ack_wait=3.0)
     application.acts = {1: hanging}
     outstanding = application.broker.group("warehouse", [TYPE]).outstanding
@@ -215,7 +215,7 @@ async def test_what_waits_for_a_worker_is_kept_from_others_and_handed_back_when_
 
 
 @in_virtual_time
-async def test_events_of_types_that_nobody_here_knows_share_one_line_and_take_no_place_kept_free_for_others() -> None:
+async def test_events_of_unknown_types_share_one_line_and_take_no_reserved_place() -> None:
     application = Application({"concurrency": 3, "unknown_type_grace": 0.0, "drain_timeout": 0.0})
     application.now += 60.0
 

@@ -32,7 +32,7 @@ async def test_eight_stops_in_the_middle_of_a_handler_cost_no_attempt():
     assert (application.effects, application.parked(), application.database.starts) == ([1], [], {})
 
 
-async def test_a_stop_takes_back_its_own_start_and_not_those_that_failed():
+async def test_a_stop_takes_back_the_interrupted_start_and_keeps_the_failed_ones():
     application = Application(QUICK)
     application.acts[1] = failing(ValueError(), times=1)
     application.publish(1)
@@ -80,7 +80,7 @@ async def test_a_handler_that_ends_within_the_drain_timeout_takes_effect():
     await application.settled(1)
 
 
-async def test_a_stop_after_the_commit_acknowledges():
+async def test_an_event_is_acknowledged_although_the_consumer_stops_after_the_commit():
     application = Application(QUICK)
     application.publish(1)
     reached = asyncio.Event()
@@ -120,7 +120,7 @@ async def _nothing(*_: object) -> None:
     pass
 
 
-async def test_a_consumer_waits_while_the_database_is_away_and_says_so_once():
+async def test_a_consumer_waits_during_a_database_outage_and_logs_the_wait_once():
     application = Application(QUICK)
     application.publish(1, 2)
     application.database.available = False
@@ -139,7 +139,7 @@ async def test_a_consumer_waits_while_the_database_is_away_and_says_so_once():
     assert (application.effects, application.parked(), application.database.starts) == ([1, 2], [], {})
 
 
-async def test_a_database_that_goes_away_under_a_handler_costs_no_attempt():
+async def test_a_database_outage_during_a_handler_costs_no_attempt():
     application = Application({**QUICK, "max_attempts": 1})
 
     async def act(_event: OrderPlaced) -> None:
@@ -155,7 +155,7 @@ async def test_a_database_that_goes_away_under_a_handler_costs_no_attempt():
     assert (application.effects, application.attempts) == ([1], [(1, 1), (1, 1)])
 
 
-async def test_a_database_that_goes_away_before_parking_is_waited_for_and_nothing_runs_twice():
+async def test_parking_waits_for_a_database_outage_to_end_and_no_handler_runs_twice():
     application = Application({**QUICK, "max_attempts": 1})
 
     async def act(_event: OrderPlaced) -> None:
@@ -184,7 +184,7 @@ def _once(action: Any) -> Any:
     return act
 
 
-async def test_a_handler_that_loses_the_connection_each_time_is_at_fault_itself():
+async def test_a_handler_that_loses_the_connection_three_times_uses_up_an_attempt():
     application = Application({**QUICK, "max_attempts": 2})
     application.acts[1] = failing(DatabaseUnavailableError("db", "the server closed the connection"))
     application.publish(1)
@@ -194,7 +194,7 @@ async def test_a_handler_that_loses_the_connection_each_time_is_at_fault_itself(
     assert application.starts[1] == 6  # three for each attempt
 
 
-async def test_a_consumer_that_waits_for_the_database_stops_at_once_when_told():
+async def test_a_consumer_that_waits_for_the_database_stops_at_once():
     application = Application({**QUICK, "drain_timeout": 60.0})
     application.publish(1)
     application.database.available = False
@@ -221,7 +221,7 @@ async def test_an_outage_of_the_broker_costs_no_attempt():
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_events_that_handlers_raise_wait_for_room_in_the_outbox_and_cost_no_attempt_and_it_is_said_once():
+async def test_a_full_outbox_costs_handlers_no_attempt_and_is_logged_once():
     application = Application({**QUICK, "max_attempts": 1, "concurrency": 2}, max_pending=1)
     application.database.put(CloudEvent("waits", "warehouse.reserved.v1", datetime(2026, 1, 2, tzinfo=UTC), b"{}"))
     application.publish(1, 2, 3)
@@ -243,7 +243,7 @@ async def test_events_that_handlers_raise_wait_for_room_in_the_outbox_and_cost_n
     assert "delivery failed" not in dict(events)
 
 
-async def test_handlers_that_raise_more_events_than_the_outbox_can_ever_hold_fail_and_are_parked_without_a_wait():
+async def test_an_event_whose_handlers_raise_more_events_than_the_outbox_can_hold_is_parked_without_a_wait():
     application = Application({**QUICK, "max_attempts": 2}, max_pending=1)
 
     async def one_more(_event: OrderPlaced) -> None:
@@ -259,7 +259,7 @@ async def test_handlers_that_raise_more_events_than_the_outbox_can_ever_hold_fai
     assert not any(line["event"] == "consumer waits" for line in logs)
 
 
-async def test_a_consumer_that_waits_for_room_in_the_outbox_stops_when_told_and_the_start_does_not_count():
+async def test_a_consumer_that_waits_for_room_in_the_outbox_stops_and_the_start_does_not_count():
     application = Application({**QUICK, "drain_timeout": 60.0}, max_pending=1)
     application.publish(1, 2)
     with capture_logs() as logs:
@@ -274,7 +274,7 @@ async def test_a_consumer_that_waits_for_room_in_the_outbox_stops_when_told_and_
     assert application.effects == [1, 2]
 
 
-def test_an_outage_is_seen_through_what_it_caused():
+def test_an_outage_is_recognized_in_the_cause_of_an_error():
     away = DatabaseUnavailableError("db", "away")
     handlers = RuntimeError("failed")
     handlers.__cause__ = away
@@ -287,7 +287,7 @@ def test_an_outage_is_seen_through_what_it_caused():
     assert not is_outage(circle)
 
 
-async def test_an_error_in_the_count_is_a_failed_delivery_and_comes_again():
+async def test_a_delivery_whose_start_cannot_be_counted_fails_and_is_redelivered():
     application = Application(QUICK)
     application.acts[1] = failing(ValueError(), times=1)
     application.publish(1)

@@ -30,7 +30,7 @@ async def replayed(
     return [(result.event.event_id, result.outcome) async for result in replay.run(which, dry_run=dry_run)]
 
 
-async def test_events_of_a_key_are_handled_one_after_the_other_and_other_partitions_beside_them():
+async def test_events_of_a_key_are_handled_one_by_one_and_other_partitions_concurrently():
     application = Application(ORDERED)
     go = asyncio.Event()
 
@@ -50,7 +50,7 @@ async def test_events_of_a_key_are_handled_one_after_the_other_and_other_partiti
     assert application.effects.index(1) < application.effects.index(2)
 
 
-async def test_a_failing_event_is_tried_again_before_its_successor():
+async def test_a_failing_event_is_retried_before_its_successor():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError(), times=2)
     application.publish(1, 2, 3, key="a")
@@ -74,7 +74,7 @@ async def test_a_parked_event_parks_its_successors_in_order_and_no_other_key():
     assert [number for number, _ in application.attempts if number in (3, 6)] == []
 
 
-async def test_in_an_unordered_group_a_parked_event_holds_nobody_back():
+async def test_in_an_unordered_group_a_parked_event_holds_no_event_back():
     application = Application({"retry_delays": (0.0,)})
     application.acts[1] = failing(FatalEventError())
     application.publish(1, 2, key="a")
@@ -83,7 +83,7 @@ async def test_in_an_unordered_group_a_parked_event_holds_nobody_back():
     assert (application.effects, application.parked()) == ([2], [("e1", "fatal-error", 1)])
 
 
-async def test_after_the_fix_the_key_is_replayed_in_order_and_goes_on_live():
+async def test_a_fixed_key_is_replayed_in_order_and_then_handled_live():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError())
     application.publish(1, 2, 3, key="a")
@@ -116,7 +116,7 @@ async def test_a_filter_that_names_the_first_event_of_a_key_releases_those_behin
     assert application.parked() == [("e5", "fatal-error", 1)]
 
 
-async def test_an_event_that_is_not_the_first_of_its_key_is_blocked_and_says_by_which():
+async def test_an_event_that_is_not_the_first_of_its_key_is_blocked_and_names_the_first_event():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError())
     application.publish(1, 2, 3, key="a")
@@ -136,7 +136,7 @@ async def test_an_event_that_is_not_the_first_of_its_key_is_blocked_and_says_by_
     assert await replayed(application, behind) == [("e2", "replayed"), ("e3", "replayed")]
 
 
-async def test_a_replay_goes_on_with_other_keys_when_one_fails_and_keeps_to_its_rate():
+async def test_a_replay_continues_with_other_keys_after_a_failure_and_keeps_its_rate():
     application = Application(ORDERED)
     application.acts = {1: failing(ValueError()), 3: failing(ValueError()), 4: failing(ValueError())}
     application.publish(1, 2, key="a")
@@ -157,7 +157,7 @@ async def test_a_replay_goes_on_with_other_keys_when_one_fails_and_keeps_to_its_
         ParkedReplay(application.parking, [], rate=0)
 
 
-async def test_a_replay_goes_on_after_a_handler_whose_work_was_cancelled():
+async def test_a_replay_continues_after_a_cancelled_handler():
     application = Application(ORDERED)
     application.acts = dict.fromkeys((1, 2, 3), failing(ValueError()))
     for number in (1, 2, 3):
@@ -169,7 +169,7 @@ async def test_a_replay_goes_on_after_a_handler_whose_work_was_cancelled():
     assert application.parking.events[0].error.startswith("CancelledError")
 
 
-async def test_a_replay_of_a_group_that_is_not_here_fails_and_says_so():
+async def test_a_replay_of_a_group_without_a_consumer_here_fails_and_names_the_group():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError())
     application.publish(1)
@@ -181,7 +181,7 @@ async def test_a_replay_of_a_group_that_is_not_here_fails_and_says_so():
     assert "'warehouse'" in application.parking.events[0].error
 
 
-async def test_a_replayed_event_has_its_effect_once_although_it_is_delivered_again():
+async def test_a_replayed_event_takes_effect_once_although_it_is_redelivered():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError())
     application.publish(1, key="a")
@@ -242,7 +242,7 @@ def structured(**changes: Any) -> tuple[dict[str, str], bytes]:
     ],
     ids=lambda value: repr(value)[:40],
 )
-async def test_an_event_of_which_little_but_the_key_can_be_read_parks_its_key_too(headers: dict[str, str], data: bytes):
+async def test_an_event_with_a_readable_key_and_little_else_parks_its_key_too(headers: dict[str, str], data: bytes):
     application = Application(ORDERED)
     application.broker.store_message("shop.order-placed", headers, data, partition=PARTITION)
     application.publish(2, key="a")
@@ -282,7 +282,7 @@ async def test_an_unreadable_event_that_was_edited_is_replayed_before_its_succes
     assert (application.effects, application.parked()) == ([1, 2, 3, 4], [])
 
 
-async def test_an_unreadable_event_waits_behind_what_is_parked_of_its_key():
+async def test_an_unreadable_event_waits_behind_the_parked_events_of_its_key():
     application = Application(ORDERED)
     application.acts[1] = failing(FatalEventError())
     application.publish(1, key="a")
@@ -301,7 +301,7 @@ async def test_an_unreadable_event_waits_behind_what_is_parked_of_its_key():
 
 
 @pytest.mark.parametrize("key", ["%FF", "\ufffd", None])
-async def test_an_unreadable_event_whose_key_cannot_be_read_either_holds_nobody_back(key: str | None):
+async def test_an_event_with_an_unreadable_key_holds_no_event_back(key: str | None):
     application = Application(ORDERED)
     headers = {name: value for name, value in BINARY.items() if name != "ce-partitionkey"} | {"ce-time": "tomorrow"}
     if key is not None:
@@ -319,7 +319,7 @@ async def test_an_unreadable_event_whose_key_cannot_be_read_either_holds_nobody_
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0, 0, 0, 1, 2, 9])), min_size=1, max_size=12),
 )
-def test_whatever_fails_the_effects_and_what_is_parked_keep_the_order_of_each_key(events: list[tuple[str, int]]):
+def test_effects_and_parked_events_keep_the_order_of_each_key_for_any_failures(events: list[tuple[str, int]]):
     asyncio.run(check_order(events))
 
 
@@ -345,7 +345,7 @@ async def check_order(events: list[tuple[str, int]]) -> None:
         assert [n for n in application.effects if n in mine] == mine
 
 
-async def test_a_group_is_of_one_application_and_another_one_under_its_name_is_refused() -> None:
+async def test_a_group_belongs_to_one_application_and_another_application_is_refused() -> None:
     broker = InMemoryBroker()
     async with InMemoryEventSubscription(broker, "g", application="billing").open([TYPE], prefetch=1):
         other = InMemoryEventSubscription(broker, "g")

@@ -37,7 +37,7 @@ async def outcomes(
     return [(each.event.event_id, each.outcome) async for each in found]
 
 
-async def test_in_an_unordered_group_one_event_of_a_key_is_replayed_and_no_other_one_of_the_key() -> None:
+async def test_in_an_unordered_group_only_the_requested_event_of_a_key_is_replayed() -> None:
     application = Application(UNORDERED)
     first, *_ = await park(application, 1, 2, 3, key="a")
     application.acts.clear()
@@ -50,7 +50,7 @@ async def test_in_an_unordered_group_one_event_of_a_key_is_replayed_and_no_other
     assert [event.event_id for event in application.parking.events] == ["e2", "e3"]
 
 
-async def test_what_follows_is_taken_as_far_as_the_next_event_that_failed_itself() -> None:
+async def test_a_replay_includes_the_events_behind_up_to_the_next_one_that_failed_itself() -> None:
     application = Application(ORDERED)
     first, *_ = await park(application, 1, 2, key="a")
     application.acts[3] = failing(FatalEventError())
@@ -75,7 +75,7 @@ async def test_what_follows_is_taken_as_far_as_the_next_event_that_failed_itself
 
 
 @pytest.mark.parametrize("options", [UNORDERED, ORDERED])
-async def test_more_events_than_a_page_are_each_replayed_and_told_of_once(
+async def test_events_of_several_pages_are_each_replayed_and_reported_once(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mediator.distributed.inbox.replay._PAGE", 4)
@@ -90,7 +90,7 @@ async def test_more_events_than_a_page_are_each_replayed_and_told_of_once(
     assert application.effects == [*range(10), *range(20, 30)]
 
 
-async def test_a_dry_run_names_all_that_follow_an_event_over_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dry_run_names_all_events_behind_an_event_over_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mediator.distributed.inbox.replay._PAGE", 4)
     application = Application(ORDERED)
     first, *_ = await park(application, *range(10), key="a")
@@ -101,7 +101,7 @@ async def test_a_dry_run_names_all_that_follow_an_event_over_several_pages(monke
     assert [event_id for event_id, _ in await outcomes(application, only)] == [event_id for event_id, _ in ready]
 
 
-async def test_after_a_failure_the_rest_of_its_key_is_blocked_by_it_and_nothing_of_it_runs() -> None:
+async def test_after_a_failed_replay_the_rest_of_the_key_is_blocked_and_does_not_run() -> None:
     application = Application(ORDERED)
     first, second, third = await park(application, 1, 2, 3, key="a")
     application.acts = {2: failing(ValueError("again"))}
@@ -120,7 +120,7 @@ async def test_after_a_failure_the_rest_of_its_key_is_blocked_by_it_and_nothing_
     assert application.parking.events[0].attempts == 1
 
 
-async def test_each_of_those_behind_is_told_of_the_first_of_its_key_which_may_not_be_asked_for() -> None:
+async def test_each_blocked_event_names_the_first_event_of_its_key_even_if_the_filter_excludes_that_event() -> None:
     application = Application(ORDERED)
     first, second, third = await park(application, 1, 2, 3, key="a")
     replay = ParkedReplay(application.parking, [application.consumer])
@@ -128,7 +128,7 @@ async def test_each_of_those_behind_is_told_of_the_first_of_its_key_which_may_no
     assert [each.error.head for each in found if isinstance(each.error, ParkedEventBlockedError)] == [first, first]
 
 
-async def test_an_event_that_is_gone_meanwhile_blocks_nobody() -> None:
+async def test_an_event_deleted_during_the_replay_blocks_no_event() -> None:
     application = Application(ORDERED)
     first, second, third = await park(application, 1, 2, 3, key="a")
     application.acts.clear()
@@ -147,7 +147,7 @@ async def test_an_event_that_is_gone_meanwhile_blocks_nobody() -> None:
     assert found == [(second, "replayed"), (third, "replayed")]
 
 
-async def test_a_dry_run_says_of_several_failures_of_a_key_that_each_would_be_tried_in_its_turn() -> None:
+async def test_a_dry_run_reports_each_failed_event_of_a_key_as_ready() -> None:
     application = Application(ORDERED)
     await park(application, 1, 2, key="a")
     parked = parked_in(application.database)  # the second one had failed by itself too
@@ -158,7 +158,7 @@ async def test_a_dry_run_says_of_several_failures_of_a_key_that_each_would_be_tr
 
 
 @in_virtual_time
-async def test_what_arrives_for_a_key_while_the_handlers_of_its_replay_hang_is_parked_at_once_and_follows() -> None:
+async def test_an_event_that_arrives_during_the_replay_of_its_key_is_parked_at_once_and_replayed_next() -> None:
     application, go = Application(ORDERED), asyncio.Event()
     await park(application, 1, key="a")
 
@@ -177,7 +177,7 @@ async def test_what_arrives_for_a_key_while_the_handlers_of_its_replay_hang_is_p
 
 
 @in_virtual_time
-async def test_time_that_passed_before_is_not_saved_up_for_a_rush() -> None:
+async def test_idle_time_of_a_replay_is_not_saved_up_for_a_burst() -> None:
     pace = Throttle(2.0, clock=now)
     for _ in range(2):
         await asyncio.sleep(60)
@@ -188,7 +188,7 @@ async def test_time_that_passed_before_is_not_saved_up_for_a_rush() -> None:
 
 
 @in_virtual_time
-async def test_every_try_has_its_share_of_time_also_those_that_follow_and_those_that_fail() -> None:
+async def test_every_attempt_of_a_replay_counts_towards_its_rate() -> None:
     application = Application(ORDERED)
     await park(application, 1, 2, 3, key="a")
     await park(application, 4, 5)
@@ -205,7 +205,7 @@ async def test_every_try_has_its_share_of_time_also_those_that_follow_and_those_
     assert [round(at - began) for at in times] == [0, 2, 4, 8]
 
 
-async def test_an_event_whose_process_died_is_replayed_while_nothing_else_runs_and_others_beside() -> None:
+async def test_a_suspect_is_replayed_alone_and_other_events_are_replayed_concurrently_with_handlers() -> None:
     application = Application({**UNORDERED, "max_attempts": 2, "concurrency": 2})
     go = asyncio.Event()
 
@@ -251,7 +251,7 @@ async def _nothing(*_: object) -> None:
     pass
 
 
-async def test_the_attempt_of_a_replay_is_one_more_than_there_were() -> None:
+async def test_the_attempt_number_of_a_replay_is_one_more_than_before() -> None:
     application = Application({"retry_delays": (0.0,), "max_attempts": 3})
     application.acts[1] = failing(ValueError())
     application.publish(1)

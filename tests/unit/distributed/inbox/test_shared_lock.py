@@ -58,13 +58,13 @@ async def process() -> AsyncIterator[Process]:
     assert vars(made.lock) | others == vars(SharedLock()) | others
 
 
-async def test_without_a_suspect_nobody_waits(process: Process):
+async def test_without_a_suspect_no_event_waits(process: Process):
     for name in "abc":
         await process.ask(name)
     assert process.running == ["a", "b", "c"]
 
 
-async def test_who_may_run_beside_others_does_so_without_letting_the_loop_go_on():
+async def test_a_free_shared_lock_is_acquired_without_yielding_to_the_event_loop():
     stopping = asyncio.Event()
     with Guard(shared_lock_here(), stopping) as guard:
         with pytest.raises(StopIteration) as ended:
@@ -72,7 +72,7 @@ async def test_who_may_run_beside_others_does_so_without_letting_the_loop_go_on(
         assert ended.value.value is True
 
 
-async def test_a_suspect_waits_for_those_that_run_and_holds_up_those_that_come(process: Process):
+async def test_a_suspect_waits_for_running_events_and_delays_newcomers(process: Process):
     await process.ask("a")
     await process.ask("suspect", 1)
     await process.ask("b")
@@ -85,7 +85,7 @@ async def test_a_suspect_waits_for_those_that_run_and_holds_up_those_that_come(p
     assert process.running == ["b", "c"]
 
 
-async def test_between_two_suspects_all_that_waited_run(process: Process):
+async def test_between_two_suspects_all_waiting_events_run(process: Process):
     await process.ask("suspect", 1)
     await process.ask("other", 1)
     await process.ask("a")
@@ -101,7 +101,7 @@ async def test_between_two_suspects_all_that_waited_run(process: Process):
     assert process.running == ["c"]
 
 
-async def test_suspects_come_one_after_the_other_those_with_the_fewest_starts_first(process: Process):
+async def test_suspects_run_one_by_one_with_the_fewest_starts_first(process: Process):
     await process.ask("a")
     for name, starts in (("deadly", 3), ("x", 1), ("y", 2), ("z", 1)):
         await process.ask(name, starts)
@@ -112,7 +112,7 @@ async def test_suspects_come_one_after_the_other_those_with_the_fewest_starts_fi
 
 
 @pytest.mark.parametrize("how", ["cancelled", "stopped"])
-async def test_a_suspect_that_waits_no_longer_holds_nobody_up(process: Process, how: str):
+async def test_a_suspect_that_stopped_waiting_delays_no_event(process: Process, how: str):
     await process.ask("a")
     await process.ask("suspect", 1)
     await process.ask("b")
@@ -126,7 +126,7 @@ async def test_a_suspect_that_waits_no_longer_holds_nobody_up(process: Process, 
 
 
 @pytest.mark.parametrize("alone", [None, 1])
-async def test_who_is_cancelled_at_the_moment_in_which_its_turn_comes_passes_it_on(process: Process, alone: int | None):
+async def test_a_suspect_cancelled_when_its_turn_comes_passes_the_lock_on(process: Process, alone: int | None):
     await process.ask("suspect", 1)
     await process.ask("cancelled", alone)
     await process.ask("b")
@@ -137,7 +137,7 @@ async def test_who_is_cancelled_at_the_moment_in_which_its_turn_comes_passes_it_
     assert process.running == ["b"]
 
 
-async def test_all_of_one_event_loop_share_one_and_other_loops_have_their_own():
+async def test_each_event_loop_has_one_shared_lock():
     assert shared_lock_here() is shared_lock_here()
 
     async def elsewhere() -> SharedLock:
@@ -147,7 +147,7 @@ async def test_all_of_one_event_loop_share_one_and_other_loops_have_their_own():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["beside", "alone", "cancel", "end"]), st.integers(0, 9)), max_size=40))
-def test_whatever_comes_ends_or_is_cancelled_a_suspect_is_alone_and_everybody_gets_a_turn(
+def test_a_suspect_always_runs_alone_and_every_event_gets_its_turn(
     steps: list[tuple[str, int]],
 ):
     async def scenario() -> None:
@@ -170,7 +170,7 @@ def test_whatever_comes_ends_or_is_cancelled_a_suspect_is_alone_and_everybody_ge
 
 
 @pytest.mark.parametrize("cancelled", [(1,), (3,), (6,), (1, 3), (2, 5, 6)])
-async def test_suspects_keep_their_order_when_some_of_them_wait_no_longer(process: Process, cancelled: tuple[int, ...]):
+async def test_suspects_keep_their_order_when_some_of_them_stop_waiting(process: Process, cancelled: tuple[int, ...]):
     await process.ask("a")
     for starts in (5, 1, 3, 2, 6, 4):
         await process.ask(f"{starts}", starts)
@@ -182,7 +182,7 @@ async def test_suspects_keep_their_order_when_some_of_them_wait_no_longer(proces
         await process.end(f"{starts}")
 
 
-async def test_who_waited_leaves_no_task_behind(process: Process):
+async def test_a_finished_wait_leaves_no_task_behind(process: Process):
     await process.ask("suspect", 1)
     before = asyncio.all_tasks()
     for name in ("a", "b"):
@@ -192,7 +192,7 @@ async def test_who_waited_leaves_no_task_behind(process: Process):
     assert asyncio.all_tasks() == before - {process.tasks["suspect"]} | {process.tasks["a"], process.tasks["b"]}
 
 
-async def test_a_turn_that_was_alone_can_be_beside_others_afterwards():
+async def test_a_guard_can_be_shared_after_it_was_exclusive():
     lock, stopping = SharedLock(), asyncio.Event()
     for _ in range(2):
         with Guard(lock, stopping) as guard:
@@ -210,7 +210,7 @@ async def until_running(process: Process, *names: str) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_newcomers_wait_for_a_suspect_that_waits_in_turns_with_it(process: Process):
+async def test_newcomers_and_a_waiting_suspect_alternate(process: Process):
     process.lock = SharedLock(patience=0.02)
     await process.ask("hangs")
     await process.ask("suspect", 1)
@@ -232,7 +232,7 @@ async def test_newcomers_wait_for_a_suspect_that_waits_in_turns_with_it(process:
 
 
 @in_virtual_time
-async def test_each_time_that_newcomers_were_let_pass_they_wait_again_or_a_suspect_would_never_have_its_turn() -> None:
+async def test_newcomers_wait_again_after_each_time_they_were_let_pass_a_suspect() -> None:
     process = Process()
     for number in (1, 2):
         old, new = f"old {number}", f"new {number}"
@@ -252,7 +252,7 @@ async def test_each_time_that_newcomers_were_let_pass_they_wait_again_or_a_suspe
 
 
 @in_virtual_time
-async def test_the_time_for_which_one_suspect_waited_is_not_taken_from_the_next_one() -> None:
+async def test_the_waiting_time_of_one_suspect_does_not_shorten_the_time_of_the_next() -> None:
     process = Process()
     await process.ask("hangs")
     await process.ask("suspect", 1)
@@ -273,7 +273,7 @@ async def test_the_time_for_which_one_suspect_waited_is_not_taken_from_the_next_
     await process.end("another suspect")
 
 
-async def test_who_shares_lets_others_join_and_counts_as_one_of_them(process: Process):
+async def test_a_downgraded_guard_lets_others_join_and_counts_as_shared(process: Process):
     await process.ask("first", 1)
     await process.ask("second", 2)
     await process.ask("beside")
@@ -303,7 +303,7 @@ async def test_who_shares_lets_others_join_and_counts_as_one_of_them(process: Pr
 
 
 @pytest.mark.parametrize("alone", [False, True])
-async def test_who_rests_lets_others_run_and_goes_on_as_before(process: Process, alone: bool):
+async def test_a_released_guard_lets_others_run_and_reacquires_the_same_mode(process: Process, alone: bool):
     with Guard(process.lock, asyncio.Event()) as guard:
         assert await (guard.exclusive(1) if alone else guard.shared())
         await process.ask("suspect", 1)

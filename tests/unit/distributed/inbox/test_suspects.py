@@ -62,7 +62,7 @@ async def _slow(event: OrderPlaced) -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
 @pytest.mark.parametrize("deadly", [(1,), (1, 2)])
-async def test_nobody_but_the_killer_is_parked_whatever_the_order(order: tuple[int, ...], deadly: tuple[int, ...]):
+async def test_only_the_killers_are_parked_in_any_order_of_events(order: tuple[int, ...], deadly: tuple[int, ...]):
     application = Mortal(deadly)
     innocent = [number for number in order if number not in deadly]
     application.acts |= dict.fromkeys(innocent, _slow)
@@ -74,7 +74,7 @@ async def test_nobody_but_the_killer_is_parked_whatever_the_order(order: tuple[i
     assert application.database.starts == {}
 
 
-async def test_an_event_that_failed_and_then_died_with_a_killer_at_its_last_start_is_started_once_more():
+async def test_an_event_whose_last_start_died_with_a_killer_is_started_once_more():
     application = Mortal((), max_attempts=2)
     application.acts[1] = failing(ValueError(), times=1)
     together = asyncio.Barrier(2)
@@ -113,7 +113,7 @@ async def test_a_suspect_waits_for_the_handlers_that_run_uncounted_and_others_wa
     assert application.attempts == [(2, 1), (1, 2), (3, 1)]
 
 
-async def test_the_broker_hears_of_a_suspect_that_waits_and_delivers_it_to_nobody_else():
+async def test_a_waiting_suspect_sends_heartbeats_and_is_not_delivered_to_another_process():
     application, go = Application(BESIDE, ack_wait=0.2), asyncio.Event()
     application.acts = {2: lambda _event: _until(go)}
     async with suspect_behind(application, application.consuming()):
@@ -144,7 +144,7 @@ async def _until(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def test_an_event_that_failed_is_tried_again_beside_others():
+async def test_a_failed_event_is_retried_concurrently_with_others():
     application = Application(BESIDE)
     application.acts = {1: hanging, 2: failing(ValueError(), times=2)}
     application.publish(1, 2, 3)
@@ -154,7 +154,7 @@ async def test_an_event_that_failed_is_tried_again_beside_others():
         assert application.starts == {1: 1, 2: 3, 3: 1}
 
 
-async def test_an_event_that_a_stop_broke_off_is_no_suspect():
+async def test_an_event_interrupted_by_a_stop_is_no_suspect():
     application = Application(BESIDE)
     application.acts = {1: hanging, 2: hanging}
     application.publish(1, 2)
@@ -164,7 +164,7 @@ async def test_an_event_that_a_stop_broke_off_is_no_suspect():
         assert {await application.started.get(), await application.started.get()} == {1, 2}
 
 
-async def test_a_consumer_that_is_stopped_hands_a_suspect_that_waits_back_at_once_and_uncounted():
+async def test_a_stopped_consumer_hands_a_waiting_suspect_back_at_once_and_uncounted():
     application, go = Application(BESIDE), asyncio.Event()
     application.acts = {2: lambda _event: _until(go)}
     outstanding = application.broker.group("warehouse", [TYPE]).outstanding
@@ -180,7 +180,7 @@ async def test_a_consumer_that_is_stopped_hands_a_suspect_that_waits_back_at_onc
     assert application.attempts[-1] == (1, 2)
 
 
-async def test_a_consumer_that_is_cancelled_for_good_leaves_the_others_of_its_process_running():
+async def test_a_cancelled_consumer_leaves_the_other_consumers_of_its_process_running():
     application = Application({**BESIDE, "drain_timeout": 0.0})
     application.acts = {2: hanging}
     async with suspect_behind(application, application.consuming()) as task:
@@ -192,7 +192,7 @@ async def test_a_consumer_that_is_cancelled_for_good_leaves_the_others_of_its_pr
     assert sorted(application.effects) == [1, 2]
 
 
-async def test_two_consumers_of_one_process_have_no_handlers_beside_a_suspect():
+async def test_no_consumer_of_a_process_runs_a_handler_while_a_suspect_runs():
     application = Mortal([1])
     application.publish(1)
     assert not await application.live(1)
@@ -261,7 +261,7 @@ async def test_among_suspects_the_one_with_the_fewest_starts_is_handled_first():
     )  # the first one had asked before the number of starts of the others was known
 
 
-async def test_an_event_that_waits_for_its_turn_when_the_consumer_stops_is_not_started():
+async def test_an_event_that_still_waits_when_the_consumer_stops_is_not_started():
     application = Application(BESIDE)
     application.publish(1)
     with Guard(shared_lock_here(), asyncio.Event()) as guard:
@@ -272,7 +272,7 @@ async def test_an_event_that_waits_for_its_turn_when_the_consumer_stops_is_not_s
     assert application.database.starts.get(("warehouse", "shop", "e1"), (0, LastStart.ENDED)) == (0, LastStart.ENDED)
 
 
-async def test_a_killer_that_was_to_be_parked_when_the_consumer_was_stopped_is_not_started_once_more():
+async def test_a_killer_due_to_be_parked_when_the_consumer_stopped_is_not_started_again():
     application = Mortal((1,))
     application.publish(1)
     for _ in range(3):

@@ -140,7 +140,7 @@ def lasting(seconds: float) -> Any:
 @pytest.mark.parametrize("lost_beats", [0, 2])
 @pytest.mark.parametrize("ack_wait", [0.9, 30.0])
 @in_virtual_time
-async def test_a_long_handler_has_one_delivery_also_when_every_other_heartbeat_is_lost(
+async def test_a_long_handler_has_one_delivery_although_every_other_heartbeat_is_lost(
     ack_wait: float, lost_beats: int
 ) -> None:
     application = Timed({"concurrency": 4, "handler_timeout": 3600.0}, ack_wait=ack_wait)
@@ -156,7 +156,7 @@ async def test_a_long_handler_has_one_delivery_also_when_every_other_heartbeat_i
 @pytest.mark.parametrize("lost_beats", [0, 2])
 @pytest.mark.parametrize("ack_wait", [0.9, 30.0])
 @in_virtual_time
-async def test_what_waits_for_a_worker_has_one_delivery_also_when_every_other_heartbeat_is_lost(
+async def test_an_event_that_waits_for_a_worker_has_one_delivery_although_every_other_heartbeat_is_lost(
     ack_wait: float, lost_beats: int
 ) -> None:
     application = Timed({"handler_timeout": 3600.0}, ack_wait=ack_wait)
@@ -171,7 +171,7 @@ async def test_what_waits_for_a_worker_has_one_delivery_also_when_every_other_he
 
 
 @in_virtual_time
-async def test_what_comes_and_goes_while_the_broker_is_told_of_what_waits_ends_no_heartbeats() -> None:
+async def test_events_that_arrive_and_end_during_the_heartbeats_of_waiting_events_stop_no_heartbeat() -> None:
     application = Timed({"handler_timeout": 3600.0}, ack_wait=30.0)
     application.beat_seconds = 2.0
     application.acts = {1: lasting(11), 2: lasting(200)}
@@ -186,7 +186,7 @@ async def test_what_comes_and_goes_while_the_broker_is_told_of_what_waits_ends_n
 
 
 @in_virtual_time
-async def test_heartbeats_end_with_the_delivery_and_nothing_of_it_stays() -> None:
+async def test_heartbeats_end_with_the_delivery_and_leave_no_task() -> None:
     application = Timed(ack_wait=3.0)
     application.acts = {1: lasting(10), 2: failing(ValueError(), 1)}
     async with application.running():
@@ -203,7 +203,7 @@ async def test_heartbeats_end_with_the_delivery_and_nothing_of_it_stays() -> Non
 
 
 @in_virtual_time
-async def test_a_failing_event_is_tried_again_after_the_pauses_of_its_schedule_and_then_parked() -> None:
+async def test_a_failing_event_is_retried_after_the_pauses_of_its_schedule_and_then_parked() -> None:
     application = Timed()
     application.acts[1] = failing(ValueError())
     application.publish(1)
@@ -237,7 +237,7 @@ async def test_pauses_count_the_starts_that_failed_and_not_the_deliveries() -> N
 
 
 @in_virtual_time
-async def test_without_parking_a_failing_event_comes_again_for_ever_after_the_pause_of_its_delivery() -> None:
+async def test_without_parking_a_failing_event_is_redelivered_without_limit_after_the_pause_of_its_delivery() -> None:
     application = Timed({"parking": None, "retry_delays": (1.0, 10.0, 100.0)})
     application.acts[1] = failing(ValueError())
     application.publish(1)
@@ -271,7 +271,9 @@ async def _nothing(*_: object) -> None:
 
 @pytest.mark.parametrize("age", [0.0, 290.0])
 @in_virtual_time
-async def test_an_event_of_an_unknown_type_comes_again_after_growing_pauses_until_its_grace_is_over(age: float) -> None:
+async def test_an_event_of_an_unknown_type_is_redelivered_after_growing_pauses_until_its_grace_is_over(
+    age: float,
+) -> None:
     application = Timed({"unknown_type_grace": 300.0})
     application.began += age
     application.publish(1, version=7)
@@ -289,7 +291,7 @@ async def test_an_event_of_an_unknown_type_comes_again_after_growing_pauses_unti
 
 
 @in_virtual_time
-async def test_a_handler_is_cancelled_when_its_time_is_over_each_time() -> None:
+async def test_a_handler_is_cancelled_at_its_timeout_in_each_attempt() -> None:
     application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,), "max_attempts": 3})
     application.acts[1] = hanging
     application.publish(1)
@@ -302,7 +304,7 @@ async def test_a_handler_is_cancelled_when_its_time_is_over_each_time() -> None:
 
 
 @in_virtual_time
-async def test_an_authenticator_that_hangs_is_cancelled_when_the_time_of_the_handlers_is_over() -> None:
+async def test_a_hanging_authenticator_is_cancelled_at_the_handler_timeout() -> None:
     async def authenticate(_event: CloudEvent) -> None:
         await asyncio.Event().wait()
 
@@ -314,7 +316,7 @@ async def test_an_authenticator_that_hangs_is_cancelled_when_the_time_of_the_han
 
 
 @in_virtual_time
-async def test_a_timeout_of_the_handlers_own_is_its_failure_and_no_time_limit() -> None:
+async def test_a_timeout_raised_by_a_handler_is_reported_as_its_own_failure() -> None:
     application = Timed({"handler_timeout": 40.0, "retry_delays": (0.0,), "max_attempts": 2})
 
     async def own(_event: OrderPlaced) -> None:
@@ -352,7 +354,7 @@ async def test_a_behavior_that_takes_too_long_after_the_commit_is_logged_and_cau
 
 
 @in_virtual_time
-async def test_a_stopping_consumer_waits_for_its_handlers_so_long_and_no_longer() -> None:
+async def test_a_stopping_consumer_waits_for_its_handlers_no_longer_than_its_drain_timeout() -> None:
     application = Timed({"drain_timeout": 25.0, "concurrency": 2})
     application.acts = {1: lasting(24.0), 2: hanging}
     application.publish(1, 2)
@@ -387,9 +389,7 @@ async def test_a_start_is_taken_back_before_another_process_can_have_the_event()
 
 
 @in_virtual_time
-async def test_a_failure_is_written_down_before_the_event_can_come_again_and_once_although_the_database_went_away() -> (
-    None
-):
+async def test_a_failure_is_recorded_once_before_the_redelivery_although_the_database_was_unavailable() -> None:
     application, log = Timed({"retry_delays": (1.0,), "max_attempts": 3}), list[str]()
     end = application.inbox.end
 
@@ -426,7 +426,7 @@ async def test_an_acknowledgement_that_fails_ends_no_worker_and_the_event_has_no
 
 
 @in_virtual_time
-async def test_a_database_that_takes_nothing_back_keeps_a_stopping_consumer_for_less_than_a_second() -> None:
+async def test_a_consumer_stops_within_a_second_although_the_database_takes_no_start_back() -> None:
     application = Timed({"drain_timeout": 0.0})
 
     async def never(*_: str) -> None:
@@ -458,7 +458,7 @@ async def test_a_consumer_that_waits_for_the_database_is_stopped_at_once_with_al
 
 
 @in_virtual_time
-async def test_what_is_parked_is_told_when_it_is_and_ended_at_the_broker_with_the_reason() -> None:
+async def test_a_parked_event_is_logged_once_parked_and_terminated_at_the_broker_with_the_reason() -> None:
     application = Timed({"ordering": "key", "retry_delays": (0.0,), "max_attempts": 1})
     park, refusals = application.parking.park, [1, 2]
 
@@ -497,7 +497,9 @@ async def test_what_is_parked_is_told_when_it_is_and_ended_at_the_broker_with_th
     ],
 )
 @in_virtual_time
-async def test_so_many_handlers_run_at_a_time_and_no_more(options: dict[str, Any], running: int, prefetch: int) -> None:
+async def test_handlers_run_concurrently_up_to_the_concurrency(
+    options: dict[str, Any], running: int, prefetch: int
+) -> None:
     application = Timed({**options, "drain_timeout": 0.0})
     application.acts = dict.fromkeys(range(200), hanging)
     for number in range(200):
@@ -512,7 +514,7 @@ async def test_so_many_handlers_run_at_a_time_and_no_more(options: dict[str, Any
 
 
 @in_virtual_time
-async def test_the_inbox_is_cleaned_in_each_interval_soon_again_while_there_is_more_and_also_after_a_failure() -> None:
+async def test_the_inbox_is_cleaned_each_interval_sooner_while_more_remains_and_again_after_a_failure() -> None:
     application = Timed({"clean_interval": 60.0})
     async with application.running():
         await asyncio.sleep(190)
@@ -534,7 +536,7 @@ async def test_the_inbox_is_cleaned_in_each_interval_soon_again_while_there_is_m
 
 
 @in_virtual_time
-async def test_each_outage_of_the_database_is_told_once_and_asked_about_by_one_worker_after_short_pauses() -> None:
+async def test_each_database_outage_is_logged_once_and_probed_by_one_worker_after_short_pauses() -> None:
     application = Timed({"concurrency": 4, "retry_delays": (0.0,)})
     asked: list[float] = []
     answers = application.inbox.answers
@@ -564,7 +566,7 @@ async def test_each_outage_of_the_database_is_told_once_and_asked_about_by_one_w
 
 
 @in_virtual_time
-async def test_each_time_the_outbox_is_full_is_told_once_and_tried_after_pauses_that_begin_again() -> None:
+async def test_each_full_outbox_is_logged_once_and_retried_after_pauses_that_start_short() -> None:
     application = Timed({"retry_delays": (0.0,)}, max_pending=1)
     filler = CloudEvent("waits", "warehouse.reserved.v1", datetime(2026, 1, 2, tzinfo=UTC), b"{}")
     with capture_logs() as logs:
@@ -588,7 +590,7 @@ async def test_each_time_the_outbox_is_full_is_told_once_and_tried_after_pauses_
 
 
 @in_virtual_time
-async def test_an_event_that_waits_for_room_and_then_fails_by_itself_hides_no_later_lack_of_room() -> None:
+async def test_a_full_outbox_is_logged_again_after_a_waiting_event_failed_by_itself() -> None:
     application = Timed({"retry_delays": (0.0,)}, max_pending=1)
     filler = CloudEvent("waits", "warehouse.reserved.v1", datetime(2026, 1, 2, tzinfo=UTC), b"{}")
 
@@ -613,7 +615,7 @@ async def test_an_event_that_waits_for_room_and_then_fails_by_itself_hides_no_la
 
 
 @in_virtual_time
-async def test_an_event_that_needs_no_room_in_a_full_outbox_says_nothing_of_it() -> None:
+async def test_an_event_that_needs_no_room_does_not_end_the_log_of_a_full_outbox() -> None:
     application = Timed({"retry_delays": (0.0,), "concurrency": 2}, max_pending=1)
     application.database.put(CloudEvent("waits", "warehouse.reserved.v1", datetime(2026, 1, 2, tzinfo=UTC), b"{}"))
     application.database.inbox |= {("warehouse", "shop", f"e{number}") for number in range(2, 9)}
@@ -629,7 +631,7 @@ async def test_an_event_that_needs_no_room_in_a_full_outbox_says_nothing_of_it()
 
 
 @in_virtual_time
-async def test_an_outage_and_a_full_outbox_do_not_lengthen_each_others_pauses() -> None:
+async def test_an_outage_and_a_full_outbox_have_independent_pauses() -> None:
     application = Timed({"retry_delays": (0.0,)}, max_pending=1)
     asked: list[float] = []
     answers = application.inbox.answers
@@ -667,7 +669,7 @@ async def test_an_event_for_which_there_is_too_little_room_fails_by_itself_after
 
 
 @in_virtual_time
-async def test_a_database_that_answers_and_stores_nothing_is_waited_for_however_long_and_costs_no_attempt() -> None:
+async def test_a_database_that_answers_and_stores_nothing_is_waited_for_without_limit_and_costs_no_attempt() -> None:
     application = Timed({"retry_delays": (0.0,), "max_attempts": 1})
     has_room_at = now() + 600
 
@@ -687,7 +689,7 @@ async def test_a_database_that_answers_and_stores_nothing_is_waited_for_however_
 
 
 @in_virtual_time
-async def test_connections_that_are_lost_in_different_deliveries_are_not_added_up() -> None:
+async def test_lost_connections_are_not_added_up_over_deliveries() -> None:
     application = Timed({"retry_delays": (1.0,), "max_attempts": 4})
     errors = [DatabaseUnavailableError("db", "x")] * 2 + [ValueError()] + [DatabaseUnavailableError("db", "x")] * 2
 
@@ -704,7 +706,7 @@ async def test_connections_that_are_lost_in_different_deliveries_are_not_added_u
 
 
 @in_virtual_time
-async def test_connections_that_are_lost_while_the_database_is_away_are_not_held_against_the_handler() -> None:
+async def test_connections_lost_during_a_database_outage_cost_the_handler_no_attempt() -> None:
     application = Timed({"retry_delays": (1.0,), "max_attempts": 4})
     outages = [True, True, True, False, False]
 
@@ -727,7 +729,7 @@ async def test_connections_that_are_lost_while_the_database_is_away_are_not_held
 
 
 @in_virtual_time
-async def test_each_handler_that_cancels_its_own_task_is_paused_for_a_second() -> None:
+async def test_each_event_whose_handler_cancels_its_own_task_pauses_for_a_second() -> None:
     application = Timed({"retry_delays": (0.0,), "max_attempts": 3})
 
     async def act(_event: OrderPlaced) -> None:
@@ -745,7 +747,7 @@ async def test_each_handler_that_cancels_its_own_task_is_paused_for_a_second() -
         await application.settled_in(3)
 
 
-def test_an_inbox_that_forgets_within_a_day_after_its_stream_is_refused() -> None:
+def test_an_inbox_must_keep_ids_for_a_full_day_longer_than_its_stream_keeps_events() -> None:
     application = Application()
     subscription = InMemoryEventSubscription(application.broker, "warehouse")
     subscription.max_age = 1000.0

@@ -42,7 +42,7 @@ async def test_the_tenant_of_an_event_is_trusted_by_default():
     assert (context.principal, context.tenant, context.vouched_by) == (None, "acme", "trust_stream")
 
 
-async def test_a_tenant_for_which_the_authenticator_does_not_vouch_is_unverified_and_goes_no_further():
+async def test_a_tenant_that_the_authenticator_does_not_vouch_for_stays_unverified_and_is_not_passed_on():
     application, (context,) = await handled({}, authenticate=signed)
     assert (context.tenant, context.vouched_by, context.unverified.tenant) == (None, None, "acme")
     (reserved,) = application.database.outbox
@@ -56,7 +56,7 @@ async def test_an_event_is_handled_for_the_caller_that_its_authenticator_vouches
     assert reserved.extensions["tenant"] == "acme"
 
 
-async def test_an_event_that_its_authenticator_refuses_is_parked_at_once_and_can_be_replayed_when_it_is_let_through():
+async def test_an_event_that_its_authenticator_refuses_is_parked_at_once_and_can_be_replayed_once_accepted():
     with capture_logs() as logs:
         application, seen = await handled({"ce-signature": "forged"}, authenticate=signed)
     assert (seen, application.parked()) == ([], [("1", "fatal-error", 1)])
@@ -73,7 +73,7 @@ async def test_an_event_that_its_authenticator_refuses_is_parked_at_once_and_can
 
 
 @pytest.mark.parametrize("returned", ["acme", ("shop", "acme"), True])
-async def test_an_authenticator_that_returns_something_else_lets_no_event_through(returned):
+async def test_an_authenticator_that_returns_another_object_accepts_no_event(returned):
     async def sloppy(_event: CloudEvent) -> Any:
         return returned
 
@@ -81,7 +81,7 @@ async def test_an_authenticator_that_returns_something_else_lets_no_event_throug
     assert (seen, application.parked()) == ([], [("1", "fatal-error", 1)])
 
 
-async def test_an_authenticator_that_fails_is_asked_again_as_a_handler_is():
+async def test_a_failing_authenticator_is_retried_like_a_handler():
     failures = [OSError("the keys are away")]
 
     async def flaky(_event: CloudEvent) -> Caller:

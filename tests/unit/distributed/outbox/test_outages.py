@@ -130,7 +130,7 @@ def told(logs: Sequence[Any], *events: str) -> list[tuple[Any, ...]]:
 
 
 @in_virtual_time
-async def test_each_outage_is_told_once_begins_with_a_short_pause_and_is_looked_at_four_times_a_minute() -> None:
+async def test_each_outage_is_logged_once_and_retried_after_pauses_that_grow_to_fifteen_seconds() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     with capture_logs() as logs:
         async with relaying(outbox, broker):
@@ -158,7 +158,7 @@ async def test_each_outage_is_told_once_begins_with_a_short_pause_and_is_looked_
 
 
 @in_virtual_time
-async def test_after_a_sign_of_the_broker_the_pauses_begin_again_with_a_short_one() -> None:
+async def test_a_signal_of_the_broker_resets_the_pauses() -> None:
     class Signalling(Broker):
         signs = 0
 
@@ -178,7 +178,7 @@ async def test_after_a_sign_of_the_broker_the_pauses_begin_again_with_a_short_on
 
 
 @in_virtual_time
-async def test_a_sign_of_the_broker_pardons_the_domains_that_only_showed_that_it_was_away() -> None:
+async def test_a_signal_of_the_broker_clears_domains_that_failed_only_because_of_the_broker() -> None:
     class Signalling(Broker):
         async def wait_for_recovery(self, seconds: float, /) -> bool:
             await super().wait_for_recovery(seconds)
@@ -198,7 +198,7 @@ async def test_a_sign_of_the_broker_pardons_the_domains_that_only_showed_that_it
 
 
 @in_virtual_time
-async def test_a_sign_of_the_broker_is_waited_for_only_while_it_is_the_broker_that_is_away() -> None:
+async def test_the_relay_waits_for_a_signal_of_the_broker_only_during_an_outage_of_the_broker() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors["shop"] = AWAY
     with capture_logs() as logs:
@@ -230,7 +230,7 @@ async def test_commits_do_not_shorten_the_pauses_of_an_outage_of_the_database() 
 
 
 @in_virtual_time
-async def test_a_publisher_that_cancels_its_own_task_outside_a_step_is_an_outage_each_time() -> None:
+async def test_each_publish_that_cancels_its_own_task_counts_as_an_outage() -> None:
     class Leaving(Broker):
         async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
             if len(self.calls) < 2:
@@ -251,7 +251,7 @@ async def test_a_publisher_that_cancels_its_own_task_outside_a_step_is_an_outage
 
 
 @in_virtual_time
-async def test_domains_that_get_no_answer_and_fill_whole_batches_hold_up_no_other_however_many_they_are() -> None:
+async def test_any_number_of_unanswered_domains_that_fill_whole_batches_delays_no_other_domain() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors = dict.fromkeys(("billing", "parcels", "stock"), AWAY)
     async with relaying(outbox, broker, batch_size=2, poll_interval=60):
@@ -261,7 +261,7 @@ async def test_domains_that_get_no_answer_and_fill_whole_batches_hold_up_no_othe
 
 
 @in_virtual_time
-async def test_each_outage_of_a_domain_is_told_once_and_begins_with_a_short_pause() -> None:
+async def test_each_outage_of_a_domain_is_logged_once_and_begins_with_a_short_pause() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     with capture_logs() as logs:
         async with relaying(outbox, broker, poll_interval=60):
@@ -288,7 +288,7 @@ async def test_each_outage_of_a_domain_is_told_once_and_begins_with_a_short_paus
 
 
 @in_virtual_time
-async def test_domains_that_are_away_are_tried_each_at_its_own_time_and_told_what_changes() -> None:
+async def test_unavailable_domains_are_retried_independently_and_each_change_of_error_is_logged() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors["billing"] = NO_STREAM
     with capture_logs() as logs:
@@ -311,7 +311,7 @@ async def test_domains_that_are_away_are_tried_each_at_its_own_time_and_told_wha
 
 
 @in_virtual_time
-async def test_a_domain_that_is_away_is_neither_asked_for_in_its_pause_nor_by_other_events() -> None:
+async def test_an_unavailable_domain_is_not_claimed_during_its_pause_even_when_other_events_arrive() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors["billing"] = FULL
     async with relaying(outbox, broker, poll_interval=1):
@@ -327,7 +327,7 @@ async def test_a_domain_that_is_away_is_neither_asked_for_in_its_pause_nor_by_ot
 
 
 @in_virtual_time
-async def test_an_endless_backlog_keeps_neither_a_domain_that_is_back_nor_cleaning_waiting() -> None:
+async def test_an_endless_backlog_delays_neither_a_recovered_domain_nor_cleaning() -> None:
     class Endless(Outbox):
         number = 0
 
@@ -352,7 +352,7 @@ async def test_an_endless_backlog_keeps_neither_a_domain_that_is_back_nor_cleani
 
 
 @in_virtual_time
-async def test_a_backlog_before_the_events_of_a_domain_that_is_away_does_not_let_its_outage_be_forgotten() -> None:
+async def test_the_outage_of_a_domain_is_remembered_although_a_backlog_hides_its_events() -> None:
     """If a batch has no room for its events when they are due, the domain still counts as away."""
 
     class Before(Outbox):
@@ -378,7 +378,7 @@ async def test_a_backlog_before_the_events_of_a_domain_that_is_away_does_not_let
 
 
 @in_virtual_time
-async def test_an_outage_is_not_forgotten_because_another_relay_has_the_events_of_its_domain() -> None:
+async def test_an_outage_is_remembered_although_another_relay_has_claimed_its_events() -> None:
     """An empty claim shows that no event waits only if no other relay holds a part of the events."""
 
     class Shared(Outbox):
@@ -408,7 +408,7 @@ async def test_an_outage_is_not_forgotten_because_another_relay_has_the_events_o
 
 
 @in_virtual_time
-async def test_what_is_stored_is_settled_although_what_was_refused_cannot_be_parked_which_is_told_when_it_is() -> None:
+async def test_stored_events_are_archived_although_parking_fails_and_the_refusal_is_logged_once_parked() -> None:
     class Full(Outbox):
         refusing = True
 
@@ -441,7 +441,7 @@ async def test_what_is_stored_is_settled_although_what_was_refused_cannot_be_par
 
 
 @in_virtual_time
-async def test_all_that_one_call_refuses_is_set_aside_after_that_call() -> None:
+async def test_all_events_that_one_call_refuses_are_parked_after_that_call() -> None:
     database = InMemoryDatabase()
     outbox, broker = Outbox(database), Broker()
     for number in range(4):
@@ -454,7 +454,7 @@ async def test_all_that_one_call_refuses_is_set_aside_after_that_call() -> None:
 
 
 @in_virtual_time
-async def test_of_a_domain_that_fails_in_part_what_is_stored_counts_and_the_rest_waits() -> None:
+async def test_the_stored_events_of_a_partly_failing_domain_are_archived_and_the_rest_wait() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors["2"] = FULL
     outbox.put(event("1"), event("2"), event("3"))
@@ -472,7 +472,7 @@ async def test_of_a_domain_that_fails_in_part_what_is_stored_counts_and_the_rest
 
 
 @in_virtual_time
-async def test_a_domain_that_fails_in_part_is_away_for_as_long_as_it_does() -> None:
+async def test_a_domain_is_unavailable_for_as_long_as_one_of_its_events_fails() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors["bad"] = FULL
     outbox.put(event("bad"))
@@ -492,7 +492,7 @@ async def test_a_domain_that_fails_in_part_is_away_for_as_long_as_it_does() -> N
 
 
 @in_virtual_time
-async def test_when_a_relay_goes_on_it_tells_how_many_events_were_stored() -> None:
+async def test_the_log_line_after_an_outage_has_the_number_of_stored_events() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors["shop"] = AWAY
     outbox.put(event("1"), event("2"), event("3"))
@@ -509,7 +509,7 @@ async def test_when_a_relay_goes_on_it_tells_how_many_events_were_stored() -> No
 
 
 @in_virtual_time
-async def test_what_is_held_back_stays_where_it_is_and_is_no_outage() -> None:
+async def test_a_held_back_event_stays_in_the_outbox_and_is_no_outage() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     broker.errors["2"] = EventHeldBackError("2", "shop.changed.v1")
     outbox.put(event("1"), event("2"))
@@ -526,7 +526,7 @@ async def test_what_is_held_back_stays_where_it_is_and_is_no_outage() -> None:
 
 
 @in_virtual_time
-async def test_an_idle_relay_looks_again_each_time_its_interval_is_over_and_when_a_delayed_event_is_due() -> None:
+async def test_an_idle_relay_claims_after_each_interval_and_when_a_delayed_event_is_due() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     async with relaying(outbox, broker, poll_interval=7):
         await asyncio.sleep(70)
@@ -541,7 +541,7 @@ async def test_an_idle_relay_looks_again_each_time_its_interval_is_over_and_when
 
 
 @in_virtual_time
-async def test_a_relay_that_polls_often_is_not_slowed_down_when_there_is_nothing() -> None:
+async def test_an_empty_outbox_does_not_slow_down_a_relay_that_polls_often() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     async with relaying(outbox, broker, poll_interval=0.01):
         await asyncio.sleep(1)
@@ -549,7 +549,7 @@ async def test_a_relay_that_polls_often_is_not_slowed_down_when_there_is_nothing
 
 
 @in_virtual_time
-async def test_the_archive_is_cleaned_once_in_each_interval_and_again_at_once_while_there_is_more() -> None:
+async def test_the_archive_is_cleaned_once_each_interval_and_again_at_once_while_more_remains() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     async with relaying(outbox, broker, clean_interval=60):
         await asyncio.sleep(200)
@@ -565,7 +565,7 @@ async def test_the_archive_is_cleaned_once_in_each_interval_and_again_at_once_wh
 
 
 @in_virtual_time
-async def test_a_cleaning_that_fails_although_there_is_more_to_delete_is_tried_again_after_the_interval() -> None:
+async def test_a_failed_cleaning_with_more_to_delete_is_retried_after_the_interval() -> None:
     class Failing(Outbox):
         async def clean(self, limit: int, /) -> int:
             deleted = await super().clean(limit)
@@ -583,7 +583,7 @@ async def test_a_cleaning_that_fails_although_there_is_more_to_delete_is_tried_a
 
 
 @in_virtual_time
-async def test_a_relay_that_is_stopped_ends_its_batch_and_gives_a_publisher_that_hangs_so_long_and_no_longer() -> None:
+async def test_a_stopped_relay_ends_its_batch_and_waits_for_a_hanging_publisher_no_longer_than_its_bound() -> None:
     class Slow(Broker):
         seconds = 3.0
 
@@ -606,7 +606,7 @@ async def test_a_relay_that_is_stopped_ends_its_batch_and_gives_a_publisher_that
 
 
 @in_virtual_time
-async def test_a_cleaning_that_no_interruption_ends_keeps_no_relay_from_stopping() -> None:
+async def test_a_relay_stops_although_its_cleaning_ignores_interruptions() -> None:
     class Deaf(Outbox):
         answers = asyncio.Event()
 
@@ -627,7 +627,7 @@ async def test_a_cleaning_that_no_interruption_ends_keeps_no_relay_from_stopping
 
 
 @in_virtual_time
-async def test_a_publisher_without_a_bound_is_given_up_each_time_it_hangs() -> None:
+async def test_a_publisher_without_a_bound_is_cancelled_each_time_it_hangs() -> None:
     class Stuck(Broker):
         stuck = 3
 
@@ -650,7 +650,7 @@ def results(*outcomes: tuple[str, Exception | None]) -> list[PublishResult]:
     return [PublishResult(event(f"{number}", domain), error) for number, (domain, error) in enumerate(outcomes)]
 
 
-def test_the_next_try_is_that_of_the_domain_that_is_due_first() -> None:
+def test_the_domain_that_is_due_first_is_retried_first() -> None:
     time = 0.0
     outages = Outages(random.Random(1), lambda: time)
     for _ in range(10):
@@ -668,34 +668,34 @@ def test_the_next_try_is_that_of_the_domain_that_is_due_first() -> None:
     assert outages.next_try() == 0.0
 
 
-def test_a_domain_that_answered_in_part_is_away_when_one_of_its_events_failed() -> None:
+def test_a_partly_answered_domain_is_unavailable_when_one_of_its_events_failed() -> None:
     outages = Outages(random.Random(1), lambda: 0.0)
     assert outages.note(results(("billing", None), ("billing", FULL), ("shop", None))) is None
     assert outages.domains() == {"billing"}
 
 
-def test_an_answer_of_one_domain_makes_an_error_of_another_a_matter_of_that_one() -> None:
+def test_an_answer_of_one_domain_limits_the_error_of_another_domain_to_that_domain() -> None:
     outages = Outages(random.Random(1), lambda: 0.0)
     refused = EventRefusedError("1", "shop.changed.v1", "too large")
     assert outages.note(results(("shop", refused), ("billing", AWAY))) is None
     assert outages.domains() == {"billing"}
 
 
-def test_the_error_that_is_told_is_the_first_one() -> None:
+def test_the_first_error_is_reported() -> None:
     later = PublisherUnavailableError("nats://broker", "no acknowledgement")
     outages = Outages(random.Random(1), lambda: 0.0)
     assert outages.note(results(("shop", AWAY), ("shop", later), ("billing", later))) is AWAY
     assert outages.domains() == {"billing", "shop"}
 
 
-def test_an_error_of_everything_beside_one_of_a_stream_is_no_matter_of_a_domain() -> None:
+def test_a_stream_error_does_not_limit_a_broker_error_to_its_domain() -> None:
     outages = Outages(random.Random(1), lambda: 0.0)
     assert outages.note(results(("billing", NO_STREAM), ("shop", AWAY))) is AWAY
     for error in (NO_STREAM, FULL, StreamMismatchError("nats://broker", "", "s", ("max_age",))):
         assert outages.note(results(("billing", error))) is None
 
 
-def test_a_domain_that_was_suspected_is_away_when_another_one_answers_and_is_tried_again_like_any_other() -> None:
+def test_a_suspected_domain_becomes_unavailable_when_another_answers_and_is_retried_normally() -> None:
     time = 0.0
     outages = Outages(random.Random(1), lambda: time)
     for _ in range(2):
@@ -711,7 +711,7 @@ def test_a_domain_that_was_suspected_is_away_when_another_one_answers_and_is_tri
 
 
 @in_virtual_time
-async def test_a_relay_that_was_stopped_leaves_no_task_behind_and_cleans_no_more() -> None:
+async def test_a_stopped_relay_leaves_no_task_behind_and_no_longer_cleans() -> None:
     outbox, broker = Outbox(InMemoryDatabase()), Broker()
     before = asyncio.all_tasks()
     for _ in range(2):
@@ -724,7 +724,7 @@ async def test_a_relay_that_was_stopped_leaves_no_task_behind_and_cleans_no_more
 
 
 @in_virtual_time
-async def test_a_relay_has_stopped_when_the_cleaning_that_was_interrupted_has_given_its_connection_back() -> None:
+async def test_a_relay_stops_only_after_its_interrupted_cleaning_has_returned_its_connection() -> None:
     """The database is closed right after the relay has stopped."""
 
     class Slow(Outbox):

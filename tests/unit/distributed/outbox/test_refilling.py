@@ -117,7 +117,7 @@ class Mismatching(InMemoryEventPublisher):
         return [PublishResult(each, StreamMismatchError("b", "x", "events-shop", ["y"])) for each in events]
 
 
-async def test_archived_events_are_published_in_batches_in_order_and_left_in_the_archive():
+async def test_archived_events_are_published_in_ordered_batches_and_stay_in_the_archive():
     application = Application(BATCH + 3)
     batches = [batch async for batch in application.republishing().run(ALL)]
     assert [batch.stored for batch in batches] == [BATCH, 3]
@@ -126,7 +126,7 @@ async def test_archived_events_are_published_in_batches_in_order_and_left_in_the
     assert [batch.duplicates async for batch in application.republishing().run(ALL)] == [BATCH, 3]
 
 
-async def test_a_run_goes_on_behind_the_last_batch_of_another():
+async def test_a_run_continues_after_the_last_batch_of_another_run():
     application = Application(5)
     run = application.republishing(throttle=Throttle(2, clock=lambda: 0, sleep=lambda _: asyncio.sleep(0))).run(ALL)
     first = await anext(run)
@@ -136,13 +136,13 @@ async def test_a_run_goes_on_behind_the_last_batch_of_another():
     assert application.held == [1, 2, 3, 4, 5]
 
 
-async def test_what_a_broker_that_was_away_did_not_take_is_sent_again():
+async def test_events_that_an_unavailable_broker_did_not_store_are_sent_again():
     application = Application(5, Flaky)
     [batch] = [batch async for batch in application.republishing().run(ALL)]
     assert (batch.stored, application.held) == (5, [1, 2, 3, 4, 5])
 
 
-async def test_a_broker_that_stays_away_ends_a_run():
+async def test_a_broker_that_stays_unavailable_ends_a_run():
     times = iter(range(100))
     application = Application(5)
     application.broker.available = False
@@ -152,26 +152,26 @@ async def test_a_broker_that_stays_away_ends_a_run():
         await anext(run)
 
 
-async def test_what_waiting_does_not_mend_ends_a_run_at_once():
+async def test_a_permanent_error_ends_a_run_at_once():
     with pytest.raises(StreamMismatchError):
         await anext(Application(1, Mismatching).republishing(clock=lambda: 0).run(ALL))
 
 
-async def test_an_event_that_is_refused_is_told_and_the_others_go_on():
+async def test_a_refused_event_is_reported_and_the_other_events_are_published():
     application = Application(3, Refusing)
     [batch] = [batch async for batch in application.republishing().run(ALL)]
     assert [error.event_id for error in batch.refused] == ["2"]
     assert (batch.stored, application.held) == (2, [1, 3])
 
 
-async def test_what_is_held_back_behind_a_refused_event_is_sent_without_waiting_for_the_broker():
+async def test_events_held_back_behind_a_refused_event_are_sent_without_a_pause():
     application = Application(4, Holding)
     [batch] = [batch async for batch in application.republishing().run(ALL)]
     assert [error.event_id for error in batch.refused] == ["2"]
     assert (batch.stored, application.held) == (3, [1, 4, 3])
 
 
-async def test_events_that_the_archive_deletes_meanwhile_are_counted_as_gone():
+async def test_events_that_the_archive_deletes_during_a_run_are_counted_as_gone():
     application = Application(3)
     page = await application.outbox.contents.find(ALL)
     await application.outbox.erase("k1")
@@ -179,7 +179,7 @@ async def test_events_that_the_archive_deletes_meanwhile_are_counted_as_gone():
     assert (done.stored, done.gone, done.last) == (2, 1, page[-1].sequence)
 
 
-async def test_a_pace_spends_the_time_that_its_rate_demands():
+async def test_a_throttle_waits_as_long_as_its_rate_demands():
     now, pauses = 0.0, []
 
     async def sleep(seconds: float) -> None:
@@ -198,7 +198,7 @@ async def test_a_pace_spends_the_time_that_its_rate_demands():
             Throttle(rate)
 
 
-async def test_time_that_was_not_used_is_not_made_up_for():
+async def test_unused_time_of_a_throttle_is_not_saved_up():
     now, pauses = 0.0, []
 
     async def sleep(seconds: float) -> None:
@@ -219,7 +219,7 @@ async def test_time_that_was_not_used_is_not_made_up_for():
 
 @settings(max_examples=60)
 @given(st.integers(0, 12), st.data())
-def test_exactly_what_is_lost_is_missing_and_refilled_whatever_the_chunk(events: int, data: st.DataObject):
+def test_exactly_the_lost_events_are_missing_and_refilled_for_any_chunk_size(events: int, data: st.DataObject):
     lost = data.draw(st.sets(st.integers(1, max(events, 1))))
     remembered, chunk = data.draw(st.booleans()), data.draw(st.integers(1, 5))
 
@@ -238,7 +238,7 @@ def test_exactly_what_is_lost_is_missing_and_refilled_whatever_the_chunk(events:
     asyncio.run(asyncio.wait_for(check(), 20))
 
 
-async def test_how_many_events_were_compared_is_told():
+async def test_the_number_of_compared_events_is_reported():
     application = Application(7)
     await application.publish()
     verification = application.verification(chunk=3)
@@ -246,7 +246,7 @@ async def test_how_many_events_were_compared_is_told():
     assert verification.checked == 7
 
 
-async def test_only_what_fits_the_filter_is_compared():
+async def test_only_events_that_match_the_filter_are_compared():
     application = Application(7)
     verification = application.verification()
     assert [each.record.id async for each in verification.run(replace(ALL, key="k1"))] == ["1", "4", "7"]
@@ -277,12 +277,12 @@ async def outcomes(age: float | None, *, drops: bool, holds: bool = True) -> lis
     return [(int(each.record.id), each.outcome) async for each in run]
 
 
-async def test_what_is_older_than_a_stream_keeps_is_expired_and_not_missing():
+async def test_an_event_older_than_the_age_limit_of_its_stream_is_expired_and_not_missing():
     assert await outcomes(1800, drops=False) == [(1, "expired"), (2, "missing"), (3, "missing")]
     assert await outcomes(None, drops=False) == [(1, "missing"), (2, "missing"), (3, "missing")]
 
 
-async def test_what_is_older_than_all_that_a_stream_that_makes_room_holds_is_dropped():
+async def test_an_event_older_than_the_oldest_event_of_a_stream_that_discards_old_ones_is_dropped():
     assert await outcomes(None, drops=True) == [(1, "dropped"), (2, "dropped"), (3, "missing")]
     assert await outcomes(None, drops=True, holds=False) == [(1, "missing"), (2, "missing"), (3, "missing")]
 
@@ -337,7 +337,7 @@ async def test_a_stream_is_read_once_for_all_pages_of_a_chunk(monkeypatch: pytes
         assert readings == expected
 
 
-async def test_what_has_expired_is_not_published_again():
+async def test_an_expired_event_is_not_published_again():
     application, now = Application(0), datetime.now(UTC)
     for number, ago in ((1, 5000.0), (2, 10.0)):
         made = replace(event(number), time=now - timedelta(seconds=ago))
@@ -349,24 +349,24 @@ async def test_what_has_expired_is_not_published_again():
     assert application.held == [2]
 
 
-async def test_a_stream_is_read_from_where_the_oldest_event_of_a_chunk_may_be():
+async def test_a_stream_is_read_from_the_earliest_possible_position_of_the_oldest_event_of_a_chunk():
     assert await verified((1, 10 * HOUR, 10 * HOUR, 10 * HOUR), (2, 0, 0, 0)) == []
     assert await verified((1, 0, 0, 0), (2, 10 * HOUR, 10 * HOUR, 10 * HOUR), (3, 0, 0, 0)) == []
     assert await verified((1, 10 * HOUR, 0, 9 * HOUR)) == []  # the relay was frozen before it could settle
     assert await verified((1, 0, 10 * HOUR, 10 * HOUR)) == []  # the caller gave the time
 
 
-async def test_what_is_about_to_expire_is_not_worth_a_refill_and_what_is_not_is():
+async def test_an_event_within_a_minute_of_its_expiry_counts_as_expired():
     for stored, outcome in ((1741, "expired"), (1799, "expired"), (1801, "expired"), (1730, "missing")):
         assert await verified((1, stored, stored, None), age=1800) == [(1, outcome)]
 
 
-async def test_how_old_an_event_is_for_its_stream_is_said_by_when_it_was_archived():
+async def test_the_age_of_an_event_in_its_stream_counts_from_its_archiving():
     assert await verified((1, 10 * HOUR, 10, None), age=1800) == [(1, "missing")]
     assert await verified((1, 0, 10 * HOUR, None), age=1800) == [(1, "expired")]
 
 
-async def test_the_state_of_a_stream_is_asked_for_before_it_is_read_and_after_a_refill_only_what_is_new_is():
+async def test_the_state_of_a_stream_is_fetched_before_reading_and_after_a_refill_only_new_messages_are_read():
     calls: list[str] = []
     read: list[int] = []
 
@@ -391,7 +391,7 @@ async def test_the_state_of_a_stream_is_asked_for_before_it_is_read_and_after_a_
     assert read == [19, 1]
 
 
-async def test_an_event_that_the_broker_took_and_does_not_hold_has_failed():
+async def test_an_event_that_the_broker_acknowledged_and_does_not_hold_has_failed():
     class Forgetting(InMemoryEventPublisher):
         async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
             return [PublishResult(each) for each in events]
@@ -399,7 +399,7 @@ async def test_an_event_that_the_broker_took_and_does_not_hold_has_failed():
     assert await Application(2, Forgetting).verify(refills=True) == [(1, "failed"), (2, "failed")]
 
 
-async def test_a_stream_is_read_no_further_than_to_the_last_event_that_is_looked_for():
+async def test_a_stream_is_read_no_further_than_the_last_event_to_find():
     read = 0
 
     class Paged(InMemoryStreamContents):

@@ -96,7 +96,7 @@ async def relaying(database: InMemoryDatabase, broker: EventPublisher, **options
     assert task.cancelled()
 
 
-async def test_what_the_broker_stores_is_archived_in_order(database: InMemoryDatabase, broker: Broker) -> None:
+async def test_events_that_the_broker_stores_are_archived_in_order(database: InMemoryDatabase, broker: Broker) -> None:
     put(database, *(event(str(number)) for number in range(25)))
     async with relaying(database, broker, batch_size=10, poll_interval=60):
         await broker.until(lambda: len(broker.stored) == 25)
@@ -105,7 +105,7 @@ async def test_what_the_broker_stores_is_archived_in_order(database: InMemoryDat
     assert (database.outbox, broker.calls) == ([], 3)
 
 
-async def test_what_the_broker_has_already_is_archived_and_not_sent_again(database: InMemoryDatabase) -> None:
+async def test_duplicates_that_the_broker_reports_are_archived_and_not_sent_again(database: InMemoryDatabase) -> None:
     class Remembering(Broker):
         async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
             results = await super().publish(events)
@@ -122,7 +122,7 @@ async def test_what_the_broker_has_already_is_archived_and_not_sent_again(databa
 
 
 @pytest.mark.parametrize("error", [NO_STREAM, FULL, StreamMismatchError("nats://broker", "", "s", ("max_age",))])
-async def test_a_domain_without_its_stream_waits_and_the_others_go_on(
+async def test_a_domain_without_a_stream_waits_and_other_domains_are_published(
     database: InMemoryDatabase, broker: Broker, error: Exception
 ) -> None:
     broker.errors["billing"] = error
@@ -143,7 +143,7 @@ async def test_a_domain_without_its_stream_waits_and_the_others_go_on(
     assert [line["context"] for line in logs if line["event"] == "context goes on"] == ["billing"]
 
 
-async def test_an_outage_of_the_broker_is_held_against_no_event_and_commits_do_not_end_it(
+async def test_an_outage_of_the_broker_parks_no_event_and_commits_do_not_end_the_pause(
     database: InMemoryDatabase, broker: Broker
 ) -> None:
     broker.errors |= {"shop": AWAY, "billing": AWAY}
@@ -164,7 +164,7 @@ async def test_an_outage_of_the_broker_is_held_against_no_event_and_commits_do_n
     ]
 
 
-async def test_a_sign_of_the_broker_ends_the_pause_and_an_error_of_the_database_looks_for_none(
+async def test_a_broker_signal_ends_the_pause_and_a_database_error_does_not_wait_for_one(
     database: InMemoryDatabase,
 ) -> None:
     class Signalling(Broker):
@@ -198,7 +198,7 @@ async def test_a_sign_of_the_broker_ends_the_pause_and_an_error_of_the_database_
     await asyncio.wait((task,))
 
 
-async def test_a_refused_event_is_set_aside_and_its_key_waits_for_a_decision(
+async def test_a_refused_event_is_parked_and_its_key_waits_for_a_decision(
     database: InMemoryDatabase, broker: Broker
 ) -> None:
     broker.refused = {"bad"}
@@ -226,7 +226,7 @@ async def test_the_relay_wakes_when_a_delayed_event_is_due(database: InMemoryDat
         await broker.until(lambda: broker.stored == ["now", "late"])
 
 
-async def test_a_publisher_that_never_ends_is_given_up(database: InMemoryDatabase) -> None:
+async def test_a_publisher_that_never_returns_is_cancelled(database: InMemoryDatabase) -> None:
     class Stuck(Broker):
         async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
             if self.calls == 0:
@@ -244,7 +244,7 @@ async def test_a_publisher_that_never_ends_is_given_up(database: InMemoryDatabas
     )
 
 
-async def test_one_process_relays_several_databases_each_at_its_own_pace() -> None:
+async def test_one_process_relays_several_databases_independently() -> None:
     databases, brokers = [InMemoryDatabase() for _ in range(3)], [Broker() for _ in range(3)]
     brokers[0].errors["shop"] = AWAY
     for number, each in enumerate(databases):
@@ -285,7 +285,7 @@ async def test_the_archive_is_cleaned_in_bounded_batches_until_nothing_is_old(
 
 
 @pytest.mark.parametrize("fault", ["fails", "hangs", "cancels itself"])
-async def test_a_cleaning_that_fails_or_hangs_holds_up_no_event(
+async def test_a_cleaning_that_fails_or_hangs_delays_no_event(
     database: InMemoryDatabase, broker: Broker, fault: str
 ) -> None:
     class Archive(InMemoryOutbox):
@@ -321,7 +321,7 @@ async def test_a_cleaning_that_fails_or_hangs_holds_up_no_event(
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
-async def test_a_domain_whose_events_fill_whole_batches_and_get_no_answer_holds_up_no_other(
+async def test_an_unanswered_domain_that_fills_whole_batches_delays_no_other_domain(
     database: InMemoryDatabase, broker: Broker, hangs: bool
 ) -> None:
     class Silent(Broker):
@@ -352,7 +352,7 @@ ERRORS = st.sampled_from([None, AWAY, NO_STREAM, FULL, EventRefusedError("1", "a
 
 
 @given(st.lists(st.tuples(CONTEXTS, ERRORS), min_size=1))
-def test_only_domains_with_an_error_wait_unless_the_broker_said_nothing_at_all(
+def test_only_domains_with_an_error_wait_unless_the_broker_answered_nothing(
     outcomes: list[tuple[str, Exception | None]],
 ) -> None:
     outages = Outages(random.Random(1), lambda: 0.0)
@@ -370,7 +370,7 @@ def test_only_domains_with_an_error_wait_unless_the_broker_said_nothing_at_all(
         assert not outages.retry_suspects()
 
 
-def test_a_domain_is_tried_again_after_growing_pauses_until_it_answers() -> None:
+def test_a_domain_is_retried_after_growing_pauses_until_it_answers() -> None:
     now = 0.0
     outages = Outages(random.Random(1), lambda: now)
     pauses = []
@@ -388,7 +388,7 @@ def test_a_domain_is_tried_again_after_growing_pauses_until_it_answers() -> None
     assert outages.next_try() is None
 
 
-def test_an_outage_of_which_a_claim_of_all_there_is_has_nothing_left_is_forgotten_and_no_other() -> None:
+def test_only_outages_without_events_in_a_complete_claim_are_forgotten() -> None:
     now = 0.0
     outages = Outages(random.Random(1), lambda: now)
     results = [PublishResult(event("1", domain), NO_STREAM) for domain in ("billing", "shop", "stock")]
@@ -402,7 +402,7 @@ def test_an_outage_of_which_a_claim_of_all_there_is_has_nothing_left_is_forgotte
     assert outages.next_try() is None
 
 
-async def test_events_of_an_outage_that_somebody_else_has_sent_are_not_looked_for_again_and_again(database, broker):
+async def test_events_of_an_outage_that_another_relay_has_sent_are_not_queried_repeatedly(database, broker):
     now = 0.0
     outbox = CountingOutbox(database)
     broker.errors["billing"] = NO_STREAM
@@ -418,7 +418,7 @@ async def test_events_of_an_outage_that_somebody_else_has_sent_are_not_looked_fo
     assert (outbox.waits[-1], broker.calls) == (7, 1)
 
 
-async def test_what_waits_behind_a_refused_event_is_no_outage_of_its_domain(database, broker):
+async def test_events_behind_a_refused_event_are_no_outage_of_their_domain(database, broker):
     """The other events of the domain are published at once, however many of its events are refused."""
     now = 0.0
     outbox = CountingOutbox(database)
@@ -438,7 +438,7 @@ async def test_what_waits_behind_a_refused_event_is_no_outage_of_its_domain(data
     assert not [line for line in logs if "waits" in line["event"]]
 
 
-async def test_a_publisher_that_only_holds_back_is_not_asked_again_at_once(database):
+async def test_a_publisher_that_only_holds_events_back_is_not_called_again_at_once(database):
     class Holding(Broker):
         async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
             self.calls += 1
@@ -453,7 +453,7 @@ async def test_a_publisher_that_only_holds_back_is_not_asked_again_at_once(datab
     assert (outbox.waits, holding.calls) == ([0.05], 1)
 
 
-async def test_a_due_event_that_a_claim_does_not_get_is_looked_for_after_a_pause_that_a_wake_up_ends(database, broker):
+async def test_a_due_event_that_a_claim_missed_is_claimed_after_a_pause_or_a_wake_up(database, broker):
     class Locked(CountingOutbox):
         async def due_in(self) -> float | None:
             return 0.0

@@ -74,7 +74,7 @@ def republishing(outbox: InMemoryOutbox, broker: Broker, rate: float | None = No
 
 
 @in_virtual_time
-async def test_a_broker_that_stays_away_is_waited_for_as_long_as_the_patience_in_each_batch() -> None:
+async def test_each_batch_waits_for_an_unavailable_broker_no_longer_than_the_patience() -> None:
     outbox, broker = archive(20), Broker()
     run = republishing(outbox, broker, rate=5, patience=30).run(ALL)
     broker.errors = {f"{number}": AWAY for number in range(1, 21)}
@@ -94,7 +94,7 @@ async def test_a_broker_that_stays_away_is_waited_for_as_long_as_the_patience_in
 
 
 @in_virtual_time
-async def test_what_is_stored_is_not_sent_again_while_the_rest_is_waited_for() -> None:
+async def test_stored_events_are_not_sent_again_while_the_remaining_events_are_retried() -> None:
     outbox, broker = archive(4), Broker()
     broker.errors = {
         "2": StreamUnavailableError("nats://broker", "full", "s"),
@@ -107,7 +107,7 @@ async def test_what_is_stored_is_not_sent_again_while_the_rest_is_waited_for() -
 
 
 @in_virtual_time
-async def test_what_waiting_does_not_mend_ends_the_run_although_others_may_recover() -> None:
+async def test_a_permanent_error_ends_the_run_although_other_errors_may_recover() -> None:
     outbox, broker = archive(2), Broker()
     broker.errors = {"1": AWAY, "2": StreamNotFoundError("nats://broker", "x", "s")}
     with pytest.raises((PublisherUnavailableError, StreamNotFoundError)):
@@ -116,7 +116,7 @@ async def test_what_waiting_does_not_mend_ends_the_run_although_others_may_recov
 
 
 @in_virtual_time
-async def test_a_rate_holds_from_batch_to_batch_and_no_pause_comes_before_the_first() -> None:
+async def test_a_rate_holds_across_batches_and_the_first_batch_has_no_pause() -> None:
     outbox, broker = archive(20), Broker()
     started = [now() async for _ in republishing(outbox, broker, rate=4).run(ALL)]
     assert started == [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -124,7 +124,7 @@ async def test_a_rate_holds_from_batch_to_batch_and_no_pause_comes_before_the_fi
 
 
 @in_virtual_time
-async def test_what_the_broker_remembers_is_sent_with_a_mark_at_once_and_through_an_outage() -> None:
+async def test_events_that_the_broker_remembers_are_sent_again_with_a_mark_even_through_an_outage() -> None:
     outbox, broker = archive(4), Broker()
     page = await outbox.contents.find(ALL)
     broker.remembered = {"2", "3"}

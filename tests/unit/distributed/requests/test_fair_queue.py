@@ -26,7 +26,7 @@ async def taken(queue: FairQueue[int]) -> tuple[str, int] | None:
 
 
 @given(STEPS, st.integers(2, 20))
-def test_a_kind_of_which_nothing_runs_gets_a_place_at_once_whatever_one_other_kind_does(
+def test_an_idle_kind_gets_a_place_at_once_although_another_kind_is_busy(
     steps: list[tuple[str, str]], places: int
 ) -> None:
     async def check() -> None:
@@ -56,7 +56,7 @@ def test_a_kind_of_which_nothing_runs_gets_a_place_at_once_whatever_one_other_ki
 
 
 @given(st.lists(st.sampled_from(KINDS), max_size=30))
-def test_what_may_begin_is_taken_in_the_order_of_its_arrival(kinds: list[str]) -> None:
+def test_work_is_taken_in_the_order_of_its_arrival(kinds: list[str]) -> None:
     async def check() -> None:
         queue = FairQueue[int](KINDS, 1)
         for number, kind in enumerate(kinds):
@@ -69,7 +69,7 @@ def test_what_may_begin_is_taken_in_the_order_of_its_arrival(kinds: list[str]) -
     asyncio.run(check())
 
 
-async def test_a_kind_alone_takes_all_places_but_those_kept_free_for_others() -> None:
+async def test_a_kind_alone_takes_all_places_except_the_reserved_ones() -> None:
     for kinds, places, expected in ((["a"], 16, 16), (KINDS, 16, 14), (KINDS, 8, 7), (KINDS, 2, 1), (KINDS, 1, 1)):
         queue = FairQueue[int](kinds, places)
         for number in range(places):
@@ -80,7 +80,7 @@ async def test_a_kind_alone_takes_all_places_but_those_kept_free_for_others() ->
         assert count == expected
 
 
-async def test_whoever_waits_is_woken_when_a_place_is_free_each_time_also_while_others_work() -> None:
+async def test_a_waiting_worker_is_woken_each_time_a_place_becomes_free() -> None:
     for places in (1, 3):
         queue = FairQueue[int](["a"], places)
         for number in range(places + 2):
@@ -96,7 +96,7 @@ async def test_whoever_waits_is_woken_when_a_place_is_free_each_time_also_while_
                 assert await waiting == ("a", number)
 
 
-async def test_whoever_waits_is_woken_by_the_work_that_comes_each_time_also_while_others_work() -> None:
+async def test_a_waiting_worker_is_woken_each_time_work_arrives() -> None:
     queue = FairQueue[int](["a", "b"], 3)
     for number, kind in enumerate(("a", "b")):
         waiting = asyncio.ensure_future(queue.take())
@@ -107,7 +107,7 @@ async def test_whoever_waits_is_woken_by_the_work_that_comes_each_time_also_whil
             assert await waiting == (kind, number)
 
 
-async def test_the_newest_of_the_longest_line_makes_room_for_a_shorter_one() -> None:
+async def test_the_newest_item_of_the_longest_line_makes_room_for_a_shorter_line() -> None:
     queue = FairQueue[int](["a", "b"], 1)
     for number in range(5):
         queue.put("a", number)
@@ -120,7 +120,7 @@ async def test_the_newest_of_the_longest_line_makes_room_for_a_shorter_one() -> 
     assert len(queue) == 0
 
 
-async def test_of_a_line_that_is_too_long_the_newest_go_and_what_may_not_go_is_left_out() -> None:
+async def test_the_newest_removable_items_of_a_line_that_is_too_long_are_removed() -> None:
     queue = FairQueue[int](["a"], 1)
     for number in range(6):
         queue.put("a", number)
@@ -135,7 +135,7 @@ async def test_of_a_line_that_is_too_long_the_newest_go_and_what_may_not_go_is_l
 
 
 @in_virtual_time
-async def test_a_kind_is_stuck_when_it_waits_for_its_own_work_and_none_of_it_began_or_ended_for_some_time() -> None:
+async def test_a_kind_is_stuck_when_it_waits_for_its_own_work_and_none_started_or_ended_recently() -> None:
     queue = FairQueue[int](["a", "b"], 2)
     for number in range(4):
         queue.put("a", number)
@@ -157,7 +157,7 @@ async def test_a_kind_is_stuck_when_it_waits_for_its_own_work_and_none_of_it_beg
 
 
 @in_virtual_time
-async def test_a_kind_is_not_stuck_when_some_of_its_work_has_just_ended_although_another_kind_took_its_place() -> None:
+async def test_a_kind_whose_work_has_just_ended_is_not_stuck_although_another_kind_took_its_place() -> None:
     queue = FairQueue[int](["a", "b"], 4)
     for number, kind in enumerate("aabbbaa"):
         queue.put(kind, number)
@@ -171,7 +171,7 @@ async def test_a_kind_is_not_stuck_when_some_of_its_work_has_just_ended_although
     assert queue.stuck(2) == ["a"]
 
 
-async def test_no_place_is_kept_free_for_a_kind_that_was_not_named() -> None:
+async def test_no_place_is_reserved_for_an_unnamed_kind() -> None:
     queue = FairQueue[int](["a"], 16)
     queue.put("stranger", 0)
     assert await taken(queue) == ("stranger", 0)
@@ -182,7 +182,7 @@ async def test_no_place_is_kept_free_for_a_kind_that_was_not_named() -> None:
 
 
 @in_virtual_time
-async def test_a_kind_that_never_gets_a_place_is_stuck_when_it_has_waited_for_some_time_each_time() -> None:
+async def test_a_kind_that_gets_no_place_for_some_time_is_stuck() -> None:
     queue = FairQueue[int](["a", "b"], 1)
     queue.put("b", 0)
     await queue.take()
@@ -202,7 +202,7 @@ async def test_a_kind_that_never_gets_a_place_is_stuck_when_it_has_waited_for_so
 
 
 @in_virtual_time
-async def test_what_comes_for_a_kind_that_hangs_already_is_behind_stuck_work_at_once_each_time() -> None:
+async def test_new_work_of_a_kind_that_already_hangs_is_stuck_at_once() -> None:
     queue = FairQueue[int](["a", "b"], 2)
     queue.put("a", 0)
     await queue.take()

@@ -52,7 +52,7 @@ class Hidden:
         ),
     ],
 )
-def test_what_would_be_read_as_another_value_is_not_written(annotation: Any, value: object, text: str):
+def test_a_response_that_would_be_read_as_another_value_is_not_encoded(annotation: Any, value: object, text: str):
     with pytest.raises(ValueError, match=f"would be read as another value: {text}") as caught:
         encoded_response(MsgspecRequestCodec(), value, annotation)
     assert "s3cret" not in str(caught.value)
@@ -69,7 +69,7 @@ def test_what_would_be_read_as_another_value_is_not_written(annotation: Any, val
         (Any, {"a": [1]}),
     ],
 )
-def test_what_is_read_as_it_was_is_written(annotation: Any, value: object):
+def test_a_response_that_survives_the_round_trip_is_encoded(annotation: Any, value: object):
     codec = MsgspecRequestCodec()
     assert encoded_response(codec, value, annotation) == codec.encode(value)
 
@@ -94,7 +94,7 @@ class Find(Query[str]):
         (Base("x"), "x"),
     ],
 )
-async def test_a_query_is_not_answered_from_the_cache_with_the_response_of_one_that_only_counts_as_equal(one, other):
+async def test_a_query_that_only_compares_equal_is_not_answered_from_the_cache(one, other):
     cache = MemoryCache()
     await cache.set(CacheKey(Find, Find(one)), Cached("one"), 60)
     assert await cache.get(CacheKey(Find, Find(other))) is None
@@ -107,7 +107,7 @@ async def test_fields_that_a_query_does_not_compare_do_not_matter_to_the_cache()
     assert await cache.get(CacheKey(Find, Find(1, "bob"))) == Cached("one")
 
 
-def test_a_request_that_is_read_as_another_one_is_not_written_and_one_that_only_another_application_reads_is():
+def test_a_request_that_its_own_class_would_read_differently_is_not_encoded():
     codec = MsgspecRequestCodec()
     with pytest.raises(ValueError, match="`_secret` is a str"):
         encoded_request(codec, Hidden("x", "s3cret"))
@@ -122,7 +122,7 @@ def test_a_request_that_is_read_as_another_one_is_not_written_and_one_that_only_
         (list[dict[date, bytes]], [{date(2020, 1, 2): b"x", date(2020, 1, 1): b""}]),
     ],
 )
-def test_mappings_with_keys_that_are_no_texts_are_sent_and_equal_ones_give_equal_bytes(annotation, value):
+def test_mappings_with_other_keys_than_strings_are_sent_and_equal_mappings_give_equal_bytes(annotation, value):
     codec = MsgspecRequestCodec()
     data = encoded_response(codec, value, annotation)
     assert codec.decode(data, annotation) == value

@@ -81,7 +81,7 @@ class Shop(App):
             await asyncio.wait({running})
 
 
-async def test_what_committed_is_answered_with_its_response_and_logged() -> None:
+async def test_a_committed_command_is_answered_with_its_response_and_its_late_error_is_logged() -> None:
     shop = Shop([after(raising(LATE), Store)])
     with capture_logs() as logs:
         async with shop.asked() as sender:
@@ -90,7 +90,7 @@ async def test_what_committed_is_answered_with_its_response_and_logged() -> None
     assert [line["error"] for line in logs if line["event"] == "request failed after the commit"] == ["CommittedError"]
 
 
-async def test_what_committed_is_answered_although_the_end_of_its_scope_is_cancelled() -> None:
+async def test_a_committed_command_is_answered_although_the_exit_of_its_scope_is_cancelled() -> None:
     async def be_cancelled() -> int:
         current_scope().on_exit(lambda _error: (_ for _ in ()).throw(asyncio.CancelledError()))
         return 3
@@ -101,7 +101,7 @@ async def test_what_committed_is_answered_although_the_end_of_its_scope_is_cance
     assert shop.rows == ["abc"]
 
 
-async def test_a_command_whose_inner_command_committed_is_told_to_have_failed() -> None:
+async def test_a_command_fails_although_its_inner_command_committed() -> None:
     shop = Shop([after(raising(LATE), Write)])
 
     async def inner() -> None:
@@ -114,7 +114,7 @@ async def test_a_command_whose_inner_command_committed_is_told_to_have_failed() 
     assert shop.rows == ["inner"]
 
 
-async def test_a_request_of_which_only_a_part_committed_was_handled_and_has_no_response() -> None:
+async def test_a_partly_committed_request_is_reported_as_handled_without_a_response() -> None:
     shop = Shop([after(raising(LATE), Write)])
     async with shop.asked() as sender:
         with pytest.raises(RemoteResponseError, match="was handled"):
@@ -122,7 +122,7 @@ async def test_a_request_of_which_only_a_part_committed_was_handled_and_has_no_r
     assert shop.rows == ["part"]
 
 
-async def test_nobody_is_told_anything_of_an_unknown_outcome() -> None:
+async def test_a_request_with_an_unknown_outcome_is_not_answered() -> None:
     unknown = CommitOutcomeUnknownError("1", "the connection was lost")
     with failpoint("unit_of_work.during_commit", Failure(unknown)):
         async with Shop().asked() as sender:
@@ -146,7 +146,7 @@ class StumblingCodec:
         return self._codec.decode(data, annotation)
 
 
-async def test_a_response_that_cannot_be_read_for_any_reason_was_handled() -> None:
+async def test_a_response_that_cannot_be_decoded_is_reported_as_handled() -> None:
     shop = Shop()
     async with shop.asked(StumblingCodec(InMemoryRequestChannel().codec)) as sender:
         with pytest.raises(RemoteResponseError, match="a hook of the application"):

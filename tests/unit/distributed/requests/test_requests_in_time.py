@@ -122,7 +122,7 @@ async def failed(sender: RemoteSender, request: Work, timeout: float) -> float:
 
 
 @in_virtual_time
-async def test_a_handler_ends_when_its_sender_has_given_up_however_long_the_request_waited_for_its_turn() -> None:
+async def test_a_handler_is_cancelled_when_its_sender_gives_up_however_long_the_request_had_waited() -> None:
     channel, server = Channel(), Server()
     sender = RemoteSender(channel)
     async with server.serving(channel, concurrency=1):
@@ -136,7 +136,7 @@ async def test_a_handler_ends_when_its_sender_has_given_up_however_long_the_requ
 
 
 @in_virtual_time
-async def test_a_request_whose_sender_has_given_up_before_its_turn_is_not_begun() -> None:
+async def test_a_waiting_request_whose_sender_has_given_up_is_not_started() -> None:
     channel, server = Channel(), Server()
     sender = RemoteSender(channel)
     with capture_logs() as logs:
@@ -152,9 +152,7 @@ async def test_a_request_whose_sender_has_given_up_before_its_turn_is_not_begun(
 
 
 @in_virtual_time
-async def test_who_calls_is_found_out_within_the_time_that_is_left_and_what_that_took_is_taken_from_the_handler() -> (
-    None
-):
+async def test_authentication_shares_the_remaining_time_with_the_handler() -> None:
     channel, server = Channel(), Server()
 
     async def slow(call: RemoteCall) -> None:
@@ -172,7 +170,7 @@ async def test_who_calls_is_found_out_within_the_time_that_is_left_and_what_that
 
 
 @in_virtual_time
-async def test_a_request_may_take_so_long_and_no_longer_who_calls_and_what_is_done_for_him_together() -> None:
+async def test_authentication_and_handling_together_take_no_longer_than_the_limit_of_the_responder() -> None:
     channel, server = Channel(), Server()
 
     async def slow(_call: RemoteCall) -> None:
@@ -189,7 +187,7 @@ async def test_a_request_may_take_so_long_and_no_longer_who_calls_and_what_is_do
 
 
 @in_virtual_time
-async def test_credentials_take_from_the_time_that_is_left_and_the_rest_travels() -> None:
+async def test_fetching_credentials_shortens_the_timeout_that_is_sent() -> None:
     channel, server = Channel(), Server()
 
     async def credentials() -> dict[str, str]:
@@ -214,7 +212,7 @@ async def test_credentials_take_from_the_time_that_is_left_and_the_rest_travels(
 
 
 @in_virtual_time
-async def test_the_time_of_one_request_is_checked_and_told_as_that_of_the_sender_is() -> None:
+async def test_the_timeout_of_one_request_is_checked_and_reported_like_the_default_timeout() -> None:
     channel = Channel()
     sender = RemoteSender(channel, timeout=5.0)
     for wrong in (0.0, -1.0, 3600.5):
@@ -227,7 +225,7 @@ async def test_the_time_of_one_request_is_checked_and_told_as_that_of_the_sender
 
 
 @in_virtual_time
-async def test_an_answer_that_cannot_be_sent_keeps_a_worker_for_five_seconds_and_the_next_one_is_served() -> None:
+async def test_an_answer_that_cannot_be_sent_blocks_a_worker_for_five_seconds_only() -> None:
     channel, server = Channel(), Server()
     sender = RemoteSender(channel)
     async with server.serving(channel, concurrency=1):
@@ -244,7 +242,9 @@ async def test_an_answer_that_cannot_be_sent_keeps_a_worker_for_five_seconds_and
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 @in_virtual_time
-async def test_so_many_requests_are_handled_at_a_time_and_no_more_and_so_many_may_wait(concurrency: int) -> None:
+async def test_requests_are_handled_up_to_the_concurrency_and_wait_up_to_the_configured_number(
+    concurrency: int,
+) -> None:
     channel, server = Channel(), Server()
     sender = RemoteSender(channel, timeout=100)
     async with server.serving(channel, concurrency=concurrency, waiting=7), asyncio.TaskGroup() as group:
@@ -255,7 +255,7 @@ async def test_so_many_requests_are_handled_at_a_time_and_no_more_and_so_many_ma
 
 
 @in_virtual_time
-async def test_a_stopping_responder_waits_for_the_requests_at_hand_so_long_and_no_longer() -> None:
+async def test_a_stopping_responder_waits_for_running_requests_no_longer_than_its_drain_timeout() -> None:
     channel, server = Channel(), Server()
     sender = RemoteSender(channel, timeout=1000)
     async with server.serving(channel, drain_timeout=25.0):
@@ -269,7 +269,7 @@ async def test_a_stopping_responder_waits_for_the_requests_at_hand_so_long_and_n
 
 
 @in_virtual_time
-async def test_more_than_may_wait_are_turned_away_at_once_and_what_waits_when_it_stops_as_well() -> None:
+async def test_excess_requests_and_those_waiting_at_the_stop_are_answered_busy_at_once() -> None:
     channel, server = Channel(), Server()
     sender = RemoteSender(channel, timeout=1000)
     async with server.serving(channel, concurrency=1, waiting=2, drain_timeout=5.0):
@@ -287,7 +287,7 @@ async def test_more_than_may_wait_are_turned_away_at_once_and_what_waits_when_it
 
 
 @in_virtual_time
-async def test_a_busy_answer_is_told_as_one_that_may_be_sent_again_and_what_identifies_a_call_is_the_senders() -> None:
+async def test_a_busy_answer_raises_remote_unavailable_and_credentials_cannot_replace_the_ids_of_a_call() -> None:
     channel = Channel()
 
     async def credentials() -> dict[str, str]:

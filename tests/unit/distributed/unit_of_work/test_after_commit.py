@@ -14,7 +14,7 @@ COMMITTED: Any = SimpleNamespace(id="1", dispatch=SimpleNamespace(message="comma
 
 
 @in_virtual_time
-async def test_calls_share_the_time_that_there_is_and_those_for_which_nothing_is_left_are_named() -> None:
+async def test_calls_share_the_timeout_and_those_that_found_no_time_left_are_named() -> None:
     queue, called = AfterCommitQueue(), list[int]()
 
     def call(number: int) -> Any:

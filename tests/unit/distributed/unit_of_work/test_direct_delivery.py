@@ -114,7 +114,7 @@ def body(number: int) -> bytes:
 
 
 @in_virtual_time
-async def test_what_a_command_raises_is_published_once_in_order_after_the_commit_and_before_its_followers() -> None:
+async def test_events_are_published_once_in_order_after_the_commit_and_before_the_after_commit_calls() -> None:
     application = Application()
     for first in (0, 10):
         application.log.clear()
@@ -131,7 +131,7 @@ async def test_what_a_command_raises_is_published_once_in_order_after_the_commit
 
 @pytest.mark.parametrize("timeout", [2.0, 30.0])
 @in_virtual_time
-async def test_a_publisher_that_hangs_keeps_a_command_no_longer_than_its_timeout_each_time(timeout: float) -> None:
+async def test_each_command_waits_for_a_hanging_publisher_no_longer_than_its_timeout(timeout: float) -> None:
     application = Application(after_commit_timeout=timeout)
     application.publisher.seconds = 86_400.0
     for number in (1, 2):
@@ -165,7 +165,7 @@ async def test_a_cancelled_caller_waits_for_delivery_and_no_longer_than_its_time
 
 
 @in_virtual_time
-async def test_delivery_that_ends_with_the_event_loop_is_followed_by_nothing() -> None:
+async def test_no_after_commit_call_follows_a_delivery_that_ended_with_the_event_loop() -> None:
     application = Application()
     application.publisher.seconds = 86_400.0
     sending = asyncio.create_task(application.mediator.send(Change((1,), follower_seconds=0.0)))
@@ -179,7 +179,7 @@ async def test_delivery_that_ends_with_the_event_loop_is_followed_by_nothing() -
 
 
 @in_virtual_time
-async def test_followers_have_a_time_of_their_own_and_both_failures_are_told() -> None:
+async def test_after_commit_calls_have_their_own_timeout_and_both_failures_are_raised() -> None:
     application = Application(after_commit_timeout=10.0)
     application.publisher.seconds = 86_400.0
     with pytest.raises(AfterCommitError) as caught:
@@ -205,7 +205,7 @@ async def test_exactly_the_events_that_were_not_stored_are_named_with_their_erro
 
 
 @in_virtual_time
-async def test_events_that_were_held_back_behind_one_that_failed_are_named_as_well() -> None:
+async def test_events_held_back_behind_a_failed_event_are_named_as_well() -> None:
     application = Application()
     application.publisher.failing, application.publisher.held_back = {body(1)}, {body(2), body(4)}
     with pytest.raises(EventsNotPublishedError) as caught:
@@ -217,7 +217,7 @@ async def test_events_that_were_held_back_behind_one_that_failed_are_named_as_we
 
 
 @in_virtual_time
-async def test_events_of_which_nothing_is_known_are_named_as_they_were_sent() -> None:
+async def test_events_without_a_result_are_named_as_they_were_sent() -> None:
     application = Application()
     application.publisher.application, application.publisher.seconds = "shop", 999.0
     with pytest.raises(EventsNotPublishedError) as caught:
@@ -226,7 +226,7 @@ async def test_events_of_which_nothing_is_known_are_named_as_they_were_sent() ->
 
 
 @in_virtual_time
-async def test_what_is_delivered_directly_has_the_name_of_the_publisher_as_its_source_if_it_has_one() -> None:
+async def test_the_source_of_a_directly_delivered_event_is_the_application_of_the_publisher() -> None:
     for name, source in (("shop", "shop"), (None, "")):
         application = Application()
         application.publisher.application = name

@@ -19,14 +19,14 @@ def event(event_id: str = "1", key: str | None = "k") -> CloudEvent:
     return CloudEvent(event_id, "shop.x.v1", datetime(2026, 1, 1, tzinfo=UTC), b"{}", partitionkey=key)
 
 
-def test_an_event_is_ordered_by_its_key_when_it_is_strict_and_goes_out_at_once() -> None:
+def test_a_strict_event_without_a_delay_is_ordered_by_its_key() -> None:
     assert StagedEvent(event()).locked_key == "k"
     assert StagedEvent(event(), "strict", LATER).locked_key is None
     assert StagedEvent(event(), "row").locked_key is None
     assert StagedEvent(event(key=None)).locked_key is None
 
 
-def test_delayed_events_do_not_wait_and_exactly_as_many_as_may_wait_are_taken() -> None:
+def test_delayed_events_do_not_count_and_exactly_the_permitted_number_is_accepted() -> None:
     events = [*(StagedEvent(event(f"{n}")) for n in range(3)), StagedEvent(event("late"), deliver_at=LATER)]
     assert count_waiting(events, 3) == 3
     assert count_waiting(events[3:], 0) == 0
@@ -34,7 +34,7 @@ def test_delayed_events_do_not_wait_and_exactly_as_many_as_may_wait_are_taken() 
         count_waiting(events, 2)
 
 
-def test_each_event_has_an_id_of_its_own_in_its_command_and_beside_those_that_wait() -> None:
+def test_an_event_id_must_be_unique_in_its_command_and_among_waiting_events() -> None:
     staged = [StagedEvent(event(f"{n}")) for n in range(3)]
     check_ids(staged, [event("other")])
     with pytest.raises(EventIdConflictError) as repeated:
@@ -75,11 +75,11 @@ RECORD = OutboxRecord(
         ({"since": 0.0}, True),
     ],
 )
-def test_a_record_fits_when_it_has_everything_that_is_asked_for(which: dict[str, Any], fits: bool) -> None:
+def test_a_record_matches_a_filter_when_it_meets_every_condition(which: dict[str, Any], fits: bool) -> None:
     assert (RECORD in OutboxFilter(**({"place": "archived"} | which))) is fits
 
 
-def test_what_waits_is_as_old_as_it_was_raised_and_what_is_archived_as_it_came_there() -> None:
+def test_the_age_of_a_waiting_event_counts_from_its_creation_and_of_an_archived_one_from_archiving() -> None:
     waiting = replace(RECORD, place="waiting", moved_at=None)
     delayed = replace(RECORD, place="delayed", moved_at=900.0)
     for record, place in ((waiting, "waiting"), (delayed, "delayed")):
@@ -102,6 +102,6 @@ def test_what_waits_is_as_old_as_it_was_raised_and_what_is_archived_as_it_came_t
         ({"since": 50.5}, False),
     ],
 )
-def test_a_parked_event_fits_when_it_has_everything_that_is_asked_for(which: dict[str, Any], fits: bool) -> None:
+def test_a_parked_event_matches_a_filter_when_it_meets_every_condition(which: dict[str, Any], fits: bool) -> None:
     parked = replace(refused_event(event(), "refused", "too large", sequence=1), number=3, parked_at=50.0)
     assert (parked in ParkedFilter(**which)) is fits
