@@ -132,7 +132,7 @@ async def test_the_monitoring_of_the_server_tells_its_sync_interval(jetstream: s
 async def test_an_unusable_monitoring_is_reported(connection: NatsConnection) -> None:
     seen = await inspect_broker(connection, Topology(), monitoring="http://u:hidden@127.0.0.1:1", timeout=2)
     assert seen.sync_always is None
-    assert "the monitoring at http://127.0.0.1:1 does not tell" in seen.problems[0]
+    assert "the monitoring at http://127.0.0.1:1 could not be read" in seen.problems[0]
     assert "hidden" not in repr(seen)
     with pytest.raises(SettingError, match="http://host:port"):
         await inspect_broker(connection, Topology(), monitoring="file:///etc/passwd")

@@ -367,7 +367,7 @@ async def test_a_silent_monitoring_is_awaited_for_the_given_timeout() -> None:
         server.close()
         await server.wait_closed()
     assert report.sync_always is None
-    assert any("does not tell" in each for each in report.problems)
+    assert any("could not be read" in each for each in report.problems)
 
 
 @in_virtual_time
