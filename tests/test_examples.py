@@ -124,7 +124,7 @@ SAMPLES = {
 
 @pytest.mark.parametrize(("name", "does"), SAMPLES.items(), ids=SAMPLES)
 @pytest.mark.usefixtures("quiet", "in_a_folder")
-def test_a_derived_container_of_a_page_does_what_the_page_says(name, does, monkeypatch, capsys):
+def test_a_derived_container_of_a_page_behaves_as_documented(name, does, monkeypatch, capsys):
     with asyncio.Runner() as runner:
         names = run_page(ROOT / "docs" / name, runner, capsys, monkeypatch)
         runner.run(does(names))
@@ -147,14 +147,14 @@ def test_the_tests_on_the_page_about_testing_pass(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_python_blocks_of_a_page_are_python(page):
+def test_the_python_blocks_of_a_page_can_be_compiled(page):
     for language, text, line in blocks(page):
         if language == "python":
             compiled(page, text, line)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page):
+def test_links_between_pages_have_existing_targets(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
 
@@ -172,7 +172,7 @@ def test_the_readme_has_exactly_one_command_line_under_a_heading(heading):
 
 @pytest.mark.thorough("starts the processes of an example")
 @pytest.mark.parametrize("name", ["quickstart", "script"])
-def test_a_script_prints_what_it_says(name):
+def test_a_script_prints_the_documented_output(name):
     source = (ROOT / "examples" / f"{name}.py").read_text("utf-8")
     stated = ast.get_docstring(ast.parse(source)).partition("\n\n")[2]
     done = subprocess.run(
@@ -190,7 +190,7 @@ def test_a_script_prints_what_it_says(name):
 
 
 @pytest.mark.thorough("starts the processes of an example")
-def test_the_picture_in_the_readme_is_what_describe_prints_of_both_applications():
+def test_the_diagram_in_the_readme_is_the_output_of_describe_for_both_applications():
     (picture,) = (text for language, text, _ in blocks(ROOT / "README.md") if language == "mermaid")
     module = "examples.university.{}.container:{}Container".format
     others = ["--with", module("advising", "Advising"), "--format", "mermaid"]
@@ -222,7 +222,7 @@ def university(*arguments):
 
 @pytest.mark.thorough("starts the processes of an example")
 @pytest.mark.parametrize("options", [(), ("--kill",), ("--restart-broker",)], ids=["calm", "kill", "restart-broker"])
-def test_the_university_adds_up(options):
+def test_the_numbers_of_the_university_example_add_up(options):
     process = university("--commands", "40", *options)
     output, errors = process.communicate(timeout=90)
     table = {name: int(figure) for name, figure in re.findall(r"^ +(\w[\w ]*?) +(\d+) *$", output, re.MULTILINE)}
@@ -245,7 +245,7 @@ def children(process):
 
 
 @pytest.mark.thorough("starts the processes of an example")
-def test_the_university_stops_everything_on_ctrl_c():
+def test_the_university_example_stops_all_processes_on_ctrl_c():
     process = university("--commands", "5000")
     process.stdout.readline()
     started = children(process)
@@ -259,7 +259,7 @@ def test_the_university_stops_everything_on_ctrl_c():
 
 
 @pytest.mark.thorough("starts the processes of an example")
-def test_the_university_fails_and_shows_the_log_when_an_application_dies():
+def test_the_university_example_fails_and_shows_the_log_when_an_application_dies():
     process = university("--commands", "5000")
     process.stdout.readline()
     started = children(process)
@@ -274,7 +274,7 @@ def test_the_university_fails_and_shows_the_log_when_an_application_dies():
 
 @pytest.mark.thorough("starts the processes of an example")
 @pytest.mark.parametrize("seconds", ["0.05", "1.5"], ids=["before anything has begun", "in the middle"])
-def test_the_university_says_what_does_not_add_up(seconds, tmp_path):
+def test_the_university_example_reports_numbers_that_do_not_add_up(seconds, tmp_path):
     process = university("--commands", "5000", "--timeout", seconds, "--keep", str(tmp_path))
     output, errors = process.communicate(timeout=60)
 

@@ -5,7 +5,7 @@ import signal
 from tests.conftest import pytest_configure
 
 
-def test_a_session_that_was_told_to_ignore_ctrl_c_heeds_it():
+def test_a_session_started_with_ctrl_c_ignored_handles_ctrl_c():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         pytest_configure()

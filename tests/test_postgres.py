@@ -39,7 +39,7 @@ async def test_a_commit_survives_every_way_to_end_the_server(server: PostgresSer
     assert [row[0] for row in await server.execute("SHOW fsync")] == ["on"]
 
 
-async def test_a_frozen_server_does_not_answer_until_it_goes_on(server: PostgresServer) -> None:
+async def test_a_suspended_server_does_not_answer_until_it_is_resumed(server: PostgresServer) -> None:
     connection = await asyncpg.connect(server.url())
     server.suspend()
     answer = asyncio.create_task(connection.fetchval("SELECT 1"))
@@ -51,7 +51,9 @@ async def test_a_frozen_server_does_not_answer_until_it_goes_on(server: Postgres
     await connection.close()
 
 
-async def test_the_binaries_of_the_wheel_are_used_where_the_user_of_the_server_cannot_go(tmp_path: Path) -> None:
+async def test_the_binaries_of_the_wheel_are_used_from_a_folder_closed_to_the_user_of_the_server(
+    tmp_path: Path,
+) -> None:
     installation = _of_the_wheel()[0].parent
     package = tmp_path / "closed" / installation.parent.name
     shutil.copytree(installation, package / installation.name, ignore=shutil.ignore_patterns("include"))
@@ -62,7 +64,7 @@ async def test_the_binaries_of_the_wheel_are_used_where_the_user_of_the_server_c
         assert [row[0] for row in await server.execute("SELECT 1")] == [1]
 
 
-async def test_databases_of_one_server_know_nothing_of_each_other(postgres: PostgresServer) -> None:
+async def test_databases_of_one_server_are_isolated(postgres: PostgresServer) -> None:
     async with postgres.database() as one, postgres.database() as other:
         for url in (one, other):
             connection = await asyncpg.connect(url)
@@ -85,14 +87,14 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_server_dies_with_a_process_that_is_killed_and_leaves_nothing_behind(frozen: bool) -> None:
+def test_a_server_dies_with_its_killed_owner_and_leaves_nothing_behind(frozen: bool) -> None:
     with _killed_owner(frozen=frozen) as (postmaster, watcher, folder):
         psutil.wait_procs([watcher], timeout=30)
         assert not postmaster.is_running()
         assert not folder.exists()
 
 
-def test_what_nobody_has_cleared_up_the_next_server_does() -> None:
+def test_the_next_server_cleans_up_after_a_killed_owner() -> None:
     with _killed_owner(with_watcher=True) as (postmaster, _, folder):
         assert postmaster.is_running()
         assert folder in clear_up_after_the_dead(folder.parent)
@@ -100,7 +102,7 @@ def test_what_nobody_has_cleared_up_the_next_server_does() -> None:
         assert not folder.exists()
 
 
-async def test_a_server_whose_owner_lives_is_left_alone(server: PostgresServer) -> None:
+async def test_a_server_with_a_living_owner_is_not_cleaned_up(server: PostgresServer) -> None:
     assert server._directory is not None
     assert server._directory not in clear_up_after_the_dead(server._directory.parent)
     assert [row[0] for row in await server.execute("SELECT 1")] == [1]
@@ -137,12 +139,12 @@ def _temporary_folder_of_its_own() -> Iterator[str]:
         yield folder
 
 
-async def test_a_server_that_cannot_start_says_why() -> None:
+async def test_a_server_that_cannot_start_reports_the_reason() -> None:
     with pytest.raises(PostgresError, match="no_such_setting"):
         async with PostgresServer({"no_such_setting": 1}):
             pass
 
 
-def test_a_machine_without_binaries_is_told_what_to_install() -> None:
+def test_the_advice_for_missing_binaries_names_the_packages() -> None:
     assert "apt-get install postgresql" in INSTALL
     assert "pip install" in INSTALL

@@ -26,7 +26,7 @@ def test_every_row_has_a_cell_for_every_library():
     assert all(cell for row in ROWS for cell in row)
 
 
-def test_every_yes_of_ours_leads_to_a_test_that_is_there():
+def test_every_feature_of_ours_links_to_an_existing_test():
     for feature, *_, ours in ROWS:
         links = LINK.findall(ours)
         assert bool(links) == ("yes" in ours), feature
@@ -34,7 +34,7 @@ def test_every_yes_of_ours_leads_to_a_test_that_is_there():
             assert name in names_in(path), (feature, name)
 
 
-def test_what_is_not_ours_is_said_with_a_dash():
+def test_a_missing_feature_of_ours_is_marked_with_a_dash():
     missing = [feature for feature, *_, ours in ROWS if not LINK.match(ours)]
     assert all(ours.startswith("\N{EN DASH}") for feature, *_, ours in ROWS if feature in missing)
     assert len(missing) < 6

@@ -25,13 +25,13 @@ def is_there(path: str) -> bool:
 
 
 @pytest.mark.parametrize("page", [GUIDE, ARCHITECTURE], ids=lambda page: page.name)
-def test_every_file_that_a_page_for_contributors_names_is_there(page: Path):
+def test_every_file_that_a_page_for_contributors_names_exists(page: Path):
     paths = paths_in(page)
     assert len(paths) > 20
     assert sorted(path for path in paths if not is_there(path)) == []
 
 
-def test_every_name_that_stands_beside_a_file_of_a_walk_is_in_that_file():
+def test_every_name_listed_with_a_file_occurs_in_that_file():
     rows = [
         (row["path"], re.findall(r"`([\w.]+)`", row["names"])) for row in TABLE_ROW.finditer(ARCHITECTURE.read_text())
     ]
@@ -52,7 +52,7 @@ def test_every_page_of_the_documentation_is_in_its_index():
     )
 
 
-def test_the_quick_checks_are_those_of_the_whole_run():
+def test_the_quick_checks_equal_the_static_checks_of_the_whole_run():
     hooks = set(re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE))
     steps = set(
         re.findall(r"^(\.venv/bin/(?:ruff|mypy|pyright|lint-imports).*)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)

@@ -55,7 +55,7 @@ def wrong_names(text: str) -> list[str]:
     return [found[0] for pattern in REQUIREMENTS for found in pattern.finditer(text)]
 
 
-def test_no_text_calls_the_distribution_by_the_strangers_name():
+def test_no_text_requires_the_foreign_distribution_mediator():
     wrong = {
         path.relative_to(ROOT).as_posix(): names
         for path in files_of_the_repository()
@@ -83,7 +83,7 @@ def test_no_text_calls_the_distribution_by_the_strangers_name():
         'name = "mediator"',
     ],
 )
-def test_every_way_to_require_the_stranger_is_found(text):
+def test_every_way_to_require_the_foreign_distribution_is_found(text):
     assert wrong_names(text)
 
 
@@ -101,7 +101,7 @@ def test_every_way_to_require_the_stranger_is_found(text):
         "import mediator",
     ],
 )
-def test_other_texts_are_not_taken_for_it(text):
+def test_other_texts_are_not_mistaken_for_a_requirement(text):
     assert wrong_names(text) == []
 
 
@@ -114,25 +114,25 @@ def extras_in(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_installs_from_the_checkout_for_nothing_is_published(page: Path):
+def test_a_page_installs_from_the_checkout_because_nothing_is_published(page: Path):
     for command in re.findall(r"\bpip install ([^`&#\n]+)", page.read_text()):
         what = [each for each in shlex.split(command) if not each.startswith("-")]
         assert [each for each in what if not re.fullmatch(r"\.(\[[\w,]+\])?", each)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_names_only_extras_that_there_are(page: Path):
+def test_a_page_names_only_existing_extras(page: Path):
     assert extras_in(page.read_text()) <= set(EXTRAS)
 
 
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "NatsServer()" in page.read_text()], ids=lambda page: page.name
 )
-def test_a_page_that_starts_a_server_names_the_extra_that_brings_it(page: Path):
+def test_a_page_that_starts_a_server_names_the_extra_that_contains_it(page: Path):
     assert "server" in extras_in(page.read_text())
 
 
-def test_the_readme_names_every_extra_of_a_user_and_the_command_that_needs_a_server_installs_it():
+def test_the_readme_names_every_extra_and_installs_the_server_for_the_command_that_needs_it():
     text = (ROOT / "README.md").read_text()
     assert [
         name for name in set(EXTRAS) - {"benchmarks"} if f"`{name}`" not in text and name not in extras_in(text)
@@ -251,13 +251,13 @@ def test_the_metadata_names_the_distribution_and_has_the_version_of_the_package(
     assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_the_metadata_has_addresses_and_none_is_that_of_a_registry(metadata: Message):
+def test_the_metadata_has_urls_and_none_is_a_registry(metadata: Message):
     addresses = [value.partition(", ")[2] for value in metadata.get_all("Project-URL")]
     assert addresses
     assert [each for each in addresses if not each.startswith("https://") or "pypi" in each] == []
 
 
-def test_only_the_extra_server_and_that_of_the_tests_bring_a_server():
+def test_only_the_extras_server_and_dev_contain_a_server():
     assert [name for name, needed in EXTRAS.items() if any("nats-server" in each for each in needed)] == ["server"]
     including = {
         name for name, needed in EXTRAS.items() for each in needed if re.match(r"mediator-uow\[.*\bserver\b", each)
@@ -272,7 +272,7 @@ def test_only_the_extra_server_and_that_of_the_tests_bring_a_server():
     }
 
 
-def test_alone_it_is_imported_and_commanded(ours: Environment):
+def test_the_package_can_be_imported_and_run_without_the_foreign_distribution(ours: Environment):
     version = "import mediator, importlib.metadata as m; print(mediator.__version__ == m.version('mediator-uow'))"
     assert ours.run("-c", version) == (0, "True")
     status, text = ours.command("--help")
@@ -283,7 +283,7 @@ SAYS = r"The distribution mediator 0\.4\.0 in .* pip uninstall mediator\. .* --f
 
 
 @pytest.mark.parametrize("last", ["ours", "theirs"])
-def test_the_strangers_package_in_the_same_folder_is_told_whichever_was_installed_last(
+def test_the_foreign_package_in_the_same_folder_is_reported_for_both_orders_of_installation(
     environment: Environment, wheel: Path, tmp_path: Path, last: str
 ):
     environment.install(stranger(tmp_path, PACKAGE))
@@ -300,7 +300,7 @@ def test_the_strangers_package_in_the_same_folder_is_told_whichever_was_installe
     assert re.fullmatch(SAYS + ".*", text)
 
 
-def test_the_strangers_module_beside_the_package_is_told(environment: Environment, tmp_path: Path):
+def test_the_foreign_module_next_to_the_package_is_reported(environment: Environment, tmp_path: Path):
     environment.install(stranger(tmp_path, MODULE))
     status, text = environment.run("-c", "import mediator")
     assert status == 1
@@ -310,7 +310,7 @@ def test_the_strangers_module_beside_the_package_is_told(environment: Environmen
     assert re.fullmatch(SAYS + ".*", text)
 
 
-def test_a_stranger_that_cannot_even_be_imported_is_told_by_the_command(environment: Environment, tmp_path: Path):
+def test_the_command_reports_a_foreign_package_that_cannot_be_imported(environment: Environment, tmp_path: Path):
     environment.install(stranger(tmp_path, BROKEN))
     status, text = environment.command("doctor", "app:create")
     assert status == 2
@@ -320,7 +320,7 @@ def test_a_stranger_that_cannot_even_be_imported_is_told_by_the_command(environm
 
 
 @pytest.mark.parametrize("files", [PACKAGE, MODULE], ids=["package", "module"])
-def test_a_stranger_in_front_of_a_checkout_is_told_by_the_command(
+def test_the_command_reports_a_foreign_package_ahead_of_a_checkout(
     environment: Environment, tmp_path: Path, files: Mapping[str, str]
 ):
     shutil.rmtree(environment.packages / "mediator")  # what is left is what `--editable` installs, but for the path
@@ -334,7 +334,7 @@ def test_a_stranger_in_front_of_a_checkout_is_told_by_the_command(
     )
 
 
-def test_files_that_the_stranger_took_along_are_told_and_the_advice_brings_them_back(
+def test_files_removed_with_the_foreign_package_are_reported_and_the_remedy_restores_them(
     environment: Environment, wheel: Path, tmp_path: Path
 ):
     environment.install(stranger(tmp_path, PACKAGE))
@@ -370,7 +370,7 @@ def seen_with(folder: Path) -> str:
         ("mediator.egg-info", {"top_level.txt": "mediator\n"}, ""),
     ],
 )
-def test_the_stranger_is_known_in_every_form_in_which_it_can_be_installed(
+def test_the_foreign_package_is_recognized_in_every_form_of_installation(
     tmp_path: Path, name: str, files, version: str
 ):
     if files is None:
@@ -391,14 +391,14 @@ def test_the_stranger_is_known_in_every_form_in_which_it_can_be_installed(
         ("mediator-0.1.0-py3.11.egg-info", {"top_level.txt": "mediation\nmediators\n"}),
     ],
 )
-def test_what_shares_no_file_with_it_is_left_alone(tmp_path: Path, name: str, files: Mapping[str, str]):
+def test_a_package_that_shares_no_file_with_the_library_is_ignored(tmp_path: Path, name: str, files: Mapping[str, str]):
     (tmp_path / name).mkdir()
     for file, text in files.items():
         (tmp_path / name / file).write_text(text)
     assert seen_with(tmp_path) == mediator.__version__
 
 
-def test_a_search_path_with_what_is_no_folder_is_left_alone(tmp_path: Path):
+def test_an_entry_of_the_search_path_that_is_no_folder_is_ignored(tmp_path: Path):
     (tmp_path / "mediator-0.4.0.dist-info").touch()
     odd = [str(tmp_path / "mediator-0.4.0.dist-info"), str(tmp_path / "missing"), 10**6, None, "\udcff"]
     program = f"import sys; sys.path += [*{odd!r}, object()]; import mediator; print(mediator.__version__)"

@@ -61,7 +61,7 @@ def make(cls: Any) -> Any:
 
 
 @each_error
-def test_an_error_renders_itself_from_its_objects(error: type[MediatorError]):
+def test_the_text_of_an_error_is_built_from_its_fields(error: type[MediatorError]):
     made = make(error) if dataclasses.is_dataclass(error) else error("some text")
     assert str(made).strip()
     assert "object at 0x" not in str(made)
@@ -69,7 +69,7 @@ def test_an_error_renders_itself_from_its_objects(error: type[MediatorError]):
 
 
 @each_error
-def test_an_error_renders_itself_with_nothing_optional(error: type[MediatorError]):
+def test_the_text_of_an_error_needs_no_optional_field(error: type[MediatorError]):
     if not dataclasses.is_dataclass(error):
         return
     hints = typing.get_type_hints(error)
@@ -80,7 +80,7 @@ def test_an_error_renders_itself_with_nothing_optional(error: type[MediatorError
 
 
 @each_error
-def test_an_error_has_a_docstring_of_its_own(error: type[MediatorError]):
+def test_an_error_has_its_own_docstring(error: type[MediatorError]):
     assert inspect.cleandoc(error.__dict__["__doc__"] or "")
     assert not error.__doc__.startswith(f"{error.__name__}(")
 
@@ -106,7 +106,7 @@ def test_the_package_draws_the_tree_of_its_errors():
     assert sorted(drawn_tree()) == sorted((error.__name__, error.__bases__[0].__name__) for error in ours)
 
 
-def test_the_documentation_has_the_order_of_the_tree():
+def test_the_documentation_lists_the_errors_in_the_order_of_the_tree():
     outside = [error.__name__ for error in errors() if not error.__module__.startswith("mediator.errors.")]
     assert [*(name for name, _ in drawn_tree()), *outside] == SECTIONS
 
@@ -204,7 +204,7 @@ class Frozen(MediatorError):  # noqa: N818
 
 @each_way
 @pytest.mark.parametrize("made", [Renamed(code=3), Frozen(4)], ids=repr)
-def test_an_error_that_others_derive_can_be_copied_too(made: Any, copied: Callable[[Any], Any]):
+def test_a_derived_error_of_an_application_can_be_copied_too(made: Any, copied: Callable[[Any], Any]):
     again = copied(made)
     assert (type(again), again.args, again.code, repr(again)) == (type(made), made.args, made.code, repr(made))
 
@@ -227,7 +227,9 @@ def unpicklable() -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", unpicklable())
 @each_error
-def test_what_cannot_be_pickled_of_an_error_is_named_and_the_text_stays(error: type[MediatorError], what: str):
+def test_an_unpicklable_field_of_an_error_is_replaced_by_its_type_name_and_the_text_is_unchanged(
+    error: type[MediatorError], what: str
+):
     if not dataclasses.is_dataclass(error):
         return
     value, hints = unpicklable()[what], typing.get_type_hints(error)
@@ -244,7 +246,7 @@ def test_what_cannot_be_pickled_of_an_error_is_named_and_the_text_stays(error: t
             copy.deepcopy(made)
 
 
-def test_errors_inside_of_errors_cross_with_what_is_theirs():
+def test_nested_errors_are_pickled_with_their_causes_and_notes():
     inner = RolledBackError("t-1", threading.Lock(), Declined(code=3))
     group = ExceptionGroup("several", [inner, Declined(code=4), KeyError("k")])
     response: dict[str, Any] = {"kept": [1, threading.Lock()]}
@@ -260,14 +262,14 @@ def test_errors_inside_of_errors_cross_with_what_is_theirs():
     assert [type(each) for each in second.exceptions] == [RolledBackError, MediatorError, KeyError]
 
 
-def test_nested_errors_take_no_longer_than_there_are_of_them():
+def test_pickling_nested_errors_takes_linear_time():
     error = CommittedError("t", None)
     for _ in range(40):
         error = CommittedError("t", [error, error.response])
     pickle.loads(pickle.dumps(ContainerError(error, "text")))
 
 
-def test_an_error_whose_parts_cannot_show_themselves_is_told_all_the_same():
+def test_an_error_whose_cause_has_no_repr_still_has_a_text():
     class Mute(Exception):  # noqa: N818
         def __repr__(self) -> str:
             raise ValueError

@@ -48,7 +48,7 @@ def run(program: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
         ("mediator.sqlalchemy.engine", "filelock", "sqlalchemy"),
     ],
 )
-def test_a_part_that_needs_an_extra_says_how_to_install_it(part, module, extra):
+def test_a_module_that_needs_an_extra_explains_how_to_install_it(part, module, extra):
     done = run(IMPORT.format(module=module, part=part))
     text = f"{module} is not installed. Install it with: pip install 'mediator-uow[{extra}]'"
     assert done.stdout.strip() == f"MissingExtraError|True|{module}|{text}", done.stderr
@@ -61,13 +61,13 @@ def test_a_part_that_needs_an_extra_says_how_to_install_it(part, module, extra):
         ("postgresql://u:secret@host/db", "asyncpg", "postgres"),
     ],
 )
-def test_a_driver_that_is_missing_is_asked_for_when_a_database_is_opened(url, driver, extra, tmp_path):
+def test_opening_a_database_without_its_driver_names_the_missing_extra(url, driver, extra, tmp_path):
     done = run(OPEN.format(url=url, module=driver), cwd=tmp_path)
     text = f"{driver} is not installed. Install it with: pip install 'mediator-uow[{extra}]'"
     assert text in done.stdout, done.stderr
     assert "secret" not in done.stdout
 
 
-def test_a_fault_of_the_package_itself_is_no_missing_extra():
+def test_an_import_error_of_the_package_itself_is_no_missing_extra():
     done = run(IMPORT.format(module="mediator.sqlalchemy.engine", part="mediator.sqlalchemy"))
     assert done.stdout.startswith("ModuleNotFoundError|False|mediator.sqlalchemy.engine|"), done.stderr

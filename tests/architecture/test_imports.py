@@ -61,7 +61,7 @@ def test_importing_the_package_imports_no_extra():
     assert python(IMPORTS_NO_EXTRA) == "[]"
 
 
-def test_importing_the_package_changes_nothing_around_it():
+def test_importing_the_package_has_no_side_effect():
     assert python(CHANGES_NOTHING) == "True"
 
 

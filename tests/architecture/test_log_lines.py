@@ -46,7 +46,7 @@ def fields_of(file: Path) -> Iterator[str]:
                     yield inner.value
 
 
-def test_only_the_guarded_logger_asks_structlog_for_one():
+def test_only_the_guarded_logger_calls_structlog_get_logger():
     asking = {"get_logger", "getLogger", "wrap_logger"}
     assert [label(file) for file in FILES for call in calls(file) if name_of(call) in asking] == ["logger.py"]
 
@@ -55,7 +55,7 @@ def test_no_field_of_a_log_line_has_a_name_that_logging_reserves():
     assert [(label(file), name) for file in FILES for name in fields_of(file) if name in RESERVED] == []
 
 
-def test_the_search_finds_fields_of_calls_and_of_functions_that_give_fields():
+def test_the_search_finds_fields_of_calls_and_of_functions_that_return_fields():
     found = {name for file in FILES for name in fields_of(file)}
     assert {
         "transaction_id",

@@ -83,12 +83,12 @@ def is_in_a_context_of_its_own(call: ast.Call) -> bool:
     return any(keyword.arg == "context" for keyword in call.keywords)
 
 
-def test_what_outlives_a_dispatch_is_begun_in_a_context_of_its_own():
+def test_tasks_that_outlive_a_dispatch_are_started_in_their_own_context():
     known = OVER_WITH_THEIR_MAKER.keys() | OF_WORKERS.keys() | IN_A_THREAD_OF_ITS_OWN
     assert {name for name, call in made() if not is_in_a_context_of_its_own(call)} == known
 
 
-def test_nats_subscriptions_and_requests_are_made_where_they_belong_to_nobody():
+def test_only_the_supervised_client_and_the_cluster_make_nats_subscriptions_and_requests():
     """nats-py makes a task for each subscription, and one with the first request, which lives as long as the client."""
     for file in FILES:
         if label(file) in {"nats/connection/supervised.py", "nats/cluster.py"} or not label(file).startswith("nats/"):

@@ -10,13 +10,13 @@ each_public_name = rule_for("public", public_names(), lambda public: f"{public[0
 
 
 @each_front_door
-def test_public_names_are_unique_and_there(module):
+def test_public_names_are_unique_and_defined(module):
     assert len(module.__all__) == len(set(module.__all__))
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
 @each_public_name
-def test_what_is_public_says_what_it_promises(public):
+def test_every_public_name_has_a_docstring(public):
     module, name = public
     value = getattr(module, name, None)
     if needs_docstring(value):

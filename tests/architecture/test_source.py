@@ -23,19 +23,19 @@ def at(found: list[ast.AST]) -> list[str]:
 
 
 @each_file
-def test_a_file_is_named_after_what_is_in_it(file: Path):
+def test_a_file_has_no_generic_name(file: Path):
     assert not {part.lower().strip("_") for part in label(file).removesuffix(".py").split("/")} & FORBIDDEN_NAMES
 
 
 @each_file
-def test_a_file_says_what_it_is_in_the_first_sentence(file: Path):
+def test_the_docstring_of_a_file_begins_with_a_sentence(file: Path):
     docstring = ast.get_docstring(ast.parse(file.read_text()))
     assert docstring
     assert docstring.splitlines()[0].rstrip().endswith((".", ":")) or "\n" in docstring
 
 
 @each_file
-def test_imports_stand_at_the_top(file: Path):
+def test_imports_are_at_the_top_of_a_file(file: Path):
     functions = [node for node in nodes(file) if isinstance(node, Function)]
     inner = [node for function in functions for node in ast.walk(function)]
     assert at([node for node in inner if isinstance(node, ast.Import | ast.ImportFrom)]) == []
@@ -49,14 +49,14 @@ def test_nothing_is_imported_for_type_checkers_only(file: Path):
 
 
 @each_file
-def test_what_users_hand_in_is_never_checked_by_assert(file: Path):
+def test_user_input_is_never_checked_by_assert(file: Path):
     if "conformance" in file.parts:
         return  # its cases are tests, in which pytest shows what an assertion compared
     assert at([node for node in nodes(file) if isinstance(node, ast.Assert)]) == []
 
 
 @each_file
-def test_context_managers_let_every_error_pass(file: Path):
+def test_context_managers_pass_on_every_error(file: Path):
     """Those of `contextlib` write to what passes through them, and a frozen error then arrives as another one."""
     if "conformance" in file.parts:
         return  # its cases are tests, with errors of their own
@@ -72,7 +72,7 @@ def test_context_managers_let_every_error_pass(file: Path):
 
 
 @each_file
-def test_notes_are_added_by_the_one_function_that_takes_no_for_an_answer(file: Path):
+def test_notes_are_added_only_by_the_function_that_tolerates_refusal(file: Path):
     if label(file) == "blocks.py":
         return
     calls = [node for node in nodes(file) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
@@ -80,7 +80,7 @@ def test_notes_are_added_by_the_one_function_that_takes_no_for_an_answer(file: P
 
 
 @each_file
-def test_nothing_is_unpickled_or_given_to_a_shell(file: Path):
+def test_nothing_is_unpickled_or_passed_to_a_shell(file: Path):
     imported = {
         name.split(".")[0]
         for node in nodes(file)

@@ -32,14 +32,14 @@ async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def test_the_factory_of_a_connection_is_passed_on(engine: AsyncEngine):
+async def test_the_connection_factory_is_passed_to_sqlite(engine: AsyncEngine):
     """`open_engine` gives `GuardedConnection`."""
     async with engine.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         assert isinstance(raw._conn, Own)
 
 
-async def test_without_an_isolation_level_the_driver_begins_nothing(engine: AsyncEngine):
+async def test_without_an_isolation_level_the_driver_begins_no_transaction(engine: AsyncEngine):
     """`_configure`: transactions are begun by `begun`, with the BEGIN that it chooses."""
     async with engine.connect() as connection:
         await connection.execute(text("INSERT INTO rows VALUES (1)"))
@@ -63,7 +63,7 @@ async def test_a_begin_in_the_event_starts_the_transaction_that_commit_ends(engi
         assert (await connection.execute(text("SELECT * FROM rows"))).all() == []
 
 
-async def test_statements_that_are_given_to_the_driver_run_in_their_order_although_nobody_waits(engine: AsyncEngine):
+async def test_statements_passed_to_the_driver_run_in_order_without_being_awaited(engine: AsyncEngine):
     """`_roll_back` is put into the line before the closing; a forgotten task's statement may lie behind a ROLLBACK."""
     async with engine.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
@@ -75,7 +75,7 @@ async def test_statements_that_are_given_to_the_driver_run_in_their_order_althou
         assert [row[0] for row in rows] == list(range(20))
 
 
-async def test_an_error_of_the_file_has_the_drivers_error_inside(engine: AsyncEngine):
+async def test_an_error_of_the_file_has_the_error_of_the_driver_as_its_origin(engine: AsyncEngine):
     """`SqliteDatabase.translated` and `is_missing_table` read its text."""
     async with engine.connect() as connection:
         with pytest.raises(DBAPIError) as caught:

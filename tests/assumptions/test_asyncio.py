@@ -10,7 +10,7 @@ pytestmark = pytest.mark.thorough("tests other libraries and servers, which a ch
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="outside")
 
 
-async def test_a_task_has_a_copy_of_the_context_in_which_it_was_made():
+async def test_a_task_has_a_copy_of_the_context_in_which_it_was_created():
     """A task that a handler starts finds the handler's dispatch around it, and changes nothing there."""
     VARIABLE.set("outer")
 
@@ -26,7 +26,7 @@ async def test_a_task_has_a_copy_of_the_context_in_which_it_was_made():
     assert VARIABLE.get() == "later"
 
 
-async def test_what_is_awaited_directly_shares_the_context():
+async def test_an_awaited_coroutine_shares_the_context_of_its_caller():
     """A nested dispatch is awaited in the task of the outer one: it resets what it has set."""
 
     async def inner() -> None:
@@ -36,7 +36,7 @@ async def test_what_is_awaited_directly_shares_the_context():
     assert VARIABLE.get() == "inner"
 
 
-async def test_an_async_generator_that_is_closed_by_another_task_runs_in_the_context_of_that():
+async def test_an_async_generator_closed_by_another_task_runs_in_the_context_of_the_closing_task():
     """Streams bind their dispatch anew for each step, instead of keeping a token over a `yield`."""
 
     async def stream():
@@ -53,7 +53,7 @@ async def test_an_async_generator_that_is_closed_by_another_task_runs_in_the_con
 
 
 @pytest.mark.parametrize("wait_for", [lambda work: asyncio.wait((work,)), asyncio.shield])
-async def test_what_is_waited_for_by_wait_or_shield_goes_on_when_its_caller_is_cancelled(wait_for):
+async def test_a_task_awaited_by_wait_or_shield_keeps_running_when_its_caller_is_cancelled(wait_for):
     """`shield.finish` and `drain` wait by `asyncio.wait`. `asyncio.shield` raises at once, and the work is on its own."""
     let_go = asyncio.Event()
     work = asyncio.create_task(let_go.wait())
@@ -71,7 +71,7 @@ async def test_what_is_waited_for_by_wait_or_shield_goes_on_when_its_caller_is_c
     await work
 
 
-async def test_a_cancellation_that_was_caught_is_still_counted():
+async def test_a_caught_cancellation_is_still_counted():
     """`is_own_cancellation`: a relay tells its own cancellation from one of what it waited for."""
     counts: list[int] = []
 
@@ -93,7 +93,7 @@ async def test_a_cancellation_that_was_caught_is_still_counted():
     assert not task.cancelled()
 
 
-async def test_a_timeout_takes_its_own_cancellation_back_and_leaves_that_of_others():
+async def test_a_timeout_uncancels_its_own_cancellation_and_no_other():
     """Every bounded wait: a cancellation from outside comes through `asyncio.timeout`, not a `TimeoutError`."""
     task = asyncio.current_task()
     assert task is not None
@@ -129,7 +129,7 @@ async def test_an_error_that_a_cancelled_task_raises_is_its_outcome():
         await task
 
 
-async def test_a_group_cancels_the_others_and_waits_for_them_when_one_fails():
+async def test_a_task_group_cancels_and_awaits_the_other_tasks_when_one_fails():
     """`TaskGroup`s of pullers, consumers and parallel notifications leave no task behind."""
     ended: list[str] = []
 
@@ -152,7 +152,7 @@ async def test_a_group_cancels_the_others_and_waits_for_them_when_one_fails():
     assert ended == ["waiting"]
 
 
-async def test_a_group_does_not_see_a_task_that_cancels_itself():
+async def test_a_task_group_ignores_a_task_that_cancels_itself():
     """A handler that raises `CancelledError` without being cancelled fails nobody by itself: the product looks at it."""
 
     async def cancelling() -> None:
@@ -163,7 +163,7 @@ async def test_a_group_does_not_see_a_task_that_cancels_itself():
     assert task.cancelled()
 
 
-async def test_a_lock_is_given_in_the_order_of_asking():
+async def test_a_lock_is_acquired_in_the_order_of_requests():
     """`WriterLock`: writers of one process come in turn."""
     lock, order = asyncio.Lock(), []
 
@@ -180,7 +180,7 @@ async def test_a_lock_is_given_in_the_order_of_asking():
     assert order == list(range(10))
 
 
-async def test_a_lock_is_not_lost_with_a_waiter_that_is_cancelled_as_it_gets_it():
+async def test_a_lock_is_not_lost_when_its_next_holder_is_cancelled_while_acquiring():
     """`WriterLock.acquire` in a dispatch that is cancelled."""
     lock = asyncio.Lock()
     await lock.acquire()

@@ -23,7 +23,7 @@ async def connection(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
     connection.terminate()
 
 
-async def test_a_statement_that_is_cancelled_leaves_a_connection_that_can_be_used_or_is_closed(
+async def test_a_cancelled_statement_leaves_the_connection_usable_or_closed(
     connection: asyncpg.Connection,
 ):
     """A dispatch that is cancelled in a statement rolls back on the same connection."""
@@ -40,7 +40,7 @@ async def test_a_statement_that_is_cancelled_leaves_a_connection_that_can_be_use
     assert await connection.fetchval("SELECT count(*) FROM pg_tables WHERE tablename = 'cancelled'") == 0
 
 
-async def test_a_statement_that_is_not_answered_in_time_raises_timeout_error(postgres_url: str):
+async def test_a_statement_that_times_out_raises_timeout_error(postgres_url: str):
     """`command_timeout` of `connect_arguments`: `_translated_statement` takes it for a lost connection."""
     connection = await asyncpg.connect(postgres_url, timeout=30, command_timeout=0.05)
     with pytest.raises(TimeoutError) as caught:
@@ -60,7 +60,7 @@ async def test_a_second_statement_while_one_runs_is_refused(connection: asyncpg.
         await first
 
 
-async def test_whether_it_is_in_a_transaction_follows_the_server(connection: asyncpg.Connection):
+async def test_is_in_transaction_reflects_the_state_of_the_server(connection: asyncpg.Connection):
     """`_check_running` and `_leave` find transactions that statements of an application have ended or begun."""
     assert not connection.is_in_transaction()
     await connection.execute("BEGIN")
@@ -78,20 +78,20 @@ async def test_terminating_closes_at_once_and_does_not_wait_for_the_server(conne
     assert connection.is_closed()
 
 
-async def test_what_is_used_on_a_terminated_connection_is_an_interface_error(connection: asyncpg.Connection):
+async def test_a_statement_on_a_terminated_connection_raises_interface_error(connection: asyncpg.Connection):
     """SQLAlchemy takes it for a disconnect, and `_check` replaces the connection before."""
     connection.terminate()
     with pytest.raises(asyncpg.InterfaceError):
         await connection.execute("SELECT 1")
 
 
-async def test_an_empty_statement_asks_the_server_when_it_is_fetched(connection: asyncpg.Connection):
+async def test_fetching_an_empty_statement_makes_a_round_trip_to_the_server(connection: asyncpg.Connection):
     """`_check` probes a connection that was idle with `;`. Executed instead of fetched, it fails with `AttributeError`."""
     assert await connection.fetchrow(";", timeout=5) is None
     assert not connection.is_closed()
 
 
-async def test_a_connection_that_the_server_ends_in_a_statement_is_08003_and_closed(
+async def test_a_connection_closed_by_the_server_during_a_statement_raises_08003(
     postgres: PostgresServer, connection: asyncpg.Connection
 ):
     """The server's own 57P01 is only in its text: it is by `is_closed` that a lost connection is known."""
@@ -120,7 +120,7 @@ async def test_errors_of_the_server_have_a_sqlstate_and_those_of_the_client_have
     assert getattr(refused.value, "sqlstate", None) is None
 
 
-async def test_a_server_that_is_not_there_is_an_os_error():
+async def test_connecting_to_an_absent_server_raises_os_error():
     """`DatabaseUnavailableError` says so; nothing of asyncpg comes through."""
     with pytest.raises(OSError):
         await asyncpg.connect("postgresql://postgres@127.0.0.1:1/postgres", timeout=10)

@@ -27,7 +27,7 @@ def container(**members: Any) -> Any:
     return made
 
 
-def test_a_factory_tells_what_it_calls_and_with_what():
+def test_a_factory_exposes_its_callable_and_its_arguments():
     """`Resolution` compiles `provides`, `args`, `kwargs` and `attributes`; the graph reads `related`."""
     engine = providers.Singleton(Engine)
     factory = providers.Factory(Repository, engine, named=1)
@@ -36,7 +36,7 @@ def test_a_factory_tells_what_it_calls_and_with_what():
     assert list(factory.related) == [engine]
 
 
-def test_what_overrides_a_provider_answers_for_it_and_is_seen_at_once():
+def test_an_overriding_provider_answers_at_once_and_is_exposed():
     """`overriding` asks `last_overriding` at every call of a compiled provider."""
     factory = providers.Factory(Engine)
     assert factory.last_overriding is None
@@ -56,7 +56,7 @@ def test_overriding_with_a_plain_object_wraps_it_in_a_provider():
         assert factory() == "plain"
 
 
-def test_a_singleton_that_was_made_keeps_what_was_overridden_until_it_is_reset():
+def test_a_singleton_keeps_overridden_dependencies_until_it_is_reset():
     """Why `override` resets the singletons that depend on what is replaced."""
     engine = providers.Factory(Engine)
     repository = providers.Singleton(Repository, engine)
@@ -67,7 +67,7 @@ def test_a_singleton_that_was_made_keeps_what_was_overridden_until_it_is_reset()
         assert repository().engine == "replaced"
 
 
-def test_whether_a_provider_is_asynchronous_is_decided_at_its_first_call_and_until_it_is_reset():
+def test_a_provider_decides_at_its_first_call_whether_it_is_asynchronous_until_it_is_reset():
     """`forget_modes`: a resource that is ready is resolved without futures."""
 
     async def asynchronous() -> str:
@@ -91,7 +91,7 @@ def test_whether_a_provider_is_asynchronous_is_decided_at_its_first_call_and_unt
     assert outer.is_async_mode_disabled()
 
 
-async def test_an_asynchronous_resource_gives_a_future_before_it_is_initialized_and_its_object_after():
+async def test_an_asynchronous_resource_returns_a_future_before_initialization_and_its_object_afterwards():
     """`started_resources` initializes each, forgets the modes, and everything after is synchronous."""
     events: list[str] = []
 
@@ -113,7 +113,7 @@ async def test_an_asynchronous_resource_gives_a_future_before_it_is_initialized_
     assert events == ["opened", "closed"]
 
 
-async def test_a_resource_that_is_initialized_twice_is_opened_once():
+async def test_a_resource_initialized_twice_is_opened_once():
     """One that depends on another initializes that too."""
     opened: list[int] = []
 
@@ -128,7 +128,7 @@ async def test_a_resource_that_is_initialized_twice_is_opened_once():
     await resource.shutdown()
 
 
-async def test_shutting_down_what_was_not_initialized_does_nothing():
+async def test_shutting_down_an_uninitialized_resource_does_nothing():
     """`started_resources` stops also the one that failed to start."""
 
     async def failing() -> AsyncGenerator[int, None]:
@@ -144,7 +144,7 @@ async def test_shutting_down_what_was_not_initialized_does_nothing():
         await stopping
 
 
-def test_a_container_tells_its_providers_in_the_order_of_declaration():
+def test_a_container_lists_its_providers_in_the_order_of_declaration():
     """Handlers of a notification run in that order; `catalog.py` walks it."""
 
     class App(containers.DeclarativeContainer):
@@ -159,7 +159,7 @@ def test_a_container_tells_its_providers_in_the_order_of_declaration():
     assert set(Derived().providers) == {"a", "b", "c", "d"}
 
 
-def test_the_providers_of_an_instance_are_copies_that_know_each_other():
+def test_the_providers_of_a_container_instance_are_copies_that_reference_each_other():
     """A mediator belongs to the container instance: overriding one instance does not reach another."""
 
     class App(containers.DeclarativeContainer):
@@ -173,7 +173,7 @@ def test_the_providers_of_an_instance_are_copies_that_know_each_other():
         assert isinstance(other.repository().engine, Engine)
 
 
-def test_a_dependency_in_a_container_knows_its_parent():
+def test_a_dependency_in_a_container_has_a_reference_to_its_parent():
     """`MediatorProvider` and `HandlerScan` are `Dependency`s: that is how they find the container they are placed in."""
 
     class Placed(providers.Dependency):
@@ -192,7 +192,7 @@ def test_a_dependency_in_a_container_knows_its_parent():
     assert inner.placed.parent is not app
 
 
-def test_a_walk_over_a_container_meets_every_provider_once_also_inline_and_overriding_ones():
+def test_traverse_yields_every_provider_once_including_inline_and_overriding_ones():
     """`forget_modes` resets all of them."""
     inline = providers.Factory(Engine)
     overriding = providers.Object(1)
@@ -203,7 +203,7 @@ def test_a_walk_over_a_container_meets_every_provider_once_also_inline_and_overr
     assert len(met) == len(set(met))
 
 
-def test_a_delegate_gives_the_provider_itself_and_calls_nothing():
+def test_a_delegate_returns_the_provider_itself_without_calling_it():
     """`x.provider` is how a consumer gets its unit of work; the graph draws no call for it."""
     called: list[int] = []
     factory = providers.Factory(called.append, 1)
@@ -214,14 +214,14 @@ def test_a_delegate_gives_the_provider_itself_and_calls_nothing():
     assert delegate.provides is factory
 
 
-def test_some_kinds_answer_any_attribute_with_a_provider():
+def test_some_providers_return_a_provider_for_any_attribute():
     """Why `provider_kinds` asks by `isinstance` and never by `getattr`."""
     configuration = providers.Configuration()
     assert providers.is_provider(configuration.anything.at.all)
     assert providers.is_provider(providers.Factory(Engine).provided.anything)
 
 
-def test_a_singleton_gives_the_same_object_and_a_factory_another_each_time():
+def test_a_singleton_returns_the_same_object_and_a_factory_a_new_object_each_time():
     """`KEEPING` and `MAKING_ANEW`; captives are found by it."""
     assert isinstance(providers.ThreadSafeSingleton(Engine), providers.BaseSingleton)
     singleton, factory = providers.Singleton(Engine), providers.Factory(Engine)
@@ -229,7 +229,7 @@ def test_a_singleton_gives_the_same_object_and_a_factory_another_each_time():
     assert factory() is not factory()
 
 
-def test_a_provider_that_only_stands_for_one_refuses_to_be_called():
+def test_an_abstract_provider_refuses_to_be_called():
     """`validate` finds it before: an abstract factory, a dependency without a default."""
     with pytest.raises(Exception, match="abstract|must be overridden"):
         providers.AbstractFactory(Engine)()
@@ -237,7 +237,7 @@ def test_a_provider_that_only_stands_for_one_refuses_to_be_called():
         providers.Dependency(instance_of=Engine)()
 
 
-def test_a_copy_of_a_subclass_is_of_the_subclass():
+def test_a_copy_of_a_provider_subclass_has_the_same_class():
     """`Scoped`, `MediatorProvider` and `HandlerScan` are copied into each container instance."""
 
     class Own(providers.Factory):
@@ -249,7 +249,7 @@ def test_a_copy_of_a_subclass_is_of_the_subclass():
     assert type(App().own) is Own
 
 
-def test_an_option_of_a_configuration_tells_by_a_private_name_whose_it_is():
+def test_a_configuration_option_stores_its_configuration_under_a_private_name():
     """`provider_kinds.parts`: nothing public does."""
     config = providers.Configuration()
     assert config.database.url._get_root() is config

@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> str:
     return str(tmp_path / "app.db.writer")
 
 
-def test_a_lock_of_another_process_is_not_had_and_is_free_as_soon_as_that_is_killed(file: str):
+def test_a_lock_of_another_process_cannot_be_acquired_until_that_process_is_killed(file: str):
     """There is no lease and no cleaning up: the next writer or relay goes on at once."""
     lock = FileLock(file, thread_local=False)
     with holding(HOLD, file):

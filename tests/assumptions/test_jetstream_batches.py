@@ -43,7 +43,7 @@ async def messages(stream: RawStream) -> int:
     return count
 
 
-async def test_a_batch_is_answered_once_with_its_name_and_count(stream: RawStream):
+async def test_a_batch_is_acknowledged_once_with_its_id_and_count(stream: RawStream):
     """`AtomicBatches._settle` compares both, and takes anything else for an outage."""
     answer = await batch(stream, 1, 2, 3)
     assert (answer["count"], answer["seq"]) == (3, 3)
@@ -57,7 +57,7 @@ async def test_a_gap_in_a_batch_stores_nothing_and_is_answered_with_10176(stream
     assert await messages(stream) == 0
 
 
-async def test_a_batch_of_which_only_the_end_arrives_stores_nothing(stream: RawStream):
+async def test_a_batch_without_its_beginning_stores_nothing(stream: RawStream):
     """As after a connection that was lost in the middle."""
     assert (await batch(stream, 5))["error"]["err_code"] == 10176
     assert await messages(stream) == 0
@@ -83,26 +83,26 @@ async def test_a_stream_that_does_not_allow_batches_answers_with_10174(client: C
     assert await messages(stream) == 0
 
 
-async def test_an_id_that_is_stored_refuses_the_whole_batch(stream: RawStream):
+async def test_a_stored_id_makes_the_server_refuse_the_whole_batch(stream: RawStream):
     """A refused batch is sent one by one, where the answers tell which events the broker has."""
     await stream.send(Nats_Msg_Id="x")
     assert (await batch(stream, 1, 2, ids=("y", "x")))["error"]["err_code"] == 10201
     assert await messages(stream) == 1
 
 
-async def test_the_same_id_twice_refuses_the_whole_batch(stream: RawStream):
+async def test_a_repeated_id_makes_the_server_refuse_the_whole_batch(stream: RawStream):
     """It is sent one by one then, where the second one is acknowledged as a duplicate."""
     assert (await batch(stream, 1, 2, ids=("x", "x")))["error"]["err_code"] == 10201
     assert await messages(stream) == 0
 
 
-async def test_ids_of_a_batch_are_known_to_single_messages(stream: RawStream):
+async def test_ids_of_a_batch_are_duplicates_for_single_messages(stream: RawStream):
     """A relay that did not hear of the commit repeats in whatever way."""
     await batch(stream, 1, 2, ids=("x", "y"))
     assert (await stream.send(Nats_Msg_Id="y"))["duplicate"]
 
 
-async def test_a_batch_is_whole_or_absent_after_the_server_was_killed(server: NatsServer):
+async def test_a_batch_is_complete_or_absent_after_the_server_was_killed(server: NatsServer):
     """A crash of the broker in the middle of a batch leaves nothing of it."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client, allow_atomic=True)
@@ -114,7 +114,7 @@ async def test_a_batch_is_whole_or_absent_after_the_server_was_killed(server: Na
         assert await messages(RawStream(client, stream.name)) == 2
 
 
-async def test_whoever_may_publish_to_a_stream_that_takes_batches_can_delete_it(stream: RawStream):
+async def test_a_publisher_to_a_stream_that_allows_batches_can_delete_the_stream(stream: RawStream):
     """Hence `StreamSettings(atomic_batches=False)`. When this fails, the server has been mended."""
     headers = {"Nats-Batch-Id": uuid.uuid4().hex, "Nats-Batch-Sequence": "1"}
     await stream.client.publish(f"{stream.name}.a", b"", f"$JS.API.STREAM.DELETE.{stream.name}", headers)

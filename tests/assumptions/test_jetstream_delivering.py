@@ -27,7 +27,7 @@ async def filled(stream: RawStream, count: int = 3, **config: object) -> Pulls:
     return await stream.pulls()
 
 
-async def test_the_reply_subject_tells_deliveries_sequence_time_and_what_remains(stream: RawStream):
+async def test_the_reply_subject_contains_deliveries_sequence_time_and_pending_count(stream: RawStream):
     """`NatsDelivery` reads attempt, sequence, time of storing and `remaining` from its tokens."""
     message = await (await filled(stream)).take()
     tokens = message.reply.split(".")
@@ -37,7 +37,7 @@ async def test_the_reply_subject_tells_deliveries_sequence_time_and_what_remains
     assert len(tokens[7]) == 19  # nanoseconds since 1970
 
 
-async def test_an_acknowledged_message_does_not_come_again(stream: RawStream):
+async def test_an_acknowledged_message_is_not_redelivered(stream: RawStream):
     """`NatsDelivery.ack`."""
     pulls = await filled(stream, 2, ack_wait=SECOND // 5)
     await settle(stream.client, await pulls.take(), b"+ACK")
@@ -67,13 +67,13 @@ async def test_a_late_acknowledgement_of_an_earlier_delivery_counts_for_the_mess
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_not_acknowledged_in_time_comes_again_with_a_higher_count(stream: RawStream):
+async def test_an_unacknowledged_message_is_redelivered_with_a_higher_count(stream: RawStream):
     """`Delivery.attempt`; the consumer's own count of starts does not rely on it."""
     pulls = await filled(stream, 1, ack_wait=SECOND // 5)
     assert [place(await pulls.take())[0] for _ in range(3)] == [1, 2, 3]
 
 
-async def test_in_progress_starts_the_wait_anew(stream: RawStream):
+async def test_in_progress_restarts_the_ack_wait(stream: RawStream):
     """`NatsDelivery.in_progress`: a long handler keeps its event."""
     pulls = await filled(stream, 2, ack_wait=3 * SECOND)
     first, _ = await pulls.take(), await pulls.take()
@@ -82,7 +82,7 @@ async def test_in_progress_starts_the_wait_anew(stream: RawStream):
     assert [(await pulls.take()).data for _ in range(2)] == [b"2", b"1"]
 
 
-async def test_a_message_handed_back_without_a_delay_comes_again_and_others_may_pass_it(stream: RawStream):
+async def test_a_message_naked_without_a_delay_is_redelivered_and_others_may_overtake_it(stream: RawStream):
     """A puller hands back at once what it has no room for. Without `max_ack_pending=1` that costs the order."""
     pulls = await filled(stream)
     await settle(stream.client, await pulls.take(), b"-NAK")
@@ -91,7 +91,7 @@ async def test_a_message_handed_back_without_a_delay_comes_again_and_others_may_
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.2])
-async def test_with_one_outstanding_nothing_overtakes_a_message_that_was_handed_back(stream: RawStream, delay: float):
+async def test_with_max_ack_pending_one_no_message_overtakes_a_naked_message(stream: RawStream, delay: float):
     """`ordering="key"`: each partition has a consumer with `max_ack_pending=1`, which keeps the order over retries."""
     pulls = await filled(stream, max_ack_pending=1)
     body = b"-NAK " + json.dumps({"delay": round(delay * SECOND)}).encode() if delay else b"-NAK"
@@ -104,7 +104,7 @@ async def test_with_one_outstanding_nothing_overtakes_a_message_that_was_handed_
     assert received == [(b"1", 2), (b"2", 1), (b"3", 1)]
 
 
-async def test_with_one_outstanding_two_readers_have_one_message_between_them(stream: RawStream):
+async def test_with_max_ack_pending_one_two_readers_share_one_message(stream: RawStream):
     """Processes of an ordered group need no leader."""
     pulls = await filled(stream, max_ack_pending=1)
     others = await stream.pulls()
@@ -116,7 +116,7 @@ async def test_with_one_outstanding_two_readers_have_one_message_between_them(st
     assert await others.is_quiet()
 
 
-async def test_the_limit_of_what_is_outstanding_bounds_a_larger_request(stream: RawStream):
+async def test_max_ack_pending_bounds_a_larger_request(stream: RawStream):
     """`max_ack_pending` is that of all processes together."""
     pulls = await filled(stream, 3, max_ack_pending=2)
     await pulls.ask(batch=3)
@@ -124,14 +124,14 @@ async def test_the_limit_of_what_is_outstanding_bounds_a_larger_request(stream: 
     assert await pulls.is_quiet()
 
 
-async def test_a_terminated_message_does_not_come_again(stream: RawStream):
+async def test_a_terminated_message_is_not_redelivered(stream: RawStream):
     """`NatsDelivery.term`, with a reason behind it."""
     pulls = await filled(stream, 2, ack_wait=SECOND // 5)
     await settle(stream.client, await pulls.take(), b"+TERM no such type")
     assert [(await pulls.take()).data for _ in range(2)] == [b"2", b"2"]
 
 
-async def test_an_expired_request_is_answered_with_408_and_what_was_not_served(stream: RawStream):
+async def test_an_expired_request_is_answered_with_408_and_the_unserved_count(stream: RawStream):
     """`Pull.expired` counts down what it has asked for by `Nats-Pending-Messages`."""
     await stream.consumer()
     pulls = await stream.pulls()
@@ -142,7 +142,7 @@ async def test_an_expired_request_is_answered_with_408_and_what_was_not_served(s
     assert not message.reply
 
 
-async def test_a_waiting_request_is_kept_alive_with_100(stream: RawStream):
+async def test_a_waiting_request_receives_heartbeats_with_status_100(stream: RawStream):
     """`Pull.is_silent`: a request of which nothing is heard died with its server."""
     await stream.consumer()
     pulls = await stream.pulls()
@@ -158,7 +158,7 @@ async def test_a_heartbeat_that_is_too_long_for_its_request_is_refused_with_400(
     assert status(await pulls.next())[0] == "400"
 
 
-async def test_a_consumer_that_is_deleted_ends_its_requests_with_409(stream: RawStream):
+async def test_deleting_a_consumer_ends_its_requests_with_409(stream: RawStream):
     """The puller sets the consumer up again."""
     await stream.consumer()
     pulls = await stream.pulls()
@@ -184,7 +184,7 @@ async def test_a_request_to_a_consumer_that_is_missing_is_answered_with_503(stre
     assert status(await pulls.next())[0] == "503"
 
 
-async def test_subjects_can_be_added_to_a_consumer_which_keeps_its_place(stream: RawStream):
+async def test_a_consumer_keeps_its_position_when_subjects_are_added(stream: RawStream):
     """`ensure_consumer`: a version that knows more event types adds theirs. What is behind its place does not come."""
     await stream.send("1", "b")
     await stream.send("2", "a")
@@ -205,7 +205,7 @@ async def test_creating_a_consumer_that_exists_with_other_settings_is_refused_wi
     assert (await stream.api(f"CONSUMER.CREATE.{stream.name}.c", body))["error"]["err_code"] == 10148
 
 
-async def test_acknowledgements_and_counts_of_deliveries_outlive_a_restart(server: NatsServer):
+async def test_acknowledgements_and_delivery_counts_survive_a_restart(server: NatsServer):
     """`Delivery.attempt` goes on counting when a broker is restarted in good order."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client)
@@ -218,7 +218,7 @@ async def test_acknowledgements_and_counts_of_deliveries_outlive_a_restart(serve
         assert place(message)[:2] == (3, 2)
 
 
-async def test_an_acknowledgement_right_before_the_server_is_killed_may_be_lost_and_never_more(server: NatsServer):
+async def test_only_the_acknowledgements_right_before_the_server_is_killed_may_be_lost(server: NatsServer):
     """An event may come again although its acknowledgement was sent: the inbox knows it (`Admission.DUPLICATE`)."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client)

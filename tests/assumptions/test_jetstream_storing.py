@@ -15,7 +15,7 @@ from tests.assumptions.stream import SECOND, RawStream
 pytestmark = pytest.mark.thorough("tests other libraries and servers, which a change here cannot break")
 
 
-async def test_an_id_that_is_known_is_acknowledged_as_a_duplicate_with_the_sequence_of_the_first(stream: RawStream):
+async def test_a_known_id_is_acknowledged_as_a_duplicate_with_the_sequence_of_the_first_message(stream: RawStream):
     """`NatsEventPublisher` takes `duplicate` for success: a relay repeats what it does not know the outcome of."""
     first = await stream.send("1", Nats_Msg_Id="x")
     again = await stream.send("2", Nats_Msg_Id="x")
@@ -24,7 +24,7 @@ async def test_an_id_that_is_known_is_acknowledged_as_a_duplicate_with_the_seque
     assert (await stream.state())["messages"] == 1
 
 
-async def test_an_acknowledgement_begins_with_the_stream_and_a_refusal_with_something_else(stream: RawStream):
+async def test_an_acknowledgement_begins_with_the_stream_and_a_refusal_does_not(stream: RawStream):
     """`NatsEventPublisher._acknowledged` does not parse what begins so and has no `error` in it."""
     answer = await stream.client.request(f"{stream.name}.a", b"", timeout=10)
     assert answer.data.startswith(b'{"stream":')
@@ -34,13 +34,13 @@ async def test_an_acknowledgement_begins_with_the_stream_and_a_refusal_with_some
     assert b'"error"' in refused.data
 
 
-async def test_ids_are_those_of_the_whole_stream_whatever_the_subject(stream: RawStream):
+async def test_ids_are_unique_per_stream_across_all_subjects(stream: RawStream):
     """The publisher's ids name the application and the event, and an event whose class moved keeps its id."""
     await stream.send(subject="a", Nats_Msg_Id="x")
     assert (await stream.send(subject="b", Nats_Msg_Id="x"))["duplicate"]
 
 
-async def test_ids_outlive_a_server_that_is_killed(server: NatsServer):
+async def test_ids_survive_a_killed_server(server: NatsServer):
     """A relay that repeats after a crash of the broker stores nothing twice (docs/distributed-events.md)."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client)
@@ -52,7 +52,7 @@ async def test_ids_outlive_a_server_that_is_killed(server: NatsServer):
         assert (again["seq"], again["duplicate"]) == (first["seq"], True)
 
 
-async def test_what_was_acknowledged_outlives_a_server_that_is_killed(server: NatsServer):
+async def test_acknowledged_messages_survive_a_killed_server(server: NatsServer):
     """A relay moves an event to the archive as soon as it is acknowledged."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client)
@@ -64,7 +64,7 @@ async def test_what_was_acknowledged_outlives_a_server_that_is_killed(server: Na
         assert (await RawStream(client, stream.name).state())["last_seq"] == 50
 
 
-async def test_an_id_is_forgotten_at_the_end_of_the_window(client: Client):
+async def test_an_id_is_forgotten_at_the_end_of_the_duplicate_window(client: Client):
     """`StreamSettings.duplicate_window`: how long a repeated publish is safe, and no longer."""
     stream = await new_stream(client, duplicate_window=SECOND // 10)
     await stream.send(Nats_Msg_Id="x")
@@ -82,7 +82,7 @@ async def test_a_purge_does_not_make_the_stream_forget_ids(stream: RawStream):
     assert (await stream.state())["messages"] == 0
 
 
-async def test_the_last_sequence_stays_after_a_purge(stream: RawStream):
+async def test_a_purge_keeps_the_last_sequence(stream: RawStream):
     """`mediator.nats.stream_contents` and refilling compare sequences over time: they never go back in one stream."""
     await stream.send()
     await stream.send()
@@ -111,7 +111,7 @@ async def test_sequences_follow_the_order_of_sending_on_one_connection(stream: R
         pytest.param({"Nats-TTL": "1h"}, 10166, id="a time to live is not allowed"),
     ],
 )
-async def test_a_refusal_that_repeats_has_a_code_of_its_own(stream: RawStream, headers: dict[str, str], code: int):
+async def test_each_permanent_refusal_has_its_own_error_code(stream: RawStream, headers: dict[str, str], code: int):
     """`_REFUSALS` of the publisher: an event refused so is parked; every other error is an outage and tried again."""
     assert (await stream.send_with(headers))["error"]["err_code"] == code
 
@@ -129,7 +129,7 @@ async def test_headers_of_64_kib_are_refused_with_10097_and_one_byte_less_is_sto
     assert (await stream.send(x="v" * (65_536 - frame)))["error"]["err_code"] == 10097
 
 
-async def test_a_full_stream_refuses_and_keeps_what_it_has(client: Client):
+async def test_a_full_stream_refuses_new_messages_and_keeps_its_messages(client: Client):
     """`discard: new`: the relay takes 10077 for an outage and waits; nothing old is dropped for something new."""
     stream = await new_stream(client, discard="new", max_msgs=1)
     await stream.send("first")
@@ -137,7 +137,7 @@ async def test_a_full_stream_refuses_and_keeps_what_it_has(client: Client):
     assert (await stream.state())["first_seq"] == 1
 
 
-async def test_a_subject_of_no_stream_is_answered_with_503_and_no_data(client: Client):
+async def test_a_publish_to_a_subject_without_a_stream_is_answered_with_503_and_no_data(client: Client):
     """`NatsEventPublisher._failed`: empty data means that no stream answers, which is an outage."""
     inbox = client.new_inbox()
     answers: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue()
@@ -151,7 +151,7 @@ async def test_a_subject_of_no_stream_is_answered_with_503_and_no_data(client: C
         assert await answers.get() == (b"", "503")
 
 
-async def test_a_message_whose_acknowledgement_came_too_late_is_stored_all_the_same(server: NatsServer):
+async def test_a_message_is_stored_although_its_acknowledgement_came_too_late(server: NatsServer):
     """A timeout of `publish` says nothing about the outcome: the relay repeats with the same id."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client)
@@ -168,7 +168,7 @@ async def test_creating_a_stream_that_exists_with_other_settings_is_refused_with
     assert (await stream.api(f"STREAM.CREATE.{stream.name}", config))["error"]["err_code"] == 10058
 
 
-async def test_a_stream_keeps_metadata_that_it_does_not_know(client: Client):
+async def test_a_stream_keeps_unknown_metadata(client: Client):
     """The number of partitions is in the stream's metadata; the server adds entries of its own."""
     stream = await new_stream(client, metadata={"mediator.partitions": "16"})
     config = (await stream.api(f"STREAM.INFO.{stream.name}"))["config"]
@@ -184,7 +184,7 @@ async def test_a_setting_that_the_server_does_not_know_is_refused(client: Client
     assert answer["error"]["err_code"] == 10025
 
 
-async def test_the_server_tells_its_api_level(client: Client):
+async def test_the_server_reports_its_api_level(client: Client):
     """`_stores_batches` of `mediator.nats.topology.streams`."""
     answer = json.loads((await client.request("$JS.API.INFO", b"", timeout=10)).data)
     assert answer["api"]["level"] >= 2

@@ -32,7 +32,7 @@ def decode(data: bytes) -> Ordered:
     return msgspec.json.decode(data, type=Ordered)
 
 
-def test_a_dataclass_comes_back_as_it_was():
+def test_a_dataclass_survives_the_round_trip():
     """Events need nothing but `@dataclass`."""
     event = Ordered(1, Decimal("1.10"), datetime(2026, 1, 1, 12, tzinfo=UTC), UUID(int=7), Size.SMALL, ("a", "b"))
     assert decode(msgspec.json.encode(event)) == event
@@ -45,14 +45,14 @@ def test_a_value_of_another_type_is_refused(number: bytes):
         decode(b'{"number": ' + number + b"}")
 
 
-def test_a_field_that_is_missing_is_refused_and_one_that_is_unknown_is_ignored():
+def test_a_missing_field_is_refused_and_an_unknown_field_is_ignored():
     """Additions to an event are compatible in both directions (docs/event-versions.md)."""
     with pytest.raises(msgspec.ValidationError, match="missing required field"):
         decode(b"{}")
     assert decode(b'{"number": 1, "new": {"a": 1}}') == Ordered(1)
 
 
-def test_an_error_tells_the_place_of_a_value_and_not_the_value():
+def test_an_error_contains_the_path_of_a_value_and_not_the_value():
     """`_without_values`: errors go to logs and to parked events, and payloads do not."""
     with pytest.raises(msgspec.ValidationError) as caught:
         decode(b'{"number": "secret"}')
@@ -61,7 +61,7 @@ def test_an_error_tells_the_place_of_a_value_and_not_the_value():
         decode(b'{"number": 1, "size": "huge"}')
 
 
-def test_an_error_of_the_classs_own_check_is_the_cause_of_the_validation_error():
+def test_an_error_of_post_init_is_the_cause_of_the_validation_error():
     """`_without_values` names its class only."""
 
     @dataclass
@@ -77,13 +77,13 @@ def test_an_error_of_the_classs_own_check_is_the_cause_of_the_validation_error()
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"number": 1} x', b"\xff", b'{"number": NaN}'])
-def test_what_is_no_json_is_an_error_that_is_caught(data: bytes):
+def test_invalid_json_raises_an_error_that_the_codec_catches(data: bytes):
     """`MsgspecCodec.decode` names every one `EventNotDecodableError`."""
     with pytest.raises((ValueError, msgspec.MsgspecError)):
         decode(data)
 
 
-def test_nesting_without_end_is_a_recursion_error_and_no_crash():
+def test_endless_nesting_raises_a_recursion_error():
     """A foreign producer can send anything: it is parked, and the process lives."""
     with pytest.raises(RecursionError):
         msgspec.json.decode(b"[" * 100_000)
@@ -91,7 +91,7 @@ def test_nesting_without_end_is_a_recursion_error_and_no_crash():
         msgspec.json.decode(b'{"number": 1, "unknown": ' + b"[" * 100_000, type=Ordered)
 
 
-def test_what_contains_itself_is_a_recursion_error():
+def test_an_object_that_contains_itself_raises_a_recursion_error():
     """`MsgspecCodec.encode` names it `EventNotSerializableError`."""
     loop: list[Any] = []
     loop.append(loop)
@@ -99,13 +99,13 @@ def test_what_contains_itself_is_a_recursion_error():
         msgspec.json.encode(loop)
 
 
-def test_what_json_has_no_form_for_is_a_type_error():
+def test_an_object_without_a_json_form_raises_a_type_error():
     """`EventNotSerializableError`."""
     with pytest.raises(TypeError):
         msgspec.json.encode(object())
 
 
-def test_a_time_keeps_its_offset_and_one_without_a_zone_has_none():
+def test_a_datetime_keeps_its_offset_and_a_naive_datetime_stays_naive():
     """Events keep the times that they were given."""
     zone = timezone(timedelta(hours=2))
     for time in (datetime(2026, 1, 1, tzinfo=zone), datetime(2026, 1, 1)):  # noqa: DTZ001

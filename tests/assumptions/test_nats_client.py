@@ -49,14 +49,14 @@ class Callbacks:
         )
 
 
-async def test_too_large_a_payload_is_refused_by_the_client_and_the_connection_stays(client: Client):
+async def test_the_client_refuses_a_payload_that_is_too_large_and_stays_connected(client: Client):
     """`InFlight.send_one` takes `MaxPayloadError` for a refusal of the event."""
     with pytest.raises(nats.errors.MaxPayloadError):
         await client.publish("a", b"x" * (client.max_payload + 1))
     assert client.is_connected
 
 
-async def test_headers_that_make_a_message_too_large_close_the_connection_for_good(shared_server: NatsServer):
+async def test_headers_that_make_a_message_too_large_close_the_connection_permanently(shared_server: NatsServer):
     """`InFlight._send` measures headers and payload together itself, because nats-py does not count headers."""
     callbacks = Callbacks()
     client = await callbacks.connect(shared_server)
@@ -76,7 +76,7 @@ async def test_a_header_name_that_cannot_be_sent_is_refused(client: Client, name
     assert client.is_connected
 
 
-async def test_a_line_break_in_a_headers_value_cannot_make_another_header(stream: RawStream):
+async def test_a_line_break_in_a_header_value_cannot_inject_another_header(stream: RawStream):
     """`mediator.nats.binding` encodes values to printable ASCII; a lapse of ours would not let a value pose as a header."""
     try:
         await stream.send(x="one\r\nNats-Rollup: all")
@@ -109,13 +109,13 @@ async def test_a_subject_with_spaces_is_refused_by_the_client(client: Client):
     assert client.is_connected
 
 
-async def test_nobody_to_answer_is_an_error_at_once(client: Client):
+async def test_a_request_without_a_responder_fails_at_once(client: Client):
     """`SupervisedClient._answers`: a server without JetStream answers the probe too."""
     with pytest.raises(nats.errors.NoRespondersError):
         await client.request("nobody.here", b"", timeout=10)
 
 
-async def test_a_client_without_a_buffer_publishes_nothing_later(server: NatsServer):
+async def test_a_client_without_a_buffer_does_not_publish_after_reconnecting(server: NatsServer):
     """`pending_size=-1` of `open_connection`: what fails while the broker is away is not sent behind our back."""
     callbacks = Callbacks()
     client = await callbacks.connect(server, pending_size=-1)
@@ -158,7 +158,7 @@ async def test_a_reconnected_client_keeps_its_subscriptions(server: NatsServer):
     await client.close()
 
 
-async def test_a_slow_subscriber_is_told_by_the_error_callback_and_the_client_goes_on(shared_server: NatsServer):
+async def test_the_error_callback_reports_a_slow_subscriber_and_the_client_stays_connected(shared_server: NatsServer):
     """Inboxes take everything at once in their callbacks; a lapse is in the log as `SlowConsumerError`."""
     callbacks = Callbacks()
     client = await callbacks.connect(shared_server)
@@ -197,7 +197,7 @@ async def test_callbacks_of_one_subscription_run_one_after_another_in_order(clie
     assert received == list(range(100))
 
 
-async def test_a_request_that_is_cancelled_leaves_the_client_as_it_was(client: Client):
+async def test_a_cancelled_request_leaves_the_client_unchanged(client: Client):
     """`link.ask` bounds requests from outside, by cancelling them."""
     subscription = await client.subscribe("silent")
     with pytest.raises(TimeoutError):

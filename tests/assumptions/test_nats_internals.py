@@ -82,7 +82,7 @@ async def received(subscription: Subscription) -> Msg:
         return await subscription.next_msg(timeout=None)
 
 
-async def test_a_client_is_fed_through_the_parser_in_ps(shared_server: NatsServer):
+async def test_a_client_receives_its_data_through_the_parser_in_ps(shared_server: NatsServer):
     fed: list[bytes] = []
 
     class Feeding(Parser):
@@ -101,7 +101,7 @@ async def test_a_client_is_fed_through_the_parser_in_ps(shared_server: NatsServe
     assert b"food" in b"".join(fed)
 
 
-async def test_the_parser_keeps_a_line_it_cannot_read_in_buf_and_says_so_by_its_state():
+async def test_the_parser_keeps_an_unreadable_line_in_buf_and_its_state_shows_it():
     parser = Parser(Client())
     assert isinstance(parser.buf, bytearray)
     with pytest.raises(nats.errors.ProtocolError):
@@ -110,7 +110,7 @@ async def test_the_parser_keeps_a_line_it_cannot_read_in_buf_and_says_so_by_its_
     assert parser.buf.startswith(b"MSG a\x0bb 1 1\r\n")
 
 
-async def test_connect_command_makes_what_is_sent_first_at_each_connect_and_reconnect(server: NatsServer):
+async def test_connect_command_builds_the_first_command_of_each_connect_and_reconnect(server: NatsServer):
     client, port = Watched(), int(server.url.rpartition(":")[2])
     again = asyncio.Event()
 
@@ -128,7 +128,7 @@ async def test_connect_command_makes_what_is_sent_first_at_each_connect_and_reco
     await client.close()
 
 
-async def test_an_error_of_connect_command_fails_the_connect_and_leaves_the_transport_to_be_closed(
+async def test_an_error_of_connect_command_fails_the_connect_and_leaves_the_transport_open(
     shared_server: NatsServer,
 ):
     class Failing(Client):
@@ -161,7 +161,7 @@ async def test_an_error_of_the_server_is_handed_to_process_err_in_lower_case():
 
 
 @pytest.mark.parametrize("garbage", [b"", b"NATS/1.0\r\n\xff\xfe\r\n\r\n", b"\xff" * 30, b"NATS/1.0\r\n: x\r\n\r\n"])
-async def test_process_headers_reads_bytes_or_raises_what_is_expected_of_it(garbage: bytes):
+async def test_process_headers_parses_bytes_or_raises_a_known_error(garbage: bytes):
     client = Client()
     assert await client._process_headers(b"NATS/1.0\r\na: b\r\n\r\n") == {"a": "b"}
     try:
@@ -190,7 +190,7 @@ async def test_a_message_passes_process_headers_and_build_message_in_bytes(watch
         Client._build_message(watched, 1, b"\xff", b"", b"", None)
 
 
-async def test_what_is_given_for_the_challenge_is_in_the_next_connect(watched: Watched):
+async def test_the_signed_challenge_is_in_the_next_connect_command(watched: Watched):
     asked: list[str] = []
 
     def sign(nonce: str) -> bytes:
@@ -222,7 +222,7 @@ async def test_the_transport_has_two_writers_and_a_plain_one_has_no_tls(client: 
     assert callable(transport._io_writer.transport.abort)
 
 
-async def test_a_transport_that_is_closed_or_aborted_is_a_lost_connection(shared_server: NatsServer):
+async def test_closing_or_aborting_the_transport_loses_the_connection(shared_server: NatsServer):
     for end in (lambda transport: transport.close(), lambda transport: transport._io_writer.transport.abort()):
         lost = asyncio.Event()
 
@@ -247,7 +247,7 @@ async def test_the_current_server_has_the_url_it_is_connected_to(client: Client,
     assert client._current_server.uri.geturl() == shared_server.url
 
 
-async def test_send_unsubscribe_ends_what_the_server_sends_and_keeps_what_was_sent(client: Client):
+async def test_send_unsubscribe_stops_new_messages_and_keeps_received_ones(client: Client):
     taken: list[bytes] = []
 
     async def take(message: Msg) -> None:
@@ -285,7 +285,7 @@ def private_names(file: Path, *, of_others: bool) -> set[str]:
     return found
 
 
-def test_each_private_name_that_internals_needs_has_a_test_here():
+def test_each_private_name_that_the_library_uses_has_a_test_here():
     used = private_names(Path(internals.__file__), of_others=False)
     assert used >= GIVEN | OVERRIDDEN - {"__init__", "ssl_context"}
     tests = Path(__file__).read_text().partition("\ndef private_names")[0]
@@ -293,7 +293,7 @@ def test_each_private_name_that_internals_needs_has_a_test_here():
 
 
 @pytest.mark.parametrize("file", sorted(NATS.glob("**/*.py")), ids=lambda file: file.name)
-def test_no_other_file_needs_a_private_name(file: Path):
+def test_no_other_file_uses_a_private_name(file: Path):
     if file != Path(internals.__file__):
         assert private_names(file, of_others=True) == set()
 
@@ -305,13 +305,13 @@ def test_no_other_file_needs_a_private_name(file: Path):
         (AuthenticatedClient, {"__init__", "ssl_context"}),
     ],
 )
-def test_what_is_derived_from_a_client_takes_no_name_of_it_by_chance(cls: type[Client], meant: set[str]):
+def test_a_subclass_of_the_client_overrides_no_name_by_accident(cls: type[Client], meant: set[str]):
     nodes = [*ast.walk(ast.parse(inspect.getsource(cls)))]
     own = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"}
     own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     assert own & {*dir(Client), *vars(Client())} <= meant
 
 
-def test_what_is_derived_from_the_parser_takes_no_name_of_it_by_chance():
+def test_a_subclass_of_the_parser_overrides_no_name_by_accident():
     theirs = {*dir(Parser), *vars(Parser(Client()))}
     assert {name for name in vars(ProtocolParser) if name in theirs and not name.startswith("__")} == {"parse"}

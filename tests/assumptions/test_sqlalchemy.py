@@ -80,7 +80,7 @@ async def test_waiting_for_the_pool_can_be_cancelled_and_loses_no_connection(dat
     await engine.dispose()
 
 
-async def test_a_statement_that_is_cancelled_gives_its_connection_up_or_back_and_not_away(engine: AsyncEngine):
+async def test_a_cancelled_statement_invalidates_or_returns_its_connection_and_never_leaks_it(engine: AsyncEngine):
     """A dispatch that is cancelled in a statement leaves the pool as large as it was."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), engine.begin() as connection:
@@ -104,7 +104,7 @@ async def test_a_checkout_that_raises_a_disconnection_error_gets_another_connect
     assert await backend(engine) != before
 
 
-async def test_a_connection_that_is_invalidated_at_its_checkin_is_replaced(engine: AsyncEngine):
+async def test_a_connection_invalidated_at_its_checkin_is_replaced(engine: AsyncEngine):
     """`_leave` lets none back into the pool that is in use or in a transaction."""
     before = await backend(engine)
 
@@ -116,7 +116,7 @@ async def test_a_connection_that_is_invalidated_at_its_checkin_is_replaced(engin
     assert await backend(engine) != before
 
 
-async def test_a_connection_that_the_server_ended_is_known_as_invalidated(engine: AsyncEngine):
+async def test_a_connection_that_the_server_closed_is_invalidated(engine: AsyncEngine):
     """`commit_transaction`: `connection_invalidated` means that nobody knows the outcome."""
     async with engine.connect() as connection:
         with pytest.raises(DBAPIError) as caught:
@@ -126,7 +126,7 @@ async def test_a_connection_that_the_server_ended_is_known_as_invalidated(engine
     assert await backend(engine)
 
 
-async def test_a_transaction_begins_by_itself_with_the_first_statement(engine: AsyncEngine):
+async def test_a_transaction_begins_implicitly_with_the_first_statement(engine: AsyncEngine):
     """`Database.begun` is called before it, once for each transaction, and not by mere connecting."""
     seen = calls(engine, "begin", "before_cursor_execute", "commit", "rollback")
     async with engine.connect() as connection:
@@ -139,7 +139,9 @@ async def test_a_transaction_begins_by_itself_with_the_first_statement(engine: A
     assert seen == [*once, "before_cursor_execute", "commit", *once, "rollback"]
 
 
-async def test_a_commit_that_its_event_refuses_leaves_the_transaction_open_for_the_checkin_to_see(engine: AsyncEngine):
+async def test_a_commit_that_an_event_listener_refuses_leaves_the_transaction_open_until_the_checkin(
+    engine: AsyncEngine,
+):
     """`_check_commit` refuses there, and `_leave` throws the connection away: the next user would go on in it."""
     left: list[bool] = []
 
@@ -161,7 +163,7 @@ async def test_a_commit_that_its_event_refuses_leaves_the_transaction_open_for_t
         assert (await connection.execute(ROWS.select())).all() == []
 
 
-async def test_what_the_error_event_returns_is_raised_in_place_of_the_drivers(engine: AsyncEngine):
+async def test_an_error_returned_by_the_error_event_replaces_the_error_of_the_driver(engine: AsyncEngine):
     """`Database._on_error`: the context has the statement, the connection and both errors."""
     contexts: list[Any] = []
 
@@ -180,7 +182,7 @@ async def test_what_the_error_event_returns_is_raised_in_place_of_the_drivers(en
     assert not context.is_disconnect
 
 
-async def test_options_of_an_engine_are_those_of_its_connections_and_the_pool_is_shared(engine: AsyncEngine):
+async def test_options_of_an_engine_apply_to_its_connections_and_the_pool_is_shared(engine: AsyncEngine):
     """`Database.reader` and `.writer` are one pool; `mode_of` reads the option."""
     reader = engine.execution_options(mediator_mode="read", postgresql_readonly=True)
     assert reader.pool is engine.pool
@@ -194,7 +196,7 @@ async def test_options_of_an_engine_are_those_of_its_connections_and_the_pool_is
         await connection.execute(ROWS.insert().values(n=1))
 
 
-async def test_events_of_an_engine_are_those_of_its_copies_with_options(engine: AsyncEngine):
+async def test_listeners_of_an_engine_apply_to_its_copies_with_options(engine: AsyncEngine):
     """`Database` listens once, on the engine of the application."""
     seen = calls(engine, "begin")
     async with engine.execution_options(mediator_mode="write").connect() as connection:
@@ -202,14 +204,14 @@ async def test_events_of_an_engine_are_those_of_its_copies_with_options(engine: 
     assert seen == ["begin"]
 
 
-async def test_the_count_of_an_insert_that_does_nothing_is_zero(engine: AsyncEngine):
+async def test_the_rowcount_of_an_insert_that_inserts_nothing_is_zero(engine: AsyncEngine):
     """`SqlAlchemyInbox.insert` without a key takes a `rowcount` of 1 for new."""
     async with engine.begin() as connection:
         statement = insert(ROWS).values(n=1).on_conflict_do_nothing()
         assert [(await connection.execute(statement)).rowcount for _ in range(2)] == [1, 0]
 
 
-async def test_a_session_asks_for_its_bind_at_the_first_statement_of_each_transaction(engine: AsyncEngine):
+async def test_a_session_looks_up_its_bind_at_the_first_statement_of_each_transaction(engine: AsyncEngine):
     """`OwnedSession.get_bind`: the writer's turn is taken there, and not before."""
     asked: list[int] = []
 
@@ -227,7 +229,7 @@ async def test_a_session_asks_for_its_bind_at_the_first_statement_of_each_transa
         assert 0 < first < len(asked)
 
 
-async def test_before_commit_comes_for_savepoints_too_and_says_which(engine: AsyncEngine):
+async def test_before_commit_is_emitted_for_savepoints_too_and_identifies_them(engine: AsyncEngine):
     """`SqlAlchemyUnitOfWork.check_commit` lets a handler commit its own savepoint and nothing else."""
     nested: list[bool] = []
 
@@ -246,7 +248,7 @@ async def test_before_commit_comes_for_savepoints_too_and_says_which(engine: Asy
     assert nested == [True, False]
 
 
-async def test_a_session_used_by_two_tasks_at_once_says_so_with_a_code(engine: AsyncEngine):
+async def test_a_session_used_by_two_tasks_at_once_raises_an_error_with_a_code(engine: AsyncEngine):
     """`when_idle` waits while a forgotten task connects; `isce` is how it is known."""
     await engine.dispose()  # so that there is something to connect
     async with AsyncSession(engine) as session:
@@ -257,7 +259,7 @@ async def test_a_session_used_by_two_tasks_at_once_says_so_with_a_code(engine: A
     assert [error.code for error in errors] == ["isce"]
 
 
-async def test_the_driver_connection_and_its_mutex_are_where_they_are_looked_for(engine: AsyncEngine):
+async def test_the_driver_connection_and_its_mutex_are_found_under_private_names(engine: AsyncEngine):
     """`_leave` and `_check_running`, for which SQLAlchemy has no public way."""
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
@@ -266,7 +268,7 @@ async def test_the_driver_connection_and_its_mutex_are_where_they_are_looked_for
         assert pooled.dbapi_connection._execute_mutex.locked() is False
 
 
-async def test_a_pool_keeps_how_far_it_may_overflow_in_a_private_name(database: str):
+async def test_a_pool_stores_its_overflow_limit_under_a_private_name(database: str):
     """`doctor.pools`: no public name has it. Less than nothing is without a limit."""
     for overflow in (0, 7, -1):
         engine = create_async_engine(database.replace("postgresql:", "postgresql+asyncpg:"), max_overflow=overflow)
@@ -311,20 +313,20 @@ def session() -> Iterator[Passing]:
     engine.dispose()
 
 
-def test_every_object_that_is_merged_passes_a_private_method(session: Passing):
+def test_merging_any_object_calls_a_private_method(session: Passing):
     """`UnitOfWorkSession._merge` takes the object of an earlier transaction back there."""
     session.merge(Thing(n=1, text="new"))
     assert "merge new" in Passing.called
     assert session.get_one(Thing, 1).text == "new"
 
 
-def test_every_lookup_by_identity_passes_a_private_method(session: Passing):
+def test_every_lookup_by_identity_calls_a_private_method(session: Passing):
     """`UnitOfWorkSession._identity_lookup` prepares the reading there."""
     session.get(Thing, 1)
     assert Passing.called == ["identity_lookup"]
 
 
-def test_a_value_can_be_noted_as_changed_without_listeners_by_a_private_method(session: Passing):
+def test_a_private_method_marks_a_value_as_changed_without_calling_listeners(session: Passing):
     """`earlier.Change._set`: the value is written at the next flush, as if it had been set."""
     thing = session.get_one(Thing, 1)
     state: Any = inspect(thing)

@@ -39,7 +39,7 @@ def insert(connection: sqlite3.Connection, event: str = "x") -> int:
     return int(connection.execute("INSERT INTO outbox (id) VALUES (?) RETURNING sequence", (event,)).fetchone()[0])
 
 
-def test_wal_stays_with_the_file_and_the_other_settings_with_the_connection(file: Path, connection: sqlite3.Connection):
+def test_wal_mode_belongs_to_the_file_and_other_settings_to_the_connection(file: Path, connection: sqlite3.Connection):
     """`_PRAGMAS` are set on each new connection. FULL is 2: a commit survives a loss of power also in WAL mode."""
     connection.execute("PRAGMA synchronous=FULL")
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -49,7 +49,7 @@ def test_wal_stays_with_the_file_and_the_other_settings_with_the_connection(file
     fresh.close()
 
 
-def test_begin_immediate_takes_the_writers_lock_and_begin_does_not(
+def test_begin_immediate_takes_the_write_lock_and_begin_does_not(
     connection: sqlite3.Connection, other: sqlite3.Connection
 ):
     """`SqliteDatabase.begun`: a writer is a writer from its first statement, and readers are none."""
@@ -60,7 +60,7 @@ def test_begin_immediate_takes_the_writers_lock_and_begin_does_not(
         other.execute("BEGIN IMMEDIATE")
 
 
-def test_a_reader_that_has_read_what_is_old_cannot_become_a_writer(
+def test_a_reader_with_an_outdated_snapshot_cannot_become_a_writer(
     connection: sqlite3.Connection, other: sqlite3.Connection
 ):
     """Why writers say so at once: no waiting helps a reader whose snapshot is behind."""
@@ -71,7 +71,7 @@ def test_a_reader_that_has_read_what_is_old_cannot_become_a_writer(
         insert(connection)
 
 
-def test_readers_go_on_beside_a_writer_and_see_what_was_committed(
+def test_readers_run_concurrently_with_a_writer_and_see_committed_rows(
     connection: sqlite3.Connection, other: sqlite3.Connection
 ):
     """Relays, queries and `mediator outbox` read while commands write (WAL)."""
@@ -82,7 +82,7 @@ def test_readers_go_on_beside_a_writer_and_see_what_was_committed(
     assert other.execute("SELECT count(*) FROM outbox").fetchone() == (1,)
 
 
-def test_a_transaction_that_reads_sees_one_state(connection: sqlite3.Connection, other: sqlite3.Connection):
+def test_a_read_transaction_sees_one_snapshot(connection: sqlite3.Connection, other: sqlite3.Connection):
     """Queries read at one snapshot."""
     connection.execute("BEGIN")
     assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
@@ -109,7 +109,7 @@ def test_a_busy_timeout_waits_for_the_lock(file: Path, connection: sqlite3.Conne
     assert other.in_transaction
 
 
-def test_a_connection_that_may_only_query_refuses_to_write(connection: sqlite3.Connection):
+def test_a_query_only_connection_refuses_to_write(connection: sqlite3.Connection):
     """`SqliteDatabase.translated` knows it by its text: `NoUnitOfWorkError`."""
     connection.execute("PRAGMA query_only=1")
     with pytest.raises(sqlite3.OperationalError, match="readonly database"):
@@ -118,22 +118,20 @@ def test_a_connection_that_may_only_query_refuses_to_write(connection: sqlite3.C
     insert(connection)
 
 
-def test_a_table_that_is_missing_is_told_by_text(connection: sqlite3.Connection):
+def test_a_missing_table_is_recognized_by_the_error_text(connection: sqlite3.Connection):
     """`SqliteDatabase.is_missing_table`: `SchemaError`."""
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         connection.execute("SELECT 1 FROM mediator_outbox")
 
 
-def test_a_number_is_not_given_again_after_a_deletion(connection: sqlite3.Connection):
+def test_an_autoincrement_number_is_not_reused_after_a_deletion(connection: sqlite3.Connection):
     """`sqlite_autoincrement`: the sequence of an event that was archived never means another one."""
     assert insert(connection) == 1
     connection.execute("DELETE FROM outbox")
     assert insert(connection) == 2
 
 
-def test_a_number_of_a_transaction_that_was_rolled_back_was_never_seen_and_is_given_again(
-    connection: sqlite3.Connection, other: sqlite3.Connection
-):
+def test_an_autoincrement_number_is_reused_after_a_rollback(connection: sqlite3.Connection, other: sqlite3.Connection):
     """With one writer at a time the order of numbers is that of commits, and no other connection knew the number."""
     connection.execute("BEGIN IMMEDIATE")
     assert insert(connection) == 1
@@ -163,7 +161,7 @@ def test_on_conflict_do_nothing_counts_no_row_and_returns_none(connection: sqlit
     assert connection.execute(f"{statement} RETURNING 1").fetchone() is None
 
 
-def test_a_transaction_ends_by_itself_where_a_statement_says_so(connection: sqlite3.Connection):
+def test_a_statement_with_or_rollback_ends_the_transaction(connection: sqlite3.Connection):
     """`_refuse_ended_transaction`, and `GuardedCursor`: later statements would each be committed at once."""
     insert(connection)
     connection.execute("BEGIN IMMEDIATE")
@@ -172,7 +170,7 @@ def test_a_transaction_ends_by_itself_where_a_statement_says_so(connection: sqli
     assert not connection.in_transaction
 
 
-def test_an_error_leaves_the_transaction_as_it_was_before_the_statement(connection: sqlite3.Connection):
+def test_an_error_undoes_only_its_statement_and_keeps_the_transaction(connection: sqlite3.Connection):
     """Other than PostgreSQL, SQLite goes on: it is the unit of work that is doomed."""
     insert(connection)
     connection.execute("BEGIN IMMEDIATE")
@@ -183,7 +181,7 @@ def test_an_error_leaves_the_transaction_as_it_was_before_the_statement(connecti
     connection.execute("COMMIT")
 
 
-def test_a_connection_that_rolls_back_before_it_is_closed_frees_its_lock_whatever_is_open(
+def test_a_connection_rolled_back_before_closing_releases_its_lock_despite_open_cursors(
     file: Path, other: sqlite3.Connection
 ):
     """`SqliteDatabase._roll_back`: closing alone leaves the lock with whoever still has a cursor."""
@@ -206,7 +204,7 @@ connection.execute("INSERT INTO outbox (id) VALUES ('lost')")
 """
 
 
-def test_the_lock_and_the_rows_of_a_process_that_is_killed_are_gone(file: Path, connection: sqlite3.Connection):
+def test_the_lock_and_the_uncommitted_rows_of_a_killed_process_are_gone(file: Path, connection: sqlite3.Connection):
     """A process that dies before COMMIT leaves neither rows behind nor anybody waiting."""
     with holding(HOLD, str(file)), pytest.raises(sqlite3.OperationalError, match="database is locked"):
         connection.execute("BEGIN IMMEDIATE")
@@ -214,7 +212,7 @@ def test_the_lock_and_the_rows_of_a_process_that_is_killed_are_gone(file: Path, 
     assert connection.execute("SELECT * FROM outbox").fetchall() == []
 
 
-def test_what_was_committed_outlives_the_death_of_its_process(file: Path, connection: sqlite3.Connection):
+def test_committed_rows_survive_the_death_of_their_process(file: Path, connection: sqlite3.Connection):
     """The WAL is read by whoever opens the file next."""
     with holding(f"{HOLD}\nconnection.execute('COMMIT')", str(file)):
         pass

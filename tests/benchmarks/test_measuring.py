@@ -32,7 +32,7 @@ def test_twice_the_work_takes_twice_the_time():
     assert 1.5 < times.best_ratio("twice", "once") < 2.7
 
 
-def test_work_that_begins_slowly_fills_its_slices_too():
+def test_work_with_a_slow_start_fills_its_slices_too():
     counts: list[int] = []
 
     async def slow_at_first(count: int) -> None:
@@ -61,17 +61,17 @@ def test_the_rounds_begin_at_several_depths_of_the_stack():
     assert {depth - min(depths) for depth in depths} >= set(DEPTHS)
 
 
-async def test_what_waits_is_refused():
+async def test_measuring_refuses_work_that_waits():
     with pytest.raises(RuntimeError, match="waited for something"):
         measure({"waits": asyncio.sleep}, 1)
 
 
-def test_ratios_are_those_of_single_rounds_in_the_middle_and_of_the_best():
+def test_ratios_are_computed_per_round_as_median_and_best():
     times = Times({"a": [2.0, 9.0, 4.0], "b": [1.0, 3.0, 4.0]})
     assert (times.typical("a"), times.ratio("a", "b"), times.best_ratio("a", "b")) == (4.0, 2.0, 2.0)
 
 
-async def test_what_is_compared_runs_through_as_many_behaviors_and_handlers():
+async def test_compared_applications_have_the_same_number_of_behaviors_and_handlers():
     for behaviors in WRITTEN:
         container = sending(behaviors)
         mediator: Mediator = started(container)

@@ -19,7 +19,7 @@ def label(comparison: Comparison) -> str:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("comparison", list(comparisons()), ids=label)
-async def test_it_takes_no_longer_than_its_ceiling(comparison: Comparison):
+async def test_the_measured_ratio_does_not_exceed_its_ceiling(comparison: Comparison):
     ratios: list[float] = []
     for rounds in ROUNDS:
         times = await comparison.times(rounds)

@@ -176,9 +176,9 @@ async def failures(broken: Broken) -> list[str]:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
-async def test_a_storage_that_breaks_a_promise_is_found_out(broken: Broken) -> None:
+async def test_the_suite_rejects_a_storage_that_breaks_a_promise(broken: Broken) -> None:
     assert await failures(broken) != []
 
 
-async def test_a_storage_that_keeps_all_promises_passes() -> None:
+async def test_the_suite_accepts_a_storage_that_keeps_all_promises() -> None:
     assert await failures(Broken("none")) == []

@@ -146,7 +146,7 @@ async def failures(broken: Broken) -> list[str]:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
-async def test_a_transport_that_breaks_a_promise_is_found_out(broken: Broken) -> None:
+async def test_the_suite_rejects_a_transport_that_breaks_a_promise(broken: Broken) -> None:
     assert await failures(broken) != []
 
 

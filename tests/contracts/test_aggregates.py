@@ -186,7 +186,7 @@ async def school(database: str | None) -> AsyncIterator[School]:
         yield made
 
 
-async def test_recorded_events_are_published_once_in_the_transaction_and_in_order_over_all_aggregates(school):
+async def test_recorded_events_of_all_aggregates_are_published_once_in_order_in_the_transaction(school):
     seen: list[Any] = []
 
     async def look(event: Enrolled) -> None:
@@ -210,7 +210,7 @@ async def test_recorded_events_are_published_once_in_the_transaction_and_in_orde
     assert await school.announced() == ['{"name":"Ada"}', '{"name":"Carl"}']
 
 
-async def test_handlers_may_record_more_until_nothing_is_left(school):
+async def test_handlers_may_record_more_events_and_all_are_published(school):
     async def go_on(event: Renamed) -> None:
         if event.then:
             school.save(enrolled(event.then))
@@ -231,7 +231,7 @@ async def test_handlers_may_record_more_until_nothing_is_left(school):
     assert school.log == ["Renamed Ada", "Renamed Ada", "Enrolled Bob", "Enrolled Carl", "Renamed Don"]
 
 
-async def test_a_handler_that_fails_fails_the_command_and_nothing_is_left(school):
+async def test_an_error_of_an_event_handler_fails_the_command_and_leaves_no_event(school):
     async def fail(event: Renamed) -> None:
         raise LookupError(event.name)
 
@@ -276,7 +276,7 @@ async def test_events_of_a_failed_command_are_not_published_later_by_an_aggregat
     assert school.log == ["Renamed Ida"]
 
 
-async def test_events_are_undone_with_their_savepoint(school):
+async def test_a_savepoint_that_is_rolled_back_discards_its_events(school):
     async def work() -> None:
         ada = school.save(enrolled("Ada"))
 
@@ -298,7 +298,7 @@ async def test_events_are_undone_with_their_savepoint(school):
     assert school.log == ["Enrolled Ada", "Enrolled Dan", "Enrolled Eve"]
 
 
-async def test_events_of_a_savepoint_inside_a_handler_of_events_are_undone_with_it(school):
+async def test_a_rolled_back_savepoint_inside_an_event_handler_discards_its_events(school):
     async def nest(event: Enrolled) -> None:
         async def inner() -> None:
             school.save(Student(name="Carl")).rename("Karl")
@@ -318,7 +318,7 @@ async def test_events_of_a_savepoint_inside_a_handler_of_events_are_undone_with_
     assert school.log == ["Enrolled Ada", "Renamed Eda", "Renamed Don"]
 
 
-async def test_a_joined_command_publishes_nothing_before_the_outermost_is_at_its_end(school):
+async def test_a_joined_command_publishes_nothing_before_the_outermost_command_ends(school):
     async def inner() -> None:
         school.save(enrolled("Ada"))
 
@@ -347,7 +347,7 @@ async def test_a_transaction_of_its_own_publishes_its_own_events(school):
     assert await school.stored() == ["Carl"]
 
 
-async def test_a_unit_of_work_by_hand_publishes_too(school):
+async def test_a_unit_of_work_opened_by_hand_publishes_recorded_events_too(school):
     async with school.mediator.scope():
         async with school.unit_of_work:
             school.save(enrolled("Ada"))
@@ -363,7 +363,7 @@ async def test_a_unit_of_work_by_hand_publishes_too(school):
     assert await school.stored() == ["Ada", "Carl"]
 
 
-async def test_events_that_cause_each_other_in_a_circle_are_refused_by_name(school):
+async def test_a_cycle_of_events_is_refused_and_the_error_names_the_events(school):
     async def once_more(event: Renamed) -> None:
         school.save(enrolled("Ada"))
 
@@ -401,7 +401,7 @@ def begin_branching(times: int = 1) -> None:
         ada.rename("Eda")
 
 
-async def test_a_circle_of_events_that_cause_several_each_is_refused_by_name_before_it_is_deep(school):
+async def test_a_branching_cycle_of_events_is_refused_before_it_is_deep_and_the_error_names_the_events(school):
     school.settings["max_domain_events"] = 100
     handled = branching(school)
 
@@ -414,7 +414,7 @@ async def test_a_circle_of_events_that_cause_several_each_is_refused_by_name_bef
     assert handled[0] <= 50
 
 
-async def test_a_command_may_cause_as_many_events_as_the_limit_and_no_more(school):
+async def test_a_command_may_cause_no_more_events_than_the_limit(school):
     school.settings["max_domain_events"] = 3
 
     async def work(count: int) -> None:
@@ -429,7 +429,7 @@ async def test_a_command_may_cause_as_many_events_as_the_limit_and_no_more(schoo
     assert len(school.log) == 5
 
 
-async def test_events_that_a_savepoint_took_back_do_not_count(school):
+async def test_events_of_a_rolled_back_savepoint_do_not_count_towards_the_limit(school):
     school.settings["max_domain_events"] = 1
 
     async def fail() -> None:
@@ -446,7 +446,7 @@ async def test_events_that_a_savepoint_took_back_do_not_count(school):
     assert school.log == ["Enrolled Ada"]
 
 
-async def test_the_limit_holds_for_10_000_events_when_none_is_given(school):
+async def test_the_default_limit_is_10_000_events(school):
     handled = branching(school)
 
     async def work() -> None:
@@ -457,7 +457,7 @@ async def test_the_limit_holds_for_10_000_events_when_none_is_given(school):
     assert handled[0] <= 5_000
 
 
-async def test_a_command_can_be_cancelled_although_no_handler_of_its_events_ever_waits(school):
+async def test_a_command_can_be_cancelled_although_its_event_handlers_never_yield(school):
     school.settings["max_domain_events"] = None
     handled = branching(school)
 
@@ -479,7 +479,7 @@ async def test_an_aggregate_that_is_never_saved_publishes_nothing(school):
     assert school.log == []
 
 
-async def test_an_event_knows_the_message_in_whose_handling_it_was_recorded(school):
+async def test_the_cause_of_a_recorded_event_is_the_message_that_was_being_handled(school):
     contexts: dict[str, Any] = {}
 
     async def inner() -> None:
@@ -497,7 +497,7 @@ async def test_an_event_knows_the_message_in_whose_handling_it_was_recorded(scho
     assert contexts["event"].correlation_id == contexts["inner"].correlation_id
 
 
-async def test_a_strategy_that_is_not_for_transactions_is_refused_as_for_any_publish(school):
+async def test_a_strategy_unfit_for_transactions_is_refused_like_in_any_publish(school):
     @dataclass(frozen=True, slots=True)
     class Broadcast(Notification):
         publish_strategy: ClassVar[Any] = Concurrent()
@@ -510,7 +510,7 @@ async def test_a_strategy_that_is_not_for_transactions_is_refused_as_for_any_pub
     assert await school.stored() == []
 
 
-async def test_a_command_that_swallowed_a_failure_publishes_nothing(school):
+async def test_a_command_that_swallows_an_error_publishes_nothing(school):
     async def inner() -> None:
         raise LookupError
 
@@ -524,7 +524,7 @@ async def test_a_command_that_swallowed_a_failure_publishes_nothing(school):
     assert school.log == []
 
 
-async def test_tracking_by_hand_ends_with_the_transaction(school):
+async def test_an_aggregate_tracked_by_hand_is_tracked_until_the_transaction_ends(school):
     @dataclass(slots=True)
     class Plain(AggregateRoot):
         name: str
@@ -551,13 +551,13 @@ async def nothing() -> None:
     pass
 
 
-def test_only_notifications_are_recorded():
+def test_only_notifications_can_be_recorded():
     with pytest.raises(MisuseError, match="DistributedEventBroker"):
         Student(name="Ada").record(Announced("Ada"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
-async def test_a_copy_does_not_tell_again_what_its_original_tells(copied):
+async def test_a_copy_of_an_aggregate_does_not_publish_the_events_of_the_original(copied):
     async with in_memory() as school:
 
         async def work() -> None:
@@ -570,7 +570,7 @@ async def test_a_copy_does_not_tell_again_what_its_original_tells(copied):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12))
-async def test_events_keep_the_order_of_their_recording_whichever_aggregate_recorded_them(steps):
+async def test_events_are_published_in_the_order_of_recording_across_aggregates(steps):
     async with in_memory() as school:
 
         async def work() -> None:

@@ -171,7 +171,7 @@ async def test_a_committed_event_takes_effect_in_the_other_application(broker: I
         assert sending.outbox().pending == ()
 
 
-async def test_through_an_outage_of_the_broker_nothing_is_lost(broker: InMemoryBroker):
+async def test_no_event_is_lost_in_an_outage_of_the_broker(broker: InMemoryBroker):
     async with both(broker) as (sending, receiving):
         broker.available = False
         await sending.mediator().send(Enroll("Ada"))
@@ -181,7 +181,7 @@ async def test_through_an_outage_of_the_broker_nothing_is_lost(broker: InMemoryB
         assert receiving.database().tables["students"] == {"Ada": 1}
 
 
-async def test_a_handler_that_fails_is_tried_again_and_takes_effect_once(broker: InMemoryBroker):
+async def test_a_failing_handler_is_retried_and_takes_effect_once(broker: InMemoryBroker):
     async def fail(_mediator: Mediator) -> None:
         raise LookupError
 
@@ -219,7 +219,7 @@ class Forgetting(Receiving):
     independent = providers.Factory(IndependentHandler, mediator)
 
 
-async def test_a_delivery_whose_handlers_a_behavior_forgot_to_await_is_not_taken_in_but_delivered_again(
+async def test_a_delivery_whose_handlers_a_behavior_forgot_to_await_is_redelivered(
     broker: InMemoryBroker,
 ):
     async with both(broker, Forgetting(broker=broker)) as (sending, receiving):
@@ -237,7 +237,7 @@ class Concurrently(Receiving):
     independent = providers.Factory(IndependentHandler, mediator)
 
 
-async def test_the_handlers_of_a_delivery_share_its_transaction_whatever_the_strategy_of_notifications(
+async def test_the_handlers_of_a_delivery_share_its_transaction_with_any_strategy(
     broker: InMemoryBroker,
 ):
     async with both(broker, Concurrently(broker=broker)) as (sending, receiving):

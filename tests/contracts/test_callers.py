@@ -241,7 +241,7 @@ CALLS = st.tuples(
 @pytest.mark.thorough("waits in real time, or does much work")
 @given(mode=st.sampled_from(sorted(MODES)), calls=st.lists(CALLS, max_size=14))
 @settings(max_examples=120)
-def test_nobody_reads_a_response_a_cache_entry_or_a_limit_of_another(mode: str, calls: list[Any]):
+def test_no_caller_shares_a_response_a_cache_entry_or_a_limit_with_another(mode: str, calls: list[Any]):
     async def run() -> None:
         bank = Bank()
         used: dict[Any, int] = {}
@@ -290,7 +290,7 @@ def test_nobody_reads_a_response_a_cache_entry_or_a_limit_of_another(mode: str, 
     asyncio.run(run())
 
 
-async def test_unverified_statements_of_a_caller_are_kept_apart_and_decide_nothing(channels):
+async def test_unverified_attributes_of_a_caller_are_kept_apart_and_decide_nothing(channels):
     bank = Bank()
     async with serving(channels, bank, by_token) as caller:
         said = {"tenant": "globex", "idempotency_key": "k1", "x_role": "admin"}
@@ -324,7 +324,7 @@ async def test_two_tenants_with_one_idempotency_key_never_share_a_response(chann
     assert len(bank.done) == 3
 
 
-async def test_a_stranger_gets_nothing_that_the_application_itself_remembers_and_leaves_nothing(channels):
+async def test_an_anonymous_caller_uses_no_cache_entry_stored_response_or_limit_of_the_application(channels):
     bank = Bank()
     own_query, own_command = await bank.mediator.send(Balance()), await bank.mediator.send(Pay(1, "k1"))
     async with serving(channels, bank, trust_broker) as caller:
@@ -341,7 +341,7 @@ async def test_a_stranger_gets_nothing_that_the_application_itself_remembers_and
     assert len(bank.database.tables["mediator_idempotency"]) == 1
 
 
-async def test_a_request_that_a_handler_sends_for_a_stranger_is_sent_for_a_stranger(channels):
+async def test_a_request_that_a_handler_sends_for_an_anonymous_caller_is_anonymous_too(channels):
     """Its tenant does not travel on with requests or events either."""
     bank = Bank()
     seen: list[RemoteCall] = []
@@ -385,7 +385,7 @@ async def test_a_request_that_a_handler_sends_for_a_stranger_is_sent_for_a_stran
 
 
 @pytest.mark.parametrize("returned", ["ada", ("ada", "acme"), True, {"principal": "ada"}])
-async def test_an_authenticator_that_returns_something_else_lets_nobody_through(channels, returned):
+async def test_an_authenticator_that_returns_another_object_accepts_no_caller(channels, returned):
     async def sloppy(_call: RemoteCall) -> Any:
         return returned
 
@@ -395,7 +395,7 @@ async def test_an_authenticator_that_returns_something_else_lets_nobody_through(
     assert bank.done == []
 
 
-async def test_no_text_of_an_authenticator_that_fails_is_told(channels):
+async def test_the_text_of_a_failed_authentication_is_not_sent_to_the_caller(channels):
     async def careless(call: RemoteCall) -> Caller:
         return Caller(str(int(call.headers["authorization"])), "x" * 1000)
 
@@ -405,7 +405,7 @@ async def test_no_text_of_an_authenticator_that_fails_is_told(channels):
 
 
 @pytest.mark.parametrize(("principal", "tenant"), [("ada", "acme"), ("ada", None), (None, "acme"), (None, None)])
-async def test_a_response_that_was_kept_before_is_found_for_the_caller_somebody_vouches_for(principal, tenant):
+async def test_the_format_of_stored_idempotency_keys_of_remote_callers_has_not_changed(principal, tenant):
     """The format of the keys has not changed."""
 
     async def authenticate(_call: RemoteCall) -> Caller:

@@ -77,6 +77,6 @@ async def check(messages: list[Any]) -> None:
 @pytest.mark.timeout(600)  # half a minute of processor time, of which a busy machine may give it little
 @settings(max_examples=800, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(programs())
-def test_order_scopes_and_committed_effects_are_those_of_the_reference(messages: list[Any]):
+def test_order_scopes_and_committed_effects_equal_those_of_the_reference_model(messages: list[Any]):
     with capture_logs():
         asyncio.run(check(messages))

@@ -179,7 +179,7 @@ async def done(broker: InMemoryBroker, count: int) -> None:
         await broker.wait_until_acknowledged("advising", count)
 
 
-async def test_two_versions_published_side_by_side_reach_a_class_that_lifts_one_of_them_in_order(broker, database):
+async def test_two_versions_of_an_event_reach_a_class_that_upcasts_the_older_one_in_order(broker, database):
     await publish(broker, MovedV1("a 1"), MovedV2("b", "2"), MovedV1("c 3"))
     await publish(broker, MovedV2("d", "4"), MovedV1("e 5"))
     container = NewerProcess(broker=broker, database=database)
@@ -225,7 +225,7 @@ async def test_an_event_of_a_newer_version_is_parked_after_the_grace_and_replaye
     assert not newer.parking().events
 
 
-async def test_an_event_whose_upcaster_fails_is_parked_as_undecodable_and_replayed_once_that_is_corrected(
+async def test_an_event_whose_upcaster_fails_is_parked_as_undecodable_and_replayed_after_the_fix(
     broker, database, monkeypatch
 ):
     await publish(broker, MovedV1("Plato"), MovedV2("Ada", "Lovelace", "s-2"))

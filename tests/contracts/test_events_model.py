@@ -24,7 +24,7 @@ def quiet() -> Iterator[None]:
     ("program", "examples", "steps"), [(EventsProgram, 200, 40), (SqliteProgram, 25, 25)], ids=["memory", "sqlite"]
 )
 @pytest.mark.timeout(600 * FACTOR)  # as much processor time as the model of dispatches
-def test_every_committed_event_is_stored_and_applied_once_and_in_order_whatever_goes_wrong(
+def test_every_committed_event_is_stored_and_applied_once_and_in_order_despite_failures(
     program: type[RuleBasedStateMachine], examples: int, steps: int
 ):
     run_state_machine_as_test(

@@ -221,7 +221,7 @@ async def bank(database: str | None) -> AsyncIterator[Bank]:
 PAID_ONE = Receipt(1, frozenset({"paid"}))
 
 
-async def test_a_repeated_command_is_answered_as_it_was_and_happens_once(bank):
+async def test_a_repeated_command_returns_the_stored_response_and_runs_once(bank):
     answers = [await bank.send(Pay(1, "a")), await bank.send(Pay(1, "a")), await bank.send(Pay(1), header="b")]
     again = await bank.send(Pay(1), header="b")
 
@@ -229,13 +229,13 @@ async def test_a_repeated_command_is_answered_as_it_was_and_happens_once(bank):
     assert await bank.payments() == [1, 1]
 
 
-async def test_a_command_without_a_key_is_handled_as_ever(bank):
+async def test_a_command_without_a_key_is_handled_each_time(bank):
     for _ in range(2):
         assert await bank.send(Pay(1)) == PAID_ONE
     assert await bank.payments() == [1, 1]
 
 
-async def test_a_key_is_that_of_a_principal_a_tenant_and_a_message_class(bank):
+async def test_a_key_is_scoped_to_its_principal_tenant_and_message_class(bank):
     await bank.send(Pay(1, "a"))
     await bank.send(Pay(1, "a"), principal="ada")
     await bank.send(Pay(1, "a"), tenant="ada")
@@ -254,7 +254,7 @@ async def test_the_same_key_with_another_payload_is_a_conflict_and_changes_nothi
     assert await bank.send(Pay(1, "a")) == PAID_ONE
 
 
-async def test_equal_payloads_are_equal_whatever_the_order_of_what_has_none(bank):
+async def test_payloads_are_equal_for_any_order_of_unordered_collections(bank):
     labels = [f"label {number}" for number in range(20)]
     await bank.send(Pay(1, "a", frozenset(labels)))
     await bank.send(Pay(1, "a", frozenset(reversed(labels))))
@@ -285,7 +285,7 @@ async def test_an_error_that_a_behavior_turned_into_a_commit_is_not_stored_eithe
     assert await bank.payments() == [1, 1]
 
 
-async def test_the_second_of_two_concurrent_commands_waits_and_gets_the_response_of_the_first(bank):
+async def test_the_second_of_two_concurrent_commands_waits_for_the_response_of_the_first(bank):
     entered, released = asyncio.Event(), asyncio.Event()
 
     async def wait() -> None:
@@ -305,7 +305,7 @@ async def test_the_second_of_two_concurrent_commands_waits_and_gets_the_response
     assert await bank.payments() == [1]
 
 
-async def test_the_second_runs_when_the_first_rolled_back(bank):
+async def test_the_second_of_two_concurrent_commands_runs_when_the_first_rolls_back(bank):
     entered, released = asyncio.Event(), asyncio.Event()
 
     async def fail() -> None:
@@ -326,7 +326,7 @@ async def test_the_second_runs_when_the_first_rolled_back(bank):
     assert await bank.payments() == [1]
 
 
-async def test_many_at_the_same_time_happen_once(bank):
+async def test_many_concurrent_commands_with_one_key_run_once(bank):
     answers = await asyncio.gather(*(bank.send(Pay(1, "a")) for _ in range(5)))
     assert answers == [PAID_ONE] * 5
     assert await bank.payments() == [1]
@@ -343,7 +343,7 @@ async def test_after_an_unknown_outcome_or_a_failure_after_the_commit_the_caller
     assert await bank.payments() == [1]
 
 
-async def test_an_inner_command_inherits_the_header_and_not_the_key(bank):
+async def test_an_inner_command_inherits_the_header_but_does_not_use_the_key(bank):
     async def send() -> None:
         for amount in (2, 3):
             await bank.mediator.send(Pay(amount))
@@ -355,7 +355,7 @@ async def test_an_inner_command_inherits_the_header_and_not_the_key(bank):
 
 
 @pytest.mark.parametrize("database", ["memory", "postgresql"], indirect=True)
-async def test_nor_has_what_it_sends_in_a_transaction_of_its_own(bank):
+async def test_an_inner_command_in_a_new_transaction_does_not_use_the_key_either(bank):
     async def send() -> None:
         for amount in (2, 3):
             await bank.mediator.send(Pay(amount), mode=TransactionMode.NEW)
@@ -366,7 +366,7 @@ async def test_nor_has_what_it_sends_in_a_transaction_of_its_own(bank):
     assert sorted(await bank.payments()) == [1, 2, 3]
 
 
-async def test_a_joined_command_with_its_own_key_is_kept_with_the_whole(bank):
+async def test_the_response_of_a_joined_command_with_its_own_key_is_stored_in_the_outer_transaction(bank):
     async def twice() -> Any:
         await bank.mediator.send(Pay(1, "a"))
         return await bank.mediator.send(Pay(1, "a"))
@@ -381,7 +381,7 @@ async def test_a_joined_command_with_its_own_key_is_kept_with_the_whole(bank):
     assert await bank.payments() == [1]
 
 
-async def test_a_savepoint_that_is_rolled_back_takes_the_key_with_it(bank):
+async def test_a_savepoint_that_is_rolled_back_discards_the_key(bank):
     async def fail() -> None:
         raise LookupError
 
@@ -396,7 +396,7 @@ async def test_a_savepoint_that_is_rolled_back_takes_the_key_with_it(bank):
     assert await bank.payments() == [1]
 
 
-async def test_an_attempt_of_a_retry_has_the_key_of_the_message(bank):
+async def test_each_attempt_of_a_retry_has_the_key_of_the_message(bank):
     async def fail() -> None:
         raise OSError
 
@@ -407,7 +407,7 @@ async def test_an_attempt_of_a_retry_has_the_key_of_the_message(bank):
     assert await bank.payments() == [1]
 
 
-async def test_a_key_expires_and_is_new_again(bank):
+async def test_an_expired_key_can_be_used_again(bank):
     await bank.send(Pay(1, "a"))
     bank.clock.ahead += 99
     await bank.send(Pay(1, "a"))
@@ -417,7 +417,7 @@ async def test_a_key_expires_and_is_new_again(bank):
     assert await bank.payments() == [1, 2]
 
 
-async def test_a_response_kept_under_a_key_of_an_earlier_version_is_known_until_it_expires(bank):
+async def test_a_response_stored_by_an_earlier_version_is_found_until_it_expires(bank):
     async def keep(key: str) -> None:
         command, kept, unit_of_work = Pay(1, key), bank.kept, bank.unit_of_work
         former = former_key(command, key, MessageContext.new())
@@ -448,7 +448,7 @@ async def test_old_records_are_deleted_in_bounded_batches(bank):
     assert await bank.payments() == [1] * 4
 
 
-async def test_the_worker_forgets_what_is_old(bank):
+async def test_the_worker_deletes_expired_records(bank):
     worker = bank.idempotency(keep_seconds=100.0, clean_interval=0.01)
     await bank.send(Pay(1, "a"))
     bank.clock.ahead += 101
@@ -485,7 +485,7 @@ async def test_a_response_that_cannot_be_encoded_fails_the_command_and_leaves_no
     assert await bank.payments() == []
 
 
-async def test_a_response_without_a_type_is_fine_when_json_gives_it_back(bank):
+async def test_an_untyped_response_is_accepted_if_it_survives_json(bank):
     assert [await bank.send(Untyped("text")), await bank.send(Untyped("text"))] == ["text", "text"]
     assert [await bank.send(Strange(1)), await bank.send(Strange(1))] == [None, None]
     assert await bank.payments() == [1, 1]
@@ -511,7 +511,7 @@ async def test_settings_are_checked():
                 bank.idempotency(**{setting: 0})
 
 
-async def test_the_key_may_come_from_elsewhere():
+async def test_the_key_may_come_from_a_custom_function():
     async with in_memory() as bank:
         bank.options = {"key": lambda command: str(command.amount), "header": "x-request"}
         await bank.send(Pay(1))
@@ -527,7 +527,7 @@ def moved(name: str, module: str) -> Any:
     return made
 
 
-async def test_two_commands_of_one_name_are_told_apart_by_a_request_type(bank):
+async def test_a_request_type_distinguishes_two_commands_of_one_name(bank):
     other = moved("Refund", "elsewhere")
     assert bank.kept.name_of(Refund(1)) == "Refund"
     with pytest.raises(DeclarationError, match=r"has the name 'Refund' among commands with idempotency keys"):
@@ -536,7 +536,7 @@ async def test_two_commands_of_one_name_are_told_apart_by_a_request_type(bank):
     assert bank.kept.name_of(other(1)) == "billing.refund"
 
 
-async def test_an_empty_key_is_neither_a_key_nor_none(bank):
+async def test_an_empty_key_is_refused(bank):
     with pytest.raises(MisuseError, match="it is empty; use None"):
         await bank.send(Refund(1, ""))
     with pytest.raises(MisuseError, match="it is empty; use None"):

@@ -157,7 +157,7 @@ async def library(database: str | None) -> AsyncIterator[Library]:
         yield made
 
 
-async def test_all_statements_of_a_query_see_one_moment_and_the_next_query_another(library):
+async def test_all_statements_of_a_query_see_one_snapshot_and_the_next_query_sees_a_new_one(library):
     async def look() -> tuple[int, int]:
         before = await library.books()
         await library.do(lambda: library.add("meanwhile"), mode=TransactionMode.NEW)
@@ -176,7 +176,7 @@ async def test_writing_is_refused_and_names_the_query(library):
     assert await library.ask(library.books) == 0
 
 
-async def test_nothing_that_needs_a_unit_of_work_can_be_done(library):
+async def test_a_query_refuses_everything_that_needs_a_unit_of_work(library):
     async def add_event() -> None:
         library.events.add(Noted("text"))
 
@@ -198,7 +198,7 @@ async def test_nothing_that_needs_a_unit_of_work_can_be_done(library):
             await library.ask(action)
 
 
-async def test_what_a_query_sends_joins_it_and_what_fails_there_can_be_caught(library):
+async def test_an_inner_query_joins_the_snapshot_and_its_error_can_be_caught(library):
     async def inner() -> int:
         return await library.books()
 
@@ -227,7 +227,7 @@ async def test_a_query_in_a_command_sees_what_the_command_wrote(library):
     assert await library.ask(library.books) == 2
 
 
-async def test_after_a_query_that_failed_all_goes_on(library):
+async def test_a_scope_is_usable_after_a_failed_query(library):
     async def fail() -> None:
         await library.books()
         raise LookupError
@@ -239,14 +239,14 @@ async def test_after_a_query_that_failed_all_goes_on(library):
         assert await library.ask(library.books) == 1
 
 
-async def test_an_isolation_level_that_cannot_be_given_is_refused(library):
+async def test_an_unsupported_isolation_level_is_refused(library):
     library.isolation = "READ UNCOMMITTED"
     with pytest.raises(MisuseError, match="isolation level"):
         await library.ask(library.books)
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
-async def test_an_object_that_was_changed_fails_the_query_and_one_that_was_read_stays_usable(library):
+async def test_a_changed_object_fails_the_query_and_a_read_object_stays_usable(library):
     async def change() -> None:
         (await book()).pages = 12
 
@@ -262,7 +262,7 @@ async def test_an_object_that_was_changed_fails_the_query_and_one_that_was_read_
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-async def test_postgresql_gives_each_statement_its_own_moment_if_asked_to(library):
+async def test_read_committed_gives_each_statement_of_a_query_its_own_snapshot_on_postgresql(library):
     library.isolation = "READ COMMITTED"
 
     async def look() -> tuple[int, int]:
@@ -274,7 +274,7 @@ async def test_postgresql_gives_each_statement_its_own_moment_if_asked_to(librar
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-async def test_postgresql_itself_knows_that_the_transaction_reads_only(library):
+async def test_postgresql_knows_that_the_transaction_is_read_only(library):
     async def look() -> Any:
         session = library.unit_of_work.session
         level = await session.scalar(text("SHOW transaction_isolation"))

@@ -48,7 +48,7 @@ async def ids(storage: StorageUnderTest, which: OutboxFilter, **options: int) ->
     return [record.id for record in await storage.outbox.contents.find(which, **options)]
 
 
-async def test_events_are_found_where_they_are_in_the_order_of_their_key(storage: StorageUnderTest):
+async def test_events_are_found_with_their_place_in_the_order_of_their_key(storage: StorageUnderTest):
     sent = await add(storage, Written("a", "k"), Written("b", "k"))
     await archive(storage)
     waiting = await add(storage, Written("c", "k"))
@@ -66,7 +66,7 @@ async def test_events_are_found_where_they_are_in_the_order_of_their_key(storage
     assert abs((first.moved_at or 0) - time.time()) < 60
 
 
-async def test_a_filter_leaves_out_what_does_not_fit(storage: StorageUnderTest):
+async def test_a_filter_excludes_events_that_do_not_match(storage: StorageUnderTest):
     a, b, c = await add(storage, Written("a", "k"), Written("b"), Elsewhere("c"))
     await archive(storage)
     assert await ids(storage, replace(ARCHIVED, key="k")) == [a]
@@ -97,7 +97,9 @@ async def test_a_filter_with_impossible_values_finds_no_event_and_is_no_error(
 
 
 @pytest.mark.parametrize("place", ["waiting", "delayed"])
-async def test_an_event_that_is_not_archived_has_its_own_age(storage: StorageUnderTest, place: Place):
+async def test_the_age_of_an_event_that_is_not_archived_counts_from_its_creation(
+    storage: StorageUnderTest, place: Place
+):
     await add(storage, Written("a"), after=FUTURE if place == "delayed" else None)
     contents = storage.outbox.contents
     count = await contents.count(OutboxFilter(place))
@@ -118,7 +120,7 @@ async def test_events_are_read_page_by_page(storage: StorageUnderTest):
     assert found == sent
 
 
-async def test_archived_events_come_whole_and_in_order_without_those_that_are_gone(storage: StorageUnderTest):
+async def test_archived_events_are_read_completely_and_in_order_without_deleted_ones(storage: StorageUnderTest):
     sent = await add(storage, Written("a", "k"), Written("b", "o"), Written("c", "o"))
     await archive(storage)
     contents = storage.outbox.contents
@@ -130,7 +132,7 @@ async def test_archived_events_come_whole_and_in_order_without_those_that_are_go
     assert await contents.archived([]) == []
 
 
-async def test_one_event_is_found_wherever_it_is(storage: StorageUnderTest):
+async def test_a_single_event_is_found_in_every_place(storage: StorageUnderTest):
     [sent] = await add(storage, Written("a"))
     await archive(storage)
     [waiting] = await add(storage, Written("b"))
@@ -224,7 +226,7 @@ def event(event_id: str, key: str | None = "k") -> CloudEvent:
     return CloudEvent(event_id, "shop.order-placed.v1", datetime.now(UTC), b"{}", partitionkey=key)
 
 
-async def test_a_stream_tells_of_each_event_whose_it_is_and_its_id_in_order(transport: Transport):
+async def test_a_stream_lists_the_source_and_id_of_each_event_in_order(transport: Transport):
     assert await transport.ids() == []
     await transport.publish(event("a"), event("b"), event("c ü%"))
     await transport.other.publish([event("theirs")])
@@ -234,7 +236,7 @@ async def test_a_stream_tells_of_each_event_whose_it_is_and_its_id_in_order(tran
     assert [each async for page in transport.contents.ids("elsewhere") for each in page] == []
 
 
-async def test_a_stream_is_read_from_a_sequence_or_a_time_on(transport: Transport):
+async def test_a_stream_can_be_read_from_a_sequence_or_a_time(transport: Transport):
     await transport.publish(event("a"))
     state = await transport.contents.state("shop")
     assert state is not None
@@ -248,7 +250,7 @@ async def test_a_stream_is_read_from_a_sequence_or_a_time_on(transport: Transpor
     assert not state.drops_oldest
 
 
-async def test_a_publisher_says_what_the_broker_knew(transport: Transport):
+async def test_a_publisher_reports_duplicates(transport: Transport):
     assert await transport.publish(event("a"), event("b", None)) == [False, False]
     assert await transport.publish(event("a"), event("c")) == [True, False]
     await transport.lose("a")
@@ -256,7 +258,7 @@ async def test_a_publisher_says_what_the_broker_knew(transport: Transport):
     assert await transport.ids() == ["b", "c"]
 
 
-async def test_a_refill_stops_a_key_at_an_event_that_the_broker_only_remembers(transport: Transport):
+async def test_a_refill_stops_at_an_event_of_a_key_that_the_broker_remembers_but_no_longer_holds(transport: Transport):
     await transport.publish(event("a"))
     await transport.lose("a")
     results = await transport.publisher.refill([event("a"), event("b"), event("x", "other"), event("y", None)])
@@ -278,7 +280,7 @@ async def test_a_refill_with_a_mark_is_stored_in_order_under_the_same_ids_and_on
 
 
 @pytest.mark.thorough("waits for a server that is away")
-async def test_a_broker_that_is_away_is_no_empty_stream(transport: Transport):
+async def test_an_unavailable_broker_is_not_reported_as_an_empty_stream(transport: Transport):
     await transport.publish(event("a"))
     await transport.stop()
     with pytest.raises(PublisherUnavailableError):

@@ -124,13 +124,13 @@ async def ada(request: Any) -> Advisor | None:
     return None if request.student == "nobody" else Advisor("Ada", [request.student])
 
 
-async def test_a_request_is_answered_with_what_the_handler_of_the_other_application_returns(channels):
+async def test_a_request_returns_the_response_of_the_handler_in_the_other_application(channels):
     async with answering(channels, ada) as sender:
         assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada", ["Grace"])
         assert await sender.send(FindAdvisor("nobody")) is None
 
 
-async def test_nobody_who_answers_is_known_at_once(channels):
+async def test_a_request_that_no_application_answers_fails_at_once(channels):
     sender = RemoteSender(await channels(), timeout=30)
     with pytest.raises(RemoteUnavailableError, match="no application answers to its name") as caught:
         async with asyncio.timeout(10):
@@ -144,7 +144,7 @@ async def test_a_request_that_is_not_exposed_cannot_be_reached_although_it_has_a
             await sender.send(AssignAdvisor("Grace"))
 
 
-async def test_an_answer_that_does_not_come_in_time_leaves_open_whether_it_was_handled(channels):
+async def test_a_request_without_an_answer_in_time_has_an_unknown_outcome(channels):
     cancelled = asyncio.Event()
 
     async def slow(request: Any) -> None:
@@ -161,7 +161,7 @@ async def test_an_answer_that_does_not_come_in_time_leaves_open_whether_it_was_h
             await cancelled.wait()  # its handler does not run on without a sender
 
 
-async def test_an_error_is_told_without_class_and_text_and_can_be_found_in_the_log(channels):
+async def test_an_error_is_answered_without_class_and_text_but_with_a_reference_to_the_log(channels):
     async def fail(_request: Any) -> None:
         raise LookupError("secret 4711")
 
@@ -175,7 +175,7 @@ async def test_an_error_is_told_without_class_and_text_and_can_be_found_in_the_l
     assert line["message_id"] == caught.value.reference != ""
 
 
-async def test_errors_that_may_be_shown_are_told(channels):
+async def test_the_texts_of_errors_that_may_be_shown_are_answered(channels):
     async def fail(_request: Any) -> None:
         raise LookupError("no advisor is free")
 
@@ -184,7 +184,7 @@ async def test_errors_that_may_be_shown_are_told(channels):
             await sender.send(FindAdvisor("Grace"))
 
 
-async def test_a_committed_request_is_answered_with_its_response_whatever_failed_afterwards(channels):
+async def test_a_committed_request_is_answered_with_its_response_despite_later_errors(channels):
     async def commit_and_fail(_request: Any) -> None:
         raise AfterCommitError("tx", Advisor("Ada"), (), (ValueError("late"),))
 
@@ -192,7 +192,7 @@ async def test_a_committed_request_is_answered_with_its_response_whatever_failed
         assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada")
 
 
-async def test_flow_and_tenant_travel_unverified_and_the_principal_does_not(channels):
+async def test_correlation_and_tenant_are_sent_unverified_and_the_principal_is_not_sent(channels):
     seen: list[MessageContext] = []
 
     async def look(_request: Any) -> None:
@@ -232,7 +232,7 @@ async def test_the_other_application_decides_for_whom_a_request_is_handled(chann
         assert await trusted.send(FindAdvisor("Grace")) == Advisor("enrollment of acme, says known")
 
 
-async def test_an_authenticator_that_fails_lets_nobody_through_and_tells_nothing(channels):
+async def test_a_failing_authenticator_accepts_no_caller_and_reveals_nothing(channels):
     async def broken(_call: RemoteCall) -> Caller:
         raise RuntimeError("secret 4711")
 
@@ -242,13 +242,13 @@ async def test_an_authenticator_that_fails_lets_nobody_through_and_tells_nothing
     assert "4711" not in str(caught.value)
 
 
-async def test_a_request_that_cannot_be_read_there_is_refused_without_its_values(channels):
+async def test_the_refusal_of_an_undecodable_request_does_not_contain_its_values(channels):
     async with answering(channels, ada, exposes=(FindTeacher,), authenticate=trust_broker) as sender:
         with pytest.raises(RemoteRefusedError, match=r"Expected `int`, got `str` - at `\$\.student`"):
             await sender.send(FindAdvisor("Grace"))
 
 
-async def test_a_response_that_cannot_be_read_here_says_that_it_was_handled(channels):
+async def test_the_error_of_an_undecodable_response_reports_that_the_request_was_handled(channels):
     async def nothing(_request: Any) -> None:
         return None
 
@@ -260,7 +260,7 @@ async def test_a_response_that_cannot_be_read_here_says_that_it_was_handled(chan
             await sender.send(FindTeacher(7))
 
 
-async def test_more_requests_than_may_wait_are_turned_away_as_busy(channels):
+async def test_requests_beyond_the_waiting_limit_are_answered_busy(channels):
     release = asyncio.Event()
     begun = asyncio.Event()
 
@@ -283,7 +283,7 @@ async def test_more_requests_than_may_wait_are_turned_away_as_busy(channels):
         await first
 
 
-async def test_stopping_ends_what_is_at_hand_and_takes_no_more(channels):
+async def test_a_stopping_responder_finishes_running_requests_and_accepts_no_more(channels):
     begun, release = asyncio.Event(), asyncio.Event()
 
     async def wait(request: Any) -> None:
@@ -332,7 +332,7 @@ class Unreadable(Query[complex]):
         (int, "is not a Request"),
     ],
 )
-async def test_a_class_that_cannot_travel_is_refused_on_both_sides(request_class, problem):
+async def test_a_class_that_cannot_be_encoded_is_refused_on_both_sides(request_class, problem):
     channel = InMemoryRequestChannel()
     with pytest.raises(DeclarationError, match=problem):
         await RemoteSender(channel).send(request_class())
@@ -340,7 +340,7 @@ async def test_a_class_that_cannot_travel_is_refused_on_both_sides(request_class
         RequestResponder(channel, wire(), exposes=[request_class], authenticate=trust_broker)
 
 
-async def test_what_cannot_work_is_refused_when_the_responder_is_made():
+async def test_impossible_settings_are_refused_by_the_constructors():
     channel = InMemoryRequestChannel()
 
     def make(exposes: Any, **options: Any) -> RequestResponder:
@@ -373,13 +373,13 @@ class Odd(Query[None]):
     value: Any
 
 
-async def test_a_request_that_cannot_be_written_is_refused_and_not_sent(channels):
+async def test_a_request_that_cannot_be_encoded_is_refused_and_not_sent(channels):
     sender = RemoteSender(await channels())
     with pytest.raises(RemoteRefusedError, match="cannot be written"):
         await sender.send(Odd(object()))
 
 
-async def test_a_handler_whose_work_was_cancelled_has_failed_and_the_responder_goes_on(channels):
+async def test_a_cancelled_handler_fails_its_request_and_the_responder_keeps_working(channels):
     async def work(request: Any) -> Advisor:
         if request.student == "cancelled":
             task = asyncio.create_task(asyncio.sleep(60))
@@ -395,7 +395,7 @@ async def test_a_handler_whose_work_was_cancelled_has_failed_and_the_responder_g
         assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada")
 
 
-async def test_so_has_an_authenticator_which_lets_nobody_through(channels):
+async def test_a_cancelled_authenticator_refuses_its_request_and_the_responder_keeps_working(channels):
     cancelled = ["cancelled"]
 
     async def authenticate(_call: RemoteCall) -> Caller | None:
@@ -411,7 +411,7 @@ async def test_so_has_an_authenticator_which_lets_nobody_through(channels):
         assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada", ["Grace"])
 
 
-async def test_a_response_that_cannot_be_written_is_told_apart_from_a_handler_that_failed(channels):
+async def test_a_response_that_cannot_be_encoded_is_not_reported_as_a_failed_handler(channels):
     async def work(request: Any) -> Any:
         return object()
 
@@ -425,7 +425,7 @@ async def test_a_response_that_cannot_be_written_is_told_apart_from_a_handler_th
     assert caught.value.reason == "it cannot be encoded there"  # the text of an error is sent to nobody
 
 
-async def test_an_authenticator_that_hangs_keeps_a_request_no_longer_than_its_sender_waits(channels):
+async def test_a_hanging_authenticator_is_cancelled_when_the_sender_stops_waiting(channels):
     hanging = asyncio.Event()
 
     async def authenticate(call: RemoteCall) -> Caller | None:
@@ -444,7 +444,7 @@ async def test_an_authenticator_that_hangs_keeps_a_request_no_longer_than_its_se
         assert await sender.send(FindAdvisor("Grace")) == Advisor("Ada", ["Grace"])
 
 
-async def test_credentials_that_do_not_come_in_time_are_an_error_and_nothing_was_sent(channels):
+async def test_credentials_that_time_out_are_an_error_and_nothing_is_sent(channels):
     async def credentials() -> dict[str, str]:
         await asyncio.Event().wait()
         return {}
@@ -514,7 +514,7 @@ async def flooded(sender: RemoteSender, count: int) -> AsyncIterator[list["async
 
 
 @pytest.mark.parametrize("concurrency", [2, 16])
-async def test_requests_of_one_name_that_hang_hold_up_none_of_another(channels, concurrency: int):
+async def test_hanging_requests_of_one_name_do_not_delay_those_of_another(channels, concurrency: int):
     exposes = (FindAdvisor, AssignAdvisor)
     started = asyncio.Event()
     async with (
@@ -530,7 +530,7 @@ async def test_requests_of_one_name_that_hang_hold_up_none_of_another(channels, 
                 assert await sender.send(FindAdvisor("Grace"), timeout=30) == Advisor("Ada")
 
 
-async def test_requests_of_one_name_that_fill_the_line_have_none_of_another_turned_away(channels):
+async def test_a_line_full_of_requests_of_one_name_does_not_turn_away_another_name(channels):
     exposes = (FindAdvisor, AssignAdvisor)
     options: Any = {"exposes": exposes, "concurrency": 2, "waiting": 3, "drain_timeout": 0.1}
     async with answering(channels, hanging_beside(), **options) as sender, flooded(sender, 12) as asking:
@@ -543,7 +543,7 @@ async def test_requests_of_one_name_that_fill_the_line_have_none_of_another_turn
         assert found == [Advisor("Ada")] * 2
 
 
-async def test_callers_that_gave_up_leave_their_places_in_the_line(channels):
+async def test_callers_that_gave_up_leave_the_waiting_line(channels):
     options: Any = {"exposes": (AssignAdvisor,), "concurrency": 1, "waiting": 2, "drain_timeout": 0.1}
     started = asyncio.Event()
     async with answering(channels, hanging_beside(started), **options) as sender, flooded(sender, 1):
@@ -558,7 +558,7 @@ async def test_callers_that_gave_up_leave_their_places_in_the_line(channels):
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_slow_authentication_for_one_name_holds_up_no_other_and_ends(channels):
+async def test_a_slow_authentication_for_one_name_delays_no_other_name_and_times_out(channels):
     async def authenticate(call: RemoteCall) -> None:
         if call.name == AssignAdvisor.request_type and call.timeout > 30:
             await asyncio.Event().wait()
@@ -581,7 +581,7 @@ async def test_a_slow_authentication_for_one_name_holds_up_no_other_and_ends(cha
                 await asking
 
 
-async def test_a_request_is_given_up_after_its_time_although_its_sender_would_wait(channels):
+async def test_a_request_is_cancelled_after_the_limit_of_the_responder_although_its_sender_would_wait(channels):
     options: Any = {"exposes": (AssignAdvisor,), "concurrency": 1, "handler_timeout": 0.3, "drain_timeout": 0.1}
     async with answering(channels, hanging_beside(), **options) as sender:
         for _ in range(2):

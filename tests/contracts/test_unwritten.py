@@ -242,7 +242,7 @@ WAYS = [
 
 
 @every_write
-async def test_a_write_that_nothing_stores_is_an_error_however_it_came_about(school, write):
+async def test_an_unsaved_write_is_an_error_for_every_way_to_write(school, write):
     for way in WAYS:
         with pytest.raises(NoUnitOfWorkError, match=f"Storing .*{WRITES[write]}"):
             await way(school, lambda: write(school))
@@ -250,7 +250,7 @@ async def test_a_write_that_nothing_stores_is_an_error_however_it_came_about(sch
 
 
 @every_write
-async def test_a_transaction_of_reading_ends_with_the_error_and_names_the_query(engine, write):
+async def test_a_read_only_transaction_ends_with_the_error_and_names_the_query(engine, write):
     school = School(engine, reading=True)
     with pytest.raises(NoUnitOfWorkError, match=f"{WRITES[write]}.*Ask is answered"):
         await school.mediator.send(Ask(lambda: write(school)))
@@ -261,7 +261,7 @@ async def test_a_transaction_of_reading_ends_with_the_error_and_names_the_query(
 
 
 @every_write
-async def test_an_error_that_is_on_its_way_is_not_masked(school, write):
+async def test_an_error_of_the_handler_is_not_masked(school, write):
     async def fail() -> None:
         await write(school)
         raise LookupError("the first")
@@ -280,7 +280,7 @@ async def test_an_error_that_is_on_its_way_is_not_masked(school, write):
         await reading.mediator.send(Ask(fail))
 
 
-async def test_an_object_that_was_changed_back_is_no_error(school):
+async def test_an_object_changed_back_to_its_old_values_is_no_error(school):
     async def change_back() -> None:
         student = await school.session.get_one(Student, 1)
         student.name = "Eda"
@@ -291,7 +291,7 @@ async def test_an_object_that_was_changed_back_is_no_error(school):
         await way(school, change_back)
 
 
-async def test_a_change_that_the_handler_takes_back_is_no_error(school):
+async def test_a_change_that_the_handler_rolls_back_is_no_error(school):
     async def take_back() -> None:
         await add(school)
         school.session.expunge_all()
@@ -340,7 +340,7 @@ async def test_statements_outside_a_unit_of_work_are_refused_at_once(school):
     assert await school.students() == ["Ada"]
 
 
-async def test_a_command_does_not_commit_while_another_session_of_its_scope_holds_what_nothing_writes(engine, tmp_path):
+async def test_a_command_does_not_commit_while_another_session_of_its_scope_has_unsaved_writes(engine, tmp_path):
     school = School(engine, transactional=True)
     async with opened(f"sqlite:///{tmp_path}/other.db") as other_engine:
         other = School(other_engine)
@@ -369,7 +369,7 @@ async def test_an_event_that_was_recorded_between_two_transactions_is_published_
 
 
 @every_write
-async def test_a_write_left_after_a_commit_is_an_error_that_says_both(engine, write):
+async def test_an_unsaved_write_after_a_commit_is_an_error_that_reports_both(engine, write):
     school = School(engine, transactional=True)
 
     async def give_answer() -> str:
@@ -426,7 +426,7 @@ async def test_a_transaction_that_is_left_open_before_its_first_statement_is_rol
     assert [each["message_type"] for each in logs if each["log_level"] == "warning"] == ["a script"]
 
 
-async def test_unwritten_changes_in_a_transaction_that_is_left_open_are_an_error(school):
+async def test_unsaved_changes_in_a_transaction_left_open_are_an_error(school):
     for write in (add, change, delete, record):
         with pytest.raises(NoUnitOfWorkError, match=WRITES[write]):
             async with school.mediator.scope():
@@ -435,7 +435,7 @@ async def test_unwritten_changes_in_a_transaction_that_is_left_open_are_an_error
     assert await school.students() == ["Ada"]
 
 
-async def test_a_transaction_that_is_left_open_by_a_cancelled_task_frees_what_it_holds(school):
+async def test_a_transaction_left_open_by_a_cancelled_task_releases_its_connection_and_locks(school):
     begun = asyncio.Event()
 
     async def work() -> None:
@@ -483,7 +483,7 @@ async def test_a_handler_cannot_commit_a_part_of_its_command_on_the_connection(e
     assert await school.students() == ["Ada", "Carl"]
 
 
-def test_a_blocking_call_raises_it(database: str | None):
+def test_a_blocking_call_raises_the_error(database: str | None):
     if database is None:
         return
     engine: list[AsyncEngine] = []
@@ -503,7 +503,7 @@ def test_a_blocking_call_raises_it(database: str | None):
             blocking.send(Ask(lambda: add(school)))
 
 
-def test_a_web_request_fails_with_it(database: str | None):
+def test_a_web_request_fails_with_the_error(database: str | None):
     school = School.__new__(School)
 
     @asynccontextmanager

@@ -48,7 +48,7 @@ async def test_an_event_of_a_committed_command_takes_effect_once_in_the_other_ap
     assert await stored(server, "events-warehouse") == 15
 
 
-async def test_only_the_events_of_the_good_command_of_a_scope_are_ever_in_the_stream(
+async def test_only_the_events_of_the_committed_command_of_a_scope_reach_the_stream(
     server: NatsServer, databases: Databases
 ) -> None:
     shop = configured(ShopContainer, str(databases.shop), server.url)
@@ -62,7 +62,7 @@ async def test_only_the_events_of_the_good_command_of_a_scope_are_ever_in_the_st
     assert await stored(server) == 1
 
 
-async def test_nested_commands_publish_after_the_outermost_commit_and_not_if_it_rolls_back(
+async def test_nested_commands_publish_after_the_outermost_commit_and_nothing_after_its_rollback(
     server: NatsServer, databases: Databases
 ) -> None:
     shop = configured(ShopContainer, str(databases.shop), server.url)
@@ -79,7 +79,9 @@ async def test_nested_commands_publish_after_the_outermost_commit_and_not_if_it_
 
 
 @pytest.mark.thorough("kills and restarts servers")
-async def test_commands_commit_while_the_broker_is_down_at_start_and_the_relay_catches_up(databases: Databases) -> None:
+async def test_commands_commit_although_the_broker_is_down_at_the_start_and_the_relay_catches_up(
+    databases: Databases,
+) -> None:
     server = NatsServer()
     await server.start()
     url = server.url
@@ -102,7 +104,7 @@ async def test_commands_commit_while_the_broker_is_down_at_start_and_the_relay_c
 
 
 @pytest.mark.thorough("kills and restarts servers")
-async def test_a_broker_that_is_killed_and_restarted_loses_and_doubles_nothing(
+async def test_no_event_is_lost_or_duplicated_when_the_broker_is_killed_and_restarted(
     server: NatsServer, databases: Databases
 ) -> None:
     shop = configured(ShopContainer, str(databases.shop), server.url)
@@ -119,7 +121,7 @@ async def test_a_broker_that_is_killed_and_restarted_loses_and_doubles_nothing(
     assert await stored(server) == 100
 
 
-async def test_a_failing_handler_is_tried_again_and_takes_effect_once(server: NatsServer, databases: Databases) -> None:
+async def test_a_failing_handler_is_retried_and_takes_effect_once(server: NatsServer, databases: Databases) -> None:
     shop = configured(ShopContainer, str(databases.shop), server.url)
     warehouse = configured(WarehouseContainer, str(databases.warehouse), server.url)
     with capture_logs() as logs:
@@ -134,7 +136,7 @@ async def test_a_failing_handler_is_tried_again_and_takes_effect_once(server: Na
 
 
 @pytest.mark.parametrize("name", ["consumer.after_insert", "relay.after_select"])
-async def test_a_worker_outlives_the_cancellation_of_something_that_it_waited_for(
+async def test_a_worker_survives_the_cancellation_of_a_task_that_it_awaits(
     server: NatsServer, databases: Databases, name: str
 ) -> None:
     shop = configured(ShopContainer, str(databases.shop), server.url)
@@ -146,7 +148,7 @@ async def test_a_worker_outlives_the_cancellation_of_something_that_it_waited_fo
     assert [line["error"] for line in logs if line["log_level"] == "error"] == ["CancelledError"]
 
 
-async def test_an_event_of_an_unknown_type_or_content_comes_again_and_is_never_dropped(
+async def test_an_event_of_an_unknown_type_or_content_is_redelivered_and_never_dropped(
     server: NatsServer, databases: Databases
 ) -> None:
     warehouse = configured(WarehouseContainer, str(databases.warehouse), server.url)
@@ -171,9 +173,7 @@ async def test_an_event_of_an_unknown_type_or_content_comes_again_and_is_never_d
             await eventually(lambda: databases.reservations() == ["1", "2"], "the second reservation")
 
 
-async def test_correlation_and_causation_go_along_to_the_other_application(
-    server: NatsServer, databases: Databases
-) -> None:
+async def test_correlation_and_causation_reach_the_other_application(server: NatsServer, databases: Databases) -> None:
     shop = configured(ShopContainer, str(databases.shop), server.url)
     warehouse = configured(WarehouseContainer, str(databases.warehouse), server.url)
     with capture_logs() as logs:
@@ -188,7 +188,7 @@ async def test_correlation_and_causation_go_along_to_the_other_application(
     assert all(event.extensions["causationid"] == event_id for event in follow_up)
 
 
-async def test_the_tenant_goes_along_to_the_other_application_and_from_there_on(
+async def test_the_tenant_reaches_the_other_application_and_the_events_it_publishes(
     server: NatsServer, databases: Databases
 ) -> None:
     shop = configured(ShopContainer, str(databases.shop), server.url)
@@ -247,7 +247,7 @@ async def test_direct_delivery_publishes_after_the_commit_and_needs_no_relay(
 
 
 @pytest.mark.thorough("kills and restarts servers")
-async def test_direct_delivery_to_a_broker_that_is_down_says_that_the_command_committed(
+async def test_direct_delivery_to_a_broker_that_is_down_reports_that_the_command_committed(
     server: NatsServer, databases: Databases
 ) -> None:
     shop = configured(DirectShopContainer, str(databases.shop), server.url)
@@ -261,7 +261,7 @@ async def test_direct_delivery_to_a_broker_that_is_down_says_that_the_command_co
     assert databases.orders() == ["1", "2"]
 
 
-async def test_direct_delivery_publishes_also_when_the_caller_is_cancelled_during_the_commit(
+async def test_direct_delivery_publishes_although_the_caller_is_cancelled_during_the_commit(
     server: NatsServer, databases: Databases
 ) -> None:
     shop = configured(DirectShopContainer, str(databases.shop), server.url)

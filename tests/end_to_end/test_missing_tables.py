@@ -45,7 +45,7 @@ async def go_through(
     return [line for line in logs if line["event"] in ("relay waits", "relay goes on")]
 
 
-async def test_a_relay_without_tables_logs_the_remedy_once_and_publishes_when_they_are_there(
+async def test_a_relay_without_tables_logs_the_remedy_once_and_publishes_when_the_tables_exist(
     url: str, server: NatsServer
 ) -> None:
     waits, goes_on = await go_through(url, server, [], create_tables)
@@ -56,7 +56,7 @@ async def test_a_relay_without_tables_logs_the_remedy_once_and_publishes_when_th
 
 
 @pytest.mark.parametrize("missing", ["TRUE", "bucket = 17"])
-async def test_a_relay_without_all_rows_of_buckets_logs_the_remedy_once_and_publishes_when_they_are_there(
+async def test_a_relay_with_missing_bucket_rows_logs_the_remedy_once_and_publishes_when_they_exist(
     postgres_url: str, server: NatsServer, missing: str
 ) -> None:
     async with open_engine(postgres_url) as engine:

@@ -185,7 +185,7 @@ async def test_a_broker_that_lost_its_store_is_refilled_and_every_subscriber_app
     assert by_customer(newcomers.rows()) == expected
 
 
-async def test_exactly_the_events_that_were_deleted_from_a_stream_are_found_and_refilled_past_its_memory(
+async def test_exactly_the_events_deleted_from_a_stream_are_found_and_refilled_despite_its_deduplication(
     placed: Shop, server: NatsServer
 ) -> None:
     archived = await placed.archived()
@@ -226,7 +226,7 @@ async def test_a_purged_stream_that_remembers_every_id_is_refilled_in_the_order_
     assert await held(server.url) == await placed.archived()
 
 
-async def test_what_a_stream_keeps_no_longer_is_not_missing(placed: Shop, server: NatsServer) -> None:
+async def test_an_event_older_than_the_age_limit_of_a_stream_is_not_missing(placed: Shop, server: NatsServer) -> None:
     async with jetstream(server.url) as stream:
         await stream.purge_stream(STREAM)
     await placed.execute(
@@ -241,7 +241,7 @@ async def test_what_a_stream_keeps_no_longer_is_not_missing(placed: Shop, server
     assert (await call("verify", "--stream", STREAM, "--json")).report["checked"] == ORDERS
 
 
-async def test_republish_is_idempotent_says_what_it_would_do_and_goes_on_where_it_was_told(
+async def test_republish_is_idempotent_has_a_dry_run_and_continues_after_a_given_sequence(
     placed: Shop, server: NatsServer, tmp_path: Path
 ) -> None:
     dry = await call("republish", "--all", "--dry-run")
@@ -257,7 +257,7 @@ async def test_republish_is_idempotent_says_what_it_would_do_and_goes_on_where_i
     assert (await call("republish")).status == 2
 
 
-async def test_what_is_published_meanwhile_is_no_finding(placed: Shop) -> None:
+async def test_events_published_during_a_verification_are_not_reported(placed: Shop) -> None:
     placing = asyncio.create_task(placed.place(300, first=ORDERS))
     checked: list[int] = []
     while not placing.done():
@@ -268,7 +268,7 @@ async def test_what_is_published_meanwhile_is_no_finding(placed: Shop) -> None:
     assert checked == sorted(checked)
 
 
-async def test_a_refill_that_is_killed_is_ended_by_the_next_one(placed: Shop, server: NatsServer) -> None:
+async def test_the_next_refill_completes_a_killed_one(placed: Shop, server: NatsServer) -> None:
     async with jetstream(server.url) as stream:
         await stream.purge_stream(STREAM)
         arguments = ("outbox", "verify", "tests.end_to_end.refilling:shop", "--republish", "--yes", "--rate", "10")
@@ -284,7 +284,7 @@ async def test_a_refill_that_is_killed_is_ended_by_the_next_one(placed: Shop, se
     assert (await call("verify")).status == 0
 
 
-async def test_a_broker_that_is_away_is_an_error_and_nothing_is_called_missing(
+async def test_an_unavailable_broker_is_an_error_and_no_event_is_reported_missing(
     placed: Shop, server: NatsServer
 ) -> None:
     await server.kill()
@@ -323,7 +323,7 @@ async def _archive(engine: Any, name: str) -> None:
             await connection.execute(text(row), {"number": number, "id": f"{name}-{number}", "data": b"{}"})
 
 
-async def test_a_cluster_is_read_and_refilled_while_one_of_its_servers_is_away(
+async def test_a_cluster_is_read_and_refilled_while_one_of_its_servers_is_down(
     databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with NatsCluster() as cluster:

@@ -62,7 +62,7 @@ async def _until_it_answers(ask: Callable[[Any], Awaitable[Any]], what: Any) -> 
 
 
 @pytest.mark.thorough("stops and restarts servers")
-async def test_the_workers_of_one_database_go_on_while_another_one_is_away_also_at_the_start(
+async def test_the_workers_of_one_database_keep_working_during_an_outage_of_another_even_from_the_start(
     server: NatsServer, own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     notes = f"sqlite:///{tmp_path / 'notes.db'}"

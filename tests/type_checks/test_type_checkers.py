@@ -64,5 +64,5 @@ def test_a_type_checker_reports_exactly_the_marked_lines(errors, tmp_path: Path)
     assert sorted(errors(tmp_path)) == sorted(marked())
 
 
-def test_there_are_marked_lines():
+def test_the_cases_have_marked_lines():
     assert len(marked()) > 15
