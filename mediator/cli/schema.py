@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mediator.cli.work import CommandError
 from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import instances_of
-from mediator.dependency_injector.declared import application_of, gives
+from mediator.dependency_injector.declared import given_argument, gives
 from mediator.dependency_injector.graph import Graph
 from mediator.dependency_injector.lifespan import made, opened
 from mediator.distributed.outbox import EventPublisher, Outbox, OutboxRelay
@@ -76,7 +76,7 @@ async def _application(container: Any, graph: Graph, engine: Any) -> str | None:
 
 
 async def _given_name(provider: Any) -> str | None:
-    given = application_of(provider)
+    given = given_argument(provider, "application")
     if kinds.is_provider(given):
         given = await made(given)
     return given if isinstance(given, str) else None

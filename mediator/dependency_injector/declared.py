@@ -137,7 +137,10 @@ def provided_class(provider: Any) -> type | None:
     """Return the class of the object that a provider would return; `None` when the class is unknown."""
     if isinstance(provider, kinds.DEPENDENCIES):
         cls: type = provider.instance_of
-        return cls if cls is not object else _class_of_target(provider)
+        if cls is not object:
+            return cls
+        target = kinds.effective(provider)
+        return None if isinstance(target, kinds.DEPENDENCIES) else provided_class(target)
     if isinstance(provider, (*kinds.DELEGATES, *kinds.SETTINGS, *kinds.PLACEHOLDERS)):
         return None
     if isinstance(provider, kinds.OBJECTS):
@@ -146,11 +149,6 @@ def provided_class(provider: Any) -> type | None:
     if isinstance(provider, kinds.CALLING):
         return _class_of_called(provider)
     return None
-
-
-def _class_of_target(dependency: Any) -> type | None:
-    target = kinds.effective(dependency)
-    return None if isinstance(target, kinds.DEPENDENCIES) else provided_class(target)
 
 
 def _class_of_called(provider: Any) -> type | None:
@@ -205,23 +203,17 @@ UNKNOWN: Any = object()
 def given_argument(provider: Any, name: str) -> Any:
     """Return the value that a provider passes for a parameter, or the parameter's default.
 
-    Return `UNKNOWN` when the value cannot be read.
+    Return `UNKNOWN` when the value cannot be read, or when `provider` is not a provider.
     """
+    effective = kinds.effective(provider) if kinds.is_provider(provider) else None
+    if not isinstance(effective, kinds.CALLING):
+        return UNKNOWN
     try:
-        signature = inspect.signature(provider.provides)
-        bound = signature.bind_partial(*provider.args, **provider.kwargs)
+        signature = inspect.signature(effective.provides)
+        bound = signature.bind_partial(*effective.args, **effective.kwargs)
     except (TypeError, ValueError):  # the arguments do not fit, which another rule reports
         return UNKNOWN
     if name not in signature.parameters:
         return UNKNOWN
     bound.apply_defaults()
     return bound.arguments[name]
-
-
-def application_of(provider: Any) -> Any:
-    """Return the argument `application` that a provider passes to an outbox or a publisher.
-
-    The argument is the name, a provider of the name, or `None`. Return `UNKNOWN` when it cannot be read.
-    """
-    effective = kinds.effective(provider) if kinds.is_provider(provider) else provider
-    return given_argument(effective, "application") if isinstance(effective, kinds.CALLING) else UNKNOWN

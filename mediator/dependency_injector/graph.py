@@ -187,7 +187,8 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
     # A provider that overrides a `Scoped` is called once per scope.
     replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
-        cls = _class_of(provider)
+        resource = isinstance(provider, kinds.RESOURCES)  # it may call a context manager, which is the unit of work
+        cls = class_of(provider.provides) if resource else provided_class(provider)
         if cls is None or not issubclass(cls, _PER_SCOPE) or kinds.overriding(provider) is not None:
             continue
         if provider not in replacing and (reason := _reason(provider)) is not None:
@@ -196,11 +197,6 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
                 f"`Scoped({cls.__name__}, ...)`."
             )
             yield Problem(graph.labels[provider], cls.__name__, text)
-
-
-def _class_of(provider: Any) -> type | None:
-    """Return the class of the object that a provider returns, or of the context manager that a resource enters."""
-    return class_of(provider.provides) if isinstance(provider, kinds.RESOURCES) else provided_class(provider)
 
 
 def _reason(provider: Any) -> str | None:

@@ -112,16 +112,12 @@ def _no_request(given: Any) -> tuple[str, str] | None:
         return name, f"is an object in `requests`, which names classes. Write `requests=[{name}]`."
     if issubclass(given, (*_ONE_HANDLER.values(),)):
         return None
-    named = "is named in `requests`, and is"
-    if issubclass(given, Notification):
-        return path_of(
-            given
-        ), f"{named} a notification, which may have any number of handlers and needs none. Leave it out."
-    if issubclass(given, DistributedEvent):
-        text = "a distributed event, which other applications may handle and this one need not. Leave it out."
-        return path_of(given), f"{named} {text}"
     text = "no request. Derive it from Command, Query or StreamRequest, or name the request that it handles."
-    return path_of(given), f"{named} {text}"
+    if issubclass(given, Notification):
+        text = "a notification, which may have any number of handlers and needs none. Leave it out."
+    elif issubclass(given, DistributedEvent):
+        text = "a distributed event, which other applications may handle and this one need not. Leave it out."
+    return path_of(given), f"is named in `requests`, and is {text}"
 
 
 def declared_classes(base: type, packages: Iterable[str]) -> list[type]:
@@ -170,18 +166,13 @@ def find_uncallable(bindings: Iterable[Binding]) -> Iterator[Problem]:
     for binding in bindings:
         names: frozenset[str] = getattr(binding.kind, "__abstractmethods__", frozenset())
         for name in sorted(names):
-            wanted = _parameters(binding.kind, name)
+            wanted = list(inspect.signature(getattr(binding.kind, name)).parameters)[1:]  # as the base declares them
             shown = _misfit(binding.cls, name, len(wanted))
             if shown is not None:
                 given = f"{', '.join(wanted[:-1])} and {wanted[-1]}" if len(wanted) > 1 else wanted[0]
                 remedy = f"Write `{name}(self, {', '.join(wanted)})`."
                 text = f"has a `{name}{shown}`, which cannot be called with {given}. {remedy}"
                 yield Problem(binding.label, binding.cls.__name__, text)
-
-
-def _parameters(kind: type, name: str) -> list[str]:
-    """Return the names of a method's parameters, as the generic base declares them."""
-    return list(inspect.signature(getattr(kind, name)).parameters)[1:]
 
 
 def _misfit(cls: type, name: str, count: int) -> str | None:

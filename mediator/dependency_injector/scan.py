@@ -137,12 +137,9 @@ def _not_given(name: str, wanted: Any) -> Missing:
     if not classes:
         annotation = "no annotation" if wanted is Any else f"the annotation {spelled(wanted)}"
         return Missing(name, f"needs {name!r}, which has {annotation}, by which no provider can be chosen")
-    hint = " (only a class that derives from the protocol counts)" * any(map(_is_protocol, classes))
+    is_protocol = any(getattr(cls, "_is_protocol", False) for cls in classes)
+    hint = " (only a class that derives from the protocol counts)" * is_protocol
     return Missing(name, f"needs a {spelled(wanted)} as {name!r}, which no named provider gives{hint}", addable=True)
-
-
-def _is_protocol(cls: type) -> bool:
-    return bool(getattr(cls, "_is_protocol", False))
 
 
 def _meant(wanted: Any, candidates: Sequence[Candidate]) -> list[Candidate]:

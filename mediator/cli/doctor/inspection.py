@@ -18,16 +18,10 @@ from mediator.secret import Secret, secretly
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """JetStream's information about the account of the connection.
+    """The used and the maximum storage of the connection's account, in bytes; -1 means no maximum."""
 
-    API level 2 is nats-server 2.12, and 4 is 2.14. Sizes are in bytes; `max_storage` is -1 when there is no limit.
-    """
-
-    api_level: int
     storage: int
     max_storage: int
-    streams: int
-    consumers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +36,6 @@ class StreamState:
         max_age: Seconds for which events stay; 0 means forever.
         max_bytes: The maximum size in bytes; -1 means no limit.
         duplicate_window: Seconds for which the stream recognizes the id of an event, and drops duplicates.
-        allow_atomic: Whether the stream accepts atomic batches.
         persist_mode: `"async"` when the stream acknowledges before it writes; otherwise empty.
         partitions: The number of partitions of each event type; 0 when the stream does not state the number.
         offline_replicas: The servers whose copy is offline or behind.
@@ -56,13 +49,10 @@ class StreamState:
     max_age: float
     max_bytes: int
     duplicate_window: float
-    allow_atomic: bool
     persist_mode: str
     partitions: int
     messages: int
     bytes: int
-    first_sequence: int
-    last_sequence: int
     offline_replicas: tuple[str, ...]
 
 
@@ -76,7 +66,6 @@ class ConsumerState:
         max_ack_pending: The number of events that may be delivered and not yet acknowledged.
         pending: The number of messages that the consumer still has to deliver.
         unacknowledged: The number of messages that are delivered and not yet acknowledged.
-        redelivered: The number of unacknowledged messages that were delivered more than once.
         ack_floor: The sequence in the stream up to which all messages are acknowledged.
         waiting: The number of waiting pull requests; 0 when no process consumes.
     """
@@ -89,7 +78,6 @@ class ConsumerState:
     paused: bool
     pending: int
     unacknowledged: int
-    redelivered: int
     ack_floor: int
     waiting: int
 
@@ -195,10 +183,7 @@ async def _account(api: JetStreamApi, problems: list[str]) -> tuple[bool | None,
         problems.append(error.reason)
         return (False if isinstance(error.__cause__, nats.errors.NoRespondersError) else None), None
     limits: dict[str, Any] = info.get("limits") or {}
-    level: int = info.get("api", {}).get("level", 0)
-    return True, AccountState(
-        level, info.get("storage", 0), limits.get("max_storage", -1), info.get("streams", 0), info.get("consumers", 0)
-    )
+    return True, AccountState(info.get("storage", 0), limits.get("max_storage", -1))
 
 
 async def _asked(asking: Awaitable[dict[str, Any] | None], problems: list[str]) -> dict[str, Any] | None:
@@ -227,13 +212,10 @@ def _stream(info: dict[str, Any]) -> StreamState:
         max_age=config.get("max_age", 0) / NANOSECONDS,
         max_bytes=config.get("max_bytes", -1),
         duplicate_window=config.get("duplicate_window", 0) / NANOSECONDS,
-        allow_atomic=config.get("allow_atomic", False),
         persist_mode=config.get("persist_mode", ""),
         partitions=int(partitions) if partitions.isdigit() else 0,
         messages=state["messages"],
         bytes=state["bytes"],
-        first_sequence=state["first_seq"],
-        last_sequence=state["last_seq"],
         offline_replicas=tuple(
             each.get("name", "") for each in replicas if not each.get("current") or each.get("offline")
         ),
@@ -251,7 +233,6 @@ def _consumer(info: dict[str, Any]) -> ConsumerState:
         paused=info.get("paused", False),
         pending=info["num_pending"],
         unacknowledged=info["num_ack_pending"],
-        redelivered=info["num_redelivered"],
         ack_floor=info["ack_floor"]["stream_seq"],
         waiting=info.get("num_waiting", 0),
     )

@@ -247,8 +247,7 @@ class _InstallationReader:
     def _compare_applications(self) -> None:
         """Record a failure for each relay whose outbox and publisher have different application names."""
         for relay in self._named(OutboxRelay):
-            effective = kinds.effective(relay)
-            given = [given_argument(effective, name) for name in ("outbox", "publisher")]
+            given = [given_argument(relay, name) for name in ("outbox", "publisher")]
             outbox, publisher = (self._values.get(each) if kinds.is_provider(each) else None for each in given)
             if isinstance(outbox, Outbox) and isinstance(publisher, EventPublisher):
                 try:

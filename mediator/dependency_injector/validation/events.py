@@ -16,11 +16,6 @@ from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import DeclarationError, Problem, misuse
 
 
-def find_event_faults(catalogs: Iterable[Catalog], where: str) -> Iterator[Problem]:
-    """Yield events without a valid type, and classes that share a type and version with another class."""
-    yield from _type_faults(event_classes(catalogs, where))
-
-
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
     """Return the event classes of an application, each with the label for reports.
 
@@ -52,7 +47,11 @@ def _package(cls: type) -> str:
     return cls.__module__.rpartition(".")[0] or cls.__module__
 
 
-def _type_faults(events: dict[type, str]) -> Iterator[Problem]:
+def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
+    """Yield events without a valid type, and classes that share a type and version with another class.
+
+    `events` has the label of each class.
+    """
     owners: dict[str, type] = {}
     for event, label in events.items():
         if not issubclass(event, DistributedEvent):
@@ -83,10 +82,7 @@ def find_undelivered(container: Any, catalogs: Iterable[Catalog], *, relay_elsew
 
 
 def _delivery_faults(binding: Binding, *, relayed: bool) -> Iterator[Problem]:
-    provider = kinds.effective(binding.source)
-    if not isinstance(provider, kinds.CALLING):
-        return
-    delivery, outbox, publisher = (given_argument(provider, name) for name in ("delivery", "outbox", "publisher"))
+    delivery, outbox, publisher = (given_argument(binding.source, each) for each in ("delivery", "outbox", "publisher"))
     name = binding.cls.__name__
     if delivery == "outbox":
         if outbox is None:
@@ -150,18 +146,11 @@ def _rivals(events: Mapping[type[DistributedEvent], str]) -> Iterator[Problem]:
 
 def _codec_faults(container: Any) -> Iterator[Problem]:
     for label, provider, _ in instances_of(container, UnitOfWork):
-        codec = codec_class(provider)
-        if codec is not None and not all(hasattr(codec, name) for name in _STEPS):
+        codec = codec_argument(provider)
+        cls = provided_class(kinds.effective(codec)) if kinds.is_provider(codec) else type(codec)
+        if codec is not None and cls is not None and not all(hasattr(cls, name) for name in _STEPS):
             text = f"has no `decode_data` and `convert` (see {PlainDataCodec.__name__}), which upcasters need."
-            yield Problem(label, codec.__name__, text)
-
-
-def codec_class(unit_of_work: Any) -> type | None:
-    """Return the class of the codec that a provider of a unit of work passes; `None` when it is unknown."""
-    codec = codec_argument(unit_of_work)
-    if codec is None:
-        return None
-    return provided_class(kinds.effective(codec)) if kinds.is_provider(codec) else type(codec)
+            yield Problem(label, cls.__name__, text)
 
 
 def codec_argument(unit_of_work: Any) -> Any:

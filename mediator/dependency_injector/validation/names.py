@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.catalog import Catalog, instances_of
-from mediator.dependency_injector.declared import application_of, given_argument, path_of
+from mediator.dependency_injector.declared import given_argument, path_of
 from mediator.distributed.behaviors import DistributedUnitOfWorkBehavior
 from mediator.distributed.idempotency import IdempotencyBehavior, request_name
 from mediator.distributed.outbox import OutboxRelay
@@ -17,31 +16,28 @@ from mediator.handlers import RequestHandler
 def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator[Problem]:
     """Yield relays whose publisher and outbox have different application names, and events without any name."""
     for label, provider, _ in instances_of(container, OutboxRelay):
-        relay = kinds.effective(provider)
-        if isinstance(relay, kinds.CALLING):
-            outbox, publisher = (application_of(given_argument(relay, name)) for name in ("outbox", "publisher"))
-            if isinstance(outbox, str) and isinstance(publisher, str) and outbox != publisher:
-                text = (
-                    f"publishes events as {publisher!r}, but its outbox stores them as {outbox!r}. Give the name of the "
-                    "application to the outbox only."
-                )
-                yield Problem(label, "OutboxRelay", text)
-            if outbox is None and publisher is None:
-                text = (
-                    "publishes events without the name of an application. Give the name to the outbox: "
-                    "`SqlAlchemyOutbox(engine, application=...)`."
-                )
-                yield Problem(label, "OutboxRelay", text)
-    for catalog in catalogs:
-        for binding in catalog.behaviors:
-            behavior, name = kinds.effective(binding.source), binding.cls.__name__
-            if not issubclass(binding.cls, DistributedUnitOfWorkBehavior) or not isinstance(behavior, kinds.CALLING):
-                continue
-            if given_argument(behavior, "delivery") != "direct":
-                continue
-            if application_of(given_argument(behavior, "publisher")) is None:
-                text = "delivers events without the name of an application. Give the publisher `application`."
-                yield Problem(binding.label, name, text)
+        outbox, publisher = (
+            given_argument(given_argument(provider, name), "application") for name in ("outbox", "publisher")
+        )
+        if isinstance(outbox, str) and isinstance(publisher, str) and outbox != publisher:
+            text = (
+                f"publishes events as {publisher!r}, but its outbox stores them as {outbox!r}. Give the name of the "
+                "application to the outbox only."
+            )
+            yield Problem(label, "OutboxRelay", text)
+        if outbox is None and publisher is None:
+            text = (
+                "publishes events without the name of an application. Give the name to the outbox: "
+                "`SqlAlchemyOutbox(engine, application=...)`."
+            )
+            yield Problem(label, "OutboxRelay", text)
+    for behavior in (each for catalog in catalogs for each in catalog.behaviors):
+        if not issubclass(behavior.cls, DistributedUnitOfWorkBehavior):
+            continue
+        delivery, publisher = (given_argument(behavior.source, name) for name in ("delivery", "publisher"))
+        if delivery == "direct" and given_argument(publisher, "application") is None:
+            text = "delivers events without the name of an application. Give the publisher `application`."
+            yield Problem(behavior.label, behavior.cls.__name__, text)
 
 
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
@@ -83,6 +79,5 @@ def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterato
 
 def _exposed(provider: Any) -> Sequence[Any]:
     """Return the classes that a provider of a responder passes as `exposes`; empty when they cannot be read."""
-    effective = kinds.effective(provider)
-    given = given_argument(effective, "exposes") if isinstance(effective, kinds.CALLING) else None
+    given = given_argument(provider, "exposes")
     return cast("Sequence[Any]", given) if isinstance(given, list | tuple) else ()

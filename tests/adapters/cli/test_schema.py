@@ -187,7 +187,7 @@ def test_upgrade_names_the_events_after_its_application_option(tmp_path, monkeyp
     monkeypatch.setenv("SAMPLE_DATABASE", f"sqlite:///{file}")
     version_1_in(file)
     unknown = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create_silent"])
-    assert (unknown.exit_code, "under which the existing events" in unknown.stderr) == (1, True)
+    assert (unknown.exit_code, "under which they were published" in unknown.stderr) == (1, True)
     several = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create_two"])
     assert several.exit_code != 0
     told = CliRunner().invoke(cli, ["schema", "upgrade", f"{OUTBOX_SAMPLE}:create", "--application", "old name"])

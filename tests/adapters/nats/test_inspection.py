@@ -60,13 +60,12 @@ async def test_the_report_contains_streams_and_consumers(
     assert (seen.reachable, seen.jetstream, seen.problems) == (True, True, ())
     assert re.fullmatch(r"\d+\.\d+\.\d+", seen.server_version)
     assert (seen.max_payload, seen.servers) == (1024**2, 1)
-    assert seen.account.api_level >= 2
+    assert seen.account.storage > 0
     (stream,) = seen.streams
     assert (stream.name, stream.replicas, stream.storage, stream.discard) == (f"{prefix}-shop", 1, "file", "new")
     assert (stream.max_age, stream.duplicate_window, stream.max_bytes) == (3600, 60, 10**7)
     assert (stream.retention, stream.persist_mode, stream.partitions) == ("limits", "", 4)
-    assert (stream.messages, stream.first_sequence, stream.last_sequence) == (3, 1, 3)
-    assert stream.allow_atomic
+    assert stream.messages == 3
     assert stream.bytes > 0
     (consumer,) = seen.consumers
     assert (consumer.stream, consumer.name) == (f"{prefix}-shop", "shipping")

@@ -57,13 +57,10 @@ def test_each_field_of_a_stream_is_read_from_its_key() -> None:
         max_age=7.0,
         max_bytes=800,
         duplicate_window=9.0,
-        allow_atomic=True,
         persist_mode="async",
         partitions=16,
         messages=11,
         bytes=12,
-        first_sequence=13,
-        last_sequence=14,
         offline_replicas=("away", "behind", "both"),
     )
 
@@ -81,7 +78,7 @@ def test_each_field_of_a_consumer_is_read_from_its_key() -> None:
         "delivered": {"stream_seq": 13, "consumer_seq": 14},
         "num_waiting": 15,
     }
-    assert _consumer(info) == ConsumerState("events-shop", "g", 5, 6.0, 7, True, 8, 9, 10, 11, 15)
+    assert _consumer(info) == ConsumerState("events-shop", "g", 5, 6.0, 7, True, 8, 9, 11, 15)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +130,7 @@ async def test_the_report_contains_the_answers_of_the_broker_and_each_problem_on
     names = [_Wanted(f"events-{name}") for name in ("shop", "a", "b", "gone")]
     consumers = tuple(WantedConsumer(f"events-{name}", "g", ConsumerSettings("g", ["x"])) for name in ("a", "gone"))
     report = await inspect_broker(connection, Topology(tuple(names), consumers), timeout=3)  # type: ignore[arg-type]
-    assert report.account == AccountState(2, 3, 4, 5, 6)
+    assert report.account == AccountState(3, 4)
     assert (report.server_version, report.servers, report.jetstream) == ("2.14.1", 2, True)
     assert [stream.name for stream in report.streams] == ["events-shop"]
     assert report.missing_streams == ("events-gone",)

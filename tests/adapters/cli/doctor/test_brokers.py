@@ -442,8 +442,8 @@ async def test_a_connection_for_requests_only_needs_no_jetstream(given: dict[str
     [
         ({"server_version": "2.9.25"}, ("fault", "broker-version")),
         ({"server_version": "2.11.4"}, None),
-        ({"account": AccountState(4, 900, 1000, 1, 1)}, ("warning", "broker-storage")),
-        ({"account": AccountState(4, 700, 1000, 1, 1)}, None),
+        ({"account": AccountState(900, 1000)}, ("warning", "broker-storage")),
+        ({"account": AccountState(700, 1000)}, None),
     ],
 )
 async def test_states_that_no_test_server_can_have_are_reported(seen: dict[str, Any], expected):
