@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mediator.distributed.inbox.consumer import EventConsumer
@@ -90,10 +90,13 @@ class ParkedReplay:
                 yield Replayed(following, "blocked", ParkedEventBlockedError(following.number, blocker))
                 return
             result = await self._one(following)
-            if result is not None:
-                yield result
-            if result is None or result.outcome != "replayed":
-                run.stop(event.ordering_key, result)
+            if result is None:
+                return
+            yield result
+            if result.outcome != "replayed":
+                error = result.error
+                blocker = error.head if isinstance(error, ParkedEventBlockedError) else following.number
+                run.stopped[event.ordering_key] = blocker
                 return
             head = await self._parking.head(following)
             following = head if head is not None and head.reason == ParkReason.KEY_PARKED else None
@@ -145,6 +148,7 @@ class ParkedReplay:
         await consumer.replay(await self._parking.get(event.number))
 
 
+@dataclass(slots=True)
 class _Run:
     """The state of one run.
 
@@ -154,16 +158,9 @@ class _Run:
         ready: The ordering keys that would be tried in a dry run.
     """
 
-    def __init__(self) -> None:
-        self.done: set[int] = set()
-        self.stopped: dict[tuple[str, str, str | int], int] = {}
-        self.ready: set[tuple[str, str, str | int]] = set()
-
-    def stop(self, ordering_key: tuple[str, str, str | int], result: Replayed | None) -> None:
-        if result is None:
-            return
-        error = result.error
-        self.stopped[ordering_key] = error.head if isinstance(error, ParkedEventBlockedError) else result.event.number
+    done: set[int] = field(default_factory=set[int])
+    stopped: dict[tuple[str, str, str | int], int] = field(default_factory=dict[tuple[str, str, str | int], int])
+    ready: set[tuple[str, str, str | int]] = field(default_factory=set[tuple[str, str, str | int]])
 
 
 def _fields(event: ParkedEvent) -> dict[str, object]:

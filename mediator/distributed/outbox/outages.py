@@ -18,6 +18,7 @@ from mediator.printable import text_of
 
 _FIRST_PAUSE = 0.1
 _LAST_PAUSE = 15.0
+_OF_ONE_STREAM = (StreamNotFoundError, StreamMismatchError, StreamUnavailableError)
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ class Outages:
                 failed.setdefault(_domain(result), result.error)
         for domain in answered - failed.keys():
             self._end(domain)
-        general = {domain: error for domain, error in failed.items() if not _is_of_one_stream(error)}
+        general = {domain: error for domain, error in failed.items() if not isinstance(error, _OF_ONE_STREAM)}
         if general and not answered:
             self._suspects |= failed
             return next(iter(general.values()))
@@ -133,7 +134,3 @@ class Outages:
 
 def _domain(result: PublishResult) -> str:
     return result.event.type.partition(".")[0]
-
-
-def _is_of_one_stream(error: Exception) -> bool:
-    return isinstance(error, StreamNotFoundError | StreamMismatchError | StreamUnavailableError)

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from mediator.distributed import failpoints
 from mediator.distributed.shield import is_own_cancellation
 from mediator.errors import AfterCommitError, CommittedError
-from mediator.scope import Frame
 from mediator.strategies import is_failure
 
 _LONGEST_CHAIN = 20
@@ -40,17 +39,20 @@ class AfterCommitQueue:
 
     async def run(
         self,
-        committed: "Committed",
+        transaction_id: str,
+        message: object,
         response: Any,
         deliver: Coroutine[Any, Any, None] | None,
+        *,
         timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
         errors: list[BaseException],
     ) -> None:
         """Deliver the events of the transaction, if `deliver` is given, and then make all calls, even if one fails.
 
         Args:
-            committed: The transaction.
-            response: The response of its command.
+            transaction_id: The id of the transaction.
+            message: The message of the dispatch that began the transaction.
+            response: The response of the message.
             deliver: Sends the events; `None` when they are in the outbox. It has to limit its own duration.
             timeout: How long all calls together may take, in seconds.
             errors: The errors that were raised since the commit. Further errors are added.
@@ -68,13 +70,12 @@ class AfterCommitQueue:
                 errors.append(error)
         before = len(errors)
         failed = await self._call_all(errors, timeout)
-        message = committed.dispatch.message
         if failed or len(errors) > before or before > 1:
-            raise AfterCommitError(committed.id, response, failed, errors, message=message) from errors[0]
+            raise AfterCommitError(transaction_id, response, failed, errors, message=message) from errors[0]
         for only in errors:
-            if isinstance(only, CommittedError) and only.transaction_id == committed.id:
+            if isinstance(only, CommittedError) and only.transaction_id == transaction_id:
                 raise only
-            raise CommittedError(committed.id, response, message=message) from only
+            raise CommittedError(transaction_id, response, message=message) from only
 
     async def _call_all(self, errors: list[BaseException], timeout: float) -> Sequence[object]:  # noqa: ASYNC109
         failed: list[object] = []
@@ -92,41 +93,23 @@ class AfterCommitQueue:
         try:
             await failpoints.reach("after_commit.before_call")
             await waiting.call()
-        except asyncio.CancelledError as error:  # raised by the handler, or by the time limit
-            task = asyncio.current_task()
-            own = task is None or task.cancelling() > 0
-            if not own or _has_committed(error, waiting.message):
-                del self._waiting[0]
-                failed += _not_committed(error, waiting.message)
-                errors += _errors_of(error, waiting.message)
-            if own:
-                raise
         except BaseException as error:
-            if not is_failure(error):
+            own = is_own_cancellation(error)
+            if own and not _has_committed(error, waiting.message):
+                raise
+            if not (is_failure(error) or isinstance(error, asyncio.CancelledError)):
                 raise
             del self._waiting[0]
             failed += _not_committed(error, waiting.message)
             errors += _errors_of(error, waiting.message)  # collected: the next calls are still made
+            if own:
+                raise
         else:
             del self._waiting[0]
         try:
             await failpoints.reach("after_commit.after_call")
         except Exception as error:
             errors.append(error)
-
-
-class Committed(Protocol):
-    """A committed transaction."""
-
-    @property
-    def id(self) -> str:
-        """The id of the transaction."""
-        ...
-
-    @property
-    def dispatch(self) -> Frame:
-        """The dispatch that began the transaction."""
-        ...
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:

@@ -83,8 +83,3 @@ class AggregateTracker(EventCollector):
         for aggregate in self._waiting:
             journal = journal_of(aggregate)
             journal.waiting = [each for each in journal.waiting if each not in gone]
-
-    def let_go(self, running: RunningTransaction) -> None:
-        """Release the aggregates that were tracked only for the given transaction."""
-        for aggregate in running.tracked:
-            self.release(aggregate)

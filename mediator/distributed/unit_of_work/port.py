@@ -379,7 +379,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             await failpoints.reach("unit_of_work.after_commit")
         except Exception as error:  # collected: the calls that wait for the commit are still made
             errors.append(error)
-        await running.after_commit.run(running, response, deliver, timeout, errors)
+        message = running.dispatch.message
+        await running.after_commit.run(running.id, message, response, deliver, timeout=timeout, errors=errors)
 
     async def roll_back(self, error: BaseException) -> None:
         """Roll back all work since `begin`, in bounded time. A cancellation does not interrupt the rollback.
@@ -465,7 +466,9 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             failure = CommitOutcomeUnknownError(running.id, "the event loop ended before the database answered")
         if failure is None or isinstance(failure, CommittedError):
             if failure is not None:
-                failure = _committed(running, response, failure.__cause__ or failure)
+                cause = failure.__cause__ or failure
+                failure = CommittedError(running.id, response, message=running.dispatch.message)
+                failure.__cause__ = cause
             self._end(running, Outcome.COMMITTED, response)
             self._log.info("transaction committed", **running.log_fields())
         elif isinstance(failure, CommitOutcomeUnknownError):
@@ -481,8 +484,9 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         return error
 
     def _end(self, running: RunningTransaction, outcome: Outcome, response: Any) -> None:
-        running.open_to_others()
-        self.let_go(running)
+        running.scope.open_to_others(running.frame)
+        for aggregate in running.tracked:
+            self.release(aggregate)
         running.scope.end(outcome, running.id, response)
         running.dispatch.settle(outcome, running.id, response)
         self._running = None
@@ -526,12 +530,6 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
                 raise done.cancellation from error
             raise
         running.leave_savepoint(keep=True)
-
-
-def _committed(running: RunningTransaction, response: Any, error: BaseException) -> CommittedError:
-    committed = CommittedError(running.id, response, message=running.dispatch.message)
-    committed.__cause__ = error
-    return committed
 
 
 def _joined(

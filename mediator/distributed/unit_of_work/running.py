@@ -188,11 +188,6 @@ class RunningTransaction:
         """The dispatch that began the transaction, also if it began in a context opened inside that dispatch."""
         return self.frame.dispatch or self.frame
 
-    @property
-    def milliseconds(self) -> float:
-        """The time since the transaction began, in milliseconds."""
-        return round((self.clock() - self.started) * 1000, 3)
-
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
         """Accept no more events, and return the encoded events.
 
@@ -220,34 +215,22 @@ class RunningTransaction:
             DispatchDepthError: Domain events cause each other without end, or there are too many of them.
         """
         while True:
-            self.close_to_others()
+            self.frame.check_last()
+            self.scope.close_to_others()  # a dispatch that joined now could miss the commit
             self.raise_doom()
             await flush()
             self.raise_doom()
             if not self.recorded:
                 return
-            self.open_to_others()
+            self.scope.open_to_others(self.frame)
             await self.recorded.publish()
-
-    def close_to_others(self) -> None:
-        """Refuse dispatches that would join the transaction now, because their work could miss the commit.
-
-        Raises:
-            ScopeError: A dispatch that joined is still running.
-        """
-        self.frame.check_last()
-        self.scope.close_to_others()
-
-    def open_to_others(self) -> None:
-        """Let dispatches join the scope again, after `close_to_others`."""
-        self.scope.open_to_others(self.frame)
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields that describe the transaction in log lines."""
         return {
             "transaction_id": self.id,
             "message_type": name_of(self.message),
-            "milliseconds": self.milliseconds,
+            "milliseconds": round((self.clock() - self.started) * 1000, 3),
             "events": len(self.events),
             **self.frame.context.log_fields(),
         }

@@ -1,7 +1,6 @@
 """Calls after a commit: one time limit holds for all of them together, however many there are."""
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from mediator.distributed.unit_of_work.after_commit import AfterCommitQueue
 from mediator.errors import AfterCommitError
 from tests.unit.virtual_time import in_virtual_time, now
-
-COMMITTED: Any = SimpleNamespace(id="1", dispatch=SimpleNamespace(message="command"))
 
 
 @in_virtual_time
@@ -28,7 +25,7 @@ async def test_calls_share_the_timeout_and_those_that_found_no_time_left_are_nam
         queue.add(number, call(number))
     began = now()
     with pytest.raises(AfterCommitError, match="not done within 1 s") as caught:
-        await queue.run(COMMITTED, None, None, 1.0, [])
+        await queue.run("1", "command", None, None, timeout=1.0, errors=[])
     assert now() - began == pytest.approx(1.0)
     assert called == [0, 1, 2]
     assert caught.value.notifications == [2, 3, 4]
