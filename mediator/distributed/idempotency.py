@@ -1,6 +1,5 @@
 """Idempotency: the port to the stored responses of commands, and the behavior that answers repeated commands."""
 
-import asyncio
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, TypeVar, overload
 from mediator.ambient import running_fields
 from mediator.context import MessageContext
 from mediator.distributed.canonical import canonical
+from mediator.distributed.cleaning import keep_clean
 from mediator.distributed.requests import RequestCodec, encoded_response
 from mediator.distributed.unit_of_work import UnitOfWork, lack_of_unit_of_work
 from mediator.errors import IdempotencyConflictError, NotAuthorizedError, misuse
@@ -18,14 +18,9 @@ from mediator.handlers import type_arguments
 from mediator.logger import Logger
 from mediator.messages import Command, Notification, Request, StreamRequest
 from mediator.pipeline import CallNext, PipelineBehavior
-from mediator.printable import text_of
 from mediator.scope import Frame, current_frame
 from mediator.settings import check_positive
 from mediator.watching import check_awaited
-
-_CLEAN_BATCH = 1000
-_SOON = 0.5
-"""Seconds until the next batch is deleted, while more old responses are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +78,7 @@ class Idempotency(ABC):
 
     async def run(self) -> None:
         """Delete old responses, in bounded batches, until cancelled."""
-        pause = self._clean_interval
-        while True:
-            await asyncio.sleep(pause)
-            full = False
-            try:
-                full = await self.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
-            except Exception as error:  # logged: old responses are deleted later
-                self._log.warning("idempotency not cleaned", error=type(error).__name__, reason=text_of(error))
-            pause = min(_SOON, self._clean_interval) if full else self._clean_interval
+        await keep_clean(self.clean, self._clean_interval, self._log, "idempotency not cleaned", batch=1000, soon=0.5)
 
     def name_of(self, command: object, /) -> str:
         """Return the name of a command's class, which is a part of each key, so that every class has its own keys.

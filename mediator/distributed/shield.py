@@ -2,8 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from mediator.blocks import asynccontextmanager
 
 T = TypeVar("T")
 
@@ -11,6 +14,7 @@ _late: set[asyncio.Task[Any]] = set()
 """Tasks that still run after their timeout. The set keeps a reference to each task until the task ends."""
 
 
+@dataclass(frozen=True, slots=True)
 class Shielded(Generic[T]):
     """The result of `finish`.
 
@@ -20,11 +24,8 @@ class Shielded(Generic[T]):
             caller was not cancelled.
     """
 
-    __slots__ = ("cancellation", "task")
-
-    def __init__(self, task: asyncio.Task[T], cancellation: asyncio.CancelledError | None) -> None:
-        self.task: asyncio.Task[T] = task
-        self.cancellation: asyncio.CancelledError | None = cancellation
+    task: asyncio.Task[T]
+    cancellation: asyncio.CancelledError | None
 
     @property
     def failure(self) -> BaseException | None:
@@ -77,6 +78,17 @@ def is_being_cancelled() -> bool:
 def is_own_cancellation(error: BaseException) -> bool:
     """Return whether an error is the cancellation of the running task, and not of a task that it awaited."""
     return isinstance(error, asyncio.CancelledError) and is_being_cancelled()
+
+
+@asynccontextmanager
+async def alongside(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
+    """Run `work` in a task during the body, and cancel the task at the end."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 async def drain(work: Coroutine[Any, Any, T], grace: float, stopping: asyncio.Event | None = None) -> T:

@@ -3,14 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from mediator.blocks import asynccontextmanager
 from mediator.distributed import failpoints
 from mediator.distributed.backoff import Backoff
 from mediator.distributed.callers import EventAuthenticator, trust_stream
-from mediator.distributed.cloudevents import CloudEvent
+from mediator.distributed.cleaning import keep_clean
 from mediator.distributed.events import DistributedEvent, readable_types, split_wire_type
 from mediator.distributed.inbox.handler import DistributedEventHandler
 from mediator.distributed.inbox.handling import Handling, HandlingParts
@@ -23,7 +22,7 @@ from mediator.distributed.inbox.shared_lock import Guard, shared_lock_here
 from mediator.distributed.inbox.subscription import Deliveries, Delivery, EventSubscription, Ordering
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
 from mediator.distributed.requests import FairQueue
-from mediator.distributed.shield import drain, is_own_cancellation
+from mediator.distributed.shield import alongside, drain, is_own_cancellation
 from mediator.distributed.storable import LONGEST_GROUP, is_storable
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError, FatalEventError, SettingError, ValidationFailedError
@@ -34,7 +33,6 @@ from mediator.settings import check_counts, check_not_negative, check_positive
 
 _FATAL = (EventNotDecodableError, FatalEventError, ValidationFailedError)
 _ORDERED_CONCURRENCY = 16
-_CLEAN_BATCH = 5000
 _SOON = 1.0
 _MOST_HANDED_BACK = 10_000
 _STUCK_SECONDS = 2.0
@@ -169,7 +167,7 @@ class EventConsumer:
                 self._subscription.open(event_types, prefetch=prefetch, ordering=self._ordering) as deliveries,
                 asyncio.TaskGroup() as group,
             ):
-                group.create_task(self._clean())
+                group.create_task(keep_clean(self._inbox.clean, self._clean_interval, self._log, "inbox not cleaned"))
                 group.create_task(self._receive(deliveries, queue, parts))
                 group.create_task(self._keep_waiting(queue))
                 if len(event_types) > 1 and self._ordering == "none":
@@ -194,7 +192,10 @@ class EventConsumer:
         parking = self.parking
         if parking is None:
             raise SettingError("parking", None, "a consumer without parking has nothing to replay")
-        envelope = self._read(parked)
+        stored_at = datetime.fromisoformat(parked.time)
+        envelope = self._subscription.read(
+            parked.headers, parked.data, fallback_id=parked.event_id, stored_at=stored_at
+        )
         event_class = self._event_classes().get(envelope.type)
         if event_class is None:
             raise EventNotDecodableError(envelope.type, "no handler in this application handles this type and version")
@@ -213,10 +214,6 @@ class EventConsumer:
             deadly = parked.reason == ParkReason.PROCESS_DIED
             await (guard.exclusive(parked.attempts) if deadly else guard.shared())
             await handling.run()
-
-    def _read(self, parked: ParkedEvent) -> CloudEvent:
-        stored_at = datetime.fromisoformat(parked.time)
-        return self._subscription.read(parked.headers, parked.data, fallback_id=parked.event_id, stored_at=stored_at)
 
     def _parts(self) -> ProcessingParts:
         return ProcessingParts(
@@ -314,35 +311,14 @@ class EventConsumer:
                 queue.done(event_type)
 
     async def _settle(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
-        async with self._heartbeat(delivery):
+        async with alongside(self._beat(delivery)):
             await Processing(parts, delivery, stopping).settle()
 
-    @asynccontextmanager
-    async def _heartbeat(self, delivery: Delivery) -> AsyncGenerator[None, None]:
-        """Keep the broker from redelivering the event elsewhere while it is being handled."""
-        loop = asyncio.get_running_loop()
-        beat = loop.create_task(self._beat(delivery))
-        try:
-            yield
-        finally:
-            beat.cancel()
-            await asyncio.wait((beat,))
-
     async def _beat(self, delivery: Delivery) -> None:
+        """Keep the broker from redelivering the event elsewhere while it is being handled."""
         while True:
             await asyncio.sleep(self._subscription.ack_wait / 3)
             await delivery.in_progress()
-
-    async def _clean(self) -> None:
-        pause = self._clean_interval
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                full = await self._inbox.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
-            except Exception as error:  # logged: old rows are deleted later
-                self._log.warning("inbox not cleaned", error=type(error).__name__, reason=text_of(error))
-                full = False
-            pause = min(_SOON, self._clean_interval) if full else self._clean_interval
 
 
 def usual_concurrency(ordering: Ordering) -> int:

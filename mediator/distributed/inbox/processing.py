@@ -20,7 +20,7 @@ from mediator.distributed.inbox.retries import RetrySchedule
 from mediator.distributed.inbox.shared_lock import Guard, SharedLock
 from mediator.distributed.inbox.subscription import Delivery
 from mediator.distributed.parking import ParkedEvent, Parking, ParkReason
-from mediator.distributed.shield import finish, is_own_cancellation
+from mediator.distributed.shield import alongside, finish, is_own_cancellation
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import EventNotDecodableError
 from mediator.logger import Logger, RateLimitedLogger
@@ -92,12 +92,8 @@ class Attempt:
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield
             return
-        joining = asyncio.get_running_loop().create_task(self._let_others_join())
-        try:
+        async with alongside(self._let_others_join()):
             yield
-        finally:
-            joining.cancel()
-            await asyncio.wait((joining,))
 
     async def _let_others_join(self) -> None:
         await asyncio.sleep(_ALONE_SECONDS)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from mediator.distributed import failpoints
 from mediator.distributed.backoff import Backoff
 from mediator.distributed.callers import stated_by, trust_stream, vouched_context
+from mediator.distributed.cleaning import SHORTEST_PAUSE, keep_clean
 from mediator.distributed.cloudevents import CloudEvent, incoming
 from mediator.distributed.outbox.outages import Outages
 from mediator.distributed.outbox.port import Outbox, OutboxBatch
@@ -18,13 +19,6 @@ from mediator.errors import EventHeldBackError, EventRefusedError, PublisherUnav
 from mediator.logger import Logger
 from mediator.printable import text_of
 from mediator.settings import check_counts, check_not_negative, check_positive
-
-_CLEAN_BATCH = 5000
-"""The largest number of archived events that one transaction deletes."""
-_SOON = 1.0
-"""Seconds until the next batch is deleted, so that other transactions can use the database in between."""
-_SHORTEST_PAUSE = 0.05
-"""Shortest pause, in seconds, of a relay that could publish nothing, for example because all due events are locked."""
 
 
 class OutboxRelay:
@@ -91,7 +85,10 @@ class OutboxRelay:
     async def run(self) -> None:
         """Publish events until cancelled. The current batch then has `drain_timeout` seconds to end."""
         self._log.info("relay started")
-        cleaning = asyncio.create_task(self._keep_clean(), name="mediator outbox cleaning")
+        clean = keep_clean(self._outbox.clean, self._clean_interval, self._log, "archive not cleaned")
+        cleaning = asyncio.create_task(
+            clean, name="mediator outbox cleaning"
+        )  # it can neither delay nor stop the relay
         try:
             while True:
                 pause = await self._drained_step()
@@ -134,7 +131,7 @@ class OutboxRelay:
             results, look_again = await self._relay_batch()
             # With `look_again` the timers do not count: other relays that hold events hold the due events too.
             pause = min(await self._timers()) if look_again is None else look_again
-            return pause if _may_differ(results) else max(pause, min(_SHORTEST_PAUSE, self._poll_interval))
+            return pause if _may_differ(results) else max(pause, min(SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # logged: the events are still in the outbox
             if is_own_cancellation(error):
                 raise
@@ -205,20 +202,6 @@ class OutboxRelay:
             self._log.info("relay goes on", after=self._trouble, events=stored)
         self._trouble = ""
         self._backoff.reset()
-
-    async def _keep_clean(self) -> None:
-        """Delete old events at intervals, in a separate task that can neither delay nor stop the relay."""
-        pause = self._clean_interval
-        while True:
-            await asyncio.sleep(max(pause, _SHORTEST_PAUSE))
-            full = False
-            try:
-                full = await self._outbox.clean(_CLEAN_BATCH) >= _CLEAN_BATCH
-            except (Exception, asyncio.CancelledError) as error:  # logged: old events are deleted later
-                if is_own_cancellation(error):
-                    raise
-                self._log.warning("archive not cleaned", error=type(error).__name__, reason=text_of(error))
-            pause = min(_SOON, self._clean_interval) if full else self._clean_interval
 
 
 def _may_differ(results: Sequence[PublishResult]) -> bool:
