@@ -1,4 +1,4 @@
-"""Fixtures: the real servers, without the product between them and the tests."""
+"""Fixtures: real servers, which the tests use without the library."""
 
 import asyncio
 import uuid
@@ -34,7 +34,7 @@ async def new_stream(client: Client, **config: object) -> RawStream:
 
 @pytest.fixture(scope="module")
 def database(postgres: PostgresServer) -> Iterator[str]:
-    """One database for a module; each test has a schema of its own in it."""
+    """One database for a module; each test has its own schema in it."""
     opened = postgres.database()
     with asyncio.Runner() as runner:
         yield runner.run(opened.__aenter__())

@@ -1,4 +1,4 @@
-"""Process: another Python that does something, says "ready" and waits to be killed."""
+"""Process: another Python process that acquires something, prints "ready" and waits until it is killed."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def holding(program: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a program until it has said that it holds what it is to hold; kill it with SIGKILL at the end."""
+    """Run a program until it prints "ready"; kill it with SIGKILL at the end of the block."""
     ready = "\nprint('ready', flush=True)\nimport sys\nsys.stdin.read()\n"
     process = subprocess.Popen(
         [sys.executable, "-c", f"import sys\n{program}{ready}", *arguments],

@@ -1,4 +1,4 @@
-"""RawStream: a JetStream stream, spoken to as the product does, by requests to the API, and without the product."""
+"""RawStream: a JetStream stream that tests use by API requests, as the library does, but without the library."""
 
 import asyncio
 import json
@@ -13,11 +13,11 @@ SECOND = 1_000_000_000
 
 
 class RawStream:
-    """Takes what is sent to `<name>.>`, with ids for two minutes unless told otherwise.
+    """A stream of the subjects `<name>.>`. By default it remembers message ids for two minutes.
 
     Args:
         client: A connected client.
-        name: Of the stream.
+        name: The name of the stream.
     """
 
     def __init__(self, client: Client, name: str) -> None:
@@ -25,7 +25,7 @@ class RawStream:
         self.name = name
 
     async def api(self, operation: str, body: object = None) -> dict[str, Any]:
-        """The answer to a request, errors too."""
+        """Return the answer to an API request, also if the answer is an error."""
         data = b"" if body is None else json.dumps(body).encode()
         answer: dict[str, Any] = json.loads((await self.client.request(f"$JS.API.{operation}", data, timeout=10)).data)
         return answer
@@ -40,7 +40,7 @@ class RawStream:
         return state
 
     async def send(self, data: str = "", subject: str = "a", **headers: str) -> dict[str, Any]:
-        """The acknowledgement of a message, or its refusal; underscores in names of headers stand for hyphens."""
+        """Publish a message and return its acknowledgement or refusal. `Nats_Msg_Id=` sets the header `Nats-Msg-Id`."""
         return await self.send_with({name.replace("_", "-"): value for name, value in headers.items()}, data, subject)
 
     async def send_with(self, headers: Mapping[str, str], data: str = "", subject: str = "a") -> dict[str, Any]:
@@ -51,7 +51,7 @@ class RawStream:
         return answer
 
     async def consumer(self, name: str = "c", action: str = "", **config: object) -> dict[str, Any]:
-        """Create or update a durable consumer with explicit acknowledgements; what the server says of it."""
+        """Create or update a durable consumer with explicit acknowledgements, and return the answer of the server."""
         wanted = {"name": name, "durable_name": name, "deliver_policy": "all", "ack_policy": "explicit"} | config
         body = {"stream_name": self.name, "config": wanted, "action": action}
         answer = await self.api(f"CONSUMER.CREATE.{self.name}.{name}", body)
@@ -62,7 +62,7 @@ class RawStream:
         return await self.api(f"CONSUMER.INFO.{self.name}.{name}")
 
     async def pulls(self, name: str = "c") -> "Pulls":
-        """An inbox for what a consumer is asked for."""
+        """Open an inbox for the answers to pull requests to a consumer."""
         inbox = self.client.new_inbox()
         pulls = Pulls(self.client, f"$JS.API.CONSUMER.MSG.NEXT.{self.name}.{name}", inbox)
         await self.client.subscribe(inbox, cb=pulls.arrived)
@@ -70,7 +70,7 @@ class RawStream:
 
 
 class Pulls:
-    """What comes back to the pull requests on one inbox, in order."""
+    """The messages and statuses that answer the pull requests of one inbox, in order."""
 
     def __init__(self, client: Client, subject: str, inbox: str) -> None:
         self._client = client
@@ -86,28 +86,28 @@ class Pulls:
         await self._client.publish(self._subject, json.dumps(body).encode(), self._inbox)
 
     async def next(self, seconds: float = 10.0) -> Msg:
-        """The next message or status."""
+        """Return the next message or status."""
         async with asyncio.timeout(seconds):
             return await self._messages.get()
 
     async def take(self) -> Msg:
-        """Ask for one, and wait for it."""
+        """Request one message and wait for it."""
         await self.ask()
         return await self.next()
 
     async def is_quiet(self) -> bool:
-        """Whether nothing more has come, once the server has done all that it was asked before."""
+        """Return whether the inbox is empty after the server has handled all earlier requests."""
         await self._client.request("$JS.API.INFO", timeout=10)
         return self._messages.empty()
 
 
 def place(message: Msg) -> tuple[int, int, int]:
-    """How often a message was delivered, its sequence in the stream, and that in the consumer."""
+    """Return the delivery count of a message, its stream sequence and its consumer sequence."""
     delivered, sequence, consumed = message.reply.split(".")[4:7]
     return int(delivered), int(sequence), int(consumed)
 
 
 def status(message: Msg) -> tuple[str, str]:
-    """The code and the text of what is no message of the stream."""
+    """Return the code and the text of a status."""
     headers = message.headers or {}
     return headers.get("Status", ""), headers.get("Description", "")

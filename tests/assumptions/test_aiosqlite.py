@@ -1,4 +1,4 @@
-"""What `SqliteDatabase` relies on in aiosqlite, and in SQLAlchemy's dialect for it."""
+"""Assumptions of `SqliteDatabase` about aiosqlite and about SQLAlchemy's dialect for aiosqlite."""
 
 import asyncio
 import sqlite3
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.thorough("tests other libraries and servers, which a ch
 
 
 class Own(sqlite3.Connection):
-    """As `GuardedConnection` is."""
+    """A subclass of the connection, like `GuardedConnection`."""
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
 
 
 async def test_the_connection_factory_is_passed_to_sqlite(engine: AsyncEngine):
-    """`open_engine` gives `GuardedConnection`."""
+    """`open_engine` passes `GuardedConnection` as the factory."""
     async with engine.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         assert isinstance(raw._conn, Own)
 
 
 async def test_without_an_isolation_level_the_driver_begins_no_transaction(engine: AsyncEngine):
-    """`_configure`: transactions are begun by `begun`, with the BEGIN that it chooses."""
+    """`_configure` disables the driver's BEGIN, because `begun` begins each transaction with the BEGIN it chooses."""
     async with engine.connect() as connection:
         await connection.execute(text("INSERT INTO rows VALUES (1)"))
         raw: Any = (await connection.get_raw_connection()).driver_connection
@@ -64,7 +64,7 @@ async def test_a_begin_in_the_event_starts_the_transaction_that_commit_ends(engi
 
 
 async def test_statements_passed_to_the_driver_run_in_order_without_being_awaited(engine: AsyncEngine):
-    """`_roll_back` is put into the line before the closing; a forgotten task's statement may lie behind a ROLLBACK."""
+    """`_roll_back` is queued before the close. The statement of a forgotten task may run after the ROLLBACK."""
     async with engine.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         inserting = [asyncio.ensure_future(raw.execute("INSERT INTO rows VALUES (?)", (n,))) for n in range(20)]
@@ -76,7 +76,7 @@ async def test_statements_passed_to_the_driver_run_in_order_without_being_awaite
 
 
 async def test_an_error_of_the_file_has_the_error_of_the_driver_as_its_origin(engine: AsyncEngine):
-    """`SqliteDatabase.translated` and `is_missing_table` read its text."""
+    """`SqliteDatabase.translated` and `is_missing_table` read the text of the driver's error."""
     async with engine.connect() as connection:
         with pytest.raises(DBAPIError) as caught:
             await connection.execute(text("SELECT 1 FROM missing"))

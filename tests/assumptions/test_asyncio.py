@@ -1,4 +1,4 @@
-"""What the shield, the scopes and the workers rely on in asyncio."""
+"""Assumptions of the shield, the scopes and the workers about asyncio."""
 
 import asyncio
 import contextvars
@@ -11,7 +11,7 @@ VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", defau
 
 
 async def test_a_task_has_a_copy_of_the_context_in_which_it_was_created():
-    """A task that a handler starts finds the handler's dispatch around it, and changes nothing there."""
+    """A task that a handler starts sees the handler's dispatch as current, and cannot change the handler's context."""
     VARIABLE.set("outer")
 
     async def inner() -> str:
@@ -27,7 +27,7 @@ async def test_a_task_has_a_copy_of_the_context_in_which_it_was_created():
 
 
 async def test_an_awaited_coroutine_shares_the_context_of_its_caller():
-    """A nested dispatch is awaited in the task of the outer one: it resets what it has set."""
+    """A nested dispatch runs in the task of the outer dispatch, so it must reset the context variables that it sets."""
 
     async def inner() -> None:
         VARIABLE.set("inner")
@@ -37,7 +37,7 @@ async def test_an_awaited_coroutine_shares_the_context_of_its_caller():
 
 
 async def test_an_async_generator_closed_by_another_task_runs_in_the_context_of_the_closing_task():
-    """Streams bind their dispatch anew for each step, instead of keeping a token over a `yield`."""
+    """Streams set their dispatch again in each step, because a token is invalid in the context of another task."""
 
     async def stream():
         token = VARIABLE.set("stream")
@@ -54,7 +54,7 @@ async def test_an_async_generator_closed_by_another_task_runs_in_the_context_of_
 
 @pytest.mark.parametrize("wait_for", [lambda work: asyncio.wait((work,)), asyncio.shield])
 async def test_a_task_awaited_by_wait_or_shield_keeps_running_when_its_caller_is_cancelled(wait_for):
-    """`shield.finish` and `drain` wait by `asyncio.wait`. `asyncio.shield` raises at once, and the work is on its own."""
+    """`shield.finish` and `drain` use `asyncio.wait`. `asyncio.shield` would raise at once and abandon the work."""
     let_go = asyncio.Event()
     work = asyncio.create_task(let_go.wait())
 
@@ -72,7 +72,7 @@ async def test_a_task_awaited_by_wait_or_shield_keeps_running_when_its_caller_is
 
 
 async def test_a_caught_cancellation_is_still_counted():
-    """`is_own_cancellation`: a relay tells its own cancellation from one of what it waited for."""
+    """`is_own_cancellation` distinguishes the cancellation of a relay from that of a task that the relay awaits."""
     counts: list[int] = []
 
     async def stubborn() -> None:
@@ -82,7 +82,7 @@ async def test_a_caught_cancellation_is_still_counted():
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             counts.append(task.cancelling())
-        await asyncio.sleep(0)  # goes on: a cancellation is thrown once
+        await asyncio.sleep(0)  # the task continues, because a cancellation is raised once
         counts.append(task.uncancel())
 
     task = asyncio.create_task(stubborn())
@@ -94,7 +94,7 @@ async def test_a_caught_cancellation_is_still_counted():
 
 
 async def test_a_timeout_uncancels_its_own_cancellation_and_no_other():
-    """Every bounded wait: a cancellation from outside comes through `asyncio.timeout`, not a `TimeoutError`."""
+    """In every bounded wait, `asyncio.timeout` passes on an outside cancellation and raises no `TimeoutError`."""
     task = asyncio.current_task()
     assert task is not None
     with pytest.raises(TimeoutError):
@@ -114,7 +114,7 @@ async def test_a_timeout_uncancels_its_own_cancellation_and_no_other():
 
 
 async def test_an_error_that_a_cancelled_task_raises_is_its_outcome():
-    """A rollback that fails after a cancellation is not hidden."""
+    """The error of a rollback after a cancellation must not be lost."""
 
     async def failing() -> None:
         try:
@@ -130,7 +130,7 @@ async def test_an_error_that_a_cancelled_task_raises_is_its_outcome():
 
 
 async def test_a_task_group_cancels_and_awaits_the_other_tasks_when_one_fails():
-    """`TaskGroup`s of pullers, consumers and parallel notifications leave no task behind."""
+    """The task groups of pullers, consumers and concurrent notifications leave no task behind."""
     ended: list[str] = []
 
     async def waiting() -> None:
@@ -153,7 +153,7 @@ async def test_a_task_group_cancels_and_awaits_the_other_tasks_when_one_fails():
 
 
 async def test_a_task_group_ignores_a_task_that_cancels_itself():
-    """A handler that raises `CancelledError` without being cancelled fails nobody by itself: the product looks at it."""
+    """The group ignores a handler that raises `CancelledError` uncancelled, so the library checks each task itself."""
 
     async def cancelling() -> None:
         raise asyncio.CancelledError
@@ -164,7 +164,7 @@ async def test_a_task_group_ignores_a_task_that_cancels_itself():
 
 
 async def test_a_lock_is_acquired_in_the_order_of_requests():
-    """`WriterLock`: writers of one process come in turn."""
+    """`WriterLock` gives the writers of one process their turns in order."""
     lock, order = asyncio.Lock(), []
 
     async def take(number: int) -> None:
@@ -181,7 +181,7 @@ async def test_a_lock_is_acquired_in_the_order_of_requests():
 
 
 async def test_a_lock_is_not_lost_when_its_next_holder_is_cancelled_while_acquiring():
-    """`WriterLock.acquire` in a dispatch that is cancelled."""
+    """`WriterLock.acquire` may be cancelled together with its dispatch."""
     lock = asyncio.Lock()
     await lock.acquire()
     first, second = asyncio.create_task(lock.acquire()), asyncio.create_task(lock.acquire())

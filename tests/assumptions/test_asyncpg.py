@@ -1,4 +1,4 @@
-"""What `PostgresqlDatabase` relies on in asyncpg."""
+"""Assumptions of `PostgresqlDatabase` about asyncpg."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def test_a_cancelled_statement_leaves_the_connection_usable_or_closed(
 
 
 async def test_a_statement_that_times_out_raises_timeout_error(postgres_url: str):
-    """`command_timeout` of `connect_arguments`: `_translated_statement` takes it for a lost connection."""
+    """`connect_arguments` sets `command_timeout`; `_translated_statement` treats the error as a lost connection."""
     connection = await asyncpg.connect(postgres_url, timeout=30, command_timeout=0.05)
     with pytest.raises(TimeoutError) as caught:
         await connection.execute("SELECT pg_sleep(60)")
@@ -50,7 +50,7 @@ async def test_a_statement_that_times_out_raises_timeout_error(postgres_url: str
 
 
 async def test_a_second_statement_while_one_runs_is_refused(connection: asyncpg.Connection):
-    """`_leave` throws away a connection in which a forgotten task still has a statement."""
+    """`_leave` discards a connection in which a forgotten task still runs a statement."""
     first = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
     await asyncio.sleep(0)
     with pytest.raises(asyncpg.InterfaceError):
@@ -61,7 +61,7 @@ async def test_a_second_statement_while_one_runs_is_refused(connection: asyncpg.
 
 
 async def test_is_in_transaction_reflects_the_state_of_the_server(connection: asyncpg.Connection):
-    """`_check_running` and `_leave` find transactions that statements of an application have ended or begun."""
+    """`_check_running` and `_leave` detect a transaction that the application's own SQL has begun or ended."""
     assert not connection.is_in_transaction()
     await connection.execute("BEGIN")
     assert connection.is_in_transaction()
@@ -73,20 +73,20 @@ async def test_is_in_transaction_reflects_the_state_of_the_server(connection: as
 
 
 async def test_terminating_closes_at_once_and_does_not_wait_for_the_server(connection: asyncpg.Connection):
-    """`_hang_up`: it is a plain function, and the connection is closed after it."""
+    """`_hang_up` is a synchronous function, and the connection must be closed when it returns."""
     assert connection.terminate() is None
     assert connection.is_closed()
 
 
 async def test_a_statement_on_a_terminated_connection_raises_interface_error(connection: asyncpg.Connection):
-    """SQLAlchemy takes it for a disconnect, and `_check` replaces the connection before."""
+    """SQLAlchemy treats the error as a disconnect; `_check` replaces such a connection before it is used."""
     connection.terminate()
     with pytest.raises(asyncpg.InterfaceError):
         await connection.execute("SELECT 1")
 
 
 async def test_fetching_an_empty_statement_makes_a_round_trip_to_the_server(connection: asyncpg.Connection):
-    """`_check` probes a connection that was idle with `;`. Executed instead of fetched, it fails with `AttributeError`."""
+    """`_check` probes an idle connection by fetching `;`. Executing `;` fails with `AttributeError`."""
     assert await connection.fetchrow(";", timeout=5) is None
     assert not connection.is_closed()
 
@@ -94,7 +94,7 @@ async def test_fetching_an_empty_statement_makes_a_round_trip_to_the_server(conn
 async def test_a_connection_closed_by_the_server_during_a_statement_raises_08003(
     postgres: PostgresServer, connection: asyncpg.Connection
 ):
-    """The server's own 57P01 is only in its text: it is by `is_closed` that a lost connection is known."""
+    """The server's code 57P01 is only in the error text, so the library detects the loss by `is_closed`."""
     pid = connection.get_server_pid()
     sleeping = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
     async with asyncio.timeout(10):
@@ -110,7 +110,7 @@ async def test_a_connection_closed_by_the_server_during_a_statement_raises_08003
 async def test_errors_of_the_server_have_a_sqlstate_and_those_of_the_client_have_none(
     connection: asyncpg.Connection, postgres_url: str
 ):
-    """`sqlstate_of` asks every error for it."""
+    """`sqlstate_of` reads this attribute of every error."""
     with pytest.raises(asyncpg.PostgresError) as caught:
         await connection.execute("SELECT 1 / 0")
     assert caught.value.sqlstate == "22012"
@@ -121,13 +121,13 @@ async def test_errors_of_the_server_have_a_sqlstate_and_those_of_the_client_have
 
 
 async def test_connecting_to_an_absent_server_raises_os_error():
-    """`DatabaseUnavailableError` says so; nothing of asyncpg comes through."""
+    """The library translates this error to `DatabaseUnavailableError`, so that no error of asyncpg reaches a user."""
     with pytest.raises(OSError):
         await asyncpg.connect("postgresql://postgres@127.0.0.1:1/postgres", timeout=10)
 
 
 async def test_settings_of_a_session_are_sent_when_it_connects(postgres_url: str):
-    """`connect_arguments`: `idle_in_transaction_session_timeout` holds from the first statement."""
+    """`connect_arguments` passes `idle_in_transaction_session_timeout`, which must apply from the first statement."""
     settings = {"idle_in_transaction_session_timeout": "60000", "application_name": "mediator"}
     connection = await asyncpg.connect(postgres_url, timeout=30, server_settings=settings)
     assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "1min"

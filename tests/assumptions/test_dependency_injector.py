@@ -1,4 +1,4 @@
-"""What `mediator.dependency_injector` relies on in dependency-injector."""
+"""Assumptions of `mediator.dependency_injector` about dependency-injector."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -37,7 +37,7 @@ def test_a_factory_exposes_its_callable_and_its_arguments():
 
 
 def test_an_overriding_provider_answers_at_once_and_is_exposed():
-    """`overriding` asks `last_overriding` at every call of a compiled provider."""
+    """`overriding` reads `last_overriding` at every call of a compiled provider."""
     factory = providers.Factory(Engine)
     assert factory.last_overriding is None
     replacement = providers.Object("replaced")
@@ -49,7 +49,7 @@ def test_an_overriding_provider_answers_at_once_and_is_exposed():
 
 
 def test_overriding_with_a_plain_object_wraps_it_in_a_provider():
-    """`override(container, students=FakeStudents())`."""
+    """`override(container, students=FakeStudents())` relies on the wrapping."""
     factory = providers.Factory(Engine)
     with factory.override("plain"):
         assert isinstance(factory.last_overriding, providers.Object)
@@ -57,7 +57,7 @@ def test_overriding_with_a_plain_object_wraps_it_in_a_provider():
 
 
 def test_a_singleton_keeps_overridden_dependencies_until_it_is_reset():
-    """Why `override` resets the singletons that depend on what is replaced."""
+    """Therefore `override` resets the singletons that depend on a replaced provider."""
     engine = providers.Factory(Engine)
     repository = providers.Singleton(Repository, engine)
     before = repository()
@@ -68,7 +68,7 @@ def test_a_singleton_keeps_overridden_dependencies_until_it_is_reset():
 
 
 def test_a_provider_decides_at_its_first_call_whether_it_is_asynchronous_until_it_is_reset():
-    """`forget_modes`: a resource that is ready is resolved without futures."""
+    """`forget_modes` resets the mode, so that an initialized resource is resolved without futures."""
 
     async def asynchronous() -> str:
         return "made"
@@ -92,7 +92,7 @@ def test_a_provider_decides_at_its_first_call_whether_it_is_asynchronous_until_i
 
 
 async def test_an_asynchronous_resource_returns_a_future_before_initialization_and_its_object_afterwards():
-    """`started_resources` initializes each, forgets the modes, and everything after is synchronous."""
+    """`started_resources` initializes each resource and resets the modes; later calls are synchronous."""
     events: list[str] = []
 
     @asynccontextmanager
@@ -114,7 +114,7 @@ async def test_an_asynchronous_resource_returns_a_future_before_initialization_a
 
 
 async def test_a_resource_initialized_twice_is_opened_once():
-    """One that depends on another initializes that too."""
+    """A resource that depends on another resource initializes that resource too."""
     opened: list[int] = []
 
     async def open_engine() -> AsyncGenerator[int, None]:
@@ -129,7 +129,7 @@ async def test_a_resource_initialized_twice_is_opened_once():
 
 
 async def test_shutting_down_an_uninitialized_resource_does_nothing():
-    """`started_resources` stops also the one that failed to start."""
+    """`started_resources` also shuts down the resource that failed to start."""
 
     async def failing() -> AsyncGenerator[int, None]:
         raise LookupError
@@ -145,7 +145,7 @@ async def test_shutting_down_an_uninitialized_resource_does_nothing():
 
 
 def test_a_container_lists_its_providers_in_the_order_of_declaration():
-    """Handlers of a notification run in that order; `catalog.py` walks it."""
+    """`catalog.py` reads the providers in this order, and handlers of a notification run in it."""
 
     class App(containers.DeclarativeContainer):
         c = providers.Factory(Engine)
@@ -160,7 +160,7 @@ def test_a_container_lists_its_providers_in_the_order_of_declaration():
 
 
 def test_the_providers_of_a_container_instance_are_copies_that_reference_each_other():
-    """A mediator belongs to the container instance: overriding one instance does not reach another."""
+    """A mediator belongs to one container instance, so an override in one instance does not affect another."""
 
     class App(containers.DeclarativeContainer):
         engine = providers.Factory(Engine)
@@ -174,7 +174,7 @@ def test_the_providers_of_a_container_instance_are_copies_that_reference_each_ot
 
 
 def test_a_dependency_in_a_container_has_a_reference_to_its_parent():
-    """`MediatorProvider` and `HandlerScan` are `Dependency`s: that is how they find the container they are placed in."""
+    """`MediatorProvider` and `HandlerScan` derive from `Dependency`, because `parent` gives them their container."""
 
     class Placed(providers.Dependency):
         pass
@@ -193,7 +193,7 @@ def test_a_dependency_in_a_container_has_a_reference_to_its_parent():
 
 
 def test_traverse_yields_every_provider_once_including_inline_and_overriding_ones():
-    """`forget_modes` resets all of them."""
+    """`forget_modes` resets every provider that `traverse` yields."""
     inline = providers.Factory(Engine)
     overriding = providers.Object(1)
     made = container(engine=providers.Factory(Engine), repository=providers.Factory(Repository, inline))
@@ -204,7 +204,7 @@ def test_traverse_yields_every_provider_once_including_inline_and_overriding_one
 
 
 def test_a_delegate_returns_the_provider_itself_without_calling_it():
-    """`x.provider` is how a consumer gets its unit of work; the graph draws no call for it."""
+    """A consumer receives its unit of work as `x.provider`; the graph draws no call for a delegate."""
     called: list[int] = []
     factory = providers.Factory(called.append, 1)
     delegate = factory.provider
@@ -215,14 +215,14 @@ def test_a_delegate_returns_the_provider_itself_without_calling_it():
 
 
 def test_some_providers_return_a_provider_for_any_attribute():
-    """Why `provider_kinds` asks by `isinstance` and never by `getattr`."""
+    """Therefore `provider_kinds` uses `isinstance` and never `getattr`."""
     configuration = providers.Configuration()
     assert providers.is_provider(configuration.anything.at.all)
     assert providers.is_provider(providers.Factory(Engine).provided.anything)
 
 
 def test_a_singleton_returns_the_same_object_and_a_factory_a_new_object_each_time():
-    """`KEEPING` and `MAKING_ANEW`; captives are found by it."""
+    """`KEEPING` and `MAKING_ANEW` list both kinds; `validate` finds captive dependencies by them."""
     assert isinstance(providers.ThreadSafeSingleton(Engine), providers.BaseSingleton)
     singleton, factory = providers.Singleton(Engine), providers.Factory(Engine)
     assert singleton() is singleton()
@@ -230,7 +230,7 @@ def test_a_singleton_returns_the_same_object_and_a_factory_a_new_object_each_tim
 
 
 def test_an_abstract_provider_refuses_to_be_called():
-    """`validate` finds it before: an abstract factory, a dependency without a default."""
+    """`validate` reports abstract factories and dependencies without a default before they are called."""
     with pytest.raises(Exception, match="abstract|must be overridden"):
         providers.AbstractFactory(Engine)()
     with pytest.raises(Exception, match="not defined"):
@@ -250,7 +250,7 @@ def test_a_copy_of_a_provider_subclass_has_the_same_class():
 
 
 def test_a_configuration_option_stores_its_configuration_under_a_private_name():
-    """`provider_kinds.parts`: nothing public does."""
+    """`provider_kinds.parts` reads the private name, because no public name gives the configuration."""
     config = providers.Configuration()
     assert config.database.url._get_root() is config
     assert config.database["url"]._get_root() is config

@@ -1,4 +1,4 @@
-"""What `WriterLock` and the relay's lock file rely on in filelock, and in the operating system's locks."""
+"""Assumptions of `WriterLock` and the relay's lock file about filelock and the locks of the operating system."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> str:
 
 
 def test_a_lock_of_another_process_cannot_be_acquired_until_that_process_is_killed(file: str):
-    """There is no lease and no cleaning up: the next writer or relay goes on at once."""
+    """The lock needs no lease and no cleanup: the next writer or relay can acquire it at once."""
     lock = FileLock(file, thread_local=False)
     with holding(HOLD, file):
         with pytest.raises(Timeout):
@@ -34,7 +34,7 @@ def test_a_lock_of_another_process_cannot_be_acquired_until_that_process_is_kill
 
 
 def test_two_locks_on_one_file_in_one_process_exclude_each_other(file: str):
-    """Two relays of one process, and two engines on one file."""
+    """Two relays of one process, or two engines on one file, must exclude each other."""
     first, second = FileLock(file, thread_local=False), FileLock(file, thread_local=False)
     first.acquire(blocking=False)
     with pytest.raises(Timeout):
@@ -45,7 +45,7 @@ def test_two_locks_on_one_file_in_one_process_exclude_each_other(file: str):
 
 
 def test_a_lock_counts_its_acquisitions_and_is_free_after_as_many_releases(file: str):
-    """`WriterLock` acquires once a turn, behind an `asyncio.Lock`, because this one would let its owner in twice."""
+    """`WriterLock` also holds an `asyncio.Lock`, because a file lock lets its owner acquire it twice."""
     lock = FileLock(file, thread_local=False)
     lock.acquire(blocking=False)
     lock.acquire(blocking=False)
@@ -56,14 +56,14 @@ def test_a_lock_counts_its_acquisitions_and_is_free_after_as_many_releases(file:
 
 
 def test_a_lock_file_that_cannot_be_opened_is_an_os_error_and_no_timeout():
-    """`WriterLock._try` catches `Timeout` first, and takes every other `OSError` for a lock file that cannot be opened."""
+    """`WriterLock._try` catches `Timeout` first; every other `OSError` means that the file cannot be opened."""
     with pytest.raises(OSError) as caught:
         FileLock("/").acquire(blocking=False)
     assert not isinstance(caught.value, Timeout)
 
 
 def test_a_lock_can_be_released_by_another_thread_when_it_is_not_bound_to_one(file: str):
-    """`thread_local=False`: the event loop of `BlockingMediator` may be in any thread."""
+    """The library passes `thread_local=False`, because the event loop of `BlockingMediator` may run in any thread."""
     lock = FileLock(file, thread_local=False)
     with ThreadPoolExecutor(1) as aside:
         aside.submit(lock.acquire, blocking=False).result()

@@ -1,4 +1,4 @@
-"""What publishing relies on in nats-server: deduplication, acknowledgements, refusals."""
+"""Assumptions of publishing about nats-server: deduplication, acknowledgements, refusals."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.thorough("tests other libraries and servers, which a ch
 
 
 async def test_a_known_id_is_acknowledged_as_a_duplicate_with_the_sequence_of_the_first_message(stream: RawStream):
-    """`NatsEventPublisher` takes `duplicate` for success: a relay repeats what it does not know the outcome of."""
+    """`NatsEventPublisher` treats `duplicate` as success: a relay repeats events whose outcome is unknown."""
     first = await stream.send("1", Nats_Msg_Id="x")
     again = await stream.send("2", Nats_Msg_Id="x")
     assert "duplicate" not in first
@@ -25,7 +25,7 @@ async def test_a_known_id_is_acknowledged_as_a_duplicate_with_the_sequence_of_th
 
 
 async def test_an_acknowledgement_begins_with_the_stream_and_a_refusal_does_not(stream: RawStream):
-    """`NatsEventPublisher._acknowledged` does not parse what begins so and has no `error` in it."""
+    """`NatsEventPublisher._acknowledged` skips parsing if an answer begins like this and contains no `error`."""
     answer = await stream.client.request(f"{stream.name}.a", b"", timeout=10)
     assert answer.data.startswith(b'{"stream":')
     refused = await stream.client.request(
@@ -35,13 +35,13 @@ async def test_an_acknowledgement_begins_with_the_stream_and_a_refusal_does_not(
 
 
 async def test_ids_are_unique_per_stream_across_all_subjects(stream: RawStream):
-    """The publisher's ids name the application and the event, and an event whose class moved keeps its id."""
+    """Message ids contain the application and the event id, but no subject, so they must be unique per stream."""
     await stream.send(subject="a", Nats_Msg_Id="x")
     assert (await stream.send(subject="b", Nats_Msg_Id="x"))["duplicate"]
 
 
 async def test_ids_survive_a_killed_server(server: NatsServer):
-    """A relay that repeats after a crash of the broker stores nothing twice (docs/distributed-events.md)."""
+    """A relay that repeats events after a crash of the broker stores no event twice (docs/distributed-events.md)."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client)
         first = await stream.send(Nats_Msg_Id="x")
@@ -65,17 +65,17 @@ async def test_acknowledged_messages_survive_a_killed_server(server: NatsServer)
 
 
 async def test_an_id_is_forgotten_at_the_end_of_the_duplicate_window(client: Client):
-    """`StreamSettings.duplicate_window`: how long a repeated publish is safe, and no longer."""
+    """A repeated publish is safe only within `StreamSettings.duplicate_window`."""
     stream = await new_stream(client, duplicate_window=SECOND // 10)
     await stream.send(Nats_Msg_Id="x")
     async with asyncio.timeout(10):
         while "duplicate" in await stream.send(Nats_Msg_Id="x"):
-            await asyncio.sleep(0.02)  # the server's clock decides
+            await asyncio.sleep(0.02)  # measured by the server's clock
     assert (await stream.state())["messages"] == 2
 
 
 async def test_a_purge_does_not_make_the_stream_forget_ids(stream: RawStream):
-    """Refilling: a known id that the stream does not hold is `DuplicateDroppedError`, and is sent with a mark."""
+    """Refilling raises `DuplicateDroppedError` for a known id that the stream lost, and sends the event with a mark."""
     await stream.send(Nats_Msg_Id="x")
     await stream.api(f"STREAM.PURGE.{stream.name}")
     assert (await stream.send(Nats_Msg_Id="x"))["duplicate"]
@@ -83,7 +83,7 @@ async def test_a_purge_does_not_make_the_stream_forget_ids(stream: RawStream):
 
 
 async def test_a_purge_keeps_the_last_sequence(stream: RawStream):
-    """`mediator.nats.stream_contents` and refilling compare sequences over time: they never go back in one stream."""
+    """`mediator.nats.stream_contents` and refilling rely on sequences that never decrease in one stream."""
     await stream.send()
     await stream.send()
     await stream.api(f"STREAM.PURGE.{stream.name}")
@@ -93,7 +93,7 @@ async def test_a_purge_keeps_the_last_sequence(stream: RawStream):
 
 
 async def test_sequences_follow_the_order_of_sending_on_one_connection(stream: RawStream):
-    """A relay publishes oldest first, with many events on their way (`InFlight`), and they are stored in that order."""
+    """A relay sends the oldest event first with many in flight (`InFlight`), and relies on this order in the stream."""
     for number in range(200):
         await stream.client.publish(f"{stream.name}.a", f"{number}".encode())
     async with asyncio.timeout(10):
@@ -112,25 +112,25 @@ async def test_sequences_follow_the_order_of_sending_on_one_connection(stream: R
     ],
 )
 async def test_each_permanent_refusal_has_its_own_error_code(stream: RawStream, headers: dict[str, str], code: int):
-    """`_REFUSALS` of the publisher: an event refused so is parked; every other error is an outage and tried again."""
+    """Events refused with a code in `_REFUSALS` are parked; every other error is an outage and is retried."""
     assert (await stream.send_with(headers))["error"]["err_code"] == code
 
 
 async def test_a_message_larger_than_the_stream_takes_is_refused_with_10054(client: Client):
-    """`_REFUSALS` of the publisher."""
+    """`_REFUSALS` of the publisher contains this code."""
     stream = await new_stream(client, max_msg_size=10)
     assert (await stream.send("x" * 11))["error"]["err_code"] == 10054
 
 
 async def test_headers_of_64_kib_are_refused_with_10097_and_one_byte_less_is_stored(stream: RawStream):
-    """`_MAX_HEADER_BYTES` of a in_flight, which measures headers as the server does."""
+    """`_MAX_HEADER_BYTES` in `in_flight` is this limit; headers are measured as the server measures them."""
     frame = len("NATS/1.0\r\n") + len("x: ") + 2 * len("\r\n")
     assert "seq" in await stream.send(x="v" * (65_535 - frame))
     assert (await stream.send(x="v" * (65_536 - frame)))["error"]["err_code"] == 10097
 
 
 async def test_a_full_stream_refuses_new_messages_and_keeps_its_messages(client: Client):
-    """`discard: new`: the relay takes 10077 for an outage and waits; nothing old is dropped for something new."""
+    """With `discard: new` no old message is dropped. The relay treats 10077 as an outage and waits."""
     stream = await new_stream(client, discard="new", max_msgs=1)
     await stream.send("first")
     assert (await stream.send("second"))["error"]["err_code"] == 10077
@@ -138,7 +138,7 @@ async def test_a_full_stream_refuses_new_messages_and_keeps_its_messages(client:
 
 
 async def test_a_publish_to_a_subject_without_a_stream_is_answered_with_503_and_no_data(client: Client):
-    """`NatsEventPublisher._failed`: empty data means that no stream answers, which is an outage."""
+    """`NatsEventPublisher._failed` treats an empty answer as a missing stream, which is an outage."""
     inbox = client.new_inbox()
     answers: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue()
 
@@ -152,7 +152,7 @@ async def test_a_publish_to_a_subject_without_a_stream_is_answered_with_503_and_
 
 
 async def test_a_message_is_stored_although_its_acknowledgement_came_too_late(server: NatsServer):
-    """A timeout of `publish` says nothing about the outcome: the relay repeats with the same id."""
+    """After a timeout of `publish` the outcome is unknown, so the relay repeats the event with the same id."""
     async with await nats.connect(server.url) as client:
         stream = await new_stream(client)
         server.suspend()
@@ -163,20 +163,20 @@ async def test_a_message_is_stored_although_its_acknowledgement_came_too_late(se
 
 
 async def test_creating_a_stream_that_exists_with_other_settings_is_refused_with_10058(stream: RawStream):
-    """`create_stream`: whoever loses the race compares with what the other one made."""
+    """Two processes may create a stream; the process that is refused compares its settings with the existing stream."""
     config = {"name": stream.name, "subjects": [f"{stream.name}.>"], "storage": "file", "max_msgs": 7}
     assert (await stream.api(f"STREAM.CREATE.{stream.name}", config))["error"]["err_code"] == 10058
 
 
 async def test_a_stream_keeps_unknown_metadata(client: Client):
-    """The number of partitions is in the stream's metadata; the server adds entries of its own."""
+    """The stream's metadata contains the number of partitions. The server adds its own entries."""
     stream = await new_stream(client, metadata={"mediator.partitions": "16"})
     config = (await stream.api(f"STREAM.INFO.{stream.name}"))["config"]
     assert config["metadata"]["mediator.partitions"] == "16"
 
 
 async def test_a_setting_that_the_server_does_not_know_is_refused(client: Client):
-    """`create_stream` sends `allow_atomic` only to servers of API level 2: others would refuse the whole stream."""
+    """`create_stream` sends `allow_atomic` only to servers of API level 2, because older servers refuse the stream."""
     body = {"name": "unknown", "subjects": ["unknown.>"], "no_such_setting": True}
     answer = json.loads(
         (await client.request("$JS.API.STREAM.CREATE.unknown", json.dumps(body).encode(), timeout=10)).data
@@ -185,6 +185,6 @@ async def test_a_setting_that_the_server_does_not_know_is_refused(client: Client
 
 
 async def test_the_server_reports_its_api_level(client: Client):
-    """`_stores_batches` of `mediator.nats.topology.streams`."""
+    """`_stores_batches` of `mediator.nats.topology.streams` reads the level."""
     answer = json.loads((await client.request("$JS.API.INFO", b"", timeout=10)).data)
     assert answer["api"]["level"] >= 2

@@ -1,4 +1,4 @@
-"""What `MsgspecCodec` relies on in msgspec."""
+"""Assumptions of `MsgspecCodec` about msgspec."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
@@ -33,27 +33,27 @@ def decode(data: bytes) -> Ordered:
 
 
 def test_a_dataclass_survives_the_round_trip():
-    """Events need nothing but `@dataclass`."""
+    """An event class needs only `@dataclass`."""
     event = Ordered(1, Decimal("1.10"), datetime(2026, 1, 1, 12, tzinfo=UTC), UUID(int=7), Size.SMALL, ("a", "b"))
     assert decode(msgspec.json.encode(event)) == event
 
 
 @pytest.mark.parametrize("number", [b'"1"', b"1.5", b"true", b"null", b"[]"])
 def test_a_value_of_another_type_is_refused(number: bytes):
-    """A payload is checked before a handler sees it: `EventNotDecodableError`."""
+    """Therefore a wrong payload raises `EventNotDecodableError` before a handler runs."""
     with pytest.raises(msgspec.ValidationError):
         decode(b'{"number": ' + number + b"}")
 
 
 def test_a_missing_field_is_refused_and_an_unknown_field_is_ignored():
-    """Additions to an event are compatible in both directions (docs/event-versions.md)."""
+    """Therefore new fields of an event are compatible in both directions (docs/event-versions.md)."""
     with pytest.raises(msgspec.ValidationError, match="missing required field"):
         decode(b"{}")
     assert decode(b'{"number": 1, "new": {"a": 1}}') == Ordered(1)
 
 
 def test_an_error_contains_the_path_of_a_value_and_not_the_value():
-    """`_without_values`: errors go to logs and to parked events, and payloads do not."""
+    """`_without_values` keeps these texts, because logs and parked events may contain errors but no payloads."""
     with pytest.raises(msgspec.ValidationError) as caught:
         decode(b'{"number": "secret"}')
     assert str(caught.value) == "Expected `int`, got `str` - at `$.number`"
@@ -62,7 +62,7 @@ def test_an_error_contains_the_path_of_a_value_and_not_the_value():
 
 
 def test_an_error_of_post_init_is_the_cause_of_the_validation_error():
-    """`_without_values` names its class only."""
+    """`_without_values` keeps only the class of the cause."""
 
     @dataclass
     class Checked:
@@ -78,21 +78,21 @@ def test_an_error_of_post_init_is_the_cause_of_the_validation_error():
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"number": 1} x', b"\xff", b'{"number": NaN}'])
 def test_invalid_json_raises_an_error_that_the_codec_catches(data: bytes):
-    """`MsgspecCodec.decode` names every one `EventNotDecodableError`."""
+    """`MsgspecCodec.decode` translates each of these errors to `EventNotDecodableError`."""
     with pytest.raises((ValueError, msgspec.MsgspecError)):
         decode(data)
 
 
 def test_endless_nesting_raises_a_recursion_error():
-    """A foreign producer can send anything: it is parked, and the process lives."""
+    """A foreign producer can send such a payload: the event is parked and the process survives."""
     with pytest.raises(RecursionError):
         msgspec.json.decode(b"[" * 100_000)
-    with pytest.raises(RecursionError):  # also where it is skipped, as an unknown field
+    with pytest.raises(RecursionError):  # also in an unknown field, which is skipped
         msgspec.json.decode(b'{"number": 1, "unknown": ' + b"[" * 100_000, type=Ordered)
 
 
 def test_an_object_that_contains_itself_raises_a_recursion_error():
-    """`MsgspecCodec.encode` names it `EventNotSerializableError`."""
+    """`MsgspecCodec.encode` translates it to `EventNotSerializableError`."""
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(RecursionError):
@@ -100,13 +100,13 @@ def test_an_object_that_contains_itself_raises_a_recursion_error():
 
 
 def test_an_object_without_a_json_form_raises_a_type_error():
-    """`EventNotSerializableError`."""
+    """`MsgspecCodec.encode` translates it to `EventNotSerializableError`."""
     with pytest.raises(TypeError):
         msgspec.json.encode(object())
 
 
 def test_a_datetime_keeps_its_offset_and_a_naive_datetime_stays_naive():
-    """Events keep the times that they were given."""
+    """Therefore events keep their times unchanged."""
     zone = timezone(timedelta(hours=2))
     for time in (datetime(2026, 1, 1, tzinfo=zone), datetime(2026, 1, 1)):  # noqa: DTZ001
         back = msgspec.json.decode(msgspec.json.encode(time), type=datetime)
@@ -114,19 +114,19 @@ def test_a_datetime_keeps_its_offset_and_a_naive_datetime_stays_naive():
 
 
 def test_numbers_that_are_not_finite_become_null():
-    """`CollectedEvent.encode` reads each payload back, so that such an event fails its command and not its consumers."""
+    """`CollectedEvent.encode` decodes each payload again, so that such an event fails its command."""
     assert msgspec.json.encode(float("nan")) == b"null"
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(msgspec.json.encode(float("inf")), type=float)
 
 
 def test_deterministic_order_sorts_mappings_and_sets():
-    """`MsgspecRequestCodec`: equal requests have equal bytes, and with them equal idempotency keys."""
+    """`MsgspecRequestCodec` relies on it: equal requests have equal bytes and equal idempotency keys."""
     assert msgspec.json.encode({"b": 1, "a": {3, 1, 2}}, order="deterministic") == b'{"a":[1,2,3],"b":1}'
 
 
 def test_converting_is_as_strict_as_decoding():
-    """`MsgspecCodec.convert`, after an upcaster."""
+    """`MsgspecCodec.convert` checks the payload after an upcaster."""
     assert msgspec.convert({"number": 1, "price": "1.10"}, type=Ordered, str_keys=True).price == Decimal("1.10")
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"number": "1"}, type=Ordered, str_keys=True)

@@ -1,4 +1,4 @@
-"""What the connection relies on in nats-py: what it raises, calls back and leaves alone."""
+"""Assumptions of the connection about nats-py: its errors, its callbacks and its effects."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.thorough("tests other libraries and servers, which a ch
 
 
 class Callbacks:
-    """What a client has called back."""
+    """Records the callbacks of a client."""
 
     def __init__(self) -> None:
         self.errors: list[Exception] = []
@@ -50,7 +50,7 @@ class Callbacks:
 
 
 async def test_the_client_refuses_a_payload_that_is_too_large_and_stays_connected(client: Client):
-    """`InFlight.send_one` takes `MaxPayloadError` for a refusal of the event."""
+    """`InFlight.send_one` treats `MaxPayloadError` as a refusal of the event."""
     with pytest.raises(nats.errors.MaxPayloadError):
         await client.publish("a", b"x" * (client.max_payload + 1))
     assert client.is_connected
@@ -70,14 +70,14 @@ async def test_headers_that_make_a_message_too_large_close_the_connection_perman
 
 @pytest.mark.parametrize("name", ["a b", "a:b", "ä"])
 async def test_a_header_name_that_cannot_be_sent_is_refused(client: Client, name: str):
-    """`InFlight.send_one` takes `BadHeaderError` for a refusal of the event."""
+    """`InFlight.send_one` treats `BadHeaderError` as a refusal of the event."""
     with pytest.raises((nats.errors.BadHeaderError, ValueError)):
         await client.publish("a", b"", headers={name: "value"})
     assert client.is_connected
 
 
 async def test_a_line_break_in_a_header_value_cannot_inject_another_header(stream: RawStream):
-    """`mediator.nats.binding` encodes values to printable ASCII; a lapse of ours would not let a value pose as a header."""
+    """`mediator.nats.binding` encodes values as printable ASCII. This protects against an error in that encoding."""
     try:
         await stream.send(x="one\r\nNats-Rollup: all")
     except (nats.errors.BadHeaderError, ValueError):
@@ -90,7 +90,7 @@ async def test_a_line_break_in_a_header_value_cannot_inject_another_header(strea
 
 
 async def test_headers_come_back_as_they_were_written(stream: RawStream):
-    """Names keep their case, and ASCII values their spaces inside: `mediator.nats.binding` reads by exact names."""
+    """`mediator.nats.binding` reads headers by their exact names, and relies on unchanged ASCII values."""
     received: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 
     async def arrived(message) -> None:
@@ -103,20 +103,20 @@ async def test_headers_come_back_as_they_were_written(stream: RawStream):
 
 
 async def test_a_subject_with_spaces_is_refused_by_the_client(client: Client):
-    """`InFlight.send_one` takes `BadSubjectError` for a refusal of the event."""
+    """`InFlight.send_one` treats `BadSubjectError` as a refusal of the event."""
     with pytest.raises(nats.errors.BadSubjectError):
         await client.publish("a b", b"")
     assert client.is_connected
 
 
 async def test_a_request_without_a_responder_fails_at_once(client: Client):
-    """`SupervisedClient._answers`: a server without JetStream answers the probe too."""
+    """`SupervisedClient._answers` relies on it: a server without JetStream answers the probe too."""
     with pytest.raises(nats.errors.NoRespondersError):
         await client.request("nobody.here", b"", timeout=10)
 
 
 async def test_a_client_without_a_buffer_does_not_publish_after_reconnecting(server: NatsServer):
-    """`pending_size=-1` of `open_connection`: what fails while the broker is away is not sent behind our back."""
+    """`open_connection` sets `pending_size=-1`, so that a publish that failed in an outage is not sent later."""
     callbacks = Callbacks()
     client = await callbacks.connect(server, pending_size=-1)
     received: list[bytes] = []
@@ -141,7 +141,7 @@ async def test_a_client_without_a_buffer_does_not_publish_after_reconnecting(ser
 
 
 async def test_a_reconnected_client_keeps_its_subscriptions(server: NatsServer):
-    """Inboxes of publishers, pullers and doorbells are opened once a client."""
+    """Publishers, pullers and doorbells open their inboxes once for each client."""
     callbacks = Callbacks()
     client = await callbacks.connect(server, pending_size=-1)
     received: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -159,7 +159,7 @@ async def test_a_reconnected_client_keeps_its_subscriptions(server: NatsServer):
 
 
 async def test_the_error_callback_reports_a_slow_subscriber_and_the_client_stays_connected(shared_server: NatsServer):
-    """Inboxes take everything at once in their callbacks; a lapse is in the log as `SlowConsumerError`."""
+    """Callbacks of inboxes never wait, so this must not occur; if it does, the log has a `SlowConsumerError`."""
     callbacks = Callbacks()
     client = await callbacks.connect(shared_server)
     let_go = asyncio.Event()
@@ -179,7 +179,7 @@ async def test_the_error_callback_reports_a_slow_subscriber_and_the_client_stays
 
 
 async def test_callbacks_of_one_subscription_run_one_after_another_in_order(client: Client):
-    """A puller's deliveries and a in_flight's answers are taken in the order in which the server sent them."""
+    """Deliveries to a puller and answers to `InFlight` are processed in the order in which the server sent them."""
     received: list[int] = []
     done = asyncio.Event()
 
@@ -198,7 +198,7 @@ async def test_callbacks_of_one_subscription_run_one_after_another_in_order(clie
 
 
 async def test_a_cancelled_request_leaves_the_client_unchanged(client: Client):
-    """`link.ask` bounds requests from outside, by cancelling them."""
+    """`SupervisedClient` bounds the time of a request by cancelling the request."""
     subscription = await client.subscribe("silent")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):

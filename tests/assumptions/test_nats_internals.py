@@ -1,4 +1,4 @@
-"""What `mediator.nats.connection.internals` relies on in the inside of nats-py, of which that promises nothing."""
+"""Assumptions of `mediator.nats.connection.internals` about private parts of nats-py, which may change."""
 
 import ast
 import asyncio
@@ -37,7 +37,7 @@ GIVEN = {"_auth_configured", "_public_nkey", "_signature_cb", "_user_jwt_cb"}
 
 
 class Watched(Client):
-    """Notes what nats-py calls of itself, and with what."""
+    """Records the private methods that nats-py calls, with their arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,11 +266,11 @@ async def test_send_unsubscribe_stops_new_messages_and_keeps_received_ones(clien
 
 
 OURS = {"_in_utf8", "_replace_control_characters"}
-"""Private names of the file of internals itself."""
+"""Private names that the file of internals defines itself."""
 
 
 def private_names(file: Path, *, of_others: bool) -> set[str]:
-    """The private names in attributes, methods and texts of a file; without those of a `self`, if `of_others`."""
+    """Return the private names in attributes, methods and strings of a file; `of_others` excludes those of `self`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         match node:

@@ -1,4 +1,4 @@
-"""What the outbox, the inbox and the relays rely on in PostgreSQL, whichever driver is used."""
+"""Assumptions of the outbox, the inbox and the relays about PostgreSQL, independent of the driver."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -36,14 +36,14 @@ async def connected(database: str, schema: str) -> AsyncIterator[Connection]:
     try:
         yield connection
     finally:
-        await connection.close(timeout=10)  # and with it whatever it has locked
+        await connection.close(timeout=10)  # the server releases the locks of the connection
 
 
 INSERT = "INSERT INTO inbox VALUES ('x') ON CONFLICT DO NOTHING"
 
 
 async def waits(server: PostgresServer, connection: Connection, work: Awaitable) -> asyncio.Future:
-    """Begin work that has to wait for a lock, and return when the server says that it does."""
+    """Start work that must wait for a lock, and return when the server reports that the work waits."""
     pid = connection.get_server_pid()
     running = asyncio.ensure_future(work)
     async with asyncio.timeout(10):
@@ -65,7 +65,7 @@ async def sqlstate(statement: Awaitable) -> str | None:
 async def test_on_conflict_do_nothing_waits_for_the_transaction_that_inserted_first(
     postgres: PostgresServer, one: Connection, other: Connection, end: str, outcome: str
 ):
-    """`SqlAlchemyInbox.insert`: of two consumers with one event, the second learns what became of the first."""
+    """In `SqlAlchemyInbox.insert`, the second consumer of an event waits for the outcome of the first consumer."""
     await one.execute("BEGIN")
     await one.execute(INSERT)
     inserting = await waits(postgres, other, other.execute(INSERT))
@@ -74,13 +74,13 @@ async def test_on_conflict_do_nothing_waits_for_the_transaction_that_inserted_fi
 
 
 async def test_on_conflict_do_nothing_returns_no_row_for_an_existing_key(one: Connection):
-    """`SqlAlchemyInbox.insert` with a key: no row is a duplicate."""
+    """`SqlAlchemyInbox.insert` with a key treats no returned row as a duplicate."""
     assert len(await one.fetch(f"{INSERT} RETURNING EXISTS (SELECT 1 FROM inbox WHERE id = 'y')")) == 1
     assert await one.fetch(f"{INSERT} RETURNING EXISTS (SELECT 1 FROM inbox WHERE id = 'y')") == []
 
 
 async def test_skip_locked_skips_locked_rows_and_locks_the_others(one: Connection, other: Connection):
-    """`BucketClaims._lock`: relays share the buckets."""
+    """`BucketClaims._lock` uses it, so that several relays share the buckets."""
     await one.execute("BEGIN")
     await other.execute("BEGIN")
     lock = "SELECT bucket FROM buckets ORDER BY bucket LIMIT 2 FOR UPDATE SKIP LOCKED"
@@ -92,18 +92,18 @@ async def test_skip_locked_skips_locked_rows_and_locks_the_others(one: Connectio
 async def test_locks_end_when_the_connection_of_their_holder_breaks(
     postgres: PostgresServer, one: Connection, other: Connection, lock: str
 ):
-    """The buckets of a relay and the keys of a commit are free as soon as their process is dead."""
+    """The buckets of a relay and the keys of a commit are released as soon as their process dies."""
     await one.execute("BEGIN")
     await one.execute(lock)
     await other.execute("BEGIN")
     locking = await waits(postgres, other, other.execute(lock))
-    one.terminate()  # closes the socket, as the death of its process does
+    one.terminate()  # closes the socket, like the death of the process
     async with asyncio.timeout(10):
         await locking
 
 
 async def test_uncommitted_rows_are_gone_with_their_connection(one: Connection, other: Connection):
-    """A process that dies before COMMIT leaves nothing behind."""
+    """A process that dies before COMMIT leaves no row behind."""
     await one.execute("BEGIN")
     await one.execute(INSERT)
     one.terminate()
@@ -113,7 +113,7 @@ async def test_uncommitted_rows_are_gone_with_their_connection(one: Connection, 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 async def test_advisory_locks_of_a_transaction_end_with_the_transaction(one: Connection, other: Connection, end: str):
-    """`stage_events` and `lock_key` never unlock."""
+    """`stage_events` and `lock_key` rely on it and never unlock."""
     await one.execute("BEGIN")
     await one.execute("SELECT pg_advisory_xact_lock(7)")
     assert not await other.fetchval("SELECT pg_try_advisory_xact_lock(7)")
@@ -122,7 +122,7 @@ async def test_advisory_locks_of_a_transaction_end_with_the_transaction(one: Con
 
 
 async def test_an_advisory_lock_can_be_taken_again_by_its_holder(one: Connection):
-    """A handler may add several events of one key, and be at work on a replayed one."""
+    """A handler may add several events of one key, also while it handles a replayed event of this key."""
     await one.execute("BEGIN")
     await one.execute("SELECT pg_advisory_xact_lock(7), pg_advisory_xact_lock(7)")
 
@@ -130,7 +130,7 @@ async def test_an_advisory_lock_can_be_taken_again_by_its_holder(one: Connection
 async def test_a_materialized_cte_runs_before_sequence_numbers_are_drawn(
     postgres: PostgresServer, one: Connection, other: Connection
 ):
-    """`stage_events`: the key's lock comes before the sequences, or the order of commits would not be theirs."""
+    """`stage_events` must lock the key before it draws sequences, so that sequences follow the order of commits."""
     await one.execute("CREATE TABLE outbox (sequence bigint GENERATED BY DEFAULT AS IDENTITY (CACHE 1), n int)")
     staged = """WITH locks AS MATERIALIZED (SELECT count(pg_advisory_xact_lock(7)) AS held) INSERT INTO outbox (n)
         SELECT n FROM unnest(ARRAY[3, 1, 2]) WITH ORDINALITY AS events (n, place)
@@ -146,7 +146,7 @@ async def test_a_materialized_cte_runs_before_sequence_numbers_are_drawn(
 
 
 async def test_a_sequence_number_is_not_reused_after_a_rollback(one: Connection):
-    """Sequences of outbox and parking have gaps and no repetitions: an old answer never means a new row."""
+    """Sequences of outbox and parking may have gaps but never repeat, so that an old number never names a new row."""
     await one.execute("CREATE TABLE outbox (sequence bigint GENERATED BY DEFAULT AS IDENTITY, n int)")
     await one.execute("BEGIN")
     await one.execute("INSERT INTO outbox (n) VALUES (1)")
@@ -155,7 +155,7 @@ async def test_a_sequence_number_is_not_reused_after_a_rollback(one: Connection)
 
 
 async def test_sequence_numbers_follow_the_order_of_drawing_and_not_of_commits(one: Connection, other: Connection):
-    """Why a relay cannot remember how far it came by a sequence, and `stage_events` locks the keys."""
+    """Therefore a relay cannot store its position as a sequence, and `stage_events` locks the keys."""
     await one.execute("CREATE TABLE outbox (sequence bigint GENERATED BY DEFAULT AS IDENTITY, n int)")
     await one.execute("BEGIN")
     await one.execute("INSERT INTO outbox (n) VALUES (1)")
@@ -166,7 +166,7 @@ async def test_sequence_numbers_follow_the_order_of_drawing_and_not_of_commits(o
 
 
 async def test_a_lock_timeout_and_nowait_both_raise_55P03(one: Connection, other: Connection):  # noqa: N802
-    """`LOCK_NOT_AVAILABLE`, of relays that queue and of inner transactions."""
+    """The library checks for `LOCK_NOT_AVAILABLE` in waiting relays and in inner transactions."""
     await one.execute("BEGIN")
     await one.execute("SELECT 1 FROM buckets FOR UPDATE")
     await other.execute("BEGIN")
@@ -177,7 +177,7 @@ async def test_a_lock_timeout_and_nowait_both_raise_55P03(one: Connection, other
 
 
 async def test_a_local_setting_ends_with_its_transaction(one: Connection):
-    """`BucketClaims._begin` and inner transactions set timeouts on pooled connections."""
+    """`BucketClaims._begin` and inner transactions set such timeouts on pooled connections."""
     await one.execute("BEGIN")
     await one.execute("SELECT set_config('lock_timeout', '20ms', true)")
     assert await one.fetchval("SHOW lock_timeout") == "20ms"
@@ -188,7 +188,7 @@ async def test_a_local_setting_ends_with_its_transaction(one: Connection):
 async def test_the_idle_transaction_timeout_closes_the_connection_and_releases_its_locks(
     postgres: PostgresServer, one: Connection, other: Connection
 ):
-    """`idle_timeout`, and `frozen_seconds` of a relay: whoever is frozen does not keep buckets for ever."""
+    """`idle_timeout` and a relay's `frozen_seconds` rely on it: a frozen process loses its buckets."""
     await one.execute("BEGIN")
     await one.execute("SELECT set_config('idle_in_transaction_session_timeout', '2000ms', true)")
     await one.execute("SELECT 1 FROM buckets FOR UPDATE")
@@ -202,25 +202,25 @@ async def test_the_idle_transaction_timeout_closes_the_connection_and_releases_i
 
 @pytest.mark.parametrize("asked", [True, False])
 async def test_a_write_in_a_read_only_transaction_raises_25006(one: Connection, asked: bool):
-    """A query that writes is `NoUnitOfWorkError`; a server that has become read-only is `DatabaseWriteError`."""
+    """The library raises `NoUnitOfWorkError` in a query, and `DatabaseWriteError` on a read-only server."""
     await one.execute("SELECT 1" if asked else "SET default_transaction_read_only = on")
     await one.execute("BEGIN READ ONLY" if asked else "BEGIN")
     assert await sqlstate(one.execute(INSERT)) == "25006"
 
 
 async def test_row_locks_count_as_writes_in_a_read_only_transaction(one: Connection):
-    """A query cannot take locks of rows."""
+    """Therefore a query cannot lock rows."""
     await one.execute("BEGIN READ ONLY")
     assert await sqlstate(one.execute("SELECT 1 FROM buckets FOR UPDATE")) == "25006"
 
 
 async def test_a_missing_table_raises_42P01(one: Connection):  # noqa: N802
-    """`SchemaError`."""
+    """The library translates it to `SchemaError`."""
     assert await sqlstate(one.execute("SELECT 1 FROM mediator_outbox")) == "42P01"
 
 
 async def test_a_failed_transaction_refuses_statements_and_its_commit_rolls_back(one: Connection):
-    """An error of a statement dooms the unit of work: a COMMIT would report nothing, and keep nothing."""
+    """An error of a statement dooms the unit of work, because COMMIT would roll back without an error."""
     await one.execute("BEGIN")
     await one.execute(INSERT)
     assert await sqlstate(one.execute("SELECT 1 / 0")) == "22012"
@@ -230,7 +230,7 @@ async def test_a_failed_transaction_refuses_statements_and_its_commit_rolls_back
 
 
 async def test_a_transaction_is_usable_after_a_rollback_to_a_savepoint(one: Connection):
-    """Savepoints of a unit of work confine the error of a nested command."""
+    """A nested command runs behind a savepoint, so that its error does not doom the outer command."""
     await one.execute("BEGIN; SAVEPOINT s")
     await sqlstate(one.execute("SELECT 1 / 0"))
     await one.execute("ROLLBACK TO SAVEPOINT s")
@@ -242,7 +242,7 @@ async def test_a_transaction_is_usable_after_a_rollback_to_a_savepoint(one: Conn
 async def test_a_rollback_to_a_savepoint_releases_advisory_locks_taken_after_the_savepoint(
     one: Connection, other: Connection
 ):
-    """Keys are locked by the last statement, outside savepoints; a replay's in one of a handler is freed with it."""
+    """Therefore `stage_events` locks keys in the last statement of a transaction, outside every savepoint."""
     await one.execute("BEGIN; SAVEPOINT s")
     await one.execute("SELECT pg_advisory_xact_lock(7)")
     await one.execute("ROLLBACK TO SAVEPOINT s")
@@ -250,7 +250,7 @@ async def test_a_rollback_to_a_savepoint_releases_advisory_locks_taken_after_the
 
 
 async def test_statement_timestamp_advances_within_a_transaction_and_now_does_not(one: Connection):
-    """`DatabaseClock`: a relay that holds its buckets for long still sees delayed events get due."""
+    """`DatabaseClock` uses it, so that a relay with a long transaction notices that delayed events become due."""
     await one.execute("BEGIN")
     began, first = await one.fetchrow("SELECT now(), statement_timestamp()")
     same, second = await one.fetchrow("SELECT now(), statement_timestamp()")
@@ -261,7 +261,7 @@ async def test_statement_timestamp_advances_within_a_transaction_and_now_does_no
 async def test_read_committed_sees_rows_committed_meanwhile_and_repeatable_read_does_not(
     one: Connection, other: Connection
 ):
-    """Queries read at one snapshot; the inbox looks again under a key's lock and has to see the replay's end."""
+    """Queries need one snapshot. The inbox reads again under a key's lock and must see the committed replay."""
     await one.execute("BEGIN")
     assert await one.fetchval("SELECT count(*) FROM inbox") == 0
     await other.execute(INSERT)
@@ -273,6 +273,6 @@ async def test_read_committed_sees_rows_committed_meanwhile_and_repeatable_read_
 
 
 async def test_commits_are_synchronous_by_default(one: Connection):
-    """A commit that was answered survives a crash of the server."""
+    """Therefore an acknowledged commit survives a crash of the server."""
     settings = ("fsync", "synchronous_commit", "full_page_writes")
     assert [await one.fetchval(f"SHOW {name}") for name in settings] == ["on", "on", "on"]

@@ -1,4 +1,4 @@
-"""What the unit of work relies on in SQLAlchemy: its pool, its events and its session, on PostgreSQL through asyncpg."""
+"""Assumptions of the unit of work about SQLAlchemy's pool, events and session, on PostgreSQL through asyncpg."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,7 @@ ROWS = Table("rows", MetaData(), Column("n", Integer, primary_key=True, autoincr
 
 
 def opened(database: str, schema: str, pool_timeout: float) -> AsyncEngine:
-    """With one connection."""
+    """Open an engine with one connection."""
     return create_async_engine(
         database.replace("postgresql:", "postgresql+asyncpg:"),
         pool_size=1,
@@ -39,14 +39,14 @@ async def engine(database: str, schema: str) -> AsyncIterator[AsyncEngine]:
 
 
 async def backend(engine: AsyncEngine) -> int:
-    """The server's process behind the only connection of the pool."""
+    """Return the id of the server process behind the only connection of the pool."""
     async with engine.connect() as connection:
         pid: int = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
         return pid
 
 
 def calls(engine: AsyncEngine, *names: str) -> list[str]:
-    """The names of the engine's events, in the order in which they come from now on."""
+    """Return a list to which the names of the engine's events are appended as they occur."""
     seen: list[str] = []
 
     def listen(name: str) -> None:
@@ -60,7 +60,7 @@ def calls(engine: AsyncEngine, *names: str) -> list[str]:
 
 
 async def test_a_pool_that_has_no_connection_in_time_raises_its_own_timeout_error(engine: AsyncEngine):
-    """`ConnectionPool.connect` makes `PoolExhaustedError` of it; it is none of the built-in ones."""
+    """`ConnectionPool.connect` translates it to `PoolExhaustedError`. It does not derive from the built-in error."""
     async with engine.connect():
         with pytest.raises(PoolTimeoutError) as caught:
             async with engine.connect():
@@ -69,7 +69,7 @@ async def test_a_pool_that_has_no_connection_in_time_raises_its_own_timeout_erro
 
 
 async def test_waiting_for_the_pool_can_be_cancelled_and_loses_no_connection(database: str, schema: str):
-    """A dispatch that is cancelled while it waits takes nothing with it."""
+    """A dispatch cancelled while it waits for a connection must not lose a connection."""
     engine = opened(database, schema, 30)
     async with engine.connect():
         with pytest.raises(TimeoutError):
@@ -81,7 +81,7 @@ async def test_waiting_for_the_pool_can_be_cancelled_and_loses_no_connection(dat
 
 
 async def test_a_cancelled_statement_invalidates_or_returns_its_connection_and_never_leaks_it(engine: AsyncEngine):
-    """A dispatch that is cancelled in a statement leaves the pool as large as it was."""
+    """A dispatch cancelled during a statement must not shrink the pool."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), engine.begin() as connection:
             await connection.execute(text("SELECT pg_sleep(60)"))
@@ -91,7 +91,7 @@ async def test_a_cancelled_statement_invalidates_or_returns_its_connection_and_n
 
 
 async def test_a_checkout_that_raises_a_disconnection_error_gets_another_connection(engine: AsyncEngine):
-    """`_check` replaces a connection that is lost."""
+    """`_check` raises it to replace a lost connection."""
     before = await backend(engine)
     refused: list[object] = []
 
@@ -105,7 +105,7 @@ async def test_a_checkout_that_raises_a_disconnection_error_gets_another_connect
 
 
 async def test_a_connection_invalidated_at_its_checkin_is_replaced(engine: AsyncEngine):
-    """`_leave` lets none back into the pool that is in use or in a transaction."""
+    """`_leave` invalidates a connection that is still in use or in a transaction."""
     before = await backend(engine)
 
     @event.listens_for(engine.sync_engine, "checkin")
@@ -117,7 +117,7 @@ async def test_a_connection_invalidated_at_its_checkin_is_replaced(engine: Async
 
 
 async def test_a_connection_that_the_server_closed_is_invalidated(engine: AsyncEngine):
-    """`commit_transaction`: `connection_invalidated` means that nobody knows the outcome."""
+    """`commit_transaction` treats `connection_invalidated` as an unknown outcome."""
     async with engine.connect() as connection:
         with pytest.raises(DBAPIError) as caught:
             await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -127,7 +127,7 @@ async def test_a_connection_that_the_server_closed_is_invalidated(engine: AsyncE
 
 
 async def test_a_transaction_begins_implicitly_with_the_first_statement(engine: AsyncEngine):
-    """`Database.begun` is called before it, once for each transaction, and not by mere connecting."""
+    """`Database.begun` is called before the first statement of each transaction, and not when connecting."""
     seen = calls(engine, "begin", "before_cursor_execute", "commit", "rollback")
     async with engine.connect() as connection:
         assert seen == []
@@ -142,7 +142,7 @@ async def test_a_transaction_begins_implicitly_with_the_first_statement(engine: 
 async def test_a_commit_that_an_event_listener_refuses_leaves_the_transaction_open_until_the_checkin(
     engine: AsyncEngine,
 ):
-    """`_check_commit` refuses there, and `_leave` throws the connection away: the next user would go on in it."""
+    """`_check_commit` refuses the commit and `_leave` discards the connection with its open transaction."""
     left: list[bool] = []
 
     @event.listens_for(engine.sync_engine, "commit")
@@ -164,7 +164,7 @@ async def test_a_commit_that_an_event_listener_refuses_leaves_the_transaction_op
 
 
 async def test_an_error_returned_by_the_error_event_replaces_the_error_of_the_driver(engine: AsyncEngine):
-    """`Database._on_error`: the context has the statement, the connection and both errors."""
+    """`Database._on_error` reads the statement, the connection and both errors from the context."""
     contexts: list[Any] = []
 
     @event.listens_for(engine.sync_engine, "handle_error")
@@ -183,7 +183,7 @@ async def test_an_error_returned_by_the_error_event_replaces_the_error_of_the_dr
 
 
 async def test_options_of_an_engine_apply_to_its_connections_and_the_pool_is_shared(engine: AsyncEngine):
-    """`Database.reader` and `.writer` are one pool; `mode_of` reads the option."""
+    """`Database.reader` and `.writer` share one pool; `mode_of` reads the option."""
     reader = engine.execution_options(mediator_mode="read", postgresql_readonly=True)
     assert reader.pool is engine.pool
     async with reader.connect() as connection:
@@ -197,7 +197,7 @@ async def test_options_of_an_engine_apply_to_its_connections_and_the_pool_is_sha
 
 
 async def test_listeners_of_an_engine_apply_to_its_copies_with_options(engine: AsyncEngine):
-    """`Database` listens once, on the engine of the application."""
+    """`Database` registers its listeners once, on the engine of the application."""
     seen = calls(engine, "begin")
     async with engine.execution_options(mediator_mode="write").connect() as connection:
         await connection.execute(text("SELECT 1"))
@@ -205,14 +205,14 @@ async def test_listeners_of_an_engine_apply_to_its_copies_with_options(engine: A
 
 
 async def test_the_rowcount_of_an_insert_that_inserts_nothing_is_zero(engine: AsyncEngine):
-    """`SqlAlchemyInbox.insert` without a key takes a `rowcount` of 1 for new."""
+    """`SqlAlchemyInbox.insert` without a key treats a `rowcount` of 1 as a new event."""
     async with engine.begin() as connection:
         statement = insert(ROWS).values(n=1).on_conflict_do_nothing()
         assert [(await connection.execute(statement)).rowcount for _ in range(2)] == [1, 0]
 
 
 async def test_a_session_looks_up_its_bind_at_the_first_statement_of_each_transaction(engine: AsyncEngine):
-    """`OwnedSession.get_bind`: the writer's turn is taken there, and not before."""
+    """`OwnedSession.get_bind` waits for the writer's turn, and relies on being called this late."""
     asked: list[int] = []
 
     class Asking(Session):
@@ -230,7 +230,7 @@ async def test_a_session_looks_up_its_bind_at_the_first_statement_of_each_transa
 
 
 async def test_before_commit_is_emitted_for_savepoints_too_and_identifies_them(engine: AsyncEngine):
-    """`SqlAlchemyUnitOfWork.check_commit` lets a handler commit its own savepoint and nothing else."""
+    """`SqlAlchemyUnitOfWork.check_commit` allows a handler to commit only its own savepoint."""
     nested: list[bool] = []
 
     class Listening(Session):
@@ -249,8 +249,8 @@ async def test_before_commit_is_emitted_for_savepoints_too_and_identifies_them(e
 
 
 async def test_a_session_used_by_two_tasks_at_once_raises_an_error_with_a_code(engine: AsyncEngine):
-    """`when_idle` waits while a forgotten task connects; `isce` is how it is known."""
-    await engine.dispose()  # so that there is something to connect
+    """`when_idle` recognizes the code `isce` and waits while a forgotten task connects."""
+    await engine.dispose()  # so that the next statement must connect
     async with AsyncSession(engine) as session:
         outcomes = await asyncio.gather(
             session.execute(text("SELECT 1")), session.execute(text("SELECT 1")), return_exceptions=True
@@ -260,7 +260,7 @@ async def test_a_session_used_by_two_tasks_at_once_raises_an_error_with_a_code(e
 
 
 async def test_the_driver_connection_and_its_mutex_are_found_under_private_names(engine: AsyncEngine):
-    """`_leave` and `_check_running`, for which SQLAlchemy has no public way."""
+    """`_leave` and `_check_running` read them, because SQLAlchemy has no public access."""
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
         pooled: Any = await connection.get_raw_connection()
@@ -269,7 +269,7 @@ async def test_the_driver_connection_and_its_mutex_are_found_under_private_names
 
 
 async def test_a_pool_stores_its_overflow_limit_under_a_private_name(database: str):
-    """`doctor.pools`: no public name has it. Less than nothing is without a limit."""
+    """`doctor.pools` reads it, because no public name has it. A negative number means no limit."""
     for overflow in (0, 7, -1):
         engine = create_async_engine(database.replace("postgresql:", "postgresql+asyncpg:"), max_overflow=overflow)
         assert isinstance(engine.pool, QueuePool)
@@ -288,7 +288,7 @@ class Thing(Declared):
 
 
 class Passing(Session):
-    """Notes which of the private methods that `mediator.sqlalchemy.session` overrides SQLAlchemy calls."""
+    """Records the calls to the private methods that `mediator.sqlalchemy.session` overrides."""
 
     called: ClassVar[list[str]] = []
 
@@ -314,20 +314,20 @@ def session() -> Iterator[Passing]:
 
 
 def test_merging_any_object_calls_a_private_method(session: Passing):
-    """`UnitOfWorkSession._merge` takes the object of an earlier transaction back there."""
+    """`UnitOfWorkSession._merge` overrides it to attach an object of an earlier transaction again."""
     session.merge(Thing(n=1, text="new"))
     assert "merge new" in Passing.called
     assert session.get_one(Thing, 1).text == "new"
 
 
 def test_every_lookup_by_identity_calls_a_private_method(session: Passing):
-    """`UnitOfWorkSession._identity_lookup` prepares the reading there."""
+    """`UnitOfWorkSession._identity_lookup` overrides it to prepare the read."""
     session.get(Thing, 1)
     assert Passing.called == ["identity_lookup"]
 
 
 def test_a_private_method_marks_a_value_as_changed_without_calling_listeners(session: Passing):
-    """`earlier.Change._set`: the value is written at the next flush, as if it had been set."""
+    """`earlier.Change._set` uses it: the next flush writes the value as if it had been assigned."""
     thing = session.get_one(Thing, 1)
     state: Any = inspect(thing)
     state._modified_event(state.dict, state.manager["text"].impl, state.dict.get("text", NO_VALUE))
