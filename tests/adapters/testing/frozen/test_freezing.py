@@ -198,7 +198,7 @@ def test_an_incompatible_change_fails_and_says_what_it_is_and_what_to_do(
     found = problems([event(*after)], tmp_path)
     assert f"{TYPE}.v1 (OrderedV1): has changed incompatibly" in found
     assert text in found
-    assert "raise event_version to 2, write an upcaster `upcasters = {1: ...}`" in found
+    assert "set event_version to 2, write an upcaster `upcasters = {1: ...}`" in found
 
 
 @pytest.mark.parametrize(
