@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mediator.distributed.events import DistributedEvent, EventCodec, SchemaCodec, upcast, upcast_types, wire_type
+from mediator.distributed.events import DistributedEvent, EventCodec, upcast, upcast_types, wire_type
 from mediator.errors import DeclarationError, EventError, FrozenEventsError, Problem
 from mediator.testing.frozen.changes import changes
 from mediator.testing.frozen.freezing import (
@@ -109,7 +109,10 @@ class _Comparison:
             return
         faults = [change.text for change in found if not change.compatible]
         if not faults:
-            faults = _unreadable(codec, frozen.sample, cls)
+            try:
+                codec.convert(frozen.sample, cls)
+            except (EventError, DeclarationError) as error:
+                faults = [f"the sample is refused: {error}"]
         if faults:
             yield Problem(frozen.wire, cls.__name__, _incompatible(faults, frozen.version, self._folder))
         elif found:
@@ -131,22 +134,14 @@ class _Comparison:
             yield Problem(frozen.wire, cls.__name__, text)
 
     def _orphan(self, frozen: FrozenEvent) -> Problem:
-        newer = [cls for cls in self._classes.values() if cls.event_type == frozen.type]
-        if any(cls.event_version > frozen.version for cls in newer):
+        same_type = [cls for cls in self._classes.values() if cls.event_type == frozen.type]
+        newer = [cls for cls in same_type if cls.event_version > frozen.version]
+        remedy = "Bring its class back"
+        if newer:
             name = min(newer, key=lambda cls: cls.event_version).__name__
             remedy = f"Write an upcaster from version {frozen.version} into {name}"
-        else:
-            remedy = "Bring its class back"
         text = f"is frozen, and no class reads it. {remedy}, or delete the file once no such event can arrive any more."
         return Problem(frozen.wire, "", text)
-
-
-def _unreadable(codec: SchemaCodec, sample: dict[str, Any], cls: type[DistributedEvent]) -> list[str]:
-    try:
-        codec.convert(sample, cls)
-    except (EventError, DeclarationError) as error:
-        return [f"the sample is refused: {error}"]
-    return []
 
 
 def _incompatible(faults: Sequence[str], version: int, folder: Path) -> str:

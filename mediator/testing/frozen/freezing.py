@@ -191,12 +191,9 @@ class _Sampling:
             return schema["enum"][0]
         options = schema.get("anyOf") or schema.get("oneOf")
         if options:
-            return self._option(options, name, above)
+            fit = [option for option in options if option.get("type") != "null" and definition(option) not in above]
+            return self.value(fit[0], name, above) if fit else None
         return self._typed(schema, name, above)
-
-    def _option(self, options: Any, name: str, above: tuple[str, ...]) -> Any:
-        fit = [option for option in options if option.get("type") != "null" and definition(option) not in above]
-        return self.value(fit[0], name, above) if fit else None
 
     def _typed(self, schema: Schema, name: str, above: tuple[str, ...]) -> Any:
         kind = schema.get("type")
