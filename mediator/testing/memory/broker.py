@@ -130,8 +130,7 @@ class InMemoryBroker:
 
         With `remember`, the broker still detects these ids as duplicates, as after a purge of the stream.
         """
-        lost = [each.event for each in self._stream if each.event is not None and each.event.id in ids]
-        self._stream = [each for each in self._stream if each.event not in lost]
+        self._stream = [each for each in self._stream if each.event is None or each.event.id not in ids]
         if not remember:
             self._known -= {entry for entry in self._known if entry[1] in ids}
 
@@ -263,17 +262,17 @@ class _Deliveries(Deliveries):
         self._group = group
         self._prefetch = prefetch
         self._ordered = ordered
-        self._held: set[_Delivery] = set()
-        self._returning: set[_Delivery] = set()
+        self._unsettled: set[_Delivery] = set()
         self.ack_wait = ack_wait
 
     async def next(self) -> Delivery:
         while True:
             await self._broker.wait_until_available()
             self._group.changed.clear()
-            if len(self._held) < self._prefetch and (stored := self._group.take(ordered=self._ordered)) is not None:
+            held = sum(not each.is_delayed for each in self._unsettled)
+            if held < self._prefetch and (stored := self._group.take(ordered=self._ordered)) is not None:
                 delivery = _Delivery(stored, self)
-                self._held.add(delivery)
+                self._unsettled.add(delivery)
                 return delivery
             await self._group.changed.wait()
 
@@ -283,10 +282,8 @@ class _Deliveries(Deliveries):
             self._broker.acknowledge(self._group.name, delivery.sequence)
 
     def give_back_later(self, delivery: "_Delivery") -> None:
-        if delivery in self._held:
-            self._held.discard(delivery)
-            self._returning.add(delivery)
-            self._group.changed.set()
+        delivery.is_delayed = True
+        self._group.changed.set()
 
     def give_back(self, delivery: "_Delivery") -> None:
         if self._remove(delivery):
@@ -294,13 +291,12 @@ class _Deliveries(Deliveries):
             self._group.offer(delivery.stored)
 
     def _remove(self, delivery: "_Delivery") -> bool:
-        known = delivery in self._held or delivery in self._returning
-        self._held.discard(delivery)
-        self._returning.discard(delivery)
+        known = delivery in self._unsettled
+        self._unsettled.discard(delivery)
         return known
 
     def close(self) -> None:
-        for delivery in [*self._held, *self._returning]:
+        for delivery in [*self._unsettled]:
             delivery.timer.cancel()
             self.give_back(delivery)
 
@@ -309,6 +305,7 @@ class _Delivery(Delivery):
     def __init__(self, stored: _Stored, deliveries: _Deliveries) -> None:
         stored.attempts += 1
         self.stored = stored
+        self.is_delayed = False
         self._deliveries = deliveries
         self.event = stored.event
         self.problem = stored.problem
@@ -342,8 +339,7 @@ class _Delivery(Delivery):
             self._deliveries.give_back(self)
 
     async def term(self, reason: str) -> None:  # noqa: ARG002  # this broker does not log the reason
-        self.timer.cancel()
-        self._deliveries.end(self)
+        await self.ack()
 
     async def in_progress(self) -> None:
         self.timer.cancel()

@@ -1,7 +1,6 @@
 """InMemoryRequestChannel: requests between applications in one process, for tests."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Collection
 
 from mediator.blocks import asynccontextmanager
@@ -34,55 +33,50 @@ class InMemoryRequestChannel(RequestChannel):
         self.place: str = "InMemoryRequestChannel"
         self.available: bool = True
         self._owner = Owner("The in-memory request channel")
-        self._serving: deque[tuple[frozenset[str], _Calls]] = deque()
+        self._serving: list[_Calls] = []
 
     async def call(self, call: RemoteCall, /) -> RemoteReply:
         self._owner.check()
         if not self.available:
             raise PublisherUnavailableError(self.place, "it simulates an outage")
-        for entry in self._serving:
-            if call.name in entry[0]:
-                self._serving.remove(entry)
-                self._serving.append(entry)
+        for calls in self._serving:
+            if call.name in calls.names:
+                self._serving.remove(calls)
+                self._serving.append(calls)
                 async with asyncio.timeout(call.timeout):
-                    return await entry[1].ask(call)
+                    return await calls.ask(call)
         raise PublisherUnavailableError(self.place, "no application answers to its name")
 
     @asynccontextmanager
     async def serve(self, names: Collection[str], /, *, waiting: int) -> AsyncGenerator[IncomingCalls, None]:
         self._owner.check()
-        entry = (frozenset(names), _Calls(waiting))
-        self._serving.append(entry)
+        calls = _Calls(names, waiting)
+        self._serving.append(calls)
         try:
-            yield entry[1]
+            yield calls
         finally:
-            self._serving.remove(entry)
-            await entry[1].reject_waiting()
+            self._serving.remove(calls)
+            await calls.reject_waiting()
 
 
 class _Calls(IncomingCalls):
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._waiting: deque[_Call] = deque()
-        self._news = asyncio.Event()
+    def __init__(self, names: Collection[str], limit: int) -> None:
+        self.names = frozenset(names)
+        self._waiting: asyncio.Queue[_Call] = asyncio.Queue(limit)
 
     async def ask(self, call: RemoteCall) -> RemoteReply:
-        if len(self._waiting) >= self._limit:
+        if self._waiting.full():
             return RemoteReply(ReplyStatus.BUSY, reason="too many requests wait there")
         incoming = _Call(call)
-        self._waiting.append(incoming)
-        self._news.set()
+        self._waiting.put_nowait(incoming)
         return await incoming.answer
 
     async def next(self) -> IncomingCall:
-        while not self._waiting:
-            self._news.clear()
-            await self._news.wait()
-        return self._waiting.popleft()
+        return await self._waiting.get()
 
     async def reject_waiting(self) -> None:
-        while self._waiting:
-            await self._waiting.popleft().reply(RemoteReply(ReplyStatus.BUSY, reason="it is stopping"))
+        while not self._waiting.empty():
+            await self._waiting.get_nowait().reply(RemoteReply(ReplyStatus.BUSY, reason="it is stopping"))
 
 
 class _Call(IncomingCall):

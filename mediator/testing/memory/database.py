@@ -1,7 +1,6 @@
 """InMemoryDatabase: the tables, outbox and inbox of an application under test, with transactions."""
 
 import asyncio
-import copy
 import itertools
 import math
 import time
@@ -308,7 +307,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         self._forget()
 
     async def set_savepoint(self) -> Any:
-        changes = {name: copy.copy(changes) for name, changes in self._changes.items()}
+        changes = {name: dict(changes) for name, changes in self._changes.items()}
         return changes, set(self._inbox), len(self._cancelled)
 
     async def release_savepoint(self, savepoint: Any) -> None: ...

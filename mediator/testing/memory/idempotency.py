@@ -40,12 +40,10 @@ class InMemoryIdempotency(Idempotency):
         mine = in_database(self._database, unit_of_work, self)
         self._database.check_available()
         await mine.lock((TABLE, key))
-        table, now = mine.table(TABLE), self._database.now()
-        found, response, created_at = table.get(key, ("", b"", now))
-        if response and not is_expired(created_at, now, self.keep_seconds):
-            return KeptResponse(found, response)
-        table[key] = (fingerprint, b"", now)
-        return None
+        kept = await self.find(unit_of_work, key)
+        if kept is None:
+            mine.table(TABLE)[key] = (fingerprint, b"", self._database.now())
+        return kept
 
     async def find(self, unit_of_work: UnitOfWork, key: str, /) -> KeptResponse | None:
         now = self._database.now()
