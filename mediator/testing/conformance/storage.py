@@ -24,8 +24,6 @@ from mediator.registry import Registry
 from mediator.scope import current_scope
 from mediator.testing.conformance.suite import ConformanceSuite, undeclared
 
-Row = Callable[[str], Awaitable[None]]
-Rows = Callable[[], Awaitable[Sequence[str]]]
 Action = Callable[["StorageUnderTest"], Awaitable[Any]]
 
 
@@ -89,8 +87,8 @@ class StorageUnderTest:
     outbox: Outbox
     inbox: Inbox
     parking: Parking
-    write: Row
-    read: Rows
+    write: Callable[[str], Awaitable[None]]
+    read: Callable[[], Awaitable[Sequence[str]]]
     reopened: "Callable[[], AbstractAsyncContextManager[StorageUnderTest]]" = undeclared
 
     @property

@@ -121,28 +121,14 @@ class SubscriptionConformance(TransportSuite):
         """An event that one process has acknowledged is delivered to no other process of the group."""
         sent = [event(f"{n}", f"k{n % 9}") for n in range(150)]
         taken: list[str] = []
-        all_taken = asyncio.Event()
 
         async def work(reader: Reader) -> None:
-            while True:
-                delivery = await reader.hold_one()
-                taken.extend(ids([delivery]))
-                await delivery.ack()
-                if len(taken) >= len(sent):
-                    all_taken.set()
+            while len(taken) < len(sent):
+                taken.extend(await reader.take_ids())
 
         async with self.opened() as transport:
             async with self.reading(transport) as one, self.reading(transport) as two, self.reading(transport) as three:
-                working = [asyncio.ensure_future(work(reader)) for reader in (one, two, three)]
-                await transport.store(*sent)
-                await asyncio.wait(
-                    {asyncio.ensure_future(all_taken.wait()), *working},
-                    timeout=self.patience,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                for each in working:
-                    each.cancel()
-                await asyncio.wait(working)
+                await asyncio.gather(transport.store(*sent), self.run_workers(work, one, two, three))
             assert sorted(taken, key=int) == [each.id for each in sent]
             assert self.ordering == "none" or in_order(taken, sent)
 
@@ -537,11 +523,7 @@ class KeyOrderingConformance(TransportSuite):
             self.reading(transport, ordering="key") as one,
             self.reading(transport, ordering="key") as two,
         ):
-            working = {asyncio.ensure_future(work(reader)) for reader in (one, two)}
-            await asyncio.wait(working, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
-            for each in working:
-                each.cancel()
-            await asyncio.wait(working)
+            await self.run_workers(work, one, two)
 
     @_ordered
     async def test_a_group_cannot_be_opened_with_the_other_ordering(self) -> None:

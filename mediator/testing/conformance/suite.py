@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 _Case = TypeVar("_Case", bound=Callable[..., Any])
 _Error = TypeVar("_Error", bound=BaseException)
+_MARK = "__conformance_needs__"
 
 
 class ConformanceSuite:
@@ -32,7 +33,7 @@ class ConformanceSuite:
         if not hasattr(cls, "capabilities"):
             return
         for name, case in inspect.getmembers(cls, inspect.isfunction):
-            if not _needs(case) <= cls.capabilities:
+            if not getattr(case, _MARK, frozenset()) <= cls.capabilities:
                 setattr(cls, name, None)
 
     @classmethod
@@ -54,13 +55,6 @@ def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
 def undeclared(*_: object) -> Any:
     """Raise an error. This is the default for functions that only adapters with a certain capability must provide."""
     raise NotImplementedError("the adapter declares this capability, but does not provide its function")
-
-
-_MARK = "__conformance_needs__"
-
-
-def _needs(case: Callable[..., Any]) -> frozenset[Enum]:
-    return getattr(case, _MARK, frozenset())
 
 
 class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with failing(ParkedEventNotFoundError): ...`)

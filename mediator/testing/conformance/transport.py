@@ -43,12 +43,8 @@ def apart(count: int) -> list[CloudEvent]:
 def in_order(taken: list[str], published: list[CloudEvent]) -> bool:
     """Return whether the events of each key were taken in the order in which they were published."""
     keys = {each.partitionkey for each in published} - {None}
-    return all(_of_key(taken, published, key) for key in keys)
-
-
-def _of_key(taken: list[str], published: list[CloudEvent], key: str | None) -> bool:
-    expected = [each.id for each in published if each.partitionkey == key]
-    return [one for one in taken if one in set(expected)] == expected
+    expected = [[each.id for each in published if each.partitionkey == key] for key in keys]
+    return all([each for each in taken if each in of_key] == of_key for of_key in expected)
 
 
 class Reader:
@@ -111,7 +107,6 @@ def ids(deliveries: Iterable[Delivery]) -> list[str]:
 
 Start = Literal["all", "new"] | datetime
 Outage = Callable[[], AbstractAsyncContextManager[None]]
-Put = Callable[[str, Mapping[str, str], bytes], Awaitable[None]]
 
 
 class Subscribe(Protocol):
@@ -145,7 +140,7 @@ class TransportUnderTest:
     publisher: EventPublisher
     subscribe: Subscribe
     outage: Outage = undeclared
-    put: Put = undeclared
+    put: Callable[[str, Mapping[str, str], bytes], Awaitable[None]] = undeclared
     largest: int = 0
 
     async def store(self, *events: CloudEvent) -> None:
@@ -228,6 +223,14 @@ class TransportSuite(ConformanceSuite):
         opening = subscription.open(types, prefetch=prefetch, ordering=ordering or self.ordering)
         async with opening as deliveries:
             yield Reader(deliveries, self.patience)
+
+    async def run_workers(self, work: Callable[[Reader], Awaitable[None]], *readers: Reader) -> None:
+        """Run `work` concurrently for each reader, as in several processes of a group, until one of them is done."""
+        working = {asyncio.ensure_future(work(reader)) for reader in readers}
+        await asyncio.wait(working, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
+        for each in working:
+            each.cancel()
+        await asyncio.wait(working)
 
     @asynccontextmanager
     async def reading_of(self, *events: CloudEvent, **options: Any) -> AsyncGenerator[Reader, None]:
