@@ -1,6 +1,6 @@
 """BehaviorRun: the result of running one behavior alone, with a prepared answer in place of a handler."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
@@ -19,7 +19,6 @@ from mediator.errors import ContainerError
 from mediator.handlers import NotificationHandler
 from mediator.mediator import Mediator
 from mediator.pipeline import (
-    Call,
     NotificationPipelineBehavior,
     PipelineBehavior,
     behavior_link,
@@ -104,8 +103,16 @@ async def run_behavior(
             raise raises
         return returns
 
+    source = partial(_same, behavior)
     async with Mediator(Registry()).scope(message=message, context=context):
-        response = await _chain(behavior, handler, _bound(behavior, collaborators, message), answer)(message)
+        bound = _bound(behavior, collaborators, message)
+        if issubclass(type(behavior), NotificationPipelineBehavior):
+            chain = notification_behavior_link(source, handler, answer)
+        elif issubclass(type(behavior), CollaboratorBehavior):
+            chain = behavior_link(equipped(source, bound), answer)
+        else:
+            chain = behavior_link(source, answer)
+        response = await chain(message)
         check_awaited(response, message)
     return BehaviorRun(response, inner)
 
@@ -151,15 +158,6 @@ async def run_stream_behavior(
             running = equipped(partial(_same, behavior), bound)()
         items = [item async for item in running.handle(request, call_next)]
     return BehaviorRun(items, inner)
-
-
-def _chain(behavior: Any, handler: type, collaborators: Sequence[Binding], inner: Call) -> Call:
-    source = partial(_same, behavior)
-    if issubclass(type(behavior), NotificationPipelineBehavior):
-        return notification_behavior_link(source, handler, inner)
-    return behavior_link(
-        equipped(source, collaborators) if issubclass(type(behavior), CollaboratorBehavior) else source, inner
-    )
 
 
 def _bound(behavior: Any, collaborators: Iterable[Collaborator], message: object) -> list[Binding]:
