@@ -120,9 +120,10 @@ class MsgspecRequestCodec:
     def problem(self, annotation: Any, /) -> str:
         """Return the reason why a type can never be decoded; empty when it can."""
         try:
-            unreadable = _custom_types(msgspec.inspect.type_info(annotation), set())
+            parts = _parts(msgspec.inspect.type_info(annotation))
         except (TypeError, ValueError, NameError) as error:
             return str(error)
+        unreadable = {part.cls.__qualname__ for part in parts if isinstance(part, msgspec.inspect.CustomType)}
         return f"JSON has no form for {', '.join(sorted(unreadable))}" if unreadable else ""
 
 
@@ -147,6 +148,7 @@ _SAFE = (
     msgspec.inspect.TimeType,
 )
 """Types of which a sender cannot choose values with colliding hashes."""
+_SETS = msgspec.inspect.SetType | msgspec.inspect.FrozenSetType
 
 
 def _check_numbers(data: bytes, annotation: Any) -> None:
@@ -165,45 +167,33 @@ def _hashes_numbers(annotation: Any) -> bool:
     try:
         return _known_to_hash_numbers(annotation)
     except TypeError:  # the annotation is not hashable
-        return _has_hashed_numbers(msgspec.inspect.type_info(annotation), set())
+        return _known_to_hash_numbers.__wrapped__(annotation)
 
 
 @lru_cache(maxsize=1024)
 def _known_to_hash_numbers(annotation: Any) -> bool:
-    return _has_hashed_numbers(msgspec.inspect.type_info(annotation), set())
-
-
-def _has_hashed_numbers(part: Any, seen: set[int]) -> bool:
     """Return whether a type contains a mapping or a set with keys or members of a type that is not in `_SAFE`."""
-    if id(part) in seen:
-        return False
-    seen.add(id(part))
-    hashed = None
-    if isinstance(part, msgspec.inspect.DictType):
-        hashed = part.key_type
-    elif isinstance(part, msgspec.inspect.SetType | msgspec.inspect.FrozenSetType):
-        hashed = part.item_type
-    if hashed is not None and not isinstance(hashed, _SAFE):
-        return True
-    return any(_has_hashed_numbers(member, seen) for member in _members(part))
+    for part in _parts(msgspec.inspect.type_info(annotation)):
+        if isinstance(part, msgspec.inspect.DictType) and not isinstance(part.key_type, _SAFE):
+            return True
+        if isinstance(part, _SETS) and not isinstance(part.item_type, _SAFE):
+            return True
+    return False
 
 
-def _members(part: Any) -> list[Any]:
-    if isinstance(part, tuple | list):
-        return list(cast("Iterable[Any]", part))
-    if isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
-        return [getattr(part, name) for name in part.__struct_fields__]
-    return []
-
-
-def _custom_types(part: Any, seen: set[int]) -> set[str]:
-    """Return the names of the classes that a type contains and that msgspec does not support."""
-    if id(part) in seen:
-        return set()
-    seen.add(id(part))
-    if isinstance(part, msgspec.inspect.CustomType):
-        return {part.cls.__qualname__}
-    return {name for member in _members(part) for name in _custom_types(member, seen)}
+def _parts(described: msgspec.inspect.Type) -> list[Any]:
+    """Return the description of a type, and the descriptions of all types that it contains, each once."""
+    found: dict[int, Any] = {}
+    pending: list[Any] = [described]
+    while pending:
+        part = pending.pop()
+        if id(part) not in found:
+            found[id(part)] = part
+            if isinstance(part, tuple | list):
+                pending += cast("Iterable[Any]", part)
+            elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+                pending += (getattr(part, name) for name in part.__struct_fields__)
+    return list(found.values())
 
 
 def _without_values(error: Exception) -> str:

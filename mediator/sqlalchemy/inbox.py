@@ -146,13 +146,13 @@ class SqlAlchemyInbox(Inbox):
         A small row would prove little, since a full file often has space for it. A rollback instead of the commit would
         prove nothing, since it does not write to the disk.
         """
-        key, columns = f"room for {uuid.uuid4()}", idempotency.c
+        key = f"room for {uuid.uuid4()}"
         row = {"key": key, "fingerprint": "", "response": os.urandom(_PROBE_BYTES), "created_at": self._clock.now()}
         try:
             async with self._database.writing() as connection:
                 await connection.execute(self._database.insert(idempotency).values(row))
             async with self._database.writing() as connection:
-                await connection.execute(delete(idempotency).where(columns.key == key))
+                await connection.execute(delete(idempotency).where(idempotency.c.key == key))
         except (DBAPIError, MediatorError, OSError):
             return False
         return True
@@ -180,9 +180,8 @@ def _is(table: Table, row: tuple[str, str, str]) -> ColumnElement[bool]:
 
 
 async def _last_start(connection: AsyncConnection, row: tuple[str, str, str]) -> tuple[int, LastStart]:
-    found = (
-        await connection.execute(select(attempts.c.attempts, attempts.c.last_start).where(_is(attempts, row)))
-    ).first()
+    starts = select(attempts.c.attempts, attempts.c.last_start).where(_is(attempts, row))
+    found = (await connection.execute(starts)).first()
     return (1, LastStart.BESIDE) if found is None else (found[0], LastStart(found[1]))
 
 

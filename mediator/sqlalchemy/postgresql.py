@@ -83,19 +83,6 @@ def hidden(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**kept, _CREATOR: creator if isinstance(creator, Connecting) else Connecting(rest, creator)}
 
 
-def hide(options: dict[str, Any], connect: Connect) -> Connecting:
-    """Replace the arguments of one connection attempt by a `Connecting`, in place, and return the `Connecting`.
-
-    The arguments of an engine from `open_engine` are hidden already. SQLAlchemy adds only arguments from the engine's
-    URL, which has no secrets.
-    """
-    arguments = hidden(options)
-    connecting: Connecting = arguments[_CREATOR].through(connect)
-    options.clear()
-    options.update({**arguments, _CREATOR: connecting})
-    return connecting
-
-
 LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED_TABLE = "42P01"
 _READ_ONLY = "25006"
@@ -235,7 +222,10 @@ class PostgresqlDatabase(Database):
         self, dialect: Dialect, _entry: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]
     ) -> DBAPIConnection:
         driver: Any = dialect.dbapi
-        connecting = hide(options, driver.asyncpg.connect)
+        safe = hidden(options)
+        connecting: Connecting = safe[_CREATOR].through(driver.asyncpg.connect)
+        options.clear()  # in place, since local variables of SQLAlchemy refer to this dictionary
+        options.update({**safe, _CREATOR: connecting})
         try:
             return dialect.connect(*arguments, **options)
         except Exception as error:  # of the network or the driver, for example a TypeError for an unknown option

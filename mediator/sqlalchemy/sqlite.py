@@ -44,10 +44,6 @@ class GuardedConnection(sqlite3.Connection):
 class GuardedCursor(sqlite3.Cursor):
     """A cursor that raises `sqlite3.OperationalError` for a statement after the end of a writing transaction."""
 
-    def __init__(self, connection: GuardedConnection, /) -> None:
-        super().__init__(connection)
-        self._guarded = connection
-
     def execute(self, sql: str, parameters: Any = (), /) -> "GuardedCursor":
         self._check(sql)
         super().execute(sql, parameters)
@@ -59,9 +55,10 @@ class GuardedCursor(sqlite3.Cursor):
         return self
 
     def _check(self, sql: str) -> None:
+        connection: Any = self.connection
         if sql.startswith("BEGIN"):
-            self._guarded.writing = sql.startswith("BEGIN IMMEDIATE")
-        elif self._guarded.writing and not self._guarded.in_transaction and not sql.startswith("PRAGMA"):
+            connection.writing = sql.startswith("BEGIN IMMEDIATE")
+        elif connection.writing and not connection.in_transaction and not sql.startswith("PRAGMA"):
             raise sqlite3.OperationalError(ENDED)
 
 

@@ -195,7 +195,4 @@ _backlogs: weakref.WeakKeyDictionary[Database, Backlog] = weakref.WeakKeyDiction
 
 def backlog_of(database: Database) -> Backlog:
     """Return the backlog of a database; this process has one for each database."""
-    known = _backlogs.get(database)
-    if known is None:
-        known = _backlogs[database] = Backlog(database.name)
-    return known
+    return _backlogs.setdefault(database, Backlog(database.name))
