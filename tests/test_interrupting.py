@@ -1,4 +1,4 @@
-"""Ctrl-C reaches what the tests start, also where they run in the background of a script."""
+"""Ctrl-C reaches the processes that tests start, even if the tests run in the background of a script."""
 
 import signal
 

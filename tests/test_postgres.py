@@ -1,4 +1,4 @@
-"""The tests' own PostgreSQL server: it starts on any machine, and is stopped, killed and frozen as told."""
+"""The PostgreSQL server of the tests: it starts on any machine, and can be stopped, killed and suspended."""
 
 import asyncio
 import os
@@ -133,7 +133,7 @@ def _killed_owner(*, frozen: bool = False, with_watcher: bool = False) -> Iterat
 
 @contextmanager
 def _temporary_folder_of_its_own() -> Iterator[str]:
-    """In which no server of another process clears up, and which the user of the server may enter."""
+    """Use a separate temporary folder that other processes do not clean up and the user of the server can enter."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield folder

@@ -20,18 +20,18 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def label(file: Path) -> str:
-    """A file as it is shown in test ids: its path inside the package."""
+    """Return the path of a file inside the package, as it is shown in test ids."""
     return file.relative_to(PACKAGE).as_posix()
 
 
 def modules() -> list[ModuleType]:
-    """Every module of the package."""
+    """Return every module of the package."""
     names = [info.name for info in pkgutil.walk_packages(mediator.__path__, "mediator.")]
     return [mediator, *(importlib.import_module(name) for name in names if not name.endswith("__main__"))]
 
 
 def errors() -> list[type[MediatorError]]:
-    """Every error class of the package, the bases too, in the order of their names."""
+    """Return every error class of the package, including base classes, in the order of their names."""
     modules()
     found = {cls for cls in (MediatorError, *_subclasses(MediatorError)) if cls.__module__.split(".")[0] == "mediator"}
     return sorted(found, key=lambda cls: cls.__name__)
@@ -44,23 +44,23 @@ def _subclasses(cls: type[MediatorError]) -> Iterator[type[MediatorError]]:
 
 
 def public_names() -> list[tuple[ModuleType, str]]:
-    """What every module lists in its `__all__`."""
+    """Return each module with each name in its `__all__`."""
     return [(module, name) for module in modules() for name in getattr(module, "__all__", ())]
 
 
 def needs_docstring(value: object) -> bool:
-    """Whether something public is a class or function of ours."""
+    """Return whether a public object is a class or a function of the package."""
     ours = getattr(value, "__module__", "").split(".")[0] == "mediator"
     return ours and (inspect.isclass(value) or inspect.isroutine(value))
 
 
 def rule_for(parameter: str, things: Sequence[Any], name: Callable[[Any], str]) -> Callable[[Any], Any]:
-    """Make one test of a rule about many things. It fails with all things that break the rule.
+    """Make one test that checks a rule for many things. The failure lists all things that break the rule.
 
     Args:
         parameter: The parameter of the test that takes one thing.
-        things: What the rule is about.
-        name: How a failure names one thing.
+        things: The things to check.
+        name: Returns the name of one thing for the failure.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The page that compares: each yes of ours leads to a test, and what is not ours is said."""
+"""The comparison page: each feature of this library links to a test, and missing features are marked."""
 
 import ast
 import re

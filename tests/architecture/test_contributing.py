@@ -1,4 +1,4 @@
-"""The pages for contributors name files that are there, and the quick checks are those of the whole run."""
+"""The pages for contributors name existing files, and the quick checks equal the static checks of the whole run."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ NAMED = re.compile(r"(?<![\w/.-])(?:mediator|tests|docs|examples|\.ci)/[\w./<>-]
 
 
 def paths_in(page: Path) -> set[str]:
-    """The files and folders that a page names. Of a path with a part in angle brackets, the folder before that part."""
+    """Return the files and folders that a page names. A path with a part in angle brackets is cut before that part."""
     found = {match[1] or match[0].rstrip(".") for match in NAMED.finditer(page.read_text("utf-8"))}
     return {path if "<" not in path else path[: path.index("<")].rpartition("/")[0] for path in found}
 
 
 def is_there(path: str) -> bool:
-    """Whether a file or folder is there. A bare name may be that of any file of the package."""
+    """Return whether a file or folder exists. A name without a folder may be any file of the package."""
     return (ROOT / path).exists() or ("/" not in path and any((ROOT / "mediator").rglob(path)))
 
 

@@ -1,4 +1,4 @@
-"""The distribution `mediator-uow`: its name in all texts, its metadata, and the stranger's `mediator` beside it."""
+"""The distribution `mediator-uow`: its name in all texts, its metadata, and conflicts with the foreign `mediator`."""
 
 import base64
 import email
@@ -175,7 +175,7 @@ def metadata(wheel: Path) -> Message:
 
 
 def stranger(folder: Path, files: Mapping[str, str]) -> Path:
-    """The wheel of another distribution, `mediator` 0.4.0."""
+    """Build the wheel of the foreign distribution `mediator` 0.4.0 with these files."""
     metadata = "mediator-0.4.0.dist-info"
     written = files | {
         f"{metadata}/METADATA": "Metadata-Version: 2.1\nName: mediator\nVersion: 0.4.0\n",
@@ -196,7 +196,7 @@ def stranger(folder: Path, files: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment; what this distribution needs is that of the tests."""
+    """A virtual environment that uses the dependencies of the environment of the tests."""
 
     folder: Path
 
@@ -216,7 +216,7 @@ class Environment:
         self.pip("install", "--no-index", "--no-deps", "--no-compile", "--force-reinstall", str(wheel))
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """The status of the interpreter, and the last that it says."""
+        """Run the interpreter, and return its exit status and the last line of its output."""
         command = [self.python, *arguments]
         done = subprocess.run(command, cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         return done.returncode, (done.stdout + done.stderr).strip()
@@ -234,7 +234,7 @@ def new_environment(folder: Path) -> Environment:
 
 @pytest.fixture(scope="module")
 def ours(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """With this distribution, for tests that change nothing."""
+    """An environment with this distribution, for tests that do not change it."""
     made = new_environment(tmp_path_factory.mktemp("ours") / "environment")
     made.install(wheel)
     return made
@@ -242,7 +242,7 @@ def ours(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.fixture
 def environment(ours: Environment, tmp_path: Path) -> Environment:
-    """With this distribution, for a test that changes it."""
+    """An environment with this distribution, for one test that changes it."""
     return Environment(Path(shutil.copytree(ours.folder, tmp_path / "environment", symlinks=True)))
 
 
@@ -323,7 +323,7 @@ def test_the_command_reports_a_foreign_package_that_cannot_be_imported(environme
 def test_the_command_reports_a_foreign_package_ahead_of_a_checkout(
     environment: Environment, tmp_path: Path, files: Mapping[str, str]
 ):
-    shutil.rmtree(environment.packages / "mediator")  # what is left is what `--editable` installs, but for the path
+    shutil.rmtree(environment.packages / "mediator")  # leaves the files of an editable install without its .pth file
     (environment.packages / "checkout.pth").write_text(f"{ROOT}\n")
     with zipfile.ZipFile(stranger(tmp_path, files)) as opened:
         opened.extractall(environment.packages)

@@ -1,4 +1,4 @@
-"""What holds for every error of the package."""
+"""Rules for every error of the package."""
 
 import collections.abc
 import copy
@@ -39,7 +39,7 @@ each_error = rule_for("error", errors(), lambda error: error.__name__)
 
 
 def sample(annotation: Any) -> Any:
-    """Something of a type."""
+    """Return a value of a type."""
     if annotation in SAMPLES:
         return SAMPLES[annotation]
     origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
@@ -55,7 +55,7 @@ def sample(annotation: Any) -> Any:
 
 
 def make(cls: Any) -> Any:
-    """An instance of a dataclass with something in every field."""
+    """Return an instance of a dataclass with a value in every field."""
     hints = typing.get_type_hints(cls)
     return cls(**{field.name: sample(hints[field.name]) for field in dataclasses.fields(cls) if field.init})
 
@@ -91,7 +91,7 @@ def test_an_error_has_a_section_in_the_documentation(error: type[MediatorError])
 
 
 def drawn_tree() -> list[tuple[str, str]]:
-    """The classes that the docstring of `mediator.errors` draws, in its order, each with the class above it."""
+    """Return the classes in the tree of the docstring of `mediator.errors`, in order, each with its base class there."""
     lines = re.findall(r"^ {4}( *)(\w+Error)(?: {2,}\S.*)?$", mediator.errors.__doc__ or "", re.MULTILINE)
     above: dict[int, str] = {}
     drawn: list[tuple[str, str]] = []
@@ -129,7 +129,7 @@ each_way = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 
 
 def made_in_every_way(error: type[MediatorError]) -> Iterator[MediatorError]:
-    """Errors of a class: with keywords, with positions, with nothing optional, and as their users make those of a base."""
+    """Return errors of a class, made by keywords, by positions, and without optional fields; bases also from a text."""
     if not dataclasses.is_dataclass(error):
         yield from (error("some text"), error(), error("two", 2))
         return
@@ -140,7 +140,7 @@ def made_in_every_way(error: type[MediatorError]) -> Iterator[MediatorError]:
 
 
 def told(error: BaseException) -> tuple[Any, ...]:
-    """What is to be the same of a copy."""
+    """Return the parts of an error that must be equal in a copy."""
     shown = {name: repr(value) for name, value in vars(error).items()}
     if isinstance(error, OSError | ImportError):
         shown |= {name: repr(getattr(error, name, None)) for name in ("name", "path", "errno", "strerror", "filename")}
@@ -182,7 +182,7 @@ def fail(error: MediatorError) -> None:
 
 
 class Declined(Exception):  # noqa: N818
-    """Cannot be unpickled, as many cannot."""
+    """An error that cannot be unpickled, like many errors of other libraries."""
 
     def __init__(self, *, code: int) -> None:
         super().__init__(f"declined with {code}")
@@ -190,7 +190,7 @@ class Declined(Exception):  # noqa: N818
 
 
 class Renamed(MediatorError, OSError):  # noqa: N818
-    """A class of somebody else, with a constructor of its own."""
+    """An error class of an application, with its own constructor."""
 
     def __init__(self, *, code: int) -> None:
         super().__init__(f"declined with {code}")

@@ -1,4 +1,4 @@
-"""What is said where something is not installed."""
+"""The errors of a missing extra name the command that installs it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What importing the package does, and what may import what."""
+"""Imports: importing the package has no side effect, and imports follow the layers."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ EXTRAS = (
 
 IMPORTS_NO_EXTRA = f"""
 import sys
-import structlog  # takes rich along where it is installed
+import structlog  # imports rich if it is installed
 before = set(sys.modules)
 import mediator
 print(sorted(set({EXTRAS!r}) & (set(sys.modules) - before)))
@@ -52,7 +52,7 @@ print(state() == before)
 
 
 def python(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """Run a program in a fresh interpreter and return its output."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -1,4 +1,4 @@
-"""How the package writes log lines: through one guard, and with fields that every logging library can take."""
+"""Log lines of the package: written by the guarded logger, with field names that every logging library accepts."""
 
 import ast
 import logging
@@ -14,7 +14,7 @@ RESERVED = {
     *vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "exc_info", "stack_info", "stacklevel", "extra",
     "event", "level", "logger", "timestamp",
 }  # fmt: skip
-"""What the standard library has in a record, what its methods take, and what processors of structlog write."""
+"""Names of record attributes and method parameters of `logging`, and of keys that structlog's processors write."""
 
 
 @cache
@@ -31,7 +31,7 @@ def name_of(call: ast.Call) -> str:
 
 
 def fields_of(file: Path) -> Iterator[str]:
-    """The names of fields in log calls, and in the dictionaries that functions called `...fields` give."""
+    """Return the field names in log calls and in the dictionaries that functions named `...fields` return."""
     for call in calls(file):
         if (
             name_of(call) in LOGGERS

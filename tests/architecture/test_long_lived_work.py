@@ -1,4 +1,4 @@
-"""Every task, thread and callback that the library makes: what outlives a dispatch is begun in an empty context."""
+"""Tasks, threads and callbacks that outlive a dispatch start in an empty context."""
 
 import ast
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ IN_A_THREAD_OF_ITS_OWN = {"blocking.py BlockingMediator.__enter__ start_blocking
 
 
 def made() -> Iterator[tuple[str, ast.Call]]:
-    """Where something is made, as `file function maker`, and how."""
+    """Yield each call that starts a task, thread or callback, with its place as `file function maker`."""
     for file in FILES:
         if "conformance" not in file.parts:
             yield from _in(file, ast.parse(file.read_text()), ())
@@ -88,7 +88,7 @@ def test_tasks_that_outlive_a_dispatch_are_started_in_their_own_context():
 
 
 def test_only_the_supervised_client_and_the_cluster_make_nats_subscriptions_and_requests():
-    """nats-py makes a task for each subscription, and one with the first request, which lives as long as the client."""
+    """nats-py starts a task for each subscription and for the first request; these tasks may outlive a dispatch."""
     for file in FILES:
         if label(file) in {"nats/connection/supervised.py", "nats/cluster.py"} or not label(file).startswith("nats/"):
             continue

@@ -1,4 +1,4 @@
-"""What the modules make public."""
+"""Public names: each is unique, defined and documented."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""What holds for every source file of the package."""
+"""Rules for every source file of the package."""
 
 import ast
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def nodes(file: Path) -> Iterator[ast.AST]:
 
 
 def at(found: list[ast.AST]) -> list[str]:
-    """Found nodes by line, to be read in a failure."""
+    """Return the line and the source of each node, for the message of a failure."""
     return [f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node).splitlines()[0]}" for node in found]
 
 
@@ -51,15 +51,15 @@ def test_nothing_is_imported_for_type_checkers_only(file: Path):
 @each_file
 def test_user_input_is_never_checked_by_assert(file: Path):
     if "conformance" in file.parts:
-        return  # its cases are tests, in which pytest shows what an assertion compared
+        return  # its cases are tests: pytest shows the compared values of an assertion
     assert at([node for node in nodes(file) if isinstance(node, ast.Assert)]) == []
 
 
 @each_file
 def test_context_managers_pass_on_every_error(file: Path):
-    """Those of `contextlib` write to what passes through them, and a frozen error then arrives as another one."""
+    """The context managers of `contextlib` set attributes of errors; with a frozen error, that raises another error."""
     if "conformance" in file.parts:
-        return  # its cases are tests, with errors of their own
+        return  # its cases are tests that raise their own errors
     writing = {"contextmanager", "asynccontextmanager", "ExitStack", "AsyncExitStack"}
     imported = [
         alias.name
@@ -87,9 +87,7 @@ def test_nothing_is_unpickled_or_passed_to_a_shell(file: Path):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in [*(alias.name for alias in node.names), getattr(node, "module", None) or ""]
     }
-    checks_that_errors_cross = (
-        {"pickle"} if label(file) == "errors/root.py" else set()
-    )  # reads what it has just written
+    checks_that_errors_cross = {"pickle"} if label(file) == "errors/root.py" else set()  # unpickles its own data
     assert not imported & {"pickle", "marshal", "shelve", "dill"} - checks_that_errors_cross
     calls = [node for node in nodes(file) if isinstance(node, ast.Call)]
     assert at([call for call in calls if any(keyword.arg == "shell" for keyword in call.keywords)]) == []

@@ -198,7 +198,7 @@ async def test_callbacks_of_one_subscription_run_one_after_another_in_order(clie
 
 
 async def test_a_cancelled_request_leaves_the_client_unchanged(client: Client):
-    """`SupervisedClient` bounds the time of a request by cancelling the request."""
+    """`supervised.ask` bounds the time of a request by cancelling the request."""
     subscription = await client.subscribe("silent")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):

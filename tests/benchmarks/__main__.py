@@ -14,7 +14,7 @@ COLUMNS = "{:<32} {:<20} {:>11} {:>11} {:>7} {:>7} {:>7}  {}"
 
 
 async def run(rounds: int, only: str) -> list[dict[str, Any]]:
-    """Measure one after the other, with a line of progress on the terminal."""
+    """Run the comparisons one by one, with a progress line on the terminal."""
     chosen = [each for each in comparisons() if only in each.name or only in each.against]
     rows = []
     for number, comparison in enumerate(chosen, 1):

@@ -1,4 +1,4 @@
-"""Application: what is dispatched in the benchmarks, through the library and by hand, from the same providers."""
+"""Application: the messages and providers of the benchmarks, for the library and for code without it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from mediator.dependency_injector import MediatorProvider
 
 
 class Repository:
-    """What handlers depend on."""
+    """The dependency of the handlers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RenameHandler(RequestHandler[Rename, None]):
 
 
 def behavior_class(number: int) -> type[PipelineBehavior[Any, Any]]:
-    """A behavior that does nothing. Each has code of its own, as behaviors of an application have."""
+    """Return a new behavior class that only calls the rest. Each class has its own code, as in an application."""
 
     class Behavior(PipelineBehavior[Command[Any], Any]):
         async def handle(self, message: Command[Any], call_next: CallNext[Any]) -> Any:
@@ -43,7 +43,7 @@ def behavior_class(number: int) -> type[PipelineBehavior[Any, Any]]:
 
 
 def handler_class(number: int) -> type[NotificationHandler[Renamed]]:
-    """A handler that does nothing, with code of its own."""
+    """Return a new handler class that does nothing. Each class has its own code."""
 
     class Handler(NotificationHandler[Renamed]):
         def __init__(self, repository: Repository) -> None:
@@ -57,7 +57,7 @@ def handler_class(number: int) -> type[NotificationHandler[Renamed]]:
 
 
 def sending(behaviors: int, kind: Any = providers.Factory) -> Any:
-    """A container with a handler and so many behaviors, whose providers are of one kind."""
+    """Return a container with a handler and the given number of behaviors, all from one kind of provider."""
     container: Any = containers.DynamicContainer()
     container.repository = providers.Singleton(Repository)
     names = [f"behavior_{number}" for number in range(behaviors)]
@@ -69,7 +69,7 @@ def sending(behaviors: int, kind: Any = providers.Factory) -> Any:
 
 
 def publishing(handlers: int) -> Any:
-    """A container with so many handlers of a notification."""
+    """Return a container with the given number of handlers of a notification."""
     container: Any = containers.DynamicContainer()
     container.repository = providers.Singleton(Repository)
     container.mediator = MediatorProvider(behaviors=providers.List())
@@ -79,7 +79,7 @@ def publishing(handlers: int) -> Any:
 
 
 def started(container: Any) -> Any:
-    """Its mediator, started."""
+    """Start the mediator of a container and return it."""
     mediator = container.mediator()
     mediator.started = True
     return mediator

@@ -1,4 +1,4 @@
-"""By hand: what an application without a mediator would write, from the same providers, as lazily and in the same order."""
+"""By hand: the code of an application without a mediator, with the same providers, laziness and order of calls."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

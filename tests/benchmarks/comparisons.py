@@ -1,4 +1,4 @@
-"""Comparisons: every ratio that is looked at, with what it is compared to and how large it may be."""
+"""Comparisons: every measured ratio, with its reference, its goal and its ceiling."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ class Comparison:
     """One row of the table.
 
     Attributes:
-        name: What is done.
-        against: By what else it is done.
-        goal: How many times as long it is meant to take at most.
-        ceiling: How many times as long it may take before a test fails: up to a quarter more than on a quiet machine,
-            for the ratio of the same code is not the same on every processor.
-        times: Measures both, in so many rounds.
-        subject: The name of ours among what is measured.
-        reference: The name of the other.
+        name: The measured operation.
+        against: The alternative to the library.
+        goal: The intended maximum of the ratio.
+        ceiling: The ratio above which a test fails: up to a quarter above the ratio of a quiet machine,
+            because the ratio of the same code differs between processors.
+        times: Measures both in the given number of rounds.
+        subject: The name of the library's contender.
+        reference: The name of the other contender.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Importing: how long a fresh interpreter takes to import the package, and what it stands on."""
+"""Importing: how long a fresh interpreter takes to import the package and its dependencies."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ SCRIPT = "import time; start = time.process_time_ns()\n{}\nprint(time.process_ti
 
 
 def measure_imports(rounds: int) -> Times:
-    """The processor time of each, in turn, after one round that fills the caches: of the file system, and of bytecode."""
+    """Return the processor times of each import, in turns, after one round that fills file system and bytecode caches."""
     taken: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     with tempfile.TemporaryDirectory() as bytecode:
         environment = os.environ | {"PYTHONPYCACHEPREFIX": bytecode}

@@ -1,7 +1,7 @@
 """Measuring: how long several contenders take for the same work, side by side in one run.
 
-Contenders take turns, a slice of some milliseconds each (A B C, B C A, ...), so that a machine that is busy for a while is
-busy for all of them. What counts is the processor time of this thread: other processes do not.
+Contenders take turns of some milliseconds each (A B C, B C A, ...), so that a temporarily busy machine slows down all of
+them. The processor time of this thread is measured, so that other processes do not count.
 
 The rounds begin at different depths of the stack. CPython keeps the frames of calls in chunks of 16 KiB, and a loop whose
 calls cross the end of a chunk makes and frees one each time, which can take ten times as long as the work. Whom that
@@ -16,46 +16,46 @@ from statistics import median
 from typing import Any
 
 Loop = Callable[[int], Coroutine[Any, Any, None]]
-"""Does the work of a contender so many times, without ever waiting."""
+"""Does the work of a contender the given number of times, without ever waiting."""
 
 SLICE = 0.004
-"""Seconds for a contender's turn."""
+"""Seconds of one turn of a contender."""
 
 FIRST_ROUNDS = 3
-"""They warm up caches and the interpreter, and do not count."""
+"""The number of rounds that warm up caches and the interpreter, and do not count."""
 
 DEPTHS = (0, 60, 20, 80, 40, 100)
-"""How many calls deeper a round begins, in turn: about a chunk of the stack altogether."""
+"""The numbers of extra calls on the stack at the start of successive rounds: about one chunk of the stack."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """What was measured: seconds for one operation, by contender, one in each round."""
+    """The measured seconds of one operation, for each contender and round."""
 
     by_contender: Mapping[str, list[float]]
 
     def typical(self, name: str) -> float:
-        """The median, in seconds."""
+        """Return the median of a contender, in seconds."""
         return median(self.by_contender[name])
 
     def ratio(self, name: str, to: str) -> float:
-        """The median of the ratios of the single rounds: what is said of a machine as it is."""
+        """Return the median of the ratios of the rounds. It describes the machine with its current load."""
         rounds = zip(self.by_contender[name], self.by_contender[to], strict=True)
         return median(one / other for one, other in rounds)
 
     def best_ratio(self, name: str, to: str) -> float:
-        """The ratio of the best rounds: what is left when nothing else disturbs either, for a test to rely on."""
+        """Return the ratio of the best rounds. It is hardly affected by other load, so a test can rely on it."""
         return min(self.by_contender[name]) / min(self.by_contender[to])
 
 
 def measure(contenders: Mapping[str, Loop], rounds: int) -> Times:
-    """Measure all of them, interleaved.
+    """Measure all contenders in turns.
 
     Garbage is collected before, and what is alive then is frozen: collecting goes on as it does in an application, and
     costs each contender what its own garbage costs.
     """
     loops = {"": _nothing, **contenders}
-    gc.collect()  # what others left behind would be collected in the first counts
+    gc.collect()  # otherwise the first turns would pay for the garbage of earlier tests
     counts = {name: _count(loop) for name, loop in loops.items()}
     taken: dict[str, list[float]] = {name: [] for name in loops}
     gc.collect()
@@ -78,10 +78,10 @@ def _once(loop: Loop, count: int, depth: int = 0) -> float:
 
 
 def _run(work: Coroutine[Any, Any, None], depth: int) -> None:
-    """Run to the end what never waits, so many calls deeper.
+    """Run a coroutine that never waits, with the given number of extra calls on the stack.
 
     Raises:
-        RuntimeError: It waited.
+        RuntimeError: The coroutine waited.
     """
     if depth:
         _run(work, depth - 1)
@@ -95,7 +95,7 @@ def _run(work: Coroutine[Any, Any, None], depth: int) -> None:
 
 
 def _count(loop: Loop) -> int:
-    """How often it fits into a slice, once what is only done the first time has been done."""
+    """Return how often the work fits into a slice, after a first call that is not counted."""
     _once(loop, 1)
     count = 1
     while (taken := _once(loop, count) * count) < SLICE / 8:

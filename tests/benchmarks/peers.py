@@ -1,6 +1,6 @@
 """Peers: the other mediators for Python that are installed, each on the set-up of `application`.
 
-Handlers and behaviors come from providers of dependency-injector where a peer can take them from there; python-cqrs and
+Handlers and behaviors come from providers of dependency-injector if a peer supports that. python-cqrs and
 diator take middlewares that are made once, and are compared with behaviors that are. None of them opens a scope.
 """
 
@@ -22,11 +22,11 @@ class Peer:
     """Another mediator.
 
     Attributes:
-        name: As its distribution is called.
-        module: As it is imported.
-        set_up: Gives the loop of a send through so many behaviors.
-        made_once: Whether it takes behaviors that are made once.
-        ceiling: How many times as long ours may take before a test fails.
+        name: The name of its distribution.
+        module: The name of its module.
+        set_up: Returns the loop of a send through the given number of behaviors.
+        made_once: Whether its behaviors are made only once.
+        ceiling: The ratio above which a test fails.
     """
 
     name: str
@@ -41,7 +41,7 @@ def installed_peers() -> list[Peer]:
 
 
 class Providers:
-    """Finds what a provider gives by its class: the container of the peers that know none themselves."""
+    """Returns the object of a provider by its class: the container for peers without their own."""
 
     def __init__(self) -> None:
         self._repository = providers.Singleton(Repository)
@@ -60,14 +60,14 @@ class Providers:
 
 
 class AsyncProviders(Providers):
-    """The same for peers that await it."""
+    """The same container for peers that await it."""
 
     async def resolve(self, cls: type) -> Any:
         return self._by_class[cls]()
 
 
 def sending(mediator: Any, message: Any) -> Loop:
-    asyncio.get_running_loop()  # some of them need one when they are made
+    asyncio.get_running_loop()  # some peers need an event loop in their constructors
 
     async def loop(count: int) -> None:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Measuring: what is twice the work takes twice the time, and all contenders do the same."""
+"""Measuring: twice the work takes twice the time, and all contenders do the same work."""
 
 import asyncio
 import inspect

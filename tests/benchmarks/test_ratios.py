@@ -1,4 +1,4 @@
-"""Ratios of speed: no comparison takes longer than its ceiling.
+"""Ratios of speed: no comparison exceeds its ceiling.
 
 The best rounds of both sides are compared, in processor time, and again with more rounds before it fails: a machine that is
 busy makes both sides slower, and hardly ever just one of them in every round.

@@ -21,12 +21,12 @@ WAITING = {
     "test_deliveries_are_settled_in_any_order",
     "test_the_event_of_a_process_that_stops_is_not_overtaken",
 }
-"""Cases that wait for a second or longer until a real adapter has kept its promise; in memory, time is virtual."""
+"""Cases that take a second or longer with a real adapter. In memory they run in virtual time."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before what is marked is deselected
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases that wait."""
+    """Mark the cases that take long."""
     for item in items:
         function = getattr(item, "function", None)
         if getattr(item, "originalname", item.name) in WAITING and inspect.iscoroutinefunction(function):
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[NatsServer]:
-    """Shared: an outage is over when its case ends."""
+    """A nats-server for a module. Each case ends its outage, so that the cases can share the server."""
     server = NatsServer(settings=SETTINGS)
     with asyncio.Runner() as runner:
         runner.run(server.start())

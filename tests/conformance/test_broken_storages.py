@@ -22,7 +22,7 @@ pytestmark = pytest.mark.thorough("runs the conformance suites once for each pla
 
 
 class CommittingTwice(InMemoryUnitOfWork):
-    """Stores events before the commit, in a transaction of their own."""
+    """Stores events before the commit, in a separate transaction."""
 
     async def stage(self, events: Sequence[StagedEvent]) -> None:
         await super().stage(events)
@@ -46,7 +46,7 @@ class ForgettingEvents(InMemoryUnitOfWork):
 
 
 class DroppingConflicts(InMemoryUnitOfWork):
-    """Commits without the events when one has the id of another that waits."""
+    """Commits without the events when one of them has the id of a waiting event."""
 
     async def stage(self, events: Sequence[StagedEvent]) -> None:
         with contextlib.suppress(EventIdConflictError):
@@ -67,7 +67,7 @@ class ForgetfulOutbox(InMemoryOutbox):
 
 
 class OwnTransactionInbox(InMemoryInbox):
-    """Takes events in at once, whatever becomes of the transaction."""
+    """Records events at once, even if the transaction is rolled back later."""
 
     def __init__(self, database: InMemoryDatabase) -> None:
         super().__init__(database)
@@ -83,7 +83,7 @@ class OwnTransactionInbox(InMemoryInbox):
 
 
 class AdmittingInbox(InMemoryInbox):
-    """Knows no duplicates."""
+    """Accepts duplicates."""
 
     async def insert(self, *args: Any, **options: Any) -> Admission:
         admission = await super().insert(*args, **options)
@@ -96,14 +96,14 @@ class UncountingInbox(InMemoryInbox):
 
 
 class LosingParking(InMemoryParking):
-    """Takes an event out whatever becomes of the transaction."""
+    """Removes a parked event even if the transaction is rolled back later."""
 
     async def take(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
         return await self.discard(number)
 
 
 class HastyParking(InMemoryParking):
-    """Discards an event while a replay of it runs."""
+    """Discards an event during its replay."""
 
     async def discard(self, number: int, /) -> ParkedEvent:
         found = await self.get(number)
@@ -113,7 +113,7 @@ class HastyParking(InMemoryParking):
 
 
 class DroppingParking(InMemoryParking):
-    """Drops a refused event that cannot be put back."""
+    """Drops a refused event that cannot be returned to the outbox."""
 
     async def release(self, number: int, /) -> ParkedEvent:
         try:
@@ -149,7 +149,7 @@ BROKEN = [
 
 
 async def failures(broken: Broken) -> list[str]:
-    """The first case that fails."""
+    """Run the suite until a case fails, and return the failed case."""
 
     class Suite(StorageConformance):
         capabilities = frozenset()

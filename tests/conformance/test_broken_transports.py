@@ -28,7 +28,7 @@ pytestmark = pytest.mark.thorough("runs the conformance suites once for each pla
 
 
 class LosingPublisher(InMemoryEventPublisher):
-    """Says of each event that it is stored, and stores all but the last."""
+    """Reports each event as stored, but does not store the last one."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         await super().publish(events[:-1])
@@ -41,7 +41,7 @@ class ReversingPublisher(InMemoryEventPublisher):
 
 
 class DoublingPublisher(InMemoryEventPublisher):
-    """Draws the id anew at each try."""
+    """Sends each event with a new message id at each attempt."""
 
     tries = 0
 
@@ -52,7 +52,7 @@ class DoublingPublisher(InMemoryEventPublisher):
 
 
 class RaisingPublisher(InMemoryEventPublisher):
-    """Lets an outage through as whatever error it is."""
+    """Raises the original error of an outage."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         results = await super().publish(events)
@@ -78,14 +78,14 @@ class OneGroupSubscription(InMemoryEventSubscription):
 
 
 class OwnerlessSubscription(InMemoryEventSubscription):
-    """Asks nobody whose group it is."""
+    """Does not check which application owns a group."""
 
     def use_application(self, application: str | None, /) -> None:
         pass
 
 
 def forgetting(name: str) -> Callable[[], Any]:
-    """Deliveries one of whose words the broker does not hear."""
+    """Return deliveries that do not send one kind of answer to the broker."""
 
     async def unheard(self: Any, *args: Any) -> None:
         self._timer.cancel() if hasattr(self, "_timer") else None
@@ -116,7 +116,7 @@ BROKEN = [
 
 
 async def failures(broken: Broken) -> list[str]:
-    """The first case that fails."""
+    """Run the suite until a case fails, and return the failed case."""
 
     class Suite(TransportConformance):
         capabilities = frozenset(TransportCapability) - {TransportCapability.SIZE_LIMIT}

@@ -1,4 +1,4 @@
-"""The containers that the mediator is used with: dependency-injector, and two for which a few lines are enough."""
+"""The containers that work with the mediator: dependency-injector, and svcs and dishka with a few lines of code."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -67,9 +67,9 @@ def entering(open_resource: Callable[..., AsyncGenerator[Any, None]]) -> Callabl
 
 
 class TestSvcs(ContainerConformance):
-    """A container for each scope."""
+    """svcs with a container for each scope."""
 
-    capabilities = frozenset()  # what it makes, it keeps as long as the container
+    capabilities = frozenset()  # keeps each object until the container is closed
 
     @asynccontextmanager
     async def opened(self, application: SampleApplication, /) -> AsyncIterator[Mediator]:
@@ -96,7 +96,7 @@ NEEDS: dict[type, list[type]] = {
 
 
 def made(cls: Callable[..., Any], *needs: type) -> Any:
-    """Needs are made before: a generator that asks for its own is closed after them."""
+    """Dependencies are made first, because a generator that requested them itself would be closed after them."""
 
     async def make(container: svcs.Container) -> Any:
         return cls(*[await container.aget(each) for each in needs])
@@ -116,7 +116,7 @@ def from_svcs(registry: svcs.Registry, cls: type) -> Callable[[], Any]:
 
 
 class TestDishka(ContainerConformance):
-    """A request container for each scope, of the application's own."""
+    """dishka with a request container for each scope, from the container of the application."""
 
     capabilities = frozenset(ContainerCapability)
 

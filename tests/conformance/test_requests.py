@@ -1,4 +1,4 @@
-"""Our channels for requests keep the promises of their port: in memory and over a real nats-server."""
+"""The request channels of the library pass the conformance suites: in memory and over a real nats-server."""
 
 import uuid
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Our publishers and subscriptions keep the promises of their ports: in memory and on a real nats-server."""
+"""The publishers and subscriptions of the library pass the conformance suites: in memory and on a real nats-server."""
 
 from contextlib import AbstractAsyncContextManager
 

@@ -1,4 +1,4 @@
-"""Our transports, each opened as its conformance suites want it."""
+"""The transports of the library, opened for conformance suites."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ from mediator.testing.conformance.transport import Outage
 
 LARGEST = 64 * 1024
 STREAM = 8 * 1024 * 1024
-"""So many streams have room on one server, which sets it aside for each."""
+"""The number of streams per server. The server reserves disk space for each stream."""
 SETTINGS = f"max_payload: {LARGEST}"
 
 
@@ -51,7 +51,7 @@ async def in_memory(broker: InMemoryBroker | None = None) -> AsyncIterator[Trans
 
 @asynccontextmanager
 async def on_nats(*servers: NatsServer) -> AsyncIterator[TransportUnderTest]:
-    """On servers that others share, under a prefix of its own; the processes of a group have connections of their own."""
+    """Open a transport with its own prefix on shared servers. Each process of a group has its own connection."""
     prefix, urls = f"t{uuid.uuid4().hex[:10]}", [server.url for server in servers]
     settings = StreamSettings(replicas=len(servers), max_bytes=STREAM)
 
@@ -72,7 +72,7 @@ async def on_nats(*servers: NatsServer) -> AsyncIterator[TransportUnderTest]:
 
 
 def outage_of(*servers: NatsServer) -> Outage:
-    """All servers are killed, and started again."""
+    """Kill all servers for the block, and start them again."""
 
     @asynccontextmanager
     async def outage() -> AsyncIterator[None]:

@@ -22,7 +22,7 @@ class Databases:
         return [row[0] for row in self._read(self.shop, "SELECT number FROM orders ORDER BY rowid")]
 
     def pending(self) -> int:
-        """Events of both applications that are not known to be with the broker."""
+        """Return the number of events of both applications that the broker has not acknowledged."""
         return sum(
             int(self._read(f, "SELECT count(*) FROM mediator_outbox")[0][0]) for f in (self.shop, self.warehouse)
         )
@@ -37,16 +37,16 @@ class Databases:
         return self._read(self.warehouse, "SELECT number, customer, id, attempt, correlation FROM reservations")
 
     def parked(self) -> list[tuple[str, str, int]]:
-        """Of each parked event the order's number, the reason and the attempts, in order."""
+        """Return the order number, the reason and the attempts of each parked event, in order."""
         rows = self._read(self.warehouse, "SELECT data, reason, attempts FROM mediator_parked ORDER BY number")
         return [(json.loads(data)["number"], reason, attempts) for data, reason, attempts in rows]
 
     def counted(self) -> int:
-        """How many events have a count of starts."""
+        """Return the number of events with a count of starts."""
         return int(self._read(self.warehouse, "SELECT count(*) FROM mediator_attempts")[0][0])
 
     def follow_ups(self) -> int:
-        """Events that the warehouse has staged, published or not."""
+        """Return the number of events that the warehouse has staged, whether they are published or not."""
         statement = "SELECT (SELECT count(*) FROM mediator_outbox) + (SELECT count(*) FROM mediator_outbox_archive)"
         return int(self._read(self.warehouse, statement)[0][0])
 
@@ -69,7 +69,7 @@ async def databases(tmp_path: Path) -> Databases:
 
 
 async def eventually(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Wait until something that another process or the broker does has happened."""
+    """Wait until a condition is true that another process or the broker causes."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
         if asyncio.get_running_loop().time() > deadline:

@@ -1,4 +1,4 @@
-"""The shop and its subscribers as the command line finds them, for tests that lose what a broker has stored."""
+"""The containers of the shop and its subscribers for the command line, in tests in which a broker loses events."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ from tests.end_to_end.warehouse.application import OrderedWarehouseContainer
 
 
 class NewcomerContainer(OrderedWarehouseContainer):
-    """A subscriber of its own, which has never seen an event."""
+    """A separate subscriber that has never received an event."""
 
     subscription = providers.Singleton(NatsEventSubscription, OrderedWarehouseContainer.nats, "newcomer")
     consumer = providers.Singleton(
@@ -28,7 +28,7 @@ class NewcomerContainer(OrderedWarehouseContainer):
 
 
 class BranchesContainer(containers.DeclarativeContainer):
-    """Two outboxes in two databases, each with a publisher of its own."""
+    """Two outboxes in two databases, each with its own publisher."""
 
     config = providers.Configuration(strict=True)
     nats = providers.Resource(open_connection, config.nats)

@@ -1,4 +1,4 @@
-"""The tables of both applications, and their containers configured."""
+"""Creates the tables of both applications and configures their containers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A command here, an effect there: two applications in one process, on real parts."""
+"""A command in one application takes effect in another: two applications in one process, with real servers."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from tests.end_to_end.warehouse.application import WarehouseContainer
 
 
 async def stored(server: NatsServer, stream: str = "events-shop") -> int:
-    """How many events are in the stream."""
+    """Return the number of events in the stream."""
     client = await nats.connect(server.url)
     try:
         return (await client.jetstream().stream_info(stream)).state.messages
@@ -230,7 +230,7 @@ async def test_attributes_out_of_bounds_are_dropped_with_one_warning_and_the_eve
     assert warning["log_level"] == "warning"
     committed = [line for line in logs if line["event"] == "transaction committed"][-1]
     assert committed["message_id"] == committed["correlation_id"] == warning["message_id"]
-    assert databases.rows()[1][2] == "x\ny"  # the delivery itself is as it came
+    assert databases.rows()[1][2] == "x\ny"  # the delivery itself is unchanged
     assert "acme" not in str(logs)
 
 

@@ -1,4 +1,4 @@
-"""An application whose tables or their rows were forgotten: its log says so once, and it goes on when they are there."""
+"""An application without its tables or their rows: it logs the remedy once, and works once they exist."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -28,7 +28,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def go_through(
     url: str, server: NatsServer, orders: list[str], mend: Callable[[AsyncEngine], Awaitable[None]]
 ) -> list[MutableMapping[str, Any]]:
-    """What a shop logs that takes orders, is mended once its relay waits, takes one more and publishes all."""
+    """Return the log of a shop that takes an order, gets its tables while its relay waits, and publishes all orders."""
     shop = ShopContainer()
     shop.config.from_dict({"database": url, "nats": server.url})
     with capture_logs() as logs:

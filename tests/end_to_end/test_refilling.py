@@ -1,4 +1,4 @@
-"""A broker that lost events is refilled from the archive, on real parts and through the command line."""
+"""A broker that lost events is refilled from the archive, with real servers and the command line."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ class Said:
 
 
 async def call(*arguments: str, target: str = "shop") -> Said:
-    """Run `mediator outbox` in a process of its own."""
+    """Run `mediator outbox` in a separate process."""
     command = [sys.executable, "-m", "mediator.cli", "outbox", arguments[0], f"tests.end_to_end.refilling:{target}"]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, *arguments[1:], stdout=pipe, stderr=pipe)
@@ -59,7 +59,7 @@ async def call(*arguments: str, target: str = "shop") -> Said:
 
 
 class Shop:
-    """The shop's database, wherever it is."""
+    """The database of the shop."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -88,7 +88,7 @@ class Shop:
 async def placed(
     request: pytest.FixtureRequest, databases: Databases, server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shop]:
-    """A shop of which a broker has all orders."""
+    """A shop whose orders are all stored by a broker."""
     async with contextlib.AsyncExitStack() as stack:
         url = f"sqlite:///{databases.shop}"
         if request.param == "postgresql":
@@ -119,7 +119,7 @@ async def jetstream(url: str | list[str]) -> AsyncIterator[Any]:
 
 
 async def held(url: str | list[str]) -> list[str]:
-    """The ids in the stream, in order."""
+    """Return the ids in the stream, in order."""
     async with jetstream(url) as stream:
         last = (await stream.stream_info(STREAM)).state.last_seq
         found = []
@@ -215,14 +215,14 @@ async def test_a_purged_stream_that_remembers_every_id_is_refilled_in_the_order_
     archived = await placed.archived()
     async with jetstream(server.url) as stream:
         await stream.purge_stream(STREAM)
-    await placed.place(1, first=ORDERS)  # what is published meanwhile is not missing
+    await placed.place(1, first=ORDERS)  # events published in the meantime are not missing
     refilled = await call("verify", "--republish", "--yes")
     assert refilled.status == 0, refilled.err
     assert f"{ORDERS + 1} checked, {ORDERS} refilled" in refilled.out
     assert (await held(server.url))[1:] == archived
     async with jetstream(server.url) as stream:
         await stream.purge_stream(STREAM)
-    assert (await call("verify", "--republish", "--yes")).status == 0  # and once more within the window
+    assert (await call("verify", "--republish", "--yes")).status == 0  # again, within the duplicate window
     assert await held(server.url) == await placed.archived()
 
 

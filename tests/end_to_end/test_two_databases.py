@@ -1,4 +1,4 @@
-"""One process with two databases: while one of them is away, the relay and the consumer of the other go on."""
+"""One process with two databases: during an outage of one database, the workers of the other one keep working."""
 
 import asyncio
 import contextlib
@@ -44,9 +44,9 @@ async def check_that_notes_go_on(office: Any, count: int) -> None:
 
 
 async def until_billed(office: Any) -> None:
-    """Until the other database works, and its group has all that was published.
+    """Wait until the other database works and its group has handled all published events.
 
-    A server that has just recovered may still miss the one second that connecting to it may take.
+    The first connection to a recovered server may take longer than its limit of one second.
     """
     async with asyncio.timeout(60):
         await _until_it_answers(office.mediator().send, Bill("x"))

@@ -1,4 +1,4 @@
-"""The cases beside this file mean to mypy and to pyright exactly what they say: errors where marked, nowhere else."""
+"""mypy and pyright report errors on exactly the marked lines of the cases."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Lines = set[tuple[str, int]]
 
 
 def marked() -> Lines:
-    """The lines that say `# error`."""
+    """Return the lines with the comment `# error`."""
     return {
         (case.name, number)
         for case in CASES

@@ -1,4 +1,4 @@
-"""The wheel, as users install it: it says that it is typed, and every public name in it has a known type."""
+"""The wheel as users install it: it is marked as typed, and every public name has a known type."""
 
 import json
 import os
@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A virtual environment with the wheel, and with what it needs from the environment of the tests."""
+    """A virtual environment with the wheel and with the dependencies of the environment of the tests."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     environment = tmp_path / "environment"

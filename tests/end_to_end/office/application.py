@@ -74,7 +74,7 @@ class BillHandler(RequestHandler[Bill, None]):
 
 class Effects(DistributedEventHandler[Noted | Billed]):
     async def handle(self, event: Noted | Billed) -> None:
-        pass  # the row in the inbox is the effect
+        pass  # has no other effect than the row in the inbox
 
 
 class Noting(DistributedUnitOfWorkBehavior[NoteCommand]):

@@ -1,4 +1,4 @@
-"""The shop: an application that takes orders and tells others of them."""
+"""The shop: an application that takes orders and publishes an event for each of them."""
 
 from dataclasses import dataclass
 from typing import ClassVar

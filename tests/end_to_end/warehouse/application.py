@@ -71,7 +71,7 @@ class ReserveGoods(DistributedEventHandler[OrderPlacedAtShop]):
 
 
 async def misbehave(number: str) -> None:
-    """What a handler may do to a consumer."""
+    """Do something unusual that a handler may do to a consumer."""
     if number.startswith("broken"):
         raise ValueError(number)
     if number.startswith("deadly"):
@@ -101,7 +101,7 @@ class WarehouseContainer(containers.DeclarativeContainer):
 
 
 class OrderedWarehouseContainer(WarehouseContainer):
-    """The same, in strict order of each customer's orders, with parking."""
+    """The warehouse with strict order of each customer's orders, and with parking."""
 
     parking = providers.Singleton(SqlAlchemyParking, WarehouseContainer.engine)
     consumer = providers.Singleton(

@@ -1,4 +1,4 @@
-"""What validators, authorizers, processors and the behaviors that run them look like."""
+"""Types of validators, authorizers, processors and the behaviors that run them."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What handlers and behaviors look like."""
+"""Types of handlers and behaviors."""
 
 from typing import Any, assert_type
 

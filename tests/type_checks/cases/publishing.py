@@ -1,4 +1,4 @@
-"""What `publish` and the broker take."""
+"""Types of the arguments of `publish` and of the broker."""
 
 from typing import assert_type
 

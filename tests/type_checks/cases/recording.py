@@ -1,4 +1,4 @@
-"""What the recording mediator takes and gives."""
+"""Types of the arguments and results of the recording mediator."""
 
 from typing import assert_type
 

@@ -1,4 +1,4 @@
-"""Requests to other applications are typed like those to handlers here."""
+"""Types of requests to other applications: the same as of requests to local handlers."""
 
 from dataclasses import dataclass
 from typing import ClassVar, assert_type

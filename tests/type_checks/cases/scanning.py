@@ -1,4 +1,4 @@
-"""What decorated functions are, and what a scan gives."""
+"""Types of decorated functions and of a scan."""
 
 from collections.abc import AsyncIterator
 from typing import assert_type

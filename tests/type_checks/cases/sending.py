@@ -1,4 +1,4 @@
-"""What `send` returns and takes."""
+"""Types of the arguments and the result of `send`."""
 
 from typing import assert_type
 

@@ -1,4 +1,4 @@
-"""What streams look like."""
+"""Types of streams and their handlers."""
 
 from collections.abc import AsyncIterator
 from typing import Any, assert_type

@@ -1,4 +1,4 @@
-"""The messages of the cases beside this file."""
+"""The messages of the cases in this folder."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NewType

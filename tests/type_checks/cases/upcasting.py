@@ -1,4 +1,4 @@
-"""What a class may declare as its upcasters."""
+"""Types of the upcasters of an event class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
