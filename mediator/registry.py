@@ -120,10 +120,6 @@ class Registry:
         """Return every message class that has a handler, in the order of declaration."""
         return tuple(dict.fromkeys(cls for binding in self.handlers for cls in binding.messages))
 
-    def describe(self, message_type: type | None = None) -> str:
-        """Return the pipeline of a message class, or of all classes that have a handler, as text; see `pipeline`."""
-        return self.describe_all(self.message_types() if message_type is None else (message_type,))
-
     def describe_all(self, message_types: Iterable[type]) -> str:
         """Return the pipelines of several message classes as text; see `pipeline`."""
         return "\n\n".join(str(self.pipeline(cls)) for cls in message_types)

@@ -4,7 +4,7 @@ Each `check_` function raises a `SettingError` for the first setting with an unu
 """
 
 import math
-from typing import cast
+from typing import TypeGuard
 
 from mediator.errors import SettingError
 
@@ -23,7 +23,7 @@ def check_counts(**settings: int | None) -> None:
 def check_positive(*, at_most: float = math.inf, **settings: float) -> None:
     """Check that settings are numbers above 0 and at most `at_most`."""
     for setting, value in settings.items():
-        if not (_is_number(value, int, float) and 0 < value <= at_most):
+        if not (_is_number(value) and 0 < value <= at_most):
             problem = "use more than 0" if at_most == math.inf else f"use more than 0 and at most {at_most:g}"
             raise SettingError(setting, value, problem)
 
@@ -31,7 +31,7 @@ def check_positive(*, at_most: float = math.inf, **settings: float) -> None:
 def check_not_negative(**settings: float) -> None:
     """Check that settings are numbers of at least 0."""
     for setting, value in settings.items():
-        if not (_is_number(value, int, float) and value >= 0):
+        if not (_is_number(value) and value >= 0):
             raise SettingError(setting, value, "use 0 or more")
 
 
@@ -49,14 +49,14 @@ def is_count(value: object) -> bool:
 
 def is_seconds(value: object, *, at_most: float = math.inf) -> bool:
     """Return whether a value is a finite number of seconds above 0 and at most `at_most`."""
-    return _is_number(value, int, float) and math.isfinite(cast("float", value)) and 0 < cast("float", value) <= at_most
+    return _is_number(value) and math.isfinite(value) and 0 < value <= at_most
 
 
 def is_pause(value: object) -> bool:
     """Return whether a value is a finite number of seconds of at least 0."""
-    return is_seconds(value) or (_is_number(value, int, float) and value == 0)
+    return is_seconds(value) or (_is_number(value) and value == 0)
 
 
-def _is_number(value: object, *kinds: type) -> bool:
-    """Return whether a value is of one of the kinds and no bool. Values from configuration may have any type."""
-    return isinstance(value, kinds) and not isinstance(value, bool)
+def _is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a number and no bool. Values from configuration may have any type."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

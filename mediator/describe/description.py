@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -18,8 +19,7 @@ _SAFE = frozenset(" _.,:|[]()")
 
 def label(text: str) -> str:
     """Escape a text for a quoted Mermaid label (https://mermaid.js.org/syntax/flowchart.html, "Entity codes")."""
-    inner = ["-" if char == "-" and place else _escaped(char) for place, char in enumerate(text)]
-    return "".join(inner)
+    return "".join("-" if char == "-" and place else _escaped(char) for place, char in enumerate(text))
 
 
 def _escaped(char: str) -> str:
@@ -161,10 +161,7 @@ def _path(cls: type) -> str:
 def _as_mermaid(applications: Sequence[Application]) -> str:
     chart = Chart()
     for application in applications:
-        if application.name:
-            with chart.group(application.name):
-                _draw(chart, application)
-        else:
+        with chart.group(application.name) if application.name else nullcontext():
             _draw(chart, application)
     return str(chart)
 

@@ -20,17 +20,11 @@ from mediator.errors.misuse_errors import (
 from mediator.errors.root import circle_in, name_of, path_text
 from mediator.printable import shown_reason
 
-_BASES = {
-    "send": "Command or Query",
-    "stream": "StreamRequest",
-    "publish": "Notification",
-    "publish_after_commit": "Notification",
-}
-_WANTED = {
-    "send": "a request",
-    "stream": "a stream request",
-    "publish": "a notification",
-    "publish_after_commit": "a notification",
+_KINDS = {
+    "send": ("a request", "Command or Query"),
+    "stream": ("a stream request", "StreamRequest"),
+    "publish": ("a notification", "Notification"),
+    "publish_after_commit": ("a notification", "Notification"),
 }
 
 
@@ -40,9 +34,10 @@ def wrong_kind(message: object, method: str) -> MisuseError:
 
 
 def _kind_problem(message: object, method: str) -> str:
+    wanted, base = _KINDS.get(method, ("a message", "Command, Query or Notification"))
     if message is None:
         return (
-            f"`{method}` was given None instead of {_WANTED.get(method, 'a message')}. Check the function that returned it: "
+            f"`{method}` was given None instead of {wanted}. Check the function that returned it: "
             "a `return` may be missing there."
         )
     if hasattr(message, "cr_code") or hasattr(message, "__await__"):
@@ -66,7 +61,7 @@ def _kind_problem(message: object, method: str) -> str:
     elif "Request" in kinds:
         remedy = "A request is sent: `await mediator.send(...)`."
     else:
-        remedy = f"Derive its class from {_BASES.get(method, 'Command, Query or Notification')}."
+        remedy = f"Derive its class from {base}."
     return f"`{method}` cannot take a {cls.__name__}. {remedy}"
 
 
@@ -178,14 +173,8 @@ def dispatch_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
         limit: The `max_depth` of the mediator.
         path: The running messages, outermost first.
     """
-    remedy = "They cause each other without end. Break the circle" if circle_in(path) else "Nest less deeply"
-    return DispatchDepthError(
-        path[-1] if path else None,
-        f"{len(path)} dispatches are nested, more than max_depth ({limit}): {path_text(path)}. {remedy}, or raise "
-        "`max_depth` of the mediator.",
-        limit,
-        path,
-    )
+    what = f"{len(path)} dispatches are nested, more than max_depth ({limit})"
+    return _too_deep(limit, path, what, "Nest less deeply", "`max_depth` of the mediator")
 
 
 def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
@@ -195,15 +184,8 @@ def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError
         limit: The `max_depth` of the mediator.
         path: The events. Each was recorded by the handlers of the event before it.
     """
-    circle = circle_in(path)
-    remedy = "They cause each other without end. Break the circle" if circle else "Let fewer events cause each other"
-    return DispatchDepthError(
-        path[-1] if path else None,
-        f"{len(path)} domain events caused each other, more than max_depth ({limit}): {path_text(path)}. {remedy}, "
-        "or raise `max_depth` of the mediator.",
-        limit,
-        path,
-    )
+    what = f"{len(path)} domain events caused each other, more than max_depth ({limit})"
+    return _too_deep(limit, path, what, "Let fewer events cause each other", "`max_depth` of the mediator")
 
 
 def too_many_domain_events(limit: int, path: Sequence[object]) -> DispatchDepthError:
@@ -213,14 +195,14 @@ def too_many_domain_events(limit: int, path: Sequence[object]) -> DispatchDepthE
         limit: The `max_domain_events` of the unit of work.
         path: The events that led to the last event. Each was recorded by the handlers of the event before it.
     """
-    remedy = "They cause each other without end. Break the circle" if circle_in(path) else "Do less in one command"
-    return DispatchDepthError(
-        path[-1] if path else None,
-        f"One transaction has more domain events than max_domain_events ({limit:,}): {path_text(path)}. {remedy}, or "
-        "raise `max_domain_events` of the unit of work.",
-        limit,
-        path,
-    )
+    what = f"One transaction has more domain events than max_domain_events ({limit:,})"
+    return _too_deep(limit, path, what, "Do less in one command", "`max_domain_events` of the unit of work")
+
+
+def _too_deep(limit: int, path: Sequence[object], what: str, advice: str, setting: str) -> DispatchDepthError:
+    remedy = "They cause each other without end. Break the circle" if circle_in(path) else advice
+    text = f"{what}: {path_text(path)}. {remedy}, or raise {setting}."
+    return DispatchDepthError(path[-1] if path else None, text, limit, path)
 
 
 def called_late(message: object, behavior: str) -> MisuseError:
