@@ -107,7 +107,7 @@ class NatsRequestChannel(RequestChannel):
         forget = self._connection.on_disconnect(
             "publish", lambda: _fail(answer, TimeoutError("the connection was lost"))
         )
-        denied = PublisherUnavailableError(self.place, f"its user may not publish to {subject}")
+        denied = PublisherUnavailableError(self.place, f"this application's user may not publish to {subject}")
         forget_denial = _on_denied(client, subject, lambda: _fail(answer, denied))
         inbox = new_inbox(client)
 

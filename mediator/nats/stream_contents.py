@@ -62,7 +62,7 @@ class HeaderScan:
         Raises:
             PublisherUnavailableError: Reading failed several times in a row without any progress.
         """
-        tries, trouble = 0, PublisherUnavailableError("", "")
+        tries, failure = 0, PublisherUnavailableError("", "")
         while tries < _TRIES:
             before = self._seen
             try:
@@ -71,16 +71,16 @@ class HeaderScan:
                         yield page
                 if self._seen >= self._last or not await self._is_more():
                     return
-                trouble = PublisherUnavailableError(
+                failure = PublisherUnavailableError(
                     (await self._api()).broker, f"replicas of {self._stream} are not current"
                 )
             except PublisherUnavailableError as error:
-                trouble = error
+                failure = error
             except (nats.errors.Error, OSError) as error:
-                trouble = PublisherUnavailableError(self._stream, str(error) or type(error).__name__)
+                failure = PublisherUnavailableError(self._stream, str(error) or type(error).__name__)
             tries = 0 if self._seen > before else tries + 1
             await asyncio.sleep(_SCAN_PAUSE)
-        raise trouble
+        raise failure
 
     async def _once(self, api: JetStreamApi) -> AsyncGenerator[list[Mapping[str, str]]]:
         """Create a consumer and yield its pages, until the consumer has no more messages or reading fails."""
@@ -182,12 +182,12 @@ class _Inbox:
             message = await self._next()
             if "Status" in (message.headers or {}) and not message.reply:
                 break
-            place = self._place(message)
+            address = self._checked_address(message)
             self._number += 1
-            if place.number != self._number:
+            if address.number != self._number:
                 raise nats.errors.Error("a message was lost between the broker and this process")
-            pending = place.remaining
-            page.append((place.sequence, message.headers or {}))
+            pending = address.remaining
+            page.append((address.sequence, message.headers or {}))
             if pending == 0:
                 break
         return page, pending
@@ -199,12 +199,12 @@ class _Inbox:
         except TimeoutError:
             raise nats.errors.TimeoutError from None
 
-    def _place(self, message: Msg) -> AckAddress:
-        place = ack_address(message.reply)
+    def _checked_address(self, message: Msg) -> AckAddress:
+        address = ack_address(message.reply)
         is_delivery = message.subject != self._subject  # a delivery has the subject under which it was stored
-        if place is None or not is_delivery or (place.stream, place.consumer) != self._source:
+        if address is None or not is_delivery or (address.stream, address.consumer) != self._source:
             raise nats.errors.Error("somebody else published to the inbox of the consumer")
-        return place
+        return address
 
 
 _PATIENCE = 10.0

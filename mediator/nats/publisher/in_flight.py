@@ -130,7 +130,7 @@ class InFlight:
         self._previous: dict[int, int] = {}
         self._expected: dict[str, tuple[str, asyncio.Future[bytes | None]]] = {}
         self._wake = asyncio.Event()
-        self._line_up(keys)
+        self._find_successors(keys)
         for index, message in enumerate(messages):
             if isinstance(message, EventRefusedError):
                 self.settle(index, message)
@@ -271,7 +271,7 @@ class InFlight:
         for number in [*self._expected]:
             self.answer(number, None)
 
-    def _line_up(self, keys: Sequence[str | None]) -> None:
+    def _find_successors(self, keys: Sequence[str | None]) -> None:
         last: dict[str, int] = {}
         for index, key in enumerate(keys):
             if key is not None and key in last:
@@ -361,9 +361,9 @@ class AtomicBatches:
         """Send a batch and record its result; return whether the next batch may be sent."""
         number, identity = f"b{next(self._numbers)}", uuid.uuid4().hex
         answer = self._in_flight.expect(number, domain)
-        for place, index in enumerate(indexes, 1):
-            headers = {"Nats-Batch-Id": identity, "Nats-Batch-Sequence": str(place)}
-            last = place == len(indexes)
+        for sequence, index in enumerate(indexes, 1):
+            headers = {"Nats-Batch-Id": identity, "Nats-Batch-Sequence": str(sequence)}
+            last = sequence == len(indexes)
             reply = f"{self._inbox}.{number}" if last else ""
             if not await self._in_flight.send_one(self._client, index, reply, headers | _COMMIT if last else headers):
                 self._in_flight.answer(number, None)  # the broker drops the incomplete batch without an answer

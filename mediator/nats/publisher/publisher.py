@@ -57,14 +57,14 @@ class SizeLimits:
         self._clock = clock
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def note(self, place: str, limit: int) -> None:
+    def note(self, name: str, limit: int) -> None:
         """Record the present limit of a server or stream in bytes, where -1 means no limit."""
-        if self._seen.get(place, (None, 0.0))[0] != limit:
-            self._seen[place] = limit, self._clock()
+        if self._seen.get(name, (None, 0.0))[0] != limit:
+            self._seen[name] = limit, self._clock()
 
-    def forbid(self, place: str, size: int) -> bool:
+    def forbid(self, name: str, size: int) -> bool:
         """Return whether a message of `size` bytes, which exceeds the limit, is refused instead of waiting."""
-        limit, since = self._seen.get(place, (-1, 0.0))
+        limit, since = self._seen.get(name, (-1, 0.0))
         is_old = 0 <= limit < size and self._clock() - since >= self._grace
         return size > _ORDINARY or is_old or not self._grace
 
@@ -326,7 +326,10 @@ class NatsEventPublisher(EventPublisher):
 
     def _denied(self, subject: str) -> None:
         for in_flight in self._publishing.values():
-            in_flight.deny(subject, lambda domain: self._unavailable(domain, f"its user may not publish to {subject}"))
+            in_flight.deny(
+                subject,
+                lambda domain: self._unavailable(domain, f"this application's user may not publish to {subject}"),
+            )
 
     def _disconnected(self) -> None:
         error = PublisherUnavailableError(self._broker, "the connection was lost before the acknowledgement")

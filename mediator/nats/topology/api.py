@@ -71,7 +71,7 @@ class JetStreamApi:
 
     def _reason(self, subject: str, error: Exception) -> str:
         if isinstance(self.client, AuthenticatedClient) and self.client.may_not_publish(subject):
-            return f"its user may not publish to {subject}"
+            return f"this application's user may not publish to {subject}"
         return f"no answer from JetStream: {str(error) or type(error).__name__}"
 
     async def stream(self, name: str) -> dict[str, Any] | None:

@@ -197,7 +197,9 @@ async def test_a_forbidden_request_fails_at_once() -> None:
         async with open_connection(url) as connection, asyncio.timeout(20):
             sender = RemoteSender(NatsRequestChannel(connection, "client"), timeout=60)
             for _ in range(2):
-                with pytest.raises(RemoteUnavailableError, match=r"its user may not publish to requests\.tools\.echo"):
+                with pytest.raises(
+                    RemoteUnavailableError, match=r"this application's user may not publish to requests\.tools\.echo"
+                ):
                     await sender.send(Echo("x"))
 
 

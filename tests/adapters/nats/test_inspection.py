@@ -115,8 +115,8 @@ async def test_missing_rights_are_reported_together_with_the_accessible_state(pr
     assert [consumer.name for consumer in seen.consumers] == ["shipping"]
     assert (seen.streams, seen.missing_streams) == ((), ())
     assert seen.problems == (
-        "its user may not publish to $JS.API.INFO",
-        f"its user may not publish to $JS.API.STREAM.INFO.{prefix}-shop",
+        "this application's user may not publish to $JS.API.INFO",
+        f"this application's user may not publish to $JS.API.STREAM.INFO.{prefix}-shop",
     )
 
 

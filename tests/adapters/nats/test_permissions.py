@@ -93,7 +93,7 @@ async def test_the_error_of_a_forbidden_stream_creation_names_the_missing_right(
     async with NatsServer(settings=USERS) as server, opened(server, "sales") as sales:
         (result,) = await NatsEventPublisher(sales, "sales", timeout=15).publish([event("a")])
         assert isinstance(result.error, PublisherUnavailableError)
-        assert "its user may not publish to $JS.API.STREAM.CREATE.events-shop" in str(result.error)
+        assert "this application's user may not publish to $JS.API.STREAM.CREATE.events-shop" in str(result.error)
 
 
 @pytest.mark.thorough("waits for refusals of a server")

@@ -377,7 +377,9 @@ async def test_many_silent_streams_delay_the_other_streams_as_briefly_as_one(eve
         assert errors.pop("healthy") is None
         for domain in domains:
             assert isinstance(errors[domain], PublisherUnavailableError)
-            assert f"its user may not publish to $JS.API.STREAM.INFO.events-{domain}" in str(errors[domain])
+            assert f"this application's user may not publish to $JS.API.STREAM.INFO.events-{domain}" in str(
+                errors[domain]
+            )
         client = await connection.client("publish", timeout=1)
         assert await stored(client, "events-shop") == ["healthy"]
 
