@@ -59,7 +59,7 @@ def behaviors(telemetry: Telemetry, **options: Any) -> list[Any]:
     return [cls(**telemetry.options, **options) for cls in classes]
 
 
-async def test_a_message_and_all_that_it_causes_are_one_trace(telemetry: Telemetry):
+async def test_a_message_and_its_consequences_are_one_trace(telemetry: Telemetry):
     async def enroll(_message: Any) -> str:
         await mediator.publish(StudentEnrolled())
         return "42"
@@ -106,7 +106,9 @@ async def test_durations_are_recorded_by_message_and_outcome(telemetry: Telemetr
 
 @pytest.mark.parametrize("error", [LookupError("secret"), asyncio.CancelledError("secret")])
 @pytest.mark.parametrize("record", [False, True])
-async def test_the_span_of_what_fails_says_so_and_shows_the_text_only_if_asked(telemetry: Telemetry, error, record):
+async def test_the_span_of_a_failed_message_has_error_status_and_shows_the_text_only_on_request(
+    telemetry: Telemetry, error, record
+):
     async def fail(_message: Any) -> None:
         raise error
 
@@ -139,7 +141,7 @@ async def test_the_span_of_a_stream_is_current_in_its_steps_and_not_between_them
     assert set(inside) == {span.context.span_id}
 
 
-async def test_a_stream_that_is_read_to_its_end_or_fails_has_one_span_too(telemetry: Telemetry):
+async def test_a_completed_or_failed_stream_has_one_span(telemetry: Telemetry):
     async def names(_request: Any) -> Any:
         yield "Ada"
         raise LookupError
@@ -157,13 +159,13 @@ async def test_a_stream_that_is_read_to_its_end_or_fails_has_one_span_too(teleme
     assert (done.status.is_ok, done.attributes["mediator.items"]) == (True, 1)
 
 
-async def test_concurrent_messages_have_spans_of_their_own(telemetry: Telemetry):
+async def test_concurrent_messages_have_separate_spans(telemetry: Telemetry):
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=behaviors(telemetry))
     await asyncio.gather(*(mediator.send(EnrollStudent(str(number))) for number in range(10)))
     spans = telemetry.exporter.get_finished_spans()
     assert len({span.context.trace_id for span in spans}) == len(spans) == 10
 
 
-async def test_without_an_sdk_nothing_happens():
+async def test_the_behavior_has_no_effect_without_an_sdk():
     mediator = wire(handles(EnrollStudent, answer_name), behaviors=[TelemetryBehavior()])
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"

@@ -69,7 +69,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]))
         partition_key=st.none() | text,
     )
 )
-def test_a_model_survives_the_way_there_and_back_in_one_step_or_two(event: Moved):
+def test_a_model_is_decoded_as_it_was_encoded_in_one_step_or_two(event: Moved):
     data = codec.encode(event)
     assert codec.decode(data, Moved) == event
     assert codec.convert(codec.decode_data(data), Moved) == event
@@ -94,13 +94,13 @@ def test_the_payload_is_a_json_object_of_the_fields_under_their_aliases():
     [AsStruct(), Listed([1]), Checked.model_construct(name=3), Checked.model_construct(name="\ud800")],
     ids=["struct", "list", "wrong type", "surrogate"],
 )
-def test_what_cannot_be_read_again_is_refused(event: DistributedEvent):
+def test_an_event_that_cannot_be_decoded_again_is_refused(event: DistributedEvent):
     with pytest.raises(EventNotSerializableError):
         codec.encode(event)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"{}", b"\xff", b"[" * 100_000])
-def test_what_is_not_of_the_class_is_refused(data: bytes):
+def test_data_that_does_not_fit_the_class_is_refused(data: bytes):
     with pytest.raises(EventNotDecodableError, match="type Moved cannot be decoded"):
         codec.decode(data, Moved)
     with pytest.raises(EventNotDecodableError):
@@ -116,13 +116,13 @@ def test_any_data_is_either_decoded_or_refused(data: bytes):
 
 
 @pytest.mark.parametrize("data", [b'{"name":"secret"}', b'{"name":["secret"]}', b'{"marks":{"secret":"secret"}}'])
-def test_what_cannot_be_decoded_is_described_without_its_values(data: bytes):
+def test_the_error_for_undecodable_data_contains_no_values(data: bytes):
     with pytest.raises(EventNotDecodableError, match=r"at `name`|at `marks...`") as caught:
         codec.decode(data, Checked)
     assert "secret" not in str(caught.value)
 
 
-def test_values_that_upcasters_made_are_taken_as_far_as_json_has_a_form_for_them():
+def test_values_of_upcasters_are_accepted_if_json_can_represent_them():
     data: dict[str, Any] = {"student_id": uuid.UUID(int=1), "at": datetime(2024, 1, 2, tzinfo=UTC), "fee": 1}
     assert codec.convert(data, Moved).student_id == uuid.UUID(int=1)
     with pytest.raises(EventNotDecodableError, match="a value that JSON has no form for"):

@@ -65,26 +65,26 @@ def found(evidence: Evidence) -> dict[str, list[str]]:
     return {name: wrong for name, wrong in count(evidence).wrong().items() if wrong}
 
 
-def test_nothing_is_wrong_with_a_healthy_run():
+def test_a_healthy_run_has_no_findings():
     assert found(HEALTHY) == {}
     assert count(HEALTHY).events == len(ENTRIES) + len(NOTES) + len(CAUSED)
 
 
-def test_an_event_that_is_missing_from_the_stream_is_lost_there():
+def test_an_event_missing_from_the_stream_is_lost_there():
     evidence = replace(HEALTHY, ledger_stream=[each for each in HEALTHY.ledger_stream if each.id != "e5"])
     assert found(evidence) == {"lost": ["in the ledger's stream: e5"]}
 
 
-def test_an_event_without_effect_is_lost_there():
+def test_an_event_without_an_effect_is_lost_in_the_effects():
     evidence = replace(HEALTHY, audits=[each for each in HEALTHY.audits if each.id != "n1"])
     assert found(evidence) == {"lost": ["in the auditor's effects: n1"]}
 
 
-def test_an_event_that_a_consumer_raised_and_that_is_not_in_its_stream_is_lost():
+def test_an_event_raised_by_a_consumer_and_missing_from_its_stream_is_lost():
     assert found(replace(HEALTHY, keeper_stream=CAUSED[:-1])) == {"lost": ["in the keeper's stream: caused-by-e11"]}
 
 
-def test_a_command_that_was_acknowledged_and_left_nothing_is_lost():
+def test_an_acknowledged_command_without_a_row_is_lost():
     evidence = replace(HEALTHY, receipts=["writer/3", "writer/99"])
     assert found(evidence) == {"lost": ["acknowledged: writer/99"]}
 
@@ -94,7 +94,7 @@ def test_an_event_that_was_stored_twice_is_doubled():
     assert found(evidence) == {"doubled": ["in the ledger's stream: e11"]}
 
 
-def test_an_event_with_two_effects_is_doubled_even_if_it_caused_two_events():
+def test_an_event_with_two_effects_is_doubled_even_if_each_caused_an_event():
     again = Seen("e11", ENTRIES[11].key, detail="caused-again")
     evidence = replace(
         HEALTHY,
@@ -126,14 +126,14 @@ def test_two_events_of_different_keys_or_of_none_may_come_in_any_order():
         ("audits", "in the auditor's effects"),
     ],
 )
-def test_an_event_of_no_command_is_a_ghost_wherever_it_is(place: str, where: str):
+def test_an_event_without_a_command_is_a_ghost_in_every_place(place: str, where: str):
     made_up = Seen("nobody's", "key-0", detail="caused-by-e0")
     evidence = replace(HEALTHY, **{place: [*getattr(HEALTHY, place), made_up]})
     ghosts = found(evidence)["ghosts"]
     assert ghosts == [f"{where}: nobody's"]
 
 
-def test_what_a_command_wrote_that_was_to_be_rolled_back_is_a_ghost_even_if_all_else_fits():
+def test_a_row_of_a_rolled_back_command_is_a_ghost_even_if_its_event_and_effects_match():
     never = Seen("e12", "key-0", detail="writer/12 never")
     evidence = replace(
         HEALTHY,
@@ -146,7 +146,7 @@ def test_what_a_command_wrote_that_was_to_be_rolled_back_is_a_ghost_even_if_all_
     assert found(evidence) == {"ghosts": ["entries: e12"]}
 
 
-def test_an_event_that_waits_somewhere_is_stuck_and_not_lost_as_well():
+def test_a_waiting_event_is_stuck_and_not_lost():
     evidence = replace(
         HEALTHY,
         audits=[each for each in HEALTHY.audits if each.id != "n1"],
@@ -156,11 +156,11 @@ def test_an_event_that_waits_somewhere_is_stuck_and_not_lost_as_well():
 
 
 @pytest.mark.parametrize("told", [Told("writer/5", "failed"), Told("writer/99", "committed")])
-def test_one_sender_that_was_told_what_did_not_happen_is_misinformed(told: Told):
+def test_a_sender_with_a_wrong_answer_is_misinformed(told: Told):
     assert found(replace(HEALTHY, told=[*HEALTHY.told, told])) == {"misinformed": [f"told {told.outcome}: {told.name}"]}
 
 
-def test_a_sender_whose_command_was_to_be_rolled_back_is_misinformed_when_it_was_told_so_and_it_is_there():
+def test_a_sender_is_misinformed_if_its_command_was_reported_rolled_back_and_left_a_row():
     never = Seen("e12", "", detail="writer/12 never")
     evidence = replace(HEALTHY, entries=[*HEALTHY.entries, never], told=[Told("writer/12", "failed")])
     assert found(evidence)["misinformed"] == ["told failed: writer/12"]
@@ -180,11 +180,11 @@ def test_a_sender_whose_command_was_to_be_rolled_back_is_misinformed_when_it_was
         (TimeoutError(), "failed"),
     ],
 )
-def test_an_error_says_to_its_sender_what_became_of_the_command(error: BaseException | None, outcome: str):
+def test_the_type_of_an_error_tells_its_sender_the_outcome_of_the_command(error: BaseException | None, outcome: str):
     assert outcome_of(error) == outcome
 
 
-def test_what_a_process_wrote_down_is_read_but_for_a_line_that_it_could_not_end(tmp_path: Path):
+def test_a_journal_is_read_without_its_unfinished_last_line(tmp_path: Path):
     journal = Journal(str(tmp_path))
     journal.tell("writer/1", "failed")
     journal.happened(JUMPED)
@@ -196,7 +196,7 @@ def test_what_a_process_wrote_down_is_read_but_for_a_line_that_it_could_not_end(
     assert journals.troubles == {JUMPED: 1}
 
 
-def test_a_log_sink_fails_as_often_as_it_is_told_to_and_writes_it_down(tmp_path: Path):
+def test_a_log_sink_fails_as_often_as_requested_and_records_each_failure(tmp_path: Path):
     sink, said = FullDisk(Journal(str(tmp_path)), 0.5, random.Random(1)), []
     for number in range(100):
         with contextlib.suppress(OSError):
@@ -205,7 +205,7 @@ def test_a_log_sink_fails_as_often_as_it_is_told_to_and_writes_it_down(tmp_path:
     assert 30 < len(said) < 70
 
 
-async def test_a_scope_cannot_be_closed_twice_over_and_both_are_written_down(tmp_path: Path):
+async def test_failing_closes_of_a_scope_are_recorded(tmp_path: Path):
     class Container(containers.DeclarativeContainer):
         mediator = MediatorProvider()
         unclosable = Scoped(Unclosable, Journal(str(tmp_path)), 1.0, random.Random(1))
@@ -218,7 +218,7 @@ async def test_a_scope_cannot_be_closed_twice_over_and_both_are_written_down(tmp
     assert read_journals(tmp_path).troubles == {NOT_CLOSED: 2}
 
 
-def test_a_clock_that_jumps_is_hours_to_nine_days_wrong_and_jumps_again():
+def test_a_jumping_clock_is_hours_to_nine_days_wrong_and_jumps_again():
     script = """if True:
         from tests.faults.campaign import clock
         import random, time
@@ -243,7 +243,7 @@ def test_a_clock_that_jumps_is_hours_to_nine_days_wrong_and_jumps_again():
     doubled=st.sets(st.sampled_from(ENTRIES[-3:]), max_size=2),
     ghosts=st.sets(st.text("xyz", min_size=1, max_size=3), max_size=2),
 )
-def test_whatever_is_wrong_in_the_stream_is_found_exactly(lost, doubled, ghosts):
+def test_exactly_the_lost_doubled_and_made_up_events_of_a_stream_are_found(lost, doubled, ghosts):
     stream = [each for each in HEALTHY.ledger_stream if each not in lost]
     stream += [*sorted(doubled, key=lambda each: each.id), *(Seen(each, "key-1") for each in ghosts)]
     wrong = count(replace(HEALTHY, ledger_stream=stream)).wrong()
@@ -263,7 +263,7 @@ async def connected(url: str) -> AsyncIterator[Client]:
         await client.close()
 
 
-async def test_one_lost_doubled_inverted_and_made_up_event_are_read_from_a_real_stream_and_real_databases(tmp_path):
+async def test_lost_doubled_inverted_and_made_up_events_are_found_in_a_real_stream_and_database(tmp_path):
     committed = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")]
     stored = ["a2", "a1", "b1", "b2", "nobody's"]  # a inverted; c1 lost; one ghost
     keys = dict(committed)
@@ -306,12 +306,12 @@ def verdict(counts: Counts | None = None, **faults: int) -> Verdict:
     return Verdict(counts or Counts(events=500), {**enough, **named}, 60.0, 7, "postgresql")
 
 
-def test_a_run_that_did_enough_and_found_nothing_ends_with_0():
+def test_a_sufficient_run_without_findings_ends_with_0():
     assert (verdict().too_little(), verdict().status) == ([], 0)
 
 
 @pytest.mark.parametrize("name", ["lost", "doubled", "inverted", "ghosts", "stuck", "misinformed"])
-def test_a_run_that_found_something_ends_with_1(name: str):
+def test_a_run_with_a_finding_ends_with_1(name: str):
     assert verdict(Counts(events=500, **{name: ["x"]})).status == 1
 
 
@@ -325,13 +325,13 @@ def test_a_run_that_found_something_ends_with_1(name: str):
         ("499 events with effect", verdict(Counts(events=499))),
     ],
 )
-def test_a_run_that_did_too_little_ends_with_1_and_says_what(missed: str, done: Verdict):
+def test_a_run_that_did_too_little_ends_with_1_and_names_the_shortage(missed: str, done: Verdict):
     assert any(missed in each for each in done.too_little())
     assert done.status == 1
     assert any(missed in line for line in done.lines())
 
 
-def test_a_run_whose_troubles_did_not_happen_ends_with_1_and_says_which():
+def test_a_run_whose_troubles_did_not_happen_ends_with_1_and_names_them():
     wanted = Options().troubles
     enough = dict.fromkeys(wanted, 10)
     assert set(wanted) == {LOG_FAILED, NOT_CLOSED, JUMPED}
@@ -356,7 +356,7 @@ def test_the_figures_are_integers_and_faults_by_kind():
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_a_minute_of_the_schedule_is_enough_for_the_verdict_whatever_the_seed(database: str):
+def test_a_minute_of_the_schedule_suffices_for_the_verdict_with_any_seed(database: str):
     for seed in range(20):
         faults = [each.kind for each in planned(seed, database, 60.0)]
         assert set(faults) == set(kinds_of(database))
@@ -365,7 +365,7 @@ def test_a_minute_of_the_schedule_is_enough_for_the_verdict_whatever_the_seed(da
 
 
 @pytest.mark.parametrize(("answers", "more"), [([True], 0), ([False] * 9 + [True], 9), ([False] * 1000, 1000)])
-async def test_a_campaign_goes_on_until_enough_has_happened_at_most_four_times_as_long(answers: list[bool], more: int):
+async def test_a_campaign_runs_until_enough_has_happened_and_at_most_four_times_as_long(answers: list[bool], more: int):
     """A busy machine makes it longer, and no run that found nothing a failure."""
     asked = iter(answers)
 
@@ -377,7 +377,7 @@ async def test_a_campaign_goes_on_until_enough_has_happened_at_most_four_times_a
     assert faults == whole[: sum(at < 45.0 for at in whole) + more]
 
 
-def test_the_seed_alone_decides_what_happens_when():
+def test_the_seed_alone_determines_the_schedule():
     def plan(seed: int) -> list[tuple[float, str, float]]:
         return [(each.at, each.kind, each.rng.random()) for each in planned(seed, "sqlite", 45.0)]
 

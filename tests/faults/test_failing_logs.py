@@ -35,7 +35,7 @@ def full_disk() -> Iterator[FullDisk]:
     structlog.reset_defaults()
 
 
-async def test_events_take_effect_through_a_restart_of_the_broker_although_no_line_can_be_written(
+async def test_events_take_effect_across_a_broker_restart_although_every_log_line_fails(
     tmp_path: Path, full_disk: FullDisk
 ) -> None:
     async with NatsServer() as server, open_engine(f"sqlite:///{tmp_path}/shop.db") as engine:

@@ -81,14 +81,16 @@ def test_each_failpoint_has_an_outcome():
     assert {outcome.point for outcome in OUTCOMES} == set(NAMES)
 
 
-def test_the_documentation_shows_each_of_them_as_it_is_tested_here():
+def test_the_documentation_shows_each_failpoint_with_its_tested_outcome():
     page = PAGE.read_text("utf-8")
     assert with_table(page) == page, "run `python -m tests.faults.failpoints`"
     assert all(f"`{name}`" in page for name in NAMES)
 
 
 @each_outcome
-async def test_an_exception_at_a_failpoint(outcome: Outcome, place: TestPlace, database: str):
+async def test_an_exception_at_a_failpoint_has_the_documented_outcome(
+    outcome: Outcome, place: TestPlace, database: str
+):
     await place.prepare(outcome.situation)
     expected = outcome.left("exception", database)
 
@@ -103,7 +105,9 @@ async def test_an_exception_at_a_failpoint(outcome: Outcome, place: TestPlace, d
 
 
 @each_outcome
-async def test_a_cancellation_at_a_failpoint(outcome: Outcome, place: TestPlace, database: str):
+async def test_a_cancellation_at_a_failpoint_has_the_documented_outcome(
+    outcome: Outcome, place: TestPlace, database: str
+):
     await place.prepare(outcome.situation)
     assert await cancel_in(outcome.situation, outcome.point, place.address)
     assert await place.left() == outcome.left("cancellation", database)
@@ -111,7 +115,9 @@ async def test_a_cancellation_at_a_failpoint(outcome: Outcome, place: TestPlace,
 
 
 @each_outcome
-async def test_sigkill_at_a_failpoint(outcome: Outcome, place: TestPlace, database: str, processes: ForkServerContext):
+async def test_sigkill_at_a_failpoint_has_the_documented_outcome(
+    outcome: Outcome, place: TestPlace, database: str, processes: ForkServerContext
+):
     await place.prepare(outcome.situation)
     process = processes.Process(target=die_in, args=(outcome.situation, outcome.point, place.address))
     process.start()

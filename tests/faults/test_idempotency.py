@@ -44,7 +44,9 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("name", "done"), [("unit_of_work.during_commit", 0), ("unit_of_work.after_commit", 1)])
-async def test_a_command_whose_process_was_killed_at_the_commit_happens_once(url: str, name: str, done: int) -> None:
+async def test_a_command_whose_process_was_killed_at_the_commit_takes_effect_once(
+    url: str, name: str, done: int
+) -> None:
     async with open_engine(url) as engine:
         await create_schema(engine)
         async with engine.begin() as connection:

@@ -95,7 +95,7 @@ async def test_two_publishing_processes_and_a_consumer_share_one_file_without_a_
     assert "delivery failed" not in log.read_text()
 
 
-async def test_kills_of_both_processes_lose_and_double_nothing_and_keep_each_customers_order_in_the_stream(
+async def test_kills_of_both_processes_neither_lose_nor_duplicate_events_and_keep_each_customers_order(
     server: NatsServer, databases: Databases, log: Path
 ) -> None:
     warehouse = ("warehouse", "--database", databases.warehouse, "--nats", server.url)

@@ -45,7 +45,7 @@ def world(server: NatsServer, databases: Databases, log: Path) -> World:
     return World(server, databases, log)
 
 
-async def test_a_handler_that_kills_its_process_is_counted_and_parked_with_what_follows(world: World):
+async def test_an_event_whose_handler_kills_its_process_is_counted_and_parked_with_its_successors(world: World):
     await world.place("ada/deadly", "ada/1", "eve/2", "bob/3", "dan/4")  # those of others are handled beside it
     for _ in range(3):
         assert await run(world.log, *world.warehouse) == KILLED, world.log.read_text()
@@ -58,7 +58,7 @@ async def test_a_handler_that_kills_its_process_is_counted_and_parked_with_what_
 
 
 @pytest.mark.timeout(600)
-async def test_eight_deployments_in_the_middle_of_a_handler_park_nothing(world: World):
+async def test_eight_deployments_during_a_handler_park_no_event(world: World):
     await world.place("ada/hanging", "ada/1")
     for number in range(1, 9):
         async with running(world.log, *world.warehouse):
@@ -112,7 +112,7 @@ async def test_a_replay_that_is_killed_has_each_effect_once_and_in_order(world: 
     assert world.databases.follow_ups() == 5
 
 
-async def test_kills_at_random_keep_each_customers_order_of_effects_with_broken_orders_among_them(world: World):
+async def test_random_kills_keep_the_order_of_effects_per_customer_despite_poison_events(world: World):
     orders = [f"{customer}/{n}" for n in range(8) for customer in ("ada", "bob", "eve")]
     orders[10] = "bob/broken"
     await world.place(*orders)

@@ -50,7 +50,7 @@ async def silence(reader: asyncio.StreamReader) -> None:
             await reader.read(1)
 
 
-async def test_what_is_dropped_is_held_back_and_comes_when_the_network_heals():
+async def test_dropped_bytes_are_held_back_and_arrive_when_the_network_heals():
     async with through_a_proxy() as (proxy, _, reader, writer):
         proxy.drop()
         writer.write(b"two")
@@ -59,7 +59,7 @@ async def test_what_is_dropped_is_held_back_and_comes_when_the_network_heals():
         assert await ask(reader, writer, b"") == b"two"
 
 
-async def test_a_connection_that_is_opened_meanwhile_is_held_back_too():
+async def test_a_connection_opened_while_dropping_is_held_back():
     async with through_a_proxy() as (proxy, *_):
         proxy.drop()
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -70,7 +70,7 @@ async def test_a_connection_that_is_opened_meanwhile_is_held_back_too():
         writer.close()
 
 
-async def test_what_is_delayed_takes_that_long_in_each_direction():
+async def test_delayed_bytes_take_the_delay_in_each_direction():
     async with through_a_proxy() as (proxy, _, reader, writer):
         proxy.delay(0.05)
         begin = asyncio.get_running_loop().time()
@@ -87,7 +87,7 @@ async def test_a_reset_ends_the_connection_on_both_sides():
             await echo.ended.acquire()
 
 
-async def test_a_half_open_connection_has_ended_for_the_server_and_is_silent_for_the_client():
+async def test_a_half_open_connection_is_closed_for_the_server_and_silent_for_the_client():
     async with through_a_proxy() as (proxy, echo, reader, writer):
         proxy.half_open()
         async with asyncio.timeout(5):
@@ -105,7 +105,7 @@ async def test_new_connections_pass_after_others_were_cut():
         writer.close()
 
 
-async def test_connections_to_a_server_that_is_away_are_refused():
+async def test_connections_to_an_unreachable_server_are_refused():
     async with Proxy(1) as proxy:
         reader, _ = await asyncio.open_connection("127.0.0.1", proxy.port)
         with pytest.raises(ConnectionResetError):

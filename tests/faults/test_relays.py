@@ -115,7 +115,7 @@ def by_key(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
     return grouped
 
 
-async def test_relays_that_are_killed_and_frozen_lose_and_double_nothing_and_keep_the_order_of_each_key(
+async def test_killed_and_frozen_relays_neither_lose_nor_duplicate_events_and_keep_the_order_per_key(
     engine: AsyncEngine, postgres_url: str, server: NatsServer, tmp_path: Path
 ) -> None:
     ledger, rng, done, written = Ledger(engine), random.Random(7), asyncio.Event(), asyncio.Semaphore(0)

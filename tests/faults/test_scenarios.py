@@ -66,7 +66,9 @@ async def kept(name: str, options: Options, postgres: PostgresServer | None) -> 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("name", list(RUNS))
-async def test_promises_are_kept_through(name: str, database: str, request: pytest.FixtureRequest) -> None:
+async def test_the_library_keeps_its_promises_during_a_scenario(
+    name: str, database: str, request: pytest.FixtureRequest
+) -> None:
     postgres = request.getfixturevalue("dated_postgres") if database == "postgresql" else None
     figures = await kept(name, replace(SMALL, database=database), postgres)
     assert figures["lost in the stream"] == 0
@@ -76,7 +78,7 @@ async def test_relays_keep_their_promises_with_three_servers() -> None:
     await kept("relays", replace(SMALL, cluster=3), None)
 
 
-async def test_a_program_that_is_interrupted_ends_all_it_has_started(tmp_path: Path) -> None:
+async def test_an_interrupted_program_ends_all_its_processes(tmp_path: Path) -> None:
     program = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.faults.scenarios", "relays", cwd=ROOT, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -102,14 +104,14 @@ def seen(*ids: str) -> list[Seen]:
     return [Seen(each, each[0]) for each in ids]
 
 
-async def test_what_is_lost_doubled_inverted_stuck_or_was_never_committed_is_found_each_by_its_name() -> None:
+async def test_lost_doubled_inverted_stuck_and_never_committed_events_are_each_named() -> None:
     committed = seen("a1", "b1", "a2", "a3", "b2", "a4", "b3", "c1")
     assert not compare(committed, seen("b1", "b2", "a1", "a2", "a3", "c1", "a4", "b3"))
     found = seen("a1", "b1", "a3", "a2", "b2", "b2", "c1", "x1")
     assert compare(committed, found, ["b3"]) == Findings(["a4"], ["b2"], ["a2"], ["b3"], ["x1"])
 
 
-async def test_how_long_events_waited_is_told_of_the_bucket_that_waited_longest() -> None:
+async def test_the_resumption_time_is_that_of_the_bucket_that_waited_longest() -> None:
     committed = [Seen("1", "a", 1.0), Seen("2", "a", 2.0), Seen("3", "b", 2.5), Seen("4", "b", 9.0)]
     stored = [Seen("1", "a", 1.5), Seen("2", "a", 3.25), Seen("3", "b", 5.0), Seen("4", "b", 9.5)]
     assert resumed(committed, stored, 3.0) == 2.0
@@ -127,7 +129,7 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[s
             yield await stack.enter_async_context(request.getfixturevalue("dated_postgres").database())
 
 
-async def test_the_checker_finds_in_databases_and_stream_exactly_what_is_wrong(url: str, server: NatsServer) -> None:
+async def test_the_checker_finds_exactly_the_wrong_events_in_databases_and_stream(url: str, server: NatsServer) -> None:
     committed = ["a1", "b1", "a2", "b2", "a3", "b3"]
     found = ["a1", "b1", "b2", "a3", "a2", "b2"]
     async with open_engine(url) as engine:

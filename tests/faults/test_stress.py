@@ -288,7 +288,7 @@ async def run_all(container: Any) -> tuple[Counter[str], int, int]:
     return outcomes, after_a_quarter, resident()
 
 
-async def test_twenty_thousand_dispatches_mix_nothing_and_leave_nothing():
+async def test_twenty_thousand_dispatches_stay_separate_and_leave_no_state():
     before = asyncio.all_tasks()
     container = Stress()
     async with lifespan(container, relay_elsewhere=True):

@@ -28,7 +28,7 @@ async def forked(tmp_path: Path):
         await process.kill()
 
 
-async def test_the_end_of_a_process_is_noticed_though_another_one_is_in_its_place_by_then(forked: Forked):
+async def test_the_end_of_a_process_is_noticed_although_another_one_has_replaced_it(forked: Forked):
     killed = psutil.Process(forked.pid)
     ending = asyncio.create_task(forked.ended())
     await asyncio.sleep(0)  # it waits for this one
@@ -39,7 +39,7 @@ async def test_the_end_of_a_process_is_noticed_though_another_one_is_in_its_plac
     assert forked.runs
 
 
-async def test_a_process_that_is_being_started_is_stopped_too(forked: Forked):
+async def test_a_starting_process_is_stopped(forked: Forked):
     await forked.kill()
     starting = asyncio.create_task(forked.start())
     await asyncio.sleep(0)
@@ -70,7 +70,7 @@ class Slow(Process):
         self.alive = True
 
 
-async def test_what_was_stopped_while_another_process_was_started_again_is_left_alone():
+async def test_a_process_stopped_during_the_restart_of_another_one_is_not_restarted():
     dead, stopped, other = Slow(), Slow(), Slow()
     stopped.alive = True
     site: Any = SimpleNamespace(running={"writer": [dead, stopped], "relay": [other]})

@@ -272,7 +272,7 @@ async def test_successful_subscriptions_are_not_repeated_when_others_are_retried
 
 
 @in_virtual_time
-async def test_leaving_accepts_late_requests_for_about_a_second() -> None:
+async def test_leaving_ends_within_about_a_second() -> None:
     connection = OfflineConnection()
     client = connection.current
     async with serving(connection) as calls:

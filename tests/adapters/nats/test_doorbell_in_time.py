@@ -98,7 +98,7 @@ async def test_a_doorbell_resubscribes_on_a_new_client_and_wakes_its_listeners()
 
 
 @in_virtual_time
-async def test_a_doorbell_subscribes_before_it_rings() -> None:
+async def test_a_doorbell_subscribes_before_it_announces_itself() -> None:
     connection, listening = OfflineConnection(), list[int]()
     client = connection.current
 

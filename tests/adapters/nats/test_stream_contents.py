@@ -66,7 +66,7 @@ async def test_messages_of_foreign_producers_are_skipped(
     assert await ids(publisher) == ["a", "c"]
 
 
-async def test_the_read_of_a_stream_is_empty_if_no_event_came_since_the_given_time(
+async def test_a_stream_is_read_from_its_beginning_if_no_event_came_since_the_given_time(
     connection: NatsConnection, prefix: str, event: Make
 ):
     publisher = NatsEventPublisher(connection, "shop", prefix=prefix, settings=SMALL)
@@ -136,7 +136,7 @@ async def test_a_permanently_unreachable_server_is_an_error_after_a_timeout(
                     pass
 
 
-async def test_the_state_of_a_stream_tells_which_events_its_limits_remove(
+async def test_the_state_of_a_stream_tells_whether_its_limits_remove_events(
     connection: NatsConnection, raw: Client, prefix: str
 ):
     contents = NatsEventPublisher(connection, "shop", prefix=prefix).contents

@@ -25,7 +25,7 @@ async def fail(_ledger: Ledger) -> None:
     raise LookupError("on purpose")
 
 
-async def test_notifications_follow_the_commit_first_in_first_out(ledger: Ledger) -> None:
+async def test_notifications_are_published_after_the_commit_in_order(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> None:
         await noting("second", "third")(ledger)
         await ledger.write("first")
@@ -35,7 +35,9 @@ async def test_notifications_follow_the_commit_first_in_first_out(ledger: Ledger
     assert await ledger.entries() == ["first", "second", "third"]
 
 
-async def test_each_has_a_transaction_of_its_own_and_one_that_fails_does_not_stop_the_next(ledger: Ledger) -> None:
+async def test_each_notification_has_its_own_transaction_and_a_failing_one_does_not_stop_the_next(
+    ledger: Ledger,
+) -> None:
     async def act(ledger: Ledger) -> str:
         await noting("a")(ledger)
         await noting("b", "c", fails=True)(ledger)
@@ -53,7 +55,7 @@ async def test_each_has_a_transaction_of_its_own_and_one_that_fails_does_not_sto
     assert [str(error) for error in caught.value.errors] == ["b", "c"]
 
 
-async def test_a_rollback_drops_them(ledger: Ledger) -> None:
+async def test_a_rollback_drops_the_notifications(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> None:
         await noting("never")(ledger)
         await fail(ledger)
@@ -65,7 +67,7 @@ async def test_a_rollback_drops_them(ledger: Ledger) -> None:
     assert await ledger.entries() == ["good"]
 
 
-async def test_a_nested_command_leaves_them_to_the_outermost_commit(ledger: Ledger) -> None:
+async def test_notifications_of_a_nested_command_wait_for_the_outermost_commit(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> None:
         await ledger.send(Write("inner", then=noting("after")))
         await ledger.write("outer")
@@ -74,7 +76,7 @@ async def test_a_nested_command_leaves_them_to_the_outermost_commit(ledger: Ledg
     assert await ledger.entries() == ["inner", "outer", "after"]
 
 
-async def test_a_swallowed_failure_drops_them_with_the_doomed_commit(ledger: Ledger) -> None:
+async def test_a_swallowed_failure_drops_the_notifications_of_the_doomed_commit(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> None:
         await noting("never")(ledger)
         with pytest.raises(LookupError):
@@ -85,7 +87,7 @@ async def test_a_swallowed_failure_drops_them_with_the_doomed_commit(ledger: Led
     assert await ledger.entries() == []
 
 
-async def test_a_rollback_to_a_savepoint_drops_those_added_since(ledger: Ledger) -> None:
+async def test_a_rollback_to_a_savepoint_drops_the_notifications_added_since(ledger: Ledger) -> None:
     async def inner(ledger: Ledger) -> None:
         await noting("dropped")(ledger)
         await fail(ledger)
@@ -100,7 +102,7 @@ async def test_a_rollback_to_a_savepoint_drops_those_added_since(ledger: Ledger)
     assert await ledger.entries() == ["before", "kept"]
 
 
-async def test_calls_after_a_commit_may_publish_after_their_own_commit(ledger: Ledger) -> None:
+async def test_handlers_after_a_commit_may_publish_after_their_own_commit(ledger: Ledger) -> None:
     scopes = []
 
     async def second(ledger: Ledger) -> None:
@@ -118,7 +120,7 @@ async def test_calls_after_a_commit_may_publish_after_their_own_commit(ledger: L
     assert scopes[0] is not scopes[1]
 
 
-async def test_concurrent_handlers_may_follow_a_commit(ledger: Ledger) -> None:
+async def test_handlers_after_a_commit_may_run_concurrently(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> None:
         ledger.mediator.publish_after_commit(Noted("after"), strategy=Concurrent())
 
@@ -126,7 +128,7 @@ async def test_concurrent_handlers_may_follow_a_commit(ledger: Ledger) -> None:
     assert await ledger.entries() == ["after"]
 
 
-async def test_they_follow_although_the_caller_is_cancelled_and_the_cancellation_is_raised_again(
+async def test_notifications_are_published_although_the_caller_is_cancelled(
     ledger: Ledger,
 ) -> None:
     async def cancel_caller() -> None:
@@ -143,7 +145,7 @@ async def test_they_follow_although_the_caller_is_cancelled_and_the_cancellation
     assert await ledger.entries() == ["first", "last"]
 
 
-async def test_a_handler_that_cancels_itself_is_a_failure_like_others(ledger: Ledger) -> None:
+async def test_a_handler_that_cancels_itself_counts_as_failed(ledger: Ledger) -> None:
     async def cancelled() -> None:
         raise asyncio.CancelledError
 
@@ -158,7 +160,7 @@ async def test_a_handler_that_cancels_itself_is_a_failure_like_others(ledger: Le
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_they_have_a_time_limit_and_those_without_time_are_named(engine: AsyncEngine) -> None:
+async def test_notifications_have_a_time_limit_and_the_error_names_the_unfinished_ones(engine: AsyncEngine) -> None:
     ledger = Ledger(engine, behavior_options={"after_commit_timeout": 1.0})
     cancelled = asyncio.Event()
 
@@ -185,7 +187,9 @@ class Unreachable(EventPublisher):
         raise ConnectionError("away")
 
 
-async def test_they_follow_although_direct_delivery_failed_and_one_error_tells_of_both(engine: AsyncEngine) -> None:
+async def test_notifications_are_published_after_a_failed_direct_delivery_and_one_error_names_both(
+    engine: AsyncEngine,
+) -> None:
     options = {"delivery": "direct", "publisher": Unreachable()}
     ledger = Ledger(engine, behavior_options=options)
     with pytest.raises(EventsNotPublishedError):
@@ -197,7 +201,7 @@ async def test_they_follow_although_direct_delivery_failed_and_one_error_tells_o
     assert caught.value.response == "B"
 
 
-async def test_the_queues_of_concurrent_commands_do_not_mix(ledger: Ledger) -> None:
+async def test_concurrent_commands_have_separate_queues_of_notifications(ledger: Ledger) -> None:
     async def act(number: int) -> None:
         async def work(ledger: Ledger) -> None:
             ledger.mediator.publish_after_commit(Noted(f"{number}"))

@@ -54,14 +54,14 @@ async def check(ledger: Ledger, *, committed: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["after_commit", "after_transaction_end"])
-async def test_a_listener_of_the_session_that_fails_after_the_commit_does_not_look_like_a_failure(
+async def test_a_session_listener_that_fails_after_the_commit_does_not_fail_the_command(
     ledger: Ledger, name: str
 ) -> None:
     with listening(Session, name):
         await check(ledger, committed=True)
 
 
-async def test_a_listener_of_the_session_that_fails_before_the_commit_fails_the_command(ledger: Ledger) -> None:
+async def test_a_session_listener_that_fails_before_the_commit_fails_the_command(ledger: Ledger) -> None:
     with listening(Session, "before_commit"):
         await check(ledger, committed=False)
 
@@ -77,14 +77,14 @@ async def test_a_listener_that_fails_before_the_second_commit_of_a_scope_fails_t
     assert await ledger.entries() == await ledger.staged() == ["a"]
 
 
-async def test_a_listener_of_the_engine_that_fails_before_the_commit_fails_the_command(ledger: Ledger) -> None:
+async def test_an_engine_listener_that_fails_before_the_commit_fails_the_command(ledger: Ledger) -> None:
     database_of(ledger.engine)
     with listening(ledger.engine.sync_engine, "commit"):
         await check(ledger, committed=False)
 
 
 @sqlite_only
-async def test_a_lock_that_cannot_be_released_after_the_commit_does_not_look_like_a_failure(
+async def test_a_failed_release_of_a_lock_after_the_commit_does_not_fail_the_command(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database: Any = database_of(ledger.engine)
@@ -111,7 +111,7 @@ class BrokenBell(Doorbell):
         pass
 
 
-async def test_a_doorbell_that_fails_keeps_no_relay_from_being_woken_and_is_said_once(engine: AsyncEngine) -> None:
+async def test_a_failing_doorbell_is_logged_once_and_the_relay_is_woken(engine: AsyncEngine) -> None:
     ledger, bell = Ledger(engine), BrokenBell()
     others = [SqlAlchemyOutbox(engine, doorbell=bell), SqlAlchemyOutbox(engine)]
     waiting = [asyncio.create_task(outbox.wait(60)) for outbox in (ledger.outbox, *others)]
@@ -126,7 +126,7 @@ async def test_a_doorbell_that_fails_keeps_no_relay_from_being_woken_and_is_said
     assert [line["error"] for line in said] == ["ConnectionError"]
 
 
-async def test_a_session_that_cannot_be_closed_does_not_look_like_a_failure(ledger: Ledger) -> None:
+async def test_a_failed_close_of_a_session_does_not_fail_the_command(ledger: Ledger) -> None:
     async def close_badly(ledger: Ledger) -> None:
         scope_exit = ledger.unit_of_work.aclose
 

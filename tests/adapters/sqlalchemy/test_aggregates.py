@@ -95,7 +95,7 @@ def session(ledger: Ledger):
 
 
 @every_mapping
-async def test_new_loaded_and_deleted_aggregates_are_heard(cls, ledger, log, session):
+async def test_events_of_new_loaded_and_deleted_aggregates_are_published(cls, ledger, log, session):
     async def add(ledger: Ledger) -> None:
         ada = cls(name="Ada")
         ada.rename("Eda")
@@ -118,7 +118,7 @@ async def test_new_loaded_and_deleted_aggregates_are_heard(cls, ledger, log, ses
 
 
 @every_mapping
-async def test_an_aggregate_that_was_flushed_and_forgotten_has_told_all_the_same(cls, ledger, log, session):
+async def test_events_of_a_flushed_and_forgotten_aggregate_are_published(cls, ledger, log, session):
     async def add(ledger: Ledger) -> None:
         session().add_all([cls(name="Ada"), cls(name="Carl")])
 
@@ -138,7 +138,7 @@ async def test_an_aggregate_that_was_flushed_and_forgotten_has_told_all_the_same
     assert log == ["Ada!", "Carl!"]
 
 
-async def test_an_aggregate_that_is_loaded_and_says_nothing_is_not_kept_alive(ledger, log, session):
+async def test_a_loaded_aggregate_without_events_is_not_kept_alive(ledger, log, session):
     async def add(ledger: Ledger) -> None:
         session().add(Declared(name="Ada"))
 
@@ -151,7 +151,7 @@ async def test_an_aggregate_that_is_loaded_and_says_nothing_is_not_kept_alive(le
     await ledger.send(Do(look))
 
 
-async def test_handlers_see_what_the_session_held(ledger, log, session):
+async def test_handlers_of_aggregate_events_see_the_rows_of_new_objects(ledger, log, session):
     counts: list[int] = []
 
     class Count(NotificationHandler[Renamed]):
@@ -188,7 +188,7 @@ async def test_events_recorded_during_a_flush_are_published_too(ledger, log, ses
     assert log == ["inserted Ada"]
 
 
-async def test_an_aggregate_that_left_the_session_is_heard_no_more(ledger, log, session):
+async def test_events_of_an_expunged_aggregate_are_not_published(ledger, log, session):
     async def work(ledger: Ledger) -> None:
         ada, carl = Declared(name="Ada"), Declared(name="Carl")
         session().add_all([ada, carl])
@@ -202,7 +202,7 @@ async def test_an_aggregate_that_left_the_session_is_heard_no_more(ledger, log, 
     assert log == ["Eda"]
 
 
-async def test_an_aggregate_belongs_to_the_session_it_is_in_whatever_runs_inside(ledger, log, session):
+async def test_events_of_an_aggregate_belong_to_its_session_even_inside_another_dispatch(ledger, log, session):
     rows: list[str] = []
 
     async def inner(ledger: Ledger) -> None:

@@ -59,7 +59,7 @@ async def test_a_generated_migration_creates_the_tables_and_then_there_is_no_dif
         assert await schema_differences(engine) == []
 
 
-async def test_a_migration_that_executes_our_statements_leaves_alembic_the_others(url: str):
+async def test_a_migration_that_executes_the_librarys_statements_leaves_the_others_to_alembic(url: str):
     def execute(context: MigrationContext) -> None:
         for statement in schema_statements(context.dialect.name):
             Operations(context).execute(statement)

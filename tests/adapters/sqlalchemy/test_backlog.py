@@ -79,7 +79,7 @@ async def test_events_of_this_process_count_at_once_and_events_of_others_after_a
     assert await outbox.admit(10)  # because the outbox seemed to be full
 
 
-async def test_exactly_as_many_as_the_limit_may_wait_and_delayed_ones_do_not_count(outbox: Outbox) -> None:
+async def test_at_most_the_limit_of_events_may_wait_and_delayed_ones_do_not_count(outbox: Outbox) -> None:
     await outbox.have(7, delayed=50)
     assert not await outbox.admit(4)
     assert await outbox.admit(3)
@@ -90,7 +90,7 @@ async def test_exactly_as_many_as_the_limit_may_wait_and_delayed_ones_do_not_cou
     assert await outbox.admit(0)
 
 
-async def test_a_count_looks_at_one_row_more_than_the_limit_and_no_further(outbox: Outbox) -> None:
+async def test_a_count_reads_at_most_one_row_more_than_the_limit(outbox: Outbox) -> None:
     await outbox.have(60)
     with pytest.raises(OutboxFullError) as caught:
         await outbox.backlog.admit(outbox.connection, 1, 10)
@@ -115,7 +115,7 @@ async def test_counting_takes_a_twentieth_of_the_time_at_most(outbox: Outbox, ta
 
 
 @pytest.mark.parametrize("takes", [0.5, 3.0])
-async def test_while_it_seems_to_be_full_counting_takes_a_fifth_of_the_time(outbox: Outbox, takes: float) -> None:
+async def test_counting_takes_a_fifth_of_the_time_while_the_outbox_seems_full(outbox: Outbox, takes: float) -> None:
     outbox.counting_takes = takes
     await outbox.have(10)
     for _ in range(2):
@@ -129,7 +129,7 @@ async def test_while_it_seems_to_be_full_counting_takes_a_fifth_of_the_time(outb
         assert outbox.counts[1][0] - began == pytest.approx(takes / 0.2, abs=takes / 5)
 
 
-async def test_after_a_count_that_was_slow_once_the_quick_ones_come_every_second_again(outbox: Outbox) -> None:
+async def test_quick_counts_run_every_second_again_after_a_slow_one(outbox: Outbox) -> None:
     for _ in range(2):
         outbox.counting_takes = 10.0
         outbox.now += 1000.0
@@ -144,7 +144,7 @@ async def test_after_a_count_that_was_slow_once_the_quick_ones_come_every_second
         assert len(outbox.counts) == before + 5
 
 
-async def test_while_one_command_counts_others_go_by_what_is_known(outbox: Outbox, engine: AsyncEngine) -> None:
+async def test_commands_use_the_last_count_while_another_command_counts(outbox: Outbox, engine: AsyncEngine) -> None:
     """This holds however long the count takes, and however many commands come meanwhile."""
     outbox.counting_takes = 3.0
 
@@ -163,9 +163,7 @@ async def test_while_one_command_counts_others_go_by_what_is_known(outbox: Outbo
         assert len(outbox.counts) == 1
 
 
-async def test_before_the_first_count_has_ended_nobody_is_let_in_without_one(
-    outbox: Outbox, engine: AsyncEngine
-) -> None:
+async def test_a_command_during_the_first_count_makes_its_own_count(outbox: Outbox, engine: AsyncEngine) -> None:
     outbox.counting_takes = 3.0
 
     async def others() -> None:
@@ -197,7 +195,7 @@ async def test_events_that_this_process_adds_during_a_count_are_not_forgotten(
     assert await outbox.admit(10)
 
 
-async def test_a_count_that_fails_is_tried_again_and_nothing_is_known_by_it(outbox: Outbox) -> None:
+async def test_a_failed_count_is_repeated_and_changes_no_known_number(outbox: Outbox) -> None:
     async def fail() -> None:
         raise LookupError
 
@@ -211,7 +209,7 @@ async def test_a_count_that_fails_is_tried_again_and_nothing_is_known_by_it(outb
         assert await outbox.admit(10 - known)
 
 
-async def test_all_units_of_work_of_a_database_know_one_backlog(engine: AsyncEngine, tmp_path: Path) -> None:
+async def test_all_units_of_work_of_a_database_share_one_backlog(engine: AsyncEngine, tmp_path: Path) -> None:
     database = database_of(engine)
     assert backlog_of(database) is backlog_of(database)
     async with open_engine(f"sqlite:///{tmp_path / 'other.db'}") as other:

@@ -108,9 +108,7 @@ async def test_a_command_that_takes_too_long_is_rolled_back(ledger: Ledger) -> N
 
 
 @pytest.mark.parametrize("name", ["unit_of_work.during_commit", "unit_of_work.after_commit"])
-async def test_when_the_time_is_up_after_the_commit_began_the_error_says_that_it_happened(
-    ledger: Ledger, name: str
-) -> None:
+async def test_a_timeout_after_the_commit_began_says_that_the_command_was_committed(ledger: Ledger, name: str) -> None:
     listed(ledger, TimeoutBehavior(LIMIT))
     with failpoint(name, until_timed_out()), pytest.raises((CommittedError, MessageTimeoutError)) as caught:
         await ledger.send(Write("a"))
@@ -120,14 +118,14 @@ async def test_when_the_time_is_up_after_the_commit_began_the_error_says_that_it
     assert await ledger.entries() == await ledger.staged() == ["a"]
 
 
-async def test_when_the_time_is_up_before_the_commit_all_is_rolled_back(ledger: Ledger) -> None:
+async def test_a_timeout_before_the_commit_rolls_the_command_back(ledger: Ledger) -> None:
     listed(ledger, TimeoutBehavior(LIMIT))
     with failpoint("unit_of_work.before_commit", until_timed_out()), pytest.raises(MessageTimeoutError):
         await ledger.send(Write("a"))
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_commit_of_unknown_outcome_stays_unknown_when_the_time_is_up(ledger: Ledger) -> None:
+async def test_a_timeout_does_not_hide_the_unknown_outcome_of_a_commit(ledger: Ledger) -> None:
     lost = CommitOutcomeUnknownError("the transaction", "the connection was lost")
 
     async def lose() -> None:
@@ -154,7 +152,7 @@ async def test_a_failure_after_the_commit_is_raised_rather_than_the_timeout(ledg
     assert await ledger.entries() == ["a"]
 
 
-async def test_a_timeout_of_a_query_does_not_speak_of_a_commit_before_it(ledger: Ledger) -> None:
+async def test_a_timeout_of_a_query_does_not_mention_an_earlier_commit(ledger: Ledger) -> None:
     async def hang(_message: Any, _call_next: Any) -> None:
         await asyncio.Event().wait()
 
@@ -170,7 +168,7 @@ async def test_a_timeout_of_a_query_does_not_speak_of_a_commit_before_it(ledger:
             await ledger.send(Count())
 
 
-async def test_a_timeout_around_attempts_knows_that_one_has_committed(ledger: Ledger) -> None:
+async def test_a_timeout_around_retries_says_that_an_attempt_was_committed(ledger: Ledger) -> None:
     listed(ledger, TimeoutBehavior(LIMIT), retry())
     with failpoint("unit_of_work.during_commit", until_timed_out()), pytest.raises(CommittedError) as caught:
         await ledger.send(Write("a"))
@@ -178,7 +176,7 @@ async def test_a_timeout_around_attempts_knows_that_one_has_committed(ledger: Le
     assert await ledger.entries() == ["a"]
 
 
-async def test_a_timeout_of_one_attempt_may_be_repeated(ledger: Ledger) -> None:
+async def test_an_attempt_that_timed_out_can_be_retried(ledger: Ledger) -> None:
     calls: list[str] = []
 
     async def hang_once(_ledger: Ledger) -> None:
@@ -195,20 +193,20 @@ async def test_a_timeout_of_one_attempt_may_be_repeated(ledger: Ledger) -> None:
 # Retry
 
 
-async def test_a_repeated_command_takes_effect_once_each_attempt_in_a_transaction_of_its_own(ledger: Ledger) -> None:
+async def test_a_retried_command_takes_effect_once_and_each_attempt_has_its_own_transaction(ledger: Ledger) -> None:
     listed(ledger, retry())
     assert await ledger.send(Write("a", then=failing(2))) == "A"
     assert await ledger.entries() == await ledger.staged() == ["a"]
 
 
-async def test_when_the_last_attempt_fails_nothing_of_any_is_left(ledger: Ledger) -> None:
+async def test_a_failed_last_attempt_leaves_no_rows_of_any_attempt(ledger: Ledger) -> None:
     listed(ledger, retry(attempts=2))
     with pytest.raises(ConnectionError):
         await ledger.send(Write("a", then=failing(2)))
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_failed_commit_is_repeated(ledger: Ledger) -> None:
+async def test_a_failed_commit_is_retried(ledger: Ledger) -> None:
     listed(ledger, retry())
     with failpoint("unit_of_work.before_commit", Failure(ConnectionError())):
         assert await ledger.send(Write("a")) == "A"
@@ -216,9 +214,7 @@ async def test_a_failed_commit_is_repeated(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("error", [ConnectionError("later"), CommittedError("1", "response")])
-async def test_a_committed_command_is_never_retried_whatever_it_raised_afterwards(
-    ledger: Ledger, error: Exception
-) -> None:
+async def test_a_committed_command_is_never_retried_after_any_error(ledger: Ledger, error: Exception) -> None:
     class FailAfterwards(PipelineBehavior[Write, str]):
         async def handle(self, _message: Write, call_next: Any) -> str:
             await call_next()
@@ -232,7 +228,7 @@ async def test_a_committed_command_is_never_retried_whatever_it_raised_afterward
     assert await ledger.entries() == ["a"]
 
 
-async def test_a_commit_of_unknown_outcome_is_never_repeated(ledger: Ledger) -> None:
+async def test_a_commit_of_unknown_outcome_is_never_retried(ledger: Ledger) -> None:
     class Disguise(PipelineBehavior[Write, str]):
         async def handle(self, _message: Write, call_next: Any) -> str:
             try:
@@ -252,7 +248,7 @@ async def test_a_commit_of_unknown_outcome_is_never_repeated(ledger: Ledger) -> 
     assert await ledger.entries() == []  # a second attempt would have written
 
 
-async def test_inside_a_running_transaction_the_whole_is_repeated_and_not_the_part(ledger: Ledger) -> None:
+async def test_the_whole_transaction_is_retried_and_not_its_part(ledger: Ledger) -> None:
     part = failing(1)
 
     async def act(ledger: Ledger) -> str:
@@ -267,13 +263,13 @@ async def test_inside_a_running_transaction_the_whole_is_repeated_and_not_the_pa
 # Handlers of errors
 
 
-async def test_outside_the_transaction_a_converted_error_has_rolled_everything_back(ledger: Ledger) -> None:
+async def test_a_converted_error_outside_the_transaction_rolls_everything_back(ledger: Ledger) -> None:
     listed(ledger, RequestExceptionProcessorBehavior())
     assert await ledger.send(Write("a", then=refuse)) == "refused"
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_inside_the_transaction_what_came_before_is_committed_and_what_failed_is_not(ledger: Ledger) -> None:
+async def test_a_converted_error_inside_the_transaction_commits_the_earlier_part_only(ledger: Ledger) -> None:
     class Audit(PipelineBehavior[Write, str]):
         async def handle(self, _message: Write, call_next: Any) -> str:
             await ledger.write("attempted")
@@ -287,7 +283,7 @@ async def test_inside_the_transaction_what_came_before_is_committed_and_what_fai
 
 
 @pytest.mark.parametrize("mode", [TransactionMode.DEFAULT, TransactionMode.NESTED])
-async def test_a_part_whose_error_is_converted_leaves_nothing_behind_and_the_whole_commits(
+async def test_a_part_with_a_converted_error_leaves_no_rows_and_the_whole_commits(
     ledger: Ledger, mode: TransactionMode
 ) -> None:
     answers: list[str] = []
@@ -316,7 +312,7 @@ async def test_an_error_that_doomed_the_whole_cannot_be_converted_into_a_commit(
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_errors_of_the_commit_are_offered_outside_the_transaction(ledger: Ledger) -> None:
+async def test_error_handlers_outside_the_transaction_receive_errors_of_the_commit(ledger: Ledger) -> None:
     async def act(ledger: Ledger) -> str:
         await ledger.write("a")
         return "done"

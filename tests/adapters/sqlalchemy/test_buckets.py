@@ -75,7 +75,9 @@ async def claimed(outbox: SqlAlchemyOutbox) -> float:
             await asyncio.sleep(batch.look_again or 0.05)
 
 
-async def test_the_events_of_a_killed_relay_go_on_within_a_second(engine: AsyncEngine, postgres_url: str) -> None:
+async def test_another_relay_takes_over_the_events_of_a_killed_relay_within_a_second(
+    engine: AsyncEngine, postgres_url: str
+) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1))
     async with claiming(postgres_url) as process:
@@ -90,7 +92,7 @@ async def test_the_events_of_a_killed_relay_go_on_within_a_second(engine: AsyncE
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_frozen_relay_loses_its_events_and_says_nothing_that_counts(
+async def test_a_frozen_relay_loses_its_events_and_its_late_results_are_ignored(
     engine: AsyncEngine, postgres_url: str
 ) -> None:
     ledger = Ledger(engine)
@@ -126,7 +128,7 @@ async def _until_no_transaction_is_idle(engine: AsyncEngine) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_events_that_another_relay_has_taken_away_cannot_be_settled(engine: AsyncEngine) -> None:
+async def test_events_that_another_relay_has_taken_over_cannot_be_settled(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1), Moved("k", 2))
     with pytest.raises(ClaimLostError, match="1 of 2 events are no longer in the outbox"):
@@ -185,7 +187,7 @@ async def test_two_relays_share_a_backlog_and_keep_the_order_of_each_key(engine:
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_relay_that_is_alone_again_serves_every_bucket(engine: AsyncEngine) -> None:
+async def test_a_remaining_relay_serves_every_bucket(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     other = SqlAlchemyOutbox(engine)
     await add(ledger, *(Moved(f"key {number}", number) for number in range(100)))
@@ -269,7 +271,7 @@ async def test_the_oldest_of_many_due_delayed_events_become_ready_first(
 
 @pytest.mark.thorough("waits in real time, or does much work")
 @pytest.mark.parametrize("first", ["makes events ready that are due", "names events without a source"])
-async def test_a_claim_waits_no_longer_for_the_buckets_of_others_whatever_it_does_first(
+async def test_a_claim_does_not_wait_for_buckets_of_other_relays_after_any_first_step(
     engine: AsyncEngine, first: str
 ) -> None:
     async with engine.begin() as connection:
@@ -289,7 +291,7 @@ async def test_a_claim_waits_no_longer_for_the_buckets_of_others_whatever_it_doe
         assert [each.id for each in batch.events] == ["a"]
 
 
-async def test_a_batch_that_was_left_settles_nothing_and_parks_nothing(engine: AsyncEngine) -> None:
+async def test_a_batch_that_has_ended_settles_and_parks_no_events(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1))
     async with ledger.outbox.claim(10) as batch:
@@ -305,7 +307,7 @@ def _an_instant_ago() -> datetime:
     return datetime.now(UTC)
 
 
-async def test_nothing_is_kept_when_the_archive_keeps_nothing(engine: AsyncEngine) -> None:
+async def test_sent_events_are_deleted_if_the_archive_is_off(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1))
     await claimed(SqlAlchemyOutbox(engine, archive_seconds=0))
@@ -314,7 +316,7 @@ async def test_nothing_is_kept_when_the_archive_keeps_nothing(engine: AsyncEngin
     assert await ledger.outbox.pending() == 0
 
 
-async def test_an_event_is_archived_with_the_time_after_its_publishing_and_not_with_that_of_the_claim(
+async def test_an_event_is_archived_with_the_time_of_its_publishing_and_not_of_its_claim(
     engine: AsyncEngine,
 ) -> None:
     ledger = Ledger(engine)
@@ -339,7 +341,7 @@ async def test_the_archive_is_cleaned_by_the_clock_of_the_database(engine: Async
 
 
 @pytest.mark.parametrize(("missing", "rows"), [("TRUE", 0), ("bucket = 17", 63), ("bucket < 60", 4)])
-async def test_a_claim_without_all_rows_of_buckets_says_how_to_add_them(
+async def test_the_error_of_a_claim_with_missing_bucket_rows_names_the_remedy(
     engine: AsyncEngine, missing: str, rows: int
 ) -> None:
     ledger = Ledger(engine)
@@ -350,7 +352,7 @@ async def test_a_claim_without_all_rows_of_buckets_says_how_to_add_them(
     assert await ledger.outbox.pending() == 100
 
 
-async def test_a_claim_beside_others_is_no_less_told_of_missing_rows(engine: AsyncEngine) -> None:
+async def test_a_claim_concurrent_with_others_reports_missing_bucket_rows(engine: AsyncEngine) -> None:
     await _delete_buckets(engine, "bucket = 0")
     async with engine.begin() as others:
         await others.execute(text("SELECT bucket FROM mediator_relay_buckets FOR UPDATE"))
@@ -359,7 +361,7 @@ async def test_a_claim_beside_others_is_no_less_told_of_missing_rows(engine: Asy
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_row_of_no_bucket_is_not_locked_in_place_of_one_that_counts(engine: AsyncEngine) -> None:
+async def test_a_row_without_a_valid_bucket_is_not_locked(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, *(Moved(f"key {number}", number) for number in range(200)))
     async with engine.begin() as connection:
@@ -368,7 +370,7 @@ async def test_a_row_of_no_bucket_is_not_locked_in_place_of_one_that_counts(engi
         assert (len(all_of_them.events), len(batch.events)) == (200, 0)
 
 
-async def test_events_that_were_committed_without_rows_of_buckets_go_out_in_order_once_these_are_there(
+async def test_events_committed_before_the_bucket_rows_exist_are_sent_in_order_afterwards(
     engine: AsyncEngine,
 ) -> None:
     ledger, kept = Ledger(engine), list[CloudEvent]()

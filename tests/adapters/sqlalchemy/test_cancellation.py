@@ -38,7 +38,7 @@ async def cancelled_at(ledger: Ledger, name: str, command: Write) -> tuple[list[
     return [line["event"] for line in logs if line["log_level"] != "debug"], outcomes[0]
 
 
-async def test_cancelled_in_the_handler_a_command_rolls_back(ledger: Ledger) -> None:
+async def test_a_command_cancelled_in_its_handler_rolls_back(ledger: Ledger) -> None:
     started = asyncio.Event()
 
     async def hang(_ledger: Ledger) -> None:
@@ -58,24 +58,24 @@ async def test_cancelled_in_the_handler_a_command_rolls_back(ledger: Ledger) -> 
 
 
 @pytest.mark.parametrize("name", ["unit_of_work.before_stage", "unit_of_work.before_commit"])
-async def test_cancelled_before_the_commit_a_command_rolls_back(ledger: Ledger, name: str) -> None:
+async def test_a_command_cancelled_before_its_commit_rolls_back(ledger: Ledger, name: str) -> None:
     assert await cancelled_at(ledger, name, Write("a")) == (["transaction rolled back"], Outcome.ROLLED_BACK)
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_cancelled_during_the_commit_a_command_commits_and_the_caller_is_cancelled(ledger: Ledger) -> None:
+async def test_a_command_cancelled_during_its_commit_commits_and_its_caller_is_cancelled(ledger: Ledger) -> None:
     outcome = await cancelled_at(ledger, "unit_of_work.during_commit", Write("a"))
     assert outcome == (["transaction committed"], Outcome.COMMITTED)
     assert await ledger.entries() == await ledger.staged() == ["a"]
 
 
-async def test_cancelled_after_the_commit_a_command_stays_committed(ledger: Ledger) -> None:
+async def test_a_command_cancelled_after_its_commit_stays_committed(ledger: Ledger) -> None:
     outcome = await cancelled_at(ledger, "unit_of_work.after_commit", Write("a"))
     assert outcome == (["transaction committed"], Outcome.COMMITTED)
     assert await ledger.entries() == await ledger.staged() == ["a"]
 
 
-async def test_an_outer_timeout_during_the_commit_is_a_timeout_and_the_command_committed(ledger: Ledger) -> None:
+async def test_a_command_with_an_outer_timeout_during_its_commit_commits_and_raises_the_timeout(ledger: Ledger) -> None:
     pause = Pause()
     with failpoint("unit_of_work.during_commit", pause), pytest.raises(TimeoutError):
         async with asyncio.timeout(None) as limit, asyncio.TaskGroup() as group:
@@ -94,7 +94,7 @@ async def test_an_outer_timeout_during_the_commit_is_a_timeout_and_the_command_c
 @pytest.mark.parametrize(
     "name", ["unit_of_work.before_stage", "unit_of_work.before_commit", "unit_of_work.during_commit"]
 )
-async def test_an_error_on_the_way_to_the_commit_rolls_back(ledger: Ledger, name: str) -> None:
+async def test_an_error_shortly_before_the_commit_rolls_back(ledger: Ledger, name: str) -> None:
     with failpoint(name, Failure(LookupError("there"))), pytest.raises(LookupError, match="there"):
         await ledger.send(Write("a"))
     assert await ledger.entries() == await ledger.staged() == []
@@ -120,7 +120,7 @@ async def test_an_unanswered_commit_has_an_unknown_outcome_and_keeps_the_writers
     assert await ledger.entries() == await ledger.staged() == ["a", "b"]
 
 
-async def test_a_second_cancellation_during_the_rollback_does_not_tear_it(ledger: Ledger) -> None:
+async def test_a_second_cancellation_does_not_interrupt_the_rollback(ledger: Ledger) -> None:
     started = asyncio.Event()
 
     async def hang(_ledger: Ledger) -> None:
@@ -141,7 +141,7 @@ async def test_a_second_cancellation_during_the_rollback_does_not_tear_it(ledger
     assert await ledger.entries() == ["b"]
 
 
-async def test_random_cancellation_leaves_rows_and_events_equal_and_nothing_locked(ledger: Ledger) -> None:
+async def test_random_cancellation_leaves_matching_rows_and_events_and_no_locks(ledger: Ledger) -> None:
     committed: list[str] = []
 
     async def one(number: int) -> None:

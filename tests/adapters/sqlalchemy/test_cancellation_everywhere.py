@@ -79,7 +79,7 @@ async def locks(engine: AsyncEngine) -> int:
 
 
 @pytest.mark.parametrize("command", [plain, with_inner_ones, after_a_query, that_fails])
-async def test_cancelled_at_any_await_a_command_happened_or_did_not(
+async def test_a_command_cancelled_at_any_await_happened_completely_or_not_at_all(
     ledger: Ledger, command: Callable[[Ledger], Awaitable[Any]]
 ) -> None:
     before, committed, number = 0, 0, 0

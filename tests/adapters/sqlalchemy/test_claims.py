@@ -73,7 +73,7 @@ async def locked(engine: AsyncEngine, *buckets: int) -> AsyncIterator[None]:
         yield
 
 
-async def test_beside_others_every_bucket_of_an_endless_backlog_has_its_turn_within_four_claims(
+async def test_every_bucket_of_an_endless_backlog_is_claimed_within_four_claims_despite_other_relays(
     engine: AsyncEngine,
 ) -> None:
     await fill(engine, 3)
@@ -92,7 +92,7 @@ async def test_beside_others_every_bucket_of_an_endless_backlog_has_its_turn_wit
         assert await relay.look() == (set(range(BUCKETS)), None)
 
 
-async def test_two_relays_that_claim_in_turn_meet_in_no_bucket_and_leave_none_out(engine: AsyncEngine) -> None:
+async def test_two_relays_that_claim_in_turn_share_no_bucket_and_skip_none(engine: AsyncEngine) -> None:
     await fill(engine, 2)
     one, other = Relay(engine), Relay(engine)
     for relay in (one, other):
@@ -109,7 +109,7 @@ async def test_two_relays_that_claim_in_turn_meet_in_no_bucket_and_leave_none_ou
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_relay_that_finds_everything_taken_waits_about_a_second_for_a_bucket_each_time_for_another_one(
+async def test_a_relay_without_free_buckets_waits_about_a_second_for_a_different_bucket_each_time(
     engine: AsyncEngine,
 ) -> None:
     relay, loop = Relay(engine), asyncio.get_running_loop()
@@ -141,7 +141,7 @@ async def _until_somebody_waits(engine: AsyncEngine) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_in_a_crowd_a_relay_whose_share_is_empty_looks_at_all_the_others(engine: AsyncEngine) -> None:
+async def test_a_relay_with_an_empty_share_looks_at_all_other_buckets(engine: AsyncEngine) -> None:
     relay = Relay(engine)
     async with locked(engine, 7):
         assert (await relay.look())[1] == 0.05
@@ -161,7 +161,7 @@ async def test_in_a_crowd_a_relay_whose_share_is_empty_looks_at_all_the_others(e
     assert len((await relay.look())[0]) == 16
 
 
-async def test_when_to_look_again_is_said_of_what_is_left_and_what_others_hold(engine: AsyncEngine) -> None:
+async def test_the_next_look_depends_on_the_remaining_events_and_on_the_buckets_of_others(engine: AsyncEngine) -> None:
     relay = Relay(engine)
     await fill(engine, 2)
     assert (await relay.look(128))[1] == 0.0
@@ -172,7 +172,7 @@ async def test_when_to_look_again_is_said_of_what_is_left_and_what_others_hold(e
 
 
 @pytest.mark.parametrize("deliver_at", ["NULL", "1"])
-async def test_a_relay_that_freezes_loses_its_claim_also_when_it_made_delayed_events_ready_before(
+async def test_a_frozen_relay_loses_its_claim_even_if_it_has_made_delayed_events_ready(
     engine: AsyncEngine, deliver_at: str
 ) -> None:
     relay = Relay(engine, frozen_seconds=0.4)
@@ -224,7 +224,7 @@ def staged(*keys: str | None) -> list[StagedEvent]:
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=40))
-def test_the_locks_of_keys_are_sorted_each_once_and_the_same_in_every_order(keys: list[str | None]) -> None:
+def test_the_locks_of_keys_are_unique_and_sorted_for_any_order_of_keys(keys: list[str | None]) -> None:
     numbers = lock_numbers(staged(*keys))
     assert all(earlier < later for earlier, later in itertools.pairwise(numbers))
     assert numbers == lock_numbers(staged(*reversed(keys)))

@@ -45,7 +45,7 @@ async def test_an_inbox_row_of_a_process_with_a_wrong_clock_is_neither_cleaned_a
     assert await SqlAlchemyInbox(engine, clock_offset=lambda: 8 * DAY + MARGIN).clean(10) == 2
 
 
-async def test_a_process_with_a_wrong_clock_cleans_nothing_of_others(engine: AsyncEngine, monkeypatch):
+async def test_a_process_with_a_wrong_clock_cleans_no_rows_of_other_processes(engine: AsyncEngine, monkeypatch):
     ledger, inbox, outbox = Ledger(engine), SqlAlchemyInbox(engine), SqlAlchemyOutbox(engine)
 
     async def insert(ledger: Ledger) -> Admission:
@@ -109,9 +109,7 @@ async def test_a_parked_event_has_the_time_of_the_database(engine: AsyncEngine, 
     assert received == pytest.approx(now, abs=MARGIN)
 
 
-async def test_a_response_that_is_kept_expires_by_the_clock_of_the_database(
-    engine: AsyncEngine, wrong: pytest.MonkeyPatch
-):
+async def test_a_stored_response_expires_by_the_clock_of_the_database(engine: AsyncEngine, wrong: pytest.MonkeyPatch):
     ledger, kept = Ledger(engine), SqlAlchemyIdempotency(engine)
 
     async def claim(ledger: Ledger) -> object:
@@ -133,7 +131,7 @@ async def add_at(ledger: Ledger, now: datetime) -> None:
     await ledger.send(Do(add))
 
 
-async def test_an_event_of_a_clock_with_an_odd_time_zone_is_stored_in_utc(ledger: Ledger) -> None:
+async def test_an_event_with_a_time_in_any_zone_is_stored_in_utc(ledger: Ledger) -> None:
     zone = timezone(timedelta(hours=23, minutes=59, seconds=59, microseconds=999_999))
     await add_at(ledger, datetime(2026, 1, 2, 0, 0, 0, 1, zone))
     (record,) = await ledger.outbox.contents.find(OutboxFilter(place="waiting"))
@@ -141,7 +139,7 @@ async def test_an_event_of_a_clock_with_an_odd_time_zone_is_stored_in_utc(ledger
 
 
 @pytest.mark.parametrize("now", [datetime(2026, 1, 2), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))])  # noqa: DTZ001
-async def test_an_event_of_a_clock_that_no_consumer_could_read_fails_its_command(ledger: Ledger, now: datetime) -> None:
+async def test_an_event_with_a_time_that_no_consumer_can_read_fails_its_command(ledger: Ledger, now: datetime) -> None:
     with pytest.raises(EventNotSerializableError, match="see `clock`"):
         await add_at(ledger, now)
     assert await ledger.outbox.pending() == 0

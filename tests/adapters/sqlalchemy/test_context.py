@@ -51,7 +51,7 @@ async def test_events_are_stored_with_the_tenant_and_without_principal_and_heade
     assert (event.extensions["correlationid"], event.extensions["tenant"]) == ("flow", "acme")
 
 
-async def test_a_message_published_after_the_commit_inherits_from_the_message_that_asked_for_it(ledger: Ledger) -> None:
+async def test_a_message_published_after_the_commit_inherits_the_context_of_its_sender(ledger: Ledger) -> None:
     seen: list[MessageContext] = []
     asked: list[MessageContext] = []
 
@@ -81,7 +81,7 @@ class Refusing(EventPublisher):
         return [PublishResult(event, EventRefusedError(event.id, event.type, "too odd")) for event in events]
 
 
-async def test_the_relay_says_whose_event_was_refused(ledger: Ledger) -> None:
+async def test_the_relay_logs_the_context_of_a_refused_event(ledger: Ledger) -> None:
     ids: list[Any] = []
 
     async def note(_ledger: Ledger) -> None:
@@ -99,7 +99,7 @@ async def test_the_relay_says_whose_event_was_refused(ledger: Ledger) -> None:
     assert (line["correlation_id"], line["message_id"], line["tenant"]) == ("flow", ids[0], "acme")
 
 
-async def test_a_unit_of_work_by_hand_has_the_context_that_is_opened_around_it(ledger: Ledger) -> None:
+async def test_a_manual_unit_of_work_has_the_context_of_its_enclosing_scope(ledger: Ledger) -> None:
     mediator = ledger.mediator
     with capture_logs() as logs:
         async with mediator.context(tenant="outside"), mediator.scope(), ledger.unit_of_work:

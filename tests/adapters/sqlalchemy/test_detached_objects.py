@@ -164,7 +164,7 @@ BEFORE = [_in_a_command, _in_a_command_that_failed, _outside]
 
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_transaction_decides_on_what_the_database_holds_when_it_begins(bank, before, way):
+async def test_a_transaction_reads_the_state_of_the_database_at_its_begin(bank, before, way):
     async def withdraw() -> None:
         account = await way(bank.session)
         assert account.balance == 50
@@ -194,7 +194,7 @@ async def test_a_loaded_object_stays_readable_through_later_transactions(bank):
     assert (account.balance, account.owner and account.owner.name) == (100, "Ada")
 
 
-async def test_a_created_object_stays_readable_and_is_found_with_its_present_values(bank):
+async def test_a_created_object_stays_readable_and_is_loaded_with_its_current_values(bank):
     async def create() -> Account:
         bank.session.add(account := Account(id=7))
         return account
@@ -212,7 +212,7 @@ async def test_a_created_object_stays_readable_and_is_found_with_its_present_val
 
 
 @pytest.mark.parametrize("before", [_in_a_command, _outside])
-async def test_a_change_to_an_earlier_object_is_stored_where_its_row_is_as_it_was(bank, before):
+async def test_a_change_to_an_earlier_object_is_stored_if_its_row_is_unchanged(bank, before):
     async with bank.scope():
         account = await before(bank)
 
@@ -225,7 +225,7 @@ async def test_a_change_to_an_earlier_object_is_stored_where_its_row_is_as_it_wa
         assert "red" in str(await bank.stored("settings"))
 
 
-async def test_a_validator_hears_of_a_change_to_an_earlier_object_once(bank):
+async def test_a_validator_is_called_once_for_a_change_to_an_earlier_object(bank):
     async with bank.scope():
         owner = await bank.do(lambda: bank.session.get_one(Owner, 1))
 
@@ -237,7 +237,7 @@ async def test_a_validator_hears_of_a_change_to_an_earlier_object_once(bank):
 
 
 @pytest.mark.parametrize("column", ["balance", "ceiling"])
-async def test_a_change_to_an_earlier_object_whose_row_others_have_written_is_an_error(bank, column):
+async def test_a_change_to_an_earlier_object_is_an_error_if_its_row_has_changed(bank, column):
     async with bank.scope():
         account = await _in_a_command(bank)
         await bank.elsewhere(f"UPDATE accounts SET {column} = 50")
@@ -251,7 +251,7 @@ async def test_a_change_to_an_earlier_object_whose_row_others_have_written_is_an
     assert await bank.stored(column) == 50
 
 
-async def test_a_value_that_is_changed_in_place_is_not_written_over_another_one(bank):
+async def test_a_value_mutated_in_place_does_not_overwrite_a_newer_one(bank):
     async with bank.scope():
         account = await _in_a_command(bank)
         await bank.elsewhere("UPDATE accounts SET settings = '{\"size\": 3}'")
@@ -265,7 +265,7 @@ async def test_a_value_that_is_changed_in_place_is_not_written_over_another_one(
     assert "size" in str(await bank.stored("settings"))
 
 
-async def test_a_change_to_an_earlier_object_that_this_transaction_has_loaded_anew_is_an_error(bank):
+async def test_a_change_to_an_earlier_object_is_an_error_if_this_transaction_has_reloaded_it(bank):
     async with bank.scope():
         account = await _in_a_command(bank)
 
@@ -281,7 +281,7 @@ async def test_a_change_to_an_earlier_object_that_this_transaction_has_loaded_an
 
 
 @pytest.mark.parametrize("catching", [True, False])
-async def test_a_change_that_a_query_in_the_same_transaction_would_read_over_is_an_error(bank, catching):
+async def test_a_change_that_a_later_query_would_overwrite_is_an_error(bank, catching):
     async with bank.scope():
         account = await _in_a_command(bank)
         await bank.elsewhere("UPDATE accounts SET balance = 50")
@@ -332,7 +332,7 @@ async def test_a_change_to_an_object_that_an_earlier_transaction_deleted_is_an_e
         assert account.balance == 100
 
 
-async def test_a_change_to_an_earlier_object_that_nobody_holds_any_more_is_an_error(bank):
+async def test_a_change_to_an_earlier_object_without_references_is_an_error(bank):
     async with bank.scope():
         kept: list[Account] = []
 
@@ -350,7 +350,7 @@ async def test_a_change_to_an_earlier_object_that_nobody_holds_any_more_is_an_er
     assert await bank.stored() == 100
 
 
-async def test_deleting_an_earlier_object_reads_it_anew(bank):
+async def test_deleting_an_earlier_object_reloads_it(bank):
     async with bank.scope():
         account = await _in_a_command(bank)
 
@@ -366,7 +366,7 @@ async def test_deleting_an_earlier_object_reads_it_anew(bank):
         assert await bank.session.get(Account, 1) is None
 
 
-async def test_a_new_object_may_refer_to_an_earlier_one_which_is_then_read_anew(bank):
+async def test_a_new_object_may_refer_to_an_earlier_one_which_is_then_reloaded(bank):
     async with bank.scope():
         owner = await bank.do(lambda: bank.session.get_one(Owner, 1))
         await bank.elsewhere("UPDATE owners SET name = 'Eda' WHERE id = 1")
@@ -385,7 +385,7 @@ async def test_a_new_object_may_refer_to_an_earlier_one_which_is_then_read_anew(
         assert (await bank.session.get_one(Account, 3)).owner_id == 1
 
 
-async def test_an_object_is_not_looked_up_before_it_is_read_anew(bank):
+async def test_an_object_is_not_looked_up_before_it_is_reloaded(bank):
     async with bank.scope():
         owner = await bank.do(lambda: bank.session.get_one(Owner, 1))
 
@@ -485,7 +485,7 @@ async def test_a_removal_from_a_collection_of_a_detached_object_is_stored(bank):
     assert await bank.stored("owner_id") is None
 
 
-async def test_another_owner_of_an_earlier_object_is_stored(bank):
+async def test_a_new_owner_of_an_earlier_object_is_stored(bank):
     async with bank.scope():
         account = await _in_a_command(bank)
         carl = await bank.do(lambda: bank.session.get_one(Owner, 2))
@@ -512,7 +512,7 @@ async def test_a_change_between_two_transactions_is_an_error_that_names_the_clas
     assert await bank.stored() == 100
 
 
-async def test_a_change_of_a_transaction_that_rolled_back_goes_with_it(bank):
+async def test_a_rollback_discards_the_changes_of_its_transaction(bank):
     async with bank.scope():
         account = await _in_a_command(bank)
 
@@ -529,7 +529,7 @@ async def test_a_change_of_a_transaction_that_rolled_back_goes_with_it(bank):
     assert await bank.stored() == 100
 
 
-async def test_a_change_of_a_savepoint_that_was_rolled_back_goes_with_it(bank):
+async def test_a_rollback_to_a_savepoint_discards_its_changes(bank):
     async with bank.scope():
         account = await _in_a_command(bank)
 
@@ -546,7 +546,7 @@ async def test_a_change_of_a_savepoint_that_was_rolled_back_goes_with_it(bank):
     assert (await bank.stored(), await bank.stored("ceiling")) == (100, 3)
 
 
-async def test_values_loaded_in_a_savepoint_that_was_rolled_back_decide_nothing(bank):
+async def test_values_loaded_in_a_rolled_back_savepoint_are_not_used_for_comparison(bank):
     async def inner() -> None:
         await bank.session.execute(text("UPDATE accounts SET balance = 0"))
         kept.append(await bank.account())
@@ -570,7 +570,7 @@ async def test_values_read_after_a_command_are_the_values_in_the_database(bank):
         assert account.balance == 100
 
 
-async def test_unloaded_values_can_be_read_after_a_command_until_something_else_is(bank):
+async def test_unloaded_values_can_be_read_after_a_command(bank):
     async with bank.scope():
         account = await bank.do(bank.account)
         owner = await bank.session.run_sync(lambda _: account.owner)
@@ -588,7 +588,7 @@ steps = st.lists(
 @given(steps)
 @example([("fail", "balance"), ("kept", "balance")])
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
-async def test_whatever_the_order_no_increment_is_lost_and_none_that_failed_is_kept(bank, program):
+async def test_no_increment_is_lost_and_no_failed_one_is_kept_in_any_order(bank, program):
     await bank.elsewhere("UPDATE accounts SET balance = 0, ceiling = 0")
     expected, ended = {"balance": 0, "ceiling": 0}, True
     async with bank.scope():

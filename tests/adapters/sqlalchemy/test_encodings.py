@@ -27,7 +27,7 @@ async def encoded_database(postgres: PostgresServer, encoding: str) -> AsyncIter
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "WIN1252"])
-async def test_a_postgresql_database_of_another_encoding_is_refused(postgres: PostgresServer, encoding: str):
+async def test_a_postgresql_database_in_another_encoding_is_refused(postgres: PostgresServer, encoding: str):
     async with encoded_database(postgres, encoding) as url:
         with pytest.raises(
             DatabaseUnavailableError, match=f"the database has the encoding {encoding}.*ENCODING 'UTF8'"
@@ -42,7 +42,7 @@ async def test_a_postgresql_database_in_utf_8_is_opened(postgres: PostgresServer
         assert found.scalar_one() == "\ufffe\uffff\U0001f600"
 
 
-async def test_a_connection_of_another_encoding_is_refused(postgres_url: str):
+async def test_a_connection_in_another_encoding_is_refused(postgres_url: str):
     given = {"server_settings": {"client_encoding": "LATIN1"}}
     with pytest.raises(DatabaseUnavailableError, match="the connection has the encoding LATIN1"):
         async with open_engine(postgres_url, connect_args=given):
@@ -50,7 +50,7 @@ async def test_a_connection_of_another_encoding_is_refused(postgres_url: str):
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-async def test_an_sqlite_file_in_utf_16_is_refused_for_it_reads_some_characters_as_others(file: Path, encoding: str):
+async def test_an_sqlite_file_in_utf_16_is_refused_because_it_confuses_some_characters(file: Path, encoding: str):
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA encoding = '{encoding}'")
         connection.execute("CREATE TABLE texts (text TEXT)")

@@ -29,7 +29,7 @@ async def _roll_back_in_sqlite(ledger: Ledger) -> None:
 
 
 @sqlite_only
-async def test_after_an_error_that_ended_the_transaction_in_sqlite_nothing_is_written_on(ledger: Ledger) -> None:
+async def test_no_statement_runs_after_an_error_that_ended_the_sqlite_transaction(ledger: Ledger) -> None:
     async def go_on(ledger: Ledger) -> None:
         with pytest.raises(IntegrityError):
             await _roll_back_in_sqlite(ledger)
@@ -42,7 +42,7 @@ async def test_after_an_error_that_ended_the_transaction_in_sqlite_nothing_is_wr
 
 
 @sqlite_only
-async def test_an_error_that_ended_the_transaction_in_sqlite_ends_it_also_behind_a_savepoint(ledger: Ledger) -> None:
+async def test_an_error_that_ends_the_sqlite_transaction_ends_it_even_inside_a_savepoint(ledger: Ledger) -> None:
     async def confine(ledger: Ledger) -> None:
         with contextlib.suppress(IntegrityError, NoUnitOfWorkError):
             async with ledger.unit_of_work.session.begin_nested():
@@ -79,7 +79,7 @@ async def test_a_handler_cannot_end_the_transaction_from_inside_its_own_savepoin
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_an_error_of_the_session_that_is_not_the_databases_reaches_the_caller_as_it_is(ledger: Ledger) -> None:
+async def test_an_error_of_the_session_itself_reaches_the_caller_unchanged(ledger: Ledger) -> None:
     async def change_what_is_gone(ledger: Ledger) -> None:
         gone = _Parent(id=1)
         make_transient_to_detached(gone)

@@ -78,13 +78,13 @@ async def test_an_error_names_the_host_of_a_database_that_cannot_be_opened_and_n
     assert "secret" not in "".join(traceback.format_exception(caught.value)).replace(url, "")
 
 
-async def test_an_option_of_the_engine_that_is_wrong_is_no_fault_of_the_url(file: Path) -> None:
+async def test_the_error_for_a_wrong_engine_option_does_not_blame_the_url(file: Path) -> None:
     with pytest.raises(ArgumentError, match="asyncio"):
         async with open_engine(f"sqlite:///{file}", poolclass=QueuePool):
             pass
 
 
-async def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "app.db").write_bytes(b"this is a text, and not a short one, so that it cannot be a database header")
     with pytest.raises(DatabaseUnavailableError, match="not a database"):
         async with open_engine(f"sqlite:///{tmp_path / 'app.db'}"):
@@ -97,7 +97,7 @@ async def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path: Path) -> N
             pass
 
 
-async def test_nothing_keeps_an_engine_that_was_closed(url: str) -> None:
+async def test_a_closed_engine_is_garbage_collected(url: str) -> None:
     async def used() -> list[weakref.ref[object]]:
         async with open_engine(url) as engine:
             await create_schema(engine)
@@ -110,7 +110,7 @@ async def test_nothing_keeps_an_engine_that_was_closed(url: str) -> None:
     assert [reference() for reference in references] == [None, None, None]
 
 
-async def test_an_engine_keeps_what_is_known_of_its_database(file: Path) -> None:
+async def test_the_known_state_of_a_database_lives_as_long_as_its_engine(file: Path) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
     known = weakref.ref(database_of(engine))
     gc.collect()

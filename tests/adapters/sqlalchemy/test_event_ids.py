@@ -25,7 +25,7 @@ async def add_as(ledger: Ledger, *ids: str) -> None:
     await ledger.send(Do(action))
 
 
-async def test_an_id_that_waits_already_is_named_with_what_to_do_and_without_any_payload(ledger: Ledger) -> None:
+async def test_the_error_for_a_pending_id_names_the_id_and_the_remedy_and_no_payload(ledger: Ledger) -> None:
     await add_as(ledger, "order-1")
     with statements(ledger.engine) as seen, pytest.raises(EventIdConflictError) as caught:
         await add_as(ledger, "order-1")
@@ -37,7 +37,7 @@ async def test_an_id_that_waits_already_is_named_with_what_to_do_and_without_any
     assert sum("mediator_outbox" in statement for statement, _ in seen) == 1
 
 
-async def test_an_id_that_two_events_of_a_command_have_is_named(ledger: Ledger) -> None:
+async def test_the_error_names_an_id_that_two_events_of_a_command_share(ledger: Ledger) -> None:
     ids = [f"order-{number % 2000}" for number in range(2001)]
     with pytest.raises(EventIdConflictError, match="Two events of one command have the id 'order-0'. Each event needs"):
         await add_as(ledger, *ids)
@@ -45,7 +45,7 @@ async def test_an_id_that_two_events_of_a_command_have_is_named(ledger: Ledger) 
 
 
 @postgresql_only
-async def test_postgresql_tells_which_of_the_ids_of_a_command_waits_already(ledger: Ledger) -> None:
+async def test_the_error_on_postgresql_names_the_pending_id(ledger: Ledger) -> None:
     await add_as(ledger, "order-(id)=(order-1)")
     with pytest.raises(EventIdConflictError) as caught:
         await add_as(ledger, *(f"order-{number}" for number in range(50)), "order-(id)=(order-1)")
@@ -53,7 +53,7 @@ async def test_postgresql_tells_which_of_the_ids_of_a_command_waits_already(ledg
 
 
 @sqlite_only
-async def test_sqlite_does_not_tell_which_id_and_the_text_names_some_of_the_command(ledger: Ledger) -> None:
+async def test_the_error_on_sqlite_names_some_ids_of_the_command(ledger: Ledger) -> None:
     await add_as(ledger, "order-1")
     ids = tuple(f"order-{number}" for number in range(1500))
     with pytest.raises(EventIdConflictError, match=r"one of the ids 'order-0', .* and 1,495 more waits") as caught:
@@ -63,7 +63,7 @@ async def test_sqlite_does_not_tell_which_id_and_the_text_names_some_of_the_comm
 
 
 @postgresql_only
-async def test_the_later_of_two_concurrent_commands_with_one_id_fails_when_the_first_has_committed(
+async def test_the_second_of_two_concurrent_commands_with_one_id_fails_when_the_first_commits(
     ledger: Ledger,
 ) -> None:
     before_commit = Pause()
@@ -80,7 +80,7 @@ async def test_the_later_of_two_concurrent_commands_with_one_id_fails_when_the_f
 
 
 @postgresql_only
-async def test_a_place_in_the_outbox_that_is_taken_stays_an_error_of_the_database(ledger: Ledger) -> None:
+async def test_a_duplicate_sequence_in_the_outbox_stays_an_error_of_the_database(ledger: Ledger) -> None:
     await add_as(ledger, "order-1")
     await let_numbers_begin_again(ledger.engine)
     with pytest.raises(IntegrityError, match="mediator_outbox_pkey"):
@@ -88,7 +88,7 @@ async def test_a_place_in_the_outbox_that_is_taken_stays_an_error_of_the_databas
     assert await ledger.outbox.pending() == 1
 
 
-async def test_what_a_trigger_of_the_application_finds_twice_stays_an_error_of_the_database(ledger: Ledger) -> None:
+async def test_a_unique_violation_in_an_applications_trigger_stays_an_error_of_the_database(ledger: Ledger) -> None:
     async with ledger.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE copies (id INTEGER UNIQUE)"))
         await connection.execute(text("INSERT INTO copies VALUES (1)"))

@@ -16,7 +16,7 @@ from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, open_eng
 from tests.conformance.storages import in_database
 
 
-async def test_a_consumer_has_a_name_that_fits(tmp_path: Path, postgres_url: str):
+async def test_an_invalid_consumer_name_is_refused(tmp_path: Path, postgres_url: str):
     for url in (f"sqlite:///{tmp_path}/names.db", postgres_url):
         async with in_database(url) as storage:
             for consumer in ("x" * 65, "a\0b"):
@@ -111,7 +111,7 @@ async def test_beginning_the_unit_of_work_of_another_database_names_the_one_that
             await container.mediator().send(Act(begin))
 
 
-async def test_a_unit_of_work_that_two_dispatches_share_is_told_to_be_scoped(tmp_path: Path):
+async def test_the_error_for_a_unit_of_work_shared_by_two_dispatches_recommends_a_scoped_provider(tmp_path: Path):
     class Shared(Two):
         pass
 
@@ -140,7 +140,7 @@ async def test_a_unit_of_work_that_two_dispatches_share_is_told_to_be_scoped(tmp
     assert "declare it as `Scoped(SqlAlchemyUnitOfWork, ...)`, not as a Singleton." in said
 
 
-async def test_a_transaction_sees_another_database_as_it_is_when_it_begins(urls: dict[str, str]):
+async def test_a_transaction_on_another_database_reads_the_state_at_its_begin(urls: dict[str, str]):
     seen: list[Rate] = []
 
     async def read(_: Any, other: SqlAlchemyUnitOfWork) -> None:

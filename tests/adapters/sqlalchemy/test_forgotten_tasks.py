@@ -61,7 +61,7 @@ async def test_a_forgotten_task_that_waits_for_the_writers_lock_does_not_keep_it
     assert await ledger.entries() == await ledger.staged() == ["held", "after"]
 
 
-async def test_a_session_used_after_its_scope_takes_no_connection(ledger: Ledger) -> None:
+async def test_a_session_used_after_its_scope_opens_no_connection(ledger: Ledger) -> None:
     ended = asyncio.Event()
     session: Any = None
 
@@ -90,7 +90,7 @@ async def test_two_first_statements_at_once_do_not_wait_for_each_other(ledger: L
 
 
 @pytest.mark.parametrize("name", ["unit_of_work.before_commit", "unit_of_work.during_commit"])
-async def test_a_dispatch_that_joins_during_the_commit_is_refused_and_not_lost(ledger: Ledger, name: str) -> None:
+async def test_a_dispatch_that_joins_during_the_commit_is_refused(ledger: Ledger, name: str) -> None:
     committing = Pause()
 
     async def add(ledger: Ledger) -> None:
@@ -118,9 +118,7 @@ async def test_a_dispatch_that_joins_during_the_commit_is_refused_and_not_lost(l
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_forgotten_task_that_is_just_connecting_leaves_no_connection_behind(
-    ledger: Ledger, fails: bool
-) -> None:
+async def test_a_forgotten_task_that_is_connecting_leaves_no_connection(ledger: Ledger, fails: bool) -> None:
     forgotten = Forgotten(lambda ledger: ledger.write("late"), fails=fails)
     await ledger.engine.dispose()  # so that it needs a new connection
     async with asyncio.timeout(10):
@@ -133,9 +131,7 @@ async def test_a_forgotten_task_that_is_just_connecting_leaves_no_connection_beh
 
 @postgresql_only
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_connection_on_which_a_forgotten_task_is_at_work_does_not_go_back_to_the_pool(
-    url: str, fails: bool
-) -> None:
+async def test_a_connection_in_use_by_a_forgotten_task_is_not_returned_to_the_pool(url: str, fails: bool) -> None:
     async def sleep(ledger: Ledger) -> None:
         await ledger.unit_of_work.session.execute(text("SELECT pg_sleep(1)"))
 
@@ -163,7 +159,7 @@ async def test_a_connection_on_which_a_forgotten_task_is_at_work_does_not_go_bac
 
 
 @in_virtual_time
-async def test_a_session_that_stays_busy_is_given_up_after_ten_seconds_and_one_that_fails_otherwise_at_once() -> None:
+async def test_a_busy_session_is_abandoned_after_ten_seconds_and_a_failing_one_at_once() -> None:
     busy = 3
 
     async def end() -> None:

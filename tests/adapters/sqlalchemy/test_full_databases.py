@@ -80,7 +80,7 @@ async def file_engine(file: Path) -> AsyncIterator[AsyncEngine]:
 
 @pytest.mark.parametrize(("filler", "ordering"), [(5_000, "none"), (2_000_000, "key")])
 @pytest.mark.parametrize("what", [FULL, READ_ONLY])
-async def test_a_file_that_takes_nothing_for_a_while_costs_no_event_an_attempt(
+async def test_a_temporarily_full_file_costs_no_event_an_attempt(
     file_engine: AsyncEngine, what: tuple[str, str], ordering: str, filler: int
 ) -> None:
     file = File(file_engine)
@@ -99,7 +99,7 @@ async def test_a_file_that_takes_nothing_for_a_while_costs_no_event_an_attempt(
     assert set(names(logs)) & {"delivery failed", "event parked", "handler failed"} == set()
 
 
-async def test_an_event_for_which_there_is_never_room_enough_fails_by_itself_and_holds_up_no_other(
+async def test_an_event_too_large_for_the_database_fails_alone_and_delays_no_other(
     file_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mediator.distributed.inbox.processing._FULL_LOSSES", 3)
@@ -118,7 +118,7 @@ async def test_an_event_for_which_there_is_never_room_enough_fails_by_itself_and
     assert parked.error.startswith("DatabaseWriteError: ")
 
 
-async def test_the_error_of_a_handler_is_kept_while_it_cannot_be_stored_and_parked_afterwards(
+async def test_the_error_of_a_handler_is_parked_after_the_database_has_room_again(
     file_engine: AsyncEngine,
 ) -> None:
     file = File(file_engine)
@@ -148,7 +148,7 @@ class Refusing(SqlAlchemyParking):
         return await super().park(event)
 
 
-async def test_an_event_that_cannot_be_parked_is_none_that_kills_processes(engine: AsyncEngine) -> None:
+async def test_an_event_that_cannot_be_parked_is_not_counted_as_killing_processes(engine: AsyncEngine) -> None:
     await prepare(engine)
     group = Group(engine, max_attempts=1, retry_delays=(0.0,), parking=Refusing(engine))
     publish(group, FAILS)
@@ -161,7 +161,7 @@ async def test_an_event_that_cannot_be_parked_is_none_that_kills_processes(engin
     assert (parked.reason, parked.error) == ("handler-failed", "ValueError: e13 cannot be reserved")
 
 
-async def test_a_command_is_told_that_the_file_stores_nothing_and_a_relay_waits(file: Path) -> None:
+async def test_a_full_file_fails_commands_and_makes_a_relay_wait(file: Path) -> None:
     async with open_engine(f"sqlite:///{file}") as engine:
         await create_tables(engine)
         found, ledger, broker = File(engine), Ledger(engine), InMemoryBroker()

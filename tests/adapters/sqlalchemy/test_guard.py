@@ -26,7 +26,7 @@ def rows(connection: sqlite3.Connection) -> int:
 
 
 @pytest.mark.parametrize("ending", ["rollback", "commit"])
-def test_a_statement_behind_the_end_of_its_transaction_is_refused(connection: sqlite3.Connection, ending: str) -> None:
+def test_a_statement_after_the_end_of_its_transaction_is_refused(connection: sqlite3.Connection, ending: str) -> None:
     connection.cursor().execute("BEGIN IMMEDIATE")
     late = connection.cursor()
     getattr(connection, ending)()

@@ -70,7 +70,7 @@ async def test_records_older_than_the_retention_are_deleted_and_no_others_each_t
         assert await receiver.inbox.clean(100) == 1, life
 
 
-async def test_a_batch_is_bounded_whichever_of_the_tables_has_what_is_old(receiver: Receiver) -> None:
+async def test_a_batch_is_bounded_for_old_rows_in_either_table(receiver: Receiver) -> None:
     taken, counted = await tables(receiver)
     await receiver.take_in(*(f"{number}" for number in range(5)))
     for number in range(4):
@@ -82,7 +82,7 @@ async def test_a_batch_is_bounded_whichever_of_the_tables_has_what_is_old(receiv
     assert (await receiver.known(taken), await receiver.known(counted)) == ([], [])
 
 
-async def test_a_batch_that_ends_with_one_table_goes_on_with_the_other_only_as_far_as_it_may(
+async def test_a_batch_that_finishes_one_table_uses_only_the_rest_of_its_limit_for_the_other(
     receiver: Receiver,
 ) -> None:
     _, counted = await tables(receiver)
@@ -94,7 +94,7 @@ async def test_a_batch_that_ends_with_one_table_goes_on_with_the_other_only_as_f
     assert len(await receiver.known(counted)) == 2
 
 
-async def test_a_count_is_as_old_as_its_last_start_and_not_as_its_first(receiver: Receiver) -> None:
+async def test_the_age_of_an_attempt_count_is_the_time_of_its_last_attempt(receiver: Receiver) -> None:
     _, counted = await tables(receiver)
     for _ in range(3):
         await receiver.start("a", alone=True)
@@ -107,7 +107,7 @@ async def test_a_count_is_as_old_as_its_last_start_and_not_as_its_first(receiver
     assert await receiver.inbox.clean(100) == 1
 
 
-async def test_the_record_of_a_parked_event_is_kept_however_old_until_the_event_is_gone(receiver: Receiver) -> None:
+async def test_the_record_of_a_parked_event_is_kept_until_the_event_is_gone(receiver: Receiver) -> None:
     taken, _ = await tables(receiver)
     await receiver.take_in("parked", "other")
     insert = (
@@ -126,7 +126,7 @@ async def test_the_record_of_a_parked_event_is_kept_however_old_until_the_event_
     assert await receiver.inbox.clean(100) == 1
 
 
-async def test_starts_of_a_parked_event_are_not_counted_any_more(receiver: Receiver) -> None:
+async def test_parking_an_event_deletes_its_attempt_count(receiver: Receiver) -> None:
     _, counted = await tables(receiver)
     for each in ("parked", "other"):
         await receiver.start(each, alone=True)

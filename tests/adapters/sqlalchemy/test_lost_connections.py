@@ -95,7 +95,7 @@ async def test_the_first_commands_after_a_restart_do_not_notice_it(
     assert len(await mistreated.entries()) == len(await mistreated.staged()) == 15
 
 
-async def test_a_connection_that_was_idle_and_still_works_is_kept(engine: AsyncEngine, monkeypatch) -> None:
+async def test_an_idle_connection_that_still_works_is_kept(engine: AsyncEngine, monkeypatch) -> None:
     monkeypatch.setattr(postgresql, "_IDLE_SECONDS", 0.0)
     used: set[int] = set()
     for _ in range(3):
@@ -165,7 +165,7 @@ async def test_a_statement_during_which_the_connection_is_lost_fails_and_rolls_b
     assert await ledger.entries() == await ledger.staged() == ["b"]
 
 
-async def test_a_lost_connection_dooms_the_command_also_from_within_a_savepoint_of_the_handler(ledger: Ledger) -> None:
+async def test_a_connection_lost_inside_a_savepoint_dooms_the_command(ledger: Ledger) -> None:
     async def swallow(ledger: Ledger) -> None:
         try:
             async with ledger.unit_of_work.session.begin_nested():
@@ -180,7 +180,7 @@ async def test_a_lost_connection_dooms_the_command_also_from_within_a_savepoint_
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_connection_that_is_known_to_be_lost_before_its_commit_is_a_rollback(ledger: Ledger) -> None:
+async def test_a_connection_known_to_be_lost_before_its_commit_counts_as_rolled_back(ledger: Ledger) -> None:
     async def write_and_lose(ledger: Ledger) -> None:
         await ledger.write("a")
         connection: Any = await (await ledger.unit_of_work.connection()).get_raw_connection()
@@ -228,7 +228,7 @@ async def test_a_connection_lost_during_the_commit_has_an_unknown_outcome(ledger
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_session_that_is_ended_just_before_the_commit_leaves_neither_rows_nor_events(ledger: Ledger) -> None:
+async def test_a_session_terminated_just_before_the_commit_leaves_neither_rows_nor_events(ledger: Ledger) -> None:
     async def end_others() -> None:
         async with ledger.engine.connect() as other:
             await other.execute(
@@ -311,7 +311,7 @@ async def test_a_statement_that_is_not_answered_in_time_is_a_clear_error_and_its
         assert await patient.entries() == await patient.staged() == ["c"]
 
 
-async def test_a_server_that_takes_no_writes_is_a_clear_error_until_it_does(
+async def test_a_read_only_server_is_a_clear_error_until_it_accepts_writes(
     postgres: PostgresServer, url: str, ledger: Ledger
 ) -> None:
     database = url.rpartition("/")[2]
@@ -337,7 +337,7 @@ async def test_an_engine_is_closed_although_the_server_is_frozen(server: Postgre
     assert pool_of(engine).checkedin() == 0
 
 
-async def test_a_connection_whose_begin_is_on_its_way_for_a_forgotten_task_does_not_go_back_to_the_pool(
+async def test_a_connection_with_a_pending_begin_of_a_forgotten_task_is_not_returned_to_the_pool(
     server: PostgresServer,
 ) -> None:
     async with opened(server.url(), pool_size=1, max_overflow=0) as engine:

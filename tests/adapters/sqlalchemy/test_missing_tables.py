@@ -97,7 +97,7 @@ def missing(tables: str) -> Any:
 
 
 @pytest.mark.parametrize(("tables", "asking"), ALONE.values(), ids=ALONE.keys())
-async def test_an_operation_without_its_table_names_the_table(
+async def test_the_error_of_an_operation_names_its_missing_table(
     parts: Parts, tables: str, asking: Callable[[Parts], Awaitable[Any]]
 ) -> None:
     with missing(tables):
@@ -105,13 +105,13 @@ async def test_an_operation_without_its_table_names_the_table(
 
 
 @pytest.mark.parametrize(("tables", "asking"), IN_A_TRANSACTION.values(), ids=IN_A_TRANSACTION.keys())
-async def test_so_is_whoever_needs_it_in_a_transaction(
+async def test_the_error_of_an_operation_in_a_transaction_names_its_missing_table(
     parts: Parts, tables: str, asking: Callable[[Parts], Awaitable[Any]]
 ) -> None:
     with missing(tables):
         await parts.ledger.send(Do(lambda _: asking(parts)))
 
 
-async def test_a_missing_table_of_the_application_is_its_own_affair(parts: Parts) -> None:
+async def test_a_missing_table_of_the_application_stays_an_error_of_the_database(parts: Parts) -> None:
     with pytest.raises(DBAPIError, match="orders"):
         await parts.ledger.send(Do(lambda _: parts.query("SELECT * FROM orders")))

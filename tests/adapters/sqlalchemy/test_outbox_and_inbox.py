@@ -20,7 +20,7 @@ async def archived(ledger: Ledger) -> int:
         return int((await connection.execute(text("SELECT count(*) FROM mediator_outbox_archive"))).scalar_one())
 
 
-async def test_a_claim_gives_the_oldest_events_in_the_order_of_commit_and_add(ledger: Ledger) -> None:
+async def test_a_claim_returns_the_oldest_events_in_the_order_of_commit_and_add(ledger: Ledger) -> None:
     await ledger.send(Do(adding(Blob(1), Blob(2))))
     await ledger.send(Do(adding(Blob(3))))
     async with ledger.outbox.claim(2) as batch:
@@ -37,7 +37,7 @@ async def test_settled_events_move_to_the_archive_and_the_others_stay(ledger: Le
     assert await archived(ledger) == 2
 
 
-async def test_an_event_survives_the_way_through_the_table_unchanged(ledger: Ledger) -> None:
+async def test_two_claims_return_the_same_event_unchanged(ledger: Ledger) -> None:
     await ledger.send(Do(adding(Blob("ä", key="k"))))
     async with ledger.outbox.claim(1) as first:
         pass
@@ -46,7 +46,7 @@ async def test_an_event_survives_the_way_through_the_table_unchanged(ledger: Led
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger, url: str) -> None:
+async def test_a_second_relay_gets_no_events_while_the_first_holds_a_claim(ledger: Ledger, url: str) -> None:
     await ledger.send(Write("a"))
     async with open_engine(url) as other_engine:
         other = SqlAlchemyOutbox(other_engine)
@@ -56,7 +56,7 @@ async def test_while_one_relay_holds_a_claim_another_gets_nothing(ledger: Ledger
             assert len(theirs.events) == 1
 
 
-async def test_a_commit_wakes_who_waits_also_when_it_came_first(ledger: Ledger) -> None:
+async def test_a_commit_wakes_a_waiting_relay_even_if_it_came_first(ledger: Ledger) -> None:
     await ledger.send(Write("a"))
     async with asyncio.timeout(5):
         await ledger.outbox.wait(60)
@@ -65,7 +65,7 @@ async def test_a_commit_wakes_who_waits_also_when_it_came_first(ledger: Ledger) 
         await waiting
 
 
-async def test_a_wake_is_over_with_the_claim_or_the_wait_that_it_ended_each_time(ledger: Ledger) -> None:
+async def test_a_wake_is_consumed_by_one_claim_or_one_wait(ledger: Ledger) -> None:
     async with asyncio.timeout(5):
         for _ in range(2):
             ledger.outbox.wake()
@@ -109,7 +109,7 @@ async def test_the_inbox_knows_an_event_once_its_transaction_has_committed(ledge
     assert not await inbox.contains("group", "other source", "1")
 
 
-async def test_the_inbox_tells_what_it_took_in_since_a_time_and_clocks_may_differ_by_a_minute(ledger: Ledger) -> None:
+async def test_the_inbox_lists_events_since_a_time_and_tolerates_a_clock_difference_of_a_minute(ledger: Ledger) -> None:
     inbox = SqlAlchemyInbox(ledger.engine)
 
     async def insert(ledger: Ledger) -> Admission:
@@ -136,7 +136,7 @@ async def test_the_inbox_is_cleaned_in_bounded_batches_by_age(ledger: Ledger) ->
     assert [await inbox.clean(2), await inbox.clean(2)] == [2, 1]
 
 
-async def test_an_event_that_is_parked_is_not_forgotten_however_old_it_is(ledger: Ledger) -> None:
+async def test_a_parked_event_is_kept_at_any_age(ledger: Ledger) -> None:
     ahead = 0.0
     inbox = SqlAlchemyInbox(ledger.engine, keep_seconds=100, clock_offset=lambda: ahead)
 
@@ -165,7 +165,7 @@ async def test_an_event_that_is_parked_is_not_forgotten_however_old_it_is(ledger
     assert await inbox.clean(10) == 1
 
 
-async def test_a_unit_of_work_on_another_database_cancels_nothing_here(ledger: Ledger, tmp_path: Path) -> None:
+async def test_a_unit_of_work_on_another_database_cannot_cancel_events(ledger: Ledger, tmp_path: Path) -> None:
     async with open_engine(f"sqlite:///{tmp_path}/other.db") as other_engine:
         await create_schema(other_engine)
         other = SqlAlchemyOutbox(other_engine)

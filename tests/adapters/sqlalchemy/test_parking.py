@@ -52,7 +52,7 @@ async def test_events_of_a_key_are_parked_one_after_the_other(engine: AsyncEngin
 
 
 @postgresql_only
-async def test_what_waits_for_its_key_is_parked_behind_what_was_parked_meanwhile(
+async def test_an_event_that_waits_for_its_key_is_parked_behind_concurrently_parked_ones(
     engine: AsyncEngine, parking: SqlAlchemyParking
 ) -> None:
     """With an earlier number it would come to be seen before one that a replay has taken already."""
@@ -66,9 +66,7 @@ async def test_what_waits_for_its_key_is_parked_behind_what_was_parked_meanwhile
 
 
 @postgresql_only
-async def test_neither_of_two_concurrent_edits_undoes_the_other(
-    engine: AsyncEngine, parking: SqlAlchemyParking
-) -> None:
+async def test_two_concurrent_edits_are_both_kept(engine: AsyncEngine, parking: SqlAlchemyParking) -> None:
     await parking.park(parked_event("1"))
     (found,) = await parking.find(ParkedFilter())
     async with engine.begin() as connection, asyncio.TaskGroup() as group:
@@ -82,7 +80,7 @@ async def test_neither_of_two_concurrent_edits_undoes_the_other(
     assert (edited.data, edited.headers) == (b"new", {"a": "b"})
 
 
-async def test_an_event_whose_place_becomes_free_at_the_moment_in_which_it_is_looked_at_is_put_back(
+async def test_an_event_whose_sequence_becomes_free_during_the_check_is_put_back(
     ledger: Ledger, parking: SqlAlchemyParking
 ) -> None:
     await ledger.send(Write("a"))

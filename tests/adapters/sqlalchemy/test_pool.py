@@ -43,7 +43,7 @@ def nested(depth: int, mode: TransactionMode = TransactionMode.NEW) -> Callable[
 
 
 @postgresql_only
-async def test_dispatches_may_be_nested_as_deep_as_the_pool_is_large(ledger: Ledger) -> None:
+async def test_dispatches_may_be_nested_as_deep_as_the_pool_size(ledger: Ledger) -> None:
     await ledger.send(Write("outer", then=nested(3)))
     assert sorted(await ledger.entries()) == ["2", "3", "outer"]
 
@@ -62,7 +62,7 @@ async def test_dispatches_nested_deeper_than_the_pool_fail_at_once(url: str) -> 
 
 
 @postgresql_only
-async def test_queries_nested_in_commands_count_too(ledger: Ledger) -> None:
+async def test_queries_nested_in_commands_count_towards_the_depth(ledger: Ledger) -> None:
     async def innermost(ledger: Ledger) -> None:
         await ledger.send(Count(), mode=TransactionMode.NEW)
 
@@ -77,7 +77,7 @@ async def test_queries_nested_in_commands_count_too(ledger: Ledger) -> None:
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_an_inbox_for_which_no_connection_is_left_says_that_the_database_does_not_answer_until_there_is_one(
+async def test_an_inbox_without_a_free_connection_reports_an_unavailable_database(
     ledger: Ledger,
 ) -> None:
     inbox = SqlAlchemyInbox(ledger.engine)
@@ -108,7 +108,7 @@ async def test_a_dispatch_that_finds_the_pool_empty_waits_no_longer_than_allowed
 
 
 @postgresql_only
-async def test_a_full_pool_of_others_is_waited_for_also_by_nested_dispatches(patient: Ledger) -> None:
+async def test_nested_dispatches_wait_for_connections_that_other_dispatches_hold(patient: Ledger) -> None:
     held, release = asyncio.Event(), asyncio.Event()
 
     async def hold(_ledger: Ledger) -> None:
@@ -139,14 +139,14 @@ async def test_another_pool_can_be_chosen(url: str) -> None:
         await ledger.send(Do(nested(3) if "postgresql" in url else nested(1)))
 
 
-async def test_nothing_is_kept_of_returned_connections(ledger: Ledger) -> None:
+async def test_returned_connections_are_forgotten(ledger: Ledger) -> None:
     for number in range(30):
         await ledger.send(Write(str(number)))
     gc.collect()
     assert len(pool_of(ledger.engine)._held) <= 3
 
 
-async def test_a_connection_that_was_given_back_is_none_that_an_enclosing_dispatch_holds(url: str) -> None:
+async def test_a_returned_connection_does_not_count_as_held_by_an_enclosing_dispatch(url: str) -> None:
     """This holds even if something still refers to it: other dispatches hold all connections, and are waited for."""
     async with open_engine(url, pool_size=1, max_overflow=0, pool_timeout=60) as engine:
         await create_tables(engine)

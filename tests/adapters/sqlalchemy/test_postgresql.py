@@ -38,7 +38,7 @@ async def setting(ledger: Ledger, name: str) -> str:
     return str(found.scalar_one())
 
 
-async def test_commands_write_at_the_same_time(ledger: Ledger) -> None:
+async def test_commands_write_concurrently(ledger: Ledger) -> None:
     both = asyncio.Barrier(2)
 
     async def meet(_ledger: Ledger) -> None:
@@ -50,9 +50,7 @@ async def test_commands_write_at_the_same_time(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("isolation", [None, "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-async def test_a_command_runs_at_the_isolation_level_of_its_behavior_and_the_next_one_at_its_own(
-    ledger: Ledger, isolation: str | None
-) -> None:
+async def test_each_command_runs_at_the_isolation_level_of_its_behavior(ledger: Ledger, isolation: str | None) -> None:
     async def level(ledger: Ledger) -> str:
         return await setting(ledger, "transaction_isolation")
 
@@ -63,7 +61,7 @@ async def test_a_command_runs_at_the_isolation_level_of_its_behavior_and_the_nex
 
 
 @pytest.mark.parametrize("isolation", ["READ UNCOMMITTED", "AUTOCOMMIT", "SNAPSHOT", ""])
-async def test_an_isolation_level_that_it_does_not_have_is_refused(ledger: Ledger, isolation: str) -> None:
+async def test_an_unsupported_isolation_level_is_refused(ledger: Ledger, isolation: str) -> None:
     wrong = Ledger(ledger.engine, behavior_options={"isolation": isolation})
     with pytest.raises(MisuseError, match="isolation level"):
         await wrong.send(Write("a"))
@@ -122,7 +120,7 @@ async def test_an_inner_command_that_needs_a_row_of_its_outer_one_fails_within_t
         assert pool_of(engine).checkedout() == 0
 
 
-async def test_a_connection_that_a_handler_opens_beside_its_transaction_does_not_wait_for_it_for_ever(url: str) -> None:
+async def test_a_connection_opened_by_a_handler_does_not_wait_forever_for_its_transaction(url: str) -> None:
     async def beside(ledger: Ledger) -> None:
         await update(ledger)
         async with ledger.engine.begin() as other:
@@ -138,7 +136,7 @@ async def test_a_connection_that_a_handler_opens_beside_its_transaction_does_not
         assert await ledger.entries() == ["a"]
 
 
-async def test_a_command_sends_no_statement_but_its_own_between_begin_and_commit(dialect: str) -> None:
+async def test_a_command_sends_only_its_own_statements_between_begin_and_commit(dialect: str) -> None:
     async with PostgresServer({"log_statement": "all"}) as server, open_engine(server.url()) as engine:
         await create_tables(engine)
         ledger = Ledger(engine)
@@ -161,7 +159,7 @@ async def test_only_inner_commands_have_a_lock_timeout(ledger: Ledger) -> None:
         assert await ledger.send(Do(outer)) == ["0", "5s", "0"]
 
 
-async def test_a_lock_that_the_handler_did_not_want_to_wait_for_is_its_own_error(ledger: Ledger) -> None:
+async def test_a_lock_error_of_a_nowait_statement_reaches_the_handler_unchanged(ledger: Ledger) -> None:
     async def try_it(ledger: Ledger) -> None:
         with pytest.raises(DBAPIError, match="could not obtain lock"):
             async with ledger.unit_of_work.session.begin_nested():
@@ -176,7 +174,7 @@ async def test_a_lock_that_the_handler_did_not_want_to_wait_for_is_its_own_error
     assert await ledger.entries() == ["a!"]
 
 
-async def test_a_swallowed_error_dooms_the_command_although_the_database_would_say_yes_to_its_commit(
+async def test_a_swallowed_error_dooms_the_command_although_the_database_would_accept_the_commit(
     ledger: Ledger,
 ) -> None:
     async def swallow(ledger: Ledger) -> None:
@@ -191,7 +189,7 @@ async def test_a_swallowed_error_dooms_the_command_although_the_database_would_s
 
 
 @pytest.mark.parametrize("ending", ["COMMIT", "ROLLBACK"])
-async def test_a_handler_that_ends_the_transaction_by_a_statement_of_its_own_does_not_go_on(
+async def test_a_handler_that_ends_the_transaction_with_its_own_statement_cannot_continue(
     ledger: Ledger, ending: str
 ) -> None:
     async def end(ledger: Ledger) -> None:
@@ -205,7 +203,7 @@ async def test_a_handler_that_ends_the_transaction_by_a_statement_of_its_own_doe
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_a_transaction_that_lies_idle_for_too_long_is_ended_and_the_next_one_is_not_hurt(url: str) -> None:
+async def test_a_transaction_that_is_idle_for_too_long_ends_without_harm_to_the_next_one(url: str) -> None:
     async def idle(ledger: Ledger) -> None:
         connection = await ledger.unit_of_work.connection()
         raw: Any = await connection.get_raw_connection()
@@ -223,7 +221,7 @@ async def test_a_transaction_that_lies_idle_for_too_long_is_ended_and_the_next_o
         assert pool_of(engine).checkedout() == 0
 
 
-async def test_an_engine_of_the_applications_own_can_be_used(url: str, engine: AsyncEngine) -> None:
+async def test_an_engine_created_by_the_application_can_be_used(url: str, engine: AsyncEngine) -> None:
     own = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:"))
     try:
         ledger = Ledger(own)
@@ -233,7 +231,7 @@ async def test_an_engine_of_the_applications_own_can_be_used(url: str, engine: A
         await own.dispose()
 
 
-async def test_settings_of_a_connection_can_be_given_and_the_url_may_say_so_too(url: str) -> None:
+async def test_settings_of_a_connection_come_from_options_or_from_the_url(url: str) -> None:
     given = {
         "server_settings": {
             "idle_in_transaction_session_timeout": "7000",
@@ -249,7 +247,7 @@ async def test_settings_of_a_connection_can_be_given_and_the_url_may_say_so_too(
     assert found[3] != "30"  # left out for poolers that do not know it
 
 
-async def test_statements_need_not_be_prepared_under_names_nor_settings_given(url: str) -> None:
+async def test_named_prepared_statements_and_connection_settings_can_be_switched_off(url: str) -> None:
     given = {
         "server_settings": {"idle_in_transaction_session_timeout": None},
         "statement_cache_size": 0,
@@ -324,7 +322,7 @@ async def test_many_processes_may_create_the_tables_at_once_and_again(url: str) 
             assert {row[0] for row in sequences} == {1}
 
 
-async def test_the_sql_entrycreates_the_same_tables(url: str, postgres: Any) -> None:
+async def test_the_sql_text_creates_the_same_tables(url: str, postgres: Any) -> None:
     async with contextlib.AsyncExitStack() as stack:
         other = await stack.enter_async_context(open_engine(await stack.enter_async_context(postgres.database())))
         engine = await stack.enter_async_context(open_engine(url))

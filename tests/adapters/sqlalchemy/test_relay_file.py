@@ -47,9 +47,7 @@ async def count(engine: AsyncEngine, table: str) -> int:
 
 
 @pytest.mark.parametrize("ending", ["in order", "with an error", "cancelled"])
-async def test_while_a_relay_has_the_events_another_one_looks_again_soon_and_has_them_afterwards_each_time(
-    engine: AsyncEngine, ending: str
-) -> None:
+async def test_a_relay_looks_again_soon_while_another_one_holds_the_events(engine: AsyncEngine, ending: str) -> None:
     ledger, other = Ledger(engine), SqlAlchemyOutbox(engine)
     await add(ledger, Moved("k", 1), Moved("k", 2))
 
@@ -76,14 +74,14 @@ async def test_while_a_relay_has_the_events_another_one_looks_again_soon_and_has
         assert await look(other) == (2, None)
 
 
-async def test_when_to_look_again_is_said_of_what_is_left(engine: AsyncEngine) -> None:
+async def test_the_next_look_depends_on_the_remaining_events(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     assert await look(ledger.outbox) == (0, None)
     await add(ledger, *(Moved("k", number) for number in range(5)))
     assert [await look(ledger.outbox, limit) for limit in (4, 5, 6)] == [(4, 0.0), (5, 0.0), (5, None)]
 
 
-async def test_a_thousand_due_delayed_events_become_ready_at_a_time_the_oldest_first(
+async def test_due_delayed_events_become_ready_by_the_thousand_and_oldest_first(
     engine: AsyncEngine,
 ) -> None:
     async with engine.begin() as connection:
@@ -101,7 +99,7 @@ async def test_a_thousand_due_delayed_events_become_ready_at_a_time_the_oldest_f
     assert await look(outbox, 2000) == (1500, None)
 
 
-async def test_after_some_delayed_events_have_become_ready_the_rest_is_claimed_at_once(
+async def test_the_rest_of_the_due_delayed_events_is_claimed_at_once(
     engine: AsyncEngine,
 ) -> None:
     async with engine.begin() as connection:
@@ -115,7 +113,7 @@ async def test_after_some_delayed_events_have_become_ready_the_rest_is_claimed_a
     assert await look(SqlAlchemyOutbox(engine), 1) == (1, 0.0)
 
 
-async def test_a_batch_that_was_left_settles_nothing_and_parks_nothing(engine: AsyncEngine) -> None:
+async def test_a_batch_that_has_ended_settles_and_parks_no_events(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1))
     async with ledger.outbox.claim(10) as batch:
@@ -127,7 +125,7 @@ async def test_a_batch_that_was_left_settles_nothing_and_parks_nothing(engine: A
     assert await ledger.outbox.pending() == 1
 
 
-async def test_events_removed_meanwhile_cannot_be_settled_nor_the_rest_of_the_batch(engine: AsyncEngine) -> None:
+async def test_a_batch_with_removed_events_cannot_be_settled(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1), Moved("j", 2))
     async with ledger.outbox.claim(10) as batch:
@@ -141,16 +139,14 @@ async def test_events_removed_meanwhile_cannot_be_settled_nor_the_rest_of_the_ba
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0.0, 0), (3600.0, 2)])
-async def test_the_archive_has_what_was_sent_unless_it_keeps_nothing(
-    engine: AsyncEngine, keep: float, kept: int
-) -> None:
+async def test_the_archive_contains_sent_events_unless_it_is_off(engine: AsyncEngine, keep: float, kept: int) -> None:
     await add(Ledger(engine), Moved("k", 1), Moved("j", 2))
     async with SqlAlchemyOutbox(engine, archive_seconds=keep).claim(10) as batch:
         await batch.settle([each.id for each in batch.events])
     assert await count(engine, "mediator_outbox_archive") == kept
 
 
-def test_in_each_event_loop_a_commit_wakes_who_waits(tmp_path: Path) -> None:
+def test_a_commit_wakes_a_waiting_relay_in_each_event_loop(tmp_path: Path) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
     ledger = Ledger(engine)
 
@@ -169,7 +165,7 @@ def test_in_each_event_loop_a_commit_wakes_who_waits(tmp_path: Path) -> None:
         asyncio.run(work())
 
 
-def test_in_each_event_loop_a_doorbell_wakes_who_waits(tmp_path: Path) -> None:
+def test_a_doorbell_wakes_a_waiting_relay_in_each_event_loop(tmp_path: Path) -> None:
     bell = Bell()
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
     outbox = SqlAlchemyOutbox(engine, doorbell=bell)
@@ -204,7 +200,7 @@ async def test_a_commit_right_after_a_claim_wakes_the_relay_each_time(engine: As
         assert loop.time() - began < 5
 
 
-async def test_a_ring_soon_after_one_in_vain_is_passed_on_a_moment_later_each_time(engine: AsyncEngine) -> None:
+async def test_a_ring_soon_after_a_fruitless_one_wakes_the_relay_after_a_pause(engine: AsyncEngine) -> None:
     bell, loop = Bell(), asyncio.get_running_loop()
     outbox = SqlAlchemyOutbox(engine, doorbell=bell)
     bell.listener()
@@ -217,7 +213,7 @@ async def test_a_ring_soon_after_one_in_vain_is_passed_on_a_moment_later_each_ti
         assert loop.time() - began < 5
 
 
-async def test_once_there_was_something_to_find_rings_are_passed_on_at_once_again(engine: AsyncEngine) -> None:
+async def test_rings_wake_the_relay_at_once_again_after_it_has_found_events(engine: AsyncEngine) -> None:
     bell = Bell()
     outbox = SqlAlchemyOutbox(engine, doorbell=bell)
     for number in range(2):
@@ -236,7 +232,7 @@ async def test_once_there_was_something_to_find_rings_are_passed_on_at_once_agai
         await asyncio.sleep(0.2)
 
 
-async def test_only_a_transaction_that_stored_events_wakes_a_relay_also_the_second_one_of_a_scope(
+async def test_each_transaction_that_stored_events_wakes_a_relay_and_no_other_does(
     engine: AsyncEngine,
 ) -> None:
     ledger, wake = Ledger(engine), asyncio.Event()
@@ -256,7 +252,7 @@ async def test_only_a_transaction_that_stored_events_wakes_a_relay_also_the_seco
             assert not wake.is_set()
 
 
-async def test_an_erasure_wakes_the_relay_since_what_it_deletes_may_have_kept_others_waiting(
+async def test_an_erasure_wakes_the_relay_because_deleted_events_may_have_blocked_others(
     engine: AsyncEngine,
 ) -> None:
     ledger = Ledger(engine)

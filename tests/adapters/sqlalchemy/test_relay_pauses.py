@@ -66,7 +66,7 @@ async def running(relay: OutboxRelay) -> AsyncIterator[None]:
         await asyncio.wait((task,))
 
 
-async def test_a_relay_looks_no_more_often_once_another_one_has_sent_the_events_of_an_outage(
+async def test_a_relay_looks_at_its_usual_pace_after_another_one_has_sent_the_backlog_of_an_outage(
     ledger: Ledger, url: str
 ) -> None:
     now = 0.0
@@ -84,7 +84,7 @@ async def test_a_relay_looks_no_more_often_once_another_one_has_sent_the_events_
             assert outbox.claims <= before + 2
 
 
-async def test_a_due_event_that_a_running_transaction_has_cancelled_makes_no_relay_spin(postgres_url: str) -> None:
+async def test_a_due_event_that_an_open_transaction_has_cancelled_makes_no_relay_spin(postgres_url: str) -> None:
     async with open_engine(postgres_url) as engine:
         await create_schema(engine)
         ledger, outbox, broker = Ledger(engine), WatchedOutbox(engine), Broker()

@@ -61,14 +61,14 @@ async def test_a_database_that_was_just_created_has_no_differences(engine: Async
     assert await upgrade_schema(engine) == []
 
 
-async def test_a_database_without_tables_is_told_to_lack_each_and_gets_them_by_an_upgrade(engine: AsyncEngine):
+async def test_a_database_without_tables_lacks_each_table_and_gets_them_by_an_upgrade(engine: AsyncEngine):
     missing = await schema_differences(engine)
     assert missing == [f"the table {table.name} is missing" for table in metadata.sorted_tables]
     assert await upgrade_schema(engine) == ALL
     assert await schema_differences(engine) == []
 
 
-async def test_an_upgrade_applies_each_missing_version_in_order_and_leads_to_what_a_new_database_has(
+async def test_an_upgrade_applies_each_missing_version_in_order_and_results_in_the_current_schema(
     engine: AsyncEngine,
 ):
     await create_schema(engine)
@@ -95,7 +95,7 @@ async def test_the_text_from_a_version_is_what_an_upgrade_executes(engine: Async
     assert schema_sql(engine.dialect, from_version=HISTORY.version) == ""
 
 
-async def test_tables_from_before_versions_were_recorded_count_as_the_first_version(engine: AsyncEngine):
+async def test_tables_without_a_version_table_count_as_the_first_version(engine: AsyncEngine):
     await execute(engine, *version_1.statements(engine.dialect.name))
     await execute(engine, "DROP TABLE mediator_schema", "DROP TABLE mediator_attempts")
     assert "the tables are of version 1, and this library needs version 2" in await schema_differences(engine)
@@ -103,7 +103,7 @@ async def test_tables_from_before_versions_were_recorded_count_as_the_first_vers
     assert await schema_differences(engine) == []
 
 
-async def test_tables_whose_version_is_not_recorded_show_it(engine: AsyncEngine):
+async def test_a_missing_version_record_is_a_difference(engine: AsyncEngine):
     await create_schema(engine)
     await execute(engine, "DROP TABLE mediator_schema")
     assert "no version is recorded" in await schema_differences(engine)
@@ -111,7 +111,7 @@ async def test_tables_whose_version_is_not_recorded_show_it(engine: AsyncEngine)
     assert await schema_differences(engine, history=LATER) == []
 
 
-async def test_tables_whose_version_was_lost_are_recorded_again(engine: AsyncEngine):
+async def test_an_upgrade_restores_a_lost_version_record(engine: AsyncEngine):
     await create_schema(engine)
     await execute(engine, "DELETE FROM mediator_schema")
     assert await schema_differences(engine) == ["no version is recorded"]
@@ -129,14 +129,14 @@ async def test_a_newer_database_is_refused_and_not_changed(engine: AsyncEngine):
     assert await versions(engine) == [*ALL, NOW + 1, NOW + 2]
 
 
-async def test_creating_does_not_pretend_that_older_tables_are_new(engine: AsyncEngine):
+async def test_creating_refuses_older_tables(engine: AsyncEngine):
     await create_schema(engine)
     with pytest.raises(SchemaError, match=r"mediator schema upgrade"):
         await create_schema(engine, history=LATER)
     assert await versions(engine) == ALL
 
 
-async def test_a_version_that_fails_leaves_those_before_it_and_nothing_of_itself(engine: AsyncEngine):
+async def test_a_failing_version_keeps_the_versions_before_it_and_no_part_of_itself(engine: AsyncEngine):
     await create_schema(engine)
     failing = ["ALTER TABLE mediator_inbox ADD COLUMN half INTEGER", "ALTER TABLE no_such_table ADD COLUMN x INTEGER"]
     broken = SchemaHistory(
@@ -215,13 +215,13 @@ async def test_every_difference_is_named(engine: AsyncEngine, dialect: str):
         ),
     ],
 )
-async def test_the_rows_that_relays_lock_are_told_by_their_numbers(engine: AsyncEngine, change: str, told: str):
+async def test_missing_bucket_rows_are_named_by_their_numbers(engine: AsyncEngine, change: str, told: str):
     await create_schema(engine)
     await execute(engine, change)
     assert await schema_differences(engine) == [f"the table mediator_relay_buckets {told}"]
 
 
-async def test_rows_are_not_looked_at_in_a_table_without_the_column(engine: AsyncEngine):
+async def test_rows_of_a_table_without_the_column_are_not_checked(engine: AsyncEngine):
     await create_schema(engine)
     await execute(engine, "ALTER TABLE mediator_relay_buckets RENAME COLUMN bucket TO place")
     found = await schema_differences(engine)
@@ -229,7 +229,7 @@ async def test_rows_are_not_looked_at_in_a_table_without_the_column(engine: Asyn
     assert not any("rows" in each for each in found)
 
 
-async def test_keys_and_numbering_are_compared_too(postgres_url: str):
+async def test_keys_and_numbering_are_compared(postgres_url: str):
     async with open_engine(postgres_url) as engine:
         await create_schema(engine)
         await execute(
@@ -245,7 +245,7 @@ async def test_keys_and_numbering_are_compared_too(postgres_url: str):
         ]
 
 
-async def test_other_tables_in_a_database_are_no_difference(engine: AsyncEngine):
+async def test_other_tables_in_the_database_are_no_difference(engine: AsyncEngine):
     await create_schema(engine)
     await execute(
         engine,
@@ -257,7 +257,7 @@ async def test_other_tables_in_a_database_are_no_difference(engine: AsyncEngine)
 
 
 @pytest.mark.parametrize("numbers", [[1], [3], [2, 4], [3, 2], [2, 2]])
-def test_migrations_are_numbered_one_after_the_other(numbers: list[int]):
+def test_migrations_are_numbered_consecutively(numbers: list[int]):
     with pytest.raises(SettingError, match="migrations"):
         SchemaHistory(metadata, [Migration(number, {}) for number in numbers])
 

@@ -90,7 +90,7 @@ async def test_no_error_of_its_options_shows_a_password_in_the_arguments_of_the_
     assert PASSWORD not in seen(await opened(f"postgresql://u:{PASSWORD}@{AWAY}", **options))
 
 
-async def test_no_error_shows_a_password_that_the_driver_finds_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_error_shows_a_password_that_the_driver_looks_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     assert PASSWORD not in seen(await opened(f"postgresql://u@{AWAY}"))
 
@@ -127,7 +127,7 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it(strict: Postgr
     assert PASSWORD not in seen(error)
 
 
-async def test_a_connection_that_is_opened_later_shows_no_password_either(strict: PostgresServer) -> None:
+async def test_a_connection_opened_later_shows_no_password(strict: PostgresServer) -> None:
     url = with_password(strict, PASSWORD)
     async with open_engine(url, pool_size=1) as engine:
         async with engine.connect() as connection:
@@ -144,7 +144,7 @@ async def test_a_connection_that_is_opened_later_shows_no_password_either(strict
             assert (await connection.execute(text("SELECT current_user"))).scalar_one() == "u"
 
 
-async def test_connecting_that_is_given_up_or_cancelled_shows_no_password(strict: PostgresServer) -> None:
+async def test_an_abandoned_or_cancelled_connect_shows_no_password(strict: PostgresServer) -> None:
     url = with_password(strict, PASSWORD)
     strict.suspend()
     try:
@@ -157,7 +157,7 @@ async def test_connecting_that_is_given_up_or_cancelled_shows_no_password(strict
     assert PASSWORD not in seen(caught.value)
 
 
-async def test_a_password_may_be_asked_for_at_each_connect(strict: PostgresServer) -> None:
+async def test_a_password_may_come_from_a_function_at_each_connect(strict: PostgresServer) -> None:
     await allow(strict, PASSWORD)
     arguments = {"password": lambda: PASSWORD}
     async with (
@@ -167,7 +167,7 @@ async def test_a_password_may_be_asked_for_at_each_connect(strict: PostgresServe
         assert (await connection.execute(text("SELECT current_user"))).scalar_one() == "u"
 
 
-async def test_nothing_of_ours_shows_the_password_of_an_engine_that_was_not_opened_here() -> None:
+async def test_the_library_shows_no_password_of_an_engine_opened_elsewhere() -> None:
     """SQLAlchemy's own `connect` does: documented with `open_engine`."""
     engine = create_async_engine(f"postgresql+asyncpg://u:{PASSWORD}@{AWAY}")
     database = database_of(engine)

@@ -23,7 +23,7 @@ async def small(file: Path) -> AsyncIterator[AsyncEngine]:
         yield engine
 
 
-async def test_writers_that_wait_for_the_lock_of_a_file_hold_no_connection(small: AsyncEngine) -> None:
+async def test_writers_that_wait_for_the_file_lock_hold_no_connection(small: AsyncEngine) -> None:
     mediator = Mediator(Registry())
     go, inside = asyncio.Event(), asyncio.Event()
 
@@ -52,7 +52,7 @@ async def test_writers_that_wait_for_the_lock_of_a_file_hold_no_connection(small
         go.set()
 
 
-async def test_work_after_the_commit_has_the_connection_of_the_command(ledger: Ledger, url: str) -> None:
+async def test_work_after_the_commit_can_use_the_connection_of_the_command(ledger: Ledger, url: str) -> None:
     async with open_engine(url, pool_size=1, max_overflow=0, pool_timeout=1.0) as engine:
         single = Ledger(engine)
 

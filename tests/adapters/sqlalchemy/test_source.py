@@ -37,14 +37,14 @@ async def sources(engine: AsyncEngine, table: str = "mediator_outbox") -> Sequen
         return list((await connection.execute(text(f"SELECT source FROM {table} ORDER BY sequence"))).scalars())
 
 
-async def test_the_name_of_the_outbox_is_stored_in_the_transaction_that_adds_the_event(engine: AsyncEngine):
+async def test_the_source_is_stored_in_the_transaction_that_adds_the_event(engine: AsyncEngine):
     ledger = Ledger(engine)
     SqlAlchemyOutbox(engine, application="ledger")
     await ledger.send(Write("a"))
     assert await sources(engine) == ["ledger"]
 
 
-async def test_a_refill_after_a_renaming_is_of_the_same_events(engine: AsyncEngine, renamed: AsyncEngine):
+async def test_a_refill_after_a_renaming_has_the_same_sources(engine: AsyncEngine, renamed: AsyncEngine):
     broker = InMemoryBroker()
     await Ledger(engine).send(Write("a"))
     await published(SqlAlchemyOutbox(engine, application="ledger"), InMemoryEventPublisher(broker))
@@ -65,7 +65,7 @@ async def test_a_refill_after_a_renaming_is_of_the_same_events(engine: AsyncEngi
 
 
 @pytest.mark.parametrize("at", ["outbox", "publisher"])
-async def test_an_event_that_waits_while_the_application_is_renamed_has_its_old_name(
+async def test_an_event_pending_during_a_renaming_keeps_its_old_source(
     engine: AsyncEngine, renamed: AsyncEngine, at: str
 ):
     broker, old = InMemoryBroker(), SqlAlchemyOutbox(engine, application="ledger")
@@ -78,9 +78,7 @@ async def test_an_event_that_waits_while_the_application_is_renamed_has_its_old_
     assert [each.source for each in broker.events] == ["ledger"]
 
 
-async def test_a_name_that_was_not_known_is_stored_before_the_event_is_published(
-    engine: AsyncEngine, renamed: AsyncEngine
-):
+async def test_an_unknown_source_is_stored_before_the_event_is_published(engine: AsyncEngine, renamed: AsyncEngine):
     """The process that published it dies before it settles it, and the next process has another name."""
     broker, outbox = InMemoryBroker(), SqlAlchemyOutbox(engine)
     await Ledger(engine).send(Write("a"))
@@ -97,7 +95,7 @@ async def test_a_name_that_was_not_known_is_stored_before_the_event_is_published
     assert await sources(renamed, "mediator_outbox_archive") == ["ledger"]
 
 
-async def test_a_refused_event_goes_back_under_its_name(engine: AsyncEngine, renamed: AsyncEngine):
+async def test_a_refused_event_is_put_back_with_its_source(engine: AsyncEngine, renamed: AsyncEngine):
     outbox = SqlAlchemyOutbox(engine, application="ledger")
     await Ledger(engine).send(Write("a"))
     async with outbox.claim(10) as batch:
@@ -109,7 +107,7 @@ async def test_a_refused_event_goes_back_under_its_name(engine: AsyncEngine, ren
     assert await sources(renamed) == ["ledger"]
 
 
-async def test_an_event_that_came_after_the_others_were_named_waits_and_what_follows_it_too(
+async def test_an_event_added_after_the_naming_waits_together_with_its_successors(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     outbox = SqlAlchemyOutbox(engine, application="ledger")
@@ -131,7 +129,7 @@ async def test_an_event_that_came_after_the_others_were_named_waits_and_what_fol
         assert [each.source for each in batch.events] == ["ledger"] * 3
 
 
-async def test_more_unnamed_events_than_one_statement_names_are_all_named(engine: AsyncEngine, monkeypatch):
+async def test_unnamed_events_beyond_one_statement_are_all_named(engine: AsyncEngine, monkeypatch):
     monkeypatch.setattr(statements, "_NAMED", 2)
     for entry in "abcde":
         await Ledger(engine).send(Write(entry))
@@ -147,12 +145,12 @@ async def test_a_publisher_with_another_name_is_refused(engine: AsyncEngine):
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "n" * 129])
-async def test_a_name_that_cannot_be_a_source_is_refused(engine: AsyncEngine, name: str):
+async def test_an_invalid_source_is_refused(engine: AsyncEngine, name: str):
     with pytest.raises(SettingError, match="application"):
         SqlAlchemyOutbox(engine, application=name)
 
 
-async def test_without_any_name_nothing_is_published_and_nothing_is_lost(url: str):
+async def test_events_without_any_source_are_kept_and_not_published(url: str):
     async with open_engine(url) as engine:
         await create_tables(engine)
         await Ledger(engine).send(Write("a"))

@@ -77,7 +77,7 @@ def statements(engine: AsyncEngine) -> Iterator[list[tuple[str, Any]]]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
-async def test_any_number_of_events_is_one_statement_the_last_before_commit(ledger: Ledger, count: int) -> None:
+async def test_events_are_inserted_by_one_statement_just_before_the_commit(ledger: Ledger, count: int) -> None:
     with statements(ledger.engine) as seen:
         await add(ledger, *(Moved(f"key {number % 7}", number) for number in range(count)))
     inserts = [statement for statement, _ in seen if "INSERT INTO mediator_outbox" in statement]
@@ -86,7 +86,7 @@ async def test_any_number_of_events_is_one_statement_the_last_before_commit(ledg
     assert [statement for statement, _ in seen][-2:] == [inserts[0], "COMMIT"]
 
 
-async def test_more_events_than_a_statement_can_have_on_sqlite_are_a_few(ledger: Ledger) -> None:
+async def test_many_events_are_a_few_statements_on_sqlite(ledger: Ledger) -> None:
     with statements(ledger.engine) as seen:
         await add(ledger, *(Moved("k", number) for number in range(4001)))
     assert sum("INSERT INTO mediator_outbox" in statement for statement, _ in seen) == (
@@ -111,7 +111,7 @@ def test_an_unknown_key_locking_is_refused_when_the_event_is_declared(locking: A
         DistributedEventBroker(None).add(wrong())  # type: ignore[arg-type]
 
 
-async def test_postgresql_takes_the_locks_before_it_draws_numbers(shared: Ledger) -> None:
+async def test_postgresql_takes_the_key_locks_before_it_draws_sequence_numbers(shared: Ledger) -> None:
     """The query plan shows it: numbers are drawn for rows that pass a condition, and the condition reads all locks."""
     captured: list[tuple[str, Any]] = []
     with statements(shared.engine) as seen:
@@ -134,11 +134,11 @@ async def test_a_strict_event_waits_for_the_commit_of_its_predecessor(shared: Le
     await _overtaking(shared, Moved("k", 1), Moved("k", 2), overtakes=False)
 
 
-async def test_other_keys_do_not_wait(shared: Ledger) -> None:
+async def test_an_event_with_another_key_does_not_wait(shared: Ledger) -> None:
     await _overtaking(shared, Moved("k", 1), Moved("other", 2), overtakes=True)
 
 
-async def test_an_event_ordered_by_rows_takes_no_lock(shared: Ledger) -> None:
+async def test_an_event_with_row_ordering_takes_no_key_lock(shared: Ledger) -> None:
     await _overtaking(shared, Counted("k"), Counted("k"), overtakes=True)
 
 
@@ -206,7 +206,7 @@ async def test_thirty_two_writers_never_let_an_earlier_number_of_a_key_appear_la
     assert inversions == []
 
 
-async def test_transactions_that_store_the_same_keys_in_another_order_do_not_deadlock(shared: Ledger) -> None:
+async def test_transactions_with_the_same_keys_in_different_order_do_not_deadlock(shared: Ledger) -> None:
     keys = [f"key {number}" for number in range(6)]
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         for number in range(40):
@@ -218,7 +218,7 @@ async def test_transactions_that_store_the_same_keys_in_another_order_do_not_dea
 # The size of the outbox.
 
 
-async def test_counting_takes_little_of_the_time_however_many_commands_ask(shared: Ledger) -> None:
+async def test_counting_takes_little_time_for_any_number_of_commands(shared: Ledger) -> None:
     now = 0.0
     backlog = Backlog("test", clock=lambda: now)
     async with shared.engine.connect() as connection:
@@ -229,7 +229,7 @@ async def test_counting_takes_little_of_the_time_however_many_commands_ask(share
     assert len(seen) == 10
 
 
-async def test_the_count_of_others_is_seen_after_a_second(shared: Ledger) -> None:
+async def test_events_of_other_processes_are_counted_after_a_second(shared: Ledger) -> None:
     now = 0.0
     backlog = Backlog("test", clock=lambda: now)
     async with shared.engine.connect() as connection:

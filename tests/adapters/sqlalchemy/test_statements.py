@@ -143,7 +143,7 @@ async def test_an_event_released_during_an_edit_goes_out_as_edited(ledger: Ledge
         assert [each.data for each in batch.events] == [edited]
 
 
-async def test_an_event_whose_number_was_drawn_again_goes_back_once_the_later_one_is_sent(ledger: Ledger) -> None:
+async def test_an_event_whose_sequence_was_reused_is_put_back_after_the_later_event_is_sent(ledger: Ledger) -> None:
     parking = SqlAlchemyParking(ledger.engine)
     await add(ledger, Moved("k", 1))
     refused = await refuse_first(ledger)
@@ -156,7 +156,7 @@ async def test_an_event_whose_number_was_drawn_again_goes_back_once_the_later_on
     assert await send_all(ledger) == [refused.event_id]
 
 
-async def test_an_event_whose_id_was_used_again_is_told_to_be_discarded(ledger: Ledger) -> None:
+async def test_the_error_for_a_reused_id_recommends_discarding_the_event(ledger: Ledger) -> None:
     parking = SqlAlchemyParking(ledger.engine)
     await add_as(ledger, "same", Moved("k", 1))
     refused = await refuse_first(ledger)
@@ -192,7 +192,7 @@ async def test_an_erasure_does_not_wait_for_the_relay_that_is_publishing_the_key
             assert await ledger.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
 
 
-async def test_a_delayed_event_that_becomes_due_while_somebody_looks_for_it_is_found(ledger: Ledger) -> None:
+async def test_a_delayed_event_that_becomes_due_during_a_search_is_found(ledger: Ledger) -> None:
     async def add_delayed(ledger: Ledger) -> None:
         DistributedEventBroker(ledger.unit_of_work, ids=lambda: "order-1").add(
             Moved("k", 1), deliver_at=datetime(2999, 1, 1, tzinfo=UTC)
@@ -209,7 +209,7 @@ async def test_a_delayed_event_that_becomes_due_while_somebody_looks_for_it_is_f
     assert (await ledger.outbox.contents.get("order-1"))[0].place == "waiting"
 
 
-async def test_the_archive_keeps_the_first_of_two_events_with_one_id_and_the_relay_goes_on(ledger: Ledger) -> None:
+async def test_the_archive_keeps_the_first_of_two_events_with_one_id_and_the_relay_continues(ledger: Ledger) -> None:
     await add_as(ledger, "order-1", Moved("k", 1))
     assert await send_all(ledger) == ["order-1"]
     await add_as(ledger, "order-1", Moved("j", 2))
@@ -221,7 +221,7 @@ async def test_the_archive_keeps_the_first_of_two_events_with_one_id_and_the_rel
     assert [each.id for each in await ledger.outbox.contents.find(ARCHIVED)] == ["order-1", "order-2"]
 
 
-async def test_where_numbers_begin_again_later_events_take_the_places_of_earlier_ones_in_the_archive(
+async def test_restarted_numbering_lets_later_events_replace_earlier_ones_in_the_archive(
     ledger: Ledger,
 ) -> None:
     await add(ledger, *(Moved("k", number) for number in range(3)))
@@ -235,7 +235,7 @@ async def test_where_numbers_begin_again_later_events_take_the_places_of_earlier
     assert [each.partition_key for each in kept] == ["j", "j", "k"]
 
 
-async def test_an_event_that_is_refused_under_the_id_of_a_parked_one_leaves_that_and_the_relay_goes_on(
+async def test_a_refused_event_with_the_id_of_a_parked_one_does_not_replace_it_or_stop_the_relay(
     ledger: Ledger,
 ) -> None:
     await add_as(ledger, "order-1", Moved("k", 1))
@@ -267,14 +267,14 @@ async def test_moving_events_is_one_statement_that_does_not_read_the_whole_archi
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-async def test_as_many_are_moved_as_were_there(ledger: Ledger, count: int) -> None:
+async def test_all_sent_events_are_moved_to_the_archive(ledger: Ledger, count: int) -> None:
     await add(ledger, *(Moved("k", number) for number in range(count)))
     assert len(await send_all(ledger)) == count
     assert len(await ledger.outbox.contents.find(ARCHIVED)) == count
 
 
 @postgresql_only
-async def test_to_see_whether_something_is_due_no_backlog_is_looked_through_that_was_not_analyzed_yet(
+async def test_the_check_for_due_events_does_not_scan_an_unanalyzed_backlog(
     ledger: Ledger,
 ) -> None:
     """So it is after an outage, before the first autovacuum: each claim would read all waiting events."""
@@ -298,7 +298,7 @@ async def test_to_see_whether_something_is_due_no_backlog_is_looked_through_that
 
 
 @sqlite_only
-async def test_to_see_what_is_due_next_no_backlog_is_looked_through(ledger: Ledger) -> None:
+async def test_the_query_for_the_next_due_event_does_not_scan_the_backlog(ledger: Ledger) -> None:
     """SQLite uses a partial index only if the statement contains the condition of the index."""
     with statements(ledger.engine) as seen:
         async with ledger.outbox.claim(1):
@@ -314,7 +314,7 @@ async def test_to_see_what_is_due_next_no_backlog_is_looked_through(ledger: Ledg
             assert all("INDEX mediator_outbox_unnamed" in each for each in others), plan
 
 
-async def test_an_event_that_takes_the_place_of_another_one_in_the_archive_is_as_old_as_itself(ledger: Ledger) -> None:
+async def test_an_event_that_replaces_another_in_the_archive_has_its_own_age(ledger: Ledger) -> None:
     """Otherwise it would be deleted at once, and could not be published again."""
     await add(ledger, Moved("k", 1))
     await send_all(ledger)

@@ -52,7 +52,7 @@ async def check(url: str, events: list[DistributedEvent]) -> None:
             await batch.settle([each.id for each in batch.events])
 
 
-async def test_an_identity_that_was_read_from_the_database_may_be_part_of_an_event(ledger: Ledger, engine: AsyncEngine):
+async def test_an_id_read_from_the_database_may_be_part_of_an_event(ledger: Ledger, engine: AsyncEngine):
     async def read_and_add(ledger: Ledger) -> UUID:
         session = ledger.unit_of_work.session
         await session.execute(insert(ORDERS).values(id=UUID(int=7)))

@@ -92,7 +92,7 @@ def structured(**changes: Any) -> Message:
     return {"content-type": "application/cloudevents+json"}, json.dumps(members).encode()
 
 
-async def test_events_of_any_time_take_effect_or_are_parked(engine: AsyncEngine) -> None:
+async def test_events_with_any_time_take_effect_or_are_parked(engine: AsyncEngine) -> None:
     group = Group(engine, ordering="key")
     times = [(time, data) for time in EXTREME_TIMES for data in (FAILING, GOOD)]
     messages = [({**CE, "ce-id": f"{number}", "ce-time": time}, data) for number, (time, data) in enumerate(times)]
@@ -102,7 +102,7 @@ async def test_events_of_any_time_take_effect_or_are_parked(engine: AsyncEngine)
     assert effects.count(7) > len(EXTREME_TIMES) / 2
 
 
-async def test_attributes_of_any_length_and_of_any_characters_can_be_parked(engine: AsyncEngine) -> None:
+async def test_events_with_attributes_of_any_length_and_characters_can_be_parked(engine: AsyncEngine) -> None:
     group, messages = Group(engine, ordering="key"), list[Message]()
     for value in [fill * size for size in SIZES for fill in ("x", "\U0001f600")] + REFUSED:
         messages.append(({**CE, **{f"ce-{name}": value for name in TEXTS}}, FAILING))
@@ -152,7 +152,7 @@ any_message = st.builds(
 
 @pytest.mark.thorough("waits in real time, or does much work")
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
-def test_any_messages_take_effect_or_are_parked(dialect: str, tmp_path: Any, request: pytest.FixtureRequest) -> None:
+def test_every_message_takes_effect_or_is_parked(dialect: str, tmp_path: Any, request: pytest.FixtureRequest) -> None:
     with asyncio.Runner() as runner:
         server: PostgresServer | None = request.getfixturevalue("postgres") if dialect == "postgresql" else None
 

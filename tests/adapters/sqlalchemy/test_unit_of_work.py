@@ -50,7 +50,7 @@ async def test_a_nested_command_is_committed_by_the_outermost_and_not_before(led
     assert await ledger.entries() == await ledger.staged() == ["outer", "inner"]
 
 
-async def test_a_nested_command_goes_with_the_outer_one_that_rolls_back(ledger: Ledger) -> None:
+async def test_a_rollback_of_the_outer_command_includes_the_nested_one(ledger: Ledger) -> None:
     async def nested(ledger: Ledger) -> None:
         await ledger.send(Write("inner"))
         raise LookupError
@@ -60,7 +60,7 @@ async def test_a_nested_command_goes_with_the_outer_one_that_rolls_back(ledger: 
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_new_transaction_before_the_outer_ones_first_statement_commits_although_the_outer_rolls_back(
+async def test_a_new_transaction_before_the_outer_ones_first_statement_commits_independently(
     ledger: Ledger,
 ) -> None:
     async def independent(ledger: Ledger) -> None:
@@ -112,7 +112,7 @@ async def test_a_swallowed_database_error_dooms_the_commit(ledger: Ledger) -> No
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_database_error_behind_a_savepoint_of_the_handler_dooms_nothing(ledger: Ledger) -> None:
+async def test_a_database_error_inside_a_savepoint_of_the_handler_does_not_doom_the_command(ledger: Ledger) -> None:
     async def tolerate(ledger: Ledger) -> None:
         with pytest.raises(DBAPIError):
             async with ledger.unit_of_work.session.begin_nested():
@@ -122,7 +122,7 @@ async def test_a_database_error_behind_a_savepoint_of_the_handler_dooms_nothing(
     assert await ledger.entries() == await ledger.staged() == ["outer"]
 
 
-async def test_a_failed_nested_dispatch_undoes_its_part_and_dooms_nothing_further_out(ledger: Ledger) -> None:
+async def test_a_failed_nested_dispatch_undoes_its_part_and_does_not_doom_the_outer_one(ledger: Ledger) -> None:
     async def swallow(ledger: Ledger) -> None:
         with pytest.raises(LookupError):
             await ledger.send(Write("inner", then=fail), mode=TransactionMode.NESTED)
@@ -132,7 +132,7 @@ async def test_a_failed_nested_dispatch_undoes_its_part_and_dooms_nothing_furthe
     assert await ledger.entries() == await ledger.staged() == ["outer", "kept"]
 
 
-async def test_a_swallowed_database_error_in_a_nested_dispatch_undoes_that_dispatch_only(ledger: Ledger) -> None:
+async def test_a_swallowed_database_error_in_a_nested_dispatch_undoes_only_that_dispatch(ledger: Ledger) -> None:
     async def break_it(ledger: Ledger) -> None:
         with pytest.raises(DBAPIError):
             await ledger.unit_of_work.session.execute(text("INSERT INTO nowhere VALUES (1)"))
@@ -183,7 +183,7 @@ async def test_an_event_outside_a_unit_of_work_is_refused(ledger: Ledger) -> Non
             ledger.events.add(EntryWritten("a"))
 
 
-async def test_a_query_before_a_command_in_one_scope_does_not_keep_it_from_committing(ledger: Ledger) -> None:
+async def test_a_query_does_not_prevent_the_commit_of_a_later_command_in_the_same_scope(ledger: Ledger) -> None:
     async with ledger.mediator.scope():
         assert await ledger.send(Count()) == 0
         await ledger.send(Write("a"))
@@ -201,7 +201,7 @@ async def test_a_handler_that_ends_the_transaction_itself_gets_an_error(ledger: 
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_handler_that_swallows_the_error_of_its_own_commit_is_rolled_back_all_the_same(ledger: Ledger) -> None:
+async def test_a_handler_that_swallows_the_error_of_its_own_commit_is_rolled_back(ledger: Ledger) -> None:
     async def end(ledger: Ledger) -> None:
         with pytest.raises(MisuseError, match="was called inside unit of work"):
             await ledger.unit_of_work.session.commit()
@@ -241,7 +241,7 @@ async def test_a_constraint_checked_at_commit_rolls_the_command_back(ledger: Led
     assert await ledger.entries() == ["b"]
 
 
-async def test_a_hundred_concurrent_commands_do_not_cross_over(ledger: Ledger) -> None:
+async def test_a_hundred_concurrent_commands_do_not_interfere(ledger: Ledger) -> None:
     seen: set[int] = set()
 
     async def check(ledger: Ledger) -> None:
@@ -264,7 +264,7 @@ async def test_a_hundred_concurrent_commands_do_not_cross_over(ledger: Ledger) -
     assert set(await ledger.entries()) == set(await ledger.staged()) == committed
 
 
-async def test_two_dispatches_at_once_in_one_transaction_are_refused_and_roll_it_back(ledger: Ledger) -> None:
+async def test_two_concurrent_dispatches_in_one_transaction_are_refused_and_roll_it_back(ledger: Ledger) -> None:
     async def both(ledger: Ledger) -> None:
         await asyncio.gather(ledger.send(Write("x")), ledger.send(Write("y")))
 
@@ -292,7 +292,7 @@ async def test_a_command_does_not_commit_while_a_forgotten_task_runs_in_its_tran
     assert await ledger.entries() == []
 
 
-async def test_a_script_uses_the_same_commit_path_by_hand(ledger: Ledger) -> None:
+async def test_a_manual_unit_of_work_uses_the_same_commit_path(ledger: Ledger) -> None:
     async with ledger.mediator.scope():
         async with ledger.unit_of_work:
             await ledger.write("a")
@@ -306,7 +306,7 @@ async def test_a_script_uses_the_same_commit_path_by_hand(ledger: Ledger) -> Non
     assert await ledger.entries() == await ledger.staged() == ["a", "b"]
 
 
-async def test_a_second_transaction_in_a_scope_that_has_one_is_refused(ledger: Ledger) -> None:
+async def test_a_second_concurrent_transaction_in_a_scope_is_refused(ledger: Ledger) -> None:
     async def again(ledger: Ledger) -> None:
         async with ledger.unit_of_work:
             pass
@@ -316,13 +316,13 @@ async def test_a_second_transaction_in_a_scope_that_has_one_is_refused(ledger: L
 
 
 @sqlite_only
-async def test_an_isolation_level_that_sqlite_cannot_give_is_refused(ledger: Ledger) -> None:
+async def test_an_isolation_level_that_sqlite_does_not_support_is_refused(ledger: Ledger) -> None:
     strict = Ledger(ledger.engine, behavior_options={"isolation": "READ COMMITTED"})
     with pytest.raises(MisuseError, match="READ COMMITTED"):
         await strict.send(Write("a"))
 
 
-async def test_the_life_of_a_transaction_is_logged_without_payload(ledger: Ledger) -> None:
+async def test_begin_and_end_of_a_transaction_are_logged_without_payload(ledger: Ledger) -> None:
     with capture_logs() as logs:
         await ledger.send(Write("secret"))
         with pytest.raises(LookupError):

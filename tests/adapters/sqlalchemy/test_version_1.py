@@ -58,7 +58,7 @@ async def claimed(outbox: SqlAlchemyOutbox) -> Sequence[CloudEvent]:
         return batch.events
 
 
-async def test_it_gets_the_tables_of_today_and_keeps_what_is_in_them(engine: AsyncEngine):
+async def test_an_upgrade_creates_the_current_tables_and_keeps_their_rows(engine: AsyncEngine):
     with pytest.raises(SchemaError, match="this library needs version"):
         await create_schema(engine)
     assert await upgrade_schema(engine, application=APPLICATION) == [2]
@@ -66,13 +66,15 @@ async def test_it_gets_the_tables_of_today_and_keeps_what_is_in_them(engine: Asy
     assert await upgrade_schema(engine) == []
 
 
-async def test_the_text_for_a_migration_of_ones_own_does_the_same(engine: AsyncEngine, dialect: str):
+async def test_the_sql_text_for_a_manual_migration_has_the_same_result(engine: AsyncEngine, dialect: str):
     await execute(engine, schema_statements(dialect, from_version=1, application=APPLICATION))
     assert await schema_differences(engine) == []
     assert {each.source for each in await claimed(SqlAlchemyOutbox(engine))} == {APPLICATION}
 
 
-async def test_a_migration_that_alembic_generates_names_the_events_with_the_rows(engine: AsyncEngine, dialect: str):
+async def test_the_row_statements_name_the_events_in_a_migration_generated_by_alembic(
+    engine: AsyncEngine, dialect: str
+):
     """It adds the columns with the default of the tables, an empty text."""
     added = [
         "ALTER TABLE mediator_outbox ADD COLUMN source VARCHAR(255) DEFAULT '' NOT NULL",
@@ -90,7 +92,7 @@ async def test_a_migration_that_alembic_generates_names_the_events_with_the_rows
     assert refused.source == APPLICATION
 
 
-async def test_events_that_are_there_have_the_name_under_which_they_were_published_whatever_it_is_now(
+async def test_existing_events_keep_the_source_under_which_they_were_published(
     engine: AsyncEngine,
 ):
     await upgrade_schema(engine, application=APPLICATION)
@@ -105,7 +107,7 @@ async def test_events_that_are_there_have_the_name_under_which_they_were_publish
     assert events == dict.fromkeys([REFUSED, KEYED, KEYLESS, EMPTY], APPLICATION)
 
 
-async def test_an_empty_partition_key_was_taken_for_none_and_is_none_now(engine: AsyncEngine):
+async def test_an_empty_partition_key_becomes_null(engine: AsyncEngine):
     await upgrade_schema(engine, application=APPLICATION)
     outbox = SqlAlchemyOutbox(engine)
     found = {each.id: each.partition_key for each in await outbox.contents.find(OutboxFilter("waiting"))}
@@ -113,7 +115,9 @@ async def test_an_empty_partition_key_was_taken_for_none_and_is_none_now(engine:
     assert {each.id: each.partitionkey for each in await claimed(outbox)} == found
 
 
-async def test_processes_of_the_version_before_go_on_and_their_events_have_its_name(engine: AsyncEngine, dialect: str):
+async def test_processes_of_the_previous_version_continue_and_their_events_get_a_source(
+    engine: AsyncEngine, dialect: str
+):
     """They store and archive their events without a source."""
     inserted = [each for each in version_1.statements(dialect) if each.startswith("INSERT INTO mediator_outbox")]
     await execute(engine, ["DELETE FROM mediator_outbox", "DELETE FROM mediator_outbox_archive"])
@@ -124,7 +128,7 @@ async def test_processes_of_the_version_before_go_on_and_their_events_have_its_n
     assert (await outbox.contents.get(ARCHIVED))[0].source == "it's 100% {ours}"
 
 
-async def test_events_are_not_left_without_a_name_by_an_upgrade(engine: AsyncEngine, dialect: str):
+async def test_an_upgrade_leaves_no_event_without_a_source(engine: AsyncEngine, dialect: str):
     with pytest.raises(SettingError, match="mediator_outbox has events: give the name of the application"):
         await upgrade_schema(engine)
     with pytest.raises(SettingError, match="application"):
@@ -138,7 +142,7 @@ async def test_events_are_not_left_without_a_name_by_an_upgrade(engine: AsyncEng
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "n" * 129])
-async def test_a_name_that_no_application_can_have_changes_nothing(engine: AsyncEngine, dialect: str, name: str):
+async def test_an_upgrade_with_an_invalid_source_changes_nothing(engine: AsyncEngine, dialect: str, name: str):
     with pytest.raises(SettingError, match="application"):
         await upgrade_schema(engine, application=name)
     with pytest.raises(SettingError, match="application"):
@@ -155,7 +159,7 @@ async def test_one_of_several_concurrent_upgrades_names_the_events(url: str, dia
         assert list(sources.scalars()) == [APPLICATION]
 
 
-async def test_an_event_that_took_effect_is_known_as_long_as_it_is_the_same_event(engine: AsyncEngine):
+async def test_an_event_that_took_effect_is_known_after_the_upgrade(engine: AsyncEngine):
     """An event without an id was identified by its place in the stream, which another event may have today."""
     await upgrade_schema(engine, application=APPLICATION)
     inbox, received = SqlAlchemyInbox(engine), datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -169,7 +173,7 @@ async def test_an_event_that_took_effect_is_known_as_long_as_it_is_the_same_even
     assert (await inbox.start("advising", "shop", "e-1", 8)).taken
 
 
-async def test_a_parked_event_is_still_parked_and_its_key_holds_back_the_next_ones(engine: AsyncEngine):
+async def test_a_parked_event_still_holds_back_the_next_events_of_its_key(engine: AsyncEngine):
     await upgrade_schema(engine, application=APPLICATION)
     ledger, inbox = Ledger(engine), SqlAlchemyInbox(engine)
     (parked,) = await SqlAlchemyParking(engine).find(ParkedFilter(direction="in"))
@@ -211,7 +215,7 @@ class PlaceOrderHandler(RequestHandler[PlaceOrder, int]):
         return 1
 
 
-async def test_a_command_that_was_handled_is_answered_as_it_was_then(engine: AsyncEngine):
+async def test_a_handled_command_gets_its_earlier_response(engine: AsyncEngine):
     await upgrade_schema(engine, application=APPLICATION)
     shop, again = Shop(engine), Shop(engine)
     assert [await shop.mediator.send(ORDER), await shop.mediator.send(ORDER), await again.mediator.send(ORDER)] == [
@@ -222,7 +226,7 @@ async def test_a_command_that_was_handled_is_answered_as_it_was_then(engine: Asy
     assert shop.handled == again.handled == []
 
 
-async def test_a_key_of_before_is_a_conflict_for_another_payload_from_the_start(engine: AsyncEngine):
+async def test_an_earlier_idempotency_key_conflicts_with_another_payload(engine: AsyncEngine):
     await upgrade_schema(engine, application=APPLICATION)
     shop = Shop(engine)
     with pytest.raises(IdempotencyConflictError):
@@ -230,7 +234,9 @@ async def test_a_key_of_before_is_a_conflict_for_another_payload_from_the_start(
     assert await shop.mediator.send(ORDER) == 42
 
 
-async def test_a_command_is_the_same_wherever_its_class_stands(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch):
+async def test_a_command_is_identified_independently_of_its_module(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+):
     await upgrade_schema(engine, application=APPLICATION)
     first, second, new = Shop(engine), Shop(engine), replace(ORDER, idempotency_key="order-8")
     assert await first.mediator.send(new) == 1

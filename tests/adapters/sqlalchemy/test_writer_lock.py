@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "app.db"
 
 
-async def test_a_writer_has_its_turn_beside_a_process_that_never_stops(file: Path) -> None:
+async def test_a_writer_has_its_turn_despite_a_process_that_writes_continuously(file: Path) -> None:
     turns = file.with_name("turns")
     with holding(NEVER_STOPPING, str(file), str(turns)):
         lock, between = WriterLock(file), list[int]()
@@ -62,7 +62,7 @@ async def test_a_process_that_is_frozen_while_it_waits_does_not_keep_others_from
                 lock.release()
 
 
-async def test_a_cancelled_wait_in_the_turnstile_lets_the_others_pass(file: Path) -> None:
+async def test_a_cancelled_wait_in_the_turnstile_does_not_block_the_others(file: Path) -> None:
     first, second, third = WriterLock(file), WriterLock(file), WriterLock(file)
     await first.acquire("first")
     waiting = asyncio.create_task(second.acquire("second"))
@@ -79,7 +79,7 @@ async def test_a_cancelled_wait_in_the_turnstile_lets_the_others_pass(file: Path
     second.release()
 
 
-async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(file: Path) -> None:
+async def test_a_process_keeps_the_file_for_its_own_writers_for_a_short_time(file: Path) -> None:
     now = [0.0]
     lock, other = WriterLock(file, clock=lambda: now[0]), FileLock(f"{file}.writer", thread_local=False)
     async with asyncio.timeout(10):
@@ -101,7 +101,7 @@ async def test_a_process_keeps_the_file_for_its_own_writers_but_not_for_long(fil
         other.release()
 
 
-async def test_a_file_that_was_kept_for_a_writer_that_is_cancelled_is_given_up(file: Path) -> None:
+async def test_a_file_kept_for_a_cancelled_writer_is_released(file: Path) -> None:
     lock = WriterLock(file, clock=lambda: 0.0)
     await lock.acquire("first")
     waiting = asyncio.create_task(lock.acquire("second"))

@@ -59,7 +59,7 @@ class Busy:
 
 
 @in_virtual_time
-async def test_beside_a_process_that_never_stops_every_turn_comes_within_30_ms_each_time(file: Path) -> None:
+async def test_a_writer_waits_at_most_30_ms_for_a_process_that_writes_continuously(file: Path) -> None:
     busy, other = Busy(process(file), 4), process(file)
     await asyncio.sleep(1)
     waits: list[float] = []
@@ -75,7 +75,7 @@ async def test_beside_a_process_that_never_stops_every_turn_comes_within_30_ms_e
 
 
 @in_virtual_time
-async def test_three_processes_that_never_stop_write_as_often_as_each_other(file: Path) -> None:
+async def test_three_processes_that_write_continuously_write_equally_often(file: Path) -> None:
     order: list[int] = []
     busy = [Busy(process(file), 4, lambda number=number: order.append(number)) for number in range(3)]  # type: ignore[misc]
     await asyncio.sleep(4)
@@ -113,7 +113,7 @@ async def test_a_waiting_writer_has_the_file_soon_after_it_is_free(file: Path) -
 
 
 @in_virtual_time
-async def test_a_process_that_is_frozen_in_the_turnstile_is_waited_for_half_a_second_every_five_seconds(
+async def test_a_process_frozen_in_the_turnstile_costs_half_a_second_every_five_seconds(
     file: Path,
 ) -> None:
     lock, waits = process(file), list[tuple[float, float]]()
@@ -136,7 +136,7 @@ async def test_a_process_that_is_frozen_in_the_turnstile_is_waited_for_half_a_se
 
 
 @in_virtual_time
-async def test_with_little_time_little_of_it_is_spent_on_a_frozen_process(file: Path) -> None:
+async def test_a_writer_with_a_short_timeout_spends_little_of_it_on_a_frozen_process(file: Path) -> None:
     lock = process(file, timeout=0.4)
     with FileLock(f"{file}.turnstile", thread_local=False):
         await lock.acquire("a")
@@ -146,7 +146,7 @@ async def test_with_little_time_little_of_it_is_spent_on_a_frozen_process(file: 
 
 @pytest.mark.parametrize("where", ["in its process", "in another one"])
 @in_virtual_time
-async def test_a_wait_that_takes_too_long_ends_at_its_time_and_leaves_nothing_taken(file: Path, where: str) -> None:
+async def test_a_wait_ends_at_its_timeout_and_leaves_no_lock(file: Path, where: str) -> None:
     lock = process(file, timeout=3.0)
     holder = lock if where == "in its process" else process(file)
     await holder.acquire("holder")
@@ -167,7 +167,7 @@ async def test_a_wait_that_takes_too_long_ends_at_its_time_and_leaves_nothing_ta
 
 @pytest.mark.parametrize("where", ["in its process", "in another one"])
 @in_virtual_time
-async def test_a_wait_that_is_cancelled_leaves_nothing_taken(file: Path, where: str) -> None:
+async def test_a_cancelled_wait_leaves_no_lock(file: Path, where: str) -> None:
     lock = process(file)
     holder = lock if where == "in its process" else process(file)
     await holder.acquire("holder")
@@ -187,7 +187,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_taken(file: Path, where: 
 
 
 @in_virtual_time
-async def test_a_lock_file_that_cannot_be_opened_is_an_error_each_time_and_none_once_it_can(tmp_path: Path) -> None:
+async def test_a_lock_file_is_an_error_as_long_as_it_cannot_be_opened(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     lock = process(folder / "app.db", timeout=2.0)
@@ -204,7 +204,7 @@ async def test_a_lock_file_that_cannot_be_opened_is_an_error_each_time_and_none_
 
 
 @in_virtual_time
-async def test_writers_of_a_process_have_their_turns_in_the_order_in_which_they_asked(file: Path) -> None:
+async def test_writers_of_a_process_have_their_turns_in_the_order_of_asking(file: Path) -> None:
     lock, order = process(file), list[int]()
 
     async def write(number: int) -> None:
@@ -223,9 +223,7 @@ async def test_writers_of_a_process_have_their_turns_in_the_order_in_which_they_
 @pytest.mark.thorough("waits for locks in several processes")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("forgotten", ["before", "while the next one writes", "afterwards", "never"])
-def test_in_the_next_event_loop_nothing_is_left_of_who_wrote_and_waited_in_the_last_one(
-    file: Path, forgotten: str
-) -> None:
+def test_the_next_event_loop_starts_without_the_writers_of_the_last_one(file: Path, forgotten: str) -> None:
     """The last loop is closed as it is, and its tasks are not cancelled."""
     lock, other = WriterLock(file), FileLock(f"{file}.writer", thread_local=False)
     tasks: list[asyncio.Task[None]] = []

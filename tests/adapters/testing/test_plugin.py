@@ -6,7 +6,7 @@ pytest_plugins = ["pytester"]
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-def test_conformance_suites_show_compared_values_also_where_a_conftest_imports_them(pytester: pytest.Pytester) -> None:
+def test_conformance_suites_show_compared_values_even_if_a_conftest_imports_them(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("from mediator.testing.conformance import StorageConformance")
     pytester.makepyfile(
         test_loader="""

@@ -77,7 +77,7 @@ class EnrollHandler(RequestHandler[Enroll, str]):
         return greeting
 
 
-async def test_what_a_handler_sends_publishes_and_raises_is_recorded():
+async def test_messages_and_events_of_a_handler_are_recorded():
     mediator = RecordingMediator()
     mediator.expect(Greet).returns("hello")
     assert await EnrollHandler(mediator, mediator.distributed_events).handle(Enroll("Ada")) == "hello"
@@ -88,7 +88,7 @@ async def test_what_a_handler_sends_publishes_and_raises_is_recorded():
     assert mediator.unmet == []
 
 
-async def test_the_answer_is_that_of_the_equal_request_or_of_its_class_and_the_last_word_counts():
+async def test_the_answer_of_an_equal_request_precedes_that_of_its_class_and_the_last_one_counts():
     mediator = RecordingMediator()
     mediator.expect(Greet).returns("anybody")
     mediator.expect(Greet("Ada")).returns("Ada")
@@ -101,7 +101,7 @@ async def test_the_answer_is_that_of_the_equal_request_or_of_its_class_and_the_l
     assert await mediator.send(Greet("Ada")) == "new"
 
 
-async def test_an_unexpected_request_is_a_failure_that_says_what_was_expected():
+async def test_an_unexpected_request_is_a_failure_that_lists_the_expected_ones():
     mediator = RecordingMediator()
     with pytest.raises(UnexpectedMessageError, match="It has no responses"):
         await mediator.send(Greet("Ada"))
@@ -114,7 +114,7 @@ async def test_an_unexpected_request_is_a_failure_that_says_what_was_expected():
     assert mediator.unmet == ["Greet(name='Bob')", "Enroll"]
 
 
-async def test_an_expectation_without_an_answer_is_none():
+async def test_an_expectation_without_an_answer_does_not_count():
     mediator = RecordingMediator()
     mediator.expect(Enroll).returns("42")
     mediator.expect(Enroll)
@@ -128,7 +128,7 @@ async def test_a_stream_request_is_answered_with_items():
         assert [item async for item in items] == ["Ada", "Bob"]
 
 
-async def test_messages_of_the_wrong_kind_are_refused_as_by_the_mediator():
+async def test_messages_of_the_wrong_kind_are_refused_as_the_mediator_does():
     mediator: Any = RecordingMediator()
     for refused in (mediator.send(Enrolled("a")), mediator.publish(Enroll("a")), mediator.publish("a")):
         with pytest.raises(MisuseError, match="was given|cannot take"):
@@ -156,12 +156,12 @@ async def test_a_behavior_is_run_alone_in_a_scope():
     assert run.inner == [Enroll("Ada"), Enroll("acme")]
 
 
-async def test_a_behavior_meets_the_error_of_what_is_inside():
+async def test_a_behavior_receives_the_error_of_the_inner_handler():
     with pytest.raises(LookupError):
         await run_behavior(Twice(), Enroll("Ada"), raises=LookupError())
 
 
-async def test_a_behavior_that_forgets_to_await_is_told_so():
+async def test_a_behavior_that_forgets_to_await_is_an_error():
     class Forgets(PipelineBehavior[Any, Any]):
         async def handle(self, message: Any, call_next: Any) -> Any:
             return call_next()
@@ -185,7 +185,7 @@ class GreetsNobody(Validator[Greet]):
         return [ValidationFailure("name", "is forbidden")]
 
 
-async def test_a_behavior_is_run_with_the_collaborators_that_it_works_with():
+async def test_a_behavior_is_run_with_its_collaborators():
     validators = [NameIsShort(), GreetsNobody()]
     run = await run_behavior(ValidationBehavior(), Enroll("Ada"), returns="1", collaborators=validators)
     assert run.response == "1"
@@ -194,7 +194,7 @@ async def test_a_behavior_is_run_with_the_collaborators_that_it_works_with():
     assert caught.value.by_validator == {"NameIsShort": ["is long"]}
 
 
-async def test_a_behavior_around_streams_is_run_with_its_collaborators_too():
+async def test_a_behavior_around_streams_is_run_with_its_collaborators():
     behavior, ada = StreamAuthorizationBehavior(), MessageContext.new(principal="ada")
     run = await run_stream_behavior(behavior, ListNames(), yields=["a"], collaborators=[OnlyAda()], context=ada)
     assert run.response == ["a"]
@@ -202,14 +202,14 @@ async def test_a_behavior_around_streams_is_run_with_its_collaborators_too():
         await run_stream_behavior(behavior, ListNames(), yields=["a"], collaborators=[OnlyAda()])
 
 
-async def test_a_collaborator_that_a_behavior_does_not_work_with_is_refused():
+async def test_a_collaborator_that_the_behavior_does_not_use_is_refused():
     with pytest.raises(ContainerError, match="ValidationBehavior does not work with a OnlyAda, but with a Validator"):
         await run_behavior(ValidationBehavior(), Enroll("Ada"), collaborators=[OnlyAda()])
     with pytest.raises(ContainerError, match=r"Twice does not work with a OnlyAda\."):
         await run_behavior(Twice(), Enroll("Ada"), collaborators=[OnlyAda()])
 
 
-async def test_a_behavior_that_drops_what_it_goes_on_with_or_passes_on_another_message_is_told_so():
+async def test_a_behavior_that_drops_its_coroutine_or_replaces_the_message_is_an_error():
     class Drops(PipelineBehavior[Any, Any]):
         async def handle(self, message: Any, call_next: Any) -> Any:
             call_next()
@@ -224,7 +224,7 @@ async def test_a_behavior_that_drops_what_it_goes_on_with_or_passes_on_another_m
         await run_behavior(Swaps(), Enroll("Ada"))
 
 
-async def test_a_behavior_around_each_handler_is_run_alone_too():
+async def test_a_behavior_around_each_handler_is_run_alone():
     seen: list[type] = []
 
     class Note(NotificationPipelineBehavior[Enrolled]):
@@ -236,7 +236,7 @@ async def test_a_behavior_around_each_handler_is_run_alone_too():
     assert (run.inner, seen) == ([Enrolled("Ada")], [dict])
 
 
-async def test_a_behavior_around_streams_is_run_alone_too():
+async def test_a_behavior_around_streams_is_run_alone():
     class Shout(StreamPipelineBehavior[Any, str]):
         async def handle(self, request: Any, call_next: Any) -> AsyncIterator[str]:
             try:
@@ -250,7 +250,7 @@ async def test_a_behavior_around_streams_is_run_alone_too():
     assert (run.response, run.inner) == (["A", "B", "acme"], [Enroll("Bob")])
 
 
-def test_the_fixtures_are_found_and_fail_a_test_that_did_not_send_what_it_expected(pytester: pytest.Pytester):
+def test_the_fixtures_are_found_and_fail_a_test_with_unmet_expectations(pytester: pytest.Pytester):
     pytester.makepyfile(
         """
         from mediator import Command
@@ -270,7 +270,7 @@ def test_the_fixtures_are_found_and_fail_a_test_that_did_not_send_what_it_expect
     result.stdout.fnmatch_lines(["*expected but never sent: Greet*"])
 
 
-async def test_the_recording_broker_takes_a_time_as_the_real_one_does():
+async def test_the_recording_broker_accepts_the_same_times_as_the_real_one():
     broker = RecordingMediator().distributed_events
     broker.add(StatusChanged("Ada"), deliver_at=datetime.now(UTC))
     with pytest.raises(MisuseError, match="cannot be delayed"):

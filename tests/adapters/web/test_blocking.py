@@ -135,7 +135,7 @@ def mediator(container: App) -> Iterator[BlockingMediator]:
         yield started
 
 
-def test_a_request_is_answered_and_an_error_is_the_handlers_own(mediator: BlockingMediator):
+def test_a_request_is_answered_or_raises_the_error_of_its_handler(mediator: BlockingMediator):
     assert mediator.send(Add(1, 2)) == 3
     with pytest.raises(LookupError):
         mediator.send(Add(-1, 2))
@@ -154,7 +154,7 @@ def test_a_notification_reaches_its_handlers_in_the_thread_of_the_event_loop(
     assert len(set(scopes)) >= 2
 
 
-def test_each_call_may_have_a_context(container: App, mediator: BlockingMediator):
+def test_each_call_can_have_its_own_context(container: App, mediator: BlockingMediator):
     seen: list[Any] = []
 
     class Tell(RequestHandler[Add, int]):
@@ -200,7 +200,7 @@ def test_a_stream_is_iterated_and_closed_with_its_block(container: App, mediator
     assert container.log() == ["closed"] * 3
 
 
-def test_all_of_a_stream_is_done_by_one_task(container: App, mediator: BlockingMediator):
+def test_a_stream_runs_in_one_task(container: App, mediator: BlockingMediator):
     tasks: list[Any] = []
 
     class Limited(StreamRequestHandler[ListNumbers, int]):
@@ -249,7 +249,9 @@ def test_a_stream_that_does_not_end_in_time_is_closed_before_resources_are(conta
     assert errors == ["refused"]
 
 
-def test_a_stream_that_cannot_be_opened_or_closed_says_why(container: App, mediator: BlockingMediator):
+def test_the_error_of_a_stream_that_cannot_be_opened_or_closed_names_the_reason(
+    container: App, mediator: BlockingMediator
+):
     class Faulty(StreamRequestHandler[ListNumbers, int]):
         def handle(self, request: ListNumbers) -> AsyncIterator[int]:
             raise LookupError("cannot be opened")
@@ -267,7 +269,7 @@ def test_a_stream_that_cannot_be_opened_or_closed_says_why(container: App, media
             next(items)
 
 
-def test_many_threads_may_call_at_a_time(mediator: BlockingMediator):
+def test_many_threads_may_call_concurrently(mediator: BlockingMediator):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda n: mediator.send(Add(n, n)), range(200))) == [2 * n for n in range(200)]
 
@@ -297,7 +299,7 @@ class Slow(BlockingMediator):
 
 
 @pytest.mark.parametrize("way", ["send", "stream"])
-def test_a_call_that_was_let_in_just_before_the_end_is_answered_all_the_same(container: App, way: str):
+def test_a_call_accepted_just_before_the_end_is_answered(container: App, way: str):
     Slow.between.clear()
     results: list[Any] = []
 
@@ -341,7 +343,7 @@ def test_threads_that_call_while_the_block_ends_are_answered_or_refused_and_none
     assert set(answers) <= {3}
 
 
-def test_what_runs_at_the_end_is_waited_for_before_resources_are_closed(container: App):
+def test_running_calls_finish_before_resources_are_closed(container: App):
     log, results = container.log(), []
     with blocking(container) as mediator:
         thread = threading.Thread(target=lambda: results.append(mediator.send(Wait())))
@@ -358,7 +360,7 @@ def release(event: asyncio.Event) -> None:
     event._loop.call_soon_threadsafe(event.set)  # type: ignore[attr-defined]  # the loop that waits on it
 
 
-def test_what_does_not_end_in_time_is_cancelled_before_resources_are_closed(container: App):
+def test_a_call_that_exceeds_the_drain_timeout_is_cancelled_before_resources_are_closed(container: App):
     log, errors = container.log(), []
 
     def call() -> None:
@@ -391,7 +393,7 @@ def test_a_call_in_the_thread_of_the_event_loop_is_refused(mediator: BlockingMed
         mediator.send(Add(1, 2))
 
 
-def test_a_container_that_cannot_start_raises_what_is_wrong_and_leaves_no_thread():
+def test_a_container_that_cannot_start_raises_its_error_and_leaves_no_thread():
     class Faulty(App):
         twin = providers.Factory(AddHandler)
 
@@ -401,7 +403,7 @@ def test_a_container_that_cannot_start_raises_what_is_wrong_and_leaves_no_thread
     assert threading.active_count() == before
 
 
-def test_it_serves_a_wsgi_application(mediator: BlockingMediator):
+def test_a_blocking_mediator_serves_a_wsgi_application(mediator: BlockingMediator):
     def application(environ: Any, start_response: Any) -> list[bytes]:
         first, second = environ["PATH_INFO"].strip("/").split("/")
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -418,7 +420,7 @@ def test_it_serves_a_wsgi_application(mediator: BlockingMediator):
         thread.join(5)
 
 
-async def test_it_works_beside_a_running_event_loop(container: App):
+async def test_a_blocking_mediator_works_in_a_thread_with_a_running_event_loop(container: App):
     def use() -> int:
         with blocking(container) as mediator:
             return mediator.send(Add(1, 2))

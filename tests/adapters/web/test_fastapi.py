@@ -127,7 +127,7 @@ async def test_a_request_has_one_scope_which_is_closed_before_the_response(tmp_p
     assert scopes[0] is not scopes[1]
 
 
-async def test_an_application_without_the_lifespan_says_what_to_do():
+async def test_the_error_of_an_application_without_the_lifespan_names_the_remedy():
     app = FastAPI()
 
     @app.get("/")
@@ -141,11 +141,11 @@ async def test_an_application_without_the_lifespan_says_what_to_do():
 
 
 @pytest.mark.parametrize("header", [None, "", " ", "a b", "ä", "x" * 129, "line\nfeed"])
-def test_an_improper_header_begins_a_new_flow(header: str | None):
+def test_an_invalid_correlation_header_begins_a_new_flow(header: str | None):
     context = context_of(header)
     assert context.correlation_id == context.message_id
 
 
-def test_a_proper_header_is_taken_over():
+def test_a_valid_correlation_header_continues_its_flow():
     assert context_of("x" * 128).correlation_id == "x" * 128
     assert context_of("7f3c-!~").causation_id is None

@@ -129,7 +129,7 @@ CODECS = [
 
 
 @pytest.mark.parametrize(("codec", "cls"), CODECS, ids=lambda each: getattr(each, "__name__", type(each).__name__))
-def test_a_sample_is_of_the_class_always_the_same_and_can_be_read(codec: Any, cls: Any, tmp_path: Any):
+def test_a_sample_of_a_class_is_deterministic_and_can_be_decoded(codec: Any, cls: Any, tmp_path: Any):
     (file,) = freeze_events([cls], tmp_path, codec=codec)
     text = file.read_text()
     frozen = json.loads(text)
@@ -143,7 +143,7 @@ def test_a_sample_is_of_the_class_always_the_same_and_can_be_read(codec: Any, cl
     assert file.read_text() == text
 
 
-def test_a_sample_that_is_there_is_kept_unless_forced(tmp_path: Any):
+def test_an_existing_sample_is_kept_unless_forced(tmp_path: Any):
     (file,) = freeze_events([event("name")], tmp_path)
     file.write_text(before := file.read_text().replace('"name": "name"', '"name": "Ada"'))
 
@@ -191,7 +191,7 @@ def test_an_event_may_be_its_own_sample(tmp_path: Any):
         ),
     ],
 )
-def test_an_incompatible_change_fails_and_says_what_it_is_and_what_to_do(
+def test_an_incompatible_change_fails_and_names_the_change_and_the_remedy(
     before: Any, after: Any, text: str, tmp_path: Any
 ):
     freeze_events([event(*before)], tmp_path)
@@ -209,7 +209,7 @@ def test_an_incompatible_change_fails_and_says_what_it_is_and_what_to_do(
         (["a", "b"], ["a", ("b", str, "")], "the field `b` now has a default"),
     ],
 )
-def test_a_compatible_change_passes_and_says_that_the_sample_can_be_refreshed(
+def test_a_compatible_change_passes_and_the_report_recommends_to_refresh_the_sample(
     before: Any, after: Any, text: str, tmp_path: Any
 ):
     freeze_events([event(*before)], tmp_path)
@@ -221,7 +221,7 @@ def test_a_compatible_change_passes_and_says_that_the_sample_can_be_refreshed(
     check_frozen_events([changed], tmp_path)
 
 
-def test_changes_inside_of_nested_classes_are_found(tmp_path: Any):
+def test_changes_inside_nested_classes_are_found(tmp_path: Any):
     before = make_dataclass("Inner", [("a", str)])
     grown = make_dataclass("Inner", [("a", str), ("b", int, 0)])
     broken = make_dataclass("Inner", [("a", str), ("b", int)])
@@ -231,7 +231,7 @@ def test_changes_inside_of_nested_classes_are_found(tmp_path: Any):
     assert "`rows[].b` was added without a default" in problems([event(("rows", list[broken]))], tmp_path)
 
 
-def test_classes_of_the_same_name_are_told_apart(tmp_path: Any):
+def test_classes_with_the_same_name_are_distinguished(tmp_path: Any):
     street = make_dataclass("Address", [("street", str)])
     account, changed = (make_dataclass("Address", [("number", kind, kind())]) for kind in (int, str))
     freeze_events([event(("to", street), ("bill", account))], tmp_path)
@@ -240,7 +240,7 @@ def test_classes_of_the_same_name_are_told_apart(tmp_path: Any):
     assert "`to" not in found
 
 
-def test_of_classes_of_the_same_name_the_one_that_is_met_first_keeps_it():
+def test_the_first_of_several_classes_with_the_same_name_keeps_it():
     first, third = make_dataclass("Address", [("a", str)]), make_dataclass("Address", [("c", str)])
     second = msgspec.defstruct("Address", [("b", str)], forbid_unknown_fields=True)
     schema = MsgspecCodec().schema(event(("a", first), ("b", second), ("c", list[third]), ("d", second), ("e", first)))
@@ -255,14 +255,14 @@ def test_of_classes_of_the_same_name_the_one_that_is_met_first_keeps_it():
     assert fields["a"] == fields["e"] == str({"$ref": "#/$defs/Address"})
 
 
-def test_a_generic_class_is_told_apart_by_what_it_is_made_of(tmp_path: Any):
+def test_a_generic_class_is_distinguished_by_its_type_arguments(tmp_path: Any):
     freeze_events([event(("a", Box[int]), ("b", Box[Box[int]]))], tmp_path)
     check_frozen_events([event(("a", Box[int]), ("b", Box[Box[int]]))], tmp_path)
     found = problems([event(("a", Box[int]), ("b", Box[Box[str]]))], tmp_path)
     assert "the field `b.value.value` was integer, and is string" in found
 
 
-def test_another_order_of_classes_of_the_same_name_is_no_change(tmp_path: Any):
+def test_another_order_of_classes_with_the_same_name_is_no_change(tmp_path: Any):
     street, account = (make_dataclass("Address", [(name, str)]) for name in ("street", "account"))
     freeze_events([event(("to", street), ("bill", account))], tmp_path)
     with warnings.catch_warnings():
@@ -289,7 +289,7 @@ def test_a_docstring_a_default_or_another_name_of_the_class_is_no_change(tmp_pat
         check_frozen_events([changed], tmp_path)
 
 
-def test_a_check_that_the_schema_does_not_know_is_found_by_the_sample(tmp_path: Any):
+def test_a_constraint_missing_from_the_schema_is_found_by_the_sample(tmp_path: Any):
     freeze_events([event("a")], tmp_path)
 
     @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def test_a_check_that_the_schema_does_not_know_is_found_by_the_sample(tmp_path: 
     assert "the sample is refused" in problems([Picky], tmp_path)
 
 
-def test_a_new_event_is_to_be_frozen(tmp_path: Any):
+def test_an_event_without_a_sample_is_reported(tmp_path: Any):
     found = problems([event("a")], tmp_path)
     assert f"{TYPE}.v1 (OrderedV1): is not frozen yet. Freeze it: `mediator events freeze MODULE:NAME" in found
 
@@ -334,7 +334,7 @@ def test_a_sample_without_a_class_is_found(tmp_path: Any):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"type": "freezing.ordered"}', "null"])
-def test_a_file_that_is_no_sample_is_found(text: str, tmp_path: Any):
+def test_a_file_that_is_not_a_sample_is_found(text: str, tmp_path: Any):
     (tmp_path / f"{TYPE}.v1.json").write_text(text)
     assert f"{TYPE}.v1.json: cannot be read" in problems([event("name")], tmp_path)
 
@@ -356,7 +356,7 @@ class Lenient(pydantic.BaseModel, DistributedEvent):
     name: str
 
 
-def test_a_model_that_refuses_unknown_fields_from_now_on_is_found(tmp_path: Any):
+def test_a_model_that_newly_refuses_unknown_fields_is_found(tmp_path: Any):
     freeze_events([Lenient], tmp_path, codec=PydanticCodec())
     assert "has changed incompatibly" in problems([Strict], tmp_path, codec=PydanticCodec())
 
@@ -371,14 +371,14 @@ def test_a_model_that_refuses_unknown_fields_from_now_on_is_found(tmp_path: Any)
         (StructOrdered, PydanticCodec(), "StructOrdered"),
     ],
 )
-def test_what_cannot_be_frozen_is_said_with_the_reason(cls: Any, codec: Any, text: str, tmp_path: Any):
+def test_an_event_that_cannot_be_frozen_is_refused_with_the_reason(cls: Any, codec: Any, text: str, tmp_path: Any):
     with pytest.raises(DeclarationError, match="cannot be frozen") as caught:
         freeze_events([cls], tmp_path, codec=codec)
     assert text in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_event_is_refused(tmp_path: Any):
+def test_an_object_that_is_not_an_event_class_is_refused(tmp_path: Any):
     with pytest.raises(MisuseError, match="is not a DistributedEvent"):
         freeze_events([Line("a")], tmp_path)
 

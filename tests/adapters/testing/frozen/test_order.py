@@ -97,7 +97,7 @@ def test_the_alternatives_of_a_union_have_no_order(codec: Any, data: st.DataObje
 
 @every_codec
 @given(data=st.data())
-def test_an_alternative_that_becomes_another_is_found_in_any_order(codec: Any, data: st.DataObject):
+def test_a_replaced_alternative_of_a_union_is_found_in_any_order(codec: Any, data: st.DataObject):
     kinds = data.draw(st.lists(st.sampled_from(ALTERNATIVES[type(codec)]), min_size=3, unique=True))
     gone, *came = kinds
     before, after = [gone, *came[1:]], data.draw(st.permutations(came))
@@ -115,25 +115,25 @@ def test_the_values_of_a_literal_and_the_members_of_an_enum_have_no_order(codec:
 
 
 @every_codec
-def test_the_places_of_a_tuple_have_an_order(codec: Any):
+def test_the_items_of_a_tuple_have_an_order(codec: Any):
     assert "was integer, and is string" in fault(tuple[int, str], tuple[str, int], codec)
 
 
 @given(order=st.permutations([Leaf, Grown, int]))
-def test_an_alternative_that_gets_a_field_with_a_default_is_compared_with_what_it_was(order: list[Any]):
+def test_an_alternative_with_a_new_optional_field_is_compared_with_its_earlier_form(order: list[Any]):
     with pytest.warns(FrozenSampleWarning, match=r"`a.note` was added, with a default"):
         check(one_of([int, Leaf, Pair]), one_of(order), MsgspecCodec())
 
 
 @given(order=st.permutations([Leaf, Broken, int]))
-def test_an_alternative_that_changes_is_named_with_its_field(order: list[Any]):
+def test_a_changed_alternative_is_named_with_its_field(order: list[Any]):
     found = fault(one_of([int, Leaf, Pair]), one_of(order), MsgspecCodec())
     assert "the field `a.note` was added without a default" in found
     assert "was integer" not in found
 
 
 @given(order=st.permutations([Plane, FastShip]))
-def test_models_that_are_told_apart_by_a_field_have_no_order(order: list[Any]):
+def test_models_of_a_discriminated_union_have_no_order(order: list[Any]):
     before = Annotated[Plane | Ship, pydantic.Field(discriminator="way")]
     after = Annotated[one_of(order), pydantic.Field(discriminator="way")]
     with pytest.warns(FrozenSampleWarning, match=r"`a.speed` was added, with a default"):
@@ -157,7 +157,7 @@ def test_the_order_of_fields_is_no_change():
         check_frozen_events([After], folder)
 
 
-def test_classes_that_contain_each_other_are_compared_without_following_every_path_through_them():
+def test_mutually_recursive_classes_are_compared_without_following_every_path():
     def schema(names: Sequence[str]) -> Any:
         any_of_them = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
         inner = {

@@ -66,21 +66,21 @@ def fault(before: Any, after: Any, codec: Any) -> str:
 
 
 @every_kind
-def test_a_field_that_comes_fails_when_older_classes_forbid_unknown_ones(made: Any, codec: Any):
+def test_an_added_field_fails_if_older_classes_forbid_unknown_fields(made: Any, codec: Any):
     for forbids in (True, False):
         found = fault(made(BEFORE, forbids=True), made(GROWN, forbids=forbids), codec)
         assert "the field `seats` was added, and older classes refuse it as an unknown field" in found
 
 
 @every_kind
-def test_a_field_that_goes_fails_when_the_class_of_now_forbids_unknown_ones(made: Any, codec: Any):
+def test_a_removed_field_fails_if_the_current_class_forbids_unknown_fields(made: Any, codec: Any):
     found = fault(made(GROWN, forbids=True), made(BEFORE, forbids=True), codec)
     assert "the field `seats` was removed, and the class refuses it as an unknown field in older events" in found
     assert fault(made(GROWN, forbids=True), made(BEFORE, forbids=False), codec) == ""
 
 
 @every_kind
-def test_a_class_that_forbids_unknown_fields_from_now_on_fails(made: Any, codec: Any):
+def test_a_class_that_newly_forbids_unknown_fields_fails(made: Any, codec: Any):
     found = fault(made(BEFORE, forbids=False), made(BEFORE, forbids=True), codec)
     assert "the payload forbids unknown fields from now on, and other producers may still send such fields" in found
 
@@ -93,7 +93,7 @@ def test_a_class_that_no_longer_forbids_unknown_fields_passes_with_a_warning(mad
 
 
 @every_kind
-def test_a_class_that_forbids_as_before_passes_in_silence(made: Any, codec: Any, tmp_path: Path):
+def test_a_class_that_still_forbids_unknown_fields_passes_without_a_warning(made: Any, codec: Any, tmp_path: Path):
     freeze_events([made(GROWN, forbids=True)], tmp_path, codec=codec)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -101,7 +101,7 @@ def test_a_class_that_forbids_as_before_passes_in_silence(made: Any, codec: Any,
 
 
 @every_kind
-def test_a_prohibition_inside_of_a_nested_class_is_found(made: Any, codec: Any):
+def test_a_prohibition_inside_a_nested_class_is_found(made: Any, codec: Any):
     def rows(inner: Any) -> Any:
         return made({"rows": (list[inner],)}, forbids=False, name="Outer")
 
@@ -111,12 +111,12 @@ def test_a_prohibition_inside_of_a_nested_class_is_found(made: Any, codec: Any):
     assert "the field `rows[].seats` was added, and older classes refuse it" in fault(rows(strict), rows(grown), codec)
 
 
-def test_a_class_that_ignores_unknown_fields_is_frozen_without_a_word_on_them():
+def test_the_sample_of_a_class_that_ignores_unknown_fields_does_not_mention_them():
     """So the files of such classes stay as they were."""
     assert "additionalProperties" not in str(MsgspecCodec().schema(struct(BEFORE, forbids=False)))
 
 
-def test_a_file_that_says_nothing_is_that_of_a_class_that_ignores_unknown_fields(tmp_path: Path):
+def test_a_sample_without_a_prohibition_means_that_its_class_ignores_unknown_fields(tmp_path: Path):
     strict = struct(BEFORE, forbids=True)
     (file,) = freeze_events([strict], tmp_path)
     silent = file.read_text().replace(',\n        "additionalProperties": false', "")
@@ -129,7 +129,7 @@ def test_a_file_that_says_nothing_is_that_of_a_class_that_ignores_unknown_fields
     check_frozen_events([strict], tmp_path)
 
 
-def test_a_model_that_keeps_unknown_fields_sends_them_and_fails_when_older_ones_forbid_them():
+def test_a_model_that_keeps_unknown_fields_fails_if_older_ones_forbid_them():
     strict, keeping = model(BEFORE, forbids=True), model(BEFORE, forbids=False, extra="allow")
     assert "the payload may now have unknown fields, and older classes refuse them" in fault(
         strict, keeping, PydanticCodec()
@@ -138,12 +138,12 @@ def test_a_model_that_keeps_unknown_fields_sends_them_and_fails_when_older_ones_
         PydanticCodec().decode(PydanticCodec().encode(keeping(name="Ada", seats=2)), strict)
 
 
-def test_a_model_may_begin_or_cease_to_keep_unknown_fields_that_were_ignored():
+def test_a_model_may_start_or_stop_keeping_unknown_fields_that_were_ignored():
     ignoring, keeping = model(BEFORE, forbids=False), model(BEFORE, forbids=False, extra="allow")
     assert fault(ignoring, keeping, PydanticCodec()) == fault(keeping, ignoring, PydanticCodec()) == ""
 
 
-def test_a_model_that_keeps_unknown_fields_of_one_type_refuses_those_of_another():
+def test_a_model_that_keeps_unknown_fields_of_one_type_refuses_other_types():
     class Keeping(pydantic.BaseModel, DistributedEvent, extra="allow"):
         event_type: ClassVar[str] = TYPE
         __pydantic_extra__: dict[str, int]
@@ -178,7 +178,7 @@ SENT = {"age": 7, "name": "Ada", "rows": [1]}
 
 @every_kind
 @given(before=st.tuples(FIELDS, st.booleans()), after=st.tuples(FIELDS, st.booleans()))
-def test_what_passes_can_be_read_by_both_sides(
+def test_both_sides_can_read_each_others_events_after_a_passed_check(
     made: Any, codec: Any, before: tuple[Fields, bool], after: tuple[Fields, bool]
 ):
     old, new = (made(fields, forbids=forbids) for fields, forbids in (before, after))

@@ -6,7 +6,7 @@ from mediator.distributed.cloudevents import CloudEvent
 from mediator.testing import InMemoryBroker
 
 
-def test_events_that_the_broker_lost_are_forgotten_and_no_others() -> None:
+def test_the_broker_forgets_only_lost_events() -> None:
     broker = InMemoryBroker()
     [short, dotted] = [CloudEvent(each, "shop.sold.v1", datetime.now(UTC), b"{}", "shop") for each in ("a", "a.b")]
     assert broker.store(short)
