@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from mediator.distributed import failpoints
@@ -169,7 +169,7 @@ class EventConsumer:
             ):
                 group.create_task(keep_clean(self._inbox.clean, self._clean_interval, self._log, "inbox not cleaned"))
                 group.create_task(self._receive(deliveries, queue, parts))
-                group.create_task(self._keep_waiting(queue))
+                group.create_task(self._keep_here(queue))
                 if len(event_types) > 1 and self._ordering == "none":
                     streams = len({event_type.partition(".")[0] for event_type in event_types})
                     group.create_task(
@@ -288,11 +288,11 @@ class EventConsumer:
         before = self._handed_back.get((delivery.subject, delivery.sequence), 0)
         return delivery.attempt == before + 1
 
-    async def _keep_waiting(self, queue: FairQueue[Delivery]) -> None:
-        """Keep the broker from redelivering events elsewhere while they wait here for a worker."""
+    async def _keep_here(self, deliveries: Iterable[Delivery]) -> None:
+        """Keep the broker from redelivering events elsewhere while they wait or are handled here."""
         while True:
             await asyncio.sleep(self._subscription.ack_wait / 3)
-            for delivery in [*queue]:
+            for delivery in [*deliveries]:
                 await delivery.in_progress()
 
     async def _work(self, queue: FairQueue[Delivery], parts: ProcessingParts) -> None:
@@ -311,14 +311,8 @@ class EventConsumer:
                 queue.done(event_type)
 
     async def _settle(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
-        async with alongside(self._beat(delivery)):
+        async with alongside(self._keep_here([delivery])):
             await Processing(parts, delivery, stopping).settle()
-
-    async def _beat(self, delivery: Delivery) -> None:
-        """Keep the broker from redelivering the event elsewhere while it is being handled."""
-        while True:
-            await asyncio.sleep(self._subscription.ack_wait / 3)
-            await delivery.in_progress()
 
 
 def usual_concurrency(ordering: Ordering) -> int:

@@ -35,6 +35,57 @@ _ALONE_SECONDS = 10.0
 An event that kills its process usually does so within this time.
 """
 
+_CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
+"""Reasons that any publisher can cause at will, so their log lines are rate-limited. All these events are parked."""
+
+_WITHOUT_LIMIT = 2**31 - 2
+_LOSSES = 3
+"""The number of lost connections, while the database answers, after which the handlers of an event count as failed."""
+_FULL_LOSSES = 10
+"""The number of times that a database with some space left lacks space for an event, until the event counts as failed.
+
+This takes half a minute.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingParts:
+    """The objects that all processings of one consumer share.
+
+    Attributes:
+        group: The consumer's name in the inbox.
+        classes: The event class of each wire type that is handled.
+        ordered: `True` if later events of a key wait for earlier events.
+        handling: The objects that its handlings share.
+        lock: Decides which handlers of this process may run now.
+        inbox: Records the events that took effect.
+        parking: Keeps parked events; without parking, failing events are tried again without end.
+        retries: How often and when failed events are tried again.
+        fatal_errors: Errors that another attempt would raise again.
+        unknown_type_grace: How long after it was stored an event of an unknown type may wait for a handler, in seconds.
+        outage: Waits for the database.
+        rng: The random number generator for the jitter of pauses.
+        now: Returns the time in seconds since the epoch.
+        log: Logs how deliveries end.
+        limited_log: The same log, rate-limited, for lines that any publisher can cause.
+    """
+
+    group: str
+    classes: Mapping[str, type[DistributedEvent]]
+    ordered: bool
+    handling: HandlingParts
+    lock: SharedLock
+    inbox: Inbox
+    parking: Parking | None
+    retries: RetrySchedule
+    fatal_errors: tuple[type[Exception], ...]
+    unknown_type_grace: float
+    outage: DatabaseOutage
+    rng: random.Random
+    now: Callable[[], float]
+    log: Logger
+    limited_log: RateLimitedLogger
+
 
 class Attempt:
     """Counts one start of the handlers of a redelivered event. A first delivery is not counted, to save a transaction.
@@ -48,22 +99,13 @@ class Attempt:
         start: The counted start; `None` before it is counted.
     """
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        identity: EventIdentity,
-        lock: SharedLock,
-        stopping: asyncio.Event,
-        limit: int,
-        *,
-        log: Logger,
-    ) -> None:
-        self._log = log
-        self.guard: Guard = Guard(lock, stopping)
+    def __init__(self, parts: ProcessingParts, identity: EventIdentity, stopping: asyncio.Event) -> None:
+        self.guard: Guard = Guard(parts.lock, stopping)
         self.start: Start | None = None
-        self._inbox = inbox
+        self._log = parts.log
+        self._inbox = parts.inbox
         self._row = (identity.consumer, identity.source, identity.event_id)
-        self._limit = limit
+        self._limit = parts.retries.max_attempts if parts.parking is not None else _WITHOUT_LIMIT
 
     @property
     def number(self) -> int:
@@ -134,58 +176,6 @@ class Attempt:
         return self.start is not None and not self.start.taken and not self.start.exhausted
 
 
-_CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
-"""Reasons that any publisher can cause at will, so their log lines are rate-limited. All these events are parked."""
-
-_WITHOUT_LIMIT = 2**31 - 2
-_LOSSES = 3
-"""The number of lost connections, while the database answers, after which the handlers of an event count as failed."""
-_FULL_LOSSES = 10
-"""The number of times that a database with some space left lacks space for an event, until the event counts as failed.
-
-This takes half a minute.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessingParts:
-    """The objects that all processings of one consumer share.
-
-    Attributes:
-        group: The consumer's name in the inbox.
-        classes: The event class of each wire type that is handled.
-        ordered: `True` if later events of a key wait for earlier events.
-        handling: The objects that its handlings share.
-        lock: Decides which handlers of this process may run now.
-        inbox: Records the events that took effect.
-        parking: Keeps parked events; without parking, failing events are tried again without end.
-        retries: How often and when failed events are tried again.
-        fatal_errors: Errors that another attempt would raise again.
-        unknown_type_grace: How long after it was stored an event of an unknown type may wait for a handler, in seconds.
-        outage: Waits for the database.
-        rng: The random number generator for the jitter of pauses.
-        now: Returns the time in seconds since the epoch.
-        log: Logs how deliveries end.
-        limited_log: The same log, rate-limited, for lines that any publisher can cause.
-    """
-
-    group: str
-    classes: Mapping[str, type[DistributedEvent]]
-    ordered: bool
-    handling: HandlingParts
-    lock: SharedLock
-    inbox: Inbox
-    parking: Parking | None
-    retries: RetrySchedule
-    fatal_errors: tuple[type[Exception], ...]
-    unknown_type_grace: float
-    outage: DatabaseOutage
-    rng: random.Random
-    now: Callable[[], float]
-    log: Logger
-    limited_log: RateLimitedLogger
-
-
 class _OutageError(Exception):
     """Carries an error that has shown an outage of the database to the code that waits for its end."""
 
@@ -211,8 +201,7 @@ class Processing:
         self._delivery = delivery
         self._stopping = stopping
         self._identity: EventIdentity = identity_of(parts.group, delivery)
-        limit = parts.retries.max_attempts if parts.parking is not None else _WITHOUT_LIMIT
-        self._attempt = Attempt(parts.inbox, self._identity, parts.lock, stopping, limit, log=parts.log)
+        self._attempt = Attempt(parts, self._identity, stopping)
         self._decided: Callable[[], Awaitable[Settlement]] | None = None
         self._losses = 0
         self._unlogged: BaseException | None = None

@@ -180,9 +180,7 @@ class Guard:
         return self._holds
 
     def _release(self) -> None:
-        held, self._holds = self._holds, False
-        if held:
-            self._lock.release(alone=self.is_exclusive)
+        self.release()
         self.is_exclusive = False
 
 
