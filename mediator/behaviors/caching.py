@@ -159,11 +159,9 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
 
     async def handle(self, query: Q, call_next: CallNext[Any], /) -> Any:
         frame = current_frame()
-        if frame is None or frame.scope.transaction is not None:
+        if frame is None or frame.scope.transaction is not None or frame.context.vouched_by is None:
             return await call_next()
         context = frame.context
-        if context.vouched_by is None:
-            return await call_next()
         key = CacheKey(type(query), query, None if self._shared else context.principal, context.tenant)
         try:
             hash(key)

@@ -111,8 +111,7 @@ def contract_of(request_class: Any, codec: RequestCodec | None = None) -> Reques
     arguments = type_arguments(request_class, Request)
     if not arguments or isinstance(arguments[0], TypeVar):
         raise misuse.request_declaration(request_class, "does not declare the type of its response")
-    for annotation in (request_class, arguments[0]) if codec is not None else ():
-        problem = codec.problem(annotation) if codec is not None else ""
-        if problem:
+    for annotation in (request_class, arguments[0]):
+        if codec is not None and (problem := codec.problem(annotation)):
             raise misuse.request_declaration(request_class, f"cannot be sent: {problem}")
     return RequestContract(name, request_class, arguments[0])

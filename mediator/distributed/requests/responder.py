@@ -237,7 +237,9 @@ class RequestResponder:
                 return None
             if not isinstance(outcome, CommittedError):
                 return self._failed(call, message_id, error)
-            self._log_committed(error, context)
+            # Logged only: after `FAILED` the caller would send the request again.
+            kind, stack = type(error).__name__, traceback_of(error)
+            self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
             if outcome.message is not None and outcome.message is not request:  # only a part of it committed
                 return RemoteReply(ReplyStatus.UNREADABLE, reason="there is no response", reference=message_id)
             response = outcome.response
@@ -246,11 +248,6 @@ class RequestResponder:
             return RemoteReply(ReplyStatus.OK, encoded_response(self._channel.codec, response, contract.response))
         except Exception as error:  # committed: after `FAILED` the caller would send the request again
             return self._unreadable(call, message_id, error, "it cannot be encoded there")
-
-    def _log_committed(self, error: BaseException, context: MessageContext) -> None:
-        """Log an error after the commit. The caller gets no `FAILED`, after which it would send the request again."""
-        kind, stack = type(error).__name__, traceback_of(error)
-        self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
 
     def _context(self, call: RemoteCall, message_id: str, caller: Caller | None) -> MessageContext:
         said = {name: value for name, value in call.headers.items() if name not in _FLOW}

@@ -88,7 +88,9 @@ class RecordedEventQueue:
                 for each in self._waiting:
                     heapq.heappush(heap, each)
                 self._waiting.clear()
-                self._check_number(heap)
+                if self.limit is not None and self._count + len(heap) > self.limit:
+                    deepest = max(heap, key=lambda waiting: waiting.depth)
+                    raise misuse.too_many_domain_events(self.limit, deepest.path())
                 self._published = heapq.heappop(heap)
                 recorded = self._published.recorded
                 await self.origin.publish(recorded.event, context=recorded.context)
@@ -97,8 +99,3 @@ class RecordedEventQueue:
                     await asyncio.sleep(0)
         finally:
             self._published = None
-
-    def _check_number(self, heap: list[_Waiting]) -> None:
-        if self.limit is not None and self._count + len(heap) > self.limit:
-            deepest = max(heap, key=lambda waiting: waiting.depth)
-            raise misuse.too_many_domain_events(self.limit, deepest.path())

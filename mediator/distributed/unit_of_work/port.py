@@ -357,10 +357,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             deliver = then(events) if then is not None and events else None
             follow = self._follow(running, response, deliver, after_commit_timeout)
             after = await finish(follow, math.inf)
-            failure, cancellation = (
-                _joined(running, response, failure, after.failure),
-                after.cancellation or cancellation,
-            )
+            failure = _joined(running, response, failure, after.failure)
+            cancellation = after.cancellation or cancellation
         if cancellation is not None:
             raise cancellation from failure or CommittedError(running.id, response, message=running.dispatch.message)
         if failure is not None:
