@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +38,7 @@ class FrozenEvent:
 
     def as_text(self) -> str:
         """Return the content of the file: JSON with a newline at the end."""
-        members = {"type": self.type, "version": self.version, "schema": self.schema, "sample": self.sample}
-        return json.dumps(members, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
 def read_frozen(file: Path) -> FrozenEvent:
@@ -94,7 +93,6 @@ def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) 
         DeclarationError: The payload cannot be described, or no sample of it can be made.
     """
     event_class = event if isinstance(event, type) else type(event)
-    wire_type(event_class)
     describing = describing_codec(codec, event_class)
     schema = describing.schema(event_class)
     try:
