@@ -43,11 +43,11 @@ REQUIREMENTS = (
 
 
 def files_of_the_repository() -> list[Path]:
-    told = subprocess.run(
+    listed = subprocess.run(
         ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
     )
-    if told.returncode == 0:
-        return [path for name in told.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+    if listed.returncode == 0:
+        return [path for name in listed.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
     return [path for path in ROOT.rglob("*") if path.is_file() and not any(part[0] == "." for part in path.parts[1:])]
 
 
@@ -174,7 +174,7 @@ def metadata(wheel: Path) -> Message:
         return email.message_from_bytes(opened.read(name))
 
 
-def stranger(folder: Path, files: Mapping[str, str]) -> Path:
+def foreign_wheel(folder: Path, files: Mapping[str, str]) -> Path:
     """Build the wheel of the foreign distribution `mediator` 0.4.0 with these files."""
     metadata = "mediator-0.4.0.dist-info"
     written = files | {
@@ -216,7 +216,7 @@ class Environment:
         self.pip("install", "--no-index", "--no-deps", "--no-compile", "--force-reinstall", str(wheel))
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Run the interpreter, and return its exit status and the last line of its output."""
+        """Run the interpreter, and return its exit status and its output."""
         command = [self.python, *arguments]
         done = subprocess.run(command, cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         return done.returncode, (done.stdout + done.stderr).strip()
@@ -286,7 +286,7 @@ SAYS = r"The distribution mediator 0\.4\.0 in .* pip uninstall mediator\. .* --f
 def test_the_foreign_package_in_the_same_folder_is_reported_for_both_orders_of_installation(
     environment: Environment, wheel: Path, tmp_path: Path, last: str
 ):
-    environment.install(stranger(tmp_path, PACKAGE))
+    environment.install(foreign_wheel(tmp_path, PACKAGE))
     if last == "ours":
         environment.install(wheel)
     for module in (
@@ -301,7 +301,7 @@ def test_the_foreign_package_in_the_same_folder_is_reported_for_both_orders_of_i
 
 
 def test_the_foreign_module_next_to_the_package_is_reported(environment: Environment, tmp_path: Path):
-    environment.install(stranger(tmp_path, MODULE))
+    environment.install(foreign_wheel(tmp_path, MODULE))
     status, text = environment.run("-c", "import mediator")
     assert status == 1
     assert re.search(SAYS, text)
@@ -311,7 +311,7 @@ def test_the_foreign_module_next_to_the_package_is_reported(environment: Environ
 
 
 def test_the_command_reports_a_foreign_package_that_cannot_be_imported(environment: Environment, tmp_path: Path):
-    environment.install(stranger(tmp_path, BROKEN))
+    environment.install(foreign_wheel(tmp_path, BROKEN))
     status, text = environment.command("doctor", "app:create")
     assert status == 2
     assert re.fullmatch(
@@ -325,7 +325,7 @@ def test_the_command_reports_a_foreign_package_ahead_of_a_checkout(
 ):
     shutil.rmtree(environment.packages / "mediator")  # leaves the files of an editable install without its .pth file
     (environment.packages / "checkout.pth").write_text(f"{ROOT}\n")
-    with zipfile.ZipFile(stranger(tmp_path, files)) as opened:
+    with zipfile.ZipFile(foreign_wheel(tmp_path, files)) as opened:
         opened.extractall(environment.packages)
     status, text = environment.command("doctor", "app:create")
     assert status == 2
@@ -337,7 +337,7 @@ def test_the_command_reports_a_foreign_package_ahead_of_a_checkout(
 def test_files_removed_with_the_foreign_package_are_reported_and_the_remedy_restores_them(
     environment: Environment, wheel: Path, tmp_path: Path
 ):
-    environment.install(stranger(tmp_path, PACKAGE))
+    environment.install(foreign_wheel(tmp_path, PACKAGE))
     environment.pip("uninstall", "--yes", "mediator")
     status, text = environment.command("doctor", "app:create")
     assert status == 2

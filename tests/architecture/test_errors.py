@@ -129,7 +129,7 @@ each_way = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 
 
 def made_in_every_way(error: type[MediatorError]) -> Iterator[MediatorError]:
-    """Return errors of a class, made by keywords, by positions, and without optional fields; bases also from a text."""
+    """Return errors of a class, made by keywords and by positions; base classes with and without arguments."""
     if not dataclasses.is_dataclass(error):
         yield from (error("some text"), error(), error("two", 2))
         return
@@ -139,7 +139,7 @@ def made_in_every_way(error: type[MediatorError]) -> Iterator[MediatorError]:
     yield from (whole, error(*(value for field, value in given.items() if not field.kw_only), **named))
 
 
-def told(error: BaseException) -> tuple[Any, ...]:
+def compared(error: BaseException) -> tuple[Any, ...]:
     """Return the parts of an error that must be equal in a copy."""
     shown = {name: repr(value) for name, value in vars(error).items()}
     if isinstance(error, OSError | ImportError):
@@ -157,7 +157,7 @@ def test_an_error_can_be_copied_and_pickled(error: type[MediatorError], copied: 
         except MediatorError:
             again = copied(made)
         assert again is not made
-        assert told(again) == told(made)
+        assert compared(again) == compared(made)
         assert again.__notes__ == ["where it was"]
         assert (again.__cause__, again.__context__, again.__traceback__) == (None, None, None)
 
@@ -166,7 +166,7 @@ def test_every_error_crosses_a_process_pool():
     wanted = [made for error in errors() for made in made_in_every_way(error)]
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for made, came in zip(wanted, pool.map(same, wanted), strict=True):
-            assert told(came) == told(made)
+            assert compared(came) == compared(made)
         for made in wanted[:3]:
             with pytest.raises(type(made)) as caught:
                 pool.submit(fail, made).result()
@@ -246,7 +246,7 @@ def test_an_unpicklable_field_of_an_error_is_replaced_by_its_type_name_and_the_t
             copy.deepcopy(made)
 
 
-def test_nested_errors_are_pickled_with_their_causes_and_notes():
+def test_nested_errors_are_pickled_with_their_fields():
     inner = RolledBackError("t-1", threading.Lock(), Declined(code=3))
     group = ExceptionGroup("several", [inner, Declined(code=4), KeyError("k")])
     response: dict[str, Any] = {"kept": [1, threading.Lock()]}

@@ -4,8 +4,8 @@ Contenders take turns of some milliseconds each (A B C, B C A, ...), so that a t
 them. The processor time of this thread is measured, so that other processes do not count.
 
 The rounds begin at different depths of the stack. CPython keeps the frames of calls in chunks of 16 KiB, and a loop whose
-calls cross the end of a chunk makes and frees one each time, which can take ten times as long as the work. Whom that
-meets depends on who called, not on what is measured.
+calls cross the end of a chunk allocates and frees a chunk in each call, which can take ten times as long as the work. Which
+contender is affected depends on the depth of the stack, not on the measured work.
 """
 
 import gc
@@ -51,8 +51,8 @@ class Times:
 def measure(contenders: Mapping[str, Loop], rounds: int) -> Times:
     """Measure all contenders in turns.
 
-    Garbage is collected before, and what is alive then is frozen: collecting goes on as it does in an application, and
-    costs each contender what its own garbage costs.
+    Existing garbage is collected first, and the living objects are frozen. The garbage collector stays on, as in an
+    application, so that each contender pays for its own garbage.
     """
     loops = {"": _nothing, **contenders}
     gc.collect()  # otherwise the first turns would pay for the garbage of earlier tests

@@ -1,7 +1,7 @@
 """Ratios of speed: no comparison exceeds its ceiling.
 
-The best rounds of both sides are compared, in processor time, and again with more rounds before it fails: a machine that is
-busy makes both sides slower, and hardly ever just one of them in every round.
+The processor times of the best rounds of both contenders are compared, and again with more rounds before a test fails: a
+busy machine slows down both contenders, and rarely only one of them in every round.
 """
 
 import pytest

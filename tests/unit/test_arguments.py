@@ -1,4 +1,4 @@
-"""Wrong arguments: each one is refused with a clear error, where it is given."""
+"""Wrong arguments: each is refused with a clear error by the function that receives it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ class ListStudents(StreamRequest[str]):
 
 @dataclass
 class Changeable(PublishStrategy):
-    """Not hashable, because it is compared by value and may change."""
+    """A strategy that is compared by value and is mutable, and therefore not hashable."""
 
     log: list[str]
 
@@ -107,7 +107,7 @@ async def test_a_recording_mediator_refuses_the_same_arguments():
 
 
 class EachTimeAnother(Sequential):
-    """Compared by identity."""
+    """A strategy that is compared by identity."""
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__

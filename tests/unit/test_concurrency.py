@@ -1,4 +1,4 @@
-"""Tasks and scopes: which dispatches join a scope, which are refused, and what remains afterwards."""
+"""Tasks and scopes: dispatches that join a scope, dispatches that are refused, and the state afterwards."""
 
 import asyncio
 import contextvars

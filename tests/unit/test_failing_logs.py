@@ -1,4 +1,4 @@
-"""Log lines that cannot be written, and failing listeners: the work goes on, and a later line says what was lost."""
+"""Failing log processors and listeners: the work continues, and a later log line reports the lost lines."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ from tests.unit.wiring import bind, handles, wire
 
 
 class Sink:
-    """A log processor that keeps the lines, or fails while the test says so."""
+    """A log processor that keeps the lines, or fails while `fails` is set."""
 
     def __init__(self, *outcomes: bool) -> None:
         self.fails = True

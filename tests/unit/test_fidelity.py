@@ -307,7 +307,7 @@ def test_a_class_that_omits_or_recomputes_a_field_is_refused(event: DistributedE
 
 def test_a_property_computed_from_the_fields_does_not_count_as_a_change():
     event = Totalled([1.0, 2.0])
-    event.kept = event.mean  # computed later, and kept in the object
+    event.kept = event.mean  # computed now and cached in the object
     assert stored(event, MsgspecCodec()).total == 3.0
 
 
@@ -406,7 +406,7 @@ def test_any_value_is_equal_to_itself(value: object):
 def test_values_found_to_be_the_same_have_the_same_repr(one: object, other: object):
     """`repr` shows plain values completely."""
     if change_of(one, other) is None:
-        assert repr(one) == repr(other) or isinstance(one, int)  # a float may stand for an int
+        assert repr(one) == repr(other) or isinstance(one, int)  # a float may replace an equal int
 
 
 @given(VALUES)

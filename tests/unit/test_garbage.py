@@ -74,7 +74,7 @@ async def test_a_dispatch_leaves_no_reference_cycle_to_the_garbage_collector(
             await dispatch(mediator)
         assert (
             gc.collect() < DISPATCHES
-        )  # one object per dispatch would be as many as dispatches; other threads leave a few
+        )  # a leak would leave at least one object per dispatch; other threads leave a few objects
     finally:
         gc.enable()
 

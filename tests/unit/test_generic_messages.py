@@ -1,4 +1,4 @@
-"""Messages of generic classes: which handler is for which type arguments, also when these are unknown."""
+"""Messages of generic classes: the handler is chosen by the type arguments, also if they are unknown."""
 
 import types
 from collections.abc import AsyncIterator
@@ -82,7 +82,7 @@ class Numbers(StreamRequest[str], Generic[T]):
 
 
 def handling(kind, *arguments, name, seen=None):
-    """Return a binding of a class for these type arguments; it returns or records its name."""
+    """Return a binding of a handler class for the given type arguments. The handler returns or records its name."""
 
     async def handle(_self, *_given):
         if seen is not None:

@@ -1,4 +1,4 @@
-"""Messages of every kind of class: dataclass, attrs, msgspec, pydantic, plain; with and without slots."""
+"""Messages of all kinds of classes: dataclass, attrs, msgspec, pydantic and plain; with and without slots."""
 
 from dataclasses import dataclass
 from typing import Any

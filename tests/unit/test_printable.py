@@ -129,7 +129,7 @@ FOREIGN = {
 
 
 def made(cls: type, hostile: str, only: tuple[str, ...] | None) -> Any:
-    """Make an error with a hostile text in all its fields, or only in the fields that hold foreign texts."""
+    """Make an error with a hostile text in all its fields, or only in the fields that contain foreign texts."""
     given: dict[str, Any] = {}
     for each in filter(lambda each: each.init, dataclasses.fields(cls)):
         name, kind = each.name, str(each.type)
@@ -218,13 +218,13 @@ def test_a_note_on_an_error_is_one_line(text: str):
 async def _answers(channel: InMemoryRequestChannel) -> bool:
     try:
         await channel.call(RemoteCall(Work.request_type, b"!", 10.0, {"authorization": ""}))
-    except PublisherUnavailableError:  # nobody serves it yet
+    except PublisherUnavailableError:  # no responder serves the channel yet
         return False
     return True
 
 
 class Foreign(InMemoryRequestChannel):
-    """Returns the answers that the test gives it."""
+    """A channel that returns the answers of the test."""
 
     def __init__(self, reply: RemoteReply) -> None:
         super().__init__()

@@ -222,7 +222,10 @@ async def test_a_task_that_outlives_a_dispatch_without_a_scope_gets_no_scope():
         await over.wait()
         with pytest.raises(ScopeError, match="its scope is closed"):
             current_scope()
-        assert [await mediator.send(ExpelStudent()) for _ in range(2)] == [1, 1]  # and another one begins
+        assert [await mediator.send(ExpelStudent()) for _ in range(2)] == [
+            1,
+            1,
+        ]  # the next dispatch begins its own scope
 
     async def spawn(_: EnrollStudent) -> Any:
         return asyncio.create_task(later())

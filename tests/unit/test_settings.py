@@ -32,7 +32,7 @@ from mediator.testing import InMemoryDatabase, InMemoryUnitOfWork
 COUNT = [0, -1, 1.5, math.nan, math.inf, True, "3", None, 2**63]
 SECONDS = [0, -1, -0.5, math.nan, math.inf, -math.inf, True, "3", None]
 PAUSE = [-1, -0.5, math.nan, math.inf, True, "3", None]
-UNBOUNDED = [0, -1, math.nan, True, "3", None]  # infinity stands for no bound
+UNBOUNDED = [0, -1, math.nan, True, "3", None]  # infinity means no bound
 CONNECTION: Any = object.__new__(NatsConnection)
 DATABASE = InMemoryDatabase()
 

@@ -1,4 +1,4 @@
-"""A coroutine that was not awaited is found when its behavior or handler returns, and does not run on."""
+"""A coroutine that was not awaited is found when its behavior or handler returns, and is stopped."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""FakeTransaction: a transaction of a scope that only keeps a log, and the behavior that runs it."""
+"""FakeTransaction: a transaction that only records the calls of its scope, and the behavior that begins it."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +9,7 @@ from mediator.errors.root import name_of
 
 
 class FakeTransaction:
-    """Keeps what the scope tells it."""
+    """Records the calls of the scope."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -32,7 +32,7 @@ class FakeTransaction:
 
 
 class Transactional(PipelineBehavior[Command[Any] | Notification, Any]):
-    """Begins a `FakeTransaction` where there is none and there may be one, and remembers all it began."""
+    """Begins a `FakeTransaction` if none runs and the mode allows one. `begun` has all transactions it began."""
 
     per_scope = True
 

@@ -1,4 +1,4 @@
-"""VirtualTime: time that passes when a test says so."""
+"""VirtualTime: a clock whose time passes only when a test advances it."""
 
 import asyncio
 import functools
@@ -51,10 +51,10 @@ class VirtualTime:
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run a test on a loop whose time passes only while every task sleeps, and then at once.
+    """Run a test on an event loop that jumps to the next timer when every task sleeps.
 
-    Nothing that a thread or another process does may be waited for. `now()` is the time of the loop. Everything that a
-    test waits for has to come within an hour and a half.
+    The test must not wait for a thread or another process. `now()` is the time of the loop. Every wait of the test must
+    end within one and a half hours of virtual time.
     """
 
     async def bounded(*args: P.args, **options: P.kwargs) -> None:

@@ -26,7 +26,7 @@ KINDS = (
 
 
 def bind(part: Any, source: Any = None) -> Binding:
-    """Bind a class (an instance is made for each use), an object (always the same), or a class that `source` makes."""
+    """Bind a class (with a new instance for each use), an object, or a class whose instances `source` makes."""
     if isinstance(part, Binding):
         return part
     cls = part if isinstance(part, type) else type(part)

@@ -154,7 +154,7 @@ async def test_outside_a_dispatch_the_behavior_calls_the_handler():
     assert await CachingBehavior(MemoryCache()).handle(FindCourse(), call_next) == "went on"
 
 
-# The cache in memory
+# MemoryCache
 
 
 def key(number: int) -> CacheKey:

@@ -1,4 +1,4 @@
-"""Circuit breakers: consecutive failures open a circuit, and one message at a time tries it."""
+"""Circuit breakers: consecutive failures open a circuit, and one trial message at a time can close it."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Concurrency limits: a given number of messages at a time, in order of arrival, and no place is lost."""
+"""Concurrency limits: at most a given number of messages run at a time, in order of arrival, and no place is lost."""
 
 import asyncio
 from typing import Any
@@ -116,7 +116,7 @@ async def test_a_message_cancelled_when_it_gets_a_place_passes_the_place_on(behi
 async def test_a_place_given_to_a_message_that_was_just_cancelled_passes_to_the_next_message():
     office = Office(limit=1, max_wait=10)
     await office.send("a", "b", "c")
-    office.inside["a"].set_result(None)  # it ends when this test waits, and b is cancelled right after
+    office.inside["a"].set_result(None)  # a ends when this test yields, and b is cancelled immediately afterwards
     office.tasks["b"].cancel()
     await settle()
     assert list(office.inside) == ["c"]
@@ -217,7 +217,7 @@ def test_the_limit_is_never_exceeded_and_no_place_is_lost(steps, limit, max_wait
 
 
 def check(office: Office, limit: int) -> None:
-    """Check that the limit holds, that none waits while a place is free, and that none overtakes."""
+    """Check that the limit holds, that no message waits while a place is free, and that no message overtakes."""
     for key in "ab":
         inside = [name for name in office.inside if name[0] == key]
         open_tasks = [name for name, task in office.tasks.items() if name[0] == key and not task.done()]

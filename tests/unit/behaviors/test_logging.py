@@ -1,4 +1,4 @@
-"""LoggingBehavior: which fields it logs, and which it does not."""
+"""LoggingBehavior: the fields of its log lines."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from tests.unit.wiring import bind, handles, listens, wire
 
 
 class Clock:
-    """Ticks a quarter of a second each time it is read."""
+    """A clock that advances by a quarter of a second at each reading."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""Pre- and post-processors, handlers of errors and actions on errors."""
+"""Pre- and post-processors, error handlers and error actions."""
 
 import asyncio
 from dataclasses import dataclass
@@ -195,7 +195,7 @@ async def test_outside_a_dispatch_the_behavior_calls_the_handler():
     assert await RequestPreProcessorBehavior().handle(EnrollStudent(), call_next) == "went on"
 
 
-# Handlers of errors
+# Error handlers
 
 
 async def test_an_error_handler_turns_an_error_into_a_response():
@@ -344,7 +344,7 @@ async def test_an_error_of_an_error_handler_reaches_the_sender_with_the_first_er
     assert caught.value.__context__ is error
 
 
-# Actions on errors
+# Error actions
 
 
 async def test_all_actions_see_an_error_once_most_specific_first_and_the_error_is_raised_unchanged():
@@ -408,7 +408,7 @@ async def test_outer_actions_see_unhandled_errors_and_inner_actions_see_every_er
     assert log == ([] if outside and handled else ["observed"])
 
 
-# And transactions
+# Error handlers and transactions
 
 
 @dataclass(frozen=True, slots=True)

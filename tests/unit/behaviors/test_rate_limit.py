@@ -1,4 +1,4 @@
-"""Rate limits: never more messages than allowed, in order of arrival, and each one comes through."""
+"""Rate limits: the rate is never exceeded, messages run in order of arrival, and each one is handled or refused."""
 
 import asyncio
 from collections.abc import Iterator
@@ -147,7 +147,7 @@ async def test_keys_are_forgotten_once_their_limit_has_fully_recovered(time):
 async def test_keys_in_constant_use_do_not_keep_idle_keys_in_memory(time):
     behavior = limit(time, limit=1, seconds=1, burst=2, key=lambda command, _: command.name)
     for name in ("Ada", "Bob"):
-        await run_behavior(behavior, EnrollStudent(name))  # and one each second from now on, so never full again
+        await run_behavior(behavior, EnrollStudent(name))  # one a second: never recovers fully
     for number in range(100):
         for name in ("Ada", "Bob", str(number)):
             await run_behavior(behavior, EnrollStudent(name))
@@ -160,7 +160,7 @@ async def test_a_key_with_a_waiting_message_is_not_forgotten(time):
     await run_behavior(behavior, EnrollStudent("Ada"))
     second = asyncio.create_task(run_behavior(behavior, EnrollStudent("Ada")))
     await settle()
-    time.now = 1.0  # a place is free again, and the message that waits for it is still asleep
+    time.now = 1.0  # a place is free again, and the message that waits for the place still sleeps
     for number in range(5):
         await run_behavior(behavior, EnrollStudent(str(number)))
     third = asyncio.create_task(run_behavior(behavior, EnrollStudent("Ada")))
@@ -264,7 +264,7 @@ def test_settings_that_make_no_sense_are_refused(options: Any):
 
 
 class Rush:
-    """Messages that arrive, wait and give up; it records when each one was let through."""
+    """Messages that arrive, wait and give up. Records the time at which each message is handled."""
 
     def __init__(self, *, limit: int, seconds: float, burst: int, max_wait: float) -> None:
         self.time = VirtualTime()
@@ -314,7 +314,7 @@ class Rush:
             assert task.done()
             refused = not task.cancelled() and isinstance(task.exception(), RateLimitedError)
             assert (name in self.let_through) != (task.cancelled() or refused)
-        for number in range(self.burst):  # messages that gave up use no place
+        for number in range(self.burst):  # cancelled messages use no place
             await self.mediator.send(EnrollStudent(f"a{len(self.tasks) + number}"))
         await run_behavior(self.behavior, EnrollStudent("c"))
         assert self.behavior.remembered <= 3

@@ -18,7 +18,7 @@ from tests.unit.wiring import around, bind, handles, wire
 
 
 class Slept:
-    """Returns at once, and records how long it should have slept."""
+    """A sleep that returns at once and records the requested seconds."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -28,7 +28,7 @@ class Slept:
 
 
 class Flaky:
-    """Raises one error after the other, then answers."""
+    """A handler that raises the given errors one by one, and then returns a response."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
@@ -216,7 +216,7 @@ async def test_a_message_that_joins_a_running_transaction_is_tried_once_in_its_s
     transactional = Transactional()
     mediator = wire(handles(Outer, outer), handles(EnrollStudent, inner), behaviors=[retry(), transactional])
     await mediator.send(Outer())
-    assert len(transactional.begun) == 3  # the outermost command is repeated as a whole
+    assert len(transactional.begun) == 3  # the outermost command is repeated with its inner commands
     assert [scopes[n] is scopes[n + 1] for n in (0, 2, 4)] == [True] * 3
     assert len(set(map(id, scopes))) == 3
 

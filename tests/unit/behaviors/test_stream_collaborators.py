@@ -1,4 +1,4 @@
-"""Streams: the collaborators of requests authorize and validate a stream, once, at its first item."""
+"""Streams: authorizers and validators check a stream request once, before its first item."""
 
 from dataclasses import dataclass
 from typing import Any

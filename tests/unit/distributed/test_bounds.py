@@ -1,4 +1,4 @@
-"""Settings that cannot work are refused when a unit of work, outbox, inbox, relay or consumer is made."""
+"""Impossible settings are refused by the constructors of unit of work, outbox, inbox, relay and consumer."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 
 def wrong(**settings: str) -> pytest.MarkDecorator:
-    """Return each setting with each number that it refuses."""
+    """Return each setting with each number that must be refused."""
     cases = [(name, value) for name, kind in settings.items() for value in WRONG[kind.replace("_", " ")]]
     return pytest.mark.parametrize(("name", "value"), cases)
 

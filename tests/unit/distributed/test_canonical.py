@@ -1,4 +1,4 @@
-"""The canonical form of a command: the same for the same content, whatever the order and defaults of its fields."""
+"""The canonical form of a command: equal for equal content, for any order of fields and with or without defaults."""
 
 import dataclasses
 from collections.abc import Mapping

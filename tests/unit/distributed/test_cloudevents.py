@@ -1,4 +1,4 @@
-"""The limits of the values in a message context, also when it travels with an event or a request."""
+"""The limits of the values in a message context, also in sent events and requests."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime

@@ -10,7 +10,7 @@ from tests.unit.virtual_time import in_virtual_time, now
 
 
 class Counting(InMemoryIdempotency):
-    """Finds the given number of old keys at each call; `None` stands for an error of the database."""
+    """A store that finds the given number of old keys at each call. `None` means an error of the database."""
 
     def __init__(self, *found: int | None, interval: float) -> None:
         super().__init__(InMemoryDatabase(), clean_interval=interval)

@@ -13,7 +13,7 @@ from tests.unit.virtual_time import in_virtual_time, now
 
 
 class Work:
-    """Waits until the test releases it, and records how it ended."""
+    """Work that waits until the test releases it, and records its cancellations."""
 
     def __init__(self, *, stubborn: bool = False) -> None:
         self.started = asyncio.Event()

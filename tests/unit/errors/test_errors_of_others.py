@@ -1,4 +1,4 @@
-"""Errors of other libraries: they arrive as the same object, however their class treats attributes."""
+"""Errors of other libraries: they arrive as the same object, even if their class refuses new attributes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -50,7 +50,7 @@ class SlottedError(Exception):
 
 @dataclass
 class EmptyError(Exception):
-    """A collection of faults, which is false while it is empty."""
+    """An error that is also a collection, and is falsy while it is empty."""
 
     faults: tuple[str, ...] = ()
 
@@ -404,7 +404,7 @@ async def test_a_note_is_added_once_and_only_to_errors_that_accept_notes():
 
 
 async def test_an_error_that_replaces_the_cancellation_of_a_timeout_arrives_too():
-    """From Python 3.13 on `asyncio.timeout` writes to it."""
+    """From Python 3.13 on, `asyncio.timeout` sets attributes of such an error."""
     error = FrozenError()
 
     async def work(_message: Any) -> None:

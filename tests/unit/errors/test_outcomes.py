@@ -1,4 +1,4 @@
-"""The error a sender gets: after a commit it says so, and after a rollback no response or error claims a commit."""
+"""Outcomes: an error after a commit reports the commit, and after a rollback no response or error claims a commit."""
 
 import asyncio
 from collections.abc import Callable
@@ -54,7 +54,7 @@ from tests.unit.wiring import bind, handles, listens
 
 @dataclass(frozen=True)
 class Write(Command[str]):
-    """Writes a row and does what `then` says."""
+    """Writes a row and calls `then`."""
 
     row: str = "a"
     then: Callable[[], Any] | None = None
@@ -62,7 +62,7 @@ class Write(Command[str]):
 
 @dataclass(frozen=True)
 class Orchestrate(Query[str]):
-    """Has no transaction of its own."""
+    """A request without a transaction."""
 
     then: Callable[[], Any]
 

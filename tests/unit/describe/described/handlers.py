@@ -16,7 +16,7 @@ from tests.unit.describe.described.messages import Changed, Order, Ordered, Orde
 
 
 class Student:
-    """Not a message, although it is added to something."""
+    """An object that handlers add to a collection. It is no message."""
 
 
 class OrderHandler(RequestHandler[Order, list[str]]):

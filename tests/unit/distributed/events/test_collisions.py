@@ -1,4 +1,4 @@
-"""Numbers chosen by an attacker for their equal hashes take little more time than others, and are refused."""
+"""Numbers that an attacker chose for their equal hashes are refused, at little more cost than other numbers."""
 
 import json
 import random

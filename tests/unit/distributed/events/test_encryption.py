@@ -31,7 +31,7 @@ class Diagnosed(DistributedEvent):
 
 
 class FernetCipher:
-    """Has a secret for each patient, and one for other events. Deleting a secret makes its payloads unreadable."""
+    """A cipher with a secret for each patient and one for other events. Payloads of a deleted secret are unreadable."""
 
     def __init__(self, secrets: dict[str | None, bytes]) -> None:
         self.secrets = secrets
@@ -153,7 +153,7 @@ def test_the_error_names_an_inner_codec_without_plain_data(cipher: FernetCipher)
 
 
 class Plain:
-    """Does not encrypt: shows the arguments that a cipher is given."""
+    """A cipher that does not encrypt, and writes its arguments into the payload."""
 
     def encrypt(self, data: bytes, partition_key: str | None, /) -> bytes:
         return data

@@ -139,7 +139,7 @@ def test_an_empty_key_is_refused_where_it_is_added():
 
 @pytest.mark.parametrize("number", range(1, 4))
 def test_the_ordering_key_of_an_event_without_a_key_equals_no_partition_key(number: int):
-    """A key such as `#2` once stood for the event without a key that is parked as number 2."""
+    """In an earlier version `#2` was the ordering key of the parked event number 2 if that event had no key."""
     without = parked(None, number)
     assert all(
         without.ordering_key != parked(key, other).ordering_key

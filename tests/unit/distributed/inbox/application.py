@@ -1,4 +1,4 @@
-"""An application in memory whose handlers do what a test says."""
+"""An application in memory whose handlers run the actions that a test sets."""
 
 import asyncio
 import time
@@ -50,7 +50,7 @@ Act = Callable[[OrderPlaced], Awaitable[None]]
 
 @dataclass
 class Application:
-    """`effects` has the orders it has handled; `acts` says by number what the handler of an order does."""
+    """`effects` has the numbers of the handled orders; `acts` has the action of the handler for each order number."""
 
     options: dict[str, Any] = field(default_factory=dict)
     ack_wait: float = 30.0

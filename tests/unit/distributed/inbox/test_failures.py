@@ -125,7 +125,7 @@ async def test_a_handler_that_cancels_its_own_task_does_not_stop_the_consumer():
     with capture_logs() as logs:
         async with application.running():
             await application.settled(2)
-    assert asyncio.get_running_loop().time() - began >= 1.0  # redelivery at once must not be a busy loop
+    assert asyncio.get_running_loop().time() - began >= 1.0  # an immediate redelivery must not cause a busy loop
     assert (sorted(application.effects), application.parked()) == ([1, 2], [])
     assert "handler cancelled its own task" in [line["event"] for line in logs]
 

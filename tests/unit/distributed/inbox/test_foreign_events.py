@@ -1,4 +1,4 @@
-"""Events of foreign producers: each is handled or parked as a whole, whatever it is, and the next one is handled."""
+"""Events of foreign producers: any event is handled or parked completely, and the next event is handled."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ GOOD = b'{"number": 7}'
 
 
 async def taken(*messages: tuple[dict[str, str], bytes], **options: Any) -> Application:
-    """Return an application that has consumed these messages, and a good one after them."""
+    """Return an application that has consumed the given messages and a valid message after them."""
     application = Application(options)
     for headers, data in messages:
         application.broker.store_message(TYPE, headers, data)
@@ -87,7 +87,7 @@ async def test_events_with_odd_ids_sources_and_keys_are_handled_once_and_unchang
     application = await taken(({**CE, **changes}, GOOD), ({**CE, **changes}, GOOD), ordering="key")
     seen = application.database.tables["reservations"]
     assert seen[7] == event_id or (changes.get("ce-id") == "" and seen[7].startswith("memory:"))
-    assert application.starts[7] == (2 if changes.get("ce-id") == "" else 1)  # without an id, each message is an event
+    assert application.starts[7] == (2 if changes.get("ce-id") == "" else 1)  # without an id, each is a separate event
     assert application.parked() == []
     for consumer, source, known in application.database.inbox:
         for column in (consumer, source, known):
@@ -127,7 +127,7 @@ async def test_events_without_an_id_and_unreadable_messages_are_recognized_by_th
 
 
 async def test_a_record_older_than_the_stored_event_does_not_make_the_event_a_duplicate():
-    """An earlier record is of another event with the same place: the stream was created again."""
+    """A record that is older than the event belongs to another event at this position: the stream was recreated."""
     without_id = {name: value for name, value in CE.items() if name != "ce-id"}
     application, asked = Application({}), list[datetime | None]()
 
@@ -144,7 +144,7 @@ async def test_a_record_older_than_the_stored_event_does_not_make_the_event_a_du
 
 
 async def test_an_empty_key_of_a_foreign_event_counts_as_no_key():
-    """An event that is parked does not hold back another event with an empty key."""
+    """A parked event with an empty key does not hold back other events with an empty key."""
     empty = {**CE, "ce-partitionkey": ""}
     broken = {**empty, "ce-id": "2", "ce-time": "tomorrow"}
     application = await taken((broken, GOOD), (empty, GOOD), ordering="key")

@@ -22,11 +22,11 @@ class OrderCancelled(DistributedEvent):
 
 class HandlesCancelled(DistributedEventHandler[OrderCancelled]):
     async def handle(self, event: OrderCancelled) -> None:
-        """Handles another type, for which a place is kept free."""
+        """Handle another type, which has a reserved place."""
 
 
 class TwoTypes(Timed):
-    """An application that handles two types of events at two places; orders have one of them."""
+    """An application that handles two types of events with a concurrency of two; orders can use one place."""
 
     more: tuple[Binding, ...] = ()
 
@@ -100,7 +100,7 @@ async def test_an_event_that_was_handed_back_once_and_then_started_is_not_handed
         await asyncio.sleep(5)
         first.set()
         await until(application, {1: 1, 2: 1, 3: 1, 4: 1, 5: 1})
-        await asyncio.sleep(10)  # event 4 was redelivered, and waits with 6 and 7
+        await asyncio.sleep(10)  # event 4 was redelivered and waits together with 6 and 7
         second.set()
         await asyncio.sleep(1)
         assert application.parked() == [("e4", "handler-failed", 2)]
@@ -141,9 +141,9 @@ async def test_an_event_that_another_process_has_started_is_not_handed_back_agai
     application.publish(1, 2, 3, 4)
     async with application.running():
         await asyncio.sleep(5)  # event 4 was handed back
-        await application.inbox.start("warehouse", "shop", "e4", 8)  # by a process that is killed afterwards
+        await application.inbox.start("warehouse", "shop", "e4", 8)  # started by a process that is killed afterwards
         application.elsewhere[4] = 1
-        await asyncio.sleep(40)  # it was redelivered, and waits with 2 and 3
+        await asyncio.sleep(40)  # event 4 was redelivered and waits together with 2 and 3
         go.set()
         await asyncio.sleep(1)
         assert [attempt for number, attempt in application.attempts if number == 4] == [2]
@@ -151,7 +151,7 @@ async def test_an_event_that_another_process_has_started_is_not_handed_back_agai
 
 
 async def _nothing(*_: object) -> None:
-    """Replace a method of the inbox by one that writes nothing."""
+    """Do nothing; replaces a method of the inbox."""
 
 
 @in_virtual_time
@@ -209,7 +209,7 @@ async def test_an_event_stays_outstanding_until_a_slow_database_has_taken_its_st
     async with application.running():
         await asyncio.sleep(40)
         assert [attempt for _, number, attempt in application.deliveries if number == 4] == [1]
-        await asyncio.sleep(25)  # now it has been handed back as well
+        await asyncio.sleep(25)  # by now event 4 has been handed back too
         application.inbox.take_back = take_back  # type: ignore[method-assign]
     assert [attempt for _, number, attempt in application.deliveries if number == 4] == [1]
 

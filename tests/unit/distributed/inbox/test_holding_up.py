@@ -48,7 +48,7 @@ async def test_a_suspect_that_waits_for_a_hanging_handler_delays_other_groups_fo
     hangs, other = Application({**BESIDE, "handler_timeout": 3600.0}), Application(BESIDE)
     await left_by_a_process_that_died(hangs, 1)
     hangs.acts = {2: hanging}
-    async with running(other), running(hangs):  # before the other, so that the suspect follows event 2
+    async with running(other), running(hangs):  # started before the other consumer, so that the suspect follows event 2
         hangs.publish(2)
         await asyncio.sleep(1)
         for number in range(10, 20):
@@ -70,7 +70,7 @@ async def test_other_events_join_a_hanging_suspect_after_seconds_except_in_its_l
             other.publish(number)
             assert await until_handled(other, number) <= _ALONE_SECONDS + 0.1
         assert now() < 15
-        while not hangs.parking.events:  # it failed, and is no suspect any more
+        while not hangs.parking.events:  # the event failed and is no longer a suspect
             await asyncio.sleep(1)
     assert hangs.parked() == [("e1", "handler-failed", 3)]
 
@@ -122,7 +122,7 @@ async def test_a_suspect_runs_its_last_start_alone_so_that_a_slow_killer_is_park
     application.inbox.take_back = _nothing  # type: ignore[method-assign]  # each process is killed
     await left_by_a_process_that_died(application, 1)
     application.acts = {1: hanging}
-    for starts in (1, 2, 3):  # alone and then joined, with others, and alone to the end
+    for starts in (1, 2, 3):  # starts: alone and then joined, shared, and alone to the end
         async with running(application):
             await asyncio.sleep(_ALONE_SECONDS + 30)
         assert application.starts == {1: starts}
@@ -138,7 +138,7 @@ async def test_only_the_start_before_parking_is_the_last_start_of_a_suspect() ->
         application.inbox.take_back = _nothing  # type: ignore[method-assign]  # each process is killed
         await left_by_a_process_that_died(application, 1)
         application.acts = {1: hanging}
-        for _ in range(2, limit):  # killed while it is alone
+        for _ in range(2, limit):  # each process is killed while the suspect runs alone
             async with running(application):
                 await asyncio.sleep(_ALONE_SECONDS / 2)
         async with running(application):
@@ -146,7 +146,7 @@ async def test_only_the_start_before_parking_is_the_last_start_of_a_suspect() ->
         async with running(application):
             await asyncio.sleep(1)
         assert application.parked() == [("e1", "process-died", limit)]
-        assert application.starts == {1: limit - 1}  # the first start was in the process that died before
+        assert application.starts == {1: limit - 1}  # the first start was in the process that died earlier
 
 
 async def _nothing(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Handlers that are interrupted: because the consumer stops, the process dies, or the database goes away."""
+"""Interrupted handlers: the consumer stops, the process dies, or the database becomes unavailable."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -102,7 +102,7 @@ async def test_starts_that_ended_with_their_process_are_counted_and_park_at_the_
     application.acts[1] = hanging
     application.publish(1, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(application.inbox, "take_back", _nothing)  # a process that dies takes no start back
+        patch.setattr(application.inbox, "take_back", _nothing)  # a dying process takes no start back
         for _ in range(4):
             async with application.running(application.consuming()):
                 async with asyncio.timeout(5):
@@ -191,7 +191,7 @@ async def test_a_handler_that_loses_the_connection_three_times_uses_up_an_attemp
     async with application.running():
         await application.settled(1)
     assert application.parked() == [("e1", "handler-failed", 2)]
-    assert application.starts[1] == 6  # three for each attempt
+    assert application.starts[1] == 6  # three starts for each attempt
 
 
 async def test_a_consumer_that_waits_for_the_database_stops_at_once():

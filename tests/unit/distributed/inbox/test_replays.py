@@ -1,4 +1,4 @@
-"""A replay handles the selected events once, in order and at its rate, whatever else is parked under their keys."""
+"""A replay handles the selected events once, in order and at its rate, also if other events of their keys are parked."""
 
 import asyncio
 from dataclasses import replace
@@ -20,7 +20,7 @@ ORDERED: dict[str, Any] = {**UNORDERED, "ordering": "key"}
 
 
 async def park(application: Application, *numbers: int, key: str | None = None) -> list[int]:
-    """Let events fail, each by itself or behind another one, and return the numbers of the parked events."""
+    """Let events fail by themselves or park behind a failed event, and return the numbers of the parked events."""
     application.acts |= dict.fromkeys(numbers, failing(FatalEventError()))
     parked = len(application.parking.events)
     application.publish(*numbers, key=key)
@@ -150,7 +150,7 @@ async def test_an_event_deleted_during_the_replay_blocks_no_event() -> None:
 async def test_a_dry_run_reports_each_failed_event_of_a_key_as_ready() -> None:
     application = Application(ORDERED)
     await park(application, 1, 2, key="a")
-    parked = parked_in(application.database)  # the second one had failed by itself too
+    parked = parked_in(application.database)  # as if the second event had failed by itself too
     parked.update({number: replace(event, reason="handler-failed") for number, event in parked.items()})
     application.acts.clear()
     assert await outcomes(application, dry_run=True) == [("e1", "ready"), ("e2", "ready")]

@@ -1,4 +1,4 @@
-"""SharedLock: any number of events hold it together, a suspect holds it alone, and neither side waits for ever."""
+"""SharedLock: any number of events share it, a suspect holds it exclusively, and neither side starves."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -279,7 +279,7 @@ async def test_a_downgraded_guard_lets_others_join_and_counts_as_shared(process:
     await process.ask("beside")
     guard = Guard(process.lock, asyncio.Event())
     with guard:
-        guard.downgrade()  # holds nothing
+        guard.downgrade()  # has no effect, because the guard holds nothing
         guard.release()
     assert process.running == ["first"]
     await process.end("first")

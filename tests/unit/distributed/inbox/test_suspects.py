@@ -1,4 +1,4 @@
-"""Events whose process died are handled alone: the event that killed it is parked, and the others are not."""
+"""Events whose process died are handled alone: the event that killed the process is parked, and other events are not."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ BESIDE: dict[str, Any] = {"retry_delays": (0.0,), "max_attempts": 3, "drain_time
 
 
 class Mortal(Application):
-    """An application whose process dies when it handles a deadly order, and leaves no trace in the database."""
+    """An application whose process dies when it handles a deadly order. The death writes nothing to the database."""
 
     def __init__(self, deadly: Sequence[int], **options: Any) -> None:
         super().__init__({**BESIDE, **options})
@@ -33,7 +33,7 @@ class Mortal(Application):
         await hanging(_event)
 
     async def live(self, settled: int) -> bool:
-        """Run a process, and return whether it lived until that many events were settled."""
+        """Run a process, and return whether it survived until the given number of events were settled."""
         self.died.clear()
         async with self.running(self.consuming()), asyncio.timeout(10):
             ends = [asyncio.create_task(self.died.wait()), asyncio.create_task(self.settled(settled))]
@@ -43,7 +43,7 @@ class Mortal(Application):
             return ends[1] in done and not self.died.is_set()
 
     async def live_on(self, settled: int) -> int:
-        """Start processes until all events are settled, and return how many of them died."""
+        """Start processes until all events are settled, and return the number of processes that died."""
         for deaths in itertools.count():
             if await self.live(settled):
                 return deaths
@@ -117,7 +117,7 @@ async def test_a_waiting_suspect_sends_heartbeats_and_is_not_delivered_to_anothe
     application, go = Application(BESIDE, ack_wait=0.2), asyncio.Event()
     application.acts = {2: lambda _event: _until(go)}
     async with suspect_behind(application, application.consuming()):
-        await asyncio.sleep(0.5)  # longer than the broker waits for an acknowledgement
+        await asyncio.sleep(0.5)  # longer than the ack wait of the broker
         go.set()
         await application.settled(2)
     assert application.attempts == [(2, 1), (1, 2)]
@@ -125,7 +125,7 @@ async def test_a_waiting_suspect_sends_heartbeats_and_is_not_delivered_to_anothe
 
 @asynccontextmanager
 async def suspect_behind(application: Application, consumer: EventConsumer) -> AsyncIterator[asyncio.Task[None]]:
-    """Let event 2 be handled while event 1 waits, which was delivered earlier and handed back."""
+    """Start event 2 while event 1 waits; event 1 was delivered earlier and handed back."""
     before = InMemoryEventSubscription(application.broker, "warehouse")
     async with asyncio.timeout(10), before.open([TYPE], prefetch=1) as deliveries:
         application.publish(1)
@@ -149,7 +149,7 @@ async def test_a_failed_event_is_retried_concurrently_with_others():
     application.acts = {1: hanging, 2: failing(ValueError(), times=2)}
     application.publish(1, 2, 3)
     async with application.running():
-        await application.settled(2)  # while the first one runs
+        await application.settled(2)  # while the first event runs
         assert application.effects in ([2, 3], [3, 2])
         assert application.starts == {1: 1, 2: 3, 3: 1}
 
@@ -171,7 +171,7 @@ async def test_a_stopped_consumer_hands_a_waiting_suspect_back_at_once_and_uncou
     async with suspect_behind(application, application.consuming(drain_timeout=5.0)) as task:
         task.cancel()
         await settle()
-        assert sum(outstanding.values()) == 1  # the other one ends normally
+        assert sum(outstanding.values()) == 1  # the other consumer ends normally
         go.set()
         await asyncio.wait({task})
     assert (application.effects, application.database.starts) == ([2], {})
@@ -258,7 +258,7 @@ async def test_among_suspects_the_one_with_the_fewest_starts_is_handled_first():
     assert (first, others) == (
         1,
         [3, 2],
-    )  # the first one had asked before the number of starts of the others was known
+    )  # the first event requested the lock before the starts of the other events were known
 
 
 async def test_an_event_that_still_waits_when_the_consumer_stops_is_not_started():

@@ -1,4 +1,4 @@
-"""The times of a consumer: heartbeats, pauses, cleaning and limits; deliveries are counted, and not only effects."""
+"""The times of a consumer: heartbeats, pauses, cleaning and limits. The tests count deliveries, not only effects."""
 
 import asyncio
 import itertools
@@ -44,7 +44,7 @@ class Timed(Application):
         self.cleaning_fails = 0
         self.failing_acks = 0
         self.elsewhere: Counter[int] = Counter()
-        """The number of deliveries of an event to other processes meanwhile."""
+        """For each order, the number of deliveries to other processes so far."""
         self.ended: list[tuple[int, str]] = []
         self.on_nak: Callable[[float], None] = lambda _delay: None
         self.inbox.clean = self._clean  # type: ignore[method-assign]
@@ -648,7 +648,7 @@ async def test_an_outage_and_a_full_outbox_have_independent_pauses() -> None:
         application.database.available = False
         asked.clear()
         await asyncio.sleep(20)
-        assert asked[1] - asked[0] <= 0.1  # the database has just gone away, however long the outbox was full before
+        assert asked[1] - asked[0] <= 0.1  # pauses start short again, although the outbox was full before the outage
         application.database.available = True
         application.database.outbox.clear()
         await application.settled_in(6)

@@ -16,7 +16,7 @@ BODY = b'{"number": 7}'
 
 
 async def signed(event: CloudEvent) -> Caller | None:
-    """Stands for an authenticator that checks a signature."""
+    """An authenticator, as if it checked a signature."""
     signature = event.extensions.get("signature")
     if signature == "forged":
         raise NotAuthorizedError(event.type, None, "its signature is not valid")

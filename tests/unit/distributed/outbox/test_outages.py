@@ -1,4 +1,4 @@
-"""A relay behaves in its second outage, after a restart and with an endless backlog as it did the first time."""
+"""A relay behaves the same in every outage, after a restart and with an endless backlog."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def pauses_of(calls: Sequence[tuple[float, object]]) -> list[float]:
 
 
 class Broker(EventPublisher):
-    """Returns for each event the error of its domain or id; `calls` has the time and the ids of each call."""
+    """A broker that returns for each event the error set for its domain or id. `calls` has the time and ids of each call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[float, list[str]]] = []
@@ -68,7 +68,7 @@ class Broker(EventPublisher):
 
 
 class Outbox(InMemoryOutbox):
-    """Records each claim, wait and cleaning with its time. The next claims raise the `failures`."""
+    """An outbox that records the time of each claim, wait and cleaning. The next claims raise the errors in `failures`."""
 
     def __init__(self, database: InMemoryDatabase) -> None:
         super().__init__(database)
@@ -353,7 +353,7 @@ async def test_an_endless_backlog_delays_neither_a_recovered_domain_nor_cleaning
 
 @in_virtual_time
 async def test_the_outage_of_a_domain_is_remembered_although_a_backlog_hides_its_events() -> None:
-    """If a batch has no room for its events when they are due, the domain still counts as away."""
+    """A domain stays unavailable if a full batch leaves out its events when they are due."""
 
     class Before(Outbox):
         number = 0
@@ -379,7 +379,7 @@ async def test_the_outage_of_a_domain_is_remembered_although_a_backlog_hides_its
 
 @in_virtual_time
 async def test_an_outage_is_remembered_although_another_relay_has_claimed_its_events() -> None:
-    """An empty claim shows that no event waits only if no other relay holds a part of the events."""
+    """An empty claim proves that no event waits only if no other relay has claimed events."""
 
     class Shared(Outbox):
         others = False
@@ -535,7 +535,7 @@ async def test_an_idle_relay_claims_after_each_interval_and_when_a_delayed_event
             outbox.database.delayed.append((due, event(f"{due}")))
         await asyncio.sleep(30)
     assert [(round(at, 1), ids) for at, ids in broker.calls] in (
-        [(77.0, ["75.0"]), (78.5, ["78.5"])],  # events of another process are seen only by polling
+        [(77.0, ["75.0"]), (78.5, ["78.5"])],  # events of another process are found only by polling
         [(75.0, ["75.0"]), (78.5, ["78.5"])],
     )
 
@@ -734,7 +734,7 @@ async def test_a_relay_stops_only_after_its_interrupted_cleaning_has_returned_it
             try:
                 await asyncio.Event().wait()
             finally:
-                await asyncio.sleep(3)  # as a rollback does
+                await asyncio.sleep(3)  # like a rollback
                 self.given_back = now()
             return limit
 

@@ -66,7 +66,7 @@ class Application:
 
 
 class Counted:
-    """The contents of an outbox; fails when they are read endlessly."""
+    """The contents of an outbox. Reading them without end fails."""
 
     def __init__(self, contents: Any) -> None:
         self._contents = contents
@@ -82,7 +82,7 @@ class Counted:
 
 
 class Flaky(InMemoryEventPublisher):
-    """Stores one event of each call, and the others in later calls."""
+    """A broker that stores only one event of each call."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         taken = await super().publish(events[:1])
@@ -101,7 +101,7 @@ class Refusing(InMemoryEventPublisher):
 
 
 class Holding(InMemoryEventPublisher):
-    """Refuses the second event, and holds back the third one because of it."""
+    """A broker that refuses the second event, and therefore holds back the third one."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         held = {"3": EventHeldBackError("3", "shop.order-placed.v1")} if "2" in (each.id for each in events) else {}
@@ -352,8 +352,8 @@ async def test_an_expired_event_is_not_published_again():
 async def test_a_stream_is_read_from_the_earliest_possible_position_of_the_oldest_event_of_a_chunk():
     assert await verified((1, 10 * HOUR, 10 * HOUR, 10 * HOUR), (2, 0, 0, 0)) == []
     assert await verified((1, 0, 0, 0), (2, 10 * HOUR, 10 * HOUR, 10 * HOUR), (3, 0, 0, 0)) == []
-    assert await verified((1, 10 * HOUR, 0, 9 * HOUR)) == []  # the relay was frozen before it could settle
-    assert await verified((1, 0, 10 * HOUR, 10 * HOUR)) == []  # the caller gave the time
+    assert await verified((1, 10 * HOUR, 0, 9 * HOUR)) == []  # the relay was frozen before it archived the event
+    assert await verified((1, 0, 10 * HOUR, 10 * HOUR)) == []  # the caller set the time
 
 
 async def test_an_event_within_a_minute_of_its_expiry_counts_as_expired():

@@ -1,4 +1,4 @@
-"""The relay publishes waiting events, tells an outage from a refused event, and polls again when it has a reason."""
+"""The relay publishes waiting events, distinguishes an outage from a refused event, and does not poll needlessly."""
 
 import asyncio
 import random
@@ -35,7 +35,7 @@ def event(event_id: str, domain: str = "shop", key: str | None = None) -> CloudE
 
 
 class Broker(EventPublisher):
-    """Stores events, or returns the errors that the test sets and holds back later events of the same key."""
+    """A broker that stores events, or returns the errors set by a test and holds back later events of the same key."""
 
     def __init__(self) -> None:
         self.stored: list[str] = []
@@ -462,7 +462,7 @@ async def test_a_due_event_that_a_claim_missed_is_claimed_after_a_pause_or_a_wak
     put(database, event("1"))
     running = asyncio.ensure_future(OutboxRelay(outbox, broker).run())
     await outbox.waits_for(1)
-    assert (outbox.claims, outbox.waits) == (2, [0.05])  # the first claim had an event, and more could be due by now
+    assert (outbox.claims, outbox.waits) == (2, [0.05])  # after a claim with an event, more events may be due
     put(database, event("2"))
     await broker.until(lambda: broker.stored == ["1", "2"])
     running.cancel()
@@ -470,7 +470,7 @@ async def test_a_due_event_that_a_claim_missed_is_claimed_after_a_pause_or_a_wak
 
 
 class CountingOutbox(InMemoryOutbox):
-    """Counts the claims, and records the waiting time after each empty claim."""
+    """An outbox that counts claims and records the waiting time after each empty claim."""
 
     def __init__(self, database: InMemoryDatabase) -> None:
         super().__init__(database)
@@ -491,7 +491,7 @@ class CountingOutbox(InMemoryOutbox):
         await super().wait(60)
 
     async def waits_for(self, number: int) -> None:
-        """Return when the relay waits for that time."""
+        """Return when the relay waits for the given number of times."""
         async with asyncio.timeout(10), self.progress:
             await self.progress.wait_for(lambda: len(self.waits) >= number)
 

@@ -1,4 +1,4 @@
-"""Republishing over time: how long a broker may be away, which events are sent again, and at which rate."""
+"""Republishing over time: the patience with an outage, the events that are sent again, and the rate."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ AWAY = PublisherUnavailableError("nats://broker", "connection refused")
 
 
 class Broker(EventPublisher):
-    """Returns for each event its error in `errors`; records the time, the ids and the mark of each call."""
+    """A broker that returns for each event its error in `errors`, and records time, ids and mark of each call."""
 
     def __init__(self) -> None:
         self.errors: dict[str, Exception] = {}

@@ -1,4 +1,4 @@
-"""FairQueue: workers take the work in order of arrival, but no kind of work takes all places."""
+"""FairQueue: workers take work in order of arrival, but no kind of work occupies all places."""
 
 import asyncio
 from collections import Counter
@@ -40,7 +40,7 @@ def test_an_idle_kind_gets_a_place_at_once_although_another_kind_is_busy(
             elif step == "take" and (found := await taken(queue)):
                 running[found[0]] += 1
             assert running.total() <= places
-        for kind in KINDS:  # all work but one kind ends, and that kind could use all places
+        for kind in KINDS:  # only one kind has running work, and could take all places
             while running[kind] and kind != "a":
                 running[kind] -= 1
                 queue.done(kind)
@@ -190,11 +190,11 @@ async def test_a_kind_that_gets_no_place_for_some_time_is_stuck() -> None:
     queue.put("a", 1)
     await queue.take()
     for kind in ("b", "stranger"):
-        await asyncio.sleep(1000)  # nothing waits
+        await asyncio.sleep(1000)  # no work waits
         queue.put(kind, 2)
         assert queue.stuck(2) == []
         await asyncio.sleep(1.9)
-        queue.put(kind, 3)  # does not restart the waiting time of the first one
+        queue.put(kind, 3)  # does not restart the waiting time of the first item
         assert queue.stuck(2) == []
         await asyncio.sleep(0.2)
         assert queue.stuck(2) == [kind]
@@ -206,7 +206,7 @@ async def test_new_work_of_a_kind_that_already_hangs_is_stuck_at_once() -> None:
     queue = FairQueue[int](["a", "b"], 2)
     queue.put("a", 0)
     await queue.take()
-    await asyncio.sleep(10)  # its handler hangs, and nothing waits
+    await asyncio.sleep(10)  # the handler of `a` hangs, and no work waits
     for number in (1, 2, 3):
         queue.put("a", number)
         assert queue.stuck(2) == ["a"]

@@ -1,4 +1,4 @@
-"""Requests, responses and cached queries arrive unchanged, or there is an error."""
+"""Requests, responses and cached queries arrive unchanged, or raise an error."""
 
 import math
 from collections.abc import Sequence

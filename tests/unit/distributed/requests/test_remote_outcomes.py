@@ -1,4 +1,4 @@
-"""The outcome of a commit as the sender in another application, thread or task learns it."""
+"""The outcome of a commit that a sender in another application, thread or task observes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -36,14 +36,14 @@ class Store(Command[int]):
 
 @dataclass(frozen=True)
 class Look(Query[int]):
-    """Has no transaction of its own, but sends a command."""
+    """A request without a transaction whose handler sends a command."""
 
     request_type: ClassVar[str] = "outcomes.look"
     row: str
 
 
 class Shop(App):
-    """An application that handles `Store` and `Look` of others; the handlers call `part`."""
+    """An application that handles `Store` and `Look` for others. The handlers call `part`."""
 
     part: Callable[[], Any] | None = None
 
@@ -131,7 +131,7 @@ async def test_a_request_with_an_unknown_outcome_is_not_answered() -> None:
 
 
 class StumblingCodec:
-    """Decodes each response once, for the check before it is sent, and fails where it arrives."""
+    """A codec that decodes each response in the check before sending, and fails to decode it at the sender."""
 
     def __init__(self, codec: RequestCodec) -> None:
         self._codec = codec

@@ -53,7 +53,7 @@ class Call(IncomingCall):
 
 
 class Channel(RequestChannel, IncomingCalls):
-    """Connects a sender and a responder, on the clock of the loop; records every call."""
+    """A channel between a sender and a responder on the clock of the loop. Records every call."""
 
     def __init__(self) -> None:
         self.codec = MsgspecRequestCodec()
@@ -85,7 +85,7 @@ class Channel(RequestChannel, IncomingCalls):
 
 
 class Server:
-    """Takes the seconds of each request to handle it, and records when each began and ended."""
+    """A handler that takes the seconds of each request, and records when each request began and ended."""
 
     def __init__(self) -> None:
         self.began: dict[str, float] = {}
@@ -178,7 +178,7 @@ async def test_authentication_and_handling_together_take_no_longer_than_the_limi
 
     sender = RemoteSender(channel, timeout=1000)
     async with server.serving(channel, concurrency=1, authenticate=slow, handler_timeout=10.0):
-        for name in ("a", "b"):  # the second one has waited for ten seconds, which do not count for the handler
+        for name in ("a", "b"):  # the second request waits for ten seconds, which do not count for its handler
             with pytest.raises(RemoteFailedError):
                 await asyncio.gather(*(sender.send(Work(f"{name}{number}", 60.0)) for number in range(2)))
             await asyncio.sleep(10)

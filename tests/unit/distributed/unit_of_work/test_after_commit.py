@@ -1,4 +1,4 @@
-"""Calls after a commit: one time limit holds for all of them together, however many there are."""
+"""After-commit calls: one timeout applies to all calls of a commit together."""
 
 import asyncio
 from typing import Any

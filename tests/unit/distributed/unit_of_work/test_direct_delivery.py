@@ -1,4 +1,4 @@
-"""Direct delivery: after the commit, in order, once, and bounded, whatever the publisher does and whoever cancels."""
+"""Direct delivery: events are published once, in order and within a timeout after the commit, despite cancellations."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Change(Command[str]):
 
 
 class Publisher(EventPublisher):
-    """Records the time of each call, which takes `seconds`; fails for the numbers in `failing`."""
+    """A publisher that records the time of each call, takes `seconds`, and fails for the bodies in `failing`."""
 
     def __init__(self, application: "Application") -> None:
         self.calls: list[tuple[float, list[bytes]]] = []
@@ -171,7 +171,7 @@ async def test_no_after_commit_call_follows_a_delivery_that_ended_with_the_event
     sending = asyncio.create_task(application.mediator.send(Change((1,), follower_seconds=0.0)))
     await settle()
     began = now()
-    for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as `asyncio.run` does when it ends
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as `asyncio.run` does at its end
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending

@@ -1,4 +1,4 @@
-"""Staged events: which count as waiting, which are ordered, which ids are taken; and which records a filter selects."""
+"""Staged events: waiting events, ordered events and event ids; and the records that a filter selects."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
