@@ -22,7 +22,7 @@ class Size(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Typed(DistributedEvent):
-    """Without an equality of its own."""
+    """A class without its own `__eq__`."""
 
     event_type: ClassVar[str] = "shop.typed"
     text: str = ""

@@ -25,7 +25,7 @@ class ListStudents(StreamRequest[str]):
 
 @dataclass
 class Telemetry:
-    """Everything that was measured."""
+    """The collected spans and metrics."""
 
     exporter: InMemorySpanExporter
     reader: InMemoryMetricReader

@@ -1,4 +1,4 @@
-"""`mediator describe`: the exact chain of every message, without starting anything."""
+"""`mediator describe`: the exact chain of every message, without starting the application."""
 
 import json
 

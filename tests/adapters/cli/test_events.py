@@ -1,4 +1,4 @@
-"""`mediator events`: a list of the events, their frozen samples, and a check of them for pipelines."""
+"""`mediator events`: a list of the events, their frozen samples, and a check of the samples."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Every option of every command refuses what cannot work, before anything is opened, with an error that names it."""
+"""Every option of every command refuses invalid values before anything is opened, and the error names the option."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ FREE = {"target", "message", "others", "key", "because", "output", "data", "head
 
 
 def parameters(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Parameter]]:
-    """Every parameter of a command and of those below it, with the words that lead to it."""
+    """Yield every parameter of a command and of its subcommands, with the words of the command."""
     for parameter in command.params:
         yield path, parameter
     if isinstance(command, click.Group):
@@ -51,7 +51,7 @@ def parameters(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[t
 
 
 def refused(parameter: click.Parameter) -> list[str]:
-    """The values that a parameter is to refuse."""
+    """Return the values that a parameter must refuse."""
     kind = parameter.type
     if parameter.name in FREE or getattr(parameter, "is_flag", False):
         return []
@@ -70,7 +70,7 @@ CASES = [
 
 
 def called(path, parameter, value, target=NEVER):
-    """A call of a command in which one parameter has a value, and all that are required have one too."""
+    """Return the arguments of a call that gives one parameter a value, and all required parameters a valid one."""
     command = cli
     for name in path:
         command = command.commands[name]
@@ -118,7 +118,7 @@ def test_a_rate_of_zero_is_refused():
     assert "The setting rate=0.0 cannot work: use a positive number of events a second" in result.output
 
 
-HOSTILE = [  # no NUL, which no operating system passes on, and no place outside the folder of the test
+HOSTILE = [  # NUL cannot be passed to a process, and other paths would be outside of the folder of the test
     "",
     "\udcff",
     "\x1b[31m\n",
@@ -137,7 +137,7 @@ HOSTILE = [  # no NUL, which no operating system passes on, and no place outside
 
 
 def of_a_container(path: tuple[str, ...]) -> str:
-    return NEVER if path == ("run",) else TARGET  # it would run until somebody stops it
+    return NEVER if path == ("run",) else TARGET  # the command would run until it is stopped
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`mediator outbox`: looking at what waits and what was published, and publishing it again."""
+"""`mediator outbox`: lists pending and published events, and publishes them again."""
 
 import asyncio
 import json

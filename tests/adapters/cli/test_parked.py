@@ -1,4 +1,4 @@
-"""`mediator parked`: looking at events that were set aside, replaying, editing and discarding them."""
+"""`mediator parked`: lists, replays, edits and discards parked events."""
 
 import asyncio
 import base64
@@ -97,7 +97,7 @@ class Application:
 
 @pytest.fixture(autouse=True)
 def unconfigured() -> None:
-    """Whoever has captured logs leaves structlog configured."""
+    """Reset structlog, because tests that capture logs leave it configured."""
     structlog.reset_defaults()
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Run:
-    """A running `mediator run`, at the point where its handler waits to be released."""
+    """A running `mediator run`, whose handler waits to be released."""
 
     def __init__(self, process, database, release):
         self.process = process

@@ -1,4 +1,4 @@
-"""`mediator schema`: the library's tables, created or as text."""
+"""`mediator schema`: creates the library's tables, or prints their SQL."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What may stand on the command line in place of a container, and what is said when it does not."""
+"""The command line accepts containers, container classes and factories, and explains other targets."""
 
 from pathlib import Path
 

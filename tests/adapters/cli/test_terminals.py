@@ -1,4 +1,4 @@
-"""The command line where the event loop knows no signals, the output few characters, and nobody reads any more."""
+"""The command line on event loops without signal handlers, with limited encodings, and with closed outputs."""
 
 import asyncio
 import io
@@ -135,7 +135,7 @@ def names(tmp_path: Path) -> Path:
 
 
 class Terminal:
-    """An output of some encoding."""
+    """An output with a given encoding."""
 
     def __init__(self, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
@@ -144,7 +144,7 @@ class Terminal:
             monkeypatch.setattr(sys, name, io.TextIOWrapper(written, encoding=encoding, write_through=True))
 
     def run(self, *arguments: str) -> tuple[int, bytes, bytes]:
-        """The exit status, and what was written to the outputs."""
+        """Run the command, and return its exit status and its outputs."""
         self._monkeypatch.setattr(sys, "argv", ["mediator", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()

@@ -1,4 +1,4 @@
-"""`mediator topology`: what a container needs of its broker, compared with what is there, and created."""
+"""`mediator topology`: the streams and consumers that a container needs are compared with the broker, and created."""
 
 import asyncio
 import json
@@ -37,13 +37,13 @@ def topology(command: str, name: str, *options: str) -> Result:
 
 
 def items(result: Result) -> dict[tuple[str, str], tuple[str, list[str]]]:
-    """Status and details of each stream and consumer in a report as JSON."""
+    """Return status and details of each stream and consumer in a JSON report."""
     (broker,) = json.loads(result.stdout)["brokers"]
     return {(item["stream"], item["consumer"]): (item["status"], item["details"]) for item in broker["items"]}
 
 
 def on(server: NatsServer, act: Callable) -> object:
-    """What a manager of JetStream does with the server."""
+    """Run an action with the JetStream manager of the server."""
 
     async def run() -> object:
         client = await nats.connect(server.url)

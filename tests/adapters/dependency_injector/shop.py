@@ -1,4 +1,4 @@
-"""A small shop that the tests share: its messages, and handlers that say what they were given."""
+"""A small shop that the tests share: its messages, and handlers that return their arguments."""
 
 from dataclasses import dataclass, field
 from typing import Any, NewType

@@ -1,4 +1,4 @@
-"""The name of an application is said once, and where it is missing or said differently that is found at the start."""
+"""The name of an application is given once; a missing or a different name is reported at the start."""
 
 from dataclasses import dataclass, make_dataclass
 from typing import Any, ClassVar

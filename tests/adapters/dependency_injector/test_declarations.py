@@ -1,4 +1,4 @@
-"""Messages that are declared in a way that cannot be meant: found at the start, all in one report."""
+"""Invalid declarations of messages are reported at the start, all in one report."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""Handlers that are made of plain functions."""
+"""Plain functions as handlers."""
 
 import inspect
 from collections.abc import AsyncIterator
@@ -209,7 +209,7 @@ def test_a_function_that_cannot_be_a_handler_is_refused_at_once(make: Any, funct
         make(function)
 
 
-# families of requests
+# Requests with base classes.
 
 
 class Change(Command[str]):

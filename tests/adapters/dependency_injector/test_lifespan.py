@@ -19,7 +19,7 @@ class Box:
 
 
 class Log(list):
-    """Resources that write down when they start and stop."""
+    """Creates resources that record their start and stop."""
 
     def resource(self, name, *needs, start=None, stop=None):
         @asynccontextmanager

@@ -15,8 +15,8 @@ from mediator.registry import Registry
 from mediator.scope import enter
 from mediator.transactions import TransactionMode
 
-# What compiled providers give is compared with what the same providers give when they are called. Both are made from one
-# description, twice, and everything is done to both.
+# Objects of compiled providers are compared with objects of the same providers when they are called. Both sets of
+# providers are created from one description, and every step is applied to both.
 
 
 class Made:
@@ -95,7 +95,7 @@ steps = st.one_of(
 
 
 class Side:
-    """One of the two: the providers, how they are called, and what was seen so far."""
+    """One of the two sets: its providers, the function that calls them, and the results so far."""
 
     def __init__(self, described: list[Any], compile_source: Any) -> None:
         self.providers: list[Any] = []
@@ -151,7 +151,7 @@ class Side:
             return (type(error), str(error).partition(" at 0x")[0])
 
     def shown(self, value: Any) -> Any:
-        """What can be compared: classes, arguments, and which objects are the same."""
+        """Return a comparable form of an object: classes, arguments, and identities."""
         self.alive.append(value)
         number = self.numbers.setdefault(id(value), len(self.numbers))
         if asyncio.iscoroutine(value):
@@ -187,7 +187,7 @@ def done(described: list[Any], todo: list[Any], compile_source: Any) -> list[Any
 @pytest.mark.thorough("waits in real time, or does much work")
 @settings(max_examples=250)
 @given(st.lists(nodes, min_size=1, max_size=7), st.lists(steps, min_size=2, max_size=14))
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # given to what asked for an object
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # some become arguments
 def test_a_compiled_resolution_agrees_with_its_provider_under_any_overrides(described: list[Any], todo: list[Any]):
     everything = [("resolve", index) for index in range(len(described))]
     each_time = [step for one in todo for step in (one, *everything)]
@@ -318,7 +318,7 @@ def test_providers_that_depend_on_each_other_can_be_compiled():
     first.add_args(second)
     second.add_args(first)
     source = Resolution().compiled(first)
-    with second.override(7):  # or there would be no end to it
+    with second.override(7):  # otherwise the recursion would not end
         assert [source().args for _ in range(3)] == [(7,)] * 3
 
 

@@ -1,4 +1,4 @@
-"""Handlers that are found by scanning packages, and what fills their constructors."""
+"""Scans of packages find handlers, and providers fill the parameters of their constructors."""
 
 import asyncio
 import builtins
@@ -28,7 +28,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Makes modules of a package that no other test has imported: `module(name=source, ...)`, which gives its name."""
+    """Return a function that writes a new package and returns its name: `module(name=source, ...)`."""
 
     def make(**sources: str) -> str:
         name = f"scanned_{next(NUMBERS)}"
@@ -59,7 +59,7 @@ def problems(container: Any, **options: Any) -> list[str]:
 
 
 def scanning(*packages: str, **parts: Any) -> Any:
-    """A container with a mediator, these providers, and a scan."""
+    """Return a container with a mediator, these providers, and a scan."""
     container = containers.DynamicContainer()
     container.mediator = MediatorProvider()
     for name, provider in parts.items():
@@ -68,7 +68,7 @@ def scanning(*packages: str, **parts: Any) -> Any:
     return container
 
 
-# what is found
+# Found handlers.
 
 
 async def test_handlers_of_every_kind_are_found_in_packages_and_all_below_them():
@@ -184,7 +184,7 @@ def test_excluded_modules_are_not_imported_and_excluded_classes_are_not_found(mo
     assert list(container.handlers.problems("container.handlers")) == []
 
 
-# what fills constructors
+# Parameters of constructors.
 
 ENGINE = """
 class Engine: ...
@@ -194,7 +194,7 @@ class Go(Command[Any]): ...
 
 
 def handler(parameters: str, *, before: str = "") -> str:
-    """The source of a handler that returns what was given to it."""
+    """Return the source of a handler that returns its arguments."""
     return f"""{ENGINE}
 {before}
 class Handler(RequestHandler[Go, Any]):
@@ -279,7 +279,7 @@ async def test_dependencies_may_be_asynchronous_or_scoped(mode):
         assert await container.mediator().send(CountStudents()) == counted[mode]
 
 
-# what cannot be filled
+# Parameters without a provider.
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_a_module_that_uses_the_container_while_it_is_scanned_is_an_error(module
     assert "A scanned module asks for the container's mediator while the scan imports the module" in found
 
 
-# what the container declares
+# Classes with a provider in the container.
 
 
 class Wrapped(RequestHandler[Enroll, str]):
@@ -473,7 +473,7 @@ async def test_a_scanned_handler_gets_the_mediator_of_its_own_container():
         assert "Welcome, Ada" in container.register().lines
 
 
-# overriding
+# Overrides.
 
 
 async def test_overridden_dependencies_take_effect_at_once():

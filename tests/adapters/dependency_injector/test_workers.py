@@ -13,7 +13,7 @@ from .shop import CountOrders, CountOrdersHandler
 
 
 class Relay(OutboxRelay):
-    """Writes down what it does, and fails when told to."""
+    """Records its steps, and fails on request."""
 
     def __init__(self, log, *_) -> None:
         self.log = log

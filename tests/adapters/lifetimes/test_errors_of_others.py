@@ -1,4 +1,4 @@
-"""Errors of somebody else arrive as the same object through container, database, spans and threads too."""
+"""Errors of application code pass through container, database, spans and threads as the same object."""
 
 import asyncio
 from collections.abc import AsyncIterator

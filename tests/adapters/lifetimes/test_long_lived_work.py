@@ -1,4 +1,4 @@
-"""What outlives a dispatch (connections, tasks, timers) belongs to nobody's: it keeps neither message nor context."""
+"""Objects that outlive a dispatch (connections, tasks, timers) keep neither its message nor its context."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ class Work(Command[None]):
 
 
 async def sent(mediator: Mediator, count: int, **options: Any) -> list[weakref.ref[Work]]:
-    """Send as many at a time, each in a task of its own that is marked."""
+    """Send messages concurrently, each in its own marked task."""
     made: list[weakref.ref[Work]] = []
 
     async def one(number: int) -> None:
@@ -67,7 +67,7 @@ async def sent(mediator: Mediator, count: int, **options: Any) -> list[weakref.r
 
 
 def made_in_a_dispatch() -> list[str]:
-    """What lives in the context of a dispatch that is over. Timers that were cancelled do until their time has come."""
+    """Return the objects in the context of an ended dispatch. Cancelled timers stay in it until they are due."""
     contexts = [each for each in gc.get_objects() if type(each) is Context and each.get(MARK) is not None]
     holders = [holder for each in contexts for holder in gc.get_referrers(each)]
     handles = [each for each in holders if isinstance(each, asyncio.Handle) and not each.cancelled()]
@@ -88,7 +88,7 @@ class WorkHandler(RequestHandler[Work, None]):
 
 
 class Together:
-    """Lets as many go on as wait for each other, so that each has a connection of its own."""
+    """A barrier for concurrent handlers, so that each has its own connection."""
 
     def __init__(self, count: int) -> None:
         self._missing = count

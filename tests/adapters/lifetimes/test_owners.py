@@ -1,4 +1,4 @@
-"""Whatever is bound to a process, a thread or an event loop says so at once to everybody else."""
+"""Objects bound to a process, a thread or an event loop refuse use from another one at once."""
 
 import asyncio
 import gc
@@ -58,7 +58,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 def refused_in_a_child(work: Callable[[], object]) -> None:
-    """Do work in a forked process, where it has to be refused, and soon."""
+    """Do work in a forked process, and check that it is refused soon."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -83,7 +83,7 @@ def refused_in_a_child(work: Callable[[], object]) -> None:
 
 
 def in_another_loop(work: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
-    """Do work in an event loop of another thread, while this one runs."""
+    """Do work in an event loop of another thread while the loop of this thread runs."""
 
     async def run() -> Any:
         async with asyncio.timeout(10):
@@ -152,7 +152,7 @@ def test_an_unused_engine_may_be_used_in_a_child_process(url: str):
     async def ask() -> None:
         async with wire().scope():
             await unit_of_work.session.execute(text("SELECT 1"))
-        raise misuse.wrong_owner("", str(os.getppid()), f"in process {os.getpid()}")  # it was not refused
+        raise misuse.wrong_owner("", str(os.getppid()), f"in process {os.getpid()}")  # the work was not refused
 
     refused_in_a_child(lambda: asyncio.run(ask()))
 
@@ -181,7 +181,7 @@ def test_an_engine_works_in_successive_event_loops(url: str):
     for _ in range(3):
         asyncio.run(work())
     asyncio.run(engine.dispose())
-    gc.collect()  # with the connections that nobody closed in the loops before
+    gc.collect()  # collects the connections that were left open in earlier loops
 
 
 async def test_a_scope_is_joined_in_its_own_event_loop(tmp_path: Path):
@@ -290,7 +290,7 @@ def test_a_blocking_mediator_is_used_in_its_own_process():
         assert next(items) == 1
         for holding in (False, True):
             if holding:
-                mediator._open.acquire()  # as a thread may at the moment of the fork
+                mediator._open.acquire()  # as a thread of the parent may hold it during the fork
             refused_in_a_child(lambda: mediator.send(EnrollStudent()))
             refused_in_a_child(lambda: mediator.publish(Any))
             refused_in_a_child(lambda: mediator.stream(Numbers()).__enter__())

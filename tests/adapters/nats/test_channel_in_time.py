@@ -204,7 +204,7 @@ async def test_a_responder_subscribes_once_on_each_new_client_and_leaves_nothing
             assert {each.queue for each in connection.current.subscriptions.values()} == {"tools"}
             connection.lose()
             await asyncio.sleep(30)
-            connection.reconnect()  # by itself: it keeps its subscriptions
+            connection.reconnect()  # the client reconnects without replacement and keeps its subscriptions
             await settle()
             assert len(connection.current.subscriptions) == 2
             connection.lose()

@@ -1,4 +1,4 @@
-"""A cluster of three real servers: publishing and consuming go on when one of them dies."""
+"""A cluster of three real servers: publishing and consuming continue when one of them dies."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The inspection of a broker returns everything, or the reason why not."""
+"""The inspection of a broker returns its state, or the reason for each missing part."""
 
 import asyncio
 import contextlib

@@ -194,7 +194,7 @@ async def test_a_program_that_cannot_be_run_is_reported(tmp_path: Path, monkeypa
 
 
 async def test_the_error_of_a_server_that_dies_at_its_start_contains_the_end_of_the_log() -> None:
-    """It is the log of the last start, at its end."""
+    """The error contains the end of the log of the last start."""
     async with NatsServer() as taken:
         port = int(taken.url.rpartition(":")[2])
         second = NatsServer(port=port)

@@ -166,7 +166,7 @@ ANSWERED = [
 
 
 async def test_replies_of_the_broker_to_events_of_a_stranger_change_no_stream(event) -> None:
-    """It replies to the subject that the stranger gives, with its own permissions, but never with a valid API request."""
+    """The broker replies to a stranger's subject with its own permissions, but never with a valid API request."""
     async with (
         NatsServer(settings=USERS) as server,
         open_connection(server.url, user="app", password="secret") as connection,

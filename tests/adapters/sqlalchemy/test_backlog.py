@@ -145,7 +145,7 @@ async def test_quick_counts_run_every_second_again_after_a_slow_one(outbox: Outb
 
 
 async def test_commands_use_the_last_count_while_another_command_counts(outbox: Outbox, engine: AsyncEngine) -> None:
-    """This holds however long the count takes, and however many commands come meanwhile."""
+    """This holds for a count of any duration and for any number of commands during the count."""
     outbox.counting_takes = 3.0
 
     async def others() -> None:

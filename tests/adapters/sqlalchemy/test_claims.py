@@ -1,4 +1,4 @@
-"""Every bucket gets its turn, also with other relays, among many of them again, and after delayed events."""
+"""Every bucket gets its turn: with other relays, with many of them, and after delayed events."""
 
 import asyncio
 import itertools
@@ -152,7 +152,7 @@ async def test_a_relay_with_an_empty_share_looks_at_all_other_buckets(engine: As
         assert await relay.look() == ({63}, None)
         async with locked(engine, 7):
             assert await relay.look() == ({63}, 0.0)
-    for _ in range(3):  # whom it meets in all the others keeps it in the crowd
+    for _ in range(3):  # locks met in the other buckets still count as other relays
         relay.now += 4.0
         async with locked(engine, 7):
             await relay.look()

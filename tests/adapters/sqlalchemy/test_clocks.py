@@ -1,4 +1,4 @@
-"""Shared times come from the clock of the database, whatever the clock of a process says."""
+"""Shared times come from the clock of the database, not from the clock of a process."""
 
 import time
 from collections.abc import Iterator

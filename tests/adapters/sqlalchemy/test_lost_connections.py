@@ -196,7 +196,7 @@ async def test_a_connection_known_to_be_lost_before_its_commit_counts_as_rolled_
 
 
 async def during_commit(ledger: Ledger, disturb: Callable[[], Awaitable[object]]) -> tuple[Any, Outcome]:
-    """Do something right before COMMIT, when everything is written."""
+    """Do something just before COMMIT, after all statements were executed."""
     pause = Pause()
     with failpoint("unit_of_work.during_commit", pause):
         sending = asyncio.create_task(send(ledger, Write("a")))

@@ -55,7 +55,7 @@ async def test_events_of_a_key_are_parked_one_after_the_other(engine: AsyncEngin
 async def test_an_event_that_waits_for_its_key_is_parked_behind_concurrently_parked_ones(
     engine: AsyncEngine, parking: SqlAlchemyParking
 ) -> None:
-    """With an earlier number it would come to be seen before one that a replay has taken already."""
+    """With an earlier number, the event would become visible before an event that a replay has already taken."""
     async with engine.begin() as connection, asyncio.TaskGroup() as group:
         await lock_key(connection, GROUP, "k")
         waits = group.create_task(parking.park(parked_event("2")))

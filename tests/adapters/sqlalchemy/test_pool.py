@@ -147,7 +147,7 @@ async def test_returned_connections_are_forgotten(ledger: Ledger) -> None:
 
 
 async def test_a_returned_connection_does_not_count_as_held_by_an_enclosing_dispatch(url: str) -> None:
-    """This holds even if something still refers to it: other dispatches hold all connections, and are waited for."""
+    """This holds even with remaining references to it: the dispatch waits for connections that others hold."""
     async with open_engine(url, pool_size=1, max_overflow=0, pool_timeout=60) as engine:
         await create_tables(engine)
         ledger, references = Ledger(engine), list[Any]()

@@ -1,4 +1,4 @@
-"""The password of a database is never shown, whatever fails and however much of an error is shown."""
+"""No error or log line shows the password of a database, even with local variables."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""Events move between outbox, archive and parking whatever is stored there, and a concurrent erasure misses none."""
+"""Events move between outbox, archive and parking for any stored rows, and a concurrent erasure misses none."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

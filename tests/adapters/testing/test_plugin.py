@@ -1,4 +1,4 @@
-"""The plugin of pytest in a project of its own."""
+"""The pytest plugin in a separate project."""
 
 import pytest
 

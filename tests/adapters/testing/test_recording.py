@@ -1,4 +1,4 @@
-"""The recording mediator, running one behavior alone, and the fixtures."""
+"""The recording mediator, behaviors run alone, and the fixtures."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The blocking mediator: used from threads, from WSGI, and stopped in order."""
+"""The blocking mediator serves threads and WSGI applications, and stops in order."""
 
 import asyncio
 import threading
@@ -286,7 +286,7 @@ def test_calls_before_and_after_the_block_are_refused(container: App):
 
 
 class Slow(BlockingMediator):
-    """Takes its time between finding the loop open and handing work to it."""
+    """Pauses between its check of the loop and the submission of work."""
 
     between = threading.Event()
     left = threading.Event()
@@ -388,7 +388,7 @@ def test_a_call_inside_a_dispatch_is_refused(container: App, mediator: BlockingM
 
 
 def test_a_call_in_the_thread_of_the_event_loop_is_refused(mediator: BlockingMediator, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mediator, "_thread", threading.get_ident())  # to call there would hang if it were not refused
+    monkeypatch.setattr(mediator, "_thread", threading.get_ident())  # a call there would wait for its own thread
     with pytest.raises(MisuseError, match="A blocking call with"):
         mediator.send(Add(1, 2))
 

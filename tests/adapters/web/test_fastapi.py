@@ -1,4 +1,4 @@
-"""FastAPI, served by a real uvicorn: one scope per web request, whose commands run in turn."""
+"""FastAPI on a real uvicorn: one scope per web request, in which commands run one after the other."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from mediator.fastapi import RequestMediator, container_lifespan, context_of
 
 
 class Server(uvicorn.Server):
-    """A server that says when it listens."""
+    """A server that signals when it listens."""
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(uvicorn.Config(app, port=0, lifespan="on", log_level="critical"))

@@ -1,4 +1,4 @@
-"""An application for `mediator doctor`: it ships orders that are placed elsewhere, and tells that it did."""
+"""An application for `mediator doctor`: it ships orders that are placed elsewhere, and publishes an event for each."""
 
 import asyncio
 import os
@@ -56,7 +56,7 @@ class PrepareShipment(DistributedEventHandler[OrderPlaced]):
 
 @asynccontextmanager
 async def open_hasty_engine(url: str, pragma: str) -> AsyncGenerator[AsyncEngine, None]:
-    """An SQLite engine with a setting of its own."""
+    """Open an SQLite engine with another pragma."""
     async with open_engine(url) as engine:
 
         @event.listens_for(engine.sync_engine, "connect")
@@ -70,7 +70,7 @@ async def open_hasty_engine(url: str, pragma: str) -> AsyncGenerator[AsyncEngine
 
 @asynccontextmanager
 async def open_plain_engine(url: str, **options: Any) -> AsyncGenerator[AsyncEngine, None]:
-    """An engine as SQLAlchemy makes it, which connects when it is used."""
+    """Create an engine with SQLAlchemy, which connects at its first use."""
     scheme, _, rest = url.partition("://")
     driver = {"postgresql": "asyncpg", "sqlite": "aiosqlite"}[scheme]
     engine = create_async_engine(f"{scheme}+{driver}://{rest}", **options)
@@ -80,7 +80,7 @@ async def open_plain_engine(url: str, **options: Any) -> AsyncGenerator[AsyncEng
 
 @asynccontextmanager
 async def open_refusing_engine(url: str) -> AsyncGenerator[AsyncEngine, None]:
-    """An engine whose connections an application's own listener does not like."""
+    """Open an engine whose connections are refused by a listener of the application."""
     engine = create_async_engine(url.replace("sqlite://", "sqlite+aiosqlite://"))
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -144,7 +144,7 @@ def create() -> Container:
 
 
 def create_incomplete() -> Container:
-    """The application without one of its settings."""
+    """Create the application without one of its settings."""
     given = config()
     del given["concurrency"]
     return Container(config=given)
@@ -159,7 +159,7 @@ async def never_comes() -> Any:
 
 
 def with_setting(part: str, name: str, value: Any) -> Callable[..., Container]:
-    """The application with another setting of one of its parts."""
+    """Return a function that creates the application with another setting of one of its parts."""
 
     def make(config: dict[str, Any]) -> Container:
         container = Container(config=config)
@@ -170,7 +170,7 @@ def with_setting(part: str, name: str, value: Any) -> Callable[..., Container]:
 
 
 def hasty(pragma: str) -> Callable[..., Container]:
-    """The application with an engine that has a setting of its own."""
+    """Return a function that creates the application with another pragma of its engine."""
 
     def make(config: dict[str, Any]) -> Container:
         container = Container(config=config)
@@ -181,21 +181,21 @@ def hasty(pragma: str) -> Callable[..., Container]:
 
 
 def plain(config: dict[str, Any], **options: Any) -> Container:
-    """The application with an engine that is not from `open_engine`."""
+    """Create the application with an engine that `open_engine` did not create."""
     container = Container(config=config)
     container.engine.override(providers.Resource(open_plain_engine, config["database"], **options))
     return container
 
 
 def refusing(config: dict[str, Any]) -> Container:
-    """The application with an engine whose connections fail in the application's own code."""
+    """Create the application with an engine whose connections fail in the application's own code."""
     container = Container(config=config)
     container.engine.override(providers.Resource(open_refusing_engine, config["database"]))
     return container
 
 
 class RemoteContainer(containers.DeclarativeContainer):
-    """One that has a broker for requests only."""
+    """An application that uses its broker only for requests."""
 
     config = providers.Configuration(strict=True)
     nats = providers.Resource(open_connection, config.nats)

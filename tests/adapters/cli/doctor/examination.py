@@ -1,4 +1,4 @@
-"""What the tests of `mediator doctor` do: set an application up, break it, and look at what is found."""
+"""Helpers for tests of `mediator doctor`: set up an application, break it, and collect the findings."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,12 +32,12 @@ async def doctor(
 
 
 def found(report: Report) -> list[tuple[str, str]]:
-    """What is not as it should be: level and name."""
+    """Return level and name of each warning and fault."""
     return [(each.level.value, each.name) for each in report.findings if each.level is not Level.OK]
 
 
 async def call(url: str, subject: str, body: Any = None) -> Any:
-    """Ask JetStream for something."""
+    """Send a request to the JetStream API."""
     async with open_connection(url) as connection:
         api = JetStreamApi(await connection.client("publish", timeout=10), connection.broker)
         return await api.call(subject, body)
@@ -50,7 +50,7 @@ async def change(url: str, stream: str, **changes: Any) -> None:
 
 
 async def replace(url: str, stream: str, **changes: Any) -> None:
-    """Put another stream in the place of one, with its consumers."""
+    """Replace a stream by another one with the same consumers."""
     there = (await call(url, f"STREAM.INFO.{stream}"))["config"]
     consumers = (await call(url, f"CONSUMER.LIST.{stream}", {"offset": 0}))["consumers"]
     await call(url, f"STREAM.DELETE.{stream}")

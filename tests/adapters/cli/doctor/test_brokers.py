@@ -1,4 +1,4 @@
-"""`mediator doctor`: what is wrong with the broker and the workers, each by its name, and nothing else."""
+"""`mediator doctor` reports each fault of the broker and of the workers by its name, and nothing else."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ def server(shared_server: NatsServer) -> NatsServer:
 
 @pytest.fixture
 def given(server: NatsServer, tmp_path: Path) -> dict[str, Any]:
-    """The settings of an application of its own on the server."""
+    """Return the settings of a new application with its own stream prefix."""
     prefix = f"t{uuid.uuid4().hex[:10]}"
     return config(database=f"sqlite:///{tmp_path / 'app.db'}", nats=server.url, prefix=prefix)
 
@@ -70,7 +70,7 @@ async def test_a_healthy_application_has_neither_faults_nor_warnings(installed: 
 
 
 async def set_up_in(cluster: NatsCluster, given: dict[str, Any]) -> None:
-    """Also when a new stream has to elect its leader twice, and until all servers have it."""
+    """Set up the application; retry during leader elections, and wait until all servers have the streams."""
     async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(PublisherUnavailableError):
@@ -240,7 +240,7 @@ async def test_missing_consumers_of_an_ordered_group_are_one_fault_and_superfluo
 async def test_a_stream_with_other_partitions_is_one_fault_for_any_consumers_of_an_ordered_group(
     given: dict[str, Any], partitions: str, remedy: str
 ):
-    """None is made, changed or used before the numbers agree: to apply the topology would not help."""
+    """No consumer is created, changed or used before the numbers agree, so applying the topology would not help."""
     given = {**given, "ordering": "key"}
     await set_up(given)
     url, stream = given["nats"], f"{given['prefix']}-ordering"
@@ -348,11 +348,16 @@ async def test_a_part_that_cannot_be_constructed_is_a_fault(installed: dict[str,
         ("consumer", "concurrency", providers.Coroutine(never_comes), ""),
         ("consumer", "concurrency", "many", ""),
         ("consumer", "concurrency", 0, ""),
-        ("consumer", "ordering", providers.Callable(cannot_be_had), "consumer"),  # which are wanted goes by it
+        ("consumer", "ordering", providers.Callable(cannot_be_had), "consumer"),  # the wanted consumers depend on it
         ("consumer", "ordering", "some", "consumer"),
         ("unit_of_work", "max_event_bytes", providers.Callable(cannot_be_had), ""),
         ("unit_of_work", "max_event_bytes", None, ""),
-        ("outbox", "archive_seconds", providers.Callable(cannot_be_had), "outbox"),  # it cannot be made either
+        (
+            "outbox",
+            "archive_seconds",
+            providers.Callable(cannot_be_had),
+            "outbox",
+        ),  # the subscription cannot be constructed, either
     ],
 )
 async def test_a_missing_or_invalid_setting_is_one_fault_and_the_other_checks_still_run(
@@ -457,7 +462,7 @@ async def test_a_server_without_batches_is_reported_when_the_settings_ask_for_ba
 
 
 async def found_of(seen: dict[str, Any], settings: StreamSettings) -> list[tuple[str, str]]:
-    """What is found of a broker that looks so, where a stream is wanted."""
+    """Return the findings for a broker in this state when one stream is wanted."""
     stream = WantedStream("events", "dispatch", settings)
     state = Inspection("nats://broker", **{"server_version": "2.12.0", "max_payload": 2**20, "jetstream": True} | seen)
     async with open_connection("nats://127.0.0.1:1") as connection:
@@ -565,7 +570,7 @@ async def publish(given: dict[str, Any], subject: str, body: Any) -> None:
 
 
 def trying(places: int, **tries: Any) -> type[Container]:
-    """The application with other places and tries."""
+    """Return a function that creates the application with another parking limit and other attempts."""
 
     class Trying(Container):
         subscription = providers.Singleton(

@@ -1,4 +1,4 @@
-"""`mediator doctor`: what is wrong with the database and with what waits in it, each by its name, and nothing else."""
+"""`mediator doctor` reports each fault of the database and of its pending events by its name, and nothing else."""
 
 import asyncio
 import functools
@@ -67,7 +67,7 @@ async def execute(url: str, *statements: Any) -> None:
 
 
 def waiting(seconds: float, number: int = 1, **others: Any) -> dict[str, Any]:
-    """A row of the outbox, written so many seconds ago."""
+    """Insert a row into the outbox as if it had been written some seconds ago."""
     return {
         "sequence": number,
         "id": uuid.uuid4().hex,
@@ -169,7 +169,9 @@ async def test_an_engine_that_commits_before_the_disk_has_written_is_one_fault(s
 
 
 async def test_an_engine_whose_readers_wait_for_the_writer_is_one_fault(sqlite: dict[str, Any]):
-    report = await doctor(sqlite, hasty("journal_mode=DELETE"), (SqliteSettings(),))  # of others, connections fail
+    report = await doctor(
+        sqlite, hasty("journal_mode=DELETE"), (SqliteSettings(),)
+    )  # connections through other drivers fail
     assert found(report) == [("fault", "sqlite-journal-mode")]
 
 
@@ -232,7 +234,7 @@ async def test_another_isolation_level_is_one_warning(postgresql: dict[str, Any]
 
 @pytest.fixture(scope="module")
 def reckless() -> Iterator[PostgresServer]:
-    """A server that writes fast and loses everything."""
+    """A server that writes fast and may lose every commit."""
     server = PostgresServer({"fsync": "off", "full_page_writes": "off"})
     with asyncio.Runner() as runner:
         runner.run(server.start())
@@ -271,7 +273,7 @@ async def test_a_pool_that_is_too_small_for_the_consumer_is_one_warning(installe
 
 @rewired
 class ByDefault(Container):
-    """An application that leaves every setting of its parts as it is."""
+    """An application with the default of every setting."""
 
     engine = providers.Resource(open_engine, Container.config.database)
     consumer = providers.Singleton(

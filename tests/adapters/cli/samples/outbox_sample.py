@@ -12,7 +12,7 @@ BROKER = InMemoryBroker()
 
 
 def broker() -> InMemoryBroker:
-    """The one there is: a container copies what is not provided by a provider."""
+    """Return the one broker, because a container copies attributes that are not providers."""
     return BROKER
 
 

@@ -1,4 +1,4 @@
-"""A small application for the command line: containers that work, and some that do not."""
+"""A small application for the command line, with valid and invalid containers."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ class OrderShipped(Notification):
 
 
 class SlowRecord(DistributedEventHandler[OrderPlaced]):
-    """Says that it is at work, and waits until a file allows it to go on."""
+    """Prints that it has started, and waits until a file exists."""
 
     def __init__(self, unit_of_work: SqlAlchemyUnitOfWork, release: Path) -> None:
         self._unit_of_work = unit_of_work

@@ -1,4 +1,4 @@
-"""Which events go through which publisher and subscription of a container, told without calling anything."""
+"""`event_flows` lists the events of each publisher and subscription of a container without calling providers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class Sales(containers.DeclarativeContainer):
 
 
 class Container(containers.DeclarativeContainer):
-    """Two mediators, each with a subscription of its own: one is seen by name, the other stands inside its consumer."""
+    """Two mediators with a subscription each: one is an attribute, the other is nested in its consumer."""
 
     config = providers.Configuration(strict=True)
     sales = providers.Container(Sales)

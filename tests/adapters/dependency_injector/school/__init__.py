@@ -5,6 +5,6 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Register:
-    """What the handlers write down."""
+    """Records the calls of handlers."""
 
     lines: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Behaviors of a container: what they work with is found by type, and a wrong order is found before the start."""
+"""Behaviors of a container: their collaborators are found by type, and a wrong order is reported before the start."""
 
 import asyncio
 from dataclasses import dataclass
@@ -191,7 +191,7 @@ async def test_an_override_of_a_collaborator_takes_effect_at_once():
 
 
 def problems(behaviors: Any = (), **named: Any) -> list[tuple[str, str, str]]:
-    """What `validate` reports about a container with these behaviors, in this order."""
+    """Return the problems that `validate` reports for a container with these behaviors, in this order."""
     container = containers.DynamicContainer()
     labelled = {f"b{number}": behavior for number, behavior in enumerate(behaviors, 1)}
     for name, provider in {**labelled, "pay": providers.Factory(PayHandler), **named}.items():

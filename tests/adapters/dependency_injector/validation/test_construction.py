@@ -116,7 +116,7 @@ def test_a_container_without_a_mediator_is_checked():
     assert "has 2 handlers" in only_problem(container).text
 
 
-# requests without handlers
+# Requests without handlers.
 
 
 def test_a_request_without_a_handler_names_the_nearest():
@@ -177,7 +177,7 @@ def test_requests_of_a_package_need_handlers_but_their_bases_ghosts_and_local_cl
     validate(container, packages=["billing", "billing_requests.more"])
 
 
-# what handlers say
+# Declarations of handlers.
 
 
 T = TypeVar("T", bound=Request[Any])
@@ -309,7 +309,7 @@ def test_a_handler_that_returns_something_else_is_a_fault(promised, returned):
     assert "but Asking is a request for" in problem.text
 
 
-# what can be made
+# Arguments of constructors.
 
 
 class Abstract(ABC):
@@ -487,7 +487,7 @@ def test_a_base_class_provider_that_still_holds_a_redeclared_dependency_is_found
     assert "providers of the base class do not use it" in problem.text
 
 
-# cycles
+# Cycles.
 
 
 class Needing:
@@ -589,7 +589,7 @@ def test_a_cycle_does_not_crash_the_interpreter():
     assert "circular dependency" in run.stderr
 
 
-# captives
+# Captives.
 
 
 @pytest.mark.parametrize("kind", [providers.Singleton, providers.Resource, providers.ThreadSafeSingleton])

@@ -1,4 +1,4 @@
-"""Report: one exception tells of every fault that a wiring can have."""
+"""Report: one exception lists every kind of fault of a wiring."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -97,7 +97,9 @@ def handler_of(event_class: type[DistributedEvent]) -> Any:
 
 
 def faulty() -> Any:
-    class Untyped(DistributedEvent):  # in here, for at the top level the other containers of this package had them too
+    class Untyped(
+        DistributedEvent
+    ):  # local, because the other containers of this package would include top-level classes
         pass
 
     class Typed(DistributedEvent):

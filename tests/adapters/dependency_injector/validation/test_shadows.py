@@ -1,4 +1,4 @@
-"""A provider that is declared anew is what everything uses, or it is said that something goes on with the earlier one."""
+"""A redeclared provider is used by every other provider, or the remaining holders of the earlier one are reported."""
 
 import asyncio
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Base(containers.DeclarativeContainer):
 
 
 def shadowed(container):
-    """The problems of providers that are shadowed: label and text."""
+    """Return the text of each problem of a shadowed provider by label."""
     with pytest.raises(ContainerValidationError) as caught:
         validate(container)
     found = [problem for problem in caught.value.problems if "redeclared" in problem.text or "assigned" in problem.text]
@@ -164,7 +164,7 @@ def test_a_redeclaration_in_an_intermediate_class_is_reported_in_its_subclasses(
 
 
 def declared(held):
-    """A container in which `holder` was made with the engine in some way, and one that declares the engine anew."""
+    """Return a container whose `holder` uses the engine in some way, and a subclass that redeclares the engine."""
 
     class Holding(containers.DeclarativeContainer):
         config = providers.Configuration()
@@ -323,7 +323,7 @@ def test_a_copied_provider_that_would_wrap_itself_twice_is_reported():
     assert "Write `@rewired` above `class Copied` instead." in str(caught.value)
 
 
-# assigned anew
+# Reassigned providers.
 
 
 def test_a_provider_assigned_to_an_instance_is_reported():

@@ -1,4 +1,4 @@
-"""Collaborators that cover streams: found when no behavior in the list would ask them about these."""
+"""Collaborators of streams are reported if no listed behavior would call them for streams."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

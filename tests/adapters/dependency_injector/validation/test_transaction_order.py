@@ -1,4 +1,4 @@
-"""Where the behaviors of transactions, and those inside them, stand in the list: found when the container is validated."""
+"""Validation of the container checks the order of transactional behaviors and the behaviors inside them."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,7 +52,7 @@ class AddHandler(RequestHandler[Add, str]):
 
 
 def problems(**behaviors: Any) -> list[str]:
-    """What is wrong with a container whose list has these behaviors, in this order."""
+    """Return the problems of a container with these behaviors, in this order."""
 
     class Library(containers.DeclarativeContainer):
         database = providers.Singleton(InMemoryDatabase)
@@ -140,7 +140,7 @@ async def test_idempotency_is_found_by_its_type_as_a_worker():
 
 
 def problems_of(*behaviors: Any, command: type = Add, consuming: bool = False, given: bool = True) -> list[str]:
-    """What is wrong with a container that has a unit of work, and this list of behaviors."""
+    """Return the problems of a container with a unit of work and these behaviors."""
 
     class Handler(RequestHandler[command, str]):  # type: ignore[valid-type]
         def __init__(self, _repository: dict[str, Any] | None = None) -> None: ...

@@ -1,4 +1,4 @@
-"""What looks sound and cannot work is in the report of `validate`, with what to do about it."""
+"""The report of `validate` contains plausible declarations that cannot work, with the remedy."""
 
 import importlib
 import sys
@@ -68,7 +68,7 @@ def only(container, **options):
     return found
 
 
-# what is selected
+# Selectors.
 
 
 async def test_a_selector_between_behaviors_of_one_class_may_be_listed():
@@ -89,7 +89,7 @@ async def test_a_selector_between_behaviors_of_one_class_may_be_listed():
         assert await container.mediator().send(Ask()) == 1
 
 
-# what has no provider
+# Classes without a provider.
 
 
 class Remembering(AskHandler):
@@ -147,7 +147,7 @@ def test_a_handler_class_with_a_provider_may_be_an_attribute_of_the_container():
     validate(Written())
 
 
-# what belongs to one scope
+# Scoped objects.
 
 
 class MyUnitOfWork(InMemoryUnitOfWork):
@@ -203,7 +203,7 @@ def test_a_scoped_unit_of_work_and_its_override_are_no_fault():
     assert validate(container) is None
 
 
-# what a method is called with
+# Signatures of methods.
 
 
 class WithoutMessage(RequestHandler[Ask, int]):
@@ -352,7 +352,7 @@ def test_a_function_as_a_handler_is_no_fault():
     assert validate(container_of(answer=providers.Factory(answer))) is None
 
 
-# the list of behaviors
+# The list of behaviors.
 
 
 class Around(PipelineBehavior[Any, Any]):
@@ -401,7 +401,7 @@ def test_two_providers_of_the_same_behavior_are_found_and_different_ones_are_not
     assert "stands in the list of behaviors twice (container.one, container.two)" in only(container)
 
 
-# messages
+# Messages.
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,7 +444,7 @@ def test_a_single_request_may_be_named_without_a_list():
     assert validate(container_of(ask=providers.Factory(AskHandler)), requests=Ask) is None
 
 
-# folders without __init__.py
+# Folders without __init__.py.
 
 
 HANDLER = """
@@ -457,7 +457,7 @@ class {0}Handler(RequestHandler[{0}, int]):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with handlers, below which a folder without `__init__.py` has further ones."""
+    """Return a package with handlers and a subfolder without `__init__.py` that has more handlers."""
     root = tmp_path / "unworkable_shop"
     for folder in (root, root / "students", root / "billing", root / "assets" / "texts", root / "not-a-name"):
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Passwords, tokens and seeds are never shown, whatever fails and however much of an error is shown."""
+"""Passwords, tokens and seeds never appear in errors or log lines, even with local variables."""
 
 from pathlib import Path
 from typing import Any

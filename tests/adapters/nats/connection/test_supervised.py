@@ -308,7 +308,7 @@ async def test_closing_is_bounded_although_the_client_hangs_and_no_client_connec
         await asyncio.sleep(60)
         assert len(server.clients) == 1
         with capture_logs() as logs:
-            link.start()  # a second life
+            link.start()  # the second outage
             await settle()
         assert [line["event"] for line in logs] == ["connected"]
         assert len(server.clients) == 2

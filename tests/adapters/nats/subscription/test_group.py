@@ -47,7 +47,7 @@ async def until_there(raw: Client, stream: str, consumer: str = "g") -> dict[str
 async def test_a_group_whose_consumer_was_deleted_restarts_at_its_first_position(
     connection, raw, prefix, event, start: str
 ) -> None:
-    """Also the second time, and after a restart of its process: no unacknowledged event is lost."""
+    """No unacknowledged event is lost, even the second time and after a restart of the process."""
     stream = f"{prefix}-shop"
     await publish(connection, prefix, event("old"))
     stored = (await raw.jetstream().get_msg(stream, 1)).time

@@ -1,4 +1,4 @@
-"""Ordered groups: one consumer a partition, one delivery at a time among all processes, in order through everything."""
+"""Ordered groups: one consumer per partition, one delivery at a time across processes, in order despite faults."""
 
 import asyncio
 import contextlib

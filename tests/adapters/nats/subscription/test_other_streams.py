@@ -64,7 +64,7 @@ async def until_archived(database: InMemoryDatabase, event_id: str) -> float:
 
 
 async def check_that_shop_goes_on(database: InMemoryDatabase, publisher: NatsEventPublisher, faulty: str, event: Make):
-    """Check it before, while and after the fault is noticed, with more faulty events than a relay claims at a time."""
+    """Check the domain shop before, during and after the detection of the fault, with more faulty events than one claim."""
     database.outbox += [event(f"{faulty}{n}", f"k{n % 7}", type=f"{faulty}.added.v1") for n in range(250)]
     async with relaying(database, publisher):
         for number in range(4):

@@ -1,4 +1,4 @@
-"""Handlers of one event type that hang leave a worker for each other type, also when their events flood the group."""
+"""Handlers of one event type that hang leave a worker for each other type, even when their events flood the group."""
 
 import asyncio
 import time

@@ -236,7 +236,7 @@ def test_a_partition_with_a_backlog_queues_for_a_slot_and_idle_ones_request_at_a
 
 
 def test_an_event_handed_back_without_a_slot_is_requested_again_after_a_slot_is_free() -> None:
-    """Also when the broker had no more events of it: now it has the one that was handed back."""
+    """This holds even if the broker had no more events for the partition: it now has the returned one."""
     slots = Slots(1)
     busy, other = (pull_of(1, slots) for _ in range(2))
     for pull in (busy, other):

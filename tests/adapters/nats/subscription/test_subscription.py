@@ -1,4 +1,4 @@
-"""Pulling deliveries: every event arrives, never more than the prefetch; pulling goes on after outages."""
+"""Pulling deliveries: every event arrives, never more than the prefetch; pulling continues after outages."""
 
 import asyncio
 import contextlib

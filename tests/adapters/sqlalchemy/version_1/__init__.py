@@ -1,9 +1,9 @@
-"""Tables and rows exactly as the library wrote them when the version of its tables was 1: `sqlite.sql`, `postgresql.sql`.
+"""Tables and rows as the library wrote them with version 1 of its tables: `sqlite.sql`, `postgresql.sql`.
 
-The same application wrote both: "enrollment", with the classes of this module. Its rows are two events that wait (one
-with the partition key ada, one without), one whose key is an empty text, a delayed one, an archived one, a refused one,
-and of what came in: an event that took effect, a foreign one without an id that took effect, the count of a start, a
-parked event, and a command that was handled under the key `order-7`.
+The same application wrote both: "enrollment", with the classes of this module. Its outbox has five events: one with the
+partition key ada, one without a key, one with an empty key, a delayed one, and an archived one; one event was refused.
+Its consumer has an event that took effect, a foreign one without an id that took effect, one counted attempt, and a
+parked event. One command was handled under the key `order-7`.
 """
 
 from collections.abc import Sequence

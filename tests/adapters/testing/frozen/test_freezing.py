@@ -1,4 +1,4 @@
-"""Frozen samples: a test fails when an event changes in a way that other applications cannot live with."""
+"""Frozen samples: a test fails when an event changes incompatibly with other applications."""
 
 import enum
 import json
@@ -98,7 +98,7 @@ class Box(Generic[T]):
 
 
 def event(*fields: Any, version: int = 1, upcasters: Any = None, slots: bool = True) -> Any:
-    """A class with these fields: `("name", type)` or `("name", type, default)`."""
+    """Return an event class with these fields: `("name", type)` or `("name", type, default)`."""
     namespace = {"event_type": TYPE, "event_version": version, "upcasters": upcasters or {}}
     return make_dataclass(
         f"OrderedV{version}",
@@ -271,7 +271,7 @@ def test_another_order_of_classes_with_the_same_name_is_no_change(tmp_path: Any)
 
 
 def test_a_struct_that_is_written_as_an_array_may_neither_get_nor_lose_a_field(tmp_path: Any):
-    """Whatever its defaults: a field in the middle would be read as another one."""
+    """Defaults do not help: a field in the middle would be read as another one."""
     small = msgspec.defstruct("Row", [("a", int), ("c", int, 7)], array_like=True)
     grown = msgspec.defstruct("Row", [("a", int), ("b", int, 0), ("c", int, 7)], array_like=True)
     assert msgspec.json.decode(msgspec.json.encode(grown(1, 5, 9)), type=small) == small(1, 5)

@@ -1,4 +1,4 @@
-"""Frozen samples and order: in whatever order alternatives, members and values are written, the payload is the same."""
+"""Frozen samples and order: the order of alternatives, members and values does not change the payload."""
 
 import enum
 import functools

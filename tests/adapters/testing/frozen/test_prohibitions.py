@@ -1,4 +1,4 @@
-"""Frozen samples of classes that forbid unknown fields: what the check lets pass, each side can really read."""
+"""Frozen samples of classes that forbid unknown fields: both sides can read each other's events after a passed check."""
 
 import tempfile
 import warnings
@@ -54,7 +54,7 @@ GROWN: Fields = {"name": (str,), "seats": (int, 1)}
 
 
 def fault(before: Any, after: Any, codec: Any) -> str:
-    """What the check says of a class that has become another one; empty when it lets it pass."""
+    """Return the text of the failed check for a changed class; empty if the check passes."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FrozenSampleWarning)
         freeze_events([before], folder, codec=codec)
@@ -112,7 +112,7 @@ def test_a_prohibition_inside_a_nested_class_is_found(made: Any, codec: Any):
 
 
 def test_the_sample_of_a_class_that_ignores_unknown_fields_does_not_mention_them():
-    """So the files of such classes stay as they were."""
+    """The existing samples of such classes stay unchanged."""
     assert "additionalProperties" not in str(MsgspecCodec().schema(struct(BEFORE, forbids=False)))
 
 

@@ -1,4 +1,4 @@
-"""The broker in memory, where it does more than a real one."""
+"""The broker in memory: the features that a real broker lacks."""
 
 from datetime import UTC, datetime
 
