@@ -114,7 +114,7 @@ class Pull:
         self._changed = changed
         self._requested = 0
         self._heard = 0.0
-        self._more = False
+        self._has_more = False
         self._queued = False
         self._has_slot = False
 
@@ -149,13 +149,13 @@ class Pull:
     def accept(self, delivery: NatsDelivery) -> bool:
         """Hold a delivery and return true; return false when the delivery exceeds a limit and must be handed back."""
         self._requested = max(0, self._requested - 1)
-        self._more = delivery.remaining > 0
+        self._has_more = delivery.remaining > 0
         if len(self.held) >= self._limit:  # the delivery answers a request that was abandoned
             return False
         if self._slots is not None and not self._has_slot:
             self._has_slot = self._slots.take()
             if not self._has_slot:
-                self._more = True
+                self._has_more = True
                 self._changed()
                 return False
         self.held.add(delivery)
@@ -182,16 +182,16 @@ class Pull:
         self._idle()
 
     def _may_ask(self) -> bool:
-        if self._slots is None or self._has_slot or not self._more:
+        if self._slots is None or self._has_slot or not self._has_more:
             return True
         if not self._queued:
             self._queued = True
-            self._slots.ask(self._granted)
+            self._slots.ask(self._granted)  # `_granted` then calls `changed`, which leads to the request
         return False
 
     def _idle(self) -> None:
         if not self.held:
-            self._more = False
+            self._has_more = False
             self._give_back_slot()
         self._changed()
 
@@ -218,6 +218,7 @@ _LONGEST_PAUSE = 2.0
 _PATIENCE = 5.0
 _LEAVE_SECONDS = 1.0
 _ROUTINE = ("Leadership Change", "Server Shutdown")
+"""Reasons for which the broker ends requests in normal operation, and which are not logged."""
 
 
 class Puller:
