@@ -101,9 +101,5 @@ def describe_command(target: str, message: str | None, form: Format, others: tup
         click.echo(printable(describe(targets, message, form)))
 
 
-cli.add_command(events)
-cli.add_command(outbox)
-cli.add_command(parked)
-cli.add_command(schema)
-cli.add_command(topology)
-cli.add_command(doctor)
+for _command in (events, outbox, parked, schema, topology, doctor):
+    cli.add_command(_command)

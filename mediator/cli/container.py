@@ -19,6 +19,8 @@ from mediator.printable import message_of, place_of
 
 T = TypeVar("T")
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 def load_container(target: str) -> Any:
     """Return the container that `module:name` names: a container, a container class, or a function that returns one.
@@ -112,7 +114,8 @@ def _container(target: str, found: Any) -> Any:
 
 def _call(target: str, factory: Callable[[], Any]) -> Any:
     try:
-        required = [p.name for p in inspect.signature(factory).parameters.values() if _is_required(p)]
+        parameters = inspect.signature(factory).parameters.values()
+        required = [each.name for each in parameters if each.default is each.empty and each.kind not in _VARIADIC]
     except (TypeError, ValueError):
         required = []
     if required:
@@ -121,11 +124,6 @@ def _call(target: str, factory: Callable[[], Any]) -> Any:
         return factory()
     except (Exception, SystemExit) as error:  # a user's factory may raise anything
         raise _failed(f"Calling {target!r}", error) from error
-
-
-def _is_required(parameter: inspect.Parameter) -> bool:
-    variadic = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return parameter.default is inspect.Parameter.empty and not variadic
 
 
 def _no_container(target: str, found: Any) -> CommandError:

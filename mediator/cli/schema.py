@@ -28,17 +28,12 @@ async def create_tables(container: Any) -> list[str]:
 
 
 async def check_tables(container: Any) -> list[tuple[str, list[str]]]:
-    """Return the URL of every database of a container, with the differences of its tables from the wanted ones.
-
-    Only the resources that the engines need are started.
-    """
+    """Return the URL of every database of a container, with the differences of its tables from the wanted ones."""
     return await _each_database(container, lambda engine, _: schema_differences(engine))
 
 
 async def upgrade_tables(container: Any, application: str | None = None) -> list[tuple[str, list[int]]]:
     """Upgrade the tables in every database of a container, and return each URL with the versions that were applied.
-
-    Only the resources that the engines need are started.
 
     Args:
         container: The container.

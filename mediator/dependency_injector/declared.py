@@ -205,8 +205,7 @@ def given_argument(provider: Any, name: str) -> Any:
 
     Return `UNKNOWN` when the value cannot be read, or when `provider` is not a provider.
     """
-    effective = kinds.effective(provider) if kinds.is_provider(provider) else None
-    if not isinstance(effective, kinds.CALLING):
+    if not kinds.is_provider(provider) or not isinstance(effective := kinds.effective(provider), kinds.CALLING):
         return UNKNOWN
     try:
         signature = inspect.signature(effective.provides)

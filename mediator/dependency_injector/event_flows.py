@@ -16,7 +16,7 @@ from mediator.dependency_injector.mediator_provider import mediators_of
 from mediator.dependency_injector.validation import codec_argument, event_classes, handled_events
 from mediator.describe import dispatches_of
 from mediator.distributed.events import DistributedEvent, EventCodec, wire_type
-from mediator.distributed.inbox import DistributedEventHandler, EventConsumer, EventSubscription
+from mediator.distributed.inbox import EventConsumer, EventSubscription
 from mediator.distributed.outbox import EventPublisher, OutboxRelay
 from mediator.distributed.unit_of_work import UnitOfWork
 from mediator.errors import ContainerError
@@ -52,9 +52,7 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
         packages: The names of imported packages with more event classes that may be published.
     """
     graph = Graph(container)
-    catalogs = {
-        mediator: read_catalog(mediator.container, mediator.behaviors) for _, mediator in mediators_of(container)
-    }
+    catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}
     raised = _names(_raised(catalogs.values(), tuple(packages)))
     flows: dict[Any, set[str]] = {}
     orderings: dict[Any, Any] = {}
@@ -65,7 +63,7 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
             flows.setdefault(port, set()).update(raised)
     for _, consumer, _ in instances_of(container, EventConsumer):
         reached = graph.reachable([consumer])
-        handled = _names(_handled(catalog for mediator, catalog in catalogs.items() if mediator in reached))
+        handled = _names(handled_events(catalog for mediator, catalog in catalogs.items() if mediator in reached))
         for port in _of_class(graph, reached, EventSubscription):
             flows.setdefault(port, set()).update(handled)
             orderings[port] = _ordering(consumer)
@@ -86,19 +84,12 @@ def _of_class(graph: Graph, reached: set[Any], cls: type) -> Iterator[Any]:
             yield provider
 
 
-def _handled(catalogs: Iterable[Catalog]) -> Iterator[type]:
-    for catalog in catalogs:
-        for binding in catalog.handlers:
-            if binding.kind is DistributedEventHandler:
-                yield from binding.messages
-
-
 def _raised(catalogs: Iterable[Catalog], packages: tuple[str, ...]) -> Iterator[type]:
     known = list(catalogs)
     classes = {binding.cls for catalog in known for binding in catalog.bindings}
     for cls in classes:
         yield from (dispatch.message for dispatch in dispatches_of(cls))
-    foreign = {_domain(name) for name in _names(_handled(known))}
+    foreign = {_domain(name) for name in _names(handled_events(known))}
     own_packages = {cls.__module__.rpartition(".")[0] or cls.__module__ for cls in classes}
     declared = declared_classes(DistributedEvent, own_packages)
     yield from (event for event in declared if foreign.isdisjoint(map(_domain, _names([event]))))
@@ -115,15 +106,7 @@ def _names(events: Iterable[type]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """An event class, with its type on the wire and its uses, as far as they can be read from the code.
-
-    Attributes:
-        event_class: The class.
-        wire: The type on the wire: `<domain>.<name>.v<version>`.
-        handled: Whether a handler of the container handles it.
-        published: Whether the code of a handler or behavior raises it.
-        keyed: Whether it has a partition key.
-    """
+    """An event class with its type on the wire (`wire`) and its uses, as far as they can be read from the code."""
 
     event_class: type[DistributedEvent]
     wire: str

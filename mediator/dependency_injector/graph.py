@@ -189,7 +189,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
     for provider in graph.calls:
         resource = isinstance(provider, kinds.RESOURCES)  # it may call a context manager, which is the unit of work
         cls = class_of(provider.provides) if resource else provided_class(provider)
-        if cls is None or not issubclass(cls, _PER_SCOPE) or kinds.overriding(provider) is not None:
+        if cls is None or not issubclass(cls, _PER_SCOPE) or provider.last_overriding is not None:
             continue
         if provider not in replacing and (reason := _reason(provider)) is not None:
             text = (

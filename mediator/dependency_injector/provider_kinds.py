@@ -107,7 +107,7 @@ def is_copy(provider: Any, other: Any) -> bool:
     """Return whether two providers are of the same kind and have equal arguments, so that their objects are alike."""
     if provider is other:
         return True
-    if type(provider) is not type(other) or overriding(provider) is not None or overriding(other) is not None:
+    if type(provider) is not type(other) or provider.last_overriding is not None or other.last_overriding is not None:
         return False
     if isinstance(provider, CALLING):
         own, others = _given(provider), _given(other)

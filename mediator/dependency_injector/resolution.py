@@ -25,10 +25,7 @@ from mediator.scope import running_scope
 
 
 class _Generation:
-    """The time between two calls of `forget`.
-
-    Each call of `forget` replaces the object `current`. Two times are the same if their objects are identical.
-    """
+    """The time between two calls of `forget`, identified by the object `current`, which each call replaces."""
 
     __slots__ = ("current",)
 
@@ -56,11 +53,7 @@ def forget_modes(container: Any) -> None:
 
 
 class Resolution:
-    """Compiles the providers of one container, each of them once, even if several providers depend on it.
-
-    Args:
-        own: The functions that compile providers of other kinds than `Factory` and `Scoped`, by the class of the provider.
-    """
+    """Compiles the providers of one container, each once. `own` has functions that compile providers of other kinds."""
 
     def __init__(self, own: Mapping[type, Callable[[Any], Source]] | None = None) -> None:
         self._own = own or {}
@@ -131,8 +124,7 @@ class _Shortcut:
 def _injections(provider: Any) -> list[Any]:
     """Return everything that is injected by a provider, to be compared by identity.
 
-    This includes the names of arguments. If a name is replaced by an equal text that is another object, the shortcut is
-    not used any more, which is slower but not wrong.
+    A name that is replaced by an equal text in another object prevents the shortcut, which is slower but not wrong.
     """
     args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
     return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]

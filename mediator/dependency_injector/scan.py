@@ -6,7 +6,6 @@ import importlib
 import inspect
 import pkgutil
 import threading
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,14 +29,13 @@ from mediator.dependency_injector.declared import (
     target_of,
 )
 from mediator.errors import ContainerError, Problem, not_found
-from mediator.handlers import arguments_fit, class_of, spelled, type_arguments
+from mediator.handlers import UNIONS, arguments_fit, class_of, spelled, type_arguments
 from mediator.mediator import Mediator
 from mediator.messages import Publisher, Sender
 from mediator.printable import message_of, place_of
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _MEDIATOR_INTERFACES = (Sender, Publisher)
-_UNIONS = (typing.Union, types.UnionType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ def _gives(candidate: Candidate, wanted: Any) -> bool:
 
 
 def _members(wanted: Any) -> tuple[Any, ...]:
-    return typing.get_args(wanted) if typing.get_origin(wanted) in _UNIONS else (wanted,)
+    return typing.get_args(wanted) if typing.get_origin(wanted) in UNIONS else (wanted,)
 
 
 def _choosing_class(wanted: Any) -> type | None:
@@ -455,10 +453,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         return self._reading
 
     def _factory(self, cls: type, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Set the arguments of the provider of a class, and return the provider.
-
-        The provider of a class is always the same object, since it may be overridden.
-        """
+        """Set the arguments of the provider of a class, which stays the same object, and return the provider."""
         factory = self._factories.setdefault(cls, providers.Factory(cls))
         factory.set_args(*args)
         factory.set_kwargs(**kwargs)

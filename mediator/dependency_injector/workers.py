@@ -81,12 +81,7 @@ async def running(workers: Sequence[tuple[str, Any]], drain_timeout: float) -> A
 
 
 async def _watch(label: str, worker: Any, drain_timeout: float) -> None:
-    """Run one worker. When this coroutine is cancelled, it cancels the worker, and waits until the worker has stopped.
-
-    Raises:
-        Exception: The error of the worker.
-        WorkerNotStoppedError: The worker kept running although it was cancelled.
-    """
+    """Run one worker. When this coroutine is cancelled, it cancels the worker, and waits until the worker has stopped."""
     task: asyncio.Task[None] = asyncio.create_task(worker.run(), name=label)
     try:
         await asyncio.wait({task})

@@ -26,12 +26,7 @@ _SHARE = 0.8
 
 
 async def answering(installation: Installation, engines: Sequence[tuple[str, Any, Any]]) -> list[Part[Any]]:
-    """Return the engines that answer, and record the others as failures.
-
-    Args:
-        installation: The installation whose failures are recorded.
-        engines: The label, provider and object of each engine.
-    """
+    """Return the engines that answer, given as label, provider and object, and record the others as failures."""
     errors = await asyncio.gather(*(_error(engine, installation.options.timeout) for _, _, engine in engines))
     parts: list[Part[Any]] = []
     for (label, provider, engine), error in zip(engines, errors, strict=True):

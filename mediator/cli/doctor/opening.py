@@ -312,7 +312,8 @@ class _InstallationReader:
             given = await self._settings.of(provider, "concurrency", check_counts)
             attempts = await self._settings.of(provider, "max_attempts", check_counts)
             delays = await self._settings.of(provider, "retry_delays", partial(_check_delays, ordering))
-            flow = next((each for each in self._flows if each.port in reached and self._is_subscription(each)), None)
+            found = (each for each in self._flows if each.port in reached)
+            flow = next((e for e in found if isinstance(self._values.get(e.port), NatsEventSubscription)), None)
             wanted = self._wanted.get(flow.port, Topology()) if flow else Topology()
             self._to.consumers.append(
                 Consumer(
@@ -328,9 +329,6 @@ class _InstallationReader:
                     parks=_arguments(provider).get("parking") is not None,
                 )
             )
-
-    def _is_subscription(self, flow: EventFlow) -> bool:
-        return isinstance(self._values.get(flow.port), NatsEventSubscription)
 
 
 def _check_delays(ordering: Ordering, *, retry_delays: Sequence[float]) -> None:

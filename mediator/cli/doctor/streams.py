@@ -11,23 +11,13 @@ _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application tha
 _RECREATE = "Drain the stream, delete it and create it again: this setting is never changed in place."
 
 _RETRY_HORIZON = 60.0
-"""The longest time until a relay sends an event again, in seconds.
-
-It includes the longest pause between tries, the time of a batch, and the time until another relay takes over.
-"""
+"""Seconds after which a relay no longer repeats an event: the longest pause, a batch and a takeover by another relay."""
 
 _CLUSTER = 3
 """The number of servers from which a broker counts as a cluster, in which a stream should have three copies."""
 _FULL = 0.8
 """The share of a stream's maximum size above which the stream counts as nearly full."""
-_REPORTED_SEPARATELY = (
-    "storage is",
-    "discard is",
-    "retention is",
-    "duplicate_window is",
-    "num_replicas is",
-    PARTITIONS,
-)
+_REPORTED_APART = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)
 """Beginnings of the differences for which there are other findings than `stream-differs`."""
 
 
@@ -107,7 +97,7 @@ def _copies(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
 
 def _other_differences(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding]:
     for item in broker.compared or ():
-        details = [each for each in item.details if not each.startswith(_REPORTED_SEPARATELY)]
+        details = [each for each in item.details if not each.startswith(_REPORTED_APART)]
         if item.stream == stream.name and not item.consumer and details:
             text = f"it differs from its settings: {'; '.join(details)}"
             yield warning("stream-differs", label, text, "See `mediator topology plan`.")

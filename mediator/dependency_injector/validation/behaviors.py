@@ -74,7 +74,7 @@ def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) ->
     registry = Registry(catalog.handlers, catalog.behaviors, catalog.collaborators)
     for message in _messages(registry):
         handler = next((each for each in catalog.handlers if each.takes(message)), None)
-        if handler is None or not (issubclass(message, Command) and message.needs_unit_of_work):
+        if handler is None or not _needs_unit_of_work(message):
             continue
         behaviors = _behaviors_of(registry, message)
         if behaviors is None or any(issubclass(each.cls, DistributedUnitOfWorkBehavior) for each in behaviors):
@@ -93,6 +93,10 @@ def _behaviors_of(registry: Registry, message: type) -> Sequence[Binding] | None
         return registry.pipeline(message).behaviors
     except (HandlerNotFoundError, DeclarationError, SettingError):  # another rule reports it
         return None
+
+
+def _needs_unit_of_work(message: type) -> bool:
+    return issubclass(message, Command) and message.needs_unit_of_work
 
 
 def _has(container: Any, cls: type) -> bool:

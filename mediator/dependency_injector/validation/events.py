@@ -48,10 +48,7 @@ def _package(cls: type) -> str:
 
 
 def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
-    """Yield events without a valid type, and classes that share a type and version with another class.
-
-    `events` has the label of each class.
-    """
+    """Yield events without a valid type, and classes that share a type and version. `events` has the class's label."""
     owners: dict[str, type] = {}
     for event, label in events.items():
         if not issubclass(event, DistributedEvent):
@@ -103,12 +100,7 @@ _STEPS = ("decode_data", "convert")
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
     """Yield upcasters that cannot work, versions that two classes read, and codecs that cannot use upcasters.
 
-    Only the classes in `handled` read events, so only these can compete for a version.
-
-    Args:
-        container: The container.
-        events: The event classes, each with its label.
-        handled: The event classes that have a handler.
+    `events` has the label of each class. Only `handled` classes read events, so only these can compete for a version.
     """
     sound: dict[type[DistributedEvent], str] = {}
     for event, label in events.items():

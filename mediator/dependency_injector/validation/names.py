@@ -32,12 +32,13 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
             )
             yield Problem(label, "OutboxRelay", text)
     for behavior in (each for catalog in catalogs for each in catalog.behaviors):
+        name = behavior.cls.__name__
         if not issubclass(behavior.cls, DistributedUnitOfWorkBehavior):
             continue
-        delivery, publisher = (given_argument(behavior.source, name) for name in ("delivery", "publisher"))
+        delivery, publisher = (given_argument(behavior.source, each) for each in ("delivery", "publisher"))
         if delivery == "direct" and given_argument(publisher, "application") is None:
             text = "delivers events without the name of an application. Give the publisher `application`."
-            yield Problem(behavior.label, behavior.cls.__name__, text)
+            yield Problem(behavior.label, name, text)
 
 
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:

@@ -134,7 +134,7 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
                 inside, outside = list(kinds.parts(declared)), list(kinds.parts(made))
                 pairs += zip(inside, outside, strict=True) if is_copy and len(inside) == len(outside) else ()
     for name, holders in held.items():
-        if kinds.overriding(of_instance[name]) is None:  # an override says which provider to use
+        if of_instance[name].last_overriding is None:  # an override says which provider to use
             yield _assigned(of_instance[name], name, holders, path)
 
 
@@ -158,7 +158,7 @@ def _nameless(container: Any, path: str) -> Iterator[Problem]:
             meant = isinstance(provider, MediatorProvider) or len(labels) > 1
             meant = meant or (isinstance(provider, _SHARED) and now not in used)
             meant = meant and f"{path}.{name}" not in labels and not kinds.is_copy(provider, now)
-            meant = meant and kinds.overriding(now) is None
+            meant = meant and now.last_overriding is None
             if meant and _is_alike(provider, now):
                 yield _assigned(now, name, labels, path)
 
@@ -166,7 +166,7 @@ def _nameless(container: Any, path: str) -> Iterator[Problem]:
 def _is_alike(provider: Any, now: Any) -> bool:
     """Return whether the objects of two providers are of the same class, or of a class and a class derived from it."""
     mediators = [isinstance(each, MediatorProvider) for each in (provider, now)]
-    if kinds.overriding(provider) is not None or any(mediators) != all(mediators):
+    if provider.last_overriding is not None or any(mediators) != all(mediators):
         return False
     one, other = provided_class(provider), provided_class(now)
     if one is None or other is None or one.__module__ == "builtins":
