@@ -47,7 +47,7 @@ ENDED_BY_THEIR_CREATOR = {
 STARTED_BY_WORKERS = {
     "cli/running.py _Stop._on_signal call_later": "the command line has no dispatch",
     "cli/running.py _Stop._listen add_signal_handler": "the command line has no dispatch",
-    "cli/running.py _Stop._on_signal_of_the_system call_soon_threadsafe": "the command line has no dispatch",
+    "cli/running.py _Stop._on_interruption call_soon_threadsafe": "the command line has no dispatch",
     "dependency_injector/workers.py _watch create_task": "in the context of the watcher, outside every dispatch",
     "distributed/inbox/consumer.py EventConsumer.run create_task": "in a task group",
     "distributed/outbox/relay.py OutboxRelay.run create_task": "ends with its worker",

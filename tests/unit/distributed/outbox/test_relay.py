@@ -491,7 +491,7 @@ class CountingOutbox(InMemoryOutbox):
         await super().wait(60)
 
     async def waits_for(self, number: int) -> None:
-        """Return when the relay waits for the given number of times."""
+        """Return when the relay has started to wait `number` times."""
         async with asyncio.timeout(10), self.progress:
             await self.progress.wait_for(lambda: len(self.waits) >= number)
 
