@@ -1,4 +1,4 @@
-"""Fixtures: the storages on which each contract is tested."""
+"""Fixtures: the storages of the contract tests."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str | None]:
-    """The URL of an empty database; `None` for storage in memory."""
+    """Return the URL of an empty database, or `None` for storage in memory."""
     if request.param == "memory":
         yield None
     elif request.param == "sqlite":

@@ -1,4 +1,4 @@
-"""Aggregates: recorded events are published once, in the transaction, or never; in memory, SQLite and PostgreSQL."""
+"""Aggregates: recorded events are published once in the transaction, or not at all; in memory, SQLite and PostgreSQL."""
 
 import asyncio
 import copy
@@ -85,7 +85,7 @@ class Do(Command[Any]):
 
 @dataclass(eq=False)
 class School:
-    """An application. `log` has the events that its handlers saw."""
+    """An application. `log` has the events that its handlers received."""
 
     make: Callable[..., UnitOfWork]
     outbox: Outbox
@@ -382,7 +382,7 @@ async def test_a_cycle_of_events_is_refused_and_the_error_names_the_events(schoo
 
 
 def branching(school: School) -> list[int]:
-    """Let the handler of each event record two more, and return how many were handled. The test fails at 20,000."""
+    """Let the handler of each event record two more events. Return a list with the count of handled events."""
     handled = [0]
     school.mediator.max_depth = 50
 

@@ -154,7 +154,7 @@ async def both(broker: InMemoryBroker, receiver: Any = None) -> AsyncIterator[tu
 
 
 async def settled(broker: InMemoryBroker, receiving: Any, count: int) -> None:
-    """Wait until that many events are acknowledged, and so have taken effect."""
+    """Wait until the given number of events are acknowledged, and so have taken effect."""
     async with asyncio.timeout(10):
         await broker.wait_until_acknowledged("advising", count)
     assert len(receiving.database().inbox) == count

@@ -1,4 +1,4 @@
-"""Callers and tenants: unverified statements of another application have no effect; in memory and over NATS."""
+"""Callers and tenants: unverified attributes from another application have no effect; in memory and over NATS."""
 
 import asyncio
 import hashlib
@@ -58,7 +58,7 @@ PRINCIPALS = ("ada", "bob")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The callers for whom a handler worked, and how often."""
+    """The caller for which a handler ran, and the number of the call."""
 
     principal: str | None
     tenant: str | None
@@ -80,7 +80,7 @@ class Balance(Query[Seen]):
 
 
 async def by_token(call: RemoteCall) -> Caller | None:
-    """Vouch for the principal and the tenant of a token; without a token, vouch for nobody."""
+    """Vouch for the principal and the tenant of a token; without a token, vouch for no caller."""
     token = call.headers.get("authorization")
     if token is None:
         return None
@@ -96,7 +96,7 @@ async def by_token_only(call: RemoteCall) -> Caller:
 
 
 async def by_name(call: RemoteCall) -> Caller | None:
-    """Vouch for the principal, but for no tenant."""
+    """Vouch for the principal but not for the tenant."""
     caller = await by_token(call)
     return None if caller is None else Caller(caller.principal)
 
@@ -188,7 +188,7 @@ async def channels(request: pytest.FixtureRequest) -> AsyncIterator[Channels]:
 
 
 class Asking:
-    """A sender that can state anything on the wire."""
+    """A sender that can set any header on the wire."""
 
     def __init__(self, channel: RequestChannel) -> None:
         self._channel = channel
@@ -216,12 +216,12 @@ async def serving(channels: Channels, bank: Bank, authenticate: Any) -> AsyncIte
 
 
 async def _answers(channel: RequestChannel) -> bool:
-    """An unreadable request is answered without being handled."""
+    """Return whether a responder answers an unreadable request, which it does not handle."""
     try:
         for request in (Pay, Balance):
             reply = await channel.call(RemoteCall(request.request_type, b"!", 10.0))
             assert reply.status in {ReplyStatus.REFUSED, ReplyStatus.FAILED}
-    except Exception:  # nobody serves it yet
+    except Exception:  # no responder serves the channel yet
         return False
     return True
 
@@ -229,8 +229,8 @@ async def _answers(channel: RequestChannel) -> bool:
 TOKENS = st.one_of(st.none(), st.builds("{}@{}".format, st.sampled_from(PRINCIPALS), st.sampled_from(TENANTS)))
 CALLS = st.tuples(
     TOKENS,
-    st.sampled_from([None, *TENANTS]),  # the tenant that it states
-    st.sampled_from([None, "k1", "k2"]),  # in the header
+    st.sampled_from([None, *TENANTS]),  # the stated tenant
+    st.sampled_from([None, "k1", "k2"]),  # the key in the header
     st.one_of(
         st.builds(Pay, st.integers(1, 2), st.sampled_from([None, "k1", "k2"])),
         st.builds(Balance, st.sampled_from(["main", "savings"])),
@@ -274,7 +274,7 @@ def test_no_caller_shares_a_response_a_cache_entry_or_a_limit_with_another(mode:
                     assert len(bank.done) == handled
                     continue
                 same = (principal, vouched_tenant, type(request), key or request)
-                if status is ReplyStatus.FAILED:  # the same key with another payload: only of its own
+                if status is ReplyStatus.FAILED:  # a conflict with the same caller's own payload
                     assert key is not None
                     assert same in firsts
                     continue
@@ -282,7 +282,7 @@ def test_no_caller_shares_a_response_a_cache_entry_or_a_limit_with_another(mode:
                 assert (answer.principal, answer.tenant) == (principal, vouched_tenant)
                 assert answer.vouched_by == (None if principal is None else mode)
                 if principal is None or (isinstance(request, Pay) and key is None):
-                    assert answer.number == handled  # nobody else's
+                    assert answer.number == handled  # no response of another caller
                 else:
                     assert answer == firsts.setdefault(same, answer)
         assert all(not context.unverified.headers and not context.unverified.tenant for context in bank.decided_by)
@@ -337,12 +337,12 @@ async def test_an_anonymous_caller_uses_no_cache_entry_stored_response_or_limit_
     assert [(await bank.mediator.send(Pay(1, "k1"))).number for _ in range(LIMIT - 2)] == [
         1,
         1,
-    ]  # and its limit is not used up
+    ]  # and the limit of the application itself is not used up
     assert len(bank.database.tables["mediator_idempotency"]) == 1
 
 
 async def test_a_request_that_a_handler_sends_for_an_anonymous_caller_is_anonymous_too(channels):
-    """Its tenant does not travel on with requests or events either."""
+    """Its tenant is not passed on with requests or events either."""
     bank = Bank()
     seen: list[RemoteCall] = []
 
@@ -358,7 +358,7 @@ async def test_a_request_that_a_handler_sends_for_an_anonymous_caller_is_anonymo
             await bank.mediator.send(Pay(1, "inner"))
         with pytest.raises(TimeoutError):
             await onward.send(Balance())
-        async with bank.mediator.context(tenant="acme"):  # now this application vouches
+        async with bank.mediator.context(tenant="acme"):  # from here on this application vouches for the caller
             await bank.mediator.send(Pay(1, "inner"))
 
     @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Random programs of nested dispatches do exactly what the reference does, also when several run at the same time."""
+"""Random programs of nested dispatches behave exactly like the reference, also when several run concurrently."""
 
 import asyncio
 from collections import defaultdict
@@ -41,7 +41,7 @@ def by_strand(pairs: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
 
 
 def in_order(notes: Iterable[tuple[str, str, Any]]) -> list[tuple[str, str, Any]]:
-    """Return the records by strand: for strands that run at the same time, only the order within each is compared."""
+    """Return the records of each strand. For concurrent strands, only the order within each strand is compared."""
     strands = by_strand((strand, (strand, text, scope)) for strand, text, scope in notes)
     return [note for strand in strands.values() for note in strand]
 
@@ -74,7 +74,7 @@ async def check(messages: list[Any]) -> None:
     event(f"{len(expected) // 20 * 20} notes or more, {min(len(reference.committed), 3)} rows or more")
 
 
-@pytest.mark.timeout(600)  # half a minute of processor time, of which a busy machine may give it little
+@pytest.mark.timeout(600)  # half a minute of processor time; a busy machine may take much longer
 @settings(max_examples=800, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(programs())
 def test_order_scopes_and_committed_effects_equal_those_of_the_reference_model(messages: list[Any]):

@@ -1,4 +1,4 @@
-"""Versions of events between applications: two versions at the same time, and a version that is not known yet."""
+"""Versions of events between applications: two versions at the same time, and a version that is still unknown."""
 
 import asyncio
 import time
@@ -123,7 +123,7 @@ class Clock:
 
 
 class Receiving(containers.DeclarativeContainer):
-    """A process of the subscribing application; all of them share a database."""
+    """A process of the subscribing application. All processes share a database."""
 
     broker = providers.Dependency(instance_of=InMemoryBroker)
     database = providers.Dependency(instance_of=InMemoryDatabase)
@@ -166,7 +166,7 @@ def database() -> InMemoryDatabase:
 
 
 async def publish(broker: InMemoryBroker, *events: DistributedEvent) -> None:
-    """Let another application raise events, and wait until the broker has them."""
+    """Let another application publish events, and wait until the broker has stored them."""
     before, container = len(broker.events), Sending(broker=broker)
     async with lifespan(container, workers=True), asyncio.timeout(10):
         await container.mediator().send(Move(events))
@@ -212,7 +212,7 @@ async def test_an_event_of_a_newer_version_is_parked_after_the_grace_and_replaye
     async with lifespan(older, workers=True):
         await publish(broker, MovedV1("Alan Turing", partition_key="s-2"))
         await older.seen().arrived.wait()
-        assert not older.parking().events  # it was delivered first, and is redelivered
+        assert not older.parking().events  # the event was delivered first, and is redelivered
         older.clock().ahead = 301.0
         await done(broker, 2)
     (parked,) = older.parking().events

@@ -1,4 +1,4 @@
-"""Random programs of commands, relays, consumers, faults and repairs: no event is lost, doubled or out of order."""
+"""Random programs of commands, relays, consumers, faults and repairs: no event is lost, duplicated or out of order."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from tests.contracts.model_events.program import EventsProgram, SqliteProgram
 
 FACTOR = int(os.environ.get("MODEL_FACTOR", "1"))
-"""The factor for the number of examples. If it is more than one, the examples are different in each run."""
+"""The factor for the number of examples. With a factor above one, each run draws new examples."""
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("program", "examples", "steps"), [(EventsProgram, 200, 40), (SqliteProgram, 25, 25)], ids=["memory", "sqlite"]
 )
-@pytest.mark.timeout(600 * FACTOR)  # as much processor time as the model of dispatches
+@pytest.mark.timeout(600 * FACTOR)  # as much processor time as the dispatch model
 def test_every_committed_event_is_stored_and_applied_once_and_in_order_despite_failures(
     program: type[RuleBasedStateMachine], examples: int, steps: int
 ):

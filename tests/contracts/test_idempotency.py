@@ -1,4 +1,4 @@
-"""Idempotency: a command that is sent again with its key takes effect once; in memory, in SQLite and in PostgreSQL."""
+"""Idempotency: a command that is repeated with its key takes effect once; in memory, in SQLite and in PostgreSQL."""
 
 import asyncio
 import hashlib
@@ -99,7 +99,7 @@ class SwallowErrors(PipelineBehavior[Pay, Receipt]):
 
 
 class Clock:
-    """The seconds by which the clock of the database is ahead."""
+    """A clock of the database. `ahead` is the number of seconds by which it is fast."""
 
     ahead = 0.0
 
@@ -431,7 +431,7 @@ async def test_a_response_stored_by_an_earlier_version_is_found_until_it_expires
     assert await bank.send(Pay(1, "a")) == PAID_ONE
     with pytest.raises(IdempotencyConflictError):
         await bank.send(Pay(2, "a"))
-    bank.clock.ahead += 60  # since it was sent again, "a" has its new form of key
+    bank.clock.ahead += 60  # the repeated command stored "a" under the new form of key
     assert await bank.send(Pay(1, "a")) == PAID_ONE
     assert await bank.payments() == []
     assert (await bank.send(Pay(2, "b"))).number == 2
@@ -462,7 +462,7 @@ async def test_the_worker_deletes_expired_records(bank):
 
 
 async def left(bank: Bank) -> int:
-    """Count the stored keys, as a command that expires at once would look them up."""
+    """Count the stored keys from inside a command."""
     found = 0
 
     async def look() -> None:
@@ -521,7 +521,7 @@ async def test_the_key_may_come_from_a_custom_function():
 
 
 def moved(name: str, module: str) -> Any:
-    """Return a class with that name in another module."""
+    """Return a class with the given name in another module."""
     made = make_dataclass(name, [("amount", int)], bases=(Command[Receipt],), frozen=True)
     made.__module__ = module
     return made

@@ -1,4 +1,4 @@
-"""Read-only transactions: a query sees one moment and changes nothing; in memory, in SQLite and in PostgreSQL."""
+"""Read-only transactions: a query sees one snapshot and changes nothing; in memory, in SQLite and in PostgreSQL."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

@@ -276,7 +276,7 @@ async def test_a_refill_with_a_mark_is_stored_in_order_under_the_same_ids_and_on
         assert [(result.error, result.duplicate) for result in results] == [(None, each) for each in duplicates]
     found = await transport.ids()
     assert [each for each in found if each != "c"] == ["a", "b"]
-    assert found.count("c") == 2  # only an event that is missing needs a mark
+    assert found.count("c") == 2  # only a missing event needs a mark
 
 
 @pytest.mark.thorough("waits for a server that is away")

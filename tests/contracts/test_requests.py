@@ -50,7 +50,7 @@ class AssignAdvisor(Command[None]):
 
 @dataclass(frozen=True)
 class FindTeacher(Query[Advisor]):
-    """The same request as another application declares it."""
+    """The same request, declared by another application."""
 
     request_type: ClassVar[str] = "advising.find-advisor"
     student: int
@@ -91,7 +91,7 @@ async def channels(request: pytest.FixtureRequest) -> AsyncIterator[Channels]:
 async def answering(
     channels: Channels, work: Any, *, exposes: Any = (FindAdvisor,), authenticate: Any = trust_broker, **options: Any
 ) -> AsyncIterator[RemoteSender]:
-    """An application that answers, and a sender in another one."""
+    """Run an application that answers requests, and yield a sender in another application."""
     mediator = wire(*(handles(cls, work) for cls in exposes))
     responder = RequestResponder(await channels(), mediator, exposes=exposes, authenticate=authenticate, **options)
     sender = RemoteSender(await channels())
@@ -107,7 +107,7 @@ async def answering(
 
 
 async def until_exposed(sender: RemoteSender, request_class: Any) -> None:
-    """Wait until a responder answers to the name, with any answer."""
+    """Wait until a responder sends any answer to requests of the name."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -158,7 +158,7 @@ async def test_a_request_without_an_answer_in_time_has_an_unknown_outcome(channe
         with pytest.raises(RemoteTimeoutError, match=r"within 0\.2 s"):
             await sender.send(AssignAdvisor("Grace"), timeout=0.2)
         async with asyncio.timeout(5):
-            await cancelled.wait()  # its handler does not run on without a sender
+            await cancelled.wait()  # the handler does not run on without a sender
 
 
 async def test_an_error_is_answered_without_class_and_text_but_with_a_reference_to_the_log(channels):
@@ -208,7 +208,7 @@ async def test_correlation_and_tenant_are_sent_unverified_and_the_principal_is_n
     assert (there.correlation_id, there.unverified.tenant) == ("flow", "münchen")
     assert (there.tenant, there.principal, there.vouched_by) == (None, None, None)
     assert "a" not in there.headers
-    assert there.causation_id != context.message_id  # the id of the message on the wire, which this message caused
+    assert there.causation_id != context.message_id  # the cause is the request on the wire
 
 
 async def test_the_other_application_decides_for_whom_a_request_is_handled(channels):
@@ -422,7 +422,7 @@ async def test_a_response_that_cannot_be_encoded_is_not_reported_as_a_failed_han
     (line,) = [line for line in logs if line.get("message_id") == caught.value.reference]
     assert (line["event"], line["log_level"]) == ("response not sent", "error")
     assert "object" in line["stack"]
-    assert caught.value.reason == "it cannot be encoded there"  # the text of an error is sent to nobody
+    assert caught.value.reason == "it cannot be encoded there"  # the text of the error is not sent
 
 
 async def test_a_hanging_authenticator_is_cancelled_when_the_sender_stops_waiting(channels):
@@ -483,10 +483,10 @@ async def test_a_handler_that_cancels_its_own_task_does_not_stop_the_responder(c
         assert await sender.send(FindAdvisor("Alan")) == Advisor("Ada")
 
 
-# Requests that fail hold up no others.
+# Failing requests do not delay others.
 
 _AT_ONCE = 2.0
-"""Seconds within which a healthy request is answered beside those that hang, on a busy machine too."""
+"""Seconds within which a request is answered despite hanging requests, also on a busy machine."""
 
 
 def hanging_beside(started: asyncio.Event | None = None) -> Any:
@@ -535,7 +535,7 @@ async def test_a_line_full_of_requests_of_one_name_does_not_turn_away_another_na
     options: Any = {"exposes": exposes, "concurrency": 2, "waiting": 3, "drain_timeout": 0.1}
     async with answering(channels, hanging_beside(), **options) as sender, flooded(sender, 12) as asking:
         busy = asyncio.as_completed(asking, timeout=10)
-        for _ in range(8):  # one is handled, three wait
+        for _ in range(8):  # one request is handled, and three requests wait
             with pytest.raises(RemoteUnavailableError, match="too many requests wait there"):
                 await next(busy)
         async with asyncio.timeout(_AT_ONCE):
@@ -550,11 +550,11 @@ async def test_callers_that_gave_up_leave_the_waiting_line(channels):
         async with asyncio.timeout(10):
             await started.wait()
         turned_away = 0
-        for _ in range(6):  # twice as many as may wait; all give up except the hanging ones
+        for _ in range(6):  # twice the waiting limit; all senders give up except those of hanging requests
             with pytest.raises((RemoteTimeoutError, RemoteUnavailableError)) as caught:
                 await sender.send(AssignAdvisor("Grace"), timeout=0.1)
             turned_away += caught.type is RemoteUnavailableError
-        assert turned_away < 3  # the sender's timeout ends a moment before the responder knows it
+        assert turned_away < 3  # the sender times out shortly before the responder notices
 
 
 @pytest.mark.thorough("waits in real time, or does much work")

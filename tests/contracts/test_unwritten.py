@@ -1,4 +1,4 @@
-"""No write is lost silently: an event that nothing stores is an error at the end of its scope, with its class."""
+"""No write is lost silently: an unsaved write is an error at the end of its scope, and the error names its class."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -96,7 +96,7 @@ class _Show(StreamRequestHandler[Watch, int]):
 
 
 class School:
-    """An application without the transaction in its list of behaviors, unless `transactional`."""
+    """An application. Its behaviors contain the transaction only if `transactional` is set."""
 
     def __init__(self, engine: AsyncEngine, *, transactional: bool = False, reading: bool = False) -> None:
         self.engine = engine

@@ -1,4 +1,4 @@
-"""Application: a container whose handlers and behaviors do what the messages say, and record it."""
+"""Application: a container whose handlers and behaviors do the steps of the messages and record them."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ from tests.contracts.model.program import Act, Ask, HeardOnce, HeardTwice, Scrip
 
 @dataclass(frozen=True)
 class Strand:
-    """A sequence of steps: a program, or one of several handlers that run at the same time."""
+    """A sequence of steps: a program, or one of several concurrent handlers."""
 
     name: str
     task: Any
@@ -40,7 +40,7 @@ strand: ContextVar[Strand] = ContextVar("strand")
 
 
 def begin_strand(name: str) -> None:
-    """Begin a strand in the running task."""
+    """Begin a strand in the current task."""
     strand.set(Strand(name, asyncio.current_task()))
 
 
@@ -58,7 +58,7 @@ class Recorder:
 
 
 class Watched:
-    """A scoped object that counts how often it is disposed of."""
+    """A scoped object that counts how often it is disposed."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.scope = current_scope()
@@ -85,7 +85,7 @@ class Written(DistributedEvent):
 
 
 class Handling:
-    """The work of every handler of the model: the `World` of a program, with the objects of its scope."""
+    """The base of every handler of the model: the `World` of a program, with the objects of its scope."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Generation: random programs."""
+"""Generation: draws random programs."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.contracts.model.program import (
 )
 
 LARGEST = 40
-"""Largest number of steps in a program. Each branch of the tree takes its steps from the rest."""
+"""The maximum number of steps in a program. Each branch of the tree takes its steps from this budget."""
 
 MODES = [TransactionMode.DEFAULT] * 3 + [TransactionMode.NESTED] * 3 + [TransactionMode.NEW, TransactionMode.SUPPRESS]
 KINDS = [Kind.PASS] * 25 + list(Kind)
@@ -32,7 +32,7 @@ MESSAGES = [Act, Act, Act, Ask, *NOTIFICATIONS, *NOTIFICATIONS[1:]]
 
 
 class _Author:
-    """Draws one program, and gives each part a label of its own."""
+    """Draws one program and gives each part a unique label."""
 
     def __init__(self, draw: Any, name: str) -> None:
         self._draw = draw
@@ -88,6 +88,6 @@ class _Author:
 
 @st.composite
 def programs(draw: Any) -> list[Any]:
-    """Draw the first messages of up to three programs that run at the same time."""
+    """Draw the first messages of up to three concurrent programs."""
     count = draw(st.integers(1, 3))
     return [_Author(draw, str(number)).message() for number in range(count)]

@@ -33,10 +33,10 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True)
 class Behavior:
-    """The action of the behavior in one place for one message.
+    """The action of a behavior for one message.
 
     Attributes:
-        instead: The message with which a replacing behavior goes on.
+        instead: The message that a replacing behavior passes on.
     """
 
     kind: Kind = Kind.PASS
@@ -54,7 +54,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Scripted:
-    """A message that says what its behaviors and handlers do."""
+    """A message that contains the actions of its behaviors and handlers."""
 
     label: str
     works: tuple[Work, ...] = field(repr=False)
@@ -88,7 +88,7 @@ NOTIFICATIONS = (Unheard, HeardOnce, HeardTwice)
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Send or publish; `forgiving` goes on after an error."""
+    """Send or publish a message; `forgiving` catches the error."""
 
     message: Any
     mode: TransactionMode = TransactionMode.DEFAULT
@@ -97,14 +97,14 @@ class Dispatch:
 
 @dataclass(frozen=True)
 class AfterCommit:
-    """Publish after the commit."""
+    """Publish a notification after the commit."""
 
     message: Any
 
 
 @dataclass(frozen=True)
 class Write:
-    """Write a row and raise an event, if a transaction runs."""
+    """Write a row and add an event, if a transaction runs."""
 
     label: str
 
@@ -138,7 +138,7 @@ class World(Protocol):
 
 
 async def perform(world: World, work: Work) -> str:
-    """Do what a handler does."""
+    """Do the steps of a handler."""
     world.note(f"{work.label} begins")
     for step in work.steps:
         match step:
@@ -172,7 +172,7 @@ async def _dispatch(world: World, work: Work, step: Dispatch) -> None:
 
 
 async def behave(note: Any, behavior: Behavior, place: str, call_next: Any) -> Any:
-    """Do what a behavior does."""
+    """Do the action of a behavior."""
     note(f"{place} begins")
     match behavior.kind:
         case Kind.SHORT:
@@ -200,7 +200,7 @@ async def behave(note: Any, behavior: Behavior, place: str, call_next: Any) -> A
 
 
 def shape(error: BaseException) -> str:
-    """Return the parts of an error that can be compared."""
+    """Return the comparable parts of an error."""
     match error:
         case AfterCommitError():
             return f"after the commit: {[shape(each) for each in error.errors]}"

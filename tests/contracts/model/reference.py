@@ -1,6 +1,6 @@
-"""Reference: the simplest code that keeps the mediator's promises about order, scopes and transactions.
+"""Reference: the simplest code with the mediator's promises about order, scopes and transactions.
 
-Nothing in it is concurrent. Where handlers run at the same time, only the order within each one is compared.
+The code is not concurrent. For concurrent handlers, only the order within each handler is compared.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ Go = Callable[[], Awaitable[Any]]
 
 @dataclass
 class Level:
-    """The rows and events that a transaction, or the part since a savepoint, would commit."""
+    """The rows and events that would be committed by a transaction, or by the part since a savepoint."""
 
     rows: list[tuple[str, str]] = field(default_factory=list)
     waiting: list[Scripted] = field(default_factory=list)
@@ -35,7 +35,7 @@ class ReferenceScope:
 
 
 class Dispatch:
-    """The outcome, for the sender of a message, of the transactions that its dispatch began."""
+    """The outcome of the transactions that one dispatch began, as the sender observes it."""
 
     def __init__(self, message: Scripted) -> None:
         self.message = message
@@ -53,7 +53,7 @@ class Dispatch:
             raise RolledBackError("", None, self._failure) from self._failure
 
     def raise_with_outcome(self, error: BaseException) -> None:
-        """Raise an error that says so when the transaction has committed."""
+        """Raise an error, which reports the commit if the transaction has committed."""
         if self.committed is None:
             return
         if isinstance(error, asyncio.CancelledError):
@@ -210,7 +210,7 @@ class Reference:
         try:
             response = await go()
             _raise_doom(levels[0])
-        except CommittedError as error:  # it is about another transaction, not about this one
+        except CommittedError as error:  # the error is about another transaction
             raise RolledBackError("", None, error) from error
         finally:
             scope.levels = None
@@ -290,7 +290,7 @@ class Reference:
 
 
 def _without_what_gathers(error: BaseException, message: Scripted) -> list[BaseException]:
-    """Return the failures of a notification and of the calls after its commit, without the errors that group them."""
+    """Return the failures of a notification and of its after-commit calls, without the errors that group them."""
     own: BaseException | None = error
     while own is not None and not (isinstance(own, AfterCommitError) and own.message is message):
         own = own.__cause__

@@ -1,4 +1,4 @@
-"""Application: commands that add events, a relay, a broker, and a consumer that applies them and adds more."""
+"""Application: commands that add events, a relay, a broker, and a consumer that applies events and adds more."""
 
 import asyncio
 import random
@@ -52,7 +52,7 @@ class PoisonError(Exception):
 
 
 class Clock:
-    """The time in seconds since the epoch, for delayed events."""
+    """A clock for delayed events, in seconds since the epoch."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -62,7 +62,7 @@ class Clock:
 
 
 class RefusingPublisher(InMemoryEventPublisher):
-    """Refuses the events of some keys, and does not store later events of such a key in the same batch.
+    """A publisher that refuses the events of some keys, and stores no later event of such a key in the same batch.
 
     Attributes:
         refused: The keys whose events are refused.
@@ -91,7 +91,7 @@ class Application:
 
     Attributes:
         poisoned: The keys whose events make the handler fail.
-        labels: The kind and the number of each event that was ever added, by its id.
+        labels: The kind and the number of each added event, by its id.
     """
 
     def __init__(self, storage: ModelStorage, clock: Clock, ordering: Ordering) -> None:

@@ -1,4 +1,4 @@
-"""EventsProgram: the steps that hypothesis may take, in any order: work, faults, outages, time and repairs."""
+"""EventsProgram: the steps that hypothesis takes in any order: work, faults, outages, time and repairs."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _CONSUMING = (
 
 
 def faults(worker: str, places: tuple[str, ...], *kinds: str) -> st.SearchStrategy[Fault | None]:
-    """Draw faults: most of the time none."""
+    """Draw faults, usually none."""
     some = st.builds(Fault, st.sampled_from([f"{worker}.{place}" for place in places]), st.sampled_from(kinds))
     return st.one_of(st.none(), some)
 
@@ -200,7 +200,7 @@ class EventsProgram(RuleBasedStateMachine):
             self.runner.close()
 
     async def _end(self) -> Seen:
-        """End all faults, and let all workers run until nothing is left to do."""
+        """End all faults, and let all workers run until no work is left."""
         application, parking = self.application, self.application.storage.parking
         application.broker.available = True
         application.poisoned.clear()
@@ -218,7 +218,7 @@ class EventsProgram(RuleBasedStateMachine):
 
 
 class SqliteProgram(EventsProgram):
-    """The program on an SQLite file and in real time: a worker that waits for nothing is stopped soon."""
+    """The program on an SQLite file and in real time. An idle worker is stopped soon."""
 
     patience = 0.1
 

@@ -22,7 +22,7 @@ class _RolledBackError(Exception):
 
 
 def transactions(command: Do) -> list[Transaction]:
-    """Return the events of each transaction that commits, in the order of commits, if only the script makes errors."""
+    """Return the events of each committed transaction, in the order of commits, if only the script raises errors."""
     committed: list[Transaction] = []
     _begin(command, committed)
     return [events for events in committed if events]
@@ -89,10 +89,10 @@ class Seen:
         stream: Events stored by the broker.
         applied: Events that the consumer applied.
         parked: Events that the consumer parked.
-        placed: Events that wait, or are delayed, archived or refused, once for each place.
+        placed: Waiting, delayed, archived and refused events, once for each place.
         archived: Events in the archive of the outbox.
-        followed: Events that were added when an event was applied, as far as the broker stored them.
-        followed_placed: All events that were added when an event was applied.
+        followed: Events that the consumer added and the broker stored.
+        followed_placed: All events that the consumer added.
     """
 
     rows: Sequence[int]
@@ -122,7 +122,7 @@ class Reference:
     discarded: set[int] = field(default_factory=set)
 
     def note(self, command: Do, rows: Sequence[int], *, disturbed: bool) -> None:
-        """Record and check the rows of a command. If it was disturbed, whole transactions may be missing."""
+        """Record and check the rows of a command. After a fault, whole transactions may be missing."""
         new = [number for number in rows if number not in self.events]
         expected = transactions(command)
         if disturbed:
@@ -132,7 +132,7 @@ class Reference:
         self.events |= {number: known[number] for number in new}
 
     def check(self, seen: Seen) -> None:
-        """Check what must be true at any time."""
+        """Check the invariants of any time."""
         assert list(seen.rows) == list(self.events)
         remaining = set(self.events) - self.withdrawn
         assert Counter(seen.placed) == Counter(remaining)
@@ -159,7 +159,7 @@ class Reference:
             assert self._of(key, seen.followed) == [number for number in applied if number in set(seen.followed)]
 
     def check_end(self, seen: Seen) -> None:
-        """Check what must be true when all faults have ended and all workers are done."""
+        """Check the invariants after all faults have ended and all workers are done."""
         self.check(seen)
         assert set(seen.stream) == set(self.events) - self.withdrawn
         assert set(seen.applied) | self.discarded == set(seen.stream)

@@ -1,4 +1,4 @@
-"""Script: the steps of a random command: it adds events, sends inner commands, and fails or not."""
+"""Script: the steps of a random command, which adds events, sends inner commands and may fail."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class Add:
     """Write a row and add an event, with the same number.
 
     Attributes:
-        delay: The seconds until it is due; `None` for at once.
+        delay: The seconds until the event is due; `None` means at once.
     """
 
     key: str | None
@@ -31,7 +31,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Send:
-    """Send a command; `forgiving` goes on after its error."""
+    """Send a command; `forgiving` catches its error."""
 
     command: "Do"
     mode: TransactionMode
@@ -40,14 +40,14 @@ class Send:
 
 @dataclass(frozen=True, eq=False)
 class Do(Command[None]):
-    """Do the steps, and then fail or not."""
+    """Do the steps, and then fail if `fails` is set."""
 
     steps: tuple["Add | Send", ...]
     fails: bool = False
 
 
 def numbered(command: Do, numbers: Iterator[int]) -> Do:
-    """Return the same command, with a number of its own for each event."""
+    """Return the same command with a unique number for each event."""
     steps: list[Any] = [
         replace(step, number=next(numbers))
         if isinstance(step, Add)
@@ -58,7 +58,7 @@ def numbered(command: Do, numbers: Iterator[int]) -> Do:
 
 
 def adds(command: Do) -> Iterator[Add]:
-    """Yield every event that a command may add, also in inner commands."""
+    """Yield every event that a command and its inner commands may add."""
     for step in command.steps:
         yield from (step,) if isinstance(step, Add) else adds(step.command)
 
@@ -82,7 +82,7 @@ _separate = st.lists(_sends(_joined, TransactionMode.NEW), max_size=1).map(tuple
 commands: st.SearchStrategy[Do] = st.builds(
     lambda first, command: Do(first + command.steps, command.fails), _separate, _joined
 )
-"""Commands with a transaction of their own come first: the outer command may become SQLite's only writer later."""
+"""Commands with their own transaction come first, because later the outer command may be SQLite's only writer."""
 
 
 def numbers() -> Iterator[int]:

@@ -47,7 +47,7 @@ class ModelStorage(ABC):
 
     @abstractmethod
     def away(self, value: bool) -> None:
-        """Make the database unreachable or reachable, if the storage can do so."""
+        """Make the database unreachable or reachable, if the storage supports it."""
 
 
 class _VirtualDatabase(InMemoryDatabase):
@@ -110,7 +110,7 @@ class SqliteStorage(ModelStorage):
             return list((await connection.execute(text(f"SELECT number FROM {table} ORDER BY place"))).scalars())
 
     def away(self, value: bool) -> None:
-        """Do nothing: a file is always there. Errors of the file are among the faults."""
+        """Do nothing, because a file is always reachable. Errors of the file are among the faults."""
 
 
 @asynccontextmanager

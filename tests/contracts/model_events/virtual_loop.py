@@ -1,4 +1,4 @@
-"""VirtualLoop: an event loop whose time passes only while every task sleeps, and then at once."""
+"""VirtualLoop: an event loop that jumps to the next timer when every task sleeps."""
 
 import asyncio
 import selectors
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Runs everything that is ready, and then moves its time to the next timer without waiting."""
+    """An event loop that runs all ready tasks, and then sets its time to the next timer without waiting."""
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -18,10 +18,10 @@ Kind = Literal["error", "database", "cancel", "crash"]
 
 @dataclass(frozen=True)
 class Fault:
-    """The fault when a failpoint is reached for the first time.
+    """The fault that occurs when a failpoint is reached for the first time.
 
     Attributes:
-        kind: An error, an error of the database, a regular stop, or the end of the process at that point.
+        kind: An error, an error of the database, a regular stop, or the death of the process at that failpoint.
     """
 
     place: str
@@ -29,7 +29,7 @@ class Fault:
 
 
 class Workers:
-    """Runs relays and consumers, which are made for each run.
+    """Runs relays and consumers. Each run makes new ones.
 
     Args:
         application: The application of the workers.
@@ -41,7 +41,7 @@ class Workers:
         self._patience = patience
 
     async def relay(self, count: int, fault: Fault | None = None) -> None:
-        """Relay until no event that can be sent waits."""
+        """Relay until no sendable event waits."""
         relays = [self._application.relay(grace=_grace(fault)) for _ in range(count)]
         await self._run([relay.run() for relay in relays], self._is_relayed, fault)
 
@@ -102,13 +102,13 @@ def action_of(fault: Fault, tasks: list["asyncio.Future[None]"]) -> Callable[[],
         for task in tasks:
             task.cancel()
         if fault.kind == "crash":
-            await asyncio.Event().wait()  # it makes no progress
+            await asyncio.Event().wait()  # the worker makes no progress
 
     return stop
 
 
 async def look(application: Application) -> Seen:
-    """Return all events, by their places."""
+    """Return all events, sorted by place."""
     storage, labels = application.storage, application.labels
     contents = storage.outbox.contents
     placed: list[str] = []

@@ -121,7 +121,7 @@ async def until(condition: Callable[[], bool], seconds: float = 1000) -> None:
             await asyncio.sleep(0.01)
 
 
-def told(logs: Sequence[Any], *events: str) -> list[tuple[Any, ...]]:
+def logged(logs: Sequence[Any], *events: str) -> list[tuple[Any, ...]]:
     fields = ("event", "context", "error", "after", "events")
     return [tuple(line[name] for name in fields if name in line) for line in logs if line["event"] in events]
 
@@ -148,7 +148,7 @@ async def test_each_outage_is_logged_once_and_retried_after_pauses_that_grow_to_
                 await until(lambda: not outbox.pending, 15.1)
                 await settle()
     assert (
-        told(logs, "relay waits", "relay goes on")
+        logged(logs, "relay waits", "relay goes on")
         == [
             ("relay waits", "PublisherUnavailableError"),
             ("relay goes on", "PublisherUnavailableError", 2),
@@ -194,7 +194,7 @@ async def test_a_signal_of_the_broker_clears_domains_that_failed_only_because_of
                 outbox.put(event(f"{outage} first", "billing"), event(f"{outage} second", "shop"))
                 await until(lambda: len(broker.stored) == 2)
                 assert broker.stored == [f"{outage} first", f"{outage} second"]
-    assert told(logs, "context waits") == []
+    assert logged(logs, "context waits") == []
 
 
 @in_virtual_time
@@ -211,7 +211,7 @@ async def test_the_relay_waits_for_a_signal_of_the_broker_only_during_an_outage_
             broker.errors.clear()
             await until(lambda: broker.stored == ["1"])
     assert len(broker.asked) == asked
-    assert told(logs, "relay waits", "relay goes on") == [
+    assert logged(logs, "relay waits", "relay goes on") == [
         ("relay waits", "PublisherUnavailableError"),
         ("relay waits", "OSError"),
         ("relay goes on", "OSError", 1),
@@ -278,7 +278,7 @@ async def test_each_outage_of_a_domain_is_logged_once_and_begins_with_a_short_pa
                 await until(lambda: not outbox.pending, 15.1)
                 await settle()
     assert (
-        told(logs, "context waits", "context goes on", "relay waits")
+        logged(logs, "context waits", "context goes on", "relay waits")
         == [
             ("context waits", "billing", "StreamNotFoundError"),
             ("context goes on", "billing", "StreamNotFoundError"),
@@ -303,7 +303,7 @@ async def test_unavailable_domains_are_retried_independently_and_each_change_of_
             await asyncio.sleep(60)
             broker.errors.clear()
             await until(lambda: not outbox.pending, 15.1)
-    assert sorted(told(logs, "context waits")) == [
+    assert sorted(logged(logs, "context waits")) == [
         ("context waits", "billing", "StreamNotFoundError"),
         ("context waits", "billing", "StreamUnavailableError"),
         ("context waits", "stock", "StreamUnavailableError"),
@@ -373,7 +373,7 @@ async def test_the_outage_of_a_domain_is_remembered_although_a_backlog_hides_its
     with capture_logs() as logs:
         async with relaying(outbox, broker, batch_size=2):
             await asyncio.sleep(300)
-    assert told(logs, "context waits", "context goes on") == [("context waits", "billing", "StreamNotFoundError")]
+    assert logged(logs, "context waits", "context goes on") == [("context waits", "billing", "StreamNotFoundError")]
     assert sum("b0" in ids for _, ids in broker.calls) <= 300 / 7.5 + 12
 
 
@@ -400,7 +400,7 @@ async def test_an_outage_is_remembered_although_another_relay_has_claimed_its_ev
     with capture_logs() as logs:
         async with relaying(outbox, broker):
             await asyncio.sleep(300)
-    assert told(logs, "context waits", "context goes on") == [("context waits", "billing", "StreamNotFoundError")]
+    assert logged(logs, "context waits", "context goes on") == [("context waits", "billing", "StreamNotFoundError")]
     assert len(broker.calls) <= 300 / 7.5 + 12
 
 
@@ -433,11 +433,11 @@ async def test_stored_events_are_archived_although_parking_fails_and_the_refusal
             await asyncio.sleep(5)
             assert [each.id for each in outbox.database.archive] == ["good"]
             assert broker.stored == ["good"]
-            assert told(logs, "event refused") == []
+            assert logged(logs, "event refused") == []
             outbox.refusing = False
             await until(lambda: not outbox.pending)
             await settle()
-    assert len(told(logs, "event refused")) == 1
+    assert len(logged(logs, "event refused")) == 1
 
 
 @in_virtual_time
@@ -465,7 +465,7 @@ async def test_the_stored_events_of_a_partly_failing_domain_are_archived_and_the
             broker.errors.clear()
             await until(lambda: broker.stored == ["1", "3", "2"], 0.2)
             await settle()
-    assert told(logs, "context waits", "context goes on") == [
+    assert logged(logs, "context waits", "context goes on") == [
         ("context waits", "shop", "StreamUnavailableError"),
         ("context goes on", "shop", "StreamUnavailableError"),
     ]
@@ -485,7 +485,7 @@ async def test_a_domain_is_unavailable_for_as_long_as_one_of_its_events_fails() 
             broker.errors.clear()
             await until(lambda: not outbox.pending, 15.1)
             await settle()
-    assert told(logs, "context waits", "context goes on") == [
+    assert logged(logs, "context waits", "context goes on") == [
         ("context waits", "shop", "StreamUnavailableError"),
         ("context goes on", "shop", "StreamUnavailableError"),
     ]
@@ -505,7 +505,7 @@ async def test_the_log_line_after_an_outage_has_the_number_of_stored_events() ->
             }
             await until(lambda: broker.stored == ["3"], 15.1)
             await settle()
-    assert told(logs, "relay goes on") == [("relay goes on", "PublisherUnavailableError", 1)]
+    assert logged(logs, "relay goes on") == [("relay goes on", "PublisherUnavailableError", 1)]
 
 
 @in_virtual_time
@@ -519,7 +519,7 @@ async def test_a_held_back_event_stays_in_the_outbox_and_is_no_outage() -> None:
             assert [each.id for each in outbox.pending] == ["2"]
             broker.errors.clear()
             await until(lambda: broker.stored == ["1", "2"], 1.1)
-    assert told(logs, "context waits", "relay waits") == []
+    assert logged(logs, "context waits", "relay waits") == []
 
 
 # Pauses, cleaning and stopping.
