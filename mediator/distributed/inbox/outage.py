@@ -15,7 +15,7 @@ from mediator.errors import (
 from mediator.logger import Logger
 from mediator.printable import text_of
 
-_AWAY = (
+_UNAVAILABLE = (
     CommitOutcomeUnknownError,
     DatabaseUnavailableError,
     PoolExhaustedError,
@@ -26,7 +26,7 @@ _DEEPEST = 10
 
 def is_outage(error: BaseException | None) -> bool:
     """Return whether an error, or one of its causes, means that the database is unavailable."""
-    return _is_caused_by(error, _AWAY)
+    return _is_caused_by(error, _UNAVAILABLE)
 
 
 def is_unwritable(error: BaseException | None) -> bool:

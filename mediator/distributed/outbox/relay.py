@@ -79,7 +79,7 @@ class OutboxRelay:
         self._backoff = Backoff(0.1, 15.0, rng)
         self._outages = Outages(rng, clock)
         self._trouble = ""
-        self._broker_is_away = False
+        self._broker_unavailable = False
         self._log: Logger = Logger(worker="relay")
 
     async def run(self) -> None:
@@ -119,7 +119,7 @@ class OutboxRelay:
     async def _wait_for_recovery(self) -> None:
         """Pause before the next try. New events do not shorten the pause, because they do not end the outage."""
         pause = self._backoff.next()
-        if not self._broker_is_away:
+        if not self._broker_unavailable:
             await asyncio.sleep(pause)
         elif await self._publisher.wait_for_recovery(pause):
             self._backoff.reset()
@@ -194,7 +194,7 @@ class OutboxRelay:
         if kind != self._trouble:
             self._log.error("relay waits", error=kind, reason=text_of(error))
         self._trouble = kind
-        self._broker_is_away = isinstance(error, PublisherUnavailableError)
+        self._broker_unavailable = isinstance(error, PublisherUnavailableError)
 
     def _recovered(self, stored: int) -> None:
         """Log the end of an outage. Without waiting events, it is enough that the database answers again."""
