@@ -293,7 +293,7 @@ def cache_key(query: object, reason: str) -> MisuseError:
 
 def no_event(message: object) -> MisuseError:
     """Something that is not a distributed event was added to the broker."""
-    cls = message if isinstance(message, type) else type(message)  # a text may be a payload
+    cls = message if isinstance(message, type) else type(message)  # a text is not shown, because it may be a payload
     return MisuseError(
         message,
         f"{name_of(cls)} is not a DistributedEvent and cannot leave the process. Publish a notification "
