@@ -67,7 +67,7 @@ def quiet():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in FRAGMENTS], ids=lambda page: page.name)
-def test_the_python_blocks_of_a_page_run_and_print_what_the_page_says(page, tmp_path, monkeypatch, capsys, quiet):
+def test_the_python_blocks_of_a_page_run_and_print_the_documented_output(page, tmp_path, monkeypatch, capsys, quiet):
     monkeypatch.chdir(tmp_path)
     with asyncio.Runner() as runner:
         run_page(page, runner, capsys, monkeypatch)

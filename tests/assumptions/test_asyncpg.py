@@ -49,7 +49,7 @@ async def test_a_statement_that_times_out_raises_timeout_error(postgres_url: str
     connection.terminate()
 
 
-async def test_a_second_statement_while_one_runs_is_refused(connection: asyncpg.Connection):
+async def test_a_second_concurrent_statement_is_refused(connection: asyncpg.Connection):
     """`_leave` discards a connection in which a forgotten task still runs a statement."""
     first = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
     await asyncio.sleep(0)

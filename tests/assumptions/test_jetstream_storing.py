@@ -116,7 +116,7 @@ async def test_each_permanent_refusal_has_its_own_error_code(stream: RawStream, 
     assert (await stream.send_with(headers))["error"]["err_code"] == code
 
 
-async def test_a_message_larger_than_the_stream_takes_is_refused_with_10054(client: Client):
+async def test_a_message_above_the_size_limit_of_the_stream_is_refused_with_10054(client: Client):
     """`_REFUSALS` of the publisher contains this code."""
     stream = await new_stream(client, max_msg_size=10)
     assert (await stream.send("x" * 11))["error"]["err_code"] == 10054

@@ -148,7 +148,7 @@ def test_rows_of_one_insert_are_numbered_in_their_order(connection: sqlite3.Conn
     assert [row[0] for row in connection.execute("SELECT id FROM outbox ORDER BY sequence")] == ids
 
 
-def test_returning_gives_the_rows_of_an_insert_in_their_order(connection: sqlite3.Connection):
+def test_returning_yields_the_rows_of_an_insert_in_their_order(connection: sqlite3.Connection):
     """SQLite does not promise this order (https://www.sqlite.org/lang_returning.html); the library reads one row."""
     rows = connection.execute("INSERT INTO outbox (id) VALUES ('b'), ('a'), ('c') RETURNING id").fetchall()
     assert sorted(rows) == [("a",), ("b",), ("c",)]

@@ -150,7 +150,7 @@ async def test_the_suite_rejects_a_transport_that_breaks_a_promise(broken: Broke
     assert await failures(broken) != []
 
 
-def test_there_are_enough_cases():
+def test_the_transport_side_has_enough_cases():
     assert len(StorageConformance.cases()) >= 60
     assert len(TransportConformance.cases()) >= 25
     assert len(ContainerConformance.cases()) >= 10

@@ -331,7 +331,7 @@ async def test_a_joined_command_publishes_nothing_before_the_outermost_command_e
     assert school.log == ["after the inner command", "Enrolled Ada"]
 
 
-async def test_a_transaction_of_its_own_publishes_its_own_events(school):
+async def test_a_new_transaction_publishes_only_its_own_events(school):
     async def inner() -> None:
         school.save(enrolled("Carl"))
 

@@ -504,7 +504,7 @@ async def test_a_unit_of_work_of_another_database_is_refused(bank):
     assert await bank.payments() == []
 
 
-async def test_settings_are_checked():
+async def test_impossible_settings_are_refused():
     async with in_memory() as bank:
         for setting in ("keep_seconds", "clean_interval"):
             with pytest.raises(SettingError, match=setting):

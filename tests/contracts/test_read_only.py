@@ -216,7 +216,7 @@ async def test_an_inner_query_joins_the_snapshot_and_its_error_can_be_caught(lib
     assert await library.ask(outer) == [0, 0, 1]
 
 
-async def test_a_query_in_a_command_sees_what_the_command_wrote(library):
+async def test_a_query_in_a_command_sees_the_rows_that_the_command_wrote(library):
     async def work() -> int:
         await library.add("a title")
         found: int = await library.ask(library.books)

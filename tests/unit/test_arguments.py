@@ -113,7 +113,7 @@ class EachTimeAnother(Sequential):
     __hash__ = object.__hash__
 
 
-async def test_compiled_pipelines_of_ever_new_strategies_are_not_kept(mediator: Any):
+async def test_pipelines_compiled_for_ever_new_strategy_objects_are_not_kept(mediator: Any):
     for _ in range(600):
         await mediator.publish(StudentEnrolled(), strategy=EachTimeAnother())
     kept = [value for value in vars(mediator.registry).values() if isinstance(value, dict)]

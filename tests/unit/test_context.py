@@ -83,7 +83,7 @@ async def test_ids_are_generated_on_first_access_and_only_once():
     assert drawn == ["0"]
 
 
-def test_outside_a_dispatch_there_is_no_context():
+def test_current_context_raises_outside_a_dispatch():
     with pytest.raises(ScopeError, match="the message context"):
         current_context()
 

@@ -178,7 +178,7 @@ async def test_tasks_that_join_the_scope_of_one_handler_in_turn_have_their_own_c
     assert await mediator.send(EnrollStudent()) == [str(number) for number in range(10)]
 
 
-async def test_a_context_hides_no_second_dispatch_in_the_scope():
+async def test_a_second_concurrent_dispatch_in_a_scope_is_refused_inside_a_context_too():
     started, release = asyncio.Event(), asyncio.Event()
 
     async def slow(_message: Any) -> None:

@@ -35,7 +35,7 @@ def test_arguments_of_a_direct_base_are_found():
     assert type_arguments(Direct, RequestHandler) == (EnrollStudent, str)
 
 
-def test_arguments_are_inherited_by_a_class_that_gives_none():
+def test_a_class_without_arguments_inherits_those_of_its_base():
     class Derived(Direct):
         pass
 
@@ -62,7 +62,7 @@ def test_arguments_are_found_through_two_generic_classes_and_containers_of_a_par
     assert type_arguments(Last, RequestHandler) == (CountStudents, list[int])
 
 
-def test_a_mixin_before_the_generic_base_does_not_hide_it():
+def test_a_mixin_before_the_generic_base_does_not_hide_the_arguments():
     class Mixin:
         pass
 
@@ -142,7 +142,7 @@ def test_a_union_with_a_forward_reference_matches_nothing():
     assert message_types(EnrollStudent | typing.ForwardRef("ExpelStudent")) == ()
 
 
-def test_a_binding_knows_how_specific_it_is():
+def test_a_binding_computes_its_specificity():
     class OfBase(NotificationHandler[StudentChanged]):
         pass
 
@@ -163,7 +163,7 @@ def test_a_behavior_without_type_parameters_applies_to_every_message():
     assert Binding(Bare, Bare, "container.bare", PipelineBehavior).messages == (object,)
 
 
-def test_messages_may_be_any_class_and_know_their_kind():
+def test_messages_may_be_of_any_class_and_have_a_kind():
     assert is_request(EnrollStudent)
     assert is_request(CountStudents)
     assert not is_request(StudentEnrolled)

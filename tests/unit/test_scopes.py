@@ -188,12 +188,12 @@ async def test_a_new_scope_has_seen_no_transaction():
         assert scope.exits is None
 
 
-def test_outside_a_dispatch_there_is_no_scope():
+def test_current_scope_raises_outside_a_dispatch():
     with pytest.raises(ScopeError, match="the session was requested, but no dispatch is running"):
         current_scope("the session")
 
 
-async def test_the_frame_is_left_when_a_dispatch_fails():
+async def test_a_failed_dispatch_exits_its_frame():
     mediator = wire(handles(EnrollStudent, fail))
     with pytest.raises(ValueError):
         await mediator.send(EnrollStudent())

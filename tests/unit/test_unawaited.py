@@ -147,7 +147,7 @@ async def test_a_behavior_that_awaits_in_another_way_raises_nothing(behavior: An
         assert await mediator.send(EnrollStudent("Ada")) == "Ada"
 
 
-def test_a_behavior_whose_code_shows_that_it_awaits_is_not_watched():
+def test_a_behavior_that_visibly_awaits_call_next_is_not_watched():
     assert awaits_inner(Awaits())
     for watched in (Drops, Keeps, Spawns, InsideAFunction, ForgetsEach):
         assert not awaits_inner(watched())

@@ -94,7 +94,7 @@ async def test_class_variables_are_not_part_of_the_payload():
     assert line["payload"] == {"name": "***"}
 
 
-async def test_the_payload_is_what_redact_returns():
+async def test_the_logged_payload_is_the_result_of_redact():
     (line,) = await logged(EnrollStudent("Ada"), log_payload=True, redact=lambda message: message.name[0])
     assert line["payload"] == "A"
 

@@ -111,7 +111,7 @@ async def test_processors_run_before_and_after_the_handler_in_the_order_of_decla
     ]
 
 
-async def test_a_failing_preprocessor_stops_what_follows_and_the_handler_is_never_built():
+async def test_a_failing_preprocessor_stops_later_processors_and_the_handler_is_never_built():
     log: list[str] = []
 
     class Refuse(RequestPreProcessor[EnrollStudent]):
@@ -252,7 +252,7 @@ async def test_a_wrong_return_value_of_an_error_handler_is_ignored_and_noted_on_
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from([EnrollStudent, Command[Any], Request[Any]]), st.booleans())),
     st.integers(0, 3),
 )
-def test_the_most_specific_error_comes_first_then_the_most_specific_message_then_the_first_declared(declared, raised):
+def test_error_handlers_are_chosen_by_the_most_specific_error_then_message_then_declaration(declared, raised):
     messages = [EnrollStudent, Command[Any], Request[Any]]
     log: list[Any] = []
     collaborators = [
@@ -461,7 +461,7 @@ async def test_a_joined_query_with_a_converted_error_is_rolled_back_too():
     assert transactional.begun[0].log == ["savepoint for Read", "rolled back to savepoint"]
 
 
-async def test_a_query_outside_a_transaction_whose_error_is_converted_begins_none():
+async def test_a_converted_error_of_a_query_outside_a_transaction_begins_no_transaction():
     transactional = Transactional()
     mediator = wire(
         handles(Read, raises(CourseFullError())),

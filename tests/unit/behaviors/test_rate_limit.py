@@ -235,7 +235,7 @@ async def test_all_limits_of_one_message_hold(time):
         await send(mediator, "Cyd")
 
 
-async def test_the_key_knows_the_message_and_who_sent_it(time):
+async def test_the_key_function_receives_the_message_and_its_context(time):
     asked: list[Any] = []
 
     def key(message: Any, context: MessageContext) -> str | None:

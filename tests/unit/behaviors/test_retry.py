@@ -161,7 +161,7 @@ async def test_an_attempt_is_not_repeated_once_a_transaction_in_its_scope_has_co
     assert flaky.calls == 1
 
 
-async def test_the_outcome_of_the_last_attempt_is_known_outside():
+async def test_outer_behaviors_see_the_outcome_of_the_last_attempt():
     async def work(_message: Any) -> str:
         scope = current_scope()
         scope.outcome, scope.response, scope.settled_id = Outcome.COMMITTED, "response", "42"
@@ -228,7 +228,7 @@ async def test_no_attempt_has_a_transaction_in_mode_suppress():
     assert transactional.begun == []
 
 
-async def test_the_most_specific_settings_are_taken():
+async def test_the_most_specific_settings_apply():
     class Once(RetryBehavior[EnrollStudent]):
         pass
 

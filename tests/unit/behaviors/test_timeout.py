@@ -21,7 +21,7 @@ async def test_a_message_within_its_time_is_handled():
     )
 
 
-async def test_a_message_that_takes_too_long_is_cancelled_and_the_error_names_it():
+async def test_a_message_that_takes_too_long_is_cancelled_and_the_error_names_the_message():
     ended: list[str] = []
 
     async def work(_message: Any) -> None:
@@ -76,7 +76,7 @@ async def test_a_cancellation_from_outside_remains_a_cancellation():
         await task
 
 
-async def test_the_most_specific_limit_is_taken_also_when_it_is_longer():
+async def test_the_most_specific_timeout_applies_even_if_it_is_longer():
     class Patient(TimeoutBehavior[EnrollStudent]):
         pass
 

@@ -166,7 +166,7 @@ async def test_any_other_error_of_a_validator_is_raised_unchanged():
     assert caught.value is failure
 
 
-async def test_which_errors_count_as_failures_is_a_setting():
+async def test_the_errors_that_count_as_failures_are_a_setting():
     class Strict(Validator[EnrollStudent]):
         async def validate(self, _message):
             raise LookupError("unknown course")
@@ -201,7 +201,7 @@ async def test_a_message_validates_itself_before_its_validators_run():
     assert (await refusal(refusing(message=Span), Span(-1, -2))).by_validator.keys() == {"Span"}
 
 
-async def test_problems_that_a_message_yielded_before_it_raised_are_kept():
+async def test_failures_that_a_message_yielded_before_raising_are_kept():
     error = await refusal(refusing(message=Span), Span(-1, 200))
     assert [failure.text for failure in error.failures] == ["is negative", "is too long"]
 

@@ -53,7 +53,7 @@ async def test_a_unit_of_work_refuses_numbers_that_cannot_work(engine: AsyncEngi
 
 
 @pytest.mark.parametrize("value", ["", "x" * 128, "a\nb", "a\0b", None, 3])
-async def test_a_unit_of_work_refuses_a_codec_whose_content_type_nothing_can_hold(engine: AsyncEngine, value: Any):
+async def test_a_unit_of_work_refuses_a_codec_whose_content_type_cannot_be_stored(engine: AsyncEngine, value: Any):
     class Codec(MsgspecCodec):
         content_type = value
 

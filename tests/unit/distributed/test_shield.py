@@ -95,7 +95,7 @@ async def test_repeated_cancellations_do_not_prolong_the_wait():
     done.task.cancel()
 
 
-async def test_late_work_that_fails_is_no_unhandled_error():
+async def test_failing_late_work_causes_no_unhandled_error():
     release, unhandled = asyncio.Event(), []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))
 
@@ -124,7 +124,7 @@ async def test_late_work_that_has_ended_is_released():
     assert late() is None
 
 
-def test_late_work_of_an_event_loop_that_was_closed_is_not_waited_for_in_the_next_one():
+def test_late_work_of_a_closed_event_loop_is_not_awaited_in_the_next_loop():
     loop, work = asyncio.new_event_loop(), Work()
     done = loop.run_until_complete(finish(work.run(), 0.001))
     try:

@@ -443,7 +443,7 @@ async def test_handlers_with_their_own_scopes_report_their_own_commits() -> None
 # Before the commit
 
 
-async def test_an_inner_command_that_committed_does_not_let_the_outer_one_look_committed() -> None:
+async def test_the_commit_of_an_inner_command_is_not_reported_as_a_commit_of_the_outer_command() -> None:
     async def inner() -> None:
         await app.send(Write("inner"), mode=TransactionMode.NEW)
 

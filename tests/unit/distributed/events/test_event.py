@@ -132,7 +132,7 @@ class Keyed(DistributedEvent):
     partition_key: Any = ""
 
 
-def test_an_empty_key_is_refused_where_it_is_added():
+def test_an_empty_key_is_refused_when_its_event_is_added():
     with pytest.raises(EventNotSerializableError, match="an event without order has None"):
         check_event(Keyed(), None)
 

@@ -222,9 +222,7 @@ async def is_async(data: dict[str, Any]) -> Any:
     ],
     ids=["raises", "None", "list", "coroutine"],
 )
-def test_an_upcaster_that_fails_makes_the_event_undecodable_with_version_and_step_and_no_values(
-    upcaster: Any, text: str
-):
+def test_the_error_of_a_failing_upcaster_names_version_and_step_without_values(upcaster: Any, text: str):
     cls = declared({1: add_floor, 2: upcaster})
     with pytest.raises(EventNotDecodableError) as caught:
         decode_event(MsgspecCodec(), f"{TYPE}.v1", b'{"name":"secret"}', cls)

@@ -94,7 +94,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_uses_up_an_attempt
     assert application.effects == []
 
 
-async def test_a_timeout_that_comes_after_the_commit_changes_nothing():
+async def test_a_timeout_after_the_commit_does_not_repeat_the_event():
     application = Application({**QUICK, "handler_timeout": 0.05})
     application.publish(1)
 
@@ -258,7 +258,7 @@ def test_every_reason_fits_its_column():
     assert max(len(reason) for reason in ParkReason) <= 32
 
 
-async def test_a_log_that_nobody_has_configured_shows_tracebacks_and_no_payload(capsys):
+async def test_an_unconfigured_log_shows_tracebacks_and_no_payload(capsys):
     async def fail(event: OrderPlaced) -> None:
         secret = f"payload-{event!r}"
         raise LookupError(f"about {len(secret)} characters")

@@ -174,7 +174,7 @@ async def test_a_start_is_taken_back_before_its_event_is_handed_back() -> None:
 
 
 @in_virtual_time
-async def test_an_event_being_handed_back_when_the_consumer_stops_goes_back_at_once() -> None:
+async def test_an_event_being_handed_back_when_the_consumer_stops_is_returned_at_once() -> None:
     application, handed_back = TwoTypes(drain_timeout=0.0), list[float]()
     application.on_nak = handed_back.append
     asked = 0

@@ -100,7 +100,7 @@ async def test_a_fixed_key_is_replayed_in_order_and_then_handled_live():
     assert len(application.database.outbox) == 4
 
 
-async def test_a_filter_that_names_the_first_event_of_a_key_releases_those_behind_it():
+async def test_a_filter_for_the_first_event_of_a_key_also_replays_the_events_behind_that_event():
     application = Application(ORDERED)
     application.acts[1] = failing(ValueError())
     application.acts[5] = failing(FatalEventError())

@@ -96,7 +96,7 @@ async def test_an_event_whose_last_start_died_with_a_killer_is_started_once_more
     assert [attempt for number, attempt in application.attempts if number == 1] == [1, 2, 3]
 
 
-async def test_a_suspect_waits_for_the_handlers_that_run_uncounted_and_others_wait_for_it():
+async def test_a_suspect_waits_uncounted_for_running_handlers_and_other_events_wait_for_the_suspect():
     application, go, held = Application(BESIDE), asyncio.Event(), asyncio.Event()
     application.acts = {1: lambda _event: _until(held), 2: lambda _event: _until(go)}
     async with suspect_behind(application, application.consuming()):
@@ -233,7 +233,7 @@ async def _drained(replay: ParkedReplay) -> None:
         pass
 
 
-async def test_among_suspects_the_one_with_the_fewest_starts_is_handled_first():
+async def test_the_suspect_with_the_fewest_starts_is_handled_first():
     application, go = Application(BESIDE), asyncio.Event()
     application.acts = dict.fromkeys((1, 2, 3), hanging)
     take_back, application.inbox.take_back = application.inbox.take_back, _nothing  # type: ignore[method-assign]

@@ -655,7 +655,7 @@ async def test_an_outage_and_a_full_outbox_have_independent_pauses() -> None:
 
 
 @in_virtual_time
-async def test_an_event_for_which_there_is_too_little_room_fails_by_itself_after_ten_starts_in_half_a_minute() -> None:
+async def test_an_event_whose_writes_find_no_room_fails_by_itself_after_ten_starts_in_half_a_minute() -> None:
     application = Timed({"concurrency": 2, "retry_delays": (0.0,), "max_attempts": 1})
     full = DatabaseWriteError("db", "database or disk is full")
     application.acts = {1: failing(full, times=9), 2: failing(full)}

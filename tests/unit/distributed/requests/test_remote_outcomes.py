@@ -154,7 +154,7 @@ async def test_a_response_that_cannot_be_decoded_is_reported_as_handled() -> Non
     assert shop.rows == ["a"]
 
 
-def test_a_thread_whose_call_is_cancelled_after_the_commit_learns_that_it_committed() -> None:
+def test_a_blocking_call_cancelled_after_the_commit_reports_the_commit() -> None:
     reached = asyncio.Event()
 
     async def hang() -> None:
