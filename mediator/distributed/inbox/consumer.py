@@ -33,7 +33,7 @@ from mediator.settings import check_counts, check_not_negative, check_positive
 
 _FATAL = (EventNotDecodableError, FatalEventError, ValidationFailedError)
 _ORDERED_CONCURRENCY = 16
-_SOON = 1.0
+_STUCK_CHECK_SECONDS = 1.0
 _MOST_HANDED_BACK = 10_000
 _STUCK_SECONDS = 2.0
 """When no handler of an event type began or ended for this many seconds, its waiting events may be handed back."""
@@ -211,8 +211,8 @@ class EventConsumer:
 
         handling = Handling(self._handling, envelope, event_class, parked.attempts + 1, admit, conclude=conclude)
         with Guard(shared_lock_here(), asyncio.Event()) as guard:
-            deadly = parked.reason == ParkReason.PROCESS_DIED
-            await (guard.exclusive(parked.attempts) if deadly else guard.shared())
+            suspect = parked.reason == ParkReason.PROCESS_DIED
+            await (guard.exclusive(parked.attempts) if suspect else guard.shared())
             await handling.run()
 
     def _parts(self) -> ProcessingParts:
@@ -256,7 +256,7 @@ class EventConsumer:
         this process when it is redelivered. An event that may have killed a process before is not handed back.
         """
         while True:
-            await asyncio.sleep(_SOON)
+            await asyncio.sleep(_STUCK_CHECK_SECONDS)
             if len(self._handed_back) > _MOST_HANDED_BACK:  # most of them have gone to other processes
                 self._handed_back.clear()
             for event_type in queue.stuck(_STUCK_SECONDS):

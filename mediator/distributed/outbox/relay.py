@@ -85,10 +85,9 @@ class OutboxRelay:
     async def run(self) -> None:
         """Publish events until cancelled. The current batch then has `drain_timeout` seconds to end."""
         self._log.info("relay started")
+        # A separate task deletes old events, so that a deletion can neither delay nor stop the relay.
         clean = keep_clean(self._outbox.clean, self._clean_interval, self._log, "archive not cleaned")
-        cleaning = asyncio.create_task(
-            clean, name="mediator outbox cleaning"
-        )  # it can neither delay nor stop the relay
+        cleaning = asyncio.create_task(clean, name="mediator outbox cleaning")
         try:
             while True:
                 pause = await self._drained_step()

@@ -154,8 +154,8 @@ class RequestResponder:
         if _is_given_up(incoming):
             self._log_given_up(incoming)
             return
-        said = incoming.call.headers.get(MESSAGE_ID, "")
-        message_id = self._ids() if not said or problem_of(said) else said
+        stated = incoming.call.headers.get(MESSAGE_ID, "")
+        message_id = self._ids() if not stated or problem_of(stated) else stated
         reply = await self._handled(incoming.call, message_id, self._until(incoming))
         if reply is None:
             return
@@ -250,13 +250,13 @@ class RequestResponder:
             return self._unreadable(call, message_id, error, "it cannot be encoded there")
 
     def _context(self, call: RemoteCall, message_id: str, caller: Caller | None) -> MessageContext:
-        said = {name: value for name, value in call.headers.items() if name not in _FLOW}
+        stated = {name: value for name, value in call.headers.items() if name not in _FLOW}
         context = MessageContext(
             call.headers.get(MESSAGE_ID) or message_id,
             call.headers.get(CORRELATION, message_id),
             call.headers.get(CAUSATION),
             vouched_by=None,
-            unverified=Unverified(call.headers.get(TENANT), said),
+            unverified=Unverified(call.headers.get(TENANT), stated),
         )
         return vouched_context(context, caller, self._authenticate)
 

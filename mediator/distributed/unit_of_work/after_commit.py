@@ -94,7 +94,7 @@ class AfterCommitQueue:
             await failpoints.reach("after_commit.before_call")
             await waiting.call()
         except BaseException as error:
-            own = is_own_cancellation(error)
+            own = is_own_cancellation(error)  # by the time limit, or of the caller
             if own and not _has_committed(error, waiting.message):
                 raise
             if not (is_failure(error) or isinstance(error, asyncio.CancelledError)):
