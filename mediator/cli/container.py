@@ -66,10 +66,7 @@ def unknown(kind: str, name: str | None, labels: Iterable[str]) -> CommandError:
 
 
 def report_of(target: str, act: Callable[[Any], Coroutine[Any, Any, T]], packages: tuple[str, ...] = ()) -> T:
-    """Load a container, call `act` with it, and return the result.
-
-    Meanwhile, the output of the application goes to standard error, so that standard output has only the report.
-    """
+    """Load a container, and return the result of `act` on it. Prints of the application go to standard error."""
     with redirect_stdout(sys.stderr):
         container = load_container(target)
         check_imported(packages)

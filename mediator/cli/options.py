@@ -74,10 +74,7 @@ NAME = Name()
 
 
 def partition_key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Return the partition key given with `--key`.
-
-    An empty key is rejected. It usually comes from a shell variable that is not set.
-    """
+    """Return the key given with `--key`. An empty key is rejected, since it usually comes from an unset variable."""
     if value == "":
         raise click.BadParameter("an empty key matches no event; leave the option out to choose events with any key")
     return value
@@ -131,10 +128,7 @@ def selecting(make: Callable[..., object], *options: CommandDecorator) -> Comman
 
 
 def imported(_context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of packages, after checking that they are valid names.
-
-    The application is not loaded yet. Later, `check_imported` checks that it has imported the packages.
-    """
+    """Return the names of packages, after checking their form. `check_imported` checks later that they are imported."""
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise click.BadParameter(f"{name!r} is not the name of a package, such as shop.events.", param=parameter)

@@ -52,10 +52,7 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
 
 
 def _class_of(error: str) -> str:
-    """Return the name of the class with which the text of an error begins; empty when the text begins differently.
-
-    The rest of the text is left out, since it may contain a part of the payload.
-    """
+    """Return the class with which an error text begins, or an empty text. The rest may contain a part of the payload."""
     name, colon, _ = error.partition(": ")
     return name if colon and name.isidentifier() else ""
 

@@ -63,10 +63,7 @@ class _Stop:
                 each()
 
     def _listen(self, number: signal.Signals) -> Callable[[], object]:
-        """Install a handler of a signal, and return a function that removes the handler.
-
-        Event loops on Windows do not support signal handlers, so the module `signal` is used there.
-        """
+        """Install a handler of a signal, and return a function that removes it. Windows needs the module `signal`."""
         try:
             self._loop.add_signal_handler(number, self._on_signal, number)
         except NotImplementedError:

@@ -71,10 +71,7 @@ YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def run_work(work: Callable[[], Coroutine[Any, Any, T]], *, stopped: str = STOPPED) -> T:
-    """Run a coroutine function in a new event loop, and return its result.
-
-    Ctrl-C prints the text `stopped`, and exits with status 130.
-    """
+    """Run a coroutine function, and return its result. Ctrl-C prints the text `stopped`, and exits with status 130."""
     done: list[T] = []
     with _logging_to_stderr(), reporting():
         try:
@@ -87,10 +84,7 @@ def run_work(work: Callable[[], Coroutine[Any, Any, T]], *, stopped: str = STOPP
 
 @contextmanager
 def _logging_to_stderr() -> Generator[None]:
-    """Write log lines to standard error, unless the application has configured structlog.
-
-    Standard output then contains only the result of the command.
-    """
+    """Write log lines to standard error instead of standard output, unless the application has configured structlog."""
     if structlog.is_configured():
         yield
         return

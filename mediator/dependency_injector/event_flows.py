@@ -146,9 +146,7 @@ def has_partition_key(event_class: type[DistributedEvent]) -> bool:
 
 
 def codec_in(container: Any) -> EventCodec | None:
-    """Return the codec that the container gives to its units of work; `None` when none of them gets a codec.
-
-    If they get different codecs, the first one is returned.
+    """Return the first codec that the container gives to a unit of work; `None` when none of them gets a codec.
 
     Raises:
         ContainerError: The provider of the codec is asynchronous.

@@ -180,10 +180,7 @@ _PER_SCOPE = (UnitOfWork, DistributedEventBroker)
 
 
 def find_unscoped(graph: Graph) -> Iterator[Problem]:
-    """Yield providers of units of work and event brokers that do not return one object per scope.
-
-    They make an object for each user, or one object for all scopes.
-    """
+    """Yield providers of units of work and event brokers that make an object per user, or one for all scopes."""
     # A provider that overrides a `Scoped` is called once per scope.
     replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
@@ -200,10 +197,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not return one object per scope; `None` when it does.
-
-    Also return `None` for a factory that calls a function, since the function may return one object per scope.
-    """
+    """Return why a provider does not return one object per scope; `None` when it does, or when a function decides."""
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
         return f"is given by a {type(provider).__name__}, which has one for all dispatches"
     if (

@@ -67,10 +67,7 @@ def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "co
 
 
 def _held(container: Any) -> dict[str, Any]:
-    """Return the attributes of a container and of its class that are not providers.
-
-    An `Object` provider of a class counts as the class itself.
-    """
+    """Return the attributes of a container and its class that are no providers, or are `Object` providers of classes."""
     declared: Any = container.declarative_parent
     classes: list[type] = [] if declared is None else list(reversed(declared.__mro__))
     named: dict[str, Any] = {name: value for cls in classes for name, value in vars(cls).items()}

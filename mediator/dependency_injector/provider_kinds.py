@@ -62,7 +62,7 @@ def is_in_place(provider: Any, memo: Any) -> bool:
 
 
 def overriding(provider: Any) -> Any:
-    """Return the provider that overrides a provider; `None` when none does."""
+    """Return the provider that overrides a provider, typed as `Any`; `None` when none does."""
     return provider.last_overriding
 
 

@@ -65,10 +65,7 @@ def _missing(broker: Broker) -> Iterator[Finding]:
 
 
 def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
-    """Return whether a consumer belongs to a group that refuses a stream because of its number of partitions.
-
-    The check `Streams` reports such a stream.
-    """
+    """Return whether a consumer's group refuses the stream's number of partitions, which the check `Streams` reports."""
     refused = {wanted.name for wanted, _ in broker.with_other_partitions() if wanted.ordered} & {stream}
     ordered = [each for each in broker.wanted.consumers if each.settings.name != each.group]
     of_groups = [each for each in ordered if each.stream in refused]
@@ -147,10 +144,7 @@ class _Places:
 
 
 def _places_of(installation: Installation, broker: Broker, state: ConsumerState) -> _Places | None:
-    """Return the places of a group of this application; `None` for an ordered group.
-
-    In an ordered group, each partition has one place.
-    """
+    """Return the places of an unordered group; `None` for an ordered group, which has one place for each partition."""
     for each in installation.consumers:
         is_same = each.broker is broker.connection and state.stream in each.streams and state.name == each.group
         if is_same and each.ordering == "none":

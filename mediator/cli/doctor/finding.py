@@ -110,10 +110,7 @@ _LONGEST_TEXT = 4000
 
 
 class Report:
-    """The findings of all checks.
-
-    Credentials in URLs are removed from their texts, which may contain any error text of the application.
-    """
+    """The findings of all checks. Credentials in URLs are removed, since a text may repeat any error's text."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings: Sequence[Finding] = [_safe(each) for each in findings]

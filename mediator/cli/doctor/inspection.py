@@ -239,10 +239,7 @@ def _consumer(info: dict[str, Any]) -> ConsumerState:
 
 
 async def _sync_always(url: str | None, seconds: float, problems: list[str]) -> bool | None:
-    """Return `sync_always` from the page `/jsz` of the monitoring; `None` when the page cannot be read.
-
-    The page contains the setting only when it is true.
-    """
+    """Return `sync_always` from the page `/jsz`, which omits it when false; `None` when the page cannot be read."""
     if not url:
         return None
     if not url.startswith(("http://", "https://")):

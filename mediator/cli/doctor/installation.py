@@ -188,10 +188,7 @@ async def _compared(api: JetStreamApi, wanted: Topology) -> tuple[list[Item] | N
 
 
 async def _offset(api: JetStreamApi, seen: Inspection, options: Options) -> float | None:
-    """Return the seconds by which the broker's clock is ahead of this machine's clock; `None` when unknown.
-
-    The broker reports its time only in an answer about a stream.
-    """
+    """Return the seconds by which the broker's clock is ahead; `None` without a stream, whose answer has the time."""
     if not seen.streams:
         return None
     before = options.clock()

@@ -236,10 +236,7 @@ class _InstallationReader:
         self._to.archive_seconds = max(kept, default=0.0)
 
     async def _archive_of(self, outbox: Any) -> float:
-        """Return the seconds for which an outbox keeps published events.
-
-        An outbox that could not be created is recorded as a failure already, and the default is returned.
-        """
+        """Return the seconds for which an outbox keeps published events; the default if it could not be created."""
         failed = outbox in self._values and self._values[outbox] is None
         kept = None if failed else await self._settings.of(outbox, "archive_seconds", check_not_negative)
         return ARCHIVE_SECONDS if kept is None else float(kept)
@@ -336,10 +333,7 @@ def _check_delays(ordering: Ordering, *, retry_delays: Sequence[float]) -> None:
 
 
 def _schedule(ordering: Ordering, attempts: int | None, delays: Sequence[float] | None) -> RetrySchedule:
-    """Return the retry schedule of a consumer, or the default schedule when its settings conflict.
-
-    The failure of the conflicting setting is recorded elsewhere.
-    """
+    """Return the retry schedule of a consumer; the default schedule when settings conflict, which is recorded."""
     try:
         return retry_schedule(ordering, attempts, delays)
     except SettingError:

@@ -239,10 +239,7 @@ def export(*, target: str, selection: Selection, output: IO[str]) -> None:
 
 @contextmanager
 def _closing_when_full(output: IO[str]) -> Generator[None]:
-    """Close a file after writing to it has failed.
-
-    Otherwise click closes the file later. Closing then fails again, and hides the error message.
-    """
+    """Close a file after a failed write. Otherwise click closes the file later, which fails and hides the error."""
     try:
         yield
     except BrokenPipeError:

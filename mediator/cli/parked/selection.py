@@ -81,13 +81,7 @@ class Selection:
     parking: str | None = None
 
     def restricted(self, numbers: Sequence[int], *, everything: bool) -> "Selection":
-        """Return this selection, limited to `numbers` if there are any.
-
-        A user has to give either numbers or options that choose events, or else `--all` (`everything`).
-
-        Raises:
-            CommandError: Neither or both are given.
-        """
+        """Return this selection, limited to `numbers` if any are given. `--all` is needed without a choice of events."""
         chosen = replace(self, which=replace(self.which, numbers=tuple(numbers) or None))
         chooses = chosen.which != ParkedFilter()
         if chooses and everything:

@@ -96,10 +96,7 @@ def _argument_faults(graph: Graph, name: str, value: Any, wanted: Any) -> Iterat
 
 
 def _declared_class(provider: Any) -> type | None:
-    """Return the declared class of a provider, even if it is overridden.
-
-    In a test, the overriding provider may return a fake, which need not derive from that class.
-    """
+    """Return the declared class of a provider, even if it is overridden with a fake of another class in a test."""
     if not isinstance(provider, kinds.DEPENDENCIES) or isinstance(provider, _PROVIDED_HERE):
         return provided_class(provider)
     target = kinds.effective(provider)
