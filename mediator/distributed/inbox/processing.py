@@ -185,6 +185,7 @@ class _OutageError(Exception):
 
 
 Settlement = Callable[[], Awaitable[None]]
+"""Reports to the broker what was decided about a delivery."""
 
 
 class Processing:
