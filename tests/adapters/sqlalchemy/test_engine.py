@@ -54,8 +54,8 @@ AT = "postgresql://u:secret@127.0.0.1:1/db"
         (f"{AT}?host=a:1&host=b:x", "host=a:1&host=b:x cannot"),
         (f"{AT}?host=::1&host=::2", "host=::1&host=::2 cannot"),
         (f"{AT}?host=u:secret@a&host=b", "host=a&host=b cannot"),
-        (f"{AT}?prepared_statement_cache_size=abc&x=secret", "127.0.0.1:1/db cannot.* an option"),
-        (f"{AT}?prepared_statement_cache_size=secret", "127.0.0.1:1/db cannot.* an option"),
+        (f"{AT}?prepared_statement_cache_size=abc&x=secret", "127.0.0.1:1/db cannot.* one of its options"),
+        (f"{AT}?prepared_statement_cache_size=secret", "127.0.0.1:1/db cannot.* one of its options"),
         ("postgresql://u@127.0.0.1:1/db?password=secret", "127.0.0.1:1/db"),
         ("postgresql://u:secret@/db?host=127.0.0.1:1", r"db\?host=127\.0\.0\.1:1 cannot"),
         ("postgresql://u:secret@/db?host=/nowhere/at/all", r"db\?host=/nowhere/at/all cannot"),
@@ -64,7 +64,7 @@ AT = "postgresql://u:secret@127.0.0.1:1/db"
         ("postgresql://u:p@secret/ss@127.0.0.1:1/db", r"\*\*\*@127.0.0.1:1/db cannot"),
         ("postgresql+psycopg://u:secret@h/db", "h/db.* through asyncpg"),
         ("mysql://u:secret@/db?host=h", r"db\?host=h.* only SQLite files"),
-        ("sqlite:///app.db?timeout=secret", r"app\.db cannot.* an option"),
+        ("sqlite:///app.db?timeout=secret", r"app\.db cannot.* one of its options"),
     ],
 )
 async def test_an_error_names_the_host_of_a_database_that_cannot_be_opened_and_never_its_password(
