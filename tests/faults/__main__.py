@@ -34,7 +34,7 @@ def parsed() -> argparse.Namespace:
 
 
 async def main(given: argparse.Namespace) -> int:
-    """Run one campaign; SIGTERM ends it as Ctrl-C does. The exit status."""
+    """Run one campaign, and return the exit status. SIGTERM ends it like Ctrl-C."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -1,4 +1,4 @@
-"""One payment in a process of its own, which can be told to die at a failpoint: `python -m tests.faults.paying URL KEY`."""
+"""One payment in a separate process, which can kill itself at a failpoint: `python -m tests.faults.paying URL KEY`."""
 
 import asyncio
 import contextlib
@@ -59,5 +59,5 @@ async def main(url: str, key: str, kill_at: str = "") -> None:
 
 
 if __name__ == "__main__":
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # the response alone is the output
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # only the response may be printed
     asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""One application in a process of its own, which can be told to die at a failpoint.
+"""One application in a separate process, which can kill itself at a failpoint.
 
 `python -m tests.faults.process shop --orders 0 20 ...` sends orders and stops once its outbox is empty;
 `python -m tests.faults.process warehouse ...` consumes until it is terminated, `ordered` does so in order, with parking,

@@ -1,4 +1,4 @@
-"""The relay of one database in a process of its own, until it is terminated.
+"""The relay of one database in a separate process, until it is terminated.
 
 `python -m tests.faults.relaying DATABASE_URL NATS_URL FROZEN_SECONDS`
 """

@@ -1,4 +1,4 @@
-"""The checker of the campaign finds what is wrong, exactly that, and nothing where nothing is."""
+"""The checker of the campaign finds exactly the wrong events, and has no findings for a healthy run."""
 
 import asyncio
 import contextlib
@@ -212,7 +212,7 @@ async def test_failing_closes_of_a_scope_are_recorded(tmp_path: Path):
 
     container = Container()
     async with lifespan(container):
-        with contextlib.suppress(Exception):  # as what it arrives is not the journal's concern
+        with contextlib.suppress(Exception):  # the journal does not depend on the type of the error
             async with container.mediator().scope():
                 container.unclosable()
     assert read_journals(tmp_path).troubles == {NOT_CLOSED: 2}
@@ -265,12 +265,12 @@ async def connected(url: str) -> AsyncIterator[Client]:
 
 async def test_lost_doubled_inverted_and_made_up_events_are_found_in_a_real_stream_and_database(tmp_path):
     committed = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")]
-    stored = ["a2", "a1", "b1", "b2", "nobody's"]  # a inverted; c1 lost; one ghost
+    stored = ["a2", "a1", "b1", "b2", "nobody's"]  # a1 is inverted, c1 is lost, and one event is a ghost
     keys = dict(committed)
     async with NatsServer() as server, connected(server.url) as client:
         jetstream = client.jetstream()
         await jetstream.add_stream(name="events-ledger", subjects=["events.ledger.>"])
-        for event_id in [*stored, "b2"]:  # without a message id, so that it is stored again
+        for event_id in [*stored, "b2"]:  # without a message id, so that the stream stores b2 twice
             headers = {"ce-id": event_id, "ce-partitionkey": keys.get(event_id, "b")}
             await jetstream.publish("events.ledger.booked.0", b"", headers=headers)
         engines = {}
@@ -366,7 +366,7 @@ def test_a_minute_of_the_schedule_suffices_for_the_verdict_with_any_seed(databas
 
 @pytest.mark.parametrize(("answers", "more"), [([True], 0), ([False] * 9 + [True], 9), ([False] * 1000, 1000)])
 async def test_a_campaign_runs_until_enough_has_happened_and_at_most_four_times_as_long(answers: list[bool], more: int):
-    """A busy machine makes it longer, and no run that found nothing a failure."""
+    """A busy machine prolongs the campaign, and does not make a run without findings fail."""
     asked = iter(answers)
 
     async def is_enough() -> bool:

@@ -1,4 +1,4 @@
-"""A whole application whose log cannot be written: commands, relay, consumer, connections and their supervision go on."""
+"""A whole application whose log cannot be written: commands, relay, consumer, connections and their supervision continue."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every failpoint, by exception, cancellation and SIGKILL of a process: what is left, and each effect once in the end."""
+"""Every failpoint with an exception, a cancellation and SIGKILL: the expected rest, and each effect once in the end."""
 
 import multiprocessing
 import signal
@@ -38,7 +38,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """Real processes, started in milliseconds from one that has imported everything."""
+    """Start real processes in milliseconds, from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.failpoints.program"])
     return context
@@ -67,7 +67,7 @@ async def place(database: str, broker: str, postgres: PostgresServer, tmp_path: 
 
 
 async def check_in_the_end(place: TestPlace, outcome: Outcome) -> None:
-    """Everything is applied once, whatever happened."""
+    """Check that every event has taken effect once in the end."""
     await place.finish(outcome.situation)
     left = await place.left()
     assert (left.outbox, left.parked, left.attempts) == (0, 0, 0)

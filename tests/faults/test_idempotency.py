@@ -1,4 +1,4 @@
-"""SIGKILL of a process around its commit: whoever repeats the command with its key has it happen once, whatever was seen."""
+"""SIGKILL of a process around its commit: a command repeated with its key takes effect once."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.thorough("kills and freezes processes")
 
 
 async def pay(url: str, *arguments: str) -> tuple[int | None, str]:
-    """Send the command in a process of its own: its exit status, and the response."""
+    """Send the command in a separate process, and return its exit status and the response."""
     arguments = (sys.executable, "-m", "tests.faults.paying", url, *arguments)
     process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
     try:

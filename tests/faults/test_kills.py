@@ -1,4 +1,4 @@
-"""SIGKILL of real processes at any time: each event takes effect once. What it leaves at each point: test_failpoints."""
+"""SIGKILL of real processes at any time: each event takes effect once. `test_failpoints` kills at each point."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ KILLED = -signal.SIGKILL
 async def start(
     log: Path, *arguments: object, environment: Mapping[str, str] | None = None
 ) -> asyncio.subprocess.Process:
-    """Start an application; what it logs is appended to a file."""
+    """Start an application, and append its log to a file."""
     with log.open("ab") as stderr:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-m", "tests.faults.process", *map(str, arguments),
@@ -32,7 +32,7 @@ async def start(
 
 
 async def run(log: Path, *arguments: object, environment: Mapping[str, str] | None = None) -> int:
-    """Run an application to its end; its exit status."""
+    """Run an application to its end, and return its exit status."""
     process = await start(log, *arguments, environment=environment)
     try:
         async with asyncio.timeout(60):
@@ -47,7 +47,7 @@ async def run(log: Path, *arguments: object, environment: Mapping[str, str] | No
 async def running(
     log: Path, *arguments: object, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """An application that is terminated at the end of the block, and must then drain and exit with 0."""
+    """Run an application, terminate it at the end of the block, and check that it drains and exits with 0."""
     process = await start(log, *arguments, environment=environment)
     try:
         yield process
@@ -62,7 +62,7 @@ async def running(
 
 
 async def numbers_in_the_stream(server: NatsServer) -> list[str]:
-    """The numbers of the orders whose events are in the stream, in its order."""
+    """Return the numbers of the orders in the stream, in its order."""
     client = await nats.connect(server.url)
     try:
         jetstream = client.jetstream()

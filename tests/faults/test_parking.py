@@ -1,4 +1,4 @@
-"""Real processes that die while they handle, park or replay: what is parked is parked once, and in order."""
+"""Real processes die while they handle, park or replay: each event is parked once and in order."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.faults.test_kills import KILLED, run, running, start
 
 pytestmark = [
     pytest.mark.thorough("kills and freezes processes"),
-    pytest.mark.timeout(300),  # many processes, or much work, on a machine that may be busy
+    pytest.mark.timeout(300),  # many processes and much work on a busy machine
 ]
 
 
@@ -20,7 +20,7 @@ def log(tmp_path: Path) -> Path:
 
 
 class World:
-    """A shop that has placed orders, and the warehouse that takes them in."""
+    """A shop that places orders, and the warehouse that handles them."""
 
     def __init__(self, server: NatsServer, databases: Databases, log: Path) -> None:
         self.databases = databases
@@ -46,7 +46,7 @@ def world(server: NatsServer, databases: Databases, log: Path) -> World:
 
 
 async def test_an_event_whose_handler_kills_its_process_is_counted_and_parked_with_its_successors(world: World):
-    await world.place("ada/deadly", "ada/1", "eve/2", "bob/3", "dan/4")  # those of others are handled beside it
+    await world.place("ada/deadly", "ada/1", "eve/2", "bob/3", "dan/4")  # other customers run concurrently
     for _ in range(3):
         assert await run(world.log, *world.warehouse) == KILLED, world.log.read_text()
     async with running(world.log, *world.warehouse):

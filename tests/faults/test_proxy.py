@@ -1,4 +1,4 @@
-"""The proxy of the campaign does to connections what it says."""
+"""The proxy of the campaign simulates each fault of the network."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from tests.faults.campaign.proxy import Proxy
 
 
 class Echo:
-    """A server that answers with what it gets, and counts the connections that ended."""
+    """A server that echoes its input, and counts ended connections."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Semaphore(0)

@@ -1,4 +1,4 @@
-"""Relays on one PostgreSQL database are killed and frozen at random, and yet each event is stored once, in order."""
+"""Relays on one PostgreSQL database are killed and frozen at random; each event is stored once and in order."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 class Relays:
-    """Two relay processes, one of which is hit now and then."""
+    """Two relay processes, one of which is sometimes killed or frozen."""
 
     def __init__(self, log: Path, *arguments: str) -> None:
         self._log = log
@@ -66,9 +66,7 @@ class Relays:
             process.terminate()
         async with asyncio.timeout(20):
             statuses = {await process.wait() for process in self._processes}
-        assert statuses <= {0, -signal.SIGTERM}, (
-            self._log.read_text()
-        )  # one may not have come to its handler of signals
+        assert statuses <= {0, -signal.SIGTERM}, self._log.read_text()  # its signal handler may be missing
 
     async def end(self) -> None:
         for process in self._processes:
@@ -97,7 +95,7 @@ async def write(ledger: Ledger, rng: random.Random, done: asyncio.Event, written
 
 
 async def in_the_stream(server: NatsServer) -> list[tuple[str, str]]:
-    """The key and id of each event, in the order of the stream."""
+    """Return the key and id of each event, in the order of the stream."""
     client = await nats.connect(server.url)
     try:
         jetstream = client.jetstream()
@@ -124,7 +122,7 @@ async def test_killed_and_frozen_relays_neither_lose_nor_duplicate_events_and_ke
             for number in range(8):
                 writers.create_task(write(ledger, random.Random(number), done, written))
             for _ in range(6):
-                for _ in range(40):  # commands, however long they take
+                for _ in range(40):  # count commands, because their duration varies
                     await written.acquire()
                 await asyncio.sleep(rng.uniform(0.1, 0.3))
                 await (relays.kill() if rng.random() < 0.5 else relays.freeze(0.8))

@@ -1,4 +1,4 @@
-"""The scenarios of tests/faults/scenarios in small, and what their checker says of what is wrong."""
+"""The scenarios of tests/faults/scenarios at a small size, and the findings of their checker."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ from tests.postgres import PostgresServer
 
 pytestmark = [
     pytest.mark.thorough("kills and freezes processes"),
-    pytest.mark.timeout(300),  # many processes, or much work, on a machine that may be busy
+    pytest.mark.timeout(300),  # many processes and much work on a busy machine
 ]
 
 SMALL = Options(
@@ -45,7 +45,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def dated_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server that knows when transactions committed."""
+    """Start a PostgreSQL server that records the times of commits."""
     server = PostgresServer(tables.SETTINGS)
     with ThreadPoolExecutor(1) as aside:
         aside.submit(asyncio.run, server.start()).result()
@@ -54,7 +54,7 @@ def dated_postgres() -> Iterator[PostgresServer]:
 
 
 async def kept(name: str, options: Options, postgres: PostgresServer | None) -> dict[str, object]:
-    """The figures of a scenario of which all promises were kept; the machine may be busy."""
+    """Run a scenario, check that all promises were kept, and return its figures; the machine may be busy."""
     shown: list[str] = []
     run, events = RUNS[name]
     report = Report(patience=5.0, show=shown.append)
@@ -146,7 +146,7 @@ async def test_the_checker_finds_exactly_the_wrong_events_in_databases_and_strea
 
 
 async def store(server: NatsServer, ids: list[str]) -> None:
-    """Put events into the stream, past the broker's eye for what it has already."""
+    """Put events into the stream without deduplication by the broker."""
     client = await nats.connect(server.url)
     try:
         jetstream = client.jetstream()

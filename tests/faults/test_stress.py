@@ -1,4 +1,4 @@
-"""Thousands of dispatches at the same time, many of which fail or are cancelled, leave nothing and mix nothing."""
+"""Thousands of concurrent dispatches, many of which fail or are cancelled, stay separate and leave no state."""
 
 import asyncio
 import gc
@@ -39,7 +39,7 @@ from mediator.testing import InMemoryDatabase, InMemoryOutbox, InMemoryUnitOfWor
 
 pytestmark = [
     pytest.mark.thorough("runs for half a minute"),
-    pytest.mark.timeout(300),  # many processes, or much work, on a machine that may be busy
+    pytest.mark.timeout(300),  # many processes and much work on a busy machine
 ]
 
 DISPATCHES = 20_000
@@ -80,7 +80,7 @@ class Written(DistributedEvent):
 
 
 class Watch:
-    """What must not mix or be left: who uses which scope, and what is made and disposed of."""
+    """Records the use of scopes, and the creation and disposal of scoped objects."""
 
     def __init__(self) -> None:
         self.keys = 0
@@ -96,7 +96,7 @@ class Watch:
 
 
 class Owned:
-    """A scoped object, which belongs to the dispatch that asked for it first."""
+    """A scoped object that belongs to the first dispatch that requested it."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -120,7 +120,7 @@ class Owned:
 
 
 class Worker:
-    """Does what the seed of its message says."""
+    """Performs random steps, chosen by the seed of its message."""
 
     def __init__(
         self,
@@ -227,14 +227,14 @@ class Stress(containers.DeclarativeContainer):
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Memory is measured, so no log is kept."""
+    """Switch the logs off, because the test measures memory."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()
 
 
 async def dispatch(container: Any, number: int, chance: random.Random) -> str:
-    """One dispatch, cancelled or not, and what became of it."""
+    """Run one dispatch, cancel it or not, and return its outcome."""
     watch: Watch = container.watch()
     watch.running += 1
     watch.most = max(watch.most, watch.running)
@@ -250,7 +250,7 @@ async def dispatch(container: Any, number: int, chance: random.Random) -> str:
 
 
 def take_committed(container: Any) -> None:
-    """Whatever is committed has its rows and its events; then forget it, for memory is measured."""
+    """Check that every committed command has its rows and events, and delete them, because the test measures memory."""
     database: InMemoryDatabase = container.database()
     rows = database.tables.get("rows", {})
     events = [MsgspecCodec().decode(event.data, Written).key for event in database.outbox]
@@ -261,13 +261,13 @@ def take_committed(container: Any) -> None:
 
 
 def resident() -> int:
-    """Bytes of memory in use."""
+    """Return the bytes of memory in use."""
     gc.collect()
     return psutil.Process().memory_info().rss
 
 
 async def run_all(container: Any) -> tuple[Counter[str], int, int]:
-    """All dispatches; their outcomes, and the memory in use after a quarter of them and at the end."""
+    """Run all dispatches, and return their outcomes and the memory in use after a quarter and at the end."""
     chance, outcomes, after_a_quarter = random.Random(5), Counter[str](), 0
     turns, done = asyncio.Semaphore(AT_A_TIME), 0
 

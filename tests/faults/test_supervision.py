@@ -1,4 +1,4 @@
-"""The processes of a campaign are ended, and started again, exactly when it says so."""
+"""The processes of a campaign are stopped and restarted exactly on request."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ async def forked(tmp_path: Path):
 async def test_the_end_of_a_process_is_noticed_although_another_one_has_replaced_it(forked: Forked):
     killed = psutil.Process(forked.pid)
     ending = asyncio.create_task(forked.ended())
-    await asyncio.sleep(0)  # it waits for this one
+    await asyncio.sleep(0)  # the supervisor waits for this process
     forked.signal(signal.SIGKILL)
     killed.wait(SECONDS)
     await forked.start()
@@ -50,7 +50,7 @@ async def test_a_starting_process_is_stopped(forked: Forked):
 
 
 class Slow(Process):
-    """One that takes as long to start as is wanted."""
+    """A process whose start takes as long as the test wants."""
 
     def __init__(self) -> None:
         super().__init__("slow", [], Path(), {})

@@ -1,1 +1,1 @@
-"""The campaign: writers, relays and consumers under random kills, freezes and cut connections, and what it did to them."""
+"""The campaign: writers, relays and consumers under random kills, freezes and cut connections, and a check of the result."""

@@ -1,4 +1,4 @@
-"""The applications of the campaign: a ledger tells what it booked, a keeper writes that down and tells of it in turn."""
+"""The applications of the campaign: a ledger publishes its bookings, a keeper records them and publishes events in turn."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from tests.faults.campaign.troubles import Journal, Unclosable, outcome_of
 
 
 class RolledBackError(Exception):
-    """Raised after the events of a command were added: nobody is ever to see them."""
+    """Raised after the events of a command were added: the events must never be published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Booked(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Noted(DistributedEvent):
-    """Has no key: its order is not promised."""
+    """An event without a key, whose order is not promised."""
 
     event_type: ClassVar[str] = "ledger.noted"
     action: str = ""
@@ -50,7 +50,7 @@ class Noted(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Kept(DistributedEvent):
-    """The keeper's answer to each `Booked`."""
+    """The event that the keeper publishes for each `Booked`."""
 
     event_type: ClassVar[str] = "keeper.kept"
     key: str
@@ -62,15 +62,15 @@ class Kept(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Book(Command[None]):
-    """Does some steps in one transaction.
+    """Performs some steps in one transaction.
 
     Attributes:
-        key: Of the events.
-        name: Of the command: who sends it, and the how manieth it is.
-        steps: See `BookHandler`.
-        never: Whether nothing that it writes may ever be seen, since it or what is around it fails.
-        action: What handlers of its events are to do.
-        within: How long it may take, in seconds; it is cancelled then, and its sender told what became of it.
+        key: The partition key of the events.
+        name: The name of the command: its sender and a running number.
+        steps: The steps that `BookHandler` performs.
+        never: Whether none of its rows may ever be committed, because it or an enclosing command fails.
+        action: The action of the handlers of its events.
+        within: The time limit in seconds, after which it is cancelled and its sender learns the outcome.
     """
 
     key: str
@@ -83,13 +83,13 @@ class Book(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge(Command[None]):
-    """Writes down that a command has succeeded: it must not be gone later."""
+    """Records that a command has succeeded: its rows must not be lost later."""
 
     name: str
 
 
 class Within(PipelineBehavior[Book, None]):
-    """Ends a command that takes longer than it says."""
+    """Cancels a command that exceeds its time limit."""
 
     async def handle(self, command: Book, call_next: CallNext[None]) -> None:
         if command.within is None:
@@ -99,7 +99,7 @@ class Within(PipelineBehavior[Book, None]):
 
 
 class BookHandler(RequestHandler[Book, None]):
-    """Writes down, in the same transaction, the id of each event: whoever checks later knows what was committed."""
+    """Records the id of each event in the same transaction, so that the checker knows the committed events."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class BookHandler(RequestHandler[Book, None]):
         )
 
     async def _send(self, step: str, outer: Book) -> None:
-        """`join`, `nest`, `new` and `suppress` send a command in that mode; behind `-fail`, one that fails in the end."""
+        """Send a command in the mode that the step names; the suffix `-fail` makes the command fail in the end."""
         mode, _, fails = step.partition("-")
         never = bool(fails) or (outer.never and mode != "new")
         steps = () if mode == "suppress" else ("event", "note")
@@ -176,7 +176,7 @@ class AcknowledgeHandler(RequestHandler[Acknowledge, None]):
 
 
 class KeepBooked(DistributedEventHandler[Booked]):
-    """Writes down the id of the event, and that of the one that it causes."""
+    """Records the id of the event and the id of the event that it causes."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ async def audit(unit_of_work: SqlAlchemyUnitOfWork) -> None:
 
 
 def misbehave(action: str) -> None:
-    """What a handler may do to its process."""
+    """Perform the action of an event on the process of its handler."""
     if action == "broken":
         raise ValueError(action)
     if action == "deadly":

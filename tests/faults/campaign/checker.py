@@ -1,6 +1,6 @@
-"""The checker: counts what was lost, doubled, inverted, made up, got stuck or was told wrongly.
+"""The checker: counts lost, doubled, inverted, made-up and stuck events, and wrong answers to senders.
 
-It compares the databases, the streams, and what the senders of commands wrote down.
+It compares the databases, the streams, and the journals of the senders of commands.
 """
 
 from collections.abc import Container, Iterator, Sequence
@@ -20,17 +20,17 @@ NEVER = " never"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is in the databases and in the streams when everything is at rest.
+    """The contents of the databases and streams when everything is at rest.
 
     Attributes:
-        entries: The events of the ledger, in the order of their commits; those without a key have an empty one.
+        entries: The committed events of the ledger, in the order of their commits; an event without a key has an empty one.
         receipts: The commands that were acknowledged.
-        ledger_stream: What is in the stream of the ledger's events.
-        effects: The events that the keeper took in, in the order of its commits; the detail is the event that each caused.
-        keeper_stream: What is in the stream of the keeper's events.
-        audits: The events of both that the auditor took in.
-        stuck: The ids of all that still waits somewhere, each with where.
-        told: What the senders of commands were told.
+        ledger_stream: The events in the ledger's stream.
+        effects: The events that the keeper handled, in the order of its commits; the detail is the event that each caused.
+        keeper_stream: The events in the keeper's stream.
+        audits: The events of both applications that the auditor handled.
+        stuck: The place and id of each event that still waits.
+        told: The outcomes that the senders of commands learned.
     """
 
     entries: Sequence[Seen] = ()
@@ -45,16 +45,16 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is wrong, each with where and the id.
+    """The findings, each with its place and id.
 
     Attributes:
-        lost: Committed, but nowhere else; or acknowledged, but not there.
-        doubled: Stored twice, or twice in effect.
-        inverted: After one of its key that was committed after it.
-        ghosts: Of a command that did not commit, or that should not have.
-        stuck: Still on its way when everything was at rest.
-        misinformed: Told to have failed, but there; or told to have committed, but not there.
-        events: How many events took effect.
+        lost: Events that were committed and are missing elsewhere; acknowledged commands without a row.
+        doubled: Events that were stored twice or took effect twice.
+        inverted: Events behind a later committed event of the same key.
+        ghosts: Rows and events of a command that did not commit or must not have committed.
+        stuck: Events that still waited when everything was at rest.
+        misinformed: Commands reported as failed whose row exists, or as committed whose row is missing.
+        events: The number of events that took effect.
     """
 
     lost: list[str] = field(default_factory=list[str])
@@ -66,7 +66,7 @@ class Counts:
     events: int = 0
 
     def add(self, where: str, findings: Findings) -> None:
-        """Add what was found somewhere."""
+        """Add the findings of one place."""
         for mine, found in (
             (self.lost, findings.lost),
             (self.doubled, findings.doubled),
@@ -76,13 +76,13 @@ class Counts:
             mine.extend(f"{where}: {each}" for each in found)
 
     def wrong(self) -> dict[str, list[str]]:
-        """All but how many events took effect."""
+        """Return the findings by kind."""
         names = ("lost", "doubled", "inverted", "ghosts", "stuck", "misinformed")
         return {name: getattr(self, name) for name in names}
 
 
 def count(evidence: Evidence) -> Counts:
-    """Compare what was committed with what came of it, at each place."""
+    """Compare the committed events with their copies and effects in each place."""
     stuck = {each.rpartition(" ")[2] for each in evidence.stuck}
     counts = Counts(stuck=list(evidence.stuck), events=len({each.id for each in (*evidence.effects, *evidence.audits)}))
     counts.ghosts.extend(f"entries: {each.id}" for each in evidence.entries if each.detail.endswith(NEVER))
@@ -100,7 +100,7 @@ def count(evidence: Evidence) -> Counts:
 
 
 def _misinformed(told: Sequence[Told], names: Container[str]) -> Iterator[str]:
-    """Who was told something else than what the database knows. Who was told that nobody knows was told no lie."""
+    """Return the senders whose outcome contradicts the database. The outcome `unknown` contradicts nothing."""
     for each in told:
         if each.outcome != "unknown" and (each.outcome == "committed") != (each.name in names):
             yield f"told {each.outcome}: {each.name}"
@@ -109,13 +109,13 @@ def _misinformed(told: Sequence[Told], names: Container[str]) -> Iterator[str]:
 async def gathered(
     engines: dict[str, AsyncEngine], urls: Sequence[str], ended_badly: Sequence[str], told: Sequence[Told] = ()
 ) -> Evidence:
-    """Read everything.
+    """Read the evidence from databases, streams and journals.
 
     Args:
-        engines: Of the databases, by application.
-        urls: Of the broker.
-        ended_badly: The names of processes that did not end well when they were told to.
-        told: What the senders of commands wrote down.
+        engines: The engines of the databases, by application.
+        urls: The URLs of the broker.
+        ended_badly: The names of processes that did not stop properly.
+        told: The outcomes in the journals of the senders.
     """
     ledger, keeper = engines["ledger"], engines["keeper"]
     stuck = [f"a process that did not end: {name}" for name in ended_badly]

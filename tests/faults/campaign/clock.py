@@ -1,4 +1,4 @@
-"""The clock of one process, which can be set wrong. Imported before anything that keeps `time.time` for later."""
+"""A clock of one process that can be set wrong. It must be imported before modules that store `time.time`."""
 
 import random
 import time
@@ -14,20 +14,20 @@ _LONGEST_STAY = 3.0
 
 
 def shown() -> float:
-    """What `time.time` tells."""
+    """Return the time, as a replacement of `time.time`."""
     return _true() + _wrong()
 
 
 def utc_now() -> datetime:
-    """What `datetime.now(UTC)` would tell, if it could be replaced."""
+    """Return the time, as a replacement of `datetime.now(UTC)`."""
     return datetime.fromtimestamp(shown(), UTC)
 
 
 def jump(rng: random.Random, jumped: Callable[[], None]) -> None:
-    """Let the clock of this process jump from now on: by hours to nine days, forward and back, every few seconds.
+    """Let the clock of this process jump every few seconds from now on, by hours to nine days, forward and back.
 
     Args:
-        rng: Where to, and when.
+        rng: Chooses the times and distances of the jumps.
         jumped: Called for each jump.
     """
     global _wrong  # noqa: PLW0603  (a process has one clock)

@@ -1,6 +1,6 @@
 """The containers of the campaign's processes.
 
-What they work with is in the environment variable CAMPAIGN, as JSON; see `Settings`.
+Their settings are in the environment variable CAMPAIGN, as JSON; see `Settings`.
 """
 
 import logging
@@ -30,21 +30,21 @@ _RETRY_DELAYS = (0.0, 0.5, 1.0)
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What one process works with.
+    """The settings of one process.
 
     Attributes:
         database: The URL of its database.
         nats: The URLs of the broker.
         application: The source of the events that it publishes.
-        replicas: On how many servers events are stored.
-        repaired: Whether handlers handle what they could not handle.
-        statement_timeout: How long a statement waits for PostgreSQL's answer, in seconds.
-        frozen_seconds: After how long PostgreSQL takes the events from a frozen relay, in seconds.
-        ack_wait: How long the broker waits for an acknowledgement, in seconds.
-        log_failures: Which share of the log lines fails.
-        close_failures: Which share of the objects of a scope cannot be closed.
+        replicas: The number of servers that store each event.
+        repaired: Whether handlers can handle the events that they refused before.
+        statement_timeout: The time limit of a PostgreSQL statement, in seconds.
+        frozen_seconds: Seconds after which PostgreSQL takes the events from a frozen relay.
+        ack_wait: Seconds for which the broker waits for an acknowledgement.
+        log_failures: The share of log lines that fail.
+        close_failures: The share of scoped objects whose close fails.
         clock_jumps: Whether the clock of the process jumps.
-        journals: The folder for what the process writes down; none when it is empty.
+        journals: The folder of the journals; empty for no journal.
     """
 
     database: str
@@ -61,12 +61,12 @@ class Settings(msgspec.Struct, frozen=True):
     journals: str = ""
 
     def environment(self) -> dict[str, str]:
-        """For a process."""
+        """Return the environment variables of a process with these settings."""
         return {"CAMPAIGN": msgspec.json.encode(self).decode()}
 
 
 class Connected(containers.DeclarativeContainer):
-    """What every process has: a database, a broker, and the tables of the library."""
+    """The parts of every process: a database, a broker, and the tables of the library."""
 
     config = providers.Configuration(strict=True)
     engine = providers.Resource(
@@ -82,7 +82,7 @@ class Connected(containers.DeclarativeContainer):
 
 
 class LedgerContainer(Connected):
-    """Of a writer."""
+    """The container of a writer."""
 
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, Connected.engine)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work, clock=utc_now)
@@ -96,7 +96,7 @@ class LedgerContainer(Connected):
 
 
 class RelayContainer(Connected):
-    """Of a relay, on either database."""
+    """The container of a relay, on either database."""
 
     publisher = providers.Singleton(
         NatsEventPublisher, Connected.nats, Connected.config.application, settings=Connected.stream_settings
@@ -105,7 +105,7 @@ class RelayContainer(Connected):
 
 
 class ConsumingContainer(Connected):
-    """Of either group."""
+    """The common container of both groups."""
 
     unit_of_work = Scoped(SqlAlchemyUnitOfWork, Connected.engine)
     distributed_events = Scoped(DistributedEventBroker, unit_of_work, clock=utc_now)
@@ -116,7 +116,7 @@ class ConsumingContainer(Connected):
 
 
 class KeeperContainer(ConsumingContainer):
-    """Of a consumer in strict order of each key."""
+    """The container of a consumer with strict order per key."""
 
     subscription = providers.Singleton(
         NatsEventSubscription, Connected.nats, "keeper",
@@ -134,7 +134,7 @@ class KeeperContainer(ConsumingContainer):
 
 
 class AuditorContainer(ConsumingContainer):
-    """Of a consumer without order."""
+    """The container of a consumer without order."""
 
     subscription = providers.Singleton(
         NatsEventSubscription, Connected.nats, "auditor",
@@ -152,7 +152,7 @@ class AuditorContainer(ConsumingContainer):
 
 
 def configured(container: type[containers.DeclarativeContainer]) -> Any:
-    """The container of a process, with its logs on standard error, and with the troubles that it is to meet."""
+    """Return the container of a process with its troubles, and write its logs to standard error."""
     settings = msgspec.json.decode(os.environ["CAMPAIGN"], type=Settings)
     made: Any = container(config=msgspec.structs.asdict(settings))
     structlog.configure(

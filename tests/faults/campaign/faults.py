@@ -1,4 +1,4 @@
-"""Faults: what a campaign does to processes, servers and connections."""
+"""Faults of processes, servers and connections in a campaign."""
 
 import asyncio
 import itertools
@@ -24,10 +24,10 @@ Fault = Callable[[str, random.Random], Awaitable[None]]
 
 
 class Faults:
-    """Does to a site what is planned.
+    """Applies the planned faults to a site.
 
     Attributes:
-        done: How often which kind happened.
+        done: The number of faults of each kind.
     """
 
     def __init__(self, site: Site, supervisor: Supervisor) -> None:
@@ -39,7 +39,7 @@ class Faults:
         self._poisons = itertools.count()
 
     async def run(self, planned: Planned) -> None:
-        """Let one fault happen, to its end, and count it."""
+        """Apply one fault completely, and count it."""
         action, _, what = planned.kind.partition(" ")
         faults: dict[str, Fault] = {
             "SIGKILL": self._kill,
@@ -80,7 +80,7 @@ class Faults:
     # Servers.
 
     async def _kill_broker(self, rng: random.Random) -> None:
-        """One server; in a cluster now and then all of them at once."""
+        """Kill one server; in a cluster, sometimes all servers at once."""
         async with self._broker_busy:
             brokers = self._site.brokers
             victims: tuple[NatsServer, ...] = brokers if rng.random() < 0.2 else (rng.choice(brokers),)
@@ -88,7 +88,7 @@ class Faults:
                 await broker.kill()
             await asyncio.sleep(rng.uniform(0.1, 2.0))
             await asyncio.gather(*(broker.start() for broker in victims))
-            await asyncio.sleep(1.0)  # a cluster needs a majority most of the time to get anywhere
+            await asyncio.sleep(1.0)  # a cluster makes progress only with a majority
 
     async def _freeze_broker(self, rng: random.Random) -> None:
         async with self._broker_busy:
@@ -100,7 +100,7 @@ class Faults:
                 broker.resume()
 
     async def _restart(self, _: str, rng: random.Random) -> None:
-        """PostgreSQL: as a crash does it, or in the good order of a deployment."""
+        """Restart PostgreSQL by a crash or by an orderly shutdown."""
         postgres = self._site.postgres
         assert postgres is not None
         async with self._postgres_busy:
@@ -114,7 +114,7 @@ class Faults:
     # Connections.
 
     async def _cut(self, what: str, rng: random.Random) -> None:
-        """`to nats-server delayed`, and the like."""
+        """Apply a fault like `to nats-server delayed` to connections."""
         server, how = what.removeprefix("to ").split(" ")
         proxy = self._proxy(server, rng)
         seconds = rng.uniform(0.5, 4.0)
@@ -141,15 +141,15 @@ class Faults:
     # Events that cannot be handled.
 
     async def _poison(self, _: str, rng: random.Random) -> None:
-        """One that no handler can handle."""
+        """Send an event that no handler can handle."""
         await self._spoil("broken", ("event", "note"))
 
     async def _deadly(self, _: str, rng: random.Random) -> None:
-        """One that kills the process of each handler."""
+        """Send an event that kills the process of each handler."""
         await self._spoil("deadly", (rng.choice(["event", "note"]),))
 
     async def _spoil(self, action: str, steps: tuple[str, ...]) -> None:
-        """Send it, and others of its key behind it; of a key of their own, so that the rest goes on."""
+        """Send the event and successors under a separate key, so that the other keys continue."""
         number = next(self._poisons)
         spoiled = Book(f"poison-{number}", f"campaign/{number}", steps, action=action)
         behind = Book(f"poison-{number}", f"campaign/{number}+behind", ("event", "event"))

@@ -1,4 +1,4 @@
-"""Forked: a process of a campaign, forked from one that has imported everything: that takes a second of a core."""
+"""Forked: a process of a campaign, forked from one that has imported everything, because imports take a second."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import psutil
 from tests.faults.scenarios.processes import Process
 
 _PRELOADED = [
-    "tests.faults.campaign.clock",  # before what keeps the clock for later
+    "tests.faults.campaign.clock",  # before modules that store the clock
     "tests.faults.campaign.containers",
     "tests.faults.campaign.writer",
     "mediator.cli.commands",
@@ -24,7 +24,7 @@ _PRELOADED = [
 
 
 class Forked(Process):
-    """As `Process`, with arguments of the form `-m module ...`."""
+    """A `Process` that is forked; its arguments have the form `-m module ...`."""
 
     def __init__(self, name: str, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
         super().__init__(name, arguments, log, environment)
@@ -48,7 +48,7 @@ class Forked(Process):
             self._forked = made
 
     async def ended(self) -> int:
-        """Wait for the end of the process that runs now, also when another one is started in its place at once."""
+        """Wait for the end of the current process, even if another one replaces it at once."""
         forked = self._forked
         assert forked is not None
         while forked.exitcode is None:
@@ -56,11 +56,11 @@ class Forked(Process):
         return forked.exitcode
 
     async def stop(self) -> int:
-        async with self._starting:  # what is just being started is to end, too
+        async with self._starting:  # a starting process must end, too
             return await super().stop()
 
     def freeze(self) -> None:
-        """SIGSTOP; it stands still in a moment."""
+        """Send SIGSTOP; the process stops shortly afterwards."""
         self.signal(signal.SIGSTOP)
 
     def signal(self, number: int) -> None:
@@ -76,7 +76,7 @@ def _context() -> ForkServerContext:
 
 
 def _main(arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
-    """The whole of the process: what `python -m module ...` does, with a log for its output."""
+    """Run the process like `python -m module ...`, with its output in a log file."""
     os.setsid()
     with log.open("ab") as output:
         for number in (1, 2):

@@ -1,4 +1,4 @@
-"""Proxy: stands between clients and a server on this machine, and does to their connections what networks do."""
+"""Proxy: forwards connections between clients and a local server, and simulates faults of the network."""
 
 import asyncio
 import contextlib
@@ -46,35 +46,35 @@ class Proxy:
 
     @property
     def port(self) -> int:
-        """Where clients connect."""
+        """The port to which clients connect."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def connections(self) -> int:
-        """How many pass through."""
+        """The number of open connections."""
         return len(self._pairs)
 
     def delay(self, seconds: float) -> None:
-        """Let each piece take so long from now on, in each direction."""
+        """Delay each piece of data from now on, in each direction."""
         self._delay = seconds
 
     def drop(self) -> None:
-        """Let nothing through from now on, in either direction, not even a connection's end."""
+        """Hold back all data from now on, in both directions, even the end of a connection."""
         self._flowing.clear()
 
     def heal(self) -> None:
-        """Let everything through again, with what was held back; connections that were cut stay cut."""
+        """Forward held-back and new data again; cut connections stay cut."""
         self._delay = 0.0
         self._flowing.set()
 
     def reset(self) -> None:
-        """End each connection with RST, on both sides."""
+        """Reset each connection on both sides."""
         for writer in [*(each for pair in self._pairs for each in pair), *self._silent]:
             _reset(writer)
 
     def half_open(self) -> None:
-        """End each connection on the server's side; the client's stays open, and nothing ever comes."""
+        """End each connection for the server; for the client it stays open and silent."""
         for client, server in list(self._pairs):
             self._silent.add(client)
             _reset(server)
@@ -107,7 +107,7 @@ class Proxy:
                     await asyncio.sleep(self._delay)
                 await self._flowing.wait()
                 if writer.transport.is_closing():
-                    continue  # a half-open connection swallows what its client says
+                    continue  # a half-open connection discards the data of its client
                 writer.write(chunk)
                 await writer.drain()
         await self._flowing.wait()

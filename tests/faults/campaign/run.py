@@ -1,4 +1,4 @@
-"""Run: a campaign from its begin to its verdict."""
+"""Run: a campaign from its start to its verdict."""
 
 import asyncio
 import sys
@@ -27,7 +27,7 @@ _AWAY = (SQLAlchemyError, MediatorError, OSError)
 
 
 def tell(text: str) -> None:
-    """Say how it goes, on standard error."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201  (a program)
 
 
@@ -41,7 +41,7 @@ class Campaign:
         self._started = time.monotonic()
 
     async def run(self) -> Verdict:
-        """Let faults happen, let everything come to rest, and look at what is left."""
+        """Apply faults, wait until everything is at rest, and check the result."""
         site, options = self._site, self._site.options
         await site.start()
         supervising = asyncio.create_task(self._supervisor.run())
@@ -79,7 +79,7 @@ class Campaign:
             return False
 
     async def _repair(self) -> None:
-        """Bring all back, stop writing, and let handlers handle what they could not."""
+        """Restore all servers and processes, stop the writers, and restart the consumers with repaired handlers."""
         await self._site.heal()
         tell(f"{self._elapsed()} no more faults; what was broken is repaired")
         await self._stop("writer")
@@ -87,13 +87,13 @@ class Campaign:
             await self._restart_repaired(name)
 
     async def _stop(self, *names: str) -> list[str]:
-        """SIGTERM, upon which they are to end; those that did not do so well, with what they did instead."""
+        """Send SIGTERM to the processes, and return the name and exit status of each that did not stop properly."""
         processes = [each for name in names for each in self._site.running.pop(name)]
         outcomes = await asyncio.gather(*(each.stop() for each in processes), return_exceptions=True)
         return [f"{each.name} ({was!r})" for each, was in zip(processes, outcomes, strict=True) if was != 0]
 
     async def _restart_repaired(self, name: str) -> None:
-        """As a deployment does it. What a deadly event does to the old process meanwhile is no fault."""
+        """Restart consumers like a deployment. The death of an old process by a deadly event is no fault."""
         processes = list(self._site.running[name])
         await self._stop(name)
         for process in processes:
@@ -103,7 +103,7 @@ class Campaign:
         self._site.running[name] = processes
 
     async def _come_to_rest(self) -> None:
-        """Wait until nothing is on its way any more, replaying what is parked; as long as anything moves."""
+        """Replay parked events and wait until no event is pending, as long as there is progress."""
         moved, last = time.monotonic(), -1
         while not await self._is_at_rest() and time.monotonic() - moved < _STILL_SECONDS:
             if await self._count("keeper", "mediator_parked"):
@@ -137,7 +137,7 @@ class Campaign:
         return await self._count("keeper", "effects") + await self._count("keeper", "audits")
 
     async def _tell(self) -> None:
-        """One line every few seconds."""
+        """Print a line every few seconds."""
         while True:
             await asyncio.sleep(_TELL_SECONDS)
             try:

@@ -1,4 +1,4 @@
-"""Schedule: which fault happens when, chosen by the seed alone."""
+"""Schedule: the seed alone determines the kind and time of each fault."""
 
 import itertools
 import random
@@ -19,12 +19,12 @@ _CONNECTIONS = ("delayed", "dropped", "half-open", "reset")
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A fault that is to happen.
+    """A planned fault.
 
     Attributes:
-        at: So many seconds after the begin.
-        kind: What.
-        rng: For what is chosen in doing it.
+        at: Seconds after the start.
+        kind: The kind of fault.
+        rng: The random choices of the fault.
     """
 
     at: float
@@ -33,7 +33,7 @@ class Planned:
 
 
 def kinds_of(database: str) -> list[str]:
-    """The faults of one round, each as often as it comes."""
+    """Return the faults of one round; a kind may occur several times."""
     counted = {**_KILLS, **_FREEZES, **_BROKER, **_POISON}
     counted |= {f"connections to nats-server {each}": 1 for each in _CONNECTIONS}
     if database == "postgresql":
@@ -43,7 +43,7 @@ def kinds_of(database: str) -> list[str]:
 
 
 def planned(seed: int, database: str, seconds: float) -> Iterator[Planned]:
-    """All faults of a campaign: every kind in each half minute, in random order, at random moments."""
+    """Return all faults of a campaign: every kind in each half minute, in random order, at random times."""
     rng = random.Random(f"{seed} {database}")
     for number in itertools.count():
         kinds = kinds_of(database)
@@ -59,7 +59,7 @@ def planned(seed: int, database: str, seconds: float) -> Iterator[Planned]:
 async def lasting(
     seed: int, database: str, seconds: float, is_enough: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[Planned]:
-    """The faults of a campaign, and on a slow machine more of them, until enough has happened to mean something."""
+    """Yield the faults of a campaign, and more of them on a slow machine, until enough events took effect for a verdict."""
     for fault in planned(seed, database, _LONGEST * seconds):
         if fault.at >= seconds and await is_enough():
             return

@@ -1,4 +1,4 @@
-"""The site of a campaign: its servers behind proxies, its databases and its processes, ended whatever happens."""
+"""The site of a campaign: its servers behind proxies, its databases and its processes, which always end with it."""
 
 import asyncio
 import shutil
@@ -28,18 +28,18 @@ _CONTAINERS = "tests.faults.campaign.containers"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a campaign is run.
+    """The options of a campaign.
 
     Attributes:
-        seconds: For how long faults happen.
-        seed: Of all that is chosen at random.
+        seconds: Seconds for which faults happen.
+        seed: The seed of all random choices.
         database: `sqlite` or `postgresql`.
-        cluster: How many servers the broker has: 1 or 3.
-        rate: Commands a second, of each of the writers.
-        keys: How many partition keys there are.
-        log_failures: Which share of the log lines fails, in all processes.
-        close_failures: Which share of the objects of a scope cannot be closed.
-        clock_jumps: Whether the clock jumps, in one process of each kind.
+        cluster: The number of servers of the broker: 1 or 3.
+        rate: Commands per second of each writer.
+        keys: The number of partition keys.
+        log_failures: The share of log lines that fail in all processes.
+        close_failures: The share of scoped objects whose close fails.
+        clock_jumps: Whether the clock of one process of each kind jumps.
     """
 
     seconds: float = 60.0
@@ -54,7 +54,7 @@ class Options:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """What is to go wrong inside of the processes."""
+        """The names of the troubles inside of the processes."""
         wanted = {LOG_FAILED: self.log_failures, NOT_CLOSED: self.close_failures, JUMPED: self.clock_jumps}
         return tuple(name for name, share in wanted.items() if share)
 
@@ -64,9 +64,9 @@ class Role:
     """A kind of process.
 
     Attributes:
-        name: Of the kind.
-        application: In which it works: `ledger` or `keeper`.
-        count: How many run.
+        name: The name of the kind.
+        application: The application of its processes: `ledger` or `keeper`.
+        count: The number of processes.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Role:
 
     @property
     def kind(self) -> str:
-        """For the counts of faults."""
+        """The name of the kind in the counts of faults."""
         return {"keeper": "consumer", "auditor": "consumer", "keeper-relay": "relay"}.get(self.name, self.name)
 
 
@@ -90,18 +90,18 @@ ROLES = (
 
 @dataclass
 class Site:
-    """What a campaign works with.
+    """The servers, databases and processes of a campaign.
 
     Attributes:
-        options: How it is run.
-        folder: For files.
+        options: The options of the campaign.
+        folder: The folder of all files.
         brokers: The servers of the broker.
-        broker_proxies: One before each of them.
+        broker_proxies: The proxy in front of each server.
         postgres: The database server, if there is one, and its proxy.
-        urls: Of the databases of both applications, not through the proxy.
-        engines: Those of the campaign itself.
-        processes: All that were started.
-        running: Which processes are to run, by kind.
+        urls: The URLs of the databases of both applications, without the proxy.
+        engines: The engines of the campaign itself.
+        processes: All started processes.
+        running: The processes that should run, by kind.
     """
 
     options: Options
@@ -117,11 +117,11 @@ class Site:
 
     @property
     def broker_urls(self) -> list[str]:
-        """Not through the proxies."""
+        """The URLs of the broker without the proxies."""
         return [broker.url for broker in self.brokers]
 
     def environment(self, application: str, *, repaired: bool = False, first: bool = False) -> dict[str, str]:
-        """For a process; the clock of the first one of its kind jumps."""
+        """Return the environment variables of a process; the clock of the first process of each kind jumps."""
         url = make_url(self.urls[application])
         if self.postgres_proxy is not None:
             url = url.set(port=self.postgres_proxy.port)
@@ -135,7 +135,7 @@ class Site:
         ).environment()  # fmt: skip
 
     async def start(self) -> None:
-        """Start each process that is to run."""
+        """Start every process."""
         for role in ROLES:
             self.running[role.name] = [await self._start(role, number) for number in range(role.count)]
 
@@ -152,7 +152,7 @@ class Site:
         return await self.processes.start(name, *arguments, environment=environment)
 
     async def heal(self) -> None:
-        """Let connections and frozen processes go on, and bring back what was killed."""
+        """Heal connections, resume frozen processes, and restart killed ones."""
         for proxy in (*self.broker_proxies, *((self.postgres_proxy,) if self.postgres_proxy else ())):
             proxy.heal()
         for process in [each for group in self.running.values() for each in group]:
@@ -165,7 +165,7 @@ class Site:
 
 @asynccontextmanager
 async def opened_site(options: Options, folder: Path) -> AsyncIterator[Site]:
-    """Start the servers of a campaign, and make its tables."""
+    """Start the servers of a campaign, and create its tables."""
     async with AsyncExitStack() as stack:
         brokers = await _brokers(stack, options.cluster)
         broker_proxies = [await stack.enter_async_context(Proxy(_port(broker.url))) for broker in brokers]
@@ -200,7 +200,7 @@ def _port(url: str) -> int:
 
 @asynccontextmanager
 async def folder_of(seed: int) -> AsyncIterator[tuple[Path, "Keeping"]]:
-    """A folder that is removed in the end, unless it is to be kept."""
+    """Yield a folder that is removed in the end unless it should be kept."""
     folder = Path(tempfile.mkdtemp(prefix=f"mediator-campaign-{seed}-"))
     keeping = Keeping()
     try:
@@ -212,6 +212,6 @@ async def folder_of(seed: int) -> AsyncIterator[tuple[Path, "Keeping"]]:
 
 @dataclass
 class Keeping:
-    """Whether the folder of a campaign is kept: because that was asked for, or because something was found."""
+    """Decides whether the folder of a campaign is kept: on request, or because of findings."""
 
     wanted: bool = False

@@ -1,4 +1,4 @@
-"""Supervisor: starts a process again that has ended, as whoever runs it in production does."""
+"""Supervisor: restarts processes that have ended, like a process manager in production."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ class Supervisor:
     """Keeps all processes of a site running.
 
     Attributes:
-        restarts: How often one was started again.
+        restarts: The number of restarts.
     """
 
     def __init__(self, site: Site) -> None:
@@ -20,14 +20,16 @@ class Supervisor:
         self._site = site
 
     def alive(self, names: tuple[str, ...]) -> list[Process]:
-        """Those of some names that run."""
+        """Return the running processes with these names."""
         return [each for name in names for each in self._site.running[name] if each.runs]
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Restart processes until the task is cancelled."""
         while True:
             for name, process in [(name, each) for name, all_ in self._site.running.items() for each in all_]:
-                if not process.runs and process in self._site.running.get(name, ()):  # else it was stopped meanwhile
+                if not process.runs and process in self._site.running.get(
+                    name, ()
+                ):  # otherwise the process was stopped in the meantime
                     await process.start()
                     self.restarts += 1
             await asyncio.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""Troubles: what goes wrong inside of the processes of a campaign, and the journals of what they met and were told."""
+"""Troubles inside of the processes of a campaign, and the journals in which processes record troubles and outcomes."""
 
 import errno
 import os
@@ -24,10 +24,10 @@ JUMPED = "jumps of clocks"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the sender of a command was told of it.
+    """The outcome that the sender of a command learned.
 
     Attributes:
-        name: Of the command.
+        name: The name of the command.
         outcome: `committed` when it returned or raised a `CommittedError`, `unknown` when it was cancelled or raised a
             `CommitOutcomeUnknownError`, else `failed`.
     """
@@ -37,10 +37,10 @@ class Told:
 
 
 class Journal:
-    """What one process writes down. A line is whole in the file before anything else happens, also if that is SIGKILL.
+    """The records of one process. Each line is completely in the file before the process continues, so SIGKILL loses none.
 
     Args:
-        folder: Where the file is made; empty for none.
+        folder: The folder of the file; empty for no file.
     """
 
     def __init__(self, folder: str) -> None:
@@ -50,11 +50,11 @@ class Journal:
             self._file = os.open(Path(folder) / f"{os.getpid()}.journal", flags, 0o600)
 
     def tell(self, name: str, outcome: Outcome) -> None:
-        """Write down what the sender of a command was told."""
+        """Record the outcome that the sender of a command learned."""
         self._write({"told": name, "outcome": outcome})
 
     def happened(self, trouble: str) -> None:
-        """Write down that something went wrong."""
+        """Record a trouble."""
         self._write({"trouble": trouble})
 
     def _write(self, line: Mapping[str, str]) -> None:
@@ -64,11 +64,11 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Journals:
-    """What all processes wrote down.
+    """The records of all processes.
 
     Attributes:
-        told: What the senders were told.
-        troubles: How often what went wrong.
+        told: The outcomes that senders learned.
+        troubles: The number of troubles of each kind.
     """
 
     told: list[Told] = field(default_factory=list[Told])
@@ -76,7 +76,7 @@ class Journals:
 
 
 def read_journals(folder: Path) -> Journals:
-    """Read the files of all processes. A line that its process could not end was never told to anyone."""
+    """Read the journals of all processes. An unfinished line was not reported to a sender, and is skipped."""
     journals = Journals()
     for line in _lines(folder):
         if "told" in line:
@@ -92,7 +92,7 @@ def _lines(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
-    """What a dispatch that ended so says about its command."""
+    """Return the outcome that the error of a dispatch reports about its command."""
     if error is None or _only(error, CommittedError):
         return "committed"
     if not isinstance(error, Exception) or isinstance(error, CommitOutcomeUnknownError):
@@ -107,11 +107,11 @@ def _only(error: BaseException, kind: type[BaseException]) -> bool:
 
 
 class FullDisk:
-    """A processor of structlog that fails at random, as a sink does whose disk is full.
+    """A processor of structlog that fails at random, like a sink with a full disk.
 
     Args:
         journal: Where each failure is written down.
-        share: Which share of the lines fails.
+        share: The share of lines that fail.
         rng: Which ones.
     """
 
@@ -128,11 +128,11 @@ class FullDisk:
 
 
 class Unclosable:
-    """An object of a scope that cannot be closed at random, and a callback at the end of its scope that fails at random.
+    """A scoped object whose close fails at random, with a callback at the end of its scope that fails at random.
 
     Args:
         journal: Where each failure is written down.
-        share: Of each of the two.
+        share: The share of failing closes and of failing callbacks.
         rng: Which ones.
     """
 

@@ -1,4 +1,4 @@
-"""Verdict: whether a campaign found nothing, and did enough for that to mean something."""
+"""Verdict: whether a campaign did enough and had no findings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,23 +14,23 @@ _TROUBLES = 10
 
 
 def events_needed(seconds: float) -> int:
-    """How many events have to take effect in a campaign of so many seconds."""
+    """Return how many events must take effect in a campaign of this duration."""
     return int(_PER_MINUTE["events with effect"] * seconds / 60)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The end of a campaign.
+    """The result of a campaign.
 
     Attributes:
-        counts: What was found.
-        faults: How often which kind happened.
-        seconds: For how long faults happened.
-        seed: By which they were chosen.
+        counts: The findings.
+        faults: The number of faults of each kind.
+        seconds: Seconds for which faults happened.
+        seed: The seed of the faults.
         database: `sqlite` or `postgresql`.
-        troubles: How often what went wrong inside of the processes.
-        told: How many senders were told which outcome.
-        wanted: Which troubles were to be met.
+        troubles: The number of troubles of each kind inside of the processes.
+        told: The number of senders that learned each outcome.
+        wanted: The troubles that must have happened.
     """
 
     counts: Counts
@@ -43,7 +43,7 @@ class Verdict:
     wanted: Sequence[str] = ()
 
     def did(self) -> dict[str, int]:
-        """What happened, of that of which there has to be enough."""
+        """Return the counts for which there is a lower bound."""
         done = {
             "SIGKILLs": sum(self.faults.get(kind, 0) for kind in _OURS),
             "kills of nats-server": self.faults.get("SIGKILL nats-server", 0),
@@ -56,7 +56,7 @@ class Verdict:
         return done
 
     def too_little(self) -> list[str]:
-        """Each bound that was missed, as a sentence. A shorter run has to do proportionally less."""
+        """Return a sentence for each missed bound. The bounds of a shorter run are proportionally lower."""
         bounds = (*_PER_MINUTE.items(), (_RESTARTS, 1), *((name, _TROUBLES) for name in self.wanted))
         needed = {name: number * self.seconds / 60 for name, number in bounds}
         return [
@@ -67,11 +67,11 @@ class Verdict:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 for a run that did enough and found nothing."""
+        """The exit status: 0 for a sufficient run without findings."""
         return 1 if any(self.counts.wrong().values()) or self.too_little() else 0
 
     def figures(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """The contents of the JSON file."""
         return {
             **{name: len(found) for name, found in self.counts.wrong().items()},
             "events": self.counts.events,
@@ -82,7 +82,7 @@ class Verdict:
         }
 
     def lines(self) -> Iterator[str]:
-        """For a reader."""
+        """The lines of the printed report."""
         happened = sorted((*self.faults.items(), *self.troubles.items()))
         width = max((len(kind) for kind, _ in happened), default=0)
         yield from (f"  {kind:<{width}} {number:>6,}" for kind, number in happened)

@@ -1,4 +1,4 @@
-"""A writer process: sends random commands, at a steady pace, until it is terminated or killed.
+"""A writer process: sends random commands at a steady rate until it is terminated or killed.
 
 `python -m tests.faults.campaign.writer --seed 1 --rate 20 --keys 40`
 """
@@ -54,7 +54,7 @@ def parsed() -> argparse.Namespace:
 
 
 def commands(rng: random.Random, writer: str, keys: list[str]) -> Iterator[Book]:
-    """The commands of one process; some of them may take only so long."""
+    """Yield the commands of one process; some have a time limit."""
     weights, plans = zip(*PLANS, strict=True)
     for number in itertools.count():
         (steps,) = rng.choices(plans, weights)
@@ -64,7 +64,7 @@ def commands(rng: random.Random, writer: str, keys: list[str]) -> Iterator[Book]
 
 
 async def write(container: Any, left: Iterator[Book], rng: random.Random, pause: float) -> None:
-    """Send them, and write down what is told of each; what became of it is for the database to tell."""
+    """Send the commands, and record the outcome that each sender learns, for comparison with the database."""
     journal: Journal = container.journal()
     for command in left:
         limit = rng.uniform(0.001, _LONGEST_RUN) if rng.random() < CANCELLED else None
@@ -76,7 +76,7 @@ async def write(container: Any, left: Iterator[Book], rng: random.Random, pause:
 
 
 async def _send(container: Any, command: Book | Acknowledge, limit: float | None) -> Outcome:
-    """Send a command, and say what its sender was told."""
+    """Send a command, and return the outcome that its sender learned."""
     told: BaseException | None = None
     try:
         async with asyncio.timeout(limit):

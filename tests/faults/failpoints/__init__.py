@@ -1,1 +1,1 @@
-"""Every failpoint, hit by an exception, a cancellation and SIGKILL, and what is left then."""
+"""Every failpoint with an exception, a cancellation and SIGKILL, and the remaining rows and messages of each."""

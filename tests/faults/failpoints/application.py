@@ -1,4 +1,4 @@
-"""The application that fails: it takes orders, tells of them, and reserves goods for what it is told itself."""
+"""The application that fails: it takes orders, publishes an event for each, and reserves goods for its own events."""
 
 import asyncio
 from dataclasses import dataclass
@@ -63,14 +63,14 @@ class Placed(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Noted(Notification):
-    """Follows the commit of an order that is called `noted`."""
+    """A notification after the commit of an order named `noted`."""
 
     number: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved(DistributedEvent):
-    """What follows; nobody subscribes to it."""
+    """An event without a subscription that follows a reservation."""
 
     event_type: ClassVar[str] = "stock.reserved"
     number: str
@@ -102,7 +102,7 @@ class Note(NotificationHandler[Noted]):
 
 
 class Reserve(DistributedEventHandler[Placed]):
-    """`flaky` orders fail once, `broken` ones until the repair, and `hanging` ones hang until it."""
+    """Reserves goods: `flaky` orders fail once, `broken` ones fail until the repair, and `hanging` ones hang until it."""
 
     hanging: ClassVar[asyncio.Event] = asyncio.Event()
 
@@ -169,7 +169,7 @@ def configured(
     drain_timeout: float = 5.0,
     delivery: str = "outbox",
 ) -> Any:
-    """The container of one run."""
+    """Return the container of one run."""
     config = {
         "database": database,
         "nats": nats,
@@ -182,7 +182,7 @@ def configured(
 
 
 async def create_tables(engine: AsyncEngine) -> None:
-    """Those of the library and of the application."""
+    """Create the tables of the library and of the application."""
     await create_schema(engine)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE orders (number TEXT NOT NULL)"))

@@ -1,4 +1,4 @@
-"""Outcomes: what each failpoint leaves behind, by what happens there."""
+"""Outcomes: the rows and messages that each kind of failure at each failpoint leaves."""
 
 from dataclasses import dataclass, replace
 
@@ -22,16 +22,16 @@ PARKED = replace(SENT, inbox=1, parked=1)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a failpoint leaves behind. In the end each event takes effect once, whatever it is.
+    """The remaining rows and messages after failures at a failpoint. In the end each event takes effect once.
 
     Attributes:
         point: The failpoint.
-        situation: In which it is reached.
-        exception: What is left when an exception is raised there, once; a worker has gone on after it.
-        cancellation: What is left when the caller or the worker is cancelled there, and has ended.
-        sigkill: What is left when the process is killed there.
-        next: What happens after SIGKILL.
-        on_sqlite: What SIGKILL leaves on SQLite, if that differs.
+        situation: The situation that reaches the failpoint.
+        exception: The rest after one exception at the failpoint; a worker has continued after it.
+        cancellation: The rest after the caller or worker was cancelled at the failpoint and has ended.
+        sigkill: The rest after the process was killed at the failpoint.
+        next: The events after SIGKILL, as a sentence of the documentation.
+        on_sqlite: The rest after SIGKILL on SQLite, if it differs.
     """
 
     point: str
@@ -43,7 +43,7 @@ class Outcome:
     on_sqlite: Left | None = None
 
     def left(self, kind: str, database: str) -> Left:
-        """By the kind of failure and the database."""
+        """Return the rest for a kind of failure and a database."""
         if kind == "sigkill" and database == "sqlite" and self.on_sqlite is not None:
             return self.on_sqlite
         found: Left = getattr(self, kind)

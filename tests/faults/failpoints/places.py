@@ -1,4 +1,4 @@
-"""Place: a database and a stream of one test, and what is in them."""
+"""Place: the database and the stream of one test, and their contents."""
 
 import asyncio
 import uuid
@@ -30,18 +30,18 @@ _TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """How many rows and messages there are.
+    """The numbers of rows and messages.
 
     Attributes:
         orders: Rows of the application that the command wrote.
         outbox: Events that wait for the relay.
-        archive: Events that the relay has sent and written off.
-        stream: Messages of the command's events with the broker.
-        inbox: Events that the consumer took in.
-        attempts: Events whose starts are counted.
-        parked: Events that are set aside.
+        archive: Events that the relay has sent and archived.
+        stream: Messages of the command's events in the stream.
+        inbox: Events that the inbox has recorded.
+        attempts: Events with counted attempts.
+        parked: Parked events.
         effects: Rows of the application that the handler wrote.
-        notes: Rows of what was published after the commit.
+        notes: Rows of notifications published after the commit.
     """
 
     orders: int = 0
@@ -55,17 +55,17 @@ class Left:
     notes: int = 0
 
     def __str__(self) -> str:
-        """Only what there is."""
+        """List the numbers that are not zero."""
         named = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
         return ", ".join(f"{name} {number}" for name, number in named if number) or "nothing"
 
 
 class TestPlace:
-    """Where one test happens.
+    """The database and the stream of one test.
 
     Args:
-        engine: Of the database, to look into it.
-        database: Its URL.
+        engine: The engine with which the test reads the database.
+        database: The URL of the database.
         broker: The URL of the broker.
     """
 
@@ -76,7 +76,7 @@ class TestPlace:
         self.address: tuple[str, str, str] = (database, broker, f"p{uuid.uuid4().hex[:10]}")
 
     async def prepare(self, name: str) -> None:
-        """Do what has happened before a situation."""
+        """Do everything that precedes a situation."""
         situation = SITUATIONS[name]
         container = configured(*self.address)
         async with lifespan(container, relay_elsewhere=True):
@@ -88,7 +88,7 @@ class TestPlace:
                 await self._work(container.consumer(), parked=len(situation.orders))
 
     async def finish(self, name: str) -> None:
-        """Do all that is left to do, in an application that can handle everything; whose command failed sends it again."""
+        """Finish the remaining work in an application that can handle everything; a failed command is sent again."""
         container = configured(*self.address, repaired=True)
         async with lifespan(container, relay_elsewhere=True):
             if (await self.left()).orders == 0:
@@ -120,10 +120,10 @@ class TestPlace:
             await asyncio.wait((running,))
 
     async def until(self, **wanted: int) -> None:
-        """Wait until so much is left.
+        """Wait until these numbers of rows and messages are left.
 
         Raises:
-            AssertionError: It does not come to that.
+            AssertionError: The numbers did not become true in time.
         """
         left = await self.left()
         try:
@@ -135,14 +135,14 @@ class TestPlace:
             raise AssertionError(f"{left} instead of {wanted}") from None
 
     async def left(self) -> Left:
-        """What there is."""
+        """Return the current numbers of rows and messages."""
         counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in _TABLES.values())
         async with self._engine.connect() as connection:
             row = (await connection.execute(text(f"SELECT {counts}"))).one()
         return Left(**dict(zip(_TABLES, row, strict=True)), stream=await self.stored("shop"))
 
     async def stored(self, context: str) -> int:
-        """How many events of a context are with the broker."""
+        """Return the number of events of a context in the stream."""
         _, broker, prefix = self.address
         client = await nats.connect(broker)
         try:

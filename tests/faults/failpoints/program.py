@@ -1,4 +1,4 @@
-"""A run of the application up to a failpoint, in this process or in one of its own."""
+"""A run of the application up to a failpoint, in this process or in a separate one."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ _LONGEST = 20.0
 
 
 class FailpointError(Exception):
-    """What the failpoint raises."""
+    """The error that the failpoint raises."""
 
 
 class Reached:
-    """Notes that a failpoint was reached, and then does something."""
+    """Records that a failpoint was reached, and then calls an action."""
 
     def __init__(self, action: Callable[[], Awaitable[None]]) -> None:
         self.event = asyncio.Event()
@@ -34,7 +34,7 @@ class Reached:
 
 
 def configured_for(situation: Situation, place: tuple[str, str, str]) -> Any:
-    """The container of a situation."""
+    """Return the container of a situation."""
     return configured(
         *place,
         repaired=situation.repaired,
@@ -46,12 +46,12 @@ def configured_for(situation: Situation, place: tuple[str, str, str]) -> Any:
 async def run_in(
     name: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]] | None = None
 ) -> BaseException | None:
-    """Do what a situation is about, with whatever is armed, until it ends or `settled` does; what the sender is told.
+    """Run a situation with the armed failpoints until it or `settled` ends, and return the sender's error.
 
     Args:
-        name: Of the situation.
+        name: The name of the situation.
         place: The URLs of the database and of the broker, and the prefix of the streams.
-        settled: For a worker, which does not end by itself.
+        settled: Ends a worker, which does not end by itself.
     """
     situation = SITUATIONS[name]
     container = configured_for(situation, place)
@@ -79,10 +79,10 @@ async def run_in(
 async def fail_in(
     name: str, point: str, place: tuple[str, str, str], settled: Callable[[], Awaitable[None]]
 ) -> BaseException | None:
-    """Raise an exception at a failpoint, once, and go on until all is settled; what the sender is told.
+    """Raise an exception once at a failpoint, continue until all is settled, and return the sender's error.
 
     Raises:
-        TimeoutError: It was not reached.
+        TimeoutError: The failpoint was not reached.
     """
     reached = Reached(Failure(FailpointError(point)))
 
@@ -96,7 +96,7 @@ async def fail_in(
 
 
 async def cancel_in(name: str, point: str, place: tuple[str, str, str]) -> bool:
-    """Cancel whoever sends, or the worker, when the failpoint is reached; whether it was."""
+    """Cancel the sender or the worker at the failpoint, and return whether the failpoint was reached."""
     situation = SITUATIONS[name]
     container = configured_for(situation, place)
     async with lifespan(container, relay_elsewhere=True):
@@ -116,11 +116,11 @@ async def _die(name: str, point: str, place: tuple[str, str, str]) -> None:
 
 
 def die_in(name: str, point: str, place: tuple[str, str, str]) -> None:
-    """The whole of a process that kills itself at a failpoint."""
+    """Run a process that kills itself at a failpoint."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     asyncio.run(_die(name, point, place))
 
 
 def quiet() -> Any:
-    """No logs: what is logged is tested elsewhere."""
+    """Switch the logs off, because other tests check them."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

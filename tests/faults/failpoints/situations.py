@@ -1,4 +1,4 @@
-"""Situations: what the application does when it comes to a failpoint, and what has happened before."""
+"""Situations: the work of the application at a failpoint, and the preceding steps."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ from tests.faults.failpoints.application import Place, Reserve
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """Something that the application does.
+    """A piece of work of the application.
 
     Attributes:
-        words: For the documentation.
-        orders: Those placed before; the last one by what is done, if that is a command.
-        streamed: Whether their events are in the stream already.
-        consumed: Whether a consumer was at work on them already.
-        act: Does it, for as long as it takes: a worker does not end by itself.
-        repaired: Whether handlers handle what they could not handle.
-        drain_timeout: How long handlers may take when the consumer is told to stop, in seconds.
-        delivery: How events leave the process.
-        sent: The number of the order that is placed again when its command failed.
+        words: The description in the documentation.
+        orders: The orders placed before; if the work is a command, it places the last one.
+        streamed: Whether the events of the orders are already in the stream.
+        consumed: Whether a consumer has already handled them.
+        act: Does the work; a worker does not end by itself.
+        repaired: Whether handlers can handle the events that they refused before.
+        drain_timeout: Seconds that handlers may take after the consumer was told to stop.
+        delivery: The delivery mode of events.
+        sent: The number of the order that is placed again after a failed command.
     """
 
     words: str
@@ -54,7 +54,7 @@ async def _ask(container: Any) -> None:
         while True:
             try:
                 return await container.sender().send(Place("1"))
-            except RemoteUnavailableError:  # nobody listens yet
+            except RemoteUnavailableError:  # the responder does not listen yet
                 await asyncio.sleep(0.01)
     finally:
         running.cancel()
@@ -70,7 +70,7 @@ async def _consume(container: Any) -> None:
 
 
 async def _stop_consuming(container: Any) -> None:
-    """Tell a consumer to stop in the middle of a handler."""
+    """Stop a consumer during a handler."""
     Reserve.hanging = asyncio.Event()  # of this event loop
     running = asyncio.ensure_future(container.consumer().run())
     try:

@@ -1,4 +1,4 @@
-"""The table of all failpoints, as the documentation shows it: generated from the outcomes that the tests check."""
+"""The table of all failpoints in the documentation, generated from the outcomes that the tests check."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,7 +11,7 @@ END = "<!-- end of what is generated -->"
 
 
 def table() -> str:
-    """Markdown, a section for each situation."""
+    """Return the table as Markdown, with a section for each situation."""
     return "\n".join(_lines())
 
 
@@ -34,7 +34,7 @@ def _row(outcome: Outcome) -> str:
 
 
 def with_table(page: str) -> str:
-    """A page with the table in its place."""
+    """Return the page with its table replaced."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"

@@ -1,1 +1,1 @@
-"""Programs that show at full size what is promised: `python -m tests.faults.scenarios <scenario>`; see `--help`."""
+"""Programs that check promises at full size: `python -m tests.faults.scenarios <scenario>`; see `--help`."""

@@ -1,4 +1,4 @@
-"""The applications that strangers meet: one answers requests and tells of each, two groups keep what they are told.
+"""The applications that strangers meet: one answers requests and publishes an event for each, two groups store the events.
 
 One group keeps the order of keys, the other one does not. Both write into one database.
 """
@@ -45,7 +45,7 @@ HEALTHY = "well-"
 
 @dataclass(frozen=True, slots=True)
 class Kept(DistributedEvent):
-    """Told to the ordered group."""
+    """An event for the ordered group."""
 
     event_type: ClassVar[str] = "load.kept"
     key: str
@@ -61,14 +61,14 @@ class Kept(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Told(Kept):
-    """Told to the group without an order."""
+    """An event for the group without an order."""
 
     event_type: ClassVar[str] = "load.told"
 
 
 @dataclass(frozen=True, slots=True)
 class Note(Command[int]):
-    """Writes a row, and tells one of the groups; strangers may send it, too."""
+    """Writes a row, and publishes an event for one of the groups; strangers may send it, too."""
 
     request_type: ClassVar[str] = "load.note"
     key: str
@@ -79,12 +79,12 @@ class Note(Command[int]):
 
 
 def known_as(source: str, event_id: str) -> str:
-    """What the tables of this scenario hold of an event's identity: ASCII, whatever its producer has put there."""
+    """Return the identity of an event for the tables of this scenario: ASCII, even if its producer used other characters."""
     return json.dumps([source, event_id])
 
 
 async def vouch(call: RemoteCall) -> Caller | None:
-    """Whoever shows credentials here shows wrong ones; others are nobody."""
+    """Refuse every credential as wrong; a request without credentials is anonymous."""
     if "authorization" in call.headers:
         raise NotAuthorizedError(call.name, None)
     return None
@@ -132,7 +132,7 @@ class KeepTold(_Keep, DistributedEventHandler[Told]):
 
 
 def shown(key: str) -> str:
-    """A key as the tables of this scenario hold it."""
+    """Return a key for the tables of this scenario."""
     return ascii(key)[1:-1]
 
 
@@ -191,7 +191,7 @@ class UnorderedContainer(KeepingContainer):
 
 
 def _configured(container: type[containers.DeclarativeContainer]) -> containers.DynamicContainer:
-    """Each line of the log is a JSON object, so that it can be counted."""
+    """Return a container that logs JSON objects, one per line, so that lines can be counted."""
     made = configured(container)
     structlog.configure(processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()])
     return made
@@ -213,7 +213,7 @@ def unordered() -> containers.DynamicContainer:
 
 
 class AskingContainer(containers.DeclarativeContainer):
-    """For whoever asks as he should."""
+    """The container of a valid requester."""
 
     config = providers.Configuration(strict=True)
     nats = providers.Resource(open_connection, config.nats)

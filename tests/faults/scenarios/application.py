@@ -1,6 +1,6 @@
-"""The applications of the scenarios: one moves stock and tells of it, another one keeps what it is told.
+"""The applications of the scenarios: one moves stock and publishes events, another one stores them.
 
-What they work with is in the environment variable SCENARIO, as JSON; see `Settings`.
+Their settings are in the environment variable SCENARIO, as JSON; see `Settings`.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ _SLOW_SECONDS = 0.5
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What one process works with.
+    """The settings of one process.
 
     Attributes:
         database: The URL of its database.
         nats: The URLs of the broker.
-        replicas: On how many servers events are stored.
-        name: Of the process; that of its connections to PostgreSQL.
-        frozen_seconds: After how long PostgreSQL takes the events from a frozen relay.
-        ack_wait: How long the broker waits for an acknowledgement, in seconds; `None` for as long as it does by default.
-        attempts: How often the handlers of an event are started; `None` for as often as by default.
-        max_pending: How many events may wait in the outbox.
-        repaired: Whether handlers handle what they could not handle.
+        replicas: The number of servers that store each event.
+        name: The name of the process and of its connections to PostgreSQL.
+        frozen_seconds: Seconds after which PostgreSQL takes the events from a frozen relay.
+        ack_wait: Seconds for which the broker waits for an acknowledgement; `None` for the default.
+        attempts: The maximum number of attempts of an event; `None` for the default.
+        max_pending: The maximum number of pending events in the outbox.
+        repaired: Whether handlers can handle the events that they refused before.
     """
 
     database: str
@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
     repaired: bool = False
 
     def environment(self) -> dict[str, str]:
-        """For a process."""
+        """Return the environment variables of a process with these settings."""
         return {"SCENARIO": msgspec.json.encode(self).decode()}
 
     @classmethod
@@ -71,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class RolledBackError(Exception):
-    """Raised after the events of a command were added: nobody is ever to see them."""
+    """Raised after the events of a command were added: the events must never be published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +89,22 @@ class Moved(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Counted(Moved):
-    """One of many that are raised at once; nobody subscribes to it."""
+    """One of many events that are raised at once, without a subscription."""
 
     event_type: ClassVar[str] = "load.counted"
 
 
 @dataclass(frozen=True, slots=True)
 class Move(Command[None]):
-    """Moves stock, an event for each key.
+    """Moves stock, with an event for each key.
 
     Attributes:
-        keys: Of the events; a key may come several times.
-        writer: Who does it.
-        number: The how manieth command of that writer it is.
-        with_row: Whether to update a row of each key, which then orders the commits; else rows are only inserted.
-        action: What handlers of the events are to do.
-        fails: Whether it fails in the end.
+        keys: The keys of the events; a key may occur several times.
+        writer: The number of the writer.
+        number: The number of the command within its writer.
+        with_row: Whether to update a row of each key, which orders the commits; otherwise rows are only inserted.
+        action: The action of the handlers of the events.
+        fails: Whether the command fails in the end.
     """
 
     keys: tuple[str, ...]
@@ -116,7 +116,7 @@ class Move(Command[None]):
 
 
 class MoveHandler(RequestHandler[Move, None]):
-    """Writes down, in the same transaction, the id of each event: whoever checks later knows what was committed."""
+    """Records the id of each event in the same transaction, so that the checker knows the committed events."""
 
     def __init__(self, unit_of_work: SqlAlchemyUnitOfWork, distributed_events: DistributedEventBroker) -> None:
         self._unit_of_work = unit_of_work
@@ -157,7 +157,7 @@ class KeepMoved(DistributedEventHandler[Moved]):
 
 
 async def misbehave(action: str) -> None:
-    """What a handler may do to its process."""
+    """Perform the action of an event on the process of its handler."""
     if action == "broken":
         raise ValueError(action)
     if action == "deadly":
@@ -215,7 +215,7 @@ class KeeperContainer(containers.DeclarativeContainer):
 
 
 def configured(container: type[containers.DeclarativeContainer]) -> containers.DynamicContainer:
-    """The container of a process, and its logs on standard error."""
+    """Return the container of a process, and write its logs to standard error."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -1,6 +1,6 @@
-"""The checker: what was lost, doubled, inverted within its key, stuck or never committed.
+"""The checker: finds events that were lost, doubled, inverted within their key, stuck or never committed.
 
-It knows the databases and the stream, by the ids of the events, and nothing of how they came there.
+It compares the ids of the events in the databases and the stream.
 """
 
 from collections import Counter
@@ -17,14 +17,14 @@ from tests.faults.scenarios.tables import Seen
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is wrong, by ids.
+    """The findings, by ids of events.
 
     Attributes:
-        lost: Committed, and nowhere.
-        doubled: There more than once.
-        inverted: There after one of its key that was committed after it.
-        stuck: Neither lost nor through.
-        strange: There, and never committed.
+        lost: Committed events that are nowhere.
+        doubled: Events that are there more than once.
+        inverted: Events behind a later committed event of the same key.
+        stuck: Events that still wait.
+        strange: Events that are there and were never committed.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Findings:
     strange: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        """Whether anything is wrong."""
+        """Whether there are findings."""
         return any((self.lost, self.doubled, self.inverted, self.stuck, self.strange))
 
     def counts(self) -> dict[str, int]:
@@ -42,7 +42,7 @@ class Findings:
 
 
 def compare(committed: Sequence[Seen], found: Sequence[Seen], stuck: Collection[str] = ()) -> Findings:
-    """Compare what was committed, in that order, with what was found somewhere, in that order."""
+    """Compare the committed events with the found events, each in their order."""
     places = {each.id: place for place, each in enumerate(committed)}
     times = Counter(each.id for each in found)
     still = set(stuck)
@@ -70,19 +70,19 @@ def _inverted(committed: Sequence[Seen], places: dict[str, int], found: Sequence
 
 
 async def check_stream(publisher: AsyncEngine, urls: Sequence[str]) -> tuple[Findings, list[Seen], list[Seen]]:
-    """What is wrong with the stream; what was committed, and what is in it."""
+    """Return the findings in the stream, the committed events, and the events in the stream."""
     committed, stored = await tables.in_commit_order(publisher, "entries"), await in_the_stream(urls)
     stuck = await tables.ids(publisher, "mediator_outbox") + await tables.ids(publisher, "mediator_parked", "event_id")
     return compare(committed, stored, stuck), committed, stored
 
 
 async def check_effects(publisher: AsyncEngine, keeper: AsyncEngine, *, singles: bool = False) -> Findings:
-    """What is wrong with the effects.
+    """Return the findings in the effects.
 
     Args:
-        publisher: The database where it was committed.
+        publisher: The database in which the events were committed.
         keeper: The database of the subscriber.
-        singles: Only events that were alone in their command are subscribed to.
+        singles: Whether only events that were alone in their command have a subscription.
     """
     committed = await tables.in_commit_order(publisher, "entries")
     committed = alone(committed) if singles else committed
@@ -93,7 +93,7 @@ async def check_effects(publisher: AsyncEngine, keeper: AsyncEngine, *, singles:
 
 
 def alone(committed: Sequence[Seen]) -> list[Seen]:
-    """The events that were the only ones of their commands."""
+    """Return the events that were the only ones of their commands."""
     number = Counter(each.detail for each in committed)
     return [each for each in committed if number[each.detail] == 1]
 
@@ -101,16 +101,16 @@ def alone(committed: Sequence[Seen]) -> list[Seen]:
 def resumed(
     committed: Sequence[Seen], stored: Sequence[Seen], moment: float, until: float | None = None
 ) -> float | None:
-    """How long after a moment events went on, in the bucket that had to wait longest.
+    """Return how long after a moment the bucket that waited longest was published again.
 
     Args:
-        committed: What was committed, and when.
-        stored: What is in the stream, and since when.
-        moment: In seconds since the epoch.
-        until: Events that were committed until then count too, from their commit on; `None` for those that waited already.
+        committed: The committed events with their times.
+        stored: The events in the stream with their times.
+        moment: The moment in seconds since the epoch.
+        until: Events committed until this time count from their commit on; `None` counts only events that already waited.
 
     Returns:
-        Seconds, or `None` when nothing waited.
+    Seconds, or `None` if no event waited.
     """
     when = {each.id: each.at for each in stored}
     next_of: dict[int, tuple[float, float]] = {}

@@ -1,6 +1,6 @@
-"""Foreign messages, drawn at random: what anybody may put on a subject where events or requests are expected.
+"""Foreign messages, drawn at random, on subjects where events or requests are expected.
 
-They are bytes, since no client would send most of them. A seed gives the same messages each time.
+They are bytes, because no client would send most of them. A seed yields the same messages each time.
 """
 
 import json
@@ -97,7 +97,7 @@ _UNHEARD = [
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message; without headers it is sent as one that has none."""
+    """A message; without headers, it is sent as a message without headers."""
 
     subject: bytes
     reply: bytes
@@ -113,7 +113,7 @@ class Foreign:
     """Draws messages.
 
     Args:
-        seed: Gives the same ones each time.
+        seed: Determines the messages.
     """
 
     def __init__(self, seed: object) -> None:
@@ -121,7 +121,7 @@ class Foreign:
         self._count = 0
 
     def event(self) -> Message:
-        """One on or near a subject of events."""
+        """Draw a message on or near a subject of events."""
         rng = self._rng
         self._count += 1
         name, key, event_id = rng.choice(["kept", "told"]), self._key(), f"foreign-{self._count}"
@@ -146,7 +146,7 @@ class Foreign:
         return self._sized(self._event_subject(name, partition), self._event_reply(), headers, body)
 
     def request(self) -> Message:
-        """One on or near a subject of requests."""
+        """Draw a message on or near a subject of requests."""
         rng = self._rng
         self._count += 1
         flow: dict[bytes, bytes] = {b"mediator-timeout": b"5", b"messageid": f"foreign-{self._count}".encode()}
@@ -162,7 +162,7 @@ class Foreign:
         return self._sized(subject, reply, headers, self._body(self._key()))
 
     def _key(self) -> str:
-        """One that others have too, or its own: what is broken parks its key."""
+        """Draw a key that is shared or unique, because a broken event parks its key."""
         return f"key-{self._rng.randrange(_KEYS) if self._rng.random() < 0.3 else self._count + _KEYS}"
 
     def _event_subject(self, name: str, partition: int) -> bytes:
@@ -226,7 +226,7 @@ class Foreign:
             )
         elif kind == "broker":
             lines.append(rng.choice(_JETSTREAM))
-        elif kind == "batch":  # one that is never committed
+        elif kind == "batch":  # a batch that is never committed
             lines += [(b"Nats-Batch-Id", b"batch-%d" % self._count), (b"Nats-Batch-Sequence", b"1")]
         elif kind == "more":
             lines.append((rng.choice(names), rng.choice(_TEXTS)))
@@ -243,7 +243,7 @@ class Foreign:
             )
 
     def _structured(self, attributes: dict[bytes, bytes], body: bytes) -> tuple[bytes, bytes]:
-        """The JSON event format, mostly well formed."""
+        """Draw a body in the JSON event format, mostly well formed."""
         rng = self._rng
         members: dict[str, object] = {name[3:].decode(): value.decode() for name, value in attributes.items()}
         for _ in range(rng.choice([0, 0, 1, 2])):
@@ -288,7 +288,7 @@ class Foreign:
         return rng.choice(broken)()
 
     def _sized(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> Message:
-        """Seldom at the largest size, or one byte more."""
+        """Draw a body of any size, seldom of the largest size or one byte more."""
         kind = self._rng.random()
         if kind < 0.0006:
             size = MAX_PAYLOAD - len(headers) + (kind < 0.0002)

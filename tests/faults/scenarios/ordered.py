@@ -1,4 +1,4 @@
-"""Three consumers of an ordered group, one of which is killed again and again: effects in key order, each once."""
+"""Three consumers of an ordered group, one of which is killed repeatedly: effects happen in key order and once each."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def _kill_again_and_again(site: Site, keeper: Process) -> None:
 
 
 async def _until_kept(site: Site, killing: asyncio.Task[None]) -> None:
-    """Wait until each event that was written has taken effect; killed enough, the consumer is left alone."""
+    """Wait until each written event has taken effect and the consumer was killed often enough."""
     told = 0.0
     total, kills = await site.written(), site.options.accidents
 

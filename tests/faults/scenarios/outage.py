@@ -1,4 +1,4 @@
-"""The broker is down while events pile up, and comes back: all go out in order, in flat memory, and nothing is counted."""
+"""The broker returns after a backlog has built up: all events go out in order, in flat memory, and no attempt is counted."""
 
 import asyncio
 import time
@@ -44,7 +44,7 @@ async def run(site: Site) -> None:
 
 
 async def _say_hello(site: Site) -> None:
-    """One event that takes effect while all is well, so that the stream and its consumers exist."""
+    """Publish one event before the outage and await its effect, so that the stream and its consumers exist."""
     hello = await site.processes.start(
         "hello", "-m", "tests.faults.scenarios.writer", "--number", 99, "--share", 1,
         environment=site.environment(site.publisher[0]),
@@ -68,7 +68,7 @@ async def _pile_up(site: Site) -> None:
 
 @dataclass
 class Memory:
-    """The memory of the relay while it drains: its peaks in bytes, over the first tenth of the events and after it."""
+    """The memory of the relay while it drains: its peaks in bytes, during the first tenth of the events and after it."""
 
     total: int
     first: int = 0
@@ -83,7 +83,7 @@ class Memory:
 
     @property
     def growth(self) -> float:
-        """What the later peak is of the first one; 1 when all was over too soon to tell."""
+        """The later peak divided by the first one; 1 if the drain was too short to measure."""
         return self.later / self.first if self.first and self.later else 1.0
 
 

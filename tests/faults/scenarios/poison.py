@@ -1,4 +1,4 @@
-"""Events that cannot be handled: they and their successors are parked, others go on, and a replay has all in order."""
+"""Poison events and their successors are parked, other keys continue, and a replay handles all in order."""
 
 import itertools
 from collections.abc import Awaitable, Callable
@@ -55,7 +55,7 @@ async def _effects(site: Site, number: int) -> None:
 
 
 async def _parked(site: Site, number: int) -> list[Seen]:
-    """Wait until so many events are parked; those."""
+    """Wait until this many events are parked, and return them."""
 
     async def parked() -> bool:
         return await tables.count(site.keeper[1], "mediator_parked") >= number
@@ -65,19 +65,19 @@ async def _parked(site: Site, number: int) -> list[Seen]:
 
 
 def elsewhere(key: str, keys: list[str]) -> list[str]:
-    """A key of each other partition."""
+    """Return a key of each other partition."""
     of = {bucket_of(each, "") % _PARTITIONS: each for each in keys}
     return [each for partition, each in of.items() if partition != bucket_of(key, "") % _PARTITIONS]
 
 
 def neighbour(key: str, keys: list[str]) -> str:
-    """Another key of the same partition."""
+    """Return another key of the same partition."""
     partition = bucket_of(key, "") % _PARTITIONS
     return next(each for each in keys if each != key and bucket_of(each, "") % _PARTITIONS == partition)
 
 
 async def _park_with_successors(site: Site, send: Send, key: str) -> None:
-    """A handler that fails each time."""
+    """Check the parking of an event whose handler fails each time."""
     before = await tables.count(site.keeper[1], "effects")
     beside = neighbour(key, names_of_keys(site.options.keys))
     await send(key, "broken")
@@ -97,7 +97,7 @@ async def _park_with_successors(site: Site, send: Send, key: str) -> None:
 
 
 async def _park_what_kills(site: Site, send: Send, key: str, keeper: Process) -> None:
-    """A handler that kills its process each time, amid others that are at work; whoever runs it starts it anew."""
+    """Check the parking of an event whose handler kills its process each time; the process is restarted each time."""
     before, deaths = await tables.count(site.keeper[1], "mediator_parked"), 0
     await send(key, "deadly")
     for each in elsewhere(key, names_of_keys(site.options.keys)):
@@ -120,7 +120,7 @@ async def _park_what_kills(site: Site, send: Send, key: str, keeper: Process) ->
 
 
 async def _deploy_while_handling(site: Site, send: Send, key: str, keeper: Process) -> None:
-    """A handler that is in the middle of its work each time its process is told to stop."""
+    """Check an event whose handler is at work each time its process is stopped."""
     before = await tables.count(site.keeper[1], "mediator_parked")
     await send(key, "hanging")
     await send(key)
@@ -135,7 +135,7 @@ async def _deploy_while_handling(site: Site, send: Send, key: str, keeper: Proce
 
 
 async def _replay(site: Site, send: Send, keys: tuple[str, ...], keeper: Process) -> None:
-    """After the fix is deployed, all that is parked takes effect, in order with what came later."""
+    """Deploy the fix, and check that all parked events take effect in order with the later ones."""
     await site.stop([keeper])
     keeper.environment = site.environment(site.keeper[0], name="keeper", repaired=True)
     await keeper.start()

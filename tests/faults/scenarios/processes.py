@@ -1,4 +1,4 @@
-"""The processes of a scenario: started with their logs in files, killed, frozen, and ended whatever happens."""
+"""The processes of a scenario: started with their logs in files, killed, frozen, and always ended."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ _STOP_SECONDS = 60.0
 
 
 class Process:
-    """One process, which can be started again.
+    """One process, which can be restarted.
 
     Args:
-        name: Of the process and its log.
-        arguments: Behind the name of the Python interpreter.
+        name: The name of the process and of its log.
+        arguments: The arguments of the Python interpreter.
         log: The file to which its output is appended.
-        environment: In addition to that of this process.
+        environment: Environment variables in addition to those of this process.
     """
 
     def __init__(self, name: str, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
@@ -49,30 +49,30 @@ class Process:
             )  # fmt: skip
 
     async def ended(self) -> int:
-        """Wait for its end; its exit status."""
+        """Wait for the end of the process, and return its exit status."""
         assert self._process is not None
         return await self._process.wait()
 
     async def kill(self) -> None:
-        """SIGKILL, also of a frozen process; nothing when it has ended."""
+        """Send SIGKILL, even to a frozen process; an ended process is ignored."""
         if self.runs:
             self.signal(signal.SIGKILL)
             await self.ended()
 
     async def stop(self) -> int:
-        """SIGTERM; its exit status."""
+        """Send SIGTERM, and return the exit status."""
         self.signal(signal.SIGTERM)
         async with asyncio.timeout(_STOP_SECONDS):
             return await self.ended()
 
     def freeze(self) -> None:
-        """SIGSTOP, and it stands still."""
+        """Send SIGSTOP, and wait until the process has stopped."""
         self.signal(signal.SIGSTOP)
         if sys.platform == "linux":
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self.signal(signal.SIGCONT)
 
     def signal(self, number: int) -> None:
@@ -81,11 +81,11 @@ class Process:
                 self._process.send_signal(number)
 
     def resident(self) -> int:
-        """Bytes of memory in use."""
+        """Return the bytes of memory in use."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
     def computed(self) -> float:
-        """How long it has had a core, in seconds."""
+        """Return the CPU time in seconds."""
         times = psutil.Process(self.pid).cpu_times()
         return float(times.user + times.system)
 
@@ -95,7 +95,7 @@ class Process:
         return False
 
     def logged(self, words: str = "") -> int:
-        """How many lines of its log have these words in them."""
+        """Return the number of lines of its log that contain these words."""
         return sum(words in line for line in self.log.read_text("utf-8", "replace").splitlines())
 
 
@@ -114,7 +114,7 @@ class Processes:
         return process
 
     async def run(self, target: str, name: str, environment: Mapping[str, str], module: str = "application") -> Process:
-        """`mediator run` of one of the scenarios' applications."""
+        """Start `mediator run` with one of the scenarios' applications."""
         arguments = ("-m", "mediator.cli", "run", f"tests.faults.scenarios.{module}:{target}")
         return await self.start(name, *arguments, environment=environment)
 
@@ -123,13 +123,13 @@ class Processes:
             await process.kill()
 
     def errors(self) -> str:
-        """The ends of all logs, for a failure."""
+        """Return the ends of all logs, for the report of a failure."""
         return "\n".join(f"== {each.name}\n{each.log.read_text('utf-8', 'replace')[-1000:]}" for each in self._all)
 
 
 @asynccontextmanager
 async def processes_in(folder: Path, kind: type[Process] = Process) -> AsyncIterator[Processes]:
-    """Processes, all of which are killed in the end."""
+    """Yield processes, all of which are killed in the end."""
     processes = Processes(folder, kind)
     try:
         yield processes

@@ -1,4 +1,4 @@
-"""Two relays, of which the active one is killed and frozen while writers write: nothing lost, doubled or inverted."""
+"""The active one of two relays is killed and frozen while writers write: no event is lost, doubled or inverted."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ async def run(site: Site) -> None:
 
 
 async def _accident(site: Site, relays: list[Process], kind: str) -> tuple[float, float]:
-    """Kill or freeze the relay that has events in hand, and let it go on later; when, and when it went on."""
+    """Kill or freeze the relay that holds events, continue it later, and return both times."""
     relay, moment = await _freeze_active(site, relays)
     last = max(map(int, await tables.ids(site.publisher[1], "mediator_outbox", "sequence")), default=0)
     site.report.progress(f"{kind}: {relay.name}")
@@ -72,7 +72,7 @@ async def _accident(site: Site, relays: list[Process], kind: str) -> tuple[float
 
 
 async def _until_gone(site: Site, last: int, seconds: float) -> None:
-    """Wait until the events that waited are with the broker; too long is told by the times of storing."""
+    """Wait until the pending events are stored by the broker; the times of storing show a delay."""
 
     async def gone() -> bool:
         return (
@@ -97,10 +97,10 @@ async def _freeze_active(site: Site, relays: list[Process]) -> tuple[Process, fl
 
 
 async def _is_written_beside(site: Site) -> bool:
-    """Whether the writers commit events while a relay is frozen.
+    """Return whether the writers commit events while a relay is frozen.
 
-    They do not when it was caught with the write lock of SQLite, removing events that are in the stream already:
-    then nothing waits for a relay.
+    They do not if the relay was frozen with the write lock of SQLite, while it removed events that are in the stream:
+    then no event waits for a relay.
     """
     before = await site.written()
     deadline = time.monotonic() + _WRITING_SECONDS
@@ -112,7 +112,7 @@ async def _is_written_beside(site: Site) -> bool:
 
 
 async def _is_holding(site: Site, relay: Process) -> bool:
-    """Whether a frozen relay has claimed events."""
+    """Return whether a frozen relay has claimed events."""
     url, engine = site.publisher
     if site.options.database == "sqlite":
         return relay.has_open(Path(f"{url.removeprefix('sqlite:///')}.relay"))

@@ -1,4 +1,4 @@
-"""The report of a scenario: progress while it runs, and at the end its figures, and the promises that were broken."""
+"""The report of a scenario: its progress, its figures, and the broken promises."""
 
 import json
 import sys
@@ -17,13 +17,13 @@ def _print(text: str) -> None:
 
 @dataclass
 class Report:
-    """What a scenario found.
+    """The results of a scenario.
 
     Attributes:
-        patience: By how much bounds of time are stretched: 1 where the promises themselves are tested.
-        show: Where progress goes.
-        figures: By name.
-        broken: The promises that were, each a sentence.
+        patience: The factor by which time limits are extended: 1 to test the promised times.
+        show: Prints the progress.
+        figures: The figures by name.
+        broken: The broken promises, each a sentence.
     """
 
     patience: float = 1.0
@@ -44,12 +44,12 @@ class Report:
             self.progress(f"BROKEN: {text}")
 
     def within(self, what: str, seconds: float | None, bound: float) -> None:
-        """A promise of time; what was not there to be measured keeps it."""
+        """Check a promised time limit; a missing measurement keeps the promise."""
         self.figure(f"{what} (s)", seconds)
         self.promise(f"{what}: {seconds} s, not < {bound:g} s", kept=seconds is None or seconds < bound * self.patience)
 
     def findings(self, where: str, findings: Findings) -> None:
-        """The promise that nothing is lost, doubled, inverted, stuck or strange."""
+        """Check the promise that no event is lost, doubled, inverted, stuck or strange."""
         for name, number in findings.counts().items():
             self.figure(f"{name} {where}", number)
             found = getattr(findings, name)

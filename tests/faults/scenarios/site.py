@@ -1,4 +1,4 @@
-"""The site of a scenario: its servers, databases, processes and report, in a temporary folder, ended whatever happens."""
+"""The site of a scenario: its servers, databases, processes and report, in a temporary folder, which always end with it."""
 
 import asyncio
 import tempfile
@@ -25,21 +25,21 @@ _LONGEST_WAIT = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How large a scenario is.
+    """The size of a scenario.
 
     Attributes:
         database: `sqlite` or `postgresql`.
-        cluster: How many servers the broker has: 1 or 3.
-        events: How many events are written, at least.
-        seed: Of what is chosen at random.
-        keys: How many partition keys there are.
-        accidents: How many of each kind happen.
-        frozen_seconds: After how long PostgreSQL takes the events from a frozen relay.
-        ack_wait: How long the broker waits for an acknowledgement; `None` for as long as by default.
-        attempts: How often the handlers of an event are started: 4 is the default of an ordered group.
-        deployments: How often a process is told to stop while it handles an event.
-        writers: How many processes write.
-        kill_pause: How long a consumer runs at most until it is killed again, in seconds.
+        cluster: The number of servers of the broker: 1 or 3.
+        events: The minimum number of written events.
+        seed: The seed of all random choices.
+        keys: The number of partition keys.
+        accidents: The number of accidents of each kind.
+        frozen_seconds: Seconds after which PostgreSQL takes the events from a frozen relay.
+        ack_wait: Seconds for which the broker waits for an acknowledgement; `None` for the default.
+        attempts: The maximum number of attempts of an event: 4 is the default of an ordered group.
+        deployments: The number of stops of a process while it handles an event.
+        writers: The number of writer processes.
+        kill_pause: The maximum number of seconds between two kills of a consumer.
     """
 
     database: str = "sqlite"
@@ -58,16 +58,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a scenario works with.
+    """The servers, databases and processes of a scenario.
 
     Attributes:
-        options: How large it is.
-        report: What was found.
-        folder: For files.
+        options: The size of the scenario.
+        report: The report of the scenario.
+        folder: The folder of all files.
         brokers: The servers of the broker.
         processes: The running applications.
-        publisher: The URL of the database where events are written, and its engine.
-        keeper: Those of the subscriber's.
+        publisher: The URL and the engine of the database where events are written.
+        keeper: The URL and the engine of the subscriber's database.
     """
 
     options: Options
@@ -80,11 +80,11 @@ class Site:
 
     @property
     def urls(self) -> list[str]:
-        """Of the broker."""
+        """The URLs of the broker."""
         return [broker.url for broker in self.brokers]
 
     def environment(self, database: str, **settings: Any) -> dict[str, str]:
-        """For a process on one of the databases."""
+        """Return the environment variables of a process on one of the databases."""
         options = self.options
         given = {"frozen_seconds": options.frozen_seconds, "ack_wait": options.ack_wait, "attempts": options.attempts}
         return Settings(database, self.urls, replicas=options.cluster, **{**given, **settings}).environment()
@@ -96,7 +96,7 @@ class Site:
         return await self.processes.run("keeper", name, self.environment(self.keeper[0], name=name, **settings))
 
     async def start_writers(self, *arguments: object, tasks: int = 8, max_pending: int | None = None) -> list[Process]:
-        """Writers that write what the arguments say; see `writer`."""
+        """Start the writers with these arguments; see `writer`."""
         environment = self.environment(self.publisher[0], name="writer", max_pending=max_pending)
         options = ("--tasks", tasks, "--keys", self.options.keys, "--seed", self.options.seed, *arguments)
         return [
@@ -108,20 +108,20 @@ class Site:
         ]  # fmt: skip
 
     async def written(self) -> int:
-        """How many events were committed so far."""
+        """Return the number of committed events."""
         return await tables.count(self.publisher[1], "entries")
 
     async def waiting(self) -> int:
-        """How many events wait in the publisher's outbox."""
+        """Return the number of pending events in the publisher's outbox."""
         return await tables.count(self.publisher[1], "mediator_outbox")
 
     async def until(
         self, condition: Callable[[], Awaitable[bool]], what: str, seconds: float = _LONGEST_WAIT, pause: float = 0.1
     ) -> None:
-        """Wait until something is so.
+        """Wait until a condition holds.
 
         Raises:
-            AssertionError: It is not within `seconds`.
+            AssertionError: The condition did not hold within `seconds`.
         """
         deadline = time.monotonic() + seconds
         while not await condition():
@@ -130,7 +130,7 @@ class Site:
             await asyncio.sleep(pause)
 
     async def until_logged(self, process: Process, words: str, times: int = 1) -> None:
-        """Wait until a process has logged some words so often."""
+        """Wait until a process has logged some words this many times."""
 
         async def logged() -> bool:
             return process.logged(words) >= times
@@ -138,7 +138,7 @@ class Site:
         await self.until(logged, f"{words} in the log of {process.name}", 120, 0.05)
 
     async def until_written(self, share: float) -> None:
-        """Wait until that share of the events is committed."""
+        """Wait until this share of the events is committed."""
 
         async def written() -> bool:
             return await self.written() >= share * self.options.events
@@ -147,19 +147,19 @@ class Site:
         self.report.progress(f"{await self.written():,} events written, {await self.waiting():,} wait")
 
     async def stop(self, processes: Sequence[Process]) -> None:
-        """SIGTERM, upon which they are to end well."""
+        """Send SIGTERM, and check the exit status of each process."""
         for process in processes:
             status = await process.stop()
             self.report.promise(f"{process.name} ended with {status}", kept=status == 0)
 
     async def ended(self, processes: Sequence[Process]) -> None:
-        """Wait until they have done what they had to do."""
+        """Wait until the processes have ended by themselves."""
         for process in processes:
             status = await process.ended()
             self.report.promise(f"{process.name} ended with {status}", kept=status == 0)
 
     async def until_relayed(self) -> None:
-        """Wait until the outbox is empty, and tell of it now and then."""
+        """Wait until the outbox is empty, and report the progress."""
         told = time.monotonic()
 
         async def relayed() -> bool:
@@ -175,12 +175,12 @@ class Site:
 
 @asynccontextmanager
 async def opened_site(options: Options, report: Report, postgres: PostgresServer | None = None) -> AsyncIterator[Site]:
-    """Start what a scenario needs, and end it.
+    """Start the servers of a scenario, and stop them in the end.
 
     Args:
-        options: How large the scenario is.
-        report: Where it reports.
-        postgres: A server that runs, with the settings that `tables` needs; `None` starts one.
+        options: The size of the scenario.
+        report: The report of the scenario.
+        postgres: A running server with the settings that `tables` needs; `None` starts one.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mediator-scenario-")))

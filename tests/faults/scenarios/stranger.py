@@ -2,8 +2,8 @@
 
 `python -m tests.faults.scenarios.stranger --url nats://127.0.0.1:4222 --events 1000 --requests 1000 --file counts.json`
 
-It sends in bursts that are settled within about a quarter of a second: whoever sends faster than is handled makes
-everybody wait, whatever is sent. SIGTERM ends it, and what was sent until then counts.
+It sends in bursts that are settled within about a quarter of a second, because a sender that is faster than the
+handlers delays all messages. SIGTERM ends it, and messages sent until then count.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def parsed() -> argparse.Namespace:
 
 @dataclass
 class Bursts:
-    """How many are sent at a time: more while that goes fast."""
+    """The size of the bursts, which grows while bursts are settled quickly."""
 
     left: int
     size: int = _SMALLEST
@@ -83,7 +83,7 @@ async def send_events(url: str, options: argparse.Namespace, bursts: Bursts) -> 
 
 
 async def _settled(wire: Wire, inbox: bytes) -> list[dict[str, Any]]:
-    """Wait until no event waits, but for a few; the consumers."""
+    """Wait until at most a few events wait, and return the consumers."""
     best, since = sys.maxsize, time.monotonic()
     while True:
         consumers = (await asked(wire, inbox, b"$JS.API.CONSUMER.LIST.events-load", {"offset": 0}))["consumers"]
@@ -98,7 +98,7 @@ async def _settled(wire: Wire, inbox: bytes) -> list[dict[str, Any]]:
 
 
 def _acknowledgement(rng: random.Random, consumer: dict[str, Any]) -> Message:
-    """For a delivery that somebody else has, more or less."""
+    """Draw the acknowledgement of a delivery to another process, or a broken one."""
     delivered = consumer["delivered"]
     place = (delivered["stream_seq"] + rng.randrange(3), delivered["consumer_seq"] + rng.randrange(3))
     subject = f"$JS.ACK.events-load.{consumer['name']}.1.{place[0]}.{place[1]}.{time.time_ns()}.0"
@@ -114,7 +114,9 @@ async def send_requests(url: str, options: argparse.Namespace, bursts: Bursts) -
             for _ in range(burst - 1):
                 await wire.send(foreign.request())
             await wire.flush()
-            await asked(wire, inbox, b"requests.load.note", "no request")  # refused, when the others have begun
+            await asked(
+                wire, inbox, b"requests.load.note", "no request"
+            )  # the broker refuses the batch while others are open
         return {"requests": bursts.sent, "closed for requests": wire.closed, "refused requests": wire.refused}
 
 

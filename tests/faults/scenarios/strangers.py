@@ -1,4 +1,4 @@
-"""Foreign events and requests, among healthy ones: each ends as effect, parked event or line, and nothing else changes."""
+"""Foreign events and requests among healthy ones: each takes effect, is parked or leaves a log line."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ _SAID |= {"Stopping. Ctrl-C stops at once."}
 
 @dataclass
 class Memory:
-    """What the processes hold, in bytes, from the begin of the strangers to their end."""
+    """The memory of the processes in bytes, from the start of the strangers to their end."""
 
     processes: Sequence[Process]
     samples: dict[str, list[int]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Memory:
 
 @dataclass
 class Asker:
-    """Asks as he should, again and again, and notes how long he waits."""
+    """Sends valid requests repeatedly, and records the waiting times."""
 
     site: Site
     sent: int = 0
@@ -157,7 +157,7 @@ async def _start(site: Site, name: str, database: str) -> Process:
 
 
 async def _say_hello(site: Site, asker: Asker, sender: Any) -> None:
-    """One event for each group, so that the stream and its consumers exist."""
+    """Publish one event for each group, so that the stream and its consumers exist."""
     for _ in range(_HELLOS):
         await asker.ask(sender)
 
@@ -169,7 +169,7 @@ async def _say_hello(site: Site, asker: Asker, sender: Any) -> None:
 
 
 async def _topology(site: Site) -> dict[str, Any]:
-    """Every stream and consumer of the broker, as it is configured."""
+    """Return the configuration of every stream and consumer of the broker."""
     client = await nats.connect(site.urls)
     try:
         found: dict[str, Any] = {}
@@ -191,7 +191,7 @@ async def _topology(site: Site) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _watching(site: Site) -> AsyncIterator[dict[str, Any]]:
-    """A watcher; what it has heard, once it was stopped."""
+    """Run a watcher; the yielded dictionary is filled with its records after it was stopped."""
     heard: dict[str, Any] = {}
     file = site.folder / "heard.json"
     watcher = await site.processes.start(
@@ -216,7 +216,7 @@ async def _tell(site: Site, stranger: Process, asker: Asker) -> None:
 
 
 async def _until_settled(site: Site) -> None:
-    """Wait until the groups have nothing left."""
+    """Wait until no event waits for the groups."""
     client = await nats.connect(site.urls)
 
     async def settled() -> bool:
@@ -235,7 +235,7 @@ async def _until_settled(site: Site) -> None:
 
 
 async def _account_for_events(site: Site) -> None:
-    """Each event that the stream holds for a group has taken effect or is parked, once; and nothing else has or is."""
+    """Check that exactly the events that the stream holds for a group have taken effect or are parked, each once."""
     report = site.report
     effects = await tables.in_commit_order(site.keeper[1], "effects")
     parked = await _parked(site)
@@ -270,9 +270,9 @@ async def _account_for_events(site: Site) -> None:
 
 
 def _is_delivered(subject: str, group: str, name: str) -> bool:
-    """Whether a group is given what was stored on a subject: an ordered one of its partitions, the other one of all.
+    """Return whether a group receives messages of a subject: the ordered group of its partitions, the other one of all.
 
-    A server stores what was published on `events.load.told.>`, and gives it to nobody who subscribes to one pattern only.
+    A server stores a message published on `events.load.told.>`, and no subscription to a single pattern receives it.
     """
     if group == ORDERED:
         return subject in {f"events.{name}.{number}" for number in range(16)}
@@ -280,7 +280,7 @@ def _is_delivered(subject: str, group: str, name: str) -> bool:
 
 
 async def _not_stored(site: Site, committed: Sequence[Seen], stored: dict[str, Counter[tuple[str, str]]]) -> int:
-    """How many events of our own did not reach the stream."""
+    """Return how many events of the applications did not reach the stream."""
     there = {identity for group in stored.values() for identity in group}
     missing = [each.id for each in committed if _fitting(each.id) not in there]
     site.report.promise(f"{len(missing)} events not published, such as {missing[:3]}", kept=not missing)
@@ -305,7 +305,7 @@ async def _parked(site: Site) -> dict[str, list[tuple[str, str]]]:
 
 
 async def _all_stored(site: Site) -> AsyncIterator[Any]:
-    """What is delivered to a group that comes last: as many as the broker counts."""
+    """Return all messages that a new group receives: as many as the broker counts."""
     async with open_connection(site.urls) as connection:
         client = await connection.client("publish", timeout=60)
         counted = 0
@@ -323,7 +323,7 @@ async def _all_stored(site: Site) -> AsyncIterator[Any]:
 
 
 async def _account_for_requests(site: Site, answering: Process, heard: dict[str, Any]) -> None:
-    """Each request that was there has taken effect, or there is a line of it."""
+    """Check that each request has taken effect or left a log line."""
     report = site.report
     committed = await tables.count(site.publisher[1], "entries") - _HELLOS
     asked = heard["asked"].get(f"requests.{Note.request_type}", 0)
@@ -341,7 +341,7 @@ async def _account_for_requests(site: Site, answering: Process, heard: dict[str,
 
 
 def _ended(log: Path) -> int:
-    """How many requests had no effect, by the lines; those of which too many came at a time are counted in one."""
+    """Return the number of requests without effect by the log lines; a line can count several suppressed ones."""
     lines = _lines(log)
     counted = sum(each["lines"] for each in lines if each["event"] == _LEFT_OUT and each["similar_to"] in _ENDS)
     return counted + sum(each["event"] in _ENDS for each in lines)
@@ -383,7 +383,7 @@ def _lines(log: Path) -> list[dict[str, Any]]:
 
 
 def _check_log(site: Site, process: Process) -> None:
-    """How many lines there are of what, that none is too long, and that nothing unexpected is said."""
+    """Count the log lines of each kind, and check that none is too long or unexpected."""
     lines = _lines(process.log)
     names = Counter(each.get("event", "") for each in lines)
     errors = Counter(f"{each['event']}, {each['error']}" for each in lines if each.get("error"))

@@ -1,4 +1,4 @@
-"""The stream of the scenarios, read from its begin to its end."""
+"""The stream of the scenarios, read from its start to its end."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tests.faults.scenarios.tables import Seen
 
 
 async def in_the_stream(urls: Sequence[str], subject: str = "events.load.>", stream: str = STREAM) -> list[Seen]:
-    """The id, the key and the time of storing of each event, in the order of the stream."""
+    """Return id, key and time of storing of each event, in the order of the stream."""
     client = await nats.connect(list(urls))
     try:
         jetstream = client.jetstream()
@@ -44,7 +44,7 @@ async def in_the_stream(urls: Sequence[str], subject: str = "events.load.>", str
 
 
 async def last_sequence(urls: Sequence[str]) -> int:
-    """How many events were stored in all."""
+    """Return the number of events that were ever stored."""
     client = await nats.connect(list(urls))
     try:
         return (await client.jetstream().stream_info(STREAM)).state.last_seq

@@ -1,4 +1,4 @@
-"""The tables of the scenarios: what was committed, and what took effect, each in the order of the commits."""
+"""The tables of the scenarios: committed events and effects, each in the order of the commits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ SETTINGS = {"track_commit_timestamp": "on"}
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An event, at one of the places where it can be.
+    """An event in one place.
 
     Attributes:
         id: Its id.
         key: Its partition key.
-        at: When it came there, in seconds since the epoch.
-        detail: More of it.
+        at: The time of its arrival, in seconds since the epoch.
+        detail: Further information.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Seen:
 
 
 async def create_tables(engine: AsyncEngine, keys: list[str], names: Sequence[str] = ("entries", "effects")) -> None:
-    """Those of the library, and of both applications."""
+    """Create the tables of the library and of both applications."""
     await create_schema(engine)
     place, now = _PLACE[engine.dialect.name], _NOW[engine.dialect.name]
     async with engine.begin() as connection:
@@ -48,7 +48,7 @@ async def create_tables(engine: AsyncEngine, keys: list[str], names: Sequence[st
 
 
 async def in_commit_order(engine: AsyncEngine, table: str) -> list[Seen]:
-    """The rows of `entries` or `effects`."""
+    """Return the rows of `entries` or `effects`."""
     dialect = engine.dialect.name
     statement = f"SELECT id, key, {_WHEN[dialect]}, detail FROM {table} ORDER BY {_ORDER[dialect]}"
     async with engine.connect() as connection:
@@ -56,13 +56,13 @@ async def in_commit_order(engine: AsyncEngine, table: str) -> list[Seen]:
 
 
 async def ids(engine: AsyncEngine, table: str, column: str = "id") -> list[str]:
-    """The ids in one of the library's tables."""
+    """Return the ids in one of the library's tables."""
     async with engine.connect() as connection:
         return [str(each) for each in (await connection.execute(text(f"SELECT {column} FROM {table}"))).scalars()]
 
 
 async def parked(engine: AsyncEngine) -> list[Seen]:
-    """What is parked, in its order, with the reason and the attempts."""
+    """Return the parked events in their order, with reason and attempts."""
     statement = (
         "SELECT event_id, partition_key, parked_at, reason || ' ' || attempts FROM mediator_parked ORDER BY number"
     )
@@ -71,13 +71,13 @@ async def parked(engine: AsyncEngine) -> list[Seen]:
 
 
 async def count(engine: AsyncEngine, table: str) -> int:
-    """How many rows a table has."""
+    """Return the number of rows of a table."""
     async with engine.connect() as connection:
         return int((await connection.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one())
 
 
 async def insert(engine: AsyncEngine, table: str, rows: Sequence[Seen]) -> None:
-    """Write rows, in that order."""
+    """Insert rows in this order."""
     statement = text(f"INSERT INTO {table} (id, key, detail) VALUES (:id, :key, :detail)")
     async with engine.begin() as connection:
         for row in rows:

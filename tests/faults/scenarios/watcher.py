@@ -1,4 +1,4 @@
-"""A watcher: hears everything that is no answer in an inbox, and writes down what was sent where a stranger wanted it.
+"""A watcher: receives every message except answers in inboxes, and records messages sent to subjects chosen by a stranger.
 
 `python -m tests.faults.scenarios.watcher --url nats://127.0.0.1:4222 --file heard.json`, until it is terminated.
 """
@@ -29,7 +29,7 @@ def parsed() -> argparse.Namespace:
 
 
 def is_ours(message: Arrived) -> bool:
-    """Whether one of the applications has sent it to a subject that only a stranger can have chosen."""
+    """Return whether an application has sent the message to a subject that only a stranger can have chosen."""
     if _ANSWER.search(message.headers):
         return True
     if message.subject not in CHOSEN or message.subject.startswith(_ALSO_SENT):

@@ -1,4 +1,4 @@
-"""The protocol of NATS as a stranger speaks it: bytes, of which nothing is checked before they are sent."""
+"""The NATS protocol of a stranger: bytes that are sent unchecked."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ _READ_BYTES = 2**20
 
 
 class Arrived(NamedTuple):
-    """What the broker has sent for a subscription."""
+    """A message of the broker for a subscription."""
 
     subject: bytes
     reply: bytes
@@ -23,14 +23,14 @@ class Arrived(NamedTuple):
 
 
 class Wire:
-    """One connection, which is made anew when the broker has ended it.
+    """One connection, which reconnects after the broker has ended it.
 
     Args:
-        url: Of the broker.
+        url: The URL of the broker.
 
     Attributes:
-        closed: How often the broker has ended the connection.
-        refused: How often it has said that something is not well.
+        closed: The number of connections that the broker has ended.
+        refused: The number of errors that the broker has reported.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,14 +67,14 @@ class Wire:
 
     @property
     def unread(self) -> int:
-        """How much has arrived and was not taken yet."""
+        """The number of messages that have arrived and were not taken yet."""
         return self._arrived.qsize()
 
     async def next(self) -> Arrived:
         return await self._arrived.get()
 
     async def flush(self) -> None:
-        """Wait until the broker has seen all that was sent, or has ended the connection, which is then made anew."""
+        """Wait until the broker has received everything, or reconnect if it has ended the connection."""
         self._ponged.clear()
         self._write(b"PING\r\n")
         waits = [asyncio.ensure_future(each.wait()) for each in (self._ponged, self._ended)]
@@ -90,7 +90,7 @@ class Wire:
             await self.connect()
 
     async def send(self, message: Message) -> None:
-        """Publish; one that is too large costs the connection."""
+        """Publish a message; the broker ends the connection after a too large one."""
         words = [message.subject, *([message.reply] if message.reply else [])]
         words = [b"HPUB", *words, b"%d" % len(message.headers)] if message.headers else [b"PUB", *words]
         line = b" ".join([*words, b"%d\r\n" % message.size])
@@ -139,7 +139,7 @@ async def opened_wire(url: str) -> AsyncIterator[Wire]:
 
 
 async def asked(wire: Wire, inbox: bytes, subject: bytes, body: object, *, headers: bytes = b"") -> Any:
-    """What is answered; `inbox` is one that nothing else is answered on."""
+    """Send a request, and return its answer; `inbox` must receive no other answers."""
     await wire.send(Message(subject, inbox, headers, json.dumps(body).encode()))
     async with asyncio.timeout(60):
         while True:

@@ -38,7 +38,7 @@ def names_of_keys(count: int) -> list[str]:
 
 
 def commands(options: argparse.Namespace) -> Iterator[Move]:
-    """The commands of one process: a third of them without a row that stands for the key, a few of them fail."""
+    """Yield the commands of one process: a third of them update no row of the key, and a few of them fail."""
     rng, keys, left = random.Random(f"{options.seed} {options.number}"), names_of_keys(options.keys), options.share
     for number in itertools.count():
         size = 1 if rng.random() < _SINGLE else options.size
@@ -72,7 +72,7 @@ async def write_all(container: Any, options: argparse.Namespace) -> None:
 
 
 async def run(container: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    """Do the work of a writer, until it is done or the process is terminated."""
+    """Run a writer until it has sent enough or the process is terminated."""
     async with lifespan(container, relay_elsewhere=True):
         writing = asyncio.create_task(work(container))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, writing.cancel)

@@ -169,9 +169,7 @@ async def test_an_engine_that_commits_before_the_disk_has_written_is_one_fault(s
 
 
 async def test_an_engine_whose_readers_wait_for_the_writer_is_one_fault(sqlite: dict[str, Any]):
-    report = await doctor(
-        sqlite, hasty("journal_mode=DELETE"), (SqliteSettings(),)
-    )  # connections through other drivers fail
+    report = await doctor(sqlite, hasty("journal_mode=DELETE"), (SqliteSettings(),))  # others fail
     assert found(report) == [("fault", "sqlite-journal-mode")]
 
 
