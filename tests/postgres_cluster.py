@@ -24,10 +24,10 @@ def create_cluster(binaries: Path, data: Path, user: pwd.struct_passwd | None) -
     kept = CACHE / f"cluster of {_version(binaries)}"
     if kept.is_dir():
         shutil.copytree(kept, data)
-        _give(data, user)
+        _change_owner(data, user)
     else:
         _initdb(binaries, data, user)
-        _keep(data, kept)
+        _store(data, kept)
 
 
 def _version(binaries: Path) -> str:
@@ -49,7 +49,7 @@ def _initdb(binaries: Path, data: Path, user: pwd.struct_passwd | None) -> None:
         raise ClusterError(f"initdb failed:\n{done.stdout}{done.stderr}")
 
 
-def _keep(data: Path, kept: Path) -> None:
+def _store(data: Path, kept: Path) -> None:
     """Keep a new cluster atomically. If several processes make one at the same time, the first is kept."""
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
@@ -62,7 +62,7 @@ def _keep(data: Path, kept: Path) -> None:
                 raise
 
 
-def _give(data: Path, user: pwd.struct_passwd | None) -> None:
+def _change_owner(data: Path, user: pwd.struct_passwd | None) -> None:
     if user is not None:
         for each in (data, *data.rglob("*")):
             os.chown(each, user.pw_uid, user.pw_gid)

@@ -279,7 +279,7 @@ def test_the_package_can_be_imported_and_run_without_the_foreign_distribution(ou
     assert (status, text.splitlines()[0]) == (0, "Usage: mediator [OPTIONS] COMMAND [ARGS]...")
 
 
-SAYS = r"The distribution mediator 0\.4\.0 in .* pip uninstall mediator\. .* --force-reinstall --no-deps mediator-uow"
+REMEDY = r"The distribution mediator 0\.4\.0 in .* pip uninstall mediator\. .* --force-reinstall --no-deps mediator-uow"
 
 
 @pytest.mark.parametrize("last", ["ours", "theirs"])
@@ -294,20 +294,20 @@ def test_the_foreign_package_in_the_same_folder_is_reported_for_both_orders_of_i
     ):
         status, text = environment.run("-c", f"import {module}")
         assert status == 1
-        assert re.search(SAYS, text)
+        assert re.search(REMEDY, text)
     status, text = environment.command("doctor", "app:create")
     assert status == 2
-    assert re.fullmatch(SAYS + ".*", text)
+    assert re.fullmatch(REMEDY + ".*", text)
 
 
 def test_the_foreign_module_next_to_the_package_is_reported(environment: Environment, tmp_path: Path):
     environment.install(foreign_wheel(tmp_path, MODULE))
     status, text = environment.run("-c", "import mediator")
     assert status == 1
-    assert re.search(SAYS, text)
+    assert re.search(REMEDY, text)
     status, text = environment.command("doctor", "app:create")
     assert status == 2
-    assert re.fullmatch(SAYS + ".*", text)
+    assert re.fullmatch(REMEDY + ".*", text)
 
 
 def test_the_command_reports_a_foreign_package_that_cannot_be_imported(environment: Environment, tmp_path: Path):

@@ -17,7 +17,7 @@ def nodes(file: Path) -> Iterator[ast.AST]:
     yield from ast.walk(ast.parse(file.read_text(), str(file)))
 
 
-def at(found: list[ast.AST]) -> list[str]:
+def located(found: list[ast.AST]) -> list[str]:
     """Return the line and the source of each node, for the message of a failure."""
     return [f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node).splitlines()[0]}" for node in found]
 
@@ -38,21 +38,21 @@ def test_the_docstring_of_a_file_begins_with_a_sentence(file: Path):
 def test_imports_are_at_the_top_of_a_file(file: Path):
     functions = [node for node in nodes(file) if isinstance(node, Function)]
     inner = [node for function in functions for node in ast.walk(function)]
-    assert at([node for node in inner if isinstance(node, ast.Import | ast.ImportFrom)]) == []
+    assert located([node for node in inner if isinstance(node, ast.Import | ast.ImportFrom)]) == []
 
 
 @each_file
 def test_nothing_is_imported_for_type_checkers_only(file: Path):
     assert "TYPE_CHECKING" not in file.read_text()
     futures = [node for node in nodes(file) if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    assert at(list(futures)) == []
+    assert located(list(futures)) == []
 
 
 @each_file
 def test_user_input_is_never_checked_by_assert(file: Path):
     if "conformance" in file.parts:
         return  # its cases are tests: pytest shows the compared values of an assertion
-    assert at([node for node in nodes(file) if isinstance(node, ast.Assert)]) == []
+    assert located([node for node in nodes(file) if isinstance(node, ast.Assert)]) == []
 
 
 @each_file
@@ -68,7 +68,7 @@ def test_context_managers_pass_on_every_error(file: Path):
         for alias in node.names
     ]
     assert not writing & set(imported)
-    assert at([node for node in nodes(file) if isinstance(node, ast.Attribute) and node.attr in writing]) == []
+    assert located([node for node in nodes(file) if isinstance(node, ast.Attribute) and node.attr in writing]) == []
 
 
 @each_file
@@ -76,7 +76,9 @@ def test_notes_are_added_only_by_the_function_that_tolerates_refusal(file: Path)
     if label(file) == "blocks.py":
         return
     calls = [node for node in nodes(file) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
-    assert at([call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_note"]) == []
+    assert (
+        located([call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "add_note"]) == []
+    )
 
 
 @each_file
@@ -90,5 +92,7 @@ def test_nothing_is_unpickled_or_passed_to_a_shell(file: Path):
     checks_that_errors_cross = {"pickle"} if label(file) == "errors/root.py" else set()  # unpickles its own data
     assert not imported & {"pickle", "marshal", "shelve", "dill"} - checks_that_errors_cross
     calls = [node for node in nodes(file) if isinstance(node, ast.Call)]
-    assert at([call for call in calls if any(keyword.arg == "shell" for keyword in call.keywords)]) == []
-    assert at([call for call in calls if isinstance(call.func, ast.Name) and call.func.id in {"eval", "exec"}]) == []
+    assert located([call for call in calls if any(keyword.arg == "shell" for keyword in call.keywords)]) == []
+    assert (
+        located([call for call in calls if isinstance(call.func, ast.Name) and call.func.id in {"eval", "exec"}]) == []
+    )

@@ -36,7 +36,7 @@ OVERRIDDEN = {
 GIVEN = {"_auth_configured", "_public_nkey", "_signature_cb", "_user_jwt_cb"}
 
 
-class Watched(Client):
+class RecordingClient(Client):
     """Records the private methods that nats-py calls, with their arguments."""
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ class Watched(Client):
 
 
 @pytest.fixture
-async def watched(shared_server: NatsServer) -> AsyncIterator[Watched]:
-    client = Watched()
+async def watched(shared_server: NatsServer) -> AsyncIterator[RecordingClient]:
+    client = RecordingClient()
     await client.connect(shared_server.url)
     yield client
     await client.close()
@@ -111,7 +111,7 @@ async def test_the_parser_keeps_an_unreadable_line_in_buf_and_its_state_shows_it
 
 
 async def test_connect_command_builds_the_first_command_of_each_connect_and_reconnect(server: NatsServer):
-    client, port = Watched(), int(server.url.rpartition(":")[2])
+    client, port = RecordingClient(), int(server.url.rpartition(":")[2])
     again = asyncio.Event()
 
     async def reconnected() -> None:
@@ -150,7 +150,7 @@ async def test_an_error_of_connect_command_fails_the_connect_and_leaves_the_tran
 async def test_an_error_of_the_server_is_handed_to_process_err_in_lower_case():
     users = 'authorization { users: [ { user: u, password: p, permissions: { publish: "A" } } ] }'
     async with NatsServer(settings=users) as server:
-        client = Watched()
+        client = RecordingClient()
         await client.connect(server.url, user="u", password="p")
         client.called_back.clear()
         await client.publish("Forbidden", b"")
@@ -171,7 +171,7 @@ async def test_process_headers_parses_bytes_or_raises_a_known_error(garbage: byt
     assert read is None or isinstance(read, dict)
 
 
-async def test_a_message_passes_process_headers_and_build_message_in_bytes(watched: Watched):
+async def test_a_message_passes_process_headers_and_build_message_in_bytes(watched: RecordingClient):
     subscription = await watched.subscribe("passing")
     await watched.publish("passing", b"x", reply="answer", headers={"a": "b"})
     message = await received(subscription)
@@ -190,7 +190,7 @@ async def test_a_message_passes_process_headers_and_build_message_in_bytes(watch
         Client._build_message(watched, 1, b"\xff", b"", b"", None)
 
 
-async def test_the_signed_challenge_is_in_the_next_connect_command(watched: Watched):
+async def test_the_signed_challenge_is_in_the_next_connect_command(watched: RecordingClient):
     asked: list[str] = []
 
     def sign(nonce: str) -> bytes:

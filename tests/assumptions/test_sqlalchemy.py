@@ -287,7 +287,7 @@ class Thing(Declared):
     text: Mapped[str]
 
 
-class Passing(Session):
+class RecordingSession(Session):
     """Records the calls to the private methods that `mediator.sqlalchemy.session` overrides."""
 
     called: ClassVar[list[str]] = []
@@ -302,31 +302,31 @@ class Passing(Session):
 
 
 @pytest.fixture
-def session() -> Iterator[Passing]:
+def session() -> Iterator[RecordingSession]:
     engine = create_engine("sqlite://")
     Declared.metadata.create_all(engine)
-    with Passing(engine) as session:
+    with RecordingSession(engine) as session:
         session.add(Thing(n=1, text="old"))
         session.commit()
-        Passing.called.clear()
+        RecordingSession.called.clear()
         yield session
     engine.dispose()
 
 
-def test_merging_any_object_calls_a_private_method(session: Passing):
+def test_merging_any_object_calls_a_private_method(session: RecordingSession):
     """`UnitOfWorkSession._merge` overrides it to attach an object of an earlier transaction again."""
     session.merge(Thing(n=1, text="new"))
-    assert "merge new" in Passing.called
+    assert "merge new" in RecordingSession.called
     assert session.get_one(Thing, 1).text == "new"
 
 
-def test_every_lookup_by_identity_calls_a_private_method(session: Passing):
+def test_every_lookup_by_identity_calls_a_private_method(session: RecordingSession):
     """`UnitOfWorkSession._identity_lookup` overrides it to prepare the read."""
     session.get(Thing, 1)
-    assert Passing.called == ["identity_lookup"]
+    assert RecordingSession.called == ["identity_lookup"]
 
 
-def test_a_private_method_marks_a_value_as_changed_without_calling_listeners(session: Passing):
+def test_a_private_method_marks_a_value_as_changed_without_calling_listeners(session: RecordingSession):
     """`earlier.Change._set` uses it: the next flush writes the value as if it had been assigned."""
     thing = session.get_one(Thing, 1)
     state: Any = inspect(thing)

@@ -64,14 +64,14 @@ def measure(contenders: Mapping[str, Loop], rounds: int) -> Times:
         for turn in range(FIRST_ROUNDS + rounds):
             names = list(loops)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                taken[name].append(_once(loops[name], counts[name], DEPTHS[turn % len(DEPTHS)]))
+                taken[name].append(_time_of(loops[name], counts[name], DEPTHS[turn % len(DEPTHS)]))
     finally:
         gc.unfreeze()
     empty = median(taken.pop(""))
     return Times({name: [each - empty for each in times[FIRST_ROUNDS:]] for name, times in taken.items()})
 
 
-def _once(loop: Loop, count: int, depth: int = 0) -> float:
+def _time_of(loop: Loop, count: int, depth: int = 0) -> float:
     start = time.thread_time_ns()
     _run(loop(count), depth)
     return (time.thread_time_ns() - start) / count / 1e9
@@ -96,9 +96,9 @@ def _run(work: Coroutine[Any, Any, None], depth: int) -> None:
 
 def _count(loop: Loop) -> int:
     """Return how often the work fits into a slice, after a first call that is not counted."""
-    _once(loop, 1)
+    _time_of(loop, 1)
     count = 1
-    while (taken := _once(loop, count) * count) < SLICE / 8:
+    while (taken := _time_of(loop, count) * count) < SLICE / 8:
         count *= 2
     return max(1, round(count * SLICE / taken))
 

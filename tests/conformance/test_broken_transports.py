@@ -84,7 +84,7 @@ class OwnerlessSubscription(InMemoryEventSubscription):
         pass
 
 
-def forgetting(name: str) -> Callable[[], Any]:
+def without_answer(name: str) -> Callable[[], Any]:
     """Return deliveries that do not send one kind of answer to the broker."""
 
     async def unheard(self: Any, *args: Any) -> None:
@@ -109,9 +109,9 @@ BROKEN = [
     Broken("a group gets what it did not ask for", subscription=UnfilteredSubscription),
     Broken("groups take events from each other", subscription=OneGroupSubscription),
     Broken("two applications share a group", subscription=OwnerlessSubscription),
-    Broken("an acknowledgement is not heard", patched=forgetting("ack")),
-    Broken("what is put back does not come again", patched=forgetting("nak")),
-    Broken("what is terminated comes again", patched=forgetting("term")),
+    Broken("an acknowledgement is not heard", patched=without_answer("ack")),
+    Broken("what is put back does not come again", patched=without_answer("nak")),
+    Broken("what is terminated comes again", patched=without_answer("term")),
 ]
 
 
@@ -150,7 +150,7 @@ async def test_the_suite_rejects_a_transport_that_breaks_a_promise(broken: Broke
     assert await failures(broken) != []
 
 
-def test_the_transport_side_has_enough_cases():
+def test_each_suite_has_its_minimum_number_of_cases():
     assert len(StorageConformance.cases()) >= 60
     assert len(TransportConformance.cases()) >= 25
     assert len(ContainerConformance.cases()) >= 10

@@ -455,13 +455,13 @@ async def test_the_worker_deletes_expired_records(bank):
     running = asyncio.create_task(worker.run())
     await bank.send(Pay(1, "b"))
     async with asyncio.timeout(10):
-        while await left(bank) > 1:
+        while await stored_keys(bank) > 1:
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.wait([running])
 
 
-async def left(bank: Bank) -> int:
+async def stored_keys(bank: Bank) -> int:
     """Count the stored keys from inside a command."""
     found = 0
 
@@ -520,7 +520,7 @@ async def test_the_key_may_come_from_a_custom_function():
         assert await bank.payments() == [1, 2]
 
 
-def moved(name: str, module: str) -> Any:
+def class_in_another_module(name: str, module: str) -> Any:
     """Return a class with the given name in another module."""
     made = make_dataclass(name, [("amount", int)], bases=(Command[Receipt],), frozen=True)
     made.__module__ = module
@@ -528,7 +528,7 @@ def moved(name: str, module: str) -> Any:
 
 
 async def test_a_request_type_distinguishes_two_commands_of_one_name(bank):
-    other = moved("Refund", "elsewhere")
+    other = class_in_another_module("Refund", "elsewhere")
     assert bank.kept.name_of(Refund(1)) == "Refund"
     with pytest.raises(DeclarationError, match=r"has the name 'Refund' among commands with idempotency keys"):
         bank.kept.name_of(other(1))

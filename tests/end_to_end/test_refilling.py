@@ -34,7 +34,7 @@ STREAM = "events-shop"
 
 
 @dataclass
-class Said:
+class CommandResult:
     status: int
     out: str
     err: str
@@ -49,13 +49,13 @@ class Said:
         return [row["id"] for row in self.report["events"]]
 
 
-async def call(*arguments: str, target: str = "shop") -> Said:
+async def call(*arguments: str, target: str = "shop") -> CommandResult:
     """Run `mediator outbox` in a separate process."""
     command = [sys.executable, "-m", "mediator.cli", "outbox", arguments[0], f"tests.end_to_end.refilling:{target}"]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, *arguments[1:], stdout=pipe, stderr=pipe)
     out, err = await process.communicate()
-    return Said(process.returncode or 0, out.decode(), err.decode())
+    return CommandResult(process.returncode or 0, out.decode(), err.decode())
 
 
 class Shop:

@@ -106,7 +106,7 @@ async def test_a_recording_mediator_refuses_the_same_arguments():
     assert (recording.sent, recording.published, recording.after_commit) == ([], [], [])
 
 
-class EachTimeAnother(Sequential):
+class NewEachTime(Sequential):
     """A strategy that is compared by identity."""
 
     __eq__ = object.__eq__
@@ -115,7 +115,7 @@ class EachTimeAnother(Sequential):
 
 async def test_pipelines_compiled_for_ever_new_strategy_objects_are_not_kept(mediator: Any):
     for _ in range(600):
-        await mediator.publish(StudentEnrolled(), strategy=EachTimeAnother())
+        await mediator.publish(StudentEnrolled(), strategy=NewEachTime())
     kept = [value for value in vars(mediator.registry).values() if isinstance(value, dict)]
     assert sum(map(len, kept)) < 300
     assert mediator.registry.pipeline(StudentEnrolled, Concurrent()) is mediator.registry.pipeline(

@@ -14,7 +14,7 @@ from tests.unit.wiring import around, handles, listens, wire
 DISPATCHES = 200
 
 
-async def on(_message: Any, call_next: Any) -> Any:
+async def pass_on(_message: Any, call_next: Any) -> Any:
     return await call_next()
 
 
@@ -33,7 +33,7 @@ def wired() -> Mediator:
         await mediator.publish(StudentEnrolled(), mode=TransactionMode.NEW)
         return command.name
 
-    behaviors = [around(Command[Any] | Notification, on), around(Command[Any], on)]
+    behaviors = [around(Command[Any] | Notification, pass_on), around(Command[Any], pass_on)]
     mediator = wire(
         handles(EnrollStudent, nest),
         handles(ExpelStudent, fail),
@@ -56,12 +56,12 @@ async def publish(mediator: Mediator) -> None:
     await mediator.publish(StudentEnrolled())
 
 
-async def send_what_fails(mediator: Mediator) -> None:
+async def send_failing(mediator: Mediator) -> None:
     with contextlib.suppress(LookupError):
         await mediator.send(ExpelStudent())
 
 
-@pytest.mark.parametrize("dispatch", [send, send_in_a_context, publish, send_what_fails])
+@pytest.mark.parametrize("dispatch", [send, send_in_a_context, publish, send_failing])
 async def test_a_dispatch_leaves_no_reference_cycle_to_the_garbage_collector(
     dispatch: Callable[[Mediator], Awaitable[None]],
 ):
@@ -80,5 +80,5 @@ async def test_a_dispatch_leaves_no_reference_cycle_to_the_garbage_collector(
 
 
 async def test_the_handler_returns_the_name_through_a_behavior():
-    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(EnrollStudent, on)])
+    mediator = wire(handles(EnrollStudent, answer_name), behaviors=[around(EnrollStudent, pass_on)])
     assert await mediator.send(EnrollStudent("Ada")) == "Ada"

@@ -128,7 +128,7 @@ FOREIGN = {
 """The fields of errors that repeat texts from the wire, from the broker or from another application."""
 
 
-def made(cls: type, hostile: str, only: tuple[str, ...] | None) -> Any:
+def make_error(cls: type, hostile: str, only: tuple[str, ...] | None) -> Any:
     """Make an error with a hostile text in all its fields, or only in the fields that contain foreign texts."""
     given: dict[str, Any] = {}
     for each in filter(lambda each: each.init, dataclasses.fields(cls)):
@@ -152,7 +152,7 @@ def made(cls: type, hostile: str, only: tuple[str, ...] | None) -> Any:
 @pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
 def test_the_text_of_every_error_is_printable_and_bounded_for_any_field_values(cls: type):
     for hostile in (*ODD, *HUGE[:3]):
-        error = made(cls, hostile, None)
+        error = make_error(cls, hostile, None)
         assert fits_in_lines(str(error))
         assert repr(error).isprintable()
         assert len(repr(error)) < 2 * LONGEST_REPORT
@@ -161,7 +161,7 @@ def test_the_text_of_every_error_is_printable_and_bounded_for_any_field_values(c
 @pytest.mark.parametrize("name", sorted(FOREIGN))
 def test_foreign_text_adds_no_line_to_the_text_of_an_error(name: str):
     for hostile in (*ODD, *HUGE):
-        text = str(made(getattr(mediator.errors, name), hostile, FOREIGN[name]))
+        text = str(make_error(getattr(mediator.errors, name), hostile, FOREIGN[name]))
         assert fits(text, 3 * LONGEST_REASON), text[:300]
 
 

@@ -182,7 +182,7 @@ async def test_instances_live_as_long_as_the_scope():
     assert scope.instances == {}
 
 
-async def test_a_new_scope_has_seen_no_transaction():
+async def test_a_new_scope_has_no_transaction_and_no_outcome():
     async with wire().scope() as scope:
         assert (scope.transaction, scope.outcome, scope.response) == (None, Outcome.NONE, None)
         assert scope.exits is None

@@ -17,7 +17,7 @@ from tests.unit.transactions import Transactional
 from tests.unit.wiring import around, bind, handles, wire
 
 
-class Slept:
+class FakeSleep:
     """A sleep that returns at once and records the requested seconds."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Stop(BaseException):
 
 
 def retry(**options: Any) -> RetryBehavior[Any]:
-    return RetryBehavior(**{"on": ConnectionError, "sleep": Slept(), **options})
+    return RetryBehavior(**{"on": ConnectionError, "sleep": FakeSleep(), **options})
 
 
 @given(failures=st.integers(0, 6), attempts=st.integers(1, 5))
@@ -108,7 +108,7 @@ async def test_the_scope_of_a_failed_attempt_is_closed_with_its_error_before_the
 
 
 async def test_pauses_grow_up_to_the_maximum_and_have_jitter():
-    slept = Slept()
+    slept = FakeSleep()
     behavior = retry(attempts=6, first_wait=0.1, last_wait=1.0, sleep=slept)
     with pytest.raises(ConnectionError):
         await wire(handles(EnrollStudent, Flaky(*[ConnectionError()] * 6)), behaviors=[behavior]).send(EnrollStudent())
@@ -161,7 +161,7 @@ async def test_an_attempt_is_not_repeated_once_a_transaction_in_its_scope_has_co
     assert flaky.calls == 1
 
 
-async def test_outer_behaviors_see_the_outcome_of_the_last_attempt():
+async def test_the_outer_scope_receives_the_outcome_of_the_last_attempt():
     async def work(_message: Any) -> str:
         scope = current_scope()
         scope.outcome, scope.response, scope.settled_id = Outcome.COMMITTED, "response", "42"

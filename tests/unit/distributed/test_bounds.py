@@ -29,7 +29,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 }
 
 
-def wrong(**settings: str) -> pytest.MarkDecorator:
+def wrong_settings(**settings: str) -> pytest.MarkDecorator:
     """Return each setting with each number that must be refused."""
     cases = [(name, value) for name, kind in settings.items() for value in WRONG[kind.replace("_", " ")]]
     return pytest.mark.parametrize(("name", "value"), cases)
@@ -45,7 +45,7 @@ def refuses(make: Callable[..., object], name: str, value: Any) -> None:
         make(**{name: value})
 
 
-@wrong(max_pending="count", max_domain_events="count", max_event_bytes="positive", commit_timeout="positive")
+@wrong_settings(max_pending="count", max_domain_events="count", max_event_bytes="positive", commit_timeout="positive")
 async def test_a_unit_of_work_refuses_numbers_that_cannot_work(engine: AsyncEngine, name: str, value: Any):
     refuses(lambda **options: SqlAlchemyUnitOfWork(engine, **options), name, value)
     refuses(lambda **options: InMemoryUnitOfWork(InMemoryDatabase(), **options), name, value)
@@ -63,18 +63,18 @@ async def test_a_unit_of_work_refuses_a_codec_whose_content_type_cannot_be_store
         InMemoryUnitOfWork(InMemoryDatabase(), codec=Codec())
 
 
-@wrong(archive_seconds="not negative", frozen_seconds="a day")
+@wrong_settings(archive_seconds="not negative", frozen_seconds="a day")
 async def test_an_outbox_refuses_numbers_that_cannot_work(engine: AsyncEngine, name: str, value: Any):
     refuses(lambda **options: SqlAlchemyOutbox(engine, **options), name, value)
     SqlAlchemyOutbox(engine, archive_seconds=0, frozen_seconds=0.5)
 
 
-@wrong(keep_seconds="positive")
+@wrong_settings(keep_seconds="positive")
 async def test_an_inbox_refuses_numbers_that_cannot_work(engine: AsyncEngine, name: str, value: Any):
     refuses(lambda **options: SqlAlchemyInbox(engine, **options), name, value)
 
 
-@wrong(
+@wrong_settings(
     batch_size="count",
     poll_interval="positive",
     batch_timeout="positive",
@@ -88,7 +88,7 @@ def test_a_relay_refuses_numbers_that_cannot_work(name: str, value: Any):
     OutboxRelay(outbox, publisher, batch_size=1, drain_timeout=0, clean_interval=0)
 
 
-@wrong(
+@wrong_settings(
     concurrency="count",
     prefetch="count",
     max_attempts="count",

@@ -34,7 +34,7 @@ class Work:
                 return "done"
 
 
-async def turns(count: int = 5) -> None:
+async def run_ready_tasks(count: int = 5) -> None:
     """Let every task that is ready run."""
     for _ in range(count):
         await asyncio.sleep(0)
@@ -62,7 +62,7 @@ async def test_finish_delays_a_cancellation_until_the_work_has_ended():
     await work.started.wait()
     for reason in ("first", "second"):
         caller.cancel(reason)
-        await turns()
+        await run_ready_tasks()
         assert not caller.done()
     work.released.set()
     done = await caller
@@ -106,7 +106,7 @@ async def test_failing_late_work_causes_no_unhandled_error():
     await finish(fail(), 0.001)
     release.set()
     await wait_for_late_work(60)
-    await turns()
+    await run_ready_tasks()
     assert unhandled == []
 
 
@@ -119,7 +119,7 @@ async def test_late_work_that_has_ended_is_released():
     assert late() is not None
     work.released.set()
     await wait_for_late_work(60)
-    await turns()
+    await run_ready_tasks()
     gc.collect()
     assert late() is None
 
@@ -154,7 +154,7 @@ async def drained(work: Work, grace: float) -> asyncio.Task[Any]:
     caller = asyncio.create_task(drain(work.run(), grace))
     await work.started.wait()
     caller.cancel()
-    await turns()
+    await run_ready_tasks()
     return caller
 
 
@@ -191,7 +191,7 @@ async def test_drain_also_waits_for_work_that_resists_its_cancellation():
     work = Work(stubborn=True)
     caller = await drained(work, 3600)
     caller.cancel()
-    await turns()
+    await run_ready_tasks()
     assert work.cancellations == 1
     assert not caller.done()
     work.released.set()
@@ -210,7 +210,7 @@ async def test_a_cancellation_replaces_an_error_during_the_grace():
     caller = asyncio.create_task(drain(fail(), 60))
     await started.wait()
     caller.cancel()
-    await turns()
+    await run_ready_tasks()
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await caller

@@ -157,7 +157,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 LATE = OSError(28, "No space left on device")
 
 
-async def told(app: App, message: Any = None) -> BaseException:
+async def error_of(app: App, message: Any = None) -> BaseException:
     with pytest.raises(BaseException) as caught:
         await app.send(Write() if message is None else message)
     return caught.value
@@ -191,7 +191,7 @@ def test_any_error_of_a_behavior_after_the_commit_reports_that_the_command_commi
         if not errors:
             assert await app.send(Write()) == "A"
         else:
-            error = await told(app)
+            error = await error_of(app)
             assert isinstance(error, CommittedError)
             assert (error.response, error.__cause__, error.message) == ("A", errors[-1], Write())
         assert app.rows == ["a"]
@@ -200,7 +200,7 @@ def test_any_error_of_a_behavior_after_the_commit_reports_that_the_command_commi
 
 
 async def test_a_post_processor_that_fails_after_the_commit_does_not_look_like_a_failure() -> None:
-    error = await told(App([RequestPostProcessorBehavior()], [Late]))
+    error = await error_of(App([RequestPostProcessorBehavior()], [Late]))
     assert isinstance(error, CommittedError)
     assert error.__cause__ is LATE
 
@@ -222,7 +222,7 @@ async def test_a_scope_that_cannot_be_closed_does_not_look_like_a_failure(cause:
         return "replaced"
 
     app = App([after(close_badly)])
-    error = await told(app)
+    error = await error_of(app)
     assert isinstance(error, CommittedError)
     assert error.response == "replaced"
     assert isinstance(error.__cause__, OSError if cause == "exit" else ScopeError)
@@ -236,7 +236,7 @@ async def test_an_error_of_closing_a_scope_is_unchanged_when_nothing_committed()
         current_scope().on_exit(lambda _error: (_ for _ in ()).throw(LATE))
         return "done"
 
-    assert await told(App(), Orchestrate(close_badly)) is LATE
+    assert await error_of(App(), Orchestrate(close_badly)) is LATE
 
 
 async def test_an_error_of_closing_a_scope_opened_by_hand_reports_the_last_commit_in_the_scope() -> None:
@@ -265,7 +265,7 @@ async def test_the_reported_response_is_the_one_that_an_outer_behavior_put_in_it
     async def replace() -> str:
         return "replaced"
 
-    error = await told(App([after(raising(LATE)), after(replace)]))
+    error = await error_of(App([after(raising(LATE)), after(replace)]))
     assert isinstance(error, CommittedError)
     assert error.response == "replaced"
 
@@ -275,7 +275,7 @@ async def test_the_first_commit_is_reported_although_a_second_transaction_in_a_b
         await app.send(Write("audit", raising(LookupError("audit"))))
 
     app = App([after(audit)])
-    error = await told(app)
+    error = await error_of(app)
     assert isinstance(error, CommittedError)
     assert isinstance(error.__cause__, LookupError)
     assert (error.response, app.rows) == ("A", ["a"])
@@ -285,14 +285,14 @@ async def test_an_earlier_commit_in_the_same_scope_does_not_count_for_the_next_c
     app = App([instead(raising(ValueError("translated")))])
     async with app.mediator.scope() as scope:
         await app.send(Write("a"))
-        error = await told(app, Write("b", raising(LookupError())))
+        error = await error_of(app, Write("b", raising(LookupError())))
         assert isinstance(error, ValueError)
         assert scope.outcome is Outcome.ROLLED_BACK
 
 
 async def test_an_outer_retry_never_repeats_a_command_that_failed_after_the_commit() -> None:
     app = App([RetryBehavior(on=Exception, sleep=asyncio.sleep), after(raising(LATE))])
-    error = await told(app)
+    error = await error_of(app)
     assert isinstance(error, CommittedError)
     assert (error.response, error.message, app.rows) == ("A", Write(), ["a"])
 
@@ -305,7 +305,7 @@ async def test_an_outer_behavior_sees_that_the_command_committed() -> None:
         raise error
 
     app = App([instead(look), after(raising(LATE))])
-    error = await told(app)
+    error = await error_of(app)
     assert seen == [error]
     assert isinstance(error, CommittedError)
 
@@ -320,7 +320,7 @@ async def test_an_error_handler_replaces_the_response_of_a_committed_command_onl
             return Handled(f"committed {error.response}")
 
     behaviors = [RequestExceptionProcessorBehavior(), after(raising(LATE))]
-    assert isinstance(await told(App(behaviors, [AnswerAnything])), CommittedError)
+    assert isinstance(await error_of(App(behaviors, [AnswerAnything])), CommittedError)
     assert await App(behaviors, [AnswerAnything, AnswerCommitted]).send(Write()) == "committed A"
     assert await App(behaviors, [AnswerAnything]).send(Write("a", raising(LookupError()))) == "failed"
 
@@ -330,7 +330,7 @@ async def test_a_timeout_after_the_commit_reports_that_the_command_committed() -
         await asyncio.Event().wait()
 
     app = App([TimeoutBehavior(0.05), after(hang)])
-    error = await told(app)
+    error = await error_of(app)
     assert isinstance(error, CommittedError)
     assert isinstance(error.__cause__, MessageTimeoutError)
 
@@ -422,7 +422,7 @@ async def test_a_publisher_that_cancels_itself_does_not_cancel_the_sender() -> N
         DistributedEventBroker(app.unit_of_work).add(OrderPlaced(1))
 
     app = App(options={"outbox": None, "publisher": Broken(), "delivery": "direct"})
-    error = await told(app, Write("a", add))
+    error = await error_of(app, Write("a", add))
     assert isinstance(error, EventsNotPublishedError)
     assert (error.response, app.rows) == ("A", ["a"])
 
@@ -448,7 +448,7 @@ async def test_the_commit_of_an_inner_command_is_not_reported_as_a_commit_of_the
         await app.send(Write("inner"), mode=TransactionMode.NEW)
 
     app = App([after(raising(LATE))])
-    error = await told(app, Write("outer", inner))
+    error = await error_of(app, Write("outer", inner))
     assert isinstance(error, RolledBackError)
     assert isinstance(error.cause, CommittedError)
     assert (error.cause.response, error.message, app.rows) == ("INNER", Write("outer", inner), ["inner"])
@@ -460,7 +460,7 @@ async def test_a_response_in_place_of_an_error_does_not_make_a_rollback_look_lik
         return "fine"
 
     with capture_logs() as logs:
-        error = await told(App([LoggingBehavior(), instead(nothing)]), Write("a", raising(LookupError())))
+        error = await error_of(App([LoggingBehavior(), instead(nothing)]), Write("a", raising(LookupError())))
     assert isinstance(error, RolledBackError)
     assert isinstance(error.cause, LookupError)
     assert "Handled" in str(error)
@@ -473,7 +473,7 @@ async def test_a_rollback_without_an_answer_delays_the_sender_for_at_most_half_a
 ) -> None:
     monkeypatch.setattr(InMemoryUnitOfWork, "roll_back_transaction", lambda _: asyncio.sleep(3600))
     for end in (30.0, 60.0):
-        assert isinstance(await told(App(), Write("a", raising(LookupError()))), LookupError)
+        assert isinstance(await error_of(App(), Write("a", raising(LookupError()))), LookupError)
         assert now() == pytest.approx(end)
 
 
@@ -483,7 +483,7 @@ async def test_a_response_in_place_of_an_unknown_outcome_does_not_look_like_succ
 
     unknown = CommitOutcomeUnknownError("1", "the connection was lost")
     with failpoint("unit_of_work.during_commit", Failure(unknown)):
-        assert await told(App([instead(nothing)])) is unknown
+        assert await error_of(App([instead(nothing)])) is unknown
 
 
 async def test_an_error_in_place_of_an_unknown_outcome_does_not_look_like_a_failure() -> None:
@@ -493,7 +493,7 @@ async def test_an_error_in_place_of_an_unknown_outcome_does_not_look_like_a_fail
         [LoggingBehavior(), instead(raising(translated)), LoggingBehavior()],
     ):
         with failpoint("unit_of_work.during_commit", Failure(unknown)):
-            error = await told(App(outside))
+            error = await error_of(App(outside))
         assert isinstance(error, CommitOutcomeUnknownError)
         assert error.__cause__ is translated
 
@@ -518,7 +518,7 @@ async def test_a_dispatch_without_a_transaction_raises_the_errors_of_its_parts_u
         await app.send(Write("b", raising(LookupError())))
 
     app = App()
-    assert isinstance(await told(app, Orchestrate(parts)), LookupError)
+    assert isinstance(await error_of(app, Orchestrate(parts)), LookupError)
     assert app.rows == ["a"]
 
 
@@ -549,7 +549,7 @@ async def test_only_the_notification_that_did_not_commit_has_to_be_published_aga
     async def start() -> None:
         app.mediator.publish_after_commit(last, strategy=strategy)
 
-    error = await told(app, Write("a", start))
+    error = await error_of(app, Write("a", start))
     assert isinstance(error, AfterCommitError)
     assert error.notifications == [failing]
     assert [str(each) for each in error.errors] == ["deep"]
@@ -558,7 +558,7 @@ async def test_only_the_notification_that_did_not_commit_has_to_be_published_aga
 
 async def test_a_notification_that_failed_after_its_commit_must_not_be_published_again() -> None:
     app = App([after(raising(LATE), Written)])
-    error = await told(app, Write("a", publishing(app, Written("b"))))
+    error = await error_of(app, Write("a", publishing(app, Written("b"))))
     assert isinstance(error, AfterCommitError)
     assert (error.notifications, app.rows) == ([], ["a", "b"])
 
@@ -567,7 +567,7 @@ async def test_an_error_that_replaces_an_after_commit_error_keeps_the_names_of_t
     translated = ValueError("translated")
     app = App([LoggingBehavior(), instead(raising(translated))])
     failing = Written("failing", raising(LookupError()))
-    error = await told(app, Write("a", publishing(app, failing)))
+    error = await error_of(app, Write("a", publishing(app, failing)))
     assert isinstance(error, AfterCommitError)
     assert (error.notifications, error.__cause__) == ([failing], translated)
 
@@ -578,6 +578,6 @@ async def test_a_notification_that_committed_before_the_timeout_must_not_be_publ
 
     app = App([after(hang, Written)], options={"after_commit_timeout": 0.1})
     late = Written("late")
-    error = await told(app, Write("a", publishing(app, Written("b"), late)))
+    error = await error_of(app, Write("a", publishing(app, Written("b"), late)))
     assert isinstance(error, AfterCommitError)
     assert (error.notifications, app.rows) == ([late], ["a", "b"])

@@ -18,7 +18,7 @@ CE = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "legacy", "ce-type": f
 GOOD = b'{"number": 7}'
 
 
-async def taken(*messages: tuple[dict[str, str], bytes], **options: Any) -> Application:
+async def consumed(*messages: tuple[dict[str, str], bytes], **options: Any) -> Application:
     """Return an application that has consumed the given messages and a valid message after them."""
     application = Application(options)
     for headers, data in messages:
@@ -57,7 +57,7 @@ async def taken(*messages: tuple[dict[str, str], bytes], **options: Any) -> Appl
     ids=lambda value: repr(value)[:40],
 )
 async def test_an_unreadable_message_is_parked_completely_and_at_once(headers: dict[str, str], data: bytes):
-    application = await taken((headers, data))
+    application = await consumed((headers, data))
     (parked,) = application.parking.events
     assert (parked.reason, parked.headers, parked.data) == ("undecodable", headers, data)
     assert parked.error.startswith("EventNotDecodableError: ")
@@ -84,7 +84,7 @@ async def test_an_unreadable_message_is_parked_completely_and_at_once(headers: d
 async def test_events_with_odd_ids_sources_and_keys_are_handled_once_and_unchanged(
     changes: dict[str, str], event_id: str
 ):
-    application = await taken(({**CE, **changes}, GOOD), ({**CE, **changes}, GOOD), ordering="key")
+    application = await consumed(({**CE, **changes}, GOOD), ({**CE, **changes}, GOOD), ordering="key")
     seen = application.database.tables["reservations"]
     assert seen[7] == event_id or (changes.get("ce-id") == "" and seen[7].startswith("memory:"))
     assert application.starts[7] == (2 if changes.get("ce-id") == "" else 1)  # without an id, each is a separate event
@@ -96,13 +96,13 @@ async def test_events_with_odd_ids_sources_and_keys_are_handled_once_and_unchang
 
 
 async def test_two_unreadable_messages_are_two_parked_events_and_a_redelivered_one_is_one():
-    application = await taken(({}, b"a"), ({}, b"a"), ({}, b"b"))
+    application = await consumed(({}, b"a"), ({}, b"a"), ({}, b"b"))
     assert [event.data for event in application.parking.events] == [b"a", b"a", b"b"]
 
 
 async def test_a_message_at_the_same_position_of_a_recreated_stream_is_a_different_message():
     without_id = {name: value for name, value in CE.items() if name != "ce-id"}
-    application = await taken((without_id, GOOD), ({}, b"no event"))
+    application = await consumed((without_id, GOOD), ({}, b"no event"))
     again = Application({}, database=application.database)
     again.broker.store_message(TYPE, without_id, GOOD)
     again.broker.store_message(TYPE, {}, b"no event")
@@ -147,14 +147,14 @@ async def test_an_empty_key_of_a_foreign_event_counts_as_no_key():
     """A parked event with an empty key does not hold back other events with an empty key."""
     empty = {**CE, "ce-partitionkey": ""}
     broken = {**empty, "ce-id": "2", "ce-time": "tomorrow"}
-    application = await taken((broken, GOOD), (empty, GOOD), ordering="key")
+    application = await consumed((broken, GOOD), (empty, GOOD), ordering="key")
     assert set(application.effects) == {7, 99}
     assert [event.partition_key for event in application.parking.events] == [None]
 
 
 async def test_an_unreadable_message_does_not_make_a_readable_one_of_the_same_id_a_duplicate():
     broken = {**CE, "ce-time": "tomorrow"}
-    application = await taken((broken, GOOD), (broken, GOOD), (CE, GOOD))
+    application = await consumed((broken, GOOD), (broken, GOOD), (CE, GOOD))
     assert [event.headers for event in application.parking.events] == [broken, broken]
     assert (application.effects, application.starts[7]) == ([7, 99], 1)
 
@@ -174,7 +174,7 @@ async def test_an_unreadable_message_does_not_make_a_readable_one_of_the_same_id
 async def test_the_type_and_key_of_an_unreadable_message_have_the_same_bounds_as_those_of_events(
     headers: dict[str, str], shown: str, key: str | None
 ):
-    (parked,) = (await taken((headers, b"?"))).parking.events
+    (parked,) = (await consumed((headers, b"?"))).parking.events
     assert (parked.type[: len(shown) or None], parked.reason) == (shown, "undecodable")
     assert (parked.partition_key or "")[: len(key or "") or None] == (key or "")
     assert max(len(parked.type), len(parked.partition_key or "")) <= 255
@@ -218,12 +218,12 @@ async def test_an_event_of_an_unknown_type_is_parked_completely_after_its_grace(
 async def test_an_event_whose_type_is_no_version_of_the_subscribed_type_is_parked_without_a_grace(
     wire: str, ordering: str
 ):
-    application = await taken(({**CE, "ce-type": wire}, GOOD), ordering=ordering, unknown_type_grace=300.0)
+    application = await consumed(({**CE, "ce-type": wire}, GOOD), ordering=ordering, unknown_type_grace=300.0)
     assert application.parked() == [("1", "unknown-type", 0)]
 
 
 async def test_a_type_that_is_too_long_or_cannot_be_printed_is_cut_and_escaped():
-    application = await taken(({**CE, "ce-type": "%1B[2J" + "x" * 500}, GOOD), unknown_type_grace=0.0)
+    application = await consumed(({**CE, "ce-type": "%1B[2J" + "x" * 500}, GOOD), unknown_type_grace=0.0)
     (parked,) = application.parking.events
     assert parked.type.startswith("\\x1b[2Jxxx")
     assert len(parked.type) <= 255
@@ -231,7 +231,7 @@ async def test_a_type_that_is_too_long_or_cannot_be_printed_is_cut_and_escaped()
 
 async def test_terminal_escape_sequences_stay_out_of_the_log():
     with capture_logs() as logs:
-        await taken(
+        await consumed(
             ({**CE, "ce-id": "%1B[2J", "ce-type": "%1B[31m"}, GOOD),
             ({**CE, "ce-id": "%1B[3J"}, b"\x1b[31m"),
             ({"\x1b[31m": "\x1b[31m"}, b"\x1b[31m"),
@@ -251,7 +251,7 @@ async def test_terminal_escape_sequences_stay_out_of_the_log():
 
 
 async def test_an_unreadable_event_is_replayed_after_it_was_edited():
-    application = await taken(({}, b"no event at all"))
+    application = await consumed(({}, b"no event at all"))
     (parked,) = application.parking.events
     await application.parking.edit(parked.number, headers=CE, data=GOOD)
     replay = ParkedReplay(application.parking, [application.consumer])
@@ -275,7 +275,7 @@ texts = st.text(max_size=300)
 )
 def test_any_message_is_handled_or_parked(headers: dict[str, str], data: bytes, complete: bool, ordering: str):
     async def check() -> None:
-        application = await taken(
+        application = await consumed(
             ({**(CE if complete else {}), **headers}, data), ordering=ordering, unknown_type_grace=0.0
         )
         assert len(application.parked()) + (7 in application.effects) == 1
@@ -285,7 +285,7 @@ def test_any_message_is_handled_or_parked(headers: dict[str, str], data: bytes, 
 
 async def test_a_flood_of_unreadable_events_is_parked_completely_and_logged_in_a_few_lines():
     with capture_logs() as logs:
-        application = await taken(*[({**CE, "ce-id": f"{number}"}, b"?") for number in range(200)])
+        application = await consumed(*[({**CE, "ce-id": f"{number}"}, b"?") for number in range(200)])
     assert len(application.parking.events) == 200
     assert len([line for line in logs if line["event"] == "event parked"]) < 100
     assert application.effects == [99]

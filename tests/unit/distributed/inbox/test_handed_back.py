@@ -20,7 +20,7 @@ class OrderCancelled(DistributedEvent):
     event_type: ClassVar[str] = "shop.order-cancelled"
 
 
-class HandlesCancelled(DistributedEventHandler[OrderCancelled]):
+class OrderCancelledHandler(DistributedEventHandler[OrderCancelled]):
     async def handle(self, event: OrderCancelled) -> None:
         """Handle another type, which has a reserved place."""
 
@@ -34,7 +34,7 @@ class TwoTypes(Timed):
         super().__init__({"concurrency": 2, **options})
         handlers = [
             Binding(lambda: Handler(self), Handler, "reserve", DistributedEventHandler),
-            Binding(HandlesCancelled, HandlesCancelled, "release", DistributedEventHandler),
+            Binding(OrderCancelledHandler, OrderCancelledHandler, "release", DistributedEventHandler),
             *self.more,
         ]
         self.mediator = Mediator(Registry(handlers, []))
@@ -46,7 +46,7 @@ class InvoicePaid(DistributedEvent):
     event_type: ClassVar[str] = "billing.invoice-paid"
 
 
-class HandlesPaid(DistributedEventHandler[InvoicePaid]):
+class InvoicePaidHandler(DistributedEventHandler[InvoicePaid]):
     async def handle(self, event: InvoicePaid) -> None:
         """Handles a type of another stream."""
 
@@ -54,7 +54,7 @@ class HandlesPaid(DistributedEventHandler[InvoicePaid]):
 class ThreeTypes(TwoTypes):
     """An application that handles three types of events, one of them of another stream."""
 
-    more = (Binding(HandlesPaid, HandlesPaid, "book", DistributedEventHandler),)
+    more = (Binding(InvoicePaidHandler, InvoicePaidHandler, "book", DistributedEventHandler),)
 
 
 def lasting_until(event: asyncio.Event) -> Any:

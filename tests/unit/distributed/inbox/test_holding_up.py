@@ -16,7 +16,7 @@ from tests.unit.virtual_time import in_virtual_time, now
 BESIDE: dict[str, Any] = {"concurrency": 4, "retry_delays": (0.0,), "max_attempts": 3, "drain_timeout": 0.0}
 
 
-async def left_by_a_process_that_died(application: Application, number: int) -> None:
+async def deliver_to_a_dying_process(application: Application, number: int) -> None:
     """Deliver an event that is never settled, as if its process had died."""
     before = InMemoryEventSubscription(application.broker, "warehouse")
     async with before.open([TYPE], prefetch=1) as deliveries:
@@ -46,7 +46,7 @@ async def until_handled(application: Application, number: int) -> float:
 @in_virtual_time
 async def test_a_suspect_that_waits_for_a_hanging_handler_delays_other_groups_for_seconds_at_a_time() -> None:
     hangs, other = Application({**BESIDE, "handler_timeout": 3600.0}), Application(BESIDE)
-    await left_by_a_process_that_died(hangs, 1)
+    await deliver_to_a_dying_process(hangs, 1)
     hangs.acts = {2: hanging}
     async with running(other), running(hangs):  # started before the other consumer, so that the suspect follows event 2
         hangs.publish(2)
@@ -61,7 +61,7 @@ async def test_a_suspect_that_waits_for_a_hanging_handler_delays_other_groups_fo
 @in_virtual_time
 async def test_other_events_join_a_hanging_suspect_after_seconds_except_in_its_last_start() -> None:
     hangs, other = Application({**BESIDE, "handler_timeout": 100.0}), Application(BESIDE)
-    await left_by_a_process_that_died(hangs, 1)
+    await deliver_to_a_dying_process(hangs, 1)
     hangs.acts = {1: hanging}
     async with running(hangs, other):
         await asyncio.sleep(1)
@@ -90,7 +90,7 @@ async def test_other_events_join_a_suspect_only_after_its_shared_start_is_record
         await end(*row)
 
     hangs.inbox.end = slow  # type: ignore[method-assign]
-    await left_by_a_process_that_died(hangs, 1)
+    await deliver_to_a_dying_process(hangs, 1)
     hangs.acts = {1: hanging}
     async with running(hangs, other):
         await asyncio.sleep(1)
@@ -106,7 +106,7 @@ async def test_nothing_is_recorded_for_a_suspect_that_has_taken_effect() -> None
         written.append(row)
 
     application.inbox.end = end  # type: ignore[method-assign]
-    await left_by_a_process_that_died(application, 1)
+    await deliver_to_a_dying_process(application, 1)
     async with running(application):
         await until_handled(application, 1)
         await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def test_nothing_is_recorded_for_a_suspect_that_has_taken_effect() -> None
 async def test_a_suspect_runs_its_last_start_alone_so_that_a_slow_killer_is_parked() -> None:
     application = Application({**BESIDE, "handler_timeout": 100.0})
     application.inbox.take_back = _nothing  # type: ignore[method-assign]  # each process is killed
-    await left_by_a_process_that_died(application, 1)
+    await deliver_to_a_dying_process(application, 1)
     application.acts = {1: hanging}
     for starts in (1, 2, 3):  # starts: alone and then joined, shared, and alone to the end
         async with running(application):
@@ -136,7 +136,7 @@ async def test_only_the_start_before_parking_is_the_last_start_of_a_suspect() ->
     for limit in (2, 3):
         application = Application({**BESIDE, "handler_timeout": 100.0, "max_attempts": limit})
         application.inbox.take_back = _nothing  # type: ignore[method-assign]  # each process is killed
-        await left_by_a_process_that_died(application, 1)
+        await deliver_to_a_dying_process(application, 1)
         application.acts = {1: hanging}
         for _ in range(2, limit):  # each process is killed while the suspect runs alone
             async with running(application):
@@ -157,7 +157,7 @@ async def _nothing(*_: object) -> None:
 async def test_the_outage_of_one_database_delays_no_consumer_of_another_although_there_are_suspects() -> None:
     away, other = Application(BESIDE), Application(BESIDE)
     for application in (away, other):
-        await left_by_a_process_that_died(application, 1)
+        await deliver_to_a_dying_process(application, 1)
     gone = asyncio.Event()
 
     async def loses_its_database(_event: object) -> None:
@@ -180,7 +180,7 @@ async def test_the_outage_of_one_database_delays_no_consumer_of_another_although
 @in_virtual_time
 async def test_an_event_waits_again_after_an_outage_while_a_suspect_runs_alone() -> None:
     away, other = Application(BESIDE), Application({**BESIDE, "handler_timeout": 100.0})
-    await left_by_a_process_that_died(other, 1)
+    await deliver_to_a_dying_process(other, 1)
     other.acts = {1: hanging}
 
     async def loses_its_database(_event: object) -> None:

@@ -231,7 +231,7 @@ async def test_a_suspect_is_replayed_alone_and_other_events_are_replayed_concurr
         go.set()
         assert await replaying == [("e1", "replayed")]
         go.clear()
-        await park_beside(application)
+        await park_concurrently(application)
         application.publish(7 + 1)
         application.acts[8] = wait
         await settle()
@@ -241,7 +241,7 @@ async def test_a_suspect_is_replayed_alone_and_other_events_are_replayed_concurr
         go.set()
 
 
-async def park_beside(application: Application) -> None:
+async def park_concurrently(application: Application) -> None:
     application.acts[9] = failing(FatalEventError())
     application.publish(9)
     await application.settled(3)

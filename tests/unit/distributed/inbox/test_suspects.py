@@ -19,7 +19,7 @@ from tests.unit.virtual_time import settle
 BESIDE: dict[str, Any] = {"retry_delays": (0.0,), "max_attempts": 3, "drain_timeout": 0.0, "concurrency": 4}
 
 
-class Mortal(Application):
+class MortalApplication(Application):
     """An application whose process dies when it handles a deadly order. The death writes nothing to the database."""
 
     def __init__(self, deadly: Sequence[int], **options: Any) -> None:
@@ -32,7 +32,7 @@ class Mortal(Application):
         self.died.set()
         await hanging(_event)
 
-    async def live(self, settled: int) -> bool:
+    async def run_process(self, settled: int) -> bool:
         """Run a process, and return whether it survived until the given number of events were settled."""
         self.died.clear()
         async with self.running(self.consuming()), asyncio.timeout(10):
@@ -42,10 +42,10 @@ class Mortal(Application):
                 end.cancel()
             return ends[1] in done and not self.died.is_set()
 
-    async def live_on(self, settled: int) -> int:
+    async def run_processes(self, settled: int) -> int:
         """Start processes until all events are settled, and return the number of processes that died."""
         for deaths in itertools.count():
-            if await self.live(settled):
+            if await self.run_process(settled):
                 return deaths
         raise AssertionError
 
@@ -63,11 +63,11 @@ async def _slow(event: OrderPlaced) -> None:
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
 @pytest.mark.parametrize("deadly", [(1,), (1, 2)])
 async def test_only_the_killers_are_parked_in_any_order_of_events(order: tuple[int, ...], deadly: tuple[int, ...]):
-    application = Mortal(deadly)
+    application = MortalApplication(deadly)
     innocent = [number for number in order if number not in deadly]
     application.acts |= dict.fromkeys(innocent, _slow)
     application.publish(*order)
-    deaths = await application.live_on(3)
+    deaths = await application.run_processes(3)
     assert sorted(application.parked()) == [(f"e{number}", "process-died", 3) for number in deadly]
     assert sorted(application.effects) == sorted(innocent)
     assert deaths <= 3 * len(deadly)
@@ -75,7 +75,7 @@ async def test_only_the_killers_are_parked_in_any_order_of_events(order: tuple[i
 
 
 async def test_an_event_whose_last_start_died_with_a_killer_is_started_once_more():
-    application = Mortal((), max_attempts=2)
+    application = MortalApplication((), max_attempts=2)
     application.acts[1] = failing(ValueError(), times=1)
     together = asyncio.Barrier(2)
 
@@ -90,7 +90,7 @@ async def test_an_event_whose_last_start_died_with_a_killer_is_started_once_more
         application.publish(2)
         await application.died.wait()
     application.acts = {2: application._kill}
-    await application.live_on(2)
+    await application.run_processes(2)
     assert application.parked() == [("e2", "process-died", 2)]
     assert application.effects == [1]
     assert [attempt for number, attempt in application.attempts if number == 1] == [1, 2, 3]
@@ -193,9 +193,9 @@ async def test_a_cancelled_consumer_leaves_the_other_consumers_of_its_process_ru
 
 
 async def test_no_consumer_of_a_process_runs_a_handler_while_a_suspect_runs():
-    application = Mortal([1])
+    application = MortalApplication([1])
     application.publish(1)
-    assert not await application.live(1)
+    assert not await application.run_process(1)
     held = asyncio.Event()
     application.acts = {1: lambda _event: _until(held)}
     async with application.running(application.consuming()), asyncio.timeout(5):
@@ -210,9 +210,9 @@ async def test_no_consumer_of_a_process_runs_a_handler_while_a_suspect_runs():
 
 
 async def test_an_event_that_killed_its_process_is_replayed_alone():
-    application = Mortal([1])
+    application = MortalApplication([1])
     application.publish(1)
-    await application.live_on(1)
+    await application.run_processes(1)
     held = asyncio.Event()
     application.acts = {1: lambda _event: _until(held)}
     async with application.running(application.consuming()), asyncio.timeout(5), asyncio.TaskGroup() as group:
@@ -273,10 +273,10 @@ async def test_an_event_that_still_waits_when_the_consumer_stops_is_not_started(
 
 
 async def test_a_killer_due_to_be_parked_when_the_consumer_stopped_is_not_started_again():
-    application = Mortal((1,))
+    application = MortalApplication((1,))
     application.publish(1)
     for _ in range(3):
-        assert not await application.live(1)
+        assert not await application.run_process(1)
     del application.inbox.take_back  # type: ignore[attr-defined]
     park, reached = application.parking.park, asyncio.Event()
 
@@ -289,6 +289,6 @@ async def test_a_killer_due_to_be_parked_when_the_consumer_stopped_is_not_starte
     async with application.running(application.consuming()), asyncio.timeout(10):
         await reached.wait()
     application.parking.park = park  # type: ignore[method-assign]
-    await application.live(1)
+    await application.run_process(1)
     assert application.parked() == [("e1", "process-died", 3)]
     assert application.starts[1] == 3

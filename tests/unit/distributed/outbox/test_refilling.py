@@ -50,11 +50,11 @@ class Application:
         await self.publisher.publish(self.database.archive)
 
     def republishing(self, **options: Any) -> Republishing:
-        return Republishing(Counted(self.outbox.contents), self.publisher, **options)  # type: ignore[arg-type]
+        return Republishing(CountedContents(self.outbox.contents), self.publisher, **options)  # type: ignore[arg-type]
 
     def verification(self, *, refills: bool = False, **options: Any) -> Verification:
         republishing = self.republishing() if refills else None
-        contents: Any = Counted(self.outbox.contents)
+        contents: Any = CountedContents(self.outbox.contents)
         return Verification(contents, self.publisher.contents, republishing=republishing, **options)
 
     async def verify(self, **options: Any) -> list[tuple[int, str]]:
@@ -65,7 +65,7 @@ class Application:
         return [int(each.id) for each in self.broker.events]
 
 
-class Counted:
+class CountedContents:
     """The contents of an outbox. Reading them without end fails."""
 
     def __init__(self, contents: Any) -> None:
@@ -81,7 +81,7 @@ class Counted:
         return getattr(self._contents, name)
 
 
-class Flaky(InMemoryEventPublisher):
+class FlakyBroker(InMemoryEventPublisher):
     """A broker that stores only one event of each call."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
@@ -93,26 +93,28 @@ class Flaky(InMemoryEventPublisher):
         return True
 
 
-class Refusing(InMemoryEventPublisher):
+class RefusingBroker(InMemoryEventPublisher):
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         error = EventRefusedError("2", "shop.order-placed.v1", "too large")
         taken = {each.event.id: each for each in await super().publish([each for each in events if each.id != "2"])}
         return [taken.get(each.id, PublishResult(each, error)) for each in events]
 
 
-class Holding(InMemoryEventPublisher):
+class HoldingBackBroker(InMemoryEventPublisher):
     """A broker that refuses the second event, and therefore holds back the third one."""
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         held = {"3": EventHeldBackError("3", "shop.order-placed.v1")} if "2" in (each.id for each in events) else {}
-        results = await Refusing(self._broker, application="shop").publish([e for e in events if e.id not in held])
+        results = await RefusingBroker(self._broker, application="shop").publish(
+            [e for e in events if e.id not in held]
+        )
         return [*results, *(PublishResult(each, held[each.id]) for each in events if each.id in held)]
 
     async def wait_for_recovery(self, seconds: float, /) -> bool:
         raise AssertionError("nothing has to recover")
 
 
-class Mismatching(InMemoryEventPublisher):
+class MismatchingBroker(InMemoryEventPublisher):
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
         return [PublishResult(each, StreamMismatchError("b", "x", "events-shop", ["y"])) for each in events]
 
@@ -137,7 +139,7 @@ async def test_a_run_continues_after_the_last_batch_of_another_run():
 
 
 async def test_events_that_an_unavailable_broker_did_not_store_are_sent_again():
-    application = Application(5, Flaky)
+    application = Application(5, FlakyBroker)
     [batch] = [batch async for batch in application.republishing().run(ALL)]
     assert (batch.stored, application.held) == (5, [1, 2, 3, 4, 5])
 
@@ -154,18 +156,18 @@ async def test_a_broker_that_stays_unavailable_ends_a_run():
 
 async def test_a_permanent_error_ends_a_run_at_once():
     with pytest.raises(StreamMismatchError):
-        await anext(Application(1, Mismatching).republishing(clock=lambda: 0).run(ALL))
+        await anext(Application(1, MismatchingBroker).republishing(clock=lambda: 0).run(ALL))
 
 
 async def test_a_refused_event_is_reported_and_the_other_events_are_published():
-    application = Application(3, Refusing)
+    application = Application(3, RefusingBroker)
     [batch] = [batch async for batch in application.republishing().run(ALL)]
     assert [error.event_id for error in batch.refused] == ["2"]
     assert (batch.stored, application.held) == (2, [1, 3])
 
 
 async def test_events_held_back_behind_a_refused_event_are_sent_without_a_pause():
-    application = Application(4, Holding)
+    application = Application(4, HoldingBackBroker)
     [batch] = [batch async for batch in application.republishing().run(ALL)]
     assert [error.event_id for error in batch.refused] == ["2"]
     assert (batch.stored, application.held) == (3, [1, 4, 3])
@@ -252,7 +254,7 @@ async def test_only_events_that_match_the_filter_are_compared():
     assert [each.record.id async for each in verification.run(replace(ALL, key="k1"))] == ["1", "4", "7"]
 
 
-class Aged(InMemoryStreamContents):
+class LimitedStreams(InMemoryStreamContents):
     """A stream with limits."""
 
     limits: tuple[float | None, bool] = (None, False)
@@ -271,7 +273,7 @@ async def outcomes(age: float | None, *, drops: bool, holds: bool = True) -> lis
         old = replace(event(number), time=now - timedelta(seconds=ago))
         application.archive(old, at=old.time.timestamp())
     held = [(9, now - timedelta(seconds=90), replace(event(9), source="shop"))] if holds else []
-    streams = Aged(lambda: held)
+    streams = LimitedStreams(lambda: held)
     streams.limits = (age, drops)
     run = Verification(application.outbox.contents, streams).run(ALL)
     return [(int(each.record.id), each.outcome) async for each in run]
@@ -295,7 +297,7 @@ async def verified(*events: tuple[int, float, float, float | None], age: float |
         application.archive(made, at=now.timestamp() - archived)
         if stored is not None:
             held.append((number, now - timedelta(seconds=stored), replace(made, source="shop")))
-    streams = Aged(lambda: sorted(held, key=lambda each: each[1]))
+    streams = LimitedStreams(lambda: sorted(held, key=lambda each: each[1]))
     streams.limits = (age, False)
     run = Verification(application.outbox.contents, streams).run(ALL)
     return [(int(each.record.id), each.outcome) async for each in run]
@@ -342,7 +344,7 @@ async def test_an_expired_event_is_not_published_again():
     for number, ago in ((1, 5000.0), (2, 10.0)):
         made = replace(event(number), time=now - timedelta(seconds=ago))
         application.archive(made, at=made.time.timestamp())
-    streams = Aged(lambda: application.broker.held)
+    streams = LimitedStreams(lambda: application.broker.held)
     streams.limits = (1800.0, False)
     run = Verification(application.outbox.contents, streams, republishing=application.republishing()).run(ALL)
     assert [(int(each.record.id), each.outcome) async for each in run] == [(1, "expired"), (2, "refilled")]
