@@ -46,7 +46,7 @@ async def test_each_notification_has_its_own_transaction_and_a_failing_one_does_
         return "response"
 
     async with ledger.mediator.scope() as scope:
-        with pytest.raises(AfterCommitError, match="Noted, Noted: LookupError") as caught:
+        with pytest.raises(AfterCommitError, match="Noted, Noted failed: LookupError") as caught:
             await ledger.send(Do(act))
         assert (scope.outcome, scope.response) == (Outcome.COMMITTED, "response")
     assert await ledger.entries() == ["command", "a", "d"]
