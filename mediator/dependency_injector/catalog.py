@@ -78,19 +78,14 @@ class Catalog:
 
 def read_catalog(container: Any, behaviors: Any, path: str = "container") -> Catalog:
     """Return the catalog of a container instance, without calling any provider."""
-    problems: list[Problem] = list(_scan_faults(container, path))
+    scans = ((name, each) for name, each in declared_providers(container) if isinstance(each, HandlerScan))
+    problems: list[Problem] = [fault for name, scan in scans for fault in scan.problems(f"{path}.{name}")]
     handlers: list[Binding] = []
     collaborators: list[Binding] = []
     for binding in _by_type(container, path, problems):
         (handlers if binding.kind in HANDLERS else collaborators).append(binding)
     in_order = tuple(_behaviors(container, behaviors, path, problems))
     return Catalog(tuple(handlers), in_order, tuple(collaborators), tuple(problems))
-
-
-def _scan_faults(container: Any, path: str) -> Iterator[Problem]:
-    for name, provider in declared_providers(container):
-        if isinstance(provider, HandlerScan):
-            yield from provider.problems(f"{path}.{name}")
 
 
 def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Binding]:

@@ -51,11 +51,9 @@ def list_command(*, target: str, selection: OutboxSelection, place: Place | None
 
     found, counts = run_work(work)
     rows = [as_row(label, record) for label, record in found]
-    if machine:
-        click.echo(to_json(rows))
-        return
-    click.echo(as_table(rows))
-    click.echo(counted(len(found), counts), err=True)
+    click.echo(to_json(rows) if machine else as_table(rows))
+    if not machine:
+        click.echo(counted(len(found), counts), err=True)
 
 
 @outbox.command()
@@ -103,18 +101,16 @@ def republish(
     with reporting():
         if chosen.chooses == everything:
             raise CommandError("Choose events either by options such as --since, --stream and --id, or by --all.")
-        throttle = Throttle(options["rate"])
-    resuming = Resuming(options["after"])
+        throttle = Throttle(options.pop("rate"))
+    resuming = Resuming(options.pop("after"))
 
     async def work() -> bool:
         fine = True
         async with opened_outboxes(load_container(target), chosen.outbox) as outboxes:
-            if options["after"] and len(outboxes) > 1:
+            if resuming.after and len(outboxes) > 1:
                 raise CommandError("--after works on a single outbox: choose it with --outbox.")
             for each in outboxes:
-                fine &= await republish_outbox(
-                    each, chosen, resuming, throttle=throttle, **_without(options, "rate", "after")
-                )
+                fine &= await republish_outbox(each, chosen, resuming, throttle=throttle, **options)
         return fine
 
     try:
@@ -140,13 +136,13 @@ def verify(*, target: str, selection: OutboxSelection, machine: bool, **options:
     age of its stream counts as expired, not as missing.
     """
     with reporting():
-        throttle = Throttle(options["rate"])
+        throttle = Throttle(options.pop("rate"))
     report = VerifyReport(machine=machine)
 
     async def work() -> None:
         async with opened_outboxes(load_container(target), selection.outbox) as outboxes:
             for each in outboxes:
-                await verify_outbox(each, selection, report, throttle=throttle, **_without(options, "rate"))
+                await verify_outbox(each, selection, report, throttle=throttle, **options)
 
     try:
         run_work(work, stopped="Stopped. Refilled events stay in their streams; verify again.")
@@ -156,7 +152,3 @@ def verify(*, target: str, selection: OutboxSelection, machine: bool, **options:
         raise
     report.summarize(finished=True)
     sys.exit(1 if report.is_missing else 0)
-
-
-def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}

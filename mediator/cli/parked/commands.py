@@ -59,11 +59,10 @@ def list_command(*, target: str, selection: Selection, limit: int, machine: bool
             return found, sum([await labeled.parking.count(selection.which) for labeled in chosen])
 
     found, total = run_work(work)
-    if machine:
-        click.echo(to_json([as_row(labeled.label, event) for labeled, event in found]))
-        return
-    click.echo(as_table([as_row(labeled.label, event) for labeled, event in found]))
-    click.echo(f"{len(found)} of {total}" if total != len(found) else f"{total}", err=True)
+    rows = [as_row(labeled.label, event) for labeled, event in found]
+    click.echo(to_json(rows) if machine else as_table(rows))
+    if not machine:
+        click.echo(f"{len(found)} of {total}" if total != len(found) else f"{total}", err=True)
 
 
 @parked.command()
