@@ -116,7 +116,8 @@ class _Shortcut:
         generation = _generation.current
         made = self._build()
         if not self._changed and self._provider.is_async_mode_disabled():
-            self._changed = not _same(self._before, _injections(self._provider))
+            after = _injections(self._provider)
+            self._changed = len(self._before) != len(after) or not all(map(is_, self._before, after))
             self.checked = None if self._changed else generation
         return made
 
@@ -128,10 +129,6 @@ def _injections(provider: Any) -> list[Any]:
     """
     args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
     return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]
-
-
-def _same(some: list[Any], others: list[Any]) -> bool:
-    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def _is_called(value: Any) -> bool | None:

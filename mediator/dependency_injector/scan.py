@@ -237,7 +237,9 @@ def _modules(name: str, named: Sequence[str], exclusion: _Exclusion, faults: lis
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a module may be a script that exits, which must not end this process
-        faults.append((name, _import_fault(error)))
+        place = place_of(error)
+        where = f" ({place[0]}, line {place[1]})" if place else ""
+        faults.append((name, f"cannot be imported: {type(error).__name__}: {message_of(error)}{where}."))
         return
     yield module
     folders = list(getattr(module, "__path__", ()))
@@ -263,13 +265,6 @@ def _folders_without_init(folders: Iterable[str]) -> set[str]:
         if folder.is_dir() and folder.name.isidentifier() and folder.name != "__pycache__"
         if not (folder / "__init__.py").exists() and any(folder.rglob("*.py"))
     }
-
-
-def _import_fault(error: BaseException) -> str:
-    """Return a text that names the error of an import and the place where the error was raised."""
-    place = place_of(error)
-    where = f" ({place[0]}, line {place[1]})" if place else ""
-    return f"cannot be imported: {type(error).__name__}: {message_of(error)}{where}."
 
 
 def _defined_in(module: ModuleType, exclusion: _Exclusion) -> Iterator[type]:

@@ -109,7 +109,9 @@ def _differences(label: str, state: ConsumerState, broker: Broker) -> Iterator[F
     if state.ack_wait not in wanted:
         text = f"ack_wait is {state.ack_wait:g} s, and the application needs {min(wanted):g} s"
         yield warning("consumer-ack-wait", label, text, "Run `mediator topology apply MODULE:NAME`.")
-    details = [each for each in _details(broker, state.stream, state.name) if not each.startswith(_REPORTED_SEPARATELY)]
+    key = (state.stream, state.name)
+    found = next((item.details for item in broker.compared or () if (item.stream, item.consumer) == key), ())
+    details = [each for each in found if not each.startswith(_REPORTED_SEPARATELY)]
     if details:
         text = f"it differs from its settings: {'; '.join(details)}"
         yield warning("consumer-differs", label, text, "See `mediator topology plan`.")
@@ -161,11 +163,6 @@ def _shortage(label: str, state: ConsumerState, places: _Places | None) -> Itera
         yield warning("consumer-full", label, text, remedy)
     elif places.number < _FAILING_PER_SECOND * places.seconds:
         yield warning("consumer-places", label, places.text, _ADD_PLACES)
-
-
-def _details(broker: Broker, stream: str, name: str) -> tuple[str, ...]:
-    found = (item.details for item in broker.compared or () if (item.stream, item.consumer) == (stream, name))
-    return next(found, ())
 
 
 class Retention(Check):

@@ -250,7 +250,9 @@ def _pool_finding(installation: Installation, part: Part[Any]) -> Finding | None
     if not isinstance(pool, QueuePool) or pool._max_overflow < 0:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # it has no public name
         return None
     capacity = pool.size() + pool._max_overflow  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    consuming = sum(each.concurrency for each in installation.consumers if _is_on(part, each.inboxes))
+    consuming = sum(
+        each.concurrency for each in installation.consumers if part.value in [inbox.engine for inbox in each.inboxes]
+    )
     relaying = sum(engine is part.value for engine in installation.relays)
     relaying = relaying if database_of(part.value).dialect == "postgresql" else min(relaying, 1)
     needed = consuming + relaying + _FOR_ONE_MORE
@@ -262,10 +264,6 @@ def _pool_finding(installation: Installation, part: Part[Any]) -> Finding | None
         return ok("pool", part.label, text)
     remedy = f"Open the engine with pool_size={needed}, or handle fewer events at a time."
     return warning("pool-size", part.label, text, remedy)
-
-
-def _is_on(part: Part[Any], inboxes: Any) -> bool:
-    return any(store.engine is part.value for store in inboxes)
 
 
 class DatabaseClocks(Check):

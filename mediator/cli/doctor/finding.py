@@ -110,7 +110,7 @@ _LONGEST_TEXT = 4000
 
 
 class Report:
-    """The findings of all checks. Credentials in URLs are removed, since a text may repeat any error's text."""
+    """The findings of all checks. Credentials in URLs are removed, since findings contain texts of any errors."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings: Sequence[Finding] = [_safe(each) for each in findings]

@@ -188,7 +188,7 @@ async def _compared(api: JetStreamApi, wanted: Topology) -> tuple[list[Item] | N
 
 
 async def _offset(api: JetStreamApi, seen: Inspection, options: Options) -> float | None:
-    """Return the seconds by which the broker's clock is ahead; `None` without a stream, whose answer has the time."""
+    """Return the seconds by which the broker's clock is ahead; `None` when there is no stream to ask for the time."""
     if not seen.streams:
         return None
     before = options.clock()

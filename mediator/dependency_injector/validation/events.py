@@ -48,7 +48,7 @@ def _package(cls: type) -> str:
 
 
 def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
-    """Yield events without a valid type, and classes that share a type and version. `events` has the class's label."""
+    """Yield events without a valid type, and classes that share a type and version. `events` has their labels."""
     owners: dict[str, type] = {}
     for event, label in events.items():
         if not issubclass(event, DistributedEvent):

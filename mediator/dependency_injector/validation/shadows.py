@@ -82,7 +82,7 @@ def _is_missing(provider: Any) -> bool:
 
 
 def _wraps_itself(name: str, provider: Any, earlier: dict[Any, tuple[str, type]]) -> bool:
-    """Return whether `containers.copy` has put a copy of a provider between the provider and the one that it wraps."""
+    """Return whether `containers.copy` has put a copy of a provider between it and the earlier one that it wraps."""
     for inner in kinds.parts(provider):
         alike = type(inner) is type(provider) and isinstance(inner, kinds.CALLING)
         if (
