@@ -54,7 +54,7 @@ class Shop(containers.DeclarativeContainer):
 """
 
 
-def test_list_shows_what_the_application_does_with_each_event(tmp_path, monkeypatch):
+def test_list_shows_the_role_of_the_application_for_each_event(tmp_path, monkeypatch):
     package = tmp_path / "versioned_shop"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -95,7 +95,7 @@ def test_check_ends_with_status_0_when_all_samples_can_be_read(tmp_path):
     assert (result.exit_code, result.stdout) == (0, "1 frozen sample can be read.\n")
 
 
-def test_check_ends_with_status_1_and_says_what_has_changed(tmp_path):
+def test_check_ends_with_status_1_and_names_the_changes(tmp_path):
     result = events("check", SAMPLE, "--against", tmp_path)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "sales.order-placed.v1 (OrderPlaced): is not frozen yet" in result.stderr
@@ -109,7 +109,7 @@ def test_check_ends_with_status_1_and_says_what_has_changed(tmp_path):
     assert "the field `order` was integer, and is string" in result.stderr
 
 
-def test_check_passes_and_notes_what_can_be_refreshed(tmp_path):
+def test_check_passes_and_names_the_samples_that_can_be_refreshed(tmp_path):
     events("freeze", SAMPLE, "--into", tmp_path)
     frozen = json.loads((tmp_path / FILE).read_text())
     frozen["schema"]["$defs"]["OrderPlaced"]["properties"]["note"] = {"type": "integer"}

@@ -62,7 +62,7 @@ class Application:
 
 
 @pytest.fixture(autouse=True)
-def unconfigured() -> None:
+def reset_structlog() -> None:
     structlog.reset_defaults()
     BROKER.lose(*(event.id for event in BROKER.events))
 

@@ -96,7 +96,7 @@ class Application:
 
 
 @pytest.fixture(autouse=True)
-def unconfigured() -> None:
+def reset_structlog() -> None:
     """Reset structlog, because tests that capture logs leave it configured."""
     structlog.reset_defaults()
 
@@ -317,7 +317,7 @@ def test_export_writes_one_json_object_per_line(application: Application, tmp_pa
     assert json.loads(line)["headers"] == {**HEADERS, "ce-id": "1"}
 
 
-def test_a_number_needs_a_parking_when_there_are_several(application: Application):
+def test_a_number_needs_the_name_of_a_parking_if_there_are_several(application: Application):
     application.park(event("1", "a"))
     two = "tests.adapters.cli.samples.parking_sample:create_two"
     result = application.call("show", 1, target=two)

@@ -135,7 +135,7 @@ async def test_joining_dispatches_inherit_a_suppressed_transaction(mediator):
     assert await mediator.send(Outer(body)) is False
 
 
-async def test_under_random_cancellation_no_object_is_shared_or_left_open(mediator):
+async def test_random_cancellation_shares_no_object_and_leaves_none_open(mediator):
     chance = random.Random(7)
     made: list[UnitOfWork] = []
     owners: dict[int, object] = {}

@@ -401,7 +401,7 @@ def test_an_object_that_is_not_a_behavior_is_refused_in_the_list_of_behaviors(it
         App().mediator()
 
 
-def test_a_behavior_that_does_not_say_where_it_applies_is_refused():
+def test_a_behavior_without_a_message_type_is_refused():
     class Vague(PipelineBehavior["PlaceOrder", Any]):
         async def handle(self, message, call_next):
             return await call_next()

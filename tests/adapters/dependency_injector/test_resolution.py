@@ -303,7 +303,7 @@ async def test_an_error_of_a_constructor_is_raised_unchanged_each_time():
                 assert traceback.extract_tb(error.__traceback__)[-1].name == "fail"
 
 
-def test_only_factories_and_scoped_providers_are_compiled_and_each_once():
+def test_factories_and_scoped_providers_are_compiled_once_and_other_providers_are_not():
     def source() -> None: ...
 
     resolution = Resolution()

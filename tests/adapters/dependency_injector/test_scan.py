@@ -71,7 +71,7 @@ def scanning(*packages: str, **parts: Any) -> Any:
 # Found handlers.
 
 
-async def test_handlers_of_every_kind_are_found_in_packages_and_all_below_them():
+async def test_handlers_of_every_kind_are_found_in_packages_and_their_subpackages():
     async with lifespan(School(), packages=[SCHOOL]) as container:
         mediator, lines = container.mediator(), container.register().lines
         assert await mediator.send(Enroll("Ada")) == "Ada"
@@ -244,7 +244,7 @@ async def test_a_parameter_of_a_generic_class_is_filled_by_its_type_arguments(mo
         assert [type(value) for value in answer.values()] == [classes.Repository, classes.Courses]
 
 
-async def test_a_provider_counts_once_whatever_its_names(module):
+async def test_a_provider_with_several_names_counts_once(module):
     name = module(handlers=handler("engine: Engine"))
     classes: Any = importlib.import_module(f"{name}.handlers")
 

@@ -227,7 +227,7 @@ async def test_an_async_provider_is_called_once_per_scope_and_closed():
         assert outer.second.closed
 
 
-async def test_an_async_provider_that_nobody_awaited_is_stopped_with_its_scope():
+async def test_an_unawaited_async_provider_is_stopped_with_its_scope():
     stopped = []
 
     async def make():

@@ -66,7 +66,7 @@ async def sent(mediator: Mediator, count: int, **options: Any) -> list[weakref.r
     return made
 
 
-def made_in_a_dispatch() -> list[str]:
+def objects_of_ended_dispatches() -> list[str]:
     """Return the objects in the context of an ended dispatch. Cancelled timers stay in it until they are due."""
     contexts = [each for each in gc.get_objects() if type(each) is Context and each.get(MARK) is not None]
     holders = [holder for each in contexts for holder in gc.get_referrers(each)]
@@ -140,7 +140,7 @@ async def test_connections_of_a_pool_belong_to_no_dispatch(url: str, mode: Trans
         for count in (at_a_time, 1, at_a_time):
             made = await sent(container.mediator(), count, mode=mode)
             assert [each() for each in made] == [None] * count
-            assert made_in_a_dispatch() == []
+            assert objects_of_ended_dispatches() == []
         assert container.engine().pool.checkedin() >= at_a_time
 
 
@@ -163,7 +163,7 @@ async def test_connections_to_the_broker_belong_to_no_dispatch(shared_server: Na
         for _ in range(2):
             made = await sent(mediator, 1)
             assert [each() for each in made] == [None]
-            assert made_in_a_dispatch() == []
+            assert objects_of_ended_dispatches() == []
         assert connection.epoch("publish") == 1
 
 

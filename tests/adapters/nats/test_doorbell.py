@@ -55,7 +55,7 @@ async def test_a_ring_reaches_other_processes_and_not_the_one_that_rang(
     assert mine.calls == before + 1
 
 
-async def test_a_ring_under_another_name_is_not_heard(
+async def test_a_ring_under_another_name_wakes_no_listener(
     shared_server: NatsServer, doorbell: NatsDoorbell, prefix: str
 ) -> None:
     mine = Listener(doorbell)

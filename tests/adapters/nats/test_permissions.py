@@ -196,7 +196,7 @@ async def test_requests_are_sent_and_answered_with_the_permissions_of_the_page(
     assert refused(logs) == set()
 
 
-async def test_a_doorbell_is_rung_and_heard_with_the_permissions_of_the_page() -> None:
+async def test_a_doorbell_rings_and_listens_with_the_permissions_of_the_page() -> None:
     async with NatsServer(settings=USERS) as server:
         with capture_logs() as logs:
             async with (

@@ -165,7 +165,7 @@ async def test_no_reply_subject_of_a_stranger_deletes_a_stream_or_writes_into_on
 
 
 @pytest.mark.timeout(120)
-def test_a_responder_sends_to_inboxes_only_whatever_reply_subjects_strangers_choose() -> None:
+def test_a_responder_sends_only_to_inboxes_for_any_reply_subjects_of_strangers() -> None:
     with asyncio.Runner() as runner:
         scene_of = advising()
         scene = runner.run(scene_of.__aenter__())

@@ -137,9 +137,7 @@ async def test_the_temporary_folder_may_have_any_path(tmp_path: Path, name: str,
     assert list((tmp_path / name).iterdir()) == []
 
 
-async def test_a_relative_store_stays_where_it_was_when_the_working_directory_changes(
-    tmp_path: Path, monkeypatch
-) -> None:
+async def test_a_relative_store_keeps_its_place_if_the_working_directory_changes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     async with NatsServer("store") as server:
         await store_one(server.url)

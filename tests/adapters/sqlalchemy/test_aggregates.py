@@ -173,7 +173,7 @@ async def test_handlers_of_aggregate_events_see_the_rows_of_new_objects(ledger, 
     assert counts == [1]
 
 
-async def test_events_recorded_during_a_flush_are_published_too(ledger, log, session):
+async def test_events_recorded_during_a_flush_are_published(ledger, log, session):
     def inserted(_mapper: object, _connection: object, entity: Declared) -> None:
         entity.record(Renamed(f"inserted {entity.name}"))
 

@@ -40,7 +40,7 @@ def differences(context: MigrationContext) -> list[Any]:
     return list(compare_metadata(context, [own, metadata]))
 
 
-async def test_a_generated_migration_creates_the_tables_and_then_there_is_no_difference(url: str):
+async def test_a_generated_migration_creates_the_tables_without_a_difference(url: str):
     def generate(context: MigrationContext) -> None:
         invoke(Operations(context), produce_migrations(context, [own, metadata]).upgrade_ops)
 

@@ -139,7 +139,7 @@ async def test_events_that_another_relay_has_taken_over_cannot_be_settled(engine
     assert await ledger.outbox.pending() == 1
 
 
-async def test_an_error_inside_a_claim_undoes_what_was_settled(engine: AsyncEngine) -> None:
+async def test_an_error_inside_a_claim_undoes_its_settled_events(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1), Moved("j", 2))
     with pytest.raises(LookupError):
@@ -214,7 +214,7 @@ async def test_a_transaction_that_cancels_an_event_does_not_keep_the_relay_waiti
         return found
 
     async def delay(ledger: Ledger) -> str:
-        return ledger.events.add(Moved("k", 1), deliver_at=_an_instant_ago())
+        return ledger.events.add(Moved("k", 1), deliver_at=_a_moment_ago())
 
     event_id = await ledger.send(Do(delay))
     assert await ledger.send(Do(cancel)) is True
@@ -303,7 +303,7 @@ async def test_a_batch_that_has_ended_settles_and_parks_no_events(engine: AsyncE
     assert await ledger.outbox.pending() == 1
 
 
-def _an_instant_ago() -> datetime:
+def _a_moment_ago() -> datetime:
     return datetime.now(UTC)
 
 

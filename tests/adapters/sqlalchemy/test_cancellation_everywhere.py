@@ -47,7 +47,7 @@ async def plain(ledger: Ledger) -> Any:
     return await ledger.send(Write("a"))
 
 
-async def with_inner_ones(ledger: Ledger) -> Any:
+async def with_inner_commands(ledger: Ledger) -> Any:
     async def inner(ledger: Ledger) -> None:
         await ledger.send(Write("nested"), mode=TransactionMode.NESTED)
         async with ledger.unit_of_work.session.begin_nested():
@@ -62,7 +62,7 @@ async def after_a_query(ledger: Ledger) -> Any:
         return await ledger.send(Write("a"))
 
 
-async def that_fails(ledger: Ledger) -> Any:
+async def failing_command(ledger: Ledger) -> Any:
     async def fail(_ledger: Ledger) -> None:
         raise LookupError
 
@@ -78,7 +78,7 @@ async def locks(engine: AsyncEngine) -> int:
         return int((await connection.execute(text(f"{open_ones} AND state <> 'idle'"))).scalar_one())
 
 
-@pytest.mark.parametrize("command", [plain, with_inner_ones, after_a_query, that_fails])
+@pytest.mark.parametrize("command", [plain, with_inner_commands, after_a_query, failing_command])
 async def test_a_command_cancelled_at_any_await_happened_completely_or_not_at_all(
     ledger: Ledger, command: Callable[[Ledger], Awaitable[Any]]
 ) -> None:
@@ -96,7 +96,7 @@ async def test_a_command_cancelled_at_any_await_happened_completely_or_not_at_al
         if not reached:
             break
     assert number > 4
-    assert committed > (0 if command is not that_fails else -1)
+    assert committed > (0 if command is not failing_command else -1)
     await settled(ledger.engine)
     await ledger.send(Write("last"))
     await ledger.send(Do(plain), mode=TransactionMode.NEW)

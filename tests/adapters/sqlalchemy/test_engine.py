@@ -91,7 +91,7 @@ async def test_a_file_that_is_not_a_database_is_a_clear_error(tmp_path: Path) ->
             pass
 
 
-async def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path: Path) -> None:
+async def test_a_folder_instead_of_a_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailableError, match="unable to open"):
         async with open_engine(f"sqlite:///{tmp_path}"):
             pass

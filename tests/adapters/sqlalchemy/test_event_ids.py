@@ -11,7 +11,7 @@ from mediator.errors import EventIdConflictError
 from mediator.testing.failpoints import Pause, failpoint
 from tests.adapters.sqlalchemy.ledger import Do, Ledger, postgresql_only, sqlite_only
 from tests.adapters.sqlalchemy.test_staging import Moved, statements
-from tests.adapters.sqlalchemy.test_statements import let_numbers_begin_again
+from tests.adapters.sqlalchemy.test_statements import restart_numbering
 
 
 async def add_as(ledger: Ledger, *ids: str) -> None:
@@ -82,7 +82,7 @@ async def test_the_second_of_two_concurrent_commands_with_one_id_fails_when_the_
 @postgresql_only
 async def test_a_duplicate_sequence_in_the_outbox_stays_an_error_of_the_database(ledger: Ledger) -> None:
     await add_as(ledger, "order-1")
-    await let_numbers_begin_again(ledger.engine)
+    await restart_numbering(ledger.engine)
     with pytest.raises(IntegrityError, match="mediator_outbox_pkey"):
         await add_as(ledger, "order-2")
     assert await ledger.outbox.pending() == 1

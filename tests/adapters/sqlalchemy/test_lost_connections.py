@@ -82,7 +82,7 @@ async def send(ledger: Ledger, command: Write | Do) -> tuple[Any, Outcome]:
 
 @pytest.mark.thorough("stops and freezes database servers")
 @pytest.mark.parametrize("way", ["fast", "immediate", "kill"])
-async def test_the_first_commands_after_a_restart_do_not_notice_it(
+async def test_the_first_commands_after_a_restart_of_the_server_succeed(
     server: PostgresServer, mistreated: Ledger, way: Any
 ) -> None:
     await asyncio.gather(*(mistreated.send(Write(str(number))) for number in range(5)))  # fills the pool
@@ -104,7 +104,7 @@ async def test_an_idle_connection_that_still_works_is_kept(engine: AsyncEngine, 
     assert len(used) == 1
 
 
-async def test_while_the_server_is_away_commands_fail_with_a_clear_error(
+async def test_commands_fail_with_a_clear_error_while_the_server_is_down(
     server: PostgresServer, mistreated: Ledger
 ) -> None:
     await mistreated.send(Write("a"))

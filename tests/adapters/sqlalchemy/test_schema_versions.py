@@ -86,7 +86,7 @@ async def test_a_new_database_begins_with_the_last_version(engine: AsyncEngine):
     assert await schema_differences(engine, history=LATER) == []
 
 
-async def test_the_text_from_a_version_is_what_an_upgrade_executes(engine: AsyncEngine):
+async def test_the_statements_from_a_version_upgrade_the_database(engine: AsyncEngine):
     await create_schema(engine)
     await execute(engine, *LATER.statements(engine.dialect, NOW))
     assert await versions(engine) == [*ALL, NOW + 1, NOW + 2]

@@ -46,7 +46,7 @@ async def refuse_first(ledger: Ledger) -> ParkedEvent:
     return refused
 
 
-async def let_numbers_begin_again(engine: AsyncEngine) -> None:
+async def restart_numbering(engine: AsyncEngine) -> None:
     """Reset the sequences, as in a database that was restored without their state."""
     statement = {
         "postgresql": "ALTER TABLE mediator_outbox ALTER COLUMN sequence RESTART WITH 1",
@@ -147,7 +147,7 @@ async def test_an_event_whose_sequence_was_reused_is_put_back_after_the_later_ev
     parking = SqlAlchemyParking(ledger.engine)
     await add(ledger, Moved("k", 1))
     refused = await refuse_first(ledger)
-    await let_numbers_begin_again(ledger.engine)
+    await restart_numbering(ledger.engine)
     await add_as(ledger, "later", Moved("j", 2))
     with pytest.raises(ParkedEventConflictError, match=r"its place there, 1, is now taken by the event later\. Replay"):
         await parking.release(refused.number)
@@ -172,7 +172,7 @@ async def test_the_error_for_a_reused_id_recommends_discarding_the_event(ledger:
 async def test_an_event_sent_while_another_is_put_back_in_its_place_does_not_conflict(ledger: Ledger) -> None:
     await add(ledger, Moved("k", 1))
     refused = await refuse_first(ledger)
-    await let_numbers_begin_again(ledger.engine)
+    await restart_numbering(ledger.engine)
     await add_as(ledger, "later", Moved("j", 2))
 
     async def send() -> None:
@@ -226,7 +226,7 @@ async def test_restarted_numbering_lets_later_events_replace_earlier_ones_in_the
 ) -> None:
     await add(ledger, *(Moved("k", number) for number in range(3)))
     [_, _, third] = await send_all(ledger)
-    await let_numbers_begin_again(ledger.engine)
+    await restart_numbering(ledger.engine)
     await add(ledger, Moved("j", 4), Moved("j", 5))
     later = await send_all(ledger)
     assert await ledger.outbox.pending() == 0
@@ -320,7 +320,7 @@ async def test_an_event_that_replaces_another_in_the_archive_has_its_own_age(led
     await send_all(ledger)
     async with ledger.engine.begin() as connection:
         await connection.execute(text("UPDATE mediator_outbox_archive SET archived_at = 1"))
-    await let_numbers_begin_again(ledger.engine)
+    await restart_numbering(ledger.engine)
     await add(ledger, Moved("k", 2))
     await send_all(ledger)
     async with ledger.engine.connect() as connection:

@@ -47,7 +47,7 @@ class Campaign:
         supervising = asyncio.create_task(self._supervisor.run())
         telling = asyncio.create_task(self._tell())
         try:
-            await self._do_harm()
+            await self._apply_faults()
             await self._repair()
             await self._come_to_rest()
         finally:
@@ -64,15 +64,15 @@ class Campaign:
             wanted=options.troubles,
         )  # fmt: skip
 
-    async def _do_harm(self) -> None:
+    async def _apply_faults(self) -> None:
         options, begin = self._site.options, time.monotonic()
         async with asyncio.TaskGroup() as group:
-            async for fault in lasting(options.seed, options.database, options.seconds, self._has_done_enough):
+            async for fault in lasting(options.seed, options.database, options.seconds, self._did_enough):
                 await asyncio.sleep(max(0.0, begin + fault.at - time.monotonic()))
                 group.create_task(self._faults.run(fault))
             await asyncio.sleep(max(0.0, begin + options.seconds - time.monotonic()))
 
-    async def _has_done_enough(self) -> bool:
+    async def _did_enough(self) -> bool:
         try:
             return await self._effects() >= events_needed(self._site.options.seconds)
         except _AWAY:

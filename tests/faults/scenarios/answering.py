@@ -78,7 +78,7 @@ class Note(Command[int]):
     at: datetime | None = None
 
 
-def known_as(source: str, event_id: str) -> str:
+def identity_text(source: str, event_id: str) -> str:
     """Return the identity of an event for the tables of this scenario: ASCII, even if its producer used other characters."""
     return json.dumps([source, event_id])
 
@@ -99,7 +99,7 @@ class NoteHandler(RequestHandler[Note, int]):
         kind = Kept if command.number % 2 else Told
         told = kind(command.key, command.number, command.texts, command.amounts, command.at)
         row = {
-            "id": known_as(APPLICATION, self._distributed_events.add(told)),
+            "id": identity_text(APPLICATION, self._distributed_events.add(told)),
             "key": shown(command.key),
             "detail": kind.event_type,
         }
@@ -114,7 +114,7 @@ class _Keep:
     async def _keep(self, event: Kept) -> None:
         delivery = current_delivery()
         row = {
-            "id": known_as(delivery.event.source, delivery.id),
+            "id": identity_text(delivery.event.source, delivery.id),
             "key": shown(event.key),
             "detail": event.event_type,
         }

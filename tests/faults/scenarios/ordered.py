@@ -18,7 +18,7 @@ async def run(site: Site) -> None:
     keepers = [await site.start_keeper(f"keeper-{number}") for number in range(_CONSUMERS)]
     writers = await site.start_writers("--share", -(-site.options.events // site.options.writers), tasks=2)
     async with asyncio.TaskGroup() as group:
-        killing = group.create_task(_kill_again_and_again(site, keepers[0]))
+        killing = group.create_task(_kill_repeatedly(site, keepers[0]))
         started = time.monotonic()
         await site.ended(writers)
         await site.until_relayed()
@@ -31,7 +31,7 @@ async def run(site: Site) -> None:
     await _conclude(site, seconds)
 
 
-async def _kill_again_and_again(site: Site, keeper: Process) -> None:
+async def _kill_repeatedly(site: Site, keeper: Process) -> None:
     rng, kills = random.Random(site.options.seed), 0
     while True:
         await site.until_logged(keeper, "consumer started", kills + 1)

@@ -22,13 +22,13 @@ async def run(site: Site) -> None:
     relay, keeper = await site.start_relay(), await site.start_keeper()
     await site.until_logged(relay, "relay started")
     await site.until_logged(keeper, "consumer started")
-    await _say_hello(site)
+    await _publish_first_events(site)
     before = {each: each.logged() for each in (relay, keeper)}
     for broker in site.brokers:
         await broker.kill()
     report.progress("the broker is down")
     down = time.monotonic()
-    await _pile_up(site)
+    await _build_backlog(site)
     report.figure("down (s)", time.monotonic() - down)
     for each in (relay, keeper):
         lines = each.logged() - before[each]
@@ -43,7 +43,7 @@ async def run(site: Site) -> None:
     await _conclude(site, keeper)
 
 
-async def _say_hello(site: Site) -> None:
+async def _publish_first_events(site: Site) -> None:
     """Publish one event before the outage and await its effect, so that the stream and its consumers exist."""
     hello = await site.processes.start(
         "hello", "-m", "tests.faults.scenarios.writer", "--number", 99, "--share", 1,
@@ -57,7 +57,7 @@ async def _say_hello(site: Site) -> None:
     await site.until(kept, "the first effect", 60)
 
 
-async def _pile_up(site: Site) -> None:
+async def _build_backlog(site: Site) -> None:
     share = -(-site.options.events // site.options.writers)
     writers = await site.start_writers("--share", share, "--size", _SIZE, tasks=2)
     while any(writer.runs for writer in writers):

@@ -36,7 +36,7 @@ async def run(site: Site) -> None:
             await container.mediator().send(Move((key,), 99, next(numbers), action=action))
 
         await _park_with_successors(site, send, broken)
-        await _park_what_kills(site, send, deadly, keeper)
+        await _park_deadly_event(site, send, deadly, keeper)
         await _deploy_while_handling(site, send, hanging, keeper)
         await _replay(site, send, (broken, deadly), keeper)
     await site.stop([relay, keeper])
@@ -96,7 +96,7 @@ async def _park_with_successors(site: Site, send: Send, key: str) -> None:
     site.report.within("in effect beside it after", waited, _PARKING_SECONDS)
 
 
-async def _park_what_kills(site: Site, send: Send, key: str, keeper: Process) -> None:
+async def _park_deadly_event(site: Site, send: Send, key: str, keeper: Process) -> None:
     """Check the parking of an event whose handler kills its process each time; the process is restarted each time."""
     before, deaths = await tables.count(site.keeper[1], "mediator_parked"), 0
     await send(key, "deadly")

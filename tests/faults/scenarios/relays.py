@@ -89,14 +89,14 @@ async def _freeze_active(site: Site, relays: list[Process]) -> tuple[Process, fl
         for relay in relays:
             moment = time.time()
             relay.freeze()
-            if await _is_holding(site, relay) and await site.waiting() and await _is_written_beside(site):
+            if await _is_holding(site, relay) and await site.waiting() and await _writers_commit(site):
                 return relay, moment
             relay.resume()
             await asyncio.sleep(0.02)
     raise AssertionError("no relay was caught with events in hand")
 
 
-async def _is_written_beside(site: Site) -> bool:
+async def _writers_commit(site: Site) -> bool:
     """Return whether the writers commit events while a relay is frozen.
 
     They do not if the relay was frozen with the write lock of SQLite, while it removed events that are in the stream:

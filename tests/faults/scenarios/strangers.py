@@ -115,7 +115,7 @@ async def run(site: Site) -> None:
     asker, memory = Asker(site), Memory([answering, *keeping])
     async with lifespan(AskingContainer(config={"nats": site.urls})) as container:
         sender = container.sender()
-        await _say_hello(site, asker, sender)
+        await _publish_first_events(site, asker, sender)
         before = await _topology(site)
         async with _watching(site) as heard:
             counts = site.folder / "sent.json"
@@ -156,7 +156,7 @@ async def _start(site: Site, name: str, database: str) -> Process:
     return await site.processes.run(name, name, environment, "answering")
 
 
-async def _say_hello(site: Site, asker: Asker, sender: Any) -> None:
+async def _publish_first_events(site: Site, asker: Asker, sender: Any) -> None:
     """Publish one event for each group, so that the stream and its consumers exist."""
     for _ in range(_HELLOS):
         await asker.ask(sender)

@@ -55,7 +55,7 @@ class PrepareShipment(DistributedEventHandler[OrderPlaced]):
 
 
 @asynccontextmanager
-async def open_hasty_engine(url: str, pragma: str) -> AsyncGenerator[AsyncEngine, None]:
+async def open_engine_with_pragma(url: str, pragma: str) -> AsyncGenerator[AsyncEngine, None]:
     """Open an SQLite engine with another pragma."""
     async with open_engine(url) as engine:
 
@@ -69,7 +69,7 @@ async def open_hasty_engine(url: str, pragma: str) -> AsyncGenerator[AsyncEngine
 
 
 @asynccontextmanager
-async def open_plain_engine(url: str, **options: Any) -> AsyncGenerator[AsyncEngine, None]:
+async def open_lazy_engine(url: str, **options: Any) -> AsyncGenerator[AsyncEngine, None]:
     """Create an engine with SQLAlchemy, which connects at its first use."""
     scheme, _, rest = url.partition("://")
     driver = {"postgresql": "asyncpg", "sqlite": "aiosqlite"}[scheme]
@@ -150,11 +150,11 @@ def create_incomplete() -> Container:
     return Container(config=given)
 
 
-def cannot_be_had() -> Any:
+def fail_to_resolve() -> Any:
     raise LookupError("no value for it")
 
 
-async def never_comes() -> Any:
+async def hang_forever() -> Any:
     await asyncio.Event().wait()
 
 
@@ -169,12 +169,12 @@ def with_setting(part: str, name: str, value: Any) -> Callable[..., Container]:
     return make
 
 
-def hasty(pragma: str) -> Callable[..., Container]:
+def with_pragma(pragma: str) -> Callable[..., Container]:
     """Return a function that creates the application with another pragma of its engine."""
 
     def make(config: dict[str, Any]) -> Container:
         container = Container(config=config)
-        container.engine.override(providers.Resource(open_hasty_engine, config["database"], pragma))
+        container.engine.override(providers.Resource(open_engine_with_pragma, config["database"], pragma))
         return container
 
     return make
@@ -183,7 +183,7 @@ def hasty(pragma: str) -> Callable[..., Container]:
 def plain(config: dict[str, Any], **options: Any) -> Container:
     """Create the application with an engine that `open_engine` did not create."""
     container = Container(config=config)
-    container.engine.override(providers.Resource(open_plain_engine, config["database"], **options))
+    container.engine.override(providers.Resource(open_lazy_engine, config["database"], **options))
     return container
 
 

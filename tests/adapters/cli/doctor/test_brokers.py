@@ -30,8 +30,8 @@ from tests.adapters.cli.doctor.application import (
     Container,
     FaultyContainer,
     RemoteContainer,
-    cannot_be_had,
-    never_comes,
+    fail_to_resolve,
+    hang_forever,
     with_setting,
 )
 from tests.adapters.cli.doctor.examination import call, change, config, doctor, found, put_consumer, replace, set_up
@@ -344,18 +344,18 @@ async def test_a_part_that_cannot_be_constructed_is_a_fault(installed: dict[str,
 @pytest.mark.parametrize(
     ("part", "setting", "value", "unseen"),
     [
-        ("consumer", "concurrency", providers.Callable(cannot_be_had), ""),
-        ("consumer", "concurrency", providers.Coroutine(never_comes), ""),
+        ("consumer", "concurrency", providers.Callable(fail_to_resolve), ""),
+        ("consumer", "concurrency", providers.Coroutine(hang_forever), ""),
         ("consumer", "concurrency", "many", ""),
         ("consumer", "concurrency", 0, ""),
-        ("consumer", "ordering", providers.Callable(cannot_be_had), "consumer"),  # the wanted consumers depend on it
+        ("consumer", "ordering", providers.Callable(fail_to_resolve), "consumer"),  # the wanted consumers depend on it
         ("consumer", "ordering", "some", "consumer"),
-        ("unit_of_work", "max_event_bytes", providers.Callable(cannot_be_had), ""),
+        ("unit_of_work", "max_event_bytes", providers.Callable(fail_to_resolve), ""),
         ("unit_of_work", "max_event_bytes", None, ""),
         (
             "outbox",
             "archive_seconds",
-            providers.Callable(cannot_be_had),
+            providers.Callable(fail_to_resolve),
             "outbox",
         ),  # the subscription cannot be constructed, either
     ],
@@ -375,7 +375,7 @@ async def test_a_missing_or_invalid_setting_is_one_fault_and_the_other_checks_st
 async def test_an_unavailable_setting_is_reported_by_its_name_and_its_default_is_used(
     installed: dict[str, Any],
 ):
-    report = await doctor(installed, with_setting("consumer", "concurrency", providers.Callable(cannot_be_had)))
+    report = await doctor(installed, with_setting("consumer", "concurrency", providers.Callable(fail_to_resolve)))
     assert "container.consumer: part-failed: concurrency: LookupError: no value for it" in report.as_text()
     assert "3 are needed for 1 events at a time" in report.as_text()
 
@@ -383,7 +383,7 @@ async def test_an_unavailable_setting_is_reported_by_its_name_and_its_default_is
 async def test_the_ordering_of_a_group_is_not_guessed_when_its_setting_is_unavailable(given: dict[str, Any]):
     given = {**given, "ordering": "key"}
     await set_up(given)
-    report = await doctor(given, with_setting("consumer", "ordering", providers.Callable(cannot_be_had)))
+    report = await doctor(given, with_setting("consumer", "ordering", providers.Callable(fail_to_resolve)))
     assert found(report) == [("fault", "part-failed")]
     assert {"broker", "stream"} <= {each.name for each in report.findings}
 
@@ -452,16 +452,16 @@ async def test_a_connection_for_requests_only_needs_no_jetstream(given: dict[str
     ],
 )
 async def test_states_that_no_test_server_can_have_are_reported(seen: dict[str, Any], expected):
-    assert await found_of(seen, StreamSettings()) == ([expected] if expected else [])
+    assert await findings_for(seen, StreamSettings()) == ([expected] if expected else [])
 
 
 async def test_a_server_without_batches_is_reported_when_the_settings_ask_for_batches():
     settings = StreamSettings(atomic_batches=True)
-    assert await found_of({"server_version": "2.11.4"}, settings) == [("warning", "broker-version")]
-    assert await found_of({"server_version": "2.12.0"}, settings) == []
+    assert await findings_for({"server_version": "2.11.4"}, settings) == [("warning", "broker-version")]
+    assert await findings_for({"server_version": "2.12.0"}, settings) == []
 
 
-async def found_of(seen: dict[str, Any], settings: StreamSettings) -> list[tuple[str, str]]:
+async def findings_for(seen: dict[str, Any], settings: StreamSettings) -> list[tuple[str, str]]:
     """Return the findings for a broker in this state when one stream is wanted."""
     stream = WantedStream("events", "dispatch", settings)
     state = Inspection("nats://broker", **{"server_version": "2.12.0", "max_payload": 2**20, "jetstream": True} | seen)
@@ -569,7 +569,7 @@ async def publish(given: dict[str, Any], subject: str, body: Any) -> None:
     await client.close()
 
 
-def trying(places: int, **tries: Any) -> type[Container]:
+def with_attempts(places: int, **tries: Any) -> type[Container]:
     """Return a function that creates the application with another parking limit and other attempts."""
 
     class Trying(Container):
@@ -609,7 +609,7 @@ async def test_the_parking_limit_of_a_group_is_compared_with_the_attempts_of_its
 ):
     await set_up(given)
     await put_consumer(given["nats"], f"{given['prefix']}-ordering", await wanted_consumer(given, places))
-    report = await doctor(given, trying(places, **tries))
+    report = await doctor(given, with_attempts(places, **tries))
     assert found(report) == ([("warning", "consumer-places")] if warns else [])
     (finding,) = [each for each in report.findings if each.name in {"consumer", "consumer-places"}]
     assert said in finding.text
@@ -634,7 +634,7 @@ async def test_a_group_without_parking_can_stay_full(given: dict[str, Any]):
 
 
 async def test_a_group_that_is_nearly_full_is_reported(given: dict[str, Any]):
-    few = trying(10, retry_delays=[0.0, 1.0])
+    few = with_attempts(10, retry_delays=[0.0, 1.0])
     await set_up(given)
     stream = f"{given['prefix']}-ordering"
     await put_consumer(given["nats"], stream, await wanted_consumer(given, 10))
@@ -654,7 +654,7 @@ async def test_a_group_that_is_nearly_full_is_reported(given: dict[str, Any]):
     assert "8 of at most 10 events are unacknowledged" in report.as_text()
 
 
-async def test_an_ordered_group_has_one_place_for_each_partition(given: dict[str, Any]):
+async def test_an_ordered_group_is_not_reported_as_one_that_can_fill_up(given: dict[str, Any]):
     ordered = {**given, "ordering": "key"}
     await set_up(ordered)
     assert "fill its places" not in (await doctor(ordered)).as_text()

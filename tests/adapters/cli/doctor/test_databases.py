@@ -25,7 +25,7 @@ from mediator.nats import NatsServer
 from mediator.sqlalchemy import metadata, open_engine
 from mediator.sqlalchemy.migrations import HISTORY, Migration, SchemaHistory
 from mediator.sqlalchemy.schema import archive, outbox, parked
-from tests.adapters.cli.doctor.application import Container, hasty, plain, refusing
+from tests.adapters.cli.doctor.application import Container, plain, refusing, with_pragma
 from tests.adapters.cli.doctor.examination import config, doctor, found, set_up
 from tests.postgres import PostgresServer
 
@@ -165,11 +165,11 @@ async def test_a_lock_file_that_cannot_be_used_is_one_fault(sqlite: dict[str, An
 
 
 async def test_an_engine_that_commits_before_the_disk_has_written_is_one_fault(sqlite: dict[str, Any]):
-    assert found(await doctor(sqlite, hasty("synchronous=OFF"))) == [("fault", "sqlite-synchronous")]
+    assert found(await doctor(sqlite, with_pragma("synchronous=OFF"))) == [("fault", "sqlite-synchronous")]
 
 
 async def test_an_engine_whose_readers_wait_for_the_writer_is_one_fault(sqlite: dict[str, Any]):
-    report = await doctor(sqlite, hasty("journal_mode=DELETE"), (SqliteSettings(),))  # others fail
+    report = await doctor(sqlite, with_pragma("journal_mode=DELETE"), (SqliteSettings(),))  # others fail
     assert found(report) == [("fault", "sqlite-journal-mode")]
 
 
@@ -231,7 +231,7 @@ async def test_another_isolation_level_is_one_warning(postgresql: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def reckless() -> Iterator[PostgresServer]:
+def unsafe_server() -> Iterator[PostgresServer]:
     """A server that writes fast and may lose every commit."""
     server = PostgresServer({"fsync": "off", "full_page_writes": "off"})
     with asyncio.Runner() as runner:
@@ -240,24 +240,24 @@ def reckless() -> Iterator[PostgresServer]:
         runner.run(server.close())
 
 
-async def test_a_server_that_may_lose_the_database_has_a_fault_for_each_setting(server: NatsServer, reckless):
-    given = settings(server, reckless.url())
+async def test_a_server_that_may_lose_the_database_has_a_fault_for_each_setting(server: NatsServer, unsafe_server):
+    given = settings(server, unsafe_server.url())
     await set_up(given)
     assert found(await doctor(given)) == [("fault", "fsync"), ("fault", "full-page-writes")]
 
 
 @pytest.mark.thorough("waits for checks to reach their timeout")
 async def test_a_server_that_does_not_answer_is_reported_within_the_timeout(
-    server: NatsServer, reckless: PostgresServer
+    server: NatsServer, unsafe_server: PostgresServer
 ):
-    given = settings(server, reckless.url())
+    given = settings(server, unsafe_server.url())
     await set_up(given)
     started = time.monotonic()
-    reckless.suspend()
+    unsafe_server.suspend()
     try:
         report = await doctor(given, timeout=1)
     finally:
-        reckless.resume()
+        unsafe_server.resume()
     assert found(report) == [("fault", "database-unreachable")]
     assert time.monotonic() - started < 15
 

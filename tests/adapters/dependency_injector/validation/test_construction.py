@@ -204,7 +204,7 @@ def vague_classes():
 
 
 @pytest.mark.parametrize("cls", vague_classes(), ids=str)
-def test_a_handler_that_does_not_say_what_it_handles_is_a_fault(cls):
+def test_a_handler_without_a_message_type_is_a_fault(cls):
     problem = only_problem(container_of(vague=providers.Factory(cls)))
     assert problem.label == "container.vague"
     assert "does not say what it handles" in problem.text
@@ -286,7 +286,7 @@ def request_for(promised):
         ("Later", int),
     ],
 )
-def test_a_handler_may_return_what_its_request_promises_or_more(promised, returned):
+def test_a_handler_may_return_the_response_type_of_its_request_or_a_subtype(promised, returned):
     validate(container_of(handler=providers.Factory(handler_returning(request_for(promised), returned))))
 
 
@@ -303,7 +303,7 @@ def test_a_handler_may_return_what_its_request_promises_or_more(promised, return
         (Sequence[int], int),
     ],
 )
-def test_a_handler_that_returns_something_else_is_a_fault(promised, returned):
+def test_a_handler_with_another_response_type_is_a_fault(promised, returned):
     cls = handler_returning(request_for(promised), returned)
     problem = only_problem(container_of(handler=providers.Factory(cls)))
     assert "but Asking is a request for" in problem.text

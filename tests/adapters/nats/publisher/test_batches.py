@@ -163,7 +163,7 @@ async def test_batches_are_not_retried_after_the_stream_has_forbidden_them(conne
     assert len(await stored(raw, f"{prefix}-shop")) == 60
 
 
-async def test_with_too_many_open_batches_the_events_are_stored_one_by_one(connection, raw, prefix, event):
+async def test_events_are_stored_one_by_one_if_too_many_batches_are_open(connection, raw, prefix, event):
     publisher = NatsEventPublisher(connection, "app", prefix=prefix, settings=BATCHED)
     await publisher.publish([event("first")])
     for n in range(60):

@@ -80,7 +80,7 @@ async def test_many_events_of_several_keys_keep_their_order(connection, raw, pre
         ]
 
 
-async def test_after_a_failure_no_later_event_of_its_key_is_sent(connection, raw, prefix, event) -> None:
+async def test_later_events_of_the_key_of_a_failed_event_are_not_sent(connection, raw, prefix, event) -> None:
     publisher = NatsEventPublisher(connection, "app", prefix=prefix)
     too_large = event("2", "k", data=b"x" * 2_000_000)
     events = [event("1", "k"), too_large, event("3", "k"), event("4", "k"), event("5", "other"), event("6")]
@@ -201,7 +201,7 @@ async def test_concurrent_publishes_get_their_own_results(connection, prefix, ev
         assert [r.error is None for r in results] == [True] * 20 + [False]
 
 
-async def test_without_provision_a_missing_stream_is_reported_and_other_domains_publish(
+async def test_a_missing_stream_without_provision_is_reported_and_other_domains_publish(
     connection, prefix, event
 ) -> None:
     await NatsEventPublisher(connection, "app", prefix=prefix).publish([event(type="there.x.v1")])
@@ -346,7 +346,7 @@ SILENT = 3.5
 
 
 @asynccontextmanager
-async def broker_that_is_silent_about(count: int) -> AsyncIterator[tuple[NatsConnection, list[str]]]:
+async def broker_with_silent_domains(count: int) -> AsyncIterator[tuple[NatsConnection, list[str]]]:
     """Yield a connection whose user may not read the information of some existing streams, and their domains."""
     domains = [f"silent{number}" for number in range(count)]
     denied = ", ".join(f'"$JS.API.STREAM.INFO.events-{domain}"' for domain in domains)
@@ -365,7 +365,7 @@ async def broker_that_is_silent_about(count: int) -> AsyncIterator[tuple[NatsCon
 @pytest.mark.thorough("waits for streams that are silent")
 @pytest.mark.parametrize("count", [1, 3, 8])
 async def test_many_silent_streams_delay_the_other_streams_as_briefly_as_one(event, count: int) -> None:
-    async with broker_that_is_silent_about(count) as (connection, domains):
+    async with broker_with_silent_domains(count) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app")
         events = [event(domain, type=f"{domain}.changed.v1") for domain in domains]
         events.insert(count // 2, event("healthy"))
@@ -390,7 +390,7 @@ async def test_a_relay_publishes_the_other_domains_while_many_streams_are_silent
     event, count: int, batch_size: int
 ) -> None:
     """This holds also when their events fill whole batches."""
-    async with broker_that_is_silent_about(count) as (connection, domains):
+    async with broker_with_silent_domains(count) as (connection, domains):
         database = InMemoryDatabase()
         database.outbox += [event(domain, type=f"{domain}.changed.v1") for domain in domains]
         database.outbox.append(event("healthy"))
@@ -432,7 +432,7 @@ async def test_a_relay_publishes_the_other_domains_when_events_for_a_full_stream
 
 @pytest.mark.thorough("waits for streams that are silent")
 async def test_later_events_of_a_key_wait_for_the_event_of_a_silent_stream(event) -> None:
-    async with broker_that_is_silent_about(1) as (connection, [silent]):
+    async with broker_with_silent_domains(1) as (connection, [silent]):
         publisher = NatsEventPublisher(connection, "app")
         events = [event("1", "k"), event("2", "k", type=f"{silent}.changed.v1"), event("3", "k"), event("4", "other")]
         results = await publisher.publish(events)
@@ -443,7 +443,7 @@ async def test_later_events_of_a_key_wait_for_the_event_of_a_silent_stream(event
 
 @pytest.mark.thorough("waits for streams that are silent")
 async def test_half_of_the_timeout_remains_for_streams_that_answer(event) -> None:
-    async with broker_that_is_silent_about(2) as (connection, domains):
+    async with broker_with_silent_domains(2) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app", timeout=3)
         events = [*(event(domain, type=f"{domain}.changed.v1") for domain in domains), event("healthy")]
         *silent, healthy = await publisher.publish(events)
@@ -455,7 +455,7 @@ async def test_half_of_the_timeout_remains_for_streams_that_answer(event) -> Non
 
 @pytest.mark.thorough("waits for streams that are silent")
 async def test_a_publish_does_not_wait_for_the_check_of_a_silent_stream_by_another_publish(event) -> None:
-    async with broker_that_is_silent_about(1) as (connection, [silent]):
+    async with broker_with_silent_domains(1) as (connection, [silent]):
         publisher = NatsEventPublisher(connection, "app")
         await publish_until_stored(publisher, [event("0")])
         waiting = asyncio.create_task(publisher.publish([event("silent", type=f"{silent}.changed.v1")]))
@@ -468,7 +468,7 @@ async def test_a_publish_does_not_wait_for_the_check_of_a_silent_stream_by_anoth
 
 
 async def test_a_publish_cancelled_while_it_checks_a_stream_leaves_no_state(event) -> None:
-    async with broker_that_is_silent_about(3) as (connection, domains):
+    async with broker_with_silent_domains(3) as (connection, domains):
         publisher = NatsEventPublisher(connection, "app")
         await publish_until_stored(publisher, [event("0")])
         before = asyncio.all_tasks()

@@ -140,7 +140,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_after_a_process_dies_or_freezes_another_continues_in_order(
+async def test_another_process_continues_in_order_after_one_dies_or_freezes(
     connection, shared_server, prefix, event, number
 ) -> None:
     await publish(connection, prefix, *(event(name, "k") for name in ("a", "hold", "b", "c")))

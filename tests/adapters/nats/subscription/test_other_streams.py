@@ -63,7 +63,9 @@ async def until_archived(database: InMemoryDatabase, event_id: str) -> float:
     return time.monotonic() - began
 
 
-async def check_that_shop_goes_on(database: InMemoryDatabase, publisher: NatsEventPublisher, faulty: str, event: Make):
+async def check_that_shop_is_published(
+    database: InMemoryDatabase, publisher: NatsEventPublisher, faulty: str, event: Make
+):
     """Check the domain shop before, during and after the detection of the fault, with more faulty events than one claim."""
     database.outbox += [event(f"{faulty}{n}", f"k{n % 7}", type=f"{faulty}.added.v1") for n in range(250)]
     async with relaying(database, publisher):
@@ -88,7 +90,7 @@ async def test_a_stream_that_acknowledges_nothing_delays_no_other(connection, pr
         atomic_batches=atomic,
         settings=BATCHED,
     )
-    await check_that_shop_goes_on(InMemoryDatabase(), publisher, "mute", event)
+    await check_that_shop_is_published(InMemoryDatabase(), publisher, "mute", event)
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["batches", "one by one"])
@@ -102,7 +104,7 @@ async def test_a_full_stream_delays_no_other(connection, prefix, event, atomic: 
         atomic_batches=atomic,
         settings=BATCHED,
     )
-    await check_that_shop_goes_on(InMemoryDatabase(), publisher, "full", event)
+    await check_that_shop_is_published(InMemoryDatabase(), publisher, "full", event)
 
 
 async def test_a_deleted_stream_delays_no_other(connection, raw, prefix, event) -> None:
@@ -112,7 +114,7 @@ async def test_a_deleted_stream_delays_no_other(connection, raw, prefix, event) 
     await raw.jetstream().delete_stream(f"{prefix}-gone")
     missing = NatsEventPublisher(connection, "app", prefix=prefix, timeout=_TIMEOUT, provision=False)
     assert (await missing.publish([event("shop again")]))[0].error is None
-    await check_that_shop_goes_on(InMemoryDatabase(), missing, "gone", event)
+    await check_that_shop_is_published(InMemoryDatabase(), missing, "gone", event)
 
 
 async def test_every_publish_to_a_forbidden_stream_fails_at_once(
@@ -148,7 +150,7 @@ async def test_a_forbidden_stream_delays_no_other(event: Make, atomic: bool) -> 
         assert second.error is None
         assert isinstance(first.error, StreamUnavailableError)
         assert "may not publish to events.secret.added" in str(first.error)
-        await check_that_shop_goes_on(InMemoryDatabase(), publisher, "secret", event)
+        await check_that_shop_is_published(InMemoryDatabase(), publisher, "secret", event)
 
 
 @pytest.mark.parametrize("atomic", [True, False], ids=["batches", "one by one"])

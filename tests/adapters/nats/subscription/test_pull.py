@@ -205,7 +205,7 @@ async def test_each_message_about_a_delivery_updates_the_time_of_its_last_report
 
 
 @pytest.mark.parametrize("prefix", ["$JS.ACK.stream.g", "$JS.ACK.domain.account.stream.g"])
-def test_a_delivery_reads_its_place_with_and_without_a_domain(prefix: str) -> None:
+def test_a_delivery_reads_its_stream_position_with_and_without_a_domain(prefix: str) -> None:
     reply = f"{prefix}.4.17.9.1700000000500000000.23" + (".token" if "domain" in prefix else "")
     given = Msg(_client=None, subject="events.shop.x.3", reply=reply, data=b"{}", headers={})  # type: ignore[arg-type]
     found = read(given, Replies().reply, lambda _: None)

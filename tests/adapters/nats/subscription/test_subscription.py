@@ -246,7 +246,7 @@ async def test_an_outage_is_logged_only_by_the_connection(server, prefix, event)
     assert {line["event"] for line in logs} == {"connected", "disconnected", "closed"}
 
 
-async def test_after_a_reconnect_the_pull_is_repeated_at_once(server, prefix, event) -> None:
+async def test_the_pull_is_repeated_at_once_after_a_reconnect(server, prefix, event) -> None:
     async with open_connection(server.url) as connection:
         subscription = NatsEventSubscription(connection, "g", prefix=prefix)
         async with subscription.open([TYPE], prefetch=10) as deliveries:
@@ -290,7 +290,7 @@ async def test_a_silently_dead_pull_is_noticed(connection, raw, prefix, event) -
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_without_provision_a_missing_stream_and_a_missing_consumer_are_logged_once_each_and_awaited(
+async def test_a_missing_stream_and_a_missing_consumer_without_provision_are_logged_once_and_awaited(
     connection, prefix, event
 ) -> None:
     subscription = NatsEventSubscription(connection, "g", prefix=prefix, provision=False)
@@ -318,7 +318,7 @@ async def test_a_stream_with_other_settings_is_consumed_and_the_difference_is_lo
     assert [line["event"] for line in logs if "max_age" in line.get("reason", "")] == ["the stream differs"]
 
 
-async def test_event_types_are_added_to_a_group_and_never_taken_from_it(connection, raw, prefix, event) -> None:
+async def test_event_types_are_added_to_a_group_and_never_removed(connection, raw, prefix, event) -> None:
     subscription = NatsEventSubscription(connection, "g", prefix=prefix)
     async with subscription.open([TYPE], prefetch=10) as deliveries:
         await publish(connection, prefix, event("a"))

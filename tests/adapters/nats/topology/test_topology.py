@@ -259,7 +259,9 @@ def test_a_start_time_must_have_a_time_zone_and_may_have_any() -> None:
             ConsumerSettings("g", ["a.b.*"], **wrong)
 
 
-async def test_without_provision_nothing_is_created_or_changed(api: JetStreamApi, raw: Client, prefix: str) -> None:
+async def test_ensure_consumer_without_provision_creates_and_changes_nothing(
+    api: JetStreamApi, raw: Client, prefix: str
+) -> None:
     stream, settings = f"{prefix}-sales", ConsumerSettings("g", [f"{prefix}.sales.paid.*"])
     with pytest.raises(StreamNotFoundError):
         await ensure_consumer(api.client, stream, settings, broker=BROKER, provision=False)
