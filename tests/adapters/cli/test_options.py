@@ -12,7 +12,7 @@ from tests.adapters.cli.samples.sample import IdleContainer
 
 TARGET = f"{IdleContainer.__module__}:IdleContainer"
 NEVER = "no_such_module:create"
-"""A target whose import would be a different error: whatever is refused is refused before."""
+"""A target whose import fails with another error, so that a refusal must come before the import."""
 
 NUMBERS = ["nan", "-nan", "inf", "-inf", "-5", "-0.001", "1e400", "1e300", "x", "", " ", "True", "1_0x"]
 COUNTS = ["-1", "1.5", "nan", "inf", "x", "", "True", "9223372036854775808", "1" + "0" * 30]
@@ -38,7 +38,7 @@ BY_NAME = {
     "monitoring": ["", "host:8222", "ftp://host", "http://", "http://host:x", "http://host:99999"],
 }
 FREE = {"target", "message", "others", "key", "because", "output", "data", "headers", "folder", "application"}
-"""What may be any text, or a file."""
+"""Options that accept any text or a file."""
 
 
 def parameters(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Parameter]]:

@@ -18,7 +18,7 @@ WITHOUT_SIGNALS = """
 import asyncio, asyncio.unix_events, sys
 
 def unknown(*_):
-    raise NotImplementedError  # as the event loops of Windows do
+    raise NotImplementedError  # like the event loops of Windows
 
 asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler = unknown
 asyncio.unix_events._UnixSelectorEventLoop.remove_signal_handler = unknown

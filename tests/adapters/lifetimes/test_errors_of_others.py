@@ -179,7 +179,7 @@ def test_an_error_of_the_startup_passes_through_a_blocking_mediator_unchanged(ki
 
     wired = wire()
     with pytest.raises(kind) as caught, BlockingMediator(wired, failing()):
-        pytest.fail("it was not started")
+        pytest.fail("the block was entered")
     assert caught.value is error
 
 

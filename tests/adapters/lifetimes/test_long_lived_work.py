@@ -38,7 +38,7 @@ from tests.postgres import PostgresServer
 from tests.unit.wiring import handles, wire
 
 MARK: ContextVar[str | None] = ContextVar("mark", default=None)
-"""As a tenant, a field of log lines or a span would, it says in which dispatch something was made."""
+"""The name of the dispatch in which an object was created, like a tenant, a log field or a span."""
 
 PARALLEL = 5
 

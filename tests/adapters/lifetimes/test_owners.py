@@ -77,7 +77,7 @@ def refused_in_a_child(work: Callable[[], object]) -> None:
         if time.monotonic() > deadline:
             os.kill(child, 9)
             os.waitpid(child, 0)
-            pytest.fail("it hangs in the forked process")
+            pytest.fail("the work hangs in the forked process")
         time.sleep(0.01)
     assert os.waitstatus_to_exitcode(ended[1]) == 0
 
@@ -290,7 +290,7 @@ def test_a_blocking_mediator_is_used_in_its_own_process():
         assert next(items) == 1
         for holding in (False, True):
             if holding:
-                mediator._open.acquire()  # as a thread of the parent may hold it during the fork
+                mediator._open.acquire()  # a thread of the parent may hold this lock during the fork
             refused_in_a_child(lambda: mediator.send(EnrollStudent()))
             refused_in_a_child(lambda: mediator.publish(Any))
             refused_in_a_child(lambda: mediator.stream(Numbers()).__enter__())

@@ -90,9 +90,9 @@ async def test_a_request_ends_at_its_timeout_and_sends_the_timeout_along() -> No
         assert now() - began == pytest.approx(timeout)
         assert connection.current.published[-1][4]["mediator-timeout"] == f"{timeout:.3f}"
     connection.lose()
-    for timeout, waited in ((0.25, 0.25), (60.0, 1.0)):  # it is known soon whether there is a connection
+    for timeout, waited in ((0.25, 0.25), (60.0, 1.0)):  # a missing connection is noticed after a second
         began = now()
-        with pytest.raises(PublisherUnavailableError):  # it was not sent, and the outcome must say so
+        with pytest.raises(PublisherUnavailableError):  # the error must say that the request was not sent
             await channel.call(call(timeout))
         assert now() - began == pytest.approx(waited)
 
@@ -182,7 +182,7 @@ async def test_an_incoming_request_knows_its_waiting_time_and_the_timeout_of_its
             await ask(connection.current, 2, **{"mediator-timeout": wrong})
         assert replies(connection.current) == [(inbox(2), "refused")] * 6
         told: tuple[tuple[dict[str, str], float], ...] = (({"mediator-timeout": "3600"}, 3600.0), ({}, 5.0))
-        for given, seconds in told:  # a foreign sender may not give it
+        for given, seconds in told:  # a foreign sender may omit the header
             await ask(connection.current, 3, **given)
             async with asyncio.timeout(1):
                 assert (await calls.next()).call.timeout == seconds
@@ -292,7 +292,7 @@ async def test_a_request_that_arrives_during_leaving_is_answered_busy() -> None:
         subscriptions = dict(client.subscriptions)
 
         async def late(_subject: str, _body: bytes) -> dict[str, Any]:
-            client.subscriptions.update(subscriptions)  # it was on its way
+            client.subscriptions.update(subscriptions)  # the request was already on its way
             await ask(client, 1)
             client.subscriptions.clear()
             return {}

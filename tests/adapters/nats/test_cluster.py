@@ -110,7 +110,7 @@ async def test_publishing_and_consuming_continue_when_the_leader_of_the_stream_i
                 await leader.kill()
                 await publishing
                 await take_in(deliveries, ids, 60 * (round_ + 1))
-                await cluster.start()  # also waits until it has caught up: two of three must be complete at any time
+                await cluster.start()  # waits until the server has caught up: two of three must always be complete
         assert sorted(ids) == sorted(f"{r}-{n}" for r in range(2) for n in range(60))
         for key in range(3) if ordering == "key" else ():
             assert [one for one in ids if int(one[2:]) % 3 == key] == [

@@ -161,7 +161,7 @@ async def test_a_flood_of_rings_makes_the_relay_look_ten_times_a_second_and_no_r
             await asyncio.sleep(0)
         await raw.flush()
         assert looks <= 2 + 10 * (clock() - begun)
-        for number in range(1, 4):  # what is committed here meanwhile waits for no ring
+        for number in range(1, 4):  # local commits wait for no ring
             await raw.publish(f"mediator-wake.{prefix}", b"stranger")
             await ledger.send(Do(adding(Blob(number))))
             async with asyncio.timeout(5):

@@ -296,7 +296,7 @@ async def test_every_message_is_read_once_despite_losses_and_silent_consumers() 
     assert now() - began <= 2 * (3.0 + 0.5) + 0.1
     stream.lagging = 3
     assert await stream.read() == list(range(1, 31))
-    stream.losses = {29}  # of the last batch, which ends without this message
+    stream.losses = {29}  # the last batch ends without this message
     assert await stream.read() == list(range(1, 31))
     assert stream.consumers == {}
     assert stream.client.subscriptions == {}

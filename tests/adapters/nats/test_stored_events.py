@@ -19,7 +19,7 @@ from mediator.nats import NatsEventSubscription, NatsServer, open_connection
 from tests.adapters.nats.deliveries import publish, take
 from tests.adapters.stored_events import CLASSES, EVENTS
 
-TEXTS = st.text(max_size=20).filter(str.isprintable)  # of ids and of a message context
+TEXTS = st.text(max_size=20).filter(str.isprintable)  # texts for ids and for a message context
 
 
 async def check(url: str, prefix: str, events: list[DistributedEvent], flow: dict[str, str], ids: list[str]) -> None:

@@ -191,7 +191,7 @@ async def test_events_that_this_process_adds_during_a_count_are_not_forgotten(
     assert await outbox.admit(0)
     assert [await outbox.admit(), await outbox.admit()] == [True, False]
     assert len(outbox.counts) == 2
-    outbox.now += 1000  # and the next count includes its outcome
+    outbox.now += 1000  # the next count includes the outcome
     assert await outbox.admit(10)
 
 

@@ -24,7 +24,7 @@ from mediator.transactions import Outcome
 from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Noted, Write
 
 LIMIT = 0.5
-"""Seconds, more than a command takes on a busy machine: the time must run out at the place that a test chooses."""
+"""Seconds, more than a command takes on a busy machine, so that the time runs out at the place chosen by a test."""
 
 
 class RefusedError(Exception):

@@ -216,7 +216,7 @@ async def test_a_commit_that_the_end_of_the_event_loop_cancels_has_an_unknown_ou
     with failpoint("unit_of_work.during_commit", committing):
         sending = asyncio.create_task(send())
         await committing.reached.wait()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # like the end of asyncio.run
             task.cancel()
         error, outcome = await sending
     assert isinstance(error.__cause__, CommitOutcomeUnknownError)

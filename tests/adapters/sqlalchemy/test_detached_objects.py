@@ -619,7 +619,7 @@ async def test_no_increment_is_lost_and_no_failed_one_is_kept_in_any_order(bank,
                 try:
                     await bank.do(lambda how=how, column=column: add(how, column))
                 except (LookupError, StaleObjectError, DetachedInstanceError):
-                    pass  # an object of a command that failed can neither be changed nor read
+                    pass  # an object of a failed command can neither be changed nor read
                 else:
                     expected[column] += 1
             assert await bank.stored() == expected["balance"]

@@ -120,7 +120,7 @@ async def test_a_dispatch_that_joins_during_the_commit_is_refused(ledger: Ledger
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_forgotten_task_that_is_connecting_leaves_no_connection(ledger: Ledger, fails: bool) -> None:
     forgotten = Forgotten(lambda ledger: ledger.write("late"), fails=fails)
-    await ledger.engine.dispose()  # so that it needs a new connection
+    await ledger.engine.dispose()  # forces a new connection
     async with asyncio.timeout(10):
         await asyncio.gather(ledger.send(Do(forgotten)), return_exceptions=True)
         await asyncio.gather(forgotten.task, return_exceptions=True)

@@ -19,7 +19,7 @@ from tests.adapters.sqlalchemy.ledger import Count, Do, Ledger, Write, create_ta
 
 @pytest.fixture
 async def patient(url: str) -> AsyncIterator[Ledger]:
-    """Open a ledger on a pool of the same size, for whose connections dispatches wait up to a minute."""
+    """Open a ledger on a pool of the same size; dispatches wait up to a minute for its connections."""
     async with open_engine(url, pool_size=2, max_overflow=1, pool_timeout=60) as opened:
         await create_tables(opened)
         yield Ledger(opened)

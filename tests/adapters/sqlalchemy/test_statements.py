@@ -188,7 +188,7 @@ async def test_an_erasure_does_not_wait_for_the_relay_that_is_publishing_the_key
     await add(ledger, Moved("k", 1))
     async with ledger.outbox.claim(10) as batch:
         assert len(batch.events) == 1
-        async with asyncio.timeout(5):  # and not the ten seconds after which a frozen relay loses its claim
+        async with asyncio.timeout(5):  # less than the ten seconds after which a frozen relay loses its claim
             assert await ledger.outbox.erase("k") == Erased(archived=0, parked=0, pending=1)
 
 

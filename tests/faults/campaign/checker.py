@@ -15,7 +15,7 @@ from tests.faults.scenarios.stream import in_the_stream
 from tests.faults.scenarios.tables import Seen
 
 NEVER = " never"
-"""How the detail of an entry ends whose command was to be rolled back."""
+"""The end of the detail of an entry whose command must be rolled back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tests.faults.campaign.supervisor import Supervisor
 from tests.faults.scenarios.processes import Process
 
 _POISON_TRIES = 300
-"""As often as it takes: the database is away now and then, and recovers slowly from a crash on a busy machine."""
+"""The number of tries: the database is sometimes down, and recovers slowly from a crash on a busy machine."""
 _POISON_PAUSE = 0.5
 
 Fault = Callable[[str, random.Random], Awaitable[None]]

@@ -9,7 +9,7 @@ from typing import Self
 
 _CHUNK = 65536
 _RESET_AT_ONCE = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: closing sends RST instead of FIN."""
+"""SO_LINGER with a time of zero, so that closing sends RST instead of FIN."""
 
 
 class Proxy:

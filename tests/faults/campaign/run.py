@@ -20,10 +20,10 @@ from tests.faults.scenarios import tables
 
 _TELL_SECONDS = 5.0
 _STILL_SECONDS = 60.0
-"""When nothing has taken effect for so long, what is not through is stuck."""
+"""Seconds without an effect after which the pending events count as stuck."""
 _POLL = 0.2
 _AWAY = (SQLAlchemyError, MediatorError, OSError)
-"""What a database says at which a fault is happening."""
+"""Errors of a database during a fault."""
 
 
 def tell(text: str) -> None:

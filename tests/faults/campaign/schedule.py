@@ -8,7 +8,7 @@ from dataclasses import dataclass
 ROUND_SECONDS = 30.0
 
 _LONGEST = 4
-"""How many times as long as asked for a campaign lasts at most."""
+"""The maximum duration of a campaign, as a multiple of the requested one."""
 
 _KILLS = {"SIGKILL writer": 2, "SIGKILL relay": 3, "SIGKILL consumer": 4}
 _FREEZES = {"SIGSTOP writer": 1, "SIGSTOP relay": 1, "SIGSTOP consumer": 1}

@@ -10,7 +10,7 @@ _OURS = ("SIGKILL writer", "SIGKILL relay", "SIGKILL consumer")
 _PER_MINUTE = {"SIGKILLs": 13, "kills of nats-server": 1, "faults": 15, "events with effect": 500}
 _RESTARTS = "restarts of PostgreSQL"
 _TROUBLES = 10
-"""A minute, of each kind."""
+"""The lower bound of each kind per minute."""
 
 
 def events_needed(seconds: float) -> int:

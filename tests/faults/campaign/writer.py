@@ -34,11 +34,11 @@ PLANS = (
     (2, ("event", "pause", "fail")),
     (1, ("event", "join-fail")),
 )
-"""What a command may consist of, and how often it comes. On SQLite a transaction inside another one has to come first."""
+"""The steps of commands with their weights. On SQLite, a transaction inside another one must come first."""
 CANCELLED = 0.1
-"""Which share of the commands is cancelled somewhere on its way, by its sender."""
+"""The share of commands that their sender cancels at a random time."""
 LIMITED = 0.1
-"""Which share may take only so long, and is cancelled by the pipeline."""
+"""The share of commands with a time limit, which the pipeline cancels."""
 ACKNOWLEDGED = 0.25
 _LONGEST_RUN = 0.04
 _RETRY_SECONDS = 0.2

@@ -135,7 +135,7 @@ class ShopContainer(containers.DeclarativeContainer):
     inbox = providers.Singleton(SqlAlchemyInbox, engine)
     outbox = providers.Singleton(SqlAlchemyOutbox, engine)
     parking = providers.Singleton(SqlAlchemyParking, engine)
-    settings = providers.Singleton(StreamSettings, max_bytes=1_000_000)  # the broker reserves them
+    settings = providers.Singleton(StreamSettings, max_bytes=1_000_000)  # the broker reserves this space
     publisher = providers.Singleton(NatsEventPublisher, nats, "shop", prefix=config.prefix, settings=settings)
     relay = providers.Singleton(OutboxRelay, outbox, publisher)
     transaction = providers.Factory(

@@ -9,13 +9,13 @@ COMMITTED = Left(orders=1, outbox=1)
 NOTED = replace(COMMITTED, notes=1)
 DELIVERED = Left(orders=1, stream=1)
 LOST = Left(orders=1)
-"""Direct delivery has no outbox in which the event could wait."""
+"""Direct delivery loses the event, because it has no outbox."""
 SENT = Left(orders=1, archive=1, stream=1)
-"""The relay has sent the event and written it off."""
+"""The relay has sent and archived the event."""
 SENT_UNKNOWN = Left(orders=1, outbox=1, stream=1)
-"""The broker has it, and the relay does not know that."""
+"""The broker has stored the event, and the relay does not know it."""
 TAKEN = replace(SENT, inbox=1, effects=1, outbox=1)
-"""The consumer's transaction: what came in, what it did, and the event that follows, all together."""
+"""The consumer's transaction: the inbox row, the effect and the following event, all together."""
 COUNTED = replace(SENT, attempts=1)
 PARKED = replace(SENT, inbox=1, parked=1)
 
@@ -103,4 +103,4 @@ OUTCOMES = (
     Outcome("consumer.after_handlers", "replay", PARKED, PARKED, PARKED, "it is parked as before"),
     Outcome("consumer.after_commit", "replay", TAKEN, TAKEN, TAKEN, "nothing is left to do"),
 )  # fmt: skip
-"""All of them, in the order of an event's life."""
+"""All outcomes, in the order of an event's life."""

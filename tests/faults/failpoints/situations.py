@@ -71,7 +71,7 @@ async def _consume(container: Any) -> None:
 
 async def _stop_consuming(container: Any) -> None:
     """Stop a consumer during a handler."""
-    Reserve.hanging = asyncio.Event()  # of this event loop
+    Reserve.hanging = asyncio.Event()  # bound to this event loop
     running = asyncio.ensure_future(container.consumer().run())
     try:
         await Reserve.hanging.wait()
@@ -104,4 +104,4 @@ SITUATIONS = {
         "a parked event is replayed after the repair", _replay, orders=("broken",), consumed=True, repaired=True
     ),
 }
-"""By name, in the order of an event's life."""
+"""The situations by name, in the order of an event's life."""

@@ -20,7 +20,7 @@ SCENARIOS = {
     "poison": (poison.run, 1_000),
     "strangers": (strangers.run, 100_000),
 }
-"""The scenarios, and how many events each has unless told."""
+"""The scenarios with their default numbers of events."""
 
 
 def parsed() -> argparse.Namespace:

@@ -40,7 +40,7 @@ from tests.faults.scenarios.application import configured
 APPLICATION = "load"
 ORDERED, UNORDERED = "keeper", "teller"
 HEALTHY = "well-"
-"""Begins the keys of what no stranger has sent."""
+"""The prefix of keys that no stranger sends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mediator.distributed.cloudevents import bucket_of
 
 MAX_PAYLOAD = 1024**2
-"""What nats-server takes unless told otherwise: headers and body, in bytes."""
+"""The default limit of nats-server for headers and body, in bytes."""
 
 _PARTITIONS = 16
 _KEYS = 50
@@ -66,7 +66,7 @@ _JETSTREAM = [
     (b"Status", b"404"), (b"Status", b"503"), (b"Description", b"Consumer Deleted"), (b"Nats-Pending-Messages", b"x"),
     (b"Nats-Required-Api-Level", b"9"), (b"Nats-Last-Consumer", b"1"), (b"Nats-Consumer-Stalled", b"events.load.kept.1"),
 ]  # fmt: skip
-"""Headers to which the broker, or a client, gives a meaning."""
+"""Headers with a meaning for the broker or for a client."""
 
 _OWN = [b"mediator-status", b"mediator-reason", b"mediator-error", b"mediator-reference", b"mediator-timeout"]
 _FLOW = [b"correlationid", b"causationid", b"tenant", b"traceparent", b"tracestate", b"principal", b"authorization"]
@@ -85,7 +85,7 @@ CHOSEN = [
     b"chosen.\xff",
     b"chosen.\x00", b"chosen." + b"x" * 2000, b"chosen" + b".x" * 500,
 ]  # fmt: skip
-"""Reply subjects that nobody may be answered on."""
+"""Reply subjects to which no answer may be sent."""
 
 _UNHEARD = [
     b"_INBOX." + b"q" * 22,

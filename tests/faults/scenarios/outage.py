@@ -12,7 +12,7 @@ from tests.faults.scenarios.site import Site
 _SIZE = 100
 _GROWTH = 1.15
 _LOG_LINES = 10
-"""So many lines of the relay and of its connections may tell of one outage, however long it is."""
+"""The maximum number of log lines of the relay and of its connections per outage, however long the outage is."""
 _FIRST = 0.1
 
 

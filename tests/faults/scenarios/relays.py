@@ -15,18 +15,18 @@ from tests.faults.scenarios.site import Site
 
 _KILL_SECONDS = 1.0
 _FREEZE_MARGIN = 5.0
-"""With the 10 s that PostgreSQL leaves an idle transaction that makes 15 s."""
+"""Seconds; together with PostgreSQL's 10 s for an idle transaction, the limit is 15 s."""
 _FROZEN_SECONDS = 2.0
-"""How long a relay is frozen on SQLite, where its events wait for it."""
+"""Seconds for which a relay is frozen on SQLite, where its events wait for it."""
 _THAW_SECONDS = 5.0
 _WRITING_SECONDS = 1.0
 _MAX_PENDING = 2000
-"""Writers wait when so many events do: how fast events go out at all is not what is measured."""
+"""The number of pending events at which writers pause, because the scenario does not measure throughput."""
 _HOLDING = text(
     "SELECT count(*) FROM pg_stat_activity "
     "WHERE application_name = :name AND state = 'idle in transaction' AND backend_xid IS NOT NULL"
 )
-"""A transaction that has locked something has a number."""
+"""Counts transactions with an id, because a transaction that has locked a row has one."""
 
 
 async def run(site: Site) -> None:

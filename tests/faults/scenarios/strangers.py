@@ -29,7 +29,7 @@ _LONGEST_LINE = 10_000
 _GROWTH = 1.05
 _GROWTH_BYTES = 8 * 2**20
 _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""glibc gives each thread, and thereby each SQLite connection, an arena that keeps what was freed. Not the library holds
+"""glibc gives each thread, and so each SQLite connection, an arena that keeps freed memory. The library does not hold
 that memory, so the processes run with one arena for all threads."""
 _NUMBER = 50
 _HELLOS = 2
@@ -38,7 +38,7 @@ _TYPES = {ORDERED: "load.kept", UNORDERED: "load.told"}
 _ENDS = {
     "request refused", "request failed", "request without an inbox ignored", "request turned away", "request given up",
 }  # fmt: skip
-"""What the responder says of a request that has no effect."""
+"""Log events of the responder for a request without effect."""
 _LEFT_OUT = "similar lines left out"
 _SAID = {
     "event parked",

@@ -11,11 +11,11 @@ from mediator.sqlalchemy import create_schema
 _PLACE = {"sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT", "postgresql": "bigserial PRIMARY KEY"}
 _NOW = {"sqlite": "((julianday('now') - 2440587.5) * 86400.0)", "postgresql": "extract(epoch FROM clock_timestamp())"}
 _ORDER = {"sqlite": "place", "postgresql": "pg_xact_commit_timestamp(xmin), place"}
-"""One writer at a time gives SQLite's rows their places; PostgreSQL says when the transaction of a row committed."""
+"""The commit order: SQLite numbers rows of one writer at a time; PostgreSQL records the time of each commit."""
 _WHEN = {"sqlite": "at", "postgresql": "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8"}
 
 SETTINGS = {"track_commit_timestamp": "on"}
-"""What PostgreSQL needs for that."""
+"""The setting of PostgreSQL that records commit times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ _ANSWER = re.compile(rb"\r\nmediator-status: ?(ok|failed|refused|busy|unreadable
 _SHOWN = 500
 _BY_BROKER = re.compile(rb'\{"(stream|error|type)":')
 _ALSO_SENT = (b"events.", b"requests.", b"mediator-wake.", b"$JS.ACK.events-load.", b"$JS.API.CONSUMER.MSG.NEXT.")
-"""Where strangers and applications send something anyway."""
+"""Subjects that strangers and applications use regularly."""
 
 
 def parsed() -> argparse.Namespace:

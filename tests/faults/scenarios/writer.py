@@ -19,7 +19,7 @@ from tests.faults.scenarios.application import Move, RolledBackError, WriterCont
 _FAILING = 0.02
 _INSERTING = 1 / 3
 _SINGLE = 0.3
-"""Which share of the commands raise one event where most raise many."""
+"""The share of commands that raise one event if most commands raise many."""
 
 
 def parsed() -> argparse.Namespace:

@@ -284,7 +284,7 @@ async def test_other_partitions_are_a_fault_for_a_publisher_and_no_finding_for_a
         ("warning", "stream-differs"),
         ("fault", "consumer-missing"),
     ]
-    assert "mediator.partitions" not in report.as_text(), "it is told once, not among the other differences too"
+    assert "mediator.partitions" not in report.as_text(), "the difference is reported once, not also among the others"
 
 
 async def test_events_without_a_consumer_are_reported(installed: dict[str, Any]):

@@ -118,7 +118,7 @@ async def test_all_options_may_be_strings_of_a_configuration(tmp_path: Path) -> 
     async with NatsServer(settings=settings) as server:
         values = {
             "url": server.url,
-            "user": "",  # as of an environment variable that is not set
+            "user": "",  # like an unset environment variable
             "password": "",
             "nkeys_seed": seed_file(tmp_path / "seed", key),
             "ca": authority.path,

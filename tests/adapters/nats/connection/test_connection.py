@@ -219,4 +219,4 @@ async def test_a_client_without_the_right_to_ask_jetstream_is_not_reconnected() 
                     await asyncio.wait_for(lost.wait(), 1)
                 assert connection.epoch("publish") == 1
     refusals = [line["reason"] for line in logs if line["event"] == "refused by the broker"]
-    assert refusals == ['nats: permissions violation for publish to "$js.api.info"']  # the password is in it
+    assert refusals == ['nats: permissions violation for publish to "$js.api.info"']  # includes the password

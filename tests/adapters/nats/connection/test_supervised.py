@@ -380,7 +380,7 @@ async def test_a_dead_socket_is_dropped_without_waiting_for_its_unsent_bytes() -
     server = Server()
     async with linked(server):
         for _ in range(2):
-            server.last.is_connected, server.last.is_reconnecting = False, True  # and it has not reported it yet
+            server.last.is_connected, server.last.is_reconnecting = False, True  # not reported yet
             began = now()
             while not server.last.aborted:
                 await asyncio.sleep(0.1)

@@ -254,7 +254,7 @@ async def test_the_next_publish_repeats_a_failed_subscription_to_acknowledgement
     client.subscribe_error = None
     publishing = asyncio.create_task(publisher.publish([event("1")]))
     await asyncio.sleep(0)
-    publishing.cancel()  # while it begins to listen
+    publishing.cancel()  # cancelled during its subscription
     await asyncio.wait((publishing,))
     assert reasons(await publisher.publish([event("1")])) == [None]
     assert len(client.subscriptions) in (1, 2)
@@ -346,7 +346,7 @@ async def test_a_connection_newer_than_the_last_publish_is_a_sign_and_waiting_le
         broker.connection.reconnect()
         assert await waiting
         assert now() - began == pytest.approx(14.0)
-        assert await publisher.wait_for_recovery(10.0)  # until something was published through it
+        assert await publisher.wait_for_recovery(10.0)  # the sign lasts until the next publish
         assert now() - began == pytest.approx(14.0)
         waiting = asyncio.create_task(publisher.wait_for_recovery(10.0))
         waiting.cancel()

@@ -70,7 +70,7 @@ async def test_a_forged_message_to_the_inbox_of_a_consumer_is_not_answered(
             await publish(connection, prefix, event("2"))
             assert (await take(deliveries)).event.id == "2"
             assert not {*chosen} & {*stranger.sent}
-    assert len([line for line in logs if line["event"] == "message to the inbox ignored"]) == 10  # of 45
+    assert len([line for line in logs if line["event"] == "message to the inbox ignored"]) == 10  # for 45 messages
 
 
 @pytest.mark.parametrize("own_subject", [True, False], ids=["to the inbox", "of another stream"])

@@ -71,7 +71,7 @@ async def test_a_group_whose_consumer_was_deleted_restarts_at_its_first_position
     ) as deliveries:
         await publish(connection, prefix, event("5"))
         assert await take_ids(deliveries, 1) == ["5"]
-        if start == "new":  # only its consumer knew where that was, and this process has read it
+        if start == "new":  # only the lost consumer had stored the start, which this process has read
             await delete(raw, stream)
             assert await take_ids(deliveries, 5) == ["1", "2", "3", "4", "5"]
 

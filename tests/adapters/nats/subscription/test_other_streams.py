@@ -27,7 +27,7 @@ authorization { users: [
 """
 _TIMEOUT = 1.0
 _BOUND = 2 * _TIMEOUT + 2.0
-"""Seconds that a healthy event may wait: for the batch before it, and for one that may meet the faulty stream again."""
+"""Seconds that a healthy event may wait: for the batch before it, and for a batch that may reach the faulty stream again."""
 
 BATCHED = StreamSettings(atomic_batches=True)
 

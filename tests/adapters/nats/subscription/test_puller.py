@@ -135,7 +135,7 @@ async def test_a_request_without_heartbeats_is_repeated_after_its_time_and_one_w
             assert 2.5 <= now() - began <= 3.2
         addresses = [reply for _, _, reply in broker.requests()]
         assert len({*addresses}) == 4
-        await broker.say("408", "Request Timeout", to=addresses[0])  # of a request that was given up, so it is ignored
+        await broker.say("408", "Request Timeout", to=addresses[0])  # ignored, because the request was given up
         await settle()
         assert len(broker.requests()) == 4
 
@@ -202,7 +202,7 @@ async def test_an_expired_request_is_repeated_at_once_and_a_refused_one_is_logge
                 assert max(later - earlier for earlier, later in itertools.pairwise(times)) <= 2.1
                 while len(broker.requests()) == len(times):
                     await asyncio.sleep(0.02)
-                await broker.send(outage + 1)  # it works again
+                await broker.send(outage + 1)  # the consumer works again
             await asyncio.sleep(1)
     told = [line["event"] for line in logs]
     assert told == ["not consuming"] * 2
@@ -504,7 +504,7 @@ async def test_a_delivery_that_arrives_during_leaving_is_handed_back() -> None:
         [(number, subscription)] = broker.client.subscriptions.items()
 
         async def late(_subject: str, _body: bytes) -> dict[str, Any]:
-            broker.client.subscriptions[number] = subscription  # it was on its way
+            broker.client.subscriptions[number] = subscription  # the delivery was already on its way
             await broker.send(2)
             del broker.client.subscriptions[number]
             return {}
@@ -523,7 +523,7 @@ async def test_an_unexpected_failure_of_the_puller_ends_waiting_for_a_delivery()
 
     broker.client.answer = broken
     async with pulling(broker) as deliveries:
-        for _ in range(2):  # also later calls
+        for _ in range(2):  # later calls fail, too
             with pytest.raises(ExceptionGroup):
                 async with asyncio.timeout(10):
                     await deliveries.next()

@@ -38,7 +38,7 @@ class PlaceOrder(Command[int]):
 
 
 ORDER = PlaceOrder("book", 2, idempotency_key="order-7")
-"""The command that was handled; it was answered with 42."""
+"""The handled command, with the response 42."""
 
 
 def statements(dialect: str) -> Sequence[str]:

@@ -20,7 +20,7 @@ from mediator.testing import FrozenSampleWarning, check_frozen_events, freeze_ev
 TYPE = "freezing.strict"
 
 Fields = dict[str, tuple[Any, ...]]
-"""Of each field its type, and its default if it has one."""
+"""The type of each field, and its default if it has one."""
 
 
 def struct(fields: Fields, *, forbids: bool, name: str = "Struct") -> Any:
