@@ -26,4 +26,4 @@ async def test_the_measured_ratio_does_not_exceed_its_ceiling(comparison: Compar
         ratios.append(times.best_ratio(comparison.subject, comparison.reference))
         if ratios[-1] <= comparison.ceiling:
             return
-    pytest.fail(f"{label(comparison)}: {ratios} times as long, and {comparison.ceiling} is the most it may be")
+    pytest.fail(f"{label(comparison)}: the ratios {ratios} exceed the ceiling {comparison.ceiling}")

@@ -134,17 +134,17 @@ class Broken:
 BROKEN = [
     Broken("events are committed before their command", unit_of_work=CommittingTwice),
     Broken("a rollback commits", unit_of_work=NeverRollingBack),
-    Broken("a savepoint undoes nothing", unit_of_work=WithoutSavepoints),
+    Broken("a rollback to a savepoint has no effect", unit_of_work=WithoutSavepoints),
     Broken("only the first event is stored", unit_of_work=ForgettingEvents),
-    Broken("a command whose event has an id that waits commits without it", unit_of_work=DroppingConflicts),
+    Broken("a command commits without an event whose id is taken", unit_of_work=DroppingConflicts),
     Broken("the newest events come first", outbox=ReversedOutbox),
     Broken("delayed events are never due", outbox=ForgetfulOutbox),
-    Broken("the inbox has a transaction of its own", inbox=OwnTransactionInbox),
-    Broken("the inbox knows no duplicates", inbox=AdmittingInbox),
+    Broken("the inbox uses a separate transaction", inbox=OwnTransactionInbox),
+    Broken("the inbox accepts duplicates", inbox=AdmittingInbox),
     Broken("a start cannot be taken back", inbox=UncountingInbox),
-    Broken("a parked event is gone although its replay failed", parking=LosingParking),
-    Broken("an event is discarded while a replay of it runs", parking=HastyParking),
-    Broken("a refused event is gone although it cannot be put back", parking=DroppingParking),
+    Broken("a parked event is lost when its replay fails", parking=LosingParking),
+    Broken("an event is discarded during its replay", parking=HastyParking),
+    Broken("a refused event is lost when it cannot be returned to the outbox", parking=DroppingParking),
 ]
 
 

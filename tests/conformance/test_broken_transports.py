@@ -71,7 +71,7 @@ class UnfilteredSubscription(InMemoryEventSubscription):
 
 
 class OneGroupSubscription(InMemoryEventSubscription):
-    """All groups share one place in the stream."""
+    """All groups share one position in the stream."""
 
     def __init__(self, broker: InMemoryBroker, group: str, **options: Any) -> None:
         super().__init__(broker, "everybody", **options)
@@ -102,16 +102,16 @@ class Broken:
 
 
 BROKEN = [
-    Broken("an event that was said to be stored is not", publisher=LosingPublisher),
+    Broken("an event reported as stored is not stored", publisher=LosingPublisher),
     Broken("events of a key are stored in another order", publisher=ReversingPublisher),
-    Broken("an event that is sent again is stored again", publisher=DoublingPublisher),
-    Broken("an outage comes as an error of another kind", publisher=RaisingPublisher),
-    Broken("a group gets what it did not ask for", subscription=UnfilteredSubscription),
-    Broken("groups take events from each other", subscription=OneGroupSubscription),
+    Broken("a repeated event is stored twice", publisher=DoublingPublisher),
+    Broken("an outage raises another error", publisher=RaisingPublisher),
+    Broken("a group receives events of other types", subscription=UnfilteredSubscription),
+    Broken("two groups share one position in the stream", subscription=OneGroupSubscription),
     Broken("two applications share a group", subscription=OwnerlessSubscription),
-    Broken("an acknowledgement is not heard", patched=without_answer("ack")),
-    Broken("what is put back does not come again", patched=without_answer("nak")),
-    Broken("what is terminated comes again", patched=without_answer("term")),
+    Broken("an acknowledgement is not sent", patched=without_answer("ack")),
+    Broken("a handed back event is not redelivered", patched=without_answer("nak")),
+    Broken("a terminated event is redelivered", patched=without_answer("term")),
 ]
 
 

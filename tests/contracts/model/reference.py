@@ -58,13 +58,13 @@ class Dispatch:
             return
         if isinstance(error, asyncio.CancelledError):
             if not isinstance(error.__cause__, CommittedError):
-                told = CommittedError(self.committed, None, message=self.message)
-                told.__cause__ = error.__cause__
-                raise error from told
+                reported = CommittedError(self.committed, None, message=self.message)
+                reported.__cause__ = error.__cause__
+                raise error from reported
         elif not isinstance(error, CommittedError) or error.transaction_id != self.committed:
-            raise self._told(error) from error
+            raise self._with_outcome(error) from error
 
-    def _told(self, error: BaseException) -> CommittedError:
+    def _with_outcome(self, error: BaseException) -> CommittedError:
         assert self.committed is not None
         before: BaseException | None = error
         while before is not None:
@@ -75,7 +75,7 @@ class Dispatch:
 
 
 class Strand:
-    """A sequence of steps: a program, or one of several handlers that run at the same time."""
+    """A sequence of steps: a program, or one of several concurrent handlers."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -225,13 +225,13 @@ class Reference:
             for error in failed:
                 errors += _without_what_gathers(error, message)
         strand.shields -= 1
-        told = AfterCommitError(transaction_id, None, (), errors, message=begun_for) if errors else None
-        if told is not None:
-            told.__cause__ = errors[0]
+        reported = AfterCommitError(transaction_id, None, (), errors, message=begun_for) if errors else None
+        if reported is not None:
+            reported.__cause__ = errors[0]
         if strand.cancelled and not strand.shields:
-            raise asyncio.CancelledError from told
-        if told is not None:
-            raise told
+            raise asyncio.CancelledError from reported
+        if reported is not None:
+            raise reported
 
     async def _innermost(self, message: Scripted, strategy: Any) -> Any:
         if not isinstance(message, Notification):

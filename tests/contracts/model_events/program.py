@@ -98,10 +98,10 @@ class EventsProgram(RuleBasedStateMachine):
         self.runner.run(self.workers.consume(count, fault))
 
     @rule(count=counts)
-    def everybody(self, count: int) -> None:
-        self.runner.run(self._everybody(count))
+    def run_all_workers(self, count: int) -> None:
+        self.runner.run(self._run_all_workers(count))
 
-    async def _everybody(self, count: int) -> None:
+    async def _run_all_workers(self, count: int) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.workers.relay(count))
             tasks.create_task(self.workers.consume(count))
@@ -109,11 +109,11 @@ class EventsProgram(RuleBasedStateMachine):
     # Faults, and their ends.
 
     @rule()
-    def broker_goes_or_comes(self) -> None:
+    def switch_the_broker(self) -> None:
         self.application.broker.available = not self.application.broker.available
 
     @rule(count=counts, relaying=st.booleans())
-    def work_while_the_database_is_away(self, count: int, relaying: bool) -> None:
+    def work_during_a_database_outage(self, count: int, relaying: bool) -> None:
         self.application.storage.away(True)
         try:
             self.runner.run(self.workers.relay(count) if relaying else self.workers.consume(count))
@@ -121,17 +121,17 @@ class EventsProgram(RuleBasedStateMachine):
             self.application.storage.away(False)
 
     @rule(key=keys)
-    def handlers_fail_or_work(self, key: str | None) -> None:
+    def switch_the_handlers_of_a_key(self, key: str | None) -> None:
         self.application.poisoned ^= {key}
 
     @rule(key=keys)
-    def broker_refuses_or_takes(self, key: str | None) -> None:
+    def switch_the_refusal_of_a_key(self, key: str | None) -> None:
         self.application.publisher.refused ^= {key}
 
     # Time, and the actions of operators.
 
     @rule(seconds=st.sampled_from((3.0, 60.0)))
-    def time_passes(self, seconds: float) -> None:
+    def let_time_pass(self, seconds: float) -> None:
         self.clock.now += seconds
 
     @precondition(lambda self: any(event.delay is not None for event in self.reference.events.values()))
@@ -186,7 +186,7 @@ class EventsProgram(RuleBasedStateMachine):
     # Invariants.
 
     @invariant()
-    def holds(self) -> None:
+    def invariants_hold(self) -> None:
         if hasattr(self, "application"):
             self.reference.check(self.runner.run(look(self.application)))
 

@@ -21,7 +21,7 @@ class Process:
         self.stopping: dict[str, asyncio.Event] = {}
         self._ends: dict[str, asyncio.Event] = {}
 
-    async def ask(self, name: str, alone: int | None = None) -> None:
+    async def request(self, name: str, alone: int | None = None) -> None:
         self._ends[name], self.stopping[name] = asyncio.Event(), asyncio.Event()
         self.tasks[name] = asyncio.create_task(self._run(name, alone))
         await settle()
@@ -60,7 +60,7 @@ async def process() -> AsyncIterator[Process]:
 
 async def test_without_a_suspect_no_event_waits(process: Process):
     for name in "abc":
-        await process.ask(name)
+        await process.request(name)
     assert process.running == ["a", "b", "c"]
 
 
@@ -73,26 +73,26 @@ async def test_a_free_shared_lock_is_acquired_without_yielding_to_the_event_loop
 
 
 async def test_a_suspect_waits_for_running_events_and_delays_newcomers(process: Process):
-    await process.ask("a")
-    await process.ask("suspect", 1)
-    await process.ask("b")
+    await process.request("a")
+    await process.request("suspect", 1)
+    await process.request("b")
     assert process.running == ["a"]
     await process.end("a")
     assert process.running == ["suspect"]
-    await process.ask("c")
+    await process.request("c")
     assert process.running == ["suspect"]
     await process.end("suspect")
     assert process.running == ["b", "c"]
 
 
 async def test_between_two_suspects_all_waiting_events_run(process: Process):
-    await process.ask("suspect", 1)
-    await process.ask("other", 1)
-    await process.ask("a")
-    await process.ask("b")
+    await process.request("suspect", 1)
+    await process.request("other", 1)
+    await process.request("a")
+    await process.request("b")
     await process.end("suspect")
     assert process.running == ["a", "b"]
-    await process.ask("c")
+    await process.request("c")
     await process.end("a")
     assert process.running == ["b"]
     await process.end("b")
@@ -102,9 +102,9 @@ async def test_between_two_suspects_all_waiting_events_run(process: Process):
 
 
 async def test_suspects_run_one_by_one_with_the_fewest_starts_first(process: Process):
-    await process.ask("a")
+    await process.request("a")
     for name, starts in (("deadly", 3), ("x", 1), ("y", 2), ("z", 1)):
-        await process.ask(name, starts)
+        await process.request(name, starts)
     await process.end("a")
     for name in ("x", "z", "y", "deadly"):
         assert process.running == [name]
@@ -113,9 +113,9 @@ async def test_suspects_run_one_by_one_with_the_fewest_starts_first(process: Pro
 
 @pytest.mark.parametrize("how", ["cancelled", "stopped"])
 async def test_a_suspect_that_stopped_waiting_delays_no_event(process: Process, how: str):
-    await process.ask("a")
-    await process.ask("suspect", 1)
-    await process.ask("b")
+    await process.request("a")
+    await process.request("suspect", 1)
+    await process.request("b")
     if how == "cancelled":
         await process.cancel("suspect")
     else:
@@ -127,9 +127,9 @@ async def test_a_suspect_that_stopped_waiting_delays_no_event(process: Process, 
 
 @pytest.mark.parametrize("alone", [None, 1])
 async def test_a_suspect_cancelled_when_its_turn_comes_passes_the_lock_on(process: Process, alone: int | None):
-    await process.ask("suspect", 1)
-    await process.ask("cancelled", alone)
-    await process.ask("b")
+    await process.request("suspect", 1)
+    await process.request("cancelled", alone)
+    await process.request("b")
     process._ends["suspect"].set()
     while process.running:
         await asyncio.sleep(0)
@@ -157,7 +157,7 @@ def test_a_suspect_always_runs_alone_and_every_event_gets_its_turn(
             if what in ("beside", "alone"):
                 name = str(number)
                 alone |= {name} if what == "alone" else set()
-                await process.ask(name, which if what == "alone" else None)
+                await process.request(name, which if what == "alone" else None)
             elif names:
                 await (process.cancel if what == "cancel" else process.end)(names[which % len(names)])
             assert not alone.intersection(process.running) or len(process.running) == 1
@@ -171,9 +171,9 @@ def test_a_suspect_always_runs_alone_and_every_event_gets_its_turn(
 
 @pytest.mark.parametrize("cancelled", [(1,), (3,), (6,), (1, 3), (2, 5, 6)])
 async def test_suspects_keep_their_order_when_some_of_them_stop_waiting(process: Process, cancelled: tuple[int, ...]):
-    await process.ask("a")
+    await process.request("a")
     for starts in (5, 1, 3, 2, 6, 4):
-        await process.ask(f"{starts}", starts)
+        await process.request(f"{starts}", starts)
     for starts in cancelled:
         await process.cancel(f"{starts}")
     await process.end("a")
@@ -183,10 +183,10 @@ async def test_suspects_keep_their_order_when_some_of_them_stop_waiting(process:
 
 
 async def test_a_finished_wait_leaves_no_task_behind(process: Process):
-    await process.ask("suspect", 1)
+    await process.request("suspect", 1)
     before = asyncio.all_tasks()
     for name in ("a", "b"):
-        await process.ask(name)
+        await process.request(name)
     await process.end("suspect")
     assert process.running == ["a", "b"]
     assert asyncio.all_tasks() == before - {process.tasks["suspect"]} | {process.tasks["a"], process.tasks["b"]}
@@ -212,17 +212,17 @@ async def until_running(process: Process, *names: str) -> None:
 
 async def test_newcomers_and_a_waiting_suspect_alternate(process: Process):
     process.lock = SharedLock(patience=0.02)
-    await process.ask("hangs")
-    await process.ask("suspect", 1)
-    await process.ask("another suspect", 2)
+    await process.request("hangs")
+    await process.request("suspect", 1)
+    await process.request("another suspect", 2)
     names = ["hangs"]
     for name in "abcdef":
-        await process.ask(name)
+        await process.request(name)
         names.append(name)
         await until_running(process, *names)
     await process.end("hangs", *"abcdef")
     assert process.running == ["suspect"]
-    await process.ask("late")
+    await process.request("late")
     await asyncio.sleep(0.1)
     assert process.running == ["suspect"]
     await process.end("suspect")
@@ -236,13 +236,13 @@ async def test_newcomers_wait_again_after_each_time_they_were_let_pass_a_suspect
     process = Process()
     for number in (1, 2):
         old, new = f"old {number}", f"new {number}"
-        await process.ask(f"hangs {number}")
-        await process.ask(f"suspect {number}", 1)
+        await process.request(f"hangs {number}")
+        await process.request(f"suspect {number}", 1)
         for guard in (1, 2):
             await asyncio.sleep(PATIENCE + 0.1)
-            await process.ask(f"{old}.{guard}")
+            await process.request(f"{old}.{guard}")
             await asyncio.sleep(PATIENCE + 0.1)
-            await process.ask(f"{new}.{guard}")
+            await process.request(f"{new}.{guard}")
             assert process.running == [f"hangs {number}", f"{old}.1", *[f"{new}.1", f"{old}.2"][: 2 * (guard - 1)]]
         await process.end(f"hangs {number}", f"{old}.1", f"{new}.1", f"{old}.2")
         assert process.running == [f"suspect {number}"]
@@ -254,17 +254,17 @@ async def test_newcomers_wait_again_after_each_time_they_were_let_pass_a_suspect
 @in_virtual_time
 async def test_the_waiting_time_of_one_suspect_does_not_shorten_the_time_of_the_next() -> None:
     process = Process()
-    await process.ask("hangs")
-    await process.ask("suspect", 1)
+    await process.request("hangs")
+    await process.request("suspect", 1)
     await asyncio.sleep(PATIENCE - 1)
     await process.end("hangs")
     assert process.running == ["suspect"]
-    await process.ask("hangs again")
+    await process.request("hangs again")
     await process.end("suspect")
-    await process.ask("another suspect", 1)
+    await process.request("another suspect", 1)
     began = asyncio.get_running_loop().time()
     await asyncio.sleep(2)
-    await process.ask("new")
+    await process.request("new")
     while process.running == ["hangs again"]:
         await asyncio.sleep(0.1)
     assert asyncio.get_running_loop().time() - began == pytest.approx(PATIENCE, abs=0.2)
@@ -274,9 +274,9 @@ async def test_the_waiting_time_of_one_suspect_does_not_shorten_the_time_of_the_
 
 
 async def test_a_downgraded_guard_lets_others_join_and_counts_as_shared(process: Process):
-    await process.ask("first", 1)
-    await process.ask("second", 2)
-    await process.ask("beside")
+    await process.request("first", 1)
+    await process.request("second", 2)
+    await process.request("beside")
     guard = Guard(process.lock, asyncio.Event())
     with guard:
         guard.downgrade()  # has no effect, because the guard holds nothing
@@ -289,12 +289,12 @@ async def test_a_downgraded_guard_lets_others_join_and_counts_as_shared(process:
     await process.end("second")
     with guard:
         assert await guard.exclusive(1)
-        await process.ask("joins")
+        await process.request("joins")
         assert process.running == []
         guard.downgrade()
         await settle()
         assert process.running == ["joins"]
-        await process.ask("third", 1)
+        await process.request("third", 1)
         await process.end("joins")
         assert process.running == []
     await settle()
@@ -306,7 +306,7 @@ async def test_a_downgraded_guard_lets_others_join_and_counts_as_shared(process:
 async def test_a_released_guard_lets_others_run_and_reacquires_the_same_mode(process: Process, alone: bool):
     with Guard(process.lock, asyncio.Event()) as guard:
         assert await (guard.exclusive(1) if alone else guard.shared())
-        await process.ask("suspect", 1)
+        await process.request("suspect", 1)
         assert process.running == []
         guard.release()
         await settle()

@@ -51,7 +51,7 @@ class Timed(Application):
 
     def consuming(self, **options: Any) -> EventConsumer:
         given = {"parking": self.parking, "now": lambda: self.began + now(), **self.options, **options}
-        subscription = Watched(self)
+        subscription = ObservedSubscription(self)
         return EventConsumer(subscription, self.inbox, self.unit_of_work, self.mediator, **given)
 
     async def _clean(self, limit: int) -> int:
@@ -64,7 +64,7 @@ class Timed(Application):
         return deleted
 
     async def settled_in(self, seconds: float) -> None:
-        """Wait until the group has settled an event."""
+        """Wait at most `seconds` until the group has settled an event."""
         async with asyncio.timeout(seconds):
             await self.broker.wait_until_acknowledged("warehouse", 1)
 
@@ -73,7 +73,7 @@ class Timed(Application):
         return [at for at, sequence, _ in self.deliveries if sequence == number]
 
 
-class Watched(InMemoryEventSubscription):
+class ObservedSubscription(InMemoryEventSubscription):
     def __init__(self, application: Timed) -> None:
         super().__init__(application.broker, "warehouse", ack_wait=application.ack_wait)
         self._application = application
@@ -84,10 +84,10 @@ class Watched(InMemoryEventSubscription):
     ) -> AsyncGenerator[Deliveries, None]:
         self._application.prefetches.append(prefetch)
         async with super().open(event_types, prefetch=prefetch, ordering=ordering) as deliveries:
-            yield _Watched(deliveries, self._application)
+            yield ObservedDeliveries(deliveries, self._application)
 
 
-class _Watched(Deliveries):
+class ObservedDeliveries(Deliveries):
     def __init__(self, deliveries: Deliveries, application: Timed) -> None:
         self._deliveries = deliveries
         self._application = application

@@ -74,7 +74,7 @@ class CountedContents:
 
     async def find(self, *arguments: Any, **options: Any) -> Any:
         self.finds += 1
-        assert self.finds < 5000, "it is read again and again"
+        assert self.finds < 5000, "the contents are read endlessly"
         return await self._contents.find(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:

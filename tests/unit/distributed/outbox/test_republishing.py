@@ -41,7 +41,7 @@ class Broker(EventPublisher):
 
     def _take(self, events: Sequence[CloudEvent], mark: str) -> Sequence[PublishResult]:
         self.calls.append((now(), [each.id for each in events], mark))
-        assert len(self.calls) < 1000, "it is asked again and again"
+        assert len(self.calls) < 1000, "the broker is called endlessly"
         results = []
         for each in events:
             error = self.errors.get(each.id)
