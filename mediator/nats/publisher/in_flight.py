@@ -2,12 +2,10 @@
 
 import asyncio
 import itertools
-import json
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
@@ -21,6 +19,7 @@ from mediator.errors import (
     StreamUnavailableError,
 )
 from mediator.nats.binding import stream_name
+from mediator.nats.topology import read_answer
 
 MAX_IN_FLIGHT = 500
 """Maximum number of events of one domain in flight: sent, and neither stored nor refused yet."""
@@ -373,7 +372,7 @@ class AtomicBatches:
     def _settle(self, domain: str, identity: str, indexes: list[int], data: bytes | None) -> bool:
         if data is None:  # all messages have a result, or a message of the batch was refused
             return False
-        answer: dict[str, Any] = json.loads(data) if data else {"error": None}
+        answer = read_answer(data) if data else {"error": None}
         if "error" not in answer:
             fits = (answer.get("batch"), answer.get("count")) == (identity, len(indexes))
             error = None if fits else PublisherUnavailableError(self._broker, f"the answer to a batch is {answer}")

@@ -7,12 +7,10 @@ nats-py's `publish`, without waiting for each acknowledgement, and all acknowled
 
 import asyncio
 import itertools
-import json
 import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
@@ -33,7 +31,8 @@ from mediator.nats.connection import AuthenticatedClient, NatsConnection, listen
 from mediator.nats.publisher.in_flight import AtomicBatches, InFlight, OutgoingMessage, refusal
 from mediator.nats.stream_contents import NatsStreamContents
 from mediator.nats.subjects import new_inbox
-from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, Topology, ensure_stream, published
+from mediator.nats.topology import DEFAULT_SETTINGS, StreamSettings, Topology, ensure_stream, published, read_answer
+from mediator.printable import shown_reason
 from mediator.settings import check_not_negative, check_texts, is_seconds
 
 _ORDINARY = 1024**2
@@ -71,6 +70,7 @@ class SizeLimits:
 
 _CONNECT_SECONDS = 1.0
 _MARK = re.compile(r"[A-Za-z0-9]{1,64}")
+_INDEX = re.compile(r"[0-9]{1,9}")
 _TOO_LARGE = 10054
 """The error code for a message that is too large for its stream."""
 
@@ -294,8 +294,10 @@ class NatsEventPublisher(EventPublisher):
         if in_flight is None:
             return
         data = message.data
-        if not index.isdigit():
+        if not _INDEX.fullmatch(index):
             in_flight.answer(index, data)
+        elif not in_flight.domain(int(index)):
+            return  # no such message was sent, so somebody else published this answer
         elif data.startswith(b'{"stream":') and b'"error"' not in data:  # the usual answer is not parsed, for speed
             if b'"duplicate":' in data:
                 in_flight.known(int(index))
@@ -306,11 +308,13 @@ class NatsEventPublisher(EventPublisher):
 
     def _failed(self, in_flight: InFlight, index: int, data: bytes) -> None:
         domain = in_flight.domain(index)
-        if not domain:  # no such message was sent, so somebody else published this answer
-            return
         self._forget_streams({domain})
-        error: dict[str, Any] = json.loads(data).get("error", {}) if data else {}
-        reason = f"{error['description']} ({error.get('err_code')})" if error else "no stream answers (503)"
+        error = read_answer(data).get("error", {}) if data else {}
+        reason = (
+            f"{shown_reason(str(error.get('description')))} ({error.get('err_code')})"
+            if data
+            else "no stream answers (503)"
+        )
         is_too_large = error.get("err_code") == _TOO_LARGE and self._limits.forbid(domain, in_flight.size(index))
         if is_too_large or error.get("err_code") in _REFUSALS:
             in_flight.refuse(index, reason)

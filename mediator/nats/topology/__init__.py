@@ -1,6 +1,6 @@
 """Topology: describes the streams and consumers that an application needs, and sets them up on a broker."""
 
-from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi
+from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi, read_answer
 from mediator.nats.topology.consumers import MAX_ACK_PENDING, ConsumerSettings, DeliverFrom, ensure_consumer
 from mediator.nats.topology.provisioning import (
     Item,
@@ -37,5 +37,6 @@ __all__ = [
     "plan",
     "provision",
     "published",
+    "read_answer",
     "survey",
 ]

@@ -40,6 +40,18 @@ class ApiError(Exception):
         return f"{self.description} ({self.err_code})"
 
 
+def read_answer(data: bytes) -> dict[str, Any]:
+    """Return JetStream's answer. An answer that only somebody else can have sent is returned as an error."""
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        answer = None
+    error = answer.get("error", {}) if isinstance(answer, dict) else None
+    if isinstance(error, dict) and all(isinstance(error.get(name, 0), int) for name in ("code", "err_code")):
+        return answer
+    return {"error": {"description": "this is no answer of JetStream"}}
+
+
 @dataclass(frozen=True, slots=True)
 class JetStreamApi:
     """Sends requests to the JetStream API of one broker, through `client`."""
@@ -60,7 +72,7 @@ class JetStreamApi:
             message = await ask(self.client, f"$JS.API.{subject}", payload, _TIMEOUT)
         except (nats.errors.Error, OSError) as error:
             raise PublisherUnavailableError(self.broker, self._reason(f"$JS.API.{subject}", error)) from error
-        answer: dict[str, Any] = json.loads(message.data)
+        answer = read_answer(message.data)
         refused: dict[str, Any] | None = answer.get("error")
         if refused is None:
             return answer

@@ -8,6 +8,8 @@ from typing import Any
 
 import nats.errors
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mediator.distributed.cloudevents import CloudEvent
 from mediator.distributed.outbox import PublishResult
@@ -387,3 +389,46 @@ async def test_a_connection_that_existed_when_the_last_publish_failed_is_no_sign
     [result] = await publishing
     assert "no acknowledgement" in str(result.error)
     assert not await publisher.wait_for_recovery(10.0)
+
+
+UNKNOWN = st.one_of(
+    st.integers(2, 10**30).map(str),
+    st.sampled_from(["²", "٣", "9" * 5000, "-1", "b0", "b99", ""]),
+    st.text("0123456789bx²", max_size=9).filter(lambda index: not index or index.lstrip("0") not in {"", "1"}),
+)
+BODIES = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([
+        b'{"stream":"s","seq":1}', b'{"stream":"s","duplicate":true}', b'{"error":{"err_code":10054}}', b'{"error":null}',
+        b'{"error":{"err_code":[]}}', b'{"error":{"description":7,"code":"x"}}', b"[1]", b"null", b"[" * 10_000, b"",
+    ]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("refills", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(forged=st.lists(st.tuples(UNKNOWN, BODIES), max_size=8), unreadable=BODIES)
+def test_answers_that_somebody_forges_raise_nothing_and_settle_no_other_event(
+    refills: bool, forged: list[tuple[str, bytes]], unreadable: bytes
+) -> None:
+    @in_virtual_time
+    async def run() -> None:
+        broker = Broker()
+        publisher = broker.publisher(timeout=5.0)
+        await publisher.publish([event("before")])
+        broker.mute = {"shop"}
+        send = publisher.refill if refills else publisher.publish
+        publishing = asyncio.create_task(send([event("0"), event("1")]))
+        await asyncio.sleep(1.0)
+        client = broker.connection.current
+        inbox = client.sent_to("events.shop.x.*")[-1][3].rpartition(".")[0]
+        for index, data in forged:
+            await client.deliver(f"{inbox}.{index}", data)
+        await client.deliver(f"{inbox}.1", unreadable)
+        await client.deliver(f"{inbox}.0", b'{"stream":"s","seq":1}')
+        first, second = await publishing
+        assert first.error is None
+        assert second.event.id == "1"
+        assert nothing_is_kept(publisher)
+
+    run()
