@@ -178,7 +178,7 @@ def test_a_stream_of_another_application_is_not_compared(server: NatsServer, pre
     assert config_of(server, f"{prefix}-sales").max_age == 60
 
 
-def test_an_ordered_group_gets_no_consumers_on_a_stream_that_it_will_refuse(server: NatsServer, prefix: str):
+def test_no_consumers_of_an_ordered_group_are_created_on_a_stream_that_it_refuses(server: NatsServer, prefix: str):
     metadata = {"mediator.partitions": "32"}
     theirs = StreamConfig(name=f"{prefix}-sales", subjects=[f"{prefix}.sales.>"], metadata=metadata)
     on(server, lambda manager: manager.add_stream(theirs))

@@ -320,7 +320,7 @@ def test_a_blocking_mediator_is_opened_once_and_refuses_calls_after_its_end():
         mediator.__enter__()
 
 
-def test_an_owner_is_the_running_loop_until_it_has_ended():
+def test_an_idle_object_moves_to_the_next_loop_and_a_busy_one_only_after_its_loop_has_ended():
     owner, one, two = Owner("A thing"), asyncio.new_event_loop(), asyncio.new_event_loop()
 
     async def check(**options: bool) -> bool:

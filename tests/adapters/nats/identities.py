@@ -74,7 +74,7 @@ class Operator:
 
 
 class Authority:
-    """A certificate authority; its files lie in a folder of their own."""
+    """A certificate authority; its files are in a separate folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

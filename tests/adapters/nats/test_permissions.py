@@ -166,7 +166,7 @@ class FindPrice(Query[int]):
     product: str
 
 
-async def test_requests_are_sent_and_answered_with_the_permissions_of_the_page(
+async def test_requests_are_sent_and_answered_with_the_documented_permissions(
     event: Callable[..., CloudEvent],
 ) -> None:
     async def price(query: FindPrice) -> int:
@@ -196,7 +196,7 @@ async def test_requests_are_sent_and_answered_with_the_permissions_of_the_page(
     assert refused(logs) == set()
 
 
-async def test_a_doorbell_rings_and_listens_with_the_permissions_of_the_page() -> None:
+async def test_a_doorbell_rings_and_listens_with_the_documented_permissions() -> None:
     async with NatsServer(settings=USERS) as server:
         with capture_logs() as logs:
             async with (
@@ -214,7 +214,7 @@ async def test_a_doorbell_rings_and_listens_with_the_permissions_of_the_page() -
     assert refused(logs) == set()
 
 
-async def test_a_stream_is_read_and_refilled_with_the_permissions_of_the_page(event: Callable[..., CloudEvent]) -> None:
+async def test_a_stream_is_read_and_refilled_with_the_documented_permissions(event: Callable[..., CloudEvent]) -> None:
     async with NatsServer(settings=USERS) as server:
         await apply_as_admin(server, "none")
         async with opened(server, "sales") as sales:
@@ -228,7 +228,7 @@ async def test_a_stream_is_read_and_refilled_with_the_permissions_of_the_page(ev
     assert refused(logs) == set()
 
 
-async def test_the_doctor_sees_everything_with_the_permissions_of_the_page() -> None:
+async def test_the_doctor_sees_everything_with_the_documented_permissions() -> None:
     async with NatsServer(settings=USERS) as server:
         await apply_as_admin(server, "none")
         with capture_logs() as logs:

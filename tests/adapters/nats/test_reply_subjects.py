@@ -81,7 +81,7 @@ class FindAdvisor(Query[str]):
 
 
 class Advising:
-    """A responder, a stranger who sends it requests, and the messages that both cause."""
+    """A responder, a stranger that sends requests to it, and the messages that both cause."""
 
     def __init__(self, admin: Client, attacker: Client) -> None:
         self.attacker = attacker

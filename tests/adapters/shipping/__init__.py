@@ -1,1 +1,1 @@
-"""An application in a package of its own: its event types exist in other applications of the tests, too."""
+"""An application in a separate package, because other applications of the tests have the same event types."""

@@ -1,4 +1,4 @@
-"""Fixtures: a ledger on SQLite and on PostgreSQL; every test runs on both unless it says which."""
+"""Fixtures: a ledger on SQLite and on PostgreSQL; every test runs on both unless it selects one."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack

@@ -51,7 +51,7 @@ class EntryWritten(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Write(Command[str]):
-    """Writes an entry, raises its event, and then does what `then` says."""
+    """Writes an entry, raises its event, and then calls `then`."""
 
     text: str
     then: Callable[["Ledger"], Awaitable[Any]] | None = None

@@ -1,4 +1,4 @@
-"""Publishing after the commit: in order, each in a transaction of its own, and never after a rollback."""
+"""Publishing after the commit: in order, each in a separate transaction, and never after a rollback."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""On SQLite, one relay at a time has the events, and the next one takes over however the first one ended."""
+"""On SQLite, one relay at a time has the events, and the next one takes over after any end of the first one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

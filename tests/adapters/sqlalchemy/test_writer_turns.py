@@ -70,7 +70,7 @@ async def test_a_writer_waits_at_most_30_ms_for_a_process_that_writes_continuous
         other.release()
         await asyncio.sleep(0.0007 * len(waits))
     assert max(waits) <= 0.045, waits  # the rest of 20 ms, the running writer, and one poll
-    assert sum(waits) / len(waits) >= 0.003  # it keeps the file for its own writers meanwhile
+    assert sum(waits) / len(waits) >= 0.003  # a process keeps the file for its own writers for this time
     await busy.stop()
 
 

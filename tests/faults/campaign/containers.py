@@ -166,15 +166,15 @@ def configured(container: type[containers.DeclarativeContainer]) -> Any:
 
 
 def relay() -> Any:
-    """For `mediator run`."""
+    """Create the container for `mediator run`."""
     return configured(RelayContainer)
 
 
 def keeper() -> Any:
-    """For `mediator run` and `mediator parked`."""
+    """Create the container for `mediator run` and `mediator parked`."""
     return configured(KeeperContainer)
 
 
 def auditor() -> Any:
-    """For `mediator run` and `mediator parked`."""
+    """Create the container for `mediator run` and `mediator parked`."""
     return configured(AuditorContainer)

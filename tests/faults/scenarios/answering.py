@@ -198,17 +198,17 @@ def _configured(container: type[containers.DeclarativeContainer]) -> containers.
 
 
 def answering() -> containers.DynamicContainer:
-    """For `mediator run`."""
+    """Create the container for `mediator run`."""
     return _configured(AnsweringContainer)
 
 
 def ordered() -> containers.DynamicContainer:
-    """For `mediator run`."""
+    """Create the container for `mediator run`."""
     return _configured(OrderedContainer)
 
 
 def unordered() -> containers.DynamicContainer:
-    """For `mediator run`."""
+    """Create the container for `mediator run`."""
     return _configured(UnorderedContainer)
 
 

@@ -227,10 +227,10 @@ def configured(container: type[containers.DeclarativeContainer]) -> containers.D
 
 
 def relay() -> containers.DynamicContainer:
-    """For `mediator run`."""
+    """Create the container for `mediator run`."""
     return configured(RelayContainer)
 
 
 def keeper() -> containers.DynamicContainer:
-    """For `mediator run` and `mediator parked`."""
+    """Create the container for `mediator run` and `mediator parked`."""
     return configured(KeeperContainer)

@@ -286,7 +286,7 @@ class ByDefault(Container):
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_the_defaults_of_the_library_fit_each_other(installed: dict[str, Any], ordering: str):
+async def test_an_application_with_default_settings_has_no_findings(installed: dict[str, Any], ordering: str):
     given = {**installed, "ordering": ordering, "prefix": f"{installed['prefix']}x"}
     await set_up(given)
     report = await doctor(given, make=ByDefault)

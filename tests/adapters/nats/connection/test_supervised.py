@@ -400,7 +400,7 @@ async def test_a_dead_socket_is_dropped_without_waiting_for_its_unsent_bytes() -
 
 
 @in_virtual_time
-async def test_a_task_that_swallows_its_cancellation_is_cancelled_until_it_ends() -> None:
+async def test_a_task_that_swallows_its_cancellation_is_cancelled_repeatedly_until_it_ends() -> None:
     swallowed = 0
 
     async def reluctant() -> None:
