@@ -58,7 +58,7 @@ def test_a_named_message_is_shown_without_the_others():
     assert "OrderShipped" not in result.stdout
 
 
-def test_an_unknown_message_comes_with_the_nearest_names():
+def test_the_error_for_an_unknown_message_suggests_the_nearest_names():
     result = describe(f"{SAMPLE}:IdleContainer", "shipOrders")
 
     assert result.exit_code == 2

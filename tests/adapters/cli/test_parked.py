@@ -171,7 +171,7 @@ def test_a_missing_event_is_an_error_with_status_1(application: Application):
         assert (result.exit_code, "No event is parked under the number 5" in result.stderr) == (1, True)
 
 
-def test_replay_runs_the_handlers_in_order_and_takes_the_events_out(application: Application):
+def test_replay_runs_the_handlers_in_order_and_removes_the_parked_events(application: Application):
     application.park(event("1", "a"), event("2", "b", reason=ParkReason.KEY_PARKED), event("3", "c", None))
     result = application.call("replay", 1, "--yes")
     assert (result.exit_code, application.shipped, application.parked) == (0, ["a", "b"], ["3"])

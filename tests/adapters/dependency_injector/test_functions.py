@@ -102,7 +102,7 @@ def test_a_function_makes_a_handler_class_of_its_kind(function: Any, kind: type,
     assert type_arguments(function, kind) == arguments
 
 
-def test_the_class_looks_like_the_function_and_the_function_stays_as_it_is():
+def test_the_handler_class_has_the_names_of_the_function_and_the_function_is_unchanged():
     made: Any = as_handler(enroll)
     assert (made.__name__, made.__doc__, made.__module__) == ("enroll", "Enroll a student.", __name__)
     assert list(inspect.signature(made).parameters) == ["students", "suffix"]

@@ -99,7 +99,7 @@ def _runs(order: list[int]) -> list[list[int]]:
 
 
 @in_virtual_time
-async def test_a_waiting_writer_has_the_file_soon_after_it_is_free(file: Path) -> None:
+async def test_a_waiting_writer_gets_the_file_soon_after_its_release(file: Path) -> None:
     first, second = process(file), process(file)
     for held in (0.003, 0.05, 0.4, 3.0):
         await first.acquire("first")

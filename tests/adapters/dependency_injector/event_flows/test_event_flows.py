@@ -103,7 +103,7 @@ def test_a_publisher_has_the_events_that_handlers_raise_and_none_that_they_only_
     assert flows(Container())["container.relay"] == ("accounts.paid",)
 
 
-def test_further_packages_have_further_events() -> None:
+def test_additional_packages_contribute_their_events() -> None:
     expected = ("accounts.paid", "sales.order-cancelled", "sales.order-placed", "shipping.order-shipped")
     assert flows(Container(), ["tests.adapters.shipping"])["container.relay"] == expected
 
