@@ -21,7 +21,7 @@ from mediator.transactions import TransactionMode
 
 
 class Pool:
-    """A pool, shared by the whole application. It is opened at the start or at first use, and closed at the end."""
+    """A pool, shared by the whole application. It is opened before its first use, and closed with the application."""
 
 
 class Connection:
@@ -29,7 +29,7 @@ class Connection:
 
 
 class Session:
-    """A session. Each scope has its own. A session needs its connection, so it is closed before the connection.
+    """A session. Each scope has its own. A session needs its connection, so the session is closed first.
 
     Attributes:
         connection: The connection that the session was made with.
@@ -95,7 +95,7 @@ class Enrolled(Notification):
 
 @dataclass(frozen=True, slots=True)
 class ListSessions(StreamRequest[Session]):
-    """A stream of three items. Each item is the session of its handler."""
+    """A stream of three items. Each item is the session of the stream's handler."""
 
 
 class EnrollHandler(RequestHandler[Enroll, Used]):
@@ -232,7 +232,7 @@ class ContainerCapability(Enum):
     """Optional abilities of a container, declared in `capabilities`. Cases for undeclared abilities are removed."""
 
     FACTORY = auto()
-    """The container can make a new object each time one is needed, even within one scope."""
+    """The container can make a new object for every use, even within one scope."""
 
 
 _CLOSED = ["session closed", "connection closed"]
@@ -304,7 +304,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal.count("pool opened") == 1
 
     async def test_an_object_of_the_application_is_closed_when_the_application_stops(self) -> None:
-        """No dispatch closes the pool. It is closed once, after all other objects."""
+        """No dispatch closes the pool. The application closes the pool once, after all other objects."""
         async with self.started() as (mediator, journal):
             await mediator.send(Enroll())
             assert "pool closed" not in journal
@@ -372,7 +372,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal[-2:] == _CLOSED
 
     async def test_an_object_that_cannot_be_made_fails_the_dispatch(self) -> None:
-        """The sender gets the error of the factory, objects made before are closed, and the next dispatch works."""
+        """The sender gets the factory's error. Objects made before the error are closed, and the next dispatch works."""
         async with self.started() as (mediator, journal):
             with failing(LookupError):
                 await mediator.send(Fail())
@@ -407,7 +407,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal.count("session opened") == journal.count("session closed") == 1
 
     async def test_a_nested_dispatch_in_mode_new_has_its_own_objects(self) -> None:
-        """The objects of the nested dispatch are closed when it ends, and the objects of the outer one stay open."""
+        """The objects of the nested dispatch are closed at its end. The objects of the outer dispatch stay open."""
         inner: list[Used] = []
         async with self.started() as (mediator, _):
 
@@ -431,7 +431,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal[-2:] == _CLOSED
 
     async def test_the_handlers_of_a_notification_share_the_objects_of_the_publishing_dispatch(self) -> None:
-        """Outside a dispatch, they get a new scope, whose objects are closed at the end."""
+        """Outside a dispatch, the handlers get a new scope, whose objects are closed when `publish` ends."""
         notification = Enrolled()
         async with self.started() as (mediator, _):
 

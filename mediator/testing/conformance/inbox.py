@@ -18,7 +18,11 @@ from mediator.testing.memory import InMemoryDatabase, InMemoryInbox
 
 
 class InboxConformance(StorageSuite):
-    """The promises that a consumer depends on."""
+    """The promises that a consumer depends on.
+
+    `start` counts the starts of an event's handlers. An event starts alone if no other event is being handled in the
+    process. A suspect is an event whose last start has no recorded end, so the event may have killed its process.
+    """
 
     async def test_an_event_is_recorded_once_and_only_if_its_transaction_commits(self) -> None:
         """After a rollback the event is new again. Each consumer has its own records."""
@@ -41,7 +45,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.clean(10) == 0
 
     async def test_a_transaction_waits_for_another_one_that_records_the_same_event(self) -> None:
-        """For the second transaction, the event is a duplicate if the first one commits, and new if it rolls back."""
+        """If the first transaction commits, the event is a duplicate for the second. If not, the event is new."""
         for commits in (True, False):
             await self._record_in_two_transactions(commits)
 
@@ -89,7 +93,7 @@ class InboxConformance(StorageSuite):
                 assert await storage.inbox.insert(unit_of_work, "other", "shop", "6", key="k") is Admission.NEW
 
     async def test_starts_after_the_first_are_counted_up_to_the_limit(self) -> None:
-        """The first start is not counted, so the first call of `start` is attempt 2. At the limit, it is `exhausted`."""
+        """The first start is not counted, so the first call of `start` is attempt 2. The limit is the last attempt."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]
@@ -98,7 +102,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 4, alone=True) == Start(4)
 
     async def test_an_event_whose_last_start_has_no_known_end_may_start_only_alone(self) -> None:
-        """While other events are handled, it may not start. It is reported as a suspect, and no start is counted."""
+        """While other events are handled, `start` reports the event as a suspect, and counts no start."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 8) for _ in range(2)] == [Start(1, suspect=True)] * 2
@@ -106,7 +110,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(2, suspect=True)
 
     async def test_an_event_whose_last_start_failed_is_no_suspect(self) -> None:
-        """The next start of such an event is counted even while other events are handled."""
+        """The next start of the event is counted even while other events are handled."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)
@@ -119,7 +123,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(5)
 
     async def test_a_start_concurrent_with_other_events_does_not_exhaust_an_event(self) -> None:
-        """The event may start once more alone, even beyond the limit, as another event may have killed the process."""
+        """Another event may have killed the process, so this event may start once more alone, even beyond the limit."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)
@@ -129,13 +133,13 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
     async def test_an_event_without_a_count_may_start_at_any_limit(self) -> None:
-        """Its first start is assumed to have been concurrent with other events, and so does not exhaust it."""
+        """Its first start is treated as concurrent with other events. A concurrent start exhausts no event."""
         async with self.opened() as storage:
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)
 
     async def test_a_start_that_was_taken_back_is_not_counted(self) -> None:
-        """The first start can be taken back too, although it was never counted."""
+        """`take_back` accepts even the first start, which was never counted."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.take_back(*row)
@@ -146,7 +150,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(1)
 
     async def test_an_event_that_took_effect_is_not_started_and_has_no_count(self) -> None:
-        """If the transaction rolls back, the event may start again, and its count is kept."""
+        """If the transaction of the effect rolls back, the event may start again and keeps its count."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.start(*row, 8, alone=True)
@@ -163,7 +167,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.answers()
 
     async def test_any_text_is_accepted_as_source_id_and_key(self) -> None:
-        """Foreign producers choose these texts, and some contain characters that a database column cannot store."""
+        """Foreign producers choose these texts, and may use characters that a database column cannot store."""
         for foreign in ("", "a\0b", "x" * 256, "\u20ac" * 1000, "\ud800", "\x1b[2J"):
             async with self.opened() as storage:
                 rows = (GROUP, foreign, "1"), (GROUP, "shop", foreign), (GROUP, "shop", f"{foreign}2")

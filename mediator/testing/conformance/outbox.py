@@ -45,7 +45,7 @@ class OutboxConformance(StorageSuite):
     """The promises that the relay depends on."""
 
     async def test_many_events_of_one_command_keep_the_order_in_which_they_were_added(self) -> None:
-        """A claim returns the events in this order. `look_again` is 0 if the limit of the claim left some out."""
+        """A claim returns the oldest events first. `look_again` is 0 if more events wait than the claim may return."""
         sent = [Written(str(number), "k" if number % 2 else None) for number in range(2500)]
         async with self.holding(*sent) as storage:
             async with storage.outbox.claim(2499) as batch:
@@ -54,8 +54,8 @@ class OutboxConformance(StorageSuite):
             async with storage.outbox.claim(5000) as batch:
                 assert batch.look_again is None
 
-    async def test_an_event_has_a_source_before_it_is_published_and_keeps_it(self) -> None:
-        """The source is the application's name. The event keeps it when it is parked, released and archived."""
+    async def test_an_event_gets_its_source_before_publishing_and_keeps_the_source(self) -> None:
+        """The source is the application's name. Parked, released and archived events keep their source."""
         async with self.holding(Written("a")) as storage:
             storage.outbox.use_application("first")
             named = storage.outbox.application
@@ -87,7 +87,7 @@ class OutboxConformance(StorageSuite):
                 await storage.outbox.erase("")
 
     async def test_a_filter_with_an_empty_list_finds_no_events(self) -> None:
-        """Only `None`, and not an empty list of ids or numbers, means all events."""
+        """`None` means all events, but an empty list of ids or numbers means no events."""
         async with self.holding(Written("a")) as storage:
             contents = storage.outbox.contents
             assert [record.id for record in await contents.find(OutboxFilter("waiting", ids=()))] == []
@@ -96,7 +96,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.parking.find(ParkedFilter(numbers=())) == []
 
     async def test_a_claim_leaves_out_the_excluded_domains(self) -> None:
-        """`without` contains the names of the domains. A part of a name excludes no domain."""
+        """`without` contains complete names of domains. A part of a name excludes no domain."""
         async with self.holding(Elsewhere("a"), Written("b"), Elsewhere("c")) as storage:
             assert await storage.waiting(without=frozenset({"elsewhere"})) == ["b"]
             assert await storage.waiting(without=frozenset({"elsewhere", "contract"})) == []
@@ -113,7 +113,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.waiting() == ["b", "c"]
 
     async def test_two_concurrent_claims_never_return_the_same_event(self) -> None:
-        """The second claim does not return the events of the first one."""
+        """The second claim does not return the events of the first claim."""
         async with self.opened() as storage:
             await storage.do(writing("a"))
             async with storage.outbox.claim(10) as mine, storage.outbox.claim(10) as theirs:
@@ -122,7 +122,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.waiting() == ["a"]
 
     async def test_a_commit_with_events_wakes_a_waiting_relay(self) -> None:
-        """`wake` does so too. Without either, `wait` returns after the given time."""
+        """`wake` also wakes a waiting relay. Without a commit or `wake`, `wait` returns after the given seconds."""
         async with self.opened() as storage:
             await storage.outbox.wait(0.01)
             await storage.do(writing("a"))
@@ -132,7 +132,7 @@ class OutboxConformance(StorageSuite):
                 await storage.outbox.wait(60)
 
     async def test_a_batch_cannot_be_changed_after_its_claim_ended(self) -> None:
-        """`settle` and `park` then raise `ClaimLostError`, and the events stay in the outbox."""
+        """After its claim, `settle` and `park` raise `ClaimLostError`, and the events stay in the outbox."""
         async with self.holding(Written("a")) as storage:
             async with storage.outbox.claim(10) as batch:
                 pass
@@ -143,7 +143,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.waiting() == ["a"]
 
     async def test_a_relay_that_finds_all_events_claimed_looks_again_soon(self) -> None:
-        """Its batch is empty, and `look_again` is less than a second."""
+        """The relay gets an empty batch, whose `look_again` is less than a second."""
         async with self.holding(Written("a")) as storage, storage.outbox.claim(10), storage.outbox.claim(10) as theirs:
             assert theirs.look_again is not None
             assert 0 < theirs.look_again < 1
@@ -159,7 +159,7 @@ class OutboxConformance(StorageSuite):
             assert len(refused.error) == 4096
 
     async def test_erasing_a_key_deletes_its_sent_and_refused_events_but_not_its_waiting_ones(self) -> None:
-        """`erase` returns how many events it deleted and how many still wait."""
+        """`erase` returns the number of deleted events and the number of events that still wait."""
         async with self.holding(
             Written("sent", "k"), Written("kept", "o"), Written("bad", "k"), Written("waits", "k")
         ) as storage:
@@ -173,7 +173,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.outbox.erase("o") == Erased(archived=1, parked=0, pending=0)
 
     async def test_outgoing_events_are_independent_of_parked_incoming_events(self) -> None:
-        """A parked incoming event of the same key neither blocks an outgoing event nor is deleted by `erase`."""
+        """A parked incoming event does not block outgoing events of the same key, and `erase` does not delete it."""
         async with self.opened() as storage:
             await park(storage, parked_event("1", key="k"))
             await add(storage, Written("a", "k"))
@@ -195,7 +195,7 @@ class OutboxConformance(StorageSuite):
             assert text_of((await storage.outbox.contents.get("order-1"))[1].data) == "first"
 
     async def test_cancel_and_erase_accept_texts_that_no_event_can_have(self) -> None:
-        """For such an id or key, `cancel` returns False, and `erase` counts no events."""
+        """For an impossible id, `cancel` returns False. For an impossible key, `erase` counts no events."""
         for text in ("x" * 300, "a\0b", "\ud800"):
             async with self.opened() as storage:
                 await add(storage, Written("a", "k"))
@@ -211,7 +211,7 @@ class DelayedEventsConformance(StorageSuite):
     """The promises about `deliver_at` and `cancel`."""
 
     async def test_a_delayed_event_is_published_when_it_is_due_and_not_before(self) -> None:
-        """A claim returns a delayed event only after it is due. Until then, `due_in` returns the remaining seconds."""
+        """A claim returns no event before the event is due. `due_in` returns the seconds until an event is due."""
         async with self.holding(Written("now")) as storage:
             await add(storage, Written("late"), after=timedelta(seconds=2))
             assert await storage.waiting() == ["now"]
@@ -223,7 +223,7 @@ class DelayedEventsConformance(StorageSuite):
             assert await storage.outbox.due_in() is None
 
     async def test_a_delayed_event_does_not_block_its_key(self) -> None:
-        """A later event of the same key is published before a delayed event that is not due."""
+        """A later event of the same key is published while the delayed event is not due."""
         async with self.holding(Written("late", "k"), after=FUTURE) as storage:
             await add(storage, Written("now", "k"))
             assert await storage.waiting() == ["now"]
@@ -235,7 +235,7 @@ class DelayedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["a"]
 
     async def test_due_in_refers_to_the_earliest_delayed_event(self) -> None:
-        """`due_in` returns the seconds until the earliest delayed event is due, or `None` when there is none."""
+        """`due_in` returns the seconds until the earliest delayed event is due, or `None` if no event is delayed."""
         async with self.opened() as storage:
             assert await storage.outbox.due_in() is None
             await add(storage, Written("b"), after=2 * FUTURE)
@@ -256,8 +256,8 @@ class DelayedEventsConformance(StorageSuite):
             assert await storage.outbox.cancel(undelayed) is False
             assert sorted(await storage.waiting()) == ["b", "c"]
 
-    async def test_a_transaction_cancels_if_it_commits(self) -> None:
-        """A rollback, even one to a savepoint, restores an event that the transaction has cancelled."""
+    async def test_a_transaction_cancels_a_delayed_event_only_if_the_transaction_commits(self) -> None:
+        """A rollback of the transaction, or a rollback to a savepoint, restores the cancelled event."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
 
@@ -288,7 +288,7 @@ class DelayedEventsConformance(StorageSuite):
                 await storage.outbox.cancel(event_id, unit_of_work=InMemoryUnitOfWork(InMemoryDatabase()))
 
     async def test_a_unit_of_work_that_has_not_begun_cancels_nothing(self) -> None:
-        """`cancel` raises `NoUnitOfWorkError` for such a unit of work."""
+        """`cancel` raises `NoUnitOfWorkError` for a unit of work without a running transaction."""
         async with self.opened() as storage:
             [event_id] = await add(storage, Written("a"), after=FUTURE)
             async with storage.mediator.scope():
@@ -297,7 +297,7 @@ class DelayedEventsConformance(StorageSuite):
 
     async def test_a_time_without_a_zone_is_refused_when_the_event_is_added(self) -> None:
         """`deliver_at` must be a timezone-aware datetime; anything else raises `MisuseError`."""
-        times: list[Any] = [datetime(2026, 1, 1), "tomorrow", 3600]  # noqa: DTZ001  (it must be refused)
+        times: list[Any] = [datetime(2026, 1, 1), "tomorrow", 3600]  # noqa: DTZ001  (the case needs a time without a zone)
         async with self.opened() as storage:
             async with storage.transaction() as unit_of_work:
                 for time in times:
@@ -307,10 +307,10 @@ class DelayedEventsConformance(StorageSuite):
 
 
 class RefusedEventsConformance(StorageSuite):
-    """The promises about events that the broker has refused."""
+    """The promises about events that the broker has refused. The place of an event is its sequence in the outbox."""
 
     async def test_a_refused_event_blocks_only_later_events_of_its_key(self) -> None:
-        """The event is parked with its reason and error. Events of other keys, and events without keys, are published."""
+        """The refused event is parked with its reason and error. Events of other keys or without keys are published."""
         async with self.holding(
             Written("bad", "k"), Written("next", "k"), Written("other", "o"), Written("none")
         ) as storage:
@@ -332,7 +332,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["good"]
 
     async def test_a_released_event_returns_unchanged_to_its_place_in_the_outbox(self) -> None:
-        """It precedes the later events of its key again, and a waiting relay is woken."""
+        """The released event again precedes the later events of its key. The release wakes a waiting relay."""
         async with self.holding(Written("before", "o"), Written("bad", "k"), Written("next", "k")) as storage:
             async with storage.outbox.claim(10) as batch:
                 bad = batch.events[1]
@@ -350,7 +350,7 @@ class RefusedEventsConformance(StorageSuite):
                 await storage.parking.release(refused.number)
 
     async def test_the_refused_events_of_a_key_are_released_in_order(self) -> None:
-        """`release` raises `ParkedEventBlockedError` for all but the first. A replay releases all of them in order."""
+        """`release` raises `ParkedEventBlockedError` for all but the first event. A replay releases all events in order."""
         async with self.holding(Written("1", "k"), Written("2", "k"), Written("3", "k")) as storage:
             async with storage.outbox.claim(10) as batch:
                 for event in batch.events[:2]:
@@ -381,7 +381,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["bad"]
 
     async def test_an_event_is_not_released_while_its_id_is_in_the_outbox(self) -> None:
-        """It stays parked until it is discarded, and the error says to discard it."""
+        """The error says to discard the parked event. The event stays parked until it is discarded."""
         async with self.holding(Written("first", "k"), Written("other", "o")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -392,8 +392,8 @@ class RefusedEventsConformance(StorageSuite):
             await storage.parking.discard(again.number)
             assert await storage.waiting() == ["first", "other"]
 
-    async def test_an_event_is_not_released_while_another_event_has_its_place_in_the_outbox(self) -> None:
-        """`release` raises `ParkedEventConflictError` until the other event is sent."""
+    async def test_an_event_is_not_released_while_its_place_in_the_outbox_is_taken(self) -> None:
+        """`release` raises `ParkedEventConflictError` until the event that has the place is sent."""
         async with self.holding(Written("first", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -408,7 +408,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["second"]
 
     async def test_an_event_whose_place_is_taken_blocks_its_key_until_it_is_discarded(self) -> None:
-        """Its place in the outbox belongs to a later event of the key, which is not published until then."""
+        """The later event of the key, which has the place, is published only after the parked event was discarded."""
         async with self.holding(Written("later", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -419,7 +419,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["later"]
 
     async def test_a_replay_continues_after_an_event_that_cannot_be_released(self) -> None:
-        """The event stays parked with the noted error, and the replay releases the events of other keys."""
+        """The replay stores the error in the parked event, and releases the events of other keys."""
         async with self.holding(Written("first", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -435,7 +435,7 @@ class RefusedEventsConformance(StorageSuite):
             assert noted.attempts == again.attempts + 1
 
     async def test_only_the_first_of_two_refused_events_with_the_same_id_is_parked(self) -> None:
-        """The second event is dropped, and no event is left in the outbox."""
+        """The second event is dropped, so no event is left in the outbox."""
         async with self.opened() as storage:
             for text in ("first", "second"):
                 await storage.do(partial(_add_as, "order-1", Written(text)))
@@ -444,7 +444,7 @@ class RefusedEventsConformance(StorageSuite):
                 assert await storage.waiting() == []
 
     async def test_erasing_a_refused_event_unblocks_its_key(self) -> None:
-        """A waiting relay is woken, and can publish the later events of the key."""
+        """The waiting relay is woken, and can publish the later events of the key."""
         async with self.holding(Written("bad", "k"), Written("next", "k")) as storage:
             await park_first(storage)
             await storage.outbox.wait(0.01)
@@ -454,7 +454,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["next"]
 
     async def test_discarding_a_refused_event_unblocks_its_key(self) -> None:
-        """A waiting relay is woken, and can publish the later events of the key."""
+        """The waiting relay is woken, and can publish the later events of the key."""
         async with self.holding(Written("bad", "k"), Written("next", "k")) as storage:
             refused = await park_first(storage)
             await storage.outbox.wait(0.01)

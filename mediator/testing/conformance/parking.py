@@ -34,7 +34,7 @@ class ParkingConformance(StorageSuite):
     """The promises about parked events and their replay."""
 
     async def test_a_parked_event_is_stored_unchanged(self) -> None:
-        """Only its number is added."""
+        """Parking changes only the number of the event."""
         async with self.opened() as storage:
             parked = parked_event("1")
             (number,) = await park(storage, parked)
@@ -49,7 +49,7 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.find(ALL, bodies=False) == [replace(parked, number=number, data=b"")]
 
     async def test_parking_records_the_event_in_the_inbox(self) -> None:
-        """A redelivered event is then a duplicate and is not started, even after the parked event was discarded."""
+        """A redelivery of a parked or discarded event is a duplicate, and its handlers are not started."""
         async with self.opened() as storage:
             await storage.inbox.start(GROUP, "shop", "1", 8, alone=True)
             await park(storage, parked_event("1"))
@@ -59,7 +59,7 @@ class ParkingConformance(StorageSuite):
             assert await insert(storage, "1") is Admission.DUPLICATE
 
     async def test_an_event_that_took_effect_or_is_parked_is_not_parked_again(self) -> None:
-        """`park` returns False for such an event."""
+        """`park` returns False for the event."""
         async with self.opened() as storage:
             await insert(storage, "1")
             assert not await storage.parking.park(parked_event("1"))
@@ -118,8 +118,8 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.count(ALL) == 4
             assert await storage.parking.count(ParkedFilter(consumer=GROUP, direction="in")) == 3
 
-    async def test_the_head_is_the_first_event_of_its_consumer_and_key(self) -> None:
-        """An event without a key is its own head."""
+    async def test_head_returns_the_first_parked_event_of_the_same_consumer_and_key(self) -> None:
+        """For an event without a key, `head` returns the event itself."""
         async with self.opened() as storage:
             keyless, other = parked_event("3", key=None), parked_event("4", consumer="other")
             await park(storage, parked_event("1"), parked_event("2"), keyless, other)
@@ -131,7 +131,7 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.head(second) == second
 
     async def test_outgoing_and_incoming_events_do_not_wait_for_each_other(self) -> None:
-        """This holds even if both have the same consumer and key."""
+        """Even an outgoing and an incoming event of the same consumer and key are independent."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             async with storage.transaction() as unit_of_work:
@@ -144,7 +144,7 @@ class ParkingConformance(StorageSuite):
             assert await insert(storage, "4") is Admission.NEW
 
     async def test_an_event_is_taken_only_if_the_transaction_commits(self) -> None:
-        """After a rollback the event is parked as before. After a commit it is no longer found."""
+        """After a rollback, the event is parked as before. After a commit, the event is no longer found."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             with failing(LookupError):
@@ -158,7 +158,7 @@ class ParkingConformance(StorageSuite):
                 await take(storage, number)
 
     async def test_only_the_first_event_of_a_key_can_be_taken(self) -> None:
-        """`take` raises `ParkedEventBlockedError` for a later one. An event without a key can always be taken."""
+        """`take` raises `ParkedEventBlockedError` for later events. An event without a key can always be taken."""
         async with self.opened() as storage:
             first, second, other = await park(
                 storage, parked_event("1"), parked_event("2"), parked_event("3", key=None)
@@ -171,7 +171,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == []
 
     async def test_an_arriving_event_waits_while_the_last_parked_event_of_its_key_is_replayed(self) -> None:
-        """Its admission is `NEW` if the replay commits, and `KEY_PARKED` if the replay rolls back."""
+        """The arriving event is `NEW` if the replay commits, and `KEY_PARKED` if the replay rolls back."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -180,7 +180,7 @@ class ParkingConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_an_arriving_event_is_parked_at_once_while_an_event_of_its_key_is_reserved(self) -> None:
-        """It does not wait for the handlers of the replay, which may hang. It stays parked however the replay ends."""
+        """The handlers of the replay may hang. The arriving event does not wait, and stays parked after the replay."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -196,7 +196,7 @@ class ParkingConformance(StorageSuite):
             assert sorted(type(result).__name__ for result in results) == ["ParkedEvent", "ParkedEventNotFoundError"]
 
     async def test_a_replay_waits_for_another_one_that_has_reserved_the_event(self) -> None:
-        """The second replay takes the event only if the first one rolls back. The two replays never deadlock."""
+        """The second replay takes the event only if the first replay rolls back. The two replays never deadlock."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -206,7 +206,7 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == []
 
     async def test_removing_an_event_waits_for_an_event_that_is_being_parked_behind_it(self) -> None:
-        """Otherwise a third event of the key would find no parked event, and would overtake the second one."""
+        """If removing did not wait, a third event would find no parked event, and would overtake the second event."""
         for takes in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -226,7 +226,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["2", "3"]
 
     async def test_a_discard_waits_for_a_replay_that_has_reserved_or_taken_the_event(self) -> None:
-        """If the replay commits, the discard does not find the event. Otherwise the discard deletes it."""
+        """If the replay commits, the discard does not find the event. If the replay rolls back, the discard deletes it."""
         for (key, commits), reserves in product(_KEYS_AND_ENDS, (True, False)):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1", key))
@@ -236,7 +236,7 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == []
 
     async def test_an_edit_waits_for_a_replay_that_has_taken_the_event(self) -> None:
-        """If the replay commits, the edit does not find the event. Otherwise the edit changes it."""
+        """If the replay commits, the edit does not find the event. If the replay rolls back, the edit changes it."""
         for key, commits in _KEYS_AND_ENDS:
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1", key))
@@ -257,7 +257,7 @@ class ParkingConformance(StorageSuite):
             assert (await storage.parking.get(second)).data == parked_event("2").data
 
     async def test_the_failure_of_a_replay_is_stored_and_counted(self) -> None:
-        """The text of the error is cut to 4096 characters. `note_failure` ignores a number that is not parked."""
+        """The text of the error is cut to 4096 characters. `note_failure` ignores unknown numbers."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             await storage.parking.note_failure(number, ValueError("\x00" + "x" * 10_000))
@@ -274,7 +274,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
 
     async def test_a_number_that_is_not_parked_is_not_found(self) -> None:
-        """All methods raise `ParkedEventNotFoundError`. `release` also does so for an incoming event."""
+        """All methods raise `ParkedEventNotFoundError`. `release` also raises this error for an incoming event."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             missing = number + 1
@@ -329,13 +329,13 @@ class ParkingConformance(StorageSuite):
 
 
 _KEYS_AND_ENDS = list(product(("k", None), (True, False)))
-"""The cases of an event with and without a key, whose replay commits or rolls back."""
+"""Pairs of the key of a replayed event, or `None`, and of whether the replay commits."""
 
 Pause = Callable[[], Awaitable[object]]
 
 
 async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool) -> None:
-    """Replay an event. Pause after reserving it if `reserves` is true, and otherwise after taking it."""
+    """Replay an event. If `reserves` is true, pause after reserving the event; if not, after taking it."""
     with suppress(LookupError):
         async with storage.transaction() as unit_of_work:
             if reserves:
@@ -374,7 +374,7 @@ async def _paused(act: Callable[[Pause], Coroutine[Any, Any, None]]) -> AsyncGen
 
 
 async def _after(earlier: Callable[[Pause], Coroutine[Any, Any, None]], act: Coroutine[Any, Any, Any]) -> Any:
-    """Start `act` while `earlier` pauses, check that `act` waits for its end, and return the outcome of `act`."""
+    """While `earlier` pauses, check that `act` waits for the end of `earlier`, and return the result of `act`."""
     async with _paused(earlier):
         acting = asyncio.gather(act, return_exceptions=True)
         await asyncio.wait({acting}, timeout=0.2)

@@ -35,7 +35,7 @@ class PublisherConformance(TransportSuite):
             await reader.nothing()
 
     async def test_an_event_without_a_source_gets_the_application_of_the_publisher(self) -> None:
-        """The application becomes the source of the event. An event with a source keeps it."""
+        """The application becomes the source of the event. An event that already has a source keeps that source."""
         async with self.opened() as transport:
             foreign = replace(event("b", "k"), source="elsewhere")
             await transport.store(event("a", "k"), foreign)
@@ -121,7 +121,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_events_that_are_sent_concurrently_are_stored_once(self) -> None:
-        """Two relays may send the same events for a moment, if one of them has lost its lock without noticing."""
+        """Two relays may send the same events for a moment, if one relay has lost its lock without noticing."""
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*events(20, "k")) for _ in range(3)))
             async with self.reading(transport) as reader:
@@ -177,7 +177,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.SIZE_LIMIT)
     async def test_an_event_that_is_too_large_is_refused(self) -> None:
-        """Its result has an `EventRefusedError`, so the relay parks it. The other events are stored."""
+        """The result has an `EventRefusedError`, so the relay parks the event. The other events are stored."""
         before, after = apart(2)
         async with self.opened() as transport:
             too_large = event("too large", "k", data=b" " * (transport.largest + 1))
@@ -187,7 +187,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.SIZE_LIMIT)
     async def test_an_event_behind_a_refused_event_of_its_key_is_not_sent(self) -> None:
-        """The later event must not overtake the refused one. Its result has an `EventHeldBackError`.
+        """The later event must not overtake the refused event. The later event's result has an `EventHeldBackError`.
 
         The relay does not treat this error as an outage. It sends the later event after the refused event was released
         or discarded.

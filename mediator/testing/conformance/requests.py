@@ -32,7 +32,7 @@ class RequestsUnderTest:
 
     Attributes:
         asking: The channel of the application that sends requests.
-        serving: The channel of the application that answers them.
+        serving: The channel of the application that answers requests.
         outage: Returns a context during which the broker is down (`RequestCapability.OUTAGE`).
         largest: The largest request that the broker accepts, in bytes (`SIZE_LIMIT`).
     """
@@ -54,13 +54,13 @@ class RequestSuite(ConformanceSuite):
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[RequestsUnderTest]:
-        """Open channels for one case, which no other case uses."""
+        """Open two channels that only one case uses."""
 
     @asynccontextmanager
     async def serving(
         self, channels: RequestsUnderTest, names: Collection[str] = (NAME,), *, waiting: int = 100
     ) -> AsyncGenerator[IncomingCalls, None]:
-        """Serve these names, wait until the broker delivers requests for them, and yield the incoming requests."""
+        """Serve these names, wait until the broker delivers requests for the names, and yield the incoming requests."""
         async with channels.serving.serve(names, waiting=waiting) as calls:
             await self.known(channels, calls, next(iter(names)))
             yield calls
@@ -103,7 +103,7 @@ async def ok(_incoming: IncomingCall) -> RemoteReply:
 
 
 async def answered(channels: RequestsUnderTest, name: str = NAME) -> bool:
-    """Send a request of this name, and return whether it was answered."""
+    """Send a request of this name, and return whether the request was answered."""
     try:
         return (await channels.asking.call(RemoteCall(name, b"", 1.0))).status is ReplyStatus.OK
     except (PublisherUnavailableError, TimeoutError):
@@ -184,7 +184,7 @@ class RequestConformance(RequestSuite):
                 await channels.asking.call(RemoteCall(NAME, b"", 60.0))
 
     async def test_only_the_names_that_are_served_are_answered(self) -> None:
-        """A request with another name raises `PublisherUnavailableError`."""
+        """A request with a name that is not served raises `PublisherUnavailableError`."""
         other = "advising.other"
         async with self.opened() as channels, self.serving(channels, (NAME, other)) as calls, self.answering(calls, ok):
             assert (await channels.asking.call(RemoteCall(other, b"", self.patience))).status is ReplyStatus.OK
@@ -224,7 +224,7 @@ class RequestConformance(RequestSuite):
             assert (await asking).data == b"first"
 
     async def test_requests_beyond_the_limit_are_rejected_as_busy(self) -> None:
-        """They are rejected at once. Requests that already wait are still answered."""
+        """The excess requests are rejected at once. Requests that already wait are still answered."""
         async with self.opened() as channels, self.serving(channels, waiting=2) as calls:
             asking = [asyncio.ensure_future(channels.asking.call(self.call())) for _ in range(5)]
             completed = asyncio.as_completed(asking, timeout=self.patience)
@@ -232,7 +232,7 @@ class RequestConformance(RequestSuite):
             async with self.answering(calls, ok):
                 assert [(await each).status for each in completed] == [ReplyStatus.OK] * 2
 
-    async def test_a_responder_that_stops_answers_waiting_requests_as_busy(self) -> None:
+    async def test_waiting_requests_are_answered_as_busy_when_their_responder_stops(self) -> None:
         """A later request raises `PublisherUnavailableError`, because no process serves its name."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             await leaving.enter_async_context(self.serving(channels, waiting=1))
@@ -244,7 +244,7 @@ class RequestConformance(RequestSuite):
                 await channels.asking.call(self.call())
 
     async def test_a_responder_that_stops_can_still_answer_the_requests_it_has_taken(self) -> None:
-        """The answers still reach their senders."""
+        """The answers still reach the senders of the requests."""
         async with self.opened() as channels, AsyncExitStack() as leaving:
             calls = await leaving.enter_async_context(self.serving(channels))
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
@@ -268,7 +268,7 @@ class RequestConformance(RequestSuite):
             for index in range(2):
                 calls = await stack.enter_async_context(channels.serving.serve([NAME], waiting=100))
                 await stack.enter_async_context(self.answering(calls, counting(index)))
-                while not counts[index]:  # the broker may not know this process yet, or may ask the other one
+                while not counts[index]:  # the broker may not know this process yet, or may ask the other process
                     await answered(channels)
             counts[:] = [0, 0]
             await asyncio.gather(*(channels.asking.call(self.call()) for _ in range(60)))
@@ -286,7 +286,7 @@ class RequestConformance(RequestSuite):
                 assert (await channels.asking.call(self.call())).status is ReplyStatus.OK
 
     async def test_the_answer_to_a_sender_that_gave_up_is_dropped(self) -> None:
-        """The next request gets its own answer."""
+        """The next request gets its own answer, and not the dropped one."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             incoming = await self.next(calls)
@@ -318,7 +318,7 @@ class RequestConformance(RequestSuite):
 
     @needs(RequestCapability.OUTAGE)
     async def test_requests_are_served_again_after_an_outage(self) -> None:
-        """During the outage, a call fails in time, because the request is not sent or no answer arrives.
+        """During the outage, a call fails in time, because either the request is not sent or no answer arrives.
 
         The channels need not be opened again.
         """

@@ -129,7 +129,7 @@ class StorageUnderTest:
                 yield unit_of_work
 
     async def waiting(self, limit: int = 100, *, without: frozenset[str] = frozenset()) -> list[str]:
-        """Return the texts of the events that a relay can claim now, except the domains in `without`."""
+        """Return the texts of the events that a relay can claim now, except events of the domains in `without`."""
         async with self.outbox.claim(limit, without=without) as batch:
             return [text_of(event.data) for event in batch.events]
 
@@ -155,7 +155,7 @@ class _DoHandler(RequestHandler[Do, Any]):
 
 
 def writing(row: str, *, fails: bool = False) -> Action:
-    """Return an action that writes a row and adds an event with the same text. With `fails`, it raises `LookupError`."""
+    """Return an action that writes a row and adds an event with the same text. With `fails`, the action fails."""
 
     async def action(storage: StorageUnderTest) -> str:
         await storage.write(row)
@@ -185,7 +185,7 @@ class StorageSuite(ConformanceSuite):
     async def holding(
         self, *events: DistributedEvent, after: timedelta | None = None
     ) -> AsyncGenerator[StorageUnderTest]:
-        """Open a database whose outbox contains only these events. With `after`, they are delayed by that time."""
+        """Open a database whose outbox contains only these events. With `after`, the events are delayed by this time."""
         async with self.opened() as storage:
             await add(storage, *events, after=after)
             yield storage
@@ -198,7 +198,7 @@ FUTURE = timedelta(hours=1)
 
 
 async def outcome_of(doing: Awaitable[Any]) -> Any:
-    """Return the result of an awaitable, or the class of the `LookupError` that it raised."""
+    """Return the result of an awaitable, or the class of the `LookupError` that the awaitable raised."""
     try:
         return await doing
     except LookupError as error:
@@ -206,7 +206,7 @@ async def outcome_of(doing: Awaitable[Any]) -> Any:
 
 
 async def add(storage: StorageUnderTest, *events: DistributedEvent, after: timedelta | None = None) -> Sequence[str]:
-    """Add events in one command, and return their ids. With `after`, they are delayed by that time."""
+    """Add events in one command, and return their ids. With `after`, the events are delayed by this time."""
 
     async def action(storage: StorageUnderTest) -> list[str]:
         deliver_at = None if after is None else datetime.now(UTC) + after
@@ -226,7 +226,7 @@ async def park_first(storage: StorageUnderTest) -> ParkedEvent:
 
 
 def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
-    """Return an incoming event, as a consumer parks it after its handler failed."""
+    """Return a parked incoming event, like one that a consumer parks because the handler failed."""
     made = ParkedEvent(
         direction="in",
         consumer=GROUP,
@@ -250,7 +250,7 @@ def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> Parked
 
 
 async def insert(storage: StorageUnderTest, event_id: str, key: str | None = "k") -> Admission:
-    """Record an event in the inbox in a new transaction, and return its admission."""
+    """Record an event in the inbox in a new transaction, and return the result of `insert`."""
     async with storage.transaction() as unit_of_work:
         return await storage.inbox.insert(unit_of_work, GROUP, "shop", event_id, key=key)
 

@@ -45,7 +45,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.START_POSITION)
     async def test_a_new_group_may_begin_with_new_events(self) -> None:
-        """The group skips earlier events. When it opens again, it continues after the last acknowledged event."""
+        """A new group skips earlier events. When opened again, the group continues after the last acknowledged event."""
         async with self.holding(event("old", "k")) as transport:
             async with self.reading(transport, start="new") as reader:
                 taking, stored = asyncio.ensure_future(reader.take_ids()), 0
@@ -63,7 +63,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.START_POSITION)
     async def test_a_new_group_may_begin_at_a_time(self) -> None:
-        """The group receives the events that were stored since that time."""
+        """The group receives the events that were stored since the given time."""
         async with self.holding(event("old", "k")) as transport:
             await asyncio.sleep(0.01)  # so that `since` differs from the times of both events
             since = datetime.now(UTC)
@@ -105,7 +105,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.GROUP_OWNER)
     async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
-        """Otherwise each application would get only a part of the events. The second is refused, or waits."""
+        """If both applications got events, each would get only a part. So the second one is refused, or waits."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -141,7 +141,7 @@ class SubscriptionConformance(TransportSuite):
             taken = await asyncio.gather(*(reader.take_ids(15) for _ in range(4)))
             assert sorted((one for each in taken for one in each), key=int) == [f"{n}" for n in range(60)]
 
-    async def test_only_the_subscribed_types_are_delivered_in_every_version(self) -> None:
+    async def test_all_versions_of_the_subscribed_types_and_no_other_types_are_delivered(self) -> None:
         """Types with similar names, such as a longer or a shorter name, are not delivered."""
         others = ["shop.order-lost.v1", f"{TYPE}-late.v1", "shop.order.v1", "other-shop.order-placed.v1"]
         async with self.opened() as transport:
@@ -167,7 +167,7 @@ class SubscriptionConformance(TransportSuite):
                 await reader.take()
             async with self.reading(transport, types=(TYPE, lost)) as reader:
                 waiting = asyncio.ensure_future(reader.take())
-                for number in range(50):  # until the broker knows the new type; it may skip earlier events
+                for number in range(50):  # until the broker knows the new type and no longer skips it
                     await transport.store(event(f"b{number}", "k", event_type=f"{lost}.v1"))
                     if (await asyncio.wait({waiting}, timeout=0.1))[0]:
                         break
@@ -230,7 +230,7 @@ class SubscriptionConformance(TransportSuite):
                 assert sorted(await reader.take_ids(6)) == sorted(each.id for each in apart(6))
 
     async def test_a_delivery_has_its_position_in_the_stream(self) -> None:
-        """Logs and parked events need its sequence, its subject, its headers and the time when it was stored."""
+        """Logs and parked events need the sequence, subject, headers and storage time of a delivery."""
         sent = [event(f"{n}", f"key {n}") for n in range(3)]
         async with self.reading_of(*sent) as reader:
             taken = {ids([each])[0]: each for each in await reader.take(3)}
@@ -241,7 +241,7 @@ class SubscriptionConformance(TransportSuite):
         assert all(abs((datetime.now(UTC) - each.stored_at).total_seconds()) < 60 for each in in_stream)
 
     async def test_the_headers_and_body_of_a_delivery_can_be_read_again(self) -> None:
-        """The replay of a parked event reads them."""
+        """The replay of a parked event reads the headers and the body."""
         async with self.holding(event("a", "k\n")) as transport:
             async with self.reading(transport) as reader:
                 (taken,) = await reader.take()
@@ -256,7 +256,7 @@ class DeliveryConformance(TransportSuite):
     """Every event is delivered until it is acknowledged or terminated, and its deliveries are counted."""
 
     async def test_an_acknowledged_event_is_not_delivered_again_to_its_group(self) -> None:
-        """It is delivered again neither after `ack_wait` nor when the group opens again."""
+        """The event is delivered again neither after `ack_wait` nor when the group opens again."""
         async with self.holding(*events(3)) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await reader.take(3)
@@ -265,7 +265,7 @@ class DeliveryConformance(TransportSuite):
                 await reader.nothing(0.3)
 
     async def test_nak_causes_a_redelivery_with_the_next_attempt(self) -> None:
-        """The broker counts the attempts, so the limit also stops an event whose handler kills its process."""
+        """The broker counts the attempts, so the count survives a handler that kills its process."""
         async with self.reading_of(event("a")) as reader:
             first = await reader.hold_one()
             await first.nak(0)
@@ -284,7 +284,7 @@ class DeliveryConformance(TransportSuite):
             assert await reader.take_ids() == ["a"]
 
     async def test_a_delayed_redelivery_does_not_block_other_partitions(self) -> None:
-        """An event that fails for hours must not block all others."""
+        """An event that fails for hours must not block all other events."""
         first, second = apart(2)
         async with self.holding(first) as transport, self.reading(transport) as reader:
             await (await reader.hold_one()).nak(30)
@@ -337,17 +337,17 @@ class DeliveryConformance(TransportSuite):
         assert attempts[0] == 1
 
     async def test_a_terminated_event_is_not_delivered_again_to_its_group(self) -> None:
-        """Other groups still receive it. The reason may be any text of any length."""
+        """Other groups still receive the event. The reason may be any text of any length."""
         async with self.holding(event("a", "k"), event("b", "k")) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await (await reader.hold_one()).term("it cannot be read:\n" + "\x1b[31m" * 500)
-                await (await reader.hold_one()).nak(0.8)  # longer than `ack_wait` of the first one
+                await (await reader.hold_one()).nak(0.8)  # longer than `ack_wait` of the terminated event
                 assert await reader.take_ids() == ["b"]
             async with self.reading(transport, "other") as reader:
                 assert await reader.take_ids(2) == ["a", "b"]
 
     async def test_ack_and_nak_and_term_each_make_room_for_another_delivery(self) -> None:
-        """After any of them, the delivery no longer counts for `prefetch`."""
+        """A delivery that was settled by one of the three methods no longer counts for `prefetch`."""
         async with self.reading_of(*apart(4), prefetch=1) as reader:
             await (await reader.hold_one()).term("parked")
             await (await reader.hold_one()).nak(30)
@@ -366,7 +366,7 @@ class DeliveryConformance(TransportSuite):
             await reader.nothing()
 
     async def test_an_event_that_is_not_acknowledged_in_time_is_delivered_again(self) -> None:
-        """The process that received it may be dead or hang."""
+        """The process that received the event may be dead or may hang."""
         async with self.reading_of(event("a"), ack_wait=0.5) as reader:
             await reader.hold()
             (again,) = await reader.take()
@@ -416,7 +416,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_next_event_of_a_key_waits_for_the_acknowledgement_of_the_previous_one(self) -> None:
-        """It is not delivered earlier, even if `prefetch` allows more deliveries."""
+        """The next event is not delivered earlier, even if `prefetch` allows more deliveries."""
         async with self.reading_of(*events(4, "k"), ordering="key") as reader:
             for number in range(4):
                 held = await reader.hold_one()
@@ -433,7 +433,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_a_redelivery_precedes_the_later_events_of_its_key(self) -> None:
-        """This holds for several redeliveries, with and without a delay."""
+        """The later events wait for all redeliveries of the event, with and without a delay."""
         async with self.reading_of(*events(3, "k"), ordering="key") as reader:
             for delay in (0, 0.3, 0):
                 held = await reader.hold_one()
@@ -443,7 +443,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_next_event_of_a_key_is_delivered_after_a_terminated_one(self) -> None:
-        """The consumer parks the terminated event, and must get the later events to park them behind it."""
+        """The consumer parks the terminated event, and then needs the later events, to park them too."""
         async with self.reading_of(*events(2, "k"), ordering="key") as reader:
             await (await reader.hold_one()).term("parked")
             assert await reader.take_ids() == ["1"]
@@ -468,7 +468,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_only_one_process_of_a_group_has_a_delivery_of_a_key(self) -> None:
-        """The events are therefore handled in order by the processes of an application."""
+        """So all processes of an application together handle the events of a key in order."""
         seen: list[str] = []
         at_work: set[str] = set()
         overlaps: list[str] = []
@@ -511,7 +511,7 @@ class KeyOrderingConformance(TransportSuite):
             assert [one for one in done if int(one) % 4 == key] == [f"{n}" for n in range(key, 32, 4)]
 
     async def _work_in_two_processes(self, sent: list[CloudEvent], work: Callable[[Reader], Awaitable[None]]) -> None:
-        """Let two processes of a group work on the events until one of them is done."""
+        """Let two processes of a group work on the events until one process is done."""
         async with (
             self.holding(*sent) as transport,
             self.reading(transport, ordering="key") as one,
@@ -547,7 +547,7 @@ _foreign = needs(TransportCapability.FOREIGN_MESSAGES)
 
 
 class ForeignMessagesConformance(TransportSuite):
-    """An unreadable message is delivered completely, so that it can be parked, and later messages are delivered too."""
+    """An unreadable message is delivered completely, so that it can be parked. Later messages are delivered too."""
 
     @_foreign
     async def test_a_message_without_headers_is_delivered_with_a_problem(self) -> None:
@@ -560,7 +560,7 @@ class ForeignMessagesConformance(TransportSuite):
 
     @_foreign
     async def test_events_after_a_foreign_message_are_delivered(self) -> None:
-        """This also holds with key ordering."""
+        """A foreign message blocks no later event, even with key ordering."""
         async with self.holding(event("a")) as transport:
             await transport.put(TYPE, {}, b"")
             await transport.store(event("b"))
@@ -598,7 +598,7 @@ class ForeignMessagesConformance(TransportSuite):
 
     @_foreign
     async def test_a_broken_cloudevent_has_a_problem(self) -> None:
-        """In this case the source is missing, which the inbox needs to detect duplicates."""
+        """The source is missing. The inbox needs the source to detect duplicates."""
         document = {name: value for name, value in _ATTRIBUTES.items() if name != "source"}
         assert (await self._delivered(_STRUCTURED, json.dumps(document).encode())).problem
 
@@ -610,7 +610,7 @@ class ForeignMessagesConformance(TransportSuite):
         assert (broken.type, broken.partitionkey) == (f"{TYPE}.v1", "k")
 
     async def _delivered(self, headers: dict[str, str], data: bytes) -> Delivery:
-        """Store an event, which creates the stream, then a message that is no event. Return the delivery of the message."""
+        """Store an event, which creates the stream, and then this message. Return the delivery of the message."""
         async with self.holding(event("a")) as transport:
             await transport.put(TYPE, headers, data)
             async with self.reading(transport) as reader:

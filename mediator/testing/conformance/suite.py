@@ -1,8 +1,8 @@
-"""ConformanceSuite: the base class of the suites, each of which tests whether an adapter keeps the promises of a port.
+"""ConformanceSuite: the base class of the suites. A suite tests whether an adapter keeps the promises of a port.
 
 A suite is a class with one test case, a method, for each promise. The test module of an adapter subclasses the suite,
 implements `opened`, and declares the capabilities of the adapter. Pytest collects the subclass. A case that needs an
-undeclared capability is removed from the subclass, so it is neither run nor reported as skipped. `cases()` lists the
+undeclared capability is removed from the subclass, so pytest neither runs the case nor reports it. `cases()` lists the
 remaining cases.
 """
 
@@ -54,17 +54,17 @@ def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
 
 def undeclared(*_: object) -> Any:
     """Raise an error. This is the default for functions that only adapters with a certain capability must provide."""
-    raise NotImplementedError("the adapter declares this capability, but does not provide its function")
+    raise NotImplementedError("the adapter declares a capability, but does not provide the function for it")
 
 
 class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with failing(ParkedEventNotFoundError): ...`)
-    """A context whose body must raise one of the given errors. It yields a list, to which the raised error is added.
+    """A context whose body must raise one of the given errors. The context yields a list, and adds the raised error.
 
     Any other error is raised unchanged.
 
     Args:
-        errors: The classes of the errors.
-        text: A text that the message of the error must contain.
+        errors: The expected classes.
+        text: A text that the message of the raised error must contain.
 
     Raises:
         AssertionError: The body raised nothing.
@@ -76,13 +76,13 @@ class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with fa
         self._caught: list[_Error] = []
 
     def __enter__(self) -> list[_Error]:
-        """Return the list to which the error is added."""
+        """Return the list to which the raised error will be added."""
         return self._caught
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> bool:
-        """Catch the error if it is one of the expected errors."""
+        """Catch an error of an expected class with the expected text."""
         if error is None:
             expected = " or ".join(each.__name__ for each in self._errors)
             raise AssertionError(f"expected {expected}, but nothing was raised")

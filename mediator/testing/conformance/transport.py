@@ -31,7 +31,7 @@ def events(count: int, key: str | None = None) -> list[CloudEvent]:
 
 
 def apart(count: int) -> list[CloudEvent]:
-    """Return up to 16 events without keys, each in a different partition, so that no event waits for another one."""
+    """Return events without keys in different partitions, so that no event waits for another. `count` is at most 16."""
     found: dict[int, CloudEvent] = {}
     numbers = itertools.count()
     while len(found) < count:
@@ -75,7 +75,7 @@ class Reader:
         return (await self.hold())[0]
 
     async def take(self, count: int = 1) -> list[Delivery]:
-        """Return the next deliveries. Each is acknowledged before the next one is awaited."""
+        """Return the next deliveries. Every delivery is acknowledged before the following delivery is awaited."""
         taken: list[Delivery] = []
         for _ in range(count):
             try:
@@ -90,7 +90,7 @@ class Reader:
         return ids(await self.take(count))
 
     async def nothing(self, seconds: float = 0.2) -> None:
-        """Check that nothing is delivered for some seconds, and cancel the wait, which must not lose a later delivery."""
+        """Check that nothing is delivered for some seconds. The cancelled wait must not lose a later delivery."""
         waiting = asyncio.ensure_future(self._deliveries.next())
         try:
             await asyncio.wait({waiting}, timeout=seconds)
@@ -110,7 +110,7 @@ Outage = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Subscribe(Protocol):
-    """A function that makes a subscription for one process of a group, if needed with its own connection."""
+    """A function that makes a subscription for one process of a group. It may open a connection."""
 
     def __call__(self, group: str, /, *, ack_wait: float = 30.0, start: Start = "all") -> EventSubscription:
         """Return a subscription.
@@ -180,7 +180,7 @@ class TransportCapability(Enum):
     SIZE_LIMIT = auto()
     """The broker refuses events larger than `TransportUnderTest.largest`."""
     GROUP_OWNER = auto()
-    """A group belongs to one application. If another application opens a group of the same name, it gets no events."""
+    """A group belongs to one application. Another application that opens a group of the same name gets no events."""
 
 
 class TransportSuite(ConformanceSuite):
@@ -225,7 +225,7 @@ class TransportSuite(ConformanceSuite):
             yield Reader(deliveries, self.patience)
 
     async def run_workers(self, work: Callable[[Reader], Awaitable[None]], *readers: Reader) -> None:
-        """Run `work` concurrently for each reader, as in several processes of a group, until one of them is done."""
+        """Run `work` concurrently for each reader, as in several processes of a group, until one call is done."""
         working = {asyncio.ensure_future(work(reader)) for reader in readers}
         await asyncio.wait(working, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
         for each in working:

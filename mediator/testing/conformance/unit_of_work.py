@@ -56,7 +56,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
 
     async def test_a_rollback_leaves_neither_rows_nor_events(self) -> None:
-        """The next command of the same unit of work commits only its own row and event."""
+        """The next command in the same unit of work commits only the row and the event of that next command."""
         async with self.opened() as storage:
             async with storage.mediator.scope() as scope:
                 with failing(LookupError):
@@ -99,7 +99,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == (["b"], ["b"])
 
     async def test_events_are_refused_outside_a_transaction(self) -> None:
-        """Adding an event and `publish_after_commit` raise `NoUnitOfWorkError` before and after a transaction."""
+        """`add` and `publish_after_commit` raise `NoUnitOfWorkError` before and after a transaction."""
         async with self.opened() as storage, storage.mediator.scope():
             for _ in range(2):
                 with failing(NoUnitOfWorkError):
@@ -125,7 +125,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.waiting() == ["before", "kept", "after"]
 
     async def test_the_commit_fails_if_the_error_of_a_joined_command_was_caught(self) -> None:
-        """If the outer command catches the error and continues, its commit raises `RolledBackError`."""
+        """A joined command shares the transaction of the outer command, whose commit raises `RolledBackError`."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -137,7 +137,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_new_transaction_is_independent_of_the_outer_one(self) -> None:
-        """Its rows and events are committed even if the outer transaction rolls back."""
+        """The new transaction commits its rows and events even if the outer transaction rolls back."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -169,7 +169,7 @@ class UnitOfWorkConformance(StorageSuite):
                     assert json.loads(batch.events[0].data)["text"] == "\0 and \U0001f600"
 
     async def test_an_event_that_decodes_to_another_value_fails_the_command(self) -> None:
-        """It raises `EventNotSerializableError`, for example for a tuple, which JSON decodes to a list."""
+        """For example, a tuple raises `EventNotSerializableError`, because JSON decodes a tuple to a list."""
         await self._refuses(lambda storage: storage.add(Listed((1, 2))), EventNotSerializableError)
 
     async def test_an_event_that_was_changed_after_it_was_added_fails_the_command(self) -> None:
@@ -183,7 +183,7 @@ class UnitOfWorkConformance(StorageSuite):
         await self._refuses(add_and_change, EventNotSerializableError)
 
     async def test_an_event_that_cannot_be_encoded_fails_the_command_even_if_the_error_is_caught(self) -> None:
-        """The commit then raises `RolledBackError`."""
+        """The commit raises `RolledBackError`, although the command caught the first error."""
 
         def add_and_go_on(storage: StorageUnderTest) -> None:
             with failing(EventNotSerializableError):
@@ -203,7 +203,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_an_id_that_no_database_can_store_fails_the_command(self) -> None:
-        """An id must not be empty, exceed 64 characters, or contain characters that a database cannot store."""
+        """Such an id is empty, is longer than 64 characters, or contains characters that a database cannot store."""
         for event_id in ("", "x" * 65, "a\0b", "\ud800"):
             async with self.opened() as storage:
                 with failing(EventNotSerializableError):
@@ -211,7 +211,7 @@ class UnitOfWorkConformance(StorageSuite):
                 assert (await storage.waiting(), await storage.read()) == ([], [])
 
     async def test_an_id_of_64_characters_of_any_kind_is_kept(self) -> None:
-        """The length counts characters, not bytes."""
+        """The limit of 64 counts characters, not bytes."""
         async with self.opened() as storage:
             await self._write_as(storage, "a", ["\u20ac" * 64])
             async with storage.outbox.claim(1) as batch:
@@ -236,7 +236,7 @@ class UnitOfWorkConformance(StorageSuite):
                 assert (await storage.read(), await storage.waiting()) == (["first", "fourth"], ["fourth"])
 
     async def test_two_events_with_the_same_id_fail_their_command(self) -> None:
-        """The error names the id, and says that one command used it twice."""
+        """The error names the id, and says that one command used the id twice."""
         async with self.opened() as storage:
             error = await self._conflict(storage, "a", ["order-1", "order-2", "order-1"])
             assert (error.event_ids, error.in_one_command) == (("order-1",), True)
@@ -261,7 +261,7 @@ class UnitOfWorkConformance(StorageSuite):
         return caught[0]
 
     async def test_concurrent_commands_leave_a_row_and_an_event_each_or_neither(self) -> None:
-        """A command that succeeds commits both, and a command that fails commits nothing."""
+        """A command that succeeds commits its row and its event. A command that fails commits nothing."""
         async with self.opened() as storage:
 
             async def one(number: int) -> None:
@@ -275,7 +275,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert sorted(await storage.waiting()) == rows
 
     async def test_a_command_that_would_overfill_the_outbox_fails_and_leaves_nothing(self) -> None:
-        """`max_pending` limits the number of waiting events. The error contains the current number."""
+        """`max_pending` limits the number of waiting events. The error contains the current number of waiting events."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b")
             with failing(OutboxFullError) as caught:
@@ -287,7 +287,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.read() == ["a", "e"]
 
     async def test_a_command_with_more_events_than_max_pending_always_fails(self) -> None:
-        """It raises `EventLimitError` instead of `OutboxFullError`, because a retry cannot succeed."""
+        """The command raises `EventLimitError` instead of `OutboxFullError`, because a retry cannot succeed."""
         async with self.opened() as storage:
             with failing(EventLimitError) as caught:
                 await self._write(storage, "a", "b", "c", "d")
@@ -295,7 +295,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_full_outbox_accepts_events_after_its_events_were_settled(self) -> None:
-        """This may take some seconds, because an adapter need not count the events of the outbox each time."""
+        """The outbox may stay full for some seconds, because an adapter need not count its events for each command."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b", "c")
             async with storage.outbox.claim(10) as batch:
@@ -313,7 +313,7 @@ class UnitOfWorkConformance(StorageSuite):
                 DistributedEventBroker(unit_of_work).add(Written(row))
 
     async def test_delayed_events_do_not_fill_the_outbox(self) -> None:
-        """Delayed events, stored or new, do not count for `max_pending` until they are due."""
+        """Neither stored nor new delayed events count for `max_pending` before they are due."""
         async with self.holding(*(Written(str(number)) for number in range(5)), after=FUTURE) as storage:
             async with storage.transaction(max_pending=1) as unit_of_work:
                 events = DistributedEventBroker(unit_of_work)
@@ -330,7 +330,7 @@ class CancellationConformance(StorageSuite):
     """A transaction commits all or nothing, even if its task is cancelled or something fails during the commit."""
 
     async def test_a_command_that_is_cancelled_in_its_handler_leaves_nothing(self) -> None:
-        """A cancellation rolls back like any error."""
+        """A cancellation rolls the transaction back, as any error does."""
         async with self.opened() as storage:
             reached = asyncio.Event()
 
@@ -346,7 +346,7 @@ class CancellationConformance(StorageSuite):
             assert await storage.do(writing("b")) == "b"
 
     async def test_a_command_that_is_cancelled_before_its_commit_leaves_nothing(self) -> None:
-        """This holds before and after its events are written to the outbox."""
+        """The cancellation may come before or after the events are written to the outbox."""
         for point in ("unit_of_work.before_stage", "unit_of_work.before_commit"):
             async with self.opened() as storage:
                 await self._send_and_cancel(storage, point)
@@ -379,7 +379,7 @@ class CancellationConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
 
     async def test_a_cancelled_nested_command_rolls_back_the_outer_one(self) -> None:
-        """An error rolls back to the savepoint only, but a cancellation rolls back the whole transaction."""
+        """An error of a nested command rolls back to its savepoint. A cancellation rolls back the whole transaction."""
         async with self.opened() as storage:
             inside = asyncio.Event()
 
@@ -398,7 +398,7 @@ class CancellationConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_an_event_is_refused_after_the_end_of_its_transaction(self) -> None:
-        """Adding it raises `NoUnitOfWorkError`."""
+        """Adding an event after the end raises `NoUnitOfWorkError`."""
         async with self.opened() as storage:
             async with storage.mediator.scope():
                 async with storage.unit_of_work:
@@ -448,8 +448,8 @@ class DurabilityConformance(StorageSuite):
                 assert await insert(again, "1") is Admission.DUPLICATE
 
     @needs(StorageCapability.DURABLE)
-    async def test_counts_parked_and_delayed_events_are_there_when_the_storage_is_opened_again(self) -> None:
-        """The start counts, the parked events and the delayed events are durable."""
+    async def test_parked_and_delayed_events_and_start_counts_survive_a_restart(self) -> None:
+        """Parked events and delayed events are durable. The number of starts of each event is durable too."""
         async with self.opened() as storage:
             await park(storage, parked_event("1"))
             await storage.inbox.start("advising", "shop", "2", 8, alone=True)
@@ -461,7 +461,7 @@ class DurabilityConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_a_new_transaction_commits_while_the_outer_one_has_uncommitted_rows(self) -> None:
-        """The new transaction neither waits for the outer one nor sees its uncommitted rows."""
+        """The new transaction neither waits for the outer one nor sees the uncommitted rows of the outer one."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
