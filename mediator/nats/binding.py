@@ -1,8 +1,8 @@
 """Binding: converts a CloudEvent to the headers, subject and body of a NATS message, and back.
 
 The conversion follows the NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec,
-"nats-protocol-binding"). Events are written in binary mode. They are read in binary mode, and in structured mode as
-JSON.
+"nats-protocol-binding"). Events are written in binary mode. Events are read in binary mode and in structured mode, where
+the whole event is a JSON document in the body of the message.
 """
 
 import base64
@@ -21,7 +21,7 @@ from mediator.distributed.inbox import UnreadableMessage
 from mediator.errors import EventNotDecodableError, SettingError
 
 MESSAGE_ID = "Nats-Msg-Id"
-"""The header with the message id. A stream drops a message whose id it has stored recently."""
+"""The header with the message id. A stream drops a message that has the id of a recently stored message."""
 
 _CONTENT_TYPE = "application/cloudevents"
 _ATTRIBUTES = frozenset({"specversion", "id", "source", "type", "time", "datacontenttype", "partitionkey"})
@@ -49,7 +49,7 @@ def stream_name(prefix: str, domain: str) -> str:
 
 
 def domain_of(event_type: str) -> str:
-    """Return the domain of an event type: the part before its first dot."""
+    """Return the domain of an event type, which is the part before the first dot."""
     return event_type.partition(".")[0]
 
 
@@ -61,7 +61,7 @@ def subject_of(prefix: str, event: CloudEvent, partitions: int) -> str:
             characters.
     """
     subject = f"{prefix}.{_event_type(event.type)}.{event.bucket % partitions}"
-    if len(subject) > _MAX_SUBJECT:  # with about 4,000 characters, the server would close the connection
+    if len(subject) > _MAX_SUBJECT:  # at about 4,000 characters, the server would close the connection
         raise ValueError(f"its subject is {len(subject):,} characters, and the broker takes at most {_MAX_SUBJECT}")
     return subject
 
@@ -80,7 +80,7 @@ def _event_type(wire_type: str) -> str:
 def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
     """Return the headers of an event in binary mode. The event's data is the body of the message.
 
-    `application` becomes the source of an event that has none.
+    `application` becomes the source of an event without a source.
 
     Raises:
         ValueError: The event cannot be written: an extension's name is not allowed, the time has no time zone, the
@@ -117,7 +117,7 @@ def from_message(
     """Return the event in a message.
 
     Args:
-        headers: The headers of the message. Upper and lower case make no difference in their names.
+        headers: The headers of the message, with names in upper or lower case.
         data: The body of the message.
         fallback_id: The id for an event without an id, made of the stream, the sequence and the time of storage.
         stored_at: The time for an event without a time.
@@ -157,7 +157,7 @@ def unreadable_from(headers: Mapping[str, str], data: bytes) -> UnreadableMessag
 
 
 def _lowered(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Return the headers with lower-case names, and their content type."""
+    """Return the headers with lower-case names, and the content type of the message."""
     lowered = {name.lower(): value for name, value in headers.items()}
     return lowered, lowered.get("content-type", "").strip().lower()
 
@@ -169,7 +169,7 @@ def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at:
     not the same event. An empty partition key is treated as missing, because events with an empty key have no order.
     """
     if attributes.get("specversion") != "1.0":
-        raise ValueError("the attribute specversion is not 1.0, so it is not a CloudEvent of version 1.0")
+        raise ValueError("the attribute specversion is not 1.0, so the message is not a CloudEvent 1.0")
     for required in ("type", "source"):
         if not attributes.get(required):
             raise ValueError(f"the attribute {required} is missing or empty")
@@ -234,7 +234,7 @@ def _structured_data(members: dict[str, msgspec.Raw]) -> bytes:
 
 
 def encoded(value: str) -> str:
-    """Return a text as a header value: `"`, `%` and all characters except visible ASCII are percent-encoded."""
+    """Return a text as a header value, with `"`, `%` and all characters outside visible ASCII percent-encoded."""
     return value if _PLAIN.fullmatch(value) else quote(value, safe=_UNENCODED)
 
 

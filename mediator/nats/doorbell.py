@@ -24,13 +24,13 @@ _OPENED = b"opened"
 class NatsDoorbell(Doorbell):
     """Tells other processes that events were committed. `open_doorbell` creates a `NatsDoorbell`.
 
-    A ring is one message on the subject `mediator-wake.<name>`.
+    The messages have the subject `mediator-wake.<name>`.
 
     Args:
-        connection: The connection to the broker. Rings use its client for publishing.
+        connection: The connection to the broker. Messages are sent and received through the client for publishing.
         name: One token of lower-case letters, digits and hyphens. All processes that use the same database need the
             same name; processes that use another database need another name.
-        pause: Seconds between two messages. Several rings within this time become one message.
+        pause: Seconds between two messages. Several calls of `ring` within this time become one message.
 
     Raises:
         SettingError: The name is not one token of lower-case letters, digits and hyphens.
@@ -60,7 +60,7 @@ class NatsDoorbell(Doorbell):
                 client = await self._connection.client("publish", timeout=_CONNECT_SECONDS)
                 await client.publish(self._subject, self._own)
             except (PublisherUnavailableError, nats.errors.Error, OSError):
-                await asyncio.sleep(self._pause)  # the ring may be lost: without the broker no relay can publish anyway
+                await asyncio.sleep(self._pause)  # a lost ring does no harm: without the broker, no relay can publish
             await asyncio.sleep(self._pause)
 
     async def receive(self) -> None:
@@ -71,12 +71,12 @@ class NatsDoorbell(Doorbell):
         if client is not self._client:  # a client that reconnects keeps its subscriptions
             await listen(client, self._subject, self._heard)
             self._client = client
-        await client.publish(self._subject, self._own + _OPENED)  # comes back as soon as the subscription works
+        await client.publish(self._subject, self._own + _OPENED)  # this message comes back once the subscription works
 
     async def _heard(self, message: Msg) -> None:
         """Call the listeners for each ring of another process, and once after subscribing.
 
-        Another process may have rung before this process subscribed.
+        The call after subscribing stands for rings that were sent before this process had subscribed.
         """
         if message.data.startswith(self._own) == message.data.endswith(_OPENED):
             for listener in self._listeners:

@@ -1,8 +1,8 @@
 """NatsRequestChannel: sends requests to other applications over core NATS, with one subject for each request class.
 
 The broker stores neither requests nor answers. Answers are sent only to inboxes: a request without a reply subject, or
-with a reply subject that is not an inbox, is not handled. The processes of one application form a queue group, so that
-one of them receives each request. When no application serves a request, the server answers at once with status 503
+with a reply subject that is not an inbox, is not handled. The processes of one application form a queue group: each
+request reaches only one process. When no application serves a request, the server answers at once with status 503
 (https://docs.nats.io/nats-concepts/core-nats/reqreply).
 """
 
@@ -59,8 +59,8 @@ class NatsRequestChannel(RequestChannel):
         application: The name of this application, and of the queue group of its processes.
         prefix: The first token of the subjects `<prefix>.<domain>.<name>`. The prefix must not be the prefix of the
             events.
-        inbox_prefixes: The values of `inbox_prefix` of all requesters; requests of others are ignored. By default,
-            `_INBOX` and every `_INBOX_<name>` are accepted.
+        inbox_prefixes: The `inbox_prefix` of each requester. A request whose reply subject has another prefix is
+            ignored. By default, `_INBOX` and every `_INBOX_<name>` are accepted.
         codec: Encodes requests and responses. The default codec writes JSON with msgspec.
 
     Raises:
@@ -101,7 +101,7 @@ class NatsRequestChannel(RequestChannel):
     async def _ask(self, client: Client, subject: str, data: bytes, headers: dict[str, str]) -> Msg:
         """Send a request with a new inbox as its reply subject; return the first message that arrives in the inbox.
 
-        nats-py's own `request` is not used, because it keeps waiting after the connection was lost.
+        nats-py's own `request` is not used: it would keep waiting for the answer after the connection was lost.
         """
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         forget = self._connection.on_disconnect(
@@ -176,7 +176,7 @@ class _Calls(IncomingCalls):
         if client is not self._client:
             self._client, self._subscriptions = client, []
         for name, subject in [*self._subjects.items()][len(self._subscriptions) :]:
-            arrived = partial(self._arrived, client, name)  # the subscription determines the name, not the message
+            arrived = partial(self._arrived, client, name)  # the name comes from the subscription, not the message
             self._subscriptions.append(await listen(client, subject, arrived, queue=self._queue))
 
     async def leave(self) -> None:

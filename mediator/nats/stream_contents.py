@@ -22,7 +22,7 @@ from mediator.nats.subjects import AckAddress, ack_address, new_inbox
 from mediator.nats.topology import NANOSECONDS, ApiError, JetStreamApi
 
 _BATCH = 2000
-"""The number of messages in one pull request; their headers are about 1.5 MB."""
+"""The number of messages that one pull request asks for. Their headers together are about 1.5 MB."""
 _SILENCE_SECONDS = 3.0
 _INACTIVE_SECONDS = 30
 _TRIES = 6
@@ -38,7 +38,7 @@ class HeaderScan:
         stream: The name of the stream.
         after: Only messages with a higher sequence than `after` are read.
         last: Only messages up to this sequence are read.
-        since: When `after` is 0, messages are read from this time on. Some earlier messages may be read, too.
+        since: The time from which messages are needed; used only when `after` is 0. Earlier messages may also be read.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class HeaderScan:
         raise failure
 
     async def _once(self, api: JetStreamApi) -> AsyncGenerator[list[Mapping[str, str]]]:
-        """Create a consumer and yield its pages, until the consumer has no more messages or reading fails."""
+        """Create a consumer and yield the headers of its messages in pages, until all are read or reading fails."""
         async with self._consumer(api) as (name, waiting):
             pending = waiting
             inbox = _Inbox(api.client, self._stream, name)
@@ -103,7 +103,7 @@ class HeaderScan:
             request = {"stream_name": self._stream, "config": self._config(name), "action": "create"}
             created = await api.call(f"CONSUMER.CREATE.{self._stream}.{name}", request)
         except ApiError as error:
-            if error.code == _NOT_FOUND:  # the stream was deleted meanwhile
+            if error.code == _NOT_FOUND:  # the stream has been deleted: nothing is left to read
                 self._seen = self._last
                 yield name, 0
                 return
@@ -133,7 +133,7 @@ class HeaderScan:
 
     async def _is_more(self) -> bool:
         """Return whether the stream's leader has a message that was not read yet."""
-        if self._since is not None and not self._seen:  # `next_by_subj` has no start time: read from the beginning
+        if self._since is not None and not self._seen:  # the request below has no start time: read all messages
             self._since = None
             return True
         api = await self._api()
@@ -169,7 +169,7 @@ class _Inbox:
                 await subscription.unsubscribe()
 
     async def pull(self, subject: str) -> tuple[list[tuple[int, Mapping[str, str]]], int]:
-        """Return the sequences and headers of the next batch, and the number of messages after that batch.
+        """Return the sequence and headers of each message in the next batch, and the number of messages after the batch.
 
         Raises:
             nats.errors.Error: The broker did not answer, a message was lost, or somebody else published to the inbox.
@@ -201,7 +201,7 @@ class _Inbox:
 
     def _checked_address(self, message: Msg) -> AckAddress:
         address = ack_address(message.reply)
-        is_delivery = message.subject != self._subject  # a delivery has the subject under which it was stored
+        is_delivery = message.subject != self._subject  # a delivery has its message's subject, not the inbox
         if address is None or not is_delivery or (address.stream, address.consumer) != self._source:
             raise nats.errors.Error("somebody else published to the inbox of the consumer")
         return address
@@ -217,7 +217,8 @@ class NatsStreamContents(StreamContents):
     """Lists the events of a stream from the headers of its messages.
 
     The headers are read through a consumer, which is deleted when reading ends. The application's user at the broker
-    must be allowed to create and delete consumers of the stream, to pull from them, and to request the stream's state.
+    needs permission to create consumers of the stream, to pull from them and delete them, and to request the stream's
+    state.
     """
 
     def __init__(self, connection: NatsConnection, *, prefix: str) -> None:
@@ -256,7 +257,7 @@ class NatsStreamContents(StreamContents):
 
 
 def _identity(headers: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the source and the id of an event; `None` when another producer has sent a message without them."""
+    """Return the source and the id of an event; `None` when the source or the id is missing or not valid."""
     try:
         return decoded(headers["ce-source"]), decoded(headers["ce-id"])
     except (KeyError, ValueError):

@@ -1,7 +1,7 @@
-"""Subjects: creates inboxes, the subjects on which answers arrive, and checks the reply subjects of received messages.
+"""Subjects: creates inboxes (the subjects on which answers arrive) and checks the reply subjects of received messages.
 
-The sender of a message chooses the message's reply subject. Whoever answers publishes there, with permissions that the
-sender may not have: an answer on the reply subject `$JS.API.STREAM.DELETE.x` would delete a stream. Therefore this
+The sender of a message chooses the message's reply subject. Whoever answers the message publishes on this subject, with
+permissions that the sender may not have: an answer on `$JS.API.STREAM.DELETE.x` would delete a stream. Therefore this
 adapter publishes on a received reply subject only when the subject has one of the forms in this module.
 """
 
@@ -17,7 +17,7 @@ from mediator.errors import SettingError
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _USUAL_PREFIX = r"_INBOX(?:_[A-Za-z0-9_-]+)?"
 _UNIQUE = r"[A-Za-z0-9]{20,64}"
-_REQUEST_PART = r"(?:\.[A-Za-z0-9_-]{1,64})?"  # some clients use one inbox for all requests, with a token for each
+_REQUEST_PART = r"(?:\.[A-Za-z0-9_-]{1,64})?"  # some clients add one token per request to a single inbox
 _LONGEST_SUBJECT = 255
 _ACK = re.compile(
     r"\$JS\.ACK\.(?:[^\s.*>]+\.[^\s.*>]+\.)??"  # newer servers insert `<domain>.<account>`
@@ -29,7 +29,7 @@ _ACK = re.compile(
 
 
 def checked_inbox_prefix(prefix: str) -> str:
-    """Return a prefix of inboxes; raise a `SettingError` unless the prefix consists of valid tokens."""
+    """Return the given prefix of inboxes; raise a `SettingError` unless the prefix consists of valid tokens."""
     if not _PREFIX.fullmatch(prefix):
         raise SettingError("inbox_prefix", prefix, "use tokens of letters, digits, hyphens and underscores")
     return prefix
@@ -38,7 +38,8 @@ def checked_inbox_prefix(prefix: str) -> str:
 def new_inbox(client: Client) -> str:
     """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    nats-py numbers its inboxes. Whoever receives one request of a client could derive the client's other inboxes.
+    The last token does not come from nats-py, which numbers the inboxes of a client: whoever receives one request of the
+    client could derive the client's other inboxes.
     """
     prefix = client.new_inbox().rpartition(".")[0]
     return f"{prefix}.{secrets.token_hex(16)}"
@@ -74,10 +75,10 @@ class AckAddress:
     Attributes:
         stream: The name of the stream.
         consumer: The name of the consumer.
-        attempt: The number of deliveries of the message, this one included.
+        attempt: How often the message was delivered, including this delivery.
         sequence: The message's sequence in the stream.
         number: The delivery's sequence among the deliveries of the consumer.
-        stored: The time at which the message was stored, in nanoseconds since the epoch.
+        stored: The time at which the message was stored, in nanoseconds since the beginning of 1970 (UTC).
         remaining: The number of messages that the consumer has still to deliver.
     """
 

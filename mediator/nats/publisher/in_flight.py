@@ -22,13 +22,13 @@ from mediator.nats.binding import stream_name
 from mediator.nats.topology import read_answer
 
 MAX_IN_FLIGHT = 500
-"""Maximum number of events of one domain in flight: sent, and neither stored nor refused yet."""
+"""Maximum number of events of one domain in flight. An event in flight was sent, and not yet stored or refused."""
 
 MAX_BYTES_IN_FLIGHT = 8 * 1024**2
 """While this many bytes of one domain are in flight, no further event of the domain is sent."""
 
 BATCH = 1000
-"""Maximum number of events in one atomic batch: the limit of nats-server."""
+"""Maximum number of events in one atomic batch, as limited by nats-server."""
 
 _BATCH_HEADER_BYTES = 128
 """Maximum number of bytes that the headers of a batch add to each of its messages."""
@@ -60,7 +60,7 @@ class SendWindow:
     """Limits how many messages of one domain are in flight.
 
     Attributes:
-        open: Whether messages may be sent one by one: the stream was checked, and no batch for the stream is in flight.
+        open: Whether messages may be sent one by one. Before, the stream is checked and batches are sent.
         ready: The indexes of the messages that may be sent next.
     """
 
@@ -89,20 +89,20 @@ class InFlight:
     """Sends messages in order, and keeps at most one message of each partition key in flight.
 
     This class also limits the number and size of the messages in flight. nats-py could limit its buffer instead, but
-    would then swallow cancellations. The limits apply to each domain separately. A stream that does not answer delays
-    messages for another stream only when they have the same partition key.
+    would then swallow cancellations. The limits apply to each domain separately. A stream that does not answer delays a
+    message for another stream only when a message for each of the two streams has the same partition key.
 
     When a message was not stored, later messages with the same key are not sent, so that a partial failure keeps the
     order.
 
     Args:
-        messages: The messages to send, with an `EventRefusedError` in the place of each event that cannot be sent.
+        messages: The messages to send, with an `EventRefusedError` instead of a message that cannot be sent.
         keys: The partition key of each message; `None` for a message without an order.
         broker: The name of the broker, for errors.
-        too_large: Returns the error for an event that is too large. The arguments are the event, its size, and the
-            server's limit, both in bytes.
-        refills: Whether these events are missing in their stream and sent again with their old ids. A duplicate is then
-            an error: the broker still remembers the id, and has not stored the event again.
+        too_large: Returns the error for an event that is too large. The arguments are the event, the event's size in
+            bytes, and the server's limit in bytes.
+        refills: Whether these events are missing in their stream and are sent again with their old ids. If so, a
+            duplicate is an error: the broker still remembers the id, and has not stored the event again.
 
     Attributes:
         duplicates: The indexes of the messages whose ids the broker already knew.
@@ -159,7 +159,7 @@ class InFlight:
         return self._messages[index].domain if index in self._messages else ""
 
     def size(self, index: int) -> int:
-        """Return the size of a message in bytes, as the broker counts it."""
+        """Return the size of a message in bytes, including headers."""
         message = self._messages[index]
         return message.header_size() + len(message.event.data)
 
@@ -179,7 +179,7 @@ class InFlight:
                 await self._wake.wait()
 
     def next_batch(self, domain: str, max_payload: int) -> list[int]:
-        """Return the indexes of a domain's next messages, in order, at most as many as fit in one batch.
+        """Return the indexes of the domain's next messages, in order, until one batch is full.
 
         A message with a predecessor of the same key is included only if the predecessor is stored, or included as well.
         """
@@ -200,7 +200,7 @@ class InFlight:
         return batch
 
     def expect(self, number: str, domain: str) -> asyncio.Future[bytes | None]:
-        """Return a future for the answer on `<inbox>.<number>`; its result is `None` when no answer will arrive."""
+        """Return a future for the answer on `<inbox>.<number>`. The result is `None` when no answer will arrive."""
         future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._expected[number] = domain, future
         if self.done:
@@ -214,10 +214,10 @@ class InFlight:
             future.set_result(data)
 
     def deny(self, subject: str, error: Callable[[str], Exception]) -> None:
-        """Record an error for the messages with a subject, in lower case, on which this application may not publish.
+        """Record an error for each message on `subject` (in lower case), where this application may not publish.
 
-        The broker never answers a batch that has lost a message. Therefore the futures of the domain's batches get the
-        result `None`.
+        The broker never answers a batch that has lost a message. Therefore the futures for all batches of the message's
+        domain get the result `None`.
         """
         for index, message in self._messages.items():
             if index not in self._errors and message.subject.lower() == subject:
@@ -233,7 +233,11 @@ class InFlight:
         self._wake.set()
 
     def settle(self, index: int, error: Exception | None) -> None:
-        """Record the result of a message. Its successor may then be sent, or is held back after an error."""
+        """Record the result of a message.
+
+        Without an error, the next message with the same key may be sent. After an error, all later messages with the
+        same key are held back.
+        """
         if index in self._errors or not 0 <= index < len(self._given):
             return
         self._errors[index] = error
@@ -296,7 +300,7 @@ class InFlight:
             await self.send_one(client, index, f"{inbox}.{index}", {})
 
     async def send_one(self, client: Client, index: int, reply: str, headers: Mapping[str, str]) -> bool:
-        """Send a message, whose size the caller has checked, with further headers; return whether it was sent."""
+        """Send a message with further headers; return whether the message was sent. The caller has checked the size."""
         if index in self._errors:
             return False
         message = self._messages[index]
@@ -317,7 +321,7 @@ def refusal(event: CloudEvent, reason: str) -> EventRefusedError:
 
 
 def _held_back(message: OutgoingMessage | EventRefusedError) -> EventHeldBackError:
-    """Return the error for a message whose predecessor was not stored, even if the message itself cannot be sent."""
+    """Return the error for a message, or for an event that cannot be sent, whose predecessor was not stored."""
     if isinstance(message, OutgoingMessage):
         return EventHeldBackError(message.event.id, message.event.type)
     return EventHeldBackError(message.event_id, message.event_type)
@@ -327,11 +331,11 @@ SMALLEST = 16
 """Minimum number of messages in a batch.
 
 Each batch costs the broker about 3 ms, because it writes files for the batch. With `sync_interval: always`, a batch of
-this size is faster than single messages. With other settings, batches are never faster, but are still all or nothing.
+this size is faster than single messages. With other settings, batches are never faster than single messages.
 """
 
 _UNABLE = frozenset({10174, 10175, 10177, 10179, 10199})
-"""Error codes for a batch that cannot be stored: batches are disabled, must have no message ids, or must be smaller."""
+"""Error codes of a stream on which batches are disabled, may not contain message ids, or must be smaller."""
 
 _COMMIT = {"Nats-Batch-Commit": "1"}
 

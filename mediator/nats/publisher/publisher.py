@@ -1,8 +1,8 @@
 """NatsEventPublisher: the event publisher that stores events in JetStream streams, one stream for each domain.
 
-Where server and stream allow it, several events for one stream are sent in an atomic batch. Other events are sent with
-nats-py's `publish`, without waiting for each acknowledgement, and all acknowledgements arrive in one inbox. nats-py's
-`publish_async` is not used: it never completes when the server refuses a message or the connection is lost.
+When server and stream allow atomic batches, several events for one stream are sent in a batch. Other events are sent
+with nats-py's `publish`, without waiting for each acknowledgement, and all acknowledgements arrive in one inbox.
+nats-py's `publish_async` is not used: it never completes when the server refuses a message or the connection is lost.
 """
 
 import asyncio
@@ -36,18 +36,19 @@ from mediator.printable import shown_reason
 from mediator.settings import check_not_negative, check_texts, is_seconds
 
 _ORDINARY = 1024**2
-"""A server's default for the maximum size of a message, in bytes, headers included."""
+"""The maximum size of a message that a server accepts by default, in bytes, including headers."""
 
 
 class SizeLimits:
     """Decides whether an event that exceeds a size limit of the broker is refused, or waits in the outbox.
 
-    The library itself sets no limit on the size of an event. When the broker accepts less than by default, somebody may
-    have set the limit by mistake. Therefore an event of up to 1 MiB is refused only after the limit has been in force
-    for some time.
+    The library itself sets no limit on the size of an event. A broker accepts 1 MiB by default, and a smaller limit may
+    have been set by mistake. Therefore an event of up to 1 MiB is refused only after the limit has been in force for
+    `grace` seconds.
 
     Args:
-        grace: Seconds from the first time a limit is seen until events are refused. With 0, they are refused at once.
+        grace: Seconds from the first time that a limit is seen until events are refused. With 0, events that exceed a
+            limit are refused at once.
         clock: Returns a monotonic time in seconds.
     """
 
@@ -62,7 +63,7 @@ class SizeLimits:
             self._seen[name] = limit, self._clock()
 
     def forbid(self, name: str, size: int) -> bool:
-        """Return whether a message of `size` bytes, which exceeds the limit, is refused instead of waiting."""
+        """Return whether a message of `size` bytes, which is too large, is refused now instead of waiting."""
         limit, since = self._seen.get(name, (-1, 0.0))
         is_old = 0 <= limit < size and self._clock() - since >= self._grace
         return size > _ORDINARY or is_old or not self._grace
@@ -75,7 +76,7 @@ _TOO_LARGE = 10054
 """The error code for a message that is too large for its stream."""
 
 _REFUSALS = frozenset({10060, 10071, 10097, 10166})
-"""Error codes that recur when a message is sent again: wrong expectation, headers too large, TTL not allowed."""
+"""Error codes of a message that would be refused again, for a wrong expectation, its headers' size, or its TTL."""
 
 _SERVER = ""
 
@@ -85,20 +86,21 @@ class NatsEventPublisher(EventPublisher):
 
     Args:
         connection: The connection to the broker.
-        application: The source of events without a source. Direct delivery needs this argument. With an outbox, it may
-            be omitted when the outbox has the application's name, which is then stored with each event.
+        application: The source of events without a source. Direct delivery needs this argument. With an outbox that has
+            the application's name, the argument may be omitted, because the outbox stores the name with each event.
         prefix: The first token of streams and subjects.
-        provision: Create missing streams; otherwise their events fail with `StreamNotFoundError`.
+        provision: Whether to create missing streams. If not, events for a missing stream fail with
+            `StreamNotFoundError`.
         settings: The settings with which missing streams are created and existing streams are compared.
         timeout: The maximum duration of one `publish`, in seconds. When the broker does not describe a stream within
-            half of this time, the stream's events fail. Events for other streams are sent meanwhile.
-        atomic_batches: Send many events for one stream in batches, of which the broker stores all events or none. This
-            needs nats-server 2.12 and `StreamSettings(atomic_batches=True)`, whose documentation explains a risk. With
-            `sync_interval: always` on a single server, batches are several times as fast as single messages. A broker
-            that syncs rarely is a little faster without batches.
-        size_grace: Seconds for which an event of at most 1 MiB waits when it is larger than its stream or server
-            accepts, counted from the first time that limit was seen. Then the event is refused. A larger event is
-            refused at once.
+            half of this time, the events for this stream fail, and only the events for other streams are sent.
+        atomic_batches: Whether to send many events for one stream in batches; the broker stores all events of a batch or
+            none. Batches need nats-server 2.12 and `StreamSettings(atomic_batches=True)`, whose documentation explains a
+            risk. With `sync_interval: always` on a single server, batches are several times as fast as single messages.
+            A broker that rarely syncs to disk is a little faster without batches.
+        size_grace: How long an event of at most 1 MiB waits when the stream or the server accepts only smaller messages,
+            in seconds from the first time that the size limit was seen. After this time, the event is refused. An event
+            of more than 1 MiB that exceeds a limit is refused at once.
 
     Raises:
         SettingError: The application, prefix, timeout or size_grace is not valid.
@@ -137,7 +139,8 @@ class NatsEventPublisher(EventPublisher):
         self._epoch = 0
         self._client: Client | None = None
         self._inbox = ""
-        self._streams: dict[tuple[int, str], bool] = {}  # whether a checked stream accepts batches, by epoch and domain
+        # whether a checked stream accepts batches; the keys are the epoch (the number of the connection) and the domain
+        self._streams: dict[tuple[int, str], bool] = {}
         connection.on_disconnect("publish", self._disconnected)
 
     def topology(self, event_types: Iterable[str]) -> Topology:
@@ -175,7 +178,7 @@ class NatsEventPublisher(EventPublisher):
             async with asyncio.timeout(self._timeout):
                 await self._publish_all(in_flight, number)
         except TimeoutError:
-            self._forget_streams(in_flight.domains())  # the streams may have changed: check them before the next use
+            self._forget_streams(in_flight.domains())  # check the streams again before the next use
             in_flight.give_up(PublisherUnavailableError(self._broker, f"no acknowledgement within {self._timeout:g} s"))
         except PublisherUnavailableError as error:
             in_flight.give_up(error)
@@ -187,7 +190,7 @@ class NatsEventPublisher(EventPublisher):
         return [PublishResult(event, error, index in in_flight.duplicates) for index, (event, error) in outcomes]
 
     async def wait_for_recovery(self, seconds: float, /) -> bool:
-        """Return true as soon as a connection is newer than the last `publish`, and false after `seconds`."""
+        """Return true as soon as there is a newer connection than at the last `publish`; return false after `seconds`."""
         connected = asyncio.Event()
         forget = self.connection.on_connect("publish", connected.set)
         try:
@@ -208,13 +211,13 @@ class NatsEventPublisher(EventPublisher):
         async with self._opening:
             inbox = f"{await self._open_inbox(client)}.{number}"
         batches = AtomicBatches(in_flight, client, inbox, self._broker, self._prefix)
-        async with asyncio.TaskGroup() as domains:  # events of one domain do not wait for the stream of another
+        async with asyncio.TaskGroup() as domains:  # no domain waits for another domain's stream
             for domain in in_flight.domains():
                 domains.create_task(self._open_domain(client, in_flight, domain, batches))
             await in_flight.run(client, inbox)
 
     async def _open_domain(self, client: Client, in_flight: InFlight, domain: str, batches: AtomicBatches) -> None:
-        """Check the stream of a domain, send batches if the stream accepts them, then open the domain for messages."""
+        """Check the stream of a domain; send batches, if the stream accepts batches; then allow single messages."""
         error = await self._check_in_time(client, domain)
         if error is not None:
             in_flight.settle_domain(domain, error)
@@ -247,9 +250,10 @@ class NatsEventPublisher(EventPublisher):
         return self._inbox
 
     async def _check_in_time(self, client: Client, domain: str) -> PublisherUnavailableError | None:
-        """Return why a stream cannot be used; `None` when it can be used.
+        """Return why a stream cannot be used; `None` when the stream can be used.
 
-        The check may take half of `timeout`, so that only the events of this stream fail, and not the whole `publish`.
+        The check takes at most half of `timeout`: a stream whose check takes longer fails only its own events, and not
+        the whole `publish`.
         """
         if self._is_checked(domain):
             return None
@@ -260,7 +264,7 @@ class NatsEventPublisher(EventPublisher):
             return self._unavailable(domain, f"the broker did not describe it within {self._timeout / 2:g} s")
 
     async def _check_stream(self, client: Client, domain: str) -> PublisherUnavailableError | None:
-        """Return why a stream cannot be used; `None` when it can be used. Concurrent callers share one check."""
+        """Return why a stream cannot be used; `None` when the stream can be used. Concurrent callers share one check."""
         async with self._checking[domain]:
             if self._is_checked(domain):
                 return None
@@ -297,7 +301,7 @@ class NatsEventPublisher(EventPublisher):
         if not _INDEX.fullmatch(index):
             in_flight.answer(index, data)
         elif not in_flight.domain(int(index)):
-            return  # no such message was sent, so somebody else published this answer
+            return  # no message has this index, so somebody else published this answer
         elif data.startswith(b'{"stream":') and b'"error"' not in data:  # the usual answer is not parsed, for speed
             if b'"duplicate":' in data:
                 in_flight.known(int(index))
