@@ -29,8 +29,8 @@ class UnexpectedMessageError(MediatorError, AssertionError):
         known = f"It has responses for: {', '.join(self.expected)}." if self.expected else "It has no responses."
         name = name_of(type(self.message))
         return (
-            f"{name} was sent, and the RecordingMediator has no response for it. {known} Set one before the message is "
-            f"sent: `mediator.expect({name}).returns(...)`."
+            f"{name} was sent, and the RecordingMediator has no response for it. {known} Set a response before the "
+            f"message is sent: `mediator.expect({name}).returns(...)`."
         )
 
 

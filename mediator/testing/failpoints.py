@@ -22,7 +22,7 @@ def failpoint(name: str, action: Action) -> Iterator[None]:
         action: `kill`, `Failure(error)`, `Cancel(task)`, a `Pause`, or any coroutine function without arguments.
 
     Raises:
-        NotFoundError: No failpoint has this name.
+        NotFoundError: No failpoint has the given name.
     """
     if name not in failpoints.NAMES:
         raise not_found.no_failpoint(name, failpoints.NAMES)
@@ -56,7 +56,7 @@ class Failure:
 
 
 class Cancel:
-    """Cancels a task each time the failpoint is reached, such as the task that sends a command, or a worker."""
+    """Cancels a task, such as a worker or the sender of a command, each time the failpoint is reached."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task

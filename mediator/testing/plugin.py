@@ -15,8 +15,8 @@ from mediator.testing.recording import RecordingMediator
 def pytest_load_initial_conftests() -> None:
     """Make pytest show the compared values when a case of a conformance suite fails.
 
-    Pytest must know this before the suites are imported. A `conftest.py` may import them, so this hook runs before any
-    `conftest.py`.
+    This hook must run before the suites are imported. A `conftest.py` may import the suites, so the hook runs before
+    any `conftest.py`.
     """
     pytest.register_assert_rewrite("mediator.testing.conformance")
 

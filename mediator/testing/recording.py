@@ -1,4 +1,4 @@
-"""RecordingMediator: replaces the mediator in the test of a handler, and records the messages of the handler."""
+"""RecordingMediator: replaces the mediator in a test of a handler, and records what the handler sends."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,7 +24,7 @@ _NOTHING: Any = object()
 
 
 class Expectation(Generic[R]):
-    """The prepared answer to a request. `expect(...)` creates it, and `returns` or `raises` sets the answer.
+    """The prepared answer to a request. `expect(...)` creates the object, and `returns` or `raises` sets the answer.
 
     Attributes:
         met: Whether a matching request has been sent.

@@ -1,8 +1,8 @@
 """Change: one difference between two schemas of a payload, and whether it is compatible.
 
-A class reads events of older producers, and older classes read its events. A change is compatible if each class finds
-every field that it needs and no field that it refuses. So fields with defaults may be added and removed, unless a class
-forbids unknown fields.
+A new class must read events of the old class, and the old class must read events of the new class. A change is
+compatible if each class finds every field that the class needs, and no field that the class refuses. So fields with
+defaults may be added and removed, unless a class forbids unknown fields.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ CONTAINED = frozenset({"additionalProperties", "items", "prefixItems", "properti
 
 
 def is_schema(value: Any) -> TypeGuard[Schema]:
-    """Return whether the value of a keyword is a schema or a mapping of names to schemas. It may also be a boolean."""
+    """Return whether a value is a schema or a mapping of names to schemas. Keywords may also have boolean values."""
     return isinstance(value, Mapping)
 
 
 def followed(schema: Schema, root: Schema) -> tuple[str, Schema]:
-    """Follow the references of a schema, and return the name of the last definition and its schema.
+    """Follow the references of a schema, and return the name and the schema of the last definition.
 
     If the schema has no reference, the name is empty. `root` is the whole schema, which contains the definitions.
     """
@@ -54,9 +54,9 @@ def definition(schema: Schema) -> str:
 
 
 def relevant(schema: Schema) -> dict[str, Any]:
-    """Return the keywords that affect which payloads a class can read, without `additionalProperties: true`.
+    """Return the keywords that affect which payloads a class can read.
 
-    This keyword is the default, so a schema means the same without it.
+    `additionalProperties: true` is left out, because a schema without this keyword means the same.
     """
     silent = {"additionalProperties"} if schema.get("additionalProperties") is True else set[str]()
     return {key: value for key, value in schema.items() if key not in REMARKS | silent}
@@ -81,10 +81,11 @@ def spelled(schema: Schema, root: Schema) -> str:
 
 
 def meanings(*roots: Schema) -> "list[Meanings]":
-    """Return the meanings of several root schemas, which can be compared with each other.
+    """Return the `Meanings` of several root schemas. Their meanings can be compared with each other.
 
-    Classes may contain each other, so a class cannot be expanded completely. Instead, each round looks one level deeper
-    into all classes. After as many rounds as there are classes, classes with equal meanings describe the same payloads.
+    Classes may contain each other, so a class cannot be expanded completely. Each round of the loop therefore looks one
+    level deeper into all classes. After as many rounds as there are classes, classes with equal meanings describe the
+    same payloads.
     """
     found = [Meanings(root) for root in roots]
     for _ in range(sum(len(root.get("$defs", ())) for root in roots)):
@@ -94,7 +95,7 @@ def meanings(*roots: Schema) -> "list[Meanings]":
 
 
 class Meanings:
-    """The meanings of the schemas inside one root schema. `meanings` creates it.
+    """The meanings of the schemas inside one root schema. The function `meanings` creates the objects of this class.
 
     The meaning of a schema is a hash. Schemas that describe the same payloads have the same meaning, whatever the names
     of their classes.
@@ -136,7 +137,7 @@ _LIKENESSES = 5
 def paired(
     old: Sequence[Schema], before: Meanings, new: Sequence[Schema], after: Meanings
 ) -> Iterator[tuple[Schema, Schema]]:
-    """Pair each alternative of an old union with the most similar one of a new union, in the order of the old union.
+    """Pair each alternative of an old union with the most similar alternative of a new union, in the old order.
 
     The most similar pairs are formed first. Both unions must have the same number of alternatives.
     """
@@ -152,7 +153,7 @@ def paired(
 
 
 def _likeness(schema: Schema, known: Meanings) -> Sequence[str]:
-    """Return descriptions of an alternative, from exact to general. Similar alternatives have an equal description."""
+    """Return descriptions of an alternative, the most exact first. Similar alternatives share a description."""
     name, found = followed(schema, known.root)
     kind = f"{found.get('type')} {found.get('format')}"
     tags = f"{kind} {_tags(found, known.root)}"
@@ -219,7 +220,9 @@ class _Comparison:
                 continue
             field = _join(place, name)
             if name in needs - needed:
-                yield Change(f"{_named(field)} has lost its default, and older events may lack it", compatible=False)
+                yield Change(
+                    f"{_named(field)} has lost its default, and older events may lack the field", compatible=False
+                )
             elif name in needed - needs:
                 yield Change(f"{_named(field)} now has a default", compatible=True)
             yield from self.of(inner, new["properties"][name], field)
@@ -270,10 +273,10 @@ def _added(field: str, *, needed: bool, refused: bool) -> Change:
 
 
 def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
-    """Yield a change if the new class forbids unknown fields and the old one does not, or the reverse.
+    """Yield a change if only the new class, or only the old class, forbids unknown fields.
 
-    A class that begins to forbid unknown fields can still read the events of the old class. But while these fields were
-    allowed, producers could add fields without a new version. So events with unknown fields may still arrive from
+    A class that begins to forbid unknown fields can still read the events of the old class. But while unknown fields
+    were allowed, producers could add fields without a new version. So events with unknown fields may still arrive from
     earlier producers or from other applications.
     """
     forbade, forbids = (each.get("additionalProperties") is False for each in (old, new))
@@ -287,13 +290,13 @@ def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
 
 
 def _refuses(schema: Schema, meaning: str, known: Meanings) -> bool:
-    """Return whether a class refuses an unknown field of this type. It may refuse all, or allow only one type."""
+    """Return whether a class refuses an unknown field with this meaning. A class may allow one type of fields."""
     others = schema.get("additionalProperties", True)
     return others is False or (is_schema(others) and known.of(others) != meaning)
 
 
 def _shape(schema: Schema, known: Meanings) -> dict[str, Any]:
-    """Return the keywords of a schema, and only the number or presence of the schemas inside it."""
+    """Return the keywords of a schema, where only their number or presence stands for the schemas inside it."""
     keywords = relevant(schema)
     if "properties" in schema:  # without `additionalProperties: false`, which `_strictness` compares
         keywords = {key: value for key, value in keywords.items() if value is not False}

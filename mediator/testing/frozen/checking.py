@@ -20,7 +20,7 @@ from mediator.testing.frozen.freezing import (
 
 
 class FrozenSampleWarning(UserWarning):
-    """An event has changed compatibly since it was frozen, so its file can be refreshed."""
+    """An event has changed compatibly since it was frozen. The file of the event can be refreshed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def check_frozen_events(events: Any, folder: Path | str, *, codec: EventCodec | 
     Args:
         events: A container, or a list of event classes.
         folder: The folder to which `freeze_events` or `mediator events freeze` has written.
-        codec: The codec that reads payloads; by default that of the container's unit of work, or `MsgspecCodec`.
+        codec: The codec that reads payloads; by default the codec of the container's unit of work, or `MsgspecCodec`.
 
     Raises:
         FrozenEventsError: An event has changed incompatibly, or a file is missing, unreadable or without a class. The
@@ -85,7 +85,9 @@ class _Comparison:
             try:
                 frozen = read_frozen(file)
             except (ValueError, OSError) as error:
-                yield Problem(file.name, "", f"cannot be read: {error}. Restore it, or delete it and freeze again.")
+                yield Problem(
+                    file.name, "", f"cannot be read: {error}. Restore the file, or delete it and freeze again."
+                )
                 continue
             self.checked.add(frozen.wire)
             yield from self._compare(frozen)

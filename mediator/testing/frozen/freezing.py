@@ -45,7 +45,7 @@ def read_frozen(file: Path) -> FrozenEvent:
     """Read a file that `freeze_events` has written.
 
     Raises:
-        ValueError: The content is not as `freeze_events` writes it. The text gives the reason.
+        ValueError: The file is not as `freeze_events` writes files. The text of the error gives the reason.
     """
     members: Any = json.loads(file.read_text("utf-8"))
     wanted = {"type": str, "version": int, "schema": dict, "sample": dict}
@@ -66,8 +66,8 @@ def freeze_events(
 
     Args:
         events: A container, or a list of event classes and events. An event in the list becomes its own sample.
-        folder: The folder of the files. There is one for each type and version: `<event_type>.v<version>.json`.
-        codec: The codec of the payloads; by default that of the container's unit of work, or `MsgspecCodec`.
+        folder: The folder of the files. Each type and version has one file: `<event_type>.v<version>.json`.
+        codec: The codec of the payloads; by default the codec of the container's unit of work, or `MsgspecCodec`.
         force: Also replace existing files.
 
     Raises:
@@ -120,7 +120,7 @@ def describing_codec(codec: EventCodec, event_class: type) -> SchemaCodec:
 
 
 def events_in(events: Any) -> list[DistributedEvent | type[DistributedEvent]]:
-    """Return the event classes of a container, or the list of classes and events that was given.
+    """Return the event classes of a container, or the given list of classes and events.
 
     Raises:
         MisuseError: An element of the list is neither an event nor an event class.
@@ -171,7 +171,7 @@ def sample_of(schema: Schema) -> Any:
 
 
 class _Sampling:
-    """Makes values for schemas. `above` are the names of the definitions around a schema, to detect recursion."""
+    """Makes values for schemas. `above` contains the names of the definitions around a schema, to detect recursion."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root

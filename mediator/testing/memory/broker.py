@@ -46,7 +46,7 @@ class _Stored:
 
 
 def own_id(sequence: int, stored_at: datetime) -> str:
-    """Return an id for an event without an id, made of its sequence and the time when it was stored."""
+    """Return an id for an event without an id. The new id contains the event's sequence and storage time."""
     return f"memory:{sequence}@{round(stored_at.timestamp() * 1e6)}"
 
 
@@ -54,7 +54,7 @@ class _Group:
     """The progress of one group of consumers.
 
     Attributes:
-        outstanding: The number of unsettled deliveries of each partition, including delayed redeliveries.
+        outstanding: By partition, the number of unsettled deliveries, including delayed redeliveries.
     """
 
     def __init__(self, name: str, event_types: frozenset[str], ordering: Ordering) -> None:
@@ -86,10 +86,10 @@ class _Group:
 
 
 class InMemoryBroker:
-    """Stores every event once in one stream, and delivers it to every group that subscribes to its type.
+    """Stores every event once in one stream, and delivers it to all groups that subscribe to the event type.
 
     Attributes:
-        available: False to simulate an outage: publishing fails, and nothing is delivered.
+        available: Set it to False to simulate an outage, during which publishing fails and nothing is delivered.
     """
 
     def __init__(self) -> None:
@@ -135,9 +135,9 @@ class InMemoryBroker:
             self._known -= {entry for entry in self._known if entry[1] in ids}
 
     def store(self, event: CloudEvent, *, mark: str = "") -> bool:
-        """Store an event and return True, or return False if the broker already knows its source and id.
+        """Store an event and return True, or return False if the event is a duplicate.
 
-        With a `mark`, the broker detects duplicates by source, id and mark.
+        A duplicate has the source, the id and the `mark` of an event that the broker remembers.
         """
         entry = (event.source, event.id, mark)
         if entry in self._known:
@@ -347,11 +347,11 @@ class _Delivery(Delivery):
 
 
 class InMemoryStreamContents(StreamContents):
-    """Presents the single stream of a broker as one stream for each domain. Every domain has a stream, even if empty.
+    """Presents the single stream of a broker as one stream for each domain, even for domains without events.
 
     Args:
-        stored: A function that returns the stored events, in order. During a simulated outage it raises
-            `PublisherUnavailableError`.
+        stored: A function that returns the stored events, in order. During a simulated outage, the function
+            raises `PublisherUnavailableError`.
     """
 
     def __init__(self, stored: Callable[[], Sequence[Stored]]) -> None:
@@ -386,7 +386,7 @@ class InMemoryEventPublisher(EventPublisher):
 
     Args:
         broker: The broker that stores the events.
-        application: The source of events without a source. Only direct delivery needs it; an outbox sets the source itself.
+        application: The source of events without a source. Direct delivery needs this name; an outbox sets sources.
     """
 
     def __init__(self, broker: InMemoryBroker, *, application: str | None = None) -> None:

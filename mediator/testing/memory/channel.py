@@ -21,11 +21,11 @@ from mediator.owner import Owner
 class InMemoryRequestChannel(RequestChannel):
     """Transmits requests between applications in one process.
 
-    Give the same channel to the senders and the responders under test. Several responders may serve the same name. The
-    next request goes to the least recently used of them.
+    Give the same channel to the senders and the responders under test. If several responders serve
+    the same name, the next request goes to the responder that has waited longest for a request.
 
     Attributes:
-        available: False to simulate an outage of the broker: every call then raises an error.
+        available: Set it to False to simulate an outage of the broker, during which every call raises an error.
     """
 
     def __init__(self, *, codec: RequestCodec | None = None) -> None:

@@ -35,20 +35,19 @@ class InMemoryDatabase:
     Attributes:
         tables: The rows of each table, by table name and then by key.
         outbox: The events that wait for a relay, in the order of their commits.
-        delayed: The delayed events that are not due yet, each with the time at which it is due, in seconds since the
-            epoch.
+        delayed: The delayed events, each with its due time in seconds since the epoch.
         archive: The events that the broker has stored.
-        archived: The sequence of each archived event and its archiving time in seconds since the epoch, by its id.
+        archived: By event id, the sequence and the archiving time (in seconds since the epoch) of each archived event.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: The number of starts of an event's handlers and the state of the last start, by consumer, source and
-            id. An event in the inbox has no entry.
-        places: The place of each event in the outbox, by its id. Events that have left the outbox are included.
-        available: False to simulate an outage: all access to the database fails.
-        application: The application name, which becomes the source of its events. The outbox of this database sets it.
+        starts: By consumer, source and id, the number of starts of an event's handlers and the state of the last start.
+            An event in the inbox has no entry.
+        places: By event id, the number that orders the event in the outbox. Events keep their numbers.
+        available: Set it to False to simulate an outage, during which all access to the database fails.
+        application: The application's name, which becomes the source of its events. The outbox sets this name.
 
     Args:
         clock_offset: A function that returns the seconds to add to the time of this machine. All times in this database
-            come from the resulting clock, and are compared with it.
+            are times of the resulting clock.
     """
 
     def __init__(self, *, clock_offset: Callable[[], float] | None = None) -> None:
@@ -74,7 +73,7 @@ class InMemoryDatabase:
         return time.time() + (0.0 if self._clock_offset is None else self._clock_offset())
 
     def named(self, event: CloudEvent) -> CloudEvent:
-        """Return the event with a source. An event that was stored before the application had a name gets the name now."""
+        """Return the event. An event without a source gets the name of the application, if there is a name."""
         return event if event.source or self.application is None else replace(event, source=self.application)
 
     @property
@@ -88,7 +87,7 @@ class InMemoryDatabase:
         self.outbox.append(event)
 
     def put_back(self, event: CloudEvent, place: int) -> None:
-        """Insert an event into the outbox at the place that it had before."""
+        """Insert an event into the outbox at `place`, which is the number that the event had in `places`."""
         later = [index for index, each in enumerate(self.outbox) if self.places.get(each.id, math.inf) > place]
         self.outbox.insert(later[0] if later else len(self.outbox), event)
         self.places[event.id] = place
@@ -97,10 +96,10 @@ class InMemoryDatabase:
         """Check that the running event loop owns this database.
 
         Raises:
-            MisuseError: Another event loop or another process owns it.
+            MisuseError: Another event loop or another process owns this database.
         """
         if self.owner.check():
-            self.woken = asyncio.Event()  # the old one belongs to another event loop
+            self.woken = asyncio.Event()  # the old `asyncio.Event` belongs to another event loop
 
     def check_available(self) -> None:
         """Raise an error while the database simulates an outage.
@@ -158,13 +157,13 @@ class _ReadOnlyTable(InMemoryTable):
 class InMemoryUnitOfWork(UnitOfWork):
     """A unit of work on an `InMemoryDatabase`: `unit_of_work = Scoped(InMemoryUnitOfWork, database)`.
 
-    Commit, rollback, savepoints and the failure of doomed transactions run the same library code as with a real
-    database. If two transactions change the same row, the later commit wins.
+    Commits, rollbacks and savepoints run the same library code as with a real database. If two transactions change the
+    same row, the later commit wins.
 
     Args:
         database: The database that transactions commit to.
         codec: The codec of the payloads; `MsgspecCodec` by default.
-        max_pending: The largest number of waiting events, not counting delayed ones; `None` for no limit.
+        max_pending: The largest number of waiting events, without delayed events; `None` for no limit.
         options: The options of `UnitOfWork`.
 
     Raises:
@@ -222,7 +221,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         return True
 
     def cancel(self, event_id: str) -> bool:
-        """Cancel a delayed event if this transaction commits. Return whether there is a delayed event with this id.
+        """Cancel a delayed event if this transaction commits. Return whether an event with the given id is delayed.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
@@ -334,7 +333,7 @@ class InMemoryUnitOfWork(UnitOfWork):
 
 
 def in_database(database: InMemoryDatabase, unit_of_work: UnitOfWork, part: object) -> InMemoryUnitOfWork:
-    """Return the unit of work if it is on this database. Otherwise raise an error that names the part, such as an inbox.
+    """Return the unit of work if it is on this database. If not, raise an error that names `part`, such as an inbox.
 
     Raises:
         MisuseError: The unit of work is on another database.

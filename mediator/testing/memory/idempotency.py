@@ -9,7 +9,7 @@ from mediator.msgspec import MsgspecRequestCodec
 from mediator.testing.memory.database import InMemoryDatabase, in_database
 
 TABLE = "mediator_idempotency"
-"""Name of the table of fingerprints, responses and creation times (seconds since the epoch) by idempotency key."""
+"""The name of the table. By idempotency key, it has fingerprints, responses and creation times (since the epoch)."""
 
 
 class InMemoryIdempotency(Idempotency):
@@ -21,7 +21,7 @@ class InMemoryIdempotency(Idempotency):
         database: The database of the unit of work.
         codec: The codec of the responses; `MsgspecRequestCodec` by default.
         keep_seconds: Seconds for which a response is kept; one day by default.
-        clean_interval: Seconds between two deletions of expired responses. The workers of the container delete them.
+        clean_interval: Seconds between two deletions of expired responses by a worker of the container.
     """
 
     def __init__(

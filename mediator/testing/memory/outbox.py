@@ -78,7 +78,7 @@ class InMemoryOutbox(Outbox):
         application: The name of this application, which is stored as the source of each event.
 
     Raises:
-        SettingError: The name is empty, too long or not printable.
+        SettingError: The application name is empty, too long or not printable.
     """
 
     def __init__(self, database: InMemoryDatabase, *, application: str | None = None) -> None:
@@ -192,7 +192,7 @@ class _Batch(OutboxBatch):
         self._take(settled := [event for event in self.events if event.id in ids])
         database = self._database
         for event in settled:
-            if event.id not in database.archived:  # the archive keeps only the first event with an id
+            if event.id not in database.archived:  # the archive has no second event with the same id
                 database.archive.append(event)
                 database.archived[event.id] = (next(database.numbers), database.now())
 

@@ -23,7 +23,7 @@ def set_aside(database: InMemoryDatabase, event: ParkedEvent) -> None:
 
 
 def numbered(database: InMemoryDatabase, event: ParkedEvent) -> ParkedEvent:
-    """Return the event with the next number, and with the current time as its parking time if it has none."""
+    """Return the event with the next number. An event without a parking time gets the current time."""
     at = database.now() if event.parked_at is None else event.parked_at
     return replace(event, number=next(database.numbers), parked_at=at)
 
@@ -168,7 +168,7 @@ def _row_of(number: int) -> tuple[str, str]:
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the lock that a replay holds on a consumer's key. Without a key, the lock is for the event."""
+    """Return the name of the lock that a replay holds on a consumer's key, or on an event without a key."""
     if event.partition_key is not None:
         return event.consumer, event.partition_key
     return "\0", str(event.number)  # no consumer can have the name "\0"

@@ -183,7 +183,7 @@ def test_an_event_may_be_its_own_sample(tmp_path: Any):
         ),
         (["a", "b"], ["a", "c"], "the field `b` was renamed to `c`"),
         (["a", ("b", str, "")], ["a", ("c", str, "")], "the field `b` was renamed to `c`"),
-        (["a", ("b", str, "")], ["a", "b"], "the field `b` has lost its default, and older events may lack it"),
+        (["a", ("b", str, "")], ["a", "b"], "the field `b` has lost its default, and older events may lack the field"),
         (
             [("a", Annotated[int, msgspec.Meta(ge=1)])],
             [("a", Annotated[int, msgspec.Meta(ge=2)])],
