@@ -1,4 +1,4 @@
-"""The command `mediator`. It also starts if Python imports another distribution's package `mediator`, and reports that.
+"""The command `mediator`. It starts even if another distribution's package is imported as `mediator`, and reports that.
 
 It is installed beside the package, as the module `mediator_uow`, so it does not depend on which package is imported.
 """

@@ -235,5 +235,5 @@ __all__ = [
     "not_found",
 ]
 
-# Checked here, because every module imports this package, even if another distribution has replaced our `__init__.py`.
+# Checked here and not in `mediator/__init__.py`, which another distribution may have replaced.
 refuse_foreign_distribution()

@@ -9,7 +9,7 @@ from mediator.printable import shown, shown_reason
 
 @dataclass(eq=False, repr=False)
 class PublisherUnavailableError(TransientError, ConnectionError):
-    """The broker cannot be reached or did not answer. It may have stored the event; sending it again is safe."""
+    """The broker cannot be reached or did not answer. It may have stored the event. Sending the event again is safe."""
 
     broker: str
     reason: str
@@ -20,15 +20,15 @@ class PublisherUnavailableError(TransientError, ConnectionError):
 
 @dataclass(eq=False, repr=False)
 class DuplicateDroppedError(PublisherUnavailableError):
-    """The broker dropped an event as a duplicate: it remembers the event's id, but its stream no longer holds it."""
+    """The broker dropped an event as a duplicate: it remembers the id, but the stream no longer holds the event."""
 
     event_id: str = ""
 
     def __str__(self) -> str:
         return (
             f"{self.broker} dropped the event {shown(self.event_id)} as a duplicate: {shown_reason(self.reason)}. "
-            "Send it again with `mediator outbox verify --republish`, which bypasses the duplicate check, or wait until the "
-            "stream's duplicate_window is over."
+            "Send the event again with `mediator outbox verify --republish`, which bypasses the duplicate check, or wait "
+            "until the stream's duplicate_window is over."
         )
 
 
@@ -41,8 +41,8 @@ class StreamNotFoundError(PublisherUnavailableError):
     def __str__(self) -> str:
         return (
             f"The stream {self.stream} does not exist at {self.broker}: {shown_reason(self.reason)}. Create it with "
-            "`mediator topology apply`, or let the publisher create it with `provision=True`. Until then events stay in "
-            "the outbox."
+            "`mediator topology apply`, or let the publisher create it with `provision=True`. The events stay in the "
+            "outbox until the stream exists."
         )
 
 
@@ -55,7 +55,7 @@ class StreamUnavailableError(PublisherUnavailableError):
     def __str__(self) -> str:
         return (
             f"The stream {self.stream} at {self.broker} takes no events: {shown_reason(self.reason)}. Its events stay in "
-            "the outbox until it takes them. Events of other streams are still published."
+            "the outbox until the stream takes events again. Events of other streams are still published."
         )
 
 
@@ -70,13 +70,13 @@ class ConsumerNotFoundError(PublisherUnavailableError):
         return (
             f"The consumer {self.consumer} of the stream {self.stream} does not exist at {self.broker}: "
             f"{shown_reason(self.reason)}. Create it with `mediator topology apply`, or let the subscription create it "
-            "with `provision=True`. Until then events stay in the stream."
+            "with `provision=True`. The events stay in the stream until the consumer exists."
         )
 
 
 @dataclass(eq=False, repr=False)
 class StreamMismatchError(PublisherUnavailableError):
-    """A stream has other settings than this application needs. The library never changes them silently."""
+    """The settings of a stream are not those that this application needs. The library never changes them silently."""
 
     stream: str = ""
     differences: Sequence[str] = ()
@@ -84,6 +84,6 @@ class StreamMismatchError(PublisherUnavailableError):
     def __str__(self) -> str:
         return (
             f"The stream {self.stream} at {self.broker} differs from what is needed: "
-            f"{shown_reason('; '.join(self.differences))}. Change the stream or the settings so that they agree. Until "
-            "then events stay in the outbox."
+            f"{shown_reason('; '.join(self.differences))}. Change the stream or the settings. The events stay in the "
+            "outbox until the two agree."
         )

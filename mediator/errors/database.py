@@ -23,7 +23,7 @@ class DatabaseConnectionError(DatabaseUnavailableError):
     def __str__(self) -> str:
         return (
             f"The connection to the database {self.database} was lost: {self.reason}. The transaction is rolled back; the "
-            "next one opens a new connection."
+            "next transaction opens a new connection."
         )
 
 

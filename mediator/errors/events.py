@@ -7,7 +7,7 @@ from mediator.errors.transient import TransientError
 from mediator.printable import shown, shown_reason
 
 _NAMED = 5
-"""Most ids that the text of an error lists."""
+"""The largest number of ids that the text of an error lists."""
 
 
 class EventError(MediatorError, ValueError):
@@ -31,7 +31,7 @@ class EventLimitError(EventError):
 
     Attributes:
         event: The event that is too large; `None` when a command has too many events.
-        size: The size of the event in bytes, or the number of events of the command without delayed events.
+        size: The size of the event in bytes, or the number of events of the command, delayed events not included.
         limit: The largest size or number that is allowed.
     """
 
@@ -58,7 +58,8 @@ class EventIdConflictError(EventError):
 
     Attributes:
         event_ids: The id; or the ids of all events of the command, if the database does not report which id it is.
-        in_one_command: Whether the command itself has two events with the id; otherwise the other event is in the outbox.
+        in_one_command: True if both events with the id belong to the command; False if the other event is in the
+            outbox.
     """
 
     event_ids: tuple[str, ...]
@@ -117,7 +118,7 @@ class EventRefusedError(EventError):
 
 @dataclass(eq=False, repr=False)
 class EventHeldBackError(EventError):
-    """An event was not sent because an earlier event with its partition key was not stored. It may be sent again."""
+    """An event was not sent because an earlier event with its key was not stored. The event may be sent again."""
 
     event_id: str
     event_type: str
@@ -141,7 +142,7 @@ class EventNotDecodableError(EventError):
 
 
 class FatalEventError(EventError):
-    """A handler raises this when another attempt would fail too: the event is parked at once."""
+    """A handler raises this error when every further attempt would fail. The event is then parked at once."""
 
 
 @dataclass(eq=False, repr=False)

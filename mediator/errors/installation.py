@@ -1,4 +1,4 @@
-"""Errors of the installation, and of workers that do not stop; and the check for another distribution `mediator`."""
+"""Errors of the installation and of workers that do not stop, and a check for another distribution named `mediator`."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from mediator.errors.root import MediatorError
 
 DISTRIBUTION = "mediator-uow"
-"""The name of this distribution. Its import name is `mediator`, as is that of an unrelated distribution."""
+"""The name of this distribution. An unrelated distribution has the same import name, `mediator`."""
 
 _METADATA = re.compile(r"mediator(?:-(?P<version>\d[^-]*).*)?\.(?:dist|egg)-info", re.IGNORECASE)
 _IMPORTED_AS_MEDIATOR = re.compile(r"^mediator(?:[./]|$)", re.MULTILINE)
@@ -18,7 +18,7 @@ _IMPORTED_AS_MEDIATOR = re.compile(r"^mediator(?:[./]|$)", re.MULTILINE)
 
 @dataclass(eq=False, repr=False)
 class MissingExtraError(MediatorError, ModuleNotFoundError):
-    """A part of the package was imported, but an optional dependency of it is not installed.
+    """An optional dependency of this package is not installed, and an imported part of the package needs it.
 
     Attributes:
         module: The module that is not installed.
@@ -37,11 +37,11 @@ class MissingExtraError(MediatorError, ModuleNotFoundError):
 
 @dataclass(eq=False, repr=False)
 class ForeignDistributionError(MediatorError, ImportError):
-    """The distribution `mediator`, an unrelated one with the same import name, is or was in the same environment.
+    """An unrelated distribution with the same import name, `mediator`, is or was in the same environment.
 
     Attributes:
         place: The folder of that distribution.
-        version: Its version; empty when its metadata is gone or has none.
+        version: The version of that distribution; empty when the metadata is gone or has no version.
     """
 
     place: str
@@ -54,8 +54,8 @@ class ForeignDistributionError(MediatorError, ImportError):
         foreign = f"mediator {self.version}".rstrip()
         return (
             f"The distribution {foreign} in {self.place} is not {DISTRIBUTION}, but has the same import name. An "
-            "environment can hold only one of them, because their files overwrite each other. Uninstall it: pip uninstall "
-            f"mediator. Then install {DISTRIBUTION} again, because some of its files may be gone: pip install "
+            "environment can hold only one of them, because their files overwrite each other. Uninstall mediator: pip "
+            f"uninstall mediator. Then install {DISTRIBUTION} again, because some of its files may be gone: pip install "
             f"--force-reinstall --no-deps {DISTRIBUTION}, or the path of its source in place of the name."
         )
 
@@ -75,12 +75,14 @@ class WorkerNotStoppedError(MediatorError, TimeoutError):
 
 
 def refuse_foreign_distribution() -> None:
-    """Raise an error if the unrelated distribution `mediator` is installed or has removed files of this one.
+    """Raise an error if the unrelated distribution `mediator` is installed, or has deleted files of this distribution.
 
-    Folders are listed without `importlib.metadata`, because importing it takes longer than half of this package.
+    Folders are listed without `importlib.metadata`, because importing that module takes longer than importing half of
+    this package.
 
     Raises:
-        ForeignDistributionError: It is installed, or `mediator/__init__.py` was deleted when it was uninstalled.
+        ForeignDistributionError: That distribution is installed, or `mediator/__init__.py` was deleted when it was
+            uninstalled.
     """
     for folder in sys.path:
         for entry in _entries(folder):
@@ -99,7 +101,7 @@ def _entries(folder: str) -> Iterator[str]:
 
 
 def _is_imported_as_mediator(metadata: Path) -> bool:
-    """Return whether a distribution installs files under the import name; an editable install lists only a path."""
+    """Return whether a distribution lists files named `mediator`; False for an editable install, which lists a path."""
     for name in ("RECORD", "top_level.txt"):
         try:
             return _IMPORTED_AS_MEDIATOR.search((metadata / name).read_text("utf-8", "replace")) is not None

@@ -1,4 +1,4 @@
-"""Functions that return a `MisuseError`: one function for each mistake. Its docstring describes the mistake.
+"""Functions that return a `MisuseError`, one for each mistake. The docstring of a function describes the mistake.
 
 `raise misuse.not_awaited(message, coroutine)` raises a `MisuseError` whose `subject` is the message. Most mistakes have
 no class of their own, because callers do not handle them separately.
@@ -53,7 +53,7 @@ def _kind_problem(message: object, method: str) -> str:
     if cls is given:
         return f"`{method}` was given the class {cls.__name__} itself. Make a message of it: `{cls.__name__}(...)`."
     if "DistributedEvent" in kinds:
-        remedy = "Add it to the DistributedEventBroker: it leaves the process after the commit."
+        remedy = "Add it to the DistributedEventBroker. The event then leaves the process after the commit."
     elif "Notification" in kinds:
         remedy = "A notification is published: `await mediator.publish(...)`."
     elif "StreamRequest" in kinds:
@@ -70,7 +70,7 @@ def several_kinds(message_type: type, kinds: Sequence[str]) -> DeclarationError:
     return DeclarationError(
         message_type,
         f"{name_of(message_type)} is a {' and a '.join(kinds)}, which are dispatched in different ways. "
-        "Derive it from one of them, and write another class for the other.",
+        "Derive it from one of them, and write a separate class for each other kind.",
     )
 
 
@@ -85,13 +85,13 @@ def no_handler(request_type: type, nearest: Sequence[str] = ()) -> HandlerNotFou
 
 
 def unknown_type_arguments(message_type: type, base: type, families: Mapping[str, str]) -> HandlerNotFoundError:
-    """The handler of a message depends on its type arguments, and these are unknown when it is dispatched.
+    """The handler depends on the type arguments of the message, which are unknown when the message is dispatched.
 
     Args:
         message_type: The class of the request, notification or event.
         base: The generic class whose type arguments are unknown.
-        families: By the label of each handler or collaborator, the messages that it is for: `base` with type arguments,
-            such as `Page[Student]` or `Page[Student] | Page[Course]`.
+        families: The messages that each handler or collaborator is for, by its label: `base` with type arguments, such
+            as `Page[Student]` or `Page[Student] | Page[Course]`.
     """
     said = " and ".join(f"{label} is for {family}" for label, family in families.items())
     generic = name_of(base)
@@ -302,7 +302,7 @@ def no_event(message: object) -> MisuseError:
 
 
 def event_declaration(event_class: type, problem: str) -> DeclarationError:
-    """An event class declares no type, version or locking for the wire, or declares a wrong one."""
+    """An event class declares no type or no version for the wire, or a wrong type, version or key locking."""
     return DeclarationError(
         event_class,
         f"{name_of(event_class)} {problem}. Declare it as "
@@ -321,16 +321,16 @@ def upcaster_declaration(event_class: type, problem: str) -> DeclarationError:
 
 
 def event_schema(event_class: type, reason: str) -> DeclarationError:
-    """The payload of an event class has no schema, or no sample of it can be generated."""
+    """The payload of an event class has no schema, or no sample of the payload can be generated."""
     return DeclarationError(
         event_class,
         f"{name_of(event_class)} cannot be frozen: {shown_reason(reason)}. If only the generated sample is at fault, "
-        "give one: `freeze_events([OrderPlaced(...)], folder)`.",
+        "give a sample: `freeze_events([OrderPlaced(...)], folder)`.",
     )
 
 
 def request_declaration(request_class: type, problem: str) -> DeclarationError:
-    """A request class declares no name by which other applications know it, or declares a wrong one."""
+    """A request class declares no name by which other applications know it, or a wrong name."""
     return DeclarationError(
         request_class,
         f"{name_of(request_class)} {problem}. Declare it as `class {name_of(request_class)}"
@@ -366,15 +366,15 @@ def no_unit_of_work(subject: object, running: str = "") -> NoUnitOfWorkError:
     """An operation needs a unit of work, and none is running or a different one is running.
 
     Args:
-        subject: The name of the operation, or the object of it.
+        subject: The name of the operation, or the object that was to be stored or published.
         running: A description of the different unit of work that is running; empty when none is running.
     """
     if running:
         return NoUnitOfWorkError(
             subject,
             f"{name_of(subject)} needs its own unit of work, but a different one is running in this scope: "
-            f"{running}. A command writes through one unit of work, in one database. Use the session of the running one, or "
-            "send a command for the other database with `mode=TransactionMode.NEW`.",
+            f"{running}. A command writes through one unit of work, in one database. Use the session of the running unit of "
+            "work, or send a command for the other database with `mode=TransactionMode.NEW`.",
         )
     return NoUnitOfWorkError(
         subject,
@@ -393,7 +393,7 @@ def read_only(subject: object, query: object) -> NoUnitOfWorkError:
 
 
 def already_running(transaction_id: str) -> MisuseError:
-    """A unit of work was begun that is already running in this scope."""
+    """A unit of work that is already running in this scope was begun again."""
     return MisuseError(
         transaction_id,
         f"Unit of work {transaction_id} is already running in this scope. Join it, or open another scope with "
@@ -405,13 +405,14 @@ def another_running(running: str) -> MisuseError:
     """A unit of work was begun while another one is running in the same scope."""
     return MisuseError(
         running,
-        f"Another unit of work is running in this scope: {running}. A scope has one at a time, and a command writes to one "
-        "database. End that unit of work first, or open another scope with `mediator.scope(TransactionMode.NEW)`.",
+        f"Another unit of work is running in this scope: {running}. A scope has one unit of work at a time, and a command "
+        "writes to one database. End that unit of work first, or open another scope with "
+        "`mediator.scope(TransactionMode.NEW)`.",
     )
 
 
 def shared_by_dispatches(transaction_id: str, name: str) -> MisuseError:
-    """Two dispatches use the same unit of work object. `name` is the name of its class."""
+    """Two dispatches use the same unit of work object. `name` is the name of the object's class."""
     return MisuseError(
         transaction_id,
         f"Unit of work {transaction_id} is running in another dispatch, and this dispatch was given the same object. Each "
@@ -420,7 +421,7 @@ def shared_by_dispatches(transaction_id: str, name: str) -> MisuseError:
 
 
 def other_unit_of_work(part: object, unit_of_work: object) -> MisuseError:
-    """Two parts that must share a unit of work, or a database, were given different ones."""
+    """Two parts that must share a unit of work, or a database, were given different units of work or databases."""
     return MisuseError(
         part,
         f"{name_of(part)} was given a different unit of work than the {name_of(unit_of_work)} that it is used with. "
@@ -465,7 +466,7 @@ def nested_writer(database: str) -> MisuseError:
 
 
 def nested_lock(database: str, seconds: float) -> MisuseError:
-    """An inner unit of work waited for a PostgreSQL lock, which an outer one may hold until the inner one has ended."""
+    """An inner unit of work waited for a PostgreSQL lock that its outer unit of work may hold until the inner one ends."""
     return MisuseError(
         database,
         f"This unit of work runs inside another one and waited {seconds:g} s for a lock in {database}. If the "
@@ -475,11 +476,11 @@ def nested_lock(database: str, seconds: float) -> MisuseError:
 
 
 def pool_too_small(pool: object, size: int) -> MisuseError:
-    """More dispatches are nested than the pool has connections, so the innermost one would wait forever."""
+    """More dispatches are nested than the pool has connections, so the innermost dispatch would wait forever."""
     return MisuseError(
         pool,
         f"All {size} connections of the pool are held by the dispatches around this one, which wait for it to end. "
-        "Nest fewer of them with TransactionMode.NEW or SUPPRESS, or raise `pool_size` or `max_overflow` of the engine.",
+        "Nest fewer dispatches with TransactionMode.NEW or SUPPRESS, or raise `pool_size` or `max_overflow` of the engine.",
     )
 
 
@@ -530,7 +531,7 @@ def not_repeatable(command: object, part: str, reason: str) -> MisuseError:
     Args:
         command: The command.
         part: The part that cannot be encoded: the payload or the response.
-        reason: Why it cannot be encoded. It must not contain values of the command.
+        reason: Why it cannot be encoded. The reason must not contain values of the command.
     """
     return MisuseError(
         command,

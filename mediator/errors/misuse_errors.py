@@ -1,4 +1,4 @@
-"""MisuseError: the application uses the library in a way that cannot work; and its subclasses."""
+"""MisuseError and its subclasses, for an application that uses the library in a way that cannot work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class MisuseError(MediatorError, RuntimeError):
     """The application uses the library in a way that cannot work. Change the code; trying again does not help.
 
     Attributes:
-        subject: What is used wrongly: a message, a class, the name of a setting.
+        subject: What is used wrongly: a message, a class or the name of a setting.
         problem: What is wrong and what to do.
     """
 
@@ -37,7 +37,7 @@ class StaleObjectError(MisuseError):
 
     Attributes:
         subject: The class of the object.
-        reason: What has happened to the object or its row since.
+        reason: What has happened to the object or its row since it was loaded.
     """
 
     reason: str
@@ -68,7 +68,7 @@ class DispatchDepthError(MisuseError, RecursionError):
 
 @dataclass(eq=False, repr=False)
 class HandlerNotFoundError(MisuseError, LookupError):
-    """No handler was found for a request, or its type arguments do not say which of several handlers it has.
+    """A request has no handler, or its handler depends on type arguments that are unknown.
 
     Attributes:
         nearest: The most similar names of requests that have a handler.
@@ -86,7 +86,7 @@ class SchemaError(MisuseError):
     """The tables of this library in a database do not fit this version of the library.
 
     Attributes:
-        version: The version of the tables, if it is older or newer; `None` if tables or rows are missing.
+        version: The version of the tables, if the library needs a different one; `None` if tables or rows are missing.
     """
 
     version: int | None = None

@@ -28,14 +28,14 @@ class ParkedEventNotFoundError(NotFoundError):
 
 
 def no_provider(name: str, nearest: Sequence[str] = ()) -> NotFoundError:
-    """The container has no provider with a name. The most similar name is suggested."""
+    """The container has no provider with the given name. The most similar name is suggested."""
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return NotFoundError(name, f"The container has no provider {name!r}.{hint}")
 
 
 def no_consumer_group(group: str, known: Sequence[str] = ()) -> NotFoundError:
-    """The consumer group that parked an event does not exist in this application."""
-    there = f"Its groups are: {', '.join(known)}." if known else "It has no groups."
+    """A parked event cannot be replayed here, because this application has no consumer in the group that parked it."""
+    there = f"The container has the groups {', '.join(known)}." if known else "The container has no groups."
     return NotFoundError(
         group,
         f"The event was parked by the group {shown(repr(group))}, and no consumer of this container has this group. "
@@ -44,21 +44,21 @@ def no_consumer_group(group: str, known: Sequence[str] = ()) -> NotFoundError:
 
 
 def no_event_in_outbox(event_id: str) -> NotFoundError:
-    """Neither the outbox nor its archive has an event with an id."""
+    """Neither the outbox nor its archive has an event with the given id."""
     return NotFoundError(
         event_id,
-        f"The outbox and its archive have no event with the id {shown(repr(event_id))}. It was never committed, is "
-        "too old for the archive, or is parked: see `mediator parked list`.",
+        f"The outbox and its archive have no event with the id {shown(repr(event_id))}. The event was never "
+        "committed, is too old for the archive, or is parked: see `mediator parked list`.",
     )
 
 
 def not_parked(number: int) -> ParkedEventNotFoundError:
-    """No event is parked under a number."""
+    """No event is parked under the given number."""
     return ParkedEventNotFoundError(
         str(number), f"No event is parked under the number {number}: it was replayed, discarded or never parked."
     )
 
 
 def no_failpoint(name: str, known: Sequence[str]) -> NotFoundError:
-    """A test uses the name of a failpoint that does not exist."""
+    """There is no failpoint with the given name, which a test uses."""
     return NotFoundError(name, f"There is no failpoint {name!r}. The failpoints are: {', '.join(known)}.")

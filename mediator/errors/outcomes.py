@@ -12,12 +12,12 @@ from mediator.errors.root import MediatorError, name_of, repr_of
 class CommittedError(MediatorError, RuntimeError):
     """The command was committed, and something after the commit failed. Never repeat the command.
 
-    The error that was raised after the commit is its `__cause__`.
+    Its `__cause__` is the error that was raised after the commit.
 
     Attributes:
-        transaction_id: The id of the unit of work; of the last one, if several were committed in the scope.
-        response: The response that the command would have returned: that of its handler, or of a behavior outside the
-            transaction that had replaced it before the failure.
+        transaction_id: The id of the unit of work, or of the last unit of work if several were committed in the scope.
+        response: The response that the command would have returned. It is the response of the handler, or a response
+            with which a behavior outside the transaction had replaced it before the failure.
         message: The message for which the unit of work was begun; `None` when it is unknown.
     """
 
@@ -33,7 +33,7 @@ class CommittedError(MediatorError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class NotStoredError(CommittedError, NoUnitOfWorkError):
-    """The command was committed, but something was added to its scope, such as an event, that no transaction stored."""
+    """The command was committed, but something in its scope, such as an event, was not stored by any transaction."""
 
     def __str__(self) -> str:
         return (
@@ -44,7 +44,7 @@ class NotStoredError(CommittedError, NoUnitOfWorkError):
 
 @dataclass(eq=False, repr=False)
 class EventsNotPublishedError(CommittedError):
-    """The command was committed, and some of its events did not reach the broker. Only direct delivery raises this."""
+    """The command was committed, but some events did not reach the broker. Only direct delivery raises this error."""
 
     events: Sequence[Any] = ()
     errors: Sequence[BaseException] = field(default_factory=tuple[BaseException, ...])
@@ -63,9 +63,9 @@ class AfterCommitError(CommittedError):
     """The command was committed, and notifications that follow the commit, or other steps after it, failed.
 
     Attributes:
-        notifications: The notifications to publish again: they were not committed, or not published in time. If a
-            committed notification added further notifications, those that failed are included.
-        errors: All errors after the commit; with direct delivery also those of publishing the events.
+        notifications: The notifications to publish again: those whose own unit of work was not committed, and those
+            that were not published in time. Failed notifications that a committed notification had added are included.
+        errors: All errors after the commit, including errors in publishing the events with direct delivery.
     """
 
     notifications: Sequence[Any] = ()
@@ -93,7 +93,7 @@ class RolledBackError(MediatorError, RuntimeError):
         transaction_id: The id of the unit of work.
         message: The message that failed in it.
         cause: The error of this message. It may be the `CommittedError` or `CommitOutcomeUnknownError` of another unit
-            of work; raised directly, it would say the wrong outcome of this unit of work.
+            of work. If that error were raised directly, it would say the wrong outcome of this unit of work.
         answered: Whether a behavior outside the transaction returned a response in place of the error.
     """
 
@@ -127,7 +127,7 @@ class OutcomeUnknownError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
-    """The answer to COMMIT was lost or late, so the transaction may be committed. The library does not repeat it."""
+    """The answer to COMMIT was lost or late, so the transaction may be committed. The library never repeats it."""
 
     transaction_id: str
     reason: str

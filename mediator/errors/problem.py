@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault in the wiring of a container, or in frozen events.
+    """One fault in the wiring of a container, or in frozen events: the stored schemas and samples of event classes.
 
     Attributes:
         label: The place of the fault: `container.<name>`, or the name of a message.
@@ -23,7 +23,7 @@ class Problem:
 
 
 def report(problems: Sequence[Problem], where: str) -> str:
-    """Return a numbered list of the problems, with their number in the first line."""
+    """Return a numbered list of the problems. The first line says how many there are."""
     count = len(problems)
     lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, 1)]
     return "\n".join([f"{count} problem{'s' * (count != 1)} {where}:", *lines])

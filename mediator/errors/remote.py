@@ -14,7 +14,7 @@ class RemoteError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class RemoteUnavailableError(TransientError, RemoteError, ConnectionError):
-    """No application has accepted a request: none handles it, all are busy, or it was not sent. It may be sent again.
+    """No application has accepted a request: none handles it, all are busy, or it was not sent. Sending again is safe.
 
     Attributes:
         request: The request.
@@ -29,7 +29,7 @@ class RemoteUnavailableError(TransientError, RemoteError, ConnectionError):
     def __str__(self) -> str:
         return (
             f"{name_of(self.request)} was not handled: {shown_reason(self.reason)} (at {self.place}). Check that an "
-            "application which exposes it is running. It may be sent again."
+            "application which exposes it is running. The request may be sent again."
         )
 
 
@@ -49,7 +49,7 @@ class RemoteTimeoutError(OutcomeUnknownError, RemoteError, TimeoutError):
 
 @dataclass(eq=False, repr=False)
 class RemoteRefusedError(RemoteError, PermissionError):
-    """The other application refused a request, or the request could not be encoded. It was not handled.
+    """The other application refused a request, or the request could not be encoded. The request was not handled.
 
     Attributes:
         request: The request.

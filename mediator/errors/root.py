@@ -1,6 +1,6 @@
 """MediatorError: the base class of every error; how errors are shown, copied and pickled."""
 
-import pickle  # it loads only data that it has just dumped itself
+import pickle  # used only to load data that this module has just dumped
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -28,7 +28,7 @@ class NotPickled:
 
 
 def name_of(message: object) -> str:
-    """Return a short name for texts: the text itself, the name of a class, or the class name of a message."""
+    """Return a short name for use in texts: a text itself, the name of a class, or the class name of any other object."""
     if isinstance(message, str):
         return shown(message)
     if isinstance(message, NotPickled):
@@ -77,7 +77,7 @@ class MediatorError(Exception):
 
 
 def _keeping_text(render: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Wrap a `__str__`: it returns the text that was kept when the error was pickled, if there is one.
+    """Wrap a `__str__`, so that it returns the text that was kept when the error was pickled, if there is one.
 
     The text is made printable and bounded, because the fields may contain foreign text.
     """
@@ -194,6 +194,6 @@ def circle_in(path: Sequence[object]) -> Sequence[str]:
 
 
 def path_text(path: Sequence[object]) -> str:
-    """Return the circle as text that begins and ends with the same name; the whole path when there is no circle."""
+    """Return the circle in a path as text that begins and ends with the same name; the whole path if it has no circle."""
     circle = circle_in(path)
     return " -> ".join([circle[-1], *circle] if circle else [name_of(message) for message in path])

@@ -10,7 +10,7 @@ from mediator.printable import shown_reason
 
 @dataclass(eq=False, repr=False)
 class FrozenEventsError(MediatorError, AssertionError):
-    """Event classes differ from their frozen schemas or samples. The text is the whole report."""
+    """Event classes differ from the schemas or samples that `freeze_events` stored. The text is the whole report."""
 
     problems: Sequence[Problem]
 

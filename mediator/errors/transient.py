@@ -31,7 +31,7 @@ class RateLimitedError(TransientError, RuntimeError):
         message: The message.
         limit: The largest number of messages in `seconds`.
         seconds: The period of the limit.
-        retry_after: Seconds until it would be handled, if no other message is sent meanwhile.
+        retry_after: Seconds until the message can be handled, provided that no other message is sent during this time.
         key: The key to which the limit applies, such as a tenant; `None` when all messages share the limit.
     """
 
@@ -88,7 +88,8 @@ class CircuitOpenError(TransientError, RuntimeError):
         when = f"in {self.retry_after:g} s" if self.retry_after else "when the message that is tried now has succeeded"
         return (
             f"{name_of(self.message)} was not handled: the service that it depends on failed too often recently. "
-            f"Send it again {when}, or return a response without it, from a `RequestExceptionHandler` of this error."
+            f"Send it again {when}, or return a response without that service, from a `RequestExceptionHandler` of this "
+            "error."
         )
 
 

@@ -94,7 +94,7 @@ async def test_writing_through_the_session_of_another_database_names_the_unit_of
     )
     assert "/a.db, " in said
     assert said.endswith(
-        "A command writes through one unit of work, in one database. Use the session of the running one, or send a "
+        "A command writes through one unit of work, in one database. Use the session of the running unit of work, or send a "
         "command for the other database with `mode=TransactionMode.NEW`."
     )
 
