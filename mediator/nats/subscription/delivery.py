@@ -26,7 +26,7 @@ class NatsDelivery(Delivery):
     connection, the broker is not informed of the call and delivers the message again.
 
     Attributes:
-        unread: Whether the delivery still waits for the application to fetch it.
+        unread: Whether the application has not fetched the delivery yet.
         consumer: The name of the durable consumer that delivered the message.
         remaining: The number of messages that the consumer had still to deliver after this message.
         seen: When the message arrived or its progress was last reported, in seconds of the monotonic clock.

@@ -3,7 +3,7 @@
 An unordered group has one durable consumer per stream, with the name of the group. An ordered group has one durable
 consumer for each partition, with the name `<group>-p<partition>`. JetStream keeps the order of a partition, because the
 partition's consumer delivers an event only after the previous event was acknowledged. All processes of the group pull
-from all consumers: no process has to be elected, and the others continue when a process dies.
+from all consumers: no process has to be elected, and when a process dies, the other processes continue.
 """
 
 import re
@@ -39,7 +39,7 @@ def checked_group(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise SettingError("group", name, "use 1 to 64 letters, digits, hyphens and underscores")
     if _PARTITION_NAME.fullmatch(name):
-        raise SettingError("group", name, "use another ending: the consumers of ordered groups end in -p<number>")
+        raise SettingError("group", name, "use another ending: names in -p<number> are for ordered groups' consumers")
     return name
 
 
@@ -87,8 +87,8 @@ class ConsumerGroup:
         """Make sure that the stream exists, and that this group can use the stream.
 
         Returns:
-            The differences between stream and settings, as an error to log, when the group can use the stream
-            nevertheless; `None` when nothing differs.
+            An error for the log, with the differences between stream and settings, when the group can use the stream
+            in spite of the differences; `None` when nothing differs.
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.
@@ -101,7 +101,7 @@ class ConsumerGroup:
             await ensure_stream(
                 client, self._prefix, self.domain, self._settings, provision=self._provision, broker=broker
             )
-        except StreamMismatchError as error:  # only an ordered group needs the same partitions
+        except StreamMismatchError as error:  # only an ordered group needs the same number of partitions
             if self.ordering == "key" and any(each.startswith(PARTITIONS) for each in error.differences):
                 raise
             mismatch = error

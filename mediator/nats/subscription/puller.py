@@ -1,7 +1,7 @@
 """Puller: pulls the deliveries of one group from one stream, and continues after outages and changes of leader.
 
-nats-py's `fetch` is not used: it takes three times as much time, and keeps waiting for an answer when the server has
-stopped.
+nats-py's `fetch` is not used: `fetch` takes three times as long as this module, and keeps waiting for an answer when the
+server has stopped.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Slots:
             self._queue.append(granted)
 
     def give_back(self) -> None:
-        """Give a slot to the first caller in the queue; without a queue, the slot becomes free."""
+        """Give a slot to the first caller in the queue. If the queue is empty, the slot becomes free."""
         if self._queue:
             self._queue.popleft()()
         else:
@@ -83,17 +83,18 @@ class Pull:
 
     The requested and the unacknowledged deliveries together are at most `limit`.
 
-    With `slots`, each delivery needs a slot. When the consumer is known to have more deliveries, the slot is taken
-    before the request is sent. Otherwise the request is sent without a slot, so that a new event arrives at once; its
-    delivery takes a slot then, or is handed back when no slot is free. Without `slots`, only `limit` counts.
+    With `slots`, each delivery needs a slot. When the consumer is known to have more deliveries, a slot is taken before
+    the request is sent. When the consumer is not known to have more deliveries, the request is sent without a slot, so
+    that a new event arrives at once. On arrival, the delivery of the event takes a slot, or is handed back when no slot
+    is free. Without `slots`, only `limit` counts.
 
     `changed` is called when there may be something to request.
 
     Attributes:
-        ready: Whether the consumer has been set up, without an error since.
+        ready: Whether the consumer was set up, and no error has occurred since that time.
         held: The deliveries that are not acknowledged yet.
-        generation: The number of times that requests were abandoned. It is part of the subject for answers, so that an
-            answer to an abandoned request is recognized.
+        generation: How often requests were abandoned. This number is part of the subject for answers, so that an answer
+            to an abandoned request is recognized.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Pull:
         return count if self._may_ask() else 0
 
     def request(self, count: int, now: float) -> bytes:
-        """Return the body of a request for `count` deliveries, and count them as requested."""
+        """Return the body of a request for `count` deliveries, and count these deliveries as requested."""
         if not self._requested:
             self._heard = now
         self._requested += count
@@ -163,14 +164,14 @@ class Pull:
         return True
 
     def settled(self, delivery: NatsDelivery) -> None:
-        """Stop holding a delivery, which was settled or is overdue."""
+        """Stop holding a delivery that was settled or is overdue."""
         if delivery in self.held:
             self.held.discard(delivery)
             self._give_back_slot()
             self._changed()
 
     def expired(self, message: Msg) -> None:
-        """Record that a request has expired. The message states how many of its deliveries were not sent."""
+        """Record that a request has expired. The message states how many requested deliveries were not sent."""
         unserved = (message.headers or {}).get("Nats-Pending-Messages", "")
         self._requested = max(0, self._requested - int(unserved)) if unserved.isdigit() else 0
         self._idle()
@@ -186,7 +187,7 @@ class Pull:
             return True
         if not self._queued:
             self._queued = True
-            self._slots.ask(self._granted)  # `_granted` then calls `changed`, which leads to the request
+            self._slots.ask(self._granted)  # `_granted` calls `changed`, and the request is sent
         return False
 
     def _idle(self) -> None:
@@ -210,7 +211,7 @@ class Pull:
 
 _TIMINGS = {
     "none": PullTiming(expires=5.0, heartbeat=1.0, silence=2.5),
-    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer: there are many consumers, mostly idle
+    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer, for many consumers that are mostly idle
 }
 _TICK = 0.5
 _FIRST_PAUSE = 0.1
@@ -218,14 +219,14 @@ _LONGEST_PAUSE = 2.0
 _PATIENCE = 5.0
 _LEAVE_SECONDS = 1.0
 _ROUTINE = ("Leadership Change", "Server Shutdown")
-"""Reasons for which the broker ends requests in normal operation, and which are not logged."""
+"""Reasons with which the broker ends requests in normal operation. These reasons are not logged."""
 
 
 class Puller:
     """Sends pull requests to a group's consumers, and receives all deliveries in one inbox.
 
-    One task sets up the consumers, at the start and again after an error. Another task sends requests to the consumers
-    that are ready. An error of one consumer does not delay the other consumers.
+    One task sets up the consumers at the start, and again after an error. A second task sends requests to the consumers
+    that are set up. An error of one consumer does not delay the other consumers.
 
     In this process, each consumer has at most `limit` unacknowledged deliveries, and `slots` limits the deliveries of
     all consumers together. `arrived` is called with each delivery.
@@ -384,7 +385,8 @@ class Puller:
         """Return the address at which to acknowledge a delivery; `None` when the message is not a delivery.
 
         A delivery has the subject under which its event was stored. A message that somebody else has published to the
-        inbox has the subject of the inbox, and any reply subject: its acknowledgement could acknowledge another event.
+        inbox has the inbox's subject, and may have any reply subject. An acknowledgement that is sent to this reply
+        subject could acknowledge an event.
         """
         address = ack_address(message.reply)
         if address is None or message.subject.startswith(f"{self._inbox}."):
@@ -441,13 +443,13 @@ class Puller:
                 await self._client.publish(subject, body)
 
     def _note_success(self) -> None:
-        """Forget the logged errors, and begin again with the shortest pause, when all consumers are ready."""
+        """When all consumers are ready, forget the logged errors and begin again with the shortest pause."""
         if all(pull.ready for pull in self._pulls):
             self._reported.clear()
             self._pause = _FIRST_PAUSE
 
     def _report(self, event: str, error: Exception) -> None:
-        """Log an error, unless it was logged before, with the same reason and no success since."""
+        """Log an error, unless the last log of `event` had the same reason and nothing has succeeded since that log."""
         reason = text_of(error) or type(error).__name__
         if reason != self._reported.get(event):
             self._reported[event] = reason

@@ -30,7 +30,7 @@ from mediator.owner import start_detached
 from mediator.settings import LONGEST_OF_BROKER, check_texts, is_count, is_seconds
 
 _FEWEST_PENDING = 2
-"""The minimum of `max_ack_pending`. The value 1 marks the consumers of ordered groups."""
+"""The minimum of the argument `max_ack_pending`. Only the consumers of ordered groups have the value 1."""
 
 _TYPE = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
 
@@ -42,28 +42,28 @@ class NatsEventSubscription(EventSubscription):
         connection: The connection to the broker.
         group: The name of the group, and of its durable consumers.
         prefix: The first token of streams and subjects.
-        provision: Create missing streams and consumers, and add missing subjects to consumers. Otherwise the
-            subscription waits until they have been set up by other means.
-        settings: How missing streams are created. An existing stream with other settings is consumed, and the
-            difference is logged. With `ordering="key"`, the stream must have as many partitions as `settings`.
-        ack_wait: How long the broker waits for an acknowledgement, in seconds. The default is 30 s, and 10 s with
-            `ordering="key"`: when a process dies, no event is delivered from the partition of its delivery for this
-            time.
-        start: Where a new group starts: `"all"` events that the stream still has, `"new"` events only, or events since
-            a time. An existing group continues where it stopped.
+        provision: Whether to create missing streams and consumers, and to add missing subjects to consumers. If not, the
+            subscription waits until somebody else has set up the streams and consumers.
+        settings: How missing streams are created. An existing stream with other settings is still consumed, and the
+            difference is logged. With `ordering="key"`, however, the stream must have `settings.partitions` partitions.
+        ack_wait: How long the broker waits for an acknowledgement before redelivering an event, in seconds. The default
+            is 30 s, or 10 s with `ordering="key"`. When a process of an ordered group dies while it handles an event,
+            the broker delivers no event of the same partition before this time is over.
+        start: Which events a new group receives: `"all"` events that the stream still has, only `"new"` events, or only
+            the events since the given time. An existing group continues where the group stopped.
         max_ack_pending: The maximum number of events of each stream that are delivered and not yet acknowledged, in all
-            processes of the group together. Events that wait for a retry are included: when as many events wait, no
-            other event is delivered. With `ordering="key"` the maximum is always one for each partition.
+            processes of the group together. Events that wait for a retry count as not acknowledged: when the maximum is
+            reached, no other event is delivered. With `ordering="key"`, the maximum is always one for each partition.
         application: The name of this application, which is stored in the consumers of the group. Another application
-            with the same group name is refused, because the broker would deliver each event to only one of them. By
-            default the name comes from the application's outbox, if the event consumer finds an outbox in the same
+            with the same group name is refused, because the broker would deliver each event to only one of the two. By
+            default, the name comes from the application's outbox, if the event consumer finds an outbox in the same
             database.
 
     Attributes:
         connection: The connection to the broker.
         group: The name of the group.
         ack_wait: The argument `ack_wait`; without the argument, the shorter of the two defaults.
-        max_age: How long streams that are created with these settings keep events, in seconds.
+        max_age: How long a stream keeps events when the stream is created with `settings`, in seconds.
 
     Raises:
         SettingError: The group, prefix, ack_wait, start, max_ack_pending or application is not valid.
@@ -120,9 +120,9 @@ class NatsEventSubscription(EventSubscription):
     ) -> AbstractAsyncContextManager[Deliveries]:
         """Start pulling events when the block is entered.
 
-        Without an ordering, `prefetch` is divided among the streams, and each stream gets at least one. Therefore
-        `prefetch` should not be smaller than the number of domains. With `ordering="key"`, deliveries that exceed
-        `prefetch` are handed back to the broker at once.
+        Without an ordering, `prefetch` is divided among the streams, of which there is one for each domain. The share of
+        a stream is at least 1, even when `prefetch` is smaller than the number of domains. With `ordering="key"`,
+        deliveries that exceed `prefetch` are handed back to the broker at once.
 
         Raises:
             SettingError: An event type is not `<domain>.<name>`, there is no event type, `prefetch` is below 1, or the
@@ -186,7 +186,7 @@ def _shares(prefetch: int, streams: int) -> list[int]:
 
 
 class _NatsDeliveries(Deliveries):
-    """A queue of the deliveries that have arrived, until `next` returns them."""
+    """Queues deliveries from their arrival until `next` returns them."""
 
     def __init__(self) -> None:
         self._waiting: deque[NatsDelivery] = deque()
@@ -208,7 +208,7 @@ class _NatsDeliveries(Deliveries):
         self._arrived.set()
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """Make `next` raise the error with which a puller ended. Otherwise `next` would wait without end."""
+        """Make `next` raise the error with which a puller ended, instead of waiting without end."""
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             self._arrived.set()

@@ -1,7 +1,7 @@
 """JetStreamApi: sends requests to the JetStream API of one broker.
 
 The API is described at https://docs.nats.io/reference/reference-protocols/nats_api_reference. nats-py's own classes for
-it are not used, because they overwrite existing consumers and omit settings that they do not know.
+the API are not used, because these classes overwrite existing consumers and omit settings unknown to nats-py.
 """
 
 import json
@@ -27,9 +27,9 @@ class ApiError(Exception):
     """The API refused a request.
 
     Attributes:
-        code: The status code, with the meaning that it has in HTTP.
+        code: The status code, with the same meaning as in HTTP.
         err_code: The error code of JetStream.
-        description: The error's description by the server.
+        description: The server's description of the error.
     """
 
     code: int
@@ -41,7 +41,7 @@ class ApiError(Exception):
 
 
 def read_answer(data: bytes) -> dict[str, Any]:
-    """Return JetStream's answer. An answer that only somebody else can have sent is returned as an error."""
+    """Return the answer in `data`. When JetStream cannot have sent `data`, the returned answer is an error."""
     try:
         answer = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""ConsumerSettings: how a durable consumer of a stream is created, and compared with an existing consumer."""
+"""ConsumerSettings: how a durable consumer of a stream is created, and how an existing consumer is compared."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _CONSUMER_EXISTS = (10013, 10148)
 APPLICATION = "mediator.application"
 """The metadata entry with the name of the application that owns a consumer.
 
-Applications must not share a consumer: the broker would deliver each event to only one of them.
+Applications must not share a consumer: the broker would deliver each event to only one application.
 """
 _FIXED = ("ack_policy", "max_deliver")
 
@@ -35,11 +35,11 @@ class ConsumerSettings:
     Attributes:
         name: The name of the consumer in its stream.
         subjects: The subjects that the consumer receives, possibly with wildcards.
-        ack_wait: How long the broker waits for an acknowledgement before it redelivers, in seconds.
+        ack_wait: How long the broker waits for an acknowledgement before redelivering a message, in seconds.
         max_ack_pending: The maximum number of messages that are delivered and not yet acknowledged. With 1, messages
             are delivered in order.
         deliver: Where a new consumer starts: `"all"`, `"new"` or a time with a zone.
-        application: The application that owns the consumer. With `None`, the owner is not compared.
+        application: The application that owns the consumer. With `None`, any owner is accepted.
     """
 
     name: str
@@ -61,7 +61,9 @@ class ConsumerSettings:
 async def ensure_consumer(
     client: Client, stream: str, settings: ConsumerSettings, *, broker: str, provision: bool = True
 ) -> DeliverFrom:
-    """Create a durable consumer, or adapt an existing one to the settings; without `provision`, only check it.
+    """Create a durable consumer, or adapt an existing consumer to the settings.
+
+    Without `provision`, an existing consumer is only checked.
 
     No subjects are removed from an existing consumer. While two versions of an application run at the same time, the
     version that knows fewer event types must not take events away from the other version.
@@ -94,7 +96,7 @@ async def ensure_consumer(
 
 
 def _beginning(info: dict[str, Any]) -> DeliverFrom:
-    """Return where a consumer started. If the consumer is deleted, a new one that starts there misses no event."""
+    """Return where a consumer started. A replacement that starts at the same place misses no event."""
     policy: str = info["config"].get("deliver_policy", "all")
     if policy == "all":
         return "all"
@@ -124,7 +126,7 @@ def consumer_config(settings: ConsumerSettings) -> dict[str, Any]:
 
 
 def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the differences that no update of the consumer may remove, each as a text."""
+    """Return a text for each difference that an update of the consumer must not remove."""
     differences = [
         f"{name} is {found.get(name)}, not {wanted[name]}" for name in _FIXED if found.get(name) != wanted[name]
     ]
@@ -140,7 +142,7 @@ def consumer_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[
 
 
 def consumer_updates(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the differences that an update of the consumer may remove at any time, each as a text."""
+    """Return a text for each difference that an update of the consumer may remove at any time."""
     updates = [
         f"{name} is {_shown(name, found)}, not {_shown(name, wanted)}"
         for name in ("ack_wait", "max_ack_pending")
@@ -165,7 +167,7 @@ def _shown(name: str, config: dict[str, Any]) -> str:
 
 
 def surplus(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the subjects that a consumer receives although no handler needs them, each as a text."""
+    """Return a text for each subject that a consumer receives although no handler needs the subject."""
     there = filters(found)
     if not there:
         return ["receives every subject of its stream"]
@@ -194,7 +196,7 @@ def filters(config: dict[str, Any]) -> set[str]:
 
 
 async def create_consumer(api: JetStreamApi, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a consumer, unless another process has just created it; return the broker's information about it."""
+    """Create a consumer, unless another process has just done so; return the broker's information about the consumer."""
     try:
         return await api.put_consumer(stream, wanted, "create")
     except ApiError as error:

@@ -41,8 +41,8 @@ class WantedStream:
         domain: The domain of the stream's events.
         settings: How the stream is created.
         own: Whether this application publishes to the stream. The settings are compared only for own streams.
-        ordered: Whether an ordered group of this application consumes the stream. The number of partitions is then
-            compared, even if the stream is not an own stream.
+        ordered: Whether an ordered group of this application consumes the stream. If so, the number of partitions is
+            compared even when the application does not publish to the stream.
     """
 
     prefix: str
@@ -85,7 +85,7 @@ class Topology:
     consumers: tuple[WantedConsumer, ...] = ()
 
     def is_of_group(self, consumer: str) -> bool:
-        """Return whether a consumer belongs to a group of this application, or to one of the group's partitions."""
+        """Return whether a consumer is named after a wanted group, with or without the ending `-p<partition>`."""
         groups = {wanted.group for wanted in self.consumers}
         return consumer in groups or _PARTITION.sub("", consumer) in groups
 
@@ -116,17 +116,18 @@ def merged(topologies: Collection[Topology]) -> Topology:
 
 
 def _joined_streams(first: WantedStream, second: WantedStream) -> WantedStream:
-    """Return one description for two descriptions of a stream, whatever their order.
+    """Merge two descriptions of a stream. The order of the two descriptions makes no difference.
 
-    The settings are those of the publisher; without a publisher, those of an ordered group; otherwise the larger ones.
+    The settings of a publisher's description are kept. If there is no publisher, the settings for an ordered group are
+    kept. If there is no ordered group either, the larger settings are kept.
     """
     if first.own and second.own and first.settings != second.settings:
-        problem = f"two publishers want the stream {first.name} with different settings; give them the same"
+        problem = f"two publishers want the stream {first.name} with different settings; give both the same settings"
         raise SettingError("settings", second.settings, problem)
     partitions = sorted({each.settings.partitions for each in (first, second) if each.own or each.ordered})
     if len(partitions) > 1:
         problem = (
-            "the stream {} is needed with {} and with {} partitions; give its publisher and ordered groups the same"
+            "the stream {} is needed with {} and with {} partitions; give its publisher and groups the same number"
         )
         raise SettingError("settings", second.settings, problem.format(first.name, *partitions))
     chosen = max(first, second, key=lambda each: (each.own, each.ordered, astuple(each.settings)))
@@ -138,17 +139,17 @@ def _joined_consumers(first: WantedConsumer, second: WantedConsumer) -> WantedCo
     joined = replace(first.settings, subjects=subjects)
     if replace(second.settings, subjects=subjects) != joined:
         problem = f"two subscriptions want the consumer {joined.name} of {first.stream} with different settings"
-        raise SettingError("group", first.group, f"{problem}; give each a group of its own")
+        raise SettingError("group", first.group, f"{problem}; give each subscription its own group")
     return replace(first, settings=joined)
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The streams and consumers that exist on a broker, each with the broker's information about it.
+    """The streams and consumers that exist on a broker, with the broker's information about each of them.
 
     Attributes:
         streams: The wanted streams that exist, by name.
-        consumers: The consumers of every stream with one of the wanted prefixes, by stream and name.
+        consumers: All consumers of the streams whose names begin with a wanted prefix, by stream and name.
     """
 
     streams: Mapping[str, dict[str, Any]]
@@ -209,7 +210,7 @@ class Item:
         consumer: The name of the consumer; empty for the stream itself.
         status: The state of the stream or consumer.
         details: Every difference, each as a text.
-        config: The configuration with which the stream or consumer will be created or updated; otherwise `None`.
+        config: The configuration for creating or updating the stream or consumer; `None` when nothing will be done.
     """
 
     stream: str
@@ -225,14 +226,14 @@ class Item:
 
 
 def plan(topology: Topology, found: Survey, *, update_streams: bool = False, prune: bool = False) -> list[Item]:
-    """Compare the wanted streams and consumers with the existing ones; return what will be done. Nothing is deleted.
+    """Compare the wanted with the existing streams and consumers, and plan what will be done. Nothing is deleted.
 
     Args:
         topology: The wanted streams and consumers.
         found: The existing streams and consumers.
         update_streams: Whether `max_age`, `max_bytes`, `duplicate_window`, replicas and atomic batches of own streams
             are changed.
-        prune: Whether subjects that no handler of this application needs are removed from consumers.
+        prune: Whether to remove from consumers the subjects that no handler of this application needs.
     """
     partitions = {wanted.name: _partitions(wanted, found) for wanted in topology.streams}
     return [
@@ -260,7 +261,7 @@ def _stream(wanted: WantedStream, found: Survey, *, update: bool) -> Item:
 
 
 def _partitions(wanted: WantedStream, found: Survey) -> list[str]:
-    """Return why ordered groups cannot use an existing stream; an empty list when they can."""
+    """Return why ordered groups cannot use a stream; an empty list when ordered groups can use the stream."""
     info = found.streams.get(wanted.name)
     if info is None or not wanted.ordered:
         return []
@@ -273,9 +274,9 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
     info = found.consumers.get((stream, name))
     if partitions and name != wanted.group:  # an ordered group cannot use this stream
         left = "not created" if info is None else "left as it is"
-        return Item(stream, name, "differs", tuple(f"{left}: of the stream, {each}" for each in partitions))
+        return Item(stream, name, "differs", tuple(f"{left} because of its stream: {each}" for each in partitions))
     if info is None and (other := _other_ordering(wanted, found)):
-        return Item(stream, name, "differs", (f"not created: its group consumes with the other ordering, as {other}",))
+        return Item(stream, name, "differs", (f"not created: the group has {other}, which has the other ordering",))
     if info is None:
         return Item(stream, name, "create", tuple(f"receives {each}" for each in config["filter_subjects"]), config)
     there: dict[str, Any] = info["config"]
@@ -289,7 +290,7 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
 
 
 def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:
-    """Return the group's existing consumer with the other ordering, or an empty text.
+    """Return the name of the group's existing consumer with the other ordering, or an empty text.
 
     A group that has consumers of both orderings cannot consume.
     """
@@ -302,7 +303,7 @@ def _unplanned(topology: Topology, found: Survey) -> Iterator[Item]:
     own = {stream.name for stream in topology.streams if stream.own}
     for stream, name in sorted(found.consumers.keys() - wanted):
         if topology.is_of_group(name):
-            yield Item(stream, name, "unwanted", ("nothing consumes it any more; it is never deleted",))
+            yield Item(stream, name, "unwanted", ("no subscription uses it any more; it is never deleted",))
         elif stream in own:
             yield Item(stream, name, "other")
 
@@ -320,11 +321,11 @@ async def provision(
     prune: bool = False,
     rng: random.Random | None = None,
 ) -> list[Item]:
-    """Create missing streams and consumers, update those that may be updated, and return the final plan.
+    """Create missing streams and consumers, make the allowed updates, and return the final plan.
 
     Several processes may provision at the same time, and the API has no conditional updates. Therefore the streams and
     consumers are read again after a short random pause, until nothing is left to do. `done` is called after each
-    creation and update. The other options are described at `plan`.
+    creation and update. `update_streams` and `prune` are described at `plan`.
 
     Raises:
         PublisherUnavailableError: The broker did not answer or refused a request, or other processes repeatedly changed

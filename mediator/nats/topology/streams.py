@@ -1,4 +1,4 @@
-"""StreamSettings: how the stream of a domain is created, and compared with an existing stream."""
+"""StreamSettings: how the stream of a domain is created, and how an existing stream is compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ class StreamSettings:
         max_age: How long events stay in the stream, in seconds. A subscriber that is down for longer misses events.
         duplicate_window: How long the broker recognizes an id as a duplicate, in seconds. Each id needs about 240 bytes
             of the broker's memory.
-        max_bytes: The maximum size of the stream, in bytes. The broker reserves this size: the sum over all streams
-            must fit into the broker's `max_file`. A full stream never drops old events. It refuses new events, which
-            then wait in the outbox.
+        max_bytes: The maximum size of the stream, in bytes. The broker reserves this size, and the sizes of all streams
+            together must fit into the broker's `max_file`. A full stream drops no old events. It refuses new events,
+            which wait in the outbox.
         replicas: The number of servers in a cluster that store the events.
         partitions: The number of partitions into which each event type is divided (1 to 64). Within a partition, events
             are in order. The number cannot be changed later.
         storage: `"file"`, or `"memory"` for tests.
-        atomic_batches: Whether the stream accepts batches of which all events or none are stored (nats-server 2.12).
-            Batches are much faster than single messages with `sync_interval: always`. The risk: the server answers each
-            message of a batch with an empty message on a reply subject that the sender chooses, without checking the
-            sender's permissions. Anyone who may publish to the stream can use this to delete the stream, or others.
+        atomic_batches: Whether the stream accepts batches; the broker stores all events of a batch or none (nats-server
+            2.12). With `sync_interval: always`, batches are much faster than single messages. The risk: the server
+            answers each message of a batch with an empty message on the reply subject that the sender chose, without
+            checking the sender's permissions. Anyone who may publish to the stream can thereby delete streams.
     """
 
     max_age: float = 7 * 24 * 3600.0
@@ -72,7 +72,7 @@ async def ensure_stream(
 
     Raises:
         StreamNotFoundError: The stream is missing and may not be created.
-        StreamMismatchError: The stream exists and differs in a way that matters. It was not changed.
+        StreamMismatchError: The stream exists with other settings, and was not changed.
         PublisherUnavailableError: The broker did not answer, or could not create the stream.
     """
     api, stream = JetStreamApi(client, broker), stream_name(prefix, domain)
@@ -111,9 +111,9 @@ def stream_config(prefix: str, domain: str, settings: StreamSettings) -> dict[st
 
 
 def stream_differences(wanted: dict[str, Any], found: dict[str, Any], names: Sequence[str] = _FIXED) -> list[str]:
-    """Return the differences of the settings called `names`, and of the number of partitions, each as a text.
+    """Return a text for each difference in the settings called `names` and in the number of partitions.
 
-    By default, the compared settings are those that an update cannot change.
+    By default, `names` contains the settings that an update cannot change.
     """
     return [
         *(_difference(name, wanted, found) for name in names if found.get(name) != wanted[name]),
@@ -122,14 +122,14 @@ def stream_differences(wanted: dict[str, Any], found: dict[str, Any], names: Seq
 
 
 def partition_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the difference in the number of partitions, if any. The order of events depends on this number."""
+    """Return a text if the number of partitions differs. The order of events depends on this number."""
     metadata: dict[str, str] = found.get("metadata") or {}
     partitions, needed = metadata.get(PARTITIONS), wanted["metadata"][PARTITIONS]
     return [] if partitions == needed else [f"{PARTITIONS} in its metadata is {partitions}, not {needed}"]
 
 
 def changeable_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return the differences that an update can remove, each as a text."""
+    """Return a text for each difference that an update can remove."""
     return [_difference(name, wanted, found) for name in _CHANGEABLE if _found(name, found) != wanted[name]]
 
 
@@ -139,7 +139,7 @@ def changed_stream(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, A
 
 
 def _found(name: str, config: dict[str, Any]) -> Any:
-    """Return a setting of an existing stream. Older servers do not report `allow_atomic`."""
+    """Return a setting of an existing stream. Older servers do not report `allow_atomic`, which counts as false."""
     return config.get(name, False if name == "allow_atomic" else None)
 
 
@@ -152,10 +152,10 @@ def _shown(name: str, value: Any) -> str:
 
 
 async def create_stream(api: JetStreamApi, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a stream, unless another process has just created it; return the broker's information about it."""
+    """Create a stream, unless another process has just done so; return the broker's information about the stream."""
     stream = wanted["name"]
     try:
-        if not (wanted["allow_atomic"] and await _stores_batches(api)):  # a server refuses unknown settings
+        if not (wanted["allow_atomic"] and await _stores_batches(api)):  # older servers refuse this setting
             wanted = {name: value for name, value in wanted.items() if name != "allow_atomic"}
         return await api.call(f"STREAM.CREATE.{stream}", wanted)
     except ApiError as error:

@@ -187,7 +187,7 @@ def test_no_consumers_of_an_ordered_group_are_created_on_a_stream_that_it_refuse
 
     difference = "mediator.partitions in its metadata is 32, not 16"
     assert items(planned)[f"{prefix}-sales", ""] == ("differs", [difference])
-    detail = f"not created: of the stream, {difference}"
+    detail = f"not created because of its stream: {difference}"
     assert items(planned)[f"{prefix}-sales", "mails-p0"] == ("differs", [detail])
     assert applied.exit_code == 1
     consumers = on(server, lambda manager: manager.consumers_info(f"{prefix}-sales"))

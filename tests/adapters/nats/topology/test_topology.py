@@ -149,9 +149,9 @@ def test_no_partition_consumers_are_planned_on_a_stream_with_other_partitions(
     found = {item.consumer: (item.status, item.details) for item in items}
     assert found.pop("") == ("differs", (reason,))
     assert found.pop("by-none")[0] == "create"
-    assert found.pop("by-key-p3") == ("differs", (f"left as it is: of the stream, {reason}",))
+    assert found.pop("by-key-p3") == ("differs", (f"left as it is because of its stream: {reason}",))
     assert found == {
-        f"by-key-p{number}": ("differs", (f"not created: of the stream, {reason}",))
+        f"by-key-p{number}": ("differs", (f"not created because of its stream: {reason}",))
         for number in range(16)
         if number != 3
     }
