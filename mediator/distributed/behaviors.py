@@ -46,8 +46,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events when the process crashes
             or the broker is unavailable between the commit and the broker's acknowledgement.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: The longest time that direct delivery may take, in seconds. The same limit applies to all
-            calls after the commit together.
+        after_commit_timeout: The longest time that direct delivery may take, in seconds. All calls after the commit
+            together may take as long again.
     """
 
     one_of: ClassVar[str | None] = "unit of work"
@@ -170,11 +170,11 @@ Q = TypeVar("Q", bound=Query[Any])
 
 
 class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
-    """Runs every outermost query in a read-only transaction. A query inside a running transaction joins it.
+    """Runs every outermost query in a read-only transaction. A query inside a transaction joins it.
 
     All statements of the query, and of the messages that it sends, see the same state of the database. The database
-    refuses to write. A command that would join the transaction is refused; with `TransactionMode.NEW` it runs in its
-    own transaction.
+    refuses to write. A command that would join the transaction is refused. A command with `TransactionMode.NEW` runs in
+    its own transaction.
 
     Without a type argument it applies to queries. With several databases, derive one class for each: `class
     BillingReading(ReadOnlyTransactionBehavior[BillingQuery])`. The most specific class applies to a query.

@@ -1,7 +1,7 @@
 """The canonical form of a command, which does not depend on the order and the defaults of its class's fields.
 
 A command may be sent again after its class got a new field with a default, or a new order of fields. The canonical form
-has to stay the same. So fields whose value is the default are left out, and the other fields are sorted by name.
+has to stay the same, so fields whose value is the default are left out, and the other fields are sorted by name.
 """
 
 import dataclasses
@@ -88,5 +88,5 @@ def _default(found: Any) -> Any:
         return found
     try:
         return factory()
-    except Exception:  # the factory may raise any error; then the field is kept
+    except Exception:  # the factory may raise any error, and a field without a known default is kept
         return _NO_DEFAULT

@@ -20,10 +20,10 @@ async def keep_clean(
     batch: int = 5000,
     soon: float = 1.0,
 ) -> None:
-    """Call `clean` every `interval` seconds until cancelled. It deletes at most `batch` rows and returns their number.
+    """Call `clean` every `interval` seconds until cancelled.
 
-    After a full batch the pause is only `soon` seconds. After an error the line `failed` is logged, and the next call
-    deletes the rows.
+    `clean(batch)` deletes at most `batch` rows and returns their number. After a full batch the pause is only `soon`
+    seconds. After an error the line `failed` is logged, and the next call deletes the rows.
     """
     pause = interval
     while True:

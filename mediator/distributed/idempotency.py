@@ -39,7 +39,7 @@ class KeptResponse:
 class Idempotency(ABC):
     """Stores the response of each command, in the transaction of the command itself.
 
-    It is also a worker, which deletes responses that are older than `keep_seconds`.
+    An `Idempotency` is also a worker, which deletes responses that are older than `keep_seconds`.
 
     Args:
         codec: Encodes and decodes responses. It also encodes commands, so that their payloads can be compared.
@@ -60,8 +60,8 @@ class Idempotency(ABC):
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
         """Return the response stored under a key; or claim the key in the running transaction and return `None`.
 
-        If another running transaction has claimed the key, wait until that transaction ends. A key without a response
-        is claimed like a new key: the command that claimed it before failed, but its transaction committed.
+        If another running transaction has claimed the key, wait until that transaction ends. A key that has no
+        response, because its command failed but the transaction committed, is claimed like a new key.
         """
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Idempotency(ABC):
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
-        """Delete at most `limit` responses that are older than `keep_seconds`, and return how many."""
+        """Delete at most `limit` responses that are older than `keep_seconds`, and return their number."""
 
     async def run(self) -> None:
         """Delete old responses, in bounded batches, until cancelled."""
@@ -182,14 +182,14 @@ def own_key(command: Any) -> object:
 class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     """Returns the stored response of a repeated command, instead of handling the command again.
 
-    A command is repeated when it has the idempotency key, class, principal and tenant of an earlier command. A command
+    A command is repeated when an earlier command had the same idempotency key, class, principal and tenant. A command
     without a key is handled as usual. The response is stored in the transaction of the command, so place this behavior
     inside the unit of work. A command that fails stores nothing, and may be sent again. When two commands with the same
     key run concurrently, the second one waits for the first. A command with a key is refused when its caller is not
     verified, because the key could be the key of another caller.
 
-    A command class is identified by its `request_type` if it declares one, else by its name. Commands stay the same
-    when their class is moved to another module, when its fields are reordered, and when fields with defaults are added.
+    A command class is identified by its `request_type` if it declares one, else by its name. A repeated command is also
+    recognized after its class was moved to another module, got a new order of fields, or got new fields with defaults.
 
     A key in the header is only for the command that entered the application. Messages that are sent while that command
     is handled inherit the header, but the key in the header is ignored for them.

@@ -58,7 +58,7 @@ class ParkedEvent:
         sequence: Its sequence in the stream; for direction `out`, in the outbox.
         reason: One of `ParkReason`.
         error: The class and the text of the error, at most 4096 characters. It may contain a part of the payload.
-        attempts: The number of times that its handlers were started; for direction `out`, that it was published.
+        attempts: How often its handlers were started; for direction `out`, how often it was published.
         parked_at: When it was parked, in seconds since the epoch, by the clock of the database; `None` before it is
             stored.
         number: Its number among the parked events; 0 before it is stored.
@@ -186,9 +186,9 @@ class Parking(ABC):
     """Keeps parked events until they are replayed or discarded.
 
     This is the dead letter queue (DLQ). Events never expire here. Events of one consumer and partition key are kept in
-    order. Parking an event locks its key until the transaction ends, and so does `take`, which a replay calls after the
-    handlers. So an event that arrives after `take` waits until the replay ends. Editing or discarding the taken event
-    waits too.
+    order. Parking an event locks its key until the transaction ends. A replay calls `take` after the handlers, and
+    `take` locks the key in the same way. An event of the key that arrives after `take` waits until the replay ends.
+    Editing or discarding the taken event waits until then, too.
     """
 
     @abstractmethod
@@ -226,7 +226,7 @@ class Parking(ABC):
 
     @abstractmethod
     async def head(self, event: ParkedEvent, /) -> ParkedEvent | None:
-        """Return the first event of the same direction, consumer and key; `None` when none is left."""
+        """Return the first parked event of the direction, consumer and key of an event; `None` when none is parked."""
 
     @abstractmethod
     async def edit(
@@ -243,7 +243,7 @@ class Parking(ABC):
         """Reserve an event for the running transaction, which handles it and then calls `take`; return the event.
 
         Another transaction that changes the event waits until the running transaction ends. The key is not locked
-        before `take`: events of the key that arrive meanwhile are parked at once, behind this event.
+        before `take`. Events of the key that arrive before `take` are parked at once, behind this event.
 
         The default implementation reserves nothing. When two transactions replay the event concurrently, the later call
         of `take` raises a `ParkedEventNotFoundError`.

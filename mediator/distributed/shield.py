@@ -29,7 +29,7 @@ class Shielded(Generic[T]):
 
     @property
     def failure(self) -> BaseException | None:
-        """The error of the work, if it has failed; a `CancelledError` if the ending event loop has cancelled it."""
+        """The error of the failed work, or a `CancelledError` if the ending event loop has cancelled the work."""
         if not self.task.done():
             return None
         return asyncio.CancelledError("the event loop is ending") if self.task.cancelled() else self.task.exception()

@@ -22,7 +22,7 @@ LARGEST_NUMBER = 2**63 - 1
 
 
 def text_or_hash(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Return the text, or a SHA-256 hash of it when it is too long for a column or has unprintable characters."""
+    """Return the text, or its SHA-256 hash if the text is too long for a column or has unprintable characters."""
     if len(text) <= longest and text.isprintable():
         return text
     return f"sha256:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
@@ -40,7 +40,7 @@ def is_storable(text: str, longest: int = LONGEST_TEXT) -> bool:
 def time_text(time: datetime) -> str:
     """Return the text under which a time is stored: ISO 8601 in UTC.
 
-    UTC keeps the text short enough for its column. The offset of another time zone may have microseconds, and the text
+    UTC keeps the text short enough for its column. In another time zone, whose offset may have microseconds, the text
     could be 42 characters long.
 
     Raises:

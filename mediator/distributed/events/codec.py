@@ -71,12 +71,12 @@ class SchemaCodec(PlainDataCodec, Protocol):
 HARMLESS_BYTES = 4096
 """Payloads up to this size, in bytes, have too few numbers for colliding hashes to slow down decoding."""
 _LONGEST = 1000
-"""Longest number that is checked, in characters. A payload has too few longer numbers to slow down decoding."""
+"""Longest number that is checked, in characters. Longer numbers are too few in a payload to slow down decoding."""
 _MOST = 100
 """The largest count of different numbers that may share one hash.
 
-A megabyte of numbers, a hundred for each hash, is decoded in milliseconds. In normal data not even two numbers share a
-hash.
+Even a megabyte of numbers in which a hundred share each hash is decoded in milliseconds. In normal data not even two
+numbers share a hash.
 """
 
 
@@ -107,7 +107,7 @@ def check_collisions(plain: object) -> None:
 
 
 def _hashes(text: str) -> list[int]:
-    """Return the hash of a text as a decimal number and its hash as a UUID, if the text is one."""
+    """Return the hash of the decimal number and the hash of the UUID that a text can be read as, if any."""
     found = list[int]()
     if len(text) > _LONGEST:
         return found

@@ -15,15 +15,15 @@ _NO_KEY = (1 << 8 * _LENGTH_BYTES) - 1
 class PayloadCipher(Protocol):
     """Encrypts and decrypts payloads. A cipher runs on the event loop, so its secrets must already be in memory.
 
-    A cipher may have a separate secret for each partition key. Then deleting a secret makes all payloads of its
-    partition key unreadable, also in streams and backups.
+    A cipher may have a separate secret for each partition key. Deleting the secret of a key makes all payloads of the
+    key unreadable, also in streams and backups.
     """
 
     def encrypt(self, data: bytes, partition_key: str | None, /) -> bytes:
         """Return the ciphertext of a payload.
 
         Raises:
-            LookupError: There is no secret for this partition key. The command fails.
+            LookupError: There is no secret for this partition key. The command that added the event fails.
         """
         ...
 
@@ -42,8 +42,8 @@ class EncryptingCodec:
 
     Give it to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses an
     `EncryptingCodec` with the same secrets. The partition key is not encrypted, neither in the payload nor in the
-    envelope, so keep personal data out of it. Upcasters and frozen samples work as with the inner codec, and see
-    unencrypted payloads.
+    envelope, so keep personal data out of it. Upcasters work as with the inner codec, and get unencrypted payloads. The
+    same holds for frozen samples, the example payloads that are kept in files for tests of event classes.
 
     Args:
         codec: Encodes the payload before it is encrypted.

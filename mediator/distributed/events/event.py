@@ -38,7 +38,7 @@ class DistributedEvent:
     __slots__ = ()
 
     event_type: ClassVar[str] = ""
-    """`<domain>.<name>`, each of up to 64 lower-case letters, digits and hyphens. The domain names the stream."""
+    """`<domain>.<name>`, both of up to 64 lower-case letters, digits and hyphens. Each domain has its own stream."""
 
     event_version: ClassVar[int] = 1
     """Increase this when the payload changes incompatibly."""
@@ -47,12 +47,12 @@ class DistributedEvent:
     """The way to put events of one partition key into the order of their commits, despite several writers.
 
     `"strict"` locks the key from the storing of the events to the end of the commit. `"row"` takes no lock. Instead,
-    each transaction that adds such an event must update or lock a row before it commits, the same row for all events of
-    the key.
+    each transaction that adds an event of the key must, before its commit, update or lock one row. That row has to be
+    the same for all events of the key.
     """
 
     upcasters: ClassVar[Mapping[int, Upcaster]] = MappingProxyType({})
-    """A function for each older version, which converts the payload of that version to the next version.
+    """For each older version, a function that converts the payload of that version to the next version.
 
     A class of version 3 declares `{1: from_v1, 2: from_v2}`.
     """

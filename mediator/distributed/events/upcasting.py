@@ -1,7 +1,7 @@
 """Upcasting: converts the payload of an older event version to the next, until the event's class can read it.
 
 Upcasters are declared on the event class. So the class shows which versions it reads, no import is needed to register
-an upcaster, and a type checker sees each of them.
+an upcaster, and a type checker sees each upcaster.
 """
 
 import copy
@@ -17,7 +17,7 @@ E = TypeVar("E", bound=DistributedEvent)
 
 
 def readable_types(event_classes: Iterable[type[DistributedEvent]]) -> dict[str, type[DistributedEvent]]:
-    """Return the class that reads each wire type: the class of that version, else a class that upcasts the version.
+    """Return the class that reads each wire type: the class of the same version, or else a class with an upcaster.
 
     Raises:
         DeclarationError: A class has no valid type, or upcasters that cannot work.

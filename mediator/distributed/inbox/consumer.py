@@ -36,9 +36,9 @@ _ORDERED_CONCURRENCY = 16
 _STUCK_CHECK_SECONDS = 1.0
 _MOST_HANDED_BACK = 10_000
 _STUCK_SECONDS = 2.0
-"""When no handler of an event type began or ended for this many seconds, its waiting events may be handed back."""
+"""When no handler of an event type began or ended for this many seconds, waiting events of the type may go back."""
 _BACK_SECONDS = (30.0, 300.0)
-"""Seconds until a handed back event is redelivered, before new events: the first pause, and the longest pause."""
+"""The first and the longest pause until an event that was handed back is redelivered, in seconds."""
 _CANCELLED_PAUSE = 1.0
 """Seconds to pause after a handler cancelled its own task.
 
@@ -73,22 +73,22 @@ class EventConsumer:
             redelivered without end.
         authenticate: Verifies the sender of an event, and returns its `Caller` for the message context. `trust_stream`
             returns the tenant that the event states. An authenticator that checks signatures may return `None` for an
-            event without one. An event for which it raises `NotAuthorizedError` is parked at once.
+            event without a signature. An event for which it raises `NotAuthorizedError` is parked at once.
         ordering: `"none"`, or `"key"` for strict order per key, which needs parking.
-        concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Of two
-            or more places, an eighth, and at least one, is kept free for event types without a running handler, so that
-            no event type takes all places.
+        concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Each of
+            these events takes one place. An eighth of the places, and at least one of several, is kept free for event
+            types of which no handler is running, so that no event type takes all places.
         prefetch: The largest number of unacknowledged events in this process.
         max_attempts: The largest number of starts of an event's handlers; by default one more than the number of
             `retry_delays`.
-        retry_delays: The pauses after the failures of an event, in seconds; the last one is repeated. By default from 0
-            s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event together may
-            last 5 s at most.
+        retry_delays: The pauses after the failures of an event, in seconds; the last pause is repeated. By default from
+            0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event together
+            may last 5 s at most.
         fatal_errors: Further errors that another attempt would raise again, so that the event is parked at once.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always among them.
         handler_timeout: How long the handlers of one event may take, in seconds; then they are cancelled.
-        unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since it
-            was stored. A newer version of this application may start meanwhile and handle it.
+        unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since the
+            event was stored. During this time a newer version of this application may start and handle the event.
         drain_timeout: The time that running handlers have to end when the consumer is stopped, in seconds.
         clean_interval: The interval at which old inbox rows are deleted, in seconds.
         rng: The random number generator for the jitter of pauses.
@@ -205,7 +205,7 @@ class EventConsumer:
             return Admission.NEW
 
         async def conclude(unit_of_work: UnitOfWork) -> None:
-            """Lock the key after the handlers, so that events that arrive while they run do not wait."""
+            """Lock the key after the handlers, so that events that arrive while the handlers run do not wait."""
             await parking.take(unit_of_work, parked.number)
             await failpoints.reach("replay.after_take")
 
@@ -252,12 +252,12 @@ class EventConsumer:
     async def _hand_back_stuck(self, queue: FairQueue[Delivery], longest: int) -> None:
         """Hand back deliveries that wait behind hanging handlers, so that events of other types are delivered here.
 
-        The inbox first records that the event was not started here. Otherwise the event would look as if it had killed
-        this process when it is redelivered. An event that may have killed a process before is not handed back.
+        The inbox first records that the event was not started here. Without this record, the redelivered event would
+        look as if it had killed this process. An event that may have killed a process before is not handed back.
         """
         while True:
             await asyncio.sleep(_STUCK_CHECK_SECONDS)
-            if len(self._handed_back) > _MOST_HANDED_BACK:  # most of them have gone to other processes
+            if len(self._handed_back) > _MOST_HANDED_BACK:  # most of these events have gone to other processes
                 self._handed_back.clear()
             for event_type in queue.stuck(_STUCK_SECONDS):
                 while (delivery := queue.remove_newest(event_type, longest, self._may_go_back)) is not None:
@@ -283,7 +283,7 @@ class EventConsumer:
     def _may_go_back(self, delivery: Delivery) -> bool:
         """Return whether the event was never started.
 
-        This is known for its first delivery, and for a delivery after this process has handed it back.
+        This is known if the delivery is the first, or if this process has handed back the delivery before it.
         """
         before = self._handed_back.get((delivery.subject, delivery.sequence), 0)
         return delivery.attempt == before + 1

@@ -1,4 +1,4 @@
-"""DistributedEventHandler: handles events of other applications. It can read the current delivery."""
+"""DistributedEventHandler: handles events of other applications. A handler can read the current delivery."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

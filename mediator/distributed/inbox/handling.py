@@ -20,7 +20,7 @@ from mediator.transactions import Outcome, TransactionMode
 from mediator.watching import check_awaited
 
 Admit = Callable[[UnitOfWork], Awaitable[Admission]]
-"""Runs the first statements of the transaction. The handlers run when it returns `NEW`."""
+"""Runs the first statements of the transaction. The handlers run only when the function returns `NEW`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Handling:
 
     Attributes:
         outcome: The outcome of its transaction, even when `run` raises an error.
-        context: The message context of the event. After authentication it names the verified caller.
+        context: The message context of the event. After the authentication, the context names the verified caller.
     """
 
     def __init__(

@@ -30,12 +30,12 @@ class EventIdentity:
 def identity_of(consumer: str, delivery: Delivery) -> EventIdentity:
     """Return the identity of a delivery. An unreadable message is identified by its place, time and content.
 
-    The id of an unreadable message is not used, even when it can be read. A faulty producer may give several messages
-    the same id, and each message has to be kept. When the producer later sends a readable event with this id, the event
-    must not look as if it had taken effect.
+    The id of an unreadable message is not used, even when the id itself can be read. A faulty producer may give several
+    messages the same id, and each message has to be kept. A readable event that the producer later sends under this id
+    must not look as if it had taken effect already.
 
-    The place is the subject and the sequence. The time is needed too, because a stream that is deleted and created
-    again numbers its messages from 1 again.
+    The place consists of the subject and the sequence. The time is needed in addition, because a stream that is deleted
+    and created again numbers its messages from 1 again.
     """
     event = delivery.event
     if event is not None:
@@ -77,6 +77,6 @@ def parked_delivery(
 
 
 def key_of(delivery: Delivery) -> str | None:
-    """Return the partition key of a delivery, or its hash if the key does not fit into a column."""
+    """Return the partition key of a delivery, or the hash of the key if the key does not fit into a column."""
     key = (delivery.event or delivery.unreadable).partitionkey
     return None if key is None else text_or_hash(key)

@@ -80,8 +80,9 @@ class DatabaseOutage:
         Args:
             error: The error that showed the outage.
             stopping: Set when the consumer is stopped.
-            losses: The number of outages that the same event has met before. From the second on, a pause comes first,
-                because the event may need more disk space than is left. Other events may free space meanwhile.
+            losses: The number of outages that the same event has met. If this is the second or a later outage, and the
+                database cannot store data, the first check comes after a pause. The event may need more disk space than
+                is left, and other events may free space in the meantime.
         """
         if is_backlog(error):
             if not self._is_full:

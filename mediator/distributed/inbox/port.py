@@ -43,11 +43,11 @@ class Start:
 
     Attributes:
         attempt: The number of this start, from 1; when `exhausted` or `suspect`, the number of earlier starts.
-        taken: `True` if they must not start, because the event has taken effect or is parked.
-        exhausted: `True` if they must not start, because they were started as often as allowed, and the process died in
-            the last start.
-        suspect: `True` if they may only start alone, because it is not known how the last start ended. This start was
-            not counted.
+        taken: `True` if the handlers must not start, because the event has taken effect or is parked.
+        exhausted: `True` if the handlers must not start, because they were started as often as allowed, and the process
+            died in the last start.
+        suspect: `True` if the handlers may only start alone, because it is not known how the last start ended. This
+            start was not counted.
     """
 
     attempt: int
@@ -112,21 +112,21 @@ class Inbox(ABC):
             consumer: The name of the consumer.
             source: The application that the event comes from.
             event_id: Its id there.
-            limit: How often it may be started.
-            alone: `True` if no other event is being handled in this process. Otherwise the start of a suspect is not
-                counted, and the answer has `suspect` set.
+            limit: How often its handlers may be started.
+            alone: `True` if no other event is being handled in this process. With `False`, a start that may only be
+                alone is not counted, and the answer has `suspect` set.
         """
 
     @abstractmethod
     async def end(self, consumer: str, source: str, event_id: str, attempt: int, /) -> None:
         """Record that the last start failed, in a separate transaction.
 
-        `attempt` is the number of that start. It is stored if the event has no count yet.
+        `attempt` is the number of that start, which is stored if the event has no count yet.
         """
 
     @abstractmethod
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
-        """Remove the last start from the count, in a separate transaction; also the first start, which has no count."""
+        """Remove the last start from the count, in a separate transaction; also a first start that was not counted."""
 
     @abstractmethod
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
@@ -146,7 +146,7 @@ class Inbox(ABC):
 
 
 def needed_retention(*, stream: float, archive: float = 0.0) -> float:
-    """Return how long an inbox must remember events, in seconds, so that none takes effect twice.
+    """Return how long an inbox must remember events, in seconds, so that no event takes effect twice.
 
     Args:
         stream: How long the broker keeps events, in seconds.

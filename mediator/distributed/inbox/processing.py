@@ -1,4 +1,8 @@
-"""Processing: handles one delivery, and then acknowledges it, puts it back for another attempt, or parks it."""
+"""Processing: handles one delivery, and then acknowledges it, puts it back for another attempt, or parks it.
+
+A start is one run of all handlers of an event. An event is a suspect when it is not known how its last start ended: the
+process may have died because of this event, or because of an event that was being handled at the same time.
+"""
 
 import asyncio
 import random
@@ -28,7 +32,7 @@ from mediator.printable import shown, shown_error, text_of, traceback_of
 from mediator.transactions import Outcome
 
 _TAKE_BACK_SECONDS = 0.9
-"""Longest time that a stopping consumer waits for the database to take a start back, in seconds."""
+"""Longest time that a stopping consumer waits for the database to remove a start from the count, in seconds."""
 _ALONE_SECONDS = 10.0
 """The longest time for which a suspect is handled alone, in seconds, except in its last allowed start.
 
@@ -36,7 +40,7 @@ An event that kills its process usually does so within this time.
 """
 
 _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
-"""Reasons that any publisher can cause at will, so their log lines are rate-limited. All these events are parked."""
+"""Reasons that any publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
@@ -44,7 +48,7 @@ _LOSSES = 3
 _FULL_LOSSES = 10
 """The number of times that a database with some space left lacks space for an event, until the event counts as failed.
 
-This takes half a minute.
+All these tries together take half a minute.
 """
 
 
@@ -62,7 +66,8 @@ class ProcessingParts:
         parking: Keeps parked events; without parking, failing events are tried again without end.
         retries: How often and when failed events are tried again.
         fatal_errors: Errors that another attempt would raise again.
-        unknown_type_grace: How long after it was stored an event of an unknown type may wait for a handler, in seconds.
+        unknown_type_grace: How long an event of an unknown type may wait for a handler, in seconds since the event was
+            stored.
         outage: Waits for the database.
         rng: The random number generator for the jitter of pauses.
         now: Returns the time in seconds since the epoch.
@@ -88,11 +93,10 @@ class ProcessingParts:
 
 
 class Attempt:
-    """Counts one start of the handlers of a redelivered event. A first delivery is not counted, to save a transaction.
+    """Counts one start of a redelivered event. The start at its first delivery is not counted, to save a transaction.
 
-    An event is a suspect when it is not known how its last start ended. The process may have died because of this
-    event, or because of an event that was being handled at the same time. So a suspect is handled alone, and only then
-    its start is counted. If the process dies again, no other event can be the cause.
+    A suspect is handled alone, and its start is counted only when no other event is being handled. If the process dies
+    again, no other event can be the cause.
 
     Attributes:
         guard: Acquires the shared lock of this process for the event, until the delivery is settled.
@@ -113,7 +117,7 @@ class Attempt:
         return self.start.attempt if self.start is not None else 0
 
     async def begin(self, *, first: bool) -> Start | None:
-        """Wait for the shared lock, count the start once, and return it; `None` when the consumer is stopped before.
+        """Wait for the lock and return the start, which is counted once; `None` if the consumer is stopped first.
 
         Args:
             first: `True` if the event was never delivered before.
@@ -128,8 +132,8 @@ class Attempt:
     async def joined(self) -> AsyncGenerator[None, None]:
         """Let other events be handled concurrently with a suspect after the body has run for `_ALONE_SECONDS`.
 
-        Before that, the start of the suspect is recorded as ended. In its last allowed start a suspect stays alone: if
-        the process dies then, the suspect is known to be the cause.
+        Before that, the start of the suspect is recorded as ended. In its last allowed start a suspect stays alone, so
+        that the suspect is known to be the cause if the process dies.
         """
         if not self.guard.is_exclusive or self.number >= self._limit:
             yield
@@ -177,7 +181,7 @@ class Attempt:
 
 
 class _OutageError(Exception):
-    """Carries an error that has shown an outage of the database to the code that waits for its end."""
+    """Carries an error that has shown an outage of the database to the code that waits for the end of the outage."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -263,7 +267,8 @@ class Processing:
     async def _is_known_by_its_former_id(self) -> bool:
         """Return whether the event was recorded under the id that it had before version 2 of the tables.
 
-        An older record than the stored event does not count: it is of another event, which had the same place before.
+        A record that is older than the stored event does not count, because it is the record of another event, which
+        had the same subject and sequence in a deleted stream.
         """
         known, delivery = self._identity, self._delivery
         if known.former_id is None:
@@ -341,7 +346,7 @@ class Processing:
         return await self._try_again(error, self._parts.retries.delay(attempt, self._parts.rng))
 
     def _leave_full_outbox(self) -> None:
-        """End the wait for a full outbox, if the event had met one and did not meet it this time."""
+        """End the wait for a full outbox, if the outbox was full at an earlier try of the event and not at this try."""
         if self._met_full_outbox:
             self._met_full_outbox = False
             self._parts.outage.note_outbox_space()
@@ -350,15 +355,15 @@ class Processing:
         self._decided = partial(self._try_again, error, pause)
         try:
             await self._attempt.end()
-        except Exception as failure:  # the start now counts as one that killed its process
+        except Exception as failure:  # the start now counts as a start in which the process died
             await self._refuse_outage(failure)
             self._parts.log.warning("failure not recorded", **self._of_failure(failure))
         return self._put_back(error, pause)
 
     async def _is_outage(self, error: BaseException) -> bool:
-        """Return whether the database or its outbox is the cause of an error, and not the handlers.
+        """Return whether an error was caused by the database or its outbox, and not by the handlers.
 
-        Handlers that lose the connection each time are the cause themselves.
+        Handlers that lose the connection each time count as the cause.
         """
         if is_backlog(error):
             self._met_full_outbox = True

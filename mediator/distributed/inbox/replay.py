@@ -38,8 +38,8 @@ class ParkedReplay:
 
     An event of direction `in` is handled by the handlers and behaviors of its consumer, in a transaction that also
     removes it from the parking. An event of direction `out` is put back into the outbox, under its old sequence. When
-    the first event of a key succeeds, the events that were parked only because of it are replayed too, even if the
-    filter does not select them. When an event fails, no other event of its key is tried.
+    the first event of a key succeeds, the events that were parked only because of that event are replayed too, even if
+    the filter does not select them. When an event fails, no other event of its key is tried.
 
     Args:
         parking: Keeps the parked events.
@@ -69,7 +69,8 @@ class ParkedReplay:
     async def run(self, which: ParkedFilter, /, *, dry_run: bool = False) -> AsyncIterator[Replayed]:
         """Replay the matching events in the order of their numbers, and yield the result of each once it is done.
 
-        If the iterator is closed or cancelled, the run ends between two events, or the current event is rolled back.
+        If the iterator is closed or cancelled while an event is being handled, the handling of that event is rolled
+        back.
         """
         run = _Run()
         last = 0
@@ -154,7 +155,7 @@ class _Run:
 
     Attributes:
         done: The numbers of the events that were yielded.
-        stopped: For each ordering key that stopped, the number of the event that stopped it.
+        stopped: For each ordering key whose replay has stopped, the number of the event that stopped it.
         ready: The ordering keys that would be tried in a dry run.
     """
 

@@ -13,7 +13,7 @@ DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
 ORDERED_DELAYS = (0.0, 1.0, 3.0)
 """The pause after each failure of an event with `ordering="key"`, in seconds. Later events of the key wait."""
 LONGEST_ORDERED = 5.0
-"""The largest sum of the pauses of an event with `ordering="key"`, in seconds. Its partition waits meanwhile."""
+"""The largest sum of the pauses of an event with `ordering="key"`, in seconds. The whole partition waits as long."""
 _JITTER = 0.2
 
 
@@ -23,7 +23,7 @@ class RetrySchedule:
 
     Attributes:
         max_attempts: After this many failed starts the event is parked.
-        delays: The pause after the first failure, after the second, and so on, in seconds; the last one is repeated.
+        delays: The pause after the first failure, after the second, and so on, in seconds; the last pause is repeated.
             Each pause is lengthened or shortened at random by up to a fifth, so that processes do not try again all at
             the same time.
     """

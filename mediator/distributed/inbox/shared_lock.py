@@ -1,4 +1,7 @@
-"""SharedLock: lets the handlers of a process run concurrently, and those of a suspect alone."""
+"""SharedLock: lets the handlers of a process run concurrently, but the handlers of a suspect alone.
+
+A suspect is an event that may have killed a process. Newcomers are the events that are delivered while a suspect waits.
+"""
 
 import asyncio
 import contextvars
@@ -9,19 +12,18 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 PATIENCE = 5.0
-"""Seconds for which newcomers wait for a waiting suspect. Then they may start for as many seconds, and so on."""
+"""Seconds for which newcomers wait for a waiting suspect. For as many seconds after that they may start, and so on."""
 
 
 class SharedLock:
-    """A fair shared/exclusive lock. A suspect, an event that may have killed a process, acquires it exclusively.
+    """A fair shared/exclusive lock. A suspect acquires it exclusively, any other event shared.
 
-    A suspect waits until the running handlers have ended. Meanwhile newcomers, the events that are delivered next, wait
-    for the suspect. When the suspect has ended, all waiting newcomers run before the next suspect. Among the waiting
-    suspects, the one with the fewest starts runs first. So the innocent suspects take effect before the event that
-    kills the process is handled again.
+    A suspect waits until the running handlers have ended. Newcomers wait for the suspect. When the suspect has ended,
+    all waiting newcomers run before the next suspect. Among the waiting suspects, the one with the fewest starts runs
+    first. So the innocent suspects take effect before the event that kills the process is handled again.
 
-    A handler that never ends would make suspects and newcomers wait without end. So newcomers wait for suspects at most
-    `patience` seconds. Then they may start for as many seconds although suspects wait.
+    A handler that never ends would make suspects and newcomers wait without end. Therefore newcomers wait for suspects
+    at most `patience` seconds. After that, newcomers may start for as many seconds although suspects wait.
 
     Args:
         patience: How long newcomers wait for waiting suspects, in seconds.
@@ -190,6 +192,6 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedLock] = WeakKeyDictio
 def shared_lock_here() -> SharedLock:
     """Return the lock of all consumers on the running event loop.
 
-    They share one lock because they die together. Event loops in other threads have their own locks.
+    All these consumers share one lock, because they die together. Event loops in other threads have their own locks.
     """
     return _locks.setdefault(asyncio.get_running_loop(), SharedLock())

@@ -14,8 +14,8 @@ from mediator.distributed.cloudevents import CloudEvent
 class UnreadableMessage:
     """The readable parts of a message that is not a valid event.
 
-    The key keeps later events of the same key in order, and operators can see the type. `identity_of` explains why the
-    id of the message is not used.
+    The partition key is needed to keep later events of the same key in order, and the type is shown to operators.
+    `identity_of` explains why the id of the message is not used.
 
     Attributes:
         type: Its wire type; empty when it cannot be read.
@@ -43,7 +43,8 @@ class Delivery(ABC):
 
     Attributes:
         event: The event; `None` when the message is not a CloudEvent (`problem` says why).
-        problem: Why the message could not be read, as the `reason` of an `EventNotDecodableError`; empty when it could.
+        problem: Why the message could not be read, as the `reason` of an `EventNotDecodableError`; empty when the
+            message could be read.
         unreadable: The readable parts of a message that is not a valid event. In an ordered group, later events of its
             key wait for the message.
         former_id: For an event without an id, the substitute id of former versions, which does not contain the time of
@@ -71,7 +72,7 @@ class Delivery(ABC):
 
     @abstractmethod
     async def ack(self) -> None:
-        """Tell the broker that the event has taken effect. It may still be redelivered if the broker fails at once."""
+        """Tell the broker that the event has taken effect. It may be redelivered if the broker fails soon after."""
 
     @abstractmethod
     async def nak(self, delay: float) -> None:
@@ -91,7 +92,7 @@ class Deliveries(ABC):
 
     @abstractmethod
     async def next(self) -> Delivery:
-        """Wait for the next delivery and return it, through outages of the broker. Cancelling loses no delivery."""
+        """Wait for the next delivery, also in outages of the broker, and return it. Cancelling loses no delivery."""
 
 
 class EventSubscription(ABC):
@@ -112,7 +113,7 @@ class EventSubscription(ABC):
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], data: bytes, /, *, fallback_id: str, stored_at: datetime) -> CloudEvent:
-        """Return the event in a message that was delivered once, from its stored headers and body.
+        """Return the event in a message that was delivered earlier, from the stored headers and body of the message.
 
         Args:
             headers: The headers as received.
@@ -131,9 +132,9 @@ class EventSubscription(ABC):
         """Start pulling events of the named types (`<domain>.<name>`, every version of them).
 
         With `ordering="key"` each partition has at most one outstanding delivery, among all processes of the group. The
-        next delivery comes when this one was acknowledged or terminated.
+        next delivery of the partition comes after the outstanding delivery was acknowledged or terminated.
 
         At most `prefetch` deliveries are unacknowledged in this process. The context can be entered while the broker is
         unavailable; the subscription then waits for the broker. Leaving the context hands unread deliveries back at
-        once, and is bounded in time.
+        once, in bounded time.
         """

@@ -97,7 +97,7 @@ class OutboxContents(ABC):
 
     @abstractmethod
     async def count(self, which: OutboxFilter, /) -> OutboxCount:
-        """Return how many events match, and how old the oldest is."""
+        """Return the number and the age of the matching events."""
 
     @abstractmethod
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:

@@ -34,6 +34,10 @@ class Outages:
     A domain is the first part of an event's type, and has its own stream. The stream may be missing, full or without a
     leader. During such an outage the events of the domain wait in the outbox, and their failures are not counted.
 
+    Some errors do not show whether only one stream or the whole broker is unavailable. The domains of the failed events
+    are then suspected: the relay tries other domains first. When the broker answers for another domain, each suspected
+    domain has an outage.
+
     Args:
         rng: The random number generator for the jitter of pauses.
         clock: Returns the monotonic time in seconds.
@@ -44,7 +48,7 @@ class Outages:
         self._clock = clock
         self._outages: dict[str, _Outage] = {}
         self._suspects: dict[str, Exception] = {}
-        self._log: Logger = Logger(worker="relay")
+        self._log: Logger = Logger(worker="relay")  # in log lines, "context" means the domain
 
     def domains(self) -> frozenset[str]:
         """Return the domains whose events must not be published yet."""
@@ -54,31 +58,25 @@ class Outages:
         )
 
     def retry_suspects(self) -> bool:
-        """Let the suspected domains be tried again; return false when there are none.
-
-        A domain is suspected when its events failed as in an outage of the whole broker, and no event of another domain
-        was tried since.
-        """
+        """Let the suspected domains be tried again; return false when no domain is suspected."""
         pardoned = bool(self._suspects)
         self._suspects.clear()
         return pardoned
 
     def next_try(self) -> float | None:
-        """Return the seconds until the next try of a domain, 0 when it is due; `None` without an outage."""
+        """Return the seconds until a domain with an outage may be tried again; `None` when no domain has an outage."""
         if not self._outages:
             return None
         return max(0.0, min(outage.until for outage in self._outages.values()) - self._clock())
 
     def note(self, results: Sequence[PublishResult]) -> Exception | None:
-        """Update the outages from the results of one publish call.
+        """Update the outages and the suspected domains from the results of one publish call.
 
         Results of events that were held back are ignored.
 
         Returns:
-            An error that may concern the whole broker; `None` when the broker stored or refused any event, or when all
-            errors are known to concern a single stream. After such an error the domains of the batch are suspected, and
-            other domains are tried first, because the batch may have had events of one domain only. When the broker
-            answers for another domain, only the suspected domains have an outage.
+            An error that may concern the whole broker; the domains of the failed events are then suspected. `None` when
+            the broker stored or refused any event, or when every error is known to concern a single stream.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()
@@ -103,9 +101,10 @@ class Outages:
     def forget(self, *, left_out: Collection[str], results: Sequence[PublishResult]) -> None:
         """Forget the outages of domains in which no event waits any more.
 
-        This is called after a claim that returned all waiting events. The events of such a domain were published by
-        another relay, or wait behind a refused event. So no result of this relay would end the outage. Nothing is
-        logged, because it is not known whether the stream is available again.
+        Call this when no events wait except those of the last claim and those of the domains that the claim left out.
+        The events of a forgotten domain were published by another relay, or wait behind a refused event. No result of
+        this relay would end the outage of such a domain. Nothing is logged, because it is not known whether the stream
+        is available again.
 
         Args:
             left_out: The domains that the claim left out.

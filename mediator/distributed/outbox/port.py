@@ -15,12 +15,13 @@ ARCHIVE_SECONDS = 72 * 3600.0
 
 
 class OutboxBatch(ABC):
-    """Events that one relay has claimed. No other relay publishes them meanwhile.
+    """Events that one relay has claimed. No other relay publishes these events until the claim ends.
 
     Attributes:
         events: The events, in the order in which they are to be published.
-        look_again: Seconds until the next claim if nothing wakes the relay: 0 when more events are waiting, a short
-            time when other relays hold some of them, `None` when no other event is waiting.
+        look_again: The seconds until the next claim, unless something wakes the relay earlier. It is 0 when more events
+            are waiting, a short time when other relays hold some of the waiting events, and `None` when no more events
+            are waiting.
     """
 
     events: Sequence[CloudEvent]
@@ -95,7 +96,7 @@ class Outbox(ABC):
         return None
 
     def use_application(self, application: str | None, /) -> None:
-        """Check that a publisher has the same application name. An outbox without a name takes the publisher's.
+        """Check the application name of a publisher. An outbox without a name takes over the publisher's name.
 
         Raises:
             SettingError: The outbox has another name.
@@ -112,7 +113,7 @@ class Outbox(ABC):
 
     @abstractmethod
     async def wait(self, seconds: float, /) -> None:
-        """Wait at most `seconds` for a call of `wake`. Return at once after a call since the last `wait`."""
+        """Wait at most `seconds` for a call of `wake`. Return at once if `wake` was called since the last `wait`."""
 
     @abstractmethod
     def claim(self, limit: int, /, *, without: Collection[str] = ()) -> AbstractAsyncContextManager[OutboxBatch]:
@@ -121,12 +122,12 @@ class Outbox(ABC):
         While a relay holds a claim, no other relay can claim events of the same partition keys. The claim of a process
         that died ends at once. The batch is empty when no event is waiting, or when other relays hold all waiting
         events. Delayed events that are not due are left out, and so are events that wait behind a refused event of
-        their key. If the body raises an error, events that it has settled may be waiting in the outbox again.
+        their key. If the body raises an error, events that the body has settled may be waiting in the outbox again.
         """
 
     @abstractmethod
     async def due_in(self) -> float | None:
-        """Return the seconds until the next delayed event is due, 0 when it is overdue; `None` if there is none."""
+        """Return the seconds until the next delayed event is due, 0 if it is overdue; `None` if no event is delayed."""
 
     @abstractmethod
     async def clean(self, limit: int, /) -> int:
@@ -147,8 +148,8 @@ class Outbox(ABC):
 
         Args:
             event_id: The id that `add` returned, in a transaction that has committed.
-            unit_of_work: A running unit of work on the same database; the event is cancelled when it commits. With
-                `None` the event is cancelled at once.
+            unit_of_work: A running unit of work on the same database; the event is cancelled when that unit of work
+                commits. With `None` the event is cancelled at once.
 
         Raises:
             MisuseError: The unit of work is on another database.
@@ -159,10 +160,11 @@ class Outbox(ABC):
     async def erase(self, partition_key: str, /) -> Erased:
         """Delete the archived events and the refused events of a partition key.
 
-        Waiting events are only counted, because every committed event is published: erase again once they are
-        published. An event that is archived or released meanwhile counts as waiting. When no event is `pending`, no
-        event of the key is left, except events that were committed since the call. Payloads that were published
-        unencrypted may have been copied; see `PayloadCipher` for payloads that can be made unreadable everywhere.
+        Waiting events are only counted, because every committed event has to be published. Call this again once the
+        waiting events are published. An event that is archived, or put back into the outbox, during the call counts as
+        waiting. When no event is `pending`, no event of the key is left, except events that were committed since the
+        call. Payloads that were published unencrypted may have been copied; see `PayloadCipher` for payloads that can
+        be made unreadable everywhere.
 
         Raises:
             SettingError: The key is empty.
@@ -170,7 +172,7 @@ class Outbox(ABC):
 
 
 class Doorbell(ABC):
-    """Wakes the relays of other processes before their next poll. A ring may be lost; relays also poll."""
+    """Wakes the relays of other processes before their next poll. Relays also poll, because a ring may be lost."""
 
     @abstractmethod
     def ring(self) -> None:

@@ -40,7 +40,7 @@ class StreamContents(ABC):
 
     @abstractmethod
     async def state(self, domain: str, /) -> HeldStream | None:
-        """Return the stream of a domain; `None` when there is none.
+        """Return the stream of a domain; `None` when the domain has no stream.
 
         Raises:
             PublisherUnavailableError: The broker did not answer, or refused the request.
@@ -52,13 +52,13 @@ class StreamContents(ABC):
     ) -> AsyncGenerator[Sequence[tuple[str, str]]]:
         """Yield the source and the id of each event in a domain's stream, in order, page by page.
 
-        Events that are stored after the start are left out. Events of other applications are included, and events of
-        this application under its former names.
+        Events that are stored after the call are left out. Events of other applications, and events that this
+        application stored under a former name, are included.
 
         Args:
             domain: The domain. If it has no stream, nothing is read.
-            since: Skip events that were stored earlier, as far as the broker can skip them.
-            after: Only events with a higher sequence.
+            since: Skip events that were stored before this time, as far as the broker can skip them.
+            after: Only events with a sequence above this number.
 
         Raises:
             PublisherUnavailableError: The broker stopped answering before everything was read.
@@ -97,9 +97,9 @@ class EventPublisher(ABC):
         """Send events, and return one result for each event, in the given order.
 
         Events of one partition key are stored in the given order: after an event failed, no later event of its key is
-        sent in this call. Each of these later events gets an `EventHeldBackError`. In an outage they may also get a
-        `PublisherUnavailableError`, but not after a refused event, because the relay would assume an outage of the
-        whole domain.
+        sent in this call. Each of these later events gets an `EventHeldBackError`; in an outage it may get a
+        `PublisherUnavailableError` instead. After a refused event, only an `EventHeldBackError` is right: from the
+        other error the relay would conclude that the whole domain has an outage.
 
         An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
         An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in
@@ -107,13 +107,13 @@ class EventPublisher(ABC):
         """
 
     async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
-        """Publish events again that the broker has lost. Unlike in `publish`, the broker may still remember their ids.
+        """Publish events again that the broker has lost, although the broker may still remember their ids.
 
         Args:
             events: Events that are missing from their streams. The caller has read the streams to find them.
-            mark: Without a mark, an event whose id the broker remembers gets a `DuplicateDroppedError`, and later
-                events of its partition key are not sent. With a mark, the broker's deduplication uses the id
-                `<id>.<mark>`; the id of the event stays the same. At most 64 letters and digits.
+            mark: A text of at most 64 letters and digits. With a mark, the broker looks for duplicates by `<id>.<mark>`
+                instead of the id; the id of the event stays the same. Without a mark, an event whose id the broker
+                remembers gets a `DuplicateDroppedError`, and later events of its partition key are not sent.
         """
         del mark
         return await self.publish(events)

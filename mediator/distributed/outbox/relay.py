@@ -22,7 +22,7 @@ from mediator.settings import check_counts, check_not_negative, check_positive
 
 
 class OutboxRelay:
-    """Publishes the events in the outbox, oldest first, and archives each one once the broker has stored it.
+    """Publishes the events in the outbox, oldest first, and archives each event once the broker has stored it.
 
     Any number of relays may run on one database, in one process or in many, and one process may run the relays of
     several databases. An outage of the broker or of the database loses no event, and is not counted as a failure of an
@@ -39,10 +39,10 @@ class OutboxRelay:
         batch_size: The number of events that are published at a time.
         poll_interval: The interval at which events of other processes are looked for, in seconds. Events of this
             process wake the relay.
-        batch_timeout: The longest time that the publisher may take for a batch, in seconds. Another relay can claim the
-            events of a frozen process after 10 s.
-        drain_timeout: The time that the current batch has to end when the relay is stopped, in seconds. A running
-            deletion of old events then has the same time.
+        batch_timeout: The longest time that the publisher may take for a batch, in seconds. When a process hangs,
+            another relay can claim its events after 10 s.
+        drain_timeout: The time that the current batch has to end when the relay is stopped, in seconds. After the
+            batch, a running deletion of old events has the same time to end.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.
         rng: The random number generator for the jitter of pauses.
         clock: Returns the monotonic time in seconds, for the pauses of single domains.
@@ -128,7 +128,7 @@ class OutboxRelay:
         """Publish one batch, and return the longest time to wait before the next batch, in seconds."""
         try:
             results, look_again = await self._relay_batch()
-            # With `look_again` the timers do not count: other relays that hold events hold the due events too.
+            # With `look_again` the timers do not count: the relays that hold other events hold the due events too.
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _may_differ(results) else max(pause, min(SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # logged: the events are still in the outbox
@@ -196,7 +196,7 @@ class OutboxRelay:
         self._broker_unavailable = isinstance(error, PublisherUnavailableError)
 
     def _recovered(self, stored: int) -> None:
-        """Log the end of an outage. Without waiting events, it is enough that the database answers again."""
+        """Log the end of an outage. If no event waits, an answer of the database is enough."""
         if self._trouble:
             self._log.info("relay goes on", after=self._trouble, events=stored)
         self._trouble = ""
@@ -204,5 +204,5 @@ class OutboxRelay:
 
 
 def _may_differ(results: Sequence[PublishResult]) -> bool:
-    """Return whether the next claim may return different events: not if all events were only held back."""
+    """Return false if all events were only held back, because the next claim would return the same events."""
     return any(not isinstance(result.error, EventHeldBackError) for result in results)

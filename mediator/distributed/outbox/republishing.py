@@ -21,7 +21,7 @@ from mediator.settings import check_not_negative
 _RECOVERY_SECONDS = 1.0
 _UNSENT = (PublisherUnavailableError, EventHeldBackError)
 _LASTING = (StreamMismatchError, StreamNotFoundError)
-"""Errors that do not end by waiting."""
+"""Errors that waiting does not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Republished:
     """The result of one batch.
 
     Attributes:
-        last: The sequence of its last event. A later run can continue with it as `after`.
+        last: The sequence of the batch's last event. A later run can continue there with `after=last`.
         stored: The number of events that the broker has stored now.
         duplicates: The number of events whose ids the broker already knew. Their streams may no longer hold them.
         refused: The errors of the events that the broker refuses for their content.
@@ -48,14 +48,14 @@ class Republishing:
 
     Events are published in the order of their sequences, so the events of each key stay in order. A batch ends before
     the next batch begins, so an interrupted run can continue after its last batch. Publishing events twice is safe,
-    because they keep their ids: the stream drops ids that it knows, and the inbox of a subscriber ignores events that
-    have taken effect.
+    because they keep their ids: the stream drops events whose ids it knows, and the inbox of a subscriber ignores
+    events that have taken effect.
 
     Relays may run meanwhile. They publish newer events, which may arrive before the republished events.
 
     Args:
         contents: The archive.
-        publisher: Sends its events.
+        publisher: Sends the events to the broker.
         throttle: Limits the rate; `None` for no limit.
         patience: The longest time that the broker may be unavailable, in seconds, before the run fails.
         clock: Returns the monotonic time in seconds.
@@ -100,9 +100,8 @@ class Republishing:
 
         Args:
             page: The events, in the order of their sequences.
-            mark: A text for events that are missing from their streams, as the caller has read. If the broker still
-                knows the id of such an event, the event is published with this text in its deduplication id (see
-                `EventPublisher.refill`).
+            mark: Give a text only if the caller has read the streams and the events are missing there. If the broker
+                still knows the id of an event, the event is sent again with this mark (see `EventPublisher.refill`).
 
         Raises:
             PublisherUnavailableError: The broker was unavailable for longer than `patience`.

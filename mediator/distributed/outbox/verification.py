@@ -1,4 +1,4 @@
-"""Verification: compares an archive, id by id, with the streams of the broker, and refills missing events."""
+"""Verification: compares an archive, id by id, with the broker's streams, and can refill them with missing events."""
 
 import hashlib
 import time
@@ -19,7 +19,7 @@ _PAGE = 5000
 _MARGIN = 60.0
 """Seconds by which clocks may differ. An event that expires within this time is not refilled."""
 _SKIP_MARGIN = 3600.0
-"""Seconds before the oldest event of a chunk was raised, at which the reading of its stream begins."""
+"""The reading of a stream begins this many seconds before the oldest event of the chunk was raised."""
 
 Absence = Literal["missing", "expired", "dropped", "refilled", "failed"]
 
@@ -31,8 +31,8 @@ class Absent:
     Attributes:
         record: The event.
         stream: The name of its stream.
-        outcome: `missing`: the broker has lost it. `expired`: it was older than the stream keeps events. `dropped`: the
-            stream dropped it to make room. `refilled`: it was missing, and the stream holds it now. `failed`: it is
+        outcome: `missing`: the broker has lost it. `expired`: the stream no longer keeps events of its age. `dropped`:
+            the stream dropped it to make room. `refilled`: it was missing, and the stream holds it now. `failed`: it is
             missing, and refilling did not help.
     """
 
@@ -73,14 +73,15 @@ class _Chunk:
 class Verification:
     """Finds archived events that their streams do not hold.
 
-    The archive is read before the streams, so that events published meanwhile are not reported as missing. It is
-    compared chunk by chunk. For each chunk the streams are read from shortly before its oldest event was raised.
+    The archive is compared chunk by chunk. Each chunk is read from the archive before the streams are read, so that no
+    event that is published meanwhile is reported as missing. The reading of a stream begins shortly before the oldest
+    event of the chunk was raised.
 
     Args:
         contents: The archive.
         streams: Reads the streams of the broker.
         republishing: Publishes the missing events; `None` to only find them.
-        mark: The mark for `EventPublisher.refill`. Use a different mark for each run.
+        mark: The mark for `EventPublisher.refill`. Use a different text for each run.
         chunk: The number of events that are compared at a time.
         clock: Returns the time in seconds since the epoch.
 
@@ -160,7 +161,7 @@ class Verification:
                     yield Absent(record, self._streams.stream(record.domain), outcome)
 
     async def _refill(self, republishing: Republishing, which: OutboxFilter, chunk: _Chunk) -> dict[str, set[bytes]]:
-        """Publish the missing events of a chunk. Return the digests of those that the streams then hold, by domain."""
+        """Publish the missing events of a chunk. Return, for each domain, the digests of the events that arrived."""
         sent: dict[str, set[bytes]] = {domain: set() for domain in chunk.ids}
         async with aclosing(self._absent(which, chunk)) as pages:
             async for page in pages:
@@ -179,7 +180,7 @@ class Verification:
         return sent - lost
 
     async def _absent(self, which: OutboxFilter, chunk: _Chunk) -> AsyncGenerator[Sequence[OutboxRecord]]:
-        """Yield the events of a chunk that were not found, in order, page by page."""
+        """Yield the events of a chunk that were not found in the streams, in order, page by page."""
         after = chunk.after
         while any(chunk.ids.values()) and after < chunk.last:
             page = await self._contents.find(which, after=after, limit=_PAGE)

@@ -1,4 +1,4 @@
-"""RequestChannel: the port that carries requests to another application, and its replies back."""
+"""RequestChannel: the port that carries requests to another application, and the replies back."""
 
 import enum
 from abc import ABC, abstractmethod
@@ -17,9 +17,9 @@ class RemoteCall:
     Attributes:
         name: The name under which the request is exposed.
         data: The encoded request, in bytes.
-        timeout: How long its sender waits for the reply, in seconds since it was sent.
-        headers: Message ids, tenant and credentials; their names are in lower case. The `repr` leaves them out, because
-            they may be secret.
+        timeout: How long the sender waits for the reply, in seconds since the request was sent.
+        headers: Message ids, tenant and credentials; their names are in lower case. The `repr` leaves the headers out,
+            because they may be secret.
     """
 
     name: str
@@ -50,7 +50,7 @@ class RemoteReply:
         status: How the request ended.
         data: The encoded response, in bytes, when the status is `OK`.
         reason: For any other status, why the request failed, as far as the caller may know the reason.
-        error: The name of the error's class, when the other application shows it.
+        error: The name of the error's class; empty when the other application does not show the name.
         reference: The id under which the other application has logged the error.
     """
 
@@ -79,10 +79,10 @@ class IncomingCall(ABC):
     async def reply(self, reply: RemoteReply, /) -> None:
         """Send the reply. Call this once.
 
-        An unavailable broker raises no error: the timeout of the sender ends its wait.
+        No error is raised when the broker is unavailable: the sender gets no reply, and waits until its timeout.
 
         Raises:
-            ValueError: The reply is too large and was not sent; another one may be sent.
+            ValueError: The reply is too large and was not sent; a smaller reply may be sent instead.
         """
 
 
@@ -91,7 +91,7 @@ class IncomingCalls(ABC):
 
     @abstractmethod
     async def next(self) -> IncomingCall:
-        """Wait for the next request and return it, through outages of the broker. Cancelling loses no request."""
+        """Wait for the next request, also during outages of the broker, and return it. Cancelling loses no request."""
 
 
 class RequestChannel(ABC):
@@ -118,9 +118,9 @@ class RequestChannel(ABC):
 
     @abstractmethod
     def serve(self, names: Collection[str], /, *, waiting: int) -> AbstractAsyncContextManager[IncomingCalls]:
-        """Receive requests of these names, shared among all processes of this application that serve them.
+        """Receive requests with the given names. Each request goes to one of the processes of this application.
 
-        At most `waiting` requests wait here; further ones get the reply `BUSY` at once. Leaving the context stops
+        At most `waiting` requests wait here; further requests get the reply `BUSY` at once. Leaving the context stops
         receiving, and replies `BUSY` to the requests that wait.
         """
 
@@ -131,6 +131,6 @@ Authenticator = Callable[[RemoteCall], Awaitable[Caller | None]]
 async def trust_broker(_call: RemoteCall, /) -> None:
     """Accept every request without a verified caller. This is an authenticator.
 
-    Only the permissions of the broker decide who can send requests. No principal, tenant or header is trusted. So no
-    response is cached for such a sender, and a command with an idempotency key is refused.
+    Only the permissions of the broker decide who can send requests. No principal, tenant or header is trusted. Because
+    the sender is not verified, no response is cached, and a command with an idempotency key is refused.
     """

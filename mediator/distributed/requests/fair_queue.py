@@ -9,17 +9,18 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _KEPT_FREE = 8
-"""One in this many places, and at least one place, is kept free for kinds without running work."""
+"""One place in eight is kept free (see `FairQueue`). With fewer than eight places, one is kept free too."""
 
 
 class FairQueue(Generic[T]):
-    """Returns work in the order of its arrival, but keeps places free for kinds without running work.
+    """Returns work in the order of its arrival, but lets no kind of work take all places.
 
-    Each running piece of work takes one place. When all work of one kind hangs, it takes all places but the free ones,
-    and work of another kind can still begin at once. A single place cannot be kept free.
+    Each running piece of work takes one place. Some places are kept free for kinds of which no work is running. When
+    all work of one kind hangs, work of another kind can still begin in a free place. If there is only one place, it is
+    not kept free.
 
     Args:
-        kinds: The kinds for which places are kept free; work of other kinds may be added too.
+        kinds: The kinds for which places are kept free; work of other kinds can be added too.
         places: The number of pieces of work that run at a time.
     """
 
@@ -40,10 +41,10 @@ class FairQueue(Generic[T]):
         return (item for line in self._waiting.values() for _, item in line)
 
     def put(self, kind: str, item: T) -> None:
-        """Add work of a kind."""
+        """Add a piece of work of the given kind."""
         line = self._waiting.setdefault(kind, deque())
         if not line and not self._running[kind]:
-            self._moved[kind] = asyncio.get_running_loop().time()  # it waits from now on
+            self._moved[kind] = asyncio.get_running_loop().time()  # the kind waits from now on
         line.append((next(self._numbers), item))
         self._changed.set()
 
@@ -57,7 +58,7 @@ class FairQueue(Generic[T]):
         return kind, self._waiting[kind].popleft()[1]
 
     def done(self, kind: str) -> None:
-        """Record that work of a kind has ended."""
+        """Record that a piece of work of the given kind has ended."""
         self._running[kind] -= 1
         self._moved[kind] = asyncio.get_running_loop().time()
         self._changed.set()
@@ -69,9 +70,9 @@ class FairQueue(Generic[T]):
         return [kind for kind in waiting if self._moved[kind] <= before]
 
     def remove_newest(self, kind: str, longest: int, may_go: Callable[[T], bool]) -> T | None:
-        """Remove and return the newest work of a kind for which `may_go` is true.
+        """Among the waiting work of the given kind, remove and return the newest for which `may_go` is true.
 
-        Return `None` when there is none, or when at most `longest` pieces of work of the kind wait.
+        Return `None` when `may_go` is true for none, or when at most `longest` pieces of work of the kind wait.
         """
         line = self._waiting[kind]
         found = next((entry for entry in reversed(line) if may_go(entry[1])), None) if len(line) > longest else None

@@ -28,12 +28,12 @@ class RequestCodec(Protocol):
         """Return the request or response that the bytes encode. Every field is checked; unknown fields are ignored.
 
         Raises:
-            ValueError: The bytes are not of that type; the error's text shows no value.
+            ValueError: The bytes do not encode an object of the given type; the error's text shows no value.
         """
         ...
 
     def problem(self, annotation: Any, /) -> str:
-        """Return why a type can never be decoded; empty when it can."""
+        """Return why the given type can never be decoded; an empty text when it can be decoded."""
         ...
 
 
@@ -43,7 +43,7 @@ class RequestContract:
 
     Attributes:
         name: `<domain>.<name>`, the same in both applications; their classes may differ.
-        request_class: The class that is sent, or decoded into.
+        request_class: The class of the request in this application.
         response: The type of the response.
     """
 
@@ -55,7 +55,8 @@ class RequestContract:
 def encoded_request(codec: RequestCodec, request: object) -> bytes:
     """Return an encoded request, after checking that it decodes to the same request.
 
-    A request that this application cannot decode is sent without the check: the other application may decode it.
+    A request that this application cannot decode is sent without the check, because the other application may be able
+    to decode it.
 
     Raises:
         ValueError: The request cannot be encoded, or would decode to another request; the error's text shows no value.
@@ -91,15 +92,15 @@ def _check_same(given: object, read: object) -> None:
 
 
 def contract_of(request_class: Any, codec: RequestCodec | None = None) -> RequestContract:
-    """Return the name, the class and the response type of a request class.
+    """Return the contract of a request class.
 
     Args:
         request_class: A class that declares `request_type: ClassVar[str] = "<domain>.<name>"`.
         codec: Must be able to decode the request and its response; `None` for no check.
 
     Raises:
-        DeclarationError: The class is not a request, declares no valid name or no response type, or has a type that the
-            codec cannot decode.
+        DeclarationError: The class is not a request, or declares no valid name or no response type; or the codec cannot
+            decode the request or its response.
     """
     name = getattr(request_class, "request_type", None)
     if not (isinstance(request_class, type) and is_request(request_class)):

@@ -56,12 +56,14 @@ class RequestResponder:
             handled. `trust_broker` accepts every request without a verified caller. An `AuthorizationBehavior` in the
             pipeline works as for any other message.
         shown_errors: Exceptions whose class and text the caller may see.
-        concurrency: The number of requests that are handled at a time. One in eight of these places, and at least one,
-            is kept free for names without a running request, so that requests of one name cannot take all places.
+        concurrency: The number of requests that are handled at a time. Each running request takes one place. An eighth
+            of the places, and at least one place, is kept free for names of which no request is running, so that
+            requests of one name cannot take all places.
         waiting: The number of requests that may wait for a place. When more are waiting, requests of the name with the
             most waiting requests get the reply `BUSY`.
-        handler_timeout: The longest time that one request may take, including its authentication, in seconds. Then the
-            request is cancelled, and its sender gets the reply that it failed, even if the sender would wait longer.
+        handler_timeout: The longest time that one request may take, including its authentication, in seconds. After
+            that time the request is cancelled, and a reply tells the sender that the request failed, even if the sender
+            would wait longer.
         drain_timeout: The time that running requests have to end when the responder is stopped, in seconds.
         ids: Makes ids for requests without an id.
 
@@ -117,7 +119,7 @@ class RequestResponder:
             self._log.info("responder stopped")
 
     async def _receive(self, calls: IncomingCalls, queue: FairQueue[IncomingCall]) -> None:
-        """Queue requests by their names, so that requests of one name do not block the others."""
+        """Queue requests by their names, so that requests of one name do not block requests of other names."""
         while True:
             incoming = await calls.next()
             if len(queue) >= self._waiting:
@@ -173,7 +175,7 @@ class RequestResponder:
         reply: RemoteReply,
         shorter: Callable[[ValueError], RemoteReply] | None = None,
     ) -> None:
-        """Send a reply, in bounded time. When it is too large, send the reply that `shorter` returns instead."""
+        """Send a reply, in bounded time. If the reply is too large, send the reply that `shorter` returns instead."""
         try:
             async with asyncio.timeout(_REPLY_SECONDS):
                 try:
@@ -240,7 +242,7 @@ class RequestResponder:
             # Logged only: after `FAILED` the caller would send the request again.
             kind, stack = type(error).__name__, traceback_of(error)
             self._log.error("request failed after the commit", error=kind, stack=stack, **context.log_fields())
-            if outcome.message is not None and outcome.message is not request:  # only a part of it committed
+            if outcome.message is not None and outcome.message is not request:  # only a part of the request committed
                 return RemoteReply(ReplyStatus.UNREADABLE, reason="there is no response", reference=message_id)
             response = outcome.response
         try:
@@ -293,7 +295,7 @@ def _is_given_up(incoming: IncomingCall) -> bool:
 
 
 def _outcome(error: BaseException) -> BaseException:
-    """Return the error that reports the outcome of a commit: the cause of a timeout or cancellation, or the error."""
+    """Return the error that reports the outcome of a commit: a timeout or cancellation is replaced by its cause."""
     cause: BaseException | None = error
     while isinstance(cause, TimeoutError | asyncio.CancelledError) and not isinstance(cause, MediatorError):
         cause = cause.__cause__

@@ -35,9 +35,10 @@ _SHORTEST = 0.001
 class RemoteSender:
     """Sends requests that other applications expose: `providers.Singleton(RemoteSender, channel)`.
 
-    The other application handles each request in its own pipeline and its own transaction. Sending is not part of a
-    transaction here, so a rollback does not undo it. A request is sent at most once. When no reply arrives in time, it
-    is not known whether the request was handled. Use a distributed event for work that must be done.
+    The other application handles each request in its own pipeline and its own transaction. The sending is not part of a
+    transaction of this application, so a rollback does not undo the sending. A request is sent at most once. When no
+    reply arrives in time, it is not known whether the request was handled. Use a distributed event for work that must
+    be done.
 
     Args:
         channel: Carries the requests to the other applications.
@@ -74,7 +75,7 @@ class RemoteSender:
 
         Args:
             request: A request whose class declares the name under which it is exposed: `request_type: ClassVar[str]`.
-            timeout: How long to wait for this reply, in seconds.
+            timeout: How long to wait for this reply, in seconds; `None` for the timeout of this sender.
 
         Raises:
             DeclarationError: The class has no valid name, or a type that cannot be encoded.

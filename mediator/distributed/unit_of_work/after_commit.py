@@ -94,7 +94,7 @@ class AfterCommitQueue:
             await failpoints.reach("after_commit.before_call")
             await waiting.call()
         except BaseException as error:
-            own = is_own_cancellation(error)  # by the time limit, or of the caller
+            own = is_own_cancellation(error)  # cancelled by the time limit or by the caller
             if own and not _has_committed(error, waiting.message):
                 raise
             if not (is_failure(error) or isinstance(error, asyncio.CancelledError)):
@@ -113,7 +113,7 @@ class AfterCommitQueue:
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Return the error in a chain of causes that reports the commit of the notification; `None` without one."""
+    """Search a chain of causes for the error that reports the commit of the notification; `None` if there is none."""
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
@@ -137,7 +137,7 @@ def _grouped(error: BaseException) -> tuple[BaseException, ...]:
 def _has_committed(error: BaseException, message: object) -> bool:
     """Return whether a notification had committed when it failed.
 
-    When its handlers commit separately, all handlers that failed must have committed.
+    When its handlers commit separately, return whether each failed handler had committed.
     """
     if grouped := _grouped(error):
         return all(_has_committed(each, message) for each in grouped)

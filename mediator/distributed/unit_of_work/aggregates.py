@@ -12,8 +12,8 @@ class AggregateTracker(EventCollector):
     """Collects the events that aggregates record, for the running transaction.
 
     A collected event belongs to the transaction and no longer to the aggregate. So the event is published even if the
-    session drops the aggregate. The event is dropped when the transaction is rolled back, or the savepoint since which
-    it was recorded.
+    session drops the aggregate. The event is dropped when the transaction is rolled back, or when the savepoint in
+    which it was recorded is rolled back.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class AggregateTracker(EventCollector):
             self._running.recorded.add(journal.hand_over())
 
     def release(self, aggregate: AggregateRoot, /) -> None:
-        """Stop tracking an aggregate. The events that it has recorded so far stay with the transaction."""
+        """Stop tracking an aggregate. The events that the aggregate has recorded so far stay with the transaction."""
         journal = journal_of(aggregate)
         if journal.collector is self:
             journal.collector = None

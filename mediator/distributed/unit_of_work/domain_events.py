@@ -11,7 +11,7 @@ from mediator.errors.root import name_of
 from mediator.messages import Origin
 
 _STRIDE = 20
-"""The number of events between two yields to the event loop. Otherwise handlers that never wait block timeouts."""
+"""The event loop runs once after this many events, so that handlers that never wait cannot block timeouts."""
 
 
 @dataclass(frozen=True, slots=True)

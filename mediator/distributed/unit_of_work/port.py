@@ -1,4 +1,4 @@
-"""UnitOfWork: runs database transactions, one at a time, whose events are sent only after a commit."""
+"""UnitOfWork: runs database transactions, one at a time, and sends their events only after the commit."""
 
 import asyncio
 import math
@@ -326,8 +326,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
         Args:
             response: The response of the command, which the scope keeps together with the outcome.
-            then: Called with the events right after the commit, instead of storing the events in the outbox. It has to
-                limit its own duration. The caller gets its errors.
+            then: Called with the events right after the commit, instead of storing the events in the outbox. The
+                function has to limit its own duration. Its errors are raised to the caller.
             after_commit_timeout: How long all calls that waited for the commit may take, in seconds.
 
         Raises:
@@ -335,8 +335,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             CommittedError: The transaction committed, but another error followed the database's answer.
             RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
-            StaleObjectError: An object that was loaded by an earlier transaction was changed, and its row has been
-                changed since it was loaded.
+            StaleObjectError: This transaction changed an object that an earlier transaction had loaded, but the row of
+                the object has been changed since then.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
             DispatchDepthError: Domain events cause each other without end, or there are more than `max_domain_events`.
             EventError: An event cannot be stored.
@@ -533,7 +533,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 def _joined(
     running: RunningTransaction, response: Any, first: BaseException | None, second: BaseException | None
 ) -> BaseException | None:
-    """Combine an error of the commit, raised after the database's answer, with an error of the calls that follow."""
+    """Combine an error of the commit, raised after the database's answer, with an error of the calls that followed."""
     if first is None or second is None or not isinstance(second, Exception):
         return second or first
     notifications = second.notifications if isinstance(second, AfterCommitError) else ()

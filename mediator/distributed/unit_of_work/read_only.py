@@ -55,7 +55,7 @@ def refuse_in_read_only(subject: object) -> None:
 def lack_of_unit_of_work(subject: object) -> NoUnitOfWorkError:
     """Return the error for a message or an operation that needs a running unit of work.
 
-    The error names the query that is being handled, or the transaction that runs instead, if there is one.
+    If a query is being handled or another transaction runs, the error names the query or that transaction.
     """
     try:
         refuse_in_read_only(subject)

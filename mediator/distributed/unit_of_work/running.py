@@ -124,7 +124,7 @@ def _partition_key(event: DistributedEvent) -> str | None:
         problem = f"its partition_key is longer than {LONGEST_TEXT} characters, or has a NUL character"
         raise EventNotSerializableError(event, problem)
     try:
-        return key.encode().decode()  # a plain string, also for a member of an enumeration of strings
+        return key.encode().decode()  # a plain string, even if the key is a member of an enumeration of strings
     except UnicodeEncodeError as error:
         raise EventNotSerializableError(event, "its partition_key is not valid Unicode") from error
 
@@ -185,7 +185,7 @@ class RunningTransaction:
 
     @property
     def dispatch(self) -> Frame:
-        """The dispatch that began the transaction, also if it began in a context opened inside that dispatch."""
+        """The dispatch that began the transaction, directly or in a context opened inside the dispatch."""
         return self.frame.dispatch or self.frame
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
