@@ -71,7 +71,7 @@ class Pause:
     """Suspends every task that reaches the failpoint, until `release` is called.
 
     Attributes:
-        reached: Set when a task is suspended here.
+        reached: An `asyncio.Event`, which is set when a task is suspended here.
     """
 
     def __init__(self) -> None:

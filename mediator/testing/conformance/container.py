@@ -275,7 +275,7 @@ class ContainerConformance(ConformanceSuite):
             assert isinstance(used.session, Session)
 
     async def test_the_behaviors_and_the_handler_of_a_dispatch_share_its_objects(self) -> None:
-        """A behavior that begins a transaction begins it on the session that the handler uses."""
+        """If a behavior begins a transaction on its session, the handler uses the same session."""
         async with self.started() as (mediator, _):
             used = await mediator.send(Enroll())
             assert [type(one) for one in used.session.seen_by] == [Watch]
@@ -304,7 +304,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal.count("pool opened") == 1
 
     async def test_an_object_of_the_application_is_closed_when_the_application_stops(self) -> None:
-        """No dispatch closes the pool. The application closes the pool once, after all other objects."""
+        """No dispatch closes the pool. The container closes the pool once, after all other objects."""
         async with self.started() as (mediator, journal):
             await mediator.send(Enroll())
             assert "pool closed" not in journal

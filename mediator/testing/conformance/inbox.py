@@ -93,7 +93,7 @@ class InboxConformance(StorageSuite):
                 assert await storage.inbox.insert(unit_of_work, "other", "shop", "6", key="k") is Admission.NEW
 
     async def test_starts_after_the_first_are_counted_up_to_the_limit(self) -> None:
-        """The first start is not counted, so the first call of `start` is attempt 2. The limit is the last attempt."""
+        """The first start is not counted, so the first call of `start` counts attempt 2. The limit is the last attempt."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]
@@ -133,7 +133,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 2) == Start(3, exhausted=True)
 
     async def test_an_event_without_a_count_may_start_at_any_limit(self) -> None:
-        """Its first start is treated as concurrent with other events. A concurrent start exhausts no event."""
+        """The first start of an event is treated as concurrent with other events. A concurrent start exhausts no event."""
         async with self.opened() as storage:
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2)
             assert await storage.inbox.start(GROUP, "shop", "1", 1, alone=True) == Start(2, exhausted=True)

@@ -132,7 +132,7 @@ class OutboxConformance(StorageSuite):
                 await storage.outbox.wait(60)
 
     async def test_a_batch_cannot_be_changed_after_its_claim_ended(self) -> None:
-        """After its claim, `settle` and `park` raise `ClaimLostError`, and the events stay in the outbox."""
+        """After the end of a claim, `settle` and `park` raise `ClaimLostError`, and the events stay in the outbox."""
         async with self.holding(Written("a")) as storage:
             async with storage.outbox.claim(10) as batch:
                 pass
@@ -173,7 +173,7 @@ class OutboxConformance(StorageSuite):
             assert await storage.outbox.erase("o") == Erased(archived=1, parked=0, pending=0)
 
     async def test_outgoing_events_are_independent_of_parked_incoming_events(self) -> None:
-        """A parked incoming event does not block outgoing events of the same key, and `erase` does not delete it."""
+        """A parked incoming event does not block outgoing events of the same key, and is not deleted by `erase`."""
         async with self.opened() as storage:
             await park(storage, parked_event("1", key="k"))
             await add(storage, Written("a", "k"))
@@ -211,7 +211,7 @@ class DelayedEventsConformance(StorageSuite):
     """The promises about `deliver_at` and `cancel`."""
 
     async def test_a_delayed_event_is_published_when_it_is_due_and_not_before(self) -> None:
-        """A claim returns no event before the event is due. `due_in` returns the seconds until an event is due."""
+        """No claim returns a delayed event before the event is due. `due_in` returns the remaining seconds."""
         async with self.holding(Written("now")) as storage:
             await add(storage, Written("late"), after=timedelta(seconds=2))
             assert await storage.waiting() == ["now"]
@@ -228,8 +228,8 @@ class DelayedEventsConformance(StorageSuite):
             await add(storage, Written("now", "k"))
             assert await storage.waiting() == ["now"]
 
-    async def test_a_time_in_the_past_means_at_once(self) -> None:
-        """An event whose `deliver_at` has passed is due at once."""
+    async def test_an_event_that_is_delayed_to_a_time_in_the_past_is_due_at_once(self) -> None:
+        """`due_in` returns 0, and a claim returns the event."""
         async with self.holding(Written("a"), after=-FUTURE) as storage:
             assert await storage.outbox.due_in() == 0
             assert await storage.waiting() == ["a"]

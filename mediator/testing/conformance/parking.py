@@ -206,7 +206,7 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == []
 
     async def test_removing_an_event_waits_for_an_event_that_is_being_parked_behind_it(self) -> None:
-        """If removing did not wait, a third event would find no parked event, and would overtake the second event."""
+        """If the removal did not wait, a third event of the key would overtake the second event."""
         for takes in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -226,7 +226,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["2", "3"]
 
     async def test_a_discard_waits_for_a_replay_that_has_reserved_or_taken_the_event(self) -> None:
-        """If the replay commits, the discard does not find the event. If the replay rolls back, the discard deletes it."""
+        """If the replay commits, the discard finds no event. If the replay rolls back, the discard deletes the event."""
         for (key, commits), reserves in product(_KEYS_AND_ENDS, (True, False)):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1", key))
@@ -236,7 +236,7 @@ class ParkingConformance(StorageSuite):
                 assert await ids(storage) == []
 
     async def test_an_edit_waits_for_a_replay_that_has_taken_the_event(self) -> None:
-        """If the replay commits, the edit does not find the event. If the replay rolls back, the edit changes it."""
+        """If the replay commits, the edit finds no event. If the replay rolls back, the edit changes the event."""
         for key, commits in _KEYS_AND_ENDS:
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1", key))

@@ -101,7 +101,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_an_event_that_is_sent_again_is_stored_once(self) -> None:
-        """A relay that was killed before it settled the events sends them again."""
+        """If a relay is killed between sending and settling, the events are sent again."""
         async with self.holding(event("a", "k")) as transport:
             results = await transport.publisher.publish([event("a", "k"), event("b", "k")])
             assert [(result.error, result.duplicate) for result in results] == [(None, True), (None, False)]

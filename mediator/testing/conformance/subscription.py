@@ -105,7 +105,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.GROUP_OWNER)
     async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
-        """If both applications got events, each would get only a part. So the second one is refused, or waits."""
+        """If both applications got events, each would get only a part. So the second is refused, or waits."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -142,7 +142,7 @@ class SubscriptionConformance(TransportSuite):
             assert sorted((one for each in taken for one in each), key=int) == [f"{n}" for n in range(60)]
 
     async def test_all_versions_of_the_subscribed_types_and_no_other_types_are_delivered(self) -> None:
-        """Types with similar names, such as a longer or a shorter name, are not delivered."""
+        """Events whose type has a similar name, such as a longer or a shorter name, are not delivered."""
         others = ["shop.order-lost.v1", f"{TYPE}-late.v1", "shop.order.v1", "other-shop.order-placed.v1"]
         async with self.opened() as transport:
             for number, event_type in enumerate(others):
@@ -401,7 +401,7 @@ class DeliveryConformance(TransportSuite):
                 assert len({*await reader.take_ids(7)}) == 7
 
     async def test_deliveries_are_settled_in_any_order(self) -> None:
-        """Handlers run concurrently, and the last one may end first."""
+        """Handlers run concurrently, and the handler that began last may end first."""
         async with self.reading_of(*apart(8), ack_wait=2.0) as reader:
             held = await reader.hold(8)
             await asyncio.gather(*(each.ack() for each in reversed(held)))
@@ -443,7 +443,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_next_event_of_a_key_is_delivered_after_a_terminated_one(self) -> None:
-        """The consumer parks the terminated event, and then needs the later events, to park them too."""
+        """The consumer has parked the terminated event, and must get the later events to park these events too."""
         async with self.reading_of(*events(2, "k"), ordering="key") as reader:
             await (await reader.hold_one()).term("parked")
             assert await reader.take_ids() == ["1"]
@@ -468,7 +468,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_only_one_process_of_a_group_has_a_delivery_of_a_key(self) -> None:
-        """So all processes of an application together handle the events of a key in order."""
+        """The processes of an application together handle the events of a key in order."""
         seen: list[str] = []
         at_work: set[str] = set()
         overlaps: list[str] = []

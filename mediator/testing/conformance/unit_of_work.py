@@ -56,7 +56,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
 
     async def test_a_rollback_leaves_neither_rows_nor_events(self) -> None:
-        """The next command in the same unit of work commits only the row and the event of that next command."""
+        """The next command in the same unit of work commits nothing that the failed command wrote."""
         async with self.opened() as storage:
             async with storage.mediator.scope() as scope:
                 with failing(LookupError):
@@ -125,7 +125,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.waiting() == ["before", "kept", "after"]
 
     async def test_the_commit_fails_if_the_error_of_a_joined_command_was_caught(self) -> None:
-        """A joined command shares the transaction of the outer command, whose commit raises `RolledBackError`."""
+        """A joined command runs in the transaction of the outer command, so this commit raises `RolledBackError`."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -203,7 +203,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_an_id_that_no_database_can_store_fails_the_command(self) -> None:
-        """Such an id is empty, is longer than 64 characters, or contains characters that a database cannot store."""
+        """An id is refused if it is empty, is too long, or contains a character that a database cannot store."""
         for event_id in ("", "x" * 65, "a\0b", "\ud800"):
             async with self.opened() as storage:
                 with failing(EventNotSerializableError):
@@ -260,7 +260,7 @@ class UnitOfWorkConformance(StorageSuite):
             await self._write_as(storage, row, ids)
         return caught[0]
 
-    async def test_concurrent_commands_leave_a_row_and_an_event_each_or_neither(self) -> None:
+    async def test_each_concurrent_command_leaves_a_row_and_an_event_or_neither(self) -> None:
         """A command that succeeds commits its row and its event. A command that fails commits nothing."""
         async with self.opened() as storage:
 
@@ -295,7 +295,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_full_outbox_accepts_events_after_its_events_were_settled(self) -> None:
-        """The outbox may stay full for some seconds, because an adapter need not count its events for each command."""
+        """The outbox may stay full for some seconds, because an adapter need not count the events for each command."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b", "c")
             async with storage.outbox.claim(10) as batch:
@@ -379,7 +379,7 @@ class CancellationConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == (["a"], ["a"])
 
     async def test_a_cancelled_nested_command_rolls_back_the_outer_one(self) -> None:
-        """An error of a nested command rolls back to its savepoint. A cancellation rolls back the whole transaction."""
+        """An error rolls back only the nested command, but a cancellation rolls back the whole transaction."""
         async with self.opened() as storage:
             inside = asyncio.Event()
 
@@ -461,7 +461,7 @@ class DurabilityConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_a_new_transaction_commits_while_the_outer_one_has_uncommitted_rows(self) -> None:
-        """The new transaction neither waits for the outer one nor sees the uncommitted rows of the outer one."""
+        """The new transaction neither waits for the outer one nor sees the rows of the outer one."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:

@@ -137,7 +137,7 @@ _LIKENESSES = 5
 def paired(
     old: Sequence[Schema], before: Meanings, new: Sequence[Schema], after: Meanings
 ) -> Iterator[tuple[Schema, Schema]]:
-    """Pair each alternative of an old union with the most similar alternative of a new union, in the old order.
+    """Pair the alternatives of an old union, in order, with the most similar alternatives of a new union.
 
     The most similar pairs are formed first. Both unions must have the same number of alternatives.
     """
@@ -290,13 +290,13 @@ def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
 
 
 def _refuses(schema: Schema, meaning: str, known: Meanings) -> bool:
-    """Return whether a class refuses an unknown field with this meaning. A class may allow one type of fields."""
+    """Return whether a class refuses an unknown field with this meaning. Some classes allow one meaning only."""
     others = schema.get("additionalProperties", True)
     return others is False or (is_schema(others) and known.of(others) != meaning)
 
 
 def _shape(schema: Schema, known: Meanings) -> dict[str, Any]:
-    """Return the keywords of a schema, where only their number or presence stands for the schemas inside it."""
+    """Return the keywords of a schema. The schemas inside this schema are replaced by their number or presence."""
     keywords = relevant(schema)
     if "properties" in schema:  # without `additionalProperties: false`, which `_strictness` compares
         keywords = {key: value for key, value in keywords.items() if value is not False}

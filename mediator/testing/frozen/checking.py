@@ -30,7 +30,7 @@ class FrozenReport:
     Attributes:
         checked: The wire types of the compared files, such as `shop.order-placed.v1`.
         problems: Incompatible changes, and files that are missing, unreadable or without a class.
-        notes: Compatible changes. The files of these events can be refreshed.
+        notes: Compatible changes. The files of the changed events can be refreshed.
     """
 
     checked: Sequence[str]

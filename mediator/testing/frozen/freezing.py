@@ -45,7 +45,7 @@ def read_frozen(file: Path) -> FrozenEvent:
     """Read a file that `freeze_events` has written.
 
     Raises:
-        ValueError: The file is not as `freeze_events` writes files. The text of the error gives the reason.
+        ValueError: The file has a content that `freeze_events` does not write. The text of the error gives the reason.
     """
     members: Any = json.loads(file.read_text("utf-8"))
     wanted = {"type": str, "version": int, "schema": dict, "sample": dict}

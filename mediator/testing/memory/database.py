@@ -30,7 +30,7 @@ _GONE: Any = object()
 
 
 class InMemoryDatabase:
-    """The committed data of an application. Its unit of work, outbox and inbox must use the same database.
+    """The committed data of an application. The unit of work, outbox and inbox must use the same database.
 
     Attributes:
         tables: The rows of each table, by table name and then by key.

@@ -9,7 +9,7 @@ from mediator.msgspec import MsgspecRequestCodec
 from mediator.testing.memory.database import InMemoryDatabase, in_database
 
 TABLE = "mediator_idempotency"
-"""The name of the table. By idempotency key, it has fingerprints, responses and creation times (since the epoch)."""
+"""The name of the table, which maps idempotency keys to fingerprints, responses and times (since the epoch)."""
 
 
 class InMemoryIdempotency(Idempotency):
