@@ -14,7 +14,7 @@ from mediator.msgspec.schema import schema_of
 E = TypeVar("E", bound=DistributedEvent)
 
 _DECLARED = ("__dataclass_fields__", "__attrs_attrs__", "__struct_fields__")
-"""Attributes by which a class is recognized as a dataclass, an attrs class or a Struct, whose fields msgspec knows."""
+"""Attributes of dataclasses, attrs classes and Structs. msgspec knows the fields of a class with such an attribute."""
 _NO_FIELDS = "its class has no fields that msgspec knows; make it a dataclass"
 
 
@@ -54,7 +54,7 @@ class MsgspecCodec:
         """Return the payload as a plain dictionary, for upcasters.
 
         Raises:
-            EventNotDecodableError: The data is not JSON, or not a JSON object.
+            EventNotDecodableError: The data is not JSON, or is not a JSON object.
         """
         try:
             decoded: object = msgspec.json.decode(data)
@@ -92,10 +92,10 @@ class MsgspecCodec:
 
 
 class MsgspecRequestCodec:
-    """Encodes requests between applications and their responses as JSON, in the same way as `MsgspecCodec`."""
+    """Encodes requests and responses between applications as JSON, in the same way as `MsgspecCodec`."""
 
     def encode(self, value: object, /) -> bytes:
-        """Return the value as JSON in UTF-8. Equal values give equal bytes: mappings and sets are sorted.
+        """Return the value as JSON in UTF-8. Equal values give equal bytes, since mappings and sets are sorted.
 
         Raises:
             ValueError: The value has a part that JSON cannot represent.
@@ -118,7 +118,7 @@ class MsgspecRequestCodec:
             raise ValueError(_without_values(error)) from error
 
     def problem(self, annotation: Any, /) -> str:
-        """Return the reason why a type can never be decoded; empty when it can."""
+        """Return why a value of the given type can never be decoded; empty when values of the type can be decoded."""
         try:
             parts = _parts(msgspec.inspect.type_info(annotation))
         except (TypeError, ValueError, NameError) as error:
@@ -135,7 +135,7 @@ def _sorted(value: object) -> bytes:
 
 
 _AS_TEXTS = msgspec.json.Decoder(float_hook=str)
-"""Decodes numbers with a fraction or an exponent as texts, because a `Decimal` and a float have different hashes."""
+"""Decodes numbers with a fraction or an exponent as texts, since a `Decimal` and its float have different hashes."""
 _SAFE = (
     msgspec.inspect.StrType,
     msgspec.inspect.BytesType,
@@ -147,14 +147,14 @@ _SAFE = (
     msgspec.inspect.DateType,
     msgspec.inspect.TimeType,
 )
-"""Types of which a sender cannot choose values with colliding hashes."""
+"""Types for which a sender cannot choose values with colliding hashes."""
 _SETS = msgspec.inspect.SetType | msgspec.inspect.FrozenSetType
 
 
 def _check_numbers(data: bytes, annotation: Any) -> None:
-    """Raise an error if the type has mappings or sets of numbers, and too many numbers have colliding hashes.
+    """Raise an error if decoding would take very long, because too many numbers have colliding hashes.
 
-    Such data would make decoding take very long.
+    Only a type with mappings or sets of numbers is checked.
 
     Raises:
         ValueError: Too many numbers in the data have colliding hashes.
@@ -172,7 +172,7 @@ def _hashes_numbers(annotation: Any) -> bool:
 
 @lru_cache(maxsize=1024)
 def _known_to_hash_numbers(annotation: Any) -> bool:
-    """Return whether a type contains a mapping or a set with keys or members of a type that is not in `_SAFE`."""
+    """Return whether a type contains a mapping whose keys, or a set whose members, are of a type not in `_SAFE`."""
     for part in _parts(msgspec.inspect.type_info(annotation)):
         if isinstance(part, msgspec.inspect.DictType) and not isinstance(part.key_type, _SAFE):
             return True
@@ -182,7 +182,7 @@ def _known_to_hash_numbers(annotation: Any) -> bool:
 
 
 def _parts(described: msgspec.inspect.Type) -> list[Any]:
-    """Return the description of a type, and the descriptions of all types that it contains, each once."""
+    """Return the description of a type, and of all types that it contains. No description is returned twice."""
     found: dict[int, Any] = {}
     pending: list[Any] = [described]
     while pending:
@@ -197,7 +197,7 @@ def _parts(described: msgspec.inspect.Type) -> list[Any]:
 
 
 def _without_values(error: Exception) -> str:
-    """Return a description of an error for a log: its kind, and its place in the data.
+    """Return a description of an error for a log: the kind of the error, and its place in the data.
 
     Values and texts of the application's own checks are left out, since they may be confidential.
     """

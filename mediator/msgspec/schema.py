@@ -1,8 +1,8 @@
 """Schema: the JSON schema (https://json-schema.org) of the payloads of an event class.
 
-`msgspec.json.schema` gives a `datetime` no format unless the annotation demands a time zone, so a change of a field
-from `datetime` to `str` would not be visible. This module therefore builds the schema from msgspec's description of the
-class.
+`msgspec.json.schema` gives a `datetime` no format unless the annotation demands a time zone. A change of a field from
+`datetime` to `str` would not be visible in its result. This module therefore builds the schema itself, from msgspec's
+description of the class.
 """
 
 import functools
@@ -58,7 +58,7 @@ def schema_of(event_class: type) -> Schema:
 class _Definitions:
     """The schemas of all classes in an event, each under a unique name.
 
-    Classes of different modules may have the same name, and a generic class has the same name with all type arguments.
+    Classes of different modules may have the same name, and a generic class has one name for all its type arguments.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class _Definitions:
         self._owners: dict[str, object] = {}
 
     def name(self, cls: Any) -> str:
-        """Return the class's name, made unique within this schema."""
+        """Return a name for the class that is unique within this schema."""
         own = str(cls.__qualname__).replace("/", "_").replace("<locals>.", "")
         names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
         return next(name for name in names if self._owners.setdefault(name, cls) == cls)
@@ -82,7 +82,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Return an additional keyword for a time that must, or must not, have a zone. JSON schema does not define one."""
+    """Return the keyword `x-timezone` for a time that must, or must not, have a zone. JSON schema has no such keyword."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 

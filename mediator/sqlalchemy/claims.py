@@ -26,9 +26,9 @@ BUSY_PAUSE = 0.05
 
 
 class Claims(ABC):
-    """Claims events for one relay; no other relay can claim them until the `claim` block ends.
+    """Claims events for one relay. No other relay can claim these events until the `claim` block ends.
 
-    With `archives`, published events are moved to the archive; otherwise they are deleted.
+    If `archives` is true, published events are moved to the archive. If `archives` is false, they are deleted.
     """
 
     def __init__(self, database: Database, clock: DatabaseClock, *, archives: bool) -> None:
@@ -53,8 +53,8 @@ class ClaimedBatch(OutboxBatch):
         look_again: float | None,
         writing: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
     ) -> None:
-        # An event is published only after its source is committed. A row may have been added after the claim committed
-        # the sources of the other rows. Such a row and all later rows wait for the next claim.
+        # An event is published only after its source is committed. The claim has committed the missing sources, but a
+        # row without a source may have been added afterwards. This row and all later rows wait for the next claim.
         knows_source = claims.database.application is not None
         ready = list(takewhile(lambda row: row.source, rows)) if knows_source else rows
         self._claims = claims
@@ -65,7 +65,7 @@ class ClaimedBatch(OutboxBatch):
         self._open = True
 
     def close(self) -> None:
-        """End the claim: the events can no longer be settled or parked."""
+        """End the claim, so that `settle` and `park` raise a `ClaimLostError`."""
         self._open = False
 
     async def settle(self, ids: Collection[str], /) -> None:
@@ -96,9 +96,9 @@ class ClaimedBatch(OutboxBatch):
 
 
 class RelayFileClaims(Claims):
-    """Claims events of an SQLite database while this relay holds the relay lock file; otherwise claims nothing.
+    """Claims events of an SQLite database for the one relay that holds the relay lock file.
 
-    Only one relay at a time can hold the lock file.
+    A relay without the lock file claims no events.
     """
 
     def __init__(self, database: SqliteDatabase, clock: DatabaseClock, *, archives: bool) -> None:
@@ -132,13 +132,16 @@ class RelayFileClaims(Claims):
 
 
 _SHARE = 16
-"""The number of buckets that a relay locks while other relays are active. Four relays can then claim concurrently."""
+"""The number of buckets (see `BucketClaims`) that a relay locks while other relays are active.
+
+This is a quarter of all buckets, so that four relays can claim concurrently.
+"""
 
 _IS_VALID = buckets.c.bucket.between(0, BUCKETS - 1)
-"""Matches the rows of valid buckets. Other rows must not be locked, since no event belongs to them."""
+"""Matches the rows of the valid buckets. A relay does not lock any other row, since no event belongs to such a row."""
 
 _CROWDED_SECONDS = 5.0
-"""Seconds for which a relay locks only its share after it has noticed another relay."""
+"""Seconds for which a relay locks only `_SHARE` buckets after it has noticed another relay."""
 _LOCK_SECONDS = 1.0
 """Seconds a relay waits for the lock of a bucket when all buckets are locked."""
 
@@ -146,10 +149,11 @@ _LOCK_SECONDS = 1.0
 class BucketClaims(Claims):
     """Claims the events of all unlocked buckets, or of a share of the buckets while other relays are active.
 
-    Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks the rows of buckets, and
-    claims only events of these buckets. When a relay finds a bucket locked, it assumes for some seconds that other
-    relays are active. When a relay finds every bucket locked, it waits for the lock of one bucket, and gets the lock
-    when the other relay ends its claim. The next claim of the other relay then finds this bucket locked.
+    Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks rows in the table of
+    buckets, and claims only events of the buckets that it has locked. When a relay finds a bucket locked, it assumes
+    for some seconds that other relays are active. When a relay finds every bucket locked, it waits for the lock of one
+    bucket, and gets this lock when the other relay ends its claim. At its next claim, the other relay finds this bucket
+    locked, and also assumes that it is not alone.
 
     Args:
         frozen_seconds: Seconds after which the server ends the transaction of a relay that executes nothing.
@@ -194,14 +198,14 @@ class BucketClaims(Claims):
         """Prepare the outbox, and begin the transaction of a claim.
 
         The preparation releases delayed events that are due, and sets the name of the application as the source of
-        events without a source. These changes are committed before the claim begins, because the source of an event
-        must not change after the event may have been published.
+        events without a source. These changes are committed before the claim begins, because the source of a
+        published event must not change.
 
-        In the transaction of the claim, the server bounds the wait for a lock, and ends the transaction when the relay
-        is frozen, so that other relays do not wait for it.
+        During the claim, the server limits how long a statement waits for a lock. The server also ends the transaction
+        of a frozen relay, so that other relays do not wait for the frozen relay.
 
-        The first statement also counts the rows of the buckets, since a missing row would look like a bucket that
-        another relay has locked.
+        The first statement also counts the rows of the table of buckets, since a missing row would look like a bucket
+        that another relay has locked.
 
         Raises:
             SchemaError: The table of buckets lacks rows.
@@ -244,10 +248,10 @@ class BucketClaims(Claims):
         return rows, None if len(held) == BUCKETS else BUSY_PAUSE
 
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
-        """Lock up to `wanted` unlocked buckets, and return their numbers. When all are locked, wait for one bucket.
+        """Lock up to `wanted` unlocked buckets, and return their numbers. When all buckets are locked, wait for one.
 
-        The next call starts `wanted` buckets later, so that a relay that locks only a share publishes the events of
-        every bucket in turn.
+        The next call starts `wanted` buckets later, so that a relay that locks only some buckets publishes the events
+        of all buckets in turn.
         """
         place = (buckets.c.bucket + (BUCKETS - self._first)) % BUCKETS
         unlocked = select(buckets.c.bucket).where(_IS_VALID).order_by(place).limit(wanted)
@@ -258,7 +262,7 @@ class BucketClaims(Claims):
         return held
 
     async def _wait_for_one(self, connection: AsyncConnection) -> set[int]:
-        """Wait for the lock of one bucket, and return its number; return an empty set after `lock_timeout`."""
+        """Wait for the lock of one bucket, and return a set with its number; an empty set after `_LOCK_SECONDS`."""
         one = select(buckets.c.bucket).where(buckets.c.bucket == self._first).with_for_update()
         try:
             return set((await connection.execute(one)).scalars())

@@ -36,7 +36,7 @@ MODE = "mediator_mode"
 """The execution option that says whether a connection is used to "read" or to "write"."""
 
 OWNER = "mediator_unit_of_work"
-"""The key of the unit of work in a session's `info`; a connection's `info` has a weak reference to the unit of work."""
+"""The key of the unit of work in a session's `info`, and of a weak reference to it in a connection's `info`."""
 
 _NAME = re.compile(r"\w+")
 
@@ -127,8 +127,8 @@ class Database(ABC):
     def _on_error(self, context: ExceptionContext) -> BaseException | None:
         """Return this library's error for a driver's error, or `None` to keep the driver's error.
 
-        An error of a writer also dooms the running unit of work: it can then only be rolled back, even if the handler
-        catches the error.
+        An error of a writer also dooms the running unit of work: the unit of work can only be rolled back, even if the
+        handler catches the error.
         """
         mode = mode_of(context.connection)
         translated = self.translated(context, mode) or self._missing_table(context, mode)
@@ -168,19 +168,19 @@ class Database(ABC):
 
     @abstractmethod
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Return a context manager that raises `TimeoutError` when COMMIT or ROLLBACK in it takes more than `seconds`.
+        """Return a context manager in which a COMMIT or ROLLBACK raises `TimeoutError` after `seconds` seconds.
 
-        The connection cannot be used after that. SQLite has no such limit, since the writer lock must be held until
-        SQLite has answered.
+        The connection cannot be used after this error. On SQLite, there is no limit, since the writer lock must be held
+        until SQLite has answered.
         """
 
     @abstractmethod
     def insert(self, table: Table) -> Any:
-        """Return this dialect's INSERT into a table, which supports `on_conflict_do_nothing()`."""
+        """Return an INSERT into a table. The INSERT has the method `on_conflict_do_nothing()` of this dialect."""
 
     @abstractmethod
     def is_missing_table(self, error: BaseException) -> bool:
-        """Return whether an error of the driver means that a table does not exist; its text then names the table."""
+        """Return whether an error of the driver means that a table does not exist. The error text names the table."""
 
     @abstractmethod
     def begun(self, connection: Connection) -> None:
@@ -218,7 +218,7 @@ def _announce_commit(connection: Connection) -> None:
 
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a listener, for events of a dialect, that calls a method through a weak reference.
+    """Return a listener for events of a dialect. The listener calls `method` through a weak reference.
 
     SQLAlchemy's caches keep the listeners of a dialect after the engine is no longer used. A strong reference to the
     method would therefore keep the engine alive.

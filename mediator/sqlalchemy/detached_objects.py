@@ -28,7 +28,7 @@ from mediator.errors import misuse
 _QUERIES = ("dynamic", "write_only")
 """Loading strategies of relationships that are queried, and never hold objects in memory."""
 _NOT_READ = (*_QUERIES, "raise", "raise_on_sql", "noload")
-"""Loading strategies of relationships that `Session.refresh` does not load, even when it is given their names."""
+"""Loading strategies of relationships that `Session.refresh` does not load, even when it is called with their names."""
 
 _CHANGEABLE: tuple[type, ...] = (dict, list, set, MutableBase)
 """Types of values that can be changed in place."""
@@ -48,7 +48,7 @@ class _Returned:
 class _Change:
     """A change of one attribute.
 
-    Either `value` was set, or the objects `added` and `removed` changed a collection.
+    Either `value` was set, or the objects in `added` were added to a collection, and the objects in `removed` removed.
     """
 
     key: str
@@ -85,7 +85,7 @@ class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
     Attributes:
-        letting_go: Whether this class is detaching objects now. The unit of work keeps the aggregates among them.
+        letting_go: Whether this class is detaching objects now. While it is, the unit of work releases no aggregates.
     """
 
     def __init__(self, session: Session) -> None:
@@ -218,7 +218,7 @@ class DetachedObjects:
         self._returned.pop(_state_of(entity), None)
 
     def take_changed_back(self) -> None:
-        """Attach the changed objects again, so that they are written.
+        """Attach the changed objects again, so that the changes are written.
 
         Raises:
             StaleObjectError: The row of a changed object was deleted or loaded as another object, or the object was
@@ -284,8 +284,8 @@ class DetachedObjects:
         now = state.dict.get(key)
         if before is now or kind.compare_values(before, now):
             return True
-        # A value may be read in another form than it was written in. SQLite, for example, drops the zone of a time.
-        # Converted to parameters for the driver, both forms are equal.
+        # A value may be read in another form than was written. SQLite, for example, drops the zone of a time.
+        # Both forms give the same parameter for the driver.
         dialect = self._session.get_bind().dialect
         process = kind.dialect_impl(dialect).bind_processor(dialect)
         return process is not None and bool(process(before) == process(now))
@@ -301,7 +301,7 @@ def _columns(mapper: Mapper[Any]) -> list[str]:
 
 
 def _is_read(attribute: ColumnProperty[Any] | RelationshipProperty[Any]) -> bool:
-    """Return whether `Session.refresh` loads an attribute when it is given the attribute's name."""
+    """Return whether `Session.refresh` loads an attribute when it is called with the attribute's name."""
     if isinstance(attribute, RelationshipProperty):
         return attribute.lazy not in _NOT_READ
     return isinstance(attribute.columns[0], Column) or ("query_expression", True) not in attribute.strategy_key
@@ -316,7 +316,7 @@ def _history(state: State, key: str) -> Any:
 
 
 def _loaded(state: State, key: str) -> Any:
-    """Return the value that an attribute was loaded with, even if it has changed; `NO_VALUE` when it is unknown."""
+    """Return the value that an attribute was loaded with, even after a change; `NO_VALUE` if the value is unknown."""
     history = _history(state, key)
     values = list(history.non_added())
     attribute = state.mapper.attrs[key]
@@ -328,7 +328,7 @@ def _loaded(state: State, key: str) -> Any:
 def _copies(state: State) -> dict[str, Any]:
     """Return copies of the values that can be changed in place.
 
-    SQLAlchemy notices that such a value was changed, but does not keep the old value.
+    When such a value is changed, SQLAlchemy notices the change but does not keep the old value.
     """
     values = ((key, state.dict.get(key)) for key in _columns(state.mapper))
     return {key: deepcopy(value) for key, value in values if isinstance(value, _CHANGEABLE)}

@@ -40,8 +40,8 @@ class ConnectionPool(AsyncAdaptedQueuePool):
         """Return a connection.
 
         Raises:
-            MisuseError: The dispatches that enclose this one hold all connections, or the pool belongs to another
-                event loop or process.
+            MisuseError: The dispatches that enclose the current dispatch hold all connections, or the pool belongs to
+                another event loop or process.
             PoolExhaustedError: No connection was returned to the pool in time.
         """
         self._owner.check(busy=self.checkedout() > 0)
@@ -87,7 +87,7 @@ _POOL = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10.0, "pool_recycl
 _databases: weakref.WeakKeyDictionary[Engine, weakref.ref[Database]] = weakref.WeakKeyDictionary()
 """The database of each engine.
 
-The database references its engine, so both references here are weak. The engine's listeners keep the database alive.
+A strong reference to a database would keep its engine alive forever. The engine's listeners keep the database alive.
 """
 
 
@@ -133,17 +133,18 @@ async def open_engine(
         url: `sqlite:///file` (relative), `sqlite:////file` (absolute), or `postgresql://user:password@host/database`.
         writer_timeout: SQLite: how long a writer waits for other writers, in seconds.
         lock_timeout: PostgreSQL: how long a transaction inside another transaction waits for a lock, in seconds.
-        idle_timeout: PostgreSQL: how long a transaction may be idle between two statements, in seconds. The server then
-            ends the transaction, so that a frozen process does not keep its locks forever.
+        idle_timeout: PostgreSQL: how long a transaction may be idle between two statements, in seconds. After this
+            time, the server ends the transaction, so that a frozen process does not keep its locks forever.
         statement_timeout: PostgreSQL: how long a statement waits for its answer, in seconds.
         connect_timeout: PostgreSQL: how long connecting may take, in seconds.
         check_at_start: PostgreSQL: whether to connect at once and raise an error when the server cannot be reached.
-            When false, a process that uses several databases can start while this database is unreachable; its workers
-            then wait for the database.
+            When this is false, a process can start while the server is unreachable, and the workers of the process wait
+            for the server.
         options: Options of SQLAlchemy's `create_async_engine`. By default, `pool_size` is 10 and `max_overflow` is 10.
             `hide_parameters` is true by default, so that errors and logs show statements without their values.
-            `connect_args` are added to the arguments of this library, and override them. A `None` in their
-            `server_settings` removes a setting of this library. A function as `password` is called for each connection.
+            `connect_args` are added to the connection arguments of this library, and override these. `None` as a value
+            in `server_settings` removes a setting of this library. A function as `password` is called for each
+            connection.
 
     The URL of the engine has no password, and tracebacks with local variables do not show the password. For a
     PostgreSQL engine that was created without this function, tracebacks through SQLAlchemy can show the password.
@@ -201,7 +202,7 @@ def _create(url: URL, settings: dict[str, Any]) -> AsyncEngine:
 
 
 def _arguments(url: URL) -> dict[str, Any]:
-    """Return the arguments for the driver that a URL contains.
+    """Convert a URL to arguments for the driver.
 
     Errors of SQLAlchemy are replaced and not kept as causes, since their texts may show a password.
     """
@@ -223,7 +224,7 @@ def _parse(text: str) -> URL:
         reason = "it is not a database URL such as sqlite:///app.db"
     except ValueError:
         reason = (
-            "its port is no number: write it as postgresql://user:password@host:5432/database, "
+            "its port is no number: write the URL as postgresql://user:password@host:5432/database, "
             "with everything but letters and digits percent-encoded"
         )
     else:

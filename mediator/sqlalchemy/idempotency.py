@@ -28,7 +28,7 @@ class SqlAlchemyIdempotency(Idempotency):
         engine: From `open_engine`.
         codec: Writes and reads responses; JSON through msgspec by default.
         keep_seconds: How long a response is kept, in seconds; one day by default.
-        clean_interval: Seconds between two deletions of old responses, by a process that runs the container's workers.
+        clean_interval: Seconds between two deletions of old responses in a process that runs the container's workers.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
             used.
     """
@@ -47,7 +47,7 @@ class SqlAlchemyIdempotency(Idempotency):
         self._clock = DatabaseClock(self._database.dialect, clock_offset)
 
     async def claim(self, unit_of_work: UnitOfWork, key: str, fingerprint: str, /) -> KeptResponse | None:
-        # Concurrent claims of one key wait for each other: at the unique index on PostgreSQL, at SQLite's writer lock.
+        # Concurrent claims of one key wait for each other, at PostgreSQL's unique index or SQLite's writer lock.
         connection = await own_connection(self, self._database, unit_of_work)
         now, columns = self._clock.now(), idempotency.c
         row: dict[str, Any] = {"fingerprint": fingerprint, "response": b"", "created_at": now}

@@ -78,9 +78,9 @@ class SqlAlchemyInbox(Inbox):
         return await self._admit_parked_key(connection, consumer, key) if found[0] else Admission.NEW
 
     async def _admit_parked_key(self, connection: AsyncConnection, consumer: str, key: str) -> Admission:
-        """Return the admission of an event whose key had parked events.
+        """Return the admission of a new event whose key had parked events in the first query.
 
-        The query is repeated with the key locked, since a replay may be removing the key's last parked event.
+        This method locks the key and repeats the query, since a replay may be removing the key's last parked event.
         """
         await lock_key(connection, consumer, key)
         parked = (await connection.execute(select(is_key_parked(consumer, key)))).scalar_one()
@@ -143,8 +143,8 @@ class SqlAlchemyInbox(Inbox):
     async def takes_writes(self) -> bool:
         """Return whether the database can commit a row of 256 KiB. The row is then deleted.
 
-        A small row would prove little, since a full file often has space for it. A rollback instead of the commit would
-        prove nothing, since it does not write to the disk.
+        A small row would prove little, since a file on a full disk often has space for a small row. A rollback in place
+        of the commit would prove nothing, since a rollback does not write to the disk.
         """
         key = f"room for {uuid.uuid4()}"
         row = {"key": key, "fingerprint": "", "response": os.urandom(_PROBE_BYTES), "created_at": self._clock.now()}
@@ -161,15 +161,15 @@ class SqlAlchemyInbox(Inbox):
 def _is_parked() -> ColumnElement[bool]:
     """Return a condition that is true for the inbox row of a parked event.
 
-    Such a row is kept while the event is parked: without its row, an event that is delivered again would take effect
-    twice.
+    The inbox row is kept while the event is parked. Without the row, a second delivery of the event would not be
+    recognized, and the event could take effect twice.
     """
     same = and_(*(parked.c[name] == inbox.c[name] for name in _IDENTITY))
     return exists(select(1).select_from(parked).where(same, parked.c.direction == "in").correlate(inbox))
 
 
 def _fitting(consumer: str, source: str, event_id: str) -> tuple[str, str, str]:
-    """Return the primary key of an event's row. A source or an id that does not fit its column becomes its hash."""
+    """Return the primary key of an event's row. A hash replaces a source or an id that does not fit its column."""
     if not is_storable(consumer, LONGEST_GROUP):
         raise SettingError("consumer", consumer, f"use at most {LONGEST_GROUP} characters, and no NUL")
     return consumer, text_or_hash(source), text_or_hash(event_id)

@@ -33,7 +33,7 @@ _DIALECTS: dict[str, Callable[[], Dialect]] = {"sqlite": sqlite.dialect, "postgr
 _NOW = {"sqlite": "(julianday('now') - 2440587.5) * 86400.0", "postgresql": "extract(epoch FROM now())"}
 _FIRST = 1
 _APPLICATION = "{application}"
-"""A placeholder in the statements of a migration; it is replaced by the name of the application as an SQL literal."""
+"""A placeholder in the statements of a migration, for the name of the application as an SQL literal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Migration:
 
     Attributes:
         version: The version that the tables have after the step.
-        statements: The statements by dialect (`"sqlite"`, `"postgresql"`), executed in order and in one transaction.
+        statements: The statements for `"sqlite"` and for `"postgresql"`, executed in order and in one transaction.
         names_events: Whether `{application}` in the statements is replaced by the name of the application as a literal.
-        adds: The names of a table and of a column that the step adds to it. Tables without a recorded version have at
-            least this version when they have the column.
+        adds: The name of a table, and the name of a column that the step adds to this table. When no version is
+            recorded but the column exists, the tables have at least the version of this step.
     """
 
     version: int
@@ -80,7 +80,7 @@ class SchemaHistory:
         return _FIRST + len(self.migrations)
 
     def statements(self, dialect: Dialect | str, from_version: int = 0, *, application: str | None = None) -> list[str]:
-        """Return the statements of `schema_statements` for these versions."""
+        """Return the statements that create the current tables, or that upgrade tables of `from_version`."""
         if not 0 <= from_version <= self.version:
             raise SettingError("from_version", from_version, f"use 0 to {self.version}")
         of = _dialect(dialect)
@@ -93,9 +93,9 @@ class SchemaHistory:
         return [text for migration in steps for text in self.step(of, migration, application)]
 
     def step(self, dialect: Dialect, migration: Migration, application: str | None = None) -> list[str]:
-        """Return the statements of one migration, and the statement that records it.
+        """Return the statements of one migration, and the statement that records the migration.
 
-        Without the name of the application, events get an empty source.
+        When `application` is `None`, an empty text replaces `{application}` in the statements.
         """
         statements = migration.statements[dialect.name]
         if migration.names_events:
@@ -103,9 +103,9 @@ class SchemaHistory:
         return [*statements, _record(dialect, migration.version)]
 
     def rows(self, dialect: Dialect | str, application: str | None = None) -> list[str]:
-        """Return the statements that insert the initial rows; existing rows are not changed.
+        """Return the statements that insert the initial rows if they are missing.
 
-        With the name of the application, further statements set this name as the source of events without a source.
+        When `application` is given, further statements set this name as the source of stored events without a source.
         """
         of = _dialect(dialect)
         numbers = [{"bucket": number} for number in range(BUCKETS)]
@@ -131,9 +131,9 @@ _VERSION_2 = (
 )
 """The statements of version 2, which stores the source of each event.
 
-The name of the application is the default of the new column. The tables are therefore not rewritten, and processes of
-version 1, which are still running, store their events under this name. An empty partition key becomes NULL, since
-version 1 treated an empty key as no key.
+The name of the application is the default value of the new column. The database can add a column with a default value
+without rewriting the table. Processes of version 1 that still run do not set the column, and their events get the
+default value. An empty partition key becomes NULL, since version 1 treated an empty key as no key.
 """
 
 _SET_SOURCES = (
@@ -168,7 +168,7 @@ def schema_statements(dialect: Dialect | str, *, from_version: int = 0, applicat
             upgrade from version 1.
 
     Raises:
-        SettingError: The version or the dialect is unknown, or the name is missing or not valid.
+        SettingError: The version or the dialect is unknown, or the name of the application is missing or not valid.
     """
     return HISTORY.statements(dialect, from_version, application=application)
 
@@ -180,11 +180,11 @@ def schema_rows(dialect: Dialect | str, *, application: str | None = None) -> li
 
     Args:
         dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
-        application: The name of the application under which the events in the tables were published. Give it in a
-            migration of your own to version 2: events without a source get this name.
+        application: The name of the application under which the events in the tables were published. It becomes the
+            source of the stored events without a source. A migration of your own to version 2 has to give this name.
 
     Raises:
-        SettingError: The dialect is unknown, or the name is not valid for an application.
+        SettingError: The dialect is unknown, or the name of the application is not valid.
     """
     return HISTORY.rows(dialect, application)
 
@@ -221,13 +221,14 @@ def _unless_there(statement: Insert, dialect: Dialect) -> str:
 _UNCHANGED = frozenset(
     {"mediator_attempts", "mediator_idempotency", "mediator_inbox", "mediator_parked", "mediator_relay_buckets"}
 )
-"""The tables that no migration has changed. Tables from before version 1 may lack some of them."""
+"""The tables that no migration has changed. A database without a recorded version may lack some of these tables."""
 
 
 async def create_schema(engine: AsyncEngine, *, history: SchemaHistory = HISTORY) -> None:
-    """Create the tables that are missing. Any number of processes may call it at the same time and at every start.
+    """Create the missing tables. Any number of processes may call this function at the same time and at every start.
 
-    Tables of a newer version are not changed, since a new version of the application may be replacing this one.
+    Tables of a newer version are not changed, because a newer release of the application may have upgraded the tables
+    while this release still runs.
 
     Args:
         engine: The engine of the database.
@@ -251,7 +252,7 @@ async def create_schema(engine: AsyncEngine, *, history: SchemaHistory = HISTORY
 async def upgrade_schema(
     engine: AsyncEngine, *, application: str | None = None, history: SchemaHistory = HISTORY
 ) -> list[int]:
-    """Upgrade the tables to the current version. Any number of processes may call it at the same time.
+    """Upgrade the tables to the current version. Any number of processes may call this function at the same time.
 
     Each version is applied in its own transaction, and other processes that upgrade or create tables wait for this
     transaction. When a version fails, the previous versions stay applied. In a database without tables, the current
@@ -260,8 +261,8 @@ async def upgrade_schema(
     Args:
         engine: The engine of the database.
         application: The name of the application under which the events in the tables were published (the `application`
-            of the publisher). It is stored with these events. Required to upgrade from version 1 when the tables have
-            events.
+            of the publisher). The upgrade stores this name with these events. The name is required to upgrade from
+            version 1 when the tables have events.
         history: The versions of the tables.
 
     Returns:
@@ -269,7 +270,7 @@ async def upgrade_schema(
 
     Raises:
         SchemaError: The tables are of a newer version than this library knows. Nothing was changed.
-        SettingError: The name is missing, or not valid for an application. Nothing was changed.
+        SettingError: The name of the application is missing or not valid. Nothing was changed.
         DatabaseUnavailableError: The database cannot be opened.
         WriterTimeoutError: Other writers held the writer lock of an SQLite database for too long.
     """
@@ -331,7 +332,7 @@ async def _step(database: Database, history: SchemaHistory, application: str | N
 
 
 async def _check_no_events(connection: AsyncConnection) -> None:
-    """Raise a `SettingError` if the tables have events, since the upgrade then needs the name of the application."""
+    """Raise a `SettingError` if the tables have events, since an upgrade of events needs the application's name."""
     for table, condition in (outbox, true()), (archive, true()), (parked, parked.c.direction == "out"):
         found = await connection.execute(select(literal(1)).select_from(table).where(condition).limit(1))
         if found.first() is not None:

@@ -67,7 +67,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
         return OutboxCount(int(row.events), None if row.oldest is None else round(row.oldest, 3))
 
     async def get(self, event_id: str, /) -> tuple[OutboxRecord, CloudEvent]:
-        for table in (outbox, archive):  # events move in this order, so the two queries miss no event
+        for table in (outbox, archive):  # events move from the first to the second, so none is missed
             payload = (table.c.content_type, table.c.extensions, table.c.data)
             wanted = select(*_columns(table), *payload).where(is_one_of_texts(table.c.id, (event_id,)))
             for row in await self._rows(wanted.order_by(table.c.sequence).limit(1)):
@@ -99,9 +99,9 @@ class SqlAlchemyOutboxContents(OutboxContents):
         return and_(literal(value=True), *conditions)
 
     def _time(self, table: Table) -> ColumnElement[Any]:
-        """Return an SQL expression for when an event was archived, or raised if it is not archived.
+        """Return an SQL expression for the time of an event, in seconds since the epoch.
 
-        The time is in seconds since the epoch.
+        This is the time at which an event in the archive was archived, or an event in the outbox was raised.
         """
         if table is archive:
             return archive.c.archived_at
@@ -141,34 +141,33 @@ def _columns(table: Table) -> list[ColumnElement[Any]]:
 
 
 _RING_PAUSE = 0.1
-"""Seconds by which the next wake of the relay is delayed when the last ring led to no events."""
+"""Seconds by which the next wake of the relay is delayed when the last ring of the doorbell led to no events."""
 
 
 class SqlAlchemyOutbox(Outbox):
     """Stores the outbox in the database of the unit of work.
 
     Declare it with the engine of the unit of work: `outbox = providers.Singleton(SqlAlchemyOutbox, engine)`. On SQLite
-    only one relay at a time publishes: the relay that holds the lock file `<database>.relay`. It does not keep a
-    transaction open while it publishes. On PostgreSQL, any number of relays divide the events among themselves by
-    partition key. Each method that queries the database raises `SchemaError` when the tables do not exist.
+    only one relay at a time publishes: the relay that holds the lock file `<database>.relay`. This relay
+    keeps no transaction open while it publishes. On PostgreSQL, any number of relays divide the events among themselves
+    by partition key. Each method that queries the database raises `SchemaError` when the tables do not exist.
 
     Args:
         engine: From `open_engine`.
-        archive_seconds: How long published events are kept, in seconds, to refill a broker that lost them; 72 hours by
-            default. 0 keeps no events.
+        archive_seconds: How long published events are kept, in seconds, so that they can be published again to a broker
+            that lost them; 72 hours by default. 0 keeps no events.
         doorbell: A signal between processes. After this process commits events, the doorbell wakes the relays of other
             processes; after another process commits events, the doorbell wakes the relay of this process.
         frozen_seconds: Seconds after which PostgreSQL ends the claim of a relay whose process is frozen. Use more than
             the `batch_timeout` of the relay: PostgreSQL cannot distinguish a relay that waits for a slow broker from a
             frozen relay, and events of an ended claim are published again.
-        application: The name of this application, which is stored as the source of each of its events. Give it here,
-            and not to the publisher. An event keeps the name with which it was stored, even when the application is
-            renamed.
+        application: The name of this application, which is stored as the source of each of its events. Give the name
+            here, and not to the publisher. A stored event keeps its source even when the application is renamed.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
             used.
 
     Raises:
-        SettingError: A number is out of range, or the name is not valid.
+        SettingError: A number is out of range, or the name of the application is not valid.
     """
 
     def __init__(
@@ -256,7 +255,7 @@ class SqlAlchemyOutbox(Outbox):
         return SqlAlchemyOutboxContents(self._database)
 
     async def pending(self) -> int:
-        """Return how many events wait, including delayed events and events behind a refused event of their key."""
+        """Return how many events wait, including delayed events and events whose key has a refused (parked) event."""
         async with self._database.reader.connect() as connection:
             return int((await connection.execute(select(func.count()).select_from(outbox))).scalar_one())
 
@@ -284,7 +283,7 @@ class SqlAlchemyOutbox(Outbox):
 
 
 class _Rings:
-    """Wakes the relay when a doorbell rings: at once, or after a short delay when the last ring led to no events.
+    """Wakes the relay when a doorbell rings: at once, or after a short delay if the last ring led to no events.
 
     Each wake costs a query, and any client that may publish to the doorbell's subject can ring at any rate. The delay
     bounds the rate of the queries. Commits of this process wake the relay without a ring.
@@ -312,7 +311,7 @@ class _Rings:
         self._is_answering, self._woken = self._woken, False
 
     def found(self, something: bool) -> None:
-        """Record whether the query found events."""
+        """Record whether the relay's query found events."""
         if something:
             self._found_nothing, self._not_before = False, 0.0
         elif self._is_answering:
@@ -327,12 +326,12 @@ class _Rings:
 
 
 class _Bell(asyncio.Event):
-    """An `asyncio.Event` that rings a doorbell when it is set, so that `Database.listen` accepts it."""
+    """An `asyncio.Event` that rings a doorbell when it is set. `Database.listen` accepts only an `asyncio.Event`."""
 
     def __init__(self, doorbell: Doorbell) -> None:
         super().__init__()
         self._doorbell = doorbell
 
     def set(self) -> None:
-        """Ring the doorbell. No task waits for this `asyncio.Event`, so it stays unset."""
+        """Ring the doorbell. This `asyncio.Event` itself stays unset, since no task waits for it."""
         self._doorbell.ring()

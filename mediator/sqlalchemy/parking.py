@@ -20,8 +20,8 @@ from mediator.sqlalchemy.unit_of_work import SqlAlchemyUnitOfWork
 class SqlAlchemyParking(Parking):
     """Stores parked events (dead letters) in the database of the inbox and the unit of work.
 
-    Declare it with the same engine: `parking = providers.Singleton(SqlAlchemyParking, engine)`. Each method raises
-    `SchemaError` when the tables do not exist, and `MisuseError` for a unit of work that is not a
+    Declare it with the engine of the unit of work: `parking = providers.Singleton(SqlAlchemyParking, engine)`. Each
+    method raises `SchemaError` when the tables do not exist, and `MisuseError` for a unit of work that is not a
     `SqlAlchemyUnitOfWork` on the same engine.
 
     Args:
@@ -85,7 +85,7 @@ class SqlAlchemyParking(Parking):
             event = await _get(connection, number, locked=True)
             if headers is not None and event.direction == "out":
                 raise SettingError(
-                    "headers", sorted(headers), "the headers of an outgoing event are set when it is sent"
+                    "headers", sorted(headers), "the headers of an outgoing event are set when the event is sent"
                 )
             values = {
                 "data": event.data if data is None else data,
@@ -110,7 +110,7 @@ class SqlAlchemyParking(Parking):
             event = await _take(connection, number)
             row = self._database.insert(outbox).values(sequence=event.sequence, **columns_of(released_event(event)))
             while (await connection.execute(row.on_conflict_do_nothing())).rowcount != 1:
-                await _check_absent(connection, event)  # if the other event was sent meanwhile, insert again
+                await _check_absent(connection, event)  # returns when the other event has left the outbox
         self._database.wake()
         return event
 
@@ -128,10 +128,10 @@ class SqlAlchemyParking(Parking):
 
 
 async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
-    """Return the connection of a unit of work's running transaction, for an adapter (`part`) on a database.
+    """Return the connection of the running transaction of `unit_of_work`, for the adapter `part` on `database`.
 
     Raises:
-        MisuseError: The unit of work is not a `SqlAlchemyUnitOfWork` on the adapter's engine.
+        MisuseError: The unit of work is not a `SqlAlchemyUnitOfWork` on the engine of `database`.
     """
     if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
         raise misuse.other_unit_of_work(part, unit_of_work)
@@ -142,7 +142,7 @@ async def own_connection(part: object, database: Database, unit_of_work: UnitOfW
 
 
 def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
-    """Return a condition that is true when an incoming event with a consumer's key is parked."""
+    """Return a condition that is true when an incoming event of the given consumer and key is parked."""
     return exists(
         select(literal(1)).where(
             parked.c.consumer == consumer, parked.c.partition_key == key, parked.c.direction == "in"
@@ -151,7 +151,7 @@ def is_key_parked(consumer: str, key: str) -> ColumnElement[bool]:
 
 
 async def lock_key(connection: AsyncConnection, consumer: str, key: str) -> None:
-    """Lock a consumer's key until the transaction ends. On SQLite, the writer lock is enough."""
+    """Lock a consumer's key until the transaction ends. Do nothing on SQLite, where the writer lock is enough."""
     if connection.dialect.name == "postgresql":
         digest = hashlib.sha256(f"mediator.parked\0{consumer}\0{key}".encode()).digest()
         number = int.from_bytes(digest[:8], "big", signed=True)
@@ -169,10 +169,10 @@ async def _get(connection: AsyncConnection, number: int, *, locked: bool = False
 
 
 async def _take(connection: AsyncConnection, number: int, *, in_order: bool = True) -> ParkedEvent:
-    """Remove a parked event and return it. With `in_order`, it must be the first event of its key.
+    """Remove a parked event, and return the event. With `in_order`, it must be the first parked event of its key.
 
-    Every method locks the row before the key. A replay holds the row while its handlers run, and a transaction that
-    locked the key first would keep the key locked while it waits for the row.
+    Every method locks the row before the key. A replay keeps the row locked while its handlers run. A transaction that
+    locked the key first would keep the key locked during its wait for the row.
     """
     event = await _get(connection, number, locked=True)
     if event.partition_key is not None:
@@ -191,7 +191,7 @@ async def _check_head(connection: AsyncConnection, event: ParkedEvent) -> None:
 
 
 async def _check_absent(connection: AsyncConnection, event: ParkedEvent) -> None:
-    """Raise a `ParkedEventConflictError` if the outbox has an event with the id or the sequence of a parked event."""
+    """Raise a `ParkedEventConflictError` if the outbox has an event with the id or the sequence of the parked event."""
     same_id, same_place = outbox.c.id == event.event_id, outbox.c.sequence == event.sequence
     chosen = select(outbox.c.id, outbox.c.partition_key)
     for condition in same_id, same_place:

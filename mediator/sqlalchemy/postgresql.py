@@ -31,15 +31,15 @@ _CREATOR = "async_creator_fn"
 _READ_BY_SQLALCHEMY = frozenset({"prepared_statement_cache_size", "prepared_statement_name_func"})
 """Arguments that SQLAlchemy's asyncpg dialect reads itself, and does not pass to `async_creator_fn`."""
 _PLACES = ("host", "port", "user", "database")
-"""Arguments whose values error texts may show."""
+"""Arguments whose values may be shown in error texts."""
 
 Connect = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Connecting:
-    """A callable that opens connections, and whose `repr()` hides the arguments, since each may contain a password.
+    """A callable that opens connections. Its `repr()` hides the arguments, since any argument may contain a password.
 
-    `connect` is the function that opens a connection. When it is `None`, `through` returns a copy with a function.
+    `connect` is the function that opens a connection. `through` returns a copy in which a missing `connect` is set.
     """
 
     def __init__(self, arguments: dict[str, Any], connect: Connect | None = None) -> None:
@@ -47,7 +47,7 @@ class Connecting:
         self._connect = connect
 
     async def __call__(self, *arguments: Any) -> Any:
-        """Open a connection in an empty context, which the event loop keeps until the connection is closed."""
+        """Open a connection in an empty context, since the event loop keeps the context until the connection closes."""
         return await detached(self._open(*arguments))
 
     async def _open(self, *arguments: Any) -> Any:
@@ -59,7 +59,7 @@ class Connecting:
         """Return an error text of the driver without the values of options.
 
         When the value of an option contains an @, the option may be a part of a password that was not percent-encoded.
-        The names of all options are then removed, too.
+        In this case, the names of all options are removed, too.
         """
         places = {str(self._arguments.get(name)) for name in _PLACES}
         options = {name: value for name, value in self._arguments.items() if name not in _PLACES}
@@ -68,7 +68,7 @@ class Connecting:
         return hiding([*values, *(options if is_password_split else ())])(text)
 
     def through(self, connect: Connect) -> "Connecting":
-        """Return a copy that calls `connect`, unless it has a function already."""
+        """Return a copy that opens connections with `connect`, unless this object has its own function for that."""
         return Connecting(self._arguments, self._connect or connect)
 
 
@@ -95,9 +95,9 @@ _LEFT = "mediator_left"
 _LOOP = "mediator_loop"
 """A key in the `info` of a connection, for its event loop. A connection works only in the loop that opened it."""
 _FRESH = "mediator_fresh"
-"""A key in the `info` of a connection, which is set between the begin of a transaction and its first statement.
+"""A key in the `info` of a connection. The key is set from the begin of a transaction until its first statement.
 
-asyncpg sends BEGIN together with the first statement, and reports no transaction before.
+asyncpg sends BEGIN together with the first statement. Before this statement, asyncpg reports that no transaction runs.
 """
 _IDLE_SECONDS = 30.0
 """Seconds of idleness after which a connection is probed before it is used again."""
@@ -156,7 +156,7 @@ class PostgresqlDatabase(Database):
         """Do nothing, since there is no writer lock."""
 
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Return a timeout. After a timeout, the connection is closed, so that the pool can open another connection."""
+        """Return a timeout. When it expires, the connection is closed, so that the pool can open another connection."""
         return asyncio.timeout(seconds)
 
     def insert(self, table: Table) -> Any:
@@ -174,8 +174,8 @@ class PostgresqlDatabase(Database):
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
         """Translate errors of the server and of the connection to the server.
 
-        An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own, because the server
-        has then rolled back. After any other error, the outcome of the transaction must be determined first.
+        An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own. In this case, the
+        server has rolled back. After any other error, the outcome of the transaction must be determined first.
         """
         error = context.original_exception
         if context.connection is None:
@@ -211,7 +211,7 @@ class PostgresqlDatabase(Database):
     def _check_commit(self, connection: Connection) -> None:
         """Raise an error instead of sending COMMIT when the connection is closed or the transaction has ended.
 
-        The outcome is known in this case, while an error of COMMIT itself would leave the outcome unknown.
+        Without COMMIT, nothing is committed. An error of COMMIT itself would leave the outcome unknown.
         """
         driver_connection: Any = connection.connection.driver_connection
         if mode_of(connection) == "write" and driver_connection.is_closed():
@@ -241,7 +241,7 @@ ENCODING_REMEDY = (
 
 
 def encoding_problem(settings: Any) -> str:
-    """Return why an encoding of a server or a connection would change texts; empty when both are UTF-8."""
+    """Return why the encoding of the server or of the connection would change texts; empty if both are UTF-8."""
     found = {"the database": settings.server_encoding, "the connection": settings.client_encoding}
     utf8 = ("UTF8", "UNICODE")
     wrong = [
@@ -282,7 +282,7 @@ def _refuse_ended_transaction(
 def _check_running(connection: Connection) -> None:
     """Raise a `NoUnitOfWorkError` after a handler has ended the transaction with the statement COMMIT or ROLLBACK.
 
-    PostgreSQL would commit each further statement at once.
+    Without this error, PostgreSQL would commit each further statement at once.
     """
     driver_connection: Any = connection.connection.driver_connection
     is_over = not (driver_connection.is_in_transaction() or driver_connection.is_closed())
@@ -328,7 +328,7 @@ def _leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 def _hang_up(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     """Close an idle connection without waiting for the server, since a frozen server never answers.
 
-    SQLAlchemy closes a connection that is not idle: it cancels the statement, and waits at most 2 seconds.
+    SQLAlchemy itself closes a connection that is not idle, by cancelling the statement and waiting at most 2 seconds.
     """
     driver_connection: Any = getattr(connection, "driver_connection", None)
     if not driver_connection.is_in_transaction():
@@ -344,8 +344,8 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 def _is_inner(mode: str | None) -> bool:
     """Return whether an outer transaction waits for the transaction of this connection to end.
 
-    The outer transaction belongs to an enclosing dispatch. When a handler has opened this connection itself, the
-    transaction of the handler is an outer transaction, too.
+    An outer transaction is the transaction of an enclosing dispatch. When a handler has opened this connection itself,
+    the transaction of the handler is also an outer transaction.
     """
     frame = current_frame()
     own = frame.scope if frame is not None and mode is not None else None

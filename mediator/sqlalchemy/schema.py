@@ -41,9 +41,9 @@ _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers row
 
 
 def _identity() -> Identity:
-    """Return an identity that numbers rows in the order of insertion, because no session caches numbers.
+    """Return an identity that numbers rows in the order of insertion.
 
-    SQLite ignores the identity.
+    With `cache=1`, no session of PostgreSQL reserves numbers in advance. SQLite ignores the identity.
     """
     return Identity(always=False, cache=1)
 
@@ -70,8 +70,8 @@ def _identity_of_event() -> list[Column[str]]:
 def _source() -> Column[str]:
     """Return the column for the source of an event.
 
-    It is the last column of its table, where an upgrade adds it. It has a default, because processes of version 1 do
-    not set it.
+    The column is the last column of its table, since an upgrade adds a column at the end. The column has a default,
+    because processes of version 1 do not set it.
     """
     return Column("source", String(LONGEST_TEXT), nullable=False, server_default="")
 
@@ -94,9 +94,9 @@ outbox: Table = Table(
 )
 """Committed events that the broker has not stored yet. `sequence` orders the events of one key.
 
-`source` is the name of the application; it is empty when the process that added the event did not know the name, and a
-relay sets it before the event is published. `deliver_at` is the time, in seconds since the epoch, before which a
-delayed event is not published; a relay sets it to NULL when the event is due.
+`source` is the name of the application. When the process that added the event did not know the name, `source` is empty,
+and a relay sets it before the event is published. `deliver_at` is the time, in seconds since the epoch, before which a
+delayed event is not published. A relay sets `deliver_at` to NULL when the event is due.
 """
 
 archive: Table = Table(
@@ -128,7 +128,7 @@ attempts: Table = Table(
     Column("last_start", String(8), nullable=False),
     Index("mediator_attempts_by_time", "started_at"),
 )
-"""The number of handler starts of each event that has not taken effect yet. `last_start` is a `LastStart`."""
+"""The number of handler starts of each event that has not taken effect yet. `last_start` has a value of `LastStart`."""
 
 parked: Table = Table(
     "mediator_parked",
@@ -185,7 +185,7 @@ versions: Table = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("applied_at", Float, nullable=False),
 )
-"""The versions of these tables that were applied to the database. The tables have the highest of these versions."""
+"""The versions of the tables that were applied to the database. The highest number is the version of the tables."""
 
 
 ENVELOPE = ("id", "source", "type", "time", "partition_key", "bucket", "content_type", "extensions", "data")
@@ -228,13 +228,13 @@ _COLUMNS = tuple(field.name for field in fields(ParkedEvent))
 
 
 def row_of(event: ParkedEvent) -> dict[str, Any]:
-    """Return the values of a parked event's columns, without the number, which the database assigns on insertion."""
+    """Return the values of a parked event's columns. The number is left out, since the database assigns it."""
     row = {name: getattr(event, name) for name in _COLUMNS if name != "number"}
     return {**row, "extensions": to_json(event.extensions), "headers": to_json(event.headers)}
 
 
 def parked_of(row: Any) -> ParkedEvent:
-    """Return the parked event in a row. Without the column `data`, the body of the event is empty."""
+    """Return the parked event in a row. If the row lacks the column `data`, the body of the event is empty."""
     values: dict[str, Any] = {name: getattr(row, name, b"") for name in _COLUMNS}
     values["data"] = bytes(values["data"])
     values["partition_key"] = row.partition_key or None

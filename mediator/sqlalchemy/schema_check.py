@@ -36,7 +36,7 @@ async def schema_differences(engine: AsyncEngine, *, history: SchemaHistory = HI
 
 
 async def version_differences(connection: AsyncConnection, history: SchemaHistory = HISTORY) -> list[str]:
-    """Return the problems of the recorded version as texts; empty when there are no tables."""
+    """Return the problems of the recorded version as texts; empty when it is current or there are no tables."""
     recorded, version = await connection.run_sync(recorded_version), await schema_version(connection, history)
     if version > history.version:
         known = f"the tables are of version {version}, and this library knows them up to version {history.version}"
@@ -47,7 +47,7 @@ async def version_differences(connection: AsyncConnection, history: SchemaHistor
 
 
 async def table_differences(connection: AsyncConnection, history: SchemaHistory = HISTORY) -> list[str]:
-    """Return the differences of the tables and of the rows of buckets, as texts."""
+    """Return the differences of the tables, and of the rows in the table of buckets, as texts."""
 
     def compare(sync: Connection) -> list[str]:
         inspector = inspect(sync)
@@ -92,7 +92,7 @@ def _type(of: TypeEngine[Any], dialect: Dialect) -> str:
 
 
 def _unique(inspector: Inspector, table: Table) -> Iterator[str]:
-    """Yield missing unique constraints; a unique index on the same columns is accepted instead."""
+    """Yield a difference for each missing unique constraint, unless a unique index has the same columns."""
     there = {tuple(sorted(each["column_names"])) for each in inspector.get_unique_constraints(table.name)}
     there |= {
         tuple(sorted(str(name) for name in each["column_names"]))
@@ -131,9 +131,9 @@ def _plain(condition: str) -> str:
 
 
 def _buckets(connection: Connection, inspector: Inspector) -> Iterator[str]:
-    """Yield a difference when the rows of buckets, which relays lock, are not exactly the valid buckets.
+    """Yield a difference when the table of buckets does not have exactly one row for each valid bucket.
 
-    A table whose columns differ is skipped, since the columns have to be corrected first.
+    The rows are not compared while the columns of the table differ, since the columns have to be corrected first.
     """
     if not inspector.has_table(buckets.name) or any(_columns(inspector, buckets, connection.dialect)):
         return
@@ -148,7 +148,7 @@ def _buckets(connection: Connection, inspector: Inspector) -> Iterator[str]:
 
 
 def _numbers(numbers: set[int]) -> str:
-    """Return a text of numbers, in which `first-last` stands in place of consecutive numbers."""
+    """Return the numbers as a text, in which `first-last` stands for consecutive numbers."""
     firsts = sorted(number for number in numbers if number - 1 not in numbers)
     lasts = sorted(number for number in numbers if number + 1 not in numbers)
     ranges = zip(firsts, lasts, strict=True)

@@ -41,7 +41,8 @@ class OwnedSession(Session):
     """A session that uses the engine of its unit of work, and lets only the unit of work end the transaction.
 
     While a transaction of the unit of work runs, a handler can neither roll it back nor close, reset or invalidate the
-    session. The unit of work adopts the aggregates that are loaded or added, and releases those that leave the session.
+    session. The unit of work adopts the aggregates that are loaded or added, and releases the aggregates that leave the
+    session.
 
     Attributes:
         detached: The objects that the session loaded before the current transaction.
@@ -78,12 +79,12 @@ class OwnedSession(Session):
         self.detached.take_deleted()
 
     def let_go(self) -> None:
-        """Detach all objects, so that queries and `get()` read their rows from the database again."""
+        """Detach all objects, so that queries and `get()` read the rows from the database again."""
         self.detached.let_go()
         self.outdated = False
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:
-        """Write all changes, including changes of objects of earlier transactions, which are refreshed first.
+        """Write all changes. Changed objects of earlier transactions are refreshed first.
 
         Raises:
             StaleObjectError: The row of a changed object has other values than the object was loaded with.
@@ -107,7 +108,7 @@ class OwnedSession(Session):
     def _merge(self, state: InstanceState[Any], *args: Any, **options: Any) -> Any:
         """Merge an object as `Session.merge` does, but attach an object of an earlier transaction again.
 
-        Merging it would overwrite the row's newer values with the object's older values.
+        Merging the object would overwrite the row's newer values with the object's older values.
         """
         entity = state.obj()
         if entity is None or state.key is None or entity not in self.detached:
@@ -121,7 +122,7 @@ class OwnedSession(Session):
         return entity
 
     def _identity_lookup(self, *args: Any, lazy_loaded_from: Any = None, **options: Any) -> Any:
-        """Return an object of the session for `get()` or a lazy load, which then send no query.
+        """Look up an object in the session for `get()` or a lazy load. No query is sent when the object is found.
 
         Outdated objects are detached first, so that `get()` does not return an outdated object.
         """
@@ -132,8 +133,8 @@ class OwnedSession(Session):
     def prepare_reading(self, *, lazily: bool) -> None:
         """Prepare a query: detach outdated objects, and refresh the objects that were attached again.
 
-        Nothing is detached while the session has unwritten objects, nor before a lazy load, since the object whose
-        attribute is loaded must stay in the session.
+        Nothing is detached while the session has unwritten objects. Nothing is detached before a lazy load, since the
+        object whose attribute is loaded must stay in the session.
         """
         if self.outdated and not lazily and not any(self._unflushed()):
             self.let_go()

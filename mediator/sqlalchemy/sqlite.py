@@ -1,4 +1,4 @@
-"""SqliteDatabase: an SQLite file whose commits survive a loss of power, with one writer at a time in all processes."""
+"""SqliteDatabase: an SQLite file with one writer at a time across all processes. Commits survive a loss of power."""
 
 import asyncio
 import contextlib
@@ -115,7 +115,7 @@ class SqliteDatabase(Database):
     async def relaying(self) -> AsyncGenerator[bool, None]:
         """Try to lock the file `<database>.relay`, and yield whether this relay holds the lock.
 
-        Only one relay at a time can hold the lock, and publishes without a transaction.
+        Only one relay at a time can hold the lock. This relay keeps no transaction open while it publishes.
         """
         self.owner.check()
         lock = FileLock(self._relay_lock_file, thread_local=False)
@@ -160,7 +160,7 @@ class SqliteDatabase(Database):
         code: int = getattr(error, "sqlite_errorcode", 0)
         if (
             mode == "read" and code == sqlite3.SQLITE_READONLY
-        ):  # from `query_only`: a read-only file gives an extended code
+        ):  # `query_only` gives this code; a read-only file gives an extended code
             return lack_of_unit_of_work("Writing to the database")
         if context.connection is None:
             return DatabaseUnavailableError(self.name, str(error))
@@ -175,10 +175,10 @@ class SqliteDatabase(Database):
         """Do nothing, since the caller holds the writer lock."""
 
     def _roll_back(self, connection: DBAPIConnection, _entry: object, _error: object) -> None:
-        """Roll back the transaction of a connection before the connection is closed, since closing may not end it.
+        """Roll back the transaction of a connection before the connection is closed.
 
-        Python closes the connection with `sqlite3_close_v2`. SQLite then keeps the transaction and its lock until all
-        cursors are garbage-collected, and a traceback may reference a cursor for some time
+        Python closes the connection with `sqlite3_close_v2`. After this call, SQLite keeps the transaction and its lock
+        until all cursors are garbage-collected, and a traceback may reference a cursor for some time
         (https://www.sqlite.org/c3ref/close.html).
         """
         driver_connection: Any = getattr(connection, "driver_connection", None)
@@ -204,7 +204,7 @@ def file_of(url: URL) -> Path:
 
 
 def probe(file: Path) -> None:
-    """Open the file once before the engine does, since aiosqlite leaves a thread behind when it fails to open it.
+    """Open the file once before the engine opens it. aiosqlite leaves a thread behind when it fails to open a file.
 
     Raises:
         DatabaseUnavailableError: The file cannot be opened, or does not store texts as UTF-8.
@@ -235,12 +235,12 @@ def encoding_problem(encoding: str) -> str:
 
 
 async def _roll_back(driver_connection: Any) -> None:
-    with contextlib.suppress(Exception):  # the connection is closed already
+    with contextlib.suppress(Exception):  # the connection may be closed already
         await driver_connection.rollback()
 
 
 def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    """Set up a new connection. The driver must not begin transactions, since `SqliteDatabase.begun` does."""
+    """Set up a new connection. The driver must not begin transactions: `SqliteDatabase.begun` begins them."""
     connection.isolation_level = None
     try:
         cursor = connection.cursor()
@@ -255,9 +255,10 @@ def _configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None
 def _refuse_ended_transaction(connection: Connection) -> None:
     """Raise a `NoUnitOfWorkError` for a statement after the end of a writing transaction.
 
-    SQLite would commit such a statement at once, and a COMMIT would commit nothing. A task that was not awaited may run
-    longer than its transaction. SQLite itself ends a transaction after `ON CONFLICT ROLLBACK`, a full disk or an I/O
-    error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction").
+    Without this error, SQLite would commit the statement at once. A statement can follow the end for two reasons. A
+    task that was not awaited may run longer than its transaction. SQLite itself ends a transaction after `ON CONFLICT
+    ROLLBACK`, a full disk or an I/O error (https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A
+    Transaction").
     """
     if mode_of(connection) == "write":
         driver_connection: Any = connection.connection.driver_connection

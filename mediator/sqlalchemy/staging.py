@@ -1,10 +1,12 @@
-"""Staging: one INSERT that numbers the events of a transaction, in the order of commits for each ordered key.
+"""Staging: inserts the events of a transaction into the outbox, and thereby numbers them.
+
+For each ordered key (a partition key whose events keep their order), the numbers follow the order of commits.
 
 A row gets its sequence when it is inserted, but other transactions see the row only after its transaction commits. Two
-transactions that insert events of one key must therefore not overlap between INSERT and COMMIT. On SQLite, they cannot
-overlap, since there is only one writer. On PostgreSQL, the INSERT first takes an advisory lock for each ordered key,
-which is released when the transaction ends. The INSERT is the last statement before COMMIT, so the locks are held only
-for one round trip.
+transactions that insert events of one ordered key must therefore not overlap between INSERT and COMMIT. On SQLite, they
+cannot overlap, since there is only one writer. On PostgreSQL, the INSERT first takes an advisory lock for each ordered
+key. The end of the transaction releases these locks. The INSERT is the last statement before COMMIT, so the locks are
+held only for one round trip.
 """
 
 import time
@@ -26,13 +28,13 @@ from mediator.sqlalchemy.database import Database
 from mediator.sqlalchemy.schema import ENVELOPE, columns_of, outbox
 
 LOCKS = 0x6D656469
-"""The first number of this library's advisory locks on PostgreSQL; the second number is a hash of the key."""
+"""The first of the two numbers of this library's advisory locks on PostgreSQL. The second is a hash of the key."""
 
 _KEY_OF_IDS = "(id)="
 """The text before the id in PostgreSQL's error detail. It is the same in every language."""
 _COLUMNS = (*ENVELOPE, "deliver_at")
 _SQLITE_ROWS = 1000
-"""Rows of one statement, so that it stays below SQLite's 32,766 parameters (https://www.sqlite.org/limits.html)."""
+"""The largest number of rows in a statement. SQLite allows 32,766 parameters (https://www.sqlite.org/limits.html)."""
 
 
 async def stage_events(connection: AsyncConnection, events: Sequence[StagedEvent]) -> None:
@@ -82,9 +84,9 @@ def _row(staged: StagedEvent) -> dict[str, Any]:
 
 @cache
 def _from_arrays() -> Insert:
-    """Return an `INSERT ... SELECT` from one array for each column, which first takes the locks.
+    """Return an `INSERT ... SELECT` that first takes the locks, and reads its rows from one array for each column.
 
-    PostgreSQL assigns the sequences after it has sorted the rows. The locks are taken before that: the condition of
+    PostgreSQL takes the locks before it sorts the rows, and assigns the sequences to the sorted rows. The condition of
     each row reads the CTE `locks`, and a materialized CTE is executed completely before its result is read. The
     condition is needed, since PostgreSQL does not execute a CTE that nothing reads.
     """
@@ -102,7 +104,7 @@ def _from_arrays() -> Insert:
 def _type_of(name: str) -> TypeEngine[Any]:
     """Return the type of a column without its length.
 
-    A cast to `VARCHAR(64)` would truncate a text that is too long. Without the cast, INSERT raises an error.
+    A cast to `VARCHAR(64)` would truncate a longer text. Without such a cast, INSERT raises an error for a longer text.
     """
     kind = outbox.c[name].type
     return Text() if isinstance(kind, String) else kind
@@ -127,9 +129,9 @@ def _is_about_ids(error: BaseException | None) -> bool:
 
 
 def _named_in(error: BaseException | None, ids: Sequence[str]) -> tuple[str, ...]:
-    """Return the duplicate id, as a tuple, if the error contains it; otherwise an empty tuple.
+    """Return a tuple with the duplicate id; an empty tuple when the error does not contain the id.
 
-    Errors of SQLite never contain the id. PostgreSQL omits it for a role that may only insert.
+    Errors of SQLite never contain the id. PostgreSQL omits the id for a role that may only insert.
     """
     detail: str | None = getattr(getattr(error, "__cause__", None), "detail", None)
     value = (detail or "").partition(f"{_KEY_OF_IDS}(")[2]
@@ -138,7 +140,7 @@ def _named_in(error: BaseException | None, ids: Sequence[str]) -> tuple[str, ...
 
 
 _COUNT_SECONDS = 1.0
-"""The shortest time between two counts while the outbox does not seem to be full."""
+"""The shortest time in seconds between two counts while the outbox does not seem to be full."""
 _COUNTING_SHARE = 0.05
 """The largest share of time that is spent on counting."""
 _COUNTING_SHARE_WHEN_FULL = 0.2
@@ -146,12 +148,12 @@ _COUNTING_SHARE_WHEN_FULL = 0.2
 
 
 class Backlog:
-    """Estimates how many events wait: the last count, and the events that this process has staged since then.
+    """Estimates how many events wait, as the last count plus the events that this process has staged since that count.
 
     A count reads at most one row more than the limit. The next count follows after a second, or later when counting is
     slow: counting takes at most a twentieth of the time, and at most a fifth while the outbox seems to be full. Events
-    of other processes are noticed only by the next count, so several processes together can exceed the limit until
-    then.
+    of other processes are noticed only by the next count, so several processes together can exceed the limit between
+    two counts.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -194,5 +196,5 @@ _backlogs: weakref.WeakKeyDictionary[Database, Backlog] = weakref.WeakKeyDiction
 
 
 def backlog_of(database: Database) -> Backlog:
-    """Return the backlog of a database; this process has one for each database."""
+    """Return the `Backlog` of a database. This process has one `Backlog` for each database."""
     return _backlogs.setdefault(database, Backlog(database.name))

@@ -57,7 +57,7 @@ def is_one_of_texts(column: ColumnElement[Any], values: Collection[str]) -> Colu
 
 
 def is_one_of_numbers(column: ColumnElement[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Match the rows in which a column equals one of several numbers; numbers that do not fit into it are ignored."""
+    """Match the rows in which a column equals one of several numbers. Numbers too large for the column are ignored."""
     return column.in_([value for value in values if is_number(value)])
 
 
@@ -65,7 +65,7 @@ _ARCHIVED = ("sequence", *ENVELOPE)
 _OUTGOING = (parked.c.direction == "out") & (parked.c.consumer == "")
 _PROMOTED = 1000
 _NAMED = 5000
-_UNNAMED = outbox.c.source == literal_column("''")  # a literal: with a parameter, the partial index is not used
+_UNNAMED = outbox.c.source == literal_column("''")  # a literal, since a parameter prevents use of the partial index
 
 
 def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
@@ -79,7 +79,7 @@ def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> 
 
 
 async def delete_some(connection: AsyncConnection, table: Table, condition: ColumnElement[bool], limit: int) -> int:
-    """Delete at most `limit` rows that match a condition, and return how many were deleted."""
+    """Delete at most `limit` rows that match the condition, and return how many were deleted."""
     key = tuple_(*table.primary_key)
     chosen = select(*table.primary_key).where(condition).limit(limit)
     return (await connection.execute(delete(table).where(key.in_(chosen)))).rowcount
@@ -88,8 +88,8 @@ async def delete_some(connection: AsyncConnection, table: Table, condition: Colu
 async def to_archive(connection: AsyncConnection, sequences: Collection[int], offset: float) -> int:
     """Move published events from the outbox to the archive, and return how many of them were in the outbox.
 
-    An event whose id is already in the archive is only removed from the outbox. `offset` is added to the time of the
-    database, in seconds. On PostgreSQL, one statement does all of this.
+    An event whose id is already in the archive is only removed from the outbox. The stored time of archiving is the
+    time of the database plus `offset` seconds. On PostgreSQL, one statement does all of this.
     """
     values = {"sequences": list(sequences), "offset": offset}
     if connection.dialect.name == "postgresql":
@@ -117,11 +117,13 @@ def _copying() -> Any:
 def _keeping(insert: Any, moved: FromClause, now: ColumnElement[float], *chosen: ColumnElement[bool]) -> Any:
     """Return an INSERT of moved events into the archive.
 
-    When the archive has an event with the same id, the archived event stays, since receivers already have this event.
-    When the archive has another event with the same sequence, which a restored database can assign again, the later
-    event replaces the earlier event, since a broker is more likely to lose the later event.
+    A moved event is left out when the archive already has an event with the same id.
 
-    Each id is looked up with a subquery, so that the database uses the index regardless of its statistics.
+    A database that was restored from a backup can assign a sequence a second time. When the archive has another event
+    with the sequence of a moved event, the moved event replaces the archived event, because a broker is more likely to
+    lose the newer event.
+
+    Each id is looked up with a subquery, so that the database uses the index whatever the table's statistics say.
     """
     known = archive.alias("known")
     is_new = select(known.c.id).where(known.c.id == moved.c.id).scalar_subquery().is_(None)
@@ -140,7 +142,7 @@ async def delete_sent(connection: AsyncConnection, sequences: Collection[int]) -
 async def to_parked(
     connection: AsyncConnection, event: CloudEvent, sequence: int, *, now: ColumnElement[float], reason: str, error: str
 ) -> int:
-    """Move an event from the outbox to the parked events, and return 1; return 0 when it is not in the outbox.
+    """Move an event from the outbox to the parked events. Return 1, or 0 when the event is not in the outbox.
 
     When an event with the same id is already parked, the parked event is not changed.
     """
@@ -154,11 +156,11 @@ async def to_parked(
 
 
 async def erase(connection: AsyncConnection, key: str) -> Erased:
-    """Delete the archived and the refused events of a key, and count its waiting events.
+    """Delete the archived and the refused events of a key, and count the waiting events of the key.
 
-    On PostgreSQL, this is one statement, which sees one snapshot. Each event is in exactly one of the three tables in
-    this snapshot. The statement therefore misses no event that a relay moves at the same time, and need not wait for
-    relays. On SQLite, relays cannot move events at the same time, since there is only one writer.
+    A refused event is a parked outgoing event. On PostgreSQL, one statement does all of this. The statement sees one
+    snapshot of the database, in which each event is in exactly one of the three tables. The statement therefore misses
+    no event that a relay moves at the same time. On SQLite, only one writer at a time can move or delete events.
     """
     is_archived, is_refused = archive.c.partition_key == key, _OUTGOING & (parked.c.partition_key == key)
     waiting = select(func.count()).select_from(outbox).where(outbox.c.partition_key == key)
@@ -174,8 +176,8 @@ async def _erase_at_once(
 ) -> Erased:
     """Execute `erase` as one statement.
 
-    A refused event that is in the snapshot but was not deleted has been moved back to the outbox by another
-    transaction. It is counted as a waiting event.
+    After the snapshot, another transaction may move a refused event back to the outbox. The statement sees this event
+    but cannot delete it, and counts it as a waiting event.
     """
     archived = delete(archive).where(is_archived).returning(archive.c.sequence).cte("archived")
     refused = delete(parked).where(is_refused).returning(parked.c.number).cte("refused")
@@ -195,7 +197,7 @@ async def cancel(connection: AsyncConnection, event_id: str) -> bool:
 def first_due() -> ScalarSelect[Any]:
     """Return a subquery for the time at which the first delayed event is due; NULL when there is none.
 
-    SQLite uses the partial index only when the statement repeats its condition.
+    SQLite uses the partial index only when the statement repeats the condition of the index.
     """
     return select(func.min(outbox.c.deliver_at)).where(outbox.c.deliver_at.is_not(None)).scalar_subquery()
 
@@ -203,15 +205,15 @@ def first_due() -> ScalarSelect[Any]:
 def is_something_due(now: ColumnElement[float]) -> ColumnElement[bool]:
     """Return a condition that is true when a delayed event is due.
 
-    The condition compares only the earliest due time, which the database finds in the index. For a condition on each
-    row, PostgreSQL could scan the whole outbox, because it assumes that a third of the rows match as long as the table
-    has no statistics.
+    The condition compares only the earliest due time, which the database finds in the index. If the condition compared
+    each row, PostgreSQL could scan the whole outbox: without statistics, PostgreSQL assumes that a third of the rows
+    match.
     """
     return func.coalesce(first_due() <= now, False)
 
 
 async def release_due(connection: AsyncConnection, now: ColumnElement[float]) -> None:
-    """Release at most 1,000 delayed events that are due. They can then be published and no longer be cancelled.
+    """Release at most 1,000 delayed events that are due. Released events can be published, but no longer cancelled.
 
     Events that a running transaction is cancelling are skipped.
     """
@@ -223,7 +225,7 @@ async def release_due(connection: AsyncConnection, now: ColumnElement[float]) ->
 def is_something_unnamed() -> ColumnElement[bool]:
     """Return a condition that is true when an event has no source yet.
 
-    The condition looks up only the first such event, as `is_something_due` does.
+    The condition looks up only the first event without a source, for the reason given at `is_something_due`.
     """
     return select(func.min(outbox.c.sequence)).where(_UNNAMED).scalar_subquery().is_not(None)
 
@@ -240,9 +242,9 @@ async def name_events(connection: AsyncConnection, application: str) -> bool:
 
 
 def publishable(limit: int, without: Collection[str]) -> Select[Any]:
-    """Select the oldest events that may be published, at most `limit`.
+    """Select at most `limit` events that may be published, the oldest first.
 
-    Delayed events, events of the domains in `without`, and events whose key has a refused event are left out.
+    Delayed events, events of the domains in `without`, and events with the key of a parked outgoing event are left out.
     """
     same_key = select(literal(1)).where(_OUTGOING, parked.c.partition_key == outbox.c.partition_key)
     ready = select(outbox).where(outbox.c.deliver_at.is_(None), ~same_key.exists())

@@ -31,18 +31,18 @@ from mediator.sqlalchemy.staging import backlog_of, stage_events
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """A unit of work on an SQLAlchemy session.
 
-    Each scope has its own: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a transaction
-    takes SQLite's writer lock and a connection, and sends BEGIN. Until then, the transaction uses no connection.
-    Outside a running transaction, the session can only read, and writing raises `NoUnitOfWorkError`. The commit of
-    events raises `SchemaError` when the table of the outbox does not exist.
+    Declare one for each scope: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a
+    transaction takes SQLite's writer lock and a connection, and sends BEGIN. Before its first statement, a transaction
+    uses no connection. Outside a running transaction, the session can only read, and writing raises
+    `NoUnitOfWorkError`. The commit of events raises `SchemaError` when the table of the outbox does not exist.
 
     Args:
         engine: From `open_engine`, or any asynchronous engine on SQLite or on PostgreSQL through asyncpg.
         codec: Writes and reads the payloads of events; JSON through msgspec by default.
         max_event_bytes: The largest payload of an event, in bytes.
         max_pending: How many events may wait in the outbox, not counting delayed events; a command that adds more
-            fails. The events are counted about once a second, so several processes together can exceed the limit.
-            `None` for any number.
+            events fails. The events are counted about once a second, so several processes together can exceed the
+            limit. `None` for any number.
         max_domain_events: How many domain events one transaction may publish; `None` for any number.
         commit_timeout: How long to wait for the database's answer to COMMIT or ROLLBACK, in seconds.
         ids: Returns a new transaction id.
@@ -87,7 +87,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
     @property
     def session(self) -> AsyncSession:
-        """The session of this scope, which all its transactions use. A handler must not commit it."""
+        """The session that all transactions of this scope use. A handler must not commit the session."""
         if self._session is None:
             self._session = AsyncSession(
                 self._database.engine, sync_session_class=OwnedSession, info={OWNER: self}, expire_on_commit=False
@@ -168,12 +168,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             raise error
 
     def check_commit(self, nested: object) -> None:
-        """Refuse a commit as `check_ownership` does, unless it only releases a savepoint that a handler has set."""
+        """Refuse a commit as `check_ownership` does, unless the commit only releases a savepoint of a handler."""
         if nested is self._own_savepoint:
             self.check_ownership("commit")
 
     def check_writing(self) -> None:
-        """Raise a `NoUnitOfWorkError` if no transaction runs, and objects are unwritten or events are unpublished."""
+        """While no transaction runs, raise a `NoUnitOfWorkError` for an unwritten object or an unpublished event."""
         if self.state is UnitOfWorkState.IDLE and not self.settling:
             self.check_stored()
 
@@ -219,7 +219,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         writer = self._database.writer_at(isolation)
         await self._begin_anew()
         self._staged = self._has_ended = False
-        self._writer = writer  # the same engine for the whole transaction: a session has a connection for each engine
+        self._writer = writer  # kept for the whole transaction, since a session has one connection for each engine
 
     async def _begin_anew(self) -> None:
         """End the session's reading transaction and detach its objects, so that the next transaction reloads them."""
@@ -316,7 +316,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._committing = connection
 
     def _has_committed(self) -> bool:
-        """Return whether the database has confirmed COMMIT, since SQLAlchemy ends its transaction object only then."""
+        """Return whether the database has confirmed COMMIT. SQLAlchemy ends its transaction object only after that."""
         return self._committing is not None and self._committing.get_transaction() is None
 
     async def _abandon_session(self) -> None:
@@ -348,7 +348,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     def _free(self) -> None:
         """Release everything that the transaction held, including the writer lock.
 
-        Called after the database has answered COMMIT or ROLLBACK, or the connection was lost.
+        Called after the database has answered COMMIT or ROLLBACK, or after the connection was lost.
         """
         self._is_ending = False
         self._has_ended = True

@@ -4,11 +4,11 @@ With SQLite's own busy timeout, throughput collapses under load, and writers fai
 it takes a connection. Writers of one process get the lock in the order of their requests. Processes compete for a file
 lock beside the database, which the operating system releases when a process dies.
 
-A file lock is not fair. A process that releases it and takes it again at once is faster than the processes that poll
-it, and a relay could wait for seconds while another process writes. Two rules make the lock fairer. A process keeps the
-file lock for its own waiting writers, but only for a short time. Before a process polls the file lock, it takes a second
-file lock, the turnstile, and holds the turnstile until it has the file lock. The process that has just released the file
-lock must therefore wait behind the process that holds the turnstile.
+A file lock is not fair. A process that releases the file lock and takes it again at once is faster than the processes
+that poll the file lock, and a relay could wait for seconds while another process writes. Two rules make the lock
+fairer. A process keeps the file lock for its own waiting writers, but only for a short time. Before a process polls the
+file lock, it takes a second file lock, the turnstile, and holds the turnstile until it has the file lock. The process
+that has just released the file lock must therefore wait behind the process that holds the turnstile.
 
 The turnstile is needed only for fairness. A process waits for the turnstile only for a short time, so that a process
 that is frozen while it holds the turnstile does not keep other processes from writing.
@@ -26,16 +26,16 @@ from mediator.owner import Owner
 from mediator.scope import current_frame
 
 _KEEPING_SECONDS = 0.02
-"""Seconds for which a process keeps the file lock for its own writers. Handing the lock over takes a millisecond."""
+"""Seconds for which a process keeps the file lock for its own writers. A hand-over to another process takes 1 ms."""
 _NEXT_PAUSE = 0.002
-"""Seconds between two attempts of a process that holds the turnstile. An attempt takes about a tenth of a millisecond."""
+"""Seconds between two attempts to take the file lock while holding the turnstile. One attempt takes about 0.1 ms."""
 _FIRST_PAUSE = 0.01
 """Seconds between the first two attempts of a process to take a file lock without holding the turnstile."""
 _SHORTEST_PAUSE = 0.0025
 _PAUSE_FACTOR = 0.9
 """The factor from one pause to the next. A process that has waited longer polls more often, and gets the lock sooner."""
 _TURNSTILE_SECONDS = 0.5
-"""Seconds a writer waits for the turnstile. A process that holds it longer is assumed to be frozen."""
+"""Seconds a writer waits for the turnstile. A process that holds the turnstile longer is assumed to be frozen."""
 _IGNORING_SECONDS = 5.0
 """Seconds for which writers do not wait for the turnstile after they have waited `_TURNSTILE_SECONDS` for it."""
 
@@ -101,9 +101,9 @@ class WriterLock:
     def _take_over(self) -> None:
         """Move the lock to this event loop, since the previous loop no longer runs.
 
-        A task of the previous loop may end only when it is garbage-collected, possibly while a task of this loop holds
-        the lock. The ending task must not release the lock. It therefore compares the `_turn` that it has used with the
-        current `_turn`, which this method replaces.
+        This method replaces `_turn`. A task of the previous loop may end only when it is garbage-collected, possibly
+        while a task of this loop holds the lock. The ending task must not release this lock, and therefore releases
+        nothing when `_turn` was replaced.
         """
         if self._turn.locked():
             self._file.release()
@@ -118,7 +118,7 @@ class WriterLock:
         finally:
             if turn is self._turn:
                 self._waiting -= 1
-                if not self._waiting and not turn.locked():  # no writer is left for whom the file lock was kept
+                if not self._waiting and not turn.locked():  # no other writer of this process needs the file lock
                     self._give_up_file()
 
     def _give_up_file(self) -> None:
@@ -139,7 +139,7 @@ class WriterLock:
         self._since = self._clock()
 
     async def _take_turnstile(self) -> bool:
-        """Try to take the turnstile for a short time, and return whether this process holds it."""
+        """Try for a short time to take the turnstile, and return whether this process holds the turnstile."""
         if self._clock() < self._ignoring_turnstile_until:
             return self._try(self._turnstile)
         try:
