@@ -109,8 +109,8 @@ class NatsServer(_Server):
     async def monitoring(self, path: str) -> dict[str, Any] | None:
         """Return the server's JSON answer to a path of its monitoring port.
 
-        Return `None` when the server does not answer, or when `/healthz` reports that it is not healthy. The paths are
-        described at https://docs.nats.io/running-a-nats-service/nats_admin/monitoring
+        Return `None` when the server does not answer, or when `/healthz` reports that the server is not healthy. The
+        paths are described at https://docs.nats.io/running-a-nats-service/nats_admin/monitoring
         """
         if self.pid is None:
             return None
@@ -136,7 +136,7 @@ class NatsServer(_Server):
 
         Raises:
             MissingExtraError: The binary is missing.
-            ServerStartError: The server could not be started, ended, or was not ready in time.
+            ServerStartError: The server could not be started, was not ready in time, or ended before it was ready.
         """
         if self.pid is not None:
             return
@@ -196,7 +196,7 @@ class NatsServer(_Server):
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
-                while self._process.poll() is None:  # noqa: ASYNC110  # Popen has no event for it
+                while self._process.poll() is None:  # noqa: ASYNC110  # Popen has no event for the end
                     await asyncio.sleep(_POLL)
         self._kill_now()
 
@@ -207,7 +207,7 @@ class NatsServer(_Server):
             old.unlink()
         configuration = directory / "server.conf"
         configuration.write_text(self._configuration(directory), encoding="utf-8", errors="surrogatepass")
-        with (directory / "log").open("ab") as log:  # for errors in the configuration, even with a `logfile`
+        with (directory / "log").open("ab") as log:  # errors in the configuration go here, even with a `logfile`
             self._process = subprocess.Popen(
                 [binary, "-c", str(configuration)],
                 stdin=subprocess.DEVNULL,
@@ -350,8 +350,9 @@ class NatsCluster(_Server):
     async def start(self) -> None:
         """Start the servers that do not run; wait until the cluster can create streams and all replicas are current.
 
-        After killing a server, call this method before killing another one. A killed server may have lost messages that
-        it had not yet written to disk. It does not count towards a majority until it has received them again.
+        After killing a server, call this method before killing another server. A killed server may have lost messages
+        that were not yet written to disk. Until the server has received these messages again, it does not count towards
+        a majority.
 
         Raises:
             ServerStartError: A server did not start, the servers did not find each other, or a replica did not become
@@ -392,8 +393,8 @@ class NatsCluster(_Server):
         """Wait until all servers report at the same time that their replicas are current.
 
         The reports come from the health check of
-        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. They must be from the same round, because a
-        server needs a while to notice that a leader died, and reports itself healthy until then.
+        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. All reports of one round must be good, because
+        a server needs a while to notice that a leader died, and reports itself healthy until it has noticed.
         """
         while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(_POLL)
@@ -411,7 +412,7 @@ def _cluster_block(port: int, routes: str, further: str) -> str:
 
 
 def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
-    """Return the name of the leader of a stream, or of its consumer; an empty text when there is none."""
+    """Return the name of the leader of a stream, or of the named consumer; an empty text when there is no leader."""
     streams = (each for account in report.get("account_details") or () for each in account.get("stream_detail") or ())
     found = [each for each in streams if each.get("name") == stream]
     if consumer:
@@ -424,9 +425,9 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
 def _free_ports(count: int) -> list[int]:
     """Return free ports below the range from which systems choose ports for outgoing connections.
 
-    On Linux, that range begins at 32768. The servers of a cluster need each other's ports in their configuration,
-    before they listen. Meanwhile the system could give a port of that range to another process. The search begins at a
-    number that depends on the process id, so that two processes do not choose the same ports.
+    On Linux, that range begins at 32768. The ports of a cluster are written to the servers' configurations before the
+    servers listen, and until they listen, the system could give a port of that range to another process. The search
+    begins at a number that depends on the process id, so that two processes do not choose the same ports.
     """
     found: list[int] = []
     while len(found) < count:

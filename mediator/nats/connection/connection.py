@@ -1,8 +1,8 @@
 """NatsConnection: the connections of one application to a NATS broker, one for publishing and one for consuming.
 
-Each connection has a client that reads its credentials again at every connect and reconnect. This is not left to
-nats-py, which keeps the public key of the first connect, hangs on a credentials file without a JWT, and sends the
-password unencrypted when the server does not offer TLS.
+Each connection has a client that reads the credentials again at every connect and reconnect. Authentication is not
+left to nats-py, which keeps the public key of the first connect, hangs on a credentials file without a JWT, and sends
+the password unencrypted when the server does not offer TLS.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _DENIED = re.compile(r'permissions violation for publish to "(\S+)"')  # nats-py
 
 
 class AuthenticatedClient(HookedClient):
-    """A client that authenticates to the server, and reports on which subjects the server refuses to publish.
+    """A client that authenticates to the server, and reports the subjects on which the client may not publish.
 
     With `encrypted`, the client disconnects from a server that offers no TLS.
     """
@@ -46,7 +46,7 @@ class AuthenticatedClient(HookedClient):
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """The TLS context for the next connection; after an `OSError`, nats-py tries again."""
+        """The TLS context for the next connection. When a file cannot be read, nats-py tries to connect again."""
         try:
             return self._tls.context()
         except BaseException:
@@ -54,24 +54,24 @@ class AuthenticatedClient(HookedClient):
             raise
 
     def may_not_publish(self, subject: str) -> bool:
-        """Return whether the server has refused to publish on this JetStream API subject since the last connect."""
+        """Return whether, since the last connect, the server refused a message on this JetStream API subject."""
         return subject.lower() in self._denied
 
     def on_denied(self, subject: str, act: Callable[[], None]) -> Callable[[], None]:
-        """Call `act` whenever the server refuses to publish on `subject`; return a function that removes `act`."""
+        """Call `act` whenever the server refuses a message on `subject`; return a function that removes `act`."""
         entry = (subject.lower(), act)
         self._on_denied.append(entry)
         return lambda: self._on_denied.remove(entry)
 
     def on_any_denied(self, act: Callable[[str], None]) -> None:
-        """Call `act` with the subject, in lower case, whenever the server refuses to publish on a subject."""
+        """Call `act` with the subject, in lower case, whenever the server refuses a message."""
         self._on_any_denied.append(act)
 
     def refused(self, reason: str) -> None:
-        """Call the listeners when an error of the server is a refusal to publish."""
+        """Call the listeners when `reason`, the text of a server's error, says that a message was refused."""
         denied = _DENIED.search(reason)
         if denied is not None:
-            if denied[1].startswith(_API):  # other subjects are not kept, since each inbox is another subject
+            if denied[1].startswith(_API):  # the number of other subjects, such as inboxes, has no limit
                 self._denied.add(denied[1])
             for subject, act in [*self._on_denied]:
                 if subject == denied[1]:
@@ -80,7 +80,7 @@ class AuthenticatedClient(HookedClient):
                 act_on_any(denied[1])
 
     def before_connect(self) -> None:
-        """Raise an error for a server that does not encrypt; otherwise read the credentials again."""
+        """Read the credentials again. Raise an error if the connection is not encrypted and must be encrypted."""
         self._denied.clear()  # the permissions may have changed since the last connect
         if self._encrypted and not self.is_encrypted:
             raise nats.errors.Error("the server offers no TLS, and this connection must be encrypted")
@@ -101,8 +101,8 @@ _PAUSE = 0.1
 class NatsConnection:
     """The connections of one application to a broker. `open_connection` creates and closes a `NatsConnection`.
 
-    Publishing and consuming have separate connections, so that neither waits for the other. Each connection is opened
-    at its first use and restored after failures.
+    Publishing and consuming have separate connections, so that neither of the two waits for the other. Each connection
+    is opened at its first use and restored after failures.
 
     Attributes:
         broker: The URLs without their secrets, for errors and logs.
@@ -227,7 +227,7 @@ def open_connection(
         name: The name of the client in the server's monitoring.
         inbox_prefix: The first tokens of all inboxes, for a user that may subscribe only to inboxes with this prefix.
         user: The user, unless the URL has a user.
-        password: The password of the user, who may also be in the URL.
+        password: The password of the user. The user may be in the URL.
         token: The token, when the server requires one.
         user_credentials: The path of a credentials file, with a JWT and a seed (needs `mediator-uow[nkeys]`).
         nkeys_seed: The path of a file with an nkey seed (needs `mediator-uow[nkeys]`).
@@ -236,7 +236,7 @@ def open_connection(
         tls_certificate: The path of a client certificate, followed by the intermediate certificates, in PEM format.
         tls_key: The path of the client certificate's private key, unless the certificate's file holds the key.
         tls_key_password: The password of the private key.
-        tls_hostname: The name in the server's certificate, when the URL has another name.
+        tls_hostname: The name in the server's certificate, when the name differs from the host in the URL.
         tls_handshake_first: Whether the server uses TLS from the first byte.
         probe_interval: Seconds between two requests that test whether an open connection works.
 

@@ -86,7 +86,7 @@ class Credentials:
             raise SettingError(name, getattr(self, name), problem or type(error).__name__) from None
 
     def identity(self) -> Identity | None:
-        """Read the file and return the identity in it; `None` when no file is given.
+        """Return the identity that the given file holds; `None` when no file is given.
 
         Raises:
             OSError: The file cannot be read.
@@ -140,7 +140,7 @@ class Addresses:
     """The URLs of one broker. `repr()` does not show the URLs, which may hold secrets.
 
     Attributes:
-        source: The argument `url` of `open_connection`; `None` when an application has no setting for it.
+        source: The argument `url` of `open_connection`; `None` when an application's setting for the URL is missing.
     """
 
     source: str | Sequence[str] | None = field(repr=False)
@@ -163,19 +163,19 @@ class Addresses:
     def check(self) -> None:
         """Raise a `SettingError` unless these are valid URLs with equal credentials. The error shows no secret."""
         if not _are_texts(self.source):
-            raise SettingError("url", f"a value of the type {type(self.source).__name__}", "give a text, or several")
+            raise SettingError("url", f"a value of the type {type(self.source).__name__}", "give one URL or several")
         if not self.given:
             raise SettingError("url", [], "give at least one")
         if not all(map(_is_valid, self.given)):
             raise SettingError("url", self.urls, "write it as nats://host:port")
         if len({_split(url).netloc.rpartition("@")[0] for url in self.given}) > 1:
-            raise SettingError("url", self.urls, "give all of them the same user and password")
+            raise SettingError("url", self.urls, "give all URLs the same user and password")
 
     def complete(self, given: Credentials) -> Credentials:
-        """Return `given` when it holds any credentials, otherwise the credentials in the URLs.
+        """Return the given credentials, or the credentials in the URLs when no credentials are given.
 
-        A password without a user in `given` is combined with a user without a password in the URLs. Otherwise, a user
-        without a password in the URLs is a token. Credentials in URLs are percent-decoded (RFC 3986).
+        A given password without a user is combined with a user without a password in the URLs. When nothing is given, a
+        user without a password in the URLs is a token. Credentials in URLs are percent-decoded (RFC 3986).
         """
         user, separator, password = _split(self.given[0]).netloc.rpartition("@")[0].partition(":")
         if given.password and not given.user and user and not separator:
@@ -207,7 +207,7 @@ def _is_valid(url: str) -> bool:
     try:
         parts = _split(url)
         return bool(parts.hostname) and parts.port != 0 and parts.scheme in _SCHEMES
-    except ValueError:  # not passed on, because its text may show the password
+    except ValueError:  # the error is dropped, because its text may show the password
         return False
 
 
@@ -243,7 +243,7 @@ class Tls:
         if self.given is not None and (self.ca or self.certificate or self.key):
             raise SettingError("tls", self.given, "give a context or files, not both")
         if self.key and not self.certificate:
-            raise SettingError("tls_key", self.key, "give tls_certificate too")
+            raise SettingError("tls_key", self.key, "give tls_certificate with tls_key")
         for name, path in (("tls_ca", self.ca), ("tls_certificate", self.certificate), ("tls_key", self.key)):
             try:
                 if path:
@@ -275,7 +275,7 @@ class Tls:
         if self._context is None or read != self._read:
             context = ssl.create_default_context(cafile=self.ca or None)
             if self.certificate:
-                # without any password, OpenSSL would ask for it at the terminal and block the process
+                # if no password were passed, OpenSSL would ask for one at the terminal and block the process
                 context.load_cert_chain(self.certificate, self.key or None, password=self.key_password or "")
             self._context, self._read = context, read
         return self._context

@@ -56,7 +56,7 @@ class HookedClient(Client):
         """Is called for each error that the server reports, with the error's text in lower case."""
 
     def prove(self, public_key: str, sign: Callable[[str], bytes], jwt: bytes | None) -> None:
-        """Authenticate with this key and JWT at the present connect, instead of with those of an earlier connect."""
+        """Authenticate with this key and JWT at the present connect, and not with the key of an earlier connect."""
         self._auth_configured = True
         self._public_nkey = public_key
         self._signature_cb = sign
@@ -90,7 +90,7 @@ class HookedClient(Client):
         await super()._process_err(err_msg)
 
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
-        """Return the headers of a message; no headers when they are malformed, since publishers may send any bytes."""
+        """Return the headers of a message. Malformed headers, which any publisher may send, are dropped."""
         try:
             return await super()._process_headers(headers)  # pyright: ignore[reportUnknownMemberType]  # not annotated
         except (IndexError, ValueError):
@@ -99,7 +99,7 @@ class HookedClient(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        """Return a message. Bytes of its subjects that are not UTF-8 are escaped: the server accepts any bytes."""
+        """Return a message. The server accepts any bytes in subjects; bytes that are not UTF-8 are escaped here."""
         message: Msg = super()._build_message(sid, _in_utf8(subject), _in_utf8(reply), data, headers)
         return message
 
@@ -107,7 +107,7 @@ class HookedClient(Client):
 async def stop_sending(client: Client, subscription: Subscription) -> None:
     """Unsubscribe at the server, but keep receiving the messages that the server has already sent.
 
-    nats-py's `unsubscribe` drops the messages that arrive later.
+    nats-py's `unsubscribe` would drop the messages that arrive later.
     """
     await client._send_unsubscribe(subscription._id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 

@@ -1,9 +1,9 @@
 """SupervisedClient: connects a nats-py client in the background, and replaces or reconnects a client that fails.
 
-nats-py closes a client permanently after most errors that the server reports. Its reading task can also end without any
-callback. Therefore a `SupervisedClient` replaces a closed client with a new client, and sends probes: requests that
-show whether the client still receives answers. nats-py's `flush()` and `rtt()` are never used, because cancelling them
-ends the reading task.
+nats-py closes a client permanently after most errors that the server reports. A client's reading task can also end
+without any callback. Therefore a `SupervisedClient` replaces a closed client with a new client, and sends probes, which
+are requests that show whether the client still receives answers. nats-py's `flush()` and `rtt()` are never used, because
+cancelling one of these calls ends the reading task.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ class SupervisedClient:
                 await client.connect(self._servers, **self._options, **self._callbacks())
                 self._set_connected(client)
                 await self._watch(client)
-            except Exception as error:  # whatever nats-py raises, the next client tries to connect again
+            except Exception as error:  # whatever nats-py raises, the next client tries to connect
                 self._reason = self._text(error)
             finally:
                 self._set_disconnected()
@@ -195,7 +195,7 @@ class SupervisedClient:
                     await self._client_closed.wait()
             if client.is_reconnecting:
                 failures = 0
-                if self._ready.is_set():  # without `abort`, nats-py waits for a dead socket to send its data
+                if self._ready.is_set():  # without `abort`, nats-py would wait for a dead socket
                     abort(client)
                 elif time.monotonic() - self._last_event > _STUCK_SECONDS:  # nats-py's reconnecting task has failed
                     return
@@ -220,8 +220,8 @@ class SupervisedClient:
 async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
     """Send a request and return the answer; wait at most `seconds`.
 
-    nats-py's own timeout is not used: before Python 3.12, `wait_for` loses a cancellation that arrives together with
-    the answer.
+    nats-py's own timeout, an `asyncio.wait_for`, is not used: before Python 3.12, `wait_for` loses a cancellation that
+    arrives together with the answer.
 
     Raises:
         nats.errors.Error: There was no answer, or nobody serves the subject.
@@ -235,7 +235,10 @@ async def ask(client: Client, subject: str, body: bytes, seconds: float) -> Msg:
 
 
 async def end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks and wait until they have ended; cancel again every 0.2 s, as nats-py may swallow a cancellation."""
+    """Cancel tasks and wait until they have ended.
+
+    The tasks are cancelled again every 0.2 s, because nats-py may swallow a cancellation.
+    """
     pending = set(tasks)
     while pending:
         for task in pending:
@@ -246,15 +249,15 @@ async def end(*tasks: asyncio.Task[None]) -> None:
 async def listen(
     client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
 ) -> Subscription:
-    """Subscribe to a subject; nats-py calls `callback` with each message, in a task that belongs to no dispatch."""
+    """Subscribe to a subject. nats-py calls `callback` with each message, outside of the dispatch that subscribes."""
     subscribing = client.subscribe(subject, queue=queue, cb=callback)  # pyright: ignore[reportUnknownMemberType]  # a Future
     return await detached(subscribing)
 
 
 async def withdraw(client: Client, subscriptions: Sequence[Subscription], seconds: float) -> None:
-    """Unsubscribe, after handling the messages that the server has already sent; wait at most `seconds` for them.
+    """Handle the messages that the server has already sent, for at most `seconds`, and unsubscribe.
 
-    nats-py's `drain` is not used, because it calls `flush`, which must not be cancelled.
+    nats-py's `drain` is not used, because `drain` calls `flush`, which must not be cancelled.
     """
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         async with asyncio.timeout(seconds):
@@ -271,7 +274,7 @@ async def withdraw(client: Client, subscriptions: Sequence[Subscription], second
 
 
 async def _dispose(client: Client) -> None:
-    """Close a client that is no longer needed, in whatever state it is."""
+    """Close a client that is no longer needed, whatever its state is."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await client.close()
