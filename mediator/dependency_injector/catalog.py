@@ -48,9 +48,10 @@ def named_providers(container: Any, path: str = "container") -> Iterator[Named]:
 
 
 def instances_of(container: Any, cls: type, path: str = "container") -> Iterator[tuple[str, Any, type]]:
-    """Yield the named providers of a class or of classes derived from it: label, provider, class.
+    """Yield the named providers whose objects are of the given class or of a class derived from it.
 
-    A provider with several names is yielded once, a `Selector` once for each of its candidates.
+    Each item is a label, a provider and the class of its object. A provider with several names is yielded once. A
+    `Selector` is yielded once for each matching candidate.
     """
     for label, provider in distinct(named_providers(container, path)):
         for found in provided_classes(provider):
@@ -62,7 +63,8 @@ def instances_of(container: Any, cls: type, path: str = "container") -> Iterator
 class Catalog:
     """The handlers, behaviors and collaborators of a container, and the faults of providers that cannot be one.
 
-    Behaviors are in the order of the list of behaviors, outermost first; the others are in the order of declaration.
+    Behaviors are in the order of the list of behaviors, outermost first. Handlers and collaborators are in the order of
+    declaration.
     """
 
     handlers: tuple[Binding, ...]
@@ -148,8 +150,8 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
 def _class_in_list(provider: Any) -> type | None:
     """Return the class of a behavior, or the common class of all candidates of a `Selector`.
 
-    Return `None` when the candidates have different classes. The class decides to which messages a behavior applies, so
-    there has to be one.
+    Return `None` when the candidates have different classes. A behavior needs exactly one class, because the class
+    decides to which messages the behavior applies.
     """
     classes = set(provided_classes(provider))
     return classes.pop() if len(classes) == 1 else None
@@ -172,7 +174,7 @@ def _no_behavior(label: str, item: Any, cls: type | None) -> Problem:
         return Problem(label, item.__name__, text)
     name = cls.__name__ if cls is not None else type(item).__name__
     text = (
-        "is in the list of behaviors and provides no PipelineBehavior. Derive its class from PipelineBehavior. If it is "
-        "a function that makes one, annotate its return type."
+        "is in the list of behaviors, but provides no PipelineBehavior. Derive its class from PipelineBehavior. If a "
+        "function makes the behavior, annotate the return type of the function."
     )
     return Problem(label, name, text)

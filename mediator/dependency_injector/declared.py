@@ -49,7 +49,7 @@ def hints_of(function: Any) -> dict[str, Any]:
 def returned_class(function: Any, *, unwrap: bool) -> type | None:
     """Return the class in a function's return annotation, or `None`.
 
-    With `unwrap`, it is the class that a generator yields, or that a context manager returns on entering.
+    With `unwrap`, return the class that a generator yields, or that a context manager returns on entering.
     """
     annotation = hints_of(function).get("return")
     if unwrap and typing.get_origin(annotation) in _WRAPPERS:
@@ -103,7 +103,7 @@ def declared_providers(container: Any, prefix: str = "") -> Iterator[Named]:
 def distinct(named: Iterable[Named]) -> Iterator[Named]:
     """Yield each provider once, even if it has several names.
 
-    A `Dependency` is another name of the provider that it was given, so it is left out if that provider is yielded.
+    A `Dependency` counts as another name of the provider that it was given, and is left out if this provider is yielded.
     """
     named = list(named)
     known = {provider for _, provider in named}
@@ -180,8 +180,8 @@ def roles_of(cls: type) -> tuple[type, ...]:
 def is_for_use(cls: type) -> bool:
     """Return whether a class is a handler or a collaborator that is meant to be instantiated, not to be derived from.
 
-    A class can be abstract by mistake, for example because its `handle` is misspelled. It counts as meant to be
-    instantiated, so that the mistake is reported.
+    A class that is abstract by mistake, for example because its `handle` is misspelled, counts as meant to be
+    instantiated. This lets another rule report the mistake.
     """
     roles = roles_of(cls)
     if not roles or cls in roles:

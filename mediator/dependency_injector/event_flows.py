@@ -24,12 +24,12 @@ from mediator.errors import ContainerError
 
 @dataclass(frozen=True, slots=True)
 class EventFlow:
-    """The events that go through one publisher to the broker, or through one subscription from it.
+    """The events that go through one publisher to the broker, or through one subscription from the broker.
 
     Attributes:
         label: `container.<name>` of the publisher or subscription, or of the worker that contains it.
         port: The provider of the publisher or subscription.
-        event_types: `<domain>.<name>` of every event that may go through it, sorted.
+        event_types: `<domain>.<name>` of every event that may go through `port`, sorted.
         ordering: The `ordering` of the subscription's consumer, or a provider of the ordering.
     """
 
@@ -43,9 +43,9 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
     """Return the event flows of a container, without calling any provider.
 
     A publisher may publish the events that the code of handlers and behaviors raises, and the event classes that are
-    declared in the packages of this code. Of the declared classes, those in a domain whose events the container handles
-    are left out, since such a domain belongs to another application. A subscription delivers the events that the mediator
-    of its consumer handles.
+    declared in the packages of this code. A declared class is left out if the container handles events of the same
+    domain, since this domain belongs to another application. A subscription delivers the events that the mediator of its
+    consumer handles.
 
     Args:
         container: The container.
@@ -118,7 +118,7 @@ class EventEntry:
 def read_events(container: Any) -> list[EventEntry]:
     """Return the events that a container handles or raises, and the events declared in the packages of its handlers.
 
-    They are sorted by type and version.
+    The events are sorted by type and version.
 
     Raises:
         ContainerError: `container` is a class.
@@ -146,7 +146,7 @@ def has_partition_key(event_class: type[DistributedEvent]) -> bool:
 
 
 def codec_in(container: Any) -> EventCodec | None:
-    """Return the first codec that the container gives to a unit of work; `None` when none of them gets a codec.
+    """Return the first codec that the container gives to a unit of work; `None` when no unit of work gets a codec.
 
     Raises:
         ContainerError: The provider of the codec is asynchronous.

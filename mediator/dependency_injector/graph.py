@@ -14,10 +14,10 @@ from mediator.handlers import class_of
 
 
 class Graph:
-    """All providers of a container, also nested, inline and overriding ones, and the providers that each one calls.
+    """All providers of a container, with the providers that each provider calls.
 
-    A mediator's provider counts as calling no others, since handlers and behaviors are made later, at dispatch. A
-    provider that is injected as `x.provider` is not called either.
+    Nested, inline and overriding providers are included. A mediator's provider calls no provider, since handlers and
+    behaviors are made later, at dispatch. A provider that is injected as `x.provider` does not count as called.
 
     Attributes:
         labels: `container.<name>` of every provider; an inline provider has the label of the provider that contains it.
@@ -55,7 +55,7 @@ class Graph:
     def resources(self) -> list[Any]:
         """Return the resources that are not overridden, each after the resources that it needs.
 
-        A resource may need another one through other providers, or through `x.provider`.
+        A resource may need another resource through other providers, or through `x.provider`.
         """
         done: set[Any] = set()
         ordered = [each for provider in self.calls for each in _needs_first(provider, done)]
@@ -100,7 +100,10 @@ def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
 
 
 def find_cycles(graph: Graph) -> Iterator[Problem]:
-    """Yield circular dependencies. A call would end in a `RecursionError` or, on CPython 3.13.0, in a crash."""
+    """Yield a problem for each circular dependency.
+
+    Calling one of its providers would end in a `RecursionError` or, on CPython 3.13.0, in a crash.
+    """
     done: set[Any] = set()
     reported: set[frozenset[Any]] = set()
     for root in graph.calls:
@@ -127,14 +130,14 @@ def _circular(graph: Graph, cycle: list[Any]) -> Problem:
     at = cycle.index(start)
     names = list(dict.fromkeys(graph.labels[each] for each in cycle[at:] + cycle[:at]))
     text = (
-        f"is part of a circular dependency: {' -> '.join([*names, names[0]])}. Break it by injecting "
-        "`x.provider`, which is called later, in one place."
+        f"is part of a circular dependency: {' -> '.join([*names, names[0]])}. Break it: in one "
+        "place, inject `x.provider`, which is called later."
     )
     return Problem(names[0], class_name(start), text)
 
 
 def find_captives(graph: Graph) -> Iterator[Problem]:
-    """Yield providers whose object lives as long as the application, but holds an object made for one dispatch."""
+    """Yield a problem for each object that lives as long as the application, but holds an object of one dispatch."""
     for provider in graph.calls:
         if not isinstance(provider, kinds.KEEPING) or provider.last_overriding is not None:
             continue
@@ -143,7 +146,7 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
             chain = " -> ".join(dict.fromkeys(graph.labels[each] for each in path))
             text = (
                 f"is a {type(provider).__name__}, which lives as long as the application, and holds {chain}, which lives "
-                "for one dispatch. Make it a Factory or Scoped, or inject the `.provider` of the scoped one."
+                "for one dispatch. Make it a Factory or Scoped, or inject the `.provider` of the scoped provider."
             )
             yield Problem(graph.labels[provider], class_name(provider), text)
 
@@ -151,7 +154,7 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
 def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
     """Return the shortest path from a provider that the keeper calls to a `Scoped`; empty when there is none.
 
-    The search stops at other providers that keep their objects, since each of these is checked itself.
+    The search stops at other providers that keep their objects, since `find_captives` checks these providers as well.
     """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)
@@ -171,7 +174,7 @@ def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
 
 
 def class_name(provider: Any) -> str:
-    """Return the name of the class of a provider's object, or the name of the provider's own class if it is unknown."""
+    """Return the class name of a provider's object. If it is unknown, return the class name of the provider itself."""
     cls = provided_class(provider)
     return cls.__name__ if cls is not None else type(provider).__name__
 
@@ -180,11 +183,11 @@ _PER_SCOPE = (UnitOfWork, DistributedEventBroker)
 
 
 def find_unscoped(graph: Graph) -> Iterator[Problem]:
-    """Yield providers of units of work and event brokers that make an object per user, or one for all scopes."""
+    """Yield a problem for each provider of a unit of work or event broker that does not make one object per scope."""
     # A provider that overrides a `Scoped` is called once per scope.
     replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
-        resource = isinstance(provider, kinds.RESOURCES)  # it may call a context manager, which is the unit of work
+        resource = isinstance(provider, kinds.RESOURCES)  # its `provides` may be a unit of work, which it enters
         cls = class_of(provider.provides) if resource else provided_class(provider)
         if cls is None or not issubclass(cls, _PER_SCOPE) or provider.last_overriding is not None:
             continue
@@ -197,13 +200,13 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not return one object per scope; `None` when it does, or when a function decides."""
+    """Return why a provider does not return one object per scope; `None` when it does, or when it calls a function."""
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
-        return f"is given by a {type(provider).__name__}, which has one for all dispatches"
+        return f"is given by a {type(provider).__name__}, which has one object for all dispatches"
     if (
         isinstance(provider, kinds.FACTORIES)
         and not isinstance(provider, Scoped)
         and isinstance(provider.provides, type)
     ):
-        return f"is given by a {type(provider).__name__}, which makes another one for each of its users"
+        return f"is given by a {type(provider).__name__}, which makes a new object for each of its users"
     return None

@@ -44,7 +44,7 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "container") -> Iterator[Problem]:
-    """Yield handlers that are attributes of a container, as a class or an object, and have no provider.
+    """Yield a problem for each handler that is an attribute of a container, as a class or an object, without a provider.
 
     No mediator finds such a handler. A class that has a provider may also be an attribute, for example because it is
     defined inside the container.
@@ -67,7 +67,7 @@ def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "co
 
 
 def _held(container: Any) -> dict[str, Any]:
-    """Return the attributes of a container and its class that are no providers, or are `Object` providers of classes."""
+    """Return the attributes of a container and its class that are no providers, and the classes in `Object` providers."""
     declared: Any = container.declarative_parent
     classes: list[type] = [] if declared is None else list(reversed(declared.__mro__))
     named: dict[str, Any] = {name: value for cls in classes for name, value in vars(cls).items()}
@@ -83,9 +83,9 @@ def _held(container: Any) -> dict[str, Any]:
 def find_unhandled(
     catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str], where: str
 ) -> Iterator[Problem]:
-    """Yield requests that no mediator handles, with the label `where`, since no provider is at fault.
+    """Yield a problem for each request that no mediator handles, with the label `where`, since no provider is at fault.
 
-    They are the `requests`, and all request classes that are declared in the `packages`.
+    The checked requests are the `requests`, and all request classes that are declared in the `packages`.
     """
     handlers = [binding for catalog in catalogs for binding in catalog.handlers if binding.kind in _ONE_HANDLER]
     names = [message.__name__ for binding in handlers for message in binding.messages]
@@ -118,7 +118,7 @@ def _no_request(given: Any) -> tuple[str, str] | None:
 
 
 def declared_classes(base: type, packages: Iterable[str]) -> list[type]:
-    """Return the classes in the modules of some packages that derive from `base` and have no subclasses themselves.
+    """Return the classes that derive from `base`, have no subclasses, and are in modules of the given packages.
 
     A class counts only if it is found in its module under its name. This leaves out classes inside functions, and the
     first of the two classes that `@dataclass(slots=True)` makes.
@@ -159,7 +159,7 @@ def _not_async(binding: Binding) -> Iterator[Problem]:
 
 
 def find_uncallable(bindings: Iterable[Binding]) -> Iterator[Problem]:
-    """Yield handlers, behaviors and collaborators with a method that does not accept the arguments of its base."""
+    """Yield a problem for each method of a binding that does not accept the arguments which its base class declares."""
     for binding in bindings:
         names: frozenset[str] = getattr(binding.kind, "__abstractmethods__", frozenset())
         for name in sorted(names):
@@ -175,7 +175,7 @@ def find_uncallable(bindings: Iterable[Binding]) -> Iterator[Problem]:
 def _misfit(cls: type, name: str, count: int) -> str | None:
     """Return the signature of a method that cannot be called with `count` arguments.
 
-    `None` when it can be called, when it does not exist, or when its signature is unknown.
+    Return `None` when the method can be called, does not exist, or has an unknown signature.
     """
     method: Any = inspect.getattr_static(cls, name, None)
     bound = getattr(cls, name, None)
@@ -209,7 +209,7 @@ def _of_several_kinds(binding: Binding) -> Iterator[Problem]:
 
 
 def _wrong_strategy(binding: Binding) -> Iterator[Problem]:
-    """Yield notifications whose `publish_strategy` is not a strategy."""
+    """Yield a problem for each notification whose `publish_strategy` is not a strategy."""
     for message in binding.messages:
         strategy = message.publish_strategy if issubclass(message, Notification) else None
         try:

@@ -1,7 +1,7 @@
 """Lifespan: starts a container and stops it.
 
-It replaces `container.init_resources()` and `container.shutdown_resources()`. These start resources concurrently, ignore
-indirect dependencies in the order of stopping, and stop no further resources after an error.
+`lifespan` replaces `container.init_resources()` and `container.shutdown_resources()`. The replaced methods start resources
+concurrently, ignore indirect dependencies in the order of stopping, and stop no further resources after an error.
 
 dependency-injector starts each resource in a separate task, so a resource must not keep a task group or a timeout open.
 """
@@ -50,7 +50,7 @@ async def lifespan(
 
     Args:
         container: The container, an instance.
-        workers: Whether to run every relay, consumer, responder and idempotency of the container, too.
+        workers: Whether to run the workers of the container: every relay, consumer, responder and idempotency.
         check: Whether to validate the container first.
         requests: Requests that must have a handler, for `validate`.
         packages: Names of imported packages for `validate`; all requests declared in them must have a handler.
@@ -107,12 +107,12 @@ async def _started(mediators: Iterable[Mediator]) -> AsyncGenerator[None]:
 async def started_resources(container: Any) -> AsyncGenerator[None]:
     """Start the resources, each after the resources it depends on, and stop them in reverse order at the block's end.
 
-    When a resource fails to stop, the others are still stopped. Singletons that use a resource are reset, so that the
-    next start makes them again.
+    When a resource fails to stop, the other resources are still stopped. Singletons that use a resource are reset, so
+    that the next start makes these singletons again.
 
     Raises:
-        Exception: The error of the body or of a starting resource; errors while stopping are added to it as notes.
-            Without such an error, the error while stopping is raised, or an `ExceptionGroup` of several.
+        Exception: The error of the body or of a starting resource. Errors of stopping resources become its notes.
+        Exception: The error of a stopping resource, if there is no other error, or an `ExceptionGroup` of several.
     """
     async with _resources(container) as resources:
         await resources.start(resources.graph.resources())

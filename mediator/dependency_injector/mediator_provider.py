@@ -31,8 +31,8 @@ class MediatorProvider(providers.Dependency[Mediator]):
     when the mediator is next resolved; overriding a handler or a behavior takes effect at the next dispatch.
 
     Args:
-        behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on one, or a sequence of
-            providers.
+        behaviors: The behaviors, outermost first: `providers.List(...)`, a `Dependency` on such a list, or a sequence
+            of providers.
         strategy: Runs the handlers of a notification whose class names no strategy; `Sequential()` by default.
         max_depth: The largest number of dispatches that may be nested in each other.
 
@@ -93,7 +93,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
 
     @property
     def related(self) -> Iterator[Any]:
-        """The provider of the behaviors, and the provider that overrides this one, if any."""
+        """The provider of the behaviors, and the provider that overrides `self`, if any."""
         yield self._behaviors
         base: Any = super()
         yield from base.related
@@ -130,7 +130,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
         return self._mediator
 
     def _read(self, *, late: bool = False) -> Registry:
-        """Return a new registry. With `late`, check the handlers, too, since some may have been added after `validate`."""
+        """Return a new registry. With `late`, also check the handlers, since some may have been added after `validate`."""
         catalog = read_catalog(self.container, self._behaviors)
         problems = [*catalog.problems, *(find_handler_faults(catalog) if late else ())]
         if problems:

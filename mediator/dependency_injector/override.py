@@ -35,7 +35,7 @@ def override(container: C, **replacements: Any) -> Generator[C]:
     A resource that replaces a provider is started by `lifespan`, so override before `lifespan`.
 
     Raises:
-        NotFoundError: The container has no provider of that name; nothing is replaced.
+        NotFoundError: The container has no provider with one of the given names; nothing is replaced.
         ContainerError: The container is a class, or a started resource uses a provider to be replaced: override before
             `lifespan`.
     """
@@ -92,7 +92,7 @@ ContainerClass = TypeVar("ContainerClass", bound=type)
 
 
 def rewired(cls: ContainerClass) -> ContainerClass:
-    """Let all inherited providers of a derived container use the providers that it redeclares.
+    """Let all inherited providers of a derived container use the providers that the derived container redeclares.
 
         @rewired
         class PooledContainer(AppContainer):
@@ -122,7 +122,7 @@ def rewired(cls: ContainerClass) -> ContainerClass:
 def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[str], memo: dict[int, Any]) -> None:
     """Copy a redeclared provider, after the redeclared providers that it contains.
 
-    In `memo`, the copy takes the place of the earlier providers with this name, so that later copies use it.
+    In `memo`, the copy takes the place of the earlier providers with this name. Copies made later use this copy.
     """
     if name in begun:
         return
@@ -140,8 +140,8 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
     """Detach earlier providers from the providers that they override, for the block.
 
-    Otherwise a copy made in the block would also copy the overridden providers. They are copied later, and are then
-    overridden by the copies that replace the earlier providers.
+    If an earlier provider stayed attached, a copy made in the block would also copy the providers that it overrides. The
+    overridden providers are copied later, and their copies are overridden by the copies that replace earlier providers.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:

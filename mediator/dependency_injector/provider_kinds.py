@@ -1,7 +1,7 @@
-"""Kinds of providers, which decide what attributes a provider has, and relations between providers.
+"""Kinds of providers, and relations between providers.
 
-The kind of a provider is always tested with `isinstance`. A test for attributes would not work, because providers of
-many kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for any attribute.
+The kind of a provider decides what attributes the provider has. It is always tested with `isinstance`: providers of many
+kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for any attribute.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ KEEPING: Kinds = (providers.BaseSingleton, providers.BaseResource)
 """Providers that make one object and keep it as long as the application lives."""
 
 MAKING_ANEW: Kinds = (providers.Factory, providers.ContextLocalSingleton)
-"""Providers that return another object in each dispatch."""
+"""Providers that return a new object in each dispatch."""
 
 FACTORIES: Kinds = (providers.Factory,)
 RESOURCES: Kinds = (providers.BaseResource,)
@@ -55,14 +55,14 @@ def is_in_place(provider: Any, memo: Any) -> bool:
     """Return whether a copying decorator has already put a provider in the place of another one.
 
     `containers.copy` injects the redeclared providers of a container into the inherited providers. Then it copies the
-    redeclared providers as well, and declares the copies under their names. Such a provider must not be copied, since
-    the copy would have another scope and another container than the injected provider.
+    redeclared providers as well, and declares the copies under their names. An injected provider must not be copied,
+    since the copy would have another scope and another container than the injected provider.
     """
     return any(each is provider for each in memo.values())
 
 
 def overriding(provider: Any) -> Any:
-    """Return the provider that overrides a provider, typed as `Any`; `None` when none does."""
+    """Return the provider that overrides a provider, typed as `Any`; `None` when it is not overridden."""
     return provider.last_overriding
 
 

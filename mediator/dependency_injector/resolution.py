@@ -5,10 +5,10 @@ dependency-injector builds lists and dictionaries of arguments, and looks for fu
 call of its class with its injected objects. Such a direct call is compiled here, for providers that are exactly a
 `Factory` or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
 
-Overriding a provider, at any depth, takes effect at once, because each call checks for it, as the provider itself does.
-The arguments of a provider, and whether it is asynchronous, cannot be checked as cheaply. They are checked again after
-each `forget`, before the next direct call: when a container starts or stops, when a resource has started, and around
-`override`.
+Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden, as
+the provider itself does. The arguments of a provider, and whether it is asynchronous, cannot be checked as cheaply. They
+are checked only before the first direct call after each `forget`, which is called when a container starts or stops, when
+a resource has started, and around `override`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from mediator.scope import running_scope
 
 
 class _Generation:
-    """The time between two calls of `forget`, identified by the object `current`, which each call replaces."""
+    """The time between two calls of `forget`, identified by the object `current`, which each `forget` replaces."""
 
     __slots__ = ("current",)
 
@@ -33,7 +33,7 @@ class _Generation:
         self.current = object()
 
 
-_generation = _Generation()  # for all containers, since one may use the providers of another
+_generation = _Generation()  # for all containers, since they may use each other's providers
 
 
 def forget() -> None:
@@ -44,8 +44,8 @@ def forget() -> None:
 def forget_modes(container: Any) -> None:
     """Make every provider find out again whether it is asynchronous.
 
-    dependency-injector decides that once, at the first call. A started resource is a plain object, and providers that
-    use it are then resolved without futures, which is about twenty times as fast.
+    dependency-injector finds this out once, at the first call. As soon as a resource has started, it provides a plain
+    object. Providers that use this object no longer need futures, which makes them about twenty times as fast.
     """
     for provider in container.traverse():
         provider.reset_async_mode()
@@ -125,7 +125,7 @@ class _Shortcut:
 def _injections(provider: Any) -> list[Any]:
     """Return everything that is injected by a provider, to be compared by identity.
 
-    A name that is replaced by an equal text in another object prevents the shortcut, which is slower but not wrong.
+    If a name is replaced by an equal text in another object, direct calls stop. This is slower, but not wrong.
     """
     args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
     return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]
@@ -149,8 +149,8 @@ def _giving(value: Any) -> Source:
 
 
 # Unpacking arguments costs as much time as a direct call saves, so there is a function for each usual number of
-# arguments. Each function checks whether the provider is overridden before it calls the injected providers. The provider
-# itself does so, too.
+# arguments. Each function checks whether the provider is overridden before it calls the injected providers, as the
+# provider itself does.
 
 
 def _calling_with_none(shortcut: _Shortcut, provider: Any, provides: Any) -> Source:

@@ -54,7 +54,7 @@ class Missing:
     Attributes:
         name: The name of the parameter.
         reason: Why no argument could be chosen.
-        candidates: The providers among which none could be chosen, because all of them fit.
+        candidates: The providers that fit, when there are several, so that no provider could be chosen.
         addable: Whether a new provider of the needed class would solve the problem.
     """
 
@@ -89,7 +89,7 @@ def arguments_for(
 ) -> tuple[Sequence[Any], dict[str, Any], Sequence[Missing]]:
     """Choose a provider for each parameter of a class's constructor, by the annotation of the parameter.
 
-    Return the positional-only arguments, the keyword arguments, and the parameters for which none could be chosen.
+    Return the positional-only arguments, the keyword arguments, and the parameters for which no provider could be chosen.
 
     A provider fits if its object is of the annotated class or of a class derived from it. Exactly one provider must fit.
     If no provider fits, a parameter with a default keeps the default. No provider is chosen for a built-in class such as
@@ -189,8 +189,8 @@ class Contents:
 def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
     """Import packages with all their modules, and return the handlers and collaborators that are defined in them.
 
-    Modules called `__main__` are left out, since importing such a module runs the program. `exclude` names modules and
-    classes that are left out, too.
+    Modules called `__main__` are left out, since importing such a module runs the program. `exclude` names further
+    modules and classes that are left out.
     """
     faults: list[Fault] = [] if packages else [("HandlerScan", 'names no package: `HandlerScan("shop.students")`.')]
     found: dict[type, None] = {}
@@ -202,7 +202,7 @@ def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
         found |= dict.fromkeys(classes)
         if not classes and len(faults) == known:
             faults.append((package, "contains no handler, and no collaborator of a behavior."))
-    if not faults:  # otherwise an excluded class may be in a module that could not be imported
+    if not faults:  # after a fault, an excluded class may be in a module that could not be imported
         faults += [(name, "is excluded, and there is no such module or class.") for name in exclusion.unused]
     return Contents(tuple(found), tuple(faults))
 
@@ -274,7 +274,7 @@ def _defined_in(module: ModuleType, exclusion: _Exclusion) -> Iterator[type]:
 
 
 def _classes_in(holder: Any, module: str, prefix: str = "") -> Iterator[type]:
-    """Yield the classes that are defined in a module, also inside its classes."""
+    """Yield the classes that are defined in a module, including classes inside its classes."""
     values: list[Any] = list(holder.__dict__.values())
     for value in values:
         if isinstance(value, type) and value.__module__ == module and value.__qualname__.startswith(prefix):
@@ -305,8 +305,8 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 
     The scan finds handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and the
     collaborators of behaviors, which are validators, authorizers and processors. It finds them in the module that
-    defines them, also inside classes. They are in the order of the given packages, then of the names of modules, then of
-    the definitions in a module.
+    defines them, also inside classes. Found classes are sorted by the order of the given packages, then by the names of
+    modules, then by the order of definition in a module.
 
     The scan leaves out:
 
@@ -448,7 +448,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
         return self._reading
 
     def _factory(self, cls: type, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Set the arguments of the provider of a class, which stays the same object, and return the provider."""
+        """Set the arguments of a class's provider, and return the provider. A class keeps the same provider object."""
         factory = self._factories.setdefault(cls, providers.Factory(cls))
         factory.set_args(*args)
         factory.set_kwargs(**kwargs)
@@ -458,7 +458,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 def _taken(declared: Sequence[Named], scan: HandlerScan) -> Iterator[type]:
     """Yield the classes for which the container has a provider without this scan.
 
-    These are declared providers, the providers inside declared providers, and the providers of earlier or nested scans.
+    Counted are declared providers, the providers inside declared providers, and the providers of earlier or nested scans.
     """
     earlier = True
     waiting: list[Any] = []

@@ -20,12 +20,12 @@ class Scoped(providers.Factory[T]):
         unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
         session = Scoped(AsyncSession, engine, dispose=AsyncSession.close)
 
-    At the end of the scope, instances with a method `aclose()` are closed in reverse order. A coroutine function is
-    called once per scope, too, and all users await the same task.
+    At the end of the scope, instances with a method `aclose()` are closed in reverse order. If `provides` is a coroutine
+    function, it is called once per scope, and all users await the same task.
 
-    An overriding provider is called once per scope, too: `unit_of_work.override(providers.Factory(Fake))` gives one
-    `Fake` per scope. `dispose` is not called for its instances, and an instance that lives longer than a scope, such as
-    the object of a `Singleton`, is not closed.
+    An overriding provider is called once per scope: `unit_of_work.override(providers.Factory(Fake))` gives one `Fake` per
+    scope. For instances of an overriding provider, `dispose` is not called. An instance that lives longer than a scope,
+    such as the object of a `Singleton`, is not closed.
 
     Args:
         provides: A class or a function, as for `providers.Factory`.

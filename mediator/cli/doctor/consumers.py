@@ -1,6 +1,7 @@
 """Consumers: checks whether the wanted consumers exist, never drop an event, and keep up with the events.
 
-A place is one of the `max_ack_pending` events that a group may have received and not yet acknowledged.
+A group has `max_ack_pending` places. A delivered event holds a place until it is acknowledged, and while no place is
+free, the broker delivers no event to the group.
 """
 
 import math
@@ -13,22 +14,23 @@ from mediator.cli.doctor.installation import Broker, Consumer, Installation
 from mediator.distributed.inbox import needed_retention
 from mediator.nats.topology import Topology
 
-_APPLY = "Run `mediator topology apply MODULE:NAME`, or start the application, if it may create it."
+_APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create consumers."
+_DELETE = "Delete the consumer when no running version of the application needs it."
 _ORDERING = "not created: its group"
 _REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", _ORDERING)
-"""Beginnings of the differences for which there are other findings than `consumer-differs`."""
+"""Beginnings of the differences that `consumer-differs` leaves out, because they have findings of their own."""
 _FULL = 0.8
-"""The share of a group's places from which the group counts as nearly full."""
+"""A group counts as nearly full when at least this share of its places is held."""
 _FAILING_PER_SECOND = 0.1
-"""The rate of failing events, per second, for which a group must have places. Each holds a place until its last try."""
+"""Failing events per second for which a group should have enough places. They hold their places until their last try."""
 _ADD_PLACES = (
-    "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, fewer `max_attempts` or a "
-    "parking. List errors that no retry can solve in `fatal_errors`."
+    "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, a lower `max_attempts` or a "
+    "parking. In `fatal_errors`, list the errors that no retry can solve."
 )
 
 
 class Consumers(Check):
-    """Checks each wanted consumer, and finds consumers of the same groups that are no longer needed."""
+    """Checks each wanted consumer, and finds unneeded consumers of the same groups."""
 
     name = "consumers"
 
@@ -39,7 +41,7 @@ class Consumers(Check):
             for state in broker.seen.consumers:
                 label = f"{broker.label} {state.stream} {state.name}"
                 places = _places_of(installation, broker, state)
-                done = f"{state.pending:,} events wait for it, all up to {state.ack_floor:,} are done"
+                done = f"{state.pending:,} events wait for the consumer, and those up to {state.ack_floor:,} are done"
                 fine = ok("consumer", label, "; ".join([done, *([places.text] if places else [])]))
                 faults = [*_faults(label, state, broker, installation.options.lag), *_shortage(label, state, places)]
                 for finding in found_or(iter(faults), fine):
@@ -47,7 +49,10 @@ class Consumers(Check):
 
 
 def _missing(broker: Broker) -> Iterator[Finding]:
-    """Yield one finding for each stream that lacks consumers, with the names of all that it lacks."""
+    """Yield a finding for each stream with missing consumers.
+
+    If groups already consume the stream with another ordering than the wanted one, the findings name these groups.
+    """
     by_stream: dict[str, list[str]] = {}
     for stream, name in broker.seen.missing_consumers:
         if not _is_refused(broker, stream, name):
@@ -57,15 +62,19 @@ def _missing(broker: Broker) -> Iterator[Finding]:
         others = _other_orderings(broker, stream)
         for text in others:
             remedy = (
-                "Give the group its old ordering or a new name: events lose their order if a group has both orderings."
+                "Give the group its old ordering, or give it a new name. In a group with both orderings, events would lose "
+                "their order."
             )
             yield fault("group-ordering", label, text, remedy)
         if not others and stream not in broker.seen.missing_streams:  # the check `Streams` reports a missing stream
-            yield fault("consumer-missing", label, f"does not have: {', '.join(names)}", _APPLY)
+            yield fault("consumer-missing", label, f"the stream lacks {', '.join(names)}", _APPLY)
 
 
 def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
-    """Return whether a consumer's group refuses the stream's number of partitions, which the check `Streams` reports."""
+    """Return whether the group of a consumer refuses the stream because of the number of its partitions.
+
+    The check `Streams` reports this number.
+    """
     refused = {wanted.name for wanted, _ in broker.with_other_partitions() if wanted.ordered} & {stream}
     ordered = [each for each in broker.wanted.consumers if each.settings.name != each.group]
     of_groups = [each for each in ordered if each.stream in refused]
@@ -85,7 +94,7 @@ def _unneeded(broker: Broker) -> Iterator[Finding]:
         refused = _is_refused(broker, item.stream, item.consumer)
         if unneeded and not refused and not _other_orderings(broker, item.stream):
             label = f"{broker.label} {item.stream} {item.consumer}"
-            yield warning("consumer-unneeded", label, "; ".join(item.details), "Delete it when no version needs it.")
+            yield warning("consumer-unneeded", label, "; ".join(item.details), _DELETE)
 
 
 def _faults(label: str, state: ConsumerState, broker: Broker, lag: int) -> Iterator[Finding]:
@@ -107,23 +116,23 @@ def _differences(label: str, state: ConsumerState, broker: Broker) -> Iterator[F
         if (each.stream, each.settings.name) == (state.stream, state.name)
     }
     if state.ack_wait not in wanted:
-        text = f"ack_wait is {state.ack_wait:g} s, and the application needs {min(wanted):g} s"
+        text = f"ack_wait is {state.ack_wait:g} s, but the application needs {min(wanted):g} s"
         yield warning("consumer-ack-wait", label, text, "Run `mediator topology apply MODULE:NAME`.")
     key = (state.stream, state.name)
     found = next((item.details for item in broker.compared or () if (item.stream, item.consumer) == key), ())
     details = [each for each in found if not each.startswith(_REPORTED_SEPARATELY)]
     if details:
-        text = f"it differs from its settings: {'; '.join(details)}"
+        text = f"the consumer differs from its settings: {'; '.join(details)}"
         yield warning("consumer-differs", label, text, "See `mediator topology plan`.")
 
 
 def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:
     done = (
-        f"{state.pending:,} events wait for it, {state.unacknowledged:,} are unacknowledged, and all up to "
-        f"{state.ack_floor:,} are done"
+        f"{state.pending:,} events wait for the consumer, {state.unacknowledged:,} events are unacknowledged, and those up "
+        f"to {state.ack_floor:,} are done"
     )
     if state.paused:
-        yield warning("consumer-paused", label, f"it is paused; {done}", "Resume it: `nats consumer resume`.")
+        yield warning("consumer-paused", label, f"it is paused; {done}", "Run `nats consumer resume`.")
     elif state.pending > 0 and state.waiting == 0 and state.unacknowledged == 0:
         yield warning("consumer-idle", label, f"no process consumes; {done}", "Start `mediator run MODULE:NAME`.")
     elif state.pending > lag:
@@ -132,21 +141,21 @@ def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """The number of a group's places, and the seconds for which a failing event holds one of them."""
+    """The number of a group's places, and the seconds for which a failing event holds its place."""
 
     number: int
     seconds: float
 
     @property
     def text(self) -> str:
-        count = f"{self.number:,} failing events of one type fill its places (max_ack_pending)"
+        full = f"{self.number:,} failing events of one type would fill all places of the group (max_ack_pending)"
         if math.isinf(self.seconds):
-            return f"{count} forever, since it has no parking, and no other event is delivered meanwhile"
-        return f"{count} for up to {self.seconds:,.0f} s, and no other event is delivered meanwhile"
+            return f"without a parking, {full} forever, and no other event would be delivered"
+        return f"{full} for up to {self.seconds:,.0f} s, and during this time no other event would be delivered"
 
 
 def _places_of(installation: Installation, broker: Broker, state: ConsumerState) -> _Places | None:
-    """Return the places of an unordered group; `None` for an ordered group, which has one place for each partition."""
+    """Return the places of an unordered group; `None` for an ordered group, which has a place for each partition."""
     for each in installation.consumers:
         is_same = each.broker is broker.connection and state.stream in each.streams and state.name == each.group
         if is_same and each.ordering == "none":
@@ -159,20 +168,20 @@ def _shortage(label: str, state: ConsumerState, places: _Places | None) -> Itera
         return
     if state.unacknowledged >= _FULL * places.number:
         text = f"{state.unacknowledged:,} of at most {places.number:,} events are unacknowledged; {places.text}"
-        remedy = f"Find the failing type in the log (`delivery failed`). {_ADD_PLACES}"
+        remedy = f"Find the type of the failing events in the log (`delivery failed`). {_ADD_PLACES}"
         yield warning("consumer-full", label, text, remedy)
     elif places.number < _FAILING_PER_SECOND * places.seconds:
         yield warning("consumer-places", label, places.text, _ADD_PLACES)
 
 
 class Retention(Check):
-    """Checks that each inbox remembers events for longer than the streams and the archive keep them."""
+    """Checks that each inbox remembers events for longer than the streams and the archive keep the events."""
 
     name = "inbox-retention"
 
     async def run(self, installation: Installation) -> AsyncIterator[Finding]:
         for consumer in installation.consumers:
-            fine = ok("inbox-retention", consumer.label, "inboxes remember events for as long as these can come again")
+            fine = ok("inbox-retention", consumer.label, "inboxes remember events longer than streams and archives do")
             if consumer.inboxes:
                 for finding in found_or(_retention_faults(consumer, installation), fine):
                     yield finding
@@ -188,14 +197,14 @@ def _retention_faults(consumer: Consumer, installation: Installation) -> Iterato
     }
     for name in [name for name, age in streams.items() if age == 0]:
         text = f"the stream {name} keeps events forever, but the inbox forgets them"
-        yield warning("inbox-retention", f"{consumer.label} {name}", text, "Set max_age at the stream.")
+        yield warning("inbox-retention", f"{consumer.label} {name}", text, "Set max_age of the stream.")
     needed = needed_retention(stream=max(streams.values(), default=0.0), archive=installation.archive_seconds)
     for inbox in consumer.inboxes:
         kept: float = inbox.value.keep_seconds
         if kept < needed:
             text = (
-                f"keep_seconds is {kept:g}, and {needed:g} are needed, a day more than streams ({_ages(streams)}) and "
-                f"archives ({installation.archive_seconds:g} s) keep events: otherwise an event can take effect twice"
+                f"keep_seconds is {kept:g}, but {needed:g} are needed, a day more than streams ({_ages(streams)}) and "
+                f"archives ({installation.archive_seconds:g} s) keep events: a forgotten event can take effect twice"
             )
             yield fault("inbox-retention", inbox.label, text, f"Set keep_seconds to {needed:g} or more.")
 

@@ -1,11 +1,11 @@
-"""Rules for redeclared providers: no other provider may keep using the earlier provider.
+"""Rules for redeclared names: no provider may keep using the provider that a name had earlier.
 
-In dependency-injector, a derived container or an assignment can declare another provider under the same name. A provider
-that was made with the earlier provider keeps using it: `enroll = Factory(EnrollHandler, mediator)` in a base class keeps
-using the mediator of the base class.
+In dependency-injector, a derived container class or an assignment can give a name another provider. The replaced provider
+is called the earlier provider here. All providers that were made with the earlier provider keep using it: in a base class,
+`enroll = Factory(EnrollHandler, mediator)` keeps using the mediator of the base class.
 
-Redeclared providers are looked for in container classes, because a base class and the classes derived from it share the
-same provider objects. Instances of containers have copies.
+Redeclared names are looked for in container classes, because a base class and the classes derived from it share the same
+provider objects, whereas instances of containers have copies.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,11 +27,13 @@ _SHARED: kinds.Kinds = (providers.BaseResource, Scoped)
 
 
 def find_shadowed(container: Any, path: str = "container") -> Iterator[Problem]:
-    """Yield the names, in a container and in nested ones, whose earlier provider is still used by other providers.
+    """Yield a problem for each name whose earlier provider is still used by other providers.
+
+    Names in nested containers are checked as well.
 
     Args:
         container: The container, an instance.
-        path: The label of the container, with which all labels begin.
+        path: The label of the container. The labels of the problems begin with it.
     """
     declared = container.declarative_parent
     derived = [] if declared is None else list(_in_derived_class(declared, path))
@@ -62,8 +64,8 @@ def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
                 held.setdefault(before, (base, []))[1].append(f"{path}.{name}")
         if _wraps_itself(name, provider, earlier):
             text = (
-                "gets itself as an argument, because `@containers.copy` also replaces the provider that it wraps. Write "
-                f"`@rewired` above `class {cls.__name__}` instead."
+                "gets itself as an argument instead of the provider of the base class, because `@containers.copy` replaces "
+                f"the latter everywhere. Write `@rewired` above `class {cls.__name__}` instead of `@containers.copy`."
             )
             yield Problem(f"{path}.{name}", class_name(provider), text)
     for name, (base, holders) in held.items():
@@ -72,17 +74,20 @@ def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _answers(provider: Any, now: Any) -> bool:
-    """Return whether an earlier provider is overridden by the current provider of its name, which it then calls."""
+    """Return whether an earlier provider passes each call on to `now`, the current provider of the same name."""
     return now is not None and kinds.effective(provider) is kinds.effective(now)
 
 
 def _is_missing(provider: Any) -> bool:
-    """Return whether a provider is a dependency without a provider, which another rule reports."""
+    """Return whether a provider is a `Dependency` that was given no provider. Another rule reports this."""
     return type(provider) is providers.Dependency and kinds.effective(provider) is provider
 
 
 def _wraps_itself(name: str, provider: Any, earlier: dict[Any, tuple[str, type]]) -> bool:
-    """Return whether `containers.copy` has put a copy of a provider between it and the earlier one that it wraps."""
+    """Return whether a provider contains a copy of itself, which contains the earlier provider of the same name.
+
+    `containers.copy` causes this when a redeclared provider contains the earlier provider.
+    """
     for inner in kinds.parts(provider):
         alike = type(inner) is type(provider) and isinstance(inner, kinds.CALLING)
         if (
@@ -110,7 +115,10 @@ def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
 
 
 def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
-    """Yield the names of a container instance that were assigned another provider, while others use the declared one."""
+    """Yield a problem for each name of an instance that was assigned another provider too late.
+
+    Other providers of the instance already use a copy of the provider that the class declares under this name.
+    """
     of_class = dict(declared_providers(cls))
     names = {provider: name for name, provider in of_class.items()}
     of_instance = dict(declared_providers(container))
@@ -119,7 +127,8 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
     for name, provider in of_instance.items():
         pairs = [(of_class.get(name), provider)]
         seen: set[Any] = set()
-        for declared, made in pairs:  # the list grows during the loop: a copy has the same parts as its original
+        # The list grows during the loop by each part of a declared provider, paired with the same part of the copy.
+        for declared, made in pairs:
             if declared is None or made in seen or type(declared) is not type(made):
                 continue
             seen.add(made)
@@ -136,10 +145,10 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _nameless(container: Any, path: str) -> Iterator[Problem]:
-    """Yield named providers in whose place other providers seem to use a similar provider that has no name.
+    """Yield a problem for each named provider if other providers seem to use a similar, nameless provider instead.
 
-    A mediator's provider without a name always counts, since it should have a name in its container. Any other provider
-    without a name counts if several providers use it, or if it is a resource or scoped and nothing uses the named one.
+    The nameless provider of a mediator always counts, since it should have a name in its container. Any other nameless
+    provider counts if several providers use it. A resource or scoped provider also counts if the named one is unused.
     """
     named = list(named_providers(container, path))
     current = {provider for _, provider in named}
@@ -161,7 +170,7 @@ def _nameless(container: Any, path: str) -> Iterator[Problem]:
 
 
 def _is_alike(provider: Any, now: Any) -> bool:
-    """Return whether the objects of two providers are of the same class, or of a class and a class derived from it."""
+    """Return whether the objects of two providers have the same class, or one of the two classes derives from the other."""
     mediators = [isinstance(each, MediatorProvider) for each in (provider, now)]
     if provider.last_overriding is not None or any(mediators) != all(mediators):
         return False
@@ -181,7 +190,7 @@ def _assigned(now: Any, name: str, holders: Sequence[str], path: str) -> Problem
 
 
 def _held_by(provider: Any, named: Iterable[Any]) -> Iterator[Any]:
-    """Yield the providers that a provider contains, each once, also inside providers that are not in `named`."""
+    """Yield the providers that a provider contains, each once. The parts of inner providers in `named` are left out."""
     stops = set(named)
     seen: set[Any] = {provider}
     waiting = list(kinds.parts(provider))

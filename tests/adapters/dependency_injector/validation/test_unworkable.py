@@ -158,10 +158,10 @@ class MyUnitOfWork(InMemoryUnitOfWork):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (providers.Singleton, "is given by a Singleton, which has one for all dispatches"),
-        (providers.ThreadLocalSingleton, "is given by a ThreadLocalSingleton, which has one for all dispatches"),
-        (providers.Resource, "is given by a Resource, which has one for all dispatches"),
-        (providers.Factory, "is given by a Factory, which makes another one for each of its users"),
+        (providers.Singleton, "is given by a Singleton, which has one object for all dispatches"),
+        (providers.ThreadLocalSingleton, "is given by a ThreadLocalSingleton, which has one object for all dispatches"),
+        (providers.Resource, "is given by a Resource, which has one object for all dispatches"),
+        (providers.Factory, "is given by a Factory, which makes a new object for each of its users"),
     ],
 )
 def test_a_unit_of_work_that_is_not_scoped_is_found(cls, kind, reason):
