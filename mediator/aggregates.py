@@ -22,8 +22,8 @@ class RecordedEvent:
 
     Attributes:
         event: The event.
-        number: Its position in the order in which all aggregates recorded their events.
-        context: The context of the message that was being handled when it was recorded; `None` if there was none.
+        number: The position of the event in the order in which all aggregates recorded their events.
+        context: The context of the message during which the event was recorded; `None` if no message was being handled.
     """
 
     event: Notification
@@ -57,7 +57,7 @@ class AggregateRoot:
         """Record a domain event for the handlers of its class.
 
         Raises:
-            MisuseError: It is not a notification.
+            MisuseError: The event is not a notification.
             DispatchDepthError: More domain events cause each other than `max_depth` allows, as in a circle.
         """
         if not isinstance(event, Notification):
@@ -76,9 +76,9 @@ class AggregateRoot:
 
 
 class Journal:
-    """The events of one aggregate that no unit of work has taken over yet, and the unit of work that tracks it.
+    """The events of one aggregate that no unit of work has taken over yet, and the unit of work of that aggregate.
 
-    Copying or pickling an aggregate gives the copy an empty journal, since the original still holds the events.
+    Copying or pickling an aggregate gives the copy an empty journal, because the original still holds the events.
     """
 
     __slots__ = ("_collector", "waiting")

@@ -12,7 +12,7 @@ _NO_SCOPE.closed = True
 
 
 class AmbientFrame(Frame):
-    """A frame that only carries a context; its scope and transaction belong to the dispatch around it."""
+    """A frame that only carries a context. The scope and the transaction belong to the dispatch around the frame."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Binding: the class of a handler, a behavior or a collaborator, the messages it is for, and how it is created."""
+"""Binding: the class of a handler, behavior or collaborator, its messages, and how its object is created."""
 
 import enum
 import typing
@@ -17,7 +17,7 @@ class Fit(enum.IntEnum):
 
     NO = 0
     UNKNOWN = 1
-    """The binding is for certain type arguments, and the message class does not determine its type arguments."""
+    """The binding is for certain type arguments, and the message class does not say which type arguments a message has."""
     YES = 2
 
 
@@ -28,9 +28,9 @@ class Binding:
     Attributes:
         source: Creates the object; called whenever an object is needed.
         cls: The class of the object.
-        label: The place of its declaration, shown in texts: `container.<name>`.
+        label: The place where the class is declared, for use in texts: `container.<name>`.
         kind: The generic base class by which it is bound: `RequestHandler`, `NotificationHandler`, `PipelineBehavior`...
-        messages: The message classes it is for; empty when its class declares none.
+        messages: The message classes that the binding is for; empty when `cls` declares none.
         collaborators: The collaborators of a behavior in a compiled pipeline; empty otherwise.
     """
 
@@ -49,7 +49,9 @@ class Binding:
 
     @property
     def families(self) -> tuple[Any, ...]:
-        """The message types of the binding. Type arguments are kept if they restrict it: `Create[Any]` becomes `Create`."""
+        """The message types that the binding is for: `Create[Student]`, for example, and `Create` in place of
+        `Create[Any]`.
+        """
         declared = (type_arguments(self.cls, self.kind) or (None,))[0]
         members = typing.get_args(declared) if typing.get_origin(declared) in UNIONS else (declared,)
         narrow = {message: [each for each in members if _is_narrow(each, message)] for message in self.messages}

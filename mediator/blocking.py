@@ -40,8 +40,8 @@ class BlockingMediator:
     Any number of threads may use it at the same time; each call is a separate dispatch. At the end of the block new
     calls are refused. Running calls have `drain_timeout` seconds to finish and are then cancelled.
 
-    A call in a handler or in the thread of the event loop raises a `MisuseError`, because waiting there would never end.
-    So does a call in a process that was forked after the mediator was opened.
+    A call in a handler or in the thread of the event loop raises a `MisuseError`, because waiting there would never
+    end. A call in a process that was forked after the mediator was opened raises a `MisuseError` too.
 
     Args:
         mediator: The mediator that handles the messages.
@@ -58,7 +58,7 @@ class BlockingMediator:
         self._owner: Owner | None = None
         self._opened: tuple[_Block[BlockingPortal], BlockingPortal, _Block[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open = threading.Lock()  # held while work is submitted, so that closing cannot begin meanwhile
+        self._open = threading.Lock()  # held while work is submitted, so that closing begins only afterwards
         self._thread = 0
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -192,7 +192,7 @@ class BlockingMediator:
             task.add_done_callback(self._running.discard)
         try:
             return await work()
-        except asyncio.CancelledError as error:  # `_drain` cancelled it, but the caller must learn the outcome
+        except asyncio.CancelledError as error:  # `_drain` cancelled the work, but the caller must learn the outcome
             outcome = error.__cause__
             if not isinstance(outcome, CommittedError | CommitOutcomeUnknownError):
                 raise
@@ -241,7 +241,7 @@ class _KeepingError(AbstractAsyncContextManager[None]):
             raise
 
     def check(self) -> None:
-        """Raise the kept error, once. It is reached only if anyio lost the error, because anyio raises all other errors."""
+        """Raise the kept error once, if there is one. `check` is called after anyio, which may have lost the error."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure

@@ -1,8 +1,8 @@
 """Collaborator: a validator, authorizer or processor, which a behavior finds by the type of the message.
 
-Like handlers, collaborators say by a type argument which messages they are for. They are chosen once for each message
-class, when its pipeline is compiled. A behavior that has nothing to do for a message class is left out of the pipeline
-of that class.
+Like handlers, collaborators say by a type argument which messages they are for. The collaborators for a message class
+are chosen once, when the pipeline of that class is compiled. A behavior that has nothing to do for a message class is
+left out of the pipeline of that class.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ class Collaborator(ABC):  # noqa: B024  (its subclasses have the abstract method
     decides: ClassVar[bool] = False
     """True if a collaborator of this kind may refuse a message, so it must never be skipped by mistake.
 
-    The registry then raises an error if it cannot determine whether the collaborator is for a message class.
+    If True, the registry raises an error when it cannot determine whether the collaborator is for a message class.
     """
 
 
@@ -66,7 +66,7 @@ class StreamCollaboratorBehavior(WorksWithCollaborators, StreamPipelineBehavior[
     def handle_with(
         self, collaborators: Sequence[Binding], request: Any, call_next: StreamNext[Any], /
     ) -> AsyncIterator[Any]:
-        """Yield the items, with the collaborators found for the class of the request. Write it as an async generator."""
+        """Yield the items, with the collaborators for the class of the request. This method must be an async generator."""
 
 
 @dataclass(slots=True)

@@ -9,11 +9,11 @@ from typing import final
 from mediator.errors import ContextError
 
 LONGEST_TEXT = 255
-"""Longest id, principal or tenant, in characters."""
+"""The largest number of characters in an id, a principal or a tenant."""
 LONGEST_VALUE = 1024
-"""Longest value of a header, in characters."""
+"""The largest number of characters in the value of a header."""
 LARGEST_HEADERS = 4096
-"""Largest size of the names and values of all headers together, in characters."""
+"""The largest number of characters in the names and values of all headers together."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -22,7 +22,7 @@ def problem_of(value: object, longest: int = LONGEST_TEXT) -> str:
     """Return why a value is not allowed in a context; an empty text if it is allowed.
 
     All characters must be accepted by `str.isprintable`. Control characters and line ends are refused, because they
-    could forge log lines; lone surrogates, because they cannot be encoded.
+    could forge log lines. Lone surrogates are refused, because they cannot be encoded.
     """
     if not isinstance(value, str):
         return f"is of type {type(value).__name__}, not a text"
@@ -142,8 +142,8 @@ NOTHING_SAID = Unverified()
 class MessageContext:
     """The identity of a running message and of the flow it belongs to.
 
-    Messages that are dispatched while it runs inherit the whole context, each with a `message_id` of its own. Ids,
-    principal and tenant have 1 to 255 printable characters; `Headers` documents the limits of headers.
+    Messages that are dispatched while the message runs inherit its context, but each has a `message_id` of its own.
+    Ids, principal and tenant have 1 to 255 printable characters; `Headers` documents the limits of headers.
 
     Principal, tenant and headers are verified: by the entry point in this application, or by the `authenticate` of a
     responder or a consumer. Claims that a caller made about itself are in `unverified`; base no decision on them.
@@ -159,7 +159,8 @@ class MessageContext:
         headers: Other facts about the message. They do not leave the process, and log lines show their values
             only if configured to.
         vouched_by: Who verified principal, tenant and headers: `"this application"`, or the name of an authenticator.
-            `None` when nobody has: the message came from elsewhere, and has no principal, tenant or headers.
+            `None` when nobody verified them. The message then came from elsewhere, and has no principal, tenant or
+            headers.
         unverified: Claims that the sender of a message from elsewhere made about itself. They do not leave the process.
 
     Raises:
@@ -202,10 +203,10 @@ class MessageContext:
         """Return the context of a message that begins here, such as a web request.
 
         Args:
-            principal: The user or service on whose behalf it is handled.
-            tenant: The tenant whose data it is about.
-            headers: Other facts about it.
-            correlation_id: The id of the flow it belongs to; a new flow begins when not given.
+            principal: The user or service on whose behalf the message is handled.
+            tenant: The tenant whose data the message is about.
+            headers: Other facts about the message.
+            correlation_id: The id of the flow to which the message belongs; when not given, a new flow begins.
             ids: Creates the message id.
 
         Raises:
@@ -232,7 +233,7 @@ class MessageContext:
         return context
 
     def verified(self) -> "MessageContext":
-        """Return this context without `unverified`. Code that decides about a message is given only this context."""
+        """Return this context without `unverified`. Code that decides about a message is given only the result."""
         return self if self.unverified is NOTHING_SAID else replace(self, unverified=NOTHING_SAID)
 
     def log_fields(self) -> dict[str, str | None]:

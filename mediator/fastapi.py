@@ -20,7 +20,8 @@ with Extra("fastapi"):
 
 CORRELATION_HEADER = "x-correlation-id"
 LONGEST_ID = 128
-"""Longest correlation id in characters. A longer id, or an id with characters other than visible ASCII, is ignored."""
+"""The largest number of characters in a correlation id. An id that is longer, or is not visible ASCII, is ignored.
+"""
 
 
 def container_lifespan(
@@ -77,7 +78,7 @@ async def request_mediator(connection: HTTPConnection) -> AsyncIterator[Mediator
 
 
 def context_of(correlation_id: str | None) -> MessageContext:
-    """Return the context of a request. Its correlation id is the given id, or a new one if that is missing or invalid."""
+    """Return the context of a request. Its correlation id is the given id if that is valid, otherwise a new id."""
     message_id = new_id()
     given = correlation_id or ""
     is_valid = 0 < len(given) <= LONGEST_ID and all("!" <= char <= "~" for char in given)

@@ -1,10 +1,10 @@
 """Fidelity: compares a value that was written with the value that was read again, part by part.
 
-`==` is not enough: 1, 1.0 and `True` are equal, and so are 0.0 and -0.0, and the same instant in two time zones. A
-class may also define no `__eq__`. Therefore this module compares values by type and by field. Two differences of type
+Values are compared by type and by field, because `==` is not enough. By `==`, 1 equals 1.0 and `True`, 0.0 equals -0.0,
+and an instant equals the same instant in another time zone. Some classes define no `__eq__`. Two differences of type
 are allowed. An `int` may be read as an equal `float`, because type checkers accept an `int` as a `float`. An instance
-of a subclass of `UUID`, `datetime` or `date` may be read as an instance of that class itself, because database drivers
-and date libraries produce such subclasses.
+of a subclass of `UUID`, `datetime` or `date` may be read as an instance of `UUID`, `datetime` or `date` itself, because
+database drivers and date libraries produce such subclasses.
 """
 
 import enum
@@ -74,7 +74,7 @@ _Comparison = Callable[[Any, Any], Change | None]
 _PLAIN: frozenset[type] = frozenset({str, int, bool, bytes, bytearray, NoneType, date, timedelta, UUID})
 """Types whose values can be compared by `==`, if both values have exactly this type."""
 _FOR_SUBCLASSES: frozenset[type] = frozenset({UUID, datetime})
-"""Types in which an instance of a subclass may be read again."""
+"""An instance of a subclass of one of these types may be read again as an instance of the type itself."""
 _MISSING: Any = object()
 
 
@@ -193,7 +193,7 @@ def _member(given: enum.Enum, read: enum.Enum) -> Change | None:
 
 
 def _any(given: Any, read: Any) -> Change | None:
-    """Compare objects of an unknown class: by its `__eq__` if it defines one, otherwise by their attributes."""
+    """Compare objects of an unknown class: by the `__eq__` of the class if there is one, otherwise by attributes."""
     if given is read:
         return None
     equality: object = type(given).__eq__

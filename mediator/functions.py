@@ -45,9 +45,10 @@ def as_handler(
 def as_handler(function: Callable[..., Any], /) -> Any:
     """Return a handler class made from an async function: `providers.Factory(as_handler(enroll_student), students)`.
 
-    The annotation of the first parameter is the message class; the provider passes the other arguments.
-    An async generator function that takes a stream request becomes a stream handler. The function itself is not changed.
-    Used as a decorator, it binds the function's name to the handler class, so that a scan of the package finds the class.
+    The annotation of the first parameter is the message class; the provider passes the other arguments. An async
+    generator function that takes a stream request becomes a stream handler. The function itself is not changed. Used as
+    a decorator, `as_handler` binds the function's name to the handler class, so that a scan of the package finds the
+    class.
 
     Raises:
         ContainerError: The argument is not an async function, an annotation cannot be resolved, or the first parameter is
@@ -77,7 +78,7 @@ def as_sync_handler(
     function: Callable[Concatenate[Delivered, P], None], /
 ) -> Callable[P, DistributedEventHandler[Delivered]]: ...
 def as_sync_handler(function: Callable[..., Any], /) -> Any:
-    """Return a handler class made from a function that is not async. It runs in the event loop, so it must not block.
+    """Return a handler class made from a function that is not async. The function must not block the event loop.
 
     Raises:
         ContainerError: The argument is no function or is async, an annotation cannot be resolved, or the annotation of the

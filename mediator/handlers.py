@@ -51,8 +51,8 @@ class StreamRequestHandler(ABC, Generic[StreamRequest_contra, Item_co]):
 def type_arguments(cls: type, generic: type) -> tuple[Any, ...] | None:
     """Return the type arguments that `cls` gives to its base class `generic`, directly or through other base classes.
 
-    Return `None` when `cls` does not derive from `generic`, and an empty tuple when it derives from it without
-    arguments.
+    Return `None` when `cls` does not derive from `generic`, and an empty tuple when `cls` derives from `generic`
+    without type arguments.
     """
     if generic not in getattr(cls, "__mro__", ()):
         return None
@@ -148,9 +148,9 @@ def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
 
 
 def is_known(given: Any, wanted: Any) -> bool:
-    """Return whether it is certain that a given type argument fits `wanted`; `fits` has already returned True.
+    """Return whether the type argument `given` certainly fits `wanted`. Call it only after `fits` returned True.
 
-    It is uncertain if `given` is or contains `Any` or a type variable where `wanted` has a type.
+    The fit is uncertain if `given` is or contains `Any` or a type variable where `wanted` has a type.
     """
     if _is_anything(wanted) or _is_anything(given):
         return _is_anything(wanted)

@@ -1,6 +1,6 @@
 """The command `mediator`. It starts even if another distribution's package is imported as `mediator`, and reports that.
 
-It is installed beside the package, as the module `mediator_uow`, so it does not depend on which package is imported.
+This module is installed beside the package, as `mediator_uow`, so it starts whichever package is imported.
 """
 
 import importlib
@@ -11,7 +11,7 @@ _OURS = "mediator.errors.root"  # every module of this package imports it first
 
 
 def main() -> None:
-    """Run the command. If another package is imported as `mediator`, print which one and exit with status 2."""
+    """Run the command. If another package is imported as `mediator`, print its path and exit with status 2."""
     try:
         command = importlib.import_module("mediator.cli")
     except Exception as error:
@@ -32,6 +32,6 @@ def _text_of(error: Exception) -> str:
         return ""
     return (
         f"The package imported as `mediator` is not mediator-uow: {spec.origin}. An environment can hold only one of them. "
-        "Uninstall it: pip uninstall mediator. Then install mediator-uow again, because some of its files may be gone: pip "
-        "install --force-reinstall --no-deps mediator-uow, or the path of its source in place of the name."
+        "Uninstall mediator: pip uninstall mediator. Then install mediator-uow again, because some of its files may be "
+        "gone: pip install --force-reinstall --no-deps mediator-uow, or the path of its source in place of the name."
     )

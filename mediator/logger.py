@@ -1,11 +1,11 @@
 """Logger: writes the log lines of this library; Guard: calls observers, such as metrics, and logs their errors.
 
 A full disk, a broken structlog processor or an unreachable collector must not affect the work that is being logged.
-Their errors are counted, and the count is logged as soon as logging works again. No other file of this package creates a
-structlog logger.
+Errors of logging are counted, and the count is logged as soon as logging works again. No other file of this package
+creates a structlog logger.
 
-A line often contains foreign text, such as the type of an unknown event, a subject or the text of an error. Therefore
-every text in a line is made printable here, and is cut if it is too long.
+A line often contains foreign text, such as the type of an unknown event, a subject or the text of an error, so every
+text in a line is made printable here, and is cut if it is too long.
 """
 
 import asyncio
@@ -195,7 +195,7 @@ class RateLimitedLogger:
         log: The logger that writes the lines.
         lines: How many lines with the same text are written in one period.
         seconds: The length of a period; a period begins with its first line.
-        clock: Monotonic time in seconds.
+        clock: Returns the monotonic time in seconds.
     """
 
     def __init__(

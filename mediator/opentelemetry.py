@@ -36,9 +36,9 @@ class _Telemetry:
     Args:
         tracer_provider: Receives the spans; the global provider when not given.
         meter_provider: Receives the durations; the global provider when not given.
-        record_exceptions: Also record the text and the traceback of an error on its span. They may contain values
+        record_exceptions: True also records the text and the traceback of an error on the span. Both may contain values
             of a message.
-        clock: Monotonic time in seconds.
+        clock: Returns the monotonic time in seconds.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class _Telemetry:
 
     @contextmanager
     def _measured(self, message: object, name: str | None = None, **more: str) -> Generator[Span, None, None]:
-        """Record a span and a duration for the body. The span is yielded, but not made the current one."""
+        """Record a span and a duration for the body. The span is yielded, but not made the current span."""
         guarded = self._guarded
         kind = kind_of(type(message))
         fixed = {"mediator.message": name_of(message), "mediator.kind": kind, **more}
@@ -100,7 +100,7 @@ def _ids(message: object) -> dict[str, str]:
 
 @contextmanager
 def _current(span: Span) -> Generator[None, None, None]:
-    """Make a span the current one for the body, like `trace.use_span`, but pass on every error unchanged."""
+    """Make a span the current span for the body, as `trace.use_span` does, but raise every error of the body unchanged."""
     token = context.attach(trace.set_span_in_context(span))
     try:
         yield
@@ -109,7 +109,7 @@ def _current(span: Span) -> Generator[None, None, None]:
 
 
 class TelemetryBehavior(_Telemetry, PipelineBehavior[Any, Any]):
-    """Records a span such as `send EnrollStudent` for each request, publish and delivered event. Put it first."""
+    """Records a span such as `send EnrollStudent` for each request, publish and event. Declare this behavior first."""
 
     async def handle(self, message: Any, call_next: CallNext[Any], /) -> Any:
         with self._measured(message) as span, _current(span):
@@ -129,7 +129,7 @@ class HandlerTelemetryBehavior(_Telemetry, NotificationPipelineBehavior[Notifica
 
 
 class StreamTelemetryBehavior(_Telemetry, StreamPipelineBehavior[Any, Any]):
-    """Records a span for each stream, from its first step to its end. It is the current span only during a step."""
+    """Records a span for each stream, from its first step to its end. The span is current only during a step."""
 
     async def handle(self, request: Any, call_next: StreamNext[Any], /) -> AsyncIterator[Any]:
         with self._measured(request) as span:

@@ -72,6 +72,6 @@ class StreamAuthorizationBehavior(StreamCollaboratorBehavior):
 async def _ask(collaborators: Sequence[Binding], message: Any) -> None:
     context = current_context().verified()
     for collaborator in collaborators:
-        # Only `True` itself allows: an authorizer without a `return`, or with a missing `await`, refuses every message.
+        # Only `True` allows a message: an authorizer without a `return`, or with a missing `await`, refuses every message.
         if await (await resolve(collaborator)).authorize(message, context) is not True:
             raise NotAuthorizedError(message, context.principal)

@@ -27,11 +27,11 @@ class StrangersKey:
 
 
 class LimitBehavior(PipelineBehavior[Message, Any]):
-    """Lets a message through when its limit allows another message.
+    """Lets a message through if its limit is not reached.
 
-    Messages that a message dispatches while it is handled do not count. Otherwise messages that were let through could
-    wait for each other without end. Inside a running transaction a message never waits, because the transaction may
-    lock the database meanwhile: when the limit is reached, the message is refused at once.
+    Messages that a message dispatches while it is handled do not count, because messages that were let through could
+    otherwise wait for each other without end. Inside a running transaction a message never waits, because the
+    transaction could lock the database during the wait. If the limit is reached, the message is refused at once.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
@@ -76,7 +76,9 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     @abstractmethod
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
-        """Wait up to `max_wait` seconds until the limit allows the message; then raise an error."""
+        """Wait until the limit allows the message; raise an error if this takes or would take more than `max_wait`
+        seconds.
+        """
 
     def _leave(self, key: Hashable, /) -> None:
         """Make room for another message after this one was handled. The default does nothing."""
@@ -351,7 +353,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval
 
     def _forget_idle(self) -> None:
-        """Forget the keys whose bucket is full again, among the `_LOOKED_AT` keys that were checked longest ago."""
+        """Check the `_LOOKED_AT` keys that were checked longest ago, and forget those whose bucket is full again."""
         now = self._clock()
         for key in [key for _, key in zip(range(_LOOKED_AT), self._buckets, strict=False)]:
             bucket = self._buckets[key]

@@ -61,9 +61,10 @@ class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Er
     """Turns an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
 
     `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is called for each `CourseFull` error that the
-    handler, or a behavior further inside, raises; classes derived from `CourseFull` count too. Handlers for a more
-    specific error class are called first, then handlers for a more specific request class, then handlers that were
-    declared earlier. No handler is called for a cancellation, because it is not an `Exception`.
+    handler, or a behavior further inside, raises; classes derived from `CourseFull` count too. A handler for a more
+    specific error class is called before other handlers. For the same error class, the handler for a more specific
+    request class is called first, and for the same request class the handler that was declared first. No handler is
+    called for a cancellation, because it is not an `Exception`.
     """
 
     @abstractmethod
@@ -88,14 +89,14 @@ _SETTLED = (CommittedError, CommitOutcomeUnknownError)
 
 
 class RequestExceptionProcessorBehavior(CollaboratorBehavior):
-    """Calls the `RequestExceptionHandler`s of a request when it fails, so that they may turn the error into a response.
+    """Calls the `RequestExceptionHandler`s of a request that failed. They may turn the error into a response.
 
     The work of the failed request is rolled back before the handlers are called. If this behavior is before the
     transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit are handled
     too. If this behavior is after the transaction behavior, or if the request joined a running transaction, the rest of
-    the pipeline runs behind a savepoint. Then only the work since the savepoint is rolled back, and earlier work is
-    committed. Queries get a savepoint too, because otherwise a failed statement would force a rollback of the whole
-    transaction.
+    the pipeline runs behind a savepoint. In both cases only the work since the savepoint is rolled back, and earlier
+    work is committed. Queries get a savepoint too, because otherwise a failed statement would force a rollback of the
+    whole transaction.
 
     When a handler returns neither `Handled` nor `None`, a note is added to the error, and the next handler is called.
     Cancellations are not handled. Place behaviors that must retry or observe every error inside this behavior.
@@ -128,8 +129,9 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
     """Runs the `RequestExceptionAction`s of a request on its errors, and raises the errors again.
 
     No action runs for a cancellation. If this behavior is before the `RequestExceptionProcessorBehavior` in the list,
-    actions run only for errors that no handler has turned into a response; otherwise they run for all errors. Place
-    this behavior before the transaction behavior: otherwise everything that an action writes is rolled back.
+    actions run only for errors that no handler has turned into a response. If this behavior is after that behavior,
+    actions run for all errors. Place this behavior before the transaction behavior, so that the writes of an action are
+    not rolled back.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestExceptionAction,)
@@ -146,7 +148,8 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
 def _may_answer(collaborator: Binding, error: Exception) -> bool:
     """Return whether a handler may turn an error into a response.
 
-    A `CommittedError` or `CommitOutcomeUnknownError` needs a handler whose error class is one of them or a subclass.
+    A `CommittedError` or `CommitOutcomeUnknownError` needs a handler that is declared for one of these two classes or
+    for a subclass of them.
     """
     if not isinstance(error, _SETTLED):
         return True

@@ -30,8 +30,8 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
 
     Each attempt has its own scope: a new handler, new scoped objects, and a new transaction. So place this behavior
     outside the transaction behavior. An attempt that has committed, or may have committed, is never repeated, whatever
-    error it raised afterwards. A cancelled attempt is not repeated either. Nor is a message that joins a running
-    transaction: only the outermost message is repeated, as a whole.
+    error it raised afterwards. A cancelled attempt is not repeated either. A message that joins a running transaction
+    is never repeated alone: only the outermost message is repeated, as a whole.
 
     Without a type argument it applies to all requests. To use other settings for some messages, derive a class: `class
     ReportRetry(RetryBehavior[MakeReport])`. If several retry behaviors match a message, only the most specific one
@@ -145,8 +145,8 @@ class _Attempt:
     """The response or the error of an attempt.
 
     The error is returned to tenacity as a value. If it were raised, tenacity would ignore an error whose truth value is
-    false, and take a `StopAsyncIteration` for the end of the attempts. Then a response would be returned although there
-    is none.
+    false, and take a `StopAsyncIteration` for the end of the attempts. In both cases a response would be returned
+    although there is none.
     """
 
     response: Any = None

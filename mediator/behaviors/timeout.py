@@ -52,7 +52,8 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
         Raises:
             MessageTimeoutError: The time is up. The transaction of the message, if there was one, was rolled back.
             CommittedError: The time was up after the message had committed. The error carries the response.
-            CommitOutcomeUnknownError: The time was up during the commit, and it is unknown whether it succeeded.
+            CommitOutcomeUnknownError: The time was up during the commit, and it is unknown whether the commit
+                succeeded.
         """
         deadline = asyncio.timeout(self._seconds)
         response, failure = None, None

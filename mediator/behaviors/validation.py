@@ -21,7 +21,7 @@ class Validator(Collaborator, Generic[Message_contra]):
     """Checks one kind of message and its subclasses, if the list of behaviors has a `ValidationBehavior`.
 
     Stream requests are checked if the list has a `StreamValidationBehavior`. A message may have any number of
-    validators. They are found by their type argument, as handlers are.
+    validators. Validators are found by their type argument, as handlers are.
     """
 
     decides = True
@@ -75,12 +75,12 @@ class _Validation:
 
 
 class ValidationBehavior(_Validation, CollaboratorBehavior):
-    """Refuses a message with a `ValidationFailedError` when a `Validator` or its method `validate()` finds a failure.
+    """Raises a `ValidationFailedError` when a `Validator` or the method `validate()` of the message finds a failure.
 
     Libraries such as attrs and pydantic check a message when it is created. This behavior is for all other checks:
     msgspec only checks messages that it decodes, a dataclass checks nothing, and some checks need a database.
 
-    If the message class has a method `validate(self)`, it is called first. The method may return or yield
+    A method `validate(self)` of the message class is called before the validators. The method may return or yield
     `ValidationFailure`s, or raise the error of its library:
 
         class EnrollStudent(msgspec.Struct, Command[StudentId], frozen=True):
@@ -96,7 +96,7 @@ class ValidationBehavior(_Validation, CollaboratorBehavior):
     Args:
         errors: The errors that count as failures when a validator or `validate()` raises them. `ValueError` covers the
             validation errors of pydantic, msgspec and most of attrs. If the error has a method `errors()`, as the error
-            of pydantic has, each entry that it returns is one failure.
+            of pydantic has, each entry that this method returns is one failure.
     """
 
     async def handle_with(self, collaborators: Sequence[Binding], message: Any, call_next: CallNext[Any], /) -> Any:

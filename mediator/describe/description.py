@@ -55,8 +55,8 @@ class Chart:
         Args:
             key: Identifies the node.
             text: The text of the node, escaped by `label`.
-            opening: The characters that begin its shape.
-            closing: The characters that end its shape.
+            opening: The characters that begin the shape of the node.
+            closing: The characters that end the shape of the node.
             outside: Whether the node stands outside all groups.
         """
         found = self._ids.get(key)
@@ -209,7 +209,7 @@ def _message_node(chart: Chart, application: Application, message: type) -> str:
 
 
 def _reachable(application: Application) -> Iterator[Pipeline]:
-    """Yield the pipelines of the chosen messages, and of all messages that these dispatch, directly or indirectly."""
+    """Yield the pipelines of the chosen messages, and of the messages that these pipelines dispatch in turn."""
     waiting, seen = list(application.messages), set[type]()
     chosen = len(waiting)
     for number, message in enumerate(waiting):  # the list grows during the loop

@@ -1,9 +1,9 @@
 """Dispatches: finds the messages that a handler or a behavior sends, publishes or raises, as far as possible.
 
-The types of a class do not show these messages. A class may declare them: `dispatches: ClassVar = (StudentEnrolled,)`.
-Otherwise the source code of its methods is analyzed, but not executed: if a method calls a message class, as in
-`StudentEnrolled(...)`, the message counts as dispatched. Messages that are created in other functions are not found, so
-the result is only a hint for the reader of a description.
+The type annotations of a class do not show these messages. A class may declare them: `dispatches: ClassVar =
+(StudentEnrolled,)`. If a class declares none, the source code of its methods is analyzed, but not executed. If a method
+calls a message class, as in `StudentEnrolled(...)`, the message counts as dispatched. Messages that are created in
+other functions are not found, so the result is only a hint for the reader of a description.
 """
 
 import ast
@@ -24,7 +24,7 @@ class Dispatch:
 
     Attributes:
         message: The message class.
-        declared: Whether the class declares it; otherwise it was found in the source code.
+        declared: True if the class declares the message; False if the message was found in the source code.
     """
 
     message: type
