@@ -1,8 +1,8 @@
 """Binding: converts a CloudEvent to the headers, subject and body of a NATS message, and back.
 
 The conversion follows the NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec,
-"nats-protocol-binding"). Events are written in binary mode. Events are read in binary mode and in structured mode, where
-the whole event is a JSON document in the body of the message.
+"nats-protocol-binding"). Events are written in binary mode. Events are read in binary mode or in structured mode, in
+which the body of the message is a JSON document with the whole event.
 """
 
 import base64
@@ -137,7 +137,7 @@ def from_message(
 
 
 def unreadable_from(headers: Mapping[str, str], data: bytes) -> UnreadableMessage:
-    """Return the type and the partition key of a message that is not a valid event, as far as they can be read.
+    """Return the type and the partition key of a message that is not a valid event, as far as both can be read.
 
     In structured mode, both are read from the JSON document. When the document is not a JSON object, both are read from
     the headers, where a producer may repeat the attributes.

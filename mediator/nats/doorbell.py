@@ -24,7 +24,7 @@ _OPENED = b"opened"
 class NatsDoorbell(Doorbell):
     """Tells other processes that events were committed. `open_doorbell` creates a `NatsDoorbell`.
 
-    The messages have the subject `mediator-wake.<name>`.
+    Rings are sent as messages on the subject `mediator-wake.<name>`.
 
     Args:
         connection: The connection to the broker. Messages are sent and received through the client for publishing.
@@ -76,7 +76,7 @@ class NatsDoorbell(Doorbell):
     async def _heard(self, message: Msg) -> None:
         """Call the listeners for each ring of another process, and once after subscribing.
 
-        The call after subscribing stands for rings that were sent before this process had subscribed.
+        The call after subscribing makes up for rings that this process missed before it had subscribed.
         """
         if message.data.startswith(self._own) == message.data.endswith(_OPENED):
             for listener in self._listeners:

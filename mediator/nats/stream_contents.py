@@ -133,7 +133,7 @@ class HeaderScan:
 
     async def _is_more(self) -> bool:
         """Return whether the stream's leader has a message that was not read yet."""
-        if self._since is not None and not self._seen:  # the request below has no start time: read all messages
+        if self._since is not None and not self._seen:  # the request below cannot start at a time: read all
             self._since = None
             return True
         api = await self._api()
@@ -217,8 +217,7 @@ class NatsStreamContents(StreamContents):
     """Lists the events of a stream from the headers of its messages.
 
     The headers are read through a consumer, which is deleted when reading ends. The application's user at the broker
-    needs permission to create consumers of the stream, to pull from them and delete them, and to request the stream's
-    state.
+    must be allowed to create, pull from and delete consumers of the stream, and to request the stream's state.
     """
 
     def __init__(self, connection: NatsConnection, *, prefix: str) -> None:

@@ -60,7 +60,7 @@ class SendWindow:
     """Limits how many messages of one domain are in flight.
 
     Attributes:
-        open: Whether messages may be sent one by one. Before, the stream is checked and batches are sent.
+        open: Whether messages may be sent one by one. Before this is allowed, the stream is checked and batches are sent.
         ready: The indexes of the messages that may be sent next.
     """
 
@@ -89,8 +89,8 @@ class InFlight:
     """Sends messages in order, and keeps at most one message of each partition key in flight.
 
     This class also limits the number and size of the messages in flight. nats-py could limit its buffer instead, but
-    would then swallow cancellations. The limits apply to each domain separately. A stream that does not answer delays a
-    message for another stream only when a message for each of the two streams has the same partition key.
+    would then swallow cancellations. The limits apply to each domain separately. A stream that does not answer delays
+    messages for another stream only where messages for both streams have the same partition key.
 
     When a message was not stored, later messages with the same key are not sent, so that a partial failure keeps the
     order.
@@ -214,7 +214,7 @@ class InFlight:
             future.set_result(data)
 
     def deny(self, subject: str, error: Callable[[str], Exception]) -> None:
-        """Record an error for each message on `subject` (in lower case), where this application may not publish.
+        """Record an error for each message on `subject` (in lower case), on which this application may not publish.
 
         The broker never answers a batch that has lost a message. Therefore the futures for all batches of the message's
         domain get the result `None`.
@@ -330,7 +330,7 @@ def _held_back(message: OutgoingMessage | EventRefusedError) -> EventHeldBackErr
 SMALLEST = 16
 """Minimum number of messages in a batch.
 
-Each batch costs the broker about 3 ms, because it writes files for the batch. With `sync_interval: always`, a batch of
+Each batch costs the broker about 3 ms for writing the batch's files. With `sync_interval: always`, a batch of
 this size is faster than single messages. With other settings, batches are never faster than single messages.
 """
 

@@ -209,7 +209,7 @@ class Item:
         stream: The name of the stream.
         consumer: The name of the consumer; empty for the stream itself.
         status: The state of the stream or consumer.
-        details: Every difference, each as a text.
+        details: A text for each difference.
         config: The configuration for creating or updating the stream or consumer; `None` when nothing will be done.
     """
 
