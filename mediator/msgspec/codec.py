@@ -135,7 +135,7 @@ def _sorted(value: object) -> bytes:
 
 
 _AS_TEXTS = msgspec.json.Decoder(float_hook=str)
-"""Decodes numbers with a fraction or an exponent as texts, since a `Decimal` and its float have different hashes."""
+"""Decodes numbers such as 0.1 or 1e9 as texts, since 0.1 has different hashes as a float and as a `Decimal`."""
 _SAFE = (
     msgspec.inspect.StrType,
     msgspec.inspect.BytesType,

@@ -22,7 +22,7 @@ from mediator.sqlalchemy.schema import buckets, event_of, outbox
 from mediator.sqlalchemy.sqlite import SqliteDatabase
 
 BUSY_PAUSE = 0.05
-"""Seconds after which a relay claims again when other relays had claimed all events."""
+"""Seconds after which a relay claims again when other relays have claimed all events."""
 
 
 class Claims(ABC):

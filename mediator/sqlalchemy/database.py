@@ -36,7 +36,10 @@ MODE = "mediator_mode"
 """The execution option that says whether a connection is used to "read" or to "write"."""
 
 OWNER = "mediator_unit_of_work"
-"""The key of the unit of work in a session's `info`, and of a weak reference to it in a connection's `info`."""
+"""The key of the unit of work in the `info` of its session.
+
+In the `info` of a connection, the same key has a weak reference to the unit of work.
+"""
 
 _NAME = re.compile(r"\w+")
 

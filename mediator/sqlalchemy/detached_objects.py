@@ -85,7 +85,7 @@ class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
     Attributes:
-        letting_go: Whether this class is detaching objects now. While it is, the unit of work releases no aggregates.
+        letting_go: Whether this class is detaching objects now. Aggregates detached by this class are not released.
     """
 
     def __init__(self, session: Session) -> None:

@@ -142,9 +142,9 @@ async def open_engine(
             for the server.
         options: Options of SQLAlchemy's `create_async_engine`. By default, `pool_size` is 10 and `max_overflow` is 10.
             `hide_parameters` is true by default, so that errors and logs show statements without their values.
-            `connect_args` are added to the connection arguments of this library, and override these. `None` as a value
-            in `server_settings` removes a setting of this library. A function as `password` is called for each
-            connection.
+            `connect_args` are added to the connection arguments of this library, and take precedence. In their
+            `server_settings`, the value `None` removes a setting of this library. A function as `password` is called
+            for each connection.
 
     The URL of the engine has no password, and tracebacks with local variables do not show the password. For a
     PostgreSQL engine that was created without this function, tracebacks through SQLAlchemy can show the password.

@@ -141,7 +141,7 @@ class SqlAlchemyInbox(Inbox):
         return True
 
     async def takes_writes(self) -> bool:
-        """Return whether the database can commit a row of 256 KiB. The row is then deleted.
+        """Return whether the database can commit a row of 256 KiB. The row is deleted afterwards.
 
         A small row would prove little, since a file on a full disk often has space for a small row. A rollback in place
         of the commit would prove nothing, since a rollback does not write to the disk.

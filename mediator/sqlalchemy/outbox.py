@@ -101,7 +101,7 @@ class SqlAlchemyOutboxContents(OutboxContents):
     def _time(self, table: Table) -> ColumnElement[Any]:
         """Return an SQL expression for the time of an event, in seconds since the epoch.
 
-        This is the time at which an event in the archive was archived, or an event in the outbox was raised.
+        For an event in the archive, this is the time of archiving; for an event in the outbox, the time of the event.
         """
         if table is archive:
             return archive.c.archived_at
@@ -147,10 +147,10 @@ _RING_PAUSE = 0.1
 class SqlAlchemyOutbox(Outbox):
     """Stores the outbox in the database of the unit of work.
 
-    Declare it with the engine of the unit of work: `outbox = providers.Singleton(SqlAlchemyOutbox, engine)`. On SQLite
-    only one relay at a time publishes: the relay that holds the lock file `<database>.relay`. This relay
-    keeps no transaction open while it publishes. On PostgreSQL, any number of relays divide the events among themselves
-    by partition key. Each method that queries the database raises `SchemaError` when the tables do not exist.
+    Declare it with the engine of the unit of work: `outbox = providers.Singleton(SqlAlchemyOutbox, engine)`. On SQLite,
+    only one relay at a time publishes: the relay that holds the lock file `<database>.relay`. This relay keeps no
+    transaction open while it publishes. On PostgreSQL, any number of relays divide the events among themselves by
+    partition key. Each method that queries the database raises `SchemaError` when the tables do not exist.
 
     Args:
         engine: From `open_engine`.

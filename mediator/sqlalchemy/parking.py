@@ -169,7 +169,7 @@ async def _get(connection: AsyncConnection, number: int, *, locked: bool = False
 
 
 async def _take(connection: AsyncConnection, number: int, *, in_order: bool = True) -> ParkedEvent:
-    """Remove a parked event, and return the event. With `in_order`, it must be the first parked event of its key.
+    """Remove and return a parked event. With `in_order`, the event must be the first parked event of its key.
 
     Every method locks the row before the key. A replay keeps the row locked while its handlers run. A transaction that
     locked the key first would keep the key locked during its wait for the row.

@@ -156,7 +156,7 @@ class PostgresqlDatabase(Database):
         """Do nothing, since there is no writer lock."""
 
     def patience(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Return a timeout. When it expires, the connection is closed, so that the pool can open another connection."""
+        """Return a timeout. After the timeout, the connection is closed, so that the pool can open a new connection."""
         return asyncio.timeout(seconds)
 
     def insert(self, table: Table) -> Any:

@@ -36,7 +36,7 @@ async def schema_differences(engine: AsyncEngine, *, history: SchemaHistory = HI
 
 
 async def version_differences(connection: AsyncConnection, history: SchemaHistory = HISTORY) -> list[str]:
-    """Return the problems of the recorded version as texts; empty when it is current or there are no tables."""
+    """Return the problems of the recorded version as texts; empty if this version is current or no tables exist."""
     recorded, version = await connection.run_sync(recorded_version), await schema_version(connection, history)
     if version > history.version:
         known = f"the tables are of version {version}, and this library knows them up to version {history.version}"

@@ -206,8 +206,8 @@ def is_something_due(now: ColumnElement[float]) -> ColumnElement[bool]:
     """Return a condition that is true when a delayed event is due.
 
     The condition compares only the earliest due time, which the database finds in the index. If the condition compared
-    each row, PostgreSQL could scan the whole outbox: without statistics, PostgreSQL assumes that a third of the rows
-    match.
+    each row, PostgreSQL could scan the whole outbox: PostgreSQL assumes that a third of the rows match when a table has
+    no statistics.
     """
     return func.coalesce(first_due() <= now, False)
 

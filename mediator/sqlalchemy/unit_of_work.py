@@ -31,7 +31,7 @@ from mediator.sqlalchemy.staging import backlog_of, stage_events
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """A unit of work on an SQLAlchemy session.
 
-    Declare one for each scope: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a
+    Declare it for each scope: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a
     transaction takes SQLite's writer lock and a connection, and sends BEGIN. Before its first statement, a transaction
     uses no connection. Outside a running transaction, the session can only read, and writing raises
     `NoUnitOfWorkError`. The commit of events raises `SchemaError` when the table of the outbox does not exist.
@@ -208,7 +208,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return self._database.application
 
     async def prepare(self, isolation: str | None) -> None:
-        """Prepare the next transaction. On SQLite it is always serializable; on PostgreSQL it has the requested level.
+        """Prepare the next transaction, at the requested level. On SQLite, each transaction is serializable.
 
         Raises:
             MisuseError: The database does not support the isolation level, or the COMMIT of the last transaction is
