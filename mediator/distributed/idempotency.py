@@ -207,7 +207,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     }
     needs: ClassVar[Mapping[str, str]] = belongs_inside
 
-    @overload  # for the class itself, which then needs no type argument
+    @overload  # so that the class itself needs no type argument
     def __init__(
         self: "IdempotencyBehavior[Command[Any]]",
         idempotency: Idempotency,

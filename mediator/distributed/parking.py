@@ -188,7 +188,7 @@ class Parking(ABC):
     This is the dead letter queue (DLQ). Events never expire here. Events of one consumer and partition key are kept in
     order. Parking an event locks its key until the transaction ends. A replay calls `take` after the handlers, and
     `take` locks the key in the same way. An event of the key that arrives after `take` waits until the replay ends.
-    Editing or discarding the taken event waits until then, too.
+    Editing or discarding the taken event waits in the same way.
     """
 
     @abstractmethod

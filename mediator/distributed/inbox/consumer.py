@@ -1,4 +1,4 @@
-"""EventConsumer: handles events of other applications, each of which takes effect exactly once."""
+"""EventConsumer: handles events of other applications, so that each event takes effect exactly once."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ _ORDERED_CONCURRENCY = 16
 _STUCK_CHECK_SECONDS = 1.0
 _MOST_HANDED_BACK = 10_000
 _STUCK_SECONDS = 2.0
-"""When no handler of an event type began or ended for this many seconds, waiting events of the type may go back."""
+"""Waiting events of a type may be handed back when no handler of the type began or ended for this many seconds."""
 _BACK_SECONDS = (30.0, 300.0)
 """The first and the longest pause until an event that was handed back is redelivered, in seconds."""
 _CANCELLED_PAUSE = 1.0
@@ -51,10 +51,10 @@ class EventConsumer:
     """Runs the container's `DistributedEventHandler`s for the events that a subscription delivers.
 
     Each delivery has its own scope and transaction. The transaction first records the event in the inbox, then runs the
-    handlers, then stores the events that they raise, and commits. Then the delivery is acknowledged. When a handler
-    fails, the event is redelivered after a pause. After `max_attempts` starts of its handlers, including starts in
-    which the process died, the event is parked (dead-lettered). An event that can never be handled is parked at once:
-    see `fatal_errors`. No event is ever dropped.
+    handlers, then stores the events that the handlers raise, and commits. Then the delivery is acknowledged. When a
+    handler fails, the event is redelivered after a pause. After `max_attempts` starts of its handlers, including starts
+    in which the process died, the event is parked (dead-lettered). An event that can never be handled is parked at
+    once: see `fatal_errors`. No event is ever dropped.
 
     While the database is unavailable, or its outbox is full, the consumer waits. A start that is interrupted by such an
     outage, or by stopping the consumer, does not count. When a process dies, each event that it was handling is handled
@@ -62,7 +62,7 @@ class EventConsumer:
 
     With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
     partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind it, so
-    that they can be replayed in order.
+    that all of them can be replayed in order.
 
     Args:
         subscription: Delivers the events.
@@ -74,10 +74,10 @@ class EventConsumer:
         authenticate: Verifies the sender of an event, and returns its `Caller` for the message context. `trust_stream`
             returns the tenant that the event states. An authenticator that checks signatures may return `None` for an
             event without a signature. An event for which it raises `NotAuthorizedError` is parked at once.
-        ordering: `"none"`, or `"key"` for strict order per key, which needs parking.
+        ordering: `"none"`, or `"key"` for strict order per key. `"key"` needs parking.
         concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Each of
-            these events takes one place. An eighth of the places, and at least one of several, is kept free for event
-            types of which no handler is running, so that no event type takes all places.
+            these events takes one place. If there are several places, an eighth of them, and at least one, is kept free
+            for event types of which no handler is running, so that no event type takes all places.
         prefetch: The largest number of unacknowledged events in this process.
         max_attempts: The largest number of starts of an event's handlers; by default one more than the number of
             `retry_delays`.
@@ -86,7 +86,7 @@ class EventConsumer:
             may last 5 s at most.
         fatal_errors: Further errors that another attempt would raise again, so that the event is parked at once.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always among them.
-        handler_timeout: How long the handlers of one event may take, in seconds; then they are cancelled.
+        handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
         unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since the
             event was stored. During this time a newer version of this application may start and handle the event.
         drain_timeout: The time that running handlers have to end when the consumer is stopped, in seconds.
@@ -289,7 +289,7 @@ class EventConsumer:
         return delivery.attempt == before + 1
 
     async def _keep_here(self, deliveries: Iterable[Delivery]) -> None:
-        """Keep the broker from redelivering events elsewhere while they wait or are handled here."""
+        """Keep the broker from redelivering events elsewhere while the events wait or are handled here."""
         while True:
             await asyncio.sleep(self._subscription.ack_wait / 3)
             for delivery in [*deliveries]:

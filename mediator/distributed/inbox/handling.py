@@ -115,7 +115,7 @@ class Handling:
                 raise MessageTimeoutError(self._envelope.type, self._parts.timeout, delivered=True) from failure
             raise failure
         finally:
-            del failure  # otherwise the error and this frame form a cycle
+            del failure  # without this, the error and this frame would form a cycle
 
     async def _run(self) -> Admission:
         parts, envelope = self._parts, self._envelope

@@ -96,7 +96,7 @@ class Inbox(ABC):
         Args:
             consumer: The name of the consumer.
             source: The application that the event comes from.
-            event_id: Its id there.
+            event_id: The id of the event in that application.
             since: Count only an event that was recorded at this time or later. Clocks may differ by a minute.
         """
 
@@ -105,16 +105,16 @@ class Inbox(ABC):
         """Count a start of the handlers of a redelivered event, in a separate transaction.
 
         The first start of an event is not counted, to save every event a transaction. So an event without a count is
-        treated as started once, while other events were being handled. Whatever the limit, an event is `exhausted` only
-        when its last start was alone, and it is not known how that start ended.
+        treated as if it had been started once, while other events were being handled. Whatever the limit, an event is
+        `exhausted` only when its last start was alone, and it is not known how that start ended.
 
         Args:
             consumer: The name of the consumer.
             source: The application that the event comes from.
-            event_id: Its id there.
+            event_id: The id of the event in that application.
             limit: How often its handlers may be started.
-            alone: `True` if no other event is being handled in this process. With `False`, a start that may only be
-                alone is not counted, and the answer has `suspect` set.
+            alone: `True` if no other event is being handled in this process. With `False`, the start of an event that
+                may only start alone is not counted, and the answer has `suspect` set.
         """
 
     @abstractmethod
@@ -126,7 +126,8 @@ class Inbox(ABC):
 
     @abstractmethod
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
-        """Remove the last start from the count, in a separate transaction; also a first start that was not counted."""
+        """Remove the last start from the count, in a separate transaction. An event without a count gets the count
+        0."""
 
     @abstractmethod
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:
@@ -150,6 +151,7 @@ def needed_retention(*, stream: float, archive: float = 0.0) -> float:
 
     Args:
         stream: How long the broker keeps events, in seconds.
-        archive: How long publishers keep events to refill a broker that has lost them, in seconds.
+        archive: How long publishers keep published events, in seconds, to send them again to a broker that has lost
+            them.
     """
     return max(stream, archive) + _DAY

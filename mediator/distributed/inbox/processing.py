@@ -245,7 +245,7 @@ class Processing:
                 if not await self._is_outage(failure):
                     raise
                 error = failure
-            self._attempt.guard.release()  # otherwise consumers of other databases would wait too
+            self._attempt.guard.release()  # during the wait, consumers of other databases can go on
             self._log_failure()
             if not await self._parts.outage.wait_until_over(error, self._stopping, losses=self._losses):
                 return self._give_up
@@ -382,7 +382,7 @@ class Processing:
         return {"error": type(failure).__name__, "reason": text_of(failure), "event_id": self._identity.event_id}
 
     def _log_failure(self) -> None:
-        """Log the error of the handlers before the wait for the database, because the process may end meanwhile."""
+        """Log the error of the handlers before the wait for the database, during which the process may end."""
         error, self._unlogged = self._unlogged, None
         if error is not None:
             self._parts.log.error(

@@ -43,7 +43,7 @@ class ParkedReplay:
 
     Args:
         parking: Keeps the parked events.
-        consumers: The consumers that may have parked events there.
+        consumers: The consumers that may have parked these events.
         rate: The largest number of events that are tried per second; `None` for no limit.
         clock: Returns the monotonic time in seconds.
         sleep: Waits for the given number of seconds.

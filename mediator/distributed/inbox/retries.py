@@ -13,7 +13,7 @@ DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
 ORDERED_DELAYS = (0.0, 1.0, 3.0)
 """The pause after each failure of an event with `ordering="key"`, in seconds. Later events of the key wait."""
 LONGEST_ORDERED = 5.0
-"""The largest sum of the pauses of an event with `ordering="key"`, in seconds. The whole partition waits as long."""
+"""The largest sum of the pauses of an event with `ordering="key"`, in seconds. The whole partition waits that long."""
 _JITTER = 0.2
 
 
@@ -58,6 +58,6 @@ def retry_schedule(
     attempts = len(chosen) + 1 if max_attempts is None else max_attempts
     schedule = RetrySchedule(attempts, chosen)
     if ordering == "key" and schedule.longest > LONGEST_ORDERED:
-        problem = f"with ordering='key' the other keys of a partition wait too: at most {LONGEST_ORDERED:g} s in all"
+        problem = f"with ordering='key' the whole partition waits: all pauses together may last {LONGEST_ORDERED:g} s at most"
         raise SettingError("retry_delays", chosen, problem)
     return schedule

@@ -16,11 +16,11 @@ PATIENCE = 5.0
 
 
 class SharedLock:
-    """A fair shared/exclusive lock. A suspect acquires it exclusively, any other event shared.
+    """A fair shared/exclusive lock. A suspect acquires the lock exclusively; all other events share it.
 
     A suspect waits until the running handlers have ended. Newcomers wait for the suspect. When the suspect has ended,
-    all waiting newcomers run before the next suspect. Among the waiting suspects, the one with the fewest starts runs
-    first. So the innocent suspects take effect before the event that kills the process is handled again.
+    all waiting newcomers run before the next suspect. Among the waiting suspects, the suspect with the fewest starts
+    runs first. So the innocent suspects take effect before the event that kills the process is handled again.
 
     A handler that never ends would make suspects and newcomers wait without end. Therefore newcomers wait for suspects
     at most `patience` seconds. After that, newcomers may start for as many seconds although suspects wait.
@@ -93,7 +93,7 @@ class SharedLock:
         self._update_timer()
 
     def _update_timer(self) -> None:
-        """Run the timer while suspects wait for running handlers; stop the timer otherwise."""
+        """Run the timer only while suspects wait for running handlers."""
         if not self._exclusive_waiters or self._exclusive:
             self._newcomers_pass = False
             if self._timer is not None:

@@ -72,7 +72,7 @@ class Delivery(ABC):
 
     @abstractmethod
     async def ack(self) -> None:
-        """Tell the broker that the event has taken effect. It may be redelivered if the broker fails soon after."""
+        """Tell the broker that the event has taken effect. The event may be redelivered if the broker then fails."""
 
     @abstractmethod
     async def nak(self, delay: float) -> None:
@@ -129,7 +129,7 @@ class EventSubscription(ABC):
     def open(
         self, event_types: Iterable[str], /, *, prefetch: int, ordering: Ordering = "none"
     ) -> AbstractAsyncContextManager[Deliveries]:
-        """Start pulling events of the named types (`<domain>.<name>`, every version of them).
+        """Start pulling events of the given types (`<domain>.<name>`), in every version.
 
         With `ordering="key"` each partition has at most one outstanding delivery, among all processes of the group. The
         next delivery of the partition comes after the outstanding delivery was acknowledged or terminated.

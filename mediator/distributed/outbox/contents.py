@@ -89,7 +89,7 @@ class OutboxCount:
 
 
 class OutboxContents(ABC):
-    """Reads an outbox and its archive, without changing them. Relays may run meanwhile."""
+    """Reads an outbox and its archive, without changing them. Relays may run at the same time."""
 
     @abstractmethod
     async def find(self, which: OutboxFilter, /, *, after: int = 0, limit: int = 100) -> Sequence[OutboxRecord]:

@@ -34,9 +34,9 @@ class Outages:
     A domain is the first part of an event's type, and has its own stream. The stream may be missing, full or without a
     leader. During such an outage the events of the domain wait in the outbox, and their failures are not counted.
 
-    Some errors do not show whether only one stream or the whole broker is unavailable. The domains of the failed events
-    are then suspected: the relay tries other domains first. When the broker answers for another domain, each suspected
-    domain has an outage.
+    Some errors do not show whether only one stream or the whole broker is unavailable. After such an error the domains
+    of the failed events are suspected, and the relay tries other domains first. When the broker answers for another
+    domain, each suspected domain has an outage.
 
     Args:
         rng: The random number generator for the jitter of pauses.
@@ -75,8 +75,9 @@ class Outages:
         Results of events that were held back are ignored.
 
         Returns:
-            An error that may concern the whole broker; the domains of the failed events are then suspected. `None` when
-            the broker stored or refused any event, or when every error is known to concern a single stream.
+            An error that may concern the whole broker. After such an error the domains of the failed events are
+            suspected. `None` when the broker stored or refused any event, or when every error is known to concern a
+            single stream.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()

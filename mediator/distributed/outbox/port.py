@@ -62,8 +62,8 @@ class Erased:
     Attributes:
         archived: The number of published events that were deleted.
         parked: The number of refused events that were deleted.
-        pending: The number of events of the key that wait to be published, or waited when `erase` began. They were not
-            deleted.
+        pending: The number of events of the key that wait to be published, or waited when `erase` began. These events
+            were not deleted.
     """
 
     archived: int

@@ -103,7 +103,7 @@ class EventPublisher(ABC):
 
         An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
         An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in
-        flight is unknown. They can safely be sent again, under the same ids.
+        flight is unknown. These events can safely be sent again, under the same ids.
         """
 
     async def refill(self, events: Sequence[CloudEvent], /, *, mark: str = "") -> Sequence[PublishResult]:
@@ -120,7 +120,7 @@ class EventPublisher(ABC):
 
     @property
     def contents(self) -> StreamContents | None:
-        """The contents of the streams that this publisher writes to; `None` when they cannot be read."""
+        """The contents of the streams that this publisher writes to; `None` when the streams cannot be read."""
         return None
 
     async def wait_for_recovery(self, seconds: float, /) -> bool:

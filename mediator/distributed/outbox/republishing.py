@@ -29,9 +29,9 @@ class Republished:
     """The result of one batch.
 
     Attributes:
-        last: The sequence of the batch's last event. A later run can continue there with `after=last`.
+        last: The sequence of the batch's last event. A later run with `after=last` continues behind this event.
         stored: The number of events that the broker has stored now.
-        duplicates: The number of events whose ids the broker already knew. Their streams may no longer hold them.
+        duplicates: The number of events whose ids the broker already knew. The streams may no longer hold these events.
         refused: The errors of the events that the broker refuses for their content.
         gone: The number of events that were deleted from the archive before they could be read.
     """
@@ -51,7 +51,7 @@ class Republishing:
     because they keep their ids: the stream drops events whose ids it knows, and the inbox of a subscriber ignores
     events that have taken effect.
 
-    Relays may run meanwhile. They publish newer events, which may arrive before the republished events.
+    Relays may run at the same time. They publish newer events, which may arrive before the republished events.
 
     Args:
         contents: The archive.
@@ -129,8 +129,8 @@ class Republishing:
     async def _check(self, failed: Sequence[PublishResult], deadline: float) -> None:
         """Wait until the broker may be available again, unless the failed events can be sent at once.
 
-        They can be sent at once when all of them were only held back behind other events, or when the broker dropped
-        one of them as a duplicate.
+        The failed events can be sent at once when all of them were only held back behind other events, or when the
+        broker dropped one event as a duplicate.
         """
         errors = [result.error for result in failed if not isinstance(result.error, EventHeldBackError)]
         if not errors or any(isinstance(error, DuplicateDroppedError) for error in errors):

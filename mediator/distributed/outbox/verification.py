@@ -80,7 +80,7 @@ class Verification:
     Args:
         contents: The archive.
         streams: Reads the streams of the broker.
-        republishing: Publishes the missing events; `None` to only find them.
+        republishing: Publishes the missing events; with `None` these events are only reported.
         mark: The mark for `EventPublisher.refill`. Use a different text for each run.
         chunk: The number of events that are compared at a time.
         clock: Returns the time in seconds since the epoch.

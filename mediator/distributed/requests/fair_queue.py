@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _KEPT_FREE = 8
-"""One place in eight is kept free (see `FairQueue`). With fewer than eight places, one is kept free too."""
+"""One place in eight is kept free (see `FairQueue`); of fewer than eight places, one place is kept free."""
 
 
 class FairQueue(Generic[T]):
@@ -72,7 +72,8 @@ class FairQueue(Generic[T]):
     def remove_newest(self, kind: str, longest: int, may_go: Callable[[T], bool]) -> T | None:
         """Among the waiting work of the given kind, remove and return the newest for which `may_go` is true.
 
-        Return `None` when `may_go` is true for none, or when at most `longest` pieces of work of the kind wait.
+        Return `None` when `may_go` is false for all this work, or when at most `longest` pieces of work of the kind
+        wait.
         """
         line = self._waiting[kind]
         found = next((entry for entry in reversed(line) if may_go(entry[1])), None) if len(line) > longest else None

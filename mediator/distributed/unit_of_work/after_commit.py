@@ -53,7 +53,8 @@ class AfterCommitQueue:
             transaction_id: The id of the transaction.
             message: The message of the dispatch that began the transaction.
             response: The response of the message.
-            deliver: Sends the events; `None` when they are in the outbox. It has to limit its own duration.
+            deliver: Sends the events; `None` when the events are in the outbox. The coroutine has to limit its own
+                duration.
             timeout: How long all calls together may take, in seconds.
             errors: The errors that were raised since the commit. Further errors are added.
 

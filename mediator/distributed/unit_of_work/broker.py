@@ -47,9 +47,9 @@ class DistributedEventBroker:
 
         Args:
             event: The event.
-            deliver_at: The time before which the event is not published, timezone-aware. It is compared with the clock
-                of the database. Until then, `outbox.cancel(event_id)` can cancel the event. With `None` the event is
-                published at once.
+            deliver_at: The time before which the event is not published, timezone-aware. The time is compared with the
+                clock of the database. Until that time, `outbox.cancel(event_id)` can cancel the event. With `None` the
+                event is published at once.
 
         Raises:
             MisuseError: The object is not a distributed event, or the time is not a timezone-aware datetime.

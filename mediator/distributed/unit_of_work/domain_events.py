@@ -40,7 +40,7 @@ class RecordedEventQueue:
     Attributes:
         origin: The mediator that publishes the events. Its `max_depth` limits chains of events in which a handler of
             each event records the next event.
-        limit: The largest number of events; `None` for no limit. When each event causes several others, this limit is
+        limit: The largest number of events; `None` for no limit. When each event causes several events, this limit is
             reached long before `max_depth`.
     """
 

@@ -39,8 +39,8 @@ class DatabaseTransaction(ABC):
     Its methods are never called concurrently. When a method fails, the transaction is rolled back.
 
     Attributes:
-        settling: `True` while the database has not answered a COMMIT or ROLLBACK yet. Nothing else may use the
-            connection meanwhile.
+        settling: `True` while the database has not answered a COMMIT or ROLLBACK yet. During this time nothing else may
+            use the connection.
     """
 
     settling: bool = False
@@ -255,7 +255,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             raise lack_of_storing(self.unstored)
 
     def join_scope(self) -> None:
-        """Register in the scope, so that other units of work check this one for unstored changes before they commit.
+        """Register in the scope, so that other units of work check this unit of work for changes before they commit.
 
         After their commit, an error would come too late.
         """
@@ -338,7 +338,8 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             StaleObjectError: This transaction changed an object that an earlier transaction had loaded, but the row of
                 the object has been changed since then.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
-            DispatchDepthError: Domain events cause each other without end, or there are more than `max_domain_events`.
+            DispatchDepthError: Domain events cause each other without end, or there are more of them than
+                `max_domain_events`.
             EventError: An event cannot be stored.
         """
         running = self._require("commit")
@@ -384,7 +385,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         """Roll back all work since `begin`, in bounded time. A cancellation does not interrupt the rollback.
 
         Raises:
-            asyncio.CancelledError: The caller was cancelled meanwhile.
+            asyncio.CancelledError: The caller was cancelled during the rollback.
             RolledBackError: `error` reports that another transaction committed or may have committed, but this
                 transaction was rolled back.
         """
@@ -398,7 +399,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
         Raises:
             NoUnitOfWorkError: Changes were not written, or events not published.
-            asyncio.CancelledError: The caller was cancelled meanwhile.
+            asyncio.CancelledError: The caller was cancelled during the rollback.
         """
         if self._running is None:
             return

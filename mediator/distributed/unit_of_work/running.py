@@ -139,7 +139,7 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    """The work since a savepoint, or since `begin`, with the numbers of events and calls before it."""
+    """The work since a savepoint, or since `begin`, with the numbers of events and calls before that work."""
 
     events: int
     calls: int
