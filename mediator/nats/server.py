@@ -151,7 +151,7 @@ class NatsServer(_Server):
             raise
 
     async def stop(self) -> None:
-        """Stop the server with SIGTERM, after 5 s with SIGKILL, and remove a temporary store."""
+        """Stop the server with SIGTERM, or with SIGKILL after 5 s. A temporary store is removed."""
         try:
             await self._terminate()
         finally:
@@ -161,7 +161,7 @@ class NatsServer(_Server):
                 self._directory = None
 
     async def restart(self) -> None:
-        """Stop the server with SIGTERM, after 5 s with SIGKILL, and start it again with the same port and store."""
+        """Stop the server with SIGTERM, or with SIGKILL after 5 s. Start it again with the same port and store."""
         await self._terminate()
         await self.start()
 

@@ -232,8 +232,8 @@ def open_connection(
         user_credentials: The path of a credentials file, with a JWT and a seed (needs `mediator-uow[nkeys]`).
         nkeys_seed: The path of a file with an nkey seed (needs `mediator-uow[nkeys]`).
         tls: The context for TLS connections, as an alternative to files.
-        tls_ca: The path of the trusted certificates; by default the certificates that the system trusts.
-        tls_certificate: The path of a client certificate, followed by the intermediate certificates, in PEM format.
+        tls_ca: The path of a file with the trusted certificates. By default, the system's certificates are trusted.
+        tls_certificate: The path of a PEM file with a client certificate and, below, the intermediate certificates.
         tls_key: The path of the client certificate's private key, unless the certificate's file holds the key.
         tls_key_password: The password of the private key.
         tls_hostname: The name in the server's certificate, when the name differs from the host in the URL.

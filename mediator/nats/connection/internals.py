@@ -56,7 +56,7 @@ class HookedClient(Client):
         """Is called for each error that the server reports, with the error's text in lower case."""
 
     def prove(self, public_key: str, sign: Callable[[str], bytes], jwt: bytes | None) -> None:
-        """Authenticate with this key and JWT at the present connect, and not with the key of an earlier connect."""
+        """Authenticate with this key and JWT at the present connect, not with those of an earlier connect."""
         self._auth_configured = True
         self._public_nkey = public_key
         self._signature_cb = sign

@@ -249,7 +249,7 @@ async def end(*tasks: asyncio.Task[None]) -> None:
 async def listen(
     client: Client, subject: str, callback: Callable[[Msg], Awaitable[None]], *, queue: str = ""
 ) -> Subscription:
-    """Subscribe to a subject. nats-py calls `callback` with each message, outside the context of the caller."""
+    """Subscribe to a subject. nats-py calls `callback` with each message, in a task with an empty context."""
     subscribing = client.subscribe(subject, queue=queue, cb=callback)  # pyright: ignore[reportUnknownMemberType]  # a Future
     return await detached(subscribing)
 
