@@ -49,9 +49,7 @@ class Binding:
 
     @property
     def families(self) -> tuple[Any, ...]:
-        """The message types that the binding is for: `Create[Student]`, for example, and `Create` in place of
-        `Create[Any]`.
-        """
+        """The message types that the binding is for: `Create[Student]`, for example; `Create` in place of `Create[Any]`."""
         declared = (type_arguments(self.cls, self.kind) or (None,))[0]
         members = typing.get_args(declared) if typing.get_origin(declared) in UNIONS else (declared,)
         narrow = {message: [each for each in members if _is_narrow(each, message)] for message in self.messages}

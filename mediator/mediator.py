@@ -32,7 +32,8 @@ class Mediator:
     Args:
         registry: The handlers and behaviors.
         ids: Creates the ids of messages.
-        started: Whether it accepts messages at once; False when something else, such as `lifespan`, starts it later.
+        started: Whether the mediator accepts messages at once; False if something else, such as `lifespan`, starts it
+            later.
         max_depth: The largest number of dispatches that may be nested.
 
     Attributes:
@@ -82,13 +83,14 @@ class Mediator:
         """Send a request to its handler and return the response.
 
         Inside a running dispatch the request joins the scope and the transaction of that dispatch, unless `mode` says
-        otherwise. Errors of the handler or a behavior reach the caller unchanged. The request inherits from `context`,
-        whose message becomes its cause; without `context` it inherits from the running dispatch.
+        otherwise. Errors of the handler or a behavior reach the caller unchanged. The request inherits its context from
+        `context`, and the message of `context` becomes the cause of the request. Without `context` the request inherits
+        from the running dispatch.
 
         Raises:
             MisuseError: The message is not a request, or the container is not started.
-            HandlerNotFoundError: No handler is found; or the handler depends on the type arguments of the request, and
-                these are unknown.
+            HandlerNotFoundError: No handler is found; or the handler depends on the type arguments of the request,
+                which are unknown.
             ScopeError: Another dispatch is using the scope that this one would join.
             DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
             DeclarationError: The class of the request is of several kinds.
@@ -149,13 +151,14 @@ class Mediator:
         """Publish a notification to its handlers. It is no error if there are none.
 
         Handlers of its base classes are called too, each handler once, in the order of declaration. By default the
-        handlers run one after the other, and the first error stops them and reaches the caller unchanged. `strategy`,
-        the class of the notification or the registry may choose another strategy. `context` is inherited as in `send`.
+        handlers run one after the other, and the first error stops them and reaches the caller unchanged. Another
+        strategy is chosen by `strategy`, by the class of the notification, or by the registry, in this order. `context`
+        is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
                 `Concurrent`, and a unit of work is running.
-            HandlerNotFoundError: The handlers depend on the type arguments of the notification, and these are unknown.
+            HandlerNotFoundError: The handlers depend on the type arguments of the notification, which are unknown.
             ScopeError: Another dispatch is using the scope that this one would join.
             SettingError: `mode` is no `TransactionMode`, or `strategy` is no strategy.
             DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
@@ -203,7 +206,7 @@ class Mediator:
     async def _publish_caused_by(
         self, frame: Frame | None, notification: Notification, strategy: PublishStrategy | None
     ) -> None:
-        """Publish a notification with the context of a dispatch, which may have ended meanwhile."""
+        """Publish a notification with the context of the dispatch in `frame`, which may have ended already."""
         cause = frame.context if frame is not None else None
         await self.publish(notification, mode=TransactionMode.NEW, strategy=strategy, context=cause)
 
@@ -283,13 +286,13 @@ class Mediator:
 
         Raises:
             HandlerNotFoundError: The class is a request and has no handler.
-            SettingError: The format is none of these.
+            SettingError: `format` is none of these three values.
         """
         chosen = self._registry.message_types() if message_type is None else (message_type,)
         return described([Application("", self._registry, chosen)], format)
 
     def _send_of(self, request: Request[Any]) -> Call:
-        """Return the compiled pipeline for a request, and keep it for its class after the checks."""
+        """Check a request and return its compiled pipeline, which is kept for the class of the request."""
         known = (
             self._sends
         )  # read first: if `rebind` replaces the registry meanwhile, the old pipeline must not be kept
@@ -301,7 +304,7 @@ class Mediator:
         return call
 
     def _publish_of(self, notification: Notification, strategy: PublishStrategy | None) -> Call:
-        """Return the compiled pipeline for a notification, and keep it for its class unless a strategy is given."""
+        """Check a notification and return its compiled pipeline, which is kept for the class unless a strategy is given."""
         known = self._publishes
         if not isinstance(notification, Notification):
             raise _no_message(notification, "publish")

@@ -81,7 +81,7 @@ T = TypeVar("T")
 
 
 class Sender(Protocol):
-    """The interface of the mediator that sends requests."""
+    """The part of the mediator's interface that sends requests."""
 
     async def send(
         self,
@@ -107,7 +107,7 @@ class Sender(Protocol):
 
 
 class Publisher(Protocol):
-    """The interface of the mediator that publishes notifications."""
+    """The part of the mediator's interface that publishes notifications."""
 
     async def publish(
         self,
@@ -123,7 +123,7 @@ class Publisher(Protocol):
 
 
 class Origin(Publisher, Protocol):
-    """The interface of the mediator that began a dispatch."""
+    """The part of the mediator's interface that its running dispatches use."""
 
     ids: IdFactory
     """The function that creates the ids of messages."""

@@ -1,8 +1,8 @@
-"""Owner: the event loop to which an object belongs; and tasks that do not belong to a dispatch.
+"""Owner: the event loop to which an object belongs. This module also starts tasks that belong to no dispatch.
 
-A task, and each callback that it schedules in the event loop, keeps a copy of the context in which it was created. A
-connection opened while a command is handled would otherwise keep the command, its tenant and its log fields in memory
-for as long as the connection is open. Therefore such tasks are started in an empty context.
+A task keeps a copy of the context variables that were set when the task was created. If a connection is opened while a
+command is handled, the tasks of the connection would keep the command, the tenant and the log fields in memory until
+the connection is closed. To prevent this, these tasks are started in an empty context.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from mediator.errors import misuse
 class Owner:
     """The owner of an object that is bound to an event loop: the first loop that uses the object.
 
-    When that loop no longer runs, the next loop takes the object over, as when one `asyncio.run` follows another. Use
-    by another process, or by a loop that runs at the same time in another thread, raises an error at once instead of
-    waiting forever.
+    When that loop no longer runs, the next loop that uses the object becomes its owner, as when one `asyncio.run`
+    follows another. Another process, or a loop that runs at the same time in another thread, gets an error at once
+    instead of waiting forever.
     """
 
     __slots__ = ("_loop", "_part", "_process", "_thread")

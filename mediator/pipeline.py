@@ -1,8 +1,9 @@
 """Pipeline: the behaviors and the handlers of a message, compiled once into a chain of calls.
 
 A link is a function that creates one behavior or handler when it is called. If a behavior returns without calling
-`call_next`, the objects inside it are not created; if it calls `call_next` twice, they are created twice. A link returns the
-coroutine of the next `handle` and awaits nothing itself, so a traceback shows only behaviors and handlers.
+`call_next`, the objects inside it are not created; if it calls `call_next` twice, they are created twice. A link
+returns the coroutine of the `handle` of the object that it creates, and awaits nothing itself, so a traceback shows
+only behaviors and handlers.
 """
 
 from abc import ABC, abstractmethod
@@ -48,25 +49,25 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """A name. Among all behaviors with this name, only the one with the most specific type argument wraps a message."""
 
     role: ClassVar[str | None] = None
-    """The name by which `belongs_inside`, `belongs_outside` and `needs` refer to it; `one_of` if not given."""
+    """The name by which `belongs_inside`, `belongs_outside` and `needs` refer to the behavior; `one_of` if not given."""
 
     belongs_inside: ClassVar[Mapping[str, str]] = {}
-    """Roles whose behaviors must come before this one, if both are in the list, with the reason. `validate` checks it."""
+    """By role, the reason why behaviors with that role, if any, must come before this one. `validate` checks the order."""
 
     belongs_outside: ClassVar[Mapping[str, str]] = {}
-    """Roles whose behaviors must come after this one, if both are in the list, with the reason. `validate` checks it."""
+    """By role, the reason why behaviors with that role, if any, must come after this one. `validate` checks the order."""
 
     needs: ClassVar[Mapping[str, str]] = {}
-    """Roles whose behaviors must be in the list for this one to work, with the reason. `validate` checks it."""
+    """By role, the reason why this behavior needs a behavior with that role. `validate` checks that the list has one."""
 
     made_once: ClassVar[bool] = False
-    """True if it keeps state between messages, so that its provider must create it only once. `validate` checks it."""
+    """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""
 
     per_scope: ClassVar[bool] = False
-    """True if it wraps each handler instead of the publish when the strategy gives each handler its own scope."""
+    """True if the behavior wraps each handler, not the publish, when the strategy gives each handler its own scope."""
 
     commits: ClassVar[bool] = False
-    """True if it commits a transaction. Behaviors outside it then receive an error after the commit as `CommittedError`."""
+    """True if the behavior commits a transaction. Behaviors outside get an error after the commit as `CommittedError`."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
@@ -118,9 +119,9 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 def behavior_link(source: Source, inner: Call) -> Call:
     """Return a link that calls a behavior, whose `call_next` calls the next link.
 
-    `call_next` raises an error after the behavior has returned. The state of the behavior's coroutine shows this, so no
-    flag is needed. Unless the bytecode of a behavior shows that it awaits `call_next()`, each call of the behavior is
-    checked by `watched`, which takes longer.
+    If `call_next` is called after the behavior has returned, it raises an error. The state of the behavior's coroutine
+    shows whether the behavior has returned, so no flag is needed. Unless the bytecode of a behavior shows that it
+    awaits `call_next()`, each call of the behavior is checked by `watched`, which takes longer.
     """
     plain: Any = None
 
@@ -157,10 +158,11 @@ def _refuse(message: object, run: Any) -> NoReturn:
 
 
 def checked_replacement(message: object, replacement: Any) -> Any:
-    """Return the message that a behavior gave to `call_next` in place of its own message.
+    """Return the message that a behavior gave to `call_next` in place of the original message.
 
     Raises:
-        MisuseError: It is not an instance of the class of the message, for which the pipeline was compiled.
+        MisuseError: The replacement is not an instance of the original message's class, for which the pipeline was
+            compiled.
     """
     if not isinstance(replacement, message.__class__):
         raise misuse.replaced(message, replacement)
@@ -336,7 +338,7 @@ async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call)
 
 
 async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call the pipeline in the transaction of another dispatch, and roll it back if a command or a publish fails."""
+    """Call the pipeline in the transaction of another dispatch, which is rolled back if a command or a publish fails."""
     try:
         return await call(message)
     except BaseException as error:

@@ -1,8 +1,8 @@
 """Printable text: makes foreign text, errors and tracebacks safe to show in log lines, errors, reports and tables.
 
-Text from the wire, from the broker, from another application or from a foreign class may contain any characters and have
-any size. The text that these functions return cannot move the cursor of a terminal, forge a line of a log or fill a disk.
-It never shows the value of a local variable.
+Text from the wire, from the broker, from another application or from a foreign class may contain any characters and
+have any size. The text that these functions return cannot move the cursor of a terminal, forge a line of a log or fill
+a disk. No returned text shows the value of a local variable.
 """
 
 import io
@@ -13,11 +13,11 @@ import traceback
 from pathlib import Path
 
 LONGEST_SHOWN = 255
-"""Most characters shown of a text that is normally short, such as an id, a name or a subject."""
+"""The largest number of characters shown of a text that is normally short, such as an id, a name or a subject."""
 LONGEST_REASON = 2000
-"""Most characters shown of a text that explains an error."""
+"""The largest number of characters shown of a text that explains an error."""
 LONGEST_REPORT = 50_000
-"""Most characters shown of a text of several lines, such as a traceback."""
+"""The largest number of characters shown of a text with several lines, such as a traceback."""
 _LEFT_OUT = "\n... the middle is left out ...\n"
 
 
@@ -37,7 +37,7 @@ def shown_reason(text: str) -> str:
 def printable(text: str, longest: int | None = None) -> str:
     """Return the text with an escape for each unprintable character other than a line end.
 
-    If it has more than `longest` characters, the middle is left out.
+    If the text has more than `longest` characters, its middle is left out.
     """
     text = _without_middle(text, longest)
     if text.isprintable():
@@ -84,14 +84,14 @@ def shown_error(error: BaseException | None) -> str:
 
 
 _MOST_LINES = 200
-"""Most lines shown of the text of one error."""
+"""The largest number of lines shown of the text of one error."""
 
 
 def traceback_of(error: BaseException | None) -> str | None:
     """Return the traceback as Python prints it; `None` when there is no error.
 
     Log lines have it in the field `stack`. They do not use `exc_info`, because the console renderer of an unconfigured
-    structlog would then show the local variables of every frame, and with them payloads
+    structlog would show the local variables of every frame, which may hold payloads
     (https://www.structlog.org/en/stable/exceptions.html). Control characters are escaped and long texts are cut,
     because the text of an error may contain foreign data and the log may be read on a terminal. All lines of an error's
     text except the first are indented, so that none of them looks like a line of the log.

@@ -28,7 +28,7 @@ from mediator.streams import StreamPipelineBehavior, compile_stream
 
 _ONE_HANDLER = (RequestHandler, StreamRequestHandler)
 _KEPT = 256
-"""Most compiled pipelines kept for strategies that are given to `publish`."""
+"""The largest number of compiled pipelines that are kept for strategies given to `publish`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,8 @@ class Registry:
             strategy: How to run the handlers; when not given, the strategy of the class or the registry applies.
 
         Raises:
-            HandlerNotFoundError: The class is a request and has no handler; or its handlers depend on its type arguments,
-                and these are unknown.
+            HandlerNotFoundError: The class is a request and has no handler; or the handlers depend on the type
+                arguments of the class, which are unknown.
             DeclarationError: The class is of several kinds.
             SettingError: `strategy`, or the strategy of the class, is no strategy.
         """
@@ -156,7 +156,7 @@ class Registry:
         if found is None:
             check_strategy(strategy)
             found = self._compile(message_type, strategy)
-            if len(self._chosen) >= _KEPT:  # strategies made for each publish would accumulate
+            if len(self._chosen) >= _KEPT:  # otherwise strategies made for each publish would accumulate
                 del self._chosen[next(iter(self._chosen))]
             self._chosen[message_type, strategy] = found
         return found
@@ -200,8 +200,8 @@ class Registry:
     def _subscribers_of(self, message_type: type) -> list[Binding]:
         """Return the handlers of a notification or an event.
 
-        A handler may be for certain type arguments that the class does not determine. It is left out if another handler
-        accepts any type arguments.
+        A handler for certain type arguments that the class does not determine is left out if another handler accepts
+        any type arguments.
 
         Raises:
             HandlerNotFoundError: Handlers exist for different type arguments, and none accepts any type arguments.
@@ -220,8 +220,8 @@ class Registry:
     def _applies(self, binding: Binding, message_type: type, handlers: Sequence[Binding]) -> bool:
         """Return whether a behavior or collaborator applies to a message class that has these handlers.
 
-        A behavior or collaborator may be for certain type arguments that the message class does not determine. It then
-        applies if one of the handlers is for the same type arguments.
+        A behavior or collaborator for certain type arguments that the message class does not determine applies if one
+        of the handlers is for the same type arguments.
 
         Raises:
             HandlerNotFoundError: No handler is for the same type arguments, and the collaborator must not be skipped,
@@ -249,7 +249,7 @@ class Registry:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
             around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
             calls = [own_scope_link(compile_chain(self._sources(inside), c, committing_place(inside))) for c in calls]
-        alone = len(calls) == 1 and not around and strategy == Sequential()  # so nothing uses the result of the handler
+        alone = len(calls) == 1 and not around and strategy == Sequential()  # so nothing uses the handler's result
         chain = (
             calls[0]
             if alone
@@ -288,7 +288,7 @@ class Registry:
         return [b for b in matching if not (n := getattr(b.cls, "one_of", None)) or chosen[n] is b]
 
     def _equip(self, behavior: Binding, message_type: type, handlers: Sequence[Binding]) -> Binding | None:
-        """Return the behavior with its collaborators for a message class; `None` if it does not apply to that class."""
+        """Return a behavior with its collaborators for a message class; `None` if the behavior is not for that class."""
         if not issubclass(behavior.cls, WorksWithCollaborators):
             return behavior
         kinds = behavior.cls.works_with

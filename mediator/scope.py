@@ -1,8 +1,9 @@
 """Scope: the objects and the transaction that a dispatch shares with the dispatches that join it.
 
 A frame is one running dispatch. A context variable holds the innermost frame, and each frame has a reference to its
-parent. A frame that joins another frame shares its scope. Leaving a frame sets the variable to the parent. It does not
-reset a token, because generators and fixtures are often closed in another context, where the token cannot be reset.
+parent. A frame that joins another frame shares the scope of that frame. Leaving a frame sets the variable to the
+parent. The token of the variable is not reset, because generators and fixtures are often closed in another context,
+where a token cannot be reset.
 """
 
 from asyncio import AbstractEventLoop, CancelledError
@@ -34,7 +35,7 @@ _NONE, _COMMITTED, _UNKNOWN, _ROLLED_BACK = Outcome.NONE, Outcome.COMMITTED, Out
 
 
 class Scope:
-    """The objects of one dispatch. They are created once, shared with the dispatches that join it, and closed at its end.
+    """The objects of one dispatch. They are created once, shared with the dispatches that join, and closed at the end.
 
     Attributes:
         transaction: The running transaction. Several may run in one scope, one after the other.
@@ -42,7 +43,7 @@ class Scope:
         outcome: The outcome of the last transaction.
         response: The response of the command whose transaction committed last.
         settled_id: The id of the last transaction that committed or whose outcome is unknown.
-        committed: How the last transaction that committed ended; `None` if none has committed.
+        committed: The end of the last transaction that committed; `None` if no transaction has committed.
         closed: Whether the dispatch that opened the scope is over.
         innermost: The innermost running dispatch of this scope.
         exits: The callbacks to call at the end of the scope; `None` if there are none.
@@ -180,14 +181,14 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope, created at the first access because many dispatches need none. Until then `made_scope` is `None`."""
+        """The scope. The first access creates it, because many dispatches need none. `made_scope` may be `None`."""
         if self.made_scope is None:
-            with _making:  # a thread that works for the dispatch may access it at the same time
+            with _making:  # a thread that works for the dispatch may access the scope at the same time
                 if self.made_scope is None:
                     scope = Scope()
                     scope.innermost = None if self.over else self
                     self.made_scope = scope
-                    scope.closed = self.over  # read last, because the dispatch may end meanwhile
+                    scope.closed = self.over  # read last, because the dispatch may have ended by now
         return self.made_scope
 
     @property
@@ -204,7 +205,7 @@ class Frame:
         return self.made_context
 
     def suspend(self) -> None:
-        """Make the parent the running dispatch until the next `resumed`, as a stream runs only while it produces an item."""
+        """Make the parent the running dispatch until the next `resumed`. A stream does this between two items."""
         _frame.set(self.parent)
         if not self.owner:
             self.scope.innermost = self.parent
@@ -247,13 +248,13 @@ class Frame:
         """Check that every dispatch that joined this one has ended.
 
         Raises:
-            ScopeError: One of them is still running, in a task that was not awaited.
+            ScopeError: A dispatch that joined is still running, in a task that was not awaited.
         """
         if not _same_dispatch(self.scope.innermost, self):
             raise misuse.concurrent_dispatch(self.message, self.scope.running)
 
     def leave_quietly(self) -> bool:
-        """End a dispatch that succeeded and return True. Return False if its scope must be closed: then await `leave`."""
+        """End a dispatch that succeeded, and return True. Return False if the caller must await `leave` to end it."""
         scope = self.made_scope
         if scope is None:  # no dispatch has joined, and no object is kept
             self.over = True
@@ -292,8 +293,10 @@ class Frame:
 
         Raises:
             CommittedError: The dispatch succeeded and a transaction in its scope committed, but closing the scope failed.
-            NotStoredError: The same, if closing the scope failed because some events were not stored by a unit of work.
-            asyncio.CancelledError: Closing the scope was cancelled. Its cause says whether a transaction committed.
+            NotStoredError: As for `CommittedError`, but closing the scope failed because no unit of work stored some
+                events.
+            asyncio.CancelledError: Closing the scope was cancelled. The cause of the error says whether a transaction
+                committed.
             ScopeError: A dispatch that joined this one is still running.
         """
         try:
@@ -449,7 +452,10 @@ def _committed(ending: TransactionEnd, error: BaseException | None) -> Committed
 
 
 def _raise_with_outcome(cancellation: CancelledError, ending: TransactionEnd | None) -> None:
-    """Raise a cancellation whose cause says that the transaction committed or may have, unless its cause says so already."""
+    """Raise a cancellation whose cause says that the transaction committed or may have committed.
+
+    Do nothing if the transaction was rolled back, or if the cancellation has such a cause already.
+    """
     cause = cancellation.__cause__
     if (
         ending is None
@@ -512,7 +518,7 @@ def enter(
         SettingError: `mode` is no `TransactionMode`.
         DispatchDepthError: More dispatches are nested than the mediator allows.
         ScopeError: Another dispatch is using the scope that this one would join.
-        MisuseError: A transaction is running in the scope that this one would join, in another event loop.
+        MisuseError: In the scope that this dispatch would join, a transaction is running in another event loop.
     """
     parent = _frame.get()
     frame = Frame()  # no `__init__`, because the call would take time in every dispatch
@@ -546,7 +552,7 @@ def _join(frame: Frame, scope: Scope, parent: Frame) -> None:
 
 
 def running_scope() -> Scope | None:
-    """Return the scope of the running dispatch; `None` when no dispatch is running, or when it is over."""
+    """Return the scope of the running dispatch; `None` when no dispatch is running or the dispatch is over."""
     frame = _frame.get()
     return None if frame is None or frame.closed else frame.made_scope or frame.scope
 

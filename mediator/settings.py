@@ -10,11 +10,11 @@ from mediator.errors import SettingError
 
 _LARGEST = 2**63 - 1
 LONGEST_OF_BROKER = 292 * 365 * 86400.0
-"""Longest time in seconds that the broker can store, because it counts nanoseconds in 63 bits."""
+"""The longest time, in seconds, that the broker can store: it counts nanoseconds in 63 bits."""
 
 
 def check_counts(**settings: int | None) -> None:
-    """Check that settings are whole numbers of at least 1. `None` means no limit."""
+    """Check that settings are whole numbers of at least 1, or `None` for no limit."""
     for setting, value in settings.items():
         if value is not None and not is_count(value):
             raise SettingError(setting, value, "use a whole number, at least 1")

@@ -46,7 +46,7 @@ class Sequential(PublishStrategy):
 
     Attributes:
         on_error: `"stop"` stops at the first error and raises it unchanged. `"collect"` runs every handler, then raises
-            a single error unchanged, or several as an `ExceptionGroup`.
+            a single error unchanged, or several errors as an `ExceptionGroup`.
 
     Raises:
         ContainerError: `on_error` is neither `"stop"` nor `"collect"`.
@@ -74,9 +74,9 @@ class Sequential(PublishStrategy):
 class Concurrent(PublishStrategy):
     """Runs all handlers concurrently, each in a separate task, scope and transaction.
 
-    Every handler runs to its end, even if others fail. A single error is raised unchanged, several as an
-    `ExceptionGroup`. The handlers' transactions would commit even if an outer one rolled back, so this strategy cannot
-    be used inside a unit of work.
+    Every handler runs to its end, even if others fail. A single error is raised unchanged, several errors as an
+    `ExceptionGroup`. The handlers' transactions would commit even if an outer transaction rolled back, so this strategy
+    cannot be used inside a unit of work.
 
     Attributes:
         limit: The largest number of handlers that run at the same time; `None` for no limit.
@@ -127,8 +127,8 @@ def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
 def is_failure(error: BaseException) -> bool:
     """Return whether an error is a failure of a handler, and not of the whole program.
 
-    Every `Exception` is a failure. A group is a failure if it holds only failures and cancellations: one of several handlers
-    may have raised a cancellation. A single cancellation is no failure.
+    Every `Exception` is a failure. A group is a failure if it holds only failures and cancellations, because one of
+    several handlers may have raised a cancellation. A single cancellation is no failure.
     """
     inside: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     failures = (isinstance(each, asyncio.CancelledError) or is_failure(each) for each in inside)

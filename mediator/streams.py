@@ -131,7 +131,7 @@ class Stream(Generic[T]):
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close a stream that is still open when the dispatch that it joined ends. It returns no more items."""
+        """Close a stream that is still open when the dispatch that it joined ends. The stream returns no more items."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
@@ -163,9 +163,9 @@ class Stream(Generic[T]):
                 self._stay_last(self._frame)
 
     def _stay_last(self, frame: Frame) -> None:
-        """Move the exit callback of the stream to the end, so that it is called before the callbacks that were added later.
+        """Move the exit callback of the stream to the end of the list, so that it is called before all other callbacks.
 
-        While the handler is closed, it may still use resources that were opened while it produced an item.
+        The handler may still need, while it is closed, the resources that it opened to produce an item.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

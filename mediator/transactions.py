@@ -13,7 +13,7 @@ class TransactionMode(enum.Enum):
     """How a dispatch relates to the dispatch that is running."""
 
     DEFAULT = "default"
-    """Join the running scope and its transaction, or begin new ones."""
+    """Join the running scope and its transaction, or begin a new scope and a new transaction if none is running."""
     NEW = "new"
     """Begin a new scope and a new transaction, which do not depend on the outcome of the running transaction."""
     NESTED = "nested"
@@ -23,7 +23,7 @@ class TransactionMode(enum.Enum):
 
 
 def check_mode(mode: object) -> TransactionMode:
-    """Return the mode, or raise a `SettingError` for another value: a text such as "nested" would have no effect."""
+    """Return the mode. Raise a `SettingError` for a value that is no mode, such as the text "nested"."""
     if not isinstance(mode, TransactionMode):
         raise SettingError("mode", mode, "it is no TransactionMode. Write `mode=TransactionMode.NESTED`, for example.")
     return mode
@@ -61,7 +61,7 @@ class Transaction(Protocol):
     """The interface through which a scope uses the transaction that runs in it."""
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Allow only a rollback from now on: to the innermost savepoint, or else of the whole transaction."""
+        """From now on allow only a rollback: to the innermost savepoint if there is one, otherwise of everything."""
         ...
 
     def savepoint(self, message: object, /) -> AbstractAsyncContextManager[None]:
@@ -69,7 +69,7 @@ class Transaction(Protocol):
         ...
 
     def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
-        """Call `call` after the transaction has committed, unless it or its innermost savepoint is rolled back."""
+        """Call `call` after the commit, unless the transaction or its innermost savepoint is rolled back."""
         ...
 
     async def abandon(self) -> None:

@@ -1,8 +1,8 @@
 """Watching: checks that a behavior has awaited every `call_next()` before it returns.
 
-The bytecode of most behaviors shows that they `await call_next()`. They are not watched, because watching takes time. When
-any other behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has not ended would never
-run, or would continue in a closed scope.
+The bytecode of most behaviors shows that they `await call_next()`. These behaviors are not watched, because watching
+takes time. When any other behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has
+not ended would never run, or would continue in a closed scope.
 """
 
 import asyncio
@@ -101,7 +101,7 @@ def awaits_inner(behavior: Any) -> bool:
 
 
 def _method_of(behavior: Any) -> Any:
-    """Return the `handle` that the application has written, also if the library has wrapped the behavior."""
+    """Return the `handle` that the application has written, even if the library has wrapped the behavior."""
     return getattr(behavior, "wrapped_handle", None) or behavior.handle
 
 

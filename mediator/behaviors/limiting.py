@@ -76,9 +76,7 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     @abstractmethod
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
-        """Wait until the limit allows the message; raise an error if this takes or would take more than `max_wait`
-        seconds.
-        """
+        """Wait until the limit allows the message. Raise an error if that takes, or would take, longer than `max_wait`."""
 
     def _leave(self, key: Hashable, /) -> None:
         """Make room for another message after this one was handled. The default does nothing."""
