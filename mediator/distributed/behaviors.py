@@ -34,9 +34,9 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
 
     A command or notification that is dispatched while such a transaction runs joins the transaction.
 
-    Without a type argument it applies to commands and notifications. With several databases, derive one class for each:
-    `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`. The most specific class applies to a
-    message.
+    Without a type argument the behavior applies to commands and notifications. With several databases, derive one class
+    for each database: `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`. The most specific
+    class applies to a message.
 
     Args:
         unit_of_work: The unit of work of this scope.
@@ -176,8 +176,8 @@ class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
     refuses to write. A command that would join the transaction is refused. A command with `TransactionMode.NEW` runs in
     its own transaction.
 
-    Without a type argument it applies to queries. With several databases, derive one class for each: `class
-    BillingReading(ReadOnlyTransactionBehavior[BillingQuery])`. The most specific class applies to a query.
+    Without a type argument the behavior applies to queries. With several databases, derive one class for each database:
+    `class BillingReading(ReadOnlyTransactionBehavior[BillingQuery])`. The most specific class applies to a query.
 
     Args:
         unit_of_work: The unit of work of this scope.

@@ -45,8 +45,8 @@ EventAuthenticator = Callable[[CloudEvent], Awaitable[Caller | None]]
 async def trust_stream(event: CloudEvent, /) -> Caller:
     """Return the tenant that an event states, without verifying it. This is an authenticator.
 
-    Use it only when the broker lets nobody but trusted applications write to the stream, because any writer can state
-    any tenant.
+    Use this function only when the broker lets nobody but trusted applications write to the stream, because any writer
+    can state any tenant.
     """
     return stated_by(event)
 

@@ -40,8 +40,8 @@ class PayloadCipher(Protocol):
 class EncryptingCodec:
     """An `EventCodec` that encrypts the payloads of an inner codec.
 
-    Give it to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses an
-    `EncryptingCodec` with the same secrets. The partition key is not encrypted, neither in the payload nor in the
+    Give the codec to the unit of work: `codec=EncryptingCodec(MsgspecCodec(), cipher)`. The receiving application uses
+    an `EncryptingCodec` with the same secrets. The partition key is not encrypted, neither in the payload nor in the
     envelope, so keep personal data out of it. Upcasters work as with the inner codec, and get unencrypted payloads. The
     same holds for frozen samples, the example payloads that are kept in files for tests of event classes.
 
@@ -64,8 +64,8 @@ class EncryptingCodec:
         """Return the encrypted payload of an event.
 
         Raises:
-            EventNotSerializableError: The event has a value that cannot be encoded, the cipher has no secret for its
-                partition key, or the payload cannot be encrypted.
+            EventNotSerializableError: The event has a value that cannot be encoded, the cipher has no secret for the
+                event's partition key, or the payload cannot be encrypted.
         """
         data, key = self.codec.encode(event), event.partition_key
         try:

@@ -57,8 +57,8 @@ class EventConsumer:
     once: see `fatal_errors`. No event is ever dropped.
 
     While the database is unavailable, or its outbox is full, the consumer waits. A start that is interrupted by such an
-    outage, or by stopping the consumer, does not count. When a process dies, each event that it was handling is handled
-    alone the next time. So only the event that killed the process can be parked for that reason.
+    outage, or by stopping the consumer, does not count. When a process dies, each event that was being handled there is
+    handled alone the next time. So only the event that killed the process can be parked for that reason.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
     partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind it, so
@@ -73,7 +73,8 @@ class EventConsumer:
             redelivered without end.
         authenticate: Verifies the sender of an event, and returns its `Caller` for the message context. `trust_stream`
             returns the tenant that the event states. An authenticator that checks signatures may return `None` for an
-            event without a signature. An event for which it raises `NotAuthorizedError` is parked at once.
+            event without a signature. An event for which the authenticator raises `NotAuthorizedError` is parked at
+            once.
         ordering: `"none"`, or `"key"` for strict order per key. `"key"` needs parking.
         concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Each of
             these events takes one place. If there are several places, an eighth of them, and at least one, is kept free
@@ -181,7 +182,7 @@ class EventConsumer:
             self._log.info("consumer stopped")
 
     async def replay(self, parked: ParkedEvent) -> None:
-        """Run the handlers of a parked event, and remove it from the parking in their transaction.
+        """Run the handlers of a parked event, in a transaction that also removes the event from the parking.
 
         Raises:
             ParkedEventNotFoundError: The event is no longer parked.

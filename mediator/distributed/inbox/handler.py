@@ -20,8 +20,8 @@ class DistributedEventHandler(ABC, Generic[E_contra]):
         """Handle the event. Writes through the unit of work take effect once, even if this method runs several times.
 
         Raises:
-            FatalEventError: The event can never be handled, and is parked at once. After any other error it is handled
-                again.
+            FatalEventError: The event can never be handled, and is parked at once. After any other error the event is
+                handled again.
         """
 
 

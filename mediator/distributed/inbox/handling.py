@@ -46,7 +46,7 @@ class Handling:
     """Runs the handlers of one event once. Each start needs a new object.
 
     Attributes:
-        outcome: The outcome of its transaction, even when `run` raises an error.
+        outcome: The outcome of the transaction, even when `run` raises an error.
         context: The message context of the event. After the authentication, the context names the verified caller.
     """
 

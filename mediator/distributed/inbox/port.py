@@ -83,7 +83,7 @@ class Inbox(ABC):
     async def insert(
         self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /, *, key: str | None = None
     ) -> Admission:
-        """Record an event in the running transaction, as its first statement.
+        """Record an event in the running transaction, as the first statement of the transaction.
 
         While another transaction is recording the same event, wait until that transaction ends. With `key`, also check
         whether an event of this consumer and key is parked; if so, the key stays locked until the transaction ends.
@@ -106,7 +106,8 @@ class Inbox(ABC):
 
         The first start of an event is not counted, to save every event a transaction. So an event without a count is
         treated as if it had been started once, while other events were being handled. Whatever the limit, an event is
-        `exhausted` only when its last start was alone, and it is not known how that start ended.
+        `exhausted` only when no other event was being handled during its last start, and it is not known how that start
+        ended.
 
         Args:
             consumer: The name of the consumer.
@@ -126,8 +127,7 @@ class Inbox(ABC):
 
     @abstractmethod
     async def take_back(self, consumer: str, source: str, event_id: str, /) -> None:
-        """Remove the last start from the count, in a separate transaction. An event without a count gets the count
-        0."""
+        """Remove the last start from the count, in a separate transaction. An uncounted event gets the count 0."""
 
     @abstractmethod
     async def forget_starts(self, unit_of_work: UnitOfWork, consumer: str, source: str, event_id: str, /) -> None:

@@ -60,7 +60,7 @@ class ProcessingParts:
         group: The consumer's name in the inbox.
         classes: The event class of each wire type that is handled.
         ordered: `True` if later events of a key wait for earlier events.
-        handling: The objects that its handlings share.
+        handling: The objects that all handlings of the consumer share.
         lock: Decides which handlers of this process may run now.
         inbox: Records the events that took effect.
         parking: Keeps parked events; without parking, failing events are tried again without end.

@@ -25,7 +25,7 @@ class Replayed:
         event: The event as it was parked, without its body.
         outcome: `replayed`; `failed`: the event stays parked; `blocked`: an earlier event of its key is parked; or
             `ready`, in a dry run: the event would be tried.
-        error: Why it failed, or what blocks it.
+        error: Why the replay failed, or what blocks the event.
     """
 
     event: ParkedEvent
@@ -37,9 +37,9 @@ class ParkedReplay:
     """Replays the events in one parking (the dead letter queue).
 
     An event of direction `in` is handled by the handlers and behaviors of its consumer, in a transaction that also
-    removes it from the parking. An event of direction `out` is put back into the outbox, under its old sequence. When
-    the first event of a key succeeds, the events that were parked only because of that event are replayed too, even if
-    the filter does not select them. When an event fails, no other event of its key is tried.
+    removes the event from the parking. An event of direction `out` is put back into the outbox, under its old sequence.
+    When the first event of a key succeeds, the events that were parked only because of that event are replayed too,
+    even if the filter does not select them. When an event fails, no other event of its key is tried.
 
     Args:
         parking: Keeps the parked events.
@@ -67,7 +67,7 @@ class ParkedReplay:
         self._log: Logger = Logger()
 
     async def run(self, which: ParkedFilter, /, *, dry_run: bool = False) -> AsyncIterator[Replayed]:
-        """Replay the matching events in the order of their numbers, and yield the result of each once it is done.
+        """Replay the matching events in the order of their numbers, and yield each result at once.
 
         If the iterator is closed or cancelled while an event is being handled, the handling of that event is rolled
         back.
@@ -83,7 +83,7 @@ class ParkedReplay:
                     yield result
 
     async def _in_order(self, event: ParkedEvent, run: "_Run") -> AsyncIterator[Replayed]:
-        """Replay an event and, if it succeeds, the events that were parked only because of it."""
+        """Replay an event and, if it succeeds, the events that were parked only because of that event."""
         following: ParkedEvent | None = event if event.number not in run.done else None
         while following is not None:
             blocker = run.stopped.get(event.ordering_key)

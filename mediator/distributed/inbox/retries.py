@@ -58,6 +58,8 @@ def retry_schedule(
     attempts = len(chosen) + 1 if max_attempts is None else max_attempts
     schedule = RetrySchedule(attempts, chosen)
     if ordering == "key" and schedule.longest > LONGEST_ORDERED:
-        problem = f"with ordering='key' the whole partition waits: all pauses together may last {LONGEST_ORDERED:g} s at most"
+        problem = (
+            f"with ordering='key' the whole partition waits: at most {LONGEST_ORDERED:g} s for all pauses together"
+        )
         raise SettingError("retry_delays", chosen, problem)
     return schedule

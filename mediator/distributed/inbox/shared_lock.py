@@ -48,7 +48,7 @@ class SharedLock:
         return granted
 
     def request_exclusive(self, starts: int) -> asyncio.Future[None]:
-        """Request the exclusive lock. Suspects with fewer starts acquire it earlier."""
+        """Request the exclusive lock. Suspects with fewer starts acquire the lock earlier."""
         granted = asyncio.get_running_loop().create_future()
         heapq.heappush(self._exclusive_waiters, (starts, next(self._arrivals), granted))
         self._admit_exclusive()
@@ -116,7 +116,7 @@ class Guard:
 
     Args:
         lock: The shared lock.
-        stopping: Ends all waits of the guard once it is set.
+        stopping: Once this event is set, all waits of the guard end.
 
     Attributes:
         is_exclusive: `True` if the guard holds or requests the exclusive lock.

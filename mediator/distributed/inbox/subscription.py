@@ -99,8 +99,9 @@ class EventSubscription(ABC):
     """Subscribes one group of an application's processes to event types.
 
     Attributes:
-        group: The name under which the group's progress is kept; it also names the group in the inbox.
-        ack_wait: How long the broker waits for an acknowledgement before it redelivers, in seconds.
+        group: The name of the group, in the broker and in the inbox. The broker keeps the progress of the group under
+            this name.
+        ack_wait: How long the broker waits for an acknowledgement before a redelivery, in seconds.
         max_age: How long the broker keeps events, in seconds; `None` when it is not known.
     """
 

@@ -56,7 +56,7 @@ class StreamContents(ABC):
         application stored under a former name, are included.
 
         Args:
-            domain: The domain. If it has no stream, nothing is read.
+            domain: The domain. Nothing is read if the domain has no stream.
             since: Skip events that were stored before this time, as far as the broker can skip them.
             after: Only events with a sequence above this number.
 

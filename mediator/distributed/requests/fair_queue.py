@@ -49,7 +49,7 @@ class FairQueue(Generic[T]):
         self._changed.set()
 
     async def take(self) -> tuple[str, T]:
-        """Wait for the next work that may begin, and return its kind and the work. Call `done` when it has ended."""
+        """Wait for work that may begin, and return its kind and the work. Call `done` when the work has ended."""
         while (kind := self._next()) is None:
             self._changed.clear()
             await self._changed.wait()

@@ -44,8 +44,8 @@ class RemoteSender:
         channel: Carries the requests to the other applications.
         timeout: How long to wait for a reply, in seconds, if `send` gets no timeout.
         credentials: Returns the headers with which the other application verifies the caller, such as
-            `{"authorization": "Bearer ..."}`. It is called for each request. The headers do not appear in logs and
-            errors.
+            `{"authorization": "Bearer ..."}`. The function is called for each request. The headers do not appear in
+            logs and errors.
         ids: Makes the ids of requests.
 
     Raises:

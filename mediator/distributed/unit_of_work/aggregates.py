@@ -52,8 +52,8 @@ class AggregateTracker(EventCollector):
     def take(self, aggregate: AggregateRoot, recorded: RecordedEvent, /) -> bool:
         """Add an event to the running transaction, and return true.
 
-        If no transaction runs, or it accepts no more events, return false. The aggregate then keeps the event for the
-        next transaction.
+        If no transaction runs, or if the transaction accepts no more events, return false. The aggregate then keeps the
+        event for the next transaction.
         """
         if self._running is None or self._running.sealed:
             self._waiting.append(aggregate)
