@@ -152,8 +152,8 @@ class BucketClaims(Claims):
     Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks rows in the table of
     buckets, and claims only events of the buckets that it has locked. When a relay finds a bucket locked, it assumes
     for some seconds that other relays are active. When a relay finds every bucket locked, it waits for the lock of one
-    bucket, and gets this lock when the other relay ends its claim. At its next claim, the other relay finds this bucket
-    locked, and also assumes that it is not alone.
+    bucket. It gets this lock when the relay that holds the lock ends its claim. At the next claim, that relay finds the
+    bucket locked, and also assumes that it is not alone.
 
     Args:
         frozen_seconds: Seconds after which the server ends the transaction of a relay that executes nothing.

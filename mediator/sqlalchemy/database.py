@@ -269,7 +269,7 @@ def redacted(url: URL) -> str:
 
 
 def _after_the_password(url: URL) -> URL:
-    """Return a URL without its password, when the password contains a / or a ? that is not percent-encoded.
+    """Return a URL without its password, for a password with a / or a ? that is not percent-encoded.
 
     The result has the driver and the part after the last @, or only the driver when this part cannot be parsed.
     """

@@ -24,11 +24,11 @@ from mediator.sqlalchemy.sqlite import GuardedConnection, SqliteDatabase, file_o
 
 
 class ConnectionPool(AsyncAdaptedQueuePool):
-    """A connection pool that raises an error when waiting for a connection takes too long or would be a deadlock.
+    """A connection pool that raises an error when waiting for a connection takes too long or would end in a deadlock.
 
     A dispatch keeps its connection while an inner dispatch runs in another scope (`TransactionMode.NEW` or `SUPPRESS`).
     A deadlock threatens when nested dispatches hold all connections: the innermost dispatch would wait for a
-    connection, and the outer dispatches return their connections only after the innermost has ended.
+    connection, and the outer dispatches return their connections only after that dispatch has ended.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -156,7 +156,7 @@ async def open_engine(
             not stored as UTF-8. The error shows the hosts, but no password.
     """
     given = Secret((url, options.pop("connect_args", {})))
-    del url  # a traceback that shows local variables would show its password
+    del url  # a traceback that shows local variables would show the password in the URL
     check_not_negative(writer_timeout=writer_timeout)
     timeouts = {
         "idle_timeout": idle_timeout,

@@ -40,8 +40,8 @@ _APPLICATION = "{application}"
 class Migration:
     """A step from the previous version of the tables to the next version.
 
-    Processes that use the previous version must still work after the step, since they run while the step is applied and
-    for some time afterwards.
+    Processes that use the previous version must still work after the step, since such processes run while the step is
+    applied and for some time afterwards.
 
     Attributes:
         version: The version that the tables have after the step.

@@ -95,7 +95,7 @@ _LEFT = "mediator_left"
 _LOOP = "mediator_loop"
 """A key in the `info` of a connection, for its event loop. A connection works only in the loop that opened it."""
 _FRESH = "mediator_fresh"
-"""A key in the `info` of a connection. The key is set from the begin of a transaction until its first statement.
+"""A key in the `info` of a connection. The key is set from the start of a transaction until its first statement.
 
 asyncpg sends BEGIN together with the first statement. Before this statement, asyncpg reports that no transaction runs.
 """

@@ -40,7 +40,7 @@ class SessionOwner(Protocol):
 class OwnedSession(Session):
     """A session that uses the engine of its unit of work, and lets only the unit of work end the transaction.
 
-    While a transaction of the unit of work runs, a handler can neither roll it back nor close, reset or invalidate the
+    While a transaction runs, a handler can neither roll back the transaction nor close, reset or invalidate the
     session. The unit of work adopts the aggregates that are loaded or added, and releases the aggregates that leave the
     session.
 

@@ -42,22 +42,22 @@ def is_number(value: int) -> bool:
 
 
 def is_text(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
-    """Match the rows in which a column of at most 255 characters equals a text."""
+    """Match the rows in which a column of at most 255 characters equals the given text."""
     return column == value if is_storable(value) else false()
 
 
 def starts_with(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
-    """Match the rows in which a column of at most 255 characters begins with a text; LIKE wildcards are escaped."""
+    """Match the rows in which a column of at most 255 characters begins with the given text. Wildcards are escaped."""
     return column.startswith(value, autoescape=True) if is_storable(value) else false()
 
 
 def is_one_of_texts(column: ColumnElement[Any], values: Collection[str]) -> ColumnElement[bool]:
-    """Match the rows in which a column of at most 255 characters equals one of several texts."""
+    """Match the rows in which a column of at most 255 characters equals one of the given texts."""
     return column.in_([value for value in values if is_storable(value)])
 
 
 def is_one_of_numbers(column: ColumnElement[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Match the rows in which a column equals one of several numbers. Numbers too large for the column are ignored."""
+    """Match the rows in which a column equals one of the given numbers. Numbers that do not fit are ignored."""
     return column.in_([value for value in values if is_number(value)])
 
 
@@ -69,7 +69,7 @@ _UNNAMED = outbox.c.source == literal_column("''")  # a literal, since a paramet
 
 
 def among(column: ColumnElement[Any], values: Collection[int], dialect: str) -> ColumnElement[bool]:
-    """Match the rows in which a column equals one of several values.
+    """Match the rows in which a column equals one of the given values.
 
     On PostgreSQL, all values are one parameter, so that the same statement text serves any number of values.
     """
@@ -101,7 +101,7 @@ async def to_archive(connection: AsyncConnection, sequences: Collection[int], of
 
 @cache
 def _moving() -> Select[Any]:
-    """Return the statement of `to_archive` for PostgreSQL. It is built only once, since relays execute it often."""
+    """Return the statement of `to_archive` for PostgreSQL. The statement is built once, since relays execute it often."""
     chosen = outbox.c.sequence == func.any(bindparam("sequences", type_=ARRAY(BigInteger)))
     moved = delete(outbox).where(chosen).returning(*(outbox.c[name] for name in _ARCHIVED)).cte("moved")
     now = SERVER_TIME + bindparam("offset", type_=Float)

@@ -31,7 +31,7 @@ from mediator.sqlalchemy.staging import backlog_of, stage_events
 class SqlAlchemyUnitOfWork(UnitOfWork):
     """A unit of work on an SQLAlchemy session.
 
-    Declare it for each scope: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a
+    Each scope has its own unit of work: `unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)`. The first statement of a
     transaction takes SQLite's writer lock and a connection, and sends BEGIN. Before its first statement, a transaction
     uses no connection. Outside a running transaction, the session can only read, and writing raises
     `NoUnitOfWorkError`. The commit of events raises `SchemaError` when the table of the outbox does not exist.
@@ -140,7 +140,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
                 raise misuse.no_unit_of_work("A statement of a transaction that has ended")
 
     def doom_by_database(self, error: BaseException, *, lost: bool = False) -> None:
-        """Doom the running transaction after an error of the database, so that it can only be rolled back.
+        """After an error of the database, make it impossible to commit the running transaction (doom it).
 
         An error inside a savepoint that the handler itself has set does not doom the transaction, since the handler can
         roll back to the savepoint. A lost connection (`lost`) always dooms the transaction.
