@@ -101,7 +101,7 @@ async def to_archive(connection: AsyncConnection, sequences: Collection[int], of
 
 @cache
 def _moving() -> Select[Any]:
-    """Return the statement of `to_archive` for PostgreSQL. The statement is built once, since relays execute it often."""
+    """Return the statement of `to_archive` for PostgreSQL, cached because relays execute the statement often."""
     chosen = outbox.c.sequence == func.any(bindparam("sequences", type_=ARRAY(BigInteger)))
     moved = delete(outbox).where(chosen).returning(*(outbox.c[name] for name in _ARCHIVED)).cte("moved")
     now = SERVER_TIME + bindparam("offset", type_=Float)
