@@ -140,7 +140,10 @@ class Guard:
 
     async def shared(self) -> bool:
         """Wait for the shared lock, unless the guard holds the lock already; return false when stopping."""
-        return self._holds or await self._wait(self._lock.request_shared())
+        if self._holds:
+            return True
+        self.is_exclusive = False  # the guard may have released the exclusive lock
+        return await self._wait(self._lock.request_shared())
 
     async def exclusive(self, starts: int) -> bool:
         """Release a held lock, and wait for the exclusive lock; return false when stopping."""

@@ -5,6 +5,9 @@ import selectors
 from typing import Any
 
 
+_LONGEST = 30 * 86400.0
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop that runs all ready tasks, and then sets its time to the next timer without waiting."""
 
@@ -17,6 +20,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _passes(self, seconds: float) -> None:
         self._now += seconds
+        if self._now > _LONGEST:
+            raise AssertionError(f"{self._now:,.0f} s have passed, and only timers are left: something waits for ever")
 
 
 class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]

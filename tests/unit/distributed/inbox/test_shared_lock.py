@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediator.distributed.inbox.shared_lock import PATIENCE, Guard, SharedLock, shared_lock_here
@@ -318,3 +318,41 @@ async def test_a_released_guard_lets_others_run_and_reacquires_the_same_mode(pro
         assert await again
         assert guard.is_exclusive == alone
         assert await guard.reacquire(1)
+
+
+STEPS = st.tuples(
+    st.integers(0, 1), st.sampled_from(["shared", "exclusive", "release", "reacquire", "downgrade", "leave"])
+)
+
+
+@settings(max_examples=500)
+@given(steps=st.lists(STEPS, min_size=4, max_size=25))
+def test_guards_that_have_left_leave_a_free_lock_whatever_they_did_before(steps: list[tuple[int, str]]) -> None:
+    async def use(guard: Guard, step: str) -> None:
+        if step in {"release", "downgrade"}:
+            getattr(guard, step)()
+        elif step == "leave":
+            guard.__exit__(None, None, None)
+        elif step == "shared":
+            await guard.shared()
+        else:
+            await (guard.exclusive(1) if step == "exclusive" else guard.reacquire(1))
+
+    async def run() -> None:
+        lock, stopping = SharedLock(), asyncio.Event()
+        guards = [Guard(lock, stopping) for _ in range(2)]
+        waiting: dict[int, asyncio.Task[None]] = {}
+        for number, step in steps:
+            if number not in waiting or waiting[number].done():
+                waiting[number] = asyncio.create_task(use(guards[number], step))
+                await asyncio.sleep(0)
+        stopping.set()
+        if waiting:
+            await asyncio.wait(waiting.values())
+        for guard in guards:
+            guard.__exit__(None, None, None)
+        assert lock.request_exclusive(0).done()
+        lock.release(alone=True)
+        assert lock.request_shared().done()
+
+    asyncio.run(run())
