@@ -82,11 +82,11 @@ class EventConsumer:
         prefetch: The largest number of unacknowledged events in this process.
         max_attempts: The largest number of starts of an event's handlers; by default one more than the number of
             `retry_delays`.
-        retry_delays: The pauses after the failures of an event, in seconds; the last pause is repeated. By default from
-            0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event together
-            may last 5 s at most.
+        retry_delays: The pauses after the failures of an event, in seconds; the last pause is repeated. The default
+            goes from 0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event
+            together may last 5 s at most.
         fatal_errors: Further errors that another attempt would raise again, so that the event is parked at once.
-            `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always among them.
+            `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
         unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since the
             event was stored. During this time a newer version of this application may start and handle the event.

@@ -113,7 +113,7 @@ class Inbox(ABC):
             consumer: The name of the consumer.
             source: The application that the event comes from.
             event_id: The id of the event in that application.
-            limit: How often its handlers may be started.
+            limit: How often the handlers of the event may be started.
             alone: `True` if no other event is being handled in this process. With `False`, the start of an event that
                 may only start alone is not counted, and the answer has `suspect` set.
         """

@@ -44,9 +44,9 @@ _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkRe
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
-"""The number of lost connections, while the database answers, after which the handlers of an event count as failed."""
+"""Handlers count as failed after they have lost the connection this many times while the database answers."""
 _FULL_LOSSES = 10
-"""The number of times that a database with some space left lacks space for an event, until the event counts as failed.
+"""An event counts as failed after a database with some space left has lacked space for it this many times.
 
 All these tries together take half a minute.
 """
@@ -99,7 +99,7 @@ class Attempt:
     again, no other event can be the cause.
 
     Attributes:
-        guard: Acquires the shared lock of this process for the event, until the delivery is settled.
+        guard: Acquires the lock of this process for the event, and releases the lock when the delivery is settled.
         start: The counted start; `None` before it is counted.
     """
 

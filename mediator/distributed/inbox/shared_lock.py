@@ -12,15 +12,15 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 PATIENCE = 5.0
-"""Seconds for which newcomers wait for a waiting suspect. For as many seconds after that they may start, and so on."""
+"""For this many seconds newcomers wait while a suspect waits. After that, newcomers may start for as many seconds."""
 
 
 class SharedLock:
     """A fair shared/exclusive lock. A suspect acquires the lock exclusively; all other events share it.
 
-    A suspect waits until the running handlers have ended. Newcomers wait for the suspect. When the suspect has ended,
-    all waiting newcomers run before the next suspect. Among the waiting suspects, the suspect with the fewest starts
-    runs first. So the innocent suspects take effect before the event that kills the process is handled again.
+    A suspect waits until the running handlers have ended, and newcomers wait for the suspect. When the suspect has
+    ended, all waiting newcomers run before the next suspect. Among the waiting suspects, the suspect with the fewest
+    starts runs first. So the innocent suspects take effect before the event that kills the process is handled again.
 
     A handler that never ends would make suspects and newcomers wait without end. Therefore newcomers wait for suspects
     at most `patience` seconds. After that, newcomers may start for as many seconds although suspects wait.

@@ -35,7 +35,7 @@ class OutboxBatch(ABC):
         removed from the outbox.
 
         Raises:
-            ClaimLostError: The claim has ended, or the database has ended it. Nothing is changed.
+            ClaimLostError: The claim has ended, possibly because the database ended it. Nothing is changed.
         """
 
     @abstractmethod
@@ -51,7 +51,7 @@ class OutboxBatch(ABC):
             error: The text of the error.
 
         Raises:
-            ClaimLostError: The claim has ended, or the database has ended it. Nothing is changed.
+            ClaimLostError: The claim has ended, possibly because the database ended it. Nothing is changed.
         """
 
 

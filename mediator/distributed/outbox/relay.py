@@ -27,7 +27,8 @@ class OutboxRelay:
     Any number of relays may run on one database, in one process or in many, and one process may run the relays of
     several databases. An outage of the broker or of the database loses no event, and is not counted as a failure of an
     event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When the stream of only
-    one domain is unavailable, the events of other domains are still published, even after whole batches of that domain.
+    one domain is unavailable, the events of other domains are still published, even if whole batches consist of events
+    of that domain.
 
     An event that the broker refuses for its content is parked at once. Later events of its partition key wait until the
     parked event is replayed or discarded. Old events are deleted by a separate task. When the deletion fails or hangs,
@@ -128,7 +129,7 @@ class OutboxRelay:
         """Publish one batch, and return the longest time to wait before the next batch, in seconds."""
         try:
             results, look_again = await self._relay_batch()
-            # With `look_again` the timers do not count: the relays that hold other events hold the due events too.
+            # The timers count only when no more events wait. Else the next claim is due after `look_again`.
             pause = min(await self._timers()) if look_again is None else look_again
             return pause if _may_differ(results) else max(pause, min(SHORTEST_PAUSE, self._poll_interval))
         except (Exception, asyncio.CancelledError) as error:  # logged: the events are still in the outbox

@@ -114,7 +114,7 @@ class AfterCommitQueue:
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Search a chain of causes for the error that reports the commit of the notification; `None` if there is none."""
+    """Return the error in a chain of causes that reports the commit of the notification; `None` if no error does."""
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
