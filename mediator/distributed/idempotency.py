@@ -185,7 +185,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     A command is repeated when an earlier command had the same idempotency key, class, principal and tenant. A command
     without a key is handled as usual. The response is stored in the transaction of the command, so place this behavior
     inside the unit of work. A command that fails stores nothing, and may be sent again. When two commands with the same
-    key run concurrently, the second one waits for the first. A command with a key is refused when its caller is not
+    key run concurrently, the second command waits for the first. A command with a key is refused when its caller is not
     verified, because the key could be the key of another caller.
 
     A command class is identified by its `request_type` if it declares one, else by its name. A repeated command is also

@@ -232,7 +232,7 @@ class Parking(ABC):
     async def edit(
         self, number: int, /, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> ParkedEvent:
-        """Replace the body or the headers of an event, and return the event as it is parked now.
+        """Replace the body or the headers of an event, and return the changed event.
 
         Raises:
             SettingError: Headers are given for an event of direction `out`, which has no headers.
@@ -240,7 +240,7 @@ class Parking(ABC):
         """
 
     async def reserve(self, unit_of_work: UnitOfWork, number: int, /) -> ParkedEvent:
-        """Reserve an event for the running transaction, which handles it and then calls `take`; return the event.
+        """Reserve an event for the running transaction, which calls `take` after the handlers; return the event.
 
         Another transaction that changes the event waits until the running transaction ends. The key is not locked
         before `take`. Events of the key that arrive before `take` are parked at once, behind this event.

@@ -58,8 +58,6 @@ def retry_schedule(
     attempts = len(chosen) + 1 if max_attempts is None else max_attempts
     schedule = RetrySchedule(attempts, chosen)
     if ordering == "key" and schedule.longest > LONGEST_ORDERED:
-        problem = (
-            f"with ordering='key' the whole partition waits: at most {LONGEST_ORDERED:g} s for all pauses together"
-        )
+        problem = f"with ordering='key' the whole partition waits: use at most {LONGEST_ORDERED:g} s for all pauses"
         raise SettingError("retry_delays", chosen, problem)
     return schedule

@@ -13,7 +13,7 @@ from mediator.distributed.outbox.publisher import HeldStream, StreamContents
 from mediator.distributed.outbox.republishing import Republishing
 
 CHUNK = 250_000
-"""The number of ids that are compared at a time. They take 21 MB; a million ids would take 83 MB."""
+"""The number of ids that are compared at a time. So many ids take 21 MB; a million would take 83 MB."""
 
 _PAGE = 5000
 _MARGIN = 60.0
@@ -51,7 +51,7 @@ class _Chunk:
         events: The number of its events.
         ids: For each domain, the digests of the events that were not found in the stream so far.
         oldest: For each domain, a time before which no event of the chunk was stored, in seconds since the epoch.
-        streams: For each domain, the state of the stream before it was read.
+        streams: For each domain, the state of the stream before the stream was read.
     """
 
     after: int
