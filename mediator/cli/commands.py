@@ -1,4 +1,4 @@
-"""Commands: the command `mediator`, with the subcommands `run` and `describe`; the others have files of their own."""
+"""Commands: the command `mediator`, with the subcommands `run` and `describe`. Other subcommands have their own files."""
 
 import asyncio
 from collections.abc import Iterator, Sequence

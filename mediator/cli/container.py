@@ -60,13 +60,13 @@ def is_called(label: str, name: str | None) -> bool:
 
 
 def unknown(kind: str, name: str | None, labels: Iterable[str]) -> CommandError:
-    """Return the error for a name that no provider of a kind has. Its text suggests similar names."""
+    """Return the error for a name that no provider of the given kind has. The text suggests similar names."""
     known = [label.rpartition(".")[2] for label in labels]
     return CommandError(f"The container has no {kind} {name!r}.{nearest(str(name), known)}")
 
 
 def report_of(target: str, act: Callable[[Any], Coroutine[Any, Any, T]], packages: tuple[str, ...] = ()) -> T:
-    """Load a container, and return the result of `act` on it. Prints of the application go to standard error."""
+    """Load a container, and return the result of `act` on it. What the application prints goes to standard error."""
     with redirect_stdout(sys.stderr):
         container = load_container(target)
         check_imported(packages)

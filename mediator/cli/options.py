@@ -143,12 +143,12 @@ PACKAGES = click.option(
     callback=imported,
     help="A package with more event classes. The application must import it.",
 )
-RELAY_ELSEWHERE = click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of this outbox.")
+RELAY_ELSEWHERE = click.option("--relay-elsewhere", is_flag=True, help="Another process runs the relay of the outbox.")
 
 
 def check_imported(packages: tuple[str, ...]) -> None:
-    """Raise `CommandError` if the application has not imported a package, since its events would be missing."""
+    """Raise `CommandError` if the application has not imported a package, since the package's events would be missing."""
     for name in packages:
         if name not in sys.modules:
-            text = f"--package {name}: the application does not import it. Correct the name, or import it there."
+            text = f"--package {name}: the application does not import it. Correct the name, or import the package."
             raise CommandError(text)

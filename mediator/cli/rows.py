@@ -21,9 +21,9 @@ _COLUMNS = {
     "parked_at": "PARKED",
 }
 _WIDEST = 48
-"""The most characters in a cell of a table."""
+"""The largest number of characters in a cell of a table."""
 _LONGEST_LINE = 4096
-"""The most characters that `as_text` shows of one field. It shows the body in full; JSON has every field in full."""
+"""The largest number of characters that `as_text` shows of a field. Only the body is always shown in full."""
 
 
 def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str, Any]:
@@ -52,7 +52,10 @@ def as_row(parking: str, event: ParkedEvent, *, whole: bool = False) -> dict[str
 
 
 def _class_of(error: str) -> str:
-    """Return the class with which an error text begins, or an empty text. The rest may contain a part of the payload."""
+    """Return the class name with which an error text begins, or an empty text.
+
+    The rest of the error text is not shown, since it may contain a part of the payload.
+    """
     name, colon, _ = error.partition(": ")
     return name if colon and name.isidentifier() else ""
 

@@ -63,15 +63,15 @@ class _Stop:
                 each()
 
     def _listen(self, number: signal.Signals) -> Callable[[], object]:
-        """Install a handler of a signal, and return a function that removes it. Windows needs the module `signal`."""
+        """Install a handler of a signal, and return a function that removes the handler."""
         try:
             self._loop.add_signal_handler(number, self._on_signal, number)
-        except NotImplementedError:
+        except NotImplementedError:  # on Windows
             return partial(signal.signal, number, signal.signal(number, self._on_interruption))
         return partial(self._loop.remove_signal_handler, number)
 
     def _on_interruption(self, number: int, _frame: object) -> None:
-        """Let the event loop handle a signal later. This handler may have interrupted the loop at any point."""
+        """Let the event loop handle a signal later, since this handler may have interrupted the loop at any point."""
         self._loop.call_soon_threadsafe(self._on_signal, signal.Signals(number))
 
     def _on_signal(self, number: signal.Signals) -> None:

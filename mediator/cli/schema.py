@@ -28,7 +28,7 @@ async def create_tables(container: Any) -> list[str]:
 
 
 async def check_tables(container: Any) -> list[tuple[str, list[str]]]:
-    """Return the URL of every database of a container, with the differences of its tables from the wanted ones."""
+    """Return the URL of every database of a container, with the differences between the existing and wanted tables."""
     return await _each_database(container, lambda engine, _: schema_differences(engine))
 
 
@@ -37,12 +37,12 @@ async def upgrade_tables(container: Any, application: str | None = None) -> list
 
     Args:
         container: The container.
-        application: The name under which the existing events were published. By default it is the application's name
-            from the outbox of each database, or else from the publisher of its relay.
+        application: The name under which the existing events were published. By default, the name is taken from the
+            outbox of each database, or from the publisher of the relay if the outbox has no name.
 
     Raises:
         SchemaError: The tables are newer than the library.
-        SettingError: An upgrade needs the name, and neither the argument nor the container has one.
+        SettingError: An upgrade needs the name, and neither the argument nor the container gives it.
     """
     graph = Graph(container)
 
@@ -54,7 +54,7 @@ async def upgrade_tables(container: Any, application: str | None = None) -> list
 
 
 async def _application(container: Any, graph: Graph, engine: Any) -> str | None:
-    """Return the application's name from the outbox of a database, or else from the publisher of its relay."""
+    """Return the application's name from the outbox of a database, or from the publisher if the outbox has no name."""
     relays = [relay for _, relay, _ in instances_of(container, OutboxRelay)]
     known = [*relays, *(outbox for _, outbox, _ in instances_of(container, Outbox))]
     using = [each for each in known if engine in graph.reachable([each])]
@@ -64,7 +64,7 @@ async def _application(container: Any, graph: Graph, engine: Any) -> str | None:
         names = {each for each in given if each is not None}
         if len(names) > 1:
             listed = " and ".join(map(repr, sorted(names)))
-            raise CommandError(f"Give --application: the container has several names, {listed}.")
+            raise CommandError(f"Give --application: the container has several application names, {listed}.")
         for name in names:
             return name
     return None

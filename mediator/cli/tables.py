@@ -26,7 +26,7 @@ except ModuleNotFoundError as _missing:
 
 
 APPLICATION = click.option(
-    "--application", help="Name of the application that published the events stored before version 2 of the tables."
+    "--application", help="Name of the application that published the events in tables older than version 2."
 )
 
 
@@ -75,7 +75,7 @@ def schema_sql(dialect: str, from_version: int, application: str | None) -> None
 @TARGET
 @JSON
 def schema_check(target: str, *, machine: bool) -> None:
-    """Compare the tables in every database of a container with those of the library.
+    """Compare the tables in every database of a container with the tables that the library needs.
 
     Exits with status 1 when they differ.
     """
@@ -92,8 +92,8 @@ def schema_check(target: str, *, machine: bool) -> None:
 def schema_upgrade(target: str, application: str | None) -> None:
     """Upgrade the tables in every database of a container to the version of the library.
 
-    Version 2 stores the name of the application with each event. Existing events get the name that --application gives,
-    or else the name that the container's outbox has.
+    Version 2 stores the name of the application with each event. Existing events get the name given with --application.
+    Without this option, they get the name that the container's outbox has.
     """
     with reporting():
         upgrade = partial(_required_tables().upgrade_tables, application=application)

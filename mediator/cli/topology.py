@@ -44,7 +44,7 @@ class Report:
         return any(item.is_difference for broker in self.brokers for item in broker.items)
 
     def has(self, status: Status) -> bool:
-        """Return whether any item has this status."""
+        """Return whether any item has the given status."""
         return any(item.status == status for broker in self.brokers for item in broker.items)
 
     def differences(self) -> "Report":
@@ -89,7 +89,7 @@ async def apply_topology(
     update_streams: bool,
     prune: bool,
 ) -> Report:
-    """Create missing streams and consumers, and update the others as far as `provision` allows.
+    """Create missing streams and consumers, and update existing ones as far as `provision` allows.
 
     The arguments `container`, `packages` and `timeout` are those of `compare_topology`.
     """
@@ -186,9 +186,11 @@ def topology_diff(target: str, packages: tuple[str, ...], machine: bool, timeout
 @JSON
 @_TIMEOUT
 @click.option(
-    "--update-streams", is_flag=True, help="Also change age, size, duplicate window and replicas of own streams."
+    "--update-streams",
+    is_flag=True,
+    help="Also change age, size, duplicate window and replicas of streams that the container publishes to.",
 )
-@click.option("--prune", is_flag=True, help="Remove subjects of consumers that no handler needs.")
+@click.option("--prune", is_flag=True, help="Remove subjects that no handler needs from consumers.")
 def topology_apply(target: str, packages: tuple[str, ...], *, machine: bool, **options: Any) -> None:
     """Create missing streams and consumers, and add subjects to consumers. Nothing is deleted.
 

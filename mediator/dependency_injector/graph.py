@@ -130,7 +130,7 @@ def _circular(graph: Graph, cycle: list[Any]) -> Problem:
     at = cycle.index(start)
     names = list(dict.fromkeys(graph.labels[each] for each in cycle[at:] + cycle[:at]))
     text = (
-        f"is part of a circular dependency: {' -> '.join([*names, names[0]])}. Break it: in one "
+        f"is part of a circular dependency: {' -> '.join([*names, names[0]])}. Break the cycle: in one "
         "place, inject `x.provider`, which is called later."
     )
     return Problem(names[0], class_name(start), text)
@@ -174,7 +174,7 @@ def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
 
 
 def class_name(provider: Any) -> str:
-    """Return the class name of a provider's object. If it is unknown, return the class name of the provider itself."""
+    """Return the class name of a provider's object; when the class is unknown, of the provider itself."""
     cls = provided_class(provider)
     return cls.__name__ if cls is not None else type(provider).__name__
 
@@ -187,7 +187,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
     # A provider that overrides a `Scoped` is called once per scope.
     replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
-        resource = isinstance(provider, kinds.RESOURCES)  # its `provides` may be a unit of work, which it enters
+        resource = isinstance(provider, kinds.RESOURCES)  # a resource may enter a unit of work, its `provides`
         cls = class_of(provider.provides) if resource else provided_class(provider)
         if cls is None or not issubclass(cls, _PER_SCOPE) or provider.last_overriding is not None:
             continue

@@ -159,7 +159,7 @@ def _not_async(binding: Binding) -> Iterator[Problem]:
 
 
 def find_uncallable(bindings: Iterable[Binding]) -> Iterator[Problem]:
-    """Yield a problem for each method of a binding that does not accept the arguments which its base class declares."""
+    """Yield a problem for each method that does not accept the arguments which its base class declares."""
     for binding in bindings:
         names: frozenset[str] = getattr(binding.kind, "__abstractmethods__", frozenset())
         for name in sorted(names):

@@ -1,7 +1,7 @@
 """Kinds of providers, and relations between providers.
 
-The kind of a provider decides what attributes the provider has. It is always tested with `isinstance`: providers of many
-kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for any attribute.
+The kind of a provider decides what attributes the provider has. The kind is always tested with `isinstance`: providers of
+many kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for any attribute.
 """
 
 from collections.abc import Iterator

@@ -33,7 +33,7 @@ def workers_of(container: Any) -> list[tuple[str, Any]]:
     """Return the workers of a started container, each with its label. Every worker has `async def run()`.
 
     Raises:
-        ContainerError: A worker needs a resource that is not started, or its provider is asynchronous.
+        ContainerError: A worker needs a resource that is not started, or the provider of a worker is asynchronous.
     """
     graph = Graph(container)
     waiting = {each for each in graph.resources() if not each.initialized}

@@ -55,10 +55,12 @@ def _finding(
     if age <= allowed:
         return ok("outbox", label, text)
     if published is None or published < oldest:
-        remedy = "Check that a relay runs (`mediator run`), and whether its log says that the broker is unavailable."
-        return fault("outbox-idle", label, f"{text}, and nothing was published since", remedy)
+        remedy = "Check whether a relay runs (`mediator run`), and whether its log says that the broker is unavailable."
+        return fault("outbox-idle", label, f"{text}, and no event was published in this time", remedy)
     text = f"{text}, although another event was published {now - published:.0f} s ago"
-    remedy = "Find the blocked domain in the relay's log, or the key with `mediator parked list --direction out`."
+    remedy = (
+        "Find the blocked domain in the relay's log, or the blocked key with `mediator parked list --direction out`."
+    )
     return fault("outbox-backlog", label, text, remedy)
 
 
@@ -94,7 +96,7 @@ async def _counted(engine: Any) -> list[tuple[str, str, str, int]]:
 def _findings(label: str, rows: list[tuple[str, str, str, int]], handled: set[str]) -> Iterator[Finding]:
     known = sum(count for _, reason, event_type, count in rows if _is_known(reason, event_type, handled))
     if known:
-        text = f"{known:,} events were parked because nothing handled their type, and now something does"
+        text = f"{known:,} events were parked because no consumer handled their type, but now a consumer does"
         yield warning("parked-replayable", label, text, _REPLAY)
     coming = [row for row in rows if row[0] == "in" and not _is_known(row[1], row[2], handled)]
     if coming:

@@ -10,7 +10,7 @@ _OLDEST = (2, 10)
 _BATCHES = (2, 12)
 """The first version of nats-server with atomic batches."""
 _HEADER_BYTES = 16_384
-"""Bytes that are reserved for the headers of an event, which count towards `max_payload` like its payload."""
+"""Bytes that are reserved for the headers of an event. Headers and payload together must not exceed `max_payload`."""
 
 _FULL = 0.8
 """The share of an account's storage above which the storage counts as nearly full."""
@@ -33,7 +33,10 @@ def _faults(broker: Broker, max_event_bytes: int) -> Iterator[Finding]:
     seen, label = broker.seen, broker.label
     why = "; ".join(seen.problems)
     if not seen.reachable:
-        remedy = "Check that the server runs, and that address, user and password are right. Until then, events wait."
+        remedy = (
+            "Check that the server runs, and that address, user and password are right. Until the server answers, "
+            "events wait."
+        )
         yield fault("broker-unreachable", label, f"{seen.broker} does not answer: {why}", remedy)
         return
     yield from _versions(broker)
@@ -61,21 +64,21 @@ def _faults(broker: Broker, max_event_bytes: int) -> Iterator[Finding]:
         yield warning("broker-unseen", label, text, _ALLOW)
 
 
-_ALLOW = "Give the application's user the permission, so that this can be checked."
+_ALLOW = "Give the application's user the missing permission."
 
 
 def _versions(broker: Broker) -> Iterator[Finding]:
     version = tuple(int(part) for part in broker.seen.server_version.split(".")[:2])
     if version < _OLDEST:
-        text = f"nats-server {broker.seen.server_version} is older than 2.10, which consumers of several types need"
+        text = f"nats-server {broker.seen.server_version} is older than 2.10, but consumers of several types need 2.10"
         yield fault("broker-version", broker.label, text, "Upgrade the server.")
     elif version < _BATCHES and any(stream.settings.atomic_batches for stream in broker.wanted.streams):
-        text = f"nats-server {broker.seen.server_version} is older than 2.12, and has no atomic batches"
+        text = f"nats-server {broker.seen.server_version} is older than 2.12, so it has no atomic batches"
         yield warning("broker-version", broker.label, text, "Upgrade the server, or set atomic_batches=False.")
 
 
 LARGEST_OFFSET = 2.0
-"""Seconds by which a clock may differ without a warning."""
+"""Seconds by which a clock may differ from this machine's clock without a warning."""
 
 
 class BrokerClocks(Check):
@@ -95,5 +98,5 @@ def compared(label: str, whose: str, offset: float) -> Finding:
         return ok("clock", label, f"the clock of {whose} agrees with this machine's clock")
     direction = "ahead of" if offset > 0 else "behind"
     text = f"the clock of {whose} is {abs(offset):.1f} s {direction} this machine's clock"
-    remedy = "Synchronize both with NTP: delays, grace periods and retention depend on these clocks."
+    remedy = "Synchronize both clocks with NTP: delays, grace periods and retention depend on them."
     return warning("clock-offset", label, text, remedy)

@@ -44,7 +44,7 @@ CHECKS: Sequence[Check] = (
 async def diagnose(container: Any, options: Options, checks: Sequence[Check] = CHECKS) -> Report:
     """Run checks on the opened parts of a container, and return a report. The checks change nothing.
 
-    The resources that these parts need are started, with all their side effects. No worker is started.
+    The resources that the parts need are started, with all their side effects. No worker is started.
     """
     async with opened(container, options, _databases) as installation:
         return Report(await examine(installation, checks, timeout=options.timeout))
@@ -71,7 +71,7 @@ def _address(_context: click.Context, parameter: click.Parameter, url: str | Non
     type=SECONDS,
     default=10.0,
     show_default=True,
-    help="Seconds that opening a part, and each check, may take.",
+    help="Seconds that each check, and the opening of each part, may take.",
 )
 @click.option(
     "--backlog-age",
@@ -84,7 +84,7 @@ def _address(_context: click.Context, parameter: click.Parameter, url: str | Non
     "--lag", type=COUNT_OR_NONE, default=10_000, show_default=True, help="Events that may wait for a consumer."
 )
 @click.option(
-    "--monitoring", metavar="URL", callback=_address, help="The monitoring of a nats-server: http://host:8222."
+    "--monitoring", metavar="URL", callback=_address, help="A nats-server's monitoring, such as http://host:8222."
 )
 @RELAY_ELSEWHERE
 @PACKAGES

@@ -41,7 +41,7 @@ class Consumers(Check):
             for state in broker.seen.consumers:
                 label = f"{broker.label} {state.stream} {state.name}"
                 places = _places_of(installation, broker, state)
-                done = f"{state.pending:,} events wait for the consumer, and those up to {state.ack_floor:,} are done"
+                done = f"{state.pending:,} events wait, and all events up to number {state.ack_floor:,} are done"
                 fine = ok("consumer", label, "; ".join([done, *([places.text] if places else [])]))
                 faults = [*_faults(label, state, broker, installation.options.lag), *_shortage(label, state, places)]
                 for finding in found_or(iter(faults), fine):
@@ -128,11 +128,11 @@ def _differences(label: str, state: ConsumerState, broker: Broker) -> Iterator[F
 
 def _pace(label: str, state: ConsumerState, lag: int) -> Iterator[Finding]:
     done = (
-        f"{state.pending:,} events wait for the consumer, {state.unacknowledged:,} events are unacknowledged, and those up "
-        f"to {state.ack_floor:,} are done"
+        f"{state.pending:,} events wait, {state.unacknowledged:,} events are unacknowledged, and all events up to number "
+        f"{state.ack_floor:,} are done"
     )
     if state.paused:
-        yield warning("consumer-paused", label, f"it is paused; {done}", "Run `nats consumer resume`.")
+        yield warning("consumer-paused", label, f"the consumer is paused; {done}", "Run `nats consumer resume`.")
     elif state.pending > 0 and state.waiting == 0 and state.unacknowledged == 0:
         yield warning("consumer-idle", label, f"no process consumes; {done}", "Start `mediator run MODULE:NAME`.")
     elif state.pending > lag:

@@ -22,11 +22,14 @@ from mediator.sqlalchemy.migrations import HISTORY, SchemaHistory, schema_versio
 from mediator.sqlalchemy.schema_check import table_differences, version_differences
 
 _SHARE = 0.8
-"""The share of the check's time limit that writing may take, so that the check can still report why it failed."""
+"""The share of the check's time limit that writing may take. The rest is left for reporting why writing failed."""
 
 
 async def answering(installation: Installation, engines: Sequence[tuple[str, Any, Any]]) -> list[Part[Any]]:
-    """Return the engines that answer, given as label, provider and object, and record the others as failures."""
+    """Return the engines that answer, and record the other engines as failures.
+
+    `engines` has the label, the provider and the object of each engine.
+    """
     errors = await asyncio.gather(*(_error(engine, installation.options.timeout) for _, _, engine in engines))
     parts: list[Part[Any]] = []
     for (label, provider, engine), error in zip(engines, errors, strict=True):
@@ -68,11 +71,13 @@ async def _writable(part: Part[Any], seconds: float) -> Finding:
         return fault("database-busy", part.label, text, "Find the process that holds the writer's lock.")
     except (DBAPIError, DatabaseWriteError) as error:
         reason = str(error.orig) if isinstance(error, DBAPIError) else error.reason
-        remedy = "Connect to the server that writes (target_session_attrs=read-write), or allow writing to the file."
+        remedy = "Connect to the server that writes (target_session_attrs=read-write), or make the file writable."
         return fault("database-read-only", part.label, f"{database.name}: {reason}", remedy)
     except DatabaseUnavailableError as error:
         if database.dialect == "postgresql":
-            return fault("database-unreachable", part.label, str(error), "Check whether it has free connections.")
+            return fault(
+                "database-unreachable", part.label, str(error), "Check whether the server has free connections."
+            )
         remedy = "Let the user of the application create and open files beside the database."
         return fault("lock-file", part.label, str(error), remedy)
     return ok("database", part.label, f"{database.name} answers and can be written to")
@@ -169,8 +174,10 @@ def _postgresql_faults(label: str, settings: dict[str, str]) -> Iterator[Finding
         yield warning("standard-conforming-strings", label, text, remedy)
     if settings["isolation"] != "read committed":
         problem = f"transactions are {settings['isolation'].upper()} by default"
-        remedy = "Set default_transaction_isolation = 'read committed', and isolation= at the behaviors that need more."
-        text = f"{problem}: inbox and outbox rely on READ COMMITTED, and other transactions can fail to serialize"
+        remedy = (
+            "Set default_transaction_isolation = 'read committed' and isolation= of behaviors that need a higher level."
+        )
+        text = f"{problem}: inbox and outbox rely on READ COMMITTED, and higher levels can fail to serialize"
         yield warning("isolation-level", label, text, remedy)
     if settings.get("idle_in_transaction_session_timeout") == "0":
         text = "nothing ends an idle transaction: a frozen process keeps its locks forever"
@@ -233,7 +240,7 @@ class Pools(Check):
     """Checks that each connection pool is large enough.
 
     Each event that is being handled holds a connection, and so does each relay on PostgreSQL while it publishes. On
-    SQLite, all relays together count as one.
+    SQLite, all relays together count as one relay.
     """
 
     name = "pool"
@@ -293,4 +300,4 @@ DATABASE_CHECKS: Sequence[Check] = (
     Backlog(),
     Parked(),
 )
-"""The checks of databases; they are reported after the wiring and before the brokers."""
+"""The checks of databases, which are reported after the wiring and before the brokers."""

@@ -30,7 +30,7 @@ class Finding:
     Attributes:
         level: How bad the finding is.
         name: The name of the finding, for programs: `stream-missing`.
-        label: The part, as `container.<name>`. The name of a stream or consumer follows if the finding is about it.
+        label: The part, as `container.<name>`. The stream or consumer follows, if the finding is about one.
         text: What was found.
         remedy: What to do; empty when nothing needs to be done.
     """
@@ -96,7 +96,7 @@ async def _run(installation: Installation, check: Check, seconds: float) -> list
                 found.append(finding)  # noqa: PERF401  # a comprehension would lose the findings before a failure
     except TimeoutError:
         text = f"the check {check.name!r} took longer than {seconds:g} s"
-        remedy = "Give it more time with --timeout, or find out what does not answer."
+        remedy = "Give the check more time with --timeout, or find out what does not answer."
         found.append(fault("check-timeout", check.name, text, remedy))
     except Exception as error:  # reported: the other checks continue
         text = f"the check {check.name!r} failed: {type(error).__name__}: {error}"
@@ -110,7 +110,7 @@ _LONGEST_TEXT = 4000
 
 
 class Report:
-    """The findings of all checks. Credentials in URLs are removed, since findings contain texts of any errors."""
+    """The findings of all checks. Credentials in URLs are removed, since a finding may contain the text of any error."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings: Sequence[Finding] = [_safe(each) for each in findings]
@@ -121,7 +121,7 @@ class Report:
         return 1 if any(finding.level in worst for finding in self.findings) else 0
 
     def count(self, level: Level) -> int:
-        """Return the number of findings with a level."""
+        """Return the number of findings with the given level."""
         return sum(finding.level is level for finding in self.findings)
 
     def as_json(self) -> str:

@@ -36,7 +36,7 @@ class StreamState:
         max_age: Seconds for which events stay; 0 means forever.
         max_bytes: The maximum size in bytes; -1 means no limit.
         duplicate_window: Seconds for which the stream recognizes the id of an event, and drops duplicates.
-        persist_mode: `"async"` when the stream acknowledges before it writes; otherwise empty.
+        persist_mode: `"async"` when the stream acknowledges events before it writes them; else empty.
         partitions: The number of partitions of each event type; 0 when the stream does not state the number.
         offline_replicas: The servers whose copy is offline or behind.
     """
@@ -61,7 +61,7 @@ class ConsumerState:
     """The state of a consumer.
 
     Attributes:
-        max_deliver: The number of deliveries after which the broker drops an event; -1 means that it never does.
+        max_deliver: The number of deliveries after which the broker drops an event; -1 means never.
         ack_wait: Seconds for which the broker waits for an acknowledgement.
         max_ack_pending: The number of events that may be delivered and not yet acknowledged.
         pending: The number of messages that the consumer still has to deliver.
@@ -187,7 +187,7 @@ async def _account(api: JetStreamApi, problems: list[str]) -> tuple[bool | None,
 
 
 async def _asked(asking: Awaitable[dict[str, Any] | None], problems: list[str]) -> dict[str, Any] | None:
-    """Return the answer; `None` when the stream or consumer does not exist, and empty when there was no answer."""
+    """Return the answer; `None` when the stream or consumer does not exist; `{}` when no answer came."""
     try:
         return await asking
     except StreamNotFoundError:
@@ -239,7 +239,7 @@ def _consumer(info: dict[str, Any]) -> ConsumerState:
 
 
 async def _sync_always(url: str | None, seconds: float, problems: list[str]) -> bool | None:
-    """Return `sync_always` from the page `/jsz`, which omits it when false; `None` when the page cannot be read."""
+    """Return `sync_always` from the page `/jsz`, which omits false values; `None` when the page cannot be read."""
     if not url:
         return None
     if not url.startswith(("http://", "https://")):

@@ -21,9 +21,9 @@ class Options:
     """The options of `mediator doctor`.
 
     Attributes:
-        timeout: Seconds that opening a part, and each check, may take.
+        timeout: Seconds that each check, and the opening of each part, may take.
         packages: The names of imported packages with further event classes.
-        relay_elsewhere: Whether another process runs the relay of this outbox.
+        relay_elsewhere: Whether another process runs the relay of the application's outbox.
         monitoring: The URL of a nats-server's monitoring, such as `http://host:8222`.
         backlog_age: Seconds that an event may wait in the outbox.
         lag: The number of events that may wait for a consumer.
@@ -47,7 +47,7 @@ class Part(Generic[T]):
         label: `container.<name>` of its provider, or of the provider that contains it.
         provider: The provider of the object.
         value: The object.
-        engine: The engine of the database of an outbox, inbox or parking; otherwise `None`.
+        engine: The engine that an outbox, inbox or parking uses; `None` for other objects.
     """
 
     label: str
@@ -66,7 +66,7 @@ class Broker:
         wanted: The streams and consumers that the application wants.
         seen: The result of the inspection.
         compared: The comparison of the existing streams and consumers with `wanted`; `None` when it failed.
-        problem: Why the comparison failed; empty otherwise.
+        problem: Why the comparison failed; empty when it did not fail.
         offset: Seconds by which the broker's clock is ahead of this machine's clock; `None` when unknown.
     """
 
@@ -94,16 +94,16 @@ class Consumer:
     """A consumer of the container, with its parts and settings.
 
     Attributes:
-        label: `container.<name>` of its provider.
-        group: The name of its group; empty when its subscription is not available.
-        concurrency: The number of events that it handles at a time.
+        label: `container.<name>` of the consumer's provider.
+        group: The name of the consumer's group; empty when the subscription is not available.
+        concurrency: The number of events that the consumer handles at a time.
         ordering: `"none"` or `"key"`.
-        event_types: The event types it handles, as `<domain>.<name>`.
-        streams: The names of the streams that it consumes.
+        event_types: The event types that the consumer handles, as `<domain>.<name>`.
+        streams: The names of the streams from which the events come.
         broker: The connection to the streams' broker; `None` when the broker is not NATS.
-        inboxes: The inboxes in which it records events.
-        retries: The number of times it retries a failing event, and the pauses before each.
-        parks: Whether it parks an event after the last retry; otherwise it retries forever.
+        inboxes: The inboxes in which the consumer records events.
+        retries: How often the consumer retries a failing event, and the pause before each retry.
+        parks: Whether the consumer parks an event after the last retry, instead of retrying forever.
     """
 
     label: str
@@ -126,7 +126,7 @@ class Failure:
         label: `container.<name>` of the part.
         kind: `"database"`, `"broker"` or `"part"`.
         error: Why it could not be opened.
-        setting: The name of the argument that is unavailable or not valid; empty when the failure is not about one.
+        setting: The name of the argument that is unavailable or not valid; empty for other failures.
     """
 
     label: str
@@ -175,7 +175,7 @@ async def view_broker(label: str, connection: NatsConnection, wanted: Topology, 
             return Broker(label, connection, wanted, seen, compared, problem, await _offset(api, seen, options))
     except TimeoutError:
         problem = f"no answer within {options.timeout:g} s"
-    except Exception as error:  # reported: the connection was lost meanwhile, or another kind of server answers
+    except Exception as error:  # reported: the connection was lost, or another kind of server answers
         problem = f"{type(error).__name__}: {error}"
     return Broker(label, connection, wanted, Inspection(connection.broker, problems=(problem,)))
 
@@ -201,6 +201,6 @@ async def _offset(api: JetStreamApi, seen: Inspection, options: Options) -> floa
 
 
 def _microseconds(time: str) -> str:
-    """Return an RFC 3339 time in UTC with exactly six digits after the second, since Python 3.11 reads no more."""
+    """Return an RFC 3339 time in UTC with exactly six decimals, because Python 3.11 cannot read more."""
     seconds, _, fraction = time.rstrip("Z").partition(".")
     return f"{seconds}.{fraction[:6]:0<6}+00:00"

@@ -30,7 +30,7 @@ class Resources:
     """Starts and stops the resources that parts of a container need.
 
     Attributes:
-        errors: The errors of resources that could not be started, by their providers.
+        errors: The errors of the resources that could not be started, by the provider of the resource.
         skipped: The resources that were not tried, because they need a resource that could not be started.
     """
 
@@ -56,7 +56,7 @@ class Resources:
         return not self._graph.reachable([provider]).isdisjoint({*self.errors, *self.skipped})
 
     async def stop(self) -> None:
-        """Stop the started resources in reverse order. Errors are ignored: they say nothing about operation."""
+        """Stop the started resources in reverse order. Errors are ignored, since the checks are over."""
         for resource in reversed(self._started):
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._seconds):
@@ -95,8 +95,8 @@ class Settings:
     async def of(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
         """Return the value that a provider passes to its object as the argument `name`; `None` when it passes none.
 
-        The result is also `None` when the value is unavailable or fails the check. This is recorded as one failure, even
-        if the argument is read several times.
+        The result is also `None` when the value is unavailable or fails the check. Such an argument is recorded as one
+        failure, even if it is read several times.
         """
         if (provider, name) not in self._known:
             self._known[provider, name] = await self._asked(provider, name, check)
@@ -120,7 +120,7 @@ class Settings:
         return None
 
     def _is_away(self, given: Any) -> bool:
-        """Return whether an argument needs a resource that could not be started and is already recorded."""
+        """Return whether an argument needs a resource that could not be started, which is recorded already."""
         return kinds.is_provider(given) and given in self._graph.calls and self._resources.away(given)
 
     def _fail(self, provider: Any, name: str, error: Exception) -> None:
@@ -186,7 +186,7 @@ class _InstallationReader:
     def _all(self, cls: type, workers: Iterable[Any]) -> list[Any]:
         """Return the providers of a class: those with a name, and those without a name that a worker calls."""
         named, reached = self._named(cls), self._graph.reachable(workers)
-        known = {*named, *map(kinds.effective, named)}  # a named provider and its override count as one
+        known = {*named, *map(kinds.effective, named)}  # a named provider and its override count as one provider
         inside = (each for each in self._graph.calls if each in reached - known and self._gives(each, cls))
         return [*named, *inside]
 
@@ -200,7 +200,7 @@ class _InstallationReader:
         return "broker" if self._gives(resource, NatsConnection) else "part"
 
     async def _made(self, providers: Iterable[Any]) -> AsyncIterator[tuple[Any, Any]]:
-        """Yield the providers whose objects can be created, each with its object; record the others as failures."""
+        """Yield the providers whose objects can be created, each with its object. Record the other providers as failures."""
         for provider in providers:
             if provider not in self._values and not self.resources.away(provider):
                 try:
@@ -236,7 +236,7 @@ class _InstallationReader:
         self._to.archive_seconds = max(kept, default=0.0)
 
     async def _archive_of(self, outbox: Any) -> float:
-        """Return the seconds for which an outbox keeps published events; the default if it could not be created."""
+        """Return the seconds for which an outbox keeps published events; the default if the outbox was not created."""
         failed = outbox in self._values and self._values[outbox] is None
         kept = None if failed else await self._settings.of(outbox, "archive_seconds", check_not_negative)
         return ARCHIVE_SECONDS if kept is None else float(kept)
@@ -285,7 +285,7 @@ class _InstallationReader:
         return [found]
 
     def _consumer_of(self, flow: EventFlow) -> Any:
-        """Return the provider of the consumer that uses a subscription; `None` when there is none."""
+        """Return the provider of the consumer that uses a subscription; `None` when no consumer uses it."""
         named = reversed(self._named(EventConsumer))
         return next((each for each in named if flow.port in self._graph.reachable([each])), None)
 
@@ -333,7 +333,7 @@ def _check_delays(ordering: Ordering, *, retry_delays: Sequence[float]) -> None:
 
 
 def _schedule(ordering: Ordering, attempts: int | None, delays: Sequence[float] | None) -> RetrySchedule:
-    """Return the retry schedule of a consumer; the default schedule when settings conflict, which is recorded."""
+    """Return the retry schedule of a consumer; the default schedule when its settings conflict."""
     try:
         return retry_schedule(ordering, attempts, delays)
     except SettingError:

@@ -7,18 +7,21 @@ from mediator.cli.doctor.inspection import StreamState
 from mediator.cli.doctor.installation import Broker, Installation
 from mediator.nats.topology import PARTITIONS
 
-_APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create it."
-_RECREATE = "Drain the stream, delete it and create it again: this setting is never changed in place."
+_APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create the stream."
+_RECREATE = "Drain the stream, delete it and create it again: this setting of an existing stream is never changed."
 
 _RETRY_HORIZON = 60.0
-"""Seconds after which a relay no longer repeats an event: the longest pause, a batch and a takeover by another relay."""
+"""Seconds after which a relay no longer repeats an event.
+
+The longest pause, the time of a batch, and the time until another relay takes over are included.
+"""
 
 _CLUSTER = 3
 """The number of servers from which a broker counts as a cluster, in which a stream should have three copies."""
 _FULL = 0.8
 """The share of a stream's maximum size above which the stream counts as nearly full."""
 _REPORTED_APART = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)
-"""Beginnings of the differences for which there are other findings than `stream-differs`."""
+"""Beginnings of the differences that `stream-differs` leaves out, because they have findings of their own."""
 
 
 class Streams(Check):
@@ -52,7 +55,7 @@ def _faults(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
     yield from _partitions(label, stream, broker)
     if stream.duplicate_window < _RETRY_HORIZON:
         text = f"duplicate_window is {stream.duplicate_window:g} s, but a relay may retry after {_RETRY_HORIZON:g} s"
-        remedy = f"Set it to {_RETRY_HORIZON:g} s or more (`topology apply --update-streams`)."
+        remedy = f"Set duplicate_window to {_RETRY_HORIZON:g} s or more (`topology apply --update-streams`)."
         yield warning("stream-duplicate-window", label, text, remedy)
     yield from _copies(label, stream, broker)
     if stream.max_bytes > 0 and stream.bytes > _FULL * stream.max_bytes:
@@ -66,7 +69,7 @@ def _partitions(label: str, stream: StreamState, broker: Broker) -> Iterator[Fin
         if there is not stream:
             continue
         has = f"it has {stream.partitions} partitions" if stream.partitions else "it does not state its partitions"
-        text = f"{has}, and {wanted.settings.partitions} are needed: publishers and ordered groups refuse the stream"
+        text = f"{has}, and {wanted.settings.partitions} are needed: publishers and ordered groups refuse this stream"
         remedy = f"Set StreamSettings(partitions={stream.partitions}), or drain the stream and create it again."
         yield fault("stream-partitions", label, text, remedy if stream.partitions else _RECREATE)
 
@@ -91,7 +94,7 @@ def _copies(label: str, stream: StreamState, broker: Broker) -> Iterator[Finding
         yield warning("stream-sync-interval", label, text, remedy)
     if stream.offline_replicas:
         text = f"the copies on {', '.join(stream.offline_replicas)} are offline or behind"
-        remedy = "Repair these servers: if one more goes offline, events have to wait."
+        remedy = "Repair these servers: if one more server goes offline, events have to wait."
         yield warning("stream-replica-away", label, text, remedy)
 
 
@@ -99,5 +102,5 @@ def _other_differences(label: str, stream: StreamState, broker: Broker) -> Itera
     for item in broker.compared or ():
         details = [each for each in item.details if not each.startswith(_REPORTED_APART)]
         if item.stream == stream.name and not item.consumer and details:
-            text = f"it differs from its settings: {'; '.join(details)}"
+            text = f"the stream differs from its settings: {'; '.join(details)}"
             yield warning("stream-differs", label, text, "See `mediator topology plan`.")

@@ -19,7 +19,12 @@ class Wiring(Check):
             validate(installation.container, packages=options.packages, relay_elsewhere=options.relay_elsewhere)
         except ContainerValidationError as error:
             for problem in error.problems:
-                yield fault("wiring", problem.label, problem.text, "Correct it. The application does not start.")
+                yield fault(
+                    "wiring",
+                    problem.label,
+                    problem.text,
+                    "Correct this: with a fault in the wiring, the application does not start.",
+                )
         else:
             yield ok("wiring", "container", "handlers, behaviors and workers can be made")
 
@@ -43,6 +48,6 @@ def _failed(failure: Failure) -> Finding:
         remedy = "Check that the server runs, and that address, user and password are right."
         return fault("database-unreachable", failure.label, text, remedy)
     if failure.setting:
-        remedy = "Give it another value. The error says why this value cannot be used."
+        remedy = "Give the argument another value. The error says why this value cannot be used."
         return fault("part-failed", failure.label, f"{failure.setting}: {text}", remedy)
     return fault("part-failed", failure.label, text, "Correct the cause that the error names.")

@@ -1,4 +1,4 @@
-"""Outbox: the commands that show an outbox and its archive, and refill a broker from the archive."""
+"""Outbox: the commands that show events of an outbox and its archive, and publish archived events again."""
 
 import sys
 from dataclasses import replace
@@ -31,8 +31,8 @@ def outbox() -> None:
 @outbox.command("list")
 @TARGET
 @selecting_events
-@click.option("--archived", "place", flag_value="archived", help="List published events instead.")
-@click.option("--delayed", "place", flag_value="delayed", help="List events that are not due yet instead.")
+@click.option("--archived", "place", flag_value="archived", help="List published events, not waiting ones.")
+@click.option("--delayed", "place", flag_value="delayed", help="List events that are not due yet, not waiting ones.")
 @click.option("--limit", default=100, show_default=True, type=COUNT, help="Maximum number of events.")
 @JSON
 def list_command(*, target: str, selection: OutboxSelection, place: Place | None, limit: int, machine: bool) -> None:
@@ -114,7 +114,7 @@ def republish(
         return fine
 
     try:
-        fine = run_work(work, stopped="Stopped. The last batch may be published again.")
+        fine = run_work(work, stopped="Stopped. If you continue, the last batch may be published again.")
     except SystemExit:
         resuming.tell()
         raise
@@ -145,7 +145,7 @@ def verify(*, target: str, selection: OutboxSelection, machine: bool, **options:
                 await verify_outbox(each, selection, report, throttle=throttle, **options)
 
     try:
-        run_work(work, stopped="Stopped. Refilled events stay in their streams; verify again.")
+        run_work(work, stopped="Stopped. Events that were published again stay in their streams. Verify again.")
     except SystemExit as stop:
         if stop.code != _WRONG_CALL:
             report.summarize(finished=False)

@@ -51,7 +51,7 @@ class Outgoing:
         return self.outbox.contents
 
     async def publisher(self, named: str | None = None) -> EventPublisher:
-        """Return the publisher with a name, or the only publisher."""
+        """Return the publisher with the given name. Without a name, return the only publisher."""
         found = [provider for label, provider in self.publishers.items() if is_called(label, named)]
         if len(found) == 1:
             publisher: EventPublisher = await self.ask(found[0])
@@ -65,13 +65,13 @@ class Outgoing:
         """Return the contents of the streams that a publisher writes to."""
         found = publisher.contents
         if found is None:
-            raise CommandError(f"A {type(publisher).__name__} cannot read its streams, which {self.label} needs.")
+            raise CommandError(f"The {type(publisher).__name__} of {self.label} cannot read its streams.")
         return found
 
 
 @asynccontextmanager
 async def opened_outboxes(container: Any, label: str | None = None) -> AsyncGenerator[Sequence[Outgoing]]:
-    """Yield the outboxes of a container, or only the outbox with a label. Only the needed resources are started."""
+    """Yield the outboxes of a container, or only the outbox with the given label. Only needed resources are started."""
     known = list(instances_of(container, Outbox))
     chosen = [each for each in known if is_called(each[0], label)]
     if not known:
@@ -162,7 +162,10 @@ class OutboxSelection:
         return self.which != OutboxFilter(self.which.place) or self.stream is not None
 
     def at(self, place: Place, streams: StreamContents | None = None) -> OutboxFilter:
-        """Return the filter for the events in a place. `streams` is used to find the domain of the selected stream."""
+        """Return the filter for events in the given place: waiting, delayed or archived.
+
+        `streams` is used to find the domain of the selected stream.
+        """
         return replace(self.which, place=place, domain=self._domain(streams))
 
     def _domain(self, streams: StreamContents | None) -> str | None:

@@ -46,7 +46,7 @@ async def republish_outbox(  # many parameters: one for each option of the comma
     dry_run: bool,
     yes: bool,
 ) -> bool:
-    """Publish the selected events of one archive again; return whether the broker accepted all of them."""
+    """Publish the selected events of one archive again, and return whether the broker accepted all these events."""
     through = await outgoing.publisher(publisher)
     which = selection.at("archived", through.contents)
     total = (await outgoing.contents.count(which)).events
@@ -70,15 +70,15 @@ async def republish_outbox(  # many parameters: one for each option of the comma
     shown = ", ".join(f"{count} {name}" for name, count in totals.items() if count)
     click.echo(printable(f"{outgoing.label}: {shown or 'nothing published'}"))
     if totals["known to the broker"]:
-        click.echo("Check with `mediator outbox verify` whether the broker still has the events it knows.", err=True)
+        click.echo("Check with `mediator outbox verify` whether the streams still have the known events.", err=True)
     return not totals["refused"]
 
 
 @dataclass(slots=True)
 class VerifyReport:
-    """Counts the events that were compared, and the absent events by outcome, and prints these counts.
+    """Counts the compared events, and counts the absent events by outcome. Prints both, and each missing event.
 
-    Missing events are printed, too: as text at once, or as JSON with the counts.
+    As text, a missing event is printed at once. As JSON, it is printed together with the counts.
     """
 
     machine: bool

@@ -28,7 +28,7 @@ from mediator.logger import Logger
 from mediator.printable import printable, shown, shown_reason
 
 _LARGEST_FILE = 64 * 1024**2
-"""The most bytes that are read from a file. No NATS server accepts a larger message, and a device file is endless."""
+"""The largest number of bytes read from a file. No NATS server accepts a larger message, and a device file is endless."""
 
 _log: Any = Logger()
 
@@ -162,7 +162,7 @@ def replay(
 @click.argument("numbers", type=COUNT, nargs=-1)
 @selecting_parked
 @click.option("--all", "everything", is_flag=True, help="Discard all parked events.")
-@click.option("--because", required=True, help="The reason. It is logged.")
+@click.option("--because", required=True, help="The reason, which is logged.")
 @click.option("--dry-run", is_flag=True, help="Only show which events would be discarded.")
 @YES
 def discard(
@@ -177,8 +177,8 @@ def discard(
 ) -> None:
     """Delete parked events. Later events with the same keys can be replayed afterwards.
 
-    Several events may be chosen. An event that somebody else replays or discards meanwhile is then skipped. If only one
-    number is given, and no event is parked under it, the command exits with status 1.
+    An event that somebody else replays or discards while the command runs is skipped. But if only one number is given,
+    and no event is parked under this number, the command exits with status 1.
     """
     with reporting():
         chosen = selection.restricted(numbers, everything=everything)
@@ -238,7 +238,7 @@ def export(*, target: str, selection: Selection, output: IO[str]) -> None:
 
 @contextmanager
 def _closing_when_full(output: IO[str]) -> Generator[None]:
-    """Close a file after a failed write. Otherwise click closes the file later, which fails and hides the error."""
+    """Close a file after a failed write. If click closed the file later, this would fail and hide the error."""
     try:
         yield
     except BrokenPipeError:

@@ -17,9 +17,9 @@ from mediator.distributed.inbox import EventConsumer
 from mediator.distributed.parking import ParkedEvent, ParkedFilter, Parking, ParkReason
 
 _PAGE = 500
-"""Events that are read from the database at a time."""
+"""The number of events that are read from the database at a time, without their bodies."""
 _PAGE_WITH_BODIES = 20
-"""Events that are read at a time with their bodies, each of which may have a megabyte."""
+"""The number of events that are read at a time with their bodies. A body may have a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ async def _parkings(container: Any, ask: Ask) -> Sequence[LabeledParking]:
 
 
 def chosen_parking(parkings: Sequence[LabeledParking], label: str | None) -> LabeledParking:
-    """Return the parking with a label, or the only parking."""
+    """Return the parking with the given label. Without a label, return the only parking."""
     labels = [labeled.label for labeled in parkings]
     if label is None and len(parkings) > 1:
-        raise CommandError(f"There are several parkings: say --parking with one of {', '.join(labels)}.")
+        raise CommandError(f"There are several parkings: give --parking with one of {', '.join(labels)}.")
     for labeled in parkings:
         if is_called(labeled.label, label):
             return labeled
@@ -75,13 +75,16 @@ def chosen_parking(parkings: Sequence[LabeledParking], label: str | None) -> Lab
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The parked events that a command works on, in one parking or in all of the container."""
+    """The parked events that a command works on, in one parking or in all parkings of the container."""
 
     which: ParkedFilter
     parking: str | None = None
 
     def restricted(self, numbers: Sequence[int], *, everything: bool) -> "Selection":
-        """Return this selection, limited to `numbers` if any are given. `--all` is needed without a choice of events."""
+        """Return this selection, limited to `numbers` if any are given.
+
+        If neither numbers nor options choose events, `everything` (`--all`) has to be true.
+        """
         chosen = replace(self, which=replace(self.which, numbers=tuple(numbers) or None))
         chooses = chosen.which != ParkedFilter()
         if chooses and everything:

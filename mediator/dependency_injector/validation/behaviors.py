@@ -49,7 +49,7 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_order_faults(registry: Registry) -> Iterator[Problem]:
-    """Yield behaviors that are in the wrong order, lack a behavior that they need, conflict, or cannot keep responses.
+    """Yield the faults of behaviors that are in the wrong order, lack another behavior, conflict, or cannot keep responses.
 
     Each fault is yielded once, with the label of the behavior, and with one message as an example.
     """
@@ -62,11 +62,11 @@ def find_order_faults(registry: Registry) -> Iterator[Problem]:
 
 
 def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) -> Iterator[Problem]:
-    """Yield commands that run in no unit of work but seem to need one, each once, with the label of its handler.
+    """Yield a problem for each command that runs in no unit of work, but seems to need one.
 
     A command seems to need a unit of work if the container has a `DistributedUnitOfWorkBehavior`, or if the handler of
-    the command gets a unit of work. The handler does not count if the container has an `EventConsumer`: event handlers
-    may send the command, which then runs in the transaction of the consumer.
+    the command gets a unit of work. The handler does not count if the container has an `EventConsumer`, since an event
+    handler may send the command in the transaction of the consumer.
     """
     transactions = _has(container, DistributedUnitOfWorkBehavior)
     units = () if _has(container, EventConsumer) else (each for _, each, _ in instances_of(container, UnitOfWork))
@@ -81,9 +81,9 @@ def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) ->
             continue
         if transactions or handler.source in given:
             text = (
-                f"handles {message.__name__}, which no unit of work would run: its writes would be refused. Put a "
-                "DistributedUnitOfWorkBehavior for it into the list of behaviors. If it writes nothing itself, declare in "
-                "its class `needs_unit_of_work: ClassVar[bool] = False`."
+                f"handles {message.__name__}, which no unit of work would run: writes would be refused. Put a "
+                "DistributedUnitOfWorkBehavior for this command into the list of behaviors. If the command writes nothing "
+                "itself, declare in its class `needs_unit_of_work: ClassVar[bool] = False`."
             )
             yield Problem(handler.label, handler.cls.__name__, text)
 
@@ -106,7 +106,8 @@ def _has(container: Any, cls: type) -> bool:
 def _messages(registry: Registry) -> Iterator[type]:
     """Yield the messages that handlers, behaviors and collaborators name.
 
-    A behavior or collaborator may name a class that derives from a handler's message. That class has another pipeline.
+    A behavior or collaborator may name a class that derives from a handler's message. Such a derived class has a
+    pipeline of its own.
     """
     named = (cls for binding in (*registry.behaviors, *registry.collaborators) for cls in binding.messages)
     yield from dict.fromkeys([*registry.message_types(), *filter(_is_of_the_application, named)])
@@ -141,7 +142,7 @@ def _order_faults(registry: Registry, message: type) -> Iterator[tuple[Binding, 
 
 
 def _missing(behaviors: Sequence[Binding], message: type) -> Iterator[tuple[Binding, Binding, str]]:
-    """Yield behaviors that would always fail, because a behavior that they need is missing."""
+    """Yield the faults of behaviors that would always fail, because a behavior that they need is missing."""
     roles = {_role(behavior) for behavior in behaviors}
     for behavior in behaviors:
         for role, reason in _asks(behavior, "needs").items():
@@ -161,7 +162,7 @@ def _asks(behavior: Binding, side: str) -> dict[str | None, str]:
 
 
 def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple[Binding, Binding, str]]:
-    """Yield behaviors that are as specific as the chosen one, although only one of them may apply to a message."""
+    """Yield the faults of behaviors that are as specific as the chosen behavior, if only one may apply to a message."""
     for chosen in behaviors:
         name = getattr(chosen.cls, "one_of", None)
         for other in registry.behaviors if name else ():
@@ -184,7 +185,7 @@ def _is_value(message: type) -> bool:
 
 
 def _repeated(behaviors: Sequence[Binding]) -> Iterator[Problem]:
-    """Yield behaviors that are in the list more than once, as the same provider or as equal providers."""
+    """Yield a problem for each behavior that is in the list more than once, as the same provider or as equal providers."""
     counted: dict[Binding, list[Binding]] = {}
     for behavior in behaviors:
         first = next((each for each in counted if _is_again(each, behavior)), behavior)
@@ -196,7 +197,7 @@ def _repeated(behaviors: Sequence[Binding]) -> Iterator[Problem]:
             names = f" ({', '.join(labels)})" if len(labels) > 1 else ""
             text = (
                 f"stands in the list of behaviors {times}{names}, and would run as often around each message. "
-                "Remove all but one, or give them different arguments."
+                "Remove all but one, or give the providers different arguments."
             )
             yield Problem(first.label, first.cls.__name__, text)
 
@@ -212,7 +213,7 @@ def _is_again(first: Binding, other: Binding) -> bool:
 
 
 def _made_anew(behavior: Binding) -> Iterator[Problem]:
-    """Yield the behavior if it has to remember something between messages, but is made anew for each message."""
+    """Yield a problem if the behavior has to remember something between messages, but is made anew for each message."""
     if getattr(behavior.cls, "made_once", False) and isinstance(effective(behavior.source), MAKING_ANEW):
         text = (
             "is made anew for each message, so it would remember nothing of earlier messages. Write "
@@ -222,7 +223,7 @@ def _made_anew(behavior: Binding) -> Iterator[Problem]:
 
 
 def _outside_bounds(binding: Binding) -> Iterator[Problem]:
-    """Yield type arguments that a generic class does not allow, as a type checker would."""
+    """Yield a problem for each type argument that a generic class does not allow. A type checker reports the same."""
     for base in binding.cls.__mro__[1:]:
         parameters: tuple[Any, ...] = getattr(base, "__parameters__", ())
         arguments = type_arguments(binding.cls, base) or ()
@@ -237,7 +238,7 @@ def _outside_bounds(binding: Binding) -> Iterator[Problem]:
 
 
 def _not_awaited(behavior: Binding) -> Iterator[Problem]:
-    """Yield the behavior if it calls `call_next()` without `await`, so that the rest of the pipeline never runs.
+    """Yield a problem if the behavior calls `call_next()` without `await`, so that the rest of the pipeline never runs.
 
     A behavior whose source code cannot be read is not checked.
     """
@@ -280,13 +281,13 @@ def find_collaborator_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def _never_asked(collaborator: Binding, catalog: Catalog) -> Iterator[Problem]:
-    """Yield the collaborator if no behavior in the list calls it for its messages, or for its stream requests."""
+    """Yield a problem if no behavior in the list calls the collaborator for its messages, or for its stream requests."""
     handled = [cls for handler in catalog.handlers for cls in handler.messages if collaborator.takes(cls)]
     meant = [*(cls for cls in collaborator.messages if cls is not object), *handled]
     streams = [cls for cls in meant if is_stream_request(cls)]
     if not _is_asked(catalog, collaborator.kind, CollaboratorBehavior) and (not streams or len(streams) < len(meant)):
         kind = collaborator.kind.__name__
-        text = f"is a {kind}, and no behavior in the list works with these, so it would never be called."
+        text = f"is a {kind} that would never be called, because no behavior in the list works with a {kind}."
         yield Problem(collaborator.label, collaborator.cls.__name__, text)
     if streams and not _is_asked(catalog, collaborator.kind, StreamCollaboratorBehavior):
         yield from _never_asked_about(streams[0], collaborator)
@@ -297,9 +298,10 @@ def _is_asked(catalog: Catalog, kind: type, users: type[WorksWithCollaborators])
 
 
 def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]:
-    """Yield the collaborator because no behavior calls it for a stream request.
+    """Yield the problem that no behavior calls the collaborator for a stream request.
 
-    A collaborator that does not name the stream request counts only if the library has a stream behavior for its kind.
+    If the collaborator does not name the stream request, this is a problem only when the library has a stream behavior
+    for collaborators of this kind.
     """
     asking = _OF_STREAMS.get(collaborator.kind)
     if asking is None and stream not in collaborator.messages:
@@ -313,15 +315,15 @@ def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]
 
 
 def _never_validated(catalog: Catalog) -> Iterator[Problem]:
-    """Yield stream requests with a `validate()` that is never called, because only other messages are validated."""
+    """Yield a problem for each stream request whose `validate()` is never called, because only requests are validated."""
     behaviors = [each.cls for each in catalog.behaviors]
     if _includes(behaviors, ValidationBehavior) and not _includes(behaviors, StreamValidationBehavior):
         for handler in catalog.handlers:
             for message in handler.messages if handler.kind is StreamRequestHandler else ():
                 if checks_itself(message):
                     text = (
-                        f"handles {message.__name__}, whose `validate()` would never be called: the list has no "
-                        "StreamValidationBehavior. Put one into it, after authorization."
+                        f"handles {message.__name__}, whose `validate()` would never be called: the list of "
+                        "behaviors has no StreamValidationBehavior. Add one after authorization."
                     )
                     yield Problem(handler.label, handler.cls.__name__, text)
 

@@ -19,7 +19,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
-    """Yield providers that cannot make their object.
+    """Yield the faults of providers that cannot make their object.
 
     The faults are missing and extra arguments, abstract classes, wrong classes and dependencies without a provider. A
     missing argument is a fault only for the providers in `used`, which the library calls without arguments.
@@ -41,8 +41,8 @@ def _undefined(graph: Graph, dependency: Any) -> Iterator[Problem]:
     if dependency.default is None:
         text = (
             f"needs a {dependency.instance_of.__name__} that nobody provides. Pass it where the container is made, or "
-            "override it. If a derived container declares it, write `@rewired` above that container: otherwise providers "
-            "of the base class do not use it."
+            "override it. If a derived container declares it, write `@rewired` above that container: without the decorator, "
+            "providers of the base class do not use it."
         )
         yield Problem(graph.labels[dependency], "Dependency", text)
 
@@ -51,7 +51,7 @@ def _misfilled(graph: Graph, dependency: Any) -> Iterator[Problem]:
     target = kinds.effective(dependency)
     cls = provided_class(target) if target is not dependency else None
     if cls is not None and not class_fits(cls, dependency.instance_of):
-        text = f"must be a {dependency.instance_of.__name__}, and is provided with a {cls.__name__}."
+        text = f"must be a {dependency.instance_of.__name__}, but is provided with a {cls.__name__}."
         yield Problem(graph.labels[dependency], "Dependency", text)
 
 
@@ -62,7 +62,7 @@ def _faults(graph: Graph, provider: Any, *, called: bool) -> Iterator[str]:
             yield "is abstract: override it with a provider of a class that can be made."
     elif inspect.isabstract(provides):
         missing = ", ".join(sorted(provides.__abstractmethods__))
-        yield f"is abstract, it does not implement {missing}."
+        yield f"is abstract: it does not implement {missing}."
     elif not kinds.is_provider(provides) and callable(provides):
         yield from _call_faults(graph, provider, called=called)
 
@@ -92,7 +92,7 @@ def _argument_faults(graph: Graph, name: str, value: Any, wanted: Any) -> Iterat
     elif kinds.is_provider(value):
         cls = _declared_class(value)
         if cls is not None and not class_fits(cls, wanted):
-            yield f"needs a {spelled(wanted)} as {name!r}, and {graph.labels[value]} provides a {cls.__name__}."
+            yield f"needs a {spelled(wanted)} as {name!r}, but {graph.labels[value]} provides a {cls.__name__}."
 
 
 def _declared_class(provider: Any) -> type | None:

@@ -19,9 +19,9 @@ from mediator.errors import DeclarationError, Problem, misuse
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
     """Return the event classes of an application, each with the label for reports.
 
-    They are the handled events, and the events declared in the packages of the handlers' classes. An event that is only
-    declared gets the label `where`. Other packages do not count, since another application in the same repository may
-    have a different class for the same event.
+    The event classes are the handled ones, and those declared in the packages of the handlers' classes. An event that is
+    only declared gets the label `where`. Other packages do not count, since another application in the same repository
+    may have a different class for the same event.
     """
     catalogs = list(catalogs)
     events = handled_events(catalogs)
@@ -48,7 +48,10 @@ def _package(cls: type) -> str:
 
 
 def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
-    """Yield events without a valid type, and classes that share a type and version. `events` has their labels."""
+    """Yield a problem for each event without a valid type, and for each class with the type and version of another one.
+
+    `events` has the label of each class.
+    """
     owners: dict[str, type] = {}
     for event, label in events.items():
         if not issubclass(event, DistributedEvent):
@@ -65,7 +68,7 @@ def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
 
 
 def find_undelivered(container: Any, catalogs: Iterable[Catalog], *, relay_elsewhere: bool) -> Iterator[Problem]:
-    """Yield event handlers without a consumer, and unit-of-work behaviors whose events would never be sent."""
+    """Yield the faults of event handlers without a consumer, and of behaviors whose events would never be sent."""
     consumers = list(instances_of(container, EventConsumer))
     relays = list(instances_of(container, OutboxRelay))
     for catalog in catalogs:
@@ -87,7 +90,7 @@ def _delivery_faults(binding: Binding, *, relayed: bool) -> Iterator[Problem]:
         if not relayed:
             text = (
                 "stores events in an outbox that nothing empties: add a provider of an OutboxRelay to the container, or "
-                "say that another process runs it with `relay_elsewhere=True`."
+                "say with `relay_elsewhere=True` that another process runs the relay."
             )
             yield Problem(binding.label, name, text)
     elif delivery == "direct" and publisher is None:
@@ -98,9 +101,9 @@ _STEPS = ("decode_data", "convert")
 
 
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
-    """Yield upcasters that cannot work, versions that two classes read, and codecs that cannot use upcasters.
+    """Yield a problem for each upcaster that cannot work, version that two classes read, or codec without upcasting.
 
-    `events` has the label of each class. Only `handled` classes read events, so only these can compete for a version.
+    `events` has the label of each class. Only classes in `handled` read events, so only they can compete for a version.
     """
     sound: dict[type[DistributedEvent], str] = {}
     for event, label in events.items():
@@ -130,7 +133,7 @@ def _rivals(events: Mapping[type[DistributedEvent], str]) -> Iterator[Problem]:
             owner = owners.setdefault(wire, event)
             if path_of(owner) != path_of(event):
                 text = (
-                    f"upcasts {wire} to its own version, and {path_of(owner)} reads it, too. Handle only one of the two "
+                    f"upcasts {wire} to its own version, but {path_of(owner)} also reads {wire}. Handle only one of the two "
                     "classes, or remove the upcaster."
                 )
                 yield Problem(label, path_of(event), text)

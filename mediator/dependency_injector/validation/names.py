@@ -14,7 +14,7 @@ from mediator.handlers import RequestHandler
 
 
 def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator[Problem]:
-    """Yield relays whose publisher and outbox have different application names, and events without any name."""
+    """Yield the faults of relays and behaviors that publish events under different application names, or without one."""
     for label, provider, _ in instances_of(container, OutboxRelay):
         outbox, publisher = (
             given_argument(given_argument(provider, name), "application") for name in ("outbox", "publisher")
@@ -42,7 +42,10 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
 
 
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
-    """Yield commands with idempotency keys whose responses are stored under the same name as another command's."""
+    """Yield a problem for each command with idempotency keys that has the name of another such command.
+
+    The responses of a command are stored under its name.
+    """
     behaviors = [each for each in catalog.behaviors if issubclass(each.cls, IdempotencyBehavior)]
     names: dict[str, type] = {}
     for handler in catalog.handlers:
@@ -53,14 +56,14 @@ def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
             other = names.setdefault(name, message)
             if path_of(other) != path_of(message):
                 text = (
-                    f"handles {path_of(message)}, which has the name {name!r} among commands with idempotency keys, as has "
+                    f"handles {path_of(message)}, which has the name {name!r} among commands with idempotency keys, like "
                     f'{path_of(other)}. Declare `request_type: ClassVar[str] = "<domain>.<name>"` in one of them.'
                 )
                 yield Problem(handler.label, handler.cls.__name__, text)
 
 
 def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterator[Problem]:
-    """Yield the exposed requests of a `RequestResponder` that have no name, no unique name, or no handler."""
+    """Yield a problem for each request that a `RequestResponder` exposes without a name, a unique name, or a handler."""
     handled = [b for catalog in catalogs for b in catalog.handlers if b.kind is RequestHandler]
     for label, provider, cls in instances_of(container, RequestResponder):
         names: dict[str, Any] = {}

@@ -49,7 +49,7 @@ def validate(
     - no long-lived object holds a scoped one, and each scope has one unit of work;
     - each event has a unique type, and is delivered;
     - the name of the application is given where it is needed, and is the same everywhere;
-    - upcasters lift each older version of an event to the version of its class;
+    - upcasters convert each older version of an event to the version of its class;
     - each request that is exposed to other applications has a name and a handler.
 
     Args:
@@ -108,7 +108,7 @@ def _catalogs(container: Any, mediators: Iterable[tuple[str, MediatorProvider]])
 
 
 def _used(container: Any, graph: Graph, catalogs: Iterable[Catalog]) -> set[Any]:
-    """Return the providers of handlers, behaviors, collaborators, workers and resources, and all that they call.
+    """Return the providers of handlers, behaviors, collaborators, workers and resources, and all providers called by them.
 
     The library calls these providers without arguments.
     """

@@ -64,8 +64,8 @@ def _in_derived_class(cls: Any, path: str) -> Iterator[Problem]:
                 held.setdefault(before, (base, []))[1].append(f"{path}.{name}")
         if _wraps_itself(name, provider, earlier):
             text = (
-                "gets itself as an argument instead of the provider of the base class, because `@containers.copy` replaces "
-                f"the latter everywhere. Write `@rewired` above `class {cls.__name__}` instead of `@containers.copy`."
+                "gets itself as an argument, because `@containers.copy` replaces the provider of the base class even here. "
+                f"Write `@rewired` above `class {cls.__name__}` instead."
             )
             yield Problem(f"{path}.{name}", class_name(provider), text)
     for name, (base, holders) in held.items():

@@ -390,7 +390,7 @@ class NoBehavior:
     [
         (NoBehavior, "the class itself"),
         (providers.Factory(NoBehavior), "provides no PipelineBehavior"),
-        (providers.Factory(lambda: None), "annotate its return type"),
+        (providers.Factory(lambda: None), "annotate the return type"),
     ],
 )
 def test_an_object_that_is_not_a_behavior_is_refused_in_the_list_of_behaviors(item, text):

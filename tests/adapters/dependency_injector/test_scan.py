@@ -155,7 +155,7 @@ def test_a_class_that_forgot_an_abstract_method_is_a_fault(module):
         """
     )
     assert problems(scanning(name)) == [
-        "container.handlers[Handler] (Handler): is abstract, it does not implement handle."
+        "container.handlers[Handler] (Handler): is abstract: it does not implement handle."
     ]
 
 

@@ -438,7 +438,7 @@ def test_a_collaborator_of_a_stream_request_that_no_behavior_would_call_is_found
 def test_a_collaborator_that_no_behavior_uses_is_found():
     label, subject, text = only(problems([AUTHORIZATION], fine=providers.Factory(EverythingIsFine)))
     assert (label, subject) == ("container.fine", "EverythingIsFine")
-    assert text == "is a Validator, and no behavior in the list works with these, so it would never be called."
+    assert text == "is a Validator that would never be called, because no behavior in the list works with a Validator."
 
 
 def test_a_collaborator_that_cannot_be_constructed_is_found():

@@ -427,7 +427,7 @@ def test_a_provider_that_cannot_construct_its_object_is_a_fault(repository, text
 
 def test_an_abstract_handler_is_a_fault():
     problem = only_problem(container_of(handler=providers.Factory(AbstractHandler)))
-    assert problem.text == "is abstract, it does not implement handle."
+    assert problem.text == "is abstract: it does not implement handle."
 
 
 def test_faults_do_not_show_default_values():
@@ -461,7 +461,7 @@ def test_a_dependency_that_is_filled_with_the_wrong_class_is_a_fault():
         session = providers.Dependency(instance_of=Session)
 
     container = container_of(module=providers.Container(Module, session=providers.Factory(Repository, 1)))
-    assert "must be a Session, and is provided with a Repository" in only_problem(container).text
+    assert "must be a Session, but is provided with a Repository" in only_problem(container).text
 
 
 def test_an_undefined_dependency_of_a_nested_container_is_named():

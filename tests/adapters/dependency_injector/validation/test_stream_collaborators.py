@@ -98,7 +98,9 @@ def test_an_authorizer_of_a_stream_needs_a_behavior_that_authorizes_streams(of: 
 @pytest.mark.parametrize("of", [Any, Pay, Pay | ListPayments])
 def test_an_authorizer_of_streams_and_other_messages_needs_a_behavior_for_each(of: Any):
     ((_, text),) = problems([StreamAuthorizationBehavior], nobody=authorizer(of))
-    assert text == "is a Authorizer, and no behavior in the list works with these, so it would never be called."
+    assert (
+        text == "is a Authorizer that would never be called, because no behavior in the list works with a Authorizer."
+    )
 
 
 def test_an_authorizer_of_streams_only_needs_no_other_behavior():

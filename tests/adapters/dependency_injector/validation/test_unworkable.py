@@ -382,7 +382,7 @@ def test_a_behavior_listed_three_times_is_found():
 
     assert only(container) == (
         "container.around (Around): stands in the list of behaviors 3 times, and would run as often around each message. "
-        "Remove all but one, or give them different arguments."
+        "Remove all but one, or give the providers different arguments."
     )
 
 

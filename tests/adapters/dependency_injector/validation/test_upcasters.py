@@ -94,7 +94,7 @@ def test_an_async_upcaster_is_found():
 def test_a_version_with_a_class_and_an_upcaster_in_another_class_is_found():
     ((label, subject, text),) = problems_of(container_of(event(1, name="Old"), event(2, {1: lift}, "New")))
     assert (label, subject) == ("container.handler_1", "lifting.New")
-    assert text.startswith("upcasts lifting.sent.v1 to its own version, and lifting.Old reads it, too.")
+    assert text.startswith("upcasts lifting.sent.v1 to its own version, but lifting.Old also reads lifting.sent.v1.")
 
 
 def test_a_version_with_upcasters_in_two_classes_is_found():
