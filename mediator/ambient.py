@@ -33,7 +33,7 @@ class AmbientFrame(Frame):
         return self.parent.dispatch if self.parent is not None else None
 
     def step_out(self) -> None:
-        """End the context and make its parent the current frame."""
+        """End the context, and make the parent of this frame the current frame."""
         if self.parent is not None:
             self.scope.hand_back(self, self.dispatch)
         super().step_out()
@@ -56,7 +56,7 @@ def enter_ambient(
 ) -> AmbientFrame:
     """Begin a context that inherits from the running context and replaces the values that are given.
 
-    Headers are added to the inherited ones. If a principal or a tenant is given, `vouched_by` becomes this
+    The given headers are added to the inherited headers. If a principal or a tenant is given, `vouched_by` becomes this
     application.
 
     Raises:

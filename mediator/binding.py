@@ -29,7 +29,8 @@ class Binding:
         source: Creates the object; called whenever an object is needed.
         cls: The class of the object.
         label: The place where the class is declared, for use in texts: `container.<name>`.
-        kind: The generic base class by which it is bound: `RequestHandler`, `NotificationHandler`, `PipelineBehavior`...
+        kind: The generic base class by which the object is bound: `RequestHandler`, `NotificationHandler`,
+            `PipelineBehavior`...
         messages: The message classes that the binding is for; empty when `cls` declares none.
         collaborators: The collaborators of a behavior in a compiled pipeline; empty otherwise.
     """

@@ -84,7 +84,7 @@ class BlockingMediator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Refuse new calls, wait for the running ones, stop the container and the event loop."""
+        """Refuse new calls, wait for the running calls, and stop the container and the event loop."""
         if self._owner is not None and self._owner.is_in_another_process:
             return  # this process was forked; the thread exists only in the parent process
         with self._open:
@@ -174,7 +174,7 @@ class BlockingMediator:
             return asyncio.run_coroutine_threadsafe(self._run(work), loop)
 
     def _check_process(self) -> None:
-        """Refuse use after a fork. Call it before taking the lock: a thread may have held the lock during the fork."""
+        """Refuse use after a fork. Do so before taking the lock, which a thread may have held during the fork."""
         if self._owner is not None and self._owner.is_in_another_process:
             self._owner.check()
 
@@ -277,7 +277,7 @@ class _Stream:
             await self._stream.__aexit__(type(asked), asked, asked.__traceback__)
 
     def ask(self, answer: Future[Any]) -> None:
-        """Request the next item; it becomes the result of `answer`."""
+        """Request the next item. The item becomes the result of `answer`."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._asked.put_nowait, answer)
 

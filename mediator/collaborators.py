@@ -29,7 +29,7 @@ class Collaborator(ABC):  # noqa: B024  (its subclasses have the abstract method
 
 
 class WorksWithCollaborators:
-    """A base for behaviors that work with collaborators and apply only to messages that have some."""
+    """A base for behaviors that work with collaborators, and apply only to messages that have collaborators."""
 
     works_with: ClassVar[tuple[type, ...]]
     """The kinds of collaborator that the behavior works with."""
@@ -38,7 +38,7 @@ class WorksWithCollaborators:
     def applies_to(cls, _message_type: type, collaborators: Sequence[Binding], /) -> bool:
         """Return whether the behavior has something to do for a message class.
 
-        It is called once for each message class, when the pipeline is compiled.
+        This method is called once for each message class, when the pipeline of that class is compiled.
         """
         return bool(collaborators)
 

@@ -1,4 +1,4 @@
-"""MessageContext: the ids of a message, on whose behalf it is handled, and the limits of these texts."""
+"""MessageContext: the ids, principal, tenant and headers of a message, and the limits of these texts."""
 
 import re
 import uuid
@@ -32,7 +32,7 @@ def problem_of(value: object, longest: int = LONGEST_TEXT) -> str:
 
 
 def checked(field: str, value: str) -> str:
-    """Return an id, a principal or a tenant; raise a `ContextError` if it is empty or `problem_of` finds a problem."""
+    """Return an id, principal or tenant; raise a `ContextError` if the text is empty or `problem_of` finds a problem."""
     if value.__class__ is str and 0 < len(value) <= LONGEST_TEXT and value.isprintable():
         return value
     problem = problem_of(value) or ("" if value else "is empty; leave it out instead")
@@ -153,9 +153,9 @@ class MessageContext:
         correlation_id: The same for all messages that one external call causes, across processes.
         causation_id: The `message_id` of the message that caused this one; `None` for the first message of
             a flow.
-        principal: The user or service on whose behalf the message is handled, as established by the entry point. It
-            does not leave the process.
-        tenant: The tenant whose data the message is about. It travels with distributed events.
+        principal: The user or service on whose behalf the message is handled, as established by the entry point. The
+            principal does not leave the process.
+        tenant: The tenant whose data the message is about. Distributed events carry the tenant.
         headers: Other facts about the message. They do not leave the process, and log lines show their values
             only if configured to.
         vouched_by: Who verified principal, tenant and headers: `"this application"`, or the name of an authenticator.

@@ -88,8 +88,8 @@ def context_of(correlation_id: str | None) -> MessageContext:
 RequestMediator = Annotated[Mediator, Depends(request_mediator, scope="function")]
 """The type of an endpoint's parameter: `async def enroll(body: Body, mediator: RequestMediator)`.
 
-The request has one scope. Its messages run one after the other, and each command has its own transaction. To send several
-messages with `asyncio.gather`, use `mode=TransactionMode.NEW`. The scope is closed before the response is sent. If your own
-dependency with `yield` takes a `RequestMediator`, declare it with `Depends(..., scope="function")`; otherwise FastAPI
-refuses it. The header `X-Correlation-ID` becomes the correlation id.
+The request has one scope. The messages of the request run one after the other, and each command has its own
+transaction. To send several messages with `asyncio.gather`, use `mode=TransactionMode.NEW`. The scope is closed before
+the response is sent. If your own dependency with `yield` takes a `RequestMediator`, FastAPI refuses that dependency
+unless it is declared with `Depends(..., scope="function")`. The header `X-Correlation-ID` becomes the correlation id.
 """

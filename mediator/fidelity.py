@@ -120,7 +120,7 @@ def _decimal(given: Decimal, read: Decimal) -> Change | None:
 def _clock_time(given: datetime | time, read: datetime | time) -> Change | None:
     """Compare the local times and the UTC offsets of two values.
 
-    A time zone whose offset varies over the year cannot be stored, so it is always reported as a change.
+    A time zone whose offset varies over the year cannot be stored, so such a time zone is always reported as a change.
     """
     if given.tzinfo is read.tzinfo is UTC and given == read:
         return None
@@ -256,10 +256,10 @@ def _comparison(cls: type) -> _Comparison:
 
 
 def _fields(cls: Any) -> tuple[str, ...] | None:
-    """Return the names of the fields of a class; `None` when it declares none.
+    """Return the names of the fields of a class; `None` when the class declares no fields.
 
-    A field is left out if it is neither an argument of `__init__` nor compared by `__eq__`: its value is computed from
-    other fields, perhaps later.
+    A field is left out if it is neither an argument of `__init__` nor compared by `__eq__`, because the value of such a
+    field is computed from other fields, perhaps later.
     """
     if hasattr(cls, "__struct_fields__"):
         return tuple(cls.__struct_fields__)

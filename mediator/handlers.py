@@ -109,7 +109,7 @@ def class_of(annotation: Any) -> type | None:
 
 
 def fits(given: Any, wanted: Any) -> bool:
-    """Return whether a value of type `given` may be used where `wanted` is expected; True when it is unknown."""
+    """Return whether a value of type `given` may be used where `wanted` is expected; True when this is unknown."""
     if typing.get_origin(given) in UNIONS:
         return all(fits(member, wanted) for member in typing.get_args(given))
     if typing.get_origin(wanted) in UNIONS:
@@ -143,7 +143,7 @@ def _derives(given: type, wanted: type) -> bool:
 
 
 def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
-    """Return whether the given type arguments fit the wanted ones; True when it is unknown."""
+    """Return whether the given type arguments fit the wanted type arguments; True when this is unknown."""
     return len(given) != len(wanted) or all(fits(one, other) for one, other in zip(given, wanted, strict=True))
 
 

@@ -148,12 +148,12 @@ class Mediator:
         strategy: PublishStrategy | None = None,
         context: MessageContext | None = None,
     ) -> None:
-        """Publish a notification to its handlers. It is no error if there are none.
+        """Publish a notification to its handlers. A notification without handlers is no error.
 
-        Handlers of its base classes are called too, each handler once, in the order of declaration. By default the
-        handlers run one after the other, and the first error stops them and reaches the caller unchanged. Another
-        strategy is chosen by `strategy`, by the class of the notification, or by the registry, in this order. `context`
-        is inherited as in `send`.
+        Handlers of the base classes of the notification are called too, each handler once, in the order of declaration.
+        By default the handlers run one after the other, and the first error stops them and reaches the caller
+        unchanged. Another strategy is chosen by `strategy`, by the class of the notification, or by the registry, in
+        this order. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
@@ -219,10 +219,10 @@ class Mediator:
         headers: Mapping[str, str] = NO_HEADERS,
         correlation_id: str | None = None,
     ) -> AsyncIterator[MessageContext]:
-        """Set the context of the messages that are dispatched in the block. It opens no scope and no transaction.
+        """Set the context of messages that are dispatched in the block. The block opens no scope and no transaction.
 
-        Values that are not given are inherited from the context around the block; headers are added to the inherited
-        ones.
+        Values that are not given are inherited from the context around the block; given headers are added to the
+        inherited headers.
 
         Args:
             principal: The user or service on whose behalf the messages are handled.
@@ -295,7 +295,7 @@ class Mediator:
         """Check a request and return its compiled pipeline, which is kept for the class of the request."""
         known = (
             self._sends
-        )  # read first: if `rebind` replaces the registry meanwhile, the old pipeline must not be kept
+        )  # read first: if `rebind` replaces the registry during this call, the old pipeline must not be kept
         if not isinstance(request, Request):
             raise _no_message(request, "send")
         if not self._started:

@@ -41,7 +41,7 @@ class CallNext(Protocol[Response_co]):
 class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """Wraps the handling of a message.
 
-    The type argument says which messages it wraps: `PipelineBehavior[Command[Any], Any]` wraps every command,
+    The type argument says which messages the behavior wraps: `PipelineBehavior[Command[Any], Any]` wraps every command,
     `PipelineBehavior[A | B, None]` wraps `A` and `B`, `PipelineBehavior[Any, Any]` wraps every message.
     """
 
@@ -244,7 +244,7 @@ def compile_chain(behaviors: Sequence[Source], innermost: Call, committing: int 
     chain = innermost
     for place, source in reversed(tuple(enumerate(behaviors))):
         chain = behavior_link(source, chain)
-        if 0 < place < committing:  # for the outermost behavior the dispatch itself does this
+        if 0 < place < committing:  # around the outermost behavior the dispatch itself does the same
             chain = outcome_link(chain)
     return chain
 

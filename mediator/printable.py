@@ -90,8 +90,8 @@ _MOST_LINES = 200
 def traceback_of(error: BaseException | None) -> str | None:
     """Return the traceback as Python prints it; `None` when there is no error.
 
-    Log lines have it in the field `stack`. They do not use `exc_info`, because the console renderer of an unconfigured
-    structlog would show the local variables of every frame, which may hold payloads
+    Log lines have the traceback in the field `stack`. They do not use `exc_info`, because the console renderer of an
+    unconfigured structlog would show the local variables of every frame, which may hold payloads
     (https://www.structlog.org/en/stable/exceptions.html). Control characters are escaped and long texts are cut,
     because the text of an error may contain foreign data and the log may be read on a terminal. All lines of an error's
     text except the first are indented, so that none of them looks like a line of the log.

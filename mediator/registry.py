@@ -84,7 +84,7 @@ def _unchanged(source: Source) -> Source:
 
 
 class Registry:
-    """The handlers, behaviors and collaborators in the order of declaration. It is immutable and safe to share.
+    """The handlers, behaviors and collaborators in the order of declaration. A registry is immutable and safe to share.
 
     Args:
         handlers: The handlers of requests, notifications, stream requests and events.
@@ -204,7 +204,8 @@ class Registry:
         any type arguments.
 
         Raises:
-            HandlerNotFoundError: Handlers exist for different type arguments, and none accepts any type arguments.
+            HandlerNotFoundError: Handlers exist for different type arguments, and no handler accepts any type
+                arguments.
         """
         found = [b for b in self.handlers if b.kind not in _ONE_HANDLER and b.takes(message_type)]
         possible = [b for b in found if b.fit(message_type) is Fit.UNKNOWN]

@@ -38,7 +38,7 @@ class Scope:
     """The objects of one dispatch. They are created once, shared with the dispatches that join, and closed at the end.
 
     Attributes:
-        transaction: The running transaction. Several may run in one scope, one after the other.
+        transaction: The running transaction. Several transactions may run in one scope, one after the other.
         transactional: Whether a transaction may begin in this scope.
         outcome: The outcome of the last transaction.
         response: The response of the command whose transaction committed last.
@@ -92,7 +92,7 @@ class Scope:
             self._kept[key] = value
 
     def kept(self, key: Any, default: Any = None) -> Any:
-        """Return the object that is kept under a key, or the default. It is faster than `instances`."""
+        """Return the object that is kept under a key, or the default. This method is faster than `instances`."""
         return default if self._kept is None else self._kept.get(key, default)
 
     def begin(self, transaction: Transaction) -> None:
@@ -136,7 +136,7 @@ class Scope:
         return self.innermost.message if self.innermost else "a dispatch"
 
     def on_exit(self, callback: ExitCallback) -> None:
-        """Call `callback(error or None)` at the end of the scope, last added first. It may be a coroutine function."""
+        """Call `callback(error or None)` at the end of the scope, last added first. A coroutine function is awaited."""
         if self.exits is None:
             self.exits = []
         self.exits.append(callback)
@@ -181,7 +181,7 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope. The first access creates it, because many dispatches need none. `made_scope` may be `None`."""
+        """The scope. The first access creates it, because many dispatches need none; `made_scope` is `None` before."""
         if self.made_scope is None:
             with _making:  # a thread that works for the dispatch may access the scope at the same time
                 if self.made_scope is None:
@@ -236,7 +236,7 @@ class Frame:
         return self
 
     def refuse(self, max_depth: int) -> NoReturn:
-        """Raise a `DispatchDepthError` that names all running dispatches, because this one is nested too deeply."""
+        """Raise a `DispatchDepthError` that names all running dispatches, because this dispatch is nested too deeply."""
         path: list[object] = []
         frame: Frame | None = self
         while frame is not None and len(path) < self.depth:
@@ -414,7 +414,8 @@ class Frame:
     def raise_with_outcome(self, error: BaseException) -> None:
         """Raise another error in place of `error`, if `error` would tell the sender a wrong outcome of the transaction.
 
-        A cancellation stays a cancellation; its cause says that the transaction committed, or that this is unknown.
+        A cancellation stays a cancellation; its cause says that the transaction committed, or that the outcome is
+        unknown.
         """
         ending = self.ending
         if ending is None:
@@ -440,7 +441,8 @@ class Frame:
 def _committed(ending: TransactionEnd, error: BaseException | None) -> CommittedError:
     """Return the `CommittedError` to raise in place of an error.
 
-    If a `CommittedError` of the same transaction is among the causes of the error, its attributes are kept.
+    If a `CommittedError` of the same transaction is among the causes of the error, the attributes of that
+    `CommittedError` are kept, except the response.
     """
     for _ in range(_LONGEST_CHAIN):
         if error is None:

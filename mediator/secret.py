@@ -49,7 +49,7 @@ def forget_variables(error: BaseException) -> None:
         found = waiting.pop()
         if found is not None and id(found) not in seen:
             seen.add(id(found))
-            traceback.clear_frames(found.__traceback__)  # it skips functions that are still running
+            traceback.clear_frames(found.__traceback__)  # skips functions that are still running
             waiting += [found.__cause__, found.__context__]
             waiting += cast("Any", found).exceptions if isinstance(found, BaseExceptionGroup) else ()
 

@@ -14,7 +14,7 @@ HandlerCall = Callable[[], Awaitable[None]]
 
 
 class PublishStrategy(ABC):
-    """How the handlers of one notification are run. Derive from it to write a strategy of your own.
+    """How the handlers of one notification are run. To write a strategy of your own, derive from this class.
 
     Make a strategy a frozen dataclass: strategies are compared and hashed, because the compiled pipelines of each
     strategy are kept.

@@ -34,8 +34,9 @@ class _Watched:
         """Call the behavior and check that it awaited the rest of the pipeline.
 
         Raises:
-            MisuseError: The behavior called `call_next()` without awaiting it, so the rest of the pipeline has not run. Or
-                it returned while the rest of the pipeline was running in a task, which is then cancelled.
+            MisuseError: The behavior called `call_next()` without awaiting it, so the rest of the pipeline has not run.
+                Or the behavior returned while the rest of the pipeline was running in a task. That task is then
+                cancelled.
         """
         watching: Any = _watch(self._behavior, message, call_next)
         watching.__qualname__ = getattr(_method_of(self._behavior), "__qualname__", watching.__qualname__)

@@ -125,11 +125,11 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
     CatalogCaching(CachingBehavior[FindCourse | ListCourses])`. If several caching behaviors match a query, only the
     most specific one applies.
 
-    Queries must be hashable, or a `MisuseError` is raised. They must be compared by value, as frozen dataclasses are.
-    Errors are not cached. Inside a running transaction the cache is neither read nor written, because the query may see
-    uncommitted changes. The cache is not used for unverified callers (`context.vouched_by` is `None`) either, because
-    they cannot be told apart. Place this behavior inside authorization, so that only authorized callers get cached
-    responses.
+    Queries must be hashable, or a `MisuseError` is raised. Queries must also be compared by value, as frozen
+    dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written, because
+    the query may see uncommitted changes. The cache is not used for unverified callers (`context.vouched_by` is `None`)
+    either, because they cannot be told apart. Place this behavior inside authorization, so that only authorized callers
+    get cached responses.
 
     Args:
         cache: The cache that keeps the responses.

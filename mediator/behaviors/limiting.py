@@ -117,7 +117,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
 
     It protects a service that too many messages at once would overload. Waiting messages are let through in the order
     of arrival. When the wait of a message times out, a `ConcurrencyLimitedError` is raised. Messages that a message
-    dispatches while it is handled share its slot.
+    dispatches while it is handled share the slot of that message.
 
     Make this behavior a `Singleton`, because it counts the messages in progress. Without a type argument it applies to
     all requests. To limit only some messages, derive a class: `class
@@ -241,7 +241,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
     requests. To limit only some messages, derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. If several
     limits apply to a message, it must pass all of them. Place this behavior inside authorization, so that unauthorized
     messages use no tokens, and outside the unit of work. Outside retry, a message uses one token; inside retry, each
-    attempt uses one.
+    attempt uses one token.
 
     Args:
         limit: The average number of messages that are let through in a period.

@@ -99,8 +99,8 @@ class StreamLoggingBehavior(_Logger, StreamPipelineBehavior[Any, Any]):
 def add_message_context(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the ids, principal and tenant of the running message to a log line; a structlog processor.
 
-    Use it for the application's own log lines. It does not change fields that a line already has. Put it first:
-    `structlog.configure(processors=[add_message_context, ...])`.
+    Use this processor for the application's own log lines. Fields that a line already has are not changed. Put the
+    processor first: `structlog.configure(processors=[add_message_context, ...])`.
     """
     return {**running_fields(), **line}
 

@@ -81,7 +81,7 @@ class ValidationBehavior(_Validation, CollaboratorBehavior):
     msgspec only checks messages that it decodes, a dataclass checks nothing, and some checks need a database.
 
     A method `validate(self)` of the message class is called before the validators. The method may return or yield
-    `ValidationFailure`s, or raise the error of its library:
+    `ValidationFailure`s, or raise the error of a validation library:
 
         class EnrollStudent(msgspec.Struct, Command[StudentId], frozen=True):
             name: Annotated[str, Meta(min_length=1)]

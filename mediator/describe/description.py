@@ -101,9 +101,9 @@ class Application:
 def described(applications: Sequence[Application], form: Format = "text") -> str:
     """Describe one or several applications in one of the formats.
 
-    The text form shows the exact pipeline of every message. The JSON form has the same content for programs, and also
-    the messages that each handler dispatches. The Mermaid form (https://mermaid.js.org) is a flowchart in which
-    distributed events connect the applications.
+    The text form shows the exact pipeline of every message. The JSON form is for programs. It has the same content, and
+    also the messages that each handler and behavior dispatches. The Mermaid form (https://mermaid.js.org) is a
+    flowchart in which distributed events connect the applications.
 
     Raises:
         HandlerNotFoundError: One of the messages is a request without a handler.

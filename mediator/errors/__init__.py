@@ -17,7 +17,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
             ContainerValidationError       a container is wired wrongly; the text lists every fault
             SettingError                   a setting has a value that cannot work
         CommittedError                     the command was committed, and something after the commit failed
-            NotStoredError                 something was added to the scope that no transaction has stored
+            NotStoredError                 no transaction has stored something that was added to the scope
             EventsNotPublishedError        some events of the command were not published
             AfterCommitError               notifications that follow the commit failed
         RolledBackError                    the transaction was rolled back, although a caller ignored the failure
@@ -66,7 +66,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
         WorkerNotStoppedError              a worker still runs although it was cancelled
         MissingExtraError                  an optional package is not installed
         ForeignDistributionError           another distribution with the same import name is installed
-        FrozenEventsError                  in tests: events differ from their frozen samples
+        FrozenEventsError                  in tests: event classes differ from their stored schemas or samples
         UnexpectedMessageError             in tests: a message was sent that the test did not expect
         ServerStartError                   in tests: a nats-server did not start
 """

@@ -16,7 +16,7 @@ class EventError(MediatorError, ValueError):
 
 @dataclass(eq=False, repr=False)
 class EventNotSerializableError(EventError):
-    """An event cannot be encoded. The command that added it was rolled back."""
+    """An event cannot be encoded. The command that added the event was rolled back."""
 
     event: object
     reason: str
@@ -57,7 +57,7 @@ class EventIdConflictError(EventError):
     """An event has the same id as another event. The command was rolled back.
 
     Attributes:
-        event_ids: The id; or the ids of all events of the command, if the database does not report which id it is.
+        event_ids: The id; or the ids of all events of the command, if the database does not report which id is taken.
         in_one_command: True if both events with the id belong to the command; False if the other event is in the
             outbox.
     """
@@ -166,14 +166,14 @@ class ParkedEventBlockedError(EventError):
 
 @dataclass(eq=False, repr=False)
 class ParkedEventConflictError(EventError):
-    """A parked event cannot return to the outbox, because its id or its place there is taken. It stays parked.
+    """A parked event cannot return to the outbox, where its id or its place is taken. The event stays parked.
 
     Attributes:
         number: The number of the parked event.
         event_id: The id of the parked event.
         sequence: The place of the parked event in the outbox.
         waiting_id: The id of the conflicting event in the outbox: the same id, or the id of the event in that place.
-        has_same_key: Whether the conflicting event has the same partition key and so waits for the parked event.
+        has_same_key: Whether the conflicting event has the same partition key, so that it waits for the parked event.
     """
 
     number: int

@@ -89,7 +89,7 @@ def refuse_foreign_distribution() -> None:
             metadata = _METADATA.fullmatch(entry)
             if metadata is not None and _is_imported_as_mediator(Path(folder, entry)):
                 raise ForeignDistributionError(folder, metadata["version"] or "")
-    if not hasattr(sys.modules.get("mediator"), "__version__"):  # our own `__init__.py` sets it first
+    if not hasattr(sys.modules.get("mediator"), "__version__"):  # our own `__init__.py` sets `__version__` first
         raise ForeignDistributionError(str(Path(__file__).parents[2]))
 
 

@@ -105,7 +105,7 @@ def unknown_type_arguments(message_type: type, base: type, families: Mapping[str
 
 
 def not_started(message: object) -> MisuseError:
-    """The mediator was used before its container was started, or after it was stopped."""
+    """The mediator was used before its container was started, or after the container was stopped."""
     return MisuseError(
         message,
         f"{name_of(message)} was dispatched outside the lifespan of its container. "
@@ -127,8 +127,8 @@ def wrong_owner(part: str, owner: str, user: str) -> MisuseError:
 
     Args:
         part: The name of the object.
-        owner: The process, thread or event loop to which it belongs.
-        user: The process, thread or event loop that used it.
+        owner: The process, thread or event loop to which the object belongs.
+        user: The process, thread or event loop that used the object.
     """
     return MisuseError(
         part,
@@ -162,7 +162,7 @@ def concurrent_dispatch(message: object, running: object) -> ScopeError:
     return ScopeError(
         message,
         f"{name_of(message)} and {name_of(running)} would use one unit of work at the same time. Await "
-        "dispatches one after the other, or give each its own unit of work with `mode=TransactionMode.NEW`.",
+        "dispatches one after the other, or give each dispatch its own unit of work with `mode=TransactionMode.NEW`.",
     )
 
 
@@ -456,7 +456,7 @@ def stale_object(entity: type, reason: str) -> StaleObjectError:
 
 
 def nested_writer(database: str) -> MisuseError:
-    """An inner unit of work would write to an SQLite file to which an outer one is already writing."""
+    """An inner unit of work would write to an SQLite file to which an outer unit of work is already writing."""
     return MisuseError(
         database,
         f"This unit of work would wait forever: an outer one is already writing to {database}, and SQLite allows one "

@@ -60,5 +60,5 @@ def not_parked(number: int) -> ParkedEventNotFoundError:
 
 
 def no_failpoint(name: str, known: Sequence[str]) -> NotFoundError:
-    """There is no failpoint with the given name, which a test uses."""
+    """No failpoint has the given name, which a test uses."""
     return NotFoundError(name, f"There is no failpoint {name!r}. The failpoints are: {', '.join(known)}.")

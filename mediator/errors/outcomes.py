@@ -122,7 +122,7 @@ class RolledBackError(MediatorError, RuntimeError):
 
 
 class OutcomeUnknownError(MediatorError):
-    """It is unknown whether the message took effect. Send it again only if handling it twice does no harm."""
+    """It is unknown whether the message took effect. Send the message again only if handling it twice does no harm."""
 
 
 @dataclass(eq=False, repr=False)

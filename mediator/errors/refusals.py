@@ -64,7 +64,7 @@ class NotAuthorizedError(MediatorError, PermissionError):
 
     Attributes:
         message: The message.
-        principal: The principal for whom it was sent; `None` when nobody is signed in.
+        principal: The principal for whom the message was sent; `None` when nobody is signed in.
         reason: Why it was refused; empty when the authorizer gives no reason.
     """
 

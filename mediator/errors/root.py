@@ -106,7 +106,7 @@ def _restored(cls: Any, args: tuple[Any, ...], state: dict[str, Any], text: str 
 
 
 def _attributes(error: MediatorError) -> dict[str, Any]:
-    """Return the attributes by name, including slots and the attributes that a built-in base class adds when pickled."""
+    """Return the attributes by name, including slots and the attributes that a built-in base class adds for pickling."""
     reduced: Any = super(MediatorError, error).__reduce__()
     kept: Any = object.__getstate__(error)  # a pair if the class has slots
     return {**dict(*reduced[2:3]), **(kept[1] if type(kept) is tuple else {})}
@@ -135,7 +135,7 @@ def _deep(value: Any, memo: dict[int, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """Pickles as a function call whose arguments can all be pickled."""
+    """An object that is pickled as a function call whose arguments can all be pickled."""
 
     reduced: tuple[Any, ...]
 

@@ -12,7 +12,7 @@ class TransientError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class ClaimLostError(TransientError, RuntimeError):
-    """A relay's claim on events ended before the relay recorded the result of publishing them. Nothing was changed."""
+    """A relay's claim, which reserves events for it, ended before it recorded the result of publishing. Nothing changed."""
 
     reason: str
 
