@@ -103,11 +103,11 @@ def _check_function(function: Any) -> None:
     if isinstance(function, partial):
         raise ContainerError(
             given, f"A partial of {_name(given.func)} is no function. Make a handler of the function itself, and let "
-            "its provider give the arguments: `providers.Factory(as_handler(function), argument)`."
+            "the handler's provider give the arguments: `providers.Factory(as_handler(function), argument)`."
         )  # fmt: skip
     if not inspect.isroutine(function):
         raise ContainerError(
-            function, f"{_name(function)} is no function. Write one, or derive a class from RequestHandler."
+            function, f"{_name(function)} is no function. Write a function, or derive a class from RequestHandler."
         )
 
 
@@ -116,8 +116,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(function)
     except (NameError, TypeError, AttributeError, SyntaxError) as error:  # raised for an annotation that is a string
         text = (
-            f"An annotation of {_name(function)} cannot be resolved: {error}. Its names must be defined, or imported at run "
-            "time, at the top level of the module."
+            f"An annotation of {_name(function)} cannot be resolved: {error}. The names in the annotation must be "
+            "defined, or imported at run time, at the top level of the module."
         )
         raise ContainerError(function, text) from error
 
@@ -125,7 +125,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _first(function: Callable[..., Any]) -> inspect.Parameter:
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind not in (parameters[0].POSITIONAL_ONLY, parameters[0].POSITIONAL_OR_KEYWORD):
-        raise ContainerError(function, f"{_name(function)} takes no message: its first parameter must be one.")
+        raise ContainerError(function, f"{_name(function)} takes no message: its first parameter must be the message.")
     return parameters[0]
 
 

@@ -201,7 +201,7 @@ def streams(request: ListNames) -> list[str]:
         (as_sync_handler, misspelt, "misspelt cannot be resolved"),
         (as_handler, partial(waits), r"A partial of waits is no function.*providers\.Factory\(as_handler"),
         (as_sync_handler, partial(count), "A partial of count is no function"),
-        (as_handler, Callable(), "is no function. Write one, or derive a class from RequestHandler"),
+        (as_handler, Callable(), "is no function. Write a function, or derive a class from RequestHandler"),
     ],
 )
 def test_a_function_that_cannot_be_a_handler_is_refused_at_once(make: Any, function: Any, text: str):
