@@ -132,8 +132,8 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
         several = [kind.__name__ for kind in BEHAVIORS if cls is not None and issubclass(cls, kind)]
         if cls is not None and len(several) > 1:
             text = (
-                f"is a {' and a '.join(several)}, whose `handle` is called in different ways. Write a class for each, and "
-                "put both in the list."
+                f"is a {' and a '.join(several)}, but `handle` is called in a different way for each kind. Write a class "
+                "for each kind, and put all of them in the list."
             )
             problems.append(Problem(label, cls.__name__, text))
         elif cls is not None and issubclass(cls, BEHAVIORS):

@@ -86,7 +86,7 @@ def check_instance(container: Any) -> None:
     if container is None or isinstance(container, type):
         name = "AppContainer" if container is None else container.__name__
         found = "no container" if container is None else f"the container class {name}"
-        text = f"An instance of a container is needed, and this is {found}. Make one first: `container = {name}()`."
+        text = f"An instance of a container is needed, but this is {found}. Make one first: `container = {name}()`."
         raise ContainerError(container, text)
 
 

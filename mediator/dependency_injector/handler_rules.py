@@ -106,10 +106,10 @@ def _no_request(given: Any) -> tuple[str, str] | None:
     """Return the name of an item of `requests`, and the reason why the item is not a request; `None` for a request."""
     if not isinstance(given, type):
         name = type(given).__name__
-        return name, f"is an object in `requests`, which names classes. Write `requests=[{name}]`."
+        return name, f"is an object, but `requests` has to name classes. Write `requests=[{name}]`."
     if issubclass(given, (*_ONE_HANDLER.values(),)):
         return None
-    text = "no request. Derive it from Command, Query or StreamRequest, or name the request that it handles."
+    text = "no request. Derive it from Command, Query or StreamRequest, or name the request that the class handles."
     if issubclass(given, Notification):
         text = "a notification, which may have any number of handlers and needs none. Leave it out."
     elif issubclass(given, DistributedEvent):
@@ -239,6 +239,7 @@ def _ambiguous(requests: list[Binding]) -> Iterator[Problem]:
         if len(labels) > 1:
             text = (
                 f"handles {spelled(message)}, which has {len(labels)} handlers: {', '.join(labels)}. Exactly one is "
-                "allowed; a handler that wraps another takes it inline: `Factory(Outer, Factory(Inner))`."
+                "allowed. If one handler wraps another one, declare the wrapped one inline: "
+                "`Factory(Outer, Factory(Inner))`."
             )
             yield Problem(labels[-1], bindings[-1].cls.__name__, text)

@@ -46,8 +46,8 @@ def override(container: C, **replacements: Any) -> Generator[C]:
         if isinstance(provider, kinds.RESOURCES) and provider.last_overriding is None and provider.initialized:
             raise ContainerError(
                 container,
-                f"{', '.join(replacements)} cannot be replaced now, because a started resource uses it. Override "
-                "before entering the lifespan.",
+                f"{', '.join(replacements)} cannot be replaced now: a started resource uses a provider that would be "
+                "replaced. Override before entering the lifespan.",
             )
     overridden: list[Any] = []
     try:

@@ -69,7 +69,7 @@ class Missing:
             f"{path}.{each.name} ({' or '.join(cls.__name__ for cls in each.classes)})" for each in self.candidates
         ]
         reason = f"{self.reason}: {', '.join(names)}" if names else self.reason
-        declare = "Add one, or declare" if self.addable else "Declare"
+        declare = "Add a provider, or declare" if self.addable else "Declare"
         return f"{reason}. {declare} the class itself: `providers.Factory({cls.__name__}, {self.name}=...)`."
 
 

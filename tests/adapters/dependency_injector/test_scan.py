@@ -300,7 +300,7 @@ def test_a_parameter_that_cannot_be_filled_is_one_problem_with_the_candidates_an
     nested = providers.Container(containers.DynamicContainer)
     nested.container.slow = providers.Factory(classes.Engine)
     container = scanning(name, text=providers.Object("y"), fast=providers.Factory(classes.Fast), **{"in": nested})
-    declare = "Add one, or declare" if "no named provider" in reason else "Declare"
+    declare = "Add a provider, or declare" if "no named provider" in reason else "Declare"
     assert problems(container, requests=[classes.Go]) == [
         f"container.handlers[Handler] (Handler): {reason}. {declare} the class itself: `providers.Factory(Handler, it=...)`."
     ]

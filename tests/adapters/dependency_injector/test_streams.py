@@ -90,8 +90,8 @@ class SyncGenerator(StreamPipelineBehavior[Any, Any]):
 
 
 TWO_HANDLERS = (
-    "handles ListOrders, which has 2 handlers: container.item, container.coroutine. Exactly one is allowed; a "
-    "handler that wraps another takes it inline: `Factory(Outer, Factory(Inner))`."
+    "handles ListOrders, which has 2 handlers: container.item, container.coroutine. Exactly one is allowed. "
+    "If one handler wraps another one, declare the wrapped one inline: `Factory(Outer, Factory(Inner))`."
 )
 
 

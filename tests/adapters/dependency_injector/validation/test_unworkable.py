@@ -370,8 +370,8 @@ class Both(PipelineBehavior[Any, Any], StreamPipelineBehavior[Any, Any]):
 
 def test_a_class_that_is_a_behavior_of_two_kinds_is_found():
     assert only(container_of([providers.Factory(Both)])) == (
-        "container: behavior 1 (Both): is a PipelineBehavior and a StreamPipelineBehavior, whose `handle` is called in "
-        "different ways. Write a class for each, and put both in the list."
+        "container: behavior 1 (Both): is a PipelineBehavior and a StreamPipelineBehavior, but `handle` is called in a "
+        "different way for each kind. Write a class for each kind, and put all of them in the list."
     )
 
 
@@ -429,9 +429,9 @@ async def test_a_message_that_is_both_command_and_query_is_found_and_refused():
         (Happened, ("Happened): is named in `requests`, and is a distributed event, which other applications may handle and "
                    "this one need not. Leave it out.")),
         (AskHandler, ("AskHandler): is named in `requests`, and is no request. Derive it from Command, Query or "
-                     "StreamRequest, or name the request that it handles.")),
-        (Ask(), "(Ask): is an object in `requests`, which names classes. Write `requests=[Ask]`."),
-        ("Ask", "(str): is an object in `requests`, which names classes."),
+                     "StreamRequest, or name the request that the class handles.")),
+        (Ask(), "(Ask): is an object, but `requests` has to name classes. Write `requests=[Ask]`."),
+        ("Ask", "(str): is an object, but `requests` has to name classes."),
     ],
     ids=["notification", "event", "handler", "object", "text"],
 )  # fmt: skip
