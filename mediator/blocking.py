@@ -174,7 +174,7 @@ class BlockingMediator:
             return asyncio.run_coroutine_threadsafe(self._run(work), loop)
 
     def _check_process(self) -> None:
-        """Refuse use after a fork. Do so before taking the lock, which a thread may have held during the fork."""
+        """Refuse use after a fork. Call this before taking the lock, which a thread may have held during the fork."""
         if self._owner is not None and self._owner.is_in_another_process:
             self._owner.check()
 

@@ -52,13 +52,13 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """The name by which `belongs_inside`, `belongs_outside` and `needs` refer to the behavior; `one_of` if not given."""
 
     belongs_inside: ClassVar[Mapping[str, str]] = {}
-    """By role, the reason why behaviors with that role, if any, must come before this one. `validate` checks the order."""
+    """For each role, why behaviors with that role must come before this behavior. `validate` checks the order."""
 
     belongs_outside: ClassVar[Mapping[str, str]] = {}
-    """By role, the reason why behaviors with that role, if any, must come after this one. `validate` checks the order."""
+    """For each role, why behaviors with that role must come after this behavior. `validate` checks the order."""
 
     needs: ClassVar[Mapping[str, str]] = {}
-    """By role, the reason why this behavior needs a behavior with that role. `validate` checks that the list has one."""
+    """For each role, why this behavior needs a behavior with that role. `validate` checks that the list has one."""
 
     made_once: ClassVar[bool] = False
     """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""

@@ -99,8 +99,9 @@ def unknown_type_arguments(message_type: type, base: type, families: Mapping[str
     return HandlerNotFoundError(
         message_type,
         f"The type arguments of {name_of(message_type)} cannot be known when it is dispatched: `{example}(...)` makes an "
-        f"object of {generic} that does not keep them, but {said}. Derive a class for each, `class Own{generic}"
-        f"({example})`, and send objects of that class; or write one handler for {generic}[Any].",
+        f"object of {generic} that does not keep its type arguments, but {said}. Derive one class for each of these types, "
+        f"such as `class Own{generic}({example})`, and send objects of these classes; or write one handler for "
+        f"{generic}[Any].",
     )
 
 

@@ -12,7 +12,10 @@ class TransientError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class ClaimLostError(TransientError, RuntimeError):
-    """A relay's claim, which reserves events for it, ended before it recorded the result of publishing. Nothing changed."""
+    """A relay's claim on events ended before the result of publishing them was recorded. Nothing was changed.
+
+    A claim reserves events for one relay for a limited time.
+    """
 
     reason: str
 

@@ -155,9 +155,9 @@ async def test_a_message_for_several_possible_handlers_raises_an_error_that_name
 
     assert str(caught.value) == (
         "The type arguments of Echo cannot be known when it is dispatched: `Echo[int](...)` makes an object of Echo that "
-        "does not keep them, but container.for_int is for Echo[int] and container.for_str is for Echo[str]. "
-        "Derive a class for each, `class OwnEcho(Echo[int])`, and send objects of that class; or write one handler "
-        "for Echo[Any]."
+        "does not keep its type arguments, but container.for_int is for Echo[int] and container.for_str is for Echo[str]. "
+        "Derive one class for each of these types, such as `class OwnEcho(Echo[int])`, and send objects of these classes; "
+        "or write one handler for Echo[Any]."
     )
     assert await ambiguous.send(EchoOfStr("a")) == "for_str"
 
