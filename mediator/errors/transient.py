@@ -14,7 +14,7 @@ class TransientError(MediatorError):
 class ClaimLostError(TransientError, RuntimeError):
     """A relay's claim on events ended before the result of publishing them was recorded. Nothing was changed.
 
-    A claim reserves events for one relay for a limited time.
+    No other relay publishes claimed events until the claim ends.
     """
 
     reason: str
