@@ -83,9 +83,10 @@ def _held(container: Any) -> dict[str, Any]:
 def find_unhandled(
     catalogs: Iterable[Catalog], requests: Iterable[type], packages: Iterable[str], where: str
 ) -> Iterator[Problem]:
-    """Yield a problem for each request that no mediator handles, with the label `where`, since no provider is at fault.
+    """Yield a problem for each request that no mediator handles.
 
-    The checked requests are the `requests`, and all request classes that are declared in the `packages`.
+    The checked requests are the `requests`, and all request classes that are declared in the `packages`. The problems
+    have the label `where`, since no provider is at fault.
     """
     handlers = [binding for catalog in catalogs for binding in catalog.handlers if binding.kind in _ONE_HANDLER]
     names = [message.__name__ for binding in handlers for message in binding.messages]

@@ -458,7 +458,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 def _taken(declared: Sequence[Named], scan: HandlerScan) -> Iterator[type]:
     """Yield the classes for which the container has a provider without this scan.
 
-    Counted are declared providers, the providers inside declared providers, and the providers of earlier or nested scans.
+    The declared providers, the providers inside declared providers, and the providers of earlier or nested scans count.
     """
     earlier = True
     waiting: list[Any] = []

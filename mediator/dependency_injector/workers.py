@@ -42,7 +42,7 @@ def workers_of(container: Any) -> list[tuple[str, Any]]:
         worker = provider() if waiting.isdisjoint(graph.reachable([provider])) else None
         if worker is None or hasattr(worker, "__await__"):
             reason = "is made asynchronously" if worker is not None else "needs resources that are not started"
-            text = f"{label} {reason}. Ask for it inside `async with lifespan(...)`, and pass it async objects as resources."
+            text = f"{label} {reason}. Get it inside `async with lifespan(...)`, and make its async objects resources."
             raise ContainerError(container, text)
         workers.append((label, worker))
     return workers

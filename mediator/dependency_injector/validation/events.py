@@ -48,7 +48,7 @@ def _package(cls: type) -> str:
 
 
 def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
-    """Yield a problem for each event without a valid type, and for each class with the type and version of another one.
+    """Yield a problem for each event without a valid type, and for each class with the type and version of another class.
 
     `events` has the label of each class.
     """
@@ -101,7 +101,7 @@ _STEPS = ("decode_data", "convert")
 
 
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
-    """Yield a problem for each upcaster that cannot work, version that two classes read, or codec without upcasting.
+    """Yield the faults of upcasters that cannot work, versions that two classes read, and codecs without upcasting.
 
     `events` has the label of each class. Only classes in `handled` read events, so only they can compete for a version.
     """
