@@ -4,7 +4,6 @@ import asyncio
 import selectors
 from typing import Any
 
-
 _LONGEST = 30 * 86400.0
 
 
