@@ -12,12 +12,11 @@ from mediator.cli.doctor.finding import Check, Finding, fault, found_or, ok, war
 from mediator.cli.doctor.inspection import ConsumerState
 from mediator.cli.doctor.installation import Broker, Consumer, Installation
 from mediator.distributed.inbox import needed_retention
-from mediator.nats.topology import Topology
+from mediator.nats.topology import OTHER_ORDERING, Topology
 
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create consumers."
 _DELETE = "Delete the consumer when no running version of the application needs it."
-_ORDERING = "not created: its group"
-_REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", _ORDERING)
+_REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", OTHER_ORDERING)
 """Beginnings of the differences that `consumer-differs` leaves out, because they have findings of their own."""
 _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
@@ -84,7 +83,7 @@ def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
 def _other_orderings(broker: Broker, stream: str) -> list[str]:
     """Return texts about groups that already consume the stream with another ordering than the wanted one."""
     details = (each for item in broker.compared or () if item.stream == stream for each in item.details)
-    return list(dict.fromkeys(each for each in details if each.startswith(_ORDERING)))
+    return list(dict.fromkeys(each for each in details if each.startswith(OTHER_ORDERING)))
 
 
 def _unneeded(broker: Broker) -> Iterator[Finding]:

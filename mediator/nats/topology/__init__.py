@@ -3,6 +3,7 @@
 from mediator.nats.topology.api import NANOSECONDS, ApiError, JetStreamApi, read_answer
 from mediator.nats.topology.consumers import MAX_ACK_PENDING, ConsumerSettings, DeliverFrom, ensure_consumer
 from mediator.nats.topology.provisioning import (
+    OTHER_ORDERING,
     Item,
     Status,
     Topology,
@@ -20,6 +21,7 @@ __all__ = [
     "DEFAULT_SETTINGS",
     "MAX_ACK_PENDING",
     "NANOSECONDS",
+    "OTHER_ORDERING",
     "PARTITIONS",
     "ApiError",
     "ConsumerSettings",

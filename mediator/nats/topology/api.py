@@ -40,16 +40,18 @@ class ApiError(Exception):
         return f"{self.description} ({self.err_code})"
 
 
+_FOREIGN: dict[str, Any] = {"error": {"description": "the answer is not in the format of JetStream"}}
+
+
 def read_answer(data: bytes) -> dict[str, Any]:
     """Return the answer in `data`. When JetStream cannot have sent `data`, the returned answer is an error."""
     try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError):
-        answer = None
-    error = answer.get("error", {}) if isinstance(answer, dict) else None
-    if isinstance(error, dict) and all(isinstance(error.get(name, 0), int) for name in ("code", "err_code")):
-        return answer
-    return {"error": {"description": "this is no answer of JetStream"}}
+        answer: dict[str, Any] = json.loads(data)
+        error: dict[str, Any] = answer.get("error", {})
+        is_known = all(isinstance(error.get(name, 0), int) for name in ("code", "err_code"))
+    except (ValueError, RecursionError, AttributeError):
+        is_known = False
+    return answer if is_known else _FOREIGN
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class JetStreamApi:
         except (nats.errors.Error, OSError) as error:
             raise PublisherUnavailableError(self.broker, self._reason(f"$JS.API.{subject}", error)) from error
         answer = read_answer(message.data)
+        if answer == _FOREIGN:
+            raise PublisherUnavailableError(self.broker, _FOREIGN["error"]["description"])
         refused: dict[str, Any] | None = answer.get("error")
         if refused is None:
             return answer

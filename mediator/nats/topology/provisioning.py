@@ -276,7 +276,7 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
         left = "not created" if info is None else "left as it is"
         return Item(stream, name, "differs", tuple(f"{left} because of its stream: {each}" for each in partitions))
     if info is None and (other := _other_ordering(wanted, found)):
-        return Item(stream, name, "differs", (f"not created: the group has {other}, which has the other ordering",))
+        return Item(stream, name, "differs", (f"{OTHER_ORDERING} {other}, which has the other ordering",))
     if info is None:
         return Item(stream, name, "create", tuple(f"receives {each}" for each in config["filter_subjects"]), config)
     there: dict[str, Any] = info["config"]
@@ -287,6 +287,10 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
     if updates or (prune and more):
         return Item(stream, name, "update", details, adapted(config, there, prune=prune))
     return Item(stream, name, "unwanted" if more else "present", details)
+
+
+OTHER_ORDERING = "not created: the group has"
+"""Beginning of the detail of a consumer that is not created because its group has a consumer of the other ordering."""
 
 
 def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:

@@ -400,7 +400,7 @@ def test_a_fitting_argument_is_no_fault(repository):
         (providers.Factory(Repository, Session), "gets the class Session itself as 'session'"),
         (
             providers.Factory(Repository, providers.Factory(Orders, providers.Factory(UnitOfWork))),
-            "needs a Session as 'session', and container.counting provides a Orders",
+            "needs a Session as 'session', but container.counting provides a Orders",
         ),
         (
             providers.Factory(Repository, providers.Dependency(default=providers.Factory(Orders, 1))),
