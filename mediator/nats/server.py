@@ -418,8 +418,8 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
     if consumer:
         consumers = (each for detail in found for each in detail.get("consumer_detail") or ())
         found = [each for each in consumers if each.get("name") == consumer]
-    leader: str = (found[0].get("cluster") or {}).get("leader", "") if found else ""
-    return leader
+    cluster: dict[str, str] = (found[0].get("cluster") or {}) if found else {}
+    return cluster.get("leader", "")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -313,7 +313,7 @@ class NatsEventPublisher(EventPublisher):
     def _failed(self, in_flight: InFlight, index: int, data: bytes) -> None:
         domain = in_flight.domain(index)
         self._forget_streams({domain})
-        error = read_answer(data).get("error", {}) if data else {}
+        error: dict[str, Any] = read_answer(data).get("error", {}) if data else {}
         reason = (
             f"{shown_reason(str(error.get('description')))} ({error.get('err_code')})"
             if data

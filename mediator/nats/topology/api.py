@@ -48,10 +48,11 @@ def read_answer(data: bytes) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(data)
         error: dict[str, Any] = answer.get("error", {})
-        is_known = all(isinstance(error.get(name, 0), int) for name in ("code", "err_code"))
+        if all(isinstance(error.get(name, 0), int) for name in ("code", "err_code")):
+            return answer
     except (ValueError, RecursionError, AttributeError):
-        is_known = False
-    return answer if is_known else _FOREIGN
+        pass
+    return _FOREIGN
 
 
 @dataclass(frozen=True, slots=True)

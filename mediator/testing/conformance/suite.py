@@ -33,7 +33,8 @@ class ConformanceSuite:
         if not hasattr(cls, "capabilities"):
             return
         for name, case in inspect.getmembers(cls, inspect.isfunction):
-            if not getattr(case, _MARK, frozenset()) <= cls.capabilities:
+            needed: frozenset[Enum] = getattr(case, _MARK, frozenset[Enum]())
+            if not needed <= cls.capabilities:
                 setattr(cls, name, None)
 
     @classmethod
