@@ -11,6 +11,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
