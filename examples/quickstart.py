@@ -12,15 +12,7 @@ from typing import Any
 
 from dependency_injector import containers, providers
 
-from mediator import (
-    CallNext,
-    Command,
-    Mediator,
-    Notification,
-    NotificationHandler,
-    PipelineBehavior,
-    RequestHandler,
-)
+from mediator import CallNext, Command, Mediator, Notification, NotificationHandler, PipelineBehavior, RequestHandler
 from mediator.dependency_injector import MediatorProvider, lifespan
 
 

@@ -47,12 +47,7 @@ def running_fields() -> dict[str, str | None]:
 
 
 def enter_ambient(
-    origin: Origin,
-    *,
-    principal: str | None,
-    tenant: str | None,
-    headers: Mapping[str, str],
-    correlation_id: str | None,
+    origin: Origin, *, principal: str | None, tenant: str | None, headers: Mapping[str, str], correlation_id: str | None
 ) -> AmbientFrame:
     """Begin a context that inherits from the running context and replaces the values that are given.
 

@@ -27,9 +27,7 @@ def contextmanager(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractCo
     return make
 
 
-def asynccontextmanager(
-    function: Callable[P, AsyncIterator[T]],
-) -> Callable[P, AbstractAsyncContextManager[T]]:
+def asynccontextmanager(function: Callable[P, AsyncIterator[T]]) -> Callable[P, AbstractAsyncContextManager[T]]:
     """Make an asynchronous context manager from an asynchronous generator function that yields once."""
 
     @wraps(function)

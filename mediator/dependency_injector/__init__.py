@@ -8,13 +8,4 @@ from mediator.dependency_injector.scoped import Scoped
 from mediator.dependency_injector.validation import validate
 from mediator.dependency_injector.workers import workers_of
 
-__all__ = [
-    "HandlerScan",
-    "MediatorProvider",
-    "Scoped",
-    "lifespan",
-    "override",
-    "rewired",
-    "validate",
-    "workers_of",
-]
+__all__ = ["HandlerScan", "MediatorProvider", "Scoped", "lifespan", "override", "rewired", "validate", "workers_of"]

@@ -147,11 +147,7 @@ from mediator.errors.remote import (
     RemoteUnavailableError,
 )
 from mediator.errors.root import MediatorError, NotPickled
-from mediator.errors.testing import (
-    FrozenEventsError,
-    ServerStartError,
-    UnexpectedMessageError,
-)
+from mediator.errors.testing import FrozenEventsError, ServerStartError, UnexpectedMessageError
 from mediator.errors.transient import (
     CircuitOpenError,
     ClaimLostError,

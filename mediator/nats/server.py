@@ -319,13 +319,7 @@ class NatsCluster(_Server):
     """
 
     def __init__(
-        self,
-        size: int = 3,
-        *,
-        settings: str = "",
-        jetstream: str = "",
-        cluster: str = "",
-        start_timeout: float = 30.0,
+        self, size: int = 3, *, settings: str = "", jetstream: str = "", cluster: str = "", start_timeout: float = 30.0
     ) -> None:
         if not is_count(size) or size % 2 == 0:
             raise SettingError("size", size, "use an odd number")

@@ -42,13 +42,7 @@ class HeaderScan:
     """
 
     def __init__(
-        self,
-        api: Callable[[], Awaitable[JetStreamApi]],
-        stream: str,
-        *,
-        after: int,
-        last: int,
-        since: datetime | None,
+        self, api: Callable[[], Awaitable[JetStreamApi]], stream: str, *, after: int, last: int, since: datetime | None
     ) -> None:
         self._api = api
         self._stream = stream

@@ -71,11 +71,7 @@ class ConnectionPool(AsyncAdaptedQueuePool):
         return sum(1 for connection, scope in self._held.items() if connection.is_valid and scope in around)
 
 
-_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-}
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _WRITER_TIMEOUT, _LOCK_TIMEOUT = 30.0, 5.0
 _LONGEST = (2**31 - 1) / 1000
 """The longest timeout in seconds: PostgreSQL counts milliseconds in 31 bits."""

@@ -47,11 +47,7 @@ class SqlAlchemyInbox(Inbox):
     """
 
     def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        keep_seconds: float = 8 * 86400,
-        clock_offset: Callable[[], float] | None = None,
+        self, engine: AsyncEngine, *, keep_seconds: float = 8 * 86400, clock_offset: Callable[[], float] | None = None
     ) -> None:
         check_positive(keep_seconds=keep_seconds)
         self._database = database_of(engine)

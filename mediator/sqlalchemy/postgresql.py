@@ -16,12 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from mediator.distributed.unit_of_work import lack_of_unit_of_work
-from mediator.errors import (
-    DatabaseConnectionError,
-    DatabaseUnavailableError,
-    DatabaseWriteError,
-    misuse,
-)
+from mediator.errors import DatabaseConnectionError, DatabaseUnavailableError, DatabaseWriteError, misuse
 from mediator.owner import detached, running_loop
 from mediator.scope import current_frame
 from mediator.secret import hiding, secretly

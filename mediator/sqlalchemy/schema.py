@@ -173,9 +173,7 @@ idempotency: Table = Table(
 """The responses of committed commands, by a hash of their idempotency key."""
 
 buckets: Table = Table(
-    "mediator_relay_buckets",
-    metadata,
-    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    "mediator_relay_buckets", metadata, Column("bucket", Integer, primary_key=True, autoincrement=False)
 )
 """One row for each bucket of partition keys. Relays lock these rows on PostgreSQL."""
 

@@ -18,12 +18,7 @@ from mediator.context import MessageContext
 from mediator.errors import ContainerError
 from mediator.handlers import NotificationHandler
 from mediator.mediator import Mediator
-from mediator.pipeline import (
-    NotificationPipelineBehavior,
-    PipelineBehavior,
-    behavior_link,
-    notification_behavior_link,
-)
+from mediator.pipeline import NotificationPipelineBehavior, PipelineBehavior, behavior_link, notification_behavior_link
 from mediator.registry import Registry
 from mediator.streams import StreamPipelineBehavior
 from mediator.watching import check_awaited

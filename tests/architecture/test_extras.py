@@ -56,10 +56,7 @@ def test_a_module_that_needs_an_extra_explains_how_to_install_it(part, module, e
 
 @pytest.mark.parametrize(
     ("url", "driver", "extra"),
-    [
-        ("sqlite:///never.db", "aiosqlite", "sqlalchemy"),
-        ("postgresql://u:secret@host/db", "asyncpg", "postgres"),
-    ],
+    [("sqlite:///never.db", "aiosqlite", "sqlalchemy"), ("postgresql://u:secret@host/db", "asyncpg", "postgres")],
 )
 def test_opening_a_database_without_its_driver_names_the_missing_extra(url, driver, extra, tmp_path):
     done = run(OPEN.format(url=url, module=driver), cwd=tmp_path)

@@ -23,9 +23,7 @@ async def connection(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
     connection.terminate()
 
 
-async def test_a_cancelled_statement_leaves_the_connection_usable_or_closed(
-    connection: asyncpg.Connection,
-):
+async def test_a_cancelled_statement_leaves_the_connection_usable_or_closed(connection: asyncpg.Connection):
     """A dispatch that is cancelled in a statement rolls back on the same connection."""
     async with connection.transaction():
         await connection.execute("CREATE TABLE cancelled (n int)")

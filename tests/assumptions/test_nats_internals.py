@@ -128,9 +128,7 @@ async def test_connect_command_builds_the_first_command_of_each_connect_and_reco
     await client.close()
 
 
-async def test_an_error_of_connect_command_fails_the_connect_and_leaves_the_transport_open(
-    shared_server: NatsServer,
-):
+async def test_an_error_of_connect_command_fails_the_connect_and_leaves_the_transport_open(shared_server: NatsServer):
     class Failing(Client):
         def _connect_command(self) -> bytes:
             raise nats.errors.Error("not like this")

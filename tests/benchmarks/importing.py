@@ -7,10 +7,7 @@ import tempfile
 
 from tests.benchmarks.measuring import Times
 
-STATEMENTS = {
-    "mediator": "import mediator",
-    "what it stands on": "import asyncio, structlog, dependency_injector",
-}
+STATEMENTS = {"mediator": "import mediator", "what it stands on": "import asyncio, structlog, dependency_injector"}
 SCRIPT = "import time; start = time.process_time_ns()\n{}\nprint(time.process_time_ns() - start)"
 
 

@@ -11,13 +11,7 @@ from typing import Any
 import nats
 
 from mediator.distributed.inbox import EventSubscription
-from mediator.nats import (
-    NatsEventPublisher,
-    NatsEventSubscription,
-    NatsServer,
-    StreamSettings,
-    open_connection,
-)
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsServer, StreamSettings, open_connection
 from mediator.testing import InMemoryBroker, InMemoryEventPublisher, InMemoryEventSubscription
 from mediator.testing.conformance import TransportUnderTest
 from mediator.testing.conformance.transport import Outage

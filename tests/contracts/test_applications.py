@@ -219,9 +219,7 @@ class Forgetting(Receiving):
     independent = providers.Factory(IndependentHandler, mediator)
 
 
-async def test_a_delivery_whose_handlers_a_behavior_forgot_to_await_is_redelivered(
-    broker: InMemoryBroker,
-):
+async def test_a_delivery_whose_handlers_a_behavior_forgot_to_await_is_redelivered(broker: InMemoryBroker):
     async with both(broker, Forgetting(broker=broker)) as (sending, receiving):
         await sending.mediator().send(Enroll("Ada"))
         await settled(broker, receiving, 1)
@@ -237,9 +235,7 @@ class Concurrently(Receiving):
     independent = providers.Factory(IndependentHandler, mediator)
 
 
-async def test_the_handlers_of_a_delivery_share_its_transaction_with_any_strategy(
-    broker: InMemoryBroker,
-):
+async def test_the_handlers_of_a_delivery_share_its_transaction_with_any_strategy(broker: InMemoryBroker):
     async with both(broker, Concurrently(broker=broker)) as (sending, receiving):
         await sending.mediator().send(Enroll("Ada"))
         await settled(broker, receiving, 1)

@@ -124,10 +124,7 @@ class Bank:
         self.wire()
 
     def wire(self, *, retries: bool = False) -> None:
-        handlers = [
-            Binding(lambda: _Pay(self), _Pay, "pay", RequestHandler),
-            Binding(_Do, _Do, "do", RequestHandler),
-        ]
+        handlers = [Binding(lambda: _Pay(self), _Pay, "pay", RequestHandler), Binding(_Do, _Do, "do", RequestHandler)]
         behaviors = [
             Binding(self._transaction, DistributedUnitOfWorkBehavior, "transaction", PipelineBehavior),
             *(Binding(cls, cls, "around", PipelineBehavior) for cls in self.around),

@@ -5,9 +5,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mediator.sqlalchemy import (
-    create_schema,
-)
+from mediator.sqlalchemy import create_schema
 
 
 async def create_tables(engine: AsyncEngine) -> None:

@@ -9,13 +9,7 @@ import structlog
 from dependency_injector import containers, providers
 from sqlalchemy import text
 
-from mediator import (
-    Command,
-    DistributedEventBroker,
-    DistributedUnitOfWorkBehavior,
-    IdempotencyBehavior,
-    RequestHandler,
-)
+from mediator import Command, DistributedEventBroker, DistributedUnitOfWorkBehavior, IdempotencyBehavior, RequestHandler
 from mediator.dependency_injector import MediatorProvider, Scoped, lifespan
 from mediator.sqlalchemy import SqlAlchemyIdempotency, SqlAlchemyOutbox, SqlAlchemyUnitOfWork, open_engine
 from mediator.testing.failpoints import failpoint, kill

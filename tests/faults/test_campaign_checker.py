@@ -148,9 +148,7 @@ def test_a_row_of_a_rolled_back_command_is_a_ghost_even_if_its_event_and_effects
 
 def test_a_waiting_event_is_stuck_and_not_lost():
     evidence = replace(
-        HEALTHY,
-        audits=[each for each in HEALTHY.audits if each.id != "n1"],
-        stuck=["parked by the keeper: n1"],
+        HEALTHY, audits=[each for each in HEALTHY.audits if each.id != "n1"], stuck=["parked by the keeper: n1"]
     )
     assert found(evidence) == {"stuck": ["parked by the keeper: n1"]}
 

@@ -44,12 +44,7 @@ def mypy_errors(folder: Path) -> Lines:
 
 def pyright_errors(folder: Path) -> Lines:
     shutil.copytree(HERE / "cases", folder / "cases")  # pyright takes no folder outside of its project
-    settings = {
-        "include": ["cases"],
-        "extraPaths": [str(ROOT)],
-        "typeCheckingMode": "strict",
-        "pythonVersion": "3.11",
-    }
+    settings = {"include": ["cases"], "extraPaths": [str(ROOT)], "typeCheckingMode": "strict", "pythonVersion": "3.11"}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     done = run([str(BIN / "pyright"), "--outputjson", "--pythonpath", sys.executable, "--project", "."], folder)
     assert done.stdout.startswith("{"), done.stdout + done.stderr

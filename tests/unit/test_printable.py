@@ -173,9 +173,7 @@ def test_foreign_text_adds_no_line_to_the_text_of_a_misuse_error(misused: Callab
 
 
 @pytest.mark.parametrize("missing", [not_found.no_event_in_outbox, not_found.no_consumer_group])
-def test_foreign_text_adds_no_line_to_the_text_of_a_not_found_error(
-    missing: Callable[[str], MediatorError],
-):
+def test_foreign_text_adds_no_line_to_the_text_of_a_not_found_error(missing: Callable[[str], MediatorError]):
     for hostile in (*ODD, *HUGE):
         assert fits(str(missing(hostile)), 3 * LONGEST_REASON)
 

@@ -27,10 +27,7 @@ class EnrollmentContainer(containers.DeclarativeContainer):
     distributed_events = Scoped(DistributedEventBroker, unit_of_work)
     outbox = providers.Singleton(SqlAlchemyOutbox, engine, application="enrollment")
     publisher = providers.Singleton(
-        NatsEventPublisher,
-        nats,
-        prefix=config.prefix,
-        settings=StreamSettings(max_bytes=64 * 1024**2),
+        NatsEventPublisher, nats, prefix=config.prefix, settings=StreamSettings(max_bytes=64 * 1024**2)
     )
     relay = providers.Singleton(OutboxRelay, outbox, publisher)
 

@@ -15,12 +15,7 @@ from mediator.errors import (
 from mediator.logger import Logger
 from mediator.printable import text_of
 
-_UNAVAILABLE = (
-    CommitOutcomeUnknownError,
-    DatabaseUnavailableError,
-    PoolExhaustedError,
-    WriterTimeoutError,
-)
+_UNAVAILABLE = (CommitOutcomeUnknownError, DatabaseUnavailableError, PoolExhaustedError, WriterTimeoutError)
 _DEEPEST = 10
 
 

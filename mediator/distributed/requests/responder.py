@@ -170,10 +170,7 @@ class RequestResponder:
         await self._reply(incoming, reply, shorter)
 
     async def _reply(
-        self,
-        incoming: IncomingCall,
-        reply: RemoteReply,
-        shorter: Callable[[ValueError], RemoteReply] | None = None,
+        self, incoming: IncomingCall, reply: RemoteReply, shorter: Callable[[ValueError], RemoteReply] | None = None
     ) -> None:
         """Send a reply, in bounded time. If the reply is too large, send the reply that `shorter` returns instead."""
         try:

@@ -15,13 +15,7 @@ from mediator.distributed.storable import LONGEST_EVENT_ID, LONGEST_TEXT, is_sto
 from mediator.distributed.unit_of_work.after_commit import AfterCommitQueue
 from mediator.distributed.unit_of_work.domain_events import RecordedEventQueue
 from mediator.distributed.unit_of_work.staging import StagedEvent
-from mediator.errors import (
-    EventLimitError,
-    EventNotDecodableError,
-    EventNotSerializableError,
-    RolledBackError,
-    misuse,
-)
+from mediator.errors import EventLimitError, EventNotDecodableError, EventNotSerializableError, RolledBackError, misuse
 from mediator.errors.root import name_of
 from mediator.fidelity import change_of
 from mediator.scope import Frame, Scope

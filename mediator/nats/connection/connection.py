@@ -122,13 +122,7 @@ class NatsConnection:
 
         self._clients: dict[Purpose, SupervisedClient] = {
             purpose: SupervisedClient(
-                purpose,
-                addresses.urls,
-                make,
-                all_options,
-                broker=self.broker,
-                hide=hide,
-                probe_interval=probe_interval,
+                purpose, addresses.urls, make, all_options, broker=self.broker, hide=hide, probe_interval=probe_interval
             )
             for purpose in ("publish", "consume")
         }

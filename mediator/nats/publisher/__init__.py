@@ -2,6 +2,4 @@
 
 from mediator.nats.publisher.publisher import NatsEventPublisher
 
-__all__ = [
-    "NatsEventPublisher",
-]
+__all__ = ["NatsEventPublisher"]

@@ -2,6 +2,4 @@
 
 from mediator.nats.subscription.subscription import NatsEventSubscription
 
-__all__ = [
-    "NatsEventSubscription",
-]
+__all__ = ["NatsEventSubscription"]

@@ -113,10 +113,7 @@ def test_the_report_contains_the_faults_of_streams():
         ("container.behavior", no_generator),
         ("container.coroutine", no_generator),
         ("container.item", "yields str, but ListOrders is a request for int."),
-        (
-            "container.coroutine",
-            TWO_HANDLERS,
-        ),
+        ("container.coroutine", TWO_HANDLERS),
         (
             "container.mediator",
             "Unhandled has no handler. Add a provider of a StreamRequestHandler[Unhandled, ...] to the container.",

@@ -175,11 +175,7 @@ async def test_rings_wake_the_relay_at_once_while_it_finds_events(
     connection: NatsConnection, raw: Client, prefix: str, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
-    async with (
-        open_engine(url) as web,
-        open_engine(url) as worker,
-        open_doorbell(connection, prefix) as doorbell,
-    ):
+    async with open_engine(url) as web, open_engine(url) as worker, open_doorbell(connection, prefix) as doorbell:
         listening = Listener(doorbell)
         await create_schema(web)
         ledger, outbox = Ledger(web), SqlAlchemyOutbox(worker, doorbell=doorbell)

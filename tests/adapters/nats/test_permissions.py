@@ -113,10 +113,7 @@ async def test_a_stream_is_created_with_batches_by_a_user_who_may_not_ask_for_th
 
 
 async def test_a_user_with_create_and_update_rights_can_apply() -> None:
-    async with (
-        NatsServer(settings=USERS) as server,
-        opened(server, "operations") as connection,
-    ):
+    async with NatsServer(settings=USERS) as server, opened(server, "operations") as connection:
         api = JetStreamApi(await connection.client("publish", timeout=5), "")
         for types, age in (([TYPE], 3600), ([TYPE, "shop.order-paid"], 7200)):
             settings = StreamSettings(max_age=age)
@@ -166,9 +163,7 @@ class FindPrice(Query[int]):
     product: str
 
 
-async def test_requests_are_sent_and_answered_with_the_documented_permissions(
-    event: Callable[..., CloudEvent],
-) -> None:
+async def test_requests_are_sent_and_answered_with_the_documented_permissions(event: Callable[..., CloudEvent]) -> None:
     async def price(query: FindPrice) -> int:
         return len(query.product)
 

@@ -128,9 +128,7 @@ async def test_handlers_after_a_commit_may_run_concurrently(ledger: Ledger) -> N
     assert await ledger.entries() == ["after"]
 
 
-async def test_notifications_are_published_although_the_caller_is_cancelled(
-    ledger: Ledger,
-) -> None:
+async def test_notifications_are_published_although_the_caller_is_cancelled(ledger: Ledger) -> None:
     async def cancel_caller() -> None:
         task.cancel()
 

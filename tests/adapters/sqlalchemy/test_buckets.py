@@ -316,9 +316,7 @@ async def test_sent_events_are_deleted_if_the_archive_is_off(engine: AsyncEngine
     assert await ledger.outbox.pending() == 0
 
 
-async def test_an_event_is_archived_with_the_time_of_its_publishing_and_not_of_its_claim(
-    engine: AsyncEngine,
-) -> None:
+async def test_an_event_is_archived_with_the_time_of_its_publishing_and_not_of_its_claim(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1))
     async with ledger.outbox.claim(10) as batch:
@@ -370,9 +368,7 @@ async def test_a_row_without_a_valid_bucket_is_not_locked(engine: AsyncEngine) -
         assert (len(all_of_them.events), len(batch.events)) == (200, 0)
 
 
-async def test_events_committed_before_the_bucket_rows_exist_are_sent_in_order_afterwards(
-    engine: AsyncEngine,
-) -> None:
+async def test_events_committed_before_the_bucket_rows_exist_are_sent_in_order_afterwards(engine: AsyncEngine) -> None:
     ledger, kept = Ledger(engine), list[CloudEvent]()
     await add(ledger, Moved("k", 1), Moved("k", 2))
     await _delete_buckets(engine, "TRUE")

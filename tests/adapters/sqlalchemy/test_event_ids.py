@@ -63,9 +63,7 @@ async def test_the_error_on_sqlite_names_some_ids_of_the_command(ledger: Ledger)
 
 
 @postgresql_only
-async def test_the_second_of_two_concurrent_commands_with_one_id_fails_when_the_first_commits(
-    ledger: Ledger,
-) -> None:
+async def test_the_second_of_two_concurrent_commands_with_one_id_fails_when_the_first_commits(ledger: Ledger) -> None:
     before_commit = Pause()
     with pytest.raises(EventIdConflictError):
         async with asyncio.timeout(30):

@@ -118,9 +118,7 @@ async def test_an_event_too_large_for_the_database_fails_alone_and_delays_no_oth
     assert parked.error.startswith("DatabaseWriteError: ")
 
 
-async def test_the_error_of_a_handler_is_parked_after_the_database_has_room_again(
-    file_engine: AsyncEngine,
-) -> None:
+async def test_the_error_of_a_handler_is_parked_after_the_database_has_room_again(file_engine: AsyncEngine) -> None:
     file = File(file_engine)
     group = Group(file_engine, max_attempts=1)
     group.on_failure = lambda: setattr(file, "pragma", READ_ONLY[0])

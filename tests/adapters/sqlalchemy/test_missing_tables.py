@@ -11,13 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mediator.distributed.outbox import OutboxFilter
 from mediator.distributed.parking import ParkedFilter
 from mediator.errors import SchemaError
-from mediator.sqlalchemy import (
-    SqlAlchemyIdempotency,
-    SqlAlchemyInbox,
-    SqlAlchemyOutbox,
-    SqlAlchemyParking,
-    open_engine,
-)
+from mediator.sqlalchemy import SqlAlchemyIdempotency, SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, open_engine
 from mediator.testing.conformance.storage import parked_event
 from tests.adapters.sqlalchemy.ledger import Do, EntryWritten, Ledger
 

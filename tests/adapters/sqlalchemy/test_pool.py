@@ -77,9 +77,7 @@ async def test_queries_nested_in_commands_count_towards_the_depth(ledger: Ledger
 
 
 @pytest.mark.thorough("waits in real time, or does much work")
-async def test_an_inbox_without_a_free_connection_reports_an_unavailable_database(
-    ledger: Ledger,
-) -> None:
+async def test_an_inbox_without_a_free_connection_reports_an_unavailable_database(ledger: Ledger) -> None:
     inbox = SqlAlchemyInbox(ledger.engine)
     for _ in range(2):
         connections = [await ledger.engine.connect() for _ in range(3)]

@@ -12,13 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mediator import TransactionMode
-from mediator.errors import (
-    DatabaseUnavailableError,
-    MisuseError,
-    NoUnitOfWorkError,
-    RolledBackError,
-    SchemaError,
-)
+from mediator.errors import DatabaseUnavailableError, MisuseError, NoUnitOfWorkError, RolledBackError, SchemaError
 from mediator.sqlalchemy import (
     SqlAlchemyInbox,
     SqlAlchemyOutbox,

@@ -81,9 +81,7 @@ async def test_the_next_look_depends_on_the_remaining_events(engine: AsyncEngine
     assert [await look(ledger.outbox, limit) for limit in (4, 5, 6)] == [(4, 0.0), (5, 0.0), (5, None)]
 
 
-async def test_due_delayed_events_become_ready_by_the_thousand_and_oldest_first(
-    engine: AsyncEngine,
-) -> None:
+async def test_due_delayed_events_become_ready_by_the_thousand_and_oldest_first(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(
             text(
@@ -99,9 +97,7 @@ async def test_due_delayed_events_become_ready_by_the_thousand_and_oldest_first(
     assert await look(outbox, 2000) == (1500, None)
 
 
-async def test_the_rest_of_the_due_delayed_events_is_claimed_at_once(
-    engine: AsyncEngine,
-) -> None:
+async def test_the_rest_of_the_due_delayed_events_is_claimed_at_once(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(
             text(
@@ -232,9 +228,7 @@ async def test_rings_wake_the_relay_at_once_again_after_it_has_found_events(engi
         await asyncio.sleep(0.2)
 
 
-async def test_each_transaction_that_stored_events_wakes_a_relay_and_no_other_does(
-    engine: AsyncEngine,
-) -> None:
+async def test_each_transaction_that_stored_events_wakes_a_relay_and_no_other_does(engine: AsyncEngine) -> None:
     ledger, wake = Ledger(engine), asyncio.Event()
     database_of(engine).listen(wake)
 
@@ -252,9 +246,7 @@ async def test_each_transaction_that_stored_events_wakes_a_relay_and_no_other_do
             assert not wake.is_set()
 
 
-async def test_an_erasure_wakes_the_relay_because_deleted_events_may_have_blocked_others(
-    engine: AsyncEngine,
-) -> None:
+async def test_an_erasure_wakes_the_relay_because_deleted_events_may_have_blocked_others(engine: AsyncEngine) -> None:
     ledger = Ledger(engine)
     await add(ledger, Moved("k", 1), Moved("k", 2))
     async with ledger.outbox.claim(1) as batch:

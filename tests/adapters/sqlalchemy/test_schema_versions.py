@@ -68,9 +68,7 @@ async def test_a_database_without_tables_lacks_each_table_and_gets_them_by_an_up
     assert await schema_differences(engine) == []
 
 
-async def test_an_upgrade_applies_each_missing_version_in_order_and_results_in_the_current_schema(
-    engine: AsyncEngine,
-):
+async def test_an_upgrade_applies_each_missing_version_in_order_and_results_in_the_current_schema(engine: AsyncEngine):
     await create_schema(engine)
     assert f"the tables are of version {NOW}, and this library needs version {NOW + 2}" in await schema_differences(
         engine, history=LATER

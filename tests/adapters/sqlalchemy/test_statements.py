@@ -221,9 +221,7 @@ async def test_the_archive_keeps_the_first_of_two_events_with_one_id_and_the_rel
     assert [each.id for each in await ledger.outbox.contents.find(ARCHIVED)] == ["order-1", "order-2"]
 
 
-async def test_restarted_numbering_lets_later_events_replace_earlier_ones_in_the_archive(
-    ledger: Ledger,
-) -> None:
+async def test_restarted_numbering_lets_later_events_replace_earlier_ones_in_the_archive(ledger: Ledger) -> None:
     await add(ledger, *(Moved("k", number) for number in range(3)))
     [_, _, third] = await send_all(ledger)
     await restart_numbering(ledger.engine)
@@ -274,9 +272,7 @@ async def test_all_sent_events_are_moved_to_the_archive(ledger: Ledger, count: i
 
 
 @postgresql_only
-async def test_the_check_for_due_events_does_not_scan_an_unanalyzed_backlog(
-    ledger: Ledger,
-) -> None:
+async def test_the_check_for_due_events_does_not_scan_an_unanalyzed_backlog(ledger: Ledger) -> None:
     """So it is after an outage, before the first autovacuum: each claim would read all waiting events."""
     await add(ledger, Moved("k", 1))
     backlog = (

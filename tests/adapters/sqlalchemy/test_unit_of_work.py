@@ -60,9 +60,7 @@ async def test_a_rollback_of_the_outer_command_includes_the_nested_one(ledger: L
     assert await ledger.entries() == await ledger.staged() == []
 
 
-async def test_a_new_transaction_before_the_outer_ones_first_statement_commits_independently(
-    ledger: Ledger,
-) -> None:
+async def test_a_new_transaction_before_the_outer_ones_first_statement_commits_independently(ledger: Ledger) -> None:
     async def independent(ledger: Ledger) -> None:
         await ledger.send(Write("independent"), mode=TransactionMode.NEW)
 

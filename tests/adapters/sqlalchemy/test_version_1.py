@@ -92,9 +92,7 @@ async def test_the_row_statements_name_the_events_in_a_migration_generated_by_al
     assert refused.source == APPLICATION
 
 
-async def test_existing_events_keep_the_source_under_which_they_were_published(
-    engine: AsyncEngine,
-):
+async def test_existing_events_keep_the_source_under_which_they_were_published(engine: AsyncEngine):
     await upgrade_schema(engine, application=APPLICATION)
     outbox, parking = SqlAlchemyOutbox(engine, application="renamed"), SqlAlchemyParking(engine)
     archived, event = await outbox.contents.get(ARCHIVED)

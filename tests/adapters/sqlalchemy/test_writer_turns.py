@@ -113,9 +113,7 @@ async def test_a_waiting_writer_gets_the_file_soon_after_its_release(file: Path)
 
 
 @in_virtual_time
-async def test_a_process_frozen_in_the_turnstile_costs_half_a_second_every_five_seconds(
-    file: Path,
-) -> None:
+async def test_a_process_frozen_in_the_turnstile_costs_half_a_second_every_five_seconds(file: Path) -> None:
     lock, waits = process(file), list[tuple[float, float]]()
     with FileLock(f"{file}.turnstile", thread_local=False):
         while now() < 17:

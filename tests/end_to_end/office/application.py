@@ -17,13 +17,7 @@ from mediator import (
 )
 from mediator.dependency_injector import MediatorProvider, Scoped
 from mediator.nats import NatsEventPublisher, NatsEventSubscription, open_connection
-from mediator.sqlalchemy import (
-    SqlAlchemyInbox,
-    SqlAlchemyOutbox,
-    SqlAlchemyParking,
-    SqlAlchemyUnitOfWork,
-    open_engine,
-)
+from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, open_engine
 
 
 @dataclass(frozen=True, slots=True)

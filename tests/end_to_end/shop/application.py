@@ -21,11 +21,7 @@ from mediator import (
 )
 from mediator.dependency_injector import MediatorProvider, Scoped, rewired
 from mediator.nats import NatsEventPublisher, open_connection
-from mediator.sqlalchemy import (
-    SqlAlchemyOutbox,
-    SqlAlchemyUnitOfWork,
-    open_engine,
-)
+from mediator.sqlalchemy import SqlAlchemyOutbox, SqlAlchemyUnitOfWork, open_engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,7 @@ import msgspec
 import structlog
 from dependency_injector import containers, providers
 
-from mediator import (
-    DistributedEventBroker,
-    DistributedUnitOfWorkBehavior,
-    EventConsumer,
-    OutboxRelay,
-)
+from mediator import DistributedEventBroker, DistributedUnitOfWorkBehavior, EventConsumer, OutboxRelay
 from mediator.dependency_injector import MediatorProvider, Scoped
 from mediator.nats import NatsEventPublisher, NatsEventSubscription, StreamSettings, open_connection, open_doorbell
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, open_engine

@@ -24,13 +24,7 @@ from mediator import (
 )
 from mediator.dependency_injector import MediatorProvider, Scoped
 from mediator.distributed.requests import RemoteSender, RequestResponder, trust_broker
-from mediator.nats import (
-    NatsEventPublisher,
-    NatsEventSubscription,
-    NatsRequestChannel,
-    StreamSettings,
-    open_connection,
-)
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsRequestChannel, StreamSettings, open_connection
 from mediator.sqlalchemy import (
     SqlAlchemyInbox,
     SqlAlchemyOutbox,

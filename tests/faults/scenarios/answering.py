@@ -27,13 +27,7 @@ from mediator.dependency_injector import MediatorProvider, Scoped
 from mediator.distributed.callers import Caller
 from mediator.distributed.requests import RemoteCall, RemoteSender, RequestResponder
 from mediator.errors import NotAuthorizedError
-from mediator.nats import (
-    NatsEventPublisher,
-    NatsEventSubscription,
-    NatsRequestChannel,
-    open_connection,
-    open_doorbell,
-)
+from mediator.nats import NatsEventPublisher, NatsEventSubscription, NatsRequestChannel, open_connection, open_doorbell
 from mediator.sqlalchemy import SqlAlchemyInbox, SqlAlchemyOutbox, SqlAlchemyParking, SqlAlchemyUnitOfWork, open_engine
 from tests.faults.scenarios.application import configured
 

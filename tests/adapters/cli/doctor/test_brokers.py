@@ -372,9 +372,7 @@ async def test_a_missing_or_invalid_setting_is_one_fault_and_the_other_checks_st
     assert [each.label for each in report.findings if each.name == "part-failed"] == [f"container.{part}"]
 
 
-async def test_an_unavailable_setting_is_reported_by_its_name_and_its_default_is_used(
-    installed: dict[str, Any],
-):
+async def test_an_unavailable_setting_is_reported_by_its_name_and_its_default_is_used(installed: dict[str, Any]):
     report = await doctor(installed, with_setting("consumer", "concurrency", providers.Callable(fail_to_resolve)))
     assert "container.consumer: part-failed: concurrency: LookupError: no value for it" in report.as_text()
     assert "3 are needed for 1 events at a time" in report.as_text()

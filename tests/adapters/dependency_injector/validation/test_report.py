@@ -145,14 +145,8 @@ REPORT = {
     ("container.archive", "Archive"): "is a Singleton, which lives as long as the application, and holds",
     ("container.stranger", "Grades"): "PipelineBehavior",
     ("container.transaction", "DistributedUnitOfWorkBehavior"): "an outbox that nothing empties",
-    (
-        "container.untyped",
-        f"{HERE}.Untyped",
-    ): 'Declare it as `event_type: ClassVar[str] = "<domain>.<name>"`',
-    (
-        "container.alike",
-        f"{HERE}.TypedAlike",
-    ): "has the type university.student-expelled.v1, and so has",
+    ("container.untyped", f"{HERE}.Untyped"): 'Declare it as `event_type: ClassVar[str] = "<domain>.<name>"`',
+    ("container.alike", f"{HERE}.TypedAlike"): "has the type university.student-expelled.v1, and so has",
     ("container.untyped", "Handler"): "add a provider of an EventConsumer",
     ("container.typed", "Handler"): "add a provider of an EventConsumer",
     ("container.alike", "Handler"): "add a provider of an EventConsumer",

@@ -168,11 +168,7 @@ async def test_a_private_key_may_have_a_password(tmp_path: Path) -> None:
     async with (
         NatsServer(settings=authority.settings(verify=True)) as server,
         open_connection(
-            server.url,
-            tls_ca=authority.path,
-            tls_certificate=certificate,
-            tls_key=encrypted,
-            tls_key_password="hidden",
+            server.url, tls_ca=authority.path, tls_certificate=certificate, tls_key=encrypted, tls_key_password="hidden"
         ) as connection,
     ):
         await connection.client("publish", timeout=5)

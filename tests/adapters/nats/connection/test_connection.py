@@ -116,9 +116,7 @@ async def test_each_change_of_state_is_one_line_in_the_log(server: NatsServer) -
     assert [(line["event"], line["log_level"]) for line in logs] == states
 
 
-async def test_messages_are_refused_during_an_outage_and_not_sent_after_it(
-    server: NatsServer,
-) -> None:
+async def test_messages_are_refused_during_an_outage_and_not_sent_after_it(server: NatsServer) -> None:
     lost = asyncio.Event()
     async with open_connection(server.url) as connection:
         client = await connection.client("publish", timeout=5)

@@ -463,10 +463,7 @@ async def test_clients_for_different_purposes_are_independent_and_closed_concurr
         publishing: Any = await connection.client("publish", timeout=1)
         consuming: Any = await connection.client("consume", timeout=1)
         assert publishing is not consuming
-        for lost, purpose, other in (
-            (publishing, "publish", "consume"),
-            (consuming, "consume", "publish"),
-        ):
+        for lost, purpose, other in ((publishing, "publish", "consume"), (consuming, "consume", "publish")):
             epoch, client = connection.epoch(other), await connection.client(other, timeout=0.1)
             await lost.lose()
             with pytest.raises(PublisherUnavailableError):

@@ -218,11 +218,7 @@ async def test_a_stream_with_different_settings_is_reported_and_not_changed(conn
     before = (await raw.jetstream().stream_info(f"{prefix}-shop")).config
     [result] = await NatsEventPublisher(connection, "app", prefix=prefix).publish([event("2")])
     assert isinstance(result.error, StreamMismatchError)
-    assert [d.split(" ")[0] for d in result.error.differences] == [
-        "duplicate_window",
-        "max_age",
-        "mediator.partitions",
-    ]
+    assert [d.split(" ")[0] for d in result.error.differences] == ["duplicate_window", "max_age", "mediator.partitions"]
     assert (await raw.jetstream().stream_info(f"{prefix}-shop")).config == before
 
 

@@ -83,12 +83,7 @@ async def check_that_shop_is_published(
 async def test_a_stream_that_acknowledges_nothing_delays_no_other(connection, prefix, event, atomic: bool) -> None:
     await create(connection, prefix, "mute", no_ack=True)
     publisher = NatsEventPublisher(
-        connection,
-        "app",
-        prefix=prefix,
-        timeout=_TIMEOUT,
-        atomic_batches=atomic,
-        settings=BATCHED,
+        connection, "app", prefix=prefix, timeout=_TIMEOUT, atomic_batches=atomic, settings=BATCHED
     )
     await check_that_shop_is_published(InMemoryDatabase(), publisher, "mute", event)
 
@@ -97,12 +92,7 @@ async def test_a_stream_that_acknowledges_nothing_delays_no_other(connection, pr
 async def test_a_full_stream_delays_no_other(connection, prefix, event, atomic: bool) -> None:
     await create(connection, prefix, "full", max_bytes=10)
     publisher = NatsEventPublisher(
-        connection,
-        "app",
-        prefix=prefix,
-        timeout=_TIMEOUT,
-        atomic_batches=atomic,
-        settings=BATCHED,
+        connection, "app", prefix=prefix, timeout=_TIMEOUT, atomic_batches=atomic, settings=BATCHED
     )
     await check_that_shop_is_published(InMemoryDatabase(), publisher, "full", event)
 
@@ -117,9 +107,7 @@ async def test_a_deleted_stream_delays_no_other(connection, raw, prefix, event) 
     await check_that_shop_is_published(InMemoryDatabase(), missing, "gone", event)
 
 
-async def test_every_publish_to_a_forbidden_stream_fails_at_once(
-    event: Make,
-) -> None:
+async def test_every_publish_to_a_forbidden_stream_fails_at_once(event: Make) -> None:
     async with (
         NatsServer(settings=USERS) as server,
         open_connection(server.url, user="admin", password="administrator") as admin,
@@ -159,12 +147,7 @@ async def test_events_of_other_streams_are_sent_while_one_does_not_answer(
 ) -> None:
     await create(connection, prefix, "mute", no_ack=True)
     publisher = NatsEventPublisher(
-        connection,
-        "app",
-        prefix=prefix,
-        timeout=5.0,
-        atomic_batches=atomic,
-        settings=BATCHED,
+        connection, "app", prefix=prefix, timeout=5.0, atomic_batches=atomic, settings=BATCHED
     )
     events = [event(f"mute{n}", type="mute.added.v1", data=b"x" * 100_000) for n in range(100)]
     events += [event(f"few{n}", type="few.added.v1") for n in range(3)] + [event(f"many{n}") for n in range(50)]

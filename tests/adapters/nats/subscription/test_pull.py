@@ -335,9 +335,7 @@ def test_a_partition_queues_for_a_slot_once() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "come", "settle", "expire", "lose"])), max_size=60)
 )
-def test_held_deliveries_never_exceed_the_slots_and_all_slots_are_free_in_the_end(
-    steps: list[tuple[int, str]],
-) -> None:
+def test_held_deliveries_never_exceed_the_slots_and_all_slots_are_free_in_the_end(steps: list[tuple[int, str]]) -> None:
     slots = Slots(2)
     pulls = [pull_of(1, slots) for _ in range(4)]
     requested = [0] * 4

@@ -74,13 +74,7 @@ class Broker:
         ]
 
     async def send(
-        self,
-        sequence: int,
-        *,
-        consumer: str = "g",
-        attempt: int = 1,
-        remaining: int = 0,
-        stream: str = "events-shop",
+        self, sequence: int, *, consumer: str = "g", attempt: int = 1, remaining: int = 0, stream: str = "events-shop"
     ) -> None:
         """Answer the last request with an event."""
         reply = f"$JS.ACK.{stream}.{consumer}.{attempt}.{sequence}.{sequence}.1700000000000000000.{remaining}"
@@ -463,9 +457,7 @@ async def test_held_deliveries_never_exceed_fewer_slots_than_partitions(prefetch
 
 
 @in_virtual_time
-async def test_a_waiting_delivery_keeps_its_slot_after_its_process_was_frozen(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_waiting_delivery_keeps_its_slot_after_its_process_was_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     broker, frozen = Broker(), 0.0
 
     class Clock:
@@ -572,8 +564,7 @@ async def test_a_delivery_without_a_slot_is_handed_back_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefetch", "streams", "shares"),
-    [(11, 3, [4, 4, 3]), (2, 3, [1, 1, 1]), (3, 3, [1, 1, 1]), (64, 1, [64])],
+    ("prefetch", "streams", "shares"), [(11, 3, [4, 4, 3]), (2, 3, [1, 1, 1]), (3, 3, [1, 1, 1]), (64, 1, [64])]
 )
 def test_the_prefetch_is_shared_out_among_the_streams(prefetch: int, streams: int, shares: list[int]) -> None:
     assert _shares(prefetch, streams) == shares

@@ -176,11 +176,7 @@ def test_an_event_may_be_its_own_sample(tmp_path: Any):
         ),
         ([("a", list[int])], [("a", list[str])], "the field `a[]` was integer, and is string"),
         ([("a", tuple[int, str])], [("a", tuple[int, int])], "the field `a` was string, and is integer"),
-        (
-            [("a", Literal["x"])],
-            [("a", Literal["x", "y"])],
-            "the field `a` was one of 'x', and is one of 'x', 'y'",
-        ),
+        ([("a", Literal["x"])], [("a", Literal["x", "y"])], "the field `a` was one of 'x', and is one of 'x', 'y'"),
         (["a", "b"], ["a", "c"], "the field `b` was renamed to `c`"),
         (["a", ("b", str, "")], ["a", ("c", str, "")], "the field `b` was renamed to `c`"),
         (["a", ("b", str, "")], ["a", "b"], "the field `b` has lost its default, and older events may lack the field"),

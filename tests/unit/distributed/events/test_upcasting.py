@@ -106,8 +106,7 @@ def declared(upcasters: Any, version: int = 3) -> Any:
 
 @each_kind
 @pytest.mark.parametrize(
-    ("version", "payload"),
-    [(1, {"name": "Ada Lovelace"}), (2, {"first": "Ada", "last": "Lovelace"}), (3, ADA)],
+    ("version", "payload"), [(1, {"name": "Ada Lovelace"}), (2, {"first": "Ada", "last": "Lovelace"}), (3, ADA)]
 )
 def test_a_class_reads_every_older_version_through_its_upcasters(codec: Any, cls: Any, version: int, payload: Any):
     data = json.dumps(payload).encode()

@@ -316,9 +316,7 @@ async def test_an_event_with_an_unreadable_key_holds_no_event_back(key: str | No
 
 
 @settings(max_examples=30)
-@given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0, 0, 0, 1, 2, 9])), min_size=1, max_size=12),
-)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([0, 0, 0, 1, 2, 9])), min_size=1, max_size=12))
 def test_effects_and_parked_events_keep_the_order_of_each_key_for_any_failures(events: list[tuple[str, int]]):
     asyncio.run(check_order(events))
 

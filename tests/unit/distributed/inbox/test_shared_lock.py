@@ -147,9 +147,7 @@ async def test_each_event_loop_has_one_shared_lock():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["beside", "alone", "cancel", "end"]), st.integers(0, 9)), max_size=40))
-def test_a_suspect_always_runs_alone_and_every_event_gets_its_turn(
-    steps: list[tuple[str, int]],
-):
+def test_a_suspect_always_runs_alone_and_every_event_gets_its_turn(steps: list[tuple[str, int]]):
     async def scenario() -> None:
         process, alone = Process(), set[str]()
         for number, (what, which) in enumerate(steps):

@@ -149,11 +149,7 @@ async def test_each_outage_is_logged_once_and_retried_after_pauses_that_grow_to_
                 await settle()
     assert (
         logged(logs, "relay waits", "relay goes on")
-        == [
-            ("relay waits", "PublisherUnavailableError"),
-            ("relay goes on", "PublisherUnavailableError", 2),
-        ]
-        * 3
+        == [("relay waits", "PublisherUnavailableError"), ("relay goes on", "PublisherUnavailableError", 2)] * 3
     )
 
 
@@ -279,10 +275,7 @@ async def test_each_outage_of_a_domain_is_logged_once_and_begins_with_a_short_pa
                 await settle()
     assert (
         logged(logs, "context waits", "context goes on", "relay waits")
-        == [
-            ("context waits", "billing", "StreamNotFoundError"),
-            ("context goes on", "billing", "StreamNotFoundError"),
-        ]
+        == [("context waits", "billing", "StreamNotFoundError"), ("context goes on", "billing", "StreamNotFoundError")]
         * 3
     )
 
