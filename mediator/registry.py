@@ -92,7 +92,8 @@ class Registry:
         collaborators: The validators, authorizers and processors that behaviors work with.
         strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Replaces a source in the compiled pipelines, for example by a faster one for the same object.
+        compile_source: Returns the function that compiled pipelines call for the object of a handler or behavior. It is given
+            the function that the binding has, and may return a faster one.
 
     Raises:
         SettingError: `strategy` is no strategy.
@@ -200,11 +201,11 @@ class Registry:
     def _subscribers_of(self, message_type: type) -> list[Binding]:
         """Return the handlers of a notification or an event.
 
-        A handler for certain type arguments that the class does not determine is left out if another handler accepts
-        any type arguments.
+        A message class may leave type arguments open: `Created`, where a handler is for `Created[Student]`. That handler
+        is left out if another handler is for `Created` with all type arguments.
 
         Raises:
-            HandlerNotFoundError: Handlers exist for different type arguments, and no handler accepts any type
+            HandlerNotFoundError: The handlers are for different type arguments, and none of them is for all type
                 arguments.
         """
         found = [b for b in self.handlers if b.kind not in _ONE_HANDLER and b.takes(message_type)]
@@ -221,8 +222,8 @@ class Registry:
     def _applies(self, binding: Binding, message_type: type, handlers: Sequence[Binding]) -> bool:
         """Return whether a behavior or collaborator applies to a message class that has these handlers.
 
-        A behavior or collaborator for certain type arguments that the message class does not determine applies if one
-        of the handlers is for the same type arguments.
+        If the message class leaves type arguments open, a behavior or collaborator for particular type arguments applies
+        only if a handler is for the same type arguments.
 
         Raises:
             HandlerNotFoundError: No handler is for the same type arguments, and the collaborator must not be skipped,
@@ -250,7 +251,9 @@ class Registry:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
             around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
             calls = [own_scope_link(compile_chain(self._sources(inside), c, committing_place(inside))) for c in calls]
-        alone = len(calls) == 1 and not around and strategy == Sequential()  # so nothing uses the handler's result
+        alone = (
+            len(calls) == 1 and not around and strategy == Sequential()
+        )  # no behavior or strategy needs the result of the call
         chain = (
             calls[0]
             if alone
@@ -301,6 +304,6 @@ class Registry:
 
 
 def committing_place(behaviors: Sequence[Binding]) -> int:
-    """Return the number of behaviors outside the outermost behavior that commits; 0 when none commits."""
+    """Return the place of the outermost behavior that commits, counted from 0; 0 also when no behavior commits."""
     places = (place for place, binding in enumerate(behaviors) if getattr(binding.cls, "commits", False))
     return next(places, 0)

@@ -60,11 +60,10 @@ class Handled(Generic[Response_co]):
 class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Error_contra]):
     """Turns an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
 
-    `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is called for each `CourseFull` error that the
-    handler, or a behavior further inside, raises; classes derived from `CourseFull` count too. A handler for a more
-    specific error class is called before other handlers. For the same error class, the handler for a more specific
-    request class is called first, and for the same request class the handler that was declared first. No handler is
-    called for a cancellation, because it is not an `Exception`.
+    `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is for `CourseFull` errors, and errors of derived
+    classes, that the request's handler or a behavior inside the `RequestExceptionProcessorBehavior` raises. Among
+    several exception handlers, one for a more specific error class is called first, then one for a more specific
+    request class, then the one that was declared first. A cancellation is not an `Exception`, and calls none of them.
     """
 
     @abstractmethod
@@ -94,12 +93,11 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
     The work of the failed request is rolled back before the handlers are called. If this behavior is before the
     transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit are handled
     too. If this behavior is after the transaction behavior, or if the request joined a running transaction, the rest of
-    the pipeline runs behind a savepoint. In both cases only the work since the savepoint is rolled back, and earlier
-    work is committed. Queries get a savepoint too, because otherwise a failed statement would force a rollback of the
-    whole transaction.
+    the pipeline runs behind a savepoint: only the work since the savepoint is rolled back, and earlier work stays in
+    the transaction. Queries get a savepoint too, because a failed statement would force a rollback of everything.
 
     When a handler returns neither `Handled` nor `None`, a note is added to the error, and the next handler is called.
-    Cancellations are not handled. Place behaviors that must retry or observe every error inside this behavior.
+    Cancellations are not handled. Behaviors that retry, or that must see every error, belong inside this behavior.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestExceptionHandler,)

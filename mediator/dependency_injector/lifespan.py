@@ -1,7 +1,7 @@
 """Lifespan: starts a container and stops it.
 
-`lifespan` replaces `container.init_resources()` and `container.shutdown_resources()`. The replaced methods start resources
-concurrently, ignore indirect dependencies in the order of stopping, and stop no further resources after an error.
+`lifespan` replaces `container.init_resources()` and `container.shutdown_resources()`. Those methods start resources
+concurrently, choose the order of stopping by direct dependencies only, and leave resources running after an error.
 
 dependency-injector starts each resource in a separate task, so a resource must not keep a task group or a timeout open.
 """
@@ -50,7 +50,8 @@ async def lifespan(
 
     Args:
         container: The container, an instance.
-        workers: Whether to run the workers of the container: every relay, consumer, responder and idempotency.
+        workers: Whether to run the workers of the container: its `OutboxRelay`s, `EventConsumer`s, `RequestResponder`s
+            and `Idempotency` stores.
         check: Whether to validate the container first.
         requests: Requests that must have a handler, for `validate`.
         packages: Names of imported packages for `validate`; all requests declared in them must have a handler.

@@ -12,7 +12,7 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function that converts the payload of one version, as plain data, to the next version."""
 
 KeyLocking = Literal["strict", "row"]
-"""The way to put events of one key into the order of their commits; see `DistributedEvent.key_locking`."""
+"""How events of one key are kept in commit order; see `DistributedEvent.key_locking`."""
 
 _LONGEST_WORD = 64
 """Longest part of an event type, in characters.
@@ -44,7 +44,7 @@ class DistributedEvent:
     """Increase this when the payload changes incompatibly."""
 
     key_locking: ClassVar[KeyLocking] = "strict"
-    """The way to put events of one partition key into the order of their commits, despite several writers.
+    """How events of one partition key are kept in the order in which concurrent transactions commit.
 
     `"strict"` locks the key from the storing of the events to the end of the commit. `"row"` takes no lock. Instead,
     each transaction that adds an event of the key must, before its commit, update or lock one row. That row has to be

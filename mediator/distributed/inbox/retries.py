@@ -11,9 +11,9 @@ from mediator.settings import check_counts, is_pause
 DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
 """The pause after each failure of an event without order, in seconds."""
 ORDERED_DELAYS = (0.0, 1.0, 3.0)
-"""The pause after each failure of an event with `ordering="key"`, in seconds. Later events of the key wait."""
+"""The pause after each failure of an event with `ordering="key"`, in seconds. Its partition waits meanwhile."""
 LONGEST_ORDERED = 5.0
-"""The largest sum of the pauses of an event with `ordering="key"`, in seconds. The whole partition waits that long."""
+"""The largest allowed sum of these pauses, in seconds, because the whole partition waits."""
 _JITTER = 0.2
 
 

@@ -67,7 +67,7 @@ class RemoteSender:
         self._ids = ids
         self._contracts: dict[type, RequestContract] = {}
 
-    async def send(self, request: Request[R], /, *, timeout: float | None = None) -> R:  # noqa: ASYNC109  (it is sent)
+    async def send(self, request: Request[R], /, *, timeout: float | None = None) -> R:  # noqa: ASYNC109  (the call carries it)
         """Send a request and return the response of the other application's handler.
 
         Correlation, causation and tenant are sent along. The principal is not sent, because the other application
