@@ -92,8 +92,8 @@ class Registry:
         collaborators: The validators, authorizers and processors that behaviors work with.
         strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Returns the function that compiled pipelines call for the object of a handler or behavior. It is given
-            the function that the binding has, and may return a faster one.
+        compile_source: Returns the function that compiled pipelines call for the object of a handler or behavior. Its
+            argument is the function of the binding; the returned function may be faster.
 
     Raises:
         SettingError: `strategy` is no strategy.
@@ -251,9 +251,7 @@ class Registry:
             inside = [b for b in behaviors if b.cls.per_scope]  # type: ignore[attr-defined]  # a behavior
             around = [b for b in behaviors if not b.cls.per_scope]  # type: ignore[attr-defined]
             calls = [own_scope_link(compile_chain(self._sources(inside), c, committing_place(inside))) for c in calls]
-        alone = (
-            len(calls) == 1 and not around and strategy == Sequential()
-        )  # no behavior or strategy needs the result of the call
+        alone = len(calls) == 1 and not around and strategy == Sequential()  # nothing else needs the result of the call
         chain = (
             calls[0]
             if alone
