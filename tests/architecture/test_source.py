@@ -29,9 +29,8 @@ def test_a_file_has_no_generic_name(file: Path):
 
 @each_file
 def test_the_docstring_of_a_file_begins_with_a_sentence(file: Path):
-    docstring = ast.get_docstring(ast.parse(file.read_text()))
-    assert docstring
-    assert docstring.splitlines()[0].rstrip().endswith((".", ":")) or "\n" in docstring
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    assert docstring.partition("\n\n")[0].endswith((".", ":"))
 
 
 @each_file

@@ -95,13 +95,23 @@ class _Show(StreamRequestHandler[Watch, int]):
         yield 2
 
 
+class _HearRenamed(NotificationHandler[Renamed]):
+    def __init__(self, heard: list[str]) -> None:
+        self._heard = heard
+
+    async def handle(self, notification: Renamed) -> None:
+        self._heard.append(notification.name)
+
+
 class School:
     """An application. Its behaviors contain the transaction only if `transactional` is set."""
 
     def __init__(self, engine: AsyncEngine, *, transactional: bool = False, reading: bool = False) -> None:
         self.engine = engine
+        self.heard: list[str] = []
         self._outbox = SqlAlchemyOutbox(engine)
         handlers = [
+            Binding(lambda: _HearRenamed(self.heard), _HearRenamed, "hear_renamed", NotificationHandler),
             Binding(_Act, _Act, "act", RequestHandler),
             Binding(_Hear, _Hear, "hear", NotificationHandler),
             Binding(_Show, _Show, "show", StreamRequestHandler),
@@ -365,7 +375,9 @@ async def test_an_event_that_was_recorded_between_two_transactions_is_published_
         student.record(Renamed("Eda"))
         reading = School(engine, reading=True)
         await reading.mediator.send(Ask(load))
+        assert (school.heard, reading.heard) == ([], [])
         await school.mediator.send(Do(load))
+    assert school.heard == ["Eda"]
 
 
 @every_write
