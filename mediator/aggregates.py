@@ -21,7 +21,6 @@ class RecordedEvent:
     """A domain event that waits for the end of the unit of work.
 
     Attributes:
-        event: The event.
         number: The position of the event in the order in which all aggregates recorded their events.
         context: The context of the message during which the event was recorded; `None` if no message was being handled.
     """

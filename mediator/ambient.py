@@ -52,10 +52,7 @@ def enter_ambient(
     """Begin a context that inherits from the running context and replaces the values that are given.
 
     The given headers are added to the inherited headers. If a principal or a tenant is given, `vouched_by` becomes this
-    application.
-
-    Raises:
-        ContextError: A value is too long, or has a character that is not allowed.
+    application. A value that is too long, or has a character that is not allowed, raises a `ContextError`.
     """
     outer = current_frame()
     frame = AmbientFrame(outer, origin)

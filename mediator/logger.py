@@ -149,14 +149,8 @@ _losses = _Losses()
 class Guard:
     """Calls observers of the application or a third party. Their errors are logged, not raised.
 
-    The first failure is logged. Further failures are counted, and the count is logged with the first call that
-    succeeds.
-
-    Args:
-        what: The name of the observer, for the log lines.
-
-    Attributes:
-        failures: The number of failures since the last call that succeeded.
+    The first failure is logged, and `what` names the observer. Further failures are counted in `failures`, and the
+    count is logged with the first call that succeeds.
     """
 
     __slots__ = ("_log", "_what", "failures")
@@ -189,13 +183,9 @@ class _Period:
 
 
 class RateLimitedLogger:
-    """Limits similar log lines: it writes a few lines with the same text in a period, and counts the lines it leaves out.
+    """Limits similar log lines: writes a few lines with the same text in a period, and counts the lines it leaves out.
 
-    Args:
-        log: The logger that writes the lines.
-        lines: How many lines with the same text are written in one period.
-        seconds: The length of a period; a period begins with its first line.
-        clock: Returns the monotonic time in seconds.
+    A period of `seconds` begins with its first line, and has at most `lines` lines with the same text.
     """
 
     def __init__(

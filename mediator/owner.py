@@ -35,14 +35,9 @@ class Owner:
     def check(self, *, busy: bool = False, moves: bool = True) -> bool:
         """Check that the running event loop owns the object, or make the loop its owner if that is allowed.
 
-        Return True if the loop has just taken the object over from another loop, otherwise False.
-
-        Args:
-            busy: Whether the object is in use. An object in use can be taken over only from a closed loop.
-            moves: Whether another loop may ever take the object over.
-
-        Raises:
-            MisuseError: Another process or another event loop owns the object.
+        Return True if the loop has just taken the object over from another loop, otherwise False. A `busy` object can
+        be taken over only from a closed loop, and without `moves` not at all. When another process or event loop owns
+        the object, a `MisuseError` is raised.
         """
         loop, owner = running_loop(), self._owner()
         if self._loop is None:

@@ -236,10 +236,7 @@ async def _handle_when_resolved(resolving: Awaitable[Any], *arguments: Any) -> A
 def compile_chain(behaviors: Sequence[Source], innermost: Call, committing: int = 0) -> Call:
     """Compile behaviors, outermost first, and the innermost link into one chain.
 
-    Args:
-        behaviors: The sources of the behaviors.
-        innermost: The innermost link.
-        committing: The number of behaviors outside the behavior that commits a transaction.
+    `committing` is the number of behaviors outside the behavior that commits a transaction.
     """
     chain = innermost
     for place, source in reversed(tuple(enumerate(behaviors))):

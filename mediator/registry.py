@@ -36,7 +36,6 @@ class Pipeline:
     """The compiled pipeline of one message class.
 
     Attributes:
-        message_type: The message class.
         behaviors: The behaviors around the handlers, outermost first.
         handlers: The handlers: one for a request, any number for a notification or an event.
         call: The compiled chain; a `StreamCall` for a stream request.

@@ -214,8 +214,7 @@ class Frame:
     def resumed(self) -> Generator[None, None, None]:
         """Make this frame the running dispatch during the body.
 
-        Raises:
-            ScopeError: Its scope is closed, or another dispatch is using its scope.
+        If its scope is closed, or another dispatch is using its scope, a `ScopeError` is raised.
         """
         scope, before, innermost = self.scope, _frame.get(), self.scope.innermost
         if scope.closed:
@@ -245,11 +244,7 @@ class Frame:
         raise misuse.dispatch_depth(max_depth, path[::-1])
 
     def check_last(self) -> None:
-        """Check that every dispatch that joined this one has ended.
-
-        Raises:
-            ScopeError: A dispatch that joined is still running, in a task that was not awaited.
-        """
+        """Raise a `ScopeError` if a dispatch that joined this one still runs, in a task that was not awaited."""
         if not _same_dispatch(self.scope.innermost, self):
             raise misuse.concurrent_dispatch(self.message, self.scope.running)
 
@@ -577,8 +572,7 @@ def current_scope(wanted: str = "the current scope") -> Scope:
 def scope_if_any() -> Scope | None:
     """Return the scope of the running dispatch; `None` when no dispatch is running.
 
-    Raises:
-        ScopeError: The dispatch is over; the caller is a task that outlived it.
+    If the dispatch is over, because the caller is a task that outlived it, a `ScopeError` is raised.
     """
     frame = _frame.get()
     if frame is None:

@@ -43,7 +43,6 @@ class TransactionEnd:
     """The end of a transaction that a dispatch began.
 
     Attributes:
-        outcome: The outcome of the transaction.
         transaction_id: The id of the transaction, as shown in the logs.
         message: The message for which the transaction was begun.
         response: The response that the dispatch would return, if it is known yet.

@@ -86,10 +86,9 @@ async def _stop(coroutines: Sequence[Any]) -> bool:
 
 
 def check_awaited(response: Any, message: object) -> None:
-    """Check that a response is not a coroutine that a behavior or handler forgot to await.
+    """Raise a `MisuseError` if a response is a coroutine that a behavior or handler forgot to await.
 
-    Raises:
-        MisuseError: The response is a coroutine. It has been closed and will not run.
+    The coroutine has been closed by then, and will not run.
     """
     if response.__class__ is CoroutineType:
         response.close()

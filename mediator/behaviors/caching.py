@@ -26,9 +26,7 @@ class CacheKey:
 
     Attributes:
         query_type: The class of the query, because queries of two classes may compare equal.
-        query: The query, compared by value.
         principal: The principal who sent the query; `None` when all principals share the response.
-        tenant: The tenant whose data the response contains.
     """
 
     query_type: type

@@ -23,12 +23,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Number(click.types.FloatParamType):
-    """The type of an option whose value is a finite number greater than 0, or equal to 0 if `zero` is set.
+    """The type of an option whose value is a finite number greater than 0 and at most `most`.
 
-    Args:
-        unit: The unit of the number in error texts, such as `"seconds"`.
-        zero: Whether 0 is allowed.
-        most: The largest allowed number.
+    `zero` allows 0 as well. `unit` is the unit in error texts, such as `"seconds"`.
     """
 
     name = "float"

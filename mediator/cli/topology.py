@@ -69,10 +69,8 @@ class Report:
 async def compare_topology(container: Any, packages: Iterable[str], *, timeout: float) -> Report:  # noqa: ASYNC109
     """Compare the streams and consumers that a container needs with those of its brokers, and change nothing.
 
-    Args:
-        container: The container. Only the resources that its publishers and subscriptions need are started.
-        packages: The names of imported packages with further event classes.
-        timeout: How long to wait for each broker, in seconds.
+    Only the resources that the container's publishers and subscriptions need are started. `packages` are the names of
+    imported packages with further event classes, and `timeout` is how long to wait for each broker, in seconds.
     """
 
     async def compare(api: JetStreamApi, topology: Topology) -> BrokerReport:

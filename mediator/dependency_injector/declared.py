@@ -78,11 +78,7 @@ Named = tuple[str, Any]
 
 
 def check_instance(container: Any) -> None:
-    """Check that a container is an instance.
-
-    Raises:
-        ContainerError: The container is a class, or `None`.
-    """
+    """Raise a `ContainerError` if a container is `None`, or a class instead of an instance."""
     if container is None or isinstance(container, type):
         name = "AppContainer" if container is None else container.__name__
         found = "no container" if container is None else f"the container class {name}"

@@ -43,13 +43,9 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
     """Return the event flows of a container, without calling any provider.
 
     A publisher may publish the events that the code of handlers and behaviors raises, and the event classes that are
-    declared in the packages of this code. A declared class is left out if the container handles events of the same
-    domain, since this domain belongs to another application. A subscription delivers the events that the mediator of its
-    consumer handles.
-
-    Args:
-        container: The container.
-        packages: The names of imported packages with more event classes that may be published.
+    declared in the packages of this code and in the imported `packages`. A declared class is left out if the container
+    handles events of the same domain, since this domain belongs to another application. A subscription delivers the
+    events that the mediator of its consumer handles.
     """
     graph = Graph(container)
     catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}
@@ -118,11 +114,8 @@ class EventEntry:
 def read_events(container: Any) -> list[EventEntry]:
     """Return the events that a container handles or raises, and the events declared in the packages of its handlers.
 
-    The events are sorted by type and version.
-
-    Raises:
-        ContainerError: `container` is a class.
-        DeclarationError: An event has no valid type.
+    The events are sorted by type and version. A container that is a class raises a `ContainerError`, and an event
+    without a valid type a `DeclarationError`.
     """
     check_instance(container)
     catalogs = [read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)]
@@ -148,8 +141,7 @@ def has_partition_key(event_class: type[DistributedEvent]) -> bool:
 def codec_in(container: Any) -> EventCodec | None:
     """Return the first codec that the container gives to a unit of work; `None` when no unit of work gets a codec.
 
-    Raises:
-        ContainerError: The provider of the codec is asynchronous.
+    An asynchronous provider of the codec raises a `ContainerError`.
     """
     for label, provider, _ in instances_of(container, UnitOfWork):
         codec = codec_argument(provider)

@@ -21,7 +21,6 @@ class Graph:
 
     Attributes:
         labels: `container.<name>` of every provider; an inline provider has the label of the provider that contains it.
-        calls: The providers that each provider calls.
     """
 
     def __init__(self, container: Any) -> None:

@@ -98,8 +98,7 @@ class Resolution:
 class _Shortcut:
     """Records whether the class of a factory may be called directly, instead of the factory.
 
-    Attributes:
-        checked: The generation in which a direct call is allowed; `None` when it is not allowed.
+    `checked` is the generation in which a direct call is allowed; `None` when it is not allowed.
     """
 
     __slots__ = ("_before", "_build", "_changed", "_provider", "checked")

@@ -52,7 +52,6 @@ class Missing:
     """A parameter for which there is no provider, or more than one.
 
     Attributes:
-        name: The name of the parameter.
         reason: Why no argument could be chosen.
         candidates: The providers that fit, when there are several, so that no provider could be chosen.
         addable: Whether a new provider of the needed class would solve the problem.
@@ -210,8 +209,7 @@ def contents_of(packages: Sequence[str], exclude: Sequence[str]) -> Contents:
 class _Exclusion:
     """The names of excluded modules and classes. Everything below an excluded module or class is excluded, too.
 
-    Attributes:
-        unused: The names that have not excluded anything so far.
+    `unused` has the names that have not excluded anything so far.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

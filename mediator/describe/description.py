@@ -50,14 +50,10 @@ class Chart:
             self._inside.append("  end")
 
     def node(self, key: Hashable, text: str, opening: str, closing: str, *, outside: bool = False) -> str:
-        """Return the id of a node; the node is added when its key is new.
+        """Return the id of a node; the node is added when its key is new, outside all groups if `outside` is true.
 
-        Args:
-            key: Identifies the node.
-            text: The text of the node, escaped by `label`.
-            opening: The characters that begin the shape of the node.
-            closing: The characters that end the shape of the node.
-            outside: Whether the node stands outside all groups.
+        The `text` is escaped by `label`. `opening` and `closing` are the characters around it, which make the node's
+        shape.
         """
         found = self._ids.get(key)
         if found is None:

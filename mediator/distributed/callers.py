@@ -60,9 +60,7 @@ def stated_by(event: CloudEvent) -> Caller:
 async def vouched(authenticate: Callable[[Any], Awaitable[Caller | None]], sent: Any, what: str) -> Caller | None:
     """Return the caller that an authenticator has verified; `None` when it has verified nobody.
 
-    Raises:
-        NotAuthorizedError: The authenticator returned neither a `Caller` nor `None`.
-        Exception: The authenticator failed.
+    Any other result raises a `NotAuthorizedError`, and errors of the authenticator are passed on.
     """
     caller: object = await authenticate(sent)
     if caller is not None and not isinstance(caller, Caller):

@@ -18,9 +18,7 @@ _NO_DEFAULT: Any = object()
 def canonical(encoded: bytes, value: object) -> bytes:
     """Return the canonical form of a value that a codec has encoded as JSON. Other encodings are returned unchanged.
 
-    Args:
-        encoded: The encoded value.
-        value: The value, whose class declares the defaults.
+    The class of `value` declares the defaults.
     """
     try:
         plain: object = json.loads(encoded)

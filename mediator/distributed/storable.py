@@ -41,9 +41,6 @@ def time_text(time: datetime) -> str:
     """Return the text under which a time is stored: ISO 8601 in UTC.
 
     UTC keeps the text short enough for its column. In another time zone, whose offset may have microseconds, the text
-    could be 42 characters long.
-
-    Raises:
-        OverflowError: The time is outside the years 1 to 9999 in UTC.
+    could be 42 characters long. A time outside the years 1 to 9999 in UTC raises an `OverflowError`.
     """
     return time.astimezone(UTC).isoformat()

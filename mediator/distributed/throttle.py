@@ -14,13 +14,7 @@ BATCH = 500
 class Throttle:
     """Limits how many events are published per second.
 
-    Args:
-        rate: The largest number of events per second; `None` for no limit.
-        clock: Returns the monotonic time in seconds.
-        sleep: Waits for the given number of seconds.
-
-    Raises:
-        SettingError: The rate is not positive.
+    A `rate` of `None` is no limit. A rate that is not positive raises a `SettingError`.
     """
 
     def __init__(

@@ -87,11 +87,8 @@ def no_handler(request_type: type, nearest: Sequence[str] = ()) -> HandlerNotFou
 def unknown_type_arguments(message_type: type, base: type, families: Mapping[str, str]) -> HandlerNotFoundError:
     """The handler depends on the type arguments of the message, which are unknown when the message is dispatched.
 
-    Args:
-        message_type: The class of the request, notification or event.
-        base: The generic class whose type arguments are unknown.
-        families: The messages that each handler or collaborator is for, by its label: `base` with type arguments, such
-            as `Page[Student]` or `Page[Student] | Page[Course]`.
+    `families` has the messages that each handler or collaborator is for, by its label: the generic class `base` with
+    type arguments, such as `Page[Student]` or `Page[Student] | Page[Course]`.
     """
     said = " and ".join(f"{label} is for {family}" for label, family in families.items())
     generic = name_of(base)
@@ -124,13 +121,7 @@ def blocking_call(message: object) -> MisuseError:
 
 
 def wrong_owner(part: str, owner: str, user: str) -> MisuseError:
-    """An object was used by another process, thread or event loop than the one it belongs to.
-
-    Args:
-        part: The name of the object.
-        owner: The process, thread or event loop to which the object belongs.
-        user: The process, thread or event loop that used the object.
-    """
+    """An object was used by another process, thread or event loop than the one it belongs to."""
     return MisuseError(
         part,
         f"{part} belongs to {owner}, and was used in {user}. Start a container in each process, after "
@@ -168,33 +159,24 @@ def concurrent_dispatch(message: object, running: object) -> ScopeError:
 
 
 def dispatch_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
-    """Dispatches are nested too deeply.
-
-    Args:
-        limit: The `max_depth` of the mediator.
-        path: The running messages, outermost first.
-    """
+    """Dispatches are nested deeper than `max_depth`. `path` has the running messages, outermost first."""
     what = f"{len(path)} dispatches are nested, more than max_depth ({limit})"
     return _too_deep(limit, path, what, "Nest less deeply", "`max_depth` of the mediator")
 
 
 def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
-    """Too many domain events cause each other: the handlers of each event make aggregates record the next one.
+    """Domain events cause each other, deeper than `max_depth`.
 
-    Args:
-        limit: The `max_depth` of the mediator.
-        path: The events. Each was recorded by the handlers of the event before it.
+    The handlers of each event in `path` made aggregates record the next event.
     """
     what = f"{len(path)} domain events caused each other, more than max_depth ({limit})"
     return _too_deep(limit, path, what, "Let fewer events cause each other", "`max_depth` of the mediator")
 
 
 def too_many_domain_events(limit: int, path: Sequence[object]) -> DispatchDepthError:
-    """One transaction records more domain events than it may publish.
+    """One transaction records more domain events than the `max_domain_events` of its unit of work.
 
-    Args:
-        limit: The `max_domain_events` of the unit of work.
-        path: The events that led to the last event. Each was recorded by the handlers of the event before it.
+    `path` has the events that led to the last event. Each was recorded by the handlers of the event before it.
     """
     what = f"One transaction has more domain events than max_domain_events ({limit:,})"
     return _too_deep(limit, path, what, "Do less in one command", "`max_domain_events` of the unit of work")
@@ -366,9 +348,8 @@ def group_ordering(group: str, ordering: str, stream: str, consumer: str) -> Gro
 def no_unit_of_work(subject: object, running: str = "") -> NoUnitOfWorkError:
     """An operation needs a unit of work, and none is running or a different one is running.
 
-    Args:
-        subject: The name of the operation, or the object that was to be stored or published.
-        running: A description of the different unit of work that is running; empty when none is running.
+    `subject` is the name of the operation, or the object that was to be stored or published. `running` describes the
+    different unit of work; it is empty when none is running.
     """
     if running:
         return NoUnitOfWorkError(
@@ -529,10 +510,7 @@ def schema_newer(database: str, version: int, known: int) -> SchemaError:
 def not_repeatable(command: object, part: str, reason: str) -> MisuseError:
     """A command with an idempotency key cannot be stored, because its payload or its response cannot be encoded.
 
-    Args:
-        command: The command.
-        part: The part that cannot be encoded: the payload or the response.
-        reason: Why it cannot be encoded. The reason must not contain values of the command.
+    `part` says which of the two, and `reason` says why. The reason must not contain values of the command.
     """
     return MisuseError(
         command,

@@ -152,12 +152,9 @@ _SETS = msgspec.inspect.SetType | msgspec.inspect.FrozenSetType
 
 
 def _check_numbers(data: bytes, annotation: Any) -> None:
-    """Raise an error if decoding would take very long, because too many numbers have colliding hashes.
+    """Raise a `ValueError` if decoding would take very long, because too many numbers have colliding hashes.
 
     Only a type with mappings or sets of numbers is checked.
-
-    Raises:
-        ValueError: Too many numbers in the data have colliding hashes.
     """
     if len(data) > HARMLESS_BYTES and _hashes_numbers(annotation):
         check_collisions(_AS_TEXTS.decode(data))

@@ -47,8 +47,7 @@ _OBJECT_LENGTHS = ("minProperties", "maxProperties")
 def schema_of(event_class: type) -> Schema:
     """Return the schema of a class that msgspec supports.
 
-    Raises:
-        TypeError: A field has a type that JSON cannot represent.
+    A field with a type that JSON cannot represent raises a `TypeError`.
     """
     definitions = _Definitions()
     root = _schema(info.type_info(event_class), definitions)

@@ -114,13 +114,10 @@ def to_headers(event: CloudEvent, *, application: str = "") -> dict[str, str]:
 def from_message(
     headers: Mapping[str, str] | None, data: bytes, *, fallback_id: str, stored_at: datetime
 ) -> CloudEvent:
-    """Return the event in a message.
+    """Return the event in a message. The names of the headers may be in upper or lower case.
 
-    Args:
-        headers: The headers of the message, with names in upper or lower case.
-        data: The body of the message.
-        fallback_id: The id for an event without an id, made of the stream, the sequence and the time of storage.
-        stored_at: The time for an event without a time.
+    An event without an id gets `fallback_id`, made of the stream, the sequence and the time of storage. An event
+    without a time gets the time `stored_at`.
 
     Raises:
         EventNotDecodableError: The message is not a CloudEvent, or the CloudEvent is malformed.
@@ -239,11 +236,7 @@ def encoded(value: str) -> str:
 
 
 def decoded(value: str) -> str:
-    """Return the text of a header value.
-
-    Raises:
-        ValueError: The value is not valid UTF-8.
-    """
+    """Return the text of a header value. A value that is not valid UTF-8 raises a `ValueError`."""
     if "\ufffd" in value:  # nats-py replaces bytes that are not UTF-8 by this character
         raise ValueError("a header is not valid UTF-8")
     if len(value) > 1 and value[0] == value[-1] == '"':

@@ -33,12 +33,9 @@ _NOT_FOUND = 404
 class HeaderScan:
     """Reads the headers of a stream's messages once, in the order of the stream.
 
-    Args:
-        api: Returns the broker's API through the current connection.
-        stream: The name of the stream.
-        after: Only messages with a higher sequence than `after` are read.
-        last: Only messages up to this sequence are read.
-        since: The time from which messages are needed; used only when `after` is 0. Earlier messages may also be read.
+    Only messages with a sequence above `after` and up to `last` are read. If `after` is 0, messages are needed only
+    from the time `since`; earlier messages may also be read. `api` returns the broker's API through the current
+    connection.
     """
 
     def __init__(
@@ -53,8 +50,7 @@ class HeaderScan:
     async def pages(self) -> AsyncGenerator[list[Mapping[str, str]]]:
         """Yield the headers in pages. After an error, reading continues after the last page that was read.
 
-        Raises:
-            PublisherUnavailableError: Reading failed several times in a row without any progress.
+        When reading fails several times in a row without any progress, a `PublisherUnavailableError` is raised.
         """
         tries, failure = 0, PublisherUnavailableError("", "")
         while tries < _TRIES:

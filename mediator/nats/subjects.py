@@ -51,11 +51,8 @@ def answerable(prefixes: Collection[str] | None) -> Callable[[str], bool]:
     An inbox consists of a prefix and an unguessable token. One more token may follow, as in the inboxes of other NATS
     clients. Inboxes with two more tokens, in which this library receives the broker's own answers, are not accepted.
 
-    Args:
-        prefixes: The prefixes of the requesters' inboxes; `None` allows `_INBOX` and every `_INBOX_<name>`.
-
-    Raises:
-        SettingError: A prefix does not consist of valid tokens.
+    If `prefixes` is `None`, the prefixes `_INBOX` and every `_INBOX_<name>` are allowed. A prefix that does not consist
+    of valid tokens raises a `SettingError`.
     """
     given = _USUAL_PREFIX
     if prefixes is not None:
@@ -73,8 +70,6 @@ class AckAddress:
     """The parts of the subject on which a delivery is acknowledged.
 
     Attributes:
-        stream: The name of the stream.
-        consumer: The name of the consumer.
         attempt: How often the message was delivered, including this delivery.
         sequence: The message's sequence in the stream.
         number: The delivery's sequence among the deliveries of the consumer.

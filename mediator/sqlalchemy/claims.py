@@ -153,10 +153,8 @@ class BucketClaims(Claims):
     buckets, and claims only events of the buckets that it has locked. When a relay finds a bucket locked, it assumes
     for some seconds that other relays are active. When a relay finds every bucket locked, it waits for the lock of one
     bucket. It gets this lock when the relay that holds the lock ends its claim. At the next claim, that relay finds the
-    bucket locked, and also assumes that it is not alone.
-
-    Args:
-        frozen_seconds: Seconds after which the server ends the transaction of a relay that executes nothing.
+    bucket locked, and also assumes that it is not alone. The server ends the transaction of a relay that executes
+    nothing for `frozen_seconds`.
     """
 
     def __init__(
@@ -198,17 +196,14 @@ class BucketClaims(Claims):
         """Prepare the outbox, and begin the transaction of a claim.
 
         The preparation releases delayed events that are due, and sets the name of the application as the source of
-        events without a source. These changes are committed before the claim begins, because the source of a
-        published event must not change.
+        events without a source. These changes are committed before the claim begins, because the source of a published
+        event must not change.
 
         During the claim, the server limits how long a statement waits for a lock. The server also ends the transaction
         of a frozen relay, so that other relays do not wait for the frozen relay.
 
         The first statement also counts the rows of the table of buckets, since a missing row would look like a bucket
-        that another relay has locked.
-
-        Raises:
-            SchemaError: The table of buckets lacks rows.
+        that another relay has locked. If a row is missing, a `SchemaError` is raised.
         """
         due = select(
             statements.is_something_due(self.clock.now()),

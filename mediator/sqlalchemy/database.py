@@ -53,7 +53,6 @@ class Database(ABC):
         engine: The application's engine.
         reader: An engine on the same pool, for transactions that read.
         writer: An engine on the same pool, for transactions that write. Use it only while holding the writer lock.
-        isolations: The isolation levels that the database supports.
         snapshot: The isolation level at which all statements of a transaction see the same state; `None` when every
             level has this property.
         application: The name of the application, which is the source of stored events; `None` until an outbox on this
@@ -104,16 +103,14 @@ class Database(ABC):
     def writer_at(self, isolation: str | None) -> AsyncEngine:
         """Return the writer engine for an isolation level; `None` means the database's default level.
 
-        Raises:
-            MisuseError: The database does not support the level.
+        A level that the database does not support raises a `MisuseError`.
         """
         return self._at(self.writer, isolation)
 
     def reader_at(self, isolation: str | None) -> AsyncEngine:
         """Return the reader engine for a level; `None` means a level at which all statements see the same state.
 
-        Raises:
-            MisuseError: The database does not support the level.
+        A level that the database does not support raises a `MisuseError`.
         """
         return self._at(self.reader, isolation or self.snapshot)
 
@@ -299,11 +296,8 @@ class DatabaseClock:
     """The clock of the PostgreSQL server, or of the machine on which an SQLite file is used.
 
     All times that are stored or compared come from this clock, never from the clock of a process. If the clocks of two
-    processes differed, one process could delete rows that the other process has just written.
-
-    Args:
-        dialect: "sqlite" or "postgresql".
-        offset: Returns seconds to add to the time of the database; called for each statement. For tests.
+    processes differed, one process could delete rows that the other process has just written. For tests, `offset`
+    returns seconds to add to the time of the database; it is called for each statement.
     """
 
     def __init__(self, dialect: str, offset: Callable[[], float] | None = None) -> None:

@@ -84,8 +84,7 @@ class _Change:
 class DetachedObjects:
     """The objects that a session detached when a transaction began.
 
-    Attributes:
-        letting_go: Whether this class is detaching objects now. Aggregates detached by this class are not released.
+    `letting_go` is true while this class detaches objects. Aggregates that it detaches are not released.
     """
 
     def __init__(self, session: Session) -> None:
@@ -220,9 +219,8 @@ class DetachedObjects:
     def take_changed_back(self) -> None:
         """Attach the changed objects again, so that the changes are written.
 
-        Raises:
-            StaleObjectError: The row of a changed object was deleted or loaded as another object, or the object was
-                garbage-collected.
+        If the row of a changed object was deleted or loaded as another object, or if the object was garbage-collected,
+        a `StaleObjectError` is raised.
         """
         for state in list(self.changed()):
             entity = state.obj()

@@ -92,8 +92,7 @@ def database_of(
 ) -> Database:
     """Return the database of an engine; the first call sets up the engine.
 
-    Raises:
-        DatabaseUnavailableError: The engine is neither for an SQLite file nor for PostgreSQL through asyncpg.
+    An engine that is neither for an SQLite file nor for PostgreSQL through asyncpg raises a `DatabaseUnavailableError`.
     """
     reference = _databases.get(engine.sync_engine)
     known = None if reference is None else reference()

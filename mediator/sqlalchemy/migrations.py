@@ -61,9 +61,7 @@ class Migration:
 class SchemaHistory:
     """All versions of the tables. A new version needs an entry in `migrations` and a change of `metadata`.
 
-    Attributes:
-        metadata: The current tables.
-        migrations: The steps to versions 2, 3 and so on, in order.
+    `metadata` describes the current tables, and `migrations` has the steps to versions 2, 3 and so on, in order.
     """
 
     metadata: MetaData

@@ -86,8 +86,7 @@ class OwnedSession(Session):
     def flush(self, objects: Sequence[Any] | None = None) -> None:
         """Write all changes. Changed objects of earlier transactions are refreshed first.
 
-        Raises:
-            StaleObjectError: The row of a changed object has other values than the object was loaded with.
+        If the row of such an object has other values than it was loaded with, a `StaleObjectError` is raised.
         """
         if not self.outdated:
             self._read_anew(changed=True)

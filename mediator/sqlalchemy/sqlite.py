@@ -83,12 +83,9 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_tim
 
 
 class SqliteDatabase(Database):
-    """An SQLite file in WAL mode with `synchronous=FULL`, and with one writer at a time.
+    """An SQLite file in WAL mode with `synchronous=FULL`, and with one writer at a time, which holds `lock`.
 
     A writer waits at most `writer_timeout` seconds for other writers.
-
-    Attributes:
-        lock: The writer lock.
     """
 
     dialect: str = "sqlite"
@@ -193,8 +190,7 @@ class SqliteDatabase(Database):
 def file_of(url: URL) -> Path:
     """Return the absolute path of the database file in a URL.
 
-    Raises:
-        DatabaseUnavailableError: The URL names an in-memory database or is an SQLite URI.
+    A URL of an in-memory database, and an SQLite URI, raise a `DatabaseUnavailableError`.
     """
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise DatabaseUnavailableError(

@@ -40,10 +40,9 @@ _SQLITE_ROWS = 1000
 async def stage_events(connection: AsyncConnection, events: Sequence[StagedEvent]) -> None:
     """Insert events into the outbox, numbered in the given order.
 
-    PostgreSQL needs one statement for any number of events. SQLite needs one statement for each 1,000 events.
-
-    Raises:
-        EventIdConflictError: Two of the events have the same id, or an event in the outbox has the id of one of them.
+    PostgreSQL needs one statement for any number of events. SQLite needs one statement for each 1,000 events. If two of
+    the events have the same id, or an event in the outbox has the id of one of them, an `EventIdConflictError` is
+    raised.
     """
     try:
         await _insert(connection, events)

@@ -28,10 +28,8 @@ class Finding:
     """One result about one part.
 
     Attributes:
-        level: How bad the finding is.
         name: The name of the finding, for programs: `stream-missing`.
         label: The part, as `container.<name>`. The stream or consumer follows, if the finding is about one.
-        text: What was found.
         remedy: What to do; empty when nothing needs to be done.
     """
 

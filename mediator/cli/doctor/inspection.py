@@ -29,7 +29,6 @@ class StreamState:
     """The state of a stream.
 
     Attributes:
-        replicas: The number of servers that store the stream.
         storage: `"file"` or `"memory"`.
         discard: What a full stream does: `"new"` refuses events, `"old"` drops the oldest events.
         retention: `"limits"` when events stay for subscribers that come later.
@@ -65,7 +64,6 @@ class ConsumerState:
         ack_wait: Seconds for which the broker waits for an acknowledgement.
         max_ack_pending: The number of events that may be delivered and not yet acknowledged.
         pending: The number of messages that the consumer still has to deliver.
-        unacknowledged: The number of messages that are delivered and not yet acknowledged.
         ack_floor: The sequence in the stream up to which all messages are acknowledged.
         waiting: The number of waiting pull requests; 0 when no process consumes.
     """
@@ -93,14 +91,11 @@ class Inspection:
         server_version: The version of the connected server; empty when there is no connection.
         max_payload: The maximum size of a message in bytes, headers included.
         jetstream: Whether JetStream answers; `None` when it could not be asked.
-        account: JetStream's information about the account.
         sync_always: Whether the server writes through to its disk before it acknowledges (`sync_interval: always`).
             Only the monitoring of a server reports this, not the client protocol.
         streams: The wanted streams that exist.
-        missing_streams: The wanted streams that do not exist.
         consumers: The wanted consumers that exist.
         missing_consumers: The wanted consumers that do not exist, as stream and name.
-        problems: The reasons why values could not be read.
         servers: The number of servers that the connection knows, whether configured or announced by the broker.
     """
 

@@ -45,8 +45,6 @@ class Part(Generic[T]):
 
     Attributes:
         label: `container.<name>` of its provider, or of the provider that contains it.
-        provider: The provider of the object.
-        value: The object.
         engine: The engine that an outbox, inbox or parking uses; `None` for other objects.
     """
 
@@ -62,9 +60,6 @@ class Broker:
 
     Attributes:
         label: `container.<name>` of the first part that publishes to the broker or subscribes there.
-        connection: The connection to the broker.
-        wanted: The streams and consumers that the application wants.
-        seen: The result of the inspection.
         compared: The comparison of the existing streams and consumers with `wanted`; `None` when it failed.
         problem: Why the comparison failed; empty when it did not fail.
         offset: Seconds by which the broker's clock is ahead of this machine's clock; `None` when unknown.
@@ -96,12 +91,9 @@ class Consumer:
     Attributes:
         label: `container.<name>` of the consumer's provider.
         group: The name of the consumer's group; empty when the subscription is not available.
-        concurrency: The number of events that the consumer handles at a time.
         ordering: `"none"` or `"key"`.
         event_types: The event types that the consumer handles, as `<domain>.<name>`.
-        streams: The names of the streams from which the events come.
         broker: The connection to the streams' broker; `None` when the broker is not NATS.
-        inboxes: The inboxes in which the consumer records events.
         retries: How often the consumer retries a failing event, and the pause before each retry.
         parks: Whether the consumer parks an event after the last retry, instead of retrying forever.
     """
@@ -125,7 +117,6 @@ class Failure:
     Attributes:
         label: `container.<name>` of the part.
         kind: `"database"`, `"broker"` or `"part"`.
-        error: Why it could not be opened.
         setting: The name of the argument that is unavailable or not valid; empty for other failures.
     """
 
@@ -145,7 +136,6 @@ class Installation:
         relays: The engine that each relay uses; an engine with two relays is listed twice.
         max_event_bytes: The maximum size of an event's payload, in bytes.
         archive_seconds: Seconds for which outboxes keep published events.
-        failures: The parts that could not be opened.
     """
 
     container: Any

@@ -35,7 +35,6 @@ class Outgoing:
 
     Attributes:
         label: The label of the outbox's provider.
-        outbox: The outbox.
         publishers: The providers of the publishers, by their labels.
         ask: Returns the object of a provider.
     """

@@ -29,11 +29,7 @@ _SHARED: kinds.Kinds = (providers.BaseResource, Scoped)
 def find_shadowed(container: Any, path: str = "container") -> Iterator[Problem]:
     """Yield a problem for each name whose earlier provider is still used by other providers.
 
-    Names in nested containers are checked as well.
-
-    Args:
-        container: The container, an instance.
-        path: The label of the container. The labels of the problems begin with it.
+    Names in nested containers are checked as well. The labels of the problems begin with `path`.
     """
     declared = container.declarative_parent
     derived = [] if declared is None else list(_in_derived_class(declared, path))

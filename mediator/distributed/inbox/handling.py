@@ -28,7 +28,6 @@ class HandlingParts:
     """The objects that all handlings of one consumer share.
 
     Attributes:
-        mediator: The mediator whose handlers and behaviors are used.
         unit_of_work: Returns the unit of work of the current scope.
         timeout: How long the handlers of one event may take, in seconds.
         log: Logs dropped attributes, and errors after a commit.

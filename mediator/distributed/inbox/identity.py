@@ -14,7 +14,6 @@ class EventIdentity:
     """Identifies an event in the inbox by three printable texts that fit into its columns.
 
     Attributes:
-        consumer: The consumer group.
         source: The source of the event; empty when the message cannot be read.
         event_id: The id of the event, or a substitute for it.
         former_id: The substitute for a missing id that was used before version 2 of the tables; `None` for an event

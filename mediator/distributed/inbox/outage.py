@@ -45,13 +45,8 @@ def _is_caused_by(error: BaseException | None, kinds: tuple[type[BaseException],
 class DatabaseOutage:
     """Waits until the database is available and its outbox has room.
 
-    The begin and the end of an outage are logged once, not once for each worker that waits.
-
-    Args:
-        inbox: The inbox, which checks whether its database can be reached or written to.
-        backoff: The pauses between these checks.
-        room: The pauses until a full outbox is tried again.
-        log: Where the waiting is logged.
+    The pauses between two checks of the inbox's database come from `backoff`, and the pauses until a full outbox is
+    tried again from `room`. The begin and the end of an outage are logged once, not once for each worker that waits.
     """
 
     def __init__(self, inbox: Inbox, backoff: Backoff, room: Backoff, log: Logger) -> None:
@@ -72,12 +67,9 @@ class DatabaseOutage:
 
         Return true when the event may be tried again, and false when the consumer is stopped.
 
-        Args:
-            error: The error that showed the outage.
-            stopping: Set when the consumer is stopped.
-            losses: The number of outages that the same event has met. If this is the second or a later outage, and the
-                database cannot store data, the first check comes after a pause. The event may need more disk space than
-                is left, and other events may free space in the meantime.
+        `losses` is the number of outages that the same event has met. If this is the second or a later outage, and the
+        database cannot store data, the first check comes after a pause. The event may need more disk space than is
+        left, and other events may free space in the meantime.
         """
         if is_backlog(error):
             if not self._is_full:

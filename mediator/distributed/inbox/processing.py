@@ -60,19 +60,12 @@ class ProcessingParts:
         group: The consumer's name in the inbox.
         classes: The event class of each wire type that is handled.
         ordered: `True` if later events of a key wait for earlier events.
-        handling: The objects that all handlings of the consumer share.
-        lock: Decides which handlers of this process may run now.
-        inbox: Records the events that took effect.
         parking: Keeps parked events; without parking, failing events are tried again without end.
-        retries: How often and when failed events are tried again.
         fatal_errors: Errors that another attempt would raise again.
         unknown_type_grace: How long an event of an unknown type may wait for a handler, in seconds since the event was
             stored.
-        outage: Waits for the database.
-        rng: The random number generator for the jitter of pauses.
         now: Returns the time in seconds since the epoch.
-        log: Logs how deliveries end.
-        limited_log: The same log, rate-limited, for lines that any publisher can cause.
+        limited_log: The same as `log`, rate-limited, for lines that any publisher can cause.
     """
 
     group: str
@@ -117,11 +110,7 @@ class Attempt:
         return self.start.attempt if self.start is not None else 0
 
     async def begin(self, *, first: bool) -> Start | None:
-        """Wait for the lock and return the start, which is counted once; `None` if the consumer is stopped first.
-
-        Args:
-            first: `True` if the event was never delivered before.
-        """
+        """Wait for the lock and return the start, which is counted once; `None` if the consumer is stopped first."""
         if self.start is not None:
             return self.start if await self.guard.reacquire(self.number) else None
         if await self.guard.shared():
@@ -193,13 +182,7 @@ Settlement = Callable[[], Awaitable[None]]
 
 
 class Processing:
-    """Handles and settles one delivery.
-
-    Args:
-        parts: The objects that all processings of the consumer share.
-        delivery: The delivery.
-        stopping: Set when the consumer is stopped.
-    """
+    """Handles and settles one delivery."""
 
     def __init__(self, parts: ProcessingParts, delivery: Delivery, stopping: asyncio.Event) -> None:
         self._parts = parts

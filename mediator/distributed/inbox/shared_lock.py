@@ -24,9 +24,6 @@ class SharedLock:
 
     A handler that never ends would make suspects and newcomers wait without end. Therefore newcomers wait for suspects
     at most `patience` seconds. After that, newcomers may start for as many seconds although suspects wait.
-
-    Args:
-        patience: How long newcomers wait for waiting suspects, in seconds.
     """
 
     def __init__(self, patience: float = PATIENCE) -> None:
@@ -114,12 +111,8 @@ class SharedLock:
 class Guard:
     """Acquires a shared lock for one event. Leaving the `with` block of the guard releases the lock.
 
-    Args:
-        lock: The shared lock.
-        stopping: Once this event is set, all waits of the guard end.
-
-    Attributes:
-        is_exclusive: `True` if the guard holds or requests the exclusive lock.
+    Once the event `stopping` is set, all waits of the guard end. `is_exclusive` is true if the guard holds or requests
+    the exclusive lock.
     """
 
     def __init__(self, lock: SharedLock, stopping: asyncio.Event) -> None:

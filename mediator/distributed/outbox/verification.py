@@ -47,8 +47,6 @@ class _Chunk:
 
     Attributes:
         after: The sequence after which the part begins.
-        last: The sequence of its last event.
-        events: The number of its events.
         ids: For each domain, the digests of the events that were not found in the stream so far.
         oldest: For each domain, a time before which no event of the chunk was stored, in seconds since the epoch.
         streams: For each domain, the state of the stream before the stream was read.

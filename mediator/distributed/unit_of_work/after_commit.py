@@ -49,14 +49,8 @@ class AfterCommitQueue:
     ) -> None:
         """Deliver the events of the transaction, if `deliver` is given, and then make all calls, even if one fails.
 
-        Args:
-            transaction_id: The id of the transaction.
-            message: The message of the dispatch that began the transaction.
-            response: The response of the message.
-            deliver: Sends the events; `None` when the events are in the outbox. The coroutine has to limit its own
-                duration.
-            timeout: How long all calls together may take, in seconds.
-            errors: The errors that were raised since the commit. Further errors are added.
+        `deliver` has to limit its own duration; without it the events are in the outbox. All calls together may take
+        `timeout` seconds. Errors are added to `errors`, which has the errors that were raised since the commit.
 
         Raises:
             AfterCommitError: A call failed or did not end in time, or there are several errors.

@@ -59,11 +59,7 @@ class RecordedEventQueue:
         return list(dict.fromkeys(f"{name_of(each.recorded.event)} (recorded)" for each in self._waiting))
 
     def add(self, recorded: Iterable[RecordedEvent]) -> None:
-        """Add recorded events.
-
-        Raises:
-            DispatchDepthError: A chain of events is longer than `max_depth`.
-        """
+        """Add recorded events. A chain of events that is longer than `max_depth` raises a `DispatchDepthError`."""
         cause, limit = self._published, self.origin.max_depth
         depth = 1 if cause is None else cause.depth + 1
         for each in recorded:
@@ -79,8 +75,7 @@ class RecordedEventQueue:
     async def publish(self) -> None:
         """Publish all events in order, including events that are recorded meanwhile; stop at the first error.
 
-        Raises:
-            DispatchDepthError: The published and the waiting events together are more than `limit`.
+        If the published and the waiting events together are more than `limit`, a `DispatchDepthError` is raised.
         """
         heap: list[_Waiting] = []
         try:

@@ -34,7 +34,6 @@ class CollectedEvent:
     """An event that waits for the commit.
 
     Attributes:
-        event: The event as it was added.
         id: The id, made once when the event was added.
         time: When the event was added, in UTC.
         context: The context of the message in whose handling the event was added.
@@ -52,10 +51,8 @@ class CollectedEvent:
     def encode(self, codec: EventCodec, limit: int, source: str = "") -> CloudEvent:
         """Return the envelope to store, after checking that its payload decodes to an equal event.
 
-        Args:
-            codec: Encodes and decodes payloads.
-            limit: The largest payload, in bytes.
-            source: The name of this application; empty when it is not known here.
+        The payload may have up to `limit` bytes. `source` is the name of this application; empty when it is not known
+        here.
 
         Raises:
             EventNotSerializableError: The payload, partition key, id or time cannot be stored; the payload does not
@@ -146,17 +143,11 @@ class RunningTransaction:
     """The state of one transaction.
 
     Attributes:
-        id: The transaction id, for logs and errors.
         message: The message that the transaction was begun for, or a text.
-        scope: The scope in which it runs.
-        frame: The dispatch that began it.
         max_domain_events: How many domain events it may publish; `None` for any number.
         events: The events collected so far, in the order of `add`.
-        after_commit: The calls to make after the commit.
-        tracked: The aggregates that are tracked until it ends.
         recorded: The domain events that wait to be published before the commit.
         sealed: `True` once the events are being stored, so that an event added now would be lost.
-        clock: Returns the monotonic time in seconds.
     """
 
     id: str
@@ -185,11 +176,8 @@ class RunningTransaction:
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
         """Accept no more events, and return the encoded events.
 
-        `stage` is false when the events are delivered directly, without an outbox.
-
-        Raises:
-            MisuseError: An event is delayed, and there is no outbox in which it could wait.
-            EventError: An event cannot be encoded.
+        `stage` is false when the events are delivered directly, without an outbox, in which a delayed event could wait.
+        A delayed event raises a `MisuseError` then, and an event that cannot be encoded raises an `EventError`.
         """
         self.sealed = True
         for each in self.events:
@@ -241,11 +229,7 @@ class RunningTransaction:
             level.doom = Doom(message, error)
 
     def raise_doom(self) -> None:
-        """Check that the work since the innermost savepoint can be kept.
-
-        Raises:
-            RolledBackError: The work can only be rolled back.
-        """
+        """Raise a `RolledBackError` if the work since the innermost savepoint can only be rolled back."""
         if (doom := self.doom) is not None:
             raise RolledBackError(self.id, doom.message, doom.error) from doom.error
 

@@ -266,8 +266,7 @@ class Tls:
     def context(self) -> ssl.SSLContext:
         """Return the TLS context for the next connection. Files are read again when they have changed.
 
-        Raises:
-            OSError: A file cannot be used.
+        A file that cannot be used raises an `OSError`.
         """
         if self.given is not None:
             return self.given

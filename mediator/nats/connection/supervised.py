@@ -76,8 +76,7 @@ class SupervisedClient:
     async def client(self, timeout: float) -> Client:  # noqa: ASYNC109  # the bound is part of the promise
         """Return the connected client; wait at most `timeout` seconds for a connection.
 
-        Raises:
-            PublisherUnavailableError: There is no connection yet.
+        Without a connection, a `PublisherUnavailableError` is raised.
         """
         self.start()
         try:

@@ -98,7 +98,6 @@ class InFlight:
     Args:
         messages: The messages to send, with an `EventRefusedError` instead of a message that cannot be sent.
         keys: The partition key of each message; `None` for a message without an order.
-        broker: The name of the broker, for errors.
         too_large: Returns the error for an event that is too large. The arguments are the event, the event's size in
             bytes, and the server's limit in bytes.
         refills: Whether these events are missing in their stream and are sent again with their old ids. If so, a

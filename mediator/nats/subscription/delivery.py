@@ -27,7 +27,6 @@ class NatsDelivery(Delivery):
 
     Attributes:
         unread: Whether the application has not fetched the delivery yet.
-        consumer: The name of the durable consumer that delivered the message.
         remaining: The number of messages that the consumer had still to deliver after this message.
         seen: When the message arrived or its progress was last reported, in seconds of the monotonic clock.
     """

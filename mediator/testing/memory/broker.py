@@ -53,8 +53,7 @@ def own_id(sequence: int, stored_at: datetime) -> str:
 class _Group:
     """The progress of one group of consumers.
 
-    Attributes:
-        outstanding: By partition, the number of unsettled deliveries, including delayed redeliveries.
+    `outstanding` has, by partition, the number of unsettled deliveries, including delayed redeliveries.
     """
 
     def __init__(self, name: str, event_types: frozenset[str], ordering: Ordering) -> None:
@@ -349,9 +348,7 @@ class _Delivery(Delivery):
 class InMemoryStreamContents(StreamContents):
     """Presents the single stream of a broker as one stream for each domain, even for domains without events.
 
-    Args:
-        stored: A function that returns the stored events, in order. During a simulated outage, the function
-            raises `PublisherUnavailableError`.
+    `stored` returns the stored events, in order. During a simulated outage it raises a `PublisherUnavailableError`.
     """
 
     def __init__(self, stored: Callable[[], Sequence[Stored]]) -> None:
