@@ -11,7 +11,7 @@ from mediator.messages import Notification
 from mediator.scope import current_frame
 
 _JOURNAL = "_mediator_journal"
-"""The key of the journal in an aggregate's `__dict__`, where it is neither a dataclass field nor a mapped column."""
+"""The key of an aggregate's journal in its `__dict__`. The journal is neither a dataclass field nor a mapped column."""
 
 _numbers = itertools.count()
 
@@ -31,7 +31,7 @@ class RecordedEvent:
 
 
 class EventCollector(Protocol):
-    """The interface of a unit of work that takes over the events of the aggregates it tracks."""
+    """The interface by which a unit of work takes over the events of the aggregates that are tracked."""
 
     def take(self, aggregate: "AggregateRoot", recorded: RecordedEvent, /) -> bool:
         """Keep an event until the end of the running transaction.
@@ -57,7 +57,7 @@ class AggregateRoot:
 
         Raises:
             MisuseError: The event is not a notification.
-            DispatchDepthError: More domain events cause each other than `max_depth` allows, as in a circle.
+            DispatchDepthError: Domain events cause each other in a chain longer than `max_depth`, as in a circle.
         """
         if not isinstance(event, Notification):
             raise misuse.wrong_kind(event, "record")
@@ -108,7 +108,7 @@ class Journal:
 def journal_of(aggregate: AggregateRoot) -> Journal:
     """Return the journal of an aggregate.
 
-    It is created on first use, because an object-relational mapper may load entities without calling `__init__`.
+    The first use creates the journal, because an object-relational mapper may load entities without calling `__init__`.
     """
     attributes = vars(aggregate)
     journal: Journal | None = attributes.get(_JOURNAL)

@@ -49,7 +49,7 @@ def running_fields() -> dict[str, str | None]:
 def enter_ambient(
     origin: Origin, *, principal: str | None, tenant: str | None, headers: Mapping[str, str], correlation_id: str | None
 ) -> AmbientFrame:
-    """Begin a context that inherits from the running context and replaces the values that are given.
+    """Begin a context with the given values. All other values are inherited from the running context.
 
     The given headers are added to the inherited headers. If a principal or a tenant is given, `vouched_by` becomes this
     application. A value that is too long, or has a character that is not allowed, raises a `ContextError`.

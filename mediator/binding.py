@@ -17,7 +17,7 @@ class Fit(enum.IntEnum):
 
     NO = 0
     UNKNOWN = 1
-    """The binding is for certain type arguments, and the message class does not say which type arguments a message has."""
+    """The binding is for particular type arguments, and the message class does not say which ones a message has."""
     YES = 2
 
 
@@ -70,7 +70,7 @@ class Binding:
         """Return whether the binding, which is for `base`, is also for a subclass of `base`.
 
         A binding for `Create[Student]` is not for a subclass of `Create[Course]`. For an object that was created as
-        `Create[Student](...)` the fit is `UNKNOWN`, because its class is `Create`, without type arguments.
+        `Create[Student](...)` the fit is `UNKNOWN`, because the object's class is `Create`, without type arguments.
         """
         families = self._arguments(base)
         if not families:
@@ -82,7 +82,7 @@ class Binding:
         return Fit.UNKNOWN if fitting else Fit.NO
 
     def is_open_for(self, base: type) -> bool:
-        """Return whether the binding is for `base` with any type arguments."""
+        """Return whether the binding is for `base`, whatever the type arguments are."""
         return base in self.messages and not self._arguments(base)
 
     def bases_unknown(self, message_type: type) -> list[type]:
@@ -91,7 +91,7 @@ class Binding:
         return [cls for cls in bases if self.fit_of(message_type, cls) is Fit.UNKNOWN]
 
     def vagueness(self, message_type: type, base: type) -> int:
-        """Rank how loosely the binding fits the type arguments of the message class for `base`.
+        """Rank how loosely the binding's type arguments for `base` fit those of the message class.
 
         Return 0 for the same type arguments, 1 for other type arguments, and 2 if the binding has no type arguments.
         """

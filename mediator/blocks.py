@@ -1,7 +1,7 @@
 """Blocks: context managers that raise every error unchanged, and functions that raise the errors of a cleanup.
 
 The context managers of `contextlib` set the traceback of an error of the body. Some errors do not allow that: an error
-that is a frozen dataclass raises a `FrozenInstanceError` instead, so the original error cannot be caught. Every context
+that is a frozen dataclass is replaced by a `FrozenInstanceError`, so nobody can catch the original error. Every context
 manager of this package is made by `contextmanager` or `asynccontextmanager` of this module.
 """
 
@@ -98,7 +98,7 @@ class _AsyncBlock(AbstractAsyncContextManager[T]):
 def _is_the_same(raised: BaseException, error: BaseException | None) -> bool:
     """Return whether a generator raised the same error that was thrown into it.
 
-    Python turns a `StopIteration` or `StopAsyncIteration` that leaves a generator into a `RuntimeError`.
+    If a generator raises a `StopIteration` or `StopAsyncIteration`, Python raises a `RuntimeError` instead.
     """
     stops = isinstance(error, StopIteration | StopAsyncIteration)
     return raised is error or (stops and isinstance(raised, RuntimeError) and raised.__cause__ is error)

@@ -85,9 +85,9 @@ class _Equipped:
 
 
 def equipped(source: Source, collaborators: Sequence[Binding]) -> Callable[[], Any]:
-    """Return a source of the behavior together with its collaborators.
+    """Return a function that creates the behavior and gives it its collaborators.
 
-    The collaborators are made only when the behavior resolves them.
+    The objects of the collaborators are created only when the behavior resolves them.
     """
 
     def equip() -> Any:

@@ -9,7 +9,7 @@ class Extra:
     """A block that imports the dependencies of an extra: `with Extra("fastapi"): from fastapi import Depends`.
 
     Raises:
-        MissingExtraError: A module is not installed. It is a `ModuleNotFoundError`, so code that catches a
+        MissingExtraError: A module is not installed. This error is a `ModuleNotFoundError`, so code that catches a
             `ModuleNotFoundError` still works.
     """
 

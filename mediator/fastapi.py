@@ -78,7 +78,7 @@ async def request_mediator(connection: HTTPConnection) -> AsyncIterator[Mediator
 
 
 def context_of(correlation_id: str | None) -> MessageContext:
-    """Return the context of a request. Its correlation id is the given id if that is valid, otherwise a new id."""
+    """Return the context of a request. The correlation id is the given id if that id is valid, otherwise a new id."""
     message_id = new_id()
     given = correlation_id or ""
     is_valid = 0 < len(given) <= LONGEST_ID and all("!" <= char <= "~" for char in given)

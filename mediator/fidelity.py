@@ -120,7 +120,7 @@ def _decimal(given: Decimal, read: Decimal) -> Change | None:
 def _clock_time(given: datetime | time, read: datetime | time) -> Change | None:
     """Compare the local times and the UTC offsets of two values.
 
-    A time zone whose offset varies over the year cannot be stored, so such a time zone is always reported as a change.
+    Only an offset from UTC can be stored, so a time zone whose offset varies over the year is reported as a change.
     """
     if given.tzinfo is read.tzinfo is UTC and given == read:
         return None
@@ -131,7 +131,7 @@ def _clock_time(given: datetime | time, read: datetime | time) -> Change | None:
             advice = (
                 "only an offset from UTC is kept: give it as `.astimezone(UTC)`, and the zone in a field of its own"
             )
-            return Change("", f"{_article(given)} in the time zone {given.tzinfo}", "one in no such zone", advice)
+            return Change("", f"{_article(given)} in the time zone {given.tzinfo}", "one without that zone", advice)
         same = given.utcoffset() == read.utcoffset()
     same = same and given.replace(tzinfo=None, fold=0) == read.replace(tzinfo=None, fold=0)
     return None if same else _differing(given, read)

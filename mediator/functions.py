@@ -52,8 +52,8 @@ def as_handler(function: Callable[..., Any], /) -> Any:
 
     Raises:
         ContainerError: The argument is not an async function, an annotation cannot be resolved, or the first parameter is
-            not annotated with a message class. Or the function takes a stream request and has no `yield`, or it has a
-            `yield` and takes another message.
+            not annotated with a message class. Or the function takes a stream request and has no `yield`, or takes
+            another message and has a `yield`.
     """
     _check_function(function)
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
@@ -82,7 +82,7 @@ def as_sync_handler(function: Callable[..., Any], /) -> Any:
 
     Raises:
         ContainerError: The argument is no function or is async, an annotation cannot be resolved, or the annotation of the
-            first parameter is no message class or a stream request.
+            first parameter is no message class, or is a stream request.
     """
     _check_function(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):

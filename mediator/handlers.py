@@ -101,7 +101,7 @@ def message_types(argument: Any) -> tuple[type, ...]:
 
 
 def class_of(annotation: Any) -> type | None:
-    """Return the class of an annotation, without type arguments; `None` when it is no class."""
+    """Return the class of an annotation, without type arguments; `None` when the annotation is no class."""
     while hasattr(annotation, "__supertype__"):  # NewType
         annotation = annotation.__supertype__
     origin = typing.get_origin(annotation) or annotation
@@ -148,7 +148,7 @@ def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
 
 
 def is_known(given: Any, wanted: Any) -> bool:
-    """Return whether the type argument `given` certainly fits `wanted`. Call it only after `fits` returned True.
+    """Return whether the type argument `given` certainly fits `wanted`. Use this only after `fits` returned True.
 
     The fit is uncertain if `given` is or contains `Any` or a type variable where `wanted` has a type.
     """

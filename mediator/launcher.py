@@ -1,6 +1,6 @@
 """The command `mediator`. It starts even if another distribution's package is imported as `mediator`, and reports that.
 
-This module is installed beside the package, as `mediator_uow`, so it starts whichever package is imported.
+This module is installed as `mediator_uow`, beside the package, so it starts even if `mediator` is another package.
 """
 
 import importlib

@@ -164,7 +164,7 @@ class Guard:
         """Make the call and return its result, or `None` when it raised an `Exception`."""
         try:
             result = call(*args, **options)
-        except Exception as error:  # an observer must not fail the work that it observes
+        except Exception as error:  # an error of an observer must not fail the work
             self.failures += 1
             if self.failures == 1:
                 self._log.warning("watcher failed", error=type(error).__name__, reason=text_of(error))

@@ -37,7 +37,7 @@ class Mediator:
         max_depth: The largest number of dispatches that may be nested.
 
     Attributes:
-        owner: The event loop in which its container was started; `None` before the start.
+        owner: The event loop in which the mediator's container was started; `None` before the start.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Mediator:
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
         """Publish a notification after the running unit of work has committed, in a separate unit of work.
 
-        Notifications are published in the order of these calls, even if earlier ones failed. If the unit of work rolls
+        Notifications are published in the order of the calls, even if an earlier one failed. If the unit of work rolls
         back, no notification is published. If a `NESTED` dispatch rolls back to its savepoint, the notifications that
         were added since that savepoint are not published. Failures reach the sender of the outermost command as one
         `AfterCommitError`. If the process dies after the commit, the remaining notifications are lost; use a
@@ -281,8 +281,8 @@ class Mediator:
             message_type: The message class; when not given, all classes that have a handler.
             format: `"text"`; `"json"`, which adds the messages that each handler dispatches; or `"mermaid"`, a
                 flowchart of a message and of the messages that its handlers dispatch in turn. The messages that a handler
-                dispatches are declared by its class as `dispatches`; otherwise they are the message classes that its
-                source code calls.
+                dispatches are declared by its class as `dispatches`. Without that declaration they are the message
+                classes that its source code calls.
 
         Raises:
             HandlerNotFoundError: The class is a request and has no handler.

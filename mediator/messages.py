@@ -61,7 +61,7 @@ def check_kind(cls: type) -> None:
 def kinds_of_message(cls: type, *others: type) -> list[str]:
     """Return the names of the kinds of a message class. A class that is declared correctly has exactly one."""
     kinds = [kind for kind in (*_KINDS, *others) if issubclass(cls, kind)]
-    if issubclass(cls, Command) and issubclass(cls, Query):  # one changes something, the other only reads
+    if issubclass(cls, Command) and issubclass(cls, Query):  # a command changes something, a query only reads
         kinds[kinds.index(Request) : kinds.index(Request) + 1] = (Command, Query)
     return [kind.__name__ for kind in kinds]
 

@@ -1,6 +1,6 @@
 """Telemetry: records a span and a duration for each message, each handler of a notification, and each stream.
 
-It needs `mediator-uow[opentelemetry]`, and has no visible effect until the application sets up OpenTelemetry's SDK.
+This module needs `mediator-uow[opentelemetry]`, and has no effect until the application sets up OpenTelemetry's SDK.
 Where OpenTelemetry's semantic conventions for messaging define the name of an attribute, that name is used. Payloads are
 never recorded.
 """

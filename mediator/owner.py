@@ -2,7 +2,7 @@
 
 A task keeps a copy of the context variables that were set when the task was created. If a connection is opened while a
 command is handled, the tasks of the connection would keep the command, the tenant and the log fields in memory until
-the connection is closed. To prevent this, these tasks are started in an empty context.
+the connection is closed. To prevent this, the tasks of connections are started in an empty context.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Owner:
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     def check(self, *, busy: bool = False, moves: bool = True) -> bool:
-        """Check that the running event loop owns the object, or make the loop its owner if that is allowed.
+        """Check that the running event loop owns the object, or make the running loop the owner if that is allowed.
 
         Return True if the loop has just taken the object over from another loop, otherwise False. A `busy` object can
         be taken over only from a closed loop, and without `moves` not at all. When another process or event loop owns

@@ -1,9 +1,9 @@
 """Pipeline: the behaviors and the handlers of a message, compiled once into a chain of calls.
 
 A link is a function that creates one behavior or handler when it is called. If a behavior returns without calling
-`call_next`, the objects inside it are not created; if it calls `call_next` twice, they are created twice. A link
-returns the coroutine of the `handle` of the object that it creates, and awaits nothing itself, so a traceback shows
-only behaviors and handlers.
+`call_next`, the objects inside that behavior are not created; if it calls `call_next` twice, they are created twice. A
+link calls the `handle` of the created object and returns the coroutine without awaiting it, so a traceback shows only
+behaviors and handlers.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ class CallNext(Protocol[Response_co]):
     """Calls the rest of the pipeline with the same message, or with a replacement."""
 
     def __call__(self, message: Any = ..., /) -> Coroutine[Any, Any, Response_co]:
-        """Create and run everything inside this behavior. It may be called several times, or never."""
+        """Create and run everything inside this behavior. `call_next` may be called several times, or never."""
         ...
 
 
@@ -58,7 +58,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """For each role, why behaviors with that role must come after this behavior. `validate` checks the order."""
 
     needs: ClassVar[Mapping[str, str]] = {}
-    """For each role, why this behavior needs a behavior with that role. `validate` checks that the list has one."""
+    """For each role, why this behavior needs a behavior with that role. `validate` reports a missing behavior."""
 
     made_once: ClassVar[bool] = False
     """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""
@@ -67,7 +67,7 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """True if the behavior wraps each handler, not the publish, when the strategy gives each handler its own scope."""
 
     commits: ClassVar[bool] = False
-    """True if the behavior commits a transaction. Behaviors outside get an error after the commit as `CommittedError`."""
+    """True if the behavior commits a transaction. Behaviors outside get errors after the commit as `CommittedError`."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
@@ -89,7 +89,7 @@ class NotificationPipelineBehavior(ABC, Generic[Notification_contra]):
 
 def handler_link(source: Source) -> Call:
     """Return the innermost link of a request, which calls its handler."""
-    plain: Any = None  # the last class that is no awaitable; comparing classes is faster than `hasattr`
+    plain: Any = None  # the last class whose object was no awaitable; comparing classes is faster than `hasattr`
 
     def call(message: Any, /) -> Coroutine[Any, Any, Any]:
         nonlocal plain
@@ -241,7 +241,7 @@ def compile_chain(behaviors: Sequence[Source], innermost: Call, committing: int 
     chain = innermost
     for place, source in reversed(tuple(enumerate(behaviors))):
         chain = behavior_link(source, chain)
-        if 0 < place < committing:  # around the outermost behavior the dispatch itself does the same
+        if 0 < place < committing:  # the dispatch does the same around the outermost behavior
             chain = outcome_link(chain)
     return chain
 
@@ -335,7 +335,7 @@ async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call)
 
 
 async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call the pipeline in the transaction of another dispatch, which is rolled back if a command or a publish fails."""
+    """Call the pipeline in another dispatch's transaction, which can only roll back after a failed command or publish."""
     try:
         return await call(message)
     except BaseException as error:

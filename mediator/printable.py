@@ -115,7 +115,7 @@ def _lines(error: BaseException) -> list[str]:
 
 
 def place_of(error: BaseException) -> tuple[str, int | None] | None:
-    """Return the file and line of the application's code where an error was raised; `None` when there is none.
+    """Return the file and line of the application's code where an error was raised, or `None`.
 
     For a `SyntaxError`, return the place in the code that does not compile. Frames of Python's import machinery and of
     this library are skipped. Frames of the standard library and of installed packages are used only if there are no

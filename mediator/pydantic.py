@@ -93,7 +93,7 @@ class PydanticCodec(SchemaCodec):
 def _has_hashed_numbers(schema: Any) -> bool:
     """Return whether a pydantic schema contains a mapping whose keys, or a set whose members, are not all texts.
 
-    A sender could choose numbers whose hashes collide.
+    Keys and members that are numbers are a risk, because a sender could choose numbers whose hashes collide.
     """
     if isinstance(schema, list | tuple):
         return any(map(_has_hashed_numbers, cast("list[Any]", schema)))

@@ -91,8 +91,8 @@ class Registry:
         collaborators: The validators, authorizers and processors that behaviors work with.
         strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Returns the function that compiled pipelines call for the object of a handler or behavior. Its
-            argument is the function of the binding; the returned function may be faster.
+        compile_source: Takes the function of a binding that creates a handler or behavior. Returns the function that
+            compiled pipelines call instead, which may be faster.
 
     Raises:
         SettingError: `strategy` is no strategy.
@@ -156,7 +156,7 @@ class Registry:
         if found is None:
             check_strategy(strategy)
             found = self._compile(message_type, strategy)
-            if len(self._chosen) >= _KEPT:  # otherwise strategies made for each publish would accumulate
+            if len(self._chosen) >= _KEPT:  # without a limit, strategies made for each publish would accumulate
                 del self._chosen[next(iter(self._chosen))]
             self._chosen[message_type, strategy] = found
         return found

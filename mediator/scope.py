@@ -181,7 +181,7 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope. The first access creates it, because many dispatches need none; `made_scope` is `None` before."""
+        """The scope, created at the first access, because many dispatches need none. Before, `made_scope` is `None`."""
         if self.made_scope is None:
             with _making:  # a thread that works for the dispatch may access the scope at the same time
                 if self.made_scope is None:
@@ -257,7 +257,7 @@ class Frame:
                 _frame.set(self.parent)
                 self.message = self.message.__class__  # as in `forget`
                 return True
-            scope = self.made_scope  # a thread has created the scope meanwhile
+            scope = self.made_scope  # another thread has just created the scope
         if scope.innermost is not self or (self.owner and (scope.exits or scope.transaction is not None)):
             return False
         if self.owner:
@@ -274,7 +274,7 @@ class Frame:
         """Replace the message by its class, whose name is enough for error texts after the dispatch.
 
         Otherwise the message could stay in memory for long: every task, timer and connection that was created in the
-        dispatch holds a copy of its context, which refers to this frame. Even a cancelled timer exists until it is due.
+        dispatch copied the context variables, which refer to this frame. Even a cancelled timer exists until it is due.
         """
         if not isinstance(self.message, str | type):
             self.message = type(self.message)
@@ -354,7 +354,7 @@ class Frame:
             self.ending = ending
 
     def failed(self, error: BaseException) -> None:
-        """Record the error of the transaction. The dispatch must raise it, or another error that says the same outcome."""
+        """Record the error of the transaction. The dispatch must raise it, or an error with the same outcome."""
         if self.ending is not None and self.ending.outcome is not _COMMITTED:
             self.ending.failure = error
 
@@ -451,7 +451,7 @@ def _committed(ending: TransactionEnd, error: BaseException | None) -> Committed
 def _raise_with_outcome(cancellation: CancelledError, ending: TransactionEnd | None) -> None:
     """Raise a cancellation whose cause says that the transaction committed or may have committed.
 
-    Do nothing if the transaction was rolled back, or if the cancellation has such a cause already.
+    Do nothing if the transaction was rolled back, or if the cause of the cancellation says this already.
     """
     cause = cancellation.__cause__
     if (
@@ -471,7 +471,7 @@ def _unknown(ending: TransactionEnd) -> CommitOutcomeUnknownError:
 
 
 _LONGEST_CHAIN = 20
-"""How many errors in a chain of causes and contexts are examined."""
+"""The largest number of errors that are examined in a chain of causes and contexts."""
 
 _making = Lock()
 

@@ -23,7 +23,7 @@ class Secret(Generic[T]):
         return "Secret(***)"
 
     def reveal(self) -> T:
-        """Return the value. Call it only inside `secretly()`, or where no error can be raised."""
+        """Return the value. Call this method only inside `secretly()`, or where no error can be raised."""
         return self._value
 
 

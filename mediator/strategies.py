@@ -74,7 +74,7 @@ class Sequential(PublishStrategy):
 class Concurrent(PublishStrategy):
     """Runs all handlers concurrently, each in a separate task, scope and transaction.
 
-    Every handler runs to its end, even if others fail. A single error is raised unchanged, several errors as an
+    Every handler runs to its end, even if other handlers fail. A single error is raised unchanged, several errors as an
     `ExceptionGroup`. The handlers' transactions would commit even if an outer transaction rolled back, so this strategy
     cannot be used inside a unit of work.
 

@@ -1,4 +1,4 @@
-"""Stream: a running stream request with its behaviors. Its scope is the running scope only while an item is produced."""
+"""Stream: a running stream request with its behaviors. The stream's scope is the running scope only during a step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ class StreamNext(Protocol[T_co]):
 class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
     """A behavior that wraps a whole stream, once. The type argument says which stream requests it applies to.
 
-    Its `handle` is an async generator:
+    The method `handle` is an async generator:
 
         async def handle(self, request, call_next):
             async for item in call_next():
@@ -165,7 +165,7 @@ class Stream(Generic[T]):
     def _stay_last(self, frame: Frame) -> None:
         """Move the exit callback of the stream to the end of the list, so that it is called before all other callbacks.
 
-        The handler may still need, while it is closed, the resources that it opened to produce an item.
+        The other callbacks close resources that the handler may still need while it is closed.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

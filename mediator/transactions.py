@@ -60,7 +60,7 @@ class Transaction(Protocol):
     """The interface through which a scope uses the transaction that runs in it."""
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """From now on allow only a rollback: to the innermost savepoint if there is one, otherwise of everything."""
+        """From now on allow only a rollback: to the innermost savepoint, or of everything if there is none."""
         ...
 
     def savepoint(self, message: object, /) -> AbstractAsyncContextManager[None]:

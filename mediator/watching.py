@@ -1,7 +1,7 @@
 """Watching: checks that a behavior has awaited every `call_next()` before it returns.
 
 The bytecode of most behaviors shows that they `await call_next()`. These behaviors are not watched, because watching
-takes time. When any other behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has
+takes time. When another behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has
 not ended would never run, or would continue in a closed scope.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from mediator.errors import misuse
 
 _STOP_SECONDS = 1.0
-"""Seconds to wait for the end of the tasks that a behavior has left running, after they are cancelled."""
+"""Seconds to wait for the end of cancelled tasks that a behavior has left running."""
 
 
 def watched(behavior: Any) -> Any:
@@ -72,7 +72,7 @@ def _unfinished(begun: Sequence[Any]) -> list[Any]:
 async def _stop(coroutines: Sequence[Any]) -> bool:
     """Cancel the tasks that run the coroutines, wait for them, and close the other coroutines.
 
-    Return whether there were any such tasks.
+    Return whether there were tasks to cancel.
     """
     tasks = [task for task in asyncio.all_tasks() if task.get_coro() in coroutines] if coroutines else []
     for task in tasks:

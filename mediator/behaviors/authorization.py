@@ -20,8 +20,8 @@ class Authorizer(Collaborator, Generic[Message_contra]):
     needs a `StreamAuthorizationBehavior`. `validate` reports an authorizer whose behavior is missing from the list.
 
     Authorizers are found by their type argument, as handlers are. A message may have any number of authorizers, and all
-    of them must allow the message. Anybody may send a message without authorizers. `Authorizer[Request[Any]]` decides
-    about every request, `Authorizer[Any]` about every message.
+    of them must allow the message. Anybody may send a message that has no authorizers. `Authorizer[Request[Any]]`
+    decides about every request, `Authorizer[Any]` about every message.
     """
 
     decides = True

@@ -48,7 +48,7 @@ class Circuit:
 
     @property
     def open(self) -> bool:
-        """`True` while the circuit is open, so that all messages but a trial are refused."""
+        """`True` while the circuit is open and refuses all messages except a trial."""
         return self._opened is not None
 
     def enter(self) -> bool | None:

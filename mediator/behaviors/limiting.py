@@ -115,7 +115,7 @@ class _Places:
 class ConcurrencyLimitBehavior(LimitBehavior[Message]):
     """Lets at most `limit` messages be handled at the same time (a bulkhead).
 
-    It protects a service that too many messages at once would overload. Waiting messages are let through in the order
+    This protects a service that too many messages at once would overload. Waiting messages are let through in the order
     of arrival. When the wait of a message times out, a `ConcurrencyLimitedError` is raised. Messages that a message
     dispatches while it is handled share the slot of that message.
 

@@ -61,14 +61,14 @@ class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Er
     """Turns an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
 
     `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is for `CourseFull` errors, and errors of derived
-    classes, that the request's handler or a behavior inside the `RequestExceptionProcessorBehavior` raises. Among
-    several exception handlers, one for a more specific error class is called first, then one for a more specific
-    request class, then the one that was declared first. A cancellation is not an `Exception`, and calls none of them.
+    classes, that the request's handler or a behavior inside the `RequestExceptionProcessorBehavior` raises. Exception
+    handlers for more specific error classes are called first; for one error class, those for more specific request
+    classes; for one request class, those declared first. No exception handler is called for a cancellation.
     """
 
     @abstractmethod
     async def handle(self, request: Request_contra, error: Error_contra, /) -> Handled[Response] | None:
-        """Return `Handled(response)`; or `None`, so that the next handler is called or the sender gets the error."""
+        """Return `Handled(response)`; or `None` to leave the error to the next exception handler or the sender."""
 
 
 class RequestExceptionAction(Collaborator, Generic[Request_contra, Error_contra]):
@@ -90,13 +90,13 @@ _SETTLED = (CommittedError, CommitOutcomeUnknownError)
 class RequestExceptionProcessorBehavior(CollaboratorBehavior):
     """Calls the `RequestExceptionHandler`s of a request that failed. They may turn the error into a response.
 
-    The work of the failed request is rolled back before the handlers are called. If this behavior is before the
-    transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit are handled
-    too. If this behavior is after the transaction behavior, or if the request joined a running transaction, the rest of
-    the pipeline runs behind a savepoint: only the work since the savepoint is rolled back, and earlier work stays in
-    the transaction. Queries get a savepoint too, because a failed statement would force a rollback of everything.
+    The work of the failed request is rolled back before the exception handlers are called. If this behavior is before
+    the transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit are
+    handled too. If this behavior is after the transaction behavior, or if the request joined a running transaction, the
+    rest of the pipeline runs behind a savepoint: only the work since the savepoint is rolled back, and earlier work
+    stays in the transaction. Queries get a savepoint too, because a failed statement forces a rollback.
 
-    When a handler returns neither `Handled` nor `None`, a note is added to the error, and the next handler is called.
+    When an exception handler returns neither `Handled` nor `None`, the error gets a note and goes to the next handler.
     Cancellations are not handled. Behaviors that retry, or that must see every error, belong inside this behavior.
     """
 
@@ -107,7 +107,7 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
         dispatch = frame.dispatch if frame is not None else None
         try:
             return await _call_undoable(message, call_next)
-        except Exception as error:  # raised again if no handler handles it
+        except Exception as error:  # raised again if no exception handler handles it
             for collaborator in _most_specific_first(collaborators, message, error):
                 if not _may_answer(collaborator, error):
                     continue
@@ -127,7 +127,7 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
     """Runs the `RequestExceptionAction`s of a request on its errors, and raises the errors again.
 
     No action runs for a cancellation. If this behavior is before the `RequestExceptionProcessorBehavior` in the list,
-    actions run only for errors that no handler has turned into a response. If this behavior is after that behavior,
+    actions run only for errors that no exception handler has turned into a response. If this behavior is after that one,
     actions run for all errors. Place this behavior before the transaction behavior, so that the writes of an action are
     not rolled back.
     """
@@ -144,9 +144,9 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
 
 
 def _may_answer(collaborator: Binding, error: Exception) -> bool:
-    """Return whether a handler may turn an error into a response.
+    """Return whether an exception handler may turn an error into a response.
 
-    A `CommittedError` or `CommitOutcomeUnknownError` needs a handler that is declared for one of these two classes or
+    For a `CommittedError` or `CommitOutcomeUnknownError`, the handler must be for one of these two classes or
     for a subclass of them.
     """
     if not isinstance(error, _SETTLED):

@@ -144,9 +144,9 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
 class _Attempt:
     """The response or the error of an attempt.
 
-    The error is returned to tenacity as a value. If it were raised, tenacity would ignore an error whose truth value is
-    false, and take a `StopAsyncIteration` for the end of the attempts. In both cases a response would be returned
-    although there is none.
+    The error is returned to tenacity as a value. If the error were raised, tenacity could return a response that does
+    not exist: it ignores an error whose truth value is false, and takes a `StopAsyncIteration` for the end of the
+    attempts.
     """
 
     response: Any = None

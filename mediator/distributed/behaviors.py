@@ -32,7 +32,7 @@ Message = TypeVar("Message", bound=Command[Any] | Notification)
 class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
     """Runs every outermost command or notification in a transaction, and sends its events after the commit.
 
-    A command or notification that is dispatched while such a transaction runs joins the transaction.
+    Commands and notifications that are dispatched inside a running transaction join it.
 
     Without a type argument the behavior applies to commands and notifications. With several databases, derive one class
     for each database: `class BillingTransaction(DistributedUnitOfWorkBehavior[BillingCommand])`. The most specific
@@ -46,8 +46,8 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
         delivery: `"outbox"` cannot lose an event. `"direct"` needs no relay, but loses events when the process crashes
             or the broker is unavailable between the commit and the broker's acknowledgement.
         isolation: The isolation level of the transaction; `None` for the database's default.
-        after_commit_timeout: The longest time that direct delivery may take, in seconds. All calls after the commit
-            together may take as long again.
+        after_commit_timeout: The longest time that direct delivery may take, in seconds. The calls after the commit may
+            together take this time again.
     """
 
     one_of: ClassVar[str | None] = "unit of work"

@@ -1,7 +1,7 @@
 """Caller: the verified identity for which an event or request of another application is handled.
 
-A sender can state any tenant and any headers, so neither is trusted. An authenticator verifies the sender and returns a
-`Caller`. Everything else that the sender states is in `MessageContext.unverified`.
+A sender could state a false tenant and false headers, so they are not trusted. An authenticator verifies the sender and
+returns a `Caller`. Everything else that the sender states is in `MessageContext.unverified`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -45,8 +45,8 @@ EventAuthenticator = Callable[[CloudEvent], Awaitable[Caller | None]]
 async def trust_stream(event: CloudEvent, /) -> Caller:
     """Return the tenant that an event states, without verifying it. This is an authenticator.
 
-    Use this function only when the broker lets nobody but trusted applications write to the stream, because any writer
-    can state any tenant.
+    Use this function only when the broker lets nobody but trusted applications write to the stream, because a writer
+    could state a false tenant.
     """
     return stated_by(event)
 
@@ -58,7 +58,7 @@ def stated_by(event: CloudEvent) -> Caller:
 
 
 async def vouched(authenticate: Callable[[Any], Awaitable[Caller | None]], sent: Any, what: str) -> Caller | None:
-    """Return the caller that an authenticator has verified; `None` when it has verified nobody.
+    """Return the caller that an authenticator has verified; `None` when the authenticator has verified nobody.
 
     Any other result raises a `NotAuthorizedError`, and errors of the authenticator are passed on.
     """

@@ -81,7 +81,7 @@ class Idempotency(ABC):
         await keep_clean(self.clean, self._clean_interval, self._log, "idempotency not cleaned", batch=1000, soon=0.5)
 
     def name_of(self, command: object, /) -> str:
-        """Return the name of a command's class, which is a part of each key, so that every class has its own keys.
+        """Return the name of a command's class. The name is part of each key, so that every class has its own keys.
 
         The name is the `request_type` of the class if it declares one, else the name of the class without its module.
 
@@ -138,7 +138,7 @@ class Idempotency(ABC):
             raise misuse.not_repeatable(command, "the stored response", str(error)) from error
 
     def _response_of(self, command: Any) -> Any:
-        """Return the type of a command's response; `Any` when its class does not declare it."""
+        """Return the type of a command's response; `Any` when the command's class declares none."""
         cls: type[Any] = command.__class__
         if cls not in self._responses:
             (annotation,) = type_arguments(cls, Request) or (Any,)
@@ -182,11 +182,11 @@ def own_key(command: Any) -> object:
 class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     """Returns the stored response of a repeated command, instead of handling the command again.
 
-    A command is repeated when an earlier command had the same idempotency key, class, principal and tenant. A command
-    without a key is handled as usual. The response is stored in the transaction of the command, so place this behavior
-    inside the unit of work. A command that fails stores nothing, and may be sent again. When two commands with the same
-    key run concurrently, the second command waits for the first. A command with a key is refused when its caller is not
-    verified, because the key could be the key of another caller.
+    A command is a repetition when an earlier command had the same idempotency key, class, principal and tenant. A
+    command without a key is handled as usual. The response is stored in the transaction of the command, so place this
+    behavior inside the unit of work. A command that fails stores nothing, and may be sent again. When two commands with
+    the same key run concurrently, the second command waits for the first. A command with a key is refused when its
+    caller is not verified, because the key could be the key of another caller.
 
     A command class is identified by its `request_type` if it declares one, else by its name. A repeated command is also
     recognized after its class was moved to another module, got a new order of fields, or got new fields with defaults.
@@ -287,7 +287,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
 def _is_entry(frame: Frame) -> bool:
     """Return whether the message entered the application here; `False` if another message dispatched it.
 
-    An attempt of a retry has the same context as its message, so it does not count as another message.
+    An attempt of a retry has the same context as its message, so the attempt does not count as another message.
     """
     dispatch = frame.dispatch or frame
     outer = dispatch.parent

@@ -226,7 +226,7 @@ class Parking(ABC):
 
     @abstractmethod
     async def head(self, event: ParkedEvent, /) -> ParkedEvent | None:
-        """Return the first parked event of the direction, consumer and key of an event; `None` when none is parked."""
+        """Return the first parked event with the direction, consumer and key of the given event, or `None`."""
 
     @abstractmethod
     async def edit(
@@ -275,7 +275,7 @@ class Parking(ABC):
         Raises:
             ParkedEventNotFoundError: The event is not parked, or no longer parked.
             ParkedEventBlockedError: An earlier event of its key is parked.
-            ParkedEventConflictError: Another event with its id or its old sequence is in the outbox. The event stays
+            ParkedEventConflictError: Another event with the same id or sequence is in the outbox. The event stays
                 parked.
         """
 

@@ -37,7 +37,7 @@ class StaleObjectError(MisuseError):
 
     Attributes:
         subject: The class of the object.
-        reason: What has happened to the object or its row since it was loaded.
+        reason: What has happened to the object or its row since the object was loaded.
     """
 
     reason: str

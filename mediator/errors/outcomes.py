@@ -16,8 +16,8 @@ class CommittedError(MediatorError, RuntimeError):
 
     Attributes:
         transaction_id: The id of the unit of work, or of the last unit of work if several were committed in the scope.
-        response: The response that the command would have returned. It is the response of the handler, or a response
-            with which a behavior outside the transaction had replaced it before the failure.
+        response: The response that the command would have returned. It is the response of the handler, or the response
+            that a behavior outside the transaction had put in its place before the failure.
         message: The message for which the unit of work was begun; `None` when it is unknown.
     """
 
@@ -33,7 +33,7 @@ class CommittedError(MediatorError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class NotStoredError(CommittedError, NoUnitOfWorkError):
-    """The command was committed, but something in its scope, such as an event, was not stored by any transaction."""
+    """The command was committed, but no transaction stored something in its scope, such as an event."""
 
     def __str__(self) -> str:
         return (
@@ -127,7 +127,7 @@ class OutcomeUnknownError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
-    """The answer to COMMIT was lost or late, so the transaction may be committed. The library never repeats it."""
+    """The answer to COMMIT was lost or late, so the transaction may be committed. It is never repeated."""
 
     transaction_id: str
     reason: str

@@ -28,7 +28,7 @@ class ClaimLostError(TransientError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class RateLimitedError(TransientError, RuntimeError):
-    """A message was refused, because too many were sent before it. It was not handled.
+    """A message was refused and not handled, because too many messages were sent before it.
 
     Attributes:
         message: The message.
@@ -53,7 +53,7 @@ class RateLimitedError(TransientError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class ConcurrencyLimitedError(TransientError, RuntimeError):
-    """A message was refused, because too many were being handled at the same time. It was not handled.
+    """A message was refused and not handled, because too many messages were being handled at the same time.
 
     Attributes:
         message: The message.
@@ -77,7 +77,7 @@ class ConcurrencyLimitedError(TransientError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class CircuitOpenError(TransientError, RuntimeError):
-    """A message was refused, because the service that it depends on failed too often recently. It was not handled.
+    """A message was refused and not handled, because the service that it depends on failed too often recently.
 
     Attributes:
         message: The message.

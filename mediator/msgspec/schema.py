@@ -1,7 +1,7 @@
 """Schema: the JSON schema (https://json-schema.org) of the payloads of an event class.
 
 `msgspec.json.schema` gives a `datetime` no format unless the annotation demands a time zone. A change of a field from
-`datetime` to `str` would not be visible in its result. This module therefore builds the schema itself, from msgspec's
+`datetime` to `str` would not be visible in that schema. This module therefore builds the schema itself, from msgspec's
 description of the class.
 """
 
@@ -81,7 +81,7 @@ def _schema(described: info.Type, definitions: _Definitions) -> Schema:
 
 
 def _zone(described: info.Type) -> Schema:
-    """Return the keyword `x-timezone` for a time that must, or must not, have a zone. JSON schema has no such keyword."""
+    """Return the keyword `x-timezone` for a time that must, or must not, have a zone. The keyword is not standard."""
     zone = getattr(described, "tz", None)
     return {} if zone is None else {"x-timezone": zone}
 

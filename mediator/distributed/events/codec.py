@@ -71,7 +71,7 @@ class SchemaCodec(PlainDataCodec, Protocol):
 HARMLESS_BYTES = 4096
 """Payloads up to this size, in bytes, have too few numbers for colliding hashes to slow down decoding."""
 _LONGEST = 1000
-"""Longest number that is checked, in characters. Longer numbers are too few in a payload to slow down decoding."""
+"""Longest number that is checked, in characters. A payload holds too few longer numbers to slow down decoding."""
 _MOST = 100
 """The largest count of different numbers that may share one hash.
 
@@ -83,8 +83,8 @@ numbers share a hash.
 def check_collisions(plain: object) -> None:
     """Refuse plain data in which too many different numbers share one hash.
 
-    Such data could slow down dictionaries and sets extremely (a hash collision attack). Numbers in keys and in strings
-    are checked too.
+    Numbers with the same hash slow down dictionaries and sets extremely (a hash collision attack). Numbers in keys and
+    in strings are checked too.
 
     Raises:
         ValueError: More than 100 numbers share one hash.
@@ -107,7 +107,7 @@ def check_collisions(plain: object) -> None:
 
 
 def _hashes(text: str) -> list[int]:
-    """Return the hash of the decimal number and the hash of the UUID that a text can be read as, if any."""
+    """Return the hash of a text as a decimal number if it is one, and its hash as a UUID if it is one."""
     found = list[int]()
     if len(text) > _LONGEST:
         return found

@@ -1,4 +1,4 @@
-"""Upcasting: converts the payload of an older event version to the next, until the event's class can read it.
+"""Upcasting: converts the payload of an older event version to the next version, until the event's class can read it.
 
 Upcasters are declared on the event class. So the class shows which versions it reads, no import is needed to register
 an upcaster, and a type checker sees each upcaster.

@@ -42,7 +42,7 @@ _BACK_SECONDS = (30.0, 300.0)
 _CANCELLED_PAUSE = 1.0
 """Seconds to pause after a handler cancelled its own task.
 
-Such a cancellation first looks like a stop of the consumer. So the delivery is handed back at once, and its start does
+The cancellation first looks like a stop of the consumer. So the delivery is handed back at once, and its start does
 not count. Without the pause, the event would be started again and again without a break.
 """
 
@@ -56,9 +56,9 @@ class EventConsumer:
     in which the process died, the event is parked (dead-lettered). An event that can never be handled is parked at
     once: see `fatal_errors`. No event is ever dropped.
 
-    While the database is unavailable, or its outbox is full, the consumer waits. A start that is interrupted by such an
-    outage, or by stopping the consumer, does not count. When a process dies, each event that was being handled there is
-    handled alone the next time. So only the event that killed the process can be parked for that reason.
+    While the database is unavailable, or its outbox is full, the consumer waits. A start that the database or a stop of
+    the consumer has interrupted does not count. When a process dies, each event that was being handled there is handled
+    alone the next time. So only the event that killed the process can be parked because the process died.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
     partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind it, so
@@ -85,12 +85,12 @@ class EventConsumer:
         retry_delays: The pauses after the failures of an event, in seconds; the last pause is repeated. The default
             goes from 0 s to 10 min. With `ordering="key"` the default is 0 s, 1 s and 3 s, and all pauses of an event
             together may last 5 s at most.
-        fatal_errors: Further errors that another attempt would raise again, so that the event is parked at once.
+        fatal_errors: Further errors after which an event is parked at once, because another attempt would fail again.
             `FatalEventError`, `ValidationFailedError` and `EventNotDecodableError` are always fatal.
         handler_timeout: How long the handlers of one event may take, in seconds, before they are cancelled.
         unknown_type_grace: How long an event without a handler is redelivered before it is parked, in seconds since the
             event was stored. During this time a newer version of this application may start and handle the event.
-        drain_timeout: The time that running handlers have to end when the consumer is stopped, in seconds.
+        drain_timeout: The time in which running handlers must end when the consumer is stopped, in seconds.
         clean_interval: The interval at which old inbox rows are deleted, in seconds.
         rng: The random number generator for the jitter of pauses.
         now: Returns the time in seconds since the epoch.
@@ -284,7 +284,7 @@ class EventConsumer:
     def _may_go_back(self, delivery: Delivery) -> bool:
         """Return whether the event was never started.
 
-        This is known if the delivery is the first, or if this process has handed back the delivery before it.
+        This is certain for the first delivery, and if this process handed back the previous delivery.
         """
         before = self._handed_back.get((delivery.subject, delivery.sequence), 0)
         return delivery.attempt == before + 1

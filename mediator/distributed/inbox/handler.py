@@ -31,8 +31,8 @@ class CurrentDelivery:
 
     Attributes:
         event: The envelope: id, source, time, extensions. Use its id to make effects outside the database idempotent.
-        attempt: The number of this start of its handlers, from 1. Starts that were interrupted because the consumer
-            stopped or the database became unavailable do not count.
+        attempt: The number of this start of the event's handlers, from 1. Starts that were interrupted because the
+            consumer stopped or the database became unavailable do not count.
     """
 
     event: CloudEvent

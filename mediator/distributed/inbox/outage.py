@@ -59,7 +59,7 @@ class DatabaseOutage:
         self._ended = 0
 
     async def is_over(self, error: BaseException) -> bool:
-        """Return whether the outage that an error has shown is over: the database answers, or stores data, again."""
+        """Return whether the database answers again or, after an error about lacking space, stores data again."""
         return await (self._inbox.takes_writes() if is_unwritable(error) else self._inbox.answers())
 
     async def wait_until_over(self, error: BaseException, stopping: asyncio.Event, *, losses: int = 0) -> bool:
@@ -92,7 +92,7 @@ class DatabaseOutage:
         return False
 
     def note_outbox_space(self) -> None:
-        """End the wait for a full outbox, because an event that did not fit no longer waits."""
+        """Record that the outbox has room again, because an event that waited for room no longer waits."""
         if self._is_full:
             self._is_full = False
             self._room.reset()

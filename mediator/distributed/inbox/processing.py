@@ -40,7 +40,7 @@ An event that kills its process usually does so within this time.
 """
 
 _CAUSED_BY_PUBLISHERS = (ParkReason.UNDECODABLE, ParkReason.UNKNOWN_TYPE, ParkReason.KEY_PARKED)
-"""Reasons that any publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
+"""Reasons that a publisher can cause at will. Their log lines are rate-limited, but every event is parked."""
 
 _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
@@ -65,7 +65,7 @@ class ProcessingParts:
         unknown_type_grace: How long an event of an unknown type may wait for a handler, in seconds since the event was
             stored.
         now: Returns the time in seconds since the epoch.
-        limited_log: The same as `log`, rate-limited, for lines that any publisher can cause.
+        limited_log: The same as `log`, rate-limited, for lines that a publisher can cause at will.
     """
 
     group: str
@@ -279,7 +279,7 @@ class Processing:
         return self._put_back(error, pause, log=self._parts.limited_log.warning)
 
     def _is_of_its_subject(self, wire: str) -> bool:
-        """Return whether the type is a version of the event type in the subject. A newer application may handle it."""
+        """Return whether the type is a version of the event type in the subject. A newer version may handle it."""
         try:
             event_type, _ = split_wire_type(wire)
         except ValueError:
@@ -346,7 +346,7 @@ class Processing:
     async def _is_outage(self, error: BaseException) -> bool:
         """Return whether an error was caused by the database or its outbox, and not by the handlers.
 
-        Handlers that lose the connection each time count as the cause.
+        If the handlers lose the connection each time, the handlers count as the cause.
         """
         if is_backlog(error):
             self._met_full_outbox = True
@@ -389,7 +389,7 @@ class Processing:
         if reason is ParkReason.KEY_PARKED:
             attempts, text = 0, "an earlier event of its key is parked"
         elif reason is ParkReason.PROCESS_DIED:
-            text = "the process ended in the last start of its handlers, while no other event was being handled"
+            text = "the process ended in the last start of the event's handlers, while no other event was being handled"
         return parked_delivery(self._parts.group, self._delivery, reason, text, attempts=attempts)
 
     async def _park(self, event: ParkedEvent, error: BaseException | None) -> Settlement:

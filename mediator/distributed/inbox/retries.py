@@ -11,9 +11,9 @@ from mediator.settings import check_counts, is_pause
 DELAYS = (0.0, 1.0, 5.0, 30.0, 120.0, 600.0, 600.0)
 """The pause after each failure of an event without order, in seconds."""
 ORDERED_DELAYS = (0.0, 1.0, 3.0)
-"""The pause after each failure of an event with `ordering="key"`, in seconds. Its partition waits meanwhile."""
+"""The pause after each failure of an event with `ordering="key"`, in seconds. The event's partition waits."""
 LONGEST_ORDERED = 5.0
-"""The largest allowed sum of these pauses, in seconds, because the whole partition waits."""
+"""The largest allowed sum of the pauses of an event with `ordering="key"`, in seconds."""
 _JITTER = 0.2
 
 
@@ -46,7 +46,7 @@ class RetrySchedule:
 def retry_schedule(
     ordering: Ordering, max_attempts: int | None = None, delays: Sequence[float] | None = None
 ) -> RetrySchedule:
-    """Return the schedule of a consumer: the given one, or the default of its ordering.
+    """Return the schedule of a consumer from the given values, or from the defaults of the ordering.
 
     Raises:
         SettingError: The schedule is invalid, or would keep a partition waiting for too long.

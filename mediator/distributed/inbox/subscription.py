@@ -47,7 +47,7 @@ class Delivery(ABC):
             message could be read.
         unreadable: The readable parts of a message that is not a valid event. In an ordered group, later events of its
             key wait for the message.
-        former_id: For an event without an id, the substitute id of former versions, which does not contain the time of
+        former_id: For an event without an id, the substitute id before version 2 of the tables, without the time of
             storing; `None` for an event with an id.
         attempt: The number of this delivery of the event, from 1.
         subject: The subject on which it was published: `<prefix>.<event type>.<partition>`.

@@ -36,7 +36,7 @@ class Outages:
 
     Some errors do not show whether only one stream or the whole broker is unavailable. After such an error the domains
     of the failed events are suspected, and the relay tries other domains first. When the broker answers for another
-    domain, each suspected domain has an outage. `clock` returns the monotonic time in seconds.
+    domain, an outage of each suspected domain begins. `clock` returns the monotonic time in seconds.
     """
 
     def __init__(self, rng: random.Random, clock: Callable[[], float]) -> None:
@@ -68,9 +68,9 @@ class Outages:
     def note(self, results: Sequence[PublishResult]) -> Exception | None:
         """Update the outages and the suspected domains from the results of one publish call.
 
-        Results of events that were held back are ignored. Return an error that may concern the whole broker; the
-        domains of the failed events are suspected then. Return `None` when the broker stored or refused any event, or
-        when every error is known to concern a single stream.
+        Results of events that were held back are ignored. Return an error that may concern the whole broker, after
+        which the domains of the failed events are suspected. Return `None` when the broker stored or refused at least
+        one event, or when every error is known to concern a single stream.
         """
         failed: dict[str, Exception] = {}
         answered: set[str] = set()
@@ -97,7 +97,7 @@ class Outages:
 
         Call this when no events wait except those of the last claim, whose results are given, and those of the domains
         that the claim left out. The events of a forgotten domain were published by another relay, or wait behind a
-        refused event. No result of this relay would end the outage of such a domain. Nothing is logged, because it is
+        refused event. No result of this relay would end the outage of that domain. Nothing is logged, because it is
         not known whether the stream is available again.
         """
         waiting = {*left_out, *(_domain(result) for result in results)}

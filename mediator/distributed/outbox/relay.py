@@ -26,7 +26,7 @@ class OutboxRelay:
 
     Any number of relays may run on one database, in one process or in many, and one process may run the relays of
     several databases. An outage of the broker or of the database loses no event, and is not counted as a failure of an
-    event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When the stream of only
+    event. The relay logs the outage once, and tries again with growing pauses (0.1 to 15 s). When only the stream of
     one domain is unavailable, the events of other domains are still published, even if whole batches consist of events
     of that domain.
 
@@ -42,8 +42,8 @@ class OutboxRelay:
             process wake the relay.
         batch_timeout: The longest time that the publisher may take for a batch, in seconds. When a process hangs,
             another relay can claim its events after 10 s.
-        drain_timeout: The time that the current batch has to end when the relay is stopped, in seconds. After the
-            batch, a running deletion of old events has the same time to end.
+        drain_timeout: The time in which the current batch must end when the relay is stopped, in seconds. After the
+            batch, a running deletion of old events must end in the same time.
         clean_interval: The interval at which old events are deleted from the archive, in seconds.
         rng: The random number generator for the jitter of pauses.
         clock: Returns the monotonic time in seconds, for the pauses of single domains.

@@ -13,7 +13,7 @@ from mediator.distributed.outbox.publisher import HeldStream, StreamContents
 from mediator.distributed.outbox.republishing import Republishing
 
 CHUNK = 250_000
-"""The number of ids that are compared at a time. So many ids take 21 MB; a million would take 83 MB."""
+"""The number of ids that are compared at a time. This many ids take 21 MB; a million would take 83 MB."""
 
 _PAGE = 5000
 _MARGIN = 60.0
@@ -72,8 +72,8 @@ class Verification:
     """Finds archived events that their streams do not hold.
 
     The archive is compared chunk by chunk. Each chunk is read from the archive before the streams are read, so that no
-    event that is published meanwhile is reported as missing. The reading of a stream begins shortly before the oldest
-    event of the chunk was raised.
+    event that is published during the reading is reported as missing. The reading of a stream begins shortly before the
+    oldest event of the chunk was raised.
 
     Args:
         contents: The archive.

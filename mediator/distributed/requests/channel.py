@@ -49,7 +49,7 @@ class RemoteReply:
     Attributes:
         status: How the request ended.
         data: The encoded response, in bytes, when the status is `OK`.
-        reason: For any other status, why the request failed, as far as the caller may know the reason.
+        reason: For every other status, why the request failed, as far as the caller may know the reason.
         error: The name of the error's class; empty when the other application does not show the name.
         reference: The id under which the other application has logged the error.
     """

@@ -70,7 +70,7 @@ class FairQueue(Generic[T]):
         return [kind for kind in waiting if self._moved[kind] <= before]
 
     def remove_newest(self, kind: str, longest: int, may_go: Callable[[T], bool]) -> T | None:
-        """Among the waiting work of the given kind, remove and return the newest for which `may_go` is true.
+        """Among the waiting work of the given kind, remove and return the newest piece for which `may_go` is true.
 
         Return `None` when `may_go` is false for all this work, or when at most `longest` pieces of work of the kind
         wait.

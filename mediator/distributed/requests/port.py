@@ -42,7 +42,7 @@ class RequestContract:
     """A request class as both applications see it.
 
     Attributes:
-        name: `<domain>.<name>`, the same in both applications; their classes may differ.
+        name: `<domain>.<name>`, the same in both applications; the classes may differ.
         request_class: The class of the request in this application.
         response: The type of the response.
     """

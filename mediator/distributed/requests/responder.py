@@ -64,7 +64,7 @@ class RequestResponder:
         handler_timeout: The longest time that one request may take, including its authentication, in seconds. After
             that time the request is cancelled, and a reply tells the sender that the request failed, even if the sender
             would wait longer.
-        drain_timeout: The time that running requests have to end when the responder is stopped, in seconds.
+        drain_timeout: The time in which running requests must end when the responder is stopped, in seconds.
         ids: Makes ids for requests without an id.
 
     Raises:

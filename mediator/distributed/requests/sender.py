@@ -82,7 +82,7 @@ class RemoteSender:
             RemoteUnavailableError: The request was not sent or not accepted: there is no responder for its name, all
                 responders are busy, or the credentials were not available in time.
             RemoteTimeoutError: No reply arrived in time. It is not known whether the request was handled.
-            RemoteRefusedError: The request cannot be sent, or the other application refused it. It was not handled.
+            RemoteRefusedError: The request cannot be sent, or the other application refused it. Nothing was handled.
             RemoteFailedError: The handler in the other application failed.
             RemoteResponseError: The request was handled, but its response cannot be read.
         """

@@ -73,7 +73,7 @@ class RecordedEventQueue:
         del self._waiting[mark:]
 
     async def publish(self) -> None:
-        """Publish all events in order, including events that are recorded meanwhile; stop at the first error.
+        """Publish all events in order, including events that their handlers record; stop at the first error.
 
         If the published and the waiting events together are more than `limit`, a `DispatchDepthError` is raised.
         """

@@ -101,7 +101,7 @@ class DatabaseTransaction(ABC):
         the order of the commits.
 
         Raises:
-            EventIdConflictError: Two of the events have the same id, or one has the id of an event in the outbox.
+            EventIdConflictError: Two of the events have the same id, or an event in the outbox has the id of one of them.
             OutboxFullError: Too many events wait in the outbox.
             EventLimitError: There are more of these events than may ever wait in the outbox.
         """
@@ -199,7 +199,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
     @property
     def dispatch(self) -> Frame:
-        """The dispatch that began the running transaction, and that receives its outcome.
+        """The dispatch that began the running transaction, and that receives the outcome of the transaction.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
@@ -246,7 +246,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             raise lack_of_storing(self.unwritten)
 
     def check_stored(self) -> None:
-        """Check that no object waits to be written and no recorded event to be published.
+        """Check that no object waits to be written, and that no recorded event waits to be published.
 
         Raises:
             NoUnitOfWorkError: An object or event waits, and no transaction runs that could write or publish it.
@@ -336,7 +336,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
             RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
             StaleObjectError: This transaction changed an object that an earlier transaction had loaded, but the row of
-                the object has been changed since then.
+                the object has been changed since it was loaded.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
             DispatchDepthError: Domain events cause each other without end, or there are more of them than
                 `max_domain_events`.

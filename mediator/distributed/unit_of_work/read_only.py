@@ -41,7 +41,7 @@ class ReadOnlyTransaction(Transaction):
 
 
 def refuse_in_read_only(subject: object) -> None:
-    """Refuse an operation that needs a unit of work when a read-only transaction runs instead.
+    """When a read-only transaction runs, refuse an operation that needs a unit of work.
 
     Raises:
         NoUnitOfWorkError: A read-only transaction runs.

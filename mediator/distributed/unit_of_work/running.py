@@ -36,7 +36,7 @@ class CollectedEvent:
     Attributes:
         id: The id, made once when the event was added.
         time: When the event was added, in UTC.
-        context: The context of the message in whose handling the event was added.
+        context: The context of the message that was being handled when the event was added.
         deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
         data: The payload, encoded when the event was added; `None` to encode it at the commit.
     """
@@ -82,7 +82,7 @@ class CollectedEvent:
 
 
 def _problem(codec: EventCodec, event: DistributedEvent, data: bytes) -> str | None:
-    """Return why a payload does not decode to the event; `None` when it does."""
+    """Return why a payload does not decode to the event; `None` when it decodes to the event."""
     try:
         change = change_of(event, codec.decode(data, type(event)))
     except EventNotDecodableError as error:
@@ -192,7 +192,7 @@ class RunningTransaction:
         """Write the session's changes and publish the recorded events, alternately, until nothing is left.
 
         Raises:
-            ScopeError: A dispatch that joined is still running.
+            ScopeError: A dispatch that joined the transaction is still running.
             RolledBackError: The transaction can only be rolled back.
             DispatchDepthError: Domain events cause each other without end, or there are too many of them.
         """
@@ -219,7 +219,7 @@ class RunningTransaction:
 
     @property
     def doom(self) -> Doom | None:
-        """The reason why the work since the innermost savepoint can only be rolled back; `None` if it can be kept."""
+        """The reason why the work since the innermost savepoint can only be rolled back, or `None`."""
         return self._levels[-1].doom
 
     def doomed(self, message: object, error: BaseException) -> None:
