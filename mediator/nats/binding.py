@@ -160,7 +160,7 @@ def _lowered(headers: Mapping[str, str]) -> tuple[dict[str, str], str]:
 
 
 def _event(attributes: dict[str, str], data: bytes, fallback_id: str, stored_at: datetime) -> CloudEvent:
-    """Return an event with these attributes.
+    """Return an event with the given attributes.
 
     CloudEvents allows no empty attributes. An empty id is treated as missing, because two events with an empty id are
     not the same event. An empty partition key is treated as missing, because events with an empty key have no order.

@@ -191,7 +191,7 @@ class _Inbox:
 
     def _checked_address(self, message: Msg) -> AckAddress:
         address = ack_address(message.reply)
-        is_delivery = message.subject != self._subject  # a delivery has its message's subject, not the inbox
+        is_delivery = message.subject != self._subject  # a delivery has the subject of its message, not the inbox
         if address is None or not is_delivery or (address.stream, address.consumer) != self._source:
             raise nats.errors.Error("somebody else published to the inbox of the consumer")
         return address

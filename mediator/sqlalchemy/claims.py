@@ -53,8 +53,8 @@ class ClaimedBatch(OutboxBatch):
         look_again: float | None,
         writing: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
     ) -> None:
-        # An event is published only after its source is committed. The claim has committed the missing sources, but a
-        # row without a source may have been added afterwards. This row and all later rows wait for the next claim.
+        # An event is published only after its source (the application's name) is committed. The claim has committed the
+        # missing sources, but a row without a source may have been added since. This row and all later rows wait.
         knows_source = claims.database.application is not None
         ready = list(takewhile(lambda row: row.source, rows)) if knows_source else rows
         self._claims = claims
@@ -138,7 +138,7 @@ This is a quarter of all buckets, so that four relays can claim concurrently.
 """
 
 _IS_VALID = buckets.c.bucket.between(0, BUCKETS - 1)
-"""Matches the rows of the valid buckets. A relay does not lock any other row, since no event belongs to such a row."""
+"""Matches the rows of the valid buckets. Relays do not lock other rows, since no events belong to other rows."""
 
 _CROWDED_SECONDS = 5.0
 """Seconds for which a relay locks only `_SHARE` buckets after it has noticed another relay."""
@@ -243,7 +243,7 @@ class BucketClaims(Claims):
         return rows, None if len(held) == BUCKETS else BUSY_PAUSE
 
     async def _lock(self, connection: AsyncConnection, wanted: int) -> set[int]:
-        """Lock up to `wanted` unlocked buckets, and return their numbers. When all buckets are locked, wait for one.
+        """Lock up to `wanted` free buckets, and return their numbers. When other relays hold all buckets, wait for one.
 
         The next call starts `wanted` buckets later, so that a relay that locks only some buckets publishes the events
         of all buckets in turn.
@@ -257,7 +257,7 @@ class BucketClaims(Claims):
         return held
 
     async def _wait_for_one(self, connection: AsyncConnection) -> set[int]:
-        """Wait for the lock of one bucket, and return a set with its number; an empty set after `_LOCK_SECONDS`."""
+        """Wait for one bucket's lock. Return a set with the bucket's number, or an empty set after `_LOCK_SECONDS`."""
         one = select(buckets.c.bucket).where(buckets.c.bucket == self._first).with_for_update()
         try:
             return set((await connection.execute(one)).scalars())

@@ -56,7 +56,7 @@ class Database(ABC):
         snapshot: The isolation level at which all statements of a transaction see the same state; `None` when every
             level has this property.
         application: The name of the application, which is the source of stored events; `None` until an outbox on this
-            database sets it.
+            database sets the name.
         owner: Raises an error when another event loop or process uses the database.
     """
 
@@ -91,7 +91,7 @@ class Database(ABC):
 
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
-        """Run a short writing transaction outside any unit of work, and yield its connection."""
+        """Run a short writing transaction that belongs to no unit of work, and yield the transaction's connection."""
         self.owner.check()
         await self.take_turn(self)
         try:
@@ -127,8 +127,8 @@ class Database(ABC):
     def _on_error(self, context: ExceptionContext) -> BaseException | None:
         """Return this library's error for a driver's error, or `None` to keep the driver's error.
 
-        An error of a writer also dooms the running unit of work: the unit of work can only be rolled back, even if the
-        handler catches the error.
+        An error on a writing connection also dooms the running unit of work: the unit of work can only be rolled back,
+        even if the handler catches the error.
         """
         mode = mode_of(context.connection)
         translated = self.translated(context, mode) or self._missing_table(context, mode)

@@ -28,7 +28,7 @@ from mediator.errors import misuse
 _QUERIES = ("dynamic", "write_only")
 """Loading strategies of relationships that are queried, and never hold objects in memory."""
 _NOT_READ = (*_QUERIES, "raise", "raise_on_sql", "noload")
-"""Loading strategies of relationships that `Session.refresh` does not load, even when it is called with their names."""
+"""Loading strategies of relationships that `Session.refresh` does not load, even when their names are given."""
 
 _CHANGEABLE: tuple[type, ...] = (dict, list, set, MutableBase)
 """Types of values that can be changed in place."""
@@ -48,7 +48,7 @@ class _Returned:
 class _Change:
     """A change of one attribute.
 
-    Either `value` was set, or the objects in `added` were added to a collection, and the objects in `removed` removed.
+    Either the attribute was set to `value`, or `added` and `removed` are the objects that a collection gained and lost.
     """
 
     key: str
@@ -98,7 +98,7 @@ class DetachedObjects:
         self._reading = False
 
     def let_go(self) -> None:
-        """Detach all objects of the session and track them. None of them may have unwritten changes."""
+        """Detach all objects of the session and track them. No object may have unwritten changes."""
         self._states = {
             state: copies for state, copies in self._states.items() if state.modified or state.obj() is not None
         }
@@ -163,7 +163,7 @@ class DetachedObjects:
     def undo_returns(self) -> None:
         """Detach the objects that were attached again, and reset them to the values that they were loaded with.
 
-        Called after the rollback of the transaction in which they were attached.
+        Called after the rollback of the transaction in which the objects were attached.
         """
         self._returned.clear()
         back, self._back = self._back, {}
@@ -326,7 +326,7 @@ def _loaded(state: State, key: str) -> Any:
 def _copies(state: State) -> dict[str, Any]:
     """Return copies of the values that can be changed in place.
 
-    When such a value is changed, SQLAlchemy notices the change but does not keep the old value.
+    When a value is changed in place, SQLAlchemy notices the change but does not keep the old value.
     """
     values = ((key, state.dict.get(key)) for key in _columns(state.mapper))
     return {key: deepcopy(value) for key, value in values if isinstance(value, _CHANGEABLE)}
@@ -343,7 +343,7 @@ def _changes(state: State) -> Iterator[_Change]:
         if not isinstance(attribute, ColumnProperty | RelationshipProperty):
             continue  # a composite or a synonym changes together with its columns
         if _is_query(attribute):
-            continue  # a refresh does not discard objects that were added to such a relationship
+            continue  # a refresh does not discard objects that were added to this relationship
         history = _history(state, attribute.key)
         if not history.has_changes():
             continue

@@ -28,7 +28,7 @@ class ConnectionPool(AsyncAdaptedQueuePool):
 
     A dispatch keeps its connection while an inner dispatch runs in another scope (`TransactionMode.NEW` or `SUPPRESS`).
     A deadlock threatens when nested dispatches hold all connections: the innermost dispatch would wait for a
-    connection, and the outer dispatches return their connections only after that dispatch has ended.
+    connection, and the outer dispatches return their connections only after the innermost dispatch has ended.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -133,8 +133,8 @@ async def open_engine(
         statement_timeout: PostgreSQL: how long a statement waits for its answer, in seconds.
         connect_timeout: PostgreSQL: how long connecting may take, in seconds.
         check_at_start: PostgreSQL: whether to connect at once and raise an error when the server cannot be reached.
-            When this is false, a process can start while the server is unreachable, and the workers of the process wait
-            for the server.
+            With `False`, a process can start while the server is unreachable, and the workers of the process wait for
+            the server.
         options: Options of SQLAlchemy's `create_async_engine`. By default, `pool_size` is 10 and `max_overflow` is 10.
             `hide_parameters` is true by default, so that errors and logs show statements without their values.
             `connect_args` are added to the connection arguments of this library, and take precedence. In their

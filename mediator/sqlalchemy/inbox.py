@@ -29,9 +29,9 @@ _PROBE_BYTES = 262_144
 class SqlAlchemyInbox(Inbox):
     """Stores the inbox in the database of the unit of work.
 
-    Declare it with the engine of the unit of work: `inbox = providers.Singleton(SqlAlchemyInbox, engine)`. A source or
-    an id that does not fit its column (longer than 255 characters, or with unprintable characters) is stored as its
-    hash. Each method except `answers` and `takes_writes` raises `SchemaError` when the tables do not exist. A method
+    Declare it with the engine of the unit of work: `inbox = providers.Singleton(SqlAlchemyInbox, engine)`. An event's
+    source or id that does not fit its column (longer than 255 characters, or with unprintable characters) is stored as
+    a hash. Each method except `answers` and `takes_writes` raises `SchemaError` when the tables do not exist. A method
     raises `SettingError` for a consumer's name with more than 64 characters or a NUL character, and `MisuseError` for a
     unit of work that is not a `SqlAlchemyUnitOfWork` on the same engine.
 
@@ -74,7 +74,7 @@ class SqlAlchemyInbox(Inbox):
         return await self._admit_parked_key(connection, consumer, key) if found[0] else Admission.NEW
 
     async def _admit_parked_key(self, connection: AsyncConnection, consumer: str, key: str) -> Admission:
-        """Return the admission of a new event whose key had parked events in the first query.
+        """Return the admission of a new event, after a query has found parked events of the event's key.
 
         This method locks the key and repeats the query, since a replay may be removing the key's last parked event.
         """

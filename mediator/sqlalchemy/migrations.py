@@ -40,8 +40,8 @@ _APPLICATION = "{application}"
 class Migration:
     """A step from the previous version of the tables to the next version.
 
-    Processes that use the previous version must still work after the step, since such processes run while the step is
-    applied and for some time afterwards.
+    Processes that use the previous version run while the step is applied and for some time afterwards. These processes
+    must still work after the step.
 
     Attributes:
         version: The version that the tables have after the step.
@@ -178,8 +178,8 @@ def schema_rows(dialect: Dialect | str, *, application: str | None = None) -> li
 
     Args:
         dialect: "sqlite" or "postgresql", or SQLAlchemy's object for it (`engine.dialect`).
-        application: The name of the application under which the events in the tables were published. It becomes the
-            source of the stored events without a source. A migration of your own to version 2 has to give this name.
+        application: The name of the application under which the events in the tables were published. The name becomes
+            the source of stored events without a source. A migration of your own to version 2 must give it.
 
     Raises:
         SettingError: The dialect is unknown, or the name of the application is not valid.

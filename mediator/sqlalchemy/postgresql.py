@@ -54,7 +54,7 @@ class Connecting:
         """Return an error text of the driver without the values of options.
 
         When the value of an option contains an @, the option may be a part of a password that was not percent-encoded.
-        In this case, the names of all options are removed, too.
+        In this case, the names of all options are removed as well as their values.
         """
         places = {str(self._arguments.get(name)) for name in _PLACES}
         options = {name: value for name, value in self._arguments.items() if name not in _PLACES}
@@ -161,7 +161,7 @@ class PostgresqlDatabase(Database):
         return sqlstate_of(error) == _UNDEFINED_TABLE
 
     def begun(self, connection: Connection) -> None:
-        """Bound how long an inner transaction waits for locks, since an enclosing transaction may hold them."""
+        """Bound how long an inner transaction waits for locks, since an enclosing transaction may hold these locks."""
         connection.info[_FRESH] = True
         if _is_inner(mode_of(connection)):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._lock_timeout * 1000)}")
@@ -169,8 +169,8 @@ class PostgresqlDatabase(Database):
     def translated(self, context: ExceptionContext, mode: str | None) -> BaseException | None:
         """Translate errors of the server and of the connection to the server.
 
-        An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own. In this case, the
-        server has rolled back. After any other error, the outcome of the transaction must be determined first.
+        An error of COMMIT or ROLLBACK is translated only when the server reports a fault of its own, after which the
+        server has rolled back. After another error of COMMIT or ROLLBACK, the outcome must be determined first.
         """
         error = context.original_exception
         if context.connection is None:
@@ -250,7 +250,7 @@ def connect_arguments(
 ) -> tuple[URL, dict[str, Any]]:
     """Return the URL without options that asyncpg does not know, and the connection arguments for asyncpg.
 
-    The arguments in `given` override the defaults of this library; a `None` in its `server_settings` removes a default.
+    The arguments in `given` override the defaults of this library; in `server_settings`, a `None` removes a default.
     """
     settings = {
         "application_name": url.query.get("application_name", "mediator"),
@@ -339,8 +339,8 @@ def sqlstate_of(error: BaseException | None) -> str | None:
 def _is_inner(mode: str | None) -> bool:
     """Return whether an outer transaction waits for the transaction of this connection to end.
 
-    An outer transaction is the transaction of an enclosing dispatch. When a handler has opened this connection itself,
-    the transaction of the handler is also an outer transaction.
+    The outer transaction is the transaction of an enclosing dispatch, or the transaction of a handler that has opened
+    this connection itself.
     """
     frame = current_frame()
     own = frame.scope if frame is not None and mode is not None else None

@@ -71,7 +71,7 @@ def _source() -> Column[str]:
     """Return the column for the source of an event.
 
     The column is the last column of its table, since an upgrade adds a column at the end. The column has a default,
-    because processes of version 1 do not set it.
+    because processes of version 1 do not set the column.
     """
     return Column("source", String(LONGEST_TEXT), nullable=False, server_default="")
 
@@ -95,8 +95,8 @@ outbox: Table = Table(
 """Committed events that the broker has not stored yet. `sequence` orders the events of one key.
 
 `source` is the name of the application. When the process that added the event did not know the name, `source` is empty,
-and a relay sets it before the event is published. `deliver_at` is the time, in seconds since the epoch, before which a
-delayed event is not published. A relay sets `deliver_at` to NULL when the event is due.
+and a relay sets `source` before the event is published. `deliver_at` is the time, in seconds since the epoch, before
+which a delayed event is not published. A relay sets `deliver_at` to NULL when the event is due.
 """
 
 archive: Table = Table(

@@ -112,7 +112,7 @@ class OwnedSession(Session):
         entity = state.obj()
         if entity is None or state.key is None or entity not in self.detached:
             merge: Any = super()
-            return merge._merge(state, *args, **options)  # noqa: SLF001  # SQLAlchemy calls it for each object
+            return merge._merge(state, *args, **options)  # noqa: SLF001  # SQLAlchemy calls `_merge` for each object
         present = self.identity_map.get(state.key)
         if present is not None and not self.is_modified(entity):
             return present

@@ -200,7 +200,7 @@ def file_of(url: URL) -> Path:
 
 
 def probe(file: Path) -> None:
-    """Open the file once before the engine opens it. aiosqlite leaves a thread behind when it fails to open a file.
+    """Open the file once before aiosqlite opens it, since aiosqlite leaves a thread behind when opening fails.
 
     Raises:
         DatabaseUnavailableError: The file cannot be opened, or does not store texts as UTF-8.

@@ -3,10 +3,10 @@
 For each ordered key (a partition key whose events keep their order), the numbers follow the order of commits.
 
 A row gets its sequence when it is inserted, but other transactions see the row only after its transaction commits. Two
-transactions that insert events of one ordered key must therefore not overlap between INSERT and COMMIT. On SQLite, they
-cannot overlap, since there is only one writer. On PostgreSQL, the INSERT first takes an advisory lock for each ordered
-key. The end of the transaction releases these locks. The INSERT is the last statement before COMMIT, so the locks are
-held only for one round trip.
+transactions that insert events of one ordered key must therefore not overlap between INSERT and COMMIT. On SQLite,
+transactions cannot overlap, since there is only one writer. On PostgreSQL, the INSERT first takes an advisory lock for
+each ordered key. The end of the transaction releases these locks. The INSERT is the last statement before COMMIT, so
+the locks are held only for one round trip.
 """
 
 import time
@@ -28,10 +28,10 @@ from mediator.sqlalchemy.database import Database
 from mediator.sqlalchemy.schema import ENVELOPE, columns_of, outbox
 
 LOCKS = 0x6D656469
-"""The first of the two numbers of this library's advisory locks on PostgreSQL. The second is a hash of the key."""
+"""The first number of this library's advisory locks on PostgreSQL. The second number is a hash of the key."""
 
 _KEY_OF_IDS = "(id)="
-"""The text before the id in PostgreSQL's error detail. It is the same in every language."""
+"""The text before the id in PostgreSQL's error detail. This text is the same in every language."""
 _COLUMNS = (*ENVELOPE, "deliver_at")
 _SQLITE_ROWS = 1000
 """The largest number of rows in a statement. SQLite allows 32,766 parameters (https://www.sqlite.org/limits.html)."""
@@ -69,8 +69,8 @@ async def _insert(connection: AsyncConnection, events: Sequence[StagedEvent]) ->
 def lock_numbers(events: Iterable[StagedEvent]) -> list[int]:
     """Return the numbers of the locks of all ordered keys, without duplicates and in ascending order.
 
-    The order prevents deadlocks between two transactions. Two keys may have the same number. Their transactions then
-    wait for each other needlessly, which does no harm.
+    The order prevents deadlocks between two transactions. When two keys have the same number, their transactions wait
+    for each other needlessly, which does no harm.
     """
     keys = {event.locked_key for event in events} - {None}
     return sorted({zlib.crc32(str(key).encode()) - 2**31 for key in keys})
@@ -103,7 +103,7 @@ def _from_arrays() -> Insert:
 def _type_of(name: str) -> TypeEngine[Any]:
     """Return the type of a column without its length.
 
-    A cast to `VARCHAR(64)` would truncate a longer text. Without such a cast, INSERT raises an error for a longer text.
+    A cast to `VARCHAR(64)` would truncate a longer text. After a cast to `VARCHAR`, INSERT raises an error instead.
     """
     kind = outbox.c[name].type
     return Text() if isinstance(kind, String) else kind

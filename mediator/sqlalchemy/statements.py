@@ -86,7 +86,7 @@ async def delete_some(connection: AsyncConnection, table: Table, condition: Colu
 
 
 async def to_archive(connection: AsyncConnection, sequences: Collection[int], offset: float) -> int:
-    """Move published events from the outbox to the archive, and return how many of them were in the outbox.
+    """Move published events from the outbox to the archive, and return how many of these events were in the outbox.
 
     An event whose id is already in the archive is only removed from the outbox. The stored time of archiving is the
     time of the database plus `offset` seconds. On PostgreSQL, one statement does all of this.
@@ -223,7 +223,7 @@ async def release_due(connection: AsyncConnection, now: ColumnElement[float]) ->
 
 
 def is_something_unnamed() -> ColumnElement[bool]:
-    """Return a condition that is true when an event has no source yet.
+    """Return a condition that is true when an event has no source (the name of the application) yet.
 
     The condition looks up only the first event without a source, for the reason given at `is_something_due`.
     """
@@ -231,7 +231,7 @@ def is_something_unnamed() -> ColumnElement[bool]:
 
 
 async def name_events(connection: AsyncConnection, application: str) -> bool:
-    """Set the source of at most 5,000 events without a source, and return whether there may be more such events.
+    """Set the source of at most 5,000 events without a source, and return whether further events may lack one.
 
     Events that a running transaction is cancelling are skipped.
     """

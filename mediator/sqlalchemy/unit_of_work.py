@@ -112,7 +112,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
         Raises:
             ScopeError: The unit of work is closed.
-            NoUnitOfWorkError: The transaction ended while the caller, a forgotten task, waited for the writer lock.
+            NoUnitOfWorkError: The transaction ended while the caller waited for the writer lock.
         """
         if self._closed:
             frame = current_frame()
@@ -157,7 +157,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return None if innermost is None else innermost.sync_transaction
 
     def check_ownership(self, operation: str) -> None:
-        """Refuse an operation that would end the whole transaction, unless the unit of work itself calls it.
+        """Refuse an operation that would end the whole transaction, unless the unit of work itself calls the operation.
 
         Raises:
             MisuseError: A handler calls the operation while a transaction runs.
@@ -201,7 +201,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     def unwritten(self) -> Sequence[str]:
         return self._held.unwritten if self._held is not None else ()
 
-    # Methods of the port.
+    # The methods of the port `DatabaseTransaction` follow.
 
     @property
     def application(self) -> str | None:
@@ -316,7 +316,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._committing = connection
 
     def _has_committed(self) -> bool:
-        """Return whether the database has confirmed COMMIT. SQLAlchemy ends its transaction object only after that."""
+        """Return whether the database has confirmed COMMIT. SQLAlchemy ends its transaction object only then."""
         return self._committing is not None and self._committing.get_transaction() is None
 
     async def _abandon_session(self) -> None:

@@ -2,7 +2,7 @@
 
 With SQLite's own busy timeout, throughput collapses under load, and writers fail. With this lock, a writer waits before
 it takes a connection. Writers of one process get the lock in the order of their requests. Processes compete for a file
-lock beside the database. The operating system releases the file lock when the process that holds it dies.
+lock beside the database. The operating system releases the file lock when the process that holds the file lock dies.
 
 A file lock is not fair. A process that releases the file lock and takes it again at once is faster than the processes
 that poll the file lock, and a relay could wait for seconds while another process writes. Two rules make the lock

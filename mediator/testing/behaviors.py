@@ -156,7 +156,7 @@ async def run_stream_behavior(
 
 
 def _bound(behavior: Any, collaborators: Iterable[Collaborator], message: object) -> list[Binding]:
-    """Return the collaborators for a message as bindings, as a registry would make them."""
+    """Return the collaborators for a message as bindings, as a registry would make the bindings."""
     works_with = behavior.works_with if isinstance(behavior, WorksWithCollaborators) else ()
     bound: list[Binding] = []
     for collaborator in collaborators:

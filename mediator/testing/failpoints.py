@@ -19,7 +19,7 @@ def failpoint(name: str, action: Action) -> Iterator[None]:
 
     Args:
         name: One of `mediator.distributed.failpoints.NAMES`.
-        action: `kill`, `Failure(error)`, `Cancel(task)`, a `Pause`, or any coroutine function without arguments.
+        action: `kill`, `Failure(error)`, `Cancel(task)`, a `Pause`, or another coroutine function without arguments.
 
     Raises:
         NotFoundError: No failpoint has the given name.

@@ -16,7 +16,7 @@ def pytest_load_initial_conftests() -> None:
     """Make pytest show the compared values when a case of a conformance suite fails.
 
     This hook must run before the suites are imported. A `conftest.py` may import the suites, so the hook runs before
-    any `conftest.py`.
+    every `conftest.py`.
     """
     pytest.register_assert_rewrite("mediator.testing.conformance")
 

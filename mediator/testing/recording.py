@@ -98,7 +98,7 @@ class RecordingMediator(Mediator):
 
         Args:
             request: A request that the sent request must equal, or the class of the sent request. If several
-                expectations match, the latest one answers.
+                expectations match, the latest expectation answers.
         """
         expectation: Expectation[Any] = Expectation(request)
         self._expectations.insert(0, expectation)

@@ -214,7 +214,7 @@ def open_connection(
 
     Files are checked at once and read again at every connect, so that credentials and certificates can be replaced
     while the application runs. An empty text counts as no value, so that options can come from environment variables.
-    With any TLS option, or a `tls://` URL, a server that does not encrypt is never used.
+    When a TLS option or a `tls://` URL is given, a server that does not encrypt is never used.
 
     Args:
         url: One URL or several (`nats://`, `tls://`), possibly with user and password or token, percent-encoded.

@@ -57,7 +57,7 @@ class Credentials:
 
     @property
     def is_given(self) -> bool:
-        """Whether any credentials are given."""
+        """Whether a user, a password, a token or a file is given."""
         return any((self.user, self.password, self.token, self.user_credentials, self.nkeys_seed))
 
     @property
@@ -174,8 +174,8 @@ class Addresses:
     def complete(self, given: Credentials) -> Credentials:
         """Return the given credentials, or the credentials in the URLs when no credentials are given.
 
-        A given password without a user is combined with a user without a password in the URLs. When nothing is given, a
-        user without a password in the URLs is a token. Credentials in URLs are percent-decoded (RFC 3986).
+        A password that is given without a user belongs to the user in the URLs. When nothing is given, a user without a
+        password in the URLs is a token. Credentials in URLs are percent-decoded (RFC 3986).
         """
         user, separator, password = _split(self.given[0]).netloc.rpartition("@")[0].partition(":")
         if given.password and not given.user and user and not separator:
@@ -230,7 +230,7 @@ class Tls:
 
     @property
     def is_given(self) -> bool:
-        """Whether any option asks for an encrypted connection."""
+        """Whether at least one option asks for an encrypted connection."""
         return any((self.given, self.ca, self.certificate, self.key, self.hostname, self.handshake_first))
 
     def options(self) -> dict[str, str | bool]:
@@ -274,7 +274,7 @@ class Tls:
         if self._context is None or read != self._read:
             context = ssl.create_default_context(cafile=self.ca or None)
             if self.certificate:
-                # if no password were passed, OpenSSL would ask for one at the terminal and block the process
+                # without this argument, OpenSSL would ask for a password at the terminal and block the process
                 context.load_cert_chain(self.certificate, self.key or None, password=self.key_password or "")
             self._context, self._read = context, read
         return self._context

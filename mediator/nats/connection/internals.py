@@ -56,7 +56,7 @@ class HookedClient(Client):
         """Is called for each error that the server reports, with the error's text in lower case."""
 
     def prove(self, public_key: str, sign: Callable[[str], bytes], jwt: bytes | None) -> None:
-        """Authenticate with this key and JWT at the present connect, not with those of an earlier connect."""
+        """Authenticate with the given key and JWT at this connect, even if an earlier connect used another key."""
         self._auth_configured = True
         self._public_nkey = public_key
         self._signature_cb = sign
@@ -99,7 +99,7 @@ class HookedClient(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        """Return a message. The server accepts any bytes in subjects; bytes that are not UTF-8 are escaped here."""
+        """Return a message. The server accepts all bytes in subjects; bytes that are not UTF-8 are escaped here."""
         message: Msg = super()._build_message(sid, _in_utf8(subject), _in_utf8(reply), data, headers)
         return message
 

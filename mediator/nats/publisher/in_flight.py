@@ -60,7 +60,7 @@ class SendWindow:
     """Limits how many messages of one domain are in flight.
 
     Attributes:
-        open: Whether messages may be sent one by one. Before this is allowed, the stream is checked and batches are sent.
+        open: Whether messages may be sent one by one; true after the stream was checked and batches were sent.
         ready: The indexes of the messages that may be sent next.
     """
 
@@ -96,7 +96,7 @@ class InFlight:
     order.
 
     Args:
-        messages: The messages to send, with an `EventRefusedError` instead of a message that cannot be sent.
+        messages: The messages to send, with an `EventRefusedError` in place of each message that cannot be sent.
         keys: The partition key of each message; `None` for a message without an order.
         too_large: Returns the error for an event that is too large. The arguments are the event, the event's size in
             bytes, and the server's limit in bytes.
@@ -320,7 +320,7 @@ def refusal(event: CloudEvent, reason: str) -> EventRefusedError:
 
 
 def _held_back(message: OutgoingMessage | EventRefusedError) -> EventHeldBackError:
-    """Return the error for a message, or for an event that cannot be sent, whose predecessor was not stored."""
+    """Return the error for an event whose predecessor was not stored."""
     if isinstance(message, OutgoingMessage):
         return EventHeldBackError(message.event.id, message.event.type)
     return EventHeldBackError(message.event_id, message.event_type)
@@ -334,7 +334,7 @@ this size is faster than single messages. With other settings, batches are never
 """
 
 _UNABLE = frozenset({10174, 10175, 10177, 10179, 10199})
-"""Error codes of a stream on which batches are disabled, may not contain message ids, or must be smaller."""
+"""Error codes for a batch when the stream accepts no batches, no message ids in batches, or only smaller batches."""
 
 _COMMIT = {"Nats-Batch-Commit": "1"}
 

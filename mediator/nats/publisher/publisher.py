@@ -77,7 +77,7 @@ _TOO_LARGE = 10054
 """The error code for a message that is too large for its stream."""
 
 _REFUSALS = frozenset({10060, 10071, 10097, 10166})
-"""Error codes of a message that would be refused again, for a wrong expectation, its headers' size, or its TTL."""
+"""Error codes for a message that would be refused again, for a wrong expectation, its headers' size, or its TTL."""
 
 _SERVER = ""
 
@@ -145,7 +145,7 @@ class NatsEventPublisher(EventPublisher):
         connection.on_disconnect("publish", self._disconnected)
 
     def topology(self, event_types: Iterable[str]) -> Topology:
-        """Return the streams that publishing these event types (`<domain>.<name>`) needs."""
+        """Return the streams that are needed to publish events of the given types (`<domain>.<name>`)."""
         return published(self._prefix, event_types, self._settings)
 
     async def publish(self, events: Sequence[CloudEvent], /) -> Sequence[PublishResult]:
@@ -253,8 +253,8 @@ class NatsEventPublisher(EventPublisher):
     async def _check_in_time(self, client: Client, domain: str) -> PublisherUnavailableError | None:
         """Return why a stream cannot be used; `None` when the stream can be used.
 
-        The check takes at most half of `timeout`: a stream whose check takes longer fails only its own events, and not
-        the whole `publish`.
+        The check takes at most half of `timeout`: when the check of one stream takes longer, the events for this stream
+        fail, and not the whole `publish`.
         """
         if self._is_checked(domain):
             return None

@@ -39,7 +39,7 @@ class ConsumerSettings:
         max_ack_pending: The maximum number of messages that are delivered and not yet acknowledged. With 1, messages
             are delivered in order.
         deliver: Where a new consumer starts: `"all"`, `"new"` or a time with a zone.
-        application: The application that owns the consumer. With `None`, any owner is accepted.
+        application: The application that owns the consumer. With `None`, every owner is accepted.
     """
 
     name: str

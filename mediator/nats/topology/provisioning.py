@@ -94,7 +94,7 @@ _PARTITION = re.compile(r"-p\d+$")
 
 
 def published(prefix: str, event_types: Iterable[str], settings: StreamSettings) -> Topology:
-    """Return the streams that publishing these event types needs."""
+    """Return the streams that are needed to publish events of the given types."""
     domains = dict.fromkeys(map(domain_of, event_types))
     return Topology(tuple(WantedStream(prefix, domain, settings) for domain in domains))
 

@@ -32,8 +32,8 @@ class StreamSettings:
         duplicate_window: How long the broker recognizes an id as a duplicate, in seconds. Each id needs about 240 bytes
             of the broker's memory.
         max_bytes: The maximum size of the stream, in bytes. The broker reserves this size, and the sizes of all streams
-            together must fit into the broker's `max_file`. A full stream drops no old events. It refuses new events,
-            which wait in the outbox.
+            together must fit into the broker's `max_file`. A full stream drops no old events. The stream refuses new
+            events, which wait in the outbox.
         replicas: The number of servers in a cluster that store the events.
         partitions: The number of partitions into which each event type is divided (1 to 64). Within a partition, events
             are in order. The number cannot be changed later.

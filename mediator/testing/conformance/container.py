@@ -25,11 +25,11 @@ class Pool:
 
 
 class Connection:
-    """A connection. Each scope has its own."""
+    """A connection. Each scope has its own connection."""
 
 
 class Session:
-    """A session. Each scope has its own. A session needs its connection, so the session is closed first.
+    """A session. Each scope has its own session. It needs the scope's connection, and is closed before the connection.
 
     Attributes:
         connection: The connection that the session was made with.
@@ -44,7 +44,7 @@ class Session:
 
 
 class Ticket:
-    """A ticket. Each object that needs a ticket gets a new one."""
+    """A ticket. Each object that needs a ticket gets a new ticket."""
 
 
 class Broken:
@@ -194,7 +194,7 @@ class SampleApplication:
         self.journal.append("pool closed")
 
     async def open_connection(self) -> AsyncGenerator[Connection, None]:
-        """Open a connection. The container does this once for each scope, and closes it at the end of the scope."""
+        """Open a connection, once for each scope. The container closes the connection at the end of the scope."""
         self.journal.append("connection opened")
         try:
             yield Connection()
@@ -203,7 +203,7 @@ class SampleApplication:
             self.journal.append("connection closed")
 
     async def open_session(self, connection: Connection) -> AsyncGenerator[Session, None]:
-        """Open a session. The container does this once for each scope, and closes it before the connection."""
+        """Open a session. The container does this once for each scope, and closes the session before the connection."""
         self.journal.append("session opened")
         session = Session(connection)
         try:
@@ -253,9 +253,8 @@ class ContainerConformance(ConformanceSuite):
 
         - one `Pool` for the application (`application.open_pool`);
         - one `Connection` (`open_connection`) and one `Session` (`open_session`) for each scope;
-        - a `Ticket`; with `ContainerCapability.FACTORY`, a new one each time;
-        - a `Broken`, with `make_broken`;
-        - the handlers and the behavior of the sample.
+        - a `Ticket`; with `ContainerCapability.FACTORY`, a new ticket each time; - a `Broken`, with `make_broken`; -
+        the handlers and the behavior of the sample.
 
         `application.registry(source)` returns a registry of these handlers and this behavior.
         """
@@ -296,7 +295,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal.count("connection closed") == journal.count("connection opened") == 20
 
     async def test_an_object_of_the_application_is_shared_by_all_dispatches(self) -> None:
-        """The container opens the pool once, even when several dispatches need it at the same time."""
+        """The container opens the pool once, even when several dispatches need the pool at the same time."""
         async with self.started() as (mediator, journal):
             used = await asyncio.gather(*(mediator.send(Enroll()) for _ in range(5)))
             assert len({id(each.pool) for each in used}) == 1
@@ -313,7 +312,7 @@ class ContainerConformance(ConformanceSuite):
 
     @needs(ContainerCapability.FACTORY)
     async def test_a_factory_makes_a_new_object_each_time(self) -> None:
-        """Two objects of one dispatch get different tickets, and so do two dispatches."""
+        """Two objects get different tickets, both within one dispatch and in two dispatches."""
         async with self.started() as (mediator, _):
             used = await mediator.send(Enroll())
             (watch,) = used.session.seen_by

@@ -45,7 +45,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.clean(10) == 0
 
     async def test_a_transaction_waits_for_another_one_that_records_the_same_event(self) -> None:
-        """If the first transaction commits, the event is a duplicate for the second. If not, the event is new."""
+        """If the first transaction commits, the second transaction gets a duplicate. If not, the event is new."""
         for commits in (True, False):
             await self._record_in_two_transactions(commits)
 
@@ -93,7 +93,7 @@ class InboxConformance(StorageSuite):
                 assert await storage.inbox.insert(unit_of_work, "other", "shop", "6", key="k") is Admission.NEW
 
     async def test_starts_after_the_first_are_counted_up_to_the_limit(self) -> None:
-        """The first start is not counted, so the first call of `start` counts attempt 2. The limit is the last attempt."""
+        """`start` is first called for attempt 2: the first start is not counted. The limit is the last attempt."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]

@@ -291,7 +291,7 @@ class ParkingConformance(StorageSuite):
             assert await ids(storage) == ["1"]
 
     async def test_numbers_are_not_reused(self) -> None:
-        """A later event gets a higher number, even after the earlier one was discarded."""
+        """A later event gets a higher number, even after the earlier event was discarded."""
         async with self.opened() as storage:
             (first,) = await park(storage, parked_event("1"))
             await storage.parking.discard(first)
@@ -329,7 +329,7 @@ class ParkingConformance(StorageSuite):
 
 
 _KEYS_AND_ENDS = list(product(("k", None), (True, False)))
-"""Pairs of the key of a replayed event, or `None`, and of whether the replay commits."""
+"""Pairs. The first element is the key of a replayed event, or `None`; the second says whether the replay commits."""
 
 Pause = Callable[[], Awaitable[object]]
 

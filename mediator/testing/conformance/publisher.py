@@ -24,7 +24,7 @@ class PublisherConformance(TransportSuite):
             assert [(result.event, result.error, result.duplicate) for result in results] == expected
 
     async def test_publishing_nothing_does_nothing(self) -> None:
-        """`publish` returns no results for no events."""
+        """Without events, `publish` returns no results."""
         async with self.opened() as transport:
             assert list(await transport.publisher.publish([])) == []
 
@@ -189,8 +189,8 @@ class PublisherConformance(TransportSuite):
     async def test_an_event_behind_a_refused_event_of_its_key_is_not_sent(self) -> None:
         """The later event must not overtake the refused event. The later event's result has an `EventHeldBackError`.
 
-        The relay does not treat this error as an outage. It sends the later event after the refused event was released
-        or discarded.
+        The relay does not treat this error as an outage. The relay sends the later event after the refused event was
+        released or discarded.
         """
         async with self.opened() as transport:
             too_large = event("too large", "k", data=b" " * (transport.largest + 1))

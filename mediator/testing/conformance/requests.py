@@ -237,7 +237,7 @@ class RequestConformance(RequestSuite):
         async with self.opened() as channels, AsyncExitStack() as leaving:
             await leaving.enter_async_context(self.serving(channels, waiting=1))
             asking = asyncio.as_completed([channels.asking.call(self.call()) for _ in range(2)], timeout=self.patience)
-            await next(asking)  # one request is rejected, so the other one waits
+            await next(asking)  # one request is rejected, so the other request waits
             await leaving.aclose()
             assert (await next(asking)).status is ReplyStatus.BUSY
             with failing(PublisherUnavailableError):
@@ -286,7 +286,7 @@ class RequestConformance(RequestSuite):
                 assert (await channels.asking.call(self.call())).status is ReplyStatus.OK
 
     async def test_the_answer_to_a_sender_that_gave_up_is_dropped(self) -> None:
-        """The next request gets its own answer, and not the dropped one."""
+        """The next request gets its own answer, and not the dropped answer."""
         async with self.opened() as channels, self.serving(channels) as calls:
             asking = asyncio.ensure_future(channels.asking.call(self.call()))
             incoming = await self.next(calls)

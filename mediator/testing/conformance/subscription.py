@@ -25,7 +25,7 @@ from mediator.testing.conformance.transport import (
 
 
 class SubscriptionConformance(TransportSuite):
-    """The promises about which events a group gets, where it begins, and how many it gets at a time."""
+    """The promises about which events a group gets, where the group begins, and how many events it gets at a time."""
 
     async def test_a_group_that_subscribes_late_receives_earlier_events(self) -> None:
         """A new group begins with the first event that the broker has."""
@@ -105,7 +105,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.GROUP_OWNER)
     async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
-        """If both applications got events, each would get only a part. So the second is refused, or waits."""
+        """If both applications got events, each would get only a part. The second application is refused, or waits."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -185,7 +185,7 @@ class SubscriptionConformance(TransportSuite):
         assert {*ids([first, second, third])} == {each.id for each in apart(3)}
 
     async def test_all_events_are_delivered_with_a_prefetch_of_one(self) -> None:
-        """Each event is delivered after the previous one was acknowledged."""
+        """Each event is delivered after the previous event was acknowledged."""
         async with self.reading_of(*events(40), prefetch=1) as reader:
             assert sorted(await reader.take_ids(40), key=int) == [f"{n}" for n in range(40)]
 
@@ -325,7 +325,7 @@ class DeliveryConformance(TransportSuite):
                 assert (await reader.take())[0].attempt == 1
 
     async def test_attempts_are_counted_across_the_processes_of_a_group(self) -> None:
-        """The count does not begin again when a process stops and another one starts."""
+        """The count does not begin again when a process stops and another process starts."""
         attempts: list[int] = []
         async with self.holding(event("a")) as transport:
             for _ in range(3):
@@ -598,7 +598,7 @@ class ForeignMessagesConformance(TransportSuite):
 
     @_foreign
     async def test_a_broken_cloudevent_has_a_problem(self) -> None:
-        """The source is missing. The inbox needs the source to detect duplicates."""
+        """The message lacks the attribute `source`, which the inbox needs to detect duplicates."""
         document = {name: value for name, value in _ATTRIBUTES.items() if name != "source"}
         assert (await self._delivered(_STRUCTURED, json.dumps(document).encode())).problem
 

@@ -54,14 +54,14 @@ def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
 
 
 def undeclared(*_: object) -> Any:
-    """Raise an error. This is the default for functions that only adapters with a certain capability must provide."""
+    """Raise an error. The default for functions that an adapter must provide only if it declares a capability."""
     raise NotImplementedError("the adapter declares a capability, but does not provide the function for it")
 
 
 class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with failing(ParkedEventNotFoundError): ...`)
     """A context whose body must raise one of the given errors. The context yields a list, and adds the raised error.
 
-    Any other error is raised unchanged.
+    All other errors are raised unchanged.
 
     Args:
         errors: The expected classes.

@@ -31,7 +31,7 @@ def events(count: int, key: str | None = None) -> list[CloudEvent]:
 
 
 def apart(count: int) -> list[CloudEvent]:
-    """Return events without keys in different partitions, so that no event waits for another. `count` is at most 16."""
+    """Return events without keys in different partitions, which do not wait for each other. `count` is at most 16."""
     found: dict[int, CloudEvent] = {}
     numbers = itertools.count()
     while len(found) < count:
@@ -110,7 +110,7 @@ Outage = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Subscribe(Protocol):
-    """A function that makes a subscription for one process of a group. It may open a connection."""
+    """A function that makes a subscription for one process of a group. The function may open a connection."""
 
     def __call__(self, group: str, /, *, ack_wait: float = 30.0, start: Start = "all") -> EventSubscription:
         """Return a subscription.

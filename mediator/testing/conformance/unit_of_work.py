@@ -80,7 +80,7 @@ class UnitOfWorkConformance(StorageSuite):
                 assert (await storage.read(), await storage.waiting()) == (["a", "b"], ["a", "b"])
 
     async def test_an_open_transaction_is_rolled_back_when_its_scope_ends(self) -> None:
-        """A transaction that was begun with `begin` and never ended leaves no rows, events or locks behind."""
+        """The transaction was begun with `begin`, but never ended. It leaves no rows, events or locks behind."""
         async with self.opened() as storage:
             scopes: list[Scope] = []
             for error in (None, LookupError("on purpose"), asyncio.CancelledError()):
@@ -125,7 +125,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.waiting() == ["before", "kept", "after"]
 
     async def test_the_commit_fails_if_the_error_of_a_joined_command_was_caught(self) -> None:
-        """A joined command runs in the transaction of the outer command, so this commit raises `RolledBackError`."""
+        """A joined command runs in the transaction of the outer command, whose commit raises `RolledBackError`."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -420,7 +420,7 @@ class CancellationConformance(StorageSuite):
 
 
 class DurabilityConformance(StorageSuite):
-    """Committed data survives a restart, and one transaction does not block another one."""
+    """Committed data survives a restart, and one transaction does not block another transaction."""
 
     @needs(StorageCapability.DURABLE)
     async def test_rows_and_events_are_there_when_the_storage_is_opened_again(self) -> None:
@@ -461,7 +461,7 @@ class DurabilityConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_a_new_transaction_commits_while_the_outer_one_has_uncommitted_rows(self) -> None:
-        """The new transaction neither waits for the outer one nor sees the rows of the outer one."""
+        """The new transaction neither waits for the outer transaction nor sees the rows of the outer transaction."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:

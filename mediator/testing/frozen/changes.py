@@ -161,7 +161,7 @@ def _likeness(schema: Schema, known: Meanings) -> Sequence[str]:
 
 
 def _tags(schema: Schema, root: Schema) -> str:
-    """Return the fields that can have only one value, as JSON. Such fields distinguish the classes of a union."""
+    """Return the fields that can have only one value, as JSON. These fields distinguish the classes of a union."""
     tags: dict[str, object] = {}
     for field, inner in schema.get("properties", {}).items():
         found = resolved(inner, root)

@@ -1,4 +1,4 @@
-"""FrozenReport: the differences between event classes and their frozen schemas and samples."""
+"""FrozenReport: the differences between event classes and their frozen (stored) schemas and samples."""
 
 import warnings
 from collections.abc import Iterator, Sequence

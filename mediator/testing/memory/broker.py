@@ -383,7 +383,7 @@ class InMemoryEventPublisher(EventPublisher):
 
     Args:
         broker: The broker that stores the events.
-        application: The source of events without a source. Direct delivery needs this name; an outbox sets sources.
+        application: The source of events without a source. Needed only for direct delivery: an outbox sets sources.
     """
 
     def __init__(self, broker: InMemoryBroker, *, application: str | None = None) -> None:

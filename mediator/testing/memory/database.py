@@ -278,7 +278,7 @@ class InMemoryUnitOfWork(UnitOfWork):
     async def commit_transaction(self, transaction_id: str) -> None:
         database = self.database
         database.check_available()
-        check_ids(self._staged, database.waiting)  # another transaction may have committed in between
+        check_ids(self._staged, database.waiting)  # another transaction may have committed since `stage`
         for name, changes in self._changes.items():
             table = database.tables.setdefault(name, {})
             table.update(changes)
