@@ -36,7 +36,7 @@ def load_container(target: str) -> Any:
         found = getattr(module, name)
     except AttributeError:
         raise CommandError(f"The module {module_name!r} has no {name!r}.{nearest(name, vars(module))}") from None
-    except (Exception, SystemExit) as error:  # a `__getattr__` in the module raised it
+    except (Exception, SystemExit) as error:  # raised by a `__getattr__` in the module
         raise _failed(f"Getting {target!r}", error) from error
     return _container(target, found)
 
@@ -55,7 +55,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def is_called(label: str, name: str | None) -> bool:
-    """Return whether a name is a provider's label or the last part of that label. The name `None` matches any label."""
+    """Return whether a name is a provider's label or the last part of the label. The name `None` matches all labels."""
     return name in {None, label, label.rpartition(".")[2]}
 
 

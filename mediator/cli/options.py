@@ -73,7 +73,7 @@ NAME = Name()
 def partition_key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """Return the key given with `--key`. An empty key is rejected, since it usually comes from an unset variable."""
     if value == "":
-        raise click.BadParameter("an empty key matches no event; leave the option out to choose events with any key")
+        raise click.BadParameter("an empty key matches no event; leave the option out to choose the events of all keys")
     return value
 
 
@@ -125,7 +125,7 @@ def selecting(make: Callable[..., object], *options: CommandDecorator) -> Comman
 
 
 def imported(_context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of packages, after checking their form. `check_imported` checks later that they are imported."""
+    """Check the form of package names, and return them. `check_imported` checks later whether they are imported."""
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise click.BadParameter(f"{name!r} is not the name of a package, such as shop.events.", param=parameter)

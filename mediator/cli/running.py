@@ -44,7 +44,7 @@ async def run_workers(container: Any, *, drain_timeout: float, relay_elsewhere: 
 class _Stop:
     """Stops the task that created this object at the first signal.
 
-    A second Ctrl-C ends the process at once. So does a stop that takes longer than `seconds`.
+    A second Ctrl-C, or a stop that takes longer than `seconds`, ends the process at once.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -77,7 +77,7 @@ def schema_sql(dialect: str, from_version: int, application: str | None) -> None
 def schema_check(target: str, *, machine: bool) -> None:
     """Compare the tables in every database of a container with the tables that the library needs.
 
-    Exits with status 1 when they differ.
+    Exits with status 1 when the tables differ.
     """
     with reporting():
         found: list[tuple[str, list[str]]] = report_of(target, _required_tables().check_tables)
@@ -93,7 +93,7 @@ def schema_upgrade(target: str, application: str | None) -> None:
     """Upgrade the tables in every database of a container to the version of the library.
 
     Version 2 stores the name of the application with each event. Existing events get the name given with --application.
-    Without this option, they get the name that the container's outbox has.
+    Without this option, these events get the name that the container's outbox has.
     """
     with reporting():
         upgrade = partial(_required_tables().upgrade_tables, application=application)

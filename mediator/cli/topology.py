@@ -40,11 +40,11 @@ class Report:
 
     @property
     def is_different(self) -> bool:
-        """Whether a stream or consumer of any broker is missing or differs from the wanted one."""
+        """Whether a wanted stream or consumer is missing on its broker or differs there."""
         return any(item.is_difference for broker in self.brokers for item in broker.items)
 
     def has(self, status: Status) -> bool:
-        """Return whether any item has the given status."""
+        """Return whether at least one item has the given status."""
         return any(item.status == status for broker in self.brokers for item in broker.items)
 
     def differences(self) -> "Report":
@@ -87,7 +87,7 @@ async def apply_topology(
     update_streams: bool,
     prune: bool,
 ) -> Report:
-    """Create missing streams and consumers, and update existing ones as far as `provision` allows.
+    """Create missing streams and consumers, and update existing streams and consumers as far as `provision` allows.
 
     The arguments `container`, `packages` and `timeout` are those of `compare_topology`.
     """
@@ -192,7 +192,7 @@ def topology_diff(target: str, packages: tuple[str, ...], machine: bool, timeout
 def topology_apply(target: str, packages: tuple[str, ...], *, machine: bool, **options: Any) -> None:
     """Create missing streams and consumers, and add subjects to consumers. Nothing is deleted.
 
-    Exits with status 1 when a difference remains that this command does not change.
+    Exits with status 1 when a difference remains that this command does not remove.
     """
     with reporting():
         report = report_of(target, lambda container: apply_topology(container, packages, **options), packages)

@@ -39,7 +39,7 @@ _SETTINGS = "Let NAME be a function that makes the container with its settings."
 
 @contextmanager
 def reporting() -> Generator[None]:
-    """Print an error of the library to standard error, and exit with its status."""
+    """Print an error of the library to standard error, and exit with the status of the error."""
     try:
         yield
     except (ContainerError, ContainerValidationError) as error:

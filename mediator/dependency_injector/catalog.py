@@ -1,11 +1,11 @@
 """Catalog: the handlers, collaborators and behaviors of a container, found by the classes of its named providers.
 
 Only named providers count, in the order of their declaration, including the providers of nested containers and of
-scans. A provider inside another provider is a part of the outer one: `Factory(Caching, Factory(Inner))` is one handler.
-`container.traverse()` is not used, because it has no fixed order and also yields overriding providers.
+scans. A provider inside another provider is a part of the outer provider: `Factory(Caching, Factory(Inner))` is one
+handler. `container.traverse()` is not used, because it has no fixed order and also yields overriding providers.
 
 Overriding a provider needs no new catalog. The class is read from the provider as it was declared, and a dispatch calls
-this provider, which calls the overriding one.
+this provider, which calls the overriding provider.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior, Stream
 
 
 def named_providers(container: Any, path: str = "container") -> Iterator[Named]:
-    """Yield the named providers of a container and of nested ones, with their labels, in the order of declaration.
+    """Yield the named providers of a container and of nested containers, with labels, in the order of declaration.
 
     A scan is replaced by the providers that it makes.
     """
@@ -61,7 +61,7 @@ def instances_of(container: Any, cls: type, path: str = "container") -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The handlers, behaviors and collaborators of a container, and the faults of providers that cannot be one.
+    """The handlers, behaviors and collaborators of a container, and the faults that keep providers out of the catalog.
 
     Behaviors are in the order of the list of behaviors, outermost first. Handlers and collaborators are in the order of
     declaration.
@@ -108,7 +108,7 @@ def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Bin
 def _undeclared(label: str, cls: type, kind: type) -> Problem | None:
     arguments = type_arguments(cls, kind)
     given: Any = arguments[0] if arguments else None
-    anything = kind not in HANDLERS  # a collaborator may be for any message, a handler may not
+    anything = kind not in HANDLERS  # a collaborator may be declared for `Any`, a handler may not
     if given is Any and anything:
         return None
     if given is not None and given is not Any and not isinstance(given, TypeVar) and message_types(given):

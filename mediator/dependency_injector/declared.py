@@ -113,7 +113,7 @@ def distinct(named: Iterable[Named]) -> Iterator[Named]:
 
 
 def target_of(provider: Any) -> Any:
-    """Return the provider that a `Dependency` was given. For any other provider, return the provider itself."""
+    """Return the provider that a `Dependency` was given. For every other provider, return the provider itself."""
     return kinds.effective(provider) if isinstance(provider, kinds.DEPENDENCIES) else provider
 
 

@@ -102,7 +102,7 @@ def _names(events: Iterable[type]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """An event class with its type on the wire (`wire`) and its uses, as far as they can be read from the code."""
+    """An event class with its type on the wire (`wire`) and its uses, as far as the code shows the uses."""
 
     event_class: type[DistributedEvent]
     wire: str

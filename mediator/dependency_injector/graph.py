@@ -1,4 +1,4 @@
-"""Graph: finds the providers that each provider calls, without calling any, and checks cycles and lifetimes."""
+"""Graph: finds the providers that each provider calls, without calling them, and checks cycles and lifetimes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -173,7 +173,7 @@ def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
 
 
 def class_name(provider: Any) -> str:
-    """Return the class name of a provider's object; when the class is unknown, of the provider itself."""
+    """Return the class name of a provider's object, or of the provider itself when the object's class is unknown."""
     cls = provided_class(provider)
     return cls.__name__ if cls is not None else type(provider).__name__
 
@@ -199,7 +199,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not return one object per scope; `None` when it does, or when it calls a function."""
+    """Return why a provider does not return one object per scope; `None` if the provider does, or calls a function."""
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
         return f"is given by a {type(provider).__name__}, which has one object for all dispatches"
     if (

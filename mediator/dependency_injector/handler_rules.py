@@ -46,8 +46,8 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
 def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "container") -> Iterator[Problem]:
     """Yield a problem for each handler that is an attribute of a container, as a class or an object, without a provider.
 
-    No mediator finds such a handler. A class that has a provider may also be an attribute, for example because it is
-    defined inside the container.
+    No mediator finds a handler without a provider. A class that has a provider may also be an attribute, for example
+    because it is defined inside the container.
     """
     provided = {binding.cls for catalog in catalogs for binding in catalog.handlers}
     for name, held in _held(container).items():

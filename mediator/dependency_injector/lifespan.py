@@ -112,8 +112,8 @@ async def started_resources(container: Any) -> AsyncGenerator[None]:
     that the next start makes these singletons again.
 
     Raises:
-        Exception: The error of the body or of a starting resource. Errors of stopping resources become its notes.
-        Exception: The error of a stopping resource, if there is no other error, or an `ExceptionGroup` of several.
+        Exception: The error of the body or of a starting resource. Errors of stopping resources become notes of it.
+        Exception: Without such an error, the error of a stopping resource, or an `ExceptionGroup` of several errors.
     """
     async with _resources(container) as resources:
         await resources.start(resources.graph.resources())

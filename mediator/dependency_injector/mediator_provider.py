@@ -118,8 +118,9 @@ class MediatorProvider(providers.Dependency[Mediator]):
     def own(self) -> Mediator:
         """Return the container's own mediator with an up-to-date registry, even if this provider is overridden.
 
-        Every dispatch to a handler that gets the mediator calls this method, so it has to be fast. It only checks whether
-        another provider overrides the list of behaviors, and whether the container has another number of providers.
+        Every dispatch to a handler that gets the mediator calls this method, which has to be fast. It only checks
+        whether a provider overrides the list of behaviors, and whether the number of the container's providers has
+        changed.
         """
         if self._mediator is None:
             check_instance(self.container)

@@ -140,8 +140,8 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
     """Detach earlier providers from the providers that they override, for the block.
 
-    If an earlier provider stayed attached, a copy made in the block would also copy the providers that it overrides. The
-    overridden providers are copied later, and their copies are overridden by the copies that replace earlier providers.
+    If an earlier provider stayed attached, a copy made in the block would include the providers that this provider
+    overrides. These are copied later, and their copies are overridden by the copies that replace earlier providers.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:

@@ -1,7 +1,7 @@
 """Kinds of providers, and relations between providers.
 
 The kind of a provider decides what attributes the provider has. The kind is always tested with `isinstance`: providers of
-many kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for any attribute.
+many kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for every attribute name.
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def is_provider(value: Any) -> bool:
 
 
 def is_in_place(provider: Any, memo: Any) -> bool:
-    """Return whether a copying decorator has already put a provider in the place of another one.
+    """Return whether a copying decorator has already put a provider in the place of another provider.
 
     `containers.copy` injects the redeclared providers of a container into the inherited providers. Then it copies the
     redeclared providers as well, and declares the copies under their names. An injected provider must not be copied,
@@ -75,7 +75,7 @@ def dependencies(provider: Any) -> Iterator[Any]:
 
 
 def parts(provider: Any) -> Iterator[Any]:
-    """Yield the providers that a provider contains, that is, those that it calls, passes on or reads.
+    """Yield the providers that a provider contains, that is, the providers that it calls, passes on or reads.
 
     An overridden provider contains only the provider that overrides it.
     """
@@ -90,7 +90,7 @@ def parts(provider: Any) -> Iterator[Any]:
 def effective(provider: Any) -> Any:
     """Return the provider that is called in the end.
 
-    An overridden provider calls the overriding one, and a `Dependency` calls the provider that it was given.
+    An overridden provider calls the overriding provider, and a `Dependency` calls the provider that it was given.
     """
     seen = {provider}
     while True:

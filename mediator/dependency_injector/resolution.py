@@ -6,9 +6,9 @@ call of its class with its injected objects. Such a direct call is compiled here
 `Factory` or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
 
 Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden, as
-the provider itself does. The arguments of a provider, and whether it is asynchronous, cannot be checked as cheaply. They
-are checked only before the first direct call after each `forget`, which is called when a container starts or stops, when
-a resource has started, and around `override`.
+the provider itself does. It would cost more to check the arguments of a provider, and whether the provider is
+asynchronous. Both are checked only before the first direct call after each `forget`, which is called when a container
+starts or stops, when a resource has started, and around `override`.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,7 +60,7 @@ class Resolution:
         self._compiled: dict[Any, Source] = {}
 
     def compiled(self, source: Source) -> Source:
-        """Return a faster function that gives the same objects as `source`, or else `source` itself."""
+        """Return a faster function that gives the same objects as `source`, or `source` itself if there is none."""
         kind: Any = type(source)
         if kind is not providers.Factory and kind is not Scoped and kind not in self._own:
             return source
@@ -131,7 +131,7 @@ def _injections(provider: Any) -> list[Any]:
 
 
 def _is_called(value: Any) -> bool | None:
-    """Return whether a factory calls an injected value; `None` when that can change over time."""
+    """Return whether a factory calls an injected value; `None` when the answer can change over time."""
     if not is_provider(value):
         return False
     if not providers.is_delegated(value):

@@ -149,7 +149,7 @@ def _meant(wanted: Any, candidates: Sequence[Candidate]) -> list[Candidate]:
 def _gives(candidate: Candidate, wanted: Any) -> bool:
     """Return whether all classes of a provider derive from the wanted class.
 
-    A class that only has the methods of a protocol does not count, since any class may have them by chance.
+    A class that only has the methods of a protocol does not count, since a class may have these methods by chance.
     """
     cls = _choosing_class(wanted)
     if cls is None:
@@ -293,7 +293,7 @@ class _Reading:
 
 
 class HandlerScan(providers.Dependency[tuple[type, ...]]):
-    """Makes a provider for every handler in some packages, in the container that declares the scan.
+    """Makes a provider for every handler in the given packages, in the container that declares the scan.
 
         class AppContainer(containers.DeclarativeContainer):
             unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
@@ -302,9 +302,9 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             handlers = HandlerScan("shop.students", "shop.billing")
 
     The scan finds handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and the
-    collaborators of behaviors, which are validators, authorizers and processors. It finds them in the module that
-    defines them, also inside classes. Found classes are sorted by the order of the given packages, then by the names of
-    modules, then by the order of definition in a module.
+    collaborators of behaviors, which are validators, authorizers and processors. Each of these is found in the module
+    that defines it, even inside classes. Found classes are sorted by the order of the given packages, then by the names
+    of modules, then by the order of definition in a module.
 
     The scan leaves out:
 

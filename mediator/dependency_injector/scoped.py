@@ -76,7 +76,7 @@ class Scoped(providers.Factory[T]):
         return self.make(scope, super().__call__)
 
     def make(self, scope: Scope, build: Callable[[], Any]) -> T:
-        """Make the instance of a scope that has none yet, store it in the scope, and return it."""
+        """Make the instance of a scope that has no instance yet, store it in the scope, and return it."""
         made: Any = build()
         if hasattr(made, "__await__"):
             # A coroutine can be awaited only once, but a task can be awaited by all users of the instance.

@@ -17,7 +17,7 @@ from mediator.nats.topology import OTHER_ORDERING, Topology
 _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application that may create consumers."
 _DELETE = "Delete the consumer when no running version of the application needs it."
 _REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", OTHER_ORDERING)
-"""Beginnings of the differences that `consumer-differs` leaves out, because they have findings of their own."""
+"""Beginnings of differences. `consumer-differs` leaves out these differences, because other findings report them."""
 _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
 _FAILING_PER_SECOND = 0.1
@@ -50,7 +50,7 @@ class Consumers(Check):
 def _missing(broker: Broker) -> Iterator[Finding]:
     """Yield a finding for each stream with missing consumers.
 
-    If groups already consume the stream with another ordering than the wanted one, the findings name these groups.
+    If groups already consume the stream with another ordering than the wanted ordering, the findings name these groups.
     """
     by_stream: dict[str, list[str]] = {}
     for stream, name in broker.seen.missing_consumers:
@@ -81,7 +81,7 @@ def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
 
 
 def _other_orderings(broker: Broker, stream: str) -> list[str]:
-    """Return texts about groups that already consume the stream with another ordering than the wanted one."""
+    """Return texts about groups that already consume the stream with another ordering than the wanted ordering."""
     details = (each for item in broker.compared or () if item.stream == stream for each in item.details)
     return list(dict.fromkeys(each for each in details if each.startswith(OTHER_ORDERING)))
 

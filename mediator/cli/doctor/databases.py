@@ -239,8 +239,8 @@ _FOR_ONE_MORE = 1
 class Pools(Check):
     """Checks that each connection pool is large enough.
 
-    Each event that is being handled holds a connection, and so does each relay on PostgreSQL while it publishes. On
-    SQLite, all relays together count as one relay.
+    Each event that is being handled holds a connection. On PostgreSQL, each relay that publishes holds a connection,
+    too. On SQLite, all relays together count as one relay.
     """
 
     name = "pool"

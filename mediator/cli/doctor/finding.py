@@ -79,7 +79,7 @@ async def examine(
 ) -> list[Finding]:
     """Run checks at the same time, and return their findings in the order of the checks.
 
-    A check that raises, or takes longer than `timeout` seconds, adds a fault to the findings that it has yielded before.
+    When a check raises or takes longer than `timeout` seconds, a fault is added to the findings of the check so far.
     """
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(_run(installation, check, timeout)) for check in checks]
@@ -108,7 +108,7 @@ _LONGEST_TEXT = 4000
 
 
 class Report:
-    """The findings of all checks. Credentials in URLs are removed, since a finding may contain the text of any error."""
+    """The findings of all checks. Credentials in URLs are removed, since the text of an error may show them."""
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         self.findings: Sequence[Finding] = [_safe(each) for each in findings]

@@ -90,7 +90,7 @@ class Inspection:
         broker: The broker's URLs, without secrets.
         server_version: The version of the connected server; empty when there is no connection.
         max_payload: The maximum size of a message in bytes, headers included.
-        jetstream: Whether JetStream answers; `None` when it could not be asked.
+        jetstream: Whether JetStream answers; `None` when JetStream could not be asked.
         sync_always: Whether the server writes through to its disk before it acknowledges (`sync_interval: always`).
             Only the monitoring of a server reports this, not the client protocol.
         streams: The wanted streams that exist.
@@ -138,7 +138,7 @@ async def inspect_broker(
     """
     problems: list[str] = []
     page = Secret(monitoring)
-    del monitoring  # it may hold a password
+    del monitoring  # the URL may hold a password
     with secretly():
         sync_always = await _sync_always(page.reveal(), timeout, problems)
     try:

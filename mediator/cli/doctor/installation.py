@@ -56,11 +56,11 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker, with the streams and consumers that the application wants, and the state in which they are.
+    """A broker, with the streams and consumers that the application wants, and their state.
 
     Attributes:
         label: `container.<name>` of the first part that publishes to the broker or subscribes there.
-        compared: The comparison of the existing streams and consumers with `wanted`; `None` when it failed.
+        compared: The comparison of the existing streams and consumers with `wanted`; `None` when the comparison failed.
         problem: Why the comparison failed; empty when it did not fail.
         offset: Seconds by which the broker's clock is ahead of this machine's clock; `None` when unknown.
     """
@@ -76,7 +76,7 @@ class Broker:
     def with_other_partitions(self) -> list[tuple[WantedStream, StreamState]]:
         """Return the streams that have another number of partitions than wanted, as pairs of wanted and existing stream.
 
-        Only streams that this application publishes to, or consumes in order, need a certain number of partitions.
+        The number matters only for streams that this application publishes to, or consumes in order.
         """
         there = {stream.name: stream for stream in self.seen.streams}
         needed = [each for each in self.wanted.streams if each.name in there and (each.own or each.ordered)]

@@ -93,10 +93,10 @@ class Settings:
         self._known: dict[tuple[Any, str], Any] = {}
 
     async def of(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
-        """Return the value that a provider passes to its object as the argument `name`; `None` when it passes none.
+        """Return the value that a provider passes to its object as the argument `name`; `None` without the argument.
 
-        The result is also `None` when the value is unavailable or fails the check. Such an argument is recorded as one
-        failure, even if it is read several times.
+        The result is also `None` when the value is unavailable or fails the check. An argument of this kind is recorded
+        as one failure, even if it is read several times.
         """
         if (provider, name) not in self._known:
             self._known[provider, name] = await self._asked(provider, name, check)
@@ -134,7 +134,7 @@ def _arguments(provider: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def opened(container: Any, options: Options, databases: Any) -> AsyncGenerator[Installation]:
-    """Open the databases, stores and brokers of a container for the block, and close them at its end."""
+    """Open the databases, stores and brokers of a container for the block, and close them at the end."""
     installation = Installation(container, options)
     opening = _InstallationReader(installation, databases)
     try:
@@ -213,7 +213,7 @@ class _InstallationReader:
                 yield provider, self._values[provider]
 
     def _engine_of(self, provider: Any, engines: Iterable[Any]) -> Any:
-        """Return the engine that a provider needs; `None` when its database does not answer."""
+        """Return the engine that a provider needs; `None` when the engine's database does not answer."""
         reached = self._graph.reachable([provider])
         answering = {part.provider for part in self._to.databases}
         return next((self._values[each] for each in engines if each in reached and each in answering), None)
@@ -285,7 +285,7 @@ class _InstallationReader:
         return [found]
 
     def _consumer_of(self, flow: EventFlow) -> Any:
-        """Return the provider of the consumer that uses a subscription; `None` when no consumer uses it."""
+        """Return the provider of the consumer that uses a subscription; `None` when there is no such consumer."""
         named = reversed(self._named(EventConsumer))
         return next((each for each in named if flow.port in self._graph.reachable([each])), None)
 

@@ -21,7 +21,7 @@ _CLUSTER = 3
 _FULL = 0.8
 """The share of a stream's maximum size above which the stream counts as nearly full."""
 _REPORTED_APART = ("storage is", "discard is", "retention is", "duplicate_window is", "num_replicas is", PARTITIONS)
-"""Beginnings of the differences that `stream-differs` leaves out, because they have findings of their own."""
+"""Beginnings of differences. `stream-differs` leaves out these differences, because other findings report them."""
 
 
 class Streams(Check):

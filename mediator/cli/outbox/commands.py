@@ -31,8 +31,8 @@ def outbox() -> None:
 @outbox.command("list")
 @TARGET
 @selecting_events
-@click.option("--archived", "place", flag_value="archived", help="List published events, not waiting ones.")
-@click.option("--delayed", "place", flag_value="delayed", help="List events that are not due yet, not waiting ones.")
+@click.option("--archived", "place", flag_value="archived", help="List published events, not waiting events.")
+@click.option("--delayed", "place", flag_value="delayed", help="List delayed events that are not due yet.")
 @click.option("--limit", default=100, show_default=True, type=COUNT, help="Maximum number of events.")
 @JSON
 def list_command(*, target: str, selection: OutboxSelection, place: Place | None, limit: int, machine: bool) -> None:
@@ -62,7 +62,7 @@ def list_command(*, target: str, selection: OutboxSelection, place: Place | None
 @click.option("--outbox", "label", type=NAME, help="The provider of the outbox.")
 @JSON
 def show(*, target: str, event_id: str, label: str | None, machine: bool) -> None:
-    """Show one event with its payload, whether it waits or is archived."""
+    """Show one event with its payload. The event may wait or be archived."""
 
     async def work() -> tuple[str, OutboxRecord, CloudEvent]:
         async with opened_outboxes(load_container(target), label) as outboxes:

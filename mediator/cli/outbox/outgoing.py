@@ -103,7 +103,7 @@ _COLUMNS = {
 
 
 def as_row(outbox: str, record: OutboxRecord, event: CloudEvent | None = None) -> dict[str, Any]:
-    """Return the fields of an event for output. With `event`, they include the payload."""
+    """Return the fields of an event for output. With `event`, the fields include the payload."""
     row: dict[str, Any] = {
         "outbox": outbox,
         "place": record.place,
@@ -146,7 +146,7 @@ class OutboxSelection:
     """The events that a command works on.
 
     Attributes:
-        which: The filter of the events, without their place.
+        which: The filter of the events, without the place (waiting, delayed or archived).
         stream: The stream of the events, or its domain; `None` for all streams.
         outbox: The provider of the outbox; `None` for every outbox of the container.
     """
@@ -157,7 +157,7 @@ class OutboxSelection:
 
     @property
     def chooses(self) -> bool:
-        """Whether any option excludes events."""
+        """Whether at least one option excludes events."""
         return self.which != OutboxFilter(self.which.place) or self.stream is not None
 
     def at(self, place: Place, streams: StreamContents | None = None) -> OutboxFilter:

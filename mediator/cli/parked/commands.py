@@ -238,7 +238,7 @@ def export(*, target: str, selection: Selection, output: IO[str]) -> None:
 
 @contextmanager
 def _closing_when_full(output: IO[str]) -> Generator[None]:
-    """Close a file after a failed write. If click closed the file later, this would fail and hide the error."""
+    """Close a file after a failed write. If click closed the file later, closing would fail and hide the error."""
     try:
         yield
     except BrokenPipeError:

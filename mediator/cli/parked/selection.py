@@ -81,7 +81,7 @@ class Selection:
     parking: str | None = None
 
     def restricted(self, numbers: Sequence[int], *, everything: bool) -> "Selection":
-        """Return this selection, limited to `numbers` if any are given.
+        """Return this selection, limited to `numbers` if numbers are given.
 
         If neither numbers nor options choose events, `everything` (`--all`) has to be true.
         """

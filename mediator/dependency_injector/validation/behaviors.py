@@ -91,7 +91,7 @@ def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) ->
 def _behaviors_of(registry: Registry, message: type) -> Sequence[Binding] | None:
     try:
         return registry.pipeline(message).behaviors
-    except (HandlerNotFoundError, DeclarationError, SettingError):  # another rule reports it
+    except (HandlerNotFoundError, DeclarationError, SettingError):  # another rule reports this error
         return None
 
 
@@ -106,8 +106,8 @@ def _has(container: Any, cls: type) -> bool:
 def _messages(registry: Registry) -> Iterator[type]:
     """Yield the messages that handlers, behaviors and collaborators name.
 
-    A behavior or collaborator may name a class that derives from a handler's message. Such a derived class has a
-    pipeline of its own.
+    A behavior or collaborator may name a class that derives from a handler's message. The derived class has a pipeline
+    of its own.
     """
     named = (cls for binding in (*registry.behaviors, *registry.collaborators) for cls in binding.messages)
     yield from dict.fromkeys([*registry.message_types(), *filter(_is_of_the_application, named)])
@@ -315,7 +315,7 @@ def _never_asked_about(stream: type, collaborator: Binding) -> Iterator[Problem]
 
 
 def _never_validated(catalog: Catalog) -> Iterator[Problem]:
-    """Yield a problem for each stream request whose `validate()` is never called, because only requests are validated."""
+    """Yield a problem for each stream request whose `validate()` no behavior would call."""
     behaviors = [each.cls for each in catalog.behaviors]
     if _includes(behaviors, ValidationBehavior) and not _includes(behaviors, StreamValidationBehavior):
         for handler in catalog.handlers:

@@ -108,7 +108,7 @@ def _name(provides: Any) -> str:
 
 
 def _shown(signature: inspect.Signature) -> str:
-    """Return a signature as text without default values, since one of them may be a secret."""
+    """Return a signature as text without default values, since a default value may be a secret."""
     parameters = [
         each.replace(default=...) if each.default is not each.empty else each for each in signature.parameters.values()
     ]

@@ -19,9 +19,9 @@ from mediator.errors import DeclarationError, Problem, misuse
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
     """Return the event classes of an application, each with the label for reports.
 
-    The event classes are the handled ones, and those declared in the packages of the handlers' classes. An event that is
-    only declared gets the label `where`. Other packages do not count, since another application in the same repository
-    may have a different class for the same event.
+    The event classes are the handled classes, and the classes declared in the packages of the handlers' classes. An
+    event that is only declared gets the label `where`. Other packages do not count, since another application in the
+    same repository may have a different class for the same event.
     """
     catalogs = list(catalogs)
     events = handled_events(catalogs)

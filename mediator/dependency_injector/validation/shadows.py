@@ -143,8 +143,8 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
 def _nameless(container: Any, path: str) -> Iterator[Problem]:
     """Yield a problem for each named provider if other providers seem to use a similar, nameless provider instead.
 
-    The nameless provider of a mediator always counts, since it should have a name in its container. Any other nameless
-    provider counts if several providers use it. A resource or scoped provider also counts if the named one is unused.
+    The nameless provider of a mediator always counts, since it should have a name in its container. Another nameless
+    provider counts if several providers use it, or, for a resource or scoped provider, if the named provider is unused.
     """
     named = list(named_providers(container, path))
     current = {provider for _, provider in named}
