@@ -1,4 +1,4 @@
-"""AggregateRoot: an entity that records domain events, which its unit of work publishes before it commits."""
+"""AggregateRoot: an entity that records domain events. Its unit of work publishes the events before the commit."""
 
 import itertools
 import weakref

@@ -58,7 +58,7 @@ class BlockingMediator:
         self._owner: Owner | None = None
         self._opened: tuple[_Block[BlockingPortal], BlockingPortal, _Block[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open = threading.Lock()  # held while work is submitted, so that closing begins only afterwards
+        self._open = threading.Lock()  # held while work is submitted, because closing must not begin at that time
         self._thread = 0
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -213,7 +213,7 @@ def _result(future: Future[R]) -> R:
         try:
             raise error
         finally:
-            del error, future  # otherwise the error's traceback and these variables refer to each other
+            del error, future  # without this, the error's traceback and these variables refer to each other
     return future.result()
 
 

@@ -22,7 +22,7 @@ class Collaborator(ABC):  # noqa: B024  (its subclasses have the abstract method
     """
 
     decides: ClassVar[bool] = False
-    """True if a collaborator of this kind may refuse a message, so it must never be skipped by mistake.
+    """True if a collaborator of this kind may refuse a message, and must therefore never be skipped by mistake.
 
     If True, the registry raises an error when it cannot determine whether the collaborator is for a message class.
     """
@@ -85,7 +85,7 @@ class _Equipped:
 
 
 def equipped(source: Source, collaborators: Sequence[Binding]) -> Callable[[], Any]:
-    """Return a function that creates the behavior and gives it its collaborators.
+    """Return a function that creates the behavior together with its collaborators.
 
     The objects of the collaborators are created only when the behavior resolves them.
     """

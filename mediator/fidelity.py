@@ -258,8 +258,8 @@ def _comparison(cls: type) -> _Comparison:
 def _fields(cls: Any) -> tuple[str, ...] | None:
     """Return the names of the fields of a class; `None` when the class declares no fields.
 
-    A field is left out if it is neither an argument of `__init__` nor compared by `__eq__`, because the value of such a
-    field is computed from other fields, perhaps later.
+    A field is left out if it is neither an argument of `__init__` nor compared by `__eq__`, because its value is
+    computed from other fields, perhaps later.
     """
     if hasattr(cls, "__struct_fields__"):
         return tuple(cls.__struct_fields__)

@@ -1,4 +1,4 @@
-"""Handlers: the base classes of handlers, and functions that read the type arguments of such classes."""
+"""Handlers: the base classes of handlers, and functions that read type arguments."""
 
 import types
 import typing

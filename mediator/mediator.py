@@ -182,11 +182,11 @@ class Mediator:
     def publish_after_commit(self, notification: Notification, /, *, strategy: PublishStrategy | None = None) -> None:
         """Publish a notification after the running unit of work has committed, in a separate unit of work.
 
-        Notifications are published in the order of the calls, even if an earlier one failed. If the unit of work rolls
-        back, no notification is published. If a `NESTED` dispatch rolls back to its savepoint, the notifications that
-        were added since that savepoint are not published. Failures reach the sender of the outermost command as one
-        `AfterCommitError`. If the process dies after the commit, the remaining notifications are lost; use a
-        distributed event for anything that must not be lost.
+        Notifications are published in the order of the calls, even if an earlier notification failed. If the unit of
+        work rolls back, no notification is published. If a `NESTED` dispatch rolls back to its savepoint, the
+        notifications that were added since that savepoint are not published. Failures reach the sender of the outermost
+        command as one `AfterCommitError`. If the process dies after the commit, the remaining notifications are lost;
+        use a distributed event for anything that must not be lost.
 
         Raises:
             MisuseError: The message is not a notification.
@@ -282,7 +282,7 @@ class Mediator:
             format: `"text"`; `"json"`, which adds the messages that each handler dispatches; or `"mermaid"`, a
                 flowchart of a message and of the messages that its handlers dispatch in turn. The messages that a handler
                 dispatches are declared by its class as `dispatches`. Without that declaration they are the message
-                classes that its source code calls.
+                classes that the handler's source code calls.
 
         Raises:
             HandlerNotFoundError: The class is a request and has no handler.

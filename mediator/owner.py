@@ -19,7 +19,7 @@ from mediator.errors import misuse
 class Owner:
     """The owner of an object that is bound to an event loop: the first loop that uses the object.
 
-    When that loop no longer runs, the next loop that uses the object becomes its owner, as when one `asyncio.run`
+    When that loop no longer runs, the next loop that uses the object becomes the owner, as when one `asyncio.run`
     follows another. Another process, or a loop that runs at the same time in another thread, gets an error at once
     instead of waiting forever.
     """

@@ -156,7 +156,7 @@ class Scope:
         raise_failures("scope", failures, error)
 
     def forget(self) -> None:
-        """Drop the references to frames and objects. Otherwise only the garbage collector would free them."""
+        """Drop the references to frames and objects. Without this, only the garbage collector would free them."""
         self.innermost = self._kept = self.committed = None
 
     async def _abandon(self) -> None:
@@ -273,14 +273,14 @@ class Frame:
     def forget(self) -> None:
         """Replace the message by its class, whose name is enough for error texts after the dispatch.
 
-        Otherwise the message could stay in memory for long: every task, timer and connection that was created in the
+        A kept message could stay in memory for long: every task, timer and connection that was created in the
         dispatch copied the context variables, which refer to this frame. Even a cancelled timer exists until it is due.
         """
         if not isinstance(self.message, str | type):
             self.message = type(self.message)
 
     async def leave(self, error: BaseException | None = None, response: Any = _NO_RESPONSE) -> None:
-        """End the dispatch: make its parent the running frame, and close the scope if this dispatch opened it.
+        """End the dispatch: make its parent the running frame, and close the scope if this dispatch opened the scope.
 
         Args:
             error: The error with which the dispatch failed; `None` if it succeeded.
@@ -387,8 +387,8 @@ class Frame:
         """Return the error to raise for `error`, so that the sender learns the right outcome of the transaction.
 
         After a commit, the result is a `CommittedError`. After a commit with an unknown outcome, it is a
-        `CommitOutcomeUnknownError`. After a rollback, either of these errors is replaced by a `RolledBackError`. In all
-        other cases `error` itself is returned.
+        `CommitOutcomeUnknownError`. After a rollback, a `RolledBackError` replaces an error that claims one of these
+        outcomes. In all other cases `error` itself is returned.
         """
         ending, raised = self.ending, error
         if ending is None:
@@ -415,7 +415,7 @@ class Frame:
         ending = self.ending
         if ending is None:
             return
-        ending.failure = None  # otherwise a reference cycle keeps the error and everything in its traceback in memory
+        ending.failure = None  # without this, a reference cycle keeps the error and its traceback in memory
         if isinstance(error, Exception):
             raised = self.with_outcome(error)
             self.ending = None

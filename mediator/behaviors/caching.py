@@ -140,7 +140,7 @@ class CachingBehavior(PipelineBehavior[Q, Any]):
         "authorization": "otherwise it would answer unauthorized callers with cached responses"
     }
 
-    @overload  # for the class itself, which then needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(
         self: "CachingBehavior[Query[Any]]", cache: Cache, *, seconds: float = ..., shared: bool = ...
     ) -> None: ...

@@ -104,7 +104,7 @@ class CircuitBreakerBehavior(PipelineBehavior[Message, Any]):
 
     one_of: ClassVar[str | None] = "circuit breaker"
 
-    @overload  # for the class itself, which then needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(self: "CircuitBreakerBehavior[Request[Any]]", circuit: Circuit, *, on: Errors) -> None: ...
 
     @overload

@@ -137,7 +137,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
 
     role: ClassVar[str | None] = "concurrency limit"
 
-    @overload  # for the class itself, which then needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(
         self: "ConcurrencyLimitBehavior[Request[Any]]",
         *,
@@ -260,7 +260,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
 
     role: ClassVar[str | None] = "rate limit"
 
-    @overload  # for the class itself, which then needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(
         self: "RateLimitBehavior[Request[Any]]",
         *,
@@ -345,7 +345,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
         """Return the seconds until `place` tokens can be taken; 0 or less when they can be taken now."""
         now = self._clock()
         wait = max(bucket.full_at, now) - now + (place - self._burst) * self._interval
-        return round(wait, 9)  # otherwise a rounding error could refuse a message that was sent again in time
+        return round(wait, 9)  # a rounding error must not refuse a message that was sent again in time
 
     def _take(self, bucket: _Bucket) -> None:
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval

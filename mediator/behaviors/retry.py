@@ -55,7 +55,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
         "unit of work": "a failed transaction cannot continue, so each attempt needs its own transaction"
     }
 
-    @overload  # for the class itself, which then needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(
         self: "RetryBehavior[Request[Any]]",
         *,
@@ -108,7 +108,7 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
             try:
                 raise attempt.error
             finally:
-                del attempt  # otherwise the error's traceback and the attempt would refer to each other
+                del attempt  # without this, the error's traceback and the attempt would refer to each other
         return attempt.response
 
     def _retrying(self, message: Message, scope: Scope) -> AsyncRetrying:

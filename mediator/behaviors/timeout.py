@@ -35,7 +35,7 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
 
     one_of: ClassVar[str | None] = "timeout"
 
-    @overload  # for the class itself, which then needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(self: "TimeoutBehavior[Request[Any] | Notification]", seconds: float) -> None: ...
 
     @overload
@@ -73,7 +73,7 @@ class TimeoutBehavior(PipelineBehavior[Message, Any]):
             if not is_late or not isinstance(cancellation, asyncio.CancelledError):
                 raise failure
         finally:
-            del failure  # otherwise the error and this frame would form a reference cycle
+            del failure  # without this, the error and this frame would form a reference cycle
         if isinstance(cancellation.__cause__, CommittedError | CommitOutcomeUnknownError):
             raise cancellation.__cause__
         frame = current_frame()

@@ -54,7 +54,7 @@ class DistributedUnitOfWorkBehavior(PipelineBehavior[Message, Any]):
     per_scope: ClassVar[bool] = True
     commits: ClassVar[bool] = True
 
-    @overload  # so that the class itself needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(
         self: "DistributedUnitOfWorkBehavior[Command[Any] | Notification]",
         unit_of_work: UnitOfWork,
@@ -190,7 +190,7 @@ class ReadOnlyTransactionBehavior(PipelineBehavior[Q, Any]):
         "caching": "a cache is not used inside a transaction, and a cached response needs no transaction"
     }
 
-    @overload  # so that the class itself needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(
         self: "ReadOnlyTransactionBehavior[Query[Any]]", unit_of_work: UnitOfWork, *, isolation: str | None = ...
     ) -> None: ...

@@ -81,7 +81,7 @@ class _Factory:
 
 
 def _default(found: Any) -> Any:
-    factory = getattr(found, "factory", None)  # `_Factory` or `attrs.Factory`; the latter may need the object
+    factory = getattr(found, "factory", None)  # `_Factory` or `attrs.Factory`; an `attrs.Factory` may need the object
     if not callable(factory) or getattr(found, "takes_self", False):
         return found
     try:

@@ -182,7 +182,7 @@ def own_key(command: Any) -> object:
 class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     """Returns the stored response of a repeated command, instead of handling the command again.
 
-    A command is a repetition when an earlier command had the same idempotency key, class, principal and tenant. A
+    A command is repeated when an earlier command had the same idempotency key, class, principal and tenant. A
     command without a key is handled as usual. The response is stored in the transaction of the command, so place this
     behavior inside the unit of work. A command that fails stores nothing, and may be sent again. When two commands with
     the same key run concurrently, the second command waits for the first. A command with a key is refused when its
@@ -207,7 +207,7 @@ class IdempotencyBehavior(PipelineBehavior[Message, Any]):
     }
     needs: ClassVar[Mapping[str, str]] = belongs_inside
 
-    @overload  # so that the class itself needs no type argument
+    @overload  # for the class itself, without a type argument
     def __init__(
         self: "IdempotencyBehavior[Command[Any]]",
         idempotency: Idempotency,
@@ -305,6 +305,6 @@ def hashed_key(name: str, key: str, context: MessageContext) -> str:
 
 
 def former_key(command: object, key: str, context: MessageContext) -> str:
-    """Return the key of a response stored before version 2 of the tables, with the class's path instead of its name."""
+    """Return the key of a response stored before version 2 of the tables. The key has the path of the class, not its name."""
     parts = [context.principal, context.tenant, path_of(type(command)), key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -81,8 +81,7 @@ def refuse_foreign_distribution() -> None:
     this package.
 
     Raises:
-        ForeignDistributionError: That distribution is installed, or `mediator/__init__.py` was deleted when that one
-            was uninstalled.
+        ForeignDistributionError: That distribution is installed, or its removal has deleted `mediator/__init__.py`.
     """
     for folder in sys.path:
         for entry in _entries(folder):

@@ -77,8 +77,8 @@ class EventConsumer:
             once.
         ordering: `"none"`, or `"key"` for strict order per key. `"key"` needs parking.
         concurrency: The number of events that are handled at a time; by default 1, or 16 with `ordering="key"`. Each of
-            these events takes one place. If there are several places, an eighth of them, and at least one, is kept free
-            for event types of which no handler is running, so that no event type takes all places.
+            these events takes one place. If there are several places, an eighth of the places, and at least one place,
+            is kept free for event types of which no handler is running, so that no event type takes all places.
         prefetch: The largest number of unacknowledged events in this process.
         max_attempts: The largest number of starts of an event's handlers; by default one more than the number of
             `retry_delays`.

@@ -46,7 +46,7 @@ _WITHOUT_LIMIT = 2**31 - 2
 _LOSSES = 3
 """Handlers count as failed after they have lost the connection this many times while the database answers."""
 _FULL_LOSSES = 10
-"""An event counts as failed after a database with some space left has lacked space for it this many times.
+"""When a database with some space left has lacked space for an event this many times, the event counts as failed.
 
 All these tries together take half a minute.
 """

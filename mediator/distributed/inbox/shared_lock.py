@@ -170,7 +170,7 @@ class Guard:
         try:
             await asyncio.wait((granted, stop), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._holds = granted.done()  # even if cancelled at this moment, so that the lock is released
+            self._holds = granted.done()  # also after a cancellation, so that a granted lock is released later
             if not self._holds:
                 self._lock.cancel(granted)
             stop.cancel()

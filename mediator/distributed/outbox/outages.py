@@ -32,7 +32,7 @@ class Outages:
     """Lets a relay publish events of other domains while the stream of one domain is unavailable.
 
     A domain is the first part of an event's type, and has its own stream. The stream may be missing, full or without a
-    leader. During such an outage the events of the domain wait in the outbox, and their failures are not counted.
+    leader. During the outage the events of the domain wait in the outbox, and their failures are not counted.
 
     Some errors do not show whether only one stream or the whole broker is unavailable. After such an error the domains
     of the failed events are suspected, and the relay tries other domains first. When the broker answers for another

@@ -97,9 +97,9 @@ class EventPublisher(ABC):
         """Send events, and return one result for each event, in the given order.
 
         Events of one partition key are stored in the given order: after an event failed, no later event of its key is
-        sent in this call. Each of these later events gets an `EventHeldBackError`; in an outage it may get a
-        `PublisherUnavailableError` instead. After a refused event, only an `EventHeldBackError` is right: from the
-        other error the relay would conclude that the whole domain has an outage.
+        sent in this call. Each of these later events gets an `EventHeldBackError`, or in an outage possibly a
+        `PublisherUnavailableError`. After a refused event, only an `EventHeldBackError` is right: from a
+        `PublisherUnavailableError` the relay would conclude that the whole domain has an outage.
 
         An event that is sent twice is stored once, as long as the broker remembers its id. The call is bounded in time.
         An unavailable broker is reported in the results, not raised. After a cancellation the outcome of the events in

@@ -1,4 +1,4 @@
-"""RequestResponder: handles the requests that this application exposes to others."""
+"""RequestResponder: handles the requests that this application exposes to other applications."""
 
 import asyncio
 from collections.abc import Callable, Sequence
