@@ -52,7 +52,7 @@ def enter_ambient(
     """Begin a context with the given values. All other values are inherited from the running context.
 
     The given headers are added to the inherited headers. If a principal or a tenant is given, `vouched_by` becomes this
-    application. A value that is too long, or has a character that is not allowed, raises a `ContextError`.
+    application. If a value is too long or has a character that is not allowed, a `ContextError` is raised.
     """
     outer = current_frame()
     frame = AmbientFrame(outer, origin)

@@ -36,8 +36,8 @@ class Owner:
         """Check that the running event loop owns the object, or make the running loop the owner if that is allowed.
 
         Return True if the loop has just taken the object over from another loop, otherwise False. A `busy` object can
-        be taken over only from a closed loop, and without `moves` not at all. When another process or event loop owns
-        the object, a `MisuseError` is raised.
+        be taken over only from a closed loop, and an object without `moves` not at all. When another process or event
+        loop owns the object, a `MisuseError` is raised.
         """
         loop, owner = running_loop(), self._owner()
         if self._loop is None:

@@ -214,7 +214,7 @@ class Frame:
     def resumed(self) -> Generator[None, None, None]:
         """Make this frame the running dispatch during the body.
 
-        If its scope is closed, or another dispatch is using its scope, a `ScopeError` is raised.
+        If the scope of the frame is closed, or another dispatch is using that scope, a `ScopeError` is raised.
         """
         scope, before, innermost = self.scope, _frame.get(), self.scope.innermost
         if scope.closed:

@@ -50,10 +50,10 @@ class Chart:
             self._inside.append("  end")
 
     def node(self, key: Hashable, text: str, opening: str, closing: str, *, outside: bool = False) -> str:
-        """Return the id of a node; the node is added when its key is new, outside all groups if `outside` is true.
+        """Return the id of a node. If the key is new, add the node; if `outside` is true, add it outside all groups.
 
-        The `text` is escaped by `label`. `opening` and `closing` are the characters around it, which make the node's
-        shape.
+        The `text` is escaped by `label`. `opening` and `closing` are the characters around the text; they make the
+        node's shape.
         """
         found = self._ids.get(key)
         if found is None:

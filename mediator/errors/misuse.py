@@ -165,7 +165,7 @@ def dispatch_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
 
 
 def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError:
-    """Domain events cause each other, deeper than `max_depth`.
+    """Domain events cause each other in a chain longer than `max_depth`.
 
     The handlers of each event in `path` made aggregates record the next event.
     """
@@ -510,7 +510,7 @@ def schema_newer(database: str, version: int, known: int) -> SchemaError:
 def not_repeatable(command: object, part: str, reason: str) -> MisuseError:
     """A command with an idempotency key cannot be stored, because its payload or its response cannot be encoded.
 
-    `part` says which of the two, and `reason` says why. The reason must not contain values of the command.
+    `part` names the payload or the response. The `reason` must not contain values of the command.
     """
     return MisuseError(
         command,

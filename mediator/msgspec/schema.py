@@ -47,7 +47,7 @@ _OBJECT_LENGTHS = ("minProperties", "maxProperties")
 def schema_of(event_class: type) -> Schema:
     """Return the schema of a class that msgspec supports.
 
-    A field with a type that JSON cannot represent raises a `TypeError`.
+    If JSON cannot represent the type of a field, a `TypeError` is raised.
     """
     definitions = _Definitions()
     root = _schema(info.type_info(event_class), definitions)

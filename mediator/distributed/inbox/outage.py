@@ -46,7 +46,7 @@ class DatabaseOutage:
     """Waits until the database is available and its outbox has room.
 
     The pauses between two checks of the inbox's database come from `backoff`, and the pauses until a full outbox is
-    tried again from `room`. The begin and the end of an outage are logged once, not once for each worker that waits.
+    tried again come from `room`. Begin and end of an outage are logged once, not for each worker that waits.
     """
 
     def __init__(self, inbox: Inbox, backoff: Backoff, room: Backoff, log: Logger) -> None:

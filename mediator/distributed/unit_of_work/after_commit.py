@@ -49,8 +49,8 @@ class AfterCommitQueue:
     ) -> None:
         """Deliver the events of the transaction, if `deliver` is given, and then make all calls, even if one fails.
 
-        `deliver` has to limit its own duration; without it the events are in the outbox. All calls together may take
-        `timeout` seconds. Errors are added to `errors`, which has the errors that were raised since the commit.
+        `deliver` has to limit its own duration; if it is `None`, the events are in the outbox. All calls together may
+        take `timeout` seconds. Errors are added to `errors`, which has the errors that were raised since the commit.
 
         Raises:
             AfterCommitError: A call failed or did not end in time, or there are several errors.

@@ -59,7 +59,7 @@ class RecordedEventQueue:
         return list(dict.fromkeys(f"{name_of(each.recorded.event)} (recorded)" for each in self._waiting))
 
     def add(self, recorded: Iterable[RecordedEvent]) -> None:
-        """Add recorded events. A chain of events that is longer than `max_depth` raises a `DispatchDepthError`."""
+        """Add recorded events. If a chain of events is longer than `max_depth`, raise a `DispatchDepthError`."""
         cause, limit = self._published, self.origin.max_depth
         depth = 1 if cause is None else cause.depth + 1
         for each in recorded:

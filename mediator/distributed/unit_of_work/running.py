@@ -176,8 +176,8 @@ class RunningTransaction:
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
         """Accept no more events, and return the encoded events.
 
-        `stage` is false when the events are delivered directly, without an outbox, in which a delayed event could wait.
-        A delayed event raises a `MisuseError` then, and an event that cannot be encoded raises an `EventError`.
+        `stage` is false when the events are delivered directly. Without an outbox a delayed event could not wait, so it
+        raises a `MisuseError`. An event that cannot be encoded raises an `EventError`.
         """
         self.sealed = True
         for each in self.events:
