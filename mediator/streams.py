@@ -1,4 +1,4 @@
-"""Stream: a running stream request with its behaviors. The stream's scope is the running scope only during a step."""
+"""Stream: a running stream request with its behaviors. The stream's scope is current only while an item is produced."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence

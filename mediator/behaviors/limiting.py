@@ -29,9 +29,9 @@ class StrangersKey:
 class LimitBehavior(PipelineBehavior[Message, Any]):
     """Lets a message through if its limit is not reached.
 
-    Messages that a message dispatches while it is handled do not count, because messages that were let through could
-    otherwise wait for each other without end. Inside a running transaction a message never waits, because the
-    transaction could lock the database during the wait. If the limit is reached, the message is refused at once.
+    A message that is dispatched inside another message does not count, because two messages that were let through could
+    wait for each other without end. If the limit is reached inside a running transaction, the message is refused at
+    once, because the transaction could lock the database during a wait.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
@@ -116,8 +116,8 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
     """Lets at most `limit` messages be handled at the same time (a bulkhead).
 
     This protects a service that too many messages at once would overload. Waiting messages are let through in the order
-    of arrival. When the wait of a message times out, a `ConcurrencyLimitedError` is raised. Messages that a message
-    dispatches while it is handled share the slot of that message.
+    of arrival. When the wait of a message times out, a `ConcurrencyLimitedError` is raised. A message that is
+    dispatched inside another message shares the slot of the outer message.
 
     Make this behavior a `Singleton`, because it counts the messages in progress. Without a type argument it applies to
     all requests. To limit only some messages, derive a class: `class
@@ -234,8 +234,8 @@ class RateLimitBehavior(LimitBehavior[Message]):
 
     In any t seconds, at most `burst + t * limit / seconds` messages are let through. Waiting messages are let through
     in the order of arrival. A message that is cancelled while it waits uses no token. A message that would have to wait
-    for longer than `max_wait` is refused at once, with a `RateLimitedError`. Messages that a message dispatches while
-    it is handled use no tokens.
+    for longer than `max_wait` is refused at once, with a `RateLimitedError`. Messages that are dispatched inside
+    another message use no tokens.
 
     Make this behavior a `Singleton`, because it counts the messages. Without a type argument it applies to all
     requests. To limit only some messages, derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. If several

@@ -56,9 +56,9 @@ class EventConsumer:
     in which the process died, the event is parked (dead-lettered). An event that can never be handled is parked at
     once: see `fatal_errors`. No event is ever dropped.
 
-    While the database is unavailable, or its outbox is full, the consumer waits. A start that the database or a stop of
-    the consumer has interrupted does not count. When a process dies, each event that was being handled there is handled
-    alone the next time. So only the event that killed the process can be parked because the process died.
+    While the database is unavailable, or its outbox is full, the consumer waits. A start does not count if an outage, a
+    full outbox or a stop of the consumer interrupted it. When a process dies, each event that was being handled there
+    is handled alone the next time. So only the event that killed the process can be parked because the process died.
 
     With `ordering="key"` the events of one key are handled strictly one after the other, while events of other
     partitions are handled concurrently. Once an event is parked, the later events of its key are parked behind it, so

@@ -11,7 +11,7 @@ from mediator.printable import shown
 
 @dataclass(frozen=True, slots=True)
 class EventIdentity:
-    """Identifies an event in the inbox by three printable texts that fit into the columns.
+    """Identifies an event by three printable texts that fit into the columns of the inbox.
 
     Attributes:
         source: The source of the event; empty when the message cannot be read.

@@ -59,7 +59,7 @@ class DatabaseOutage:
         self._ended = 0
 
     async def is_over(self, error: BaseException) -> bool:
-        """Return whether the database answers again or, after an error about lacking space, stores data again."""
+        """Return whether the database answers again or, after a `DatabaseWriteError`, stores data again."""
         return await (self._inbox.takes_writes() if is_unwritable(error) else self._inbox.answers())
 
     async def wait_until_over(self, error: BaseException, stopping: asyncio.Event, *, losses: int = 0) -> bool:

@@ -279,7 +279,7 @@ class Processing:
         return self._put_back(error, pause, log=self._parts.limited_log.warning)
 
     def _is_of_its_subject(self, wire: str) -> bool:
-        """Return whether the type is a version of the event type in the subject. A newer version may handle it."""
+        """Return whether the type is a version of the event type in the subject. A later release may handle the type."""
         try:
             event_type, _ = split_wire_type(wire)
         except ValueError:
