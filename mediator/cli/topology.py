@@ -67,7 +67,7 @@ class Report:
 
 
 async def compare_topology(container: Any, packages: Iterable[str], *, timeout: float) -> Report:  # noqa: ASYNC109
-    """Compare the streams and consumers that a container needs with those of its brokers, and change nothing.
+    """Compare the streams and consumers that a container needs with those on its brokers, and change nothing.
 
     Only the resources that the container's publishers and subscriptions need are started. `packages` are the names of
     imported packages with further event classes, and `timeout` is how long to wait for each broker, in seconds.
@@ -89,7 +89,7 @@ async def apply_topology(
 ) -> Report:
     """Create missing streams and consumers, and update existing streams and consumers as far as `provision` allows.
 
-    The arguments `container`, `packages` and `timeout` are those of `compare_topology`.
+    The arguments `container`, `packages` and `timeout` are described at `compare_topology`.
     """
 
     async def apply(api: JetStreamApi, topology: Topology) -> BrokerReport:

@@ -157,7 +157,7 @@ def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
     """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)
-    for provider in waiting:  # the list grows during the loop, so the shortest path is found first
+    for provider in waiting:  # the list grows at its end, so shorter paths are tried before longer paths
         if isinstance(provider, Scoped):
             path: list[Any] = [provider]
             while before[path[-1]] is not keeper:

@@ -1,6 +1,6 @@
 """Lifespan: starts a container and stops it.
 
-`lifespan` replaces `container.init_resources()` and `container.shutdown_resources()`. Those methods start resources
+`lifespan` replaces `container.init_resources()` and `container.shutdown_resources()`. These two methods start resources
 concurrently, choose the order of stopping by direct dependencies only, and leave resources running after an error.
 
 dependency-injector starts each resource in a separate task, so a resource must not keep a task group or a timeout open.

@@ -1,9 +1,9 @@
 """Resolution: compiles a provider into a faster function that returns the same objects.
 
 dependency-injector builds lists and dictionaries of arguments, and looks for futures among them, at every call. Once a
-`Factory` has found that none of its dependencies is asynchronous, this work is unnecessary: a call of the factory is a
-call of its class with its injected objects. Such a direct call is compiled here, for providers that are exactly a
-`Factory` or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
+`Factory` has found that none of its dependencies is asynchronous, this work is unnecessary: it is enough to call the
+factory's class with the injected objects. This direct call is compiled here, for providers that are exactly a `Factory`
+or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
 
 Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden, as
 the provider itself does. It would cost more to check the arguments of a provider, and whether the provider is
@@ -44,8 +44,8 @@ def forget() -> None:
 def forget_modes(container: Any) -> None:
     """Make every provider find out again whether it is asynchronous.
 
-    dependency-injector finds this out once, at the first call. As soon as a resource has started, it provides a plain
-    object. Providers that use this object no longer need futures, which makes them about twenty times as fast.
+    dependency-injector finds this out once, at the first call. As soon as a resource has started, the resource provides
+    a plain object. Providers that use this object no longer need futures, which makes them about twenty times as fast.
     """
     for provider in container.traverse():
         provider.reset_async_mode()
@@ -98,7 +98,7 @@ class Resolution:
 class _Shortcut:
     """Records whether the class of a factory may be called directly, instead of the factory.
 
-    `checked` is the generation in which a direct call is allowed; `None` when it is not allowed.
+    `checked` is the generation in which a direct call is allowed; `None` when no direct call is allowed.
     """
 
     __slots__ = ("_before", "_build", "_changed", "_provider", "checked")

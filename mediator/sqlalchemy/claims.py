@@ -152,9 +152,9 @@ class BucketClaims(Claims):
     Each event belongs to one of 64 buckets, by the hash of its partition key. A relay locks rows in the table of
     buckets, and claims only events of the buckets that it has locked. When a relay finds a bucket locked, it assumes
     for some seconds that other relays are active. When a relay finds every bucket locked, it waits for the lock of one
-    bucket. It gets this lock when the relay that holds the lock ends its claim. At the next claim, that relay finds the
-    bucket locked, and also assumes that it is not alone. The server ends the transaction of a relay that executes
-    nothing for `frozen_seconds`.
+    bucket, until the relay that holds this lock ends its claim. The relay that held the lock finds the bucket locked at
+    its next claim, and learns that it is not alone. The server ends the transaction of a relay that executes no
+    statement for `frozen_seconds`.
     """
 
     def __init__(

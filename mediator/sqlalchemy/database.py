@@ -198,7 +198,7 @@ class Database(ABC):
 def _check_committer(connection: Connection) -> None:
     """Raise a `MisuseError` when a handler commits the connection of its unit of work.
 
-    Such a commit would make a part of the command permanent before the command has succeeded.
+    The commit would make a part of the command permanent before the command has succeeded.
     """
     reference = connection.info.get(OWNER)
     owner = None if reference is None else reference()

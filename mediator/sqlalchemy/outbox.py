@@ -161,8 +161,8 @@ class SqlAlchemyOutbox(Outbox):
         frozen_seconds: Seconds after which PostgreSQL ends the claim of a relay whose process is frozen. Use more than
             the `batch_timeout` of the relay: PostgreSQL cannot distinguish a relay that waits for a slow broker from a
             frozen relay, and events of an ended claim are published again.
-        application: The name of this application, which is stored as the source of each of its events. Give the name
-            here, and not to the publisher. A stored event keeps its source even when the application is renamed.
+        application: The name of this application, which is stored as the source of the application's events. Give the
+            name here, and not to the publisher. A stored event keeps its source even when the application is renamed.
         clock_offset: Returns seconds to add to the time of the database, for tests. The clock of this process is not
             used.
 

@@ -32,7 +32,7 @@ Connect = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Connecting:
-    """A callable that opens connections. Its `repr()` hides the arguments, since any argument may contain a password.
+    """A callable that opens connections. Its `repr()` hides the arguments, since every argument may contain a password.
 
     `connect` is the function that opens a connection. `through` returns a copy in which a missing `connect` is set.
     """

@@ -41,7 +41,7 @@ async def stage_events(connection: AsyncConnection, events: Sequence[StagedEvent
     """Insert events into the outbox, numbered in the given order.
 
     PostgreSQL needs one statement for any number of events. SQLite needs one statement for each 1,000 events. If two of
-    the events have the same id, or an event in the outbox has the id of one of them, an `EventIdConflictError` is
+    the events have the same id, or the outbox has an event with the id of a given event, an `EventIdConflictError` is
     raised.
     """
     try:

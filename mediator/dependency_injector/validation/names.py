@@ -14,7 +14,7 @@ from mediator.handlers import RequestHandler
 
 
 def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator[Problem]:
-    """Yield the faults of relays and behaviors that publish events under different names of applications, or none."""
+    """Yield the faults of relays and behaviors that publish events under two application names, or without a name."""
     for label, provider, _ in instances_of(container, OutboxRelay):
         outbox, publisher = (
             given_argument(given_argument(provider, name), "application") for name in ("outbox", "publisher")
@@ -42,7 +42,7 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
 
 
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
-    """Yield a problem for each command with idempotency keys that has the name of another command with such keys.
+    """Yield a problem for each command that has the name of another command, if both have idempotency keys.
 
     The responses of a command are stored under its name.
     """

@@ -211,7 +211,7 @@ class Pull:
 
 _TIMINGS = {
     "none": PullTiming(expires=5.0, heartbeat=1.0, silence=2.5),
-    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer, for many consumers that are mostly idle
+    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer, since most consumers are idle
 }
 _TICK = 0.5
 _FIRST_PAUSE = 0.1
