@@ -56,7 +56,7 @@ class Sequential(PublishStrategy):
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "collect"):
-            raise ContainerError(self, f'Sequential(on_error=...) is "stop" or "collect", and not {self.on_error!r}.')
+            raise ContainerError(self, f'Sequential(on_error=...) must be "stop" or "collect", not {self.on_error!r}.')
 
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
         errors: list[BaseException] = []
@@ -91,7 +91,7 @@ class Concurrent(PublishStrategy):
 
     def __post_init__(self) -> None:
         if self.limit is not None and not is_count(self.limit):
-            raise ContainerError(self, f"Concurrent(limit=...) is at least 1, and not {self.limit}.")
+            raise ContainerError(self, f"Concurrent(limit=...) must be a whole number of at least 1, not {self.limit}.")
 
     async def run(self, calls: Sequence[HandlerCall], notification: Any, /) -> None:
         slots = asyncio.Semaphore(max(len(calls), 1) if self.limit is None else self.limit)
