@@ -176,7 +176,7 @@ def roles_of(cls: type) -> tuple[type, ...]:
 def is_for_use(cls: type) -> bool:
     """Return whether a class is a handler or a collaborator that is meant to be instantiated, not to be derived from.
 
-    A class that is abstract by mistake, for example because its `handle` is misspelled, counts as meant to be
+    When a class is abstract by mistake, for example because its `handle` is misspelled, the class counts as meant to be
     instantiated. This lets another rule report the mistake.
     """
     roles = roles_of(cls)

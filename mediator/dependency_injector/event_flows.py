@@ -42,10 +42,10 @@ class EventFlow:
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
     """Return the event flows of a container, without calling any provider.
 
-    A publisher may publish the events that the code of handlers and behaviors raises, and the event classes that are
-    declared in the packages of this code and in the imported `packages`. A declared class is left out if the container
-    handles events of the same domain, since this domain belongs to another application. A subscription delivers the
-    events that the mediator of its consumer handles.
+    A publisher may publish the events that the code of handlers and behaviors raises. It may also publish the event
+    classes that are declared in the packages of this code and in the imported `packages`. A declared class is left out
+    if the container handles events of the same domain, since this domain belongs to another application. A subscription
+    delivers the events that the mediator of its consumer handles.
     """
     graph = Graph(container)
     catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}
@@ -115,7 +115,7 @@ def read_events(container: Any) -> list[EventEntry]:
     """Return the events that a container handles or raises, and the events declared in the packages of its handlers.
 
     The events are sorted by type and version. A container that is a class raises a `ContainerError`, and an event
-    without a valid type a `DeclarationError`.
+    without a valid type raises a `DeclarationError`.
     """
     check_instance(container)
     catalogs = [read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)]

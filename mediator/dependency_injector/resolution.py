@@ -7,8 +7,8 @@ or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, bu
 
 Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden, as
 the provider itself does. It would cost more to check the arguments of a provider, and whether the provider is
-asynchronous. Both are checked only before the first direct call after each `forget`, which is called when a container
-starts or stops, when a resource has started, and around `override`.
+asynchronous. Both are checked only before the first direct call after each `forget`. `forget` is called when a
+container starts or stops, when a resource has started, and around `override`.
 """
 
 from collections.abc import Callable, Mapping

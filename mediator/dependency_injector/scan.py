@@ -312,9 +312,10 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
     - classes for which the container declares a provider, alone or inside another provider;
     - classes that an earlier scan, or a scan in a nested container, has found.
 
-    Each class gets a `Factory`. For each parameter of the constructor, the scan chooses the named provider of the
-    container, or of a nested container, that provides the annotated class or a class derived from it. A parameter with a
-    default keeps the default when no provider fits. `validate` reports parameters for which no provider could be chosen.
+    Each class gets a `Factory`. For each parameter of the constructor, the scan chooses the named provider that
+    provides the annotated class or a class derived from it. The provider may be in a nested container. A parameter with
+    a default keeps the default when no provider fits. `validate` reports parameters for which no provider could be
+    chosen.
 
     Modules are imported when the container is validated or its mediator is first resolved, not before. Calling the scan
     returns the classes; `container.handlers[EnrollStudentHandler]` is the provider of one class, which can be

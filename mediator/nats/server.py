@@ -387,8 +387,8 @@ class NatsCluster(_Server):
         """Wait until all servers report at the same time that their replicas are current.
 
         The reports come from the health check of
-        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. All reports of one round must be good, because
-        a server needs a while to notice that a leader died, and reports itself healthy until it has noticed.
+        https://docs.nats.io/running-a-nats-service/nats_admin/monitoring. All reports of one round must be good,
+        because a server reports itself healthy until it has noticed that a leader died.
         """
         while None in [await each.monitoring("/healthz") for each in self.servers]:  # noqa: ASYNC110  # no event for it
             await asyncio.sleep(_POLL)
@@ -420,7 +420,7 @@ def _free_ports(count: int) -> list[int]:
     """Return free ports below the range from which systems choose ports for outgoing connections.
 
     On Linux, that range begins at 32768. The ports of a cluster are written to the servers' configurations before the
-    servers listen, and until they listen, the system could give a port of that range to another process. The search
+    servers listen. Until the servers listen, the system could give a port of that range to another process. The search
     begins at a number that depends on the process id, so that two processes do not choose the same ports.
     """
     found: list[int] = []

@@ -38,8 +38,8 @@ def checked_inbox_prefix(prefix: str) -> str:
 def new_inbox(client: Client) -> str:
     """Return an unguessable subject for answers, which begins with the `inbox_prefix` of the connection.
 
-    The last token does not come from nats-py, which numbers the inboxes of a client: whoever receives one request of the
-    client could derive the client's other inboxes.
+    nats-py numbers the inboxes of a client, and whoever receives one request could derive the client's other inboxes.
+    Therefore the last token does not come from nats-py.
     """
     prefix = client.new_inbox().rpartition(".")[0]
     return f"{prefix}.{secrets.token_hex(16)}"

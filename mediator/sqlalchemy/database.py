@@ -103,14 +103,14 @@ class Database(ABC):
     def writer_at(self, isolation: str | None) -> AsyncEngine:
         """Return the writer engine for an isolation level; `None` means the database's default level.
 
-        A level that the database does not support raises a `MisuseError`.
+        If the database does not support the level, a `MisuseError` is raised.
         """
         return self._at(self.writer, isolation)
 
     def reader_at(self, isolation: str | None) -> AsyncEngine:
         """Return the reader engine for a level; `None` means a level at which all statements see the same state.
 
-        A level that the database does not support raises a `MisuseError`.
+        If the database does not support the level, a `MisuseError` is raised.
         """
         return self._at(self.reader, isolation or self.snapshot)
 

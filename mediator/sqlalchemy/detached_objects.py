@@ -1,10 +1,10 @@
 """DetachedObjects: tracks objects that a session loaded in earlier transactions, and refreshes them before a write.
 
 When a transaction begins, the session detaches all its objects. A query or `session.get()` then returns a new object
-with the values in the database, and the old object stays readable. An old object that is changed or deleted, or that a
-new object refers to, is attached to the session again and refreshed. The refresh compares the row of a changed or
-deleted object with the values that the object was loaded with. If the values differ, another transaction has written
-the row, and the change was based on outdated values. In this case, a `StaleObjectError` is raised.
+with the values in the database, and the old object stays readable. The session attaches an old object again and
+refreshes it when the old object is changed or deleted, or when a new object refers to it. The refresh compares the row
+of a changed or deleted object with the values that the object was loaded with. If the values differ, another
+transaction has written the row, and a `StaleObjectError` is raised.
 """
 
 from collections.abc import Generator, Iterator, Sequence

@@ -92,7 +92,7 @@ def database_of(
 ) -> Database:
     """Return the database of an engine; the first call sets up the engine.
 
-    An engine that is neither for an SQLite file nor for PostgreSQL through asyncpg raises a `DatabaseUnavailableError`.
+    A `DatabaseUnavailableError` is raised unless the engine is for an SQLite file, or for PostgreSQL through asyncpg.
     """
     reference = _databases.get(engine.sync_engine)
     known = None if reference is None else reference()

@@ -130,7 +130,7 @@ class SqlAlchemyParking(Parking):
 async def own_connection(part: object, database: Database, unit_of_work: UnitOfWork) -> AsyncConnection:
     """Return the connection of the running transaction of `unit_of_work`, for the adapter `part` on `database`.
 
-    A unit of work that is not a `SqlAlchemyUnitOfWork` on the engine of `database` raises a `MisuseError`.
+    A `MisuseError` is raised unless `unit_of_work` is a `SqlAlchemyUnitOfWork` on the engine of `database`.
     """
     if not isinstance(unit_of_work, SqlAlchemyUnitOfWork):
         raise misuse.other_unit_of_work(part, unit_of_work)

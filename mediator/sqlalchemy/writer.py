@@ -4,14 +4,14 @@ With SQLite's own busy timeout, throughput collapses under load, and writers fai
 it takes a connection. Writers of one process get the lock in the order of their requests. Processes compete for a file
 lock beside the database. The operating system releases the file lock when the process that holds the file lock dies.
 
-A file lock is not fair. A process that releases the file lock and takes it again at once is faster than the processes
-that poll the file lock, and a relay could wait for seconds while another process writes. Two rules make the lock
-fairer. A process keeps the file lock for its own waiting writers, but only for a short time. Before a process polls the
-file lock, it takes a second file lock, the turnstile, and holds the turnstile until it has the file lock. The process
-that has just released the file lock must therefore wait behind the process that holds the turnstile.
+A file lock is not fair. A process that releases the file lock can take it again faster than the processes that poll the
+file lock. Therefore a relay could wait for seconds while another process writes. Two rules make the lock fairer. A
+process keeps the file lock for its own waiting writers, but only for a short time. Before a process polls the file
+lock, it takes a second file lock, the turnstile, and holds the turnstile until it has the file lock. The process that
+has just released the file lock must therefore wait behind the process that holds the turnstile.
 
-The turnstile is needed only for fairness. A process waits for the turnstile only for a short time, so that a process
-that is frozen while it holds the turnstile does not keep other processes from writing.
+The turnstile is needed only for fairness. A process waits for the turnstile only for a short time, since a frozen
+process may hold the turnstile and must not keep other processes from writing.
 """
 
 import asyncio

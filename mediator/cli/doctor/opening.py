@@ -120,7 +120,7 @@ class Settings:
         return None
 
     def _is_away(self, given: Any) -> bool:
-        """Return whether an argument needs a resource that could not be started, which is recorded already."""
+        """Return whether an argument needs a resource that could not be started. That failure is recorded already."""
         return kinds.is_provider(given) and given in self._graph.calls and self._resources.away(given)
 
     def _fail(self, provider: Any, name: str, error: Exception) -> None:

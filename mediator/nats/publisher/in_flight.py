@@ -100,7 +100,7 @@ class InFlight:
         keys: The partition key of each message; `None` for a message without an order.
         too_large: Returns the error for an event that is too large. The arguments are the event, the event's size in
             bytes, and the server's limit in bytes.
-        refills: Whether these events are missing in their stream and are sent again with their old ids. If so, a
+        refills: Whether the events are missing in their stream and are sent again with their old ids. If so, a
             duplicate is an error: the broker still remembers the id, and has not stored the event again.
 
     Attributes:

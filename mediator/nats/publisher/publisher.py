@@ -99,9 +99,9 @@ class NatsEventPublisher(EventPublisher):
             none. Batches need nats-server 2.12 and `StreamSettings(atomic_batches=True)`, whose documentation explains a
             risk. With `sync_interval: always` on a single server, batches are several times as fast as single messages.
             A broker that rarely syncs to disk is a little faster without batches.
-        size_grace: How long an event of at most 1 MiB waits when the stream or the server accepts only smaller messages,
-            in seconds from the first time that the size limit was seen. After this time, the event is refused. An event
-            of more than 1 MiB that exceeds a limit is refused at once.
+        size_grace: Seconds for which an event of at most 1 MiB waits when the stream or the server accepts only smaller
+            messages. The time begins when the size limit is first seen. Afterwards, the event is refused. An event of
+            more than 1 MiB that exceeds a limit is refused at once.
 
     Raises:
         SettingError: The application, prefix, timeout or size_grace is not valid.

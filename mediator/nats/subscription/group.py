@@ -87,8 +87,8 @@ class ConsumerGroup:
         """Make sure that the stream exists, and that this group can use the stream.
 
         Returns:
-            An error for the log, with the differences between stream and settings, when the group can use the stream
-            in spite of the differences; `None` when nothing differs.
+            `None` when nothing differs between stream and settings. When the group can use the stream in spite of the
+            differences, an error for the log that lists the differences.
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.

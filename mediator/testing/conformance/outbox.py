@@ -408,7 +408,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["second"]
 
     async def test_an_event_whose_place_is_taken_blocks_its_key_until_it_is_discarded(self) -> None:
-        """The later event of the key, which has the place, is published only after the parked event was discarded."""
+        """A later event of the key has the place. This event is published only after the parked event was discarded."""
         async with self.holding(Written("later", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)

@@ -49,7 +49,7 @@ class ParkingConformance(StorageSuite):
             assert await storage.parking.find(ALL, bodies=False) == [replace(parked, number=number, data=b"")]
 
     async def test_parking_records_the_event_in_the_inbox(self) -> None:
-        """A redelivery of a parked or discarded event is a duplicate, and its handlers are not started."""
+        """A redelivery of a parked or discarded event is a duplicate, for which no handler is started."""
         async with self.opened() as storage:
             await storage.inbox.start(GROUP, "shop", "1", 8, alone=True)
             await park(storage, parked_event("1"))
