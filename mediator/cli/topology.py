@@ -83,7 +83,7 @@ async def apply_topology(
     container: Any,
     packages: Iterable[str],
     *,
-    timeout: float,  # noqa: ASYNC109  # the connection applies it
+    timeout: float,  # noqa: ASYNC109  # the connection applies the limit
     update_streams: bool,
     prune: bool,
 ) -> Report:

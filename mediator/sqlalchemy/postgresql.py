@@ -161,7 +161,7 @@ class PostgresqlDatabase(Database):
         return sqlstate_of(error) == _UNDEFINED_TABLE
 
     def begun(self, connection: Connection) -> None:
-        """Bound how long an inner transaction waits for locks, since an enclosing transaction may hold these locks."""
+        """Limit how long an inner transaction waits for locks, since an enclosing transaction may hold these locks."""
         connection.info[_FRESH] = True
         if _is_inner(mode_of(connection)):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(self._lock_timeout * 1000)}")

@@ -239,7 +239,7 @@ event.listen(OwnedSession, "do_orm_execute", _before_execute)
 event.listen(OwnedSession, "before_attach", _before_attach)
 event.listen(OwnedSession, "detached_to_persistent", _after_return)
 event.listen(OwnedSession, "persistent_to_deleted", _after_delete)
-event.listen(AggregateRoot, "load", _adopt_loaded, propagate=True)  # loading other classes costs nothing
+event.listen(AggregateRoot, "load", _adopt_loaded, propagate=True)  # this does not slow down loading other classes
 event.listen(OwnedSession, "after_attach", _adopt)
 for _departure in ("pending_to_transient", "persistent_to_transient", "persistent_to_detached", "deleted_to_detached"):
     event.listen(OwnedSession, _departure, _release)

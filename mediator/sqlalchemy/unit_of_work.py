@@ -243,7 +243,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._reader = reader
 
     async def end_reading(self, error: BaseException | None) -> None:
-        # The commit of a reading transaction keeps loaded objects usable; a rollback expires them.
+        # The commit of a reading transaction keeps loaded objects usable; a rollback expires the objects.
         try:
             if self._session is not None:
                 left = self.unwritten
@@ -316,7 +316,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         self._committing = connection
 
     def _has_committed(self) -> bool:
-        """Return whether the database has confirmed COMMIT. SQLAlchemy ends its transaction object only then."""
+        """Return whether the database has confirmed COMMIT, after which SQLAlchemy ends its transaction object."""
         return self._committing is not None and self._committing.get_transaction() is None
 
     async def _abandon_session(self) -> None:

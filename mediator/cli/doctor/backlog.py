@@ -30,7 +30,7 @@ class Backlog(Check):
             try:
                 found = await _look(engine)
             except SchemaError:
-                continue  # the check `Tables` reports it
+                continue  # the check `Tables` reports the error
             yield _finding(label, installation, *found)
 
 
@@ -79,7 +79,7 @@ class Parked(Check):
             try:
                 rows = await _counted(part.value)
             except SchemaError:
-                continue  # the check `Tables` reports it
+                continue  # the check `Tables` reports the error
             fine = ok("parked", part.label, "nothing is parked")
             for finding in found_or(_findings(part.label, rows, handled), fine):
                 yield finding

@@ -21,7 +21,7 @@ _REPORTED_SEPARATELY = ("max_deliver is", "ack_wait is", OTHER_ORDERING)
 _FULL = 0.8
 """A group counts as nearly full when at least this share of its places is held."""
 _FAILING_PER_SECOND = 0.1
-"""Failing events per second for which a group should have enough places. They hold their places until their last try."""
+"""Failing events per second for which a group should have places. An event holds its place until its last try."""
 _ADD_PLACES = (
     "Raise `max_ack_pending` of the subscription, or give the consumer shorter `retry_delays`, a lower `max_attempts` or a "
     "parking. In `fatal_errors`, list the errors that no retry can solve."
@@ -70,7 +70,7 @@ def _missing(broker: Broker) -> Iterator[Finding]:
 
 
 def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
-    """Return whether the group of a consumer refuses the stream because of the number of its partitions.
+    """Return whether the group of a consumer refuses the stream because of the stream's number of partitions.
 
     The check `Streams` reports this number.
     """

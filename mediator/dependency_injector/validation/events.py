@@ -55,7 +55,7 @@ def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
     owners: dict[str, type] = {}
     for event, label in events.items():
         if not issubclass(event, DistributedEvent):
-            continue  # another rule reports it
+            continue  # another rule reports the error
         try:
             wire = wire_type(event)
         except DeclarationError as error:
@@ -122,7 +122,7 @@ def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: It
 def _is_declared(event: type) -> bool:
     try:
         return issubclass(event, DistributedEvent) and bool(wire_type(event))
-    except DeclarationError:  # another rule reports it
+    except DeclarationError:  # another rule reports the error
         return False
 
 

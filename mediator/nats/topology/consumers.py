@@ -96,7 +96,7 @@ async def ensure_consumer(
 
 
 def _beginning(info: dict[str, Any]) -> DeliverFrom:
-    """Return where a consumer started. A replacement that starts at the same place misses no event."""
+    """Return where a consumer started. A new consumer that starts at the same place misses no event."""
     policy: str = info["config"].get("deliver_policy", "all")
     if policy == "all":
         return "all"

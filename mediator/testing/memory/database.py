@@ -230,7 +230,7 @@ class InMemoryUnitOfWork(UnitOfWork):
             raise misuse.no_unit_of_work(f"Cancelling event {event_id}")
         found = [delayed for delayed in self.database.delayed if delayed[1].id == event_id]
         for delayed in found:
-            self.database.delayed.remove(delayed)  # so that it does not become due before the transaction ends
+            self.database.delayed.remove(delayed)  # so that the event does not become due before the transaction ends
         self._cancelled += found
         return bool(found)
 
@@ -262,7 +262,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         await self.prepare(isolation)
         self._snapshot = {name: dict(table) for name, table in self.database.tables.items()}
 
-    async def end_reading(self, error: BaseException | None) -> None:  # noqa: ARG002  # the port passes it
+    async def end_reading(self, error: BaseException | None) -> None:  # noqa: ARG002  # the port passes the error
         self._snapshot = None
 
     async def flush(self) -> None: ...
