@@ -33,9 +33,8 @@ _NOT_FOUND = 404
 class HeaderScan:
     """Reads the headers of a stream's messages once, in the order of the stream.
 
-    Only messages with a sequence above `after` and up to `last` are read. If `after` is 0, messages are needed only
-    from the time `since`; earlier messages may also be read. `api` returns the broker's API through the current
-    connection.
+    Only messages with a sequence above `after` and up to `last` are read. If `after` is 0, messages from before the
+    time `since` are not needed, but may be read. `api` returns the broker's API through the current connection.
     """
 
     def __init__(

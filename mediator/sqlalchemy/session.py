@@ -107,7 +107,8 @@ class OwnedSession(Session):
     def _merge(self, state: InstanceState[Any], *args: Any, **options: Any) -> Any:
         """Merge an object as `Session.merge` does, but attach an object of an earlier transaction again.
 
-        Merging the object would overwrite the row's newer values with the object's older values.
+        Merging an object of an earlier transaction would overwrite the row's newer values with the object's older
+        values.
         """
         entity = state.obj()
         if entity is None or state.key is None or entity not in self.detached:

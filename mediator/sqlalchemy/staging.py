@@ -103,7 +103,7 @@ def _from_arrays() -> Insert:
 def _type_of(name: str) -> TypeEngine[Any]:
     """Return the type of a column without its length.
 
-    A cast to `VARCHAR(64)` would truncate a longer text. After a cast to `VARCHAR`, INSERT raises an error instead.
+    A cast to `VARCHAR(64)` would truncate a longer text. After a cast to `TEXT`, INSERT raises an error instead.
     """
     kind = outbox.c[name].type
     return Text() if isinstance(kind, String) else kind
@@ -141,7 +141,7 @@ def _named_in(error: BaseException | None, ids: Sequence[str]) -> tuple[str, ...
 _COUNT_SECONDS = 1.0
 """The shortest time in seconds between two counts while the outbox does not seem to be full."""
 _COUNTING_SHARE = 0.05
-"""The largest share of time that is spent on counting."""
+"""The largest share of time that is spent on counting while the outbox does not seem to be full."""
 _COUNTING_SHARE_WHEN_FULL = 0.2
 """The largest share of time that is spent on counting while the outbox seems to be full."""
 
@@ -150,9 +150,9 @@ class Backlog:
     """Estimates how many events wait, as the last count plus the events that this process has staged since that count.
 
     A count reads at most one row more than the limit. The next count follows after a second, or later when counting is
-    slow: counting takes at most a twentieth of the time, and at most a fifth while the outbox seems to be full. Events
-    of other processes are noticed only by the next count, so several processes together can exceed the limit between
-    two counts.
+    slow: counting takes at most a twentieth of the time, but up to a fifth while the outbox seems to be full. Events of
+    other processes are noticed only by the next count, so several processes together can exceed the limit between two
+    counts.
     """
 
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:

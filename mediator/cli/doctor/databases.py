@@ -46,7 +46,7 @@ async def _error(engine: AsyncEngine, seconds: float) -> Exception | None:
             await connection.execute(text("SELECT 1"))
     except TimeoutError:
         return TimeoutError(f"no answer within {seconds:g} s")
-    except Exception as error:  # reported; connecting also runs code of the application
+    except Exception as error:  # any error: connecting also runs code of the application
         return error
     return None
 

@@ -332,7 +332,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["good"]
 
     async def test_a_released_event_returns_unchanged_to_its_place_in_the_outbox(self) -> None:
-        """The released event again precedes the later events of its key. The release wakes a waiting relay."""
+        """The released event precedes the later events of its key again. The release wakes a waiting relay."""
         async with self.holding(Written("before", "o"), Written("bad", "k"), Written("next", "k")) as storage:
             async with storage.outbox.claim(10) as batch:
                 bad = batch.events[1]

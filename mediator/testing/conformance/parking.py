@@ -335,7 +335,7 @@ Pause = Callable[[], Awaitable[object]]
 
 
 async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool) -> None:
-    """Replay an event. If `reserves` is true, pause after reserving the event; if not, after taking it."""
+    """Replay an event. Pause after reserving the event if `reserves` is true, and after taking the event if not."""
     with suppress(LookupError):
         async with storage.transaction() as unit_of_work:
             if reserves:
@@ -349,7 +349,7 @@ async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reser
 
 
 async def _arrive(storage: StorageUnderTest, pause: Pause) -> None:
-    """Record event 2 in the inbox, pause, and park it behind an event of its key."""
+    """Record event 2 in the inbox, pause, and park event 2 behind an event of the same key."""
     async with storage.transaction() as unit_of_work:
         admission = await storage.inbox.insert(unit_of_work, GROUP, "shop", "2", key="k")
         assert admission is Admission.KEY_PARKED
