@@ -29,7 +29,7 @@ def override(container: C, **replacements: Any) -> Generator[C]:
     (`handlers__EnrollStudentHandler`).
 
     There are three differences from `provider.override()`. Singletons that were made with a replaced provider are made
-    again, both in the block and after its end. A synchronous provider may be replaced with an asynchronous one. Mediators
+    again, both in the block and after its end. An asynchronous provider may replace a synchronous provider. Mediators
     use a replaced list of behaviors at once.
 
     A resource that replaces a provider is started by `lifespan`, so override before `lifespan`.

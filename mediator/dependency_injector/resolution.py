@@ -6,9 +6,9 @@ factory's class with the injected objects. This direct call is compiled here, fo
 or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
 
 Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden, as
-the provider itself does. It would cost more to check the arguments of a provider, and whether the provider is
-asynchronous. Both are checked only before the first direct call after each `forget`. `forget` is called when a
-container starts or stops, when a resource has started, and around `override`.
+the provider itself does. It would take too long to check at each call the arguments of a provider, and whether the
+provider is asynchronous. Both are checked only before the first direct call after each `forget`. `forget` is called
+when a container starts or stops, when a resource has started, and around `override`.
 """
 
 from collections.abc import Callable, Mapping

@@ -30,7 +30,7 @@ class Scoped(providers.Factory[T]):
     Args:
         provides: A class or a function, as for `providers.Factory`.
         *args: Positional arguments; providers among them are called.
-        dispose: Called with the instance instead of `aclose()`; it may return an awaitable.
+        dispose: Called with the instance instead of `aclose()`; `dispose` may return an awaitable.
         **kwargs: Keyword arguments; providers among them are called.
 
     Calling it raises:

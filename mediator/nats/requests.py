@@ -101,7 +101,7 @@ class NatsRequestChannel(RequestChannel):
     async def _ask(self, client: Client, subject: str, data: bytes, headers: dict[str, str]) -> Msg:
         """Send a request with a new inbox as its reply subject; return the first message that arrives in the inbox.
 
-        nats-py's own `request` is not used: it would keep waiting for the answer after the connection was lost.
+        nats-py's own `request` is not used, because `request` would keep waiting after the connection was lost.
         """
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         forget = self._connection.on_disconnect(

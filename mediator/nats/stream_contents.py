@@ -22,7 +22,7 @@ from mediator.nats.subjects import AckAddress, ack_address, new_inbox
 from mediator.nats.topology import NANOSECONDS, ApiError, JetStreamApi
 
 _BATCH = 2000
-"""The number of messages that one pull request asks for. Their headers together are about 1.5 MB."""
+"""The number of messages that one pull request asks for. The headers of these messages are about 1.5 MB."""
 _SILENCE_SECONDS = 3.0
 _INACTIVE_SECONDS = 30
 _TRIES = 6

@@ -240,7 +240,7 @@ def mode_of(connection: Connection | None) -> str | None:
 def shown(url: URL) -> URL:
     """Return a URL without its password, and without options other than hosts and ports.
 
-    When a password contains characters that are not percent-encoded, a part of it may have been parsed as an option.
+    When a password contains characters that are not percent-encoded, a part of the password may be parsed as an option.
     """
     options = [value for name in {*url.query} - _HOSTS for value in (name, *url.normalized_query[name])]
     if url.password is not None and any("@" in each for each in (url.database or "", *options)):

@@ -76,7 +76,7 @@ _WRITER_TIMEOUT, _LOCK_TIMEOUT = 30.0, 5.0
 _LONGEST = (2**31 - 1) / 1000
 """The longest timeout in seconds: PostgreSQL counts milliseconds in 31 bits."""
 _POOL = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10.0, "pool_recycle": 1800}
-"""The defaults of the pool. They suffice for one consumer with `ordering="key"`, a relay and some concurrent commands.
+"""The defaults of the pool, which suffice for one consumer with `ordering="key"`, a relay and some concurrent commands.
 
 `mediator doctor` compares the size of the pool with the number of connections that an application needs.
 """

@@ -45,7 +45,7 @@ _SECONDS_A_DAY = 86400.0
 
 
 class SqlAlchemyOutboxContents(OutboxContents):
-    """Reads the outbox and the archive of one database; `SqlAlchemyOutbox.contents` returns it.
+    """Reads the outbox and the archive of one database; `SqlAlchemyOutbox.contents` returns this object.
 
     Each method raises `SchemaError` when the tables do not exist.
     """

@@ -231,7 +231,7 @@ def is_something_unnamed() -> ColumnElement[bool]:
 
 
 async def name_events(connection: AsyncConnection, application: str) -> bool:
-    """Set the source of at most 5,000 events without a source, and return whether further events may lack one.
+    """Set the source of at most 5,000 events without a source, and return whether further events may lack it.
 
     Events that a running transaction is cancelling are skipped.
     """

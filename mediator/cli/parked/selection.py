@@ -40,7 +40,7 @@ class LabeledParking:
 
 @asynccontextmanager
 async def opened_parkings(container: Any) -> AsyncGenerator[Sequence[LabeledParking]]:
-    """Yield the parkings of a container. Only the resources they need are started."""
+    """Yield the parkings of a container. Only the resources that the parkings need are started."""
     async with opened(container) as ask:
         yield await _parkings(container, ask)
 

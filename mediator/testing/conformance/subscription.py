@@ -443,7 +443,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_next_event_of_a_key_is_delivered_after_a_terminated_one(self) -> None:
-        """The consumer has parked the terminated event, and must get the later events to park these events too."""
+        """The consumer has parked the terminated event, and must also receive and park the later events."""
         async with self.reading_of(*events(2, "k"), ordering="key") as reader:
             await (await reader.hold_one()).term("parked")
             assert await reader.take_ids() == ["1"]
