@@ -218,9 +218,7 @@ class MessageContext:
 
     def caused(self, message_id: str) -> "MessageContext":
         """Return the context of a message that this message causes."""
-        context = object.__new__(
-            MessageContext
-        )  # without `__post_init__`, because the inherited values are already checked
+        context = object.__new__(MessageContext)  # no `__post_init__`: the inherited values are already checked
         put = object.__setattr__
         put(context, "message_id", message_id)
         put(context, "correlation_id", self.correlation_id)

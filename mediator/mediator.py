@@ -293,9 +293,8 @@ class Mediator:
 
     def _send_of(self, request: Request[Any]) -> Call:
         """Check a request and return its compiled pipeline, which is kept for the class of the request."""
-        known = (
-            self._sends
-        )  # read first: if `rebind` replaces the registry during this call, the old pipeline must not be kept
+        # read first: if `rebind` replaces the registry during this call, the old pipeline must not be kept
+        known = self._sends
         if not isinstance(request, Request):
             raise _no_message(request, "send")
         if not self._started:

@@ -8,6 +8,7 @@ behaviors and handlers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
 from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
@@ -169,16 +170,14 @@ def checked_replacement(message: object, replacement: Any) -> Any:
     return replacement
 
 
+@dataclass(slots=True)
 class _Resolving:
     """A behavior whose provider returned an awaitable, which is awaited when the behavior is called."""
 
-    __slots__ = ("_resolving",)
-
-    def __init__(self, resolving: Any) -> None:
-        self._resolving = resolving
+    resolving: Any
 
     def handle(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
-        return _behave_when_resolved(self._resolving, *arguments)
+        return _behave_when_resolved(self.resolving, *arguments)
 
 
 def notification_behavior_link(source: Source, handler: type, inner: Call) -> Call:
@@ -202,21 +201,19 @@ def awaited_link(inner: Call) -> Call:
     return call
 
 
+@dataclass(slots=True)
 class _Around:
     """A `NotificationPipelineBehavior` and the class of the handler that it wraps."""
 
-    __slots__ = ("_behavior", "_handler")
-
-    def __init__(self, behavior: Any, handler: type) -> None:
-        self._behavior = behavior
-        self._handler = handler
+    behavior: Any
+    handler: type
 
     @property
     def wrapped_handle(self) -> Any:
-        return self._behavior.handle
+        return self.behavior.handle
 
     def handle(self, message: Any, call_next: CallNext[None], /) -> Coroutine[Any, Any, None]:
-        result: Coroutine[Any, Any, None] = self._behavior.handle(message, self._handler, call_next)
+        result: Coroutine[Any, Any, None] = self.behavior.handle(message, self.handler, call_next)
         return result
 
 

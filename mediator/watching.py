@@ -9,6 +9,7 @@ import asyncio
 import dis
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, CoroutineType
 from typing import Any
@@ -24,11 +25,9 @@ def watched(behavior: Any) -> Any:
     return _Watched(behavior)
 
 
+@dataclass(slots=True)
 class _Watched:
-    __slots__ = ("_behavior",)
-
-    def __init__(self, behavior: Any) -> None:
-        self._behavior = behavior
+    behavior: Any
 
     def handle(self, message: Any, call_next: Callable[..., Any], /) -> Any:
         """Call the behavior and check that it awaited the rest of the pipeline.
@@ -38,8 +37,8 @@ class _Watched:
                 Or the behavior returned while the rest of the pipeline was running in a task. That task is then
                 cancelled.
         """
-        watching: Any = _watch(self._behavior, message, call_next)
-        watching.__qualname__ = getattr(_method_of(self._behavior), "__qualname__", watching.__qualname__)
+        watching: Any = _watch(self.behavior, message, call_next)
+        watching.__qualname__ = getattr(_method_of(self.behavior), "__qualname__", watching.__qualname__)
         return watching
 
 

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from functools import partial
 
 import nats.errors
@@ -135,7 +136,7 @@ class NatsRequestChannel(RequestChannel):
 
     def serve(self, names: Collection[str], /, *, waiting: int) -> AbstractAsyncContextManager[IncomingCalls]:
         subjects = {name: f"{self._prefix}.{name}" for name in names}
-        return self._serve(_Calls(subjects, self._queue, waiting, self._is_answerable, self._log))
+        return self._serve(_Calls(subjects, self._queue, asyncio.Queue(waiting), self._is_answerable, self._log))
 
     @asynccontextmanager
     async def _serve(self, calls: "_Calls") -> AsyncGenerator[IncomingCalls]:
@@ -149,24 +150,17 @@ class NatsRequestChannel(RequestChannel):
             await calls.leave()
 
 
+@dataclass(eq=False, repr=False)
 class _Calls(IncomingCalls):
     """Subscribes to requests, and queues the calls until `next` returns them."""
 
-    def __init__(
-        self,
-        subjects: Mapping[str, str],
-        queue: str,
-        limit: int,
-        is_answerable: Callable[[str], bool],
-        log: RateLimitedLogger,
-    ) -> None:
-        self._subjects = subjects
-        self._queue = queue
-        self._waiting: asyncio.Queue[_Call] = asyncio.Queue(limit)
-        self._is_answerable = is_answerable
-        self._log = log
-        self._client: Client | None = None
-        self._subscriptions: list[Subscription] = []
+    _subjects: Mapping[str, str]
+    _queue: str
+    _waiting: "asyncio.Queue[_Call]"
+    _is_answerable: Callable[[str], bool]
+    _log: RateLimitedLogger
+    _client: Client | None = None
+    _subscriptions: list[Subscription] = field(default_factory=list[Subscription])
 
     async def next(self) -> IncomingCall:
         return await self._waiting.get()

@@ -10,7 +10,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import nats.errors
 from nats.aio.client import Client
@@ -78,6 +78,7 @@ class PullTiming:
     silence: float
 
 
+@dataclass(eq=False, repr=False)
 class Pull:
     """The state of the pull requests to one durable consumer.
 
@@ -97,27 +98,19 @@ class Pull:
             to an abandoned request is recognized.
     """
 
-    def __init__(
-        self,
-        settings: ConsumerSettings,
-        limit: int,
-        timing: PullTiming,
-        slots: Slots | None,
-        changed: Callable[[], None],
-    ) -> None:
-        self.settings = settings
-        self.ready: bool = False
-        self.held: set[NatsDelivery] = set()
-        self.generation: int = 0
-        self._limit = limit
-        self._timing = timing
-        self._slots = slots
-        self._changed = changed
-        self._requested = 0
-        self._heard = 0.0
-        self._has_more = False
-        self._queued = False
-        self._has_slot = False
+    settings: ConsumerSettings
+    _limit: int
+    _timing: PullTiming
+    _slots: Slots | None
+    _changed: Callable[[], None]
+    ready: bool = False
+    held: set[NatsDelivery] = field(default_factory=set[NatsDelivery])
+    generation: int = 0
+    _requested: int = 0
+    _heard: float = 0.0
+    _has_more: bool = False
+    _queued: bool = False
+    _has_slot: bool = False
 
     def wanted(self) -> int:
         """Return the number of deliveries to request now."""
