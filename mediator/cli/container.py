@@ -30,7 +30,9 @@ def load_container(target: str) -> Any:
     module_name, separator, name = target.partition(":")
     if not (separator and module_name and name):
         raise CommandError(f"{target!r} is not module:name, such as university.container:create.")
-    _check_no_file(module_name, name)
+    if module_name.endswith(".py") or "/" in module_name:
+        named = ".".join(Path(module_name.removesuffix(".py")).parts).strip("./")
+        raise CommandError(f"{module_name!r} is a file; name the module: {named}:{name}.")
     module = _import(module_name)
     try:
         found = getattr(module, name)
@@ -39,12 +41,6 @@ def load_container(target: str) -> Any:
     except (Exception, SystemExit) as error:  # raised by a `__getattr__` in the module
         raise _failed(f"Getting {target!r}", error) from error
     return _container(target, found)
-
-
-def _check_no_file(module_name: str, name: str) -> None:
-    if module_name.endswith(".py") or "/" in module_name:
-        module = ".".join(Path(module_name.removesuffix(".py")).parts).strip("./")
-        raise CommandError(f"{module_name!r} is a file; name the module: {module}:{name}.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -85,17 +85,14 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """Return rows as a table. `columns` gives the title of each column."""
-    return "\n".join(aligned([tuple(columns.values()), *([_cell(row[column]) for column in columns] for row in rows)]))
+    cells = ([("" if row[each] is None else shown(str(row[each]), _WIDEST)) for each in columns] for row in rows)
+    return "\n".join(aligned([tuple(columns.values()), *cells]))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield rows as lines, with padded cells, so that each column is aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else shown(str(value), _WIDEST)
 
 
 def as_text(row: Mapping[str, Any]) -> str:

@@ -198,15 +198,12 @@ def _retention_faults(consumer: Consumer, installation: Installation) -> Iterato
         text = f"the stream {name} keeps events forever, but the inbox forgets them"
         yield warning("inbox-retention", f"{consumer.label} {name}", text, "Set max_age of the stream.")
     needed = needed_retention(stream=max(streams.values(), default=0.0), archive=installation.archive_seconds)
+    ages = ", ".join(f"{name}: {age:g} s" for name, age in streams.items()) or "none"
     for inbox in consumer.inboxes:
         kept: float = inbox.value.keep_seconds
         if kept < needed:
             text = (
-                f"keep_seconds is {kept:g}, but {needed:g} are needed, a day more than streams ({_ages(streams)}) and "
+                f"keep_seconds is {kept:g}, but {needed:g} are needed, a day more than streams ({ages}) and "
                 f"archives ({installation.archive_seconds:g} s) keep events: a forgotten event can take effect twice"
             )
             yield fault("inbox-retention", inbox.label, text, f"Set keep_seconds to {needed:g} or more.")
-
-
-def _ages(streams: dict[str, float]) -> str:
-    return ", ".join(f"{name}: {age:g} s" for name, age in streams.items()) or "none"

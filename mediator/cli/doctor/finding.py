@@ -57,8 +57,7 @@ def fault(name: str, label: str, text: str, remedy: str) -> Finding:
 
 def found_or(findings: Iterable[Finding], fine: Finding) -> Iterator[Finding]:
     """Yield the findings, or `fine` when there are none."""
-    found = list(findings)
-    yield from found or [fine]
+    yield from list(findings) or [fine]
 
 
 class Check(ABC):

@@ -83,50 +83,6 @@ class Resources:
             self._started.append(resource)
 
 
-class Settings:
-    """Reads the arguments of parts without creating the parts."""
-
-    def __init__(self, installation: Installation, graph: Graph, resources: Resources) -> None:
-        self._installation = installation
-        self._graph = graph
-        self._resources = resources
-        self._known: dict[tuple[Any, str], Any] = {}
-
-    async def of(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
-        """Return the value that a provider passes to its object as the argument `name`; `None` without the argument.
-
-        The result is also `None` when the value is unavailable or fails the check. An argument of this kind is recorded
-        as one failure, even if it is read several times.
-        """
-        if (provider, name) not in self._known:
-            self._known[provider, name] = await self._asked(provider, name, check)
-        return self._known[provider, name]
-
-    async def _asked(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
-        arguments = _arguments(provider)
-        if name not in arguments or self._is_away(given := arguments[name]):
-            return None
-        seconds = self._installation.options.timeout
-        try:
-            async with asyncio.timeout(seconds):
-                value = await made(given) if kinds.is_provider(given) else given
-            check(**{name: value})
-        except TimeoutError:
-            self._fail(provider, name, TimeoutError(f"no answer within {seconds:g} s"))
-        except Exception as error:  # recorded for the report
-            self._fail(provider, name, error)
-        else:
-            return value
-        return None
-
-    def _is_away(self, given: Any) -> bool:
-        """Return whether an argument needs a resource that could not be started. That failure is recorded already."""
-        return kinds.is_provider(given) and given in self._graph.calls and self._resources.away(given)
-
-    def _fail(self, provider: Any, name: str, error: Exception) -> None:
-        self._installation.failures.append(Failure(self._graph.labels[provider], "part", error, name))
-
-
 def _arguments(provider: Any) -> dict[str, Any]:
     effective = kinds.effective(provider)
     return dict(effective.kwargs) if isinstance(effective, kinds.CALLING) else {}
@@ -155,7 +111,7 @@ class _InstallationReader:
         self._values: dict[Any, Any] = {}
         self._wanted: dict[Any, Topology] = {}
         self.resources = Resources(self._graph, options.timeout)
-        self._settings = Settings(installation, self._graph, self.resources)
+        self._settings: dict[tuple[Any, str], Any] = {}
 
     async def run(self) -> None:
         to, workers = self._to, self._named(OutboxRelay, EventConsumer)
@@ -226,9 +182,36 @@ class _InstallationReader:
                 async for _, value in self._made([provider]):
                     yield Part(self._graph.labels[provider], provider, value, self._engine_of(provider, engines))
 
+    async def _setting(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
+        """Return the value that a provider passes to its object as the argument `name`; `None` without the argument.
+
+        The object is not created. The result is also `None` when the value is unavailable or fails the check. An
+        argument of this kind is recorded as one failure, even if it is read several times.
+        """
+        if (provider, name) not in self._settings:
+            self._settings[provider, name] = await self._read(provider, name, check)
+        return self._settings[provider, name]
+
+    async def _read(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
+        arguments, seconds = _arguments(provider), self._to.options.timeout
+        if name not in arguments:
+            return None
+        given = arguments[name]
+        if kinds.is_provider(given) and given in self._graph.calls and self.resources.away(given):
+            return None  # the failure of the resource is recorded already
+        try:
+            async with asyncio.timeout(seconds):
+                value = await made(given) if kinds.is_provider(given) else given
+            check(**{name: value})
+        except Exception as error:  # recorded for the report
+            late = TimeoutError(f"no answer within {seconds:g} s") if isinstance(error, TimeoutError) else error
+            self._to.failures.append(Failure(self._graph.labels[provider], "part", late, name))
+            return None
+        return value
+
     async def _measure(self, outboxes: Iterable[Any]) -> None:
         units = self._named(UnitOfWork)
-        sizes = [await self._settings.of(each, "max_event_bytes", check_positive) for each in units]
+        sizes = [await self._setting(each, "max_event_bytes", check_positive) for each in units]
         usual = self._to.max_event_bytes
         known = (usual if each is None else int(min(each, sys.maxsize)) for each in sizes)  # a size may be infinite
         self._to.max_event_bytes = max(known, default=usual)
@@ -238,7 +221,7 @@ class _InstallationReader:
     async def _archive_of(self, outbox: Any) -> float:
         """Return the seconds for which an outbox keeps published events; the default if the outbox was not created."""
         failed = outbox in self._values and self._values[outbox] is None
-        kept = None if failed else await self._settings.of(outbox, "archive_seconds", check_not_negative)
+        kept = None if failed else await self._setting(outbox, "archive_seconds", check_not_negative)
         return ARCHIVE_SECONDS if kept is None else float(kept)
 
     def _compare_applications(self) -> None:
@@ -293,7 +276,7 @@ class _InstallationReader:
         """Return the ordering of a consumer; `None` when the setting is unavailable or not valid."""
         if consumer is None or "ordering" not in _arguments(consumer):
             return "none"
-        return await self._settings.of(consumer, "ordering", _check_ordering)
+        return await self._setting(consumer, "ordering", _check_ordering)
 
     def _merged(self, label: str, topologies: list[Topology]) -> Topology:
         try:
@@ -306,9 +289,9 @@ class _InstallationReader:
         for provider in self._named(EventConsumer):
             reached = self._graph.reachable([provider])
             ordering: Ordering = await self._ordering(provider) or "none"
-            given = await self._settings.of(provider, "concurrency", check_counts)
-            attempts = await self._settings.of(provider, "max_attempts", check_counts)
-            delays = await self._settings.of(provider, "retry_delays", partial(_check_delays, ordering))
+            given = await self._setting(provider, "concurrency", check_counts)
+            attempts = await self._setting(provider, "max_attempts", check_counts)
+            delays = await self._setting(provider, "retry_delays", partial(_check_delays, ordering))
             found = (each for each in self._flows if each.port in reached)
             flow = next((e for e in found if isinstance(self._values.get(e.port), NatsEventSubscription)), None)
             wanted = self._wanted.get(flow.port, Topology()) if flow else Topology()

@@ -153,7 +153,8 @@ def replay(
     try:
         run_work(work)
     finally:
-        _summarize(outcomes)
+        counts = [f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes)]
+        click.echo(", ".join(counts) or "Nothing to replay.", err=True)
     sys.exit(1 if {"failed", "blocked"} & {*outcomes} else 0)
 
 
@@ -271,8 +272,3 @@ def _line(labeled: LabeledParking, result: Replayed, done: int, total: int, *, m
         return to_json({**as_row(labeled.label, result.event), "outcome": result.outcome, "error": error}, indent=None)
     text = f"[{done}/{max(done, total)}] {result.event.number} {result.event.type} {result.outcome}"
     return shown_reason(text if error is None else f"{text}: {error}")
-
-
-def _summarize(outcomes: list[str]) -> None:
-    counts = [f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes)]
-    click.echo(", ".join(counts) or "Nothing to replay.", err=True)
