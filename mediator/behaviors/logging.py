@@ -39,14 +39,11 @@ class _Logger:
         if shown:
             fields["headers"] = shown
         if self._redact is not None:
-            fields["payload"] = self._redacted(message, self._redact)
+            try:
+                fields["payload"] = self._redact(message)
+            except Exception as error:  # a failing `redact` must not fail the message
+                fields["payload"] = f"it cannot be shown: {type(error).__name__}"
         return fields
-
-    def _redacted(self, message: Any, redact: Callable[[Any], object]) -> object:
-        try:
-            return redact(message)
-        except Exception as error:  # a failing `redact` must not fail the message
-            return f"it cannot be shown: {type(error).__name__}"
 
 
 class LoggingBehavior(_Logger, PipelineBehavior[Any, Any]):

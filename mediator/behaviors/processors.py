@@ -109,8 +109,9 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
             return await _call_undoable(message, call_next)
         except Exception as error:  # raised again if no exception handler handles it
             for collaborator in _most_specific_first(collaborators, message, error):
-                if not _may_answer(collaborator, error):
-                    continue
+                declared = _error_types(collaborator)
+                if isinstance(error, _SETTLED) and not any(issubclass(each, _SETTLED) for each in declared):
+                    continue  # after the commit, only a handler that is declared for such an error may answer
                 answer: Any = await (await resolve(collaborator)).handle(message, error)
                 if issubclass(answer.__class__, Handled):
                     if dispatch is not None:
@@ -141,17 +142,6 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
             for collaborator in _most_specific_first(collaborators, message, error):
                 await _execute(collaborator, message, error)
             raise
-
-
-def _may_answer(collaborator: Binding, error: Exception) -> bool:
-    """Return whether an exception handler may turn an error into a response.
-
-    For a `CommittedError` or `CommitOutcomeUnknownError`, the handler must be for one of these two classes or
-    for a subclass of them.
-    """
-    if not isinstance(error, _SETTLED):
-        return True
-    return any(issubclass(each, _SETTLED) for each in _error_types(collaborator))
 
 
 async def _execute(collaborator: Binding, message: Any, error: Exception) -> None:

@@ -128,7 +128,9 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
         label = labels.get(provider, nameless) if kinds.is_provider(item) else nameless
         if isinstance(item, BEHAVIORS):
             provider = providers.Object(item)
-        cls = _class_in_list(provider) if kinds.is_provider(provider) else None
+        # The class of a behavior decides to which messages it applies, so a `Selector` needs candidates of one class.
+        classes = set(provided_classes(provider)) if kinds.is_provider(provider) else set[type | None]()
+        cls = classes.pop() if len(classes) == 1 else None
         several = [kind.__name__ for kind in BEHAVIORS if cls is not None and issubclass(cls, kind)]
         if cls is not None and len(several) > 1:
             text = (
@@ -145,16 +147,6 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
                 problems.append(Problem(label, cls.__name__, text))
         else:
             problems.append(_no_behavior(label, item, cls))
-
-
-def _class_in_list(provider: Any) -> type | None:
-    """Return the class of a behavior, or the common class of all candidates of a `Selector`.
-
-    Return `None` when the candidates have different classes. A behavior needs exactly one class, because the class
-    decides to which messages the behavior applies.
-    """
-    classes = set(provided_classes(provider))
-    return classes.pop() if len(classes) == 1 else None
 
 
 def _items(behaviors: Any) -> tuple[Any, ...]:

@@ -59,19 +59,16 @@ def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]
             flows.setdefault(port, set()).update(raised)
     for _, consumer, _ in instances_of(container, EventConsumer):
         reached = graph.reachable([consumer])
+        provider = kinds.effective(consumer)
+        ordering = provider.kwargs.get("ordering", "none") if isinstance(provider, kinds.CALLING) else "none"
         handled = _names(handled_events(catalog for mediator, catalog in catalogs.items() if mediator in reached))
         for port in _of_class(graph, reached, EventSubscription):
             flows.setdefault(port, set()).update(handled)
-            orderings[port] = _ordering(consumer)
+            orderings[port] = ordering
     return [
         EventFlow(graph.labels[port], port, tuple(sorted(types)), orderings.get(port, "none"))
         for port, types in flows.items()
     ]
-
-
-def _ordering(consumer: Any) -> Any:
-    provider = kinds.effective(consumer)
-    return provider.kwargs.get("ordering", "none") if isinstance(provider, kinds.CALLING) else "none"
 
 
 def _of_class(graph: Graph, reached: set[Any], cls: type) -> Iterator[Any]:

@@ -34,7 +34,7 @@ from mediator.mediator import Mediator
 from mediator.messages import Publisher, Sender
 from mediator.printable import message_of, place_of
 
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _MEDIATOR_INTERFACES = (Sender, Publisher)
 
 
@@ -113,7 +113,7 @@ def _choose(
     parameter: inspect.Parameter, hints: dict[str, Any], candidates: Sequence[Candidate]
 ) -> Candidate | Missing | None:
     """Choose the provider for a parameter; `None` when the parameter keeps its default, or is variadic."""
-    if parameter.kind in _VARIADIC:
+    if parameter.kind in VARIADIC:
         return None
     name = parameter.name
     if name not in hints and parameter.annotation is not parameter.empty:
@@ -442,16 +442,12 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             for cls in self._found().classes:
                 if cls not in taken:
                     args, kwargs, missing[cls] = arguments_for(cls, candidates)
-                    factories[cls] = self._factory(cls, args, kwargs)
+                    # A class keeps the same provider object, whatever its arguments are.
+                    factory = factories[cls] = self._factories.setdefault(cls, providers.Factory(cls))
+                    factory.set_args(*args)
+                    factory.set_kwargs(**kwargs)
             self._reading = _Reading(held, factories, missing)
         return self._reading
-
-    def _factory(self, cls: type, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Set the arguments of a class's provider, and return the provider. A class keeps the same provider object."""
-        factory = self._factories.setdefault(cls, providers.Factory(cls))
-        factory.set_args(*args)
-        factory.set_kwargs(**kwargs)
-        return factory
 
 
 def _taken(declared: Sequence[Named], scan: HandlerScan) -> Iterator[type]:

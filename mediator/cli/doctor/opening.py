@@ -204,8 +204,8 @@ class _InstallationReader:
                 value = await made(given) if kinds.is_provider(given) else given
             check(**{name: value})
         except Exception as error:  # recorded for the report
-            late = TimeoutError(f"no answer within {seconds:g} s") if isinstance(error, TimeoutError) else error
-            self._to.failures.append(Failure(self._graph.labels[provider], "part", late, name))
+            reason = TimeoutError(f"no answer within {seconds:g} s") if isinstance(error, TimeoutError) else error
+            self._to.failures.append(Failure(self._graph.labels[provider], "part", reason, name))
             return None
         return value
 

@@ -8,14 +8,12 @@ from mediator.dependency_injector import provider_kinds as kinds
 from mediator.dependency_injector.declared import class_fits, hints_of, provided_class, takes_class
 from mediator.dependency_injector.graph import Graph, class_name
 from mediator.dependency_injector.mediator_provider import MediatorProvider
-from mediator.dependency_injector.scan import HandlerScan
+from mediator.dependency_injector.scan import VARIADIC, HandlerScan
 from mediator.errors import Problem
 from mediator.handlers import spelled
 
 _PROVIDED_HERE = (MediatorProvider, HandlerScan)
 """Classes of providers that derive from `Dependency` only to get their container, and need no other provider."""
-
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
@@ -77,11 +75,12 @@ def _call_faults(graph: Graph, provider: Any, *, called: bool) -> Iterator[str]:
     try:
         bound = bind(*provider.args, **provider.kwargs)
     except TypeError as error:
-        yield f"cannot be called as it is declared: {error}. Its signature is {_name(provides)}{_shown(signature)}."
+        name = getattr(provides, "__qualname__", type(provides).__qualname__)
+        yield f"cannot be called as it is declared: {error}. Its signature is {name}{_shown(signature)}."
         return
     hints = hints_of(provides)
     for name, value in bound.arguments.items():
-        if name in hints and signature.parameters[name].kind not in _VARIADIC:
+        if name in hints and signature.parameters[name].kind not in VARIADIC:
             yield from _argument_faults(graph, name, value, hints[name])
 
 
@@ -101,10 +100,6 @@ def _declared_class(provider: Any) -> type | None:
         return provided_class(provider)
     target = kinds.effective(provider)
     return provided_class(provider if isinstance(target, kinds.DEPENDENCIES) else target)
-
-
-def _name(provides: Any) -> str:
-    return str(getattr(provides, "__qualname__", type(provides).__qualname__))
 
 
 def _shown(signature: inspect.Signature) -> str:

@@ -25,7 +25,8 @@ def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
     """
     catalogs = list(catalogs)
     events = handled_events(catalogs)
-    packages = {_package(binding.cls) for catalog in catalogs for binding in catalog.handlers}
+    classes = {binding.cls for catalog in catalogs for binding in catalog.handlers}
+    packages = {cls.__module__.rpartition(".")[0] or cls.__module__ for cls in classes}
     for event in declared_classes(DistributedEvent, packages):
         events.setdefault(event, where)
     return events
@@ -33,18 +34,11 @@ def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
 
 def handled_events(catalogs: Iterable[Catalog]) -> dict[type, str]:
     """Return the events that are handled, each with the label of its first handler."""
-    handlers = [binding for catalog in catalogs for binding in catalog.handlers]
     events: dict[type, str] = {}
-    for binding in handlers:
-        if binding.kind is DistributedEventHandler:
-            for event in binding.messages:
-                events.setdefault(event, binding.label)
+    for binding in (each for catalog in catalogs for each in catalog.handlers):
+        for event in binding.messages if binding.kind is DistributedEventHandler else ():
+            events.setdefault(event, binding.label)
     return events
-
-
-def _package(cls: type) -> str:
-    """Return the package of a class's module, or the module itself when it is in no package."""
-    return cls.__module__.rpartition(".")[0] or cls.__module__
 
 
 def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:

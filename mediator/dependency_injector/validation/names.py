@@ -33,12 +33,11 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
             yield Problem(label, "OutboxRelay", text)
     for behavior in (each for catalog in catalogs for each in catalog.behaviors):
         name = behavior.cls.__name__
-        if not issubclass(behavior.cls, DistributedUnitOfWorkBehavior):
-            continue
-        delivery, publisher = (given_argument(behavior.source, each) for each in ("delivery", "publisher"))
-        if delivery == "direct" and given_argument(publisher, "application") is None:
-            text = "delivers events without the name of an application. Give the publisher `application`."
-            yield Problem(behavior.label, name, text)
+        if issubclass(behavior.cls, DistributedUnitOfWorkBehavior):
+            delivery, publisher = (given_argument(behavior.source, each) for each in ("delivery", "publisher"))
+            if delivery == "direct" and given_argument(publisher, "application") is None:
+                text = "delivers events without the name of an application. Give the publisher `application`."
+                yield Problem(behavior.label, name, text)
 
 
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
@@ -67,7 +66,8 @@ def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterato
     handled = [b for catalog in catalogs for b in catalog.handlers if b.kind is RequestHandler]
     for label, provider, cls in instances_of(container, RequestResponder):
         names: dict[str, Any] = {}
-        for request_class in _exposed(provider):
+        exposed = given_argument(provider, "exposes")  # any other value when the classes cannot be read
+        for request_class in cast("Sequence[Any]", exposed) if isinstance(exposed, list | tuple) else ():
             subject = getattr(request_class, "__name__", cls.__name__)
             try:
                 name = contract_of(request_class).name
@@ -79,9 +79,3 @@ def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterato
             if not any(binding.takes(request_class) for binding in handled):
                 text = f"is exposed as {name} and has no handler here: add a provider of a RequestHandler of it."
                 yield Problem(label, subject, text)
-
-
-def _exposed(provider: Any) -> Sequence[Any]:
-    """Return the classes that a provider of a responder passes as `exposes`; empty when they cannot be read."""
-    given = given_argument(provider, "exposes")
-    return cast("Sequence[Any]", given) if isinstance(given, list | tuple) else ()

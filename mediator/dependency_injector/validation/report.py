@@ -9,7 +9,7 @@ from mediator.dependency_injector.catalog import Catalog, read_catalog
 from mediator.dependency_injector.declared import check_instance
 from mediator.dependency_injector.graph import Graph, find_captives, find_cycles, find_unscoped
 from mediator.dependency_injector.handler_rules import find_handler_faults, find_unhandled, find_unprovided
-from mediator.dependency_injector.mediator_provider import MediatorProvider, mediators_of
+from mediator.dependency_injector.mediator_provider import mediators_of
 from mediator.dependency_injector.validation.behaviors import (
     find_behavior_faults,
     find_collaborator_faults,
@@ -73,7 +73,8 @@ def _problems(
 ) -> Iterator[Problem]:
     mediators = mediators_of(container)
     where = mediators[0][0] if mediators else "container"
-    catalogs = _catalogs(container, mediators)
+    catalogs = [read_catalog(each.container, each.behaviors, label.rpartition(".")[0]) for label, each in mediators]
+    catalogs = catalogs or [read_catalog(container, providers.List())]  # a container without a mediator is one catalog
     for catalog in catalogs:
         yield from catalog.problems
         yield from find_handler_faults(catalog)
@@ -96,14 +97,6 @@ def _problems(
     yield from find_undelivered(container, catalogs, relay_elsewhere=relay_elsewhere)
     yield from find_application_faults(container, catalogs)
     yield from find_contract_faults(container, catalogs)
-
-
-def _catalogs(container: Any, mediators: Iterable[tuple[str, MediatorProvider]]) -> list[Catalog]:
-    """Return the catalog of each mediator, or of the whole container when it has no mediator."""
-    found = [
-        read_catalog(mediator.container, mediator.behaviors, label.rpartition(".")[0]) for label, mediator in mediators
-    ]
-    return found or [read_catalog(container, providers.List())]
 
 
 def _used(container: Any, graph: Graph, catalogs: Iterable[Catalog]) -> set[Any]:

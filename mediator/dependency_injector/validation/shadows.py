@@ -84,15 +84,9 @@ def _wraps_itself(name: str, provider: Any, earlier: dict[Any, tuple[str, type]]
 
     `containers.copy` causes this when a redeclared provider contains the earlier provider.
     """
-    for inner in kinds.parts(provider):
-        alike = type(inner) is type(provider) and isinstance(inner, kinds.CALLING)
-        if (
-            alike
-            and inner.provides is provider.provides
-            and any(earlier.get(each, ("",))[0] == name for each in kinds.parts(inner))
-        ):
-            return True
-    return False
+    alike = [each for each in kinds.parts(provider) if type(each) is type(provider) and isinstance(each, kinds.CALLING)]
+    copies = [each for each in alike if each.provides is provider.provides]
+    return any(earlier.get(each, ("",))[0] == name for inner in copies for each in kinds.parts(inner))
 
 
 def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
