@@ -1,8 +1,8 @@
 """Binding: converts a CloudEvent to the headers, subject and body of a NATS message, and back.
 
 The conversion follows the NATS protocol binding of CloudEvents 1.0 (https://github.com/cloudevents/spec,
-"nats-protocol-binding"). Events are written in binary mode. Events are read in binary mode or in structured mode, in
-which the body of the message is a JSON document with the whole event.
+"nats-protocol-binding"). Events are written in binary mode: attributes in headers, data in the body. Events are read in
+binary mode or in structured mode, in which the body of the message is a JSON document with the whole event.
 """
 
 import base64
@@ -37,7 +37,7 @@ _UNENCODED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in
 
 
 def checked_prefix(prefix: str) -> str:
-    """Return the prefix of streams and subjects; raise a `SettingError` unless the prefix is one valid token."""
+    """Return the given prefix of streams and subjects; raise a `SettingError` unless it is one valid token."""
     if not _TOKEN.fullmatch(prefix):
         raise SettingError("prefix", prefix, "use one token of 1 to 64 lower-case letters, digits and hyphens")
     return prefix

@@ -60,8 +60,8 @@ class NatsRequestChannel(RequestChannel):
         application: The name of this application, and of the queue group of its processes.
         prefix: The first token of the subjects `<prefix>.<domain>.<name>`. The prefix must differ from the prefix of
             the events' subjects.
-        inbox_prefixes: The `inbox_prefix` of each requester. A request whose reply subject has another prefix is
-            ignored. By default, `_INBOX` and every `_INBOX_<name>` are accepted.
+        inbox_prefixes: The `inbox_prefix` of each requester. A request whose reply subject has none of these prefixes
+            is ignored. By default, `_INBOX` and every `_INBOX_<name>` are accepted.
         codec: Encodes requests and responses. The default codec writes JSON with msgspec.
 
     Raises:

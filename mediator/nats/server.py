@@ -161,16 +161,16 @@ class NatsServer(_Server):
                 self._directory = None
 
     async def restart(self) -> None:
-        """Stop the server with SIGTERM, or with SIGKILL after 5 s. Start it again with the same port and store."""
+        """Stop the server with SIGTERM, or with SIGKILL after 5 s. Start the server again with its port and store."""
         await self._terminate()
         await self.start()
 
     async def kill(self) -> None:
-        """End the server with SIGKILL, as a crash does. `start()` starts it again with the same port and store."""
+        """End the server with SIGKILL, like a crash. `start()` starts the server again with its port and store."""
         self._kill_now()
 
     def suspend(self) -> None:
-        """Stop the process with SIGSTOP: its connections stay open, and it does not answer until `resume()`."""
+        """Stop the process with SIGSTOP: connections stay open, and the server does not answer until `resume()`."""
         self._signal(signal.SIGSTOP)
         if self.pid is not None and sys.platform == "linux":  # wait until all threads of the process have stopped
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -269,7 +269,7 @@ class NatsServer(_Server):
 
 
 def _quoted(text: str | Path) -> str:
-    """Quote a text for the server's configuration file, where other escapes than in JSON are valid.
+    """Quote a text for the server's configuration file, whose escapes differ from the escapes in JSON.
 
     Bytes of a path that are not UTF-8 are kept.
     """
@@ -417,11 +417,11 @@ def _leader_of(report: dict[str, Any], stream: str, consumer: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return free ports below the range from which systems choose ports for outgoing connections.
+    """Return free ports below the range from which systems choose ports for outgoing connections (on Linux, 32768).
 
-    On Linux, that range begins at 32768. The ports of a cluster are written to the servers' configurations before the
-    servers listen. Until the servers listen, the system could give a port of that range to another process. The search
-    begins at a number that depends on the process id, so that two processes do not choose the same ports.
+    The ports of a cluster are written to the servers' configurations before the servers listen. Before the servers
+    listen, the system could give a port of this range to another process. The search begins at a number that depends
+    on the process id, so that two processes do not choose the same ports.
     """
     found: list[int] = []
     while len(found) < count:

@@ -122,7 +122,7 @@ class HeaderScan:
 
     async def _is_more(self) -> bool:
         """Return whether the stream's leader has a message that was not read yet."""
-        if self._since is not None and not self._seen:  # the request below cannot start at a time: read all
+        if self._since is not None and not self._seen:  # the request below needs a sequence: read the whole stream
             self._since = None
             return True
         api = await self._api()
@@ -190,7 +190,7 @@ class _Inbox:
 
     def _checked_address(self, message: Msg) -> AckAddress:
         address = ack_address(message.reply)
-        is_delivery = message.subject != self._subject  # a delivery has the subject of its message, not the inbox
+        is_delivery = message.subject != self._subject  # a delivery has the subject of its event
         if address is None or not is_delivery or (address.stream, address.consumer) != self._source:
             raise nats.errors.Error("somebody else published to the inbox of the consumer")
         return address

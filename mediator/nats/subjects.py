@@ -87,7 +87,7 @@ class AckAddress:
 
 
 def ack_address(subject: str) -> AckAddress | None:
-    """Return the parts of a delivery's reply subject; `None` for a subject of another form."""
+    """Return the parts of a delivery's reply subject; `None` when `subject` is not the reply subject of a delivery."""
     found = _ACK.fullmatch(subject)
     if found is None:
         return None

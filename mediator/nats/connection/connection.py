@@ -54,7 +54,7 @@ class AuthenticatedClient(HookedClient):
             raise
 
     def may_not_publish(self, subject: str) -> bool:
-        """Return whether, since the last connect, the server refused a message on this JetStream API subject."""
+        """Return whether the server has refused a message on this JetStream API subject since the last connect."""
         return subject.lower() in self._denied
 
     def on_denied(self, subject: str, act: Callable[[], None]) -> Callable[[], None]:
@@ -169,7 +169,7 @@ async def keep_subscribed(
 ) -> None:
     """Call `subscribe` with the client after every connect and reconnect, until cancelled.
 
-    After a reconnect, `subscribe` may get the same client again, which has kept its subscriptions.
+    After a reconnect, `subscribe` may get the same client again. The same client has kept its subscriptions.
     """
     connected = asyncio.Event()
     forget = connection.on_connect(purpose, connected.set)
@@ -222,7 +222,7 @@ def open_connection(
         inbox_prefix: The first tokens of all inboxes, for a user that may subscribe only to inboxes with this prefix.
         user: The user, unless the URL has a user.
         password: The password of the user. The user may be in the URL.
-        token: The token, when the server requires one.
+        token: The token, if the server requires a token.
         user_credentials: The path of a credentials file, with a JWT and a seed (needs `mediator-uow[nkeys]`).
         nkeys_seed: The path of a file with an nkey seed (needs `mediator-uow[nkeys]`).
         tls: The context for TLS connections, as an alternative to files.

@@ -161,7 +161,7 @@ class Addresses:
         return any(url.partition("://")[0] in _ENCRYPTED for url in self.given)
 
     def check(self) -> None:
-        """Raise a `SettingError` unless these are valid URLs with equal credentials. The error shows no secret."""
+        """Raise a `SettingError` unless the URLs are valid and have equal credentials. The error shows no secret."""
         if not _are_texts(self.source):
             raise SettingError("url", f"a value of the type {type(self.source).__name__}", "give one URL or several")
         if not self.given:
@@ -174,8 +174,8 @@ class Addresses:
     def complete(self, given: Credentials) -> Credentials:
         """Return the given credentials, or the credentials in the URLs when no credentials are given.
 
-        A password that is given without a user belongs to the user in the URLs. When nothing is given, a user without a
-        password in the URLs is a token. Credentials in URLs are percent-decoded (RFC 3986).
+        A password that is given without a user belongs to the user in the URLs. When no credentials are given, `x` in
+        `nats://x@host` is a token. Credentials in URLs are percent-decoded (RFC 3986).
         """
         user, separator, password = _split(self.given[0]).netloc.rpartition("@")[0].partition(":")
         if given.password and not given.user and user and not separator:

@@ -164,7 +164,7 @@ class SupervisedClient:
         self._last_event = time.monotonic()
         text = self._text(error)
         if isinstance(error, ConnectionResetError) and "authorization" in self._reason.lower():
-            return  # the server closed the connection because of the credentials: keep that reason
+            return  # the server closed the connection because of the credentials: keep this `_reason`
         if "permissions violation" in text.lower():
             if f'"{_PROBE_SUBJECT}"'.lower() in text.lower():  # nats-py passes the text on in lower case
                 self._probing = False  # the user may not send probes
@@ -254,7 +254,7 @@ async def listen(
 
 
 async def withdraw(client: Client, subscriptions: Sequence[Subscription], seconds: float) -> None:
-    """Handle the messages that the server has already sent, for at most `seconds`, and unsubscribe.
+    """Unsubscribe at the server, and handle for at most `seconds` the messages that the server has already sent.
 
     nats-py's `drain` is not used, because `drain` calls `flush`, which must not be cancelled.
     """

@@ -64,7 +64,7 @@ class SizeLimits:
             self._seen[name] = limit, self._clock()
 
     def forbid(self, name: str, size: int) -> bool:
-        """Return whether a message of `size` bytes, which is too large, is refused now instead of waiting."""
+        """Return whether a message that exceeds a limit is refused now. If not, the message waits in the outbox."""
         limit, since = self._seen.get(name, (-1, 0.0))
         is_old = 0 <= limit < size and self._clock() - since >= self._grace
         return size > _ORDINARY or is_old or not self._grace
@@ -77,7 +77,7 @@ _TOO_LARGE = 10054
 """The error code for a message that is too large for its stream."""
 
 _REFUSALS = frozenset({10060, 10071, 10097, 10166})
-"""Error codes for a message that would be refused again, for a wrong expectation, its headers' size, or its TTL."""
+"""Error codes for a message that is refused at each attempt: for a `Nats-Expected-*` header, large headers, or a TTL."""
 
 _SERVER = ""
 
@@ -253,8 +253,8 @@ class NatsEventPublisher(EventPublisher):
     async def _check_in_time(self, client: Client, domain: str) -> PublisherUnavailableError | None:
         """Return why a stream cannot be used; `None` when the stream can be used.
 
-        The check takes at most half of `timeout`: when the check of one stream takes longer, the events for this stream
-        fail, and not the whole `publish`.
+        The check takes at most half of `timeout`. When the check of one stream would take longer, only the events for
+        this stream fail; the events for other streams are sent.
         """
         if self._is_checked(domain):
             return None
@@ -290,7 +290,7 @@ class NatsEventPublisher(EventPublisher):
         return StreamUnavailableError(self._broker, reason, stream_name(self._prefix, domain))
 
     def _forget_streams(self, domains: Collection[str]) -> None:
-        """Make the next `publish` check these streams again."""
+        """Make the next `publish` check the streams of the given domains again."""
         self._streams = {key: atomic for key, atomic in self._streams.items() if key[1] not in domains}
 
     async def _acknowledged(self, message: Msg) -> None:

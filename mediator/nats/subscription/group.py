@@ -35,7 +35,7 @@ SHORTEST_ACK_WAIT = min(_ACK_WAIT.values())
 
 
 def checked_group(name: str) -> str:
-    """Return the name of a group; raise a `SettingError` when the name is not valid."""
+    """Return the given name; raise a `SettingError` when the name is not valid for a group."""
     if not _NAME.fullmatch(name):
         raise SettingError("group", name, "use 1 to 64 letters, digits, hyphens and underscores")
     if _PARTITION_NAME.fullmatch(name):
@@ -87,13 +87,13 @@ class ConsumerGroup:
         """Make sure that the stream exists, and that this group can use the stream.
 
         Returns:
-            `None` when nothing differs between stream and settings. When the group can use the stream in spite of the
-            differences, an error for the log that lists the differences.
+            `None` when the stream has the wanted settings. When the settings differ, but the group can use the stream,
+            an error that lists the differences and that the caller should log.
 
         Raises:
             StreamNotFoundError: The stream is missing and may not be created.
             StreamMismatchError: The stream has another number of partitions, and the group is ordered.
-            GroupOrderingError: The group has consumers of the other ordering.
+            GroupOrderingError: The group is unordered and has a consumer of an ordered group, or the reverse.
             PublisherUnavailableError: The broker did not answer, or could not create the stream.
         """
         mismatch = None
@@ -101,7 +101,7 @@ class ConsumerGroup:
             await ensure_stream(
                 client, self._prefix, self.domain, self._settings, provision=self._provision, broker=broker
             )
-        except StreamMismatchError as error:  # only an ordered group needs the same number of partitions
+        except StreamMismatchError as error:  # only an ordered group depends on the number of partitions
             if self.ordering == "key" and any(each.startswith(PARTITIONS) for each in error.differences):
                 raise
             mismatch = error
@@ -114,7 +114,7 @@ class ConsumerGroup:
         """Make sure that one consumer exists and has the right settings; raise the errors of `ensure_consumer`."""
         wanted = replace(settings, deliver=self._begun.get(settings.name, self._start))
         begun = await ensure_consumer(client, self.stream, wanted, broker=broker, provision=self._provision)
-        self._begun.setdefault(settings.name, begun)  # after a deletion, the new consumer starts at the same event
+        self._begun.setdefault(settings.name, begun)  # if deleted, the consumer is created again from here
 
     def _consumer(self, name: str, partition: str) -> ConsumerSettings:
         return ConsumerSettings(

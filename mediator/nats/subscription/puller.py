@@ -38,14 +38,14 @@ class Slots:
         self._queue: deque[Callable[[], None]] = deque()
 
     def take(self) -> bool:
-        """Take a slot if one is free; return whether a slot was taken."""
+        """Take a free slot; return whether there was a free slot."""
         if self._free == 0:
             return False
         self._free -= 1
         return True
 
     def ask(self, granted: Callable[[], None]) -> None:
-        """Wait in a queue for a slot; `granted` is called when the caller has the slot, possibly at once."""
+        """Take a free slot and call `granted` at once. If no slot is free, `granted` is called later."""
         if self.take():
             granted()
         else:
@@ -69,7 +69,7 @@ class PullTiming:
 
     Attributes:
         expires: How long one pull request waits for deliveries.
-        heartbeat: The interval at which the broker confirms that it still has the request.
+        heartbeat: The interval at which the broker confirms that the request is still open.
         silence: After this time without a message from the broker, a pull request is abandoned.
     """
 
@@ -204,7 +204,7 @@ class Pull:
 
 _TIMINGS = {
     "none": PullTiming(expires=5.0, heartbeat=1.0, silence=2.5),
-    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer, since most consumers are idle
+    "key": PullTiming(expires=30.0, heartbeat=2.0, silence=5.0),  # longer: most partitions are idle
 }
 _TICK = 0.5
 _FIRST_PAUSE = 0.1
@@ -334,7 +334,7 @@ class Puller:
                 await self._report_progress()
 
     def _abandon_overdue(self, now: float) -> None:
-        """Abandon requests that the broker does not answer, and deliveries whose `ack_wait` is over."""
+        """Abandon requests that the broker does not answer, and fetched deliveries whose `ack_wait` is over."""
         overdue = time.monotonic() - self._group.ack_wait
         for pull in self._pulls:
             if pull.is_silent(now):
@@ -377,9 +377,9 @@ class Puller:
     def _delivery_address(self, message: Msg) -> AckAddress | None:
         """Return the address at which to acknowledge a delivery; `None` when the message is not a delivery.
 
-        A delivery has the subject under which its event was stored. A message that somebody else has published to the
-        inbox has the inbox's subject, and may have any reply subject. An acknowledgement that is sent to this reply
-        subject could acknowledge an event.
+        A delivery has the subject of its event. A message that has the inbox's subject is not a delivery, and may come
+        from any client, with any reply subject. An acknowledgement to the reply subject of such a message could
+        acknowledge an event that was never delivered to this process.
         """
         address = ack_address(message.reply)
         if address is None or message.subject.startswith(f"{self._inbox}."):
@@ -442,7 +442,7 @@ class Puller:
             self._pause = _FIRST_PAUSE
 
     def _report(self, event: str, error: Exception) -> None:
-        """Log an error, unless the last log of `event` had the same reason and nothing has succeeded since that log."""
+        """Log an error, unless `event` was last logged with the same reason and nothing has succeeded since then."""
         reason = text_of(error) or type(error).__name__
         if reason != self._reported.get(event):
             self._reported[event] = reason

@@ -52,12 +52,12 @@ class NatsEventSubscription(EventSubscription):
         start: Which events a new group receives: `"all"` events that the stream still has, only `"new"` events, or only
             the events since the given time. An existing group continues where the group stopped.
         max_ack_pending: The maximum number of events of each stream that are delivered and not yet acknowledged, in all
-            processes of the group together. Events that wait for a retry count as not acknowledged: when the maximum is
-            reached, no other event is delivered. With `ordering="key"`, the maximum is always one for each partition.
+            processes of the group together. Events that wait for a retry count as not acknowledged. At the maximum, no
+            further event is delivered. With `ordering="key"`, the maximum is always one event for each partition.
         application: The name of this application, which is stored in the consumers of the group. Another application
-            with the same group name is refused, because the broker would deliver each event to only one of the two. By
-            default, the name comes from the application's outbox, if the event consumer finds an outbox in the same
-            database.
+            with the same group name is refused, because the broker would deliver each event to only one of the two
+            applications. By default, the name comes from the application's outbox, if the event consumer finds an
+            outbox in the same database.
 
     Attributes:
         connection: The connection to the broker.

@@ -72,7 +72,7 @@ async def ensure_consumer(
         Where the consumer started: `"all"`, or a time by the broker's clock.
 
     Raises:
-        StreamMismatchError: The consumer exists and cannot be used. It was not changed.
+        StreamMismatchError: The consumer exists, cannot be used, and was not changed.
         StreamNotFoundError: The stream is missing.
         ConsumerNotFoundError: The consumer is missing and may not be created.
         PublisherUnavailableError: The broker did not answer, or could not create the consumer.
@@ -96,7 +96,7 @@ async def ensure_consumer(
 
 
 def _beginning(info: dict[str, Any]) -> DeliverFrom:
-    """Return where a consumer started. A new consumer that starts at the same place misses no event."""
+    """Return where a consumer started, so that a new consumer in its place can start at the same event."""
     policy: str = info["config"].get("deliver_policy", "all")
     if policy == "all":
         return "all"
@@ -196,7 +196,7 @@ def filters(config: dict[str, Any]) -> set[str]:
 
 
 async def create_consumer(api: JetStreamApi, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create a consumer, unless another process has just done so; return the broker's information about the consumer."""
+    """Create a consumer, unless it has just been created elsewhere; return the broker's information about the consumer."""
     try:
         return await api.put_consumer(stream, wanted, "create")
     except ApiError as error:

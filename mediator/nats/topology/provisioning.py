@@ -149,7 +149,7 @@ class Survey:
 
     Attributes:
         streams: The wanted streams that exist, by name.
-        consumers: All consumers of the streams whose names begin with a wanted prefix, by stream and name.
+        consumers: All consumers of each stream whose name begins with a wanted prefix, by stream and name.
     """
 
     streams: Mapping[str, dict[str, Any]]
@@ -290,7 +290,7 @@ def _consumer(wanted: WantedConsumer, found: Survey, partitions: list[str], *, p
 
 
 OTHER_ORDERING = "not created: the group has"
-"""Beginning of the detail of a consumer that is not created because its group has a consumer of the other ordering."""
+"""How the text in `Item.details` begins when a consumer is not created because its group has the other ordering."""
 
 
 def _other_ordering(wanted: WantedConsumer, found: Survey) -> str:

@@ -122,7 +122,7 @@ def stream_differences(wanted: dict[str, Any], found: dict[str, Any], names: Seq
 
 
 def partition_differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return a text if the number of partitions differs. The order of events depends on this number."""
+    """Return a text, in a list, if the number of partitions differs. The order of events depends on this number."""
     metadata: dict[str, str] = found.get("metadata") or {}
     partitions, needed = metadata.get(PARTITIONS), wanted["metadata"][PARTITIONS]
     return [] if partitions == needed else [f"{PARTITIONS} in its metadata is {partitions}, not {needed}"]
