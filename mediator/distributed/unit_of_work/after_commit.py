@@ -22,7 +22,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class AfterCommitQueue:
-    """The calls that wait for a commit, in the order in which they are made."""
+    """The calls that wait for a commit, in the order in which the calls will be made."""
 
     _waiting: list[_Waiting] = field(default_factory=list[_Waiting])
 
@@ -47,14 +47,14 @@ class AfterCommitQueue:
         timeout: float,  # noqa: ASYNC109  # the bound is part of the promise
         errors: list[BaseException],
     ) -> None:
-        """Deliver the events of the transaction, if `deliver` is given, and then make all calls, even if one fails.
+        """Deliver the events of the transaction with `deliver`, and then make all calls, even if a call fails.
 
-        `deliver` has to limit its own duration; if it is `None`, the events are in the outbox. All calls together may
-        take `timeout` seconds. Errors are added to `errors`, which has the errors that were raised since the commit.
+        Without `deliver` nothing is delivered, because the events are in the outbox. `deliver` has to limit its own
+        duration; all calls together may take `timeout` seconds. Errors are added to `errors`.
 
         Raises:
             AfterCommitError: A call failed or did not end in time, or there are several errors.
-            CommittedError: There is one error, which is in `errors` or was raised by `deliver`.
+            CommittedError: No call failed, and there is one error: from `errors`, or from `deliver`.
         """
         if deliver is not None:
             try:
@@ -108,7 +108,7 @@ class AfterCommitQueue:
 
 
 def _own(error: BaseException, message: object) -> CommittedError | None:
-    """Return the error in a chain of causes that reports the commit of the notification; `None` if no error does."""
+    """Among an error and its causes, find the error that reports that the given notification has committed."""
     found: CommittedError | None = None
     each: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
@@ -130,9 +130,9 @@ def _grouped(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _has_committed(error: BaseException, message: object) -> bool:
-    """Return whether a notification had committed when it failed.
+    """Return whether the notification had committed before `error` was raised.
 
-    When its handlers commit separately, return whether each failed handler had committed.
+    A group has the errors of handlers that commit separately. Then each of these handlers must have committed.
     """
     if grouped := _grouped(error):
         return all(_has_committed(each, message) for each in grouped)
@@ -140,9 +140,9 @@ def _has_committed(error: BaseException, message: object) -> bool:
 
 
 def _not_committed(error: BaseException, message: object) -> list[object]:
-    """Return the notifications to publish again.
+    """Return the notifications that have to be published again.
 
-    These are the notification itself, unless it committed, and the failed notifications that waited for its commit.
+    The given notification is left out if it committed. Failed notifications that waited for that commit are included.
     """
     itself = [] if _has_committed(error, message) else [message]
     return [*itself, *_following(error, message)]

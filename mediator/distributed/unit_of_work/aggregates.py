@@ -21,10 +21,10 @@ class AggregateTracker(EventCollector):
         self._waiting: list[AggregateRoot] = []
 
     def track(self, aggregate: AggregateRoot, /) -> None:
-        """Publish the events that an aggregate has recorded, and the events that it records until the transaction ends.
+        """Publish all events that the given aggregate has recorded or will record until the transaction ends.
 
-        Use this for aggregates that are not in the session of the unit of work. For example, a repository without a
-        session tracks the aggregates that it saves.
+        Use this method for aggregates that are not in the session of the unit of work. For example, a repository
+        without a session tracks the aggregates that it saves.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.
@@ -35,7 +35,7 @@ class AggregateTracker(EventCollector):
         self._running.tracked.append(aggregate)
 
     def adopt(self, aggregate: AggregateRoot, /) -> None:
-        """Track an aggregate until `release`. Adapters call this for the aggregates in their sessions."""
+        """Track an aggregate until `release`. Adapters call this method for aggregates in sessions."""
         journal = journal_of(aggregate)
         journal.collector = self
         if self._running is None:
@@ -62,7 +62,7 @@ class AggregateTracker(EventCollector):
         return True
 
     def take_over(self, running: RunningTransaction) -> None:
-        """Add the events that aggregates recorded before the transaction began."""
+        """Add to the given transaction the events that aggregates recorded before the transaction began."""
         waiting, self._waiting = self._waiting, []
         for aggregate in waiting:
             if journal_of(aggregate).collector is self:
@@ -79,7 +79,7 @@ class AggregateTracker(EventCollector):
         return [recorded for journal in held for recorded in journal.waiting if recorded not in before]
 
     def forget_recorded(self, gone: Collection[RecordedEvent]) -> None:
-        """Drop events that a failed query recorded."""
+        """Drop the given events, which a failed query recorded."""
         for aggregate in self._waiting:
             journal = journal_of(aggregate)
             journal.waiting = [each for each in journal.waiting if each not in gone]

@@ -42,8 +42,8 @@ class DistributedEventBroker:
         """Add an event to send after the commit of the running transaction, and return the id of the event.
 
         The event is encoded at once, and must not be changed afterwards. Events of one partition key arrive in the
-        order in which they were added and committed. A delayed event has no place in that order: it does not wait for
-        earlier events, and later events do not wait for it.
+        order in which they were added and committed. A delayed event is not kept in that order: a delayed event neither
+        waits for earlier events nor makes later events wait.
 
         Args:
             event: The event.
@@ -54,8 +54,8 @@ class DistributedEventBroker:
         Raises:
             MisuseError: The object is not a distributed event, or the time is not a timezone-aware datetime.
             DeclarationError: The class of the event declares no valid type.
-            EventNotSerializableError: The event cannot be encoded, so that the transaction can only be rolled back; or
-                the partition key of the event is an empty text.
+            EventNotSerializableError: The partition key of the event is an empty text; or the event cannot be encoded,
+                and the transaction can only be rolled back.
             NoUnitOfWorkError: No transaction runs.
         """
         check_event(event, deliver_at)

@@ -11,7 +11,7 @@ from mediator.errors.root import name_of
 from mediator.messages import Origin
 
 _STRIDE = 20
-"""The event loop runs once after this many events, so that handlers that never wait cannot block timeouts."""
+"""After this many events the event loop runs once. Without this, handlers that never wait would block timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Waiting:
         return self.recorded.number < other.recorded.number
 
     def path(self) -> list[object]:
-        """Return the chain of events that caused this event, in order. This event is the last one."""
+        """Return the events that caused this event, in order, followed by this event."""
         found: list[object] = []
         each: _Waiting | None = self
         while each is not None:
@@ -73,7 +73,7 @@ class RecordedEventQueue:
         del self._waiting[mark:]
 
     async def publish(self) -> None:
-        """Publish all events in order, including events that their handlers record; stop at the first error.
+        """Publish all events in order, including the events that handlers record. Stop at the first error.
 
         If the published and the waiting events together are more than `limit`, a `DispatchDepthError` is raised.
         """

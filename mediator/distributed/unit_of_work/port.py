@@ -36,7 +36,7 @@ from mediator.transactions import Outcome
 class DatabaseTransaction(ABC):
     """The port to the transactions of a database.
 
-    Its methods are never called concurrently. When a method fails, the transaction is rolled back.
+    The methods are never called concurrently. When a method fails, the transaction is rolled back.
 
     Attributes:
         settling: `True` while the database has not answered a COMMIT or ROLLBACK yet. During this time nothing else may
@@ -86,7 +86,7 @@ class DatabaseTransaction(ABC):
 
     @property
     def unwritten(self) -> Sequence[str]:
-        """The unwritten objects, as texts for errors: the class of each object, with its kind of change."""
+        """For errors: the class of each unwritten object with the kind of change, such as `Order (new)`."""
         return ()
 
     @abstractmethod
@@ -101,16 +101,16 @@ class DatabaseTransaction(ABC):
         the order of the commits.
 
         Raises:
-            EventIdConflictError: Two of the events have the same id, or an event in the outbox has the id of one of them.
+            EventIdConflictError: Two of the events, or one of them and an event in the outbox, have the same id.
             OutboxFullError: Too many events wait in the outbox.
-            EventLimitError: There are more of these events than may ever wait in the outbox.
+            EventLimitError: More events are given than may ever wait in the outbox.
         """
 
     @abstractmethod
     async def commit_transaction(self, transaction_id: str) -> None:
         """Commit, or roll back when the commit fails. Release all resources, and wake the relay if events were staged.
 
-        The caller may stop waiting before this method ends; `settling` is true until it ends.
+        The caller may stop waiting before this method ends. `settling` is true until this method ends.
 
         Raises:
             CommitOutcomeUnknownError: The database's answer was lost.
@@ -147,8 +147,8 @@ AfterCommit = Callable[[Sequence[CloudEvent]], Coroutine[Any, Any, None]]
 class UnitOfWork(DatabaseTransaction, AggregateTracker):
     """Runs the transactions of one scope, one after the other. Each kind of database has its own subclass.
 
-    `DistributedUnitOfWorkBehavior` runs a unit of work around a command. A script can run one itself, with the same
-    guarantees: `async with mediator.scope(): async with unit_of_work: ...`.
+    `DistributedUnitOfWorkBehavior` runs a unit of work around a command. A script can run a unit of work itself, with
+    the same guarantees: `async with mediator.scope(): async with unit_of_work: ...`.
 
     Args:
         codec: Encodes and decodes the payloads of events.
@@ -183,7 +183,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 
     @property
     def state(self) -> UnitOfWorkState:
-        """The state: no transaction, a transaction that may commit, or one that can only be rolled back."""
+        """Whether a transaction runs, and whether that transaction may commit or can only be rolled back."""
         if self._running is None:
             return UnitOfWorkState.IDLE
         return UnitOfWorkState.ROLLBACK_ONLY if self._running.doom else UnitOfWorkState.ACTIVE
@@ -212,10 +212,10 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         return tuple(collected.event for collected in self._running.events) if self._running else ()
 
     def collect(self, collected: CollectedEvent) -> None:
-        """Encode an event at once, and keep it for the commit.
+        """Encode an event at once, and keep the event for the commit.
 
         Raises:
-            NoUnitOfWorkError: No transaction runs, or its events are already being stored.
+            NoUnitOfWorkError: No transaction runs, or the running transaction is already storing its events.
             EventNotSerializableError: The event cannot be encoded. The transaction can then only be rolled back.
         """
         running = self._require(collected.event)
@@ -232,7 +232,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     def unstored(self) -> Sequence[str]:
         """The unwritten objects and unpublished events, as texts for errors.
 
-        Only a transaction would have written or published them.
+        Outside a transaction nothing writes these objects and nothing publishes these events.
         """
         return [*self.unwritten, *self.unpublished]
 
@@ -240,7 +240,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         """Check that no object waits to be written.
 
         Raises:
-            NoUnitOfWorkError: An object waits, and no transaction runs that could write it.
+            NoUnitOfWorkError: An object waits, but no transaction runs that could write the object.
         """
         if self.unwritten:
             raise lack_of_storing(self.unwritten)
@@ -249,15 +249,15 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         """Check that no object waits to be written, and that no recorded event waits to be published.
 
         Raises:
-            NoUnitOfWorkError: An object or event waits, and no transaction runs that could write or publish it.
+            NoUnitOfWorkError: An object or an event waits, but no transaction runs that could store anything.
         """
         if self.unstored:
             raise lack_of_storing(self.unstored)
 
     def join_scope(self) -> None:
-        """Register in the scope, so that other units of work check this unit of work for changes before they commit.
+        """Register this unit of work in the scope.
 
-        After their commit, an error would come too late.
+        Each commit in the scope first checks all registered units of work for changes that nothing would write.
         """
         frame = current_frame()
         if frame is not None and not frame.closed:
@@ -292,9 +292,9 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         """Begin a transaction. Nothing is sent to the database before the first statement.
 
         Raises:
-            MisuseError: A transaction runs already in this scope, or on this object in another scope.
-            NoUnitOfWorkError: A query is being handled in this scope, or another session of the scope holds changes
-                from before the transaction.
+            MisuseError: A transaction already runs in this scope, or this object runs a transaction in another scope.
+            NoUnitOfWorkError: A query is being handled in this scope, or the session of another unit of work in this
+                scope holds changes.
             ScopeError: Nothing is being dispatched.
         """
         scope, frame = current_scope("a unit of work"), current_frame()
@@ -333,13 +333,13 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         Raises:
             AfterCommitError: The transaction committed, but a call that waited for the commit failed.
             CommittedError: The transaction committed, but another error followed the database's answer.
-            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
+            RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
             NoUnitOfWorkError: The session of another unit of work in this scope holds changes that nothing would write.
-            StaleObjectError: This transaction changed an object that an earlier transaction had loaded, but the row of
-                the object has been changed since it was loaded.
+            StaleObjectError: An object that this transaction changed was loaded in an earlier transaction, and the row
+                of the object was changed in between.
             CommitOutcomeUnknownError: The answer to COMMIT was lost or late.
-            DispatchDepthError: Domain events cause each other without end, or there are more of them than
-                `max_domain_events`.
+            DispatchDepthError: Domain events cause each other without end, or there are more than `max_domain_events`
+                domain events.
             EventError: An event cannot be stored.
         """
         running = self._require("commit")
@@ -398,7 +398,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         """Roll back a transaction that is still open at the end of its scope.
 
         Raises:
-            NoUnitOfWorkError: Changes were not written, or events not published.
+            NoUnitOfWorkError: Changes were not written, or events were not published.
             asyncio.CancelledError: The caller was cancelled during the rollback.
         """
         if self._running is None:
@@ -431,7 +431,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
         return [each.event for each in staged]
 
     def _others(self, scope: Scope) -> "Sequence[UnitOfWork]":
-        """Return the units of work of other databases that the scope uses."""
+        """Return the other units of work that were registered in the scope."""
         units = scope.kept(_UNITS, ())
         return [each for each in units if each is not self]
 
@@ -498,20 +498,20 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
     # Rollback-only state and savepoints, as in `mediator.transactions.Transaction`.
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first reason is kept."""
+        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call sets the cause."""
         if self._running is not None:
             self._running.doomed(message, error)
 
     def after_commit(self, message: object, call: Callable[[], Awaitable[Any]], /) -> None:
-        """Make a call after the commit. A rollback, also to the innermost savepoint, drops the call."""
+        """Make a call after the commit. A rollback, even if only to the innermost savepoint, drops the call."""
         self._require(message).after_commit.add(message, call)
 
     @asynccontextmanager
     async def savepoint(self, message: object, /) -> AsyncGenerator[None, None]:
-        """Run the body behind a savepoint. If the body fails, only its work and its events are rolled back.
+        """Set a savepoint and run the body. If the body fails, only its work and its events are rolled back.
 
         Raises:
-            RolledBackError: A dispatch that joined the transaction failed, and its caller caught the error.
+            RolledBackError: A joined dispatch failed, and the caller of that dispatch caught the error.
         """
         running = self._require(message)
         handle = await self.set_savepoint()
@@ -534,7 +534,7 @@ class UnitOfWork(DatabaseTransaction, AggregateTracker):
 def _joined(
     running: RunningTransaction, response: Any, first: BaseException | None, second: BaseException | None
 ) -> BaseException | None:
-    """Combine an error of the commit, raised after the database's answer, with an error of the calls that followed."""
+    """Combine an error of the commit with an error of the calls after the commit. Either may be `None`."""
     if first is None or second is None or not isinstance(second, Exception):
         return second or first
     notifications = second.notifications if isinstance(second, AfterCommitError) else ()

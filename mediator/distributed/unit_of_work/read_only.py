@@ -29,7 +29,7 @@ class ReadOnlyTransaction(Transaction):
         yield
 
     def after_commit(self, message: object, _call: Callable[[], Awaitable[Any]], /) -> NoReturn:
-        """Refuse the call, because a read-only transaction has no commit.
+        """Refuse to make a call after the commit, because a read-only transaction has no commit.
 
         Raises:
             NoUnitOfWorkError: Always.
@@ -37,7 +37,7 @@ class ReadOnlyTransaction(Transaction):
         raise misuse.read_only(message, self.query)
 
     async def abandon(self) -> None:
-        """Do nothing, because the behavior that began the transaction ends it."""
+        """Do nothing, because `ReadOnlyTransactionBehavior` ends the transaction."""
 
 
 def refuse_in_read_only(subject: object) -> None:
@@ -55,7 +55,7 @@ def refuse_in_read_only(subject: object) -> None:
 def lack_of_unit_of_work(subject: object) -> NoUnitOfWorkError:
     """Return the error for a message or an operation that needs a running unit of work.
 
-    If a query is being handled or another transaction runs, the error names the query or that transaction.
+    The error names the query of a running read-only transaction, or the running transaction of another database.
     """
     try:
         refuse_in_read_only(subject)
@@ -67,7 +67,7 @@ def lack_of_unit_of_work(subject: object) -> NoUnitOfWorkError:
 
 
 def described(transaction: Transaction) -> str:
-    """Return the class, database and id of a running transaction, as far as they are known, for errors."""
+    """Return the class of a running transaction, with the database and the id if these are known, for errors."""
     text: str = getattr(transaction, "described", name_of(transaction))
     return text
 

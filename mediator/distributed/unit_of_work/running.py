@@ -22,7 +22,7 @@ from mediator.scope import Frame, Scope
 
 
 class UnitOfWorkState(enum.Enum):
-    """The state of a unit of work: no transaction, one that may commit, or one that can only be rolled back."""
+    """Whether a transaction runs, and whether that transaction may commit or can only be rolled back."""
 
     IDLE = "idle"
     ACTIVE = "active"
@@ -51,8 +51,8 @@ class CollectedEvent:
     def encode(self, codec: EventCodec, limit: int, source: str = "") -> CloudEvent:
         """Return the envelope to store, after checking that its payload decodes to an equal event.
 
-        The payload may have up to `limit` bytes. `source` is the name of this application; empty when it is not known
-        here.
+        The payload may have up to `limit` bytes. `source` is the name of this application, or empty if the name is not
+        known here.
 
         Raises:
             EventNotSerializableError: The payload, partition key, id or time cannot be stored; the payload does not
@@ -93,7 +93,7 @@ def _problem(codec: EventCodec, event: DistributedEvent, data: bytes) -> str | N
 
 
 def _moment(event: DistributedEvent, time: datetime) -> datetime:
-    """Return a time in UTC, which every consumer can read."""
+    """Return the given time in UTC, so that every consumer can read the time."""
     try:
         if time.utcoffset() is not None:
             return time.astimezone(UTC)
@@ -130,7 +130,7 @@ class Doom:
 
 @dataclass(slots=True)
 class _Level:
-    """The work since a savepoint, or since `begin`, with the numbers of events and calls before that work."""
+    """The numbers of events and calls at a savepoint or at `begin`, and the doom of the work since then."""
 
     events: int
     calls: int
@@ -144,10 +144,10 @@ class RunningTransaction:
 
     Attributes:
         message: The message that the transaction was begun for, or a text.
-        max_domain_events: How many domain events it may publish; `None` for any number.
+        max_domain_events: How many domain events the transaction may publish; `None` for any number.
         events: The events collected so far, in the order of `add`.
         recorded: The domain events that wait to be published before the commit.
-        sealed: `True` once the events are being stored, so that an event added now would be lost.
+        sealed: `True` once the storing of the events has begun. An event that is added later would be lost.
     """
 
     id: str
@@ -170,14 +170,14 @@ class RunningTransaction:
 
     @property
     def dispatch(self) -> Frame:
-        """The dispatch that began the transaction, directly or in a context opened inside the dispatch."""
+        """The dispatch that began the transaction, even if a scope inside that dispatch began the transaction."""
         return self.frame.dispatch or self.frame
 
     def encode_events(self, codec: EventCodec, limit: int, *, stage: bool, source: str = "") -> Sequence[StagedEvent]:
         """Accept no more events, and return the encoded events.
 
-        `stage` is false when the events are delivered directly. Without an outbox a delayed event could not wait, so it
-        raises a `MisuseError`. An event that cannot be encoded raises an `EventError`.
+        `stage` is false when the events are delivered directly, without an outbox. A delayed event then raises a
+        `MisuseError`, because nothing could keep the event. An event that cannot be encoded raises an `EventError`.
         """
         self.sealed = True
         for each in self.events:
@@ -223,7 +223,7 @@ class RunningTransaction:
         return self._levels[-1].doom
 
     def doomed(self, message: object, error: BaseException) -> None:
-        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first reason is kept."""
+        """Allow only a rollback of the work since the innermost savepoint or `begin`. The first call sets the cause."""
         level = self._levels[-1]
         if level.doom is None:
             level.doom = Doom(message, error)
@@ -234,11 +234,11 @@ class RunningTransaction:
             raise RolledBackError(self.id, doom.message, doom.error) from doom.error
 
     def enter_savepoint(self) -> None:
-        """Begin a savepoint, whose events and calls can be dropped separately."""
+        """Begin a savepoint. The events and calls that are added later can be dropped separately."""
         self._levels.append(_Level(len(self.events), len(self.after_commit), len(self.recorded)))
 
     def leave_savepoint(self, *, keep: bool) -> None:
-        """Keep the events and calls collected since the savepoint, or drop them."""
+        """Keep or drop the events and calls that were collected since the savepoint."""
         level = self._levels.pop()
         if not keep:
             del self.events[level.events :]

@@ -16,7 +16,7 @@ class StagedEvent:
 
     Attributes:
         event: The envelope.
-        key_locking: The key locking of the event's class.
+        key_locking: The `key_locking` of the event's class (see `DistributedEvent`).
         deliver_at: The time before which the event is not published (timezone-aware); `None` for at once.
     """
 
@@ -26,18 +26,18 @@ class StagedEvent:
 
     @property
     def locked_key(self) -> str | None:
-        """The partition key, if it has to be locked while the event is stored; else `None`.
+        """The partition key if the key has to be locked while the event is stored; else `None`.
 
-        The key of a delayed event is not locked, because a delayed event has no place in the order of its key.
+        The key of a delayed event is not locked, because a delayed event is not kept in the order of its key.
         """
         return self.event.partitionkey if self.key_locking == "strict" and self.deliver_at is None else None
 
 
 def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
-    """Return the number of events that wait in the outbox from the commit on. Delayed events do not count.
+    """Return how many of the events will wait in the outbox after the commit. Delayed events do not count.
 
     Raises:
-        EventLimitError: There are more events than may ever wait, so no later try can succeed.
+        EventLimitError: More than `max_pending` events would wait, so no later try can succeed.
     """
     count = sum(each.deliver_at is None for each in events)
     if count > max_pending:
@@ -46,7 +46,7 @@ def count_waiting(events: Sequence[StagedEvent], max_pending: int) -> int:
 
 
 def check_ids(events: Sequence[StagedEvent], waiting: Iterable[CloudEvent] = ()) -> None:
-    """Check that no two events have the same id, and that no event in the outbox has one of the ids.
+    """Check that the ids of `events` differ from each other, and from the ids of the events in `waiting`.
 
     Raises:
         EventIdConflictError: Two events have the same id.
