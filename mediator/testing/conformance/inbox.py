@@ -45,7 +45,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.clean(10) == 0
 
     async def test_a_transaction_waits_for_another_one_that_records_the_same_event(self) -> None:
-        """If the first transaction commits, the second transaction gets a duplicate. If not, the event is new."""
+        """In the second transaction, `insert` returns `DUPLICATE` if the first transaction commits, and `NEW` if not."""
         for commits in (True, False):
             await self._record_in_two_transactions(commits)
 
@@ -93,7 +93,7 @@ class InboxConformance(StorageSuite):
                 assert await storage.inbox.insert(unit_of_work, "other", "shop", "6", key="k") is Admission.NEW
 
     async def test_starts_after_the_first_are_counted_up_to_the_limit(self) -> None:
-        """`start` is first called for attempt 2: the first start is not counted. The limit is the last attempt."""
+        """`start` is not called for attempt 1. The first call is for attempt 2, and `limit` is the highest attempt."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             assert [await storage.inbox.start(*row, 3, alone=True) for _ in range(2)] == [Start(2), Start(3)]
@@ -123,7 +123,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(5)
 
     async def test_a_start_concurrent_with_other_events_does_not_exhaust_an_event(self) -> None:
-        """Another event may have killed the process, so this event may start once more alone, even beyond the limit."""
+        """Another event may have killed the process. So the event may start alone once more, even beyond the limit."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.end(*row, 1)
@@ -150,7 +150,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.start(*row, 8) == Start(1)
 
     async def test_an_event_that_took_effect_is_not_started_and_has_no_count(self) -> None:
-        """If the transaction of the effect rolls back, the event may start again and keeps its count."""
+        """If the transaction that records the effect rolls back, the event keeps its count and may start again."""
         async with self.opened() as storage:
             row = (GROUP, "shop", "1")
             await storage.inbox.start(*row, 8, alone=True)
@@ -167,7 +167,7 @@ class InboxConformance(StorageSuite):
             assert await storage.inbox.answers()
 
     async def test_any_text_is_accepted_as_source_id_and_key(self) -> None:
-        """Foreign producers choose these texts, and may use characters that a database column cannot store."""
+        """Foreign producers choose the source, id and key, and may use characters that a database column cannot store."""
         for foreign in ("", "a\0b", "x" * 256, "\u20ac" * 1000, "\ud800", "\x1b[2J"):
             async with self.opened() as storage:
                 rows = (GROUP, foreign, "1"), (GROUP, "shop", foreign), (GROUP, "shop", f"{foreign}2")

@@ -31,7 +31,7 @@ from mediator.testing.memory import InMemoryDatabase, InMemoryUnitOfWork
 
 
 class ParkingConformance(StorageSuite):
-    """The promises about parked events and their replay."""
+    """The promises about parked events. A replay reserves an event, runs its handlers, and takes it out of the parking."""
 
     async def test_a_parked_event_is_stored_unchanged(self) -> None:
         """Parking changes only the number of the event."""
@@ -180,7 +180,7 @@ class ParkingConformance(StorageSuite):
 
     @needs(StorageCapability.SEVERAL_WRITERS)
     async def test_an_arriving_event_is_parked_at_once_while_an_event_of_its_key_is_reserved(self) -> None:
-        """The handlers of the replay may hang. The arriving event does not wait, and stays parked after the replay."""
+        """The arriving event does not wait for the handlers of the reserved event, and stays parked after the replay."""
         for commits in (True, False):
             async with self.opened() as storage:
                 (number,) = await park(storage, parked_event("1"))
@@ -274,7 +274,7 @@ class ParkingConformance(StorageSuite):
             await take(storage, second)
 
     async def test_a_number_that_is_not_parked_is_not_found(self) -> None:
-        """All methods raise `ParkedEventNotFoundError`. `release` also raises this error for an incoming event."""
+        """All methods raise `ParkedEventNotFoundError` for an unknown number, and `release` for an incoming event too."""
         async with self.opened() as storage:
             (number,) = await park(storage, parked_event("1"))
             missing = number + 1
@@ -329,13 +329,13 @@ class ParkingConformance(StorageSuite):
 
 
 _KEYS_AND_ENDS = list(product(("k", None), (True, False)))
-"""Pairs. The first element is the key of a replayed event, or `None`; the second says whether the replay commits."""
+"""Pairs such as `("k", True)`: the key of a replayed event, or `None`, and whether the replay commits."""
 
 Pause = Callable[[], Awaitable[object]]
 
 
 async def _replay(storage: StorageUnderTest, number: int, pause: Pause, *, reserves: bool, commits: bool) -> None:
-    """Replay an event. Pause after reserving the event if `reserves` is true, and after taking the event if not."""
+    """Replay an event. With `reserves`, pause after the event is reserved. Without, pause after the event is taken."""
     with suppress(LookupError):
         async with storage.transaction() as unit_of_work:
             if reserves:
@@ -374,7 +374,7 @@ async def _paused(act: Callable[[Pause], Coroutine[Any, Any, None]]) -> AsyncGen
 
 
 async def _after(earlier: Callable[[Pause], Coroutine[Any, Any, None]], act: Coroutine[Any, Any, Any]) -> Any:
-    """While `earlier` pauses, check that `act` waits for the end of `earlier`, and return the result of `act`."""
+    """Check that `act` does not end while `earlier` pauses. Then let `earlier` end, and return the result of `act`."""
     async with _paused(earlier):
         acting = asyncio.gather(act, return_exceptions=True)
         await asyncio.wait({acting}, timeout=0.2)

@@ -35,7 +35,7 @@ class PublisherConformance(TransportSuite):
             await reader.nothing()
 
     async def test_an_event_without_a_source_gets_the_application_of_the_publisher(self) -> None:
-        """The application becomes the source of the event. An event that already has a source keeps that source."""
+        """The application becomes the source of the event. An event that already has a source keeps its source."""
         async with self.opened() as transport:
             foreign = replace(event("b", "k"), source="elsewhere")
             await transport.store(event("a", "k"), foreign)
@@ -101,7 +101,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_an_event_that_is_sent_again_is_stored_once(self) -> None:
-        """If a relay is killed between sending and settling, the events are sent again."""
+        """If a relay is killed between sending and settling, the next relay sends the same events again."""
         async with self.holding(event("a", "k")) as transport:
             results = await transport.publisher.publish([event("a", "k"), event("b", "k")])
             assert [(result.error, result.duplicate) for result in results] == [(None, True), (None, False)]
@@ -121,7 +121,7 @@ class PublisherConformance(TransportSuite):
 
     @needs(TransportCapability.DEDUPLICATION)
     async def test_events_that_are_sent_concurrently_are_stored_once(self) -> None:
-        """Two relays may send the same events for a moment, if one relay has lost its lock without noticing."""
+        """A relay that has lost its lock without noticing may send the same events as the relay that got the lock."""
         async with self.opened() as transport:
             await asyncio.gather(*(transport.store(*events(20, "k")) for _ in range(3)))
             async with self.reading(transport) as reader:
@@ -147,7 +147,7 @@ class PublisherConformance(TransportSuite):
     async def test_an_outage_is_reported_in_the_results(self) -> None:
         """`publish` returns in time, and each result has a `PublisherUnavailableError`.
 
-        An event behind a failed event of its key may have an `EventHeldBackError` instead.
+        The result of an event behind a failed event with the same key may have an `EventHeldBackError` instead.
         """
         async with self.holding(event("a", "k")) as transport:
             async with transport.outage(), asyncio.timeout(_BOUND):

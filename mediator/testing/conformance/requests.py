@@ -33,8 +33,8 @@ class RequestsUnderTest:
     Attributes:
         asking: The channel of the application that sends requests.
         serving: The channel of the application that answers requests.
-        outage: Returns a context during which the broker is down (`RequestCapability.OUTAGE`).
-        largest: The largest request that the broker accepts, in bytes (`SIZE_LIMIT`).
+        outage: Returns a context in which the broker is down. Needed only for `RequestCapability.OUTAGE`.
+        largest: The largest request that the broker accepts, in bytes. Needed only for `SIZE_LIMIT`.
     """
 
     asking: RequestChannel
@@ -54,19 +54,19 @@ class RequestSuite(ConformanceSuite):
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[RequestsUnderTest]:
-        """Open two channels that only one case uses."""
+        """Open the channels of two applications, for one case."""
 
     @asynccontextmanager
     async def serving(
         self, channels: RequestsUnderTest, names: Collection[str] = (NAME,), *, waiting: int = 100
     ) -> AsyncGenerator[IncomingCalls, None]:
-        """Serve these names, wait until the broker delivers requests for the names, and yield the incoming requests."""
+        """Serve the given names, wait until the broker delivers requests for the names, and yield the incoming requests."""
         async with channels.serving.serve(names, waiting=waiting) as calls:
             await self.known(channels, calls, next(iter(names)))
             yield calls
 
     async def known(self, channels: RequestsUnderTest, calls: IncomingCalls, name: str = NAME) -> None:
-        """Send requests of this name until one of them is answered."""
+        """Send requests with the given name until a request is answered."""
         async with self.answering(calls, ok), asyncio.timeout(self.patience):
             while not await answered(channels, name):  # noqa: ASYNC110  # there is no signal to wait for
                 await asyncio.sleep(0.01)
@@ -103,7 +103,7 @@ async def ok(_incoming: IncomingCall) -> RemoteReply:
 
 
 async def answered(channels: RequestsUnderTest, name: str = NAME) -> bool:
-    """Send a request of this name, and return whether the request was answered."""
+    """Send a request with the given name, and return whether the request was answered."""
     try:
         return (await channels.asking.call(RemoteCall(name, b"", 1.0))).status is ReplyStatus.OK
     except (PublisherUnavailableError, TimeoutError):
@@ -111,7 +111,7 @@ async def answered(channels: RequestsUnderTest, name: str = NAME) -> bool:
 
 
 class RequestCapability(Enum):
-    """Optional abilities of a channel, declared in `capabilities`. Cases for undeclared abilities are removed."""
+    """Optional abilities of a channel. A suite omits the cases for abilities that its `capabilities` do not contain."""
 
     OUTAGE = auto()
     """The test can take the broker down and bring it back, with `RequestsUnderTest.outage`."""
@@ -151,7 +151,7 @@ class RequestConformance(RequestSuite):
             assert await channels.asking.call(self.call()) == RemoteReply(ReplyStatus.OK)
 
     async def test_a_failure_is_transmitted_completely(self) -> None:
-        """The sender gets the status, reason, error and reference."""
+        """The sender gets the status, reason, error and reference of the failure."""
         failures = [
             RemoteReply(ReplyStatus.FAILED, reason="no advisor\r\nis frei: ü", error="LookupError", reference="42"),
             RemoteReply(ReplyStatus.REFUSED, reason="no valid token"),
@@ -237,7 +237,7 @@ class RequestConformance(RequestSuite):
         async with self.opened() as channels, AsyncExitStack() as leaving:
             await leaving.enter_async_context(self.serving(channels, waiting=1))
             asking = asyncio.as_completed([channels.asking.call(self.call()) for _ in range(2)], timeout=self.patience)
-            await next(asking)  # one request is rejected, so the other request waits
+            await next(asking)  # of the two requests, one is rejected at once and the other one waits
             await leaving.aclose()
             assert (await next(asking)).status is ReplyStatus.BUSY
             with failing(PublisherUnavailableError):
@@ -318,9 +318,9 @@ class RequestConformance(RequestSuite):
 
     @needs(RequestCapability.OUTAGE)
     async def test_requests_are_served_again_after_an_outage(self) -> None:
-        """During the outage, a call fails in time, because either the request is not sent or no answer arrives.
+        """During the outage, a call fails in time: the request is not sent, or no answer arrives.
 
-        The channels need not be opened again.
+        After the outage, the same channels work again.
         """
         async with self.opened() as channels, self.serving(channels) as calls:
             async with channels.outage(), asyncio.timeout(_BOUND):

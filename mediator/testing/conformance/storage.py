@@ -63,7 +63,7 @@ class Listed(DistributedEvent):
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere(DistributedEvent):
-    """An event of another domain."""
+    """An event whose domain is not the domain of `Written` and `Listed`."""
 
     event_type: ClassVar[str] = "elsewhere.written"
     text: str
@@ -80,7 +80,7 @@ class StorageUnderTest:
         parking: The parking of the database.
         write: Writes a row of application data in the running unit of work (`current_unit_of_work()`).
         read: Returns the committed rows of application data, sorted.
-        reopened: Opens the same database again (`StorageCapability.DURABLE`).
+        reopened: Opens the same database again. Needed only for `StorageCapability.DURABLE`.
     """
 
     make: MakeUnitOfWork
@@ -93,7 +93,7 @@ class StorageUnderTest:
 
     @property
     def mediator(self) -> Mediator:
-        """A mediator that runs each `Do` command in the unit of work of its scope."""
+        """A mediator that runs each `Do` command in the unit of work of the command's scope."""
         handler = Binding(lambda: _DoHandler(self), _DoHandler, "do", RequestHandler)
         behavior = Binding(self._transaction, DistributedUnitOfWorkBehavior, "transaction", PipelineBehavior)
         return Mediator(Registry([handler], [behavior]))
@@ -122,7 +122,7 @@ class StorageUnderTest:
 
     @asynccontextmanager
     async def transaction(self, *, max_pending: int | None = None) -> AsyncGenerator[UnitOfWork, None]:
-        """Begin a unit of work in a new scope, and commit it at the end of the context."""
+        """Begin a unit of work in a new scope, and commit the unit of work at the end of the context."""
         async with Mediator(Registry()).scope():
             unit_of_work = self.make(max_pending=max_pending)
             async with unit_of_work:
@@ -135,7 +135,7 @@ class StorageUnderTest:
 
 
 def text_of(data: bytes) -> str:
-    """Return the text of an event. The text is the first field of its payload."""
+    """Return the text in a payload: `text_of(b'{"text":"a","key":null}')` returns `"a"`."""
     return data.decode().split('"')[3]
 
 
@@ -155,7 +155,7 @@ class _DoHandler(RequestHandler[Do, Any]):
 
 
 def writing(row: str, *, fails: bool = False) -> Action:
-    """Return an action that writes a row and adds an event with the same text. With `fails`, the action fails."""
+    """Return an action that writes a row and adds an event with the same text. With `fails`, the action then fails."""
 
     async def action(storage: StorageUnderTest) -> str:
         await storage.write(row)
@@ -168,7 +168,7 @@ def writing(row: str, *, fails: bool = False) -> Action:
 
 
 class StorageCapability(Enum):
-    """Optional abilities of a storage, declared in `capabilities`. Cases for undeclared abilities are removed."""
+    """Optional abilities of a storage. A suite omits the cases for abilities that its `capabilities` do not contain."""
 
     DURABLE = "committed data is still there when the storage is opened again"
     SEVERAL_WRITERS = "a transaction can write and commit while another one has uncommitted rows"
@@ -185,7 +185,7 @@ class StorageSuite(ConformanceSuite):
     async def holding(
         self, *events: DistributedEvent, after: timedelta | None = None
     ) -> AsyncGenerator[StorageUnderTest]:
-        """Open a database whose outbox contains only these events. With `after`, the events are delayed by this time."""
+        """Open a database whose outbox contains only the given events. The events are delayed by `after`, if given."""
         async with self.opened() as storage:
             await add(storage, *events, after=after)
             yield storage
@@ -198,7 +198,7 @@ FUTURE = timedelta(hours=1)
 
 
 async def outcome_of(doing: Awaitable[Any]) -> Any:
-    """Return the result of an awaitable, or the class of the `LookupError` that the awaitable raised."""
+    """Return the result of an awaitable. If the awaitable raises a `LookupError`, return the class of the error."""
     try:
         return await doing
     except LookupError as error:
@@ -206,7 +206,7 @@ async def outcome_of(doing: Awaitable[Any]) -> Any:
 
 
 async def add(storage: StorageUnderTest, *events: DistributedEvent, after: timedelta | None = None) -> Sequence[str]:
-    """Add events in one command, and return their ids. With `after`, the events are delayed by this time."""
+    """Add events in one command, and return the ids of the events. The events are delayed by `after`, if given."""
 
     async def action(storage: StorageUnderTest) -> list[str]:
         deliver_at = None if after is None else datetime.now(UTC) + after
@@ -226,7 +226,7 @@ async def park_first(storage: StorageUnderTest) -> ParkedEvent:
 
 
 def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> ParkedEvent:
-    """Return a parked incoming event, like one that a consumer parks because the handler failed."""
+    """Return a parked incoming event, such as a consumer parks when a handler has failed."""
     made = ParkedEvent(
         direction="in",
         consumer=GROUP,
@@ -250,7 +250,7 @@ def parked_event(event_id: str, key: str | None = "k", **changes: Any) -> Parked
 
 
 async def insert(storage: StorageUnderTest, event_id: str, key: str | None = "k") -> Admission:
-    """Record an event in the inbox in a new transaction, and return the result of `insert`."""
+    """Record an event in the inbox in a new transaction, and return the result of `Inbox.insert`."""
     async with storage.transaction() as unit_of_work:
         return await storage.inbox.insert(unit_of_work, GROUP, "shop", event_id, key=key)
 

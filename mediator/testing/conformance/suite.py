@@ -1,7 +1,7 @@
 """ConformanceSuite: the base class of the suites. A suite tests whether an adapter keeps the promises of a port.
 
-A suite is a class with one test case, a method, for each promise. The test module of an adapter subclasses the suite,
-implements `opened`, and declares the capabilities of the adapter. Pytest collects the subclass. A case that needs an
+A suite is a class whose methods are test cases, one for each promise. The test module of an adapter subclasses the
+suite, implements `opened`, and declares the capabilities of the adapter. Pytest collects the subclass. A case that needs an
 undeclared capability is removed from the subclass, so pytest neither runs the case nor reports it. `cases()` lists the
 remaining cases.
 """
@@ -21,8 +21,8 @@ class ConformanceSuite:
     """The base class of all suites.
 
     Attributes:
-        capabilities: The optional abilities of the adapter. The subclass for an adapter declares this set, even if it
-            is empty. Without a declaration, all cases run.
+        capabilities: The optional abilities of the adapter. The subclass for an adapter declares this set, even if
+            the set is empty. Without a declaration, all cases run.
     """
 
     capabilities: ClassVar[frozenset[Enum]]
@@ -44,7 +44,7 @@ class ConformanceSuite:
 
 
 def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
-    """Mark a case that only adapters with these capabilities must pass."""
+    """Mark a case that only adapters with the given capabilities must pass."""
 
     def mark(case: _Case) -> _Case:
         setattr(case, _MARK, frozenset(capabilities))
@@ -54,14 +54,14 @@ def needs(*capabilities: Enum) -> Callable[[_Case], _Case]:
 
 
 def undeclared(*_: object) -> Any:
-    """Raise an error. The default for functions that an adapter must provide only if it declares a capability."""
+    """Raise an error. This is the default of functions that only adapters with a certain capability must provide."""
     raise NotImplementedError("the adapter declares a capability, but does not provide the function for it")
 
 
 class failing(Generic[_Error]):  # noqa: N801  (called like a function: `with failing(ParkedEventNotFoundError): ...`)
-    """A context whose body must raise one of the given errors. The context yields a list, and adds the raised error.
+    """A context whose body must raise one of the given errors. The context yields a list with the raised error.
 
-    All other errors are raised unchanged.
+    Errors of other classes, and errors without `text`, are raised unchanged.
 
     Args:
         errors: The expected classes.

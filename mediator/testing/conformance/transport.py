@@ -21,7 +21,7 @@ _PARTITIONS = 16
 
 
 def event(event_id: str, key: str | None = None, *, event_type: str = f"{TYPE}.v1", data: bytes = b"1") -> CloudEvent:
-    """Return an event with this id, by default of the type that the cases subscribe to."""
+    """Return an event with the given id and type. The default type is a version of `TYPE`, to which readers subscribe."""
     return CloudEvent(event_id, event_type, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), data, partitionkey=key)
 
 
@@ -31,7 +31,7 @@ def events(count: int, key: str | None = None) -> list[CloudEvent]:
 
 
 def apart(count: int) -> list[CloudEvent]:
-    """Return events without keys in different partitions, which do not wait for each other. `count` is at most 16."""
+    """Return `count` events without keys (at most 16). No two events share a partition, so no event waits for another."""
     found: dict[int, CloudEvent] = {}
     numbers = itertools.count()
     while len(found) < count:
@@ -52,7 +52,7 @@ class Reader:
 
     Args:
         deliveries: The subscription.
-        patience: Seconds that one call of `hold` may wait for its deliveries before the case fails.
+        patience: Seconds that one call of `hold` may wait for deliveries before the case fails.
     """
 
     def __init__(self, deliveries: Deliveries, patience: float) -> None:
@@ -60,7 +60,7 @@ class Reader:
         self._patience = patience
 
     async def hold(self, count: int = 1) -> list[Delivery]:
-        """Return the next deliveries without acknowledging them."""
+        """Return the next `count` deliveries, unacknowledged."""
         taken: list[Delivery] = []
         try:
             async with asyncio.timeout(self._patience):
@@ -71,11 +71,11 @@ class Reader:
         return taken
 
     async def hold_one(self) -> Delivery:
-        """Return the next delivery without acknowledging it."""
+        """Return the next delivery, unacknowledged."""
         return (await self.hold())[0]
 
     async def take(self, count: int = 1) -> list[Delivery]:
-        """Return the next deliveries. Every delivery is acknowledged before the following delivery is awaited."""
+        """Read `count` deliveries, acknowledge each delivery before the next delivery is read, and return all deliveries."""
         taken: list[Delivery] = []
         for _ in range(count):
             try:
@@ -86,11 +86,11 @@ class Reader:
         return taken
 
     async def take_ids(self, count: int = 1) -> list[str]:
-        """Take deliveries as `take` does, and return the ids of their events."""
+        """Take deliveries as `take` does, and return the ids of the delivered events."""
         return ids(await self.take(count))
 
     async def nothing(self, seconds: float = 0.2) -> None:
-        """Check that nothing is delivered for some seconds. The cancelled wait must not lose a later delivery."""
+        """Check that `next()` returns nothing within the given seconds. After that, the call is cancelled."""
         waiting = asyncio.ensure_future(self._deliveries.next())
         try:
             await asyncio.wait({waiting}, timeout=seconds)
@@ -116,10 +116,10 @@ class Subscribe(Protocol):
         """Return a subscription.
 
         Args:
-            group: The name of the group.
+            group: The name of the group. The processes of one group share the events.
             ack_wait: Seconds that the broker waits for an acknowledgement.
-            start: The position at which a new group begins. Values other than `"all"` are used only with
-                `TransportCapability.START_POSITION`.
+            start: The position at which a new group begins. A position other than `"all"` is given only if the adapter
+                declares `TransportCapability.START_POSITION`.
         """
         ...
 
@@ -131,10 +131,10 @@ class TransportUnderTest:
     Attributes:
         publisher: Sends events to the broker.
         subscribe: Makes subscriptions to the broker.
-        outage: Returns a context during which the broker is down (`TransportCapability.OUTAGE`).
-        put: Stores a message with the given event type, headers and body, as a foreign producer does
-            (`FOREIGN_MESSAGES`).
-        largest: The largest body that the broker accepts, in bytes (`SIZE_LIMIT`).
+        outage: Returns a context in which the broker is down. Needed only for `TransportCapability.OUTAGE`.
+        put: Stores a message with the given event type, headers and body, as a foreign producer does.
+            Needed only for `FOREIGN_MESSAGES`.
+        largest: The largest body that the broker accepts, in bytes. Needed only for `SIZE_LIMIT`.
     """
 
     publisher: EventPublisher
@@ -149,7 +149,7 @@ class TransportUnderTest:
         One attempt may not suffice: on a busy machine, a publisher may give up before its first connection is made.
 
         Raises:
-            AssertionError: The events are not stored after 20 s.
+            AssertionError: Not all events are stored after 20 s.
         """
         error: Exception | None = None
         with suppress(TimeoutError):
@@ -165,14 +165,14 @@ class TransportUnderTest:
 
 
 class TransportCapability(Enum):
-    """Optional abilities of a transport, declared in `capabilities`. Cases for undeclared abilities are removed."""
+    """Optional abilities of a transport. A suite omits the cases for abilities that its `capabilities` do not contain."""
 
     KEY_ORDERING = auto()
     """With `open(ordering="key")`, the events of one partition key are delivered strictly one after the other."""
     DEDUPLICATION = auto()
-    """The broker stores an event once, even if its publisher sends it several times."""
+    """The broker stores an event once, even if the publisher sends the event several times."""
     START_POSITION = auto()
-    """A new group may begin with new events only, or with the events since a given time."""
+    """A new group may begin with new events only, or with the events stored since a given time."""
     OUTAGE = auto()
     """The test can take the broker down and bring it back, with `TransportUnderTest.outage`."""
     FOREIGN_MESSAGES = auto()
@@ -180,7 +180,7 @@ class TransportCapability(Enum):
     SIZE_LIMIT = auto()
     """The broker refuses events larger than `TransportUnderTest.largest`."""
     GROUP_OWNER = auto()
-    """A group belongs to one application. Another application that opens a group of the same name gets no events."""
+    """A group belongs to the first application that opens the group. A second application gets no events from the group."""
 
 
 class TransportSuite(ConformanceSuite):
@@ -188,7 +188,7 @@ class TransportSuite(ConformanceSuite):
 
     Attributes:
         ordering: The ordering of the subscriptions in cases that do not test the ordering itself. An adapter that
-            supports both orderings needs two subclasses of the suite.
+            supports both orderings needs two subclasses of the suite, one subclass for each ordering.
         patience: Seconds that a case waits for deliveries before it fails.
     """
 
@@ -197,11 +197,11 @@ class TransportSuite(ConformanceSuite):
 
     @abstractmethod
     def opened(self) -> AbstractAsyncContextManager[TransportUnderTest]:
-        """Open a broker without events for one case, or a part of a broker that no other case uses."""
+        """Open a broker without events, for one case. The broker may be an unused part of a shared broker."""
 
     @asynccontextmanager
     async def holding(self, *events: CloudEvent) -> AsyncGenerator[TransportUnderTest]:
-        """Open a broker that contains only these events."""
+        """Open a broker that contains only the given events."""
         async with self.opened() as transport:
             await transport.store(*events)
             yield transport
@@ -218,14 +218,14 @@ class TransportSuite(ConformanceSuite):
         ack_wait: float = 30.0,
         start: Start = "all",
     ) -> AsyncGenerator[Reader, None]:
-        """Open a subscription for one process of a group, and yield its reader."""
+        """Open a subscription for one process of a group, and yield a reader of the subscription."""
         subscription = transport.subscribe(group, ack_wait=ack_wait, start=start)
         opening = subscription.open(types, prefetch=prefetch, ordering=ordering or self.ordering)
         async with opening as deliveries:
             yield Reader(deliveries, self.patience)
 
     async def run_workers(self, work: Callable[[Reader], Awaitable[None]], *readers: Reader) -> None:
-        """Run `work` concurrently for each reader, as in several processes of a group, until one call is done."""
+        """Run `work` for all readers concurrently, as several processes of a group do, until one call of `work` ends."""
         working = {asyncio.ensure_future(work(reader)) for reader in readers}
         await asyncio.wait(working, timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
         for each in working:
@@ -234,6 +234,6 @@ class TransportSuite(ConformanceSuite):
 
     @asynccontextmanager
     async def reading_of(self, *events: CloudEvent, **options: Any) -> AsyncGenerator[Reader, None]:
-        """Open a broker that contains only these events, and subscribe to them. `options` are passed to `reading`."""
+        """Open a broker that contains only the given events, and yield a reader of it. `options` are passed to `reading`."""
         async with self.holding(*events) as transport, self.reading(transport, **options) as reader:
             yield reader
