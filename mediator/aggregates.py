@@ -11,7 +11,7 @@ from mediator.messages import Notification
 from mediator.scope import current_frame
 
 _JOURNAL = "_mediator_journal"
-"""The key of an aggregate's journal in its `__dict__`. The journal is neither a dataclass field nor a mapped column."""
+"""The key of the `Journal` in an aggregate's `__dict__`. A journal is neither a dataclass field nor a mapped column."""
 
 _numbers = itertools.count()
 
@@ -31,7 +31,7 @@ class RecordedEvent:
 
 
 class EventCollector(Protocol):
-    """The interface by which a unit of work takes over the events of the aggregates that are tracked."""
+    """The interface of a unit of work that takes over the events of tracked aggregates."""
 
     def take(self, aggregate: "AggregateRoot", recorded: RecordedEvent, /) -> bool:
         """Keep an event until the end of the running transaction.
@@ -45,7 +45,7 @@ class AggregateRoot:
     """A mixin for an entity that records domain events: `self.record(StudentEnrolled(self.id))`.
 
     The entity may be a plain class, a dataclass or a class that SQLAlchemy maps. The unit of work publishes the
-    recorded events locally, in the transaction and before its commit, in the order in which all aggregates recorded
+    recorded events locally, in the transaction before the commit, in the order in which all aggregates recorded
     them. A `SqlAlchemyUnitOfWork` knows the aggregates in its session; other aggregates are handed to their unit of
     work with `unit_of_work.track(aggregate)`. The events of an aggregate that is never saved are not published.
     """
@@ -91,7 +91,7 @@ class Journal:
 
     @property
     def collector(self) -> EventCollector | None:
-        """The unit of work that tracks the aggregate; `None` when there is none."""
+        """The unit of work that tracks the aggregate; `None` when the aggregate is not tracked."""
         found: EventCollector | None = self._collector() if self._collector is not None else None
         return found
 

@@ -51,8 +51,8 @@ def enter_ambient(
 ) -> AmbientFrame:
     """Begin a context with the given values. All other values are inherited from the running context.
 
-    The given headers are added to the inherited headers. If a principal or a tenant is given, `vouched_by` becomes this
-    application. If a value is too long or has a character that is not allowed, a `ContextError` is raised.
+    The given headers are added to the inherited headers. If a principal or a tenant is given, `vouched_by` becomes
+    `THIS_APPLICATION`. If a value is too long or has a character that is not allowed, a `ContextError` is raised.
     """
     outer = current_frame()
     frame = AmbientFrame(outer, origin)

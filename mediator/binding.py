@@ -17,7 +17,7 @@ class Fit(enum.IntEnum):
 
     NO = 0
     UNKNOWN = 1
-    """The binding is for particular type arguments, and the message class does not say which ones a message has."""
+    """The binding is for `Create[Student]`, for example, and the message class is `Create`, without type arguments."""
     YES = 2
 
 
@@ -50,7 +50,7 @@ class Binding:
 
     @property
     def families(self) -> tuple[Any, ...]:
-        """The message types that the binding is for: `Create[Student]`, for example; `Create` in place of `Create[Any]`."""
+        """The message types of the binding, such as `Create[Student]`. `Create[Any]` is given as `Create`."""
         declared = (type_arguments(self.cls, self.kind) or (None,))[0]
         members = typing.get_args(declared) if typing.get_origin(declared) in UNIONS else (declared,)
         narrow = {message: [each for each in members if _is_narrow(each, message)] for message in self.messages}
@@ -91,9 +91,9 @@ class Binding:
         return [cls for cls in bases if self.fit_of(message_type, cls) is Fit.UNKNOWN]
 
     def vagueness(self, message_type: type, base: type) -> int:
-        """Rank how loosely the binding's type arguments for `base` fit those of the message class.
+        """Return how loosely the binding fits a message class, such as `Create[Student]` with the base `Create`.
 
-        Return 0 for the same type arguments, 1 for other type arguments, and 2 if the binding has no type arguments.
+        The result is 0 for a binding of `Create[Student]`, 1 for `Create[Person]`, and 2 for `Create`.
         """
         families = self._arguments(base)
         return 2 if not families else int(type_arguments(message_type, base) not in families)

@@ -71,7 +71,7 @@ class BlockingMediator:
         portal = opened.__enter__()
         started = portal.wrap_async_context_manager(self._lifespan)
         try:
-            Context().run(started.__enter__)  # an empty context, because the container outlives the running code
+            Context().run(started.__enter__)  # an empty context, because the container outlives the caller
             self._lifespan.check()
             self._loop, self._thread = portal.call(_loop_and_thread)
             portal.call(self._owner.check)
@@ -174,7 +174,7 @@ class BlockingMediator:
             return asyncio.run_coroutine_threadsafe(self._run(work), loop)
 
     def _check_process(self) -> None:
-        """Refuse use after a fork. Call this before taking the lock, which a thread may have held during the fork."""
+        """Refuse calls in a forked process. Check this before taking the lock, which the fork may have left locked."""
         if self._owner is not None and self._owner.is_in_another_process:
             self._owner.check()
 
@@ -192,7 +192,7 @@ class BlockingMediator:
             task.add_done_callback(self._running.discard)
         try:
             return await work()
-        except asyncio.CancelledError as error:  # `_drain` cancelled the work, but the caller must learn the outcome
+        except asyncio.CancelledError as error:  # cancelled by `_drain`; the caller must learn of a commit
             outcome = error.__cause__
             if not isinstance(outcome, CommittedError | CommitOutcomeUnknownError):
                 raise

@@ -1,8 +1,8 @@
 """Blocks: context managers that raise every error unchanged, and functions that raise the errors of a cleanup.
 
-The context managers of `contextlib` set the traceback of an error of the body. Some errors do not allow that: an error
-that is a frozen dataclass is replaced by a `FrozenInstanceError`, so nobody can catch the original error. Every context
-manager of this package is made by `contextmanager` or `asynccontextmanager` of this module.
+The context managers of `contextlib` set the traceback of an error of the body. Some errors refuse a new traceback: if
+an error is a frozen dataclass, a `FrozenInstanceError` is raised in its place, and nobody can catch the original error.
+Every context manager of this package is made by `contextmanager` or `asynccontextmanager` of this module.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
@@ -140,7 +140,7 @@ def add_note(error: BaseException, text: str) -> None:
 def raise_failures(what: str, failures: Sequence[BaseException], error: BaseException | None) -> None:
     """Raise the failures of closing something: a single failure unchanged, several failures as a group.
 
-    A cancellation, or another error that is no `Exception`, is raised alone. If the closed block itself ended with
+    An error that is no `Exception`, such as a cancellation, is raised alone. If the closed block itself ended with
     `error`, the failures are added to that error as notes and not raised.
     """
     for failure in failures:

@@ -18,7 +18,8 @@ from mediator.streams import StreamNext, StreamPipelineBehavior
 class Collaborator(ABC):  # noqa: B024  (its subclasses have the abstract methods)
     """The base of every kind of collaborator.
 
-    A kind is a generic class that derives directly from this one; its first type argument is the message class.
+    A kind, such as `Validator`, is a generic class that derives directly from `Collaborator`. The first type argument
+    of a kind is the message class.
     """
 
     decides: ClassVar[bool] = False

@@ -114,7 +114,7 @@ def new_id() -> str:
 class Unverified:
     """Claims that the sender of a message made about itself.
 
-    Nobody has verified them: log them, but base no decision on them.
+    Nobody has verified the claims. They may be logged, but no decision may be based on them.
 
     Attributes:
         tenant: The tenant whose data the message is about, according to the sender.
@@ -142,11 +142,11 @@ NOTHING_SAID = Unverified()
 class MessageContext:
     """The identity of a running message and of the flow it belongs to.
 
-    Messages that are dispatched while the message runs inherit its context, but each has a `message_id` of its own.
+    A message that is dispatched while this message runs inherits this context, but has a `message_id` of its own.
     Ids, principal and tenant have 1 to 255 printable characters; `Headers` documents the limits of headers.
 
-    Principal, tenant and headers are verified: by the entry point in this application, or by the `authenticate` of a
-    responder or a consumer. Claims that a caller made about itself are in `unverified`; base no decision on them.
+    Principal, tenant and headers have been verified by the entry point in this application, or by the `authenticate` of
+    a responder or a consumer. Claims that a caller made about itself are in `unverified`; base no decision on them.
 
     Attributes:
         message_id: Identifies this dispatch; for an event from another application, the event's id.
@@ -159,9 +159,9 @@ class MessageContext:
         headers: Other facts about the message. They do not leave the process, and log lines show their values
             only if configured to.
         vouched_by: Who verified principal, tenant and headers: `"this application"`, or the name of an authenticator.
-            `None` when nobody verified them. The message then came from elsewhere, and has no principal, tenant or
-            headers.
-        unverified: Claims that the sender of a message from elsewhere made about itself. They do not leave the process.
+            `None` when nobody verified them. Such a message came from outside this application, and has no principal,
+            tenant or headers.
+        unverified: Claims that a sender outside this application made about itself. They do not leave the process.
 
     Raises:
         ContextError: A value is too long, or has a character that is not allowed.
@@ -231,7 +231,7 @@ class MessageContext:
         return context
 
     def verified(self) -> "MessageContext":
-        """Return this context without `unverified`. Code that decides about a message is given only the result."""
+        """Return this context without `unverified`, for code that decides about the message, such as authorizers."""
         return self if self.unverified is NOTHING_SAID else replace(self, unverified=NOTHING_SAID)
 
     def log_fields(self) -> dict[str, str | None]:

@@ -20,8 +20,7 @@ with Extra("fastapi"):
 
 CORRELATION_HEADER = "x-correlation-id"
 LONGEST_ID = 128
-"""The largest number of characters in a correlation id. An id that is longer, or is not visible ASCII, is ignored.
-"""
+"""The largest number of characters in a correlation id. Longer ids, and ids that are not visible ASCII, are ignored."""
 
 
 def container_lifespan(

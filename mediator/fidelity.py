@@ -47,7 +47,7 @@ class Change:
 
 
 def change_of(given: object, read: object) -> Change | None:
-    """Return the first difference between two values; `None` when they are the same. The texts show no values.
+    """Return the first difference between two values; `None` when they are the same. The result shows no values.
 
     Raises:
         RecursionError: The values are nested too deeply.
@@ -59,7 +59,7 @@ def change_of(given: object, read: object) -> Change | None:
 
 
 def are_same(one: object, other: object) -> bool:
-    """Return whether two equal values also have equal types, in every field that their class compares."""
+    """Return whether values that are equal by `==` also have the same types, in every field that `==` compares."""
     names: list[str] | None = None
     if is_dataclass(one) and not isinstance(one, type):
         names = [each.name for each in fields(one) if each.compare]

@@ -52,8 +52,8 @@ def as_handler(function: Callable[..., Any], /) -> Any:
 
     Raises:
         ContainerError: The argument is not an async function, an annotation cannot be resolved, or the first parameter is
-            not annotated with a message class. Or the function takes a stream request and has no `yield`, or takes
-            another message and has a `yield`.
+            not annotated with a message class. Or the function has no `yield` although it takes a stream request, or
+            has a `yield` although it takes a message of another kind.
     """
     _check_function(function)
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
@@ -81,8 +81,8 @@ def as_sync_handler(function: Callable[..., Any], /) -> Any:
     """Return a handler class made from a function that is not async. The function must not block the event loop.
 
     Raises:
-        ContainerError: The argument is no function or is async, an annotation cannot be resolved, or the annotation of the
-            first parameter is no message class, or is a stream request.
+        ContainerError: The argument is no function or is async, an annotation cannot be resolved, or the first
+            parameter is annotated with a stream request or with no message class.
     """
     _check_function(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):

@@ -125,7 +125,7 @@ def fits(given: Any, wanted: Any) -> bool:
 
 
 def _is_new_type_of(given: Any, wanted: Any) -> bool:
-    """Return whether `given` is a NewType derived from `wanted`, or is not a class."""
+    """Return whether `given` is a NewType derived from `wanted`; True also when `given` is no class."""
     while hasattr(given, "__supertype__"):
         given = given.__supertype__
         if given == wanted:
@@ -150,7 +150,7 @@ def arguments_fit(given: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
 def is_known(given: Any, wanted: Any) -> bool:
     """Return whether the type argument `given` certainly fits `wanted`. Use this only after `fits` returned True.
 
-    The fit is uncertain if `given` is or contains `Any` or a type variable where `wanted` has a type.
+    The fit of `list[Any]` for `list[int]` is uncertain, for example. A type variable in `given` counts as `Any`.
     """
     if _is_anything(wanted) or _is_anything(given):
         return _is_anything(wanted)

@@ -1,13 +1,13 @@
-"""The command `mediator`. It starts even if another distribution's package is imported as `mediator`, and reports that.
+"""The command `mediator`, which reports when the package `mediator` belongs to another distribution.
 
-This module is installed as `mediator_uow`, beside the package, so it starts even if `mediator` is another package.
+This module is installed beside the package, as `mediator_uow`, and so starts even if that package was replaced.
 """
 
 import importlib
 import importlib.util
 import sys
 
-_OURS = "mediator.errors.root"  # every module of this package imports it first
+_OURS = "mediator.errors.root"  # every module of this package imports this module first
 
 
 def main() -> None:

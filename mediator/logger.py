@@ -106,7 +106,7 @@ class _Loss:
 
 
 class _Losses:
-    """Counts lost lines for each event loop. They are reported by the event loop that lost them."""
+    """Counts lost lines for each event loop. Each event loop reports only the lines that were lost in that loop."""
 
     def __init__(self) -> None:
         self.any = False
@@ -183,7 +183,7 @@ class _Period:
 
 
 class RateLimitedLogger:
-    """Limits similar log lines: writes a few lines with the same text in a period, and counts the lines it leaves out.
+    """Limits log lines with the same text: in a period the first lines are written, and all further lines are counted.
 
     A period of `seconds` begins with its first line, and has at most `lines` lines with the same text.
     """

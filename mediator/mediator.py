@@ -32,7 +32,7 @@ class Mediator:
     Args:
         registry: The handlers and behaviors.
         ids: Creates the ids of messages.
-        started: Whether the mediator accepts messages at once; False if something else, such as `lifespan`, starts it
+        started: Whether the mediator accepts messages at once; False if `lifespan`, for example, starts the mediator
             later.
         max_depth: The largest number of dispatches that may be nested.
 
@@ -91,7 +91,7 @@ class Mediator:
             MisuseError: The message is not a request, or the container is not started.
             HandlerNotFoundError: No handler is found; or the handler depends on the type arguments of the request,
                 which are unknown.
-            ScopeError: Another dispatch is using the scope that this one would join.
+            ScopeError: Another dispatch is using the scope that this dispatch would join.
             DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
             DeclarationError: The class of the request is of several kinds.
             SettingError: `mode` is no `TransactionMode`.
@@ -123,8 +123,8 @@ class Mediator:
         """Open a stream of items: `async with mediator.stream(request) as items: async for item in items: ...`.
 
         Leaving the block closes the behaviors and the handler at once, even before the last item. The scope of the
-        stream, which may be a joined scope, is the running scope during each step, but not between the items. A stream
-        begins no unit of work. `context` is inherited as in `send`.
+        stream, which may be a joined scope, is the running scope only while an item is produced. A stream begins no
+        unit of work. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a stream request, or the container is not started.
@@ -152,14 +152,14 @@ class Mediator:
 
         Handlers of the base classes of the notification are called too, each handler once, in the order of declaration.
         By default the handlers run one after the other, and the first error stops them and reaches the caller
-        unchanged. Another strategy is chosen by `strategy`, by the class of the notification, or by the registry, in
-        this order. `context` is inherited as in `send`.
+        unchanged. The argument `strategy` replaces the strategy of the notification's class, which replaces that of the
+        registry. `context` is inherited as in `send`.
 
         Raises:
             MisuseError: The message is not a notification; the container is not started; or the strategy is
                 `Concurrent`, and a unit of work is running.
             HandlerNotFoundError: The handlers depend on the type arguments of the notification, which are unknown.
-            ScopeError: Another dispatch is using the scope that this one would join.
+            ScopeError: Another dispatch is using the scope that this dispatch would join.
             SettingError: `mode` is no `TransactionMode`, or `strategy` is no strategy.
             DispatchDepthError: More than `max_depth` dispatches are nested, for example because of a circle.
         """
@@ -257,7 +257,7 @@ class Mediator:
         Raises:
             MisuseError: The container is not started.
             SettingError: `mode` is no `TransactionMode`.
-            ScopeError: Another dispatch is using the scope that this one would join.
+            ScopeError: Another dispatch is using the scope that this block would join.
         """
         if not self.started:
             raise misuse.not_started(message)

@@ -59,7 +59,7 @@ def check_kind(cls: type) -> None:
 
 
 def kinds_of_message(cls: type, *others: type) -> list[str]:
-    """Return the names of the kinds of a message class. A class that is declared correctly has exactly one."""
+    """Return the names of the kinds of a message class. A class that is declared correctly has exactly one kind."""
     kinds = [kind for kind in (*_KINDS, *others) if issubclass(cls, kind)]
     if issubclass(cls, Command) and issubclass(cls, Query):  # a command changes something, a query only reads
         kinds[kinds.index(Request) : kinds.index(Request) + 1] = (Command, Query)

@@ -65,10 +65,10 @@ class PipelineBehavior(ABC, Generic[Message_contra, Response]):
     """True if the behavior keeps state between messages. `validate` checks that its provider creates it only once."""
 
     per_scope: ClassVar[bool] = False
-    """True if the behavior wraps each handler, not the publish, when the strategy gives each handler its own scope."""
+    """True if, with a strategy that gives each handler a scope, the behavior wraps each handler and not the publish."""
 
     commits: ClassVar[bool] = False
-    """True if the behavior commits a transaction. Behaviors outside get errors after the commit as `CommittedError`."""
+    """True if the behavior commits a transaction. For an error after that, outer behaviors get a `CommittedError`."""
 
     @abstractmethod
     async def handle(self, message: Message_contra, call_next: CallNext[Response], /) -> Response:
@@ -120,7 +120,7 @@ def handlers_link(calls: Sequence[Call]) -> Call:
 def behavior_link(source: Source, inner: Call) -> Call:
     """Return a link that calls a behavior, whose `call_next` calls the next link.
 
-    If `call_next` is called after the behavior has returned, it raises an error. The state of the behavior's coroutine
+    A `call_next` that is called after the behavior has returned raises an error. The state of the behavior's coroutine
     shows whether the behavior has returned, so no flag is needed. Unless the bytecode of a behavior shows that it
     awaits `call_next()`, each call of the behavior is checked by `watched`, which takes longer.
     """
@@ -238,7 +238,7 @@ def compile_chain(behaviors: Sequence[Source], innermost: Call, committing: int 
     chain = innermost
     for place, source in reversed(tuple(enumerate(behaviors))):
         chain = behavior_link(source, chain)
-        if 0 < place < committing:  # the dispatch does the same around the outermost behavior
+        if 0 < place < committing:  # the dispatch itself does this for the outermost behavior
             chain = outcome_link(chain)
     return chain
 
@@ -332,7 +332,7 @@ async def _call_in_savepoint(transaction: Transaction, message: Any, call: Call)
 
 
 async def _call_joined(transaction: Transaction, message: object, call: Call) -> Any:
-    """Call the pipeline in another dispatch's transaction, which can only roll back after a failed command or publish."""
+    """Call the pipeline in an outer transaction. If a command or publish fails, that transaction must roll back."""
     try:
         return await call(message)
     except BaseException as error:

@@ -110,7 +110,7 @@ def _indented(part: str) -> str:
 def _lines(error: BaseException) -> list[str]:
     try:
         return traceback.format_exception(error)
-    except Exception:  # other methods of the error's class may fail too
+    except Exception:  # any method of the error's class may fail
         return [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}: {text_of(error)}"]
 
 

@@ -19,11 +19,11 @@ _UNFIT = (pydantic.PydanticUserError, pydantic_core.SchemaError)
 class PydanticCodec(SchemaCodec):
     """Encodes events as JSON objects of their fields: `codec=PydanticCodec()` in the unit of work.
 
-    Events are validated as strictly as their class is configured. A class that pydantic does not support can be neither
-    encoded nor decoded.
+    Events are validated as strictly as their class is configured. Events of a class that pydantic does not support can
+    be neither encoded nor decoded.
 
-    A model also configures how it treats unknown fields: with `extra="forbid"` the application cannot read the events
-    of a producer that has added a field.
+    The configuration of a model decides what happens to unknown fields: with `extra="forbid"` the application cannot
+    read the events of a producer that has added a field.
     """
 
     content_type = "application/json"

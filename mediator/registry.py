@@ -91,8 +91,8 @@ class Registry:
         collaborators: The validators, authorizers and processors that behaviors work with.
         strategy: How the handlers of a notification are run if its class declares no strategy; `Sequential()` when not
             given.
-        compile_source: Takes the function of a binding that creates a handler or behavior. Returns the function that
-            compiled pipelines call instead, which may be faster.
+        compile_source: Takes the `source` of a binding, and returns the function that compiled pipelines call in place
+            of the `source`, such as a faster function.
 
     Raises:
         SettingError: `strategy` is no strategy.
@@ -200,12 +200,12 @@ class Registry:
     def _subscribers_of(self, message_type: type) -> list[Binding]:
         """Return the handlers of a notification or an event.
 
-        A message class may leave type arguments open: `Created`, where a handler is for `Created[Student]`. That handler
-        is left out if another handler is for `Created` with all type arguments.
+        For the message class `Created`, whose type arguments are unknown, a handler of `Created[Student]` is left out
+        if there is also a handler of `Created`, which takes all type arguments.
 
         Raises:
-            HandlerNotFoundError: The handlers are for different type arguments, and none of them is for all type
-                arguments.
+            HandlerNotFoundError: There are handlers of `Created[Student]` and `Created[Course]`, for example, but none
+                of `Created`.
         """
         found = [b for b in self.handlers if b.kind not in _ONE_HANDLER and b.takes(message_type)]
         possible = [b for b in found if b.fit(message_type) is Fit.UNKNOWN]
@@ -221,12 +221,12 @@ class Registry:
     def _applies(self, binding: Binding, message_type: type, handlers: Sequence[Binding]) -> bool:
         """Return whether a behavior or collaborator applies to a message class that has these handlers.
 
-        If the message class leaves type arguments open, a behavior or collaborator for particular type arguments applies
-        only if a handler is for the same type arguments.
+        For the message class `Created`, whose type arguments are unknown, a behavior or collaborator for
+        `Created[Student]` applies only if a handler is for `Created[Student]`.
 
         Raises:
-            HandlerNotFoundError: No handler is for the same type arguments, and the collaborator must not be skipped,
-                because it decides who may send the message or whether the message is valid.
+            HandlerNotFoundError: No handler is for `Created[Student]`, but a collaborator for `Created[Student]` decides
+                who may send the message or whether the message is valid. Such a collaborator must not be skipped.
         """
         fit = binding.fit(message_type)
         if fit is not Fit.UNKNOWN:
@@ -289,7 +289,7 @@ class Registry:
         return [b for b in matching if not (n := getattr(b.cls, "one_of", None)) or chosen[n] is b]
 
     def _equip(self, behavior: Binding, message_type: type, handlers: Sequence[Binding]) -> Binding | None:
-        """Return a behavior with its collaborators for a message class; `None` if the behavior is not for that class."""
+        """Return a behavior with its collaborators for a message class; `None` if the behavior has nothing to do."""
         if not issubclass(behavior.cls, WorksWithCollaborators):
             return behavior
         kinds = behavior.cls.works_with

@@ -2,8 +2,8 @@
 
 A frame is one running dispatch. A context variable holds the innermost frame, and each frame has a reference to its
 parent. A frame that joins another frame shares the scope of that frame. Leaving a frame sets the variable to the
-parent. The token of the variable is not reset, because generators and fixtures are often closed in another context,
-where a token cannot be reset.
+parent. The variable is not reset by its token, because generators and fixtures are often closed in a different context,
+in which the token is not valid.
 """
 
 from asyncio import AbstractEventLoop, CancelledError
@@ -35,7 +35,7 @@ _NONE, _COMMITTED, _UNKNOWN, _ROLLED_BACK = Outcome.NONE, Outcome.COMMITTED, Out
 
 
 class Scope:
-    """The objects of one dispatch. They are created once, shared with the dispatches that join, and closed at the end.
+    """The objects of a dispatch, which are created once, shared with the dispatches that join, and closed at the end.
 
     Attributes:
         transaction: The running transaction. Several transactions may run in one scope, one after the other.
@@ -109,7 +109,7 @@ class Scope:
 
     @contextmanager
     def reading(self, transaction: Transaction) -> Generator[None, None, None]:
-        """Make a read-only transaction the running one during the body. The outcome of an earlier transaction is kept."""
+        """Make a read-only transaction the running transaction in the body. The outcome of an earlier one is kept."""
         self.transaction = transaction
         try:
             yield
@@ -136,7 +136,7 @@ class Scope:
         return self.innermost.message if self.innermost else "a dispatch"
 
     def on_exit(self, callback: ExitCallback) -> None:
-        """Call `callback(error or None)` at the end of the scope, last added first. A coroutine function is awaited."""
+        """Call `callback(error or None)` at the end of the scope, the last added callback first. Coroutines are awaited."""
         if self.exits is None:
             self.exits = []
         self.exits.append(callback)
@@ -181,14 +181,14 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
-        """The scope, created at the first access, because many dispatches need none. Before, `made_scope` is `None`."""
+        """The scope. The first access creates it, because many dispatches need none; before, `made_scope` is `None`."""
         if self.made_scope is None:
             with _making:  # a thread that works for the dispatch may access the scope at the same time
                 if self.made_scope is None:
                     scope = Scope()
                     scope.innermost = None if self.over else self
                     self.made_scope = scope
-                    scope.closed = self.over  # read last, because the dispatch may have ended by now
+                    scope.closed = self.over  # read last, because another thread may have ended the dispatch
         return self.made_scope
 
     @property
@@ -244,7 +244,7 @@ class Frame:
         raise misuse.dispatch_depth(max_depth, path[::-1])
 
     def check_last(self) -> None:
-        """Raise a `ScopeError` if a dispatch that joined this one still runs, in a task that was not awaited."""
+        """Raise a `ScopeError` if a dispatch that joined this dispatch still runs, in a task that was not awaited."""
         if not _same_dispatch(self.scope.innermost, self):
             raise misuse.concurrent_dispatch(self.message, self.scope.running)
 
@@ -292,7 +292,7 @@ class Frame:
                 events.
             asyncio.CancelledError: Closing the scope was cancelled. The cause of the error says whether a transaction
                 committed.
-            ScopeError: A dispatch that joined this one is still running.
+            ScopeError: A dispatch that joined this dispatch is still running.
         """
         try:
             await self._leave(error)
@@ -319,7 +319,7 @@ class Frame:
             if self.owner:
                 self.scope.committed = None
             if error is None:
-                self.ending = None  # after an error, `raise_with_outcome` still needs it
+                self.ending = None  # after an error, `raise_with_outcome` still needs the ending
 
     async def _leave(self, error: BaseException | None) -> None:
         scope, last = self.scope, _same_dispatch(self.scope.innermost, self)
@@ -345,7 +345,7 @@ class Frame:
     def settle(self, outcome: Outcome, transaction_id: str, response: Any = None) -> None:
         """Record the end of a transaction that this dispatch began.
 
-        If several transactions end in one dispatch, a commit replaces an unknown outcome, and both replace a rollback.
+        Of several transactions in one dispatch, a commit is kept; without a commit, an unknown outcome is kept.
         """
         ending, before = TransactionEnd(outcome, transaction_id, self.message, response), self.ending
         if outcome is _COMMITTED:
@@ -354,7 +354,7 @@ class Frame:
             self.ending = ending
 
     def failed(self, error: BaseException) -> None:
-        """Record the error of the transaction. The dispatch must raise it, or an error with the same outcome."""
+        """Record the error of the transaction. The dispatch must raise this error, or one with the same outcome."""
         if self.ending is not None and self.ending.outcome is not _COMMITTED:
             self.ending.failure = error
 
@@ -370,8 +370,8 @@ class Frame:
         """Check that a response is not returned for a transaction that did not commit.
 
         Raises:
-            RolledBackError: The transaction was rolled back, but a behavior outside it returned a response.
-            CommitOutcomeUnknownError: It is unknown whether the transaction committed, but a behavior outside it
+            RolledBackError: The transaction was rolled back, but a behavior outside of it returned a response.
+            CommitOutcomeUnknownError: The outcome of the transaction is unknown, but a behavior outside the transaction
                 returned a response.
         """
         ending = self.ending
@@ -387,8 +387,8 @@ class Frame:
         """Return the error to raise for `error`, so that the sender learns the right outcome of the transaction.
 
         After a commit, the result is a `CommittedError`. After a commit with an unknown outcome, it is a
-        `CommitOutcomeUnknownError`. After a rollback, a `RolledBackError` replaces an error that claims one of these
-        outcomes. In all other cases `error` itself is returned.
+        `CommitOutcomeUnknownError`. After a rollback it is a `RolledBackError` if `error` claims a commit or an unknown
+        outcome. In all other cases `error` itself is returned.
         """
         ending, raised = self.ending, error
         if ending is None:
@@ -425,7 +425,7 @@ class Frame:
             _raise_with_outcome(error, ending)
 
     def step_out(self) -> None:
-        """Make the parent the running frame, unless the current context belongs to another dispatch."""
+        """Make the parent the running frame, if the running frame is this frame or was entered inside this frame."""
         frame = _frame.get()
         while frame is not None and frame is not self:
             frame = frame.parent
@@ -451,7 +451,7 @@ def _committed(ending: TransactionEnd, error: BaseException | None) -> Committed
 def _raise_with_outcome(cancellation: CancelledError, ending: TransactionEnd | None) -> None:
     """Raise a cancellation whose cause says that the transaction committed or may have committed.
 
-    Do nothing if the transaction was rolled back, or if the cause of the cancellation says this already.
+    Do nothing if the transaction was rolled back, or if the cause of the cancellation says the outcome already.
     """
     cause = cancellation.__cause__
     if (
@@ -514,7 +514,7 @@ def enter(
     Raises:
         SettingError: `mode` is no `TransactionMode`.
         DispatchDepthError: More dispatches are nested than the mediator allows.
-        ScopeError: Another dispatch is using the scope that this one would join.
+        ScopeError: Another dispatch is using the scope that this dispatch would join.
         MisuseError: In the scope that this dispatch would join, a transaction is running in another event loop.
     """
     parent = _frame.get()
@@ -561,7 +561,7 @@ def current_scope(wanted: str = "the current scope") -> Scope:
         wanted: What the caller wants from the scope, for the text of the error.
 
     Raises:
-        ScopeError: No dispatch is running; or the dispatch is over, and the caller is a task that outlived it.
+        ScopeError: No dispatch is running; or the caller is a task that outlived its dispatch.
     """
     scope = scope_if_any()
     if scope is None:
@@ -572,7 +572,7 @@ def current_scope(wanted: str = "the current scope") -> Scope:
 def scope_if_any() -> Scope | None:
     """Return the scope of the running dispatch; `None` when no dispatch is running.
 
-    If the dispatch is over, because the caller is a task that outlived it, a `ScopeError` is raised.
+    If the caller is a task that outlived its dispatch, a `ScopeError` is raised.
     """
     frame = _frame.get()
     if frame is None:

@@ -10,7 +10,7 @@ from mediator.errors import SettingError
 
 _LARGEST = 2**63 - 1
 LONGEST_OF_BROKER = 292 * 365 * 86400.0
-"""The longest time, in seconds, that the broker can store, because it counts nanoseconds in 63 bits."""
+"""The longest time that the broker can store, in seconds. The broker counts nanoseconds in 63 bits."""
 
 
 def check_counts(**settings: int | None) -> None:

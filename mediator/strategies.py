@@ -63,7 +63,7 @@ class Sequential(PublishStrategy):
         for call in calls:
             try:
                 await call()
-            except Exception as error:  # with "collect" the other handlers still run
+            except Exception as error:  # with "collect" the remaining handlers still run
                 if self.on_error == "stop":
                     raise
                 errors.append(error)
@@ -117,7 +117,7 @@ async def _error_of(call: HandlerCall) -> BaseException | None:
 
 
 def _end_of(task: asyncio.Task[BaseException | None]) -> BaseException | None:
-    """Return the error of an ended task, or `None`. A cancellation is returned too, because the task group ignores it."""
+    """Return the error of an ended task, or `None`. A cancellation, which a task group ignores, counts as an error."""
     try:
         return task.result()
     except asyncio.CancelledError as error:

@@ -38,7 +38,7 @@ class StreamPipelineBehavior(ABC, Generic[Message_contra, T]):
     """
 
     role: ClassVar[str | None] = None
-    """See `PipelineBehavior`, also for `belongs_inside` and `belongs_outside`."""
+    """`PipelineBehavior` explains `role`, `belongs_inside` and `belongs_outside`."""
 
     belongs_inside: ClassVar[Mapping[str, str]] = {}
     belongs_outside: ClassVar[Mapping[str, str]] = {}
@@ -131,7 +131,7 @@ class Stream(Generic[T]):
         raise_failures("stream", failures, error)
 
     async def _close_with_scope(self, error: BaseException | None) -> None:
-        """Close a stream that is still open when the dispatch that it joined ends. The stream returns no more items."""
+        """Close the stream at the end of the joined dispatch if it is still open. It returns no items after that."""
         raise_failures("stream", await self._close_all(), error)
 
     async def _close_all(self) -> Sequence[BaseException]:
@@ -165,7 +165,7 @@ class Stream(Generic[T]):
     def _stay_last(self, frame: Frame) -> None:
         """Move the exit callback of the stream to the end of the list, so that it is called before all other callbacks.
 
-        The other callbacks close resources that the handler may still need while it is closed.
+        The other callbacks close resources that the handler may still need in its `finally`.
         """
         exits = frame.scope.exits if not frame.owner else None
         if exits and exits[-1] != self._close_with_scope:

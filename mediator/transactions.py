@@ -13,11 +13,11 @@ class TransactionMode(enum.Enum):
     """How a dispatch relates to the dispatch that is running."""
 
     DEFAULT = "default"
-    """Join the running scope and its transaction, or begin a new scope and a new transaction if none is running."""
+    """Join the running scope and its transaction. If no scope is running, begin a new scope and a new transaction."""
     NEW = "new"
     """Begin a new scope and a new transaction, which do not depend on the outcome of the running transaction."""
     NESTED = "nested"
-    """Join behind a savepoint. A failure undoes only the work since the savepoint, and the outer transaction continues."""
+    """Join the running scope and set a savepoint in its transaction. A failure undoes only the work since then."""
     SUPPRESS = "suppress"
     """Begin a new scope without a transaction. Dispatches that join the scope begin no transaction either."""
 
@@ -60,7 +60,7 @@ class Transaction(Protocol):
     """The interface through which a scope uses the transaction that runs in it."""
 
     def doom(self, message: object, error: BaseException, /) -> None:
-        """From now on allow only a rollback: to the innermost savepoint, or of everything if there is none."""
+        """From now on allow only a rollback to the innermost savepoint, or a full rollback if there is no savepoint."""
         ...
 
     def savepoint(self, message: object, /) -> AbstractAsyncContextManager[None]:

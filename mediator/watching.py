@@ -1,8 +1,8 @@
 """Watching: checks that a behavior has awaited every `call_next()` before it returns.
 
-The bytecode of most behaviors shows that they `await call_next()`. These behaviors are not watched, because watching
-takes time. When another behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has
-not ended would never run, or would continue in a closed scope.
+Watching takes time, so a behavior is not watched if its bytecode shows that the behavior awaits each `call_next()`.
+When a watched behavior returns, the coroutines of its `call_next()` must have ended. A coroutine that has not ended
+would never run, or would continue in a closed scope.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 from mediator.errors import misuse
 
 _STOP_SECONDS = 1.0
-"""Seconds to wait for the end of cancelled tasks that a behavior has left running."""
+"""Seconds to wait for the end of a task that a behavior has left running, after the task was cancelled."""
 
 
 def watched(behavior: Any) -> Any:
@@ -69,9 +69,9 @@ def _unfinished(begun: Sequence[Any]) -> list[Any]:
 
 
 async def _stop(coroutines: Sequence[Any]) -> bool:
-    """Cancel the tasks that run the coroutines, wait for them, and close the other coroutines.
+    """Cancel the tasks that run these coroutines, and wait for the tasks. Close the coroutines that have not begun.
 
-    Return whether there were tasks to cancel.
+    Return whether any task was cancelled.
     """
     tasks = [task for task in asyncio.all_tasks() if task.get_coro() in coroutines] if coroutines else []
     for task in tasks:
@@ -87,7 +87,7 @@ async def _stop(coroutines: Sequence[Any]) -> bool:
 def check_awaited(response: Any, message: object) -> None:
     """Raise a `MisuseError` if a response is a coroutine that a behavior or handler forgot to await.
 
-    The coroutine has been closed by then, and will not run.
+    The coroutine is closed first, so that Python does not warn about it.
     """
     if response.__class__ is CoroutineType:
         response.close()
@@ -118,13 +118,13 @@ def _shows_await(function: Any) -> bool:
 
 
 def _loads(instruction: dis.Instruction, name: str) -> bool:
-    """Return whether an instruction loads a variable. Since Python 3.13, some instructions load two variables."""
+    """Return whether an instruction loads the variable `name`. From Python 3.13 on, one may load two variables."""
     loaded: Any = instruction.argval
     return "LOAD" in instruction.opname and (loaded == name or (isinstance(loaded, tuple) and name in loaded))
 
 
 def _is_awaited(following: Sequence[dis.Instruction]) -> bool:
-    """Return whether the next use of a value, apart from calls, is to await it."""
+    """Return True if `following` belongs to `await call_next()`, False if to `later = call_next()`, for example."""
     for each in following:
         if each.opname == "GET_AWAITABLE":
             return True

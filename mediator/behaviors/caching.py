@@ -119,15 +119,15 @@ class MemoryCache(Cache):
 class CachingBehavior(PipelineBehavior[Q, Any]):
     """Answers a query with the cached response of an equal query of the same principal and tenant.
 
-    Without a type argument it applies to all queries. To cache only some queries, derive a class: `class
+    Without a type argument, all queries are cached. To cache only some queries, derive a class: `class
     CatalogCaching(CachingBehavior[FindCourse | ListCourses])`. If several caching behaviors match a query, only the
     most specific one applies.
 
     Queries must be hashable, or a `MisuseError` is raised. Queries must also be compared by value, as frozen
     dataclasses are. Errors are not cached. Inside a running transaction the cache is neither read nor written, because
-    the query may see uncommitted changes. The cache is not used for unverified callers (`context.vouched_by` is `None`)
-    either, because they cannot be told apart. Place this behavior inside authorization, so that only authorized callers
-    get cached responses.
+    the query may see uncommitted changes. For an unverified caller (`context.vouched_by` is `None`) the cache is not
+    used, because unverified callers cannot be told apart. Place this behavior inside authorization, so that only
+    authorized callers get cached responses.
 
     Args:
         cache: The cache that keeps the responses.

@@ -20,8 +20,8 @@ class Circuit:
 
     A circuit is closed at first, and all messages pass. After `failures` failures in a row it opens and refuses all
     messages. After `seconds` seconds it lets one message through as a trial. If the trial succeeds, the circuit closes;
-    if it fails, the circuit stays open for another `seconds`. While the circuit is open, the results of messages that
-    passed before it opened do not count.
+    if the trial fails, the circuit stays open for `seconds` more. While the circuit is open, the results of messages
+    that passed before it opened do not count.
 
     Args:
         failures: The number of failures in a row that opens the circuit.
@@ -92,8 +92,8 @@ class Circuit:
 class CircuitBreakerBehavior(PipelineBehavior[Message, Any]):
     """Refuses messages with a `CircuitOpenError`, without handling them, while their circuit is open.
 
-    Without a type argument it applies to all requests. For the messages that depend on one service, derive a class and
-    give it its own circuit: `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`. Only the most specific
+    Without a type argument, all requests share the circuit. For the messages that depend on one service, derive a class
+    and give it its own circuit: `class PaymentBreaker(CircuitBreakerBehavior[Pay | Refund])`. Only the most specific
     circuit breaker applies to a message.
 
     Args:

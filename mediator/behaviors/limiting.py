@@ -29,9 +29,9 @@ class StrangersKey:
 class LimitBehavior(PipelineBehavior[Message, Any]):
     """Lets a message through if its limit is not reached.
 
-    A message that is dispatched inside another message does not count, because two messages that were let through could
-    wait for each other without end. If the limit is reached inside a running transaction, the message is refused at
-    once, because the transaction could lock the database during a wait.
+    A message that is dispatched inside another message does not count. If it counted, outer messages that hold all the
+    slots could wait without end for slots for their inner messages. If the limit is reached inside a running
+    transaction, the message is refused at once, because the transaction could lock the database during a wait.
 
     Args:
         key: Messages with different keys have separate limits: `lambda message, context: context.tenant`. The context
@@ -76,10 +76,10 @@ class LimitBehavior(PipelineBehavior[Message, Any]):
 
     @abstractmethod
     async def _enter(self, message: Message, key: Hashable, max_wait: float, /) -> None:
-        """Wait until the limit allows the message. Raise an error if that takes, or would take, longer than `max_wait`."""
+        """Wait until the limit allows the message. Raise an error if the wait is, or would be, above `max_wait`."""
 
     def _leave(self, key: Hashable, /) -> None:
-        """Make room for another message after this one was handled. The default does nothing."""
+        """Make room for the next message of a key, after a message was handled. The default does nothing."""
 
 
 def _chain(frame: Frame | None) -> list[Frame]:
@@ -121,7 +121,7 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
 
     Make this behavior a `Singleton`, because it counts the messages in progress. Without a type argument it applies to
     all requests. To limit only some messages, derive a class: `class
-    ReportLimit(ConcurrencyLimitBehavior[MakeReport])`. If several limits apply to a message, it must pass all of them.
+    ReportLimit(ConcurrencyLimitBehavior[MakeReport])`. A message to which several limits apply must pass all of them.
     Place this behavior outside the unit of work, so that the slot is also held during the commit. If the behavior is
     inside retry, the slot is free during the pauses between attempts.
 
@@ -188,14 +188,14 @@ class ConcurrencyLimitBehavior(LimitBehavior[Message]):
             raise ConcurrencyLimitedError(message, self._limit, max_wait, key)
 
     async def _wait_in_line(self, key: Hashable, places: _Places, max_wait: float) -> bool:
-        """Wait for a slot, and return whether one was handed over in time."""
+        """Wait for a slot, and return whether a slot was handed over in time."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         places.waiting.append(turn)
         timer = asyncio.ensure_future(self._sleep(max_wait))
         try:
             await asyncio.wait((turn, timer), return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            if turn.done():  # the slot was handed over at the moment of the cancellation
+            if turn.done():  # the slot was handed over just before the wait was cancelled
                 self._leave(key)
             raise
         finally:
@@ -238,10 +238,10 @@ class RateLimitBehavior(LimitBehavior[Message]):
     another message use no tokens.
 
     Make this behavior a `Singleton`, because it counts the messages. Without a type argument it applies to all
-    requests. To limit only some messages, derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. If several
-    limits apply to a message, it must pass all of them. Place this behavior inside authorization, so that unauthorized
-    messages use no tokens, and outside the unit of work. Outside retry, a message uses one token; inside retry, each
-    attempt uses one token.
+    requests. To limit only some messages, derive a class: `class MailLimit(RateLimitBehavior[SendMail])`. A message
+    to which several limits apply must pass all of them. Place this behavior inside authorization, so that unauthorized
+    messages use no tokens, and outside the unit of work. If this behavior is outside retry, a message uses one token;
+    if this behavior is inside retry, each attempt uses one token.
 
     Args:
         limit: The average number of messages that are let through in a period.
@@ -345,7 +345,7 @@ class RateLimitBehavior(LimitBehavior[Message]):
         """Return the seconds until `place` tokens can be taken; 0 or less when they can be taken now."""
         now = self._clock()
         wait = max(bucket.full_at, now) - now + (place - self._burst) * self._interval
-        return round(wait, 9)  # a rounding error must not refuse a message that was sent again in time
+        return round(wait, 9)  # without a rounding error, which could refuse a message that is sent again on time
 
     def _take(self, bucket: _Bucket) -> None:
         bucket.full_at = max(bucket.full_at, self._clock()) + self._interval

@@ -61,9 +61,9 @@ class RequestExceptionHandler(Collaborator, Generic[Request_contra, Response, Er
     """Turns an error into a response, if the list of behaviors has a `RequestExceptionProcessorBehavior`.
 
     `RequestExceptionHandler[EnrollStudent, StudentId, CourseFull]` is for `CourseFull` errors, and errors of derived
-    classes, that the request's handler or a behavior inside the `RequestExceptionProcessorBehavior` raises. Exception
-    handlers for more specific error classes are called first; for one error class, those for more specific request
-    classes; for one request class, those declared first. No exception handler is called for a cancellation.
+    classes, that the request's handler or a behavior inside the `RequestExceptionProcessorBehavior` raises. The order
+    of the exception handlers depends on the error class, most specific first; then on the request class, most specific
+    first; then on the order of declaration. No exception handler is called for a cancellation.
     """
 
     @abstractmethod
@@ -88,7 +88,7 @@ _SETTLED = (CommittedError, CommitOutcomeUnknownError)
 
 
 class RequestExceptionProcessorBehavior(CollaboratorBehavior):
-    """Calls the `RequestExceptionHandler`s of a request that failed. They may turn the error into a response.
+    """Calls the `RequestExceptionHandler`s of a request that failed, which may turn the error into a response.
 
     The work of the failed request is rolled back before the exception handlers are called. If this behavior is before
     the transaction behavior in the list, the whole transaction has been rolled back, and errors of the commit are
@@ -96,7 +96,7 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
     rest of the pipeline runs behind a savepoint: only the work since the savepoint is rolled back, and earlier work
     stays in the transaction. Queries get a savepoint too, because a failed statement forces a rollback.
 
-    When an exception handler returns neither `Handled` nor `None`, the error gets a note and goes to the next handler.
+    When an exception handler returns neither `Handled` nor `None`, the error gets a note, and the next one is asked.
     Cancellations are not handled. Behaviors that retry, or that must see every error, belong inside this behavior.
     """
 
@@ -111,7 +111,7 @@ class RequestExceptionProcessorBehavior(CollaboratorBehavior):
             for collaborator in _most_specific_first(collaborators, message, error):
                 declared = _error_types(collaborator)
                 if isinstance(error, _SETTLED) and not any(issubclass(each, _SETTLED) for each in declared):
-                    continue  # after the commit, only a handler that is declared for such an error may answer
+                    continue  # after the commit, only a handler that is declared for `_SETTLED` errors may answer
                 answer: Any = await (await resolve(collaborator)).handle(message, error)
                 if issubclass(answer.__class__, Handled):
                     if dispatch is not None:
@@ -128,9 +128,9 @@ class RequestExceptionActionProcessorBehavior(CollaboratorBehavior):
     """Runs the `RequestExceptionAction`s of a request on its errors, and raises the errors again.
 
     No action runs for a cancellation. If this behavior is before the `RequestExceptionProcessorBehavior` in the list,
-    actions run only for errors that no exception handler has turned into a response. If this behavior is after that one,
-    actions run for all errors. Place this behavior before the transaction behavior, so that the writes of an action are
-    not rolled back.
+    actions run only for errors that no exception handler has turned into a response. If it is after the
+    `RequestExceptionProcessorBehavior`, actions run for all errors. Place this behavior before the transaction
+    behavior, so that the writes of an action are not rolled back.
     """
 
     works_with: ClassVar[tuple[type, ...]] = (RequestExceptionAction,)
@@ -152,7 +152,7 @@ async def _execute(collaborator: Binding, message: Any, error: Exception) -> Non
 
 
 async def _call_undoable(message: Any, call_next: CallNext[Any]) -> Any:
-    """Run the rest of the pipeline, behind a savepoint if a transaction runs already."""
+    """Run the rest of the pipeline. If a transaction runs already, set a savepoint before that."""
     frame = current_frame()
     transaction = frame.scope.transaction if frame is not None else None
     if transaction is None:

@@ -33,9 +33,9 @@ class RetryBehavior(PipelineBehavior[Message, Any]):
     error it raised afterwards. A cancelled attempt is not repeated either. A message that joins a running transaction
     is never repeated alone: only the outermost message is repeated, as a whole.
 
-    Without a type argument it applies to all requests. To use other settings for some messages, derive a class: `class
-    ReportRetry(RetryBehavior[MakeReport])`. If several retry behaviors match a message, only the most specific one
-    applies.
+    Without a type argument the behavior applies to all requests. To use other settings for some messages, derive a
+    class: `class ReportRetry(RetryBehavior[MakeReport])`. If several retry behaviors match a message, only the most
+    specific one applies.
 
     Args:
         on: The transient errors, such as the connection errors of your database driver or network client. Repeating a
@@ -166,7 +166,7 @@ async def _tried(outer: Frame, call_next: CallNext[Any]) -> _Attempt:
 
 
 async def _attempt(outer: Frame, call_next: CallNext[Any]) -> Any:
-    """Run the rest of the pipeline in its own scope, and record the outcome of that scope in the outer scope."""
+    """Run the rest of the pipeline in a new scope, and record the outcome of the new scope in the outer scope."""
     mode = TransactionMode.NEW if outer.scope.transactional else TransactionMode.SUPPRESS
     frame = enter(mode, (outer.dispatch or outer).message, outer.origin, outer.context, is_dispatch=False)
     response: Any = None

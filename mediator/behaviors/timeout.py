@@ -15,7 +15,7 @@ Message = TypeVar("Message", bound=Request[Any] | Notification)
 class TimeoutBehavior(PipelineBehavior[Message, Any]):
     """Cancels the handling of a message that takes too long.
 
-    Without a type argument it applies to requests and to published notifications. To use another limit for some
+    Without a type argument the limit applies to requests and to published notifications. For a different limit of some
     messages, derive a class: `class ReportTimeout(TimeoutBehavior[MakeReport])`. If several timeouts match a message,
     only the most specific one applies.
 

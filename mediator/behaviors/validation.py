@@ -66,7 +66,7 @@ class _Validation:
                 found = await found
             # `extend` keeps the failures that a generator yields before it raises an error.
             failures.extend(replace(failure, validator=name) for failure in found or ())
-        except ValidationFailedError as error:  # raised for another message, which the validator sent
+        except ValidationFailedError as error:  # raised for a message that the validator sent
             failures.extend(error.failures)
         except MediatorError:  # some are `ValueError`s, but none of them means that the message is invalid
             raise

@@ -66,7 +66,7 @@ class Chart:
         return found
 
     def edge(self, start: str, end: str, text: str = "", *, dotted: bool = False) -> None:
-        """Add an arrow, with a text on it if one is given."""
+        """Add an arrow. A `text` that is not empty is written on the arrow."""
         arrow = "-.->" if dotted else "-->"
         self._edges[f"  {start} {arrow}{f'|{label(text)}|' if text else ''} {end}"] = None
 
@@ -165,7 +165,7 @@ def _as_mermaid(applications: Sequence[Application]) -> str:
 def _draw(chart: Chart, application: Application) -> None:
     for pipeline in _reachable(application):
         if kind_of(pipeline.message_type) == "event" and not pipeline.handlers:
-            continue  # another application handles it
+            continue  # another application handles the event
         message = _message_node(chart, application, pipeline.message_type)
         for behavior in pipeline.behaviors:
             _draw_dispatches(chart, application, message, behavior)

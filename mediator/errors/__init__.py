@@ -6,7 +6,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
     MediatorError
         MisuseError                        the library is used in a way that cannot work: change the code
             ScopeError                     no scope is running, or two dispatches use one scope at the same time
-            NoUnitOfWorkError              no unit of work is running, or a different one is running
+            NoUnitOfWorkError              the unit of work that is needed is not running
             StaleObjectError               an object that an earlier transaction loaded was changed
             DeclarationError               a message class or an event class is declared wrongly
             DispatchDepthError             too many dispatches are nested, often because of a circle of messages
@@ -20,7 +20,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
             NotStoredError                 no transaction has stored something that was added to the scope
             EventsNotPublishedError        some events of the command were not published
             AfterCommitError               notifications that follow the commit failed
-        RolledBackError                    the transaction was rolled back, although a caller ignored the failure
+        RolledBackError                    the transaction was rolled back by a failure that a caller ignored
         OutcomeUnknownError                it is unknown whether the message took effect
             CommitOutcomeUnknownError      the answer to COMMIT was lost
             RemoteTimeoutError             another application did not answer in time; also a RemoteError
@@ -50,7 +50,7 @@ how to react: `MisuseError`, `CommittedError`, `RolledBackError`, `OutcomeUnknow
         EventError                         something is wrong with a distributed event
             EventNotSerializableError      an event cannot be encoded
             EventLimitError                an event is too large, or a command has too many events
-            EventIdConflictError           another event has the same id
+            EventIdConflictError           a different event has the same id
             EventRefusedError              the broker refuses the event at every attempt
             EventHeldBackError             an earlier event with the same partition key was not stored
             EventNotDecodableError         a received event cannot be decoded

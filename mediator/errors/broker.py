@@ -9,7 +9,7 @@ from mediator.printable import shown, shown_reason
 
 @dataclass(eq=False, repr=False)
 class PublisherUnavailableError(TransientError, ConnectionError):
-    """The broker cannot be reached or did not answer. It may have stored the event. Sending the event again is safe."""
+    """The broker cannot be reached or did not answer, but may have stored the event. The event may be sent again."""
 
     broker: str
     reason: str
@@ -20,7 +20,7 @@ class PublisherUnavailableError(TransientError, ConnectionError):
 
 @dataclass(eq=False, repr=False)
 class DuplicateDroppedError(PublisherUnavailableError):
-    """The broker dropped an event as a duplicate: it remembers the id, but the stream no longer holds the event."""
+    """The broker dropped an event as a duplicate: the broker remembers the id, but the event has left the stream."""
 
     event_id: str = ""
 

@@ -58,8 +58,8 @@ class EventIdConflictError(EventError):
 
     Attributes:
         event_ids: The id; or the ids of all events of the command, if the database does not report which id is taken.
-        in_one_command: True if both events with the id belong to the command; False if the other event is in the
-            outbox.
+        in_one_command: True if both events with the id belong to the command; False if one of the two is in the outbox
+            already.
     """
 
     event_ids: tuple[str, ...]
@@ -87,7 +87,7 @@ class OutboxFullError(TransientError, EventError, RuntimeError):
 
     Attributes:
         database: The database of the outbox.
-        pending: The number of events that wait; there may be more.
+        pending: The number of waiting events that were counted; further events may wait.
         max_pending: The largest number of events that may wait.
     """
 
@@ -105,7 +105,7 @@ class OutboxFullError(TransientError, EventError, RuntimeError):
 
 @dataclass(eq=False, repr=False)
 class EventRefusedError(EventError):
-    """The broker refuses this event, and would refuse it at every attempt."""
+    """The broker refuses an event, and would refuse the event at every attempt."""
 
     event_id: str
     event_type: str
@@ -118,7 +118,7 @@ class EventRefusedError(EventError):
 
 @dataclass(eq=False, repr=False)
 class EventHeldBackError(EventError):
-    """An event was not sent because an earlier event with its key was not stored. The event may be sent again."""
+    """An event was not sent, because an earlier event with the same key was not stored. It may be sent again."""
 
     event_id: str
     event_type: str
@@ -166,13 +166,13 @@ class ParkedEventBlockedError(EventError):
 
 @dataclass(eq=False, repr=False)
 class ParkedEventConflictError(EventError):
-    """A parked event cannot return to the outbox, where its id or its place is taken. The event stays parked.
+    """A parked event cannot return to the outbox, because its id or place is taken there. The event stays parked.
 
     Attributes:
         number: The number of the parked event.
         event_id: The id of the parked event.
         sequence: The place of the parked event in the outbox.
-        waiting_id: The id of the conflicting event in the outbox: the same id, or the id of the event in that place.
+        waiting_id: The id of the conflicting event in the outbox; equal to `event_id`, unless only the place is taken.
         has_same_key: Whether the conflicting event has the same partition key, so that it waits for the parked event.
     """
 

@@ -18,7 +18,7 @@ _IMPORTED_AS_MEDIATOR = re.compile(r"^mediator(?:[./]|$)", re.MULTILINE)
 
 @dataclass(eq=False, repr=False)
 class MissingExtraError(MediatorError, ModuleNotFoundError):
-    """An optional dependency of this package is not installed, and an imported part of the package needs it.
+    """A module of this package was imported, and an optional dependency of that module is not installed.
 
     Attributes:
         module: The module that is not installed.

@@ -87,8 +87,8 @@ def no_handler(request_type: type, nearest: Sequence[str] = ()) -> HandlerNotFou
 def unknown_type_arguments(message_type: type, base: type, families: Mapping[str, str]) -> HandlerNotFoundError:
     """The handler depends on the type arguments of the message, which are unknown when the message is dispatched.
 
-    `families` has the messages that each handler or collaborator is for, by its label: the generic class `base` with
-    type arguments, such as `Page[Student]` or `Page[Student] | Page[Course]`.
+    `families` maps the label of each handler or collaborator to its messages: the generic class `base` with type
+    arguments, such as `Page[Student]` or `Page[Student] | Page[Course]`.
     """
     said = " and ".join(f"{label} is for {family}" for label, family in families.items())
     generic = name_of(base)
@@ -121,7 +121,7 @@ def blocking_call(message: object) -> MisuseError:
 
 
 def wrong_owner(part: str, owner: str, user: str) -> MisuseError:
-    """An object was used by another process, thread or event loop than the one it belongs to."""
+    """An object was used outside the process, thread or event loop to which the object belongs."""
     return MisuseError(
         part,
         f"{part} belongs to {owner}, and was used in {user}. Start a container in each process, after "
@@ -176,7 +176,7 @@ def domain_event_depth(limit: int, path: Sequence[object]) -> DispatchDepthError
 def too_many_domain_events(limit: int, path: Sequence[object]) -> DispatchDepthError:
     """One transaction records more domain events than the `max_domain_events` of its unit of work.
 
-    `path` has the events that led to the last event. Each was recorded by the handlers of the event before it.
+    Each event in `path` was recorded by the handlers of the event before it.
     """
     what = f"One transaction has more domain events than max_domain_events ({limit:,})"
     return _too_deep(limit, path, what, "Do less in one command", "`max_domain_events` of the unit of work")
@@ -332,7 +332,7 @@ def delivery_time(event: object, problem: str) -> MisuseError:
 
 
 def group_ordering(group: str, ordering: str, stream: str, consumer: str) -> GroupOrderingError:
-    """A consumer group used another ordering before, as an existing consumer shows."""
+    """An existing consumer shows that the consumer group used a different ordering before."""
     return GroupOrderingError(
         group,
         f"The group {group} cannot consume {stream} with ordering={ordering!r}: the consumer "
@@ -346,10 +346,10 @@ def group_ordering(group: str, ordering: str, stream: str, consumer: str) -> Gro
 
 
 def no_unit_of_work(subject: object, running: str = "") -> NoUnitOfWorkError:
-    """An operation needs a unit of work, and none is running or a different one is running.
+    """An operation needs its unit of work, but that unit of work is not running.
 
-    `subject` is the name of the operation, or the object that was to be stored or published. `running` describes the
-    different unit of work; it is empty when none is running.
+    `subject` is the name of the operation, or the object that was to be stored or published. `running` describes a
+    different unit of work that is running; it is empty when no unit of work is running.
     """
     if running:
         return NoUnitOfWorkError(
@@ -384,7 +384,7 @@ def already_running(transaction_id: str) -> MisuseError:
 
 
 def another_running(running: str) -> MisuseError:
-    """A unit of work was begun while another one is running in the same scope."""
+    """A unit of work was begun while a different unit of work is running in the same scope."""
     return MisuseError(
         running,
         f"Another unit of work is running in this scope: {running}. A scope has one unit of work at a time, and a command "

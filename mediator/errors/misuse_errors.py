@@ -28,7 +28,7 @@ class ScopeError(MisuseError):
 
 
 class NoUnitOfWorkError(MisuseError):
-    """An operation needs a unit of work, and none is running or a different one is running."""
+    """An operation needs its unit of work, but no unit of work is running, or only a different one is running."""
 
 
 @dataclass(eq=False, repr=False)
@@ -78,7 +78,7 @@ class HandlerNotFoundError(MisuseError, LookupError):
 
 
 class GroupOrderingError(MisuseError):
-    """A consumer group was used before with another ordering, and cannot continue from its position with this ordering."""
+    """A consumer group used a different ordering before, and its position cannot be converted to the new ordering."""
 
 
 @dataclass(eq=False, repr=False)

@@ -60,7 +60,7 @@ class EventsNotPublishedError(CommittedError):
 
 @dataclass(eq=False, repr=False)
 class AfterCommitError(CommittedError):
-    """The command was committed, and notifications that follow the commit, or other steps after it, failed.
+    """The command was committed, and a notification or another step after the commit failed.
 
     Attributes:
         notifications: The notifications to publish again: those whose own unit of work was not committed, and those
@@ -87,11 +87,11 @@ class AfterCommitError(CommittedError):
 
 @dataclass(eq=False, repr=False)
 class RolledBackError(MediatorError, RuntimeError):
-    """The transaction was rolled back because a part of it failed, although a caller ignored the failure.
+    """A part of the transaction failed. The whole transaction was rolled back, although a caller ignored the failure.
 
     Attributes:
         transaction_id: The id of the unit of work.
-        message: The message that failed in it.
+        message: The message that failed in the transaction.
         cause: The error of this message. It may be the `CommittedError` or `CommitOutcomeUnknownError` of another unit
             of work. If that error were raised directly, it would say the wrong outcome of this unit of work.
         answered: Whether a behavior outside the transaction returned a response in place of the error.
@@ -127,7 +127,7 @@ class OutcomeUnknownError(MediatorError):
 
 @dataclass(eq=False, repr=False)
 class CommitOutcomeUnknownError(OutcomeUnknownError, RuntimeError):
-    """The answer to COMMIT was lost or late, so the transaction may be committed. It is never repeated."""
+    """The answer to COMMIT was lost or late, so the transaction may be committed, and is never repeated."""
 
     transaction_id: str
     reason: str

@@ -23,7 +23,7 @@ class Problem:
 
 
 def report(problems: Sequence[Problem], where: str) -> str:
-    """Return a numbered list of the problems. The first line says how many there are."""
+    """Return a numbered list of the problems. The first line says how many problems there are."""
     count = len(problems)
     lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, 1)]
     return "\n".join([f"{count} problem{'s' * (count != 1)} {where}:", *lines])

@@ -65,7 +65,7 @@ class NotAuthorizedError(MediatorError, PermissionError):
     Attributes:
         message: The message.
         principal: The principal for whom the message was sent; `None` when nobody is signed in.
-        reason: Why it was refused; empty when the authorizer gives no reason.
+        reason: Why the message was refused; empty when the authorizer gives no reason.
     """
 
     message: object

@@ -18,8 +18,8 @@ class RemoteUnavailableError(TransientError, RemoteError, ConnectionError):
 
     Attributes:
         request: The request.
-        place: The address to which it was sent.
-        reason: Why it was not accepted.
+        place: The address to which the request was sent.
+        reason: Why the request was not accepted.
     """
 
     request: object
@@ -53,7 +53,7 @@ class RemoteRefusedError(RemoteError, PermissionError):
 
     Attributes:
         request: The request.
-        reason: Why it was refused, as far as the other application says it.
+        reason: Why the request was refused, as far as the other application says why.
         reference: The id under which the other application has logged the refusal.
     """
 
@@ -97,7 +97,7 @@ class RemoteResponseError(RemoteError):
     Attributes:
         request: The request.
         reason: What is wrong with the response.
-        reference: The id under which the other application has logged the fault; empty when it has not logged it.
+        reference: The id under which the other application has logged the fault; empty when the fault was not logged.
     """
 
     request: object

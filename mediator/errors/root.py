@@ -28,7 +28,7 @@ class NotPickled:
 
 
 def name_of(message: object) -> str:
-    """Return a short name for use in texts: a text itself, the name of a class, or the class name of any other object."""
+    """Return a short name for use in texts: `"a text"` for itself, `"Order"` for the class `Order` and its instances."""
     if isinstance(message, str):
         return shown(message)
     if isinstance(message, NotPickled):
@@ -44,7 +44,7 @@ def repr_of(error: BaseException) -> str:
 
 
 class MediatorError(Exception):
-    """The base class of every error that this library raises. Its text is printable and bounded, whatever it contains.
+    """The base class of every error that this library raises. Its text is printable and limited in size.
 
     An error can be copied and pickled. It keeps its fields, its text and its notes; like every exception, it loses its
     cause and its traceback. A field, or a part of a field, that cannot be pickled becomes a `NotPickled`. An exception that

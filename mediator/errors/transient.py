@@ -103,7 +103,7 @@ class MessageTimeoutError(TransientError, TimeoutError):
     Attributes:
         message: The message; for a delivered event, its type on the wire.
         seconds: The time limit.
-        delivered: Whether it is a delivered event.
+        delivered: Whether the message is a delivered event.
     """
 
     message: object
