@@ -62,7 +62,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Enroll(Command[Used]):
-    """A command that awaits `then`, if given, and returns the objects that its handler was made with."""
+    """A command whose handler awaits `then`, if given, and returns the objects that the handler was made with."""
 
     then: Callable[[Session], Awaitable[object]] | None = None
 
@@ -177,7 +177,7 @@ HANDLERS: dict[type[Any], type[Any]] = {
 
 
 class SampleApplication:
-    """Opens the resources of the sample, and records when each of them is opened and closed.
+    """Opens the pool, connections and sessions, and records the order in which they are opened and closed.
 
     Attributes:
         journal: Entries such as "pool opened" and "session closed", in order.
@@ -187,7 +187,7 @@ class SampleApplication:
         self.journal: list[str] = []
 
     async def open_pool(self) -> AsyncGenerator[Pool, None]:
-        """Open the pool. The container does this once, and closes the pool when the application stops."""
+        """Open the pool. The container calls this method once, and closes the pool when the application stops."""
         self.journal.append("pool opened")
         yield Pool()
         await asyncio.sleep(0)
@@ -203,7 +203,7 @@ class SampleApplication:
             self.journal.append("connection closed")
 
     async def open_session(self, connection: Connection) -> AsyncGenerator[Session, None]:
-        """Open a session. The container does this once for each scope, and closes the session before the connection."""
+        """Open a session, once for each scope. The container closes the session before the connection."""
         self.journal.append("session opened")
         session = Session(connection)
         try:
@@ -223,13 +223,13 @@ class SampleApplication:
 
     @staticmethod
     def registry(source: Callable[[type], Source]) -> Registry:
-        """Return a registry of all handlers and behaviors. `source(cls)` must return a function that makes a `cls`."""
+        """Return a registry of all handlers and behaviors. `source(cls)` returns a function that makes a `cls` object."""
         handlers = [Binding(source(cls), cls, cls.__name__, kind) for cls, kind in HANDLERS.items()]
         return Registry(handlers, [Binding(source(Watch), Watch, "Watch", PipelineBehavior)])
 
 
 class ContainerCapability(Enum):
-    """Optional abilities of a container, declared in `capabilities`. Cases for undeclared abilities are removed."""
+    """Optional abilities of a container. A suite omits the cases for abilities that its `capabilities` do not contain."""
 
     FACTORY = auto()
     """The container can make a new object for every use, even within one scope."""
@@ -253,10 +253,8 @@ class ContainerConformance(ConformanceSuite):
 
         - one `Pool` for the application (`application.open_pool`);
         - one `Connection` (`open_connection`) and one `Session` (`open_session`) for each scope;
-        - a `Ticket`; with `ContainerCapability.FACTORY`, a new ticket each time; - a `Broken`, with `make_broken`; -
-        the handlers and the behavior of the sample.
-
-        `application.registry(source)` returns a registry of these handlers and this behavior.
+        - a `Ticket`, which is new for each use with `ContainerCapability.FACTORY`, and a `Broken` (`make_broken`);
+        - the handlers and the behavior of the sample, in the registry that `application.registry(source)` returns.
         """
 
     @asynccontextmanager
@@ -274,7 +272,7 @@ class ContainerConformance(ConformanceSuite):
             assert isinstance(used.session, Session)
 
     async def test_the_behaviors_and_the_handler_of_a_dispatch_share_its_objects(self) -> None:
-        """If a behavior begins a transaction on its session, the handler uses the same session."""
+        """A behavior can begin a transaction on the session, and the handler uses the same session."""
         async with self.started() as (mediator, _):
             used = await mediator.send(Enroll())
             assert [type(one) for one in used.session.seen_by] == [Watch]
@@ -312,7 +310,7 @@ class ContainerConformance(ConformanceSuite):
 
     @needs(ContainerCapability.FACTORY)
     async def test_a_factory_makes_a_new_object_each_time(self) -> None:
-        """Two objects get different tickets, both within one dispatch and in two dispatches."""
+        """Two objects get different tickets, even if both objects are made in one dispatch."""
         async with self.started() as (mediator, _):
             used = await mediator.send(Enroll())
             (watch,) = used.session.seen_by
@@ -421,7 +419,7 @@ class ContainerConformance(ConformanceSuite):
             assert inner[1].session is outer.session
 
     async def test_dispatches_in_one_scope_share_its_objects(self) -> None:
-        """Dispatches inside `mediator.scope()` share their objects, which are closed when the scope ends."""
+        """Dispatches inside one `mediator.scope()` share their objects, which are closed when the scope ends."""
         async with self.started() as (mediator, journal):
             async with mediator.scope():
                 first, second = await mediator.send(Enroll()), await mediator.send(Enroll())
@@ -430,7 +428,7 @@ class ContainerConformance(ConformanceSuite):
             assert journal[-2:] == _CLOSED
 
     async def test_the_handlers_of_a_notification_share_the_objects_of_the_publishing_dispatch(self) -> None:
-        """Outside a dispatch, the handlers get a new scope, whose objects are closed when `publish` ends."""
+        """A notification that is published outside a dispatch gets a new scope, which is closed when `publish` ends."""
         notification = Enrolled()
         async with self.started() as (mediator, _):
 

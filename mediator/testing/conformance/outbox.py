@@ -350,7 +350,7 @@ class RefusedEventsConformance(StorageSuite):
                 await storage.parking.release(refused.number)
 
     async def test_the_refused_events_of_a_key_are_released_in_order(self) -> None:
-        """`release` raises `ParkedEventBlockedError` for all but the first event. A replay releases all events in order."""
+        """`release` raises `ParkedEventBlockedError` for all events but the first. A replay releases all events in order."""
         async with self.holding(Written("1", "k"), Written("2", "k"), Written("3", "k")) as storage:
             async with storage.outbox.claim(10) as batch:
                 for event in batch.events[:2]:
@@ -408,7 +408,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["second"]
 
     async def test_an_event_whose_place_is_taken_blocks_its_key_until_it_is_discarded(self) -> None:
-        """A later event of the key has the place. This event is published only after the parked event was discarded."""
+        """A later event of the key has taken the place, and is published only after the parked event was discarded."""
         async with self.holding(Written("later", "k")) as storage:
             refused = await park_first(storage)
             await storage.parking.release(refused.number)
@@ -444,7 +444,7 @@ class RefusedEventsConformance(StorageSuite):
                 assert await storage.waiting() == []
 
     async def test_erasing_a_refused_event_unblocks_its_key(self) -> None:
-        """The waiting relay is woken, and can publish the later events of the key."""
+        """A waiting relay is woken, and can publish the later events of the key."""
         async with self.holding(Written("bad", "k"), Written("next", "k")) as storage:
             await park_first(storage)
             await storage.outbox.wait(0.01)
@@ -454,7 +454,7 @@ class RefusedEventsConformance(StorageSuite):
             assert await storage.waiting() == ["next"]
 
     async def test_discarding_a_refused_event_unblocks_its_key(self) -> None:
-        """The waiting relay is woken, and can publish the later events of the key."""
+        """A waiting relay is woken, and can publish the later events of the key."""
         async with self.holding(Written("bad", "k"), Written("next", "k")) as storage:
             refused = await park_first(storage)
             await storage.outbox.wait(0.01)

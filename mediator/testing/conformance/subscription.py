@@ -1,4 +1,4 @@
-"""SubscriptionConformance: the promises of `EventSubscription` as test cases, with one class for each topic."""
+"""SubscriptionConformance: the promises of `EventSubscription` as test cases. A group is processes that share events."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ class SubscriptionConformance(TransportSuite):
                 assert await reader.take_ids(2) == ["a", "b"]
 
     async def test_a_group_may_subscribe_before_anything_was_published(self) -> None:
-        """A consumer may be deployed before the producer of its events. A cancelled wait loses no event."""
+        """A consumer may be deployed before the producer of its events. A cancelled call of `next` loses no event."""
         async with self.opened() as transport, self.reading(transport) as reader:
             await reader.nothing()
             await transport.store(event("a"))
@@ -45,11 +45,11 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.START_POSITION)
     async def test_a_new_group_may_begin_with_new_events(self) -> None:
-        """A new group skips earlier events. When opened again, the group continues after the last acknowledged event."""
+        """A new group skips earlier events. A group that is opened again continues after the last acknowledged event."""
         async with self.holding(event("old", "k")) as transport:
             async with self.reading(transport, start="new") as reader:
                 taking, stored = asyncio.ensure_future(reader.take_ids()), 0
-                while not taking.done():  # the group begins after a moment, and skips the events stored before
+                while not taking.done():  # events that are stored before the group has begun are skipped
                     await transport.store(event(f"{stored}", "k"))
                     stored += 1
                     await asyncio.wait({taking}, timeout=0.3)
@@ -105,7 +105,7 @@ class SubscriptionConformance(TransportSuite):
 
     @needs(TransportCapability.GROUP_OWNER)
     async def test_a_group_belongs_to_one_application_and_another_one_gets_no_events(self) -> None:
-        """If both applications got events, each would get only a part. The second application is refused, or waits."""
+        """The second application is refused, or waits. If both applications got events, each would get only some events."""
         async with self.holding(event("first", "k")) as transport:
             ours, theirs = transport.subscribe("group"), transport.subscribe("group")
             ours.use_application("billing")
@@ -167,7 +167,7 @@ class SubscriptionConformance(TransportSuite):
                 await reader.take()
             async with self.reading(transport, types=(TYPE, lost)) as reader:
                 waiting = asyncio.ensure_future(reader.take())
-                for number in range(50):  # until the broker knows the new type and no longer skips it
+                for number in range(50):  # until the broker delivers events of the new type
                     await transport.store(event(f"b{number}", "k", event_type=f"{lost}.v1"))
                     if (await asyncio.wait({waiting}, timeout=0.1))[0]:
                         break
@@ -197,7 +197,7 @@ class SubscriptionConformance(TransportSuite):
             assert await waiting == ["a"]
 
     async def test_a_group_that_is_opened_again_continues(self) -> None:
-        """Closing returns prefetched, unread deliveries to the broker. No event is lost or acknowledged twice."""
+        """When a group closes, its unread deliveries return to the broker. No event is lost or acknowledged twice."""
         async with self.holding(*(event(f"{n}", f"k{n % 4}") for n in range(30))) as transport:
             taken: list[str] = []
             for _ in range(6):
@@ -219,7 +219,7 @@ class SubscriptionConformance(TransportSuite):
                 assert sorted(await reader.take_ids(10), key=int) == [f"{n}" for n in range(10)]
 
     async def test_an_error_or_a_cancellation_returns_unread_deliveries_to_the_broker(self) -> None:
-        """Other processes of the group get these deliveries at once, and not after `ack_wait`."""
+        """Other processes of the group get the returned deliveries at once, and not after `ack_wait`."""
         async with self.holding(*apart(6)) as transport:
             for error in (RuntimeError, asyncio.CancelledError):
                 with failing(error):
@@ -253,7 +253,7 @@ class SubscriptionConformance(TransportSuite):
 
 
 class DeliveryConformance(TransportSuite):
-    """Every event is delivered until it is acknowledged or terminated, and its deliveries are counted."""
+    """Every event is delivered until it is acknowledged or terminated. The deliveries of each event are counted."""
 
     async def test_an_acknowledged_event_is_not_delivered_again_to_its_group(self) -> None:
         """The event is delivered again neither after `ack_wait` nor when the group opens again."""
@@ -316,7 +316,7 @@ class DeliveryConformance(TransportSuite):
         assert self.ordering == "none" or in_order(done, sent)
 
     async def test_each_group_has_its_own_count_of_attempts(self) -> None:
-        """A redelivery to one group does not raise the attempt of another group."""
+        """A redelivery to one group is not counted as an attempt of another group."""
         async with self.holding(event("a")) as transport:
             async with self.reading(transport, "one") as reader:
                 await (await reader.hold_one()).nak(0)
@@ -337,11 +337,11 @@ class DeliveryConformance(TransportSuite):
         assert attempts[0] == 1
 
     async def test_a_terminated_event_is_not_delivered_again_to_its_group(self) -> None:
-        """Other groups still receive the event. The reason may be any text of any length."""
+        """Other groups still receive the event. The reason given to `term` may be any text of any length."""
         async with self.holding(event("a", "k"), event("b", "k")) as transport:
             async with self.reading(transport, ack_wait=0.5) as reader:
                 await (await reader.hold_one()).term("it cannot be read:\n" + "\x1b[31m" * 500)
-                await (await reader.hold_one()).nak(0.8)  # longer than `ack_wait` of the terminated event
+                await (await reader.hold_one()).nak(0.8)  # until after `ack_wait` of the terminated event
                 assert await reader.take_ids() == ["b"]
             async with self.reading(transport, "other") as reader:
                 assert await reader.take_ids(2) == ["a", "b"]
@@ -392,7 +392,7 @@ class DeliveryConformance(TransportSuite):
                 assert sorted(await reader.take_ids(2)) == ["a", "b"]
 
     async def test_unread_deliveries_go_to_other_processes_when_a_process_stops(self) -> None:
-        """The other processes get these deliveries at once, not after `ack_wait`."""
+        """The other processes get the unread deliveries at once, not after `ack_wait`."""
         async with self.holding(*apart(8)) as transport, AsyncExitStack() as leaving:
             greedy = await leaving.enter_async_context(self.reading(transport, prefetch=8, ack_wait=60.0))
             await greedy.take()
@@ -433,7 +433,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_a_redelivery_precedes_the_later_events_of_its_key(self) -> None:
-        """The later events wait for all redeliveries of the event, with and without a delay."""
+        """The later events wait until the redelivered event is acknowledged, even if a redelivery is delayed."""
         async with self.reading_of(*events(3, "k"), ordering="key") as reader:
             for delay in (0, 0.3, 0):
                 held = await reader.hold_one()
@@ -443,7 +443,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_next_event_of_a_key_is_delivered_after_a_terminated_one(self) -> None:
-        """The consumer has parked the terminated event, and must also receive and park the later events."""
+        """A consumer terminates an event that it has parked. The consumer must get the later events, to park them too."""
         async with self.reading_of(*events(2, "k"), ordering="key") as reader:
             await (await reader.hold_one()).term("parked")
             assert await reader.take_ids() == ["1"]
@@ -457,7 +457,7 @@ class KeyOrderingConformance(TransportSuite):
 
     @_ordered
     async def test_the_event_of_a_process_that_stops_is_not_overtaken(self) -> None:
-        """Another process gets this event first, and then the later events of its key."""
+        """Another process of the group gets the event first, and then the later events of the same key."""
         async with self.holding(*events(3, "k")) as transport, AsyncExitStack() as leaving:
             holder = await leaving.enter_async_context(self.reading(transport, ordering="key", ack_wait=1.0))
             await holder.hold()
@@ -581,7 +581,7 @@ class ForeignMessagesConformance(TransportSuite):
 
     @_foreign
     async def test_the_headers_of_a_foreign_message_are_kept(self) -> None:
-        """Headers that the library does not know are kept too."""
+        """Even headers that the library does not know are kept."""
         strange = await self._delivered({"X-Legacy": "7"}, b"?")
         assert {name.lower(): value for name, value in strange.headers.items()}["x-legacy"] == "7"
 
@@ -604,13 +604,13 @@ class ForeignMessagesConformance(TransportSuite):
 
     @_foreign
     async def test_the_type_and_the_key_of_a_broken_cloudevent_are_read(self) -> None:
-        """The parked message needs its key to block later events of that key."""
+        """Without its key, the parked message would not block the later events of the key."""
         document = _ATTRIBUTES | {"partitionkey": "k", "time": "tomorrow"}
         broken = (await self._delivered(_STRUCTURED, json.dumps(document).encode())).unreadable
         assert (broken.type, broken.partitionkey) == (f"{TYPE}.v1", "k")
 
     async def _delivered(self, headers: dict[str, str], data: bytes) -> Delivery:
-        """Store an event, which creates the stream, and then this message. Return the delivery of the message."""
+        """Store an event, which creates the stream. Then store the given message, and return its delivery."""
         async with self.holding(event("a")) as transport:
             await transport.put(TYPE, headers, data)
             async with self.reading(transport) as reader:
@@ -622,7 +622,7 @@ _during_outages = needs(TransportCapability.OUTAGE)
 
 
 class BrokerOutageConformance(TransportSuite):
-    """A subscription waits until the outage is over, and need not be opened again. No event is lost."""
+    """A subscription waits until an outage is over, and need not be opened again. No event is lost."""
 
     @_during_outages
     async def test_a_subscription_survives_an_outage(self) -> None:
@@ -663,7 +663,7 @@ class BrokerOutageConformance(TransportSuite):
 
     @_during_outages
     async def test_settling_during_an_outage_raises_no_error(self) -> None:
-        """The event took effect, so its handler must not fail now. A lost acknowledgement causes a redelivery."""
+        """A handler whose event took effect must not fail afterwards. A lost acknowledgement only causes a redelivery."""
         async with self.opened() as transport, self.reading(transport, ack_wait=1.0) as reader:
             await transport.store(*events(3, "k"))
             held = await reader.hold_one()
@@ -677,7 +677,7 @@ class BrokerOutageConformance(TransportSuite):
 
     @_during_outages
     async def test_stored_events_survive_an_outage(self) -> None:
-        """The broker acknowledges an event to its publisher when the event is on disk."""
+        """The broker confirms an event to the publisher only when the event is on disk."""
         async with self.holding(*events(20, "k")) as transport:
             async with transport.outage():
                 pass
@@ -695,6 +695,6 @@ class BrokerOutageConformance(TransportSuite):
                 pass
             async with self.reading(transport, ack_wait=1.0) as reader:
                 taken = await reader.take_ids()
-                while taken[-1] != "2":  # the last acknowledgement may not have been durable
+                while taken[-1] != "2":  # an event is delivered again if its acknowledgement was lost
                     taken += await reader.take_ids()
                 await reader.nothing()

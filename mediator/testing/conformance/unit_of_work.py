@@ -125,7 +125,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert await storage.waiting() == ["before", "kept", "after"]
 
     async def test_the_commit_fails_if_the_error_of_a_joined_command_was_caught(self) -> None:
-        """A joined command runs in the transaction of the outer command, whose commit raises `RolledBackError`."""
+        """A joined command runs in the transaction of the outer command. The outer commit raises `RolledBackError`."""
         async with self.opened() as storage:
 
             async def action(storage: StorageUnderTest) -> None:
@@ -183,7 +183,7 @@ class UnitOfWorkConformance(StorageSuite):
         await self._refuses(add_and_change, EventNotSerializableError)
 
     async def test_an_event_that_cannot_be_encoded_fails_the_command_even_if_the_error_is_caught(self) -> None:
-        """The commit raises `RolledBackError`, although the command caught the first error."""
+        """The commit raises `RolledBackError`, although the command caught the error of `add`."""
 
         def add_and_go_on(storage: StorageUnderTest) -> None:
             with failing(EventNotSerializableError):
@@ -295,7 +295,7 @@ class UnitOfWorkConformance(StorageSuite):
             assert (await storage.read(), await storage.waiting()) == ([], [])
 
     async def test_a_full_outbox_accepts_events_after_its_events_were_settled(self) -> None:
-        """The outbox may stay full for some seconds, because an adapter need not count the events for each command."""
+        """An adapter need not count the events for each command, so the outbox may refuse events for some more seconds."""
         async with self.opened() as storage:
             await self._write(storage, "a", "b", "c")
             async with storage.outbox.claim(10) as batch:
