@@ -23,7 +23,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def load_container(target: str) -> Any:
-    """Return the container that `module:name` names: a container, a container class, or a function that returns one.
+    """Return the container of `module:name`. The name may stand for a container, a container class, or a function.
 
     The current directory is put on `sys.path`, so that an application need not be installed.
     """

@@ -125,7 +125,7 @@ def selecting(make: Callable[..., object], *options: CommandDecorator) -> Comman
 
 
 def imported(_context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Check the form of package names, and return them. `check_imported` checks later whether they are imported."""
+    """Check the form of package names, and return them. `check_imported` later checks that the packages are imported."""
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise click.BadParameter(f"{name!r} is not the name of a package, such as shop.events.", param=parameter)

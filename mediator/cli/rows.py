@@ -74,7 +74,7 @@ def body_of(data: bytes) -> dict[str, str]:
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:
-    """Return a value as JSON in ASCII. All other characters are escaped."""
+    """Return a value as JSON in ASCII. Characters outside ASCII are escaped."""
     return json.dumps(value, indent=indent)
 
 

@@ -1,11 +1,11 @@
 """Catalog: the handlers, collaborators and behaviors of a container, found by the classes of its named providers.
 
-Only named providers count, in the order of their declaration, including the providers of nested containers and of
-scans. A provider inside another provider is a part of the outer provider: `Factory(Caching, Factory(Inner))` is one
-handler. `container.traverse()` is not used, because it has no fixed order and also yields overriding providers.
+Only providers with a name count. Named providers of nested containers and the providers that scans make count as well. A
+provider inside another provider is a part of the outer provider: `Factory(Caching, Factory(Inner))` is one handler.
+`container.traverse()` is not used, because it has no fixed order and also yields overriding providers.
 
-Overriding a provider needs no new catalog. The class is read from the provider as it was declared, and a dispatch calls
-this provider, which calls the overriding provider.
+Overriding a provider needs no new catalog. The catalog keeps the overridden provider and its class. A dispatch calls the
+overridden provider, which then calls the overriding provider.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ BEHAVIORS: kinds.Kinds = (PipelineBehavior, NotificationPipelineBehavior, Stream
 def named_providers(container: Any, path: str = "container") -> Iterator[Named]:
     """Yield the named providers of a container and of nested containers, with labels, in the order of declaration.
 
-    A scan is replaced by the providers that it makes.
+    Instead of a scan, the providers that the scan makes are yielded.
     """
     for name, provider in declared_providers(container):
         label = f"{path}.{name}"
@@ -50,8 +50,8 @@ def named_providers(container: Any, path: str = "container") -> Iterator[Named]:
 def instances_of(container: Any, cls: type, path: str = "container") -> Iterator[tuple[str, Any, type]]:
     """Yield the named providers whose objects are of the given class or of a class derived from it.
 
-    Each item is a label, a provider and the class of its object. A provider with several names is yielded once. A
-    `Selector` is yielded once for each matching candidate.
+    Each item is a label, a provider and the class of the provider's object. A provider with several names is yielded
+    once, and a `Selector` is yielded once for each matching candidate.
     """
     for label, provider in distinct(named_providers(container, path)):
         for found in provided_classes(provider):
@@ -100,7 +100,7 @@ def _by_type(container: Any, path: str, problems: list[Problem]) -> Iterator[Bin
                 continue
             binding = Binding(provider, cls, label, kind)
             news = {(provider, kind, message) for message in binding.messages} - taken
-            if news:  # the candidates of a Selector usually handle the same message
+            if news:  # false for another candidate of a `Selector` that handles the same message
                 taken |= news
                 yield binding
 
@@ -128,7 +128,7 @@ def _behaviors(container: Any, behaviors: Any, path: str, problems: list[Problem
         label = labels.get(provider, nameless) if kinds.is_provider(item) else nameless
         if isinstance(item, BEHAVIORS):
             provider = providers.Object(item)
-        # The class of a behavior decides to which messages it applies, so a `Selector` needs candidates of one class.
+        # The class decides to which messages a behavior applies, so a `Selector` needs candidates of one class.
         classes = set(provided_classes(provider)) if kinds.is_provider(provider) else set[type | None]()
         cls = classes.pop() if len(classes) == 1 else None
         several = [kind.__name__ for kind in BEHAVIORS if cls is not None and issubclass(cls, kind)]

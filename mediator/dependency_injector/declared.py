@@ -99,7 +99,7 @@ def declared_providers(container: Any, prefix: str = "") -> Iterator[Named]:
 def distinct(named: Iterable[Named]) -> Iterator[Named]:
     """Yield each provider once, even if it has several names.
 
-    A `Dependency` counts as another name of the provider that it was given, and is left out if this provider is yielded.
+    If `named` has a `Dependency` and the provider that was given to the `Dependency`, the `Dependency` is left out.
     """
     named = list(named)
     known = {provider for _, provider in named}
@@ -124,7 +124,7 @@ def provided_classes(provider: Any) -> tuple[type | None, ...]:
 
 
 def gives(provider: Any, cls: type) -> bool:
-    """Return whether a provider is known to return an object of a class, or of a class derived from it."""
+    """Return whether the object of a provider is known to be of the class `cls`, or of a class derived from `cls`."""
     found = provided_class(provider)
     return found is not None and issubclass(found, cls)
 
@@ -177,7 +177,7 @@ def is_for_use(cls: type) -> bool:
     """Return whether a class is a handler or a collaborator that is meant to be instantiated, not to be derived from.
 
     When a class is abstract by mistake, for example because its `handle` is misspelled, the class counts as meant to be
-    instantiated. This lets another rule report the mistake.
+    instantiated. This lets the rule `find_unbuildable` report the mistake.
     """
     roles = roles_of(cls)
     if not roles or cls in roles:
@@ -197,7 +197,7 @@ UNKNOWN: Any = object()
 
 
 def given_argument(provider: Any, name: str) -> Any:
-    """Return the value that a provider passes for a parameter, or the parameter's default.
+    """Return the value that a provider passes for the parameter `name`, or the parameter's default.
 
     Return `UNKNOWN` when the value cannot be read, or when `provider` is not a provider.
     """
@@ -206,7 +206,7 @@ def given_argument(provider: Any, name: str) -> Any:
     try:
         signature = inspect.signature(effective.provides)
         bound = signature.bind_partial(*effective.args, **effective.kwargs)
-    except (TypeError, ValueError):  # the arguments do not fit, which another rule reports
+    except (TypeError, ValueError):  # the arguments do not fit, which `find_unbuildable` reports
         return UNKNOWN
     if name not in signature.parameters:
         return UNKNOWN

@@ -42,10 +42,10 @@ class EventFlow:
 def event_flows(container: Any, packages: Iterable[str] = ()) -> list[EventFlow]:
     """Return the event flows of a container, without calling any provider.
 
-    A publisher may publish the events that the code of handlers and behaviors raises. It may also publish the event
-    classes that are declared in the packages of this code and in the imported `packages`. A declared class is left out
-    if the container handles events of the same domain, since this domain belongs to another application. A subscription
-    delivers the events that the mediator of its consumer handles.
+    A publisher may publish three kinds of events: events that handlers and behaviors raise, event classes in the packages
+    of handlers and behaviors, and event classes in the imported `packages`. An event of the second kind is left out if the
+    container handles events of the same domain, because the domain then belongs to another application. A subscription
+    belongs to a consumer, and delivers the events that the consumer's mediator handles.
     """
     graph = Graph(container)
     catalogs = {each: read_catalog(each.container, each.behaviors) for _, each in mediators_of(container)}

@@ -1,4 +1,4 @@
-"""Graph: finds the providers that each provider calls, without calling them, and checks cycles and lifetimes."""
+"""Graph: finds out which providers each provider calls, without calling any, and checks cycles and lifetimes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -54,7 +54,7 @@ class Graph:
     def resources(self) -> list[Any]:
         """Return the resources that are not overridden, each after the resources that it needs.
 
-        A resource may need another resource through other providers, or through `x.provider`.
+        A resource may need another resource directly, through providers between the two, or through `x.provider`.
         """
         done: set[Any] = set()
         ordered = [each for provider in self.calls for each in _needs_first(provider, done)]
@@ -62,7 +62,7 @@ class Graph:
 
 
 def _closure(roots: Iterable[Any], following: Mapping[Any, Iterable[Any]]) -> set[Any]:
-    """Return the roots, and all providers that can be reached from them by `following`."""
+    """Return the roots, and all providers that can be reached from the roots by `following`."""
     found: set[Any] = set()
     waiting = list(roots)
     while waiting:
@@ -86,9 +86,9 @@ def _mentions(provider: Any) -> Iterator[Any]:
 
 
 def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
-    """Yield a provider after all providers that it mentions, each once.
+    """Yield the providers that a provider mentions, directly or indirectly, then the provider. Skip providers in `done`.
 
-    Cycles are possible, since `x.provider` may refer back. The provider at which a cycle begins is yielded last.
+    If `a` mentions `b`, and `b` mentions `c`, the order is `c`, `b`, `a`, even if `c` refers back to `a.provider`.
     """
     if provider in done:
         return
@@ -101,7 +101,7 @@ def _needs_first(provider: Any, done: set[Any]) -> Iterator[Any]:
 def find_cycles(graph: Graph) -> Iterator[Problem]:
     """Yield a problem for each circular dependency.
 
-    Calling one of its providers would end in a `RecursionError` or, on CPython 3.13.0, in a crash.
+    Calling a provider in a circular dependency would end in a `RecursionError` or, on CPython 3.13.0, in a crash.
     """
     done: set[Any] = set()
     reported: set[frozenset[Any]] = set()
@@ -151,9 +151,9 @@ def find_captives(graph: Graph) -> Iterator[Problem]:
 
 
 def _path_to_scoped(graph: Graph, keeper: Any) -> list[Any]:
-    """Return the shortest path from a provider that the keeper calls to a `Scoped`; empty when there is none.
+    """Return the shortest chain of calls from `keeper` to a `Scoped`, without `keeper`; empty when there is no chain.
 
-    The search stops at other providers that keep their objects, since `find_captives` checks these providers as well.
+    A chain does not lead through another provider that keeps its object: `find_captives` checks that provider separately.
     """
     before: dict[Any, Any] = dict.fromkeys(graph.calls[keeper], keeper)
     waiting = list(before)
@@ -186,7 +186,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
     # A provider that overrides a `Scoped` is called once per scope.
     replacing = {kinds.overriding(each) for each in graph.calls if isinstance(each, Scoped)}
     for provider in graph.calls:
-        resource = isinstance(provider, kinds.RESOURCES)  # a resource may enter a unit of work, its `provides`
+        resource = isinstance(provider, kinds.RESOURCES)  # its `provides` may be a unit of work to enter
         cls = class_of(provider.provides) if resource else provided_class(provider)
         if cls is None or not issubclass(cls, _PER_SCOPE) or provider.last_overriding is not None:
             continue
@@ -199,7 +199,7 @@ def find_unscoped(graph: Graph) -> Iterator[Problem]:
 
 
 def _reason(provider: Any) -> str | None:
-    """Return why a provider does not return one object per scope; `None` if the provider does, or calls a function."""
+    """Return why a provider does not return one object per scope; `None` if it does, or if it calls a function."""
     if isinstance(provider, (*kinds.KEEPING, *kinds.OBJECTS)):
         return f"is given by a {type(provider).__name__}, which has one object for all dispatches"
     if (

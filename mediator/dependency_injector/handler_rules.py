@@ -44,10 +44,10 @@ def find_handler_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "container") -> Iterator[Problem]:
-    """Yield a problem for each handler that is an attribute of a container, as a class or an object, without a provider.
+    """Yield a problem for each handler that is a plain attribute of a container, and has no provider.
 
-    No mediator finds a handler without a provider. A class that has a provider may also be an attribute, for example
-    because it is defined inside the container.
+    No mediator would find the handler in `enroll = EnrollHandler`. A handler class with a provider may be an attribute as
+    well, for example because the class is defined inside the container.
     """
     provided = {binding.cls for catalog in catalogs for binding in catalog.handlers}
     for name, held in _held(container).items():
@@ -67,7 +67,7 @@ def find_unprovided(container: Any, catalogs: Iterable[Catalog], path: str = "co
 
 
 def _held(container: Any) -> dict[str, Any]:
-    """Return the attributes of a container and its class that are no providers, and the classes in `Object` providers."""
+    """Return the attributes of a container and its class that are not providers, and the classes in `Object` providers."""
     declared: Any = container.declarative_parent
     classes: list[type] = [] if declared is None else list(reversed(declared.__mro__))
     named: dict[str, Any] = {name: value for cls in classes for name, value in vars(cls).items()}
@@ -121,8 +121,8 @@ def _no_request(given: Any) -> tuple[str, str] | None:
 def declared_classes(base: type, packages: Iterable[str]) -> list[type]:
     """Return the classes that derive from `base`, have no subclasses, and are in modules of the given packages.
 
-    A class counts only if it is found in its module under its name. This leaves out classes inside functions, and the
-    first of the two classes that `@dataclass(slots=True)` makes.
+    A class counts only if it is found in its module under its name. This leaves out classes inside functions, and classes
+    that `@dataclass(slots=True)` has replaced by a copy.
     """
     prefixes = tuple(f"{package}." for package in packages)
     found: dict[type, None] = {}

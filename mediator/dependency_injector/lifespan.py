@@ -60,7 +60,7 @@ async def lifespan(
 
     Raises:
         ContainerValidationError: The container has faults; nothing was started.
-        ContainerError: The container is a class, or is running already.
+        ContainerError: The container is a class, or is running already in this event loop.
         SettingError: `drain_timeout` is not a valid number of seconds.
         MisuseError: The container is running already, in another event loop or in the process that this process was
             forked from.
@@ -112,8 +112,8 @@ async def started_resources(container: Any) -> AsyncGenerator[None]:
     that the next start makes these singletons again.
 
     Raises:
-        Exception: The error of the body or of a starting resource. Errors of stopping resources become notes of it.
-        Exception: Without such an error, the error of a stopping resource, or an `ExceptionGroup` of several errors.
+        Exception: The error of the body or of a starting resource, with the errors of stopping resources as notes.
+        Exception: If only stopping failed, the error of a stopping resource, or an `ExceptionGroup` of several errors.
     """
     async with _resources(container) as resources:
         await resources.start(resources.graph.resources())
@@ -127,8 +127,8 @@ Ask = Callable[[Any], Awaitable[Any]]
 async def opened(container: Any) -> AsyncGenerator[Ask]:
     """Yield a function that returns the object of a provider, and first starts the resources that the object needs.
 
-    At the end of the block, all running resources are stopped, including resources that the container or a provider has
-    started. Neither workers nor mediators are started.
+    At the end of the block, all running resources are stopped, even resources that were started in another way, such as by
+    `container.init_resources()`. Neither workers nor mediators are started.
     """
     async with _resources(container) as resources:
 

@@ -19,7 +19,7 @@ from mediator.strategies import PublishStrategy, check_strategy
 
 
 class MediatorProvider(providers.Dependency[Mediator]):
-    """Provides one `Mediator` per container instance, with the handlers found in that container.
+    """Provides one `Mediator` per container instance, with the handlers found in this instance.
 
         class AppContainer(containers.DeclarativeContainer):
             logging = providers.Factory(LoggingBehavior)
@@ -110,7 +110,7 @@ class MediatorProvider(providers.Dependency[Mediator]):
     def container(self) -> Any:
         """The container instance that declares this provider.
 
-        It is the container class while the class is being created, and `None` for a provider outside of containers.
+        The value is the container class while the class is being created, and `None` for a provider outside of containers.
         """
         provider: Any = self
         return provider.parent
@@ -118,9 +118,8 @@ class MediatorProvider(providers.Dependency[Mediator]):
     def own(self) -> Mediator:
         """Return the container's own mediator with an up-to-date registry, even if this provider is overridden.
 
-        Every dispatch to a handler that gets the mediator calls this method, which has to be fast. It only checks
-        whether a provider overrides the list of behaviors, and whether the number of the container's providers has
-        changed.
+        This method has to be fast, since it runs at every dispatch to a handler that gets the mediator. It only checks
+        whether the list of behaviors was overridden, and whether the container has more or fewer providers than before.
         """
         if self._mediator is None:
             check_instance(self.container)

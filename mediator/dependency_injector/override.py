@@ -1,4 +1,4 @@
-"""Override: replaces providers of a container, together with everything that depends on them."""
+"""Override: replaces providers of a container, and lets everything that depends on them use the replacements."""
 
 import difflib
 from collections.abc import Generator, Sequence
@@ -25,12 +25,12 @@ def override(container: C, **replacements: Any) -> Generator[C]:
         with override(container, students=FakeStudents(), billing__gateway=providers.Factory(FakeGateway)):
             ...
 
-    Two underscores separate a name from its nested container, or a class from the scan that has found it
-    (`handlers__EnrollStudentHandler`).
+    `billing__gateway` means the provider `gateway` in the nested container `billing`. In the same way,
+    `handlers__EnrollStudentHandler` means the provider that the scan `handlers` has made for `EnrollStudentHandler`.
 
-    There are three differences from `provider.override()`. Singletons that were made with a replaced provider are made
-    again, both in the block and after its end. An asynchronous provider may replace a synchronous provider. Mediators
-    use a replaced list of behaviors at once.
+    There are three differences from `provider.override()`. Singletons that depend on a replaced provider are made again,
+    both in the block and after its end. An asynchronous provider may replace a synchronous provider. If a list of
+    behaviors is replaced, the mediator with this list uses the replacement at once.
 
     A resource that replaces a provider is started by `lifespan`, so override before `lifespan`.
 
@@ -99,11 +99,11 @@ def rewired(cls: ContainerClass) -> ContainerClass:
             engine = providers.Resource(open_pooled_engine, AppContainer.config.database.url)
 
     Without the decorator, the unit of work that `AppContainer` declares keeps using the engine of `AppContainer`,
-    because providers keep the arguments they were made with. A redeclared provider may take the provider that it
-    replaces as an argument. The base class is not changed.
+    because providers keep the arguments they were made with. A redeclared provider may wrap the provider of the base class:
+    `clock = providers.Factory(SlowClock, AppContainer.clock)`. The base class is not changed.
 
-    `@containers.copy(AppContainer)` does the same for providers that make a new object for each call. But it makes two
-    objects of every redeclared `Singleton` and `Resource`: one for the name, and one for the inherited providers.
+    `@containers.copy(AppContainer)` does not fit here, because `PooledContainer` would open two engines: `container.engine`
+    would provide one engine, and the inherited providers would use the other engine.
     """
     container: Any = cls
     bases: list[Any] = [base for base in cls.__mro__[1:] if hasattr(base, "cls_providers")]
@@ -120,9 +120,10 @@ def rewired(cls: ContainerClass) -> ContainerClass:
 
 
 def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[str], memo: dict[int, Any]) -> None:
-    """Copy a redeclared provider, after the redeclared providers that it contains.
+    """Copy the redeclared provider called `name`. Before that, copy the redeclared providers that it contains.
 
-    In `memo`, the copy takes the place of the earlier providers with this name. Copies made later use this copy.
+    Afterwards, `memo` maps each earlier provider called `name` to the copy. When a provider that uses an earlier provider is
+    copied later, the result uses the copy instead.
     """
     if name in begun:
         return
@@ -138,10 +139,10 @@ def _copy(name: str, named: dict[str, Any], earlier: dict[Any, str], begun: set[
 
 @contextmanager
 def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
-    """Detach earlier providers from the providers that they override, for the block.
+    """For the block, detach earlier providers (see `earlier_providers`) from the providers that they override.
 
-    If an earlier provider stayed attached, a copy made in the block would include the providers that this provider
-    overrides. These are copied later, and their copies are overridden by the copies that replace earlier providers.
+    Suppose that the earlier `clock` overrides `timer`. A copy of an attached `clock` would include a copy of `timer`. But
+    `timer` has to be copied after the block, so that the redeclared `clock` overrides the copy of `timer`.
     """
     overridden = [(provider, target) for provider in earlier for target in tuple(provider.overrides)]
     for provider, target in overridden:
@@ -154,7 +155,7 @@ def _overriding_nothing(earlier: Sequence[Any]) -> Generator[None]:
 
 
 def _inside(provider: Any) -> list[Any]:
-    """Return all providers that a provider contains, at any depth, including those in a nested container."""
+    """Return all providers that a provider contains, at any depth, including providers in a nested container."""
     found: dict[Any, None] = {}
     waiting = [provider]
     for each in waiting:  # the list grows during the loop
@@ -166,9 +167,9 @@ def _inside(provider: Any) -> list[Any]:
 
 
 def earlier_providers(cls: Any) -> dict[Any, tuple[str, type]]:
-    """Return the providers of base classes that a container class redeclares, each with its name and its base class.
+    """Return the earlier providers of a container class: providers of base classes whose names were declared again.
 
-    A provider in a nested container has its path as the name, such as `"billing.engine"`.
+    Each is returned with its name and its base class. In a nested container, the name is a path, such as `"billing.engine"`.
     """
     found: dict[Any, tuple[str, type]] = {}
     for base in cls.__mro__:

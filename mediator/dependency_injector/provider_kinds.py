@@ -1,7 +1,7 @@
 """Kinds of providers, and relations between providers.
 
-The kind of a provider decides what attributes the provider has. The kind is always tested with `isinstance`: providers of
-many kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for every attribute name.
+The kind of a provider decides what attributes the provider has. The kind is tested with `isinstance`, never with `hasattr`:
+some kinds (`ConfigurationOption`, `Selector`, `ProvidedInstance`) return a new provider for every attribute name.
 """
 
 from collections.abc import Iterator
@@ -52,11 +52,10 @@ def is_provider(value: Any) -> bool:
 
 
 def is_in_place(provider: Any, memo: Any) -> bool:
-    """Return whether a copying decorator has already put a provider in the place of another provider.
+    """Return whether `containers.copy` has put a provider in the place of the base class's provider of the same name.
 
-    `containers.copy` injects the redeclared providers of a container into the inherited providers. Then it copies the
-    redeclared providers as well, and declares the copies under their names. An injected provider must not be copied,
-    since the copy would have another scope and another container than the injected provider.
+    Such a provider must not be copied. `containers.copy` would declare the copy under the name, while the inherited
+    providers use the original: there would be two mediators in a container, or two instances in a scope.
     """
     return any(each is provider for each in memo.values())
 

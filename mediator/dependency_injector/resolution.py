@@ -6,9 +6,9 @@ factory's class with the injected objects. This direct call is compiled here, fo
 or a `Scoped`, and for a mediator. Providers of other kinds are not compiled, but called.
 
 Overriding a provider, at any depth, takes effect at once, because each call checks whether the provider is overridden, as
-the provider itself does. It would take too long to check at each call the arguments of a provider, and whether the
-provider is asynchronous. Both are checked only before the first direct call after each `forget`. `forget` is called
-when a container starts or stops, when a resource has started, and around `override`.
+the provider itself does. Checking the arguments of a provider, and whether it is asynchronous, would take too long at each
+call. Both are checked only before the first direct call after each `forget`. `forget` is called when a container starts or
+stops, when a resource has started, and around `override`.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,14 +53,14 @@ def forget_modes(container: Any) -> None:
 
 
 class Resolution:
-    """Compiles the providers of one container, each once. `own` has functions that compile providers of other kinds."""
+    """Compiles each provider of a container once. Besides `Factory` and `Scoped`, the kinds in `own` are compiled."""
 
     def __init__(self, own: Mapping[type, Callable[[Any], Source]] | None = None) -> None:
         self._own = own or {}
         self._compiled: dict[Any, Source] = {}
 
     def compiled(self, source: Source) -> Source:
-        """Return a faster function that gives the same objects as `source`, or `source` itself if there is none."""
+        """Return a faster function that gives the same objects as `source`, or `source` itself if no function is faster."""
         kind: Any = type(source)
         if kind is not providers.Factory and kind is not Scoped and kind not in self._own:
             return source
@@ -124,7 +124,7 @@ class _Shortcut:
 def _injections(provider: Any) -> list[Any]:
     """Return everything that is injected by a provider, to be compared by identity.
 
-    If a name is replaced by an equal text in another object, direct calls stop. This is slower, but not wrong.
+    If a keyword is replaced by an equal string that is another object, direct calls stop. This is slower, but not wrong.
     """
     args, kwargs, attributes = provider.args, provider.kwargs, provider.attributes
     return [provider.provides, len(args), *args, len(kwargs), *kwargs, *kwargs.values(), *attributes.values()]
@@ -148,8 +148,8 @@ def _giving(value: Any) -> Source:
 
 
 # Unpacking arguments costs as much time as a direct call saves, so there is a function for each usual number of
-# arguments. Each function checks whether the provider is overridden before it calls the injected providers, as the
-# provider itself does.
+# arguments. Like the provider itself, each function first checks whether the provider is overridden, and only then calls
+# the injected providers.
 
 
 def _calling_with_none(shortcut: _Shortcut, provider: Any, provides: Any) -> Source:

@@ -53,7 +53,7 @@ class Missing:
 
     Attributes:
         reason: Why no argument could be chosen.
-        candidates: The providers that fit, when there are several, so that no provider could be chosen.
+        candidates: The providers that fit, if several providers fit; empty if no provider fits.
         addable: Whether a new provider of the needed class would solve the problem.
     """
 
@@ -302,8 +302,8 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             handlers = HandlerScan("shop.students", "shop.billing")
 
     The scan finds handlers of every kind, functions decorated with `as_handler` or `as_sync_handler`, and the
-    collaborators of behaviors, which are validators, authorizers and processors. Each of these is found in the module
-    that defines it, even inside classes. Found classes are sorted by the order of the given packages, then by the names
+    collaborators of behaviors, which are validators, authorizers and processors. A handler is found in the module that
+    defines the handler, even inside a class. Found classes are sorted by the order of the given packages, then by the names
     of modules, then by the order of definition in a module.
 
     The scan leaves out:
@@ -324,11 +324,11 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
     Args:
         *packages: Names of modules, and of packages, which are scanned with everything below them.
         exclude: Packages, modules and classes that are left out. Packages and modules are given as names, and are not
-            imported. A class is given itself or as a name (`"shop.students.enroll.EnrollStudentHandler"`).
+            imported. A class is given as an object or as a name (`"shop.students.enroll.EnrollStudentHandler"`).
 
     Calling it or asking for a provider raises:
         ContainerError: The container is a class, not an instance; or a scanned module resolves the mediator or the scan
-            while it is being imported.
+            while the module is being imported.
         NotFoundError: The scan has not found the class.
     """
 
@@ -442,7 +442,7 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
             for cls in self._found().classes:
                 if cls not in taken:
                     args, kwargs, missing[cls] = arguments_for(cls, candidates)
-                    # A class keeps the same provider object, whatever its arguments are.
+                    # A class keeps its provider object, even when the arguments change.
                     factory = factories[cls] = self._factories.setdefault(cls, providers.Factory(cls))
                     factory.set_args(*args)
                     factory.set_kwargs(**kwargs)
@@ -451,9 +451,9 @@ class HandlerScan(providers.Dependency[tuple[type, ...]]):
 
 
 def _taken(declared: Sequence[Named], scan: HandlerScan) -> Iterator[type]:
-    """Yield the classes for which the container has a provider without this scan.
+    """Yield the classes for which the container has a provider that `scan` has not made.
 
-    The declared providers, the providers inside declared providers, and the providers of earlier or nested scans count.
+    Providers inside declared providers count, and so do the providers of earlier scans and of scans in nested containers.
     """
     earlier = True
     waiting: list[Any] = []

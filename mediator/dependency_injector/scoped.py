@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 
 class Scoped(providers.Factory[T]):
-    """Provides one instance per scope. All dispatches that join a scope share its instance.
+    """Provides one instance per scope. All dispatches that join a scope share the instance of this scope.
 
         unit_of_work = Scoped(SqlAlchemyUnitOfWork, engine)
         session = Scoped(AsyncSession, engine, dispose=AsyncSession.close)
 
-    At the end of the scope, instances with a method `aclose()` are closed in reverse order. If `provides` is a coroutine
-    function, it is called once per scope, and all users await the same task.
+    At the end of the scope, instances with a method `aclose()` are closed, the newest instance first. If `provides` is a
+    coroutine function, it is called once per scope, and all users await the same task.
 
     An overriding provider is called once per scope: `unit_of_work.override(providers.Factory(Fake))` gives one `Fake` per
     scope. For instances of an overriding provider, `dispose` is not called. An instance that lives longer than a scope,

@@ -35,7 +35,7 @@ class Backlog(Check):
 
 
 async def _look(engine: Any) -> tuple[int, float | None, float | None]:
-    """Return the number of waiting events, the time of the oldest event, and the time of the last publication."""
+    """Return the number of waiting events, the time of the oldest waiting event, and the time of the last publication."""
     ready = select(outbox.c.time).where(outbox.c.deliver_at.is_(None))
     async with database_of(engine).reader.connect() as connection:
         count = (await connection.execute(select(func.count()).select_from(ready.subquery()))).scalar_one()

@@ -50,7 +50,7 @@ class Consumers(Check):
 def _missing(broker: Broker) -> Iterator[Finding]:
     """Yield a finding for each stream with missing consumers.
 
-    If groups already consume the stream with another ordering than the wanted ordering, the findings name these groups.
+    If a group already consumes the stream with an ordering that is not wanted, yield a finding about this group instead.
     """
     by_stream: dict[str, list[str]] = {}
     for stream, name in broker.seen.missing_consumers:
@@ -81,7 +81,7 @@ def _is_refused(broker: Broker, stream: str, consumer: str) -> bool:
 
 
 def _other_orderings(broker: Broker, stream: str) -> list[str]:
-    """Return texts about groups that already consume the stream with another ordering than the wanted ordering."""
+    """Return texts about groups that already consume the stream with an ordering that is not wanted."""
     details = (each for item in broker.compared or () if item.stream == stream for each in item.details)
     return list(dict.fromkeys(each for each in details if each.startswith(OTHER_ORDERING)))
 

@@ -283,7 +283,7 @@ class DatabaseClocks(Check):
         for part in installation.databases:
             if database_of(part.value).dialect == "postgresql":
                 async with database_of(part.value).reader.connect() as connection:
-                    await connection.execute(text("SELECT 1"))  # opening the connection and BEGIN take time
+                    await connection.execute(text("SELECT 1"))  # done first: connecting and BEGIN take time
                     before = clock()
                     asked = await connection.execute(text("SELECT extract(epoch FROM clock_timestamp())"))
                     now = float(asked.scalar_one())

@@ -29,7 +29,7 @@ class Finding:
 
     Attributes:
         name: The name of the finding, for programs: `stream-missing`.
-        label: The part, as `container.<name>`. The stream or consumer follows, if the finding is about one.
+        label: `container.<name>` of the part. In a finding about a stream or consumer, its name follows.
         remedy: What to do; empty when nothing needs to be done.
     """
 
@@ -56,7 +56,7 @@ def fault(name: str, label: str, text: str, remedy: str) -> Finding:
 
 
 def found_or(findings: Iterable[Finding], fine: Finding) -> Iterator[Finding]:
-    """Yield the findings, or `fine` when there are none."""
+    """Yield the findings, or `fine` when there are no findings."""
     yield from list(findings) or [fine]
 
 
@@ -67,7 +67,7 @@ class Check(ABC):
 
     @abstractmethod
     def run(self, installation: Installation) -> AsyncIterator[Finding]:
-        """Yield findings without changing anything. Parts that could not be opened are reported by another check."""
+        """Yield findings without changing anything. The check `Parts` reports parts that could not be opened."""
 
 
 async def examine(
@@ -78,7 +78,7 @@ async def examine(
 ) -> list[Finding]:
     """Run checks at the same time, and return their findings in the order of the checks.
 
-    When a check raises or takes longer than `timeout` seconds, a fault is added to the findings of the check so far.
+    When a check raises or takes longer than `timeout` seconds, a fault is added to the findings that the check has yielded.
     """
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(_run(installation, check, timeout)) for check in checks]

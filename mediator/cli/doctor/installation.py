@@ -44,7 +44,7 @@ class Part(Generic[T]):
     """An object of the container.
 
     Attributes:
-        label: `container.<name>` of its provider, or of the provider that contains it.
+        label: `container.<name>` of its provider. An inline provider has the label of the provider that contains it.
         engine: The engine that an outbox, inbox or parking uses; `None` for other objects.
     """
 
@@ -74,7 +74,7 @@ class Broker:
     offset: float | None = None
 
     def with_other_partitions(self) -> list[tuple[WantedStream, StreamState]]:
-        """Return the streams that have another number of partitions than wanted, as pairs of wanted and existing stream.
+        """Return pairs of a wanted stream and the existing stream, if the two have different numbers of partitions.
 
         The number matters only for streams that this application publishes to, or consumes in order.
         """
@@ -117,7 +117,7 @@ class Failure:
     Attributes:
         label: `container.<name>` of the part.
         kind: `"database"`, `"broker"` or `"part"`.
-        setting: The name of the argument that is unavailable or not valid; empty for other failures.
+        setting: The name of the argument that is unavailable or not valid; empty when no argument is the cause.
     """
 
     label: str
@@ -165,7 +165,7 @@ async def view_broker(label: str, connection: NatsConnection, wanted: Topology, 
             return Broker(label, connection, wanted, seen, compared, problem, await _offset(api, seen, options))
     except TimeoutError:
         problem = f"no answer within {options.timeout:g} s"
-    except Exception as error:  # reported: the connection was lost, or another kind of server answers
+    except Exception as error:  # reported: the connection was lost, or the server is no NATS server
         problem = f"{type(error).__name__}: {error}"
     return Broker(label, connection, wanted, Inspection(connection.broker, problems=(problem,)))
 

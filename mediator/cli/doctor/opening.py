@@ -185,8 +185,8 @@ class _InstallationReader:
     async def _setting(self, provider: Any, name: str, check: Callable[..., None]) -> Any:
         """Return the value that a provider passes to its object as the argument `name`; `None` without the argument.
 
-        The object is not created. The result is also `None` when the value is unavailable or fails the check. An
-        argument of this kind is recorded as one failure, even if it is read several times.
+        The object is not created. If the value is unavailable or fails the check, `None` is returned, and one failure is
+        recorded, even when the same argument is read several times.
         """
         if (provider, name) not in self._settings:
             self._settings[provider, name] = await self._read(provider, name, check)
@@ -243,7 +243,7 @@ class _InstallationReader:
                 if isinstance(port, NatsEventPublisher | NatsEventSubscription):
                     labels.setdefault(port.connection, flow.label)
                     wanted.setdefault(port.connection, []).extend(await self._topology(flow, port))
-        # Add the connections that no flow uses: they serve only requests or a doorbell.
+        # Add the connections that no flow uses, such as a connection for requests only.
         async for provider, connection in self._made(self._named(NatsConnection)):
             labels.setdefault(connection, self._graph.labels[provider])
             wanted.setdefault(connection, [])

@@ -11,7 +11,7 @@ _APPLY = "Run `mediator topology apply MODULE:NAME`, or start an application tha
 _RECREATE = "Drain the stream, delete it and create it again: this setting of an existing stream is never changed."
 
 _RETRY_HORIZON = 60.0
-"""Seconds after which a relay no longer repeats an event.
+"""Seconds after the first try during which a relay may publish an event again.
 
 The longest pause, the time of a batch, and the time until another relay takes over are included.
 """

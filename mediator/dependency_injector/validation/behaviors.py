@@ -49,7 +49,7 @@ def find_behavior_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_order_faults(registry: Registry) -> Iterator[Problem]:
-    """Yield the faults of behaviors that are in the wrong order, lack another behavior, conflict, or cannot keep responses.
+    """Yield the faults of behaviors that are in the wrong order, lack a needed behavior, conflict, or cannot keep responses.
 
     Each fault is yielded once, with the label of the behavior, and with one message as an example.
     """
@@ -65,7 +65,7 @@ def find_without_unit_of_work(container: Any, graph: Graph, catalog: Catalog) ->
     """Yield a problem for each command that runs in no unit of work, but seems to need one.
 
     A command seems to need a unit of work if the container has a `DistributedUnitOfWorkBehavior`, or if the handler of
-    the command gets a unit of work. The handler does not count if the container has an `EventConsumer`, since an event
+    the command gets a unit of work. In a container with an `EventConsumer`, the handler is not looked at, since an event
     handler may send the command in the transaction of the consumer.
     """
     transactions = _has(container, DistributedUnitOfWorkBehavior)
@@ -162,7 +162,7 @@ def _asks(behavior: Binding, side: str) -> dict[str | None, str]:
 
 
 def _rivals(registry: Registry, behaviors: Any, message: type) -> Iterator[tuple[Binding, Binding, str]]:
-    """Yield the faults of behaviors that are as specific as the chosen behavior, if only one may apply to a message."""
+    """Yield a fault for each behavior that has the `one_of` of a chosen behavior, and is as specific as that behavior."""
     for chosen in behaviors:
         name = getattr(chosen.cls, "one_of", None)
         for other in registry.behaviors if name else ():
@@ -205,7 +205,7 @@ def _repeated(behaviors: Sequence[Binding]) -> Iterator[Problem]:
 def _is_again(first: Binding, other: Binding) -> bool:
     """Return whether two behaviors in the list have the same provider or equal providers.
 
-    Equal providers of a class with `one_of` do not count, since another rule reports that only one of them applies.
+    Equal providers of a class with `one_of` do not count, since `_rivals` reports them.
     """
     if first.source is other.source:
         return True

@@ -17,7 +17,7 @@ _PROVIDED_HERE = (MediatorProvider, HandlerScan)
 
 
 def find_unbuildable(graph: Graph, used: set[Any]) -> Iterator[Problem]:
-    """Yield the faults of providers that cannot make their object.
+    """Yield the faults of providers that cannot make their objects.
 
     The faults are missing and extra arguments, abstract classes, wrong classes and dependencies without a provider. A
     missing argument is a fault only for the providers in `used`, which the library calls without arguments.
@@ -95,7 +95,7 @@ def _argument_faults(graph: Graph, name: str, value: Any, wanted: Any) -> Iterat
 
 
 def _declared_class(provider: Any) -> type | None:
-    """Return the declared class of a provider, even if it is overridden with a fake of another class in a test."""
+    """Return the declared class of a provider, even if a test overrides the provider with a fake of a different class."""
     if not isinstance(provider, kinds.DEPENDENCIES) or isinstance(provider, _PROVIDED_HERE):
         return provided_class(provider)
     target = kinds.effective(provider)

@@ -17,11 +17,11 @@ from mediator.errors import DeclarationError, Problem, misuse
 
 
 def event_classes(catalogs: Iterable[Catalog], where: str) -> dict[type, str]:
-    """Return the event classes of an application, each with the label for reports.
+    """Return the event classes of an application, each with the label that a problem of the class gets.
 
-    The event classes are the handled classes, and the classes declared in the packages of the handlers' classes. An
-    event that is only declared gets the label `where`. Other packages do not count, since another application in the
-    same repository may have a different class for the same event.
+    The event classes are the handled classes, and the classes declared in packages with handlers. An event that is only
+    declared gets the label `where`. Other packages do not count, since another application in the same repository may
+    have a different class for the same event.
     """
     catalogs = list(catalogs)
     events = handled_events(catalogs)
@@ -49,7 +49,7 @@ def find_event_faults(events: Mapping[type, str]) -> Iterator[Problem]:
     owners: dict[str, type] = {}
     for event, label in events.items():
         if not issubclass(event, DistributedEvent):
-            continue  # another rule reports the error
+            continue  # `find_handler_faults` reports the error
         try:
             wire = wire_type(event)
         except DeclarationError as error:
@@ -95,9 +95,9 @@ _STEPS = ("decode_data", "convert")
 
 
 def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: Iterable[type]) -> Iterator[Problem]:
-    """Yield the faults of upcasters that cannot work, versions that two classes read, and codecs without upcasting.
+    """Yield the faults of upcasters that cannot work, classes that read the same version, and codecs that cannot upcast.
 
-    `events` has the label of each class. Only classes in `handled` read events, so only they can compete for a version.
+    `events` has the label of each class. Only classes in `handled` read events, so only these compete for a version.
     """
     sound: dict[type[DistributedEvent], str] = {}
     for event, label in events.items():
@@ -116,7 +116,7 @@ def find_upcaster_faults(container: Any, events: Mapping[type, str], handled: It
 def _is_declared(event: type) -> bool:
     try:
         return issubclass(event, DistributedEvent) and bool(wire_type(event))
-    except DeclarationError:  # another rule reports the error
+    except DeclarationError:  # `find_event_faults` reports the error
         return False
 
 

@@ -43,7 +43,7 @@ def find_application_faults(container: Any, catalogs: list[Catalog]) -> Iterator
 def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
     """Yield a problem for each command that has the name of another command, if both have idempotency keys.
 
-    The responses of a command are stored under its name.
+    Responses are stored under the names of commands, so one command could be answered with a response of the other.
     """
     behaviors = [each for each in catalog.behaviors if issubclass(each.cls, IdempotencyBehavior)]
     names: dict[str, type] = {}
@@ -62,7 +62,7 @@ def find_name_faults(catalog: Catalog) -> Iterator[Problem]:
 
 
 def find_contract_faults(container: Any, catalogs: Iterable[Catalog]) -> Iterator[Problem]:
-    """Yield a problem for each request that a `RequestResponder` exposes without a name, a unique name, or a handler."""
+    """Yield a problem for each request that is exposed without a handler, or under a missing or repeated name."""
     handled = [b for catalog in catalogs for b in catalog.handlers if b.kind is RequestHandler]
     for label, provider, cls in instances_of(container, RequestResponder):
         names: dict[str, Any] = {}

@@ -46,10 +46,11 @@ def validate(
     - each command runs in a unit of work, if the container has one;
     - objects that the library needs can be made from their arguments, and there is no circular dependency;
     - no provider keeps using a provider that a derived container has redeclared;
-    - no long-lived object holds a scoped object, and each scope has one unit of work; - each event has a unique type,
-    and is delivered; - the name of the application is given where it is needed, and is the same everywhere; - upcasters
-    convert each older version of an event to the version of its class; - each request that is exposed to other
-    applications has a name and a handler.
+    - no long-lived object holds a scoped object, and each scope has one unit of work;
+    - each event has a unique type, and is delivered;
+    - the name of the application is given where it is needed, and is the same everywhere;
+    - upcasters convert each older version of an event to the version of its class;
+    - each request that is exposed to other applications has a name and a handler.
 
     Args:
         container: The container, an instance.

@@ -75,14 +75,14 @@ def _answers(provider: Any, now: Any) -> bool:
 
 
 def _is_missing(provider: Any) -> bool:
-    """Return whether a provider is a `Dependency` that was given no provider. Another rule reports this."""
+    """Return whether a provider is a `Dependency` that was given no provider, which `find_unbuildable` reports."""
     return type(provider) is providers.Dependency and kinds.effective(provider) is provider
 
 
 def _wraps_itself(name: str, provider: Any, earlier: dict[Any, tuple[str, type]]) -> bool:
-    """Return whether a provider contains a copy of itself, which contains the earlier provider of the same name.
+    """Return whether `containers.copy` has put a copy of a provider into the provider.
 
-    `containers.copy` causes this when a redeclared provider contains the earlier provider.
+    The decorator changes the redeclared `clock = Factory(Slow, Base.clock)` to `Factory(Slow, Factory(Slow, Base.clock))`.
     """
     alike = [each for each in kinds.parts(provider) if type(each) is type(provider) and isinstance(each, kinds.CALLING)]
     copies = [each for each in alike if each.provides is provider.provides]
@@ -105,9 +105,9 @@ def _shadowed(cls: Any, name: str, base: type, holders: Sequence[str]) -> str:
 
 
 def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
-    """Yield a problem for each name of an instance that was assigned another provider too late.
+    """Yield a problem for each name that was assigned a provider too late, as in `container.engine = Object(fake)`.
 
-    Other providers of the instance already use a copy of the provider that the class declares under this name.
+    The users of `engine` in the instance keep using the copy of the `engine` that the class declares.
     """
     of_class = dict(declared_providers(cls))
     names = {provider: name for name, provider in of_class.items()}
@@ -117,7 +117,7 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
     for name, provider in of_instance.items():
         pairs = [(of_class.get(name), provider)]
         seen: set[Any] = set()
-        # The list grows during the loop by each part of a declared provider, paired with the same part of the copy.
+        # The loop appends a pair for each part of a declared provider: the part, and the copy of this part in `made`.
         for declared, made in pairs:
             if declared is None or made in seen or type(declared) is not type(made):
                 continue
@@ -135,10 +135,10 @@ def _in_instance(container: Any, cls: Any, path: str) -> Iterator[Problem]:
 
 
 def _nameless(container: Any, path: str) -> Iterator[Problem]:
-    """Yield a problem for each named provider if other providers seem to use a similar, nameless provider instead.
+    """Yield a problem for each named provider if other providers seem to use a similar provider without a name instead.
 
-    The nameless provider of a mediator always counts, since it should have a name in its container. Another nameless
-    provider counts if several providers use it, or, for a resource or scoped provider, if the named provider is unused.
+    The provider without a name counts only if it provides a mediator, if several providers use it, or if it is a resource
+    or `Scoped` and no provider uses the named provider.
     """
     named = list(named_providers(container, path))
     current = {provider for _, provider in named}
@@ -180,7 +180,7 @@ def _assigned(now: Any, name: str, holders: Sequence[str], path: str) -> Problem
 
 
 def _held_by(provider: Any, named: Iterable[Any]) -> Iterator[Any]:
-    """Yield the providers that a provider contains, each once. The parts of inner providers in `named` are left out."""
+    """Yield the providers that a provider contains, at any depth, but not the parts of contained providers in `named`."""
     stops = set(named)
     seen: set[Any] = {provider}
     waiting = list(kinds.parts(provider))
