@@ -71,7 +71,7 @@ async def run_behavior(
     context: MessageContext | None = None,
     collaborators: Iterable[Collaborator] = (),
 ) -> BehaviorRun[Any]:
-    """Run a behavior in a new scope, and return its response and the messages that it passed on.
+    """Run a behavior in a new scope. Return the behavior's response, and the messages that were passed to `call_next`.
 
         run = await run_behavior(Audit(log), Enroll("Ada"), returns="42")
         assert run.response == "42"
@@ -130,7 +130,7 @@ async def run_stream_behavior(
         behavior: The behavior.
         request: The stream request that the behavior handles.
         yields: The items that `call_next` yields.
-        raises: The error that `call_next` raises after these items.
+        raises: The error that `call_next` raises after the last item.
         context: The context of the request.
         collaborators: The collaborators that the behavior works with, as in `run_behavior`.
 
@@ -156,7 +156,7 @@ async def run_stream_behavior(
 
 
 def _bound(behavior: Any, collaborators: Iterable[Collaborator], message: object) -> list[Binding]:
-    """Return the collaborators for a message as bindings, as a registry would make the bindings."""
+    """Return bindings of the collaborators, as a registry makes them. Bindings that do not take the message are left out."""
     works_with = behavior.works_with if isinstance(behavior, WorksWithCollaborators) else ()
     bound: list[Binding] = []
     for collaborator in collaborators:

@@ -15,11 +15,11 @@ Action = Callable[[], Awaitable[None]]
 
 @contextmanager
 def failpoint(name: str, action: Action) -> Iterator[None]:
-    """Run `action` each time the failpoint is reached while the context is open.
+    """While the context is open, run `action` each time the failpoint `name` is reached.
 
     Args:
         name: One of `mediator.distributed.failpoints.NAMES`.
-        action: `kill`, `Failure(error)`, `Cancel(task)`, a `Pause`, or another coroutine function without arguments.
+        action: `kill`, `Failure(error)`, `Cancel(task)`, a `Pause`, or any coroutine function without arguments.
 
     Raises:
         NotFoundError: No failpoint has the given name.
@@ -71,7 +71,7 @@ class Pause:
     """Suspends every task that reaches the failpoint, until `release` is called.
 
     Attributes:
-        reached: An `asyncio.Event`, which is set when a task is suspended here.
+        reached: An `asyncio.Event`, which is set when a task is suspended at the failpoint.
     """
 
     def __init__(self) -> None:

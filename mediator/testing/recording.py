@@ -24,7 +24,7 @@ _NOTHING: Any = object()
 
 
 class Expectation(Generic[R]):
-    """The prepared answer to a request. `expect(...)` creates the object, and `returns` or `raises` sets the answer.
+    """The prepared answer to a request. `expect(...)` creates an expectation, and `returns` or `raises` sets its answer.
 
     Attributes:
         met: Whether a matching request has been sent.
@@ -37,7 +37,7 @@ class Expectation(Generic[R]):
         self.met: bool = False
 
     def returns(self, response: R, /) -> None:
-        """Set the response; for a stream request, the items."""
+        """Set the response to a request, or the items of a stream request."""
         self._response = response
 
     def raises(self, error: BaseException, /) -> None:
@@ -122,7 +122,7 @@ class RecordingMediator(Mediator):
         Raises:
             MisuseError: `request` is not a request.
             SettingError: `mode` is no `TransactionMode`.
-            UnexpectedMessageError: No answer was prepared for this request.
+            UnexpectedMessageError: No answer was prepared for the request.
         """
         if not isinstance(request, Request):
             raise misuse.wrong_kind(request, "send")

@@ -1,4 +1,4 @@
-"""Change: one difference between two schemas of a payload, and whether it is compatible.
+"""Change: one difference between two schemas of a payload, and whether the difference is compatible.
 
 A new class must read events of the old class, and the old class must read events of the new class. A change is
 compatible if each class finds every field that the class needs, and no field that the class refuses. So fields with
@@ -23,7 +23,7 @@ CONTAINED = frozenset({"additionalProperties", "items", "prefixItems", "properti
 
 
 def is_schema(value: Any) -> TypeGuard[Schema]:
-    """Return whether a value is a schema or a mapping of names to schemas. Keywords may also have boolean values."""
+    """Return whether the value of a keyword is a mapping, such as a schema. `additionalProperties` may also be a boolean."""
     return isinstance(value, Mapping)
 
 
@@ -49,7 +49,7 @@ def resolved(schema: Schema, root: Schema) -> Schema:
 
 
 def definition(schema: Schema) -> str:
-    """Return the name of the definition that a schema refers to, or an empty text if it has no reference."""
+    """Return `"Course"` for the schema `{"$ref": "#/$defs/Course"}`, and an empty text for a schema without a reference."""
     return str(schema.get("$ref", "")).rpartition("/")[2]
 
 
@@ -81,7 +81,7 @@ def spelled(schema: Schema, root: Schema) -> str:
 
 
 def meanings(*roots: Schema) -> "list[Meanings]":
-    """Return the `Meanings` of several root schemas. Their meanings can be compared with each other.
+    """Return one `Meanings` for each root schema. Meanings of schemas in different roots can be compared.
 
     Classes may contain each other, so a class cannot be expanded completely. Each round of the loop therefore looks one
     level deeper into all classes. After as many rounds as there are classes, classes with equal meanings describe the
@@ -126,7 +126,7 @@ class Meanings:
         return self._inner(value) if is_schema(value) else value
 
     def _inner(self, schema: Schema) -> str:
-        """Return the known meaning of the class that a schema refers to, or the meaning of a schema without a reference."""
+        """Return the known meaning of the class that the schema refers to, or else the meaning of the schema itself."""
         name, schema = followed(schema, self.root)
         return self._known.get(name, "") if name else self.of(schema)
 
@@ -137,9 +137,9 @@ _LIKENESSES = 5
 def paired(
     old: Sequence[Schema], before: Meanings, new: Sequence[Schema], after: Meanings
 ) -> Iterator[tuple[Schema, Schema]]:
-    """Pair the alternatives of an old union, in order, with the most similar alternatives of a new union.
+    """Pair each alternative of an old union with the most similar alternative of a new union of the same size.
 
-    The most similar pairs are formed first. Both unions must have the same number of alternatives.
+    The most similar pairs are formed first. The result has the order of the old union.
     """
     was, left = [_likeness(each, before) for each in old], {n: _likeness(each, after) for n, each in enumerate(new)}
     found: dict[int, int] = {}
@@ -153,7 +153,7 @@ def paired(
 
 
 def _likeness(schema: Schema, known: Meanings) -> Sequence[str]:
-    """Return descriptions of an alternative, the most exact first. Similar alternatives share a description."""
+    """Return descriptions of one alternative of a union, from exact to vague. The last description fits all alternatives."""
     name, found = followed(schema, known.root)
     kind = f"{found.get('type')} {found.get('format')}"
     tags = f"{kind} {_tags(found, known.root)}"
@@ -161,7 +161,7 @@ def _likeness(schema: Schema, known: Meanings) -> Sequence[str]:
 
 
 def _tags(schema: Schema, root: Schema) -> str:
-    """Return the fields that can have only one value, as JSON. These fields distinguish the classes of a union."""
+    """Return the fields with only one possible value as JSON, such as `{"kind": "card"}`. Such fields tell classes apart."""
     tags: dict[str, object] = {}
     for field, inner in schema.get("properties", {}).items():
         found = resolved(inner, root)
@@ -290,13 +290,13 @@ def _strictness(old: Schema, new: Schema, place: str) -> Iterator[Change]:
 
 
 def _refuses(schema: Schema, meaning: str, known: Meanings) -> bool:
-    """Return whether a class refuses an unknown field with this meaning. Some classes allow one meaning only."""
+    """Return whether a class refuses unknown fields of the given meaning. A class may allow unknown fields of one type."""
     others = schema.get("additionalProperties", True)
     return others is False or (is_schema(others) and known.of(others) != meaning)
 
 
 def _shape(schema: Schema, known: Meanings) -> dict[str, Any]:
-    """Return the keywords of a schema. The schemas inside this schema are replaced by their number or presence."""
+    """Return the keywords of a schema without the schemas inside: `"items": {...}` becomes `"items": "contained"`."""
     keywords = relevant(schema)
     if "properties" in schema:  # without `additionalProperties: false`, which `_strictness` compares
         keywords = {key: value for key, value in keywords.items() if value is not False}

@@ -71,7 +71,7 @@ def freeze_events(
         force: Also replace existing files.
 
     Raises:
-        DeclarationError: A class has no valid type, its payload cannot be described, or no sample can be made of it.
+        DeclarationError: A class has no valid type, its payload cannot be described, or no sample payload can be made.
     """
     codec = codec_of(events, codec)
     written: list[Path] = []
@@ -90,7 +90,7 @@ def freeze(event: DistributedEvent | type[DistributedEvent], codec: EventCodec) 
     """Return the current schema and a sample of an event. The sample of a class is made from its schema.
 
     Raises:
-        DeclarationError: The payload cannot be described, or no sample of it can be made.
+        DeclarationError: The payload cannot be described, or no sample payload can be made.
     """
     event_class = event if isinstance(event, type) else type(event)
     describing = describing_codec(codec, event_class)
@@ -160,7 +160,7 @@ _FORMATS = {
 
 
 def sample_of(schema: Schema) -> Any:
-    """Return a sample with a value in every field, even in fields with a default.
+    """Return a sample payload with a value in every field, even in fields with a default.
 
     The sample may violate rules that a schema cannot express, such as the checks of a `__post_init__`.
 

@@ -46,14 +46,14 @@ class _Stored:
 
 
 def own_id(sequence: int, stored_at: datetime) -> str:
-    """Return an id for an event without an id. The new id contains the event's sequence and storage time."""
+    """Return the id for an event without an id: `memory:7@1500000` for sequence 7, stored 1.5 s after the epoch."""
     return f"memory:{sequence}@{round(stored_at.timestamp() * 1e6)}"
 
 
 class _Group:
     """The progress of one group of consumers.
 
-    `outstanding` has, by partition, the number of unsettled deliveries, including delayed redeliveries.
+    `outstanding` maps each partition to its number of unsettled deliveries. A delayed redelivery is unsettled too.
     """
 
     def __init__(self, name: str, event_types: frozenset[str], ordering: Ordering) -> None:
@@ -125,9 +125,9 @@ class InMemoryBroker:
         return [(each.sequence, each.stored_at, each.event) for each in self._stream if each.event is not None]
 
     def lose(self, *ids: str, remember: bool = False) -> None:
-        """Delete the stored events with these ids, to simulate a broker that lost its disk.
+        """Delete the stored events with the given ids, to simulate a broker that lost its disk.
 
-        With `remember`, the broker still detects these ids as duplicates, as after a purge of the stream.
+        With `remember`, the broker still treats events with the given ids as duplicates, as after a purge of the stream.
         """
         self._stream = [each for each in self._stream if each.event is None or each.event.id not in ids]
         if not remember:
@@ -174,10 +174,10 @@ class InMemoryBroker:
         start: str | datetime = "all",
         application: str | None = None,
     ) -> _Group:
-        """Return the group with this name. A new group begins at `start`, by default with the first event of the stream.
+        """Return the group with the given name. A new group begins at `start`, by default at the first event.
 
         Raises:
-            GroupOrderingError: The group exists with the other ordering.
+            GroupOrderingError: The group exists with a different ordering.
             StreamMismatchError: The group belongs to another application.
         """
         types = frozenset(event_types)
@@ -243,7 +243,7 @@ class InMemoryEventSubscription(EventSubscription):
     async def open(
         self, event_types: Iterable[str], /, *, prefetch: int, ordering: Ordering = "none"
     ) -> AsyncGenerator[Deliveries, None]:
-        """Open the subscription. Raises `GroupOrderingError` if the group exists with the other ordering."""
+        """Open the subscription. Raises `GroupOrderingError` if the group exists with a different ordering."""
         self._broker.owner.check()
         group = self._broker.group(
             self.group, event_types, ordering=ordering, start=self._start, application=self._application
@@ -348,7 +348,7 @@ class _Delivery(Delivery):
 class InMemoryStreamContents(StreamContents):
     """Presents the single stream of a broker as one stream for each domain, even for domains without events.
 
-    `stored` returns the stored events, in order. During a simulated outage it raises a `PublisherUnavailableError`.
+    `stored` returns the stored events, in order. During a simulated outage, `stored` raises a `PublisherUnavailableError`.
     """
 
     def __init__(self, stored: Callable[[], Sequence[Stored]]) -> None:
@@ -383,7 +383,7 @@ class InMemoryEventPublisher(EventPublisher):
 
     Args:
         broker: The broker that stores the events.
-        application: The source of events without a source. Needed only for direct delivery: an outbox sets sources.
+        application: The source of events without a source. Needed only without an outbox: an outbox sets the sources.
     """
 
     def __init__(self, broker: InMemoryBroker, *, application: str | None = None) -> None:

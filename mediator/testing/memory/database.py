@@ -37,13 +37,13 @@ class InMemoryDatabase:
         outbox: The events that wait for a relay, in the order of their commits.
         delayed: The delayed events, each with its due time in seconds since the epoch.
         archive: The events that the broker has stored.
-        archived: By event id, the sequence and the archiving time (in seconds since the epoch) of each archived event.
+        archived: Maps the id of each archived event to its sequence and its archiving time, in seconds since the epoch.
         inbox: The consumer, source and id of each event that took effect or is parked.
-        starts: By consumer, source and id, the number of starts of an event's handlers and the state of the last start.
-            An event in the inbox has no entry.
-        places: By event id, the number that orders the event in the outbox. Events keep their numbers.
+        starts: Maps the consumer, source and id of an event to the number of times that its handlers were started, and
+            to the state of the last start. An event in the inbox has no entry.
+        places: Maps event ids to the numbers that order the outbox. An event that leaves the outbox keeps its number.
         available: Set it to False to simulate an outage, during which all access to the database fails.
-        application: The application's name, which becomes the source of its events. The outbox sets this name.
+        application: The application's name, which becomes the source of the events. `InMemoryOutbox` sets this name.
 
     Args:
         clock_offset: A function that returns the seconds to add to the time of this machine. All times in this database
@@ -73,7 +73,7 @@ class InMemoryDatabase:
         return time.time() + (0.0 if self._clock_offset is None else self._clock_offset())
 
     def named(self, event: CloudEvent) -> CloudEvent:
-        """Return the event. An event without a source gets the name of the application, if there is a name."""
+        """Return the event. If the event has no source, the application's name (if known) becomes the source."""
         return event if event.source or self.application is None else replace(event, source=self.application)
 
     @property
@@ -163,7 +163,7 @@ class InMemoryUnitOfWork(UnitOfWork):
     Args:
         database: The database that transactions commit to.
         codec: The codec of the payloads; `MsgspecCodec` by default.
-        max_pending: The largest number of waiting events, without delayed events; `None` for no limit.
+        max_pending: The largest number of waiting events, not counting delayed events; `None` for no limit.
         options: The options of `UnitOfWork`.
 
     Raises:
@@ -221,7 +221,7 @@ class InMemoryUnitOfWork(UnitOfWork):
         return True
 
     def cancel(self, event_id: str) -> bool:
-        """Cancel a delayed event if this transaction commits. Return whether an event with the given id is delayed.
+        """Cancel the delayed event with the given id if this transaction commits. Return whether there is such an event.
 
         Raises:
             NoUnitOfWorkError: No transaction runs.

@@ -9,7 +9,7 @@ from mediator.msgspec import MsgspecRequestCodec
 from mediator.testing.memory.database import InMemoryDatabase, in_database
 
 TABLE = "mediator_idempotency"
-"""The name of the table, which maps idempotency keys to fingerprints, responses and times (since the epoch)."""
+"""The name of the table, which maps an idempotency key to a fingerprint, a response and the time of the claim."""
 
 
 class InMemoryIdempotency(Idempotency):

@@ -1,4 +1,4 @@
-"""InMemoryInbox: the record of the events that took effect in an `InMemoryDatabase`."""
+"""InMemoryInbox: records in an `InMemoryDatabase` which events took effect."""
 
 import math
 from datetime import datetime

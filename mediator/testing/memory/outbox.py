@@ -75,7 +75,7 @@ class InMemoryOutbox(Outbox):
 
     Args:
         database: The database that holds the events.
-        application: The name of this application, which is stored as the source of each event.
+        application: The name of the application, which becomes the source of each event.
 
     Raises:
         SettingError: The application name is empty, too long or not printable.

@@ -23,13 +23,13 @@ def set_aside(database: InMemoryDatabase, event: ParkedEvent) -> None:
 
 
 def numbered(database: InMemoryDatabase, event: ParkedEvent) -> ParkedEvent:
-    """Return the event with the next number. An event without a parking time gets the current time."""
+    """Return a copy of the event with the next number. If the event has no parking time, the copy gets the current time."""
     at = database.now() if event.parked_at is None else event.parked_at
     return replace(event, number=next(database.numbers), parked_at=at)
 
 
 def is_key_parked(database: InMemoryDatabase, consumer: str, key: str) -> bool:
-    """Return whether an incoming event of this consumer and key is parked."""
+    """Return whether an incoming event of the given consumer and key is parked."""
     ordering_key = ("in", consumer, key)
     return any(event.ordering_key == ordering_key for event in parked_in(database).values())
 
@@ -141,7 +141,7 @@ class InMemoryParking(Parking):
         return found
 
     async def _get_free(self, number: int) -> ParkedEvent:
-        """Wait until no replay holds a parked event, and return the event."""
+        """Wait until no replay holds the event with the given number, and return the event."""
         locks, names = self._database.locks, {_row_of(number), _lock_of(await self.get(number))}
         while held := names & locks.keys():
             await locks[held.pop()][1].wait()
@@ -163,12 +163,12 @@ class InMemoryParking(Parking):
 
 
 def _row_of(number: int) -> tuple[str, str]:
-    """Return the name of the lock that a replay holds on an event while the handlers of the event run."""
+    """Return the name of an event's lock, which a replay holds while the handlers run: `(table, number)`."""
     return _TABLE, f"{number}"
 
 
 def _lock_of(event: ParkedEvent) -> tuple[str, str]:
-    """Return the name of the lock that a replay holds on a consumer's key, or on an event without a key."""
+    """Return the name of the lock that a replay holds to take an event: `(consumer, key)` if the event has a key."""
     if event.partition_key is not None:
         return event.consumer, event.partition_key
     return "\0", str(event.number)  # no consumer can have the name "\0"
